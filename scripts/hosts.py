@@ -33,7 +33,7 @@ from scripts.testhosts.fleet import (
     SUITE,
     USER,
     Fleet,
-    FleetError,
+    HostsError,
     add_commands,
     pip_cache,
     write,
@@ -57,7 +57,7 @@ RUN_FLAGS = (
 
 
 @dataclass(frozen=True)
-class Host:
+class Container:
     """A host: its name in the inventory, its container, and its address in the fleet's network."""
 
     name: str
@@ -65,7 +65,7 @@ class Host:
     address: str
 
 
-def create_flags(fleet: Fleet, host: Host, image: str) -> list[str]:
+def create_flags(fleet: Fleet, host: Container, image: str) -> list[str]:
     """Return the arguments of `docker create` for a host, without the label of its specification."""
     flags = ["--name", host.container, "--hostname", host.name, "--network-alias", host.name]
     flags += ["--network", fleet.name, "--ip", host.address]
@@ -74,7 +74,7 @@ def create_flags(fleet: Fleet, host: Host, image: str) -> list[str]:
     return [*flags, image]
 
 
-def settle_host(fleet: Fleet, host: Host, image: str, authorized_key: str) -> bool:
+def settle_host(fleet: Fleet, host: Container, image: str, authorized_key: str) -> bool:
     """Create, start or keep the container of a host, and wait until it has booted; return whether it changed."""
     host_key = fleet.state / "host_keys" / host.name
     settle_key(host_key, host.name)
@@ -101,8 +101,8 @@ def settle_host(fleet: Fleet, host: Host, image: str, authorized_key: str) -> bo
     return True
 
 
-def wait_for_boot(host: Host, wanted: Collection[str]) -> None:
-    """Wait for the end of a boot; FleetError with the failed units if systemd then is in none of the wanted states.
+def wait_for_boot(host: Container, wanted: Collection[str]) -> None:
+    """Wait for the end of a boot; HostsError with the failed units if systemd then is in none of the wanted states.
 
     A host with a fleet is `degraded` while its health check reports a problem, for example if another host is down.
     """
@@ -127,13 +127,13 @@ def wait_for_boot(host: Host, wanted: Collection[str]) -> None:
         text=True,
         check=False,
     )
-    raise FleetError(
+    raise HostsError(
         f"{host.name} is {state or 'silent'}, not running. Failed units:\n{failed.stdout}"
     )
 
 
-def check_login(fleet: Fleet, host: Host) -> None:
-    """Log in once as Ansible will; FleetError if that fails."""
+def check_login(fleet: Fleet, host: Container) -> None:
+    """Log in once as Ansible will; HostsError if that fails."""
     key = str(fleet.state / "id_ed25519")
     options = [*ssh_arguments(fleet), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-i", key]
     done = subprocess.run(
@@ -144,10 +144,10 @@ def check_login(fleet: Fleet, host: Host) -> None:
         stdin=subprocess.DEVNULL,
     )
     if done.returncode != 0:
-        raise FleetError(f"can't log in to {host.name} ({host.address}): {done.stderr.strip()}")
+        raise HostsError(f"can't log in to {host.name} ({host.address}): {done.stderr.strip()}")
 
 
-def connection_inventory(fleet: Fleet, hosts: Sequence[Host]) -> str:
+def connection_inventory(fleet: Fleet, hosts: Sequence[Container]) -> str:
     """Return an inventory source that says how to reach the hosts; JSON, which is also YAML."""
     shared = {
         "ansible_user": USER,
@@ -176,7 +176,7 @@ def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
         Whether any container was created, started or removed.
     """
     if len(images) > 200:
-        raise FleetError(f"{len(images)} hosts do not fit on one test network")
+        raise HostsError(f"{len(images)} hosts do not fit on one test network")
     fleet.state.mkdir(parents=True, exist_ok=True)
     fleet.state.chmod(0o700)
     (fleet.state / "host_keys").mkdir(exist_ok=True)
@@ -185,7 +185,7 @@ def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
     pip_cache().chmod(0o1777)  # pip refuses a cache that its user can't write to
     subnet = settle_network(fleet)
     hosts = [
-        Host(name, f"{fleet.name}-{name}", str(subnet[FIRST_ADDRESS + index]))
+        Container(name, f"{fleet.name}-{name}", str(subnet[FIRST_ADDRESS + index]))
         for index, name in enumerate(sorted(images))
     ]
     changed = [remove_containers(fleet, keep={host.container for host in hosts})]
@@ -242,9 +242,9 @@ def image_of(suite: str) -> str:
         command = [str(ROOT / "scripts/image.sh"), suite]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
         if done.returncode != 0:
-            raise FleetError(f"there is no image of Debian {suite}: see above")
+            raise HostsError(f"there is no image of Debian {suite}: see above")
     elif not path.exists():
-        raise FleetError(f"there is no image of Debian {suite} yet: run 'make setup'")
+        raise HostsError(f"there is no image of Debian {suite} yet: run 'make setup'")
     return path.read_text().strip()
 
 
@@ -255,9 +255,9 @@ def named(words: Sequence[str]) -> dict[str, str]:
         name, _, suite = word.partition("=")
         suite = suite or SUITE
         if not re.fullmatch(r"[a-z]+", suite):
-            raise FleetError(f"{suite!r}, of the host {name}, is not a Debian suite")
+            raise HostsError(f"{suite!r}, of the host {name}, is not a Debian suite")
         if name in found:
-            raise FleetError(f"the host {name} is named twice")
+            raise HostsError(f"the host {name} is named twice")
         found[name] = suite
     return found
 
@@ -282,7 +282,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         else:
             changed = destroy(fleet, options.inventory)
-    except FleetError as error:
+    except HostsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("changed" if changed else "unchanged")

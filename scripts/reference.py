@@ -91,7 +91,7 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EntryPoint:
     """One entry point of a role.
 
     Attributes:
@@ -120,7 +120,7 @@ class Role:
     """
 
     name: str
-    entries: tuple[Entry, ...]
+    entries: tuple[EntryPoint, ...]
     use: Use | None
     about: tuple[str, ...] = ()
     example: str = ""
@@ -265,7 +265,7 @@ def readme(role: Role) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(entry: Entry) -> Iterator[str]:
+def table(entry: EntryPoint) -> Iterator[str]:
     """Yield the lines of an entry point's table."""
     yield "| Variable | Type | Default | Meaning |"
     yield "|---|---|---|---|"
@@ -329,7 +329,7 @@ def parse(
 ) -> Role:
     """Return a role from its argument specs."""
     entries = [
-        Entry(
+        EntryPoint(
             name=entry,
             title=str(spec["short_description"]),
             paragraphs=texts(spec.get("description")),

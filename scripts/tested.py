@@ -45,7 +45,7 @@ this page at its end. After `make test-<scenario>` has run one scenario again, `
 
 
 @dataclass(frozen=True)
-class Run:
+class PartRun:
     """One run of a part.
 
     Attributes:
@@ -89,7 +89,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
         ReportError: The project is not a checkout, so its commit is unknown.
     """
     tests, failed = counted(junit)
-    run = Run(
+    run = PartRun(
         part=part,
         # A part without tests has proved nothing.
         passed=status == 0 and tests > 0 and not failed,
@@ -111,17 +111,17 @@ def parts(root: Path) -> Sequence[str]:
     return [*WITHOUT_HOSTS, *scenarios, *(f"soak-{name}" for name in SOAKED)]
 
 
-def read(root: Path) -> Mapping[str, Run]:
+def read(root: Path) -> Mapping[str, PartRun]:
     """Return the last run of each part that has one."""
     found = {}
     for part in parts(root):
         path = root / ".state" / "tested" / f"{part}.json"
         if path.is_file():
-            found[part] = Run(**json.loads(path.read_text()))
+            found[part] = PartRun(**json.loads(path.read_text()))
     return found
 
 
-def page(wanted: Sequence[str], runs: Mapping[str, Run]) -> str:
+def page(wanted: Sequence[str], runs: Mapping[str, PartRun]) -> str:
     """Return the page: a row for each part, and how long they took together."""
     rows = [row(part, runs.get(part)) for part in wanted]
     usual = [run for run in runs.values() if not run.part.startswith("soak-")]
@@ -132,7 +132,7 @@ def page(wanted: Sequence[str], runs: Mapping[str, Run]) -> str:
     return HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in rows) + (total if runs else "")
 
 
-def row(part: str, run: Run | None) -> Sequence[str]:
+def row(part: str, run: PartRun | None) -> Sequence[str]:
     """Return the cells of a part's row."""
     name = WITHOUT_HOSTS.get(part, f"`{part}`")
     if run is None:

@@ -28,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scripts.testhosts.fleet import ROOT, SUITE, USER, Fleet, FleetError, add_commands, write
+from scripts.testhosts.fleet import ROOT, SUITE, USER, Fleet, HostsError, add_commands, write
 from scripts.testhosts.keys import key_archive, settle_key, ssh_arguments
 from scripts.testhosts.machine import Machine, cut, keep, load, process_of
 
@@ -110,12 +110,12 @@ def failed_units(machine: Machine) -> list[str]:
 
 
 def wait_for_boot(machine: Machine) -> None:
-    """Wait until systemd has started everything; FleetError with the reason if it does not."""
+    """Wait until systemd has started everything; HostsError with the reason if it does not."""
     deadline = time.monotonic() + BOOT_TIMEOUT
     said = ""
     while time.monotonic() < deadline:
         if process_of(machine, "keeper") is None:
-            raise FleetError(f"{machine.name}: qemu has ended:\n{tail(machine.log)}")
+            raise HostsError(f"{machine.name}: qemu has ended:\n{tail(machine.log)}")
         left = deadline - time.monotonic()
         try:
             done = ssh(machine, "systemctl is-system-running --wait", max(1.0, left))
@@ -125,10 +125,10 @@ def wait_for_boot(machine: Machine) -> None:
         if said in ("running", "degraded", "maintenance"):
             failed = [] if said == "running" else failed_units(machine)
             if failed or said == "maintenance":
-                raise FleetError(f"{machine.name} is {said}. Failed units: {', '.join(failed)}")
+                raise HostsError(f"{machine.name} is {said}. Failed units: {', '.join(failed)}")
             return
         time.sleep(0.5)
-    raise FleetError(
+    raise HostsError(
         f"{machine.name} has not booted within {BOOT_TIMEOUT:.0f} s ({said}); the end of its console:\n"
         f"{tail(machine.console)}"
     )
@@ -178,7 +178,7 @@ def image_of(suite: str) -> Path:
     command = [str(ROOT / "scripts/vm_image.sh"), suite]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
     if done.returncode != 0:
-        raise FleetError(f"there is no disk with Debian {suite}: see above")
+        raise HostsError(f"there is no disk with Debian {suite}: see above")
     return Path((ROOT / ".state" / f"machine-{suite}").read_text().strip())
 
 
@@ -186,7 +186,7 @@ def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]
     """Create or keep the files of a machine; return whether they are new."""
     try:
         machine = load(fleet, name)
-    except FleetError:
+    except HostsError:
         machine = Machine(name, fleet.state / "machines" / name, image, free_port())
     else:
         if machine.image == image:
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str]) -> int:
             changed = create(fleet, dict.fromkeys(options.hosts, image), options.inventory)
         else:
             changed = destroy(fleet, options.inventory)
-    except FleetError as error:
+    except HostsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("changed" if changed else "unchanged")

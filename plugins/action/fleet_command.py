@@ -1,4 +1,4 @@
-"""Action plugin `fleet_command`: run the commands of a release and mark what was done; see `run/release_commands.py`.
+"""Action plugin `fleet_command`: runs release commands and marks the finished ones; see `run/release_commands.py`.
 
 `do: look`, `start` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
 command. If a command fails, its mark is removed before the task fails, so the next run starts it again.
@@ -12,9 +12,9 @@ from typing import Any
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    host_scripts,
     lease,
     release_commands,
-    remote,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
@@ -34,8 +34,8 @@ class ActionModule(FleetAction):
         try:
             with lease.held(variables, check=False):
                 return steps[str(args["do"])](args, variables)
-        except release_commands.CommandError as error:
-            # What it says of "there" is this host.
+        except release_commands.ReleaseCommandError as error:
+            # In the message "there" means this host.
             raise UserError(f"{variables['inventory_hostname']}: {error}") from None
 
     def _marks(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -70,12 +70,12 @@ class ActionModule(FleetAction):
     def _run(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         command = dict(args["command"])
         here = str(variables["inventory_hostname"])
-        program = remote.program(f"{args['runtime']}/celery_fleet/system/release_command.py")
+        program = host_scripts.program(f"{args['runtime']}/celery_fleet/system/release_command.py")
 
         def ask(request: dict[str, Any]) -> dict[str, Any]:
             done = self._low_level_execute_command(program, in_data=json.dumps(request).encode())
-            # Ansible shows what a task returns: -v does, a callback or a log of the run may.
-            return dict(remote.answer(done, self.secrets))
+            # Redact the result, because -v, a callback or a log of the run may show it.
+            return dict(host_scripts.answer(done, self.secrets))
 
         ended = release_commands.carry_out(
             ask,

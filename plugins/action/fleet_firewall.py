@@ -11,19 +11,19 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 # Seconds until a host rolls the table back by itself.
 VALID = 60
-# Seconds within which a port has to answer.
+# Seconds within which a port must answer.
 PATIENCE = 5
 
 
 class ActionModule(FleetAction):
-    """Runs one small script on the host: `scripts/firewall.py`."""
+    """Runs the script `scripts/firewall.py` on the host."""
 
     unanswered = "the firewall's table can't be tried"
 
     _supports_check_mode = False
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Arm the rollback, connect, or end the trial: cancel the rollback, or begin it and refuse the table."""
+        """Arm the rollback, connect, or end the trial: cancel the rollback, or begin it and fail."""
         if args["do"] == "connect":
             targets = [[str(host), int(port)] for host, port in args["targets"]]
             return self.ask("firewall", {"do": "connect", "targets": targets, "timeout": PATIENCE})
@@ -37,7 +37,7 @@ class ActionModule(FleetAction):
         if error:
             raise UserError(
                 f"The rollback of the firewall's table can't be {'armed' if do == 'arm' else 'cancelled'}: {error}\n"
-                "Mend that on this host and run the same command again."
+                "Fix that on this host and run the same command again."
             )
         return {"changed": True, "armed": True} if do == "arm" else {}
 

@@ -1,7 +1,7 @@
 """Action plugin `fleet_lease`: lets one run at a time change a fleet; see `run/lease.py`.
 
-It is delegated to the host that holds the lease. `state: present` takes it, or refuses and says whose it is; from then
-on a process of its own renews it until the run ends. `state: absent` gives it back at once.
+It is delegated to the host that keeps the lease. `state: present` takes the lease, or fails and says who has it; a
+background process then renews it until the run ends. `state: absent` returns it at once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 
 class ActionModule(FleetAction):
-    """Asks the script `lease` on the lease's host."""
+    """Runs the script `lease` on the lease's host."""
 
-    unanswered = "the lease of this fleet can't be had"
+    unanswered = "the lease of this fleet can't be taken"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return the run's `directory` on the control side; if another run has the lease the task fails."""
+        """Return the run's `directory` on the control node; if another run has the lease, the task fails."""
         if self._task.check_mode:
             return {"directory": str(args.get("directory", ""))}
         if args["state"] == "present":
@@ -40,7 +40,7 @@ class ActionModule(FleetAction):
     def _acquire(self, app: str, host: str) -> Path:
         token, main = secrets.token_hex(16), os.getppid()
         who = lease.owner(main)
-        watch = lease.Watch(app, host)
+        watch = lease.HolderWatch(app, host)
         said = 0.0
         while True:
             begin = lease.now()
@@ -55,17 +55,17 @@ class ActionModule(FleetAction):
         if answer["silent"]:
             self._display.warning(
                 f"{answer['silent']['owner']} has changed {app} and was silent for "
-                f"{answer['silent']['age']:.0f} s: what it left unfinished is finished now"
+                f"{answer['silent']['age']:.0f} s: this run finishes what it left unfinished"
             )
         directory = lease.make_directory()
         lease.note(directory, token=token, renewed=begin)
 
         def renew() -> None:
-            # This process has none of Ansible's open files any more: neither its log nor the way to its screen.
+            # This process has closed Ansible's files, so it can't use its log or display.
             Display()._final_q = None  # noqa: SLF001 - there is no other way to take it back
             Display().verbosity = 0
             ansible.utils.display.logger = None
-            lease.Renewer(directory, lambda do: self._ask(app, do, token, who), main).run()
+            lease.LeaseRenewer(directory, lambda do: self._ask(app, do, token, who), main).run()
 
         try:
             lease.detach(renew)

@@ -1,7 +1,6 @@
-"""Action plugin `fleet_pause`: has all workers of the fleet pause, or go on, by one of them that runs.
+"""Action plugin `fleet_pause`: makes all workers of the fleet pause or resume, by way of one running worker.
 
-A pause that can't be had is a warning: what comes after it is a restart of Redis, which workers survive, and one that
-does not answer has nobody to pause.
+If workers can't be paused, that is only a warning: they survive the restart of Redis that follows.
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ import json
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
-# Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
-# file takes its time.
+# Seconds after a run's last request until workers resume by themselves: a Redis takes a while to load a large file.
 VALID = 180
-# Seconds in which workers have found back to a Redis that was restarted.
+# Seconds within which workers reconnect to a restarted Redis.
 FIND_BACK = 60
 # The probe's exit status on a host without a worker.
 NOBODY = 99
@@ -26,9 +24,9 @@ class ActionModule(FleetAction):
     """Runs `celery_fleet.ops.probe` on the host of a running worker."""
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return in `paused` what each worker has answered."""
+        """Return the answer of each worker in `paused`."""
         pausing = args["state"] == "paused"
-        # Where it is known who runs, nobody has to be waited for who is not there.
+        # The running workers are known, so don't wait for others.
         nodes = [f"{worker['worker']}@{worker['host']}" for worker in args["running"]]
         request: dict[str, Any] = {"settings": args["settings"]}
         if pausing:
@@ -37,7 +35,7 @@ class ActionModule(FleetAction):
             request["resume"] = {"wait": FIND_BACK, "nodes": nodes} if nodes else True
         answer = self._ask(request)
         for trouble in answer.get("errors", []):
-            what = "paused" if pausing else f"told to go on; they do so within {VALID} s"
+            what = "paused" if pausing else f"told to resume; they do so within {VALID} s"
             self._display.warning(f"workers can't be {what}: {trouble}")
         return {"changed": pausing, "paused": answer.get("paused", {})}
 
@@ -45,8 +43,8 @@ class ActionModule(FleetAction):
         args = self._task.args
         try:
             done = self._low_level_execute_command(
-                remote.with_identity(
-                    remote.deployed_probe(
+                host_scripts.with_identity(
+                    host_scripts.deployed_probe(
                         str(args["configuration"]), str(args["root"]), str(args["user"])
                     ),
                     args["settings"],
@@ -55,6 +53,6 @@ class ActionModule(FleetAction):
             )
             if done["rc"] == NOBODY:
                 return {}
-            return remote.finding(done, self.secrets)
-        except (remote.RemoteError, AnsibleConnectionFailure) as error:
+            return host_scripts.finding(done, self.secrets)
+        except (host_scripts.RemoteError, AnsibleConnectionFailure) as error:
             return {"errors": [str(error)]}

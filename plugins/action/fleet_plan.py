@@ -1,7 +1,7 @@
-"""Action plugin `fleet_plan`: compares one host with all that the inventory wants of it, in one remote call.
+"""Action plugin `fleet_plan`: compares one host with everything that the inventory wants there, in one remote call.
 
-Run in check mode alone (`check_mode: true` on its task). The roles' variables `__<role>_wanted` must be there: the
-play imports the roles.
+It only runs in check mode (`check_mode: true` on its task). The roles' variables `__<role>_wanted` must be defined, so
+the play has to import the roles.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.template import trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, plan
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
@@ -22,17 +22,17 @@ class ActionModule(FleetAction):
     _VALID_ARGS: frozenset[str] = frozenset()
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return `items` of this host, and `due`: the parts that a run has to settle."""
+        """Return `items` of this host, and `due`: the parts that a run has to apply."""
         parts = parts_of(
             variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
         )
-        renderer = payload.Renderer(self._templar, self._loader, variables)
+        renderer = rendering.Renderer(self._templar, self._loader, variables)
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
             return {"items": [], "due": [], "states": {}}
         sent = {
-            "wanted": packed.pack({"parts": wanted}),
-            "manifest": payload.manifest(self._templar),
+            "wanted": transport.pack({"parts": wanted}),
+            "manifest": rendering.manifest(self._templar),
         }
         answer = self.execute("settle", sent, variables)
         if answer.get("failed"):
@@ -40,7 +40,7 @@ class ActionModule(FleetAction):
         host = str(variables["inventory_hostname"])
         items = [item.as_dict() for item in plan.items_of(host, answer["pending"])]
         result = {
-            # In a run that changes things, the tasks that do so count.
+            # In a run that changes things, `changed` comes from the tasks that do it.
             "changed": bool(items) and bool(variables["ansible_check_mode"]),
             "items": items,
             "due": [name for name, due in answer["parts"].items() if due],

@@ -1,4 +1,4 @@
-"""Action plugin `fleet_plan_report`: prints the plan of the whole fleet, once, and writes it as JSON where asked."""
+"""Action plugin `fleet_plan_report`: prints the plan of the whole fleet once, and writes it as JSON on request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
 
 
 class ActionModule(FleetAction):
-    """Reads what `fleet_plan` has registered on each host; touches no host."""
+    """Reads what `fleet_plan` has registered for each host; contacts no host."""
 
     _requires_connection = False
 
@@ -30,12 +30,12 @@ class ActionModule(FleetAction):
 
         Raises:
             AnsibleActionFail: The plan must not be followed.
-            UserError: The JSON can't be written, or a variable of the roll is out of its range.
+            UserError: The JSON can't be written, or a variable of the roll is out of range.
         """
         hostvars = variables["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
         items = [
-            plan.Item(**{**item, "why": tuple(item["why"])})
+            plan.PlanItem(**{**item, "why": tuple(item["why"])})
             for host in hosts
             for found in ("__fleet_plan", "__fleet_schedule")
             for item in (hostvars[host].get(found) or {}).get("items", [])
@@ -62,11 +62,11 @@ class ActionModule(FleetAction):
         words = plan.second_beat(items, left_out, *tags, missing)
         if words:
             raise AnsibleActionFail(words)
-        self._hold_against(str(args.get("approved") or ""), whole.as_dict())
+        self._require_approved(str(args.get("approved") or ""), whole.as_dict())
         return {"changes": bool(whole.items), "plan": whole.as_dict()}
 
-    def _hold_against(self, path: str, fresh: Mapping[str, Any]) -> None:
-        """Refuse a plan that is not the one that was approved."""
+    def _require_approved(self, path: str, fresh: Mapping[str, Any]) -> None:
+        """Refuse a plan that goes beyond the approved one."""
         if not path:
             return
         try:
@@ -84,11 +84,11 @@ class ActionModule(FleetAction):
     def _workers(
         self,
         hostvars: Any,
-        items: Sequence[plan.Item],
+        items: Sequence[plan.PlanItem],
         hosts: Sequence[str],
         missing: Mapping[str, str],
-    ) -> list[order.Worker]:
-        """All workers with what is to be done with them; of hosts that were not asked the best is assumed."""
+    ) -> list[order.FleetWorker]:
+        """Return all workers with the actions that they need; those of hosts outside of the run count as active."""
         args = self._task.args
         group, app = [str(host) for host in args["workers"]], str(args["app"])
         active = {host: set(census.active_units(hostvars[host])) for host in hosts}
@@ -99,7 +99,7 @@ class ActionModule(FleetAction):
             present=hosts,
             items=[item.as_dict() for item in items if item.part == "celery_worker"],
             census={},
-            # What was left behind is among the plan's items.
+            # Second instances that were left behind are among the plan's items.
             left={},
             active=active,
         )

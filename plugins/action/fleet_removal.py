@@ -1,7 +1,7 @@
-"""Action plugin `fleet_removal`: one step of a removal on one host, by the module of the same name.
+"""Action plugin `fleet_removal`: runs one step of a removal on one host, by the module of the same name.
 
-`do: stop` waits until the units of a stage have ended, which is as long as systemd allows them: in calls of some
-seconds, so that a connection that breaks off ends nothing, and says from time to time what it waits for.
+`do: stop` waits until the units of a stage have ended, as long as systemd allows. It repeats short calls, so that a
+lost connection interrupts nothing, and regularly shows what it waits for.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ PLACES = {
     "state": "celery_app_state",
     "redis_config": "redis_config_directory",
 }
-# Seconds that one call waits, and after which a line says what for.
+# Seconds that one call waits, and between lines of progress.
 PATIENCE = 20
 
 
 class ActionModule(FleetAction):
-    """Calls the module, for `stop` again and again."""
+    """Calls the module, repeatedly for `stop`."""
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return what the module answers."""
+        """Return the module's result."""
         args = {**args, "places": self._places(variables)}
         return self._stop(args, variables) if args["do"] == "stop" else self._call(args, variables)
 
     def _places(self, variables: dict[str, Any]) -> dict[str, str]:
         found = {key: variables.get(name) for key, name in PLACES.items()}
-        # A fleet need not have a role's variables where it does not use the role.
+        # A fleet that does not use a role may lack its variables.
         found["redis_config"] = found["redis_config"] or "/etc/celery-fleet/redis"
         return {key: str(self._templar.template(value)) for key, value in found.items()}
 
@@ -53,4 +53,6 @@ class ActionModule(FleetAction):
             if answer.get("failed") or not answer["waiting"]:
                 return {**answer, "changed": changed}
             for unit, words in answer["waiting"].items():
-                Display().display(f"{variables['inventory_hostname']}: {unit} ends: it is {words}")
+                Display().display(
+                    f"{variables['inventory_hostname']}: {unit} is stopping: it is {words}"
+                )

@@ -1,7 +1,8 @@
-"""Action plugin `fleet_removal_report`: the control side of a removal, once for all hosts.
+"""Action plugin `fleet_removal_report`: plans and reports a removal, once for all hosts.
 
-Thin over `run/removal_plan.py`. `do: check` refuses what can't be removed, from what `fleet_facts` has found;
-`plan` shows what would go, `gate` asks once more whether messages would be lost, `end` says what was done.
+It is a thin layer over `run/removal_plan.py`. `do: check` uses the facts of `fleet_facts` to refuse what can't be
+removed; `plan` prints what would be removed, `gate` checks once more whether messages would be lost, and `end` prints
+what was removed.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 
 class ActionModule(FleetAction):
-    """Reads what the hosts have answered; touches none."""
+    """Reads the hosts' answers; contacts no host."""
 
     _requires_connection = False
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """One of the four steps.
+        """Run one of the four steps.
 
         Raises:
-            AnsibleActionFail: The removal may not go on; the message holds all reasons.
+            AnsibleActionFail: The removal may not continue; the message lists all reasons.
         """
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         self._variables = variables
@@ -104,7 +105,7 @@ class ActionModule(FleetAction):
         words = removal_plan.unsettled(messages, self._task.args["keep"])
         if words and not boolean(self._task.args["discard"]):
             raise AnsibleActionFail(
-                f"All but Redis is stopped, and nothing was removed yet: {removal_plan.remedy(words)}\n"
+                f"Everything except Redis is stopped, and nothing was removed yet: {removal_plan.remedy(words)}\n"
                 "Run this playbook again then; or site.yml, which starts all of it again."
             )
         return {"number": sum(removal_plan.number_of(one) for one in messages.values())}

@@ -1,4 +1,4 @@
-"""Action plugin `fleet_report`: one table of what serves, or one refusal that names all that does not."""
+"""Action plugin `fleet_report`: prints a table of what serves, or fails and names everything that does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 
 class ActionModule(FleetAction):
-    """Reads what the tasks before it registered; touches no host."""
+    """Reads what earlier tasks have registered; contacts no host."""
 
     _requires_connection = False
 
@@ -20,12 +20,12 @@ class ActionModule(FleetAction):
         """Print the table.
 
         Raises:
-            AnsibleActionFail: Something does not serve; with host, unit, journal and the next command of each.
+            AnsibleActionFail: Something does not serve; the message has host, unit, journal and next command of each.
         """
         hostvars = variables["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
         seen = {
-            host: report.Seen(
+            host: report.HostFindings(
                 serving=_registered(hostvars[host], "__verify_serving"),
                 journals=_registered(hostvars[host], "__verify_journals").get("journals", {}),
             )

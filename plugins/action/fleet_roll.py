@@ -1,8 +1,9 @@
 """Action plugin `fleet_roll`: starts, restarts and removes the workers of a fleet in one order over all hosts.
 
-`phase: open`, run once, finds out what is to be done and opens the book; `start`, `restart` and `finish` run on each
-host, in a process of their own, and take the host's turns; `report` prints the figures. The rules are in
-`restart/order.py`, a turn in `worker_restart.py`, a host's part in `host_restarts.py`; here they meet Ansible.
+`phase: open` runs once, finds out what has to be done and begins the roll. `start`, `restart` and `finish` run on each
+host, in separate processes, and take the host's turns. `report` prints the figures. The rules are in
+`restart/order.py`, a turn in `worker_restart.py`, a host's part in `host_restarts.py`; this file connects them to
+Ansible.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     census,
     host_restarts,
@@ -24,34 +25,34 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     state,
     worker_restart,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    host_scripts,
     lease,
-    payload,
-    remote,
+    rendering,
     report,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
-# Phase of the playbook -> kind of the turns in it.
+# Phase of the playbook → kind of turn.
 KINDS: dict[str, order.Kind] = {"start": "start", "restart": "restart", "finish": "remove"}
 _NOBODY: dict[str, list[str]] = {phase: [] for phase in KINDS}
 
-#: Seconds for the question who runs. A host whose processors are all at work needs most of them to begin to ask.
+#: Seconds for asking which workers run. A host with busy processors needs most of them just to start asking.
 _ASK = 30.0
 
 
 class ActionModule(FleetAction):
-    """One phase of a roll."""
+    """Runs one phase of a roll."""
 
     _supports_check_mode = False
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Carry the phase out; the task fails with what kept a worker of this host from serving, and what to do."""
+        """Carry out the phase. If a worker of this host does not serve, the task fails and says why and what to do."""
         self._variables, self._args = variables, args
         self._place = dict(self._args.get("place") or {})
         self._turns = dict(self._args.get("turns") or {})
-        self._book = state.Ledger(Path(str(self._args["directory"])))
+        self._state = state.RollState(Path(str(self._args["directory"])))
         self._python = ""
         phase = self._args["phase"]
         if phase == "open":
@@ -59,13 +60,13 @@ class ActionModule(FleetAction):
         if phase == "report":
             self._say_report()
             return {}
-        with lease.at_work(self._book.directory):
+        with lease.at_work(self._state.directory):
             changed = self._roll(KINDS[phase])
-            if phase == "finish" and self._turns.get("wanted") and not self._book.failure:
+            if phase == "finish" and self._turns.get("wanted") and not self._state.failure:
                 changed |= self._finish()
         return {"changed": changed}
 
-    # -- the beginning and the end ---------------------------------------------------------------------
+    # -- beginning and end -----------------------------------------------------------------------------
 
     def _open(self) -> dict[str, Any]:
         args, hostvars = self._args, self._variables["hostvars"]
@@ -80,7 +81,7 @@ class ActionModule(FleetAction):
         force = boolean(args["force"])
         if not force and not any(plans.values()):
             raise AnsibleActionFail(
-                "the workers are rolled as the plan says, and this run has none: use celery_fleet.core.site, with "
+                "the plan says which workers to restart, and this run has no plan: use celery_fleet.core.site, with "
                 "--tags for a part of it, instead of the role by itself"
             )
         due = [host for host, plan in plans.items() if "celery_worker" in plan.get("due", ())]
@@ -90,7 +91,7 @@ class ActionModule(FleetAction):
         findings = census.Findings(
             present=present,
             items=items,
-            # Where nothing stops nobody has to be asked.
+            # If no worker stops, none has to be asked.
             census=self._census()
             if force or any(item["action"] != "start" for item in items)
             else {},
@@ -107,7 +108,7 @@ class ActionModule(FleetAction):
             only=census.names(args["only"]),
         )
         policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
-        self._book.open(found, policy, str(args["report"]))
+        self._state.open(found, policy, str(args["report"]))
         lines = describe(found, policy)
         if lines:
             Display().display("\n" + "\n".join(lines) + "\n")
@@ -116,32 +117,32 @@ class ActionModule(FleetAction):
             phase: {worker.host for worker in found if worker.kind == kind}
             for phase, kind in KINDS.items()
         }
-        # A worker that seems idle may turn out to serve, and is then restarted in its turn.
+        # A worker that seems stopped may turn out to serve; then it is restarted in its turn.
         hosts["restart"] |= hosts["start"]
         hosts["finish"] |= set(due)
         return {
             "turns": any(hosts.values()),
             "deferred": sorted(stay),
-            # Whether nobody who differs is left for a later run.
+            # Whether no differing worker is left for a later run.
             "whole": not stay and not census.names(args["only"]),
             "hosts": {phase: sorted(names) for phase, names in hosts.items()},
         }
 
     def _census(self) -> dict[str, Any]:
-        """What answers; nothing on a fleet that never was."""
+        """Return the workers that answer; empty if the fleet was never deployed."""
         if not self._interpreter():
             return {}
         answer = self.probe({"census": True, "timeout": _ASK})
         if answer.get("errors"):
             raise AnsibleActionFail(
-                f"the running workers can't be asked, so nobody knows who may stop: {'; '.join(answer['errors'])}. "
-                "None was stopped. Next, on a host of workers: celery-fleet status; then run the same command again."
+                f"the running workers can't be asked, so none may stop: {'; '.join(answer['errors'])}. "
+                "None was stopped. Next, on a host with workers: celery-fleet status; then run the same command again."
             )
         return dict(answer["census"])
 
     def _finish(self) -> bool:
-        """Settle what is left: surplus files, links, units that are enabled."""
-        # With workers that have to stay for now nothing may be stopped.
+        """Apply the rest: surplus files, links, enabled units."""
+        # If workers have to stay for now, nothing may be stopped.
         options = {"units": "leave"} if self._turns.get("deferred") else {"restart": False}
         answer = self._settle(options)
         if answer.get("failed"):
@@ -149,7 +150,7 @@ class ActionModule(FleetAction):
         return bool(answer.get("changed"))
 
     def _say_report(self) -> None:
-        found = self._book.report()
+        found = self._state.report()
         if found["turns"]:
             lines = report.columns(state.table(found))
             Display().display("\n" + "\n".join([*lines, f"in {found['seconds']:.1f} s"]) + "\n")
@@ -161,26 +162,30 @@ class ActionModule(FleetAction):
         main = os.getppid()
 
         def trouble() -> str:
-            # Where Ansible was killed another run may be at work already: systemd ends what was begun.
+            # If Ansible was killed, another run may be at work already; systemd finishes what was begun.
             if os.getppid() != main:
-                raise host_restarts.CrewError("ansible-playbook has ended")
-            return lease.trouble(self._book.directory)
+                raise host_restarts.HostRestartError("ansible-playbook has ended")
+            return lease.trouble(self._state.directory)
 
         timeout = float(self._turns["timeout"])
-        team = host_restarts.Crew(host, self._book, self, self._steward, timeout, trouble)
-        self._book.join(host)
+        restarts = host_restarts.HostRestarts(
+            host, self._state, self, self._new_restart, timeout, trouble
+        )
+        self._state.join(host)
         try:
-            return team.take_turns(kind) > 0
+            return restarts.take_turns(kind) > 0
         finally:
-            if self._book.leave(host):
+            if self._state.leave(host):
                 self._say_report()
 
-    def _steward(self, begun: order.Turn, worker: order.Worker) -> worker_restart.Steward:
+    def _new_restart(
+        self, begun: order.Turn, worker: order.FleetWorker
+    ) -> worker_restart.WorkerRestart:
         turns, place = self._turns, self._place
-        return worker_restart.Steward(
+        return worker_restart.WorkerRestart(
             begun,
             worker,
-            worker_restart.Place(
+            worker_restart.WorkerPaths(
                 str(place["configuration"]), str(place["root"]), str(place["state"])
             ),
             timeout=float(turns["timeout"]),
@@ -188,40 +193,40 @@ class ActionModule(FleetAction):
             forced=not turns["wanted"] or boolean(turns["force"]),
         )
 
-    # -- the host: `host_restarts.Hands` ------------------------------------------------------------------------
+    # -- operations on the host: `host_restarts.HostConnection` ----------------------------------------
 
     def say(self, line: str) -> None:
-        """Tell whoever watches."""
+        """Show a line of progress."""
         Display().display(line)
 
     def warn(self, line: str) -> None:
-        """Tell what is no failure and yet wrong."""
+        """Show a warning."""
         Display().warning(line)
 
     def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask the script `turn`."""
+        """Run the script `turn` on the host."""
         try:
             return self.ask("turn", request, self.secrets)
-        except (remote.RemoteError, AnsibleConnectionFailure) as error:
-            raise host_restarts.LostError(str(error)) from None
+        except (host_scripts.RemoteError, AnsibleConnectionFailure) as error:
+            raise host_restarts.ConnectionLostError(str(error)) from None
 
     def settle(self) -> frozenset[str]:
-        """Write the host's files; units that differ from what is wanted."""
+        """Write the host's files; return the units that differ from the desired state."""
         try:
             answer = self._settle({"units": "leave"})
         except AnsibleConnectionFailure as error:
-            raise host_restarts.LostError(str(error)) from None
+            raise host_restarts.ConnectionLostError(str(error)) from None
         if answer.get("failed"):
-            raise host_restarts.SettleFailedError(str(answer.get("msg")))
+            raise host_restarts.ReconcileFailedError(str(answer.get("msg")))
         return frozenset(str(item["unit"]) for item in answer["pending"])
 
     def probe(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask `celery_fleet.ops.probe`."""
+        """Run `celery_fleet.ops.probe` on the host."""
         whole = {"settings": self._place["settings"], "nodes": {}, **request}
         try:
             done = self._low_level_execute_command(
-                remote.with_identity(
-                    remote.probe(
+                host_scripts.with_identity(
+                    host_scripts.probe(
                         self._interpreter(), str(self._place["runtime"]), str(self._place["user"])
                     ),
                     self._place["settings"],
@@ -229,40 +234,40 @@ class ActionModule(FleetAction):
                 in_data=json.dumps(whole, default=str).encode(),
             )
         except AnsibleConnectionFailure as error:
-            raise host_restarts.LostError(str(error)) from None
+            raise host_restarts.ConnectionLostError(str(error)) from None
         try:
-            return remote.finding(done, self.secrets)
-        except remote.RemoteError as error:
+            return host_scripts.finding(done, self.secrets)
+        except host_scripts.RemoteError as error:
             return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
 
     def _settle(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The module `settle`, as the action of its name calls it."""
+        """Call the module `settle`, as the action plugin of that name does."""
         if not self._turns.get("wanted"):
             return {"pending": []}
-        renderer = payload.Renderer(self._templar, self._loader, self._variables)
-        text = packed.pack(renderer.wanted(self._turns["wanted"]))
-        sent = {"wanted": text, "manifest": payload.manifest(self._templar), **options}
+        renderer = rendering.Renderer(self._templar, self._loader, self._variables)
+        text = transport.pack(renderer.wanted(self._turns["wanted"]))
+        sent = {"wanted": text, "manifest": rendering.manifest(self._templar), **options}
         return self.execute("settle", sent, self._variables)
 
     def _interpreter(self) -> str:
-        """A Python with the application's Celery on this host; empty where there is none yet."""
+        """Return a Python with the application's Celery on this host; empty if there is none yet."""
         if not self._python:
             root = str(self._place["root"])
             found = self._low_level_execute_command(
                 f"ls -d {root}/pins/worker-*/venv/bin/python {root}/releases/*/venv/bin/python 2>/dev/null; exit 0"
             )
-            # That of a second instance goes with it.
+            # Skip that of a second instance: it is removed together with it.
             paths = [p for p in str(found["stdout"]).split() if f"{order.STAND_IN}/" not in p]
             self._python = next(iter(paths), "")
         return self._python
 
     def _check_lease(self) -> None:
-        trouble = lease.trouble(self._book.directory)
+        trouble = lease.trouble(self._state.directory)
         if trouble:
             raise AnsibleActionFail(f"{trouble}. Run the same command again.")
 
 
 def _left(variables: Mapping[str, Any]) -> list[str]:
-    """Names of stand-ins whose files lie on a host; a plan finds their units by itself."""
+    """Return names of second instances whose files are on a host; the plan finds their units by itself."""
     looked = (variables.get("__celery_worker_left") or {}).get("files") or ()
     return [Path(file["path"]).name.removeprefix("worker-").removesuffix(".env") for file in looked]

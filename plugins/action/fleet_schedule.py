@@ -14,13 +14,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 
 class ActionModule(FleetAction):
-    """One question to beat's host."""
+    """Runs one command on beat's host."""
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return items and notes of the plan, or what was written."""
         host = str(variables["inventory_hostname"])
         if args["do"] == "plan":
-            return schedule.foretold(host, self._ask(), self.secrets)
+            return schedule.planned(host, self._ask(), self.secrets)
         if self._task.check_mode:
             return {}
         with lease.held(variables, check=False):

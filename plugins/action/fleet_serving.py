@@ -1,31 +1,31 @@
-"""Action plugin `fleet_serving`: waits, bounded in time, until the services of a host serve, and says what does not.
+"""Action plugin `fleet_serving`: waits for a limited time until the services of a host serve, and returns errors.
 
-It does not fail by itself, so that `fleet_report` can name all hosts' troubles at once.
+It does not fail itself, so that `fleet_report` can list the errors of all hosts at once.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
 class ActionModule(FleetAction):
-    """Runs one small script on the host; see `run/remote.py`."""
+    """Runs a small script on the host; see `run/host_scripts.py`."""
 
-    unanswered = "the services can't be looked at"
+    unanswered = "the services can't be checked"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return states of the units, and `errors` by name."""
-        command, stdin = remote.serving(
+        command, stdin = host_scripts.serving(
             units=args.get("units", []),
             https=args.get("https", []),
             journals=args.get("journals", []),
             schedule=str(args.get("schedule", "")),
             release=str(args.get("release", "")),
-            # On a host where nothing was settled yet, a dry run has nothing to wait for.
+            # In a dry run on a new host there is nothing to wait for.
             timeout=0 if self._task.check_mode else float(args["timeout"]),
         )
         answer = self._low_level_execute_command(command, in_data=stdin)
-        return dict(remote.answer(answer, self.secrets))
+        return dict(host_scripts.answer(answer, self.secrets))

@@ -1,4 +1,4 @@
-"""Action plugin `new_env`: makes an environment from the options among the run's extra variables."""
+"""Action plugin `new_env`: makes an environment from the run's extra variables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ActionModule(FleetAction):
         """Make the environment.
 
         Raises:
-            AnsibleActionFail: With everything that is wrong with the options; nothing was written.
+            AnsibleActionFail: Options are wrong; the message lists all errors. Nothing was written.
         """
         options = load_extra_vars(self._loader)
         given, misspelt = read([f"{name}={value}" for name, value in options.items()], {})

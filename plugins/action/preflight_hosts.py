@@ -1,7 +1,7 @@
 """Action plugin `preflight_hosts`: refuses hosts that can't be reached or are not supported, all in one message.
 
-It reads what `fleet_facts` has found on the hosts of the play. Its one option, `asked`, is what `preflight_inventory`
-says of what each host is asked for.
+It reads the facts that `fleet_facts` has collected. Its one option, `asked`, says what each host needs;
+`preflight_inventory` returns it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ActionModule(FleetAction):
         """Check the hosts.
 
         Raises:
-            AnsibleActionFail: With every error of every host.
+            AnsibleActionFail: Hosts are refused; the message lists all errors of all hosts.
         """
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         facts = {
@@ -59,4 +59,4 @@ class ActionModule(FleetAction):
         try:
             return str(variables["hostvars"][host].get("preflight_hosts_hint") or "")
         except AnsibleError:
-            return ""  # `preflight_inventory` has refused it already
+            return ""  # `preflight_inventory` has already refused it

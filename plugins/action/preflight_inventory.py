@@ -1,8 +1,7 @@
 """Action plugin `preflight_inventory`: refuses an inventory that can't become a fleet, before any host is contacted.
 
-It takes no arguments. All work is done by `plugin_utils/preflight`; here stands only what talks to
-Ansible. Warnings are displayed, errors make the task fail with one text that has them all. No value of a
-secret gets into either.
+It takes no arguments. `plugin_utils/preflight` does all the work; this file only connects it to Ansible. Warnings are
+displayed. Errors fail the task with one message that lists all of them. Neither contains a secret.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class ActionModule(FleetAction):
         """Check the inventory.
 
         Raises:
-            AnsibleActionFail: With every error, each with variable, hosts, value and remedy.
+            AnsibleActionFail: The inventory is refused; all errors are listed with variable, hosts, value and remedy.
         """
         hostvars = variables["hostvars"]
 
@@ -72,7 +71,7 @@ class ActionModule(FleetAction):
             )
             raise AnsibleActionFail(report.block(title, errors, groups, model.hosts))
         words = f"The inventory is in order: {count(len(model.hosts), 'host')}"
-        # What the hosts' facts are held against, in the next step.
+        # Needs of each host, to compare with its facts in the next step.
         return {"asked": demands(model), "msg": words}
 
     def _specs(self) -> Specs:
@@ -85,7 +84,7 @@ class ActionModule(FleetAction):
         if not spec.is_file():
             return None
 
-        # `unsafe` spares a deep copy, which takes as long as the reading: nobody else has these.
+        # `unsafe` saves a deep copy, which takes as long as reading: no other code uses these objects.
         def read(file: Path, **options: bool) -> Any:
             return self._loader.load_from_file(str(file), cache="none", unsafe=True, **options)
 
@@ -98,6 +97,6 @@ class ActionModule(FleetAction):
 
 
 def _base_dir(variables: dict[str, Any]) -> Path:
-    """Where relative paths of the inventory start: beside the ansible.cfg in use."""
+    """Return the base of the inventory's relative paths: the directory of the ansible.cfg in use."""
     config = variables.get("ansible_config_file")
     return Path(str(config)).parent if config else Path.cwd()

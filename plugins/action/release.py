@@ -1,30 +1,30 @@
-"""Action plugin `release`: sends an archive to the hosts that lack the release and has it built there."""
+"""Action plugin `release`: sends the archive to hosts that lack the release and builds it there."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
 class ActionModule(FleetAction):
-    """Looks first, in one cheap command; only a host without the release costs more."""
+    """Checks first with one cheap command, so only hosts without the release cost more."""
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Build the release if it is missing and make sure that it suits the inventory."""
+        """Build the release if it is missing, and check that it fits the inventory."""
         args = dict(args)
         identity, archive = str(args["id"]), str(args.pop("archive"))
         path = f"{args['root']}/releases/{identity}"
-        found = self._low_level_execute_command(remote.release_note(path))
+        found = self._low_level_execute_command(host_scripts.release_note(path))
         if found["stdout"].strip():
             demands = args.get("demands") or {}
             words = refusals(identity, found["stdout"], demands) if demands else []
             if words:
-                raise UserError("\n".join([*words, "What runs goes on as it is."]))
+                raise UserError("\n".join([*words, "Running processes are not affected."]))
             return {"release": identity, "path": path}
         if self._task.check_mode:
             told = f"release {identity} would be built"
@@ -39,5 +39,5 @@ class ActionModule(FleetAction):
         shell = self._connection._shell  # noqa: SLF001 - as Ansible's own action plugins do
         sent = shell.join_path(made, "release.tar.gz")
         self._transfer_file(archive, sent)
-        demands = packed.pack(args.get("demands") or {})
+        demands = transport.pack(args.get("demands") or {})
         return self.execute("release", {**args, "archive": sent, "demands": demands}, variables)

@@ -1,4 +1,4 @@
-"""Action plugin `release_source`: packs the application on the control side, once for all hosts."""
+"""Action plugin `release_source`: packs the application on the control node, once for all hosts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import pack
 
-#: Seconds that an archive is kept after the last run that packed the same; longer than any run takes.
+#: Seconds to keep an archive after the last run that packed the same source; longer than any run takes.
 KEPT = 7 * 24 * 3600.0
 
 
 def _keep(path: Path, archive: bytes) -> None:
-    """Write an archive where it is not there yet, and remove those that no run has packed for long."""
+    """Write an archive if it is missing, and remove those that no run has packed for a long time."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -32,12 +32,12 @@ def _keep(path: Path, archive: bytes) -> None:
 
 
 class ActionModule(FleetAction):
-    """Touches no host: its archive lies in a cache directory of the user who runs Ansible."""
+    """Contacts no host; the archive is in a cache directory of the user who runs Ansible."""
 
     _requires_connection = False
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Pack; returns `id`, the path of the `archive`, and `queues` as they were given, for all hosts at once."""
+        """Pack the source; return `id`, the path of the `archive`, and `queues` unchanged, for all hosts at once."""
         config = variables.get("ansible_config_file")
         base = Path(config).parent if config else Path.cwd()
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
@@ -50,7 +50,7 @@ class ActionModule(FleetAction):
             / "releases"
         )
         path = cache / f"{identity}.tar.gz"
-        # A dry run builds nothing, and so sends no archive.
+        # A dry run builds nothing, so it needs no archive.
         if not self._task.check_mode:
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             _keep(path, archive)

@@ -1,4 +1,4 @@
-"""The text of an environment file for systemd."""
+"""Values in environment files for systemd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def environment_text(value: Any) -> str:
-    """A value of YAML as an environment variable has it; null is empty."""
+    """Return a YAML value as the text of an environment variable; null is empty."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""The base of errors that people read."""
+"""The base class of errors that users read."""
 
 
 class UserError(Exception):

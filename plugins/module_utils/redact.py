@@ -1,4 +1,4 @@
-"""What a person may see of a program's own words."""
+"""Redacts secrets in the output of programs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file
     environment_text,
 )
 
-# To the last @ of the word: a password may hold any character but a blank.
+# Matches to the last @ before a blank: a password may contain any other character.
 _URL_LOGIN = re.compile(r"(?<=://)\S*@")
 
-# Shorter values are no secrets, and would be struck out of ordinary words.
+# Shorter values are not secrets, and redacting them would damage ordinary words.
 _SHORTEST = 4
 
-# Of a URL: to its last @, since a password that nobody has encoded may hold one, and to its first.
+# Passwords in a URL: up to the last @, because an unencoded password may contain one, and up to the first.
 _PASSWORDS = (
     re.compile(r"://[^/\s:@]*:(\S*)@"),
     re.compile(r"://[^/\s:@]*:([^\s@]*)@"),
 )
 
-# Keys of a host's answer whose values are text for people. Tasks go by the names and paths elsewhere in it, which may
+# Keys of a host's answer whose values are text to show. Tasks use the names and paths elsewhere in it, which may
 # contain the value of a secret by chance.
 _TEXT = frozenset(
     ("StatusText", "error", "errors", "journals", "msg", "status", "tail", "warnings")
@@ -31,12 +31,12 @@ _TEXT = frozenset(
 
 
 def hide_logins(text: str) -> str:
-    """The text with users and passwords of URLs replaced."""
+    """Return the text with user names and passwords in URLs replaced."""
     return _URL_LOGIN.sub("***@", text)
 
 
 def clean(text: str, secrets: Iterable[str]) -> str:
-    """A program's own words without the secrets of its environment."""
+    """Return a program's output without the secrets in its environment."""
     for secret in sorted(
         {item for item in secrets if len(item) >= _SHORTEST}, key=len, reverse=True
     ):
@@ -45,12 +45,12 @@ def clean(text: str, secrets: Iterable[str]) -> str:
 
 
 def clean_answer(answer: Any, secrets: Iterable[str] = (), text: bool = False) -> Any:
-    """Redact all text for people in what a host has answered, at any depth.
+    """Redact all text to show in a host's answer, at any depth.
 
     Args:
-        answer: What a script or a module has answered.
-        secrets: Values that may not be shown; logins of URLs never are.
-        text: Whether all strings in it are text for people.
+        answer: The answer of a script or a module.
+        secrets: Values that may not be shown; logins in URLs are always redacted.
+        text: Whether all strings in it are text to show.
     """
     if isinstance(answer, Mapping):
         return {
@@ -64,8 +64,7 @@ def clean_answer(answer: Any, secrets: Iterable[str] = (), text: bool = False) -
 def secrets_of(environment: Mapping[str, Any]) -> list[str]:
     """Return the values of a secret environment.
 
-    Beside them each line of one that has several, and the password of one that is a URL, as it is written there and as
-    a library prints it.
+    This includes each line of a multi-line value, and the password of a URL, both encoded and decoded.
     """
     values = [environment_text(value) for value in environment.values()]
     lines = [line for value in values if "\n" in value for line in value.splitlines()]

@@ -1,4 +1,4 @@
-"""To which queue a task goes, as Celery decides it by routes, schedule and default (`celery.app.routes` of 5.7.0)."""
+"""Computes the queue of a task from routes, schedule and default, as Celery does (`celery.app.routes` in 5.7.0)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Routes = Mapping[str, Mapping[str, Any] | str] | None
 def routed(task: str, routes: Routes, default: str = DEFAULT_QUEUE) -> str | None:
     """Return the queue that `task_routes` gives a task; None if a route only names an exchange.
 
-    An exact name comes first, then the patterns in their order. Celery also takes the mere name of a queue for a route.
+    An exact name comes first, then the patterns in their order. In Celery a route may also be just the name of a queue.
     """
     found = (routes or {}).get(task)
     if found is None:
@@ -41,7 +41,7 @@ def queue_of(entry: Mapping[str, Any], routes: Routes, default: str = DEFAULT_QU
 def scheduled(
     schedule: Mapping[str, Mapping[str, Any]], routes: Routes
 ) -> dict[str, dict[str, Any]]:
-    """Return task and queue of each entry that is enabled; the queue is None where it can't be told."""
+    """Return task and queue of each enabled entry; the queue is None if it can't be known."""
     return {
         name: {"task": str(entry["task"]), "queue": queue_of(entry, routes)}
         for name, entry in schedule.items()

@@ -12,7 +12,7 @@ description:
 options:
   do:
     description:
-      - V(look) tells what there is and changes nothing. V(messages) tells what the broker of this host holds.
+      - V(look) returns what there is and changes nothing. V(messages) returns what the broker of this host holds.
       - V(stop) disables and stops the units of one stage and waits until they have ended.
       - V(settle) writes down that what becomes of the messages is settled.
       - V(remove) removes all that is not kept. V(finish) removes what the run itself has left.
@@ -80,14 +80,18 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
-    alone,
-    undisturbed,
+    exclusive,
+    shared,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
+    ApplicationPaths,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
@@ -103,8 +107,8 @@ STEPS = ("look", "messages", "stop", "settle", "remove", "finish")
 def step(params: Mapping[str, Any]) -> dict[str, Any]:
     """Take one step and return the module's answer."""
     do = params["do"]
-    with alone() if do == "remove" else undisturbed():
-        there = InstalledApplication(Places(**params["places"]), tuple(params["keep"]))
+    with exclusive() if do == "remove" else shared():
+        there = InstalledApplication(ApplicationPaths(**params["places"]), tuple(params["keep"]))
         if do == "look":
             return {"found": look(there).as_dict()}
         if do == "messages":
@@ -124,7 +128,7 @@ def step(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """One step, one answer."""
+    """Run one step and return its answer."""
     module = AnsibleModule(
         argument_spec={
             "do": {"type": "str", "required": True, "choices": list(STEPS)},
@@ -145,12 +149,12 @@ def main() -> None:
         module.exit_json(changed=False, waiting={}, removed=[])
     try:
         answer = step(params)
-    except (SettleError, RuntimeError) as error:
+    except (ReconcileError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         module.fail_json(
-            msg=f"{words}. Mend that on this host and run again, which finishes what was begun."
+            msg=f"{words}. Fix that on this host and run again to finish what was begun."
         )
     for warning in answer.pop("warnings", ()):
         module.warn(warning)

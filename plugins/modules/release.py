@@ -37,7 +37,7 @@ options:
   demands:
     description:
       - What the inventory wants of the release, a dictionary; see C(plugins/module_utils/release/note.py).
-      - The action plugin hands it to the host as JSON, compressed and in base64.
+      - The action plugin sends it to the host as compressed JSON in base64.
     type: raw
     default: ""
   python:
@@ -94,16 +94,16 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.packed import unpack
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 
 
 def main() -> None:
-    """Build and answer."""
+    """Build the release and return its path."""
     module = AnsibleModule(
         argument_spec={
             "id": {"type": "str", "required": True},
@@ -112,13 +112,13 @@ def main() -> None:
             "directory": {"type": "str", "default": "."},
             "requirements": {"type": "str", "default": "requirements.txt"},
             "app": {"type": "str", "default": ""},
-            # Packed, since Celery's settings may hold a secret and Ansible logs what it calls a module with.
+            # Packed, because Celery's settings may contain a secret and Ansible logs the arguments of modules.
             "demands": {"type": "raw", "default": "", "no_log": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "runtime": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
             "environment": {"type": "dict", "default": {}},
-            # Apart: Ansible strikes each value of a secret dictionary out of all output, "1" and "true" as well.
+            # Separate, because Ansible removes each value of a secret dictionary from all output, even "1" and "true".
             "secret_environment": {"type": "dict", "default": {}, "no_log": True},
             "keep": {"type": "int", "default": 5},
             "timeout": {"type": "int", "default": 900},

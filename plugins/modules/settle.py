@@ -1,23 +1,23 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `settle`: see `reconcile/reconciler.py`."""
+"""Ansible module behind the action plugin `reconcile`: see `reconcile/reconciler.py`."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: settle
-short_description: Bring files, links and systemd units of a host to the wanted state in one call
+short_description: Bring files, links and systemd units of a host to the desired state in one call
 description:
-  - The action plugin of the same name renders templates on the control side and calls this module once.
-  - Files are written atomically with owner and mode. If a daemon's own check refuses them, all of the call
-    go back to what they were.
-  - A unit is restarted if what it was started with differs from what is on disk, whatever changed it.
-  - In check mode all of it is foretold, for one role or for several at once.
+  - The action plugin of the same name renders templates on the control node and calls this module once.
+  - Files are written atomically with owner and mode. If a daemon's own check refuses them, all files of the
+    call are restored.
+  - A unit is restarted if it was started with something else than what is on disk, whatever changed that.
+  - Check mode returns a plan, for one role or for several at once.
 options:
   wanted:
     description:
       - The desired state, a dictionary with lists of C(sysusers), C(directories), C(files), C(links), C(checks),
         C(units), C(releases), C(commands), C(packages) and C(data), and with C(owned), which says what to remove.
-      - The action plugin hands it to the host as JSON, compressed and in base64. It holds secrets and is never logged.
+      - The action plugin sends it to the host as compressed JSON in base64. It contains secrets and is never logged.
     type: raw
     required: true
   units:
@@ -31,14 +31,13 @@ options:
     default: true
   finish:
     description:
-      - Whether running Redis servers leave their users no more than their rules say.
-      - Otherwise users who change keep what they were allowed before, including their old passwords, and users who
-        are gone stay.
+      - Whether users of running Redis servers are limited to their rules.
+      - Otherwise changed users keep their previous rights, including old passwords, and removed users stay.
     type: bool
     default: false
   manifest:
     description:
-      - Path of the list of what the application has on the host, by which a removal goes.
+      - Path of the list of what the application has on the host, which a removal uses.
       - It is written before anything else.
       - The action plugin gives it. Without one no list is kept.
     type: str
@@ -58,7 +57,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changed_paths:
-  description: Paths that were written, linked or removed; in check mode, that would be.
+  description: Paths that were written, linked or removed, or would be in check mode.
   returned: success
   type: list
   elements: str
@@ -88,21 +87,23 @@ parts:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.packed import unpack
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
-    Options,
-    settle,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
-    WantedError,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    DesiredStateError,
     parse,
     parse_parts,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
+    ReconcileOptions,
+    reconcile,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 
 
 def main() -> None:
-    """Unpack the wanted state, settle it, answer."""
+    """Unpack the desired state, apply it and return the report."""
     module = AnsibleModule(
         argument_spec={
             "wanted": {"type": "raw", "required": True, "no_log": True},
@@ -114,7 +115,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     raw = unpack(module.params["wanted"])
-    options = Options(
+    options = ReconcileOptions(
         act=module.params["units"] == "act",
         restart=module.params["restart"],
         finish=module.params["finish"],
@@ -122,8 +123,8 @@ def main() -> None:
     )
     try:
         parts = parse_parts(raw["parts"]) if "parts" in raw else [("", parse(raw))]
-        report = settle(parts, options, check=module.check_mode)
-    except (SettleError, WantedError, RuntimeError) as error:
+        report = reconcile(parts, options, check=module.check_mode)
+    except (ReconcileError, DesiredStateError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     for warning in report.warnings:
         module.warn(warning)
@@ -136,7 +137,7 @@ def main() -> None:
         "states": report.states,
         "parts": {name: name in due for name, _ in parts},
     }
-    # Ansible prints a diff with each task that returns one: only where it was asked for.
+    # Ansible prints every diff that a task returns, so return it only on request.
     if module._diff:  # noqa: SLF001 - AnsibleModule has no other name for it
         result["diff"] = report.diff
     module.exit_json(**result)

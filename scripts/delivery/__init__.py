@@ -1,1 +1,1 @@
-"""What `scripts/bench_delivery.py` is made of: the ground it measures on, the load, and how figures are judged."""
+"""What `scripts/bench_delivery.py` is made of: the setup of both sides, the load, and how figures are judged."""

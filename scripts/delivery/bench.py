@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from . import load
-from .figures import Goal, Row, median, percentile, ratios, table
-from .ground import GroundError, Side, ground
+from .bench_setup import BenchSetupError, Side, both_sides
+from .figures import FigureRow, Goal, median, percentile, ratios, table
 
 KILOBYTE = "x" * 1024
 PREFORK = ("-P", "prefork", "-c", "2")
@@ -105,10 +105,10 @@ def in_turn(
     return found
 
 
-def row_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> Row:
+def row_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> FigureRow:
     """Return the throughput of both sides."""
     rates = {take: [one.rate for one in slices] for take, slices in found.items()}
-    return Row(
+    return FigureRow(
         what,
         median(rates["stock"]),
         median(rates["atomic"]),
@@ -117,7 +117,7 @@ def row_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> Row:
     )
 
 
-def costs_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> list[Row]:
+def costs_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> list[FigureRow]:
     """Return the processor microseconds of a task, which depend less on other work of the machine."""
     rows = []
     for name, goal in (("redis", CHEAP), ("workers", None)):
@@ -126,7 +126,7 @@ def costs_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> list[Row]:
             for take, slices in found.items()
         }
         rows.append(
-            Row(
+            FigureRow(
                 f"{what}: processor time of {name.capitalize()} for a task",
                 median(spent["stock"], " µs"),
                 median(spent["atomic"], " µs"),
@@ -190,20 +190,20 @@ def latency(sides: Sequence[Side], extent: Extent) -> str:
     return table(rows, "judged")
 
 
-def latency_rows(what: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
+def latency_rows(what: str, found: Mapping[str, Sequence[float]]) -> list[FigureRow]:
     """Return the median compared with stock's, stretch by stretch, and the 99th percentile in milliseconds."""
     middle = {take: percentile(values, 50) * 1000 for take, values in found.items()}
     medians = {take: stretches(values) for take, values in found.items()}
     late = {take: percentile(values, 99) * 1000 for take, values in found.items()}
     return [
-        Row(
+        FigureRow(
             f"{what}: p50",
             f"{middle['stock']:.1f} ms",
             f"{middle['atomic']:.1f} ms",
             ratios(medians["atomic"], medians["stock"]),
             SOONER,
         ),
-        Row(
+        FigureRow(
             f"{what}: p99",
             f"{late['stock']:.1f} ms",
             f"{late['atomic']:.1f} ms",
@@ -242,7 +242,7 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
                     used = side.processor_seconds() - before[side.take]
                     spent[side.take].append(used / (extent.single // 2) * 1e6)
         rows.append(
-            Row(
+            FigureRow(
                 f"{number} idle workers: processor time of Redis for a task",
                 median(spent["stock"], " µs"),
                 median(spent["atomic"], " µs"),
@@ -266,14 +266,14 @@ def idle(sides: Sequence[Side], extent: Extent) -> str:
         sent = {take: found[0] / count for take, found in spent.items()}
         within = {take: found[1] / count for take, found in spent.items()}
         rows += [
-            Row(
+            FigureRow(
                 f"{number} queues: commands a second and worker",
                 f"{sent['stock']:.2f}",
                 f"{sent['atomic']:.2f}",
                 [sent["atomic"]],
                 QUIET,
             ),
-            Row(
+            FigureRow(
                 f"{number} queues: calls within scripts, a second and worker",
                 f"{within['stock']:.2f}",
                 f"{within['atomic']:.2f}",
@@ -325,7 +325,7 @@ def main(arguments: Sequence[str]) -> int:
     refused: list[str] = []
     for name in options.parts or PARTS:
         queues = max(extent.queues)
-        with ground(names(queues)) as sides:
+        with both_sides(names(queues)) as sides:
             text = PARTS[name](sides, extent)
             refused += [one for side in sides for one in side.refused()]
         load_average = ", ".join(f"{one:.1f}" for one in os.getloadavg())
@@ -333,7 +333,7 @@ def main(arguments: Sequence[str]) -> int:
             f"### {name}\n\n{text}\n\nLoad of the machine at the end: {load_average}\n", flush=True
         )
     if refused:
-        raise GroundError(f"Redis refused commands: {', '.join(sorted(set(refused)))}")
+        raise BenchSetupError(f"Redis refused commands: {', '.join(sorted(set(refused)))}")
     return 0
 
 
@@ -359,5 +359,5 @@ def run(arguments: Sequence[str]) -> int | str:
     """Return the program's exit status: 0, or an error message."""
     try:
         return main(arguments)
-    except GroundError as error:
+    except BenchSetupError as error:
         return f"error: {error}"

@@ -24,7 +24,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """One line of a table: a figure for stock Celery, the same for the atomic fetch, and the values to judge.
 
     The median of ``judged`` is compared with the goal: the ratios of the rounds, or the figure itself.
@@ -53,7 +53,7 @@ class Row:
         )
 
 
-def table(rows: Sequence[Row], judged: str) -> str:
+def table(rows: Sequence[FigureRow], judged: str) -> str:
     """Return a table in Markdown; ``judged`` is the title of the fourth column."""
     head = [f"| what | stock take | atomic take | {judged} | goal |", "|---|---|---|---|---|"]
     return "\n".join([*head, *map(str, rows)])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .ground import Side, until
+from .bench_setup import Side, until
 
 PRIORITIES = (0, 3, 6, 9)
 #: Seconds between two checks whether all is done. Redis has to answer these too, so there are few.

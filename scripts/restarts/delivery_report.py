@@ -16,7 +16,7 @@ from pathlib import Path
 from . import origin
 from .origin import ORIGINS, ReportError, require_sound, table_of_origins
 from .report import between, causes_text, seconds_text, table
-from .summary import Summary
+from .summary import RestartSummary
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = origin.RESULTS / "delivery"
@@ -78,7 +78,7 @@ class Recovery:
 class Result:
     """The last run of one case, with its recoveries if there were deaths."""
 
-    summary: Summary
+    summary: RestartSummary
     recovery: Recovery | None = None
 
 
@@ -86,7 +86,7 @@ def load(directory: Path) -> dict[tuple[str, str], Result]:
     """Return every kept run by case and way."""
     found = {}
     for path in sorted(directory.glob("*.summary.json")):
-        summary = Summary.read(path)
+        summary = RestartSummary.read(path)
         beside = path.with_name(path.name.replace(".summary.json", ".recovery.json"))
         recovery = None
         if beside.exists():

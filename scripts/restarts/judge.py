@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .record import HeldUp, Mark, Record, Run, Send
+from .record import HeldUp, LoadRecord, RecordMark, Send, TaskRun
 
 SLACK = 1.0  # seconds by which marks and the processes' own times may differ
 #: Seconds from the end of a task until Redis has its acknowledgement, on a machine that has much else to do.
@@ -37,7 +37,7 @@ class Fate:
     cause: str
 
 
-def lost(record: Record) -> list[Fate]:
+def lost(record: LoadRecord) -> list[Fate]:
     """Tasks that were sent and never came to the end of their last attempt, where that is promised.
 
     To be asked once nothing waits or runs any more: until then every running task looks lost.
@@ -45,12 +45,12 @@ def lost(record: Record) -> list[Fate]:
     return _not_ended(record, lambda send: send.queue not in record.at_most_once)
 
 
-def dropped(record: Record) -> list[Fate]:
+def dropped(record: LoadRecord) -> list[Fate]:
     """The same of those that may be lost, since they are run at most once."""
     return _not_ended(record, lambda send: send.queue in record.at_most_once)
 
 
-def _not_ended(record: Record, wanted: Callable[[Send], bool]) -> list[Fate]:
+def _not_ended(record: LoadRecord, wanted: Callable[[Send], bool]) -> list[Fate]:
     found = []
     for send in record.sends:
         if send.refused or not wanted(send):
@@ -64,7 +64,7 @@ def _not_ended(record: Record, wanted: Callable[[Send], bool]) -> list[Fate]:
     return found
 
 
-def _lost(record: Record, send: Send, attempts: Mapping[int, Sequence[Run]]) -> Fate:
+def _lost(record: LoadRecord, send: Send, attempts: Mapping[int, Sequence[TaskRun]]) -> Fate:
     if not attempts:
         ready = send.sent if send.ready is None else send.ready
         return Fate(
@@ -80,7 +80,7 @@ def _lost(record: Record, send: Send, attempts: Mapping[int, Sequence[Run]]) -> 
     return Fate(send.task, at, f"cut off while it ran: {why}")
 
 
-def doubled(record: Record) -> list[Fate]:
+def doubled(record: LoadRecord) -> list[Fate]:
     """Each time that an attempt was begun again, also of tasks that the sender was told are refused.
 
     That is each start of an attempt after its first, and an attempt that the one before did not ask for: so Celery
@@ -88,7 +88,7 @@ def doubled(record: Record) -> list[Fate]:
     """
     found = []
     for send in record.sends:
-        before: Sequence[Run] = ()
+        before: Sequence[TaskRun] = ()
         for _, runs in sorted(record.by_attempt.get(send.task, {}).items()):
             asked = not before or any(run.retry_at is not None for run in before)
             starts = runs if asked else [before[-1], *runs]
@@ -99,7 +99,7 @@ def doubled(record: Record) -> list[Fate]:
     return found
 
 
-def _senders(record: Record, send: Send, attempt: int) -> list[Sequence[Run]]:
+def _senders(record: LoadRecord, send: Send, attempt: int) -> list[Sequence[TaskRun]]:
     """The runs of each attempt that may have sent an attempt: its own before, a chain's link, a chord's members."""
     if attempt:
         return [record.by_attempt[send.task].get(attempt - 1, ())]
@@ -109,7 +109,7 @@ def _senders(record: Record, send: Send, attempt: int) -> list[Sequence[Run]]:
     return [runs for task in before for runs in record.by_attempt.get(task, {}).values()]
 
 
-def revoked(record: Record) -> int:
+def revoked(record: LoadRecord) -> int:
     """Tasks that were revoked, were left by a worker for that, and never began."""
     return sum(
         send.kind == "revoked" and send.task in record.left and send.task not in record.by_attempt
@@ -117,7 +117,7 @@ def revoked(record: Record) -> int:
     )
 
 
-def unheeded(record: Record) -> list[Fate]:
+def unheeded(record: LoadRecord) -> list[Fate]:
     """Tasks that began although they had been revoked.
 
     The task that revokes one is that of the next number. Workers keep in memory what is revoked, and one that starts is
@@ -143,7 +143,7 @@ def beside(task: str, distance: int) -> str:
     return f"{name}.{int(number) + distance:06d}"
 
 
-def _starting(record: Record, node: str, at: float) -> str:
+def _starting(record: LoadRecord, node: str, at: float) -> str:
     """In words, that a worker was about to consume at a moment."""
     for event in record.workers:
         is_near = at - SLACK <= event.at <= at + STARTING
@@ -152,7 +152,7 @@ def _starting(record: Record, node: str, at: float) -> str:
     return ""
 
 
-def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
+def _doubled(record: LoadRecord, send: Send, first: TaskRun, second: TaskRun) -> str:
     sender = record.waited_for.get((send.task, first.attempt))
     is_same = first.message == second.message
     if send.queue in record.at_most_once and (is_same or sender is None):
@@ -202,7 +202,7 @@ def _because(what: str, reason: str) -> str:
     return f"{what}, as {reason}" if reason else what
 
 
-def _cut(record: Record, run: Run, seconds: float) -> tuple[float, str]:
+def _cut(record: LoadRecord, run: TaskRun, seconds: float) -> tuple[float, str]:
     """When and why a run that has no end was cut off: by a mark, or else by its worker's stop."""
     until = run.started + seconds + SLACK
     for mark in record.marks:
@@ -220,7 +220,7 @@ def _cut(record: Record, run: Run, seconds: float) -> tuple[float, str]:
     return run.started, UNEXPLAINED
 
 
-def _around(record: Record, at: float, concerned: Callable[[Mark], bool]) -> str:
+def _around(record: LoadRecord, at: float, concerned: Callable[[RecordMark], bool]) -> str:
     """What was done at the time to whatever is concerned, in words; empty if nothing was."""
     for mark in record.marks:
         # Who is killed can't be the cause of anything later: another process has taken its place.
@@ -230,12 +230,12 @@ def _around(record: Record, at: float, concerned: Callable[[Mark], bool]) -> str
     return ""
 
 
-def _holds_up(mark: Mark, sender: HeldUp) -> bool:
+def _holds_up(mark: RecordMark, sender: HeldUp) -> bool:
     """Check whether something was done to the broker, or to the way of a sender to it."""
     return not mark.fatal and mark.concerns_node(sender.node)
 
 
-def _may_have_taken(mark: Mark) -> bool:
+def _may_have_taken(mark: RecordMark) -> bool:
     """Check whether a message that no task began may have gone by it: with whoever had taken it, or with the broker."""
     return mark.fatal or not mark.host
 

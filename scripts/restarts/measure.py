@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .judge import beside, lost
-from .record import Record
+from .record import LoadRecord
 
 # --- waits -----------------------------------------------------------------------------------------
 
 
-def waits(record: Record, begin: float = 0.0, end: float = math.inf) -> list[float]:
+def waits(record: LoadRecord, begin: float = 0.0, end: float = math.inf) -> list[float]:
     """Seconds from ready to begun of each attempt that was ready in a span of time; ETAs count from the ETA.
 
     What never began has no wait; it is counted as lost.
@@ -38,7 +38,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 # --- consumers -------------------------------------------------------------------------------------
 
 
-def fewest_consumers(record: Record, begin: float, end: float) -> dict[str, int]:
+def fewest_consumers(record: LoadRecord, begin: float, end: float) -> dict[str, int]:
     """For each queue, the fewest processes that consumed it at any moment of a span of time."""
     nodes: dict[str, tuple[tuple[str, ...], int]] = {}
     fewest: dict[str, int] = {}
@@ -80,7 +80,7 @@ def fewest_consumers(record: Record, begin: float, end: float) -> dict[str, int]
 
 
 @dataclass(frozen=True)
-class Turn:
+class WorkerTurn:
     """A worker's time without consuming: from being told to stop until its successor consumes."""
 
     node: str
@@ -95,9 +95,9 @@ class Turn:
         return self.back - self.left
 
 
-def turns(record: Record, begin: float, end: float) -> list[Turn]:
+def turns(record: LoadRecord, begin: float, end: float) -> list[WorkerTurn]:
     """The restarts of a span of time in the order in which they began."""
-    found: list[Turn] = []
+    found: list[WorkerTurn] = []
     last: dict[str, tuple[tuple[str, ...], int]] = {}
     left: dict[str, float] = {}
     for event in record.workers:
@@ -106,7 +106,7 @@ def turns(record: Record, begin: float, end: float) -> list[Turn]:
                 queues, processes = last.get(event.node, (event.queues, event.processes))
                 at = left.pop(event.node)
                 if begin <= at <= end:
-                    found.append(Turn(event.node, queues, processes, at, event.at))
+                    found.append(WorkerTurn(event.node, queues, processes, at, event.at))
             last[event.node] = (event.queues, event.processes)
         # Told twice: it is the first time that counts.
         elif event.node not in left:
@@ -115,7 +115,7 @@ def turns(record: Record, begin: float, end: float) -> list[Turn]:
 
 
 def critical_path(
-    done: Sequence[Turn],
+    done: Sequence[WorkerTurn],
     capacity: Mapping[str, int],
     minimum: float,
     batch: int,
@@ -134,7 +134,7 @@ def critical_path(
         pilots: How many go alone at the beginning.
     """
     floor = {queue: max(1, math.ceil(minimum * total)) for queue, total in capacity.items()}
-    away: list[tuple[float, Turn]] = []
+    away: list[tuple[float, WorkerTurn]] = []
     waiting = list(done)
     now = 0.0
     begun = 0
@@ -154,7 +154,10 @@ def critical_path(
 
 
 def _may_leave(
-    turn: Turn, away: Sequence[Turn], capacity: Mapping[str, int], floor: Mapping[str, int]
+    turn: WorkerTurn,
+    away: Sequence[WorkerTurn],
+    capacity: Mapping[str, int],
+    floor: Mapping[str, int],
 ) -> bool:
     """Whether a worker may go; the only one of its queue always may, alone of its queue: its gap is announced."""
     for queue in turn.queues:
@@ -181,7 +184,7 @@ class Series:
     lost: Sequence[int]
 
 
-def series(record: Record, begin: float, end: float) -> Series:
+def series(record: LoadRecord, begin: float, end: float) -> Series:
     """Throughput and lost tasks between two moments."""
     length = max(1, math.ceil(end - begin))
     done, gone = [0] * length, [0] * length

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from .summary import Summary
+from .summary import RestartSummary
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Results of `make soak-…`. Other runs are kept in a separate directory, and never published.
@@ -77,7 +77,7 @@ def commit_of(paths: Sequence[str], root: Path = ROOT) -> str:
     return head.stdout.strip() + (DIRTY if status.stdout else "")
 
 
-def objection(summary: Summary, root: Path = ROOT) -> str:
+def objection(summary: RestartSummary, root: Path = ROOT) -> str:
     """Say why a run must not be published; empty if it may be.
 
     Raises:
@@ -105,7 +105,7 @@ def objection(summary: Summary, root: Path = ROOT) -> str:
 
 
 def require_sound(
-    scenario: str, found: Sequence[Summary], missing: Sequence[str] = (), root: Path = ROOT
+    scenario: str, found: Sequence[RestartSummary], missing: Sequence[str] = (), root: Path = ROOT
 ) -> None:
     """Refuse runs that failed, were not judged, have few faults, or are stale.
 
@@ -128,9 +128,9 @@ def require_sound(
         )
 
 
-def table_of_origins(found: Sequence[Summary]) -> Sequence[Sequence[str]]:
+def table_of_origins(found: Sequence[RestartSummary]) -> Sequence[Sequence[str]]:
     """Return the lines of a table: each command with its commit, its day and its runs."""
-    groups: dict[tuple[str, str], list[Summary]] = {}
+    groups: dict[tuple[str, str], list[RestartSummary]] = {}
     for one in found:
         groups.setdefault((one.command, one.commit[:7]), []).append(one)
     return [
@@ -142,6 +142,6 @@ def table_of_origins(found: Sequence[Summary]) -> Sequence[Sequence[str]]:
 ORIGINS = ("command", "commit", "date (UTC)", "rows")
 
 
-def _days(runs: Sequence[Summary]) -> str:
+def _days(runs: Sequence[RestartSummary]) -> str:
     days = sorted({run.made[:10] for run in runs})
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

@@ -30,7 +30,7 @@ class Send:
 
 
 @dataclass(frozen=True)
-class Run:
+class TaskRun:
     """One start of one attempt of a task, and its end, if it ended.
 
     Attributes:
@@ -73,7 +73,7 @@ class Revoked:
 
 
 @dataclass(frozen=True)
-class Mark:
+class RecordMark:
     """What the test did to the fleet, to find causes.
 
     Attributes:
@@ -93,7 +93,7 @@ class Mark:
     pid: int = 0
     until: float | None = None
 
-    def concerns(self, run: Run) -> bool:
+    def concerns(self, run: TaskRun) -> bool:
         """Check whether it affects the process of a run."""
         return self.concerns_node(run.node) and self.pid in (0, run.pid)
 
@@ -122,7 +122,7 @@ class HeldUp:
 
 
 @dataclass(frozen=True)
-class Record:
+class LoadRecord:
     """Everything about one run of the load.
 
     Attributes:
@@ -130,24 +130,24 @@ class Record:
     """
 
     sends: Sequence[Send]
-    runs: Sequence[Run]
+    runs: Sequence[TaskRun]
     workers: Sequence[WorkerEvent]
-    marks: Sequence[Mark] = field(default=())
+    marks: Sequence[RecordMark] = field(default=())
     revoked: Sequence[Revoked] = field(default=())
     held_up: Sequence[HeldUp] = field(default=())
     at_most_once: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, rows: Mapping[str, Any]) -> Record:
+    def of(cls, rows: Mapping[str, Any]) -> LoadRecord:
         """Create a record from the database's rows in JSON; `marks` come from the test."""
         return cls(
             [Send(**row) for row in rows["sends"]],
-            sorted((Run(**row) for row in rows["runs"]), key=lambda run: run.started),
+            sorted((TaskRun(**row) for row in rows["runs"]), key=lambda run: run.started),
             [
                 WorkerEvent(**{**row, "queues": tuple(row["queues"])})
                 for row in sorted(rows["workers"], key=lambda row: row["at"])
             ],
-            [Mark(**row) for row in rows.get("marks", ())],
+            [RecordMark(**row) for row in rows.get("marks", ())],
             [Revoked(**row) for row in rows.get("revoked", ())],
             [HeldUp(**row) for row in rows.get("held_up", ())],
             frozenset(rows.get("at_most_once", ())),
@@ -165,9 +165,9 @@ class Record:
         return {(found.task, found.attempt): found for found in (*refused, *self.held_up)}
 
     @cached_property
-    def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[Run]]]:
+    def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[TaskRun]]]:
         """Return the runs by task and attempt, in the order of their starts."""
-        found: dict[str, dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
+        found: dict[str, dict[int, list[TaskRun]]] = defaultdict(lambda: defaultdict(list))
         for run in self.runs:
             found[run.task][run.attempt].append(run)
         return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .origin import ORIGINS, RESULTS, ReportError, require_sound, table_of_origins
 from .picture import Panel, draw
-from .summary import Summary
+from .summary import RestartSummary
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "restarts.md"
@@ -44,9 +44,9 @@ WANTED = (
 )
 
 
-def load(directory: Path) -> dict[tuple[str, str], Summary]:
+def load(directory: Path) -> dict[tuple[str, str], RestartSummary]:
     """Return every kept run by case and way."""
-    found = [Summary.read(path) for path in sorted(directory.glob("*.summary.json"))]
+    found = [RestartSummary.read(path) for path in sorted(directory.glob("*.summary.json"))]
     return {(summary.name, summary.way): summary for summary in found}
 
 
@@ -72,12 +72,12 @@ def causes_text(values: Mapping[str, int]) -> str:
     return "; ".join(f"{number} {cause}" for cause, number in values.items()) or NOTHING
 
 
-def _handed_back(one: Summary) -> str:
+def _handed_back(one: RestartSummary) -> str:
     turns = one.report.get("turns", ())
     return str(sum(turn.get("handed_back") or 0 for turn in turns)) if turns else NOTHING
 
 
-def rows(columns: Sequence[Summary], calm: Summary) -> list[list[str]]:
+def rows(columns: Sequence[RestartSummary], calm: RestartSummary) -> list[list[str]]:
     """Return the lines of the table of orderly restarts, each with its heading."""
     return [
         ["sent", *(f"{one.sent:,}" for one in columns)],
@@ -113,7 +113,7 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in every)
 
 
-def figures(found: Mapping[tuple[str, str], Summary]) -> str:
+def figures(found: Mapping[tuple[str, str], RestartSummary]) -> str:
     """Return both tables with a sentence between them; `found` must have all wanted runs."""
     calm = found["calm", "fleet"]
     columns = [found["roll", way] for way in TITLES if ("roll", way) in found]
@@ -137,7 +137,7 @@ def figures(found: Mapping[tuple[str, str], Summary]) -> str:
     return f"{text}\n\nMeasured by:\n\n{table(ORIGINS, table_of_origins(list(found.values())))}"
 
 
-def require_publishable(found: Mapping[tuple[str, str], Summary], root: Path = ROOT) -> None:
+def require_publishable(found: Mapping[tuple[str, str], RestartSummary], root: Path = ROOT) -> None:
     """Refuse runs that must not be published: failed, stale or incomplete.
 
     Raises:
@@ -147,7 +147,7 @@ def require_publishable(found: Mapping[tuple[str, str], Summary], root: Path = R
     require_sound("restarts", list(found.values()), missing, root)
 
 
-def _sentence(overlap: Summary) -> str:
+def _sentence(overlap: RestartSummary) -> str:
     """Describe the run in which a queue has a single worker, in words, because it can't be compared."""
     waited, fewest = seconds_text(overlap.waits["p99"]), _queues(overlap.fewest)
     return (
@@ -157,7 +157,7 @@ def _sentence(overlap: Summary) -> str:
     )
 
 
-def picture(found: Mapping[tuple[str, str], Summary]) -> str:
+def picture(found: Mapping[tuple[str, str], RestartSummary]) -> str:
     """Return the picture of the three ways over time."""
     panels = [
         Panel(TITLES[way].replace("`", ""), found["roll", way].series, found["roll", way].restart)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import judge, measure
-from .record import Record
+from .record import LoadRecord
 
 AFTER = 10.0  # seconds: tasks that a restart delays become ready during it or shortly after
 
@@ -33,7 +33,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Origin:
-    """The code and the command that made a run; see `Summary`."""
+    """The code and the command that made a run; see `RestartSummary`."""
 
     commit: str = ""
     scenario: str = ""
@@ -41,7 +41,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Summary:
+class RestartSummary:
     """One run of the load.
 
     Attributes:
@@ -110,7 +110,7 @@ class Summary:
         path.write_text(json.dumps(asdict(self), indent=1, allow_nan=True) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Summary:
+    def read(cls, path: Path) -> RestartSummary:
         """Read what `write` wrote."""
         found = json.loads(path.read_text())
         found["series"] = measure.Series(**found["series"])
@@ -118,7 +118,7 @@ class Summary:
         return cls(**found)
 
 
-def waits_between(record: Record, begin: float, end: float) -> dict[str, float]:
+def waits_between(record: LoadRecord, begin: float, end: float) -> dict[str, float]:
     """Return percentiles of the waits of tasks that became ready between two moments."""
     found = measure.waits(record, begin, end)
     return {
@@ -132,12 +132,12 @@ def summarise(
     name: str,
     way: str,
     seed: int,
-    record: Record,
+    record: LoadRecord,
     restart: tuple[float, float],
     rules: Rules | None = None,
     report: Mapping[str, Any] | None = None,
     origin: Origin | None = None,
-) -> Summary:
+) -> RestartSummary:
     """Return all figures of one run.
 
     Args:
@@ -161,7 +161,7 @@ def summarise(
     critical = None
     if rules is not None and turns:
         critical = measure.critical_path(turns, rules.capacity, rules.minimum, rules.batch)
-    return Summary(
+    return RestartSummary(
         name=name,
         way=way,
         seed=seed,

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from .summary import Summary
+from .summary import RestartSummary
 
 _paths: dict[tuple[str, str], Path] = {}
 _used: set[Path] = set()
 _failed: set[str] = set()
 
 
-def wrote(summary: Summary, path: Path) -> None:
+def wrote(summary: RestartSummary, path: Path) -> None:
     """Keep a run, to be judged by the test that is running and by those that get it from a fixture."""
     summary.write(path)
     _paths[summary.name, summary.way] = path
@@ -29,7 +29,7 @@ def wrote(summary: Summary, path: Path) -> None:
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Note which runs the test has used, while its fixtures are still known."""
     for value in getattr(item, "funcargs", {}).values():
-        if isinstance(value, Summary) and (value.name, value.way) in _paths:
+        if isinstance(value, RestartSummary) and (value.name, value.way) in _paths:
             _used.add(_paths[value.name, value.way])
 
 
@@ -48,5 +48,5 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     finally:
         outcome = "failed" if item.nodeid in _failed else "passed"
         for path in _used:
-            kept = Summary.read(path)
+            kept = RestartSummary.read(path)
             replace(kept, tests={**kept.tests, item.name: outcome}).write(path)

@@ -11,18 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.testhosts.fleet import Fleet, FleetError
+from scripts.testhosts.fleet import Fleet, HostsError
 
 # Everything that is created has this label, with the fleet's name.
 LABEL_FLEET = "celery-fleet.fleet"
 
 
 def docker(*arguments: str, stdin: bytes | None = None) -> str:
-    """Run the docker client and return its output; FleetError with its message if it fails."""
+    """Run the docker client and return its output; HostsError with its message if it fails."""
     done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=False)
     if done.returncode != 0:
         command = " ".join(arguments[:2])
-        raise FleetError(f"docker {command}: {done.stderr.decode(errors='replace').strip()}")
+        raise HostsError(f"docker {command}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout.decode()
 
 
@@ -50,7 +50,7 @@ def pick_subnet(name: str, taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.
             return candidate
         if attempt == 999:
             break
-    raise FleetError("no free 10.x.y.0/24 network for the test hosts: 1000 were tried")
+    raise HostsError("no free 10.x.y.0/24 network for the test hosts: 1000 were tried")
 
 
 def taken_subnets() -> list[ipaddress.IPv4Network]:

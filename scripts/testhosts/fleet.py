@@ -17,7 +17,7 @@ SUITE = "bookworm"  # the default
 USER = "admin"
 
 
-class FleetError(Exception):
+class HostsError(Exception):
     """The reason that stops this script, for the person who started it."""
 
 
@@ -39,7 +39,7 @@ class Fleet:
     def of(cls, scenario: str, root: Path = ROOT) -> Fleet:
         """Return the fleet of `scenario` in the checkout at `root`."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", scenario):
-            raise FleetError(f"{scenario!r} is not a name for a fleet: use a-z, 0-9, '_' and '-'")
+            raise HostsError(f"{scenario!r} is not a name for a fleet: use a-z, 0-9, '_' and '-'")
         checkout = hashlib.sha256(str(root).encode()).hexdigest()[:8]
         return cls(scenario, f"cf-{checkout}-{scenario}", root / ".state" / scenario)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.testhosts.fleet import Fleet, FleetError, write
+from scripts.testhosts.fleet import Fleet, HostsError, write
 
 MEMORY = 2048  # MiB
 PROCESSORS = 2
@@ -58,10 +58,10 @@ class Machine:
 
 
 def load(fleet: Fleet, name: str) -> Machine:
-    """Load an existing machine; FleetError if there is none of this name."""
+    """Load an existing machine; HostsError if there is none of this name."""
     record = fleet.state / "machines" / name / "machine.json"
     if not record.exists():
-        raise FleetError(f"{fleet.scenario} has no machine {name}")
+        raise HostsError(f"{fleet.scenario} has no machine {name}")
     found = json.loads(record.read_text())
     return Machine(found["name"], record.parent, Path(found["image"]), found["port"])
 
@@ -174,11 +174,11 @@ def process_of(machine: Machine, kind: str) -> int | None:
 
 
 def wait_until_gone(machine: Machine) -> None:
-    """Wait until neither process of a machine runs; FleetError if one does not end."""
+    """Wait until neither process of a machine runs; HostsError if one does not end."""
     deadline = time.monotonic() + STOP_TIMEOUT
     while any(process_of(machine, kind) for kind in ("qemu", "keeper")):
         if time.monotonic() > deadline:
-            raise FleetError(f"{machine.name}: qemu does not end; see {machine.log}")
+            raise HostsError(f"{machine.name}: qemu does not end; see {machine.log}")
         time.sleep(0.05)
 
 

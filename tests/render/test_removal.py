@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import parse
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import (
     KEEP,
     Manifest,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import parse
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import SETTLED
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import SETTLED
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES, stage_of
 
 from scripts.on_a_host.things import directories

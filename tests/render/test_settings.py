@@ -80,7 +80,7 @@ def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
     assert "--scheduler=django_celery_beat.schedulers:DatabaseScheduler" in environment
     assert "--schedule=" not in environment
     # The plan says that nobody could be asked.
-    assert "the database is asked when the release is there" in flower_alone.output
+    assert "the database is asked once the release is built" in flower_alone.output
 
 
 def test_without_one_nothing_of_it_is_there(local: Fleet) -> None:

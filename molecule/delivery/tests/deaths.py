@@ -17,7 +17,7 @@ from support.deliveries import cut_connections, held
 from support.waiting import wait_for
 
 from scripts.restarts import judge
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 LEASE = 15.0  # seconds, as the inventory has it
 #: Seconds after which all that a fault has left must have run: the lease, a sweep, the longest task, and what has
@@ -234,7 +234,7 @@ def counted(
     way: Way,
     act: Callable[[Case], Recoveries | None],
     rest: float = REST,
-) -> tuple[Summary, Recoveries]:
+) -> tuple[RestartSummary, Recoveries]:
     """One run of the load with a fault in it, and how long what was held stayed away."""
     recoveries = Recoveries()
 
@@ -251,7 +251,7 @@ def counted(
     return summary, recoveries
 
 
-def assert_delivered(summary: Summary, *allowed: str) -> None:
+def assert_delivered(summary: RestartSummary, *allowed: str) -> None:
     """Nothing is lost, and nothing ran again but for the causes that are allowed, each named in full.
 
     What ran again may have sent something again; its own cause has to be allowed.
@@ -260,7 +260,7 @@ def assert_delivered(summary: Summary, *allowed: str) -> None:
     assert not summary.unexpected((*allowed, judge.SENT_BY_RERUN)), summary.doubled_causes
 
 
-def assert_revoked(summary: Summary) -> None:
+def assert_revoked(summary: RestartSummary) -> None:
     """What is revoked in the moment in which a worker starts passes it by, as with every Celery; and nothing else."""
     assert summary.revoked > 0, "none was revoked"
     assert not [cause for cause in summary.unheeded if not cause.endswith("as its worker started")]

@@ -25,13 +25,13 @@ from ground import FLEET, Case, Ground
 from outages import FROZEN, fill_memory, freeze_broker, restart_broker
 
 from scripts.restarts import judge
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 #: What a host that is cut off for longer than its lease may have run twice.
 APART = (judge.ran_at_once(HOST_CUT_OFF), judge.had_ended(HOST_CUT_OFF))
 
 
-def assert_cut_off(summary: Summary) -> None:
+def assert_cut_off(summary: RestartSummary) -> None:
     assert any(cause in APART for cause in summary.doubled_causes), "it was not cut off"
 
 

@@ -28,7 +28,7 @@ from ground import FLEET, SOAK, Case, Ground
 from outages import FROZEN, MOVED, STOPPED, freeze_broker, movable_clock, stop_broker
 
 from scripts.restarts import judge, measure
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 #: Their inventory, over the scenario's.
 LAYER = "molecule/delivery/workers"
@@ -80,7 +80,7 @@ def longest_wait(ground: Ground, case: Case, queues: Sequence[str]) -> float:
     return max(measure.waits(replace(record, sends=sends)))
 
 
-def assert_at_most_once(summary: Summary) -> None:
+def assert_at_most_once(summary: RestartSummary) -> None:
     """Those that may be lost are lost by kills alone; if one is begun again, that is a cause that none allows."""
     assert not [cause for cause in summary.dropped if WORKER_KILLED not in cause], summary.dropped
 

@@ -28,8 +28,8 @@ from support.inventory import (
 from support.waiting import wait_for
 
 from scripts.restarts import origin, verdicts
-from scripts.restarts.record import Mark, Record
-from scripts.restarts.summary import Origin, Rules, Summary, summarise
+from scripts.restarts.record import LoadRecord, RecordMark
+from scripts.restarts.summary import Origin, RestartSummary, Rules, summarise
 
 APP = "load"
 ROLL = "playbooks/restart_workers.yml"
@@ -113,7 +113,7 @@ class Case:
 
     run: str
     stem: Path
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[RecordMark] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
 
     def path(self, kind: str) -> Path:
@@ -129,7 +129,7 @@ class Case:
         self, what: str, host: str = "", node: str = "", *, fatal: bool = False, pid: int = 0
     ) -> None:
         """Note what is done to the fleet in this moment."""
-        self.marks.append(Mark(time.time(), what, host, fatal, node, pid))
+        self.marks.append(RecordMark(time.time(), what, host, fatal, node, pid))
 
     @contextmanager
     def lasting(self, what: str, host: str = "") -> Iterator[None]:
@@ -138,7 +138,7 @@ class Case:
         try:
             yield
         finally:
-            self.marks.append(Mark(began, what, host, until=time.time()))
+            self.marks.append(RecordMark(began, what, host, until=time.time()))
 
 
 class Ground:
@@ -184,14 +184,14 @@ class Ground:
         command += [word for key, value in values.items() for word in ("-v", f"{key}={value}")]
         return self.fleet.must(self.control, [*command, "-d", "load", "-f", "-"], f"{text};\n")
 
-    def read(self, case: Case) -> Record:
+    def read(self, case: Case) -> LoadRecord:
         """All of a run; of the workers, whatever they ever did."""
         rows = json.loads(self.ask(_EVERYTHING, run=case.run))
         rows["marks"] = [asdict(mark) for mark in case.marks]
         rows["at_most_once"] = self.queues("at_most_once")
         with gzip.open(case.path("record.json.gz"), "wt") as stream:
             json.dump(rows, stream)
-        return Record.of(rows)
+        return LoadRecord.of(rows)
 
     def waiting(self) -> int:
         """Messages that the broker holds: in queues, and taken but not acknowledged."""
@@ -383,7 +383,7 @@ class Ground:
         long: Sequence[float] = (),
         rest: float = REST,
         longest: float = LONGEST,
-    ) -> Summary:
+    ) -> RestartSummary:
         """Run the load, do something to the fleet meanwhile, and judge what became of the tasks.
 
         Args:
@@ -471,7 +471,7 @@ def end_of(path: Path) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-40:])
 
 
-def assert_nothing_lost_or_doubled(summary: Summary) -> None:
+def assert_nothing_lost_or_doubled(summary: RestartSummary) -> None:
     """As it has to be where nothing breaks."""
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert (summary.doubled, summary.doubled_causes) == (0, {})

@@ -22,7 +22,7 @@ from support import units
 from support.waiting import wait_for
 
 from scripts.restarts import judge
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 LONG = 75.0  # seconds: longer than the drain of the inventory, shorter than its time limit and visibility timeout
 LONGEST = 1200.0  # seconds of load at the most, with several rolls
@@ -83,7 +83,7 @@ def assert_whole(ground: Ground) -> None:
         assert ground.fleet.must(name, listing) == ""
 
 
-def assert_delivered(summary: Summary, *allowed: str) -> None:
+def assert_delivered(summary: RestartSummary, *allowed: str) -> None:
     """Nothing was lost, as `at_least_once` promises, and nothing ran again but for these causes and their effects."""
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert not summary.unexpected((*allowed, judge.SENT_BY_RERUN)), summary.doubled_causes

@@ -26,34 +26,34 @@ from ground import (
     end_of,
 )
 
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 OVERHEAD = 1.25  # times the drains and boots themselves
 CALM = 75.0 if SOAK else 20.0  # seconds
 
 
 @pytest.fixture(scope="module")
-def calm(ground: Ground) -> Summary:
+def calm(ground: Ground) -> RestartSummary:
     """The load without a restart."""
     return ground.measure("calm", FLEET, lambda _: time.sleep(CALM))
 
 
-def test_the_load_itself_loses_nothing(calm: Summary) -> None:
+def test_the_load_itself_loses_nothing(calm: RestartSummary) -> None:
     assert_nothing_lost_or_doubled(calm)
     assert calm.sent > 40 * CALM
 
 
 @pytest.fixture(scope="module")
-def plain(ground: Ground) -> Summary:
+def plain(ground: Ground) -> RestartSummary:
     """The unit of most tutorials, restarted on each host in turn."""
     return stock(ground, PLAIN)
 
 
-def stock(ground: Ground, way: Way) -> Summary:
+def stock(ground: Ground, way: Way) -> RestartSummary:
     return ground.measure("roll", way, lambda _: ground.restart(way))
 
 
-def test_the_plain_unit_loses_tasks(plain: Summary) -> None:
+def test_the_plain_unit_loses_tasks(plain: RestartSummary) -> None:
     """Without it nothing would be shown: the load would be one in which a restart harms nobody."""
     assert plain.lost > 0
 
@@ -68,7 +68,7 @@ def test_the_other_stock_units_are_measured(ground: Ground, way: Way) -> None:
 
 
 @pytest.fixture(scope="module")
-def rolled(ground: Ground, plain: Summary) -> Summary:
+def rolled(ground: Ground, plain: RestartSummary) -> RestartSummary:
     """All workers of the fleet, restarted; a run that counts, since the plain unit has lost tasks beside it."""
     assert plain.lost > 0
 
@@ -78,21 +78,21 @@ def rolled(ground: Ground, plain: Summary) -> Summary:
     return ground.measure("roll", FLEET, act)
 
 
-def test_roll_loses_nothing_and_doubles_nothing(rolled: Summary) -> None:
+def test_roll_loses_nothing_and_doubles_nothing(rolled: RestartSummary) -> None:
     assert_nothing_lost_or_doubled(rolled)
 
 
-def test_roll_keeps_half_of_each_queue_consuming(ground: Ground, rolled: Summary) -> None:
+def test_roll_keeps_half_of_each_queue_consuming(ground: Ground, rolled: RestartSummary) -> None:
     rules = ground.rules()
     for queue, capacity in rules.capacity.items():
         assert rolled.fewest[queue] >= math.ceil(capacity * rules.minimum), rolled.fewest
 
 
-def test_roll_keeps_waits_short(calm: Summary, rolled: Summary) -> None:
+def test_roll_keeps_waits_short(calm: RestartSummary, rolled: RestartSummary) -> None:
     assert rolled.waits["p99"] <= max(1.0, 2 * calm.waits["p99"]), (rolled.waits, calm.waits)
 
 
-def test_roll_takes_little_more_than_its_drains_and_boots(rolled: Summary) -> None:
+def test_roll_takes_little_more_than_its_drains_and_boots(rolled: RestartSummary) -> None:
     assert rolled.roll is not None
     assert rolled.critical is not None
     assert rolled.roll <= OVERHEAD * rolled.critical, (rolled.roll, rolled.critical)

@@ -36,7 +36,7 @@ from versions import (
     wait_until_up,
 )
 
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 LONGEST = (
     1800.0  # seconds of load at the most: an upgrade builds virtualenvs and restarts everything
@@ -98,7 +98,7 @@ def test_plan_changes_nothing(fleet: Fleet, planned: Done, older: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def upgraded(ground: Ground, planned: Done, older: str) -> Summary:
+def upgraded(ground: Ground, planned: Done, older: str) -> RestartSummary:
     """The upgrade, under load; whoever sends stays with the older runtime until the end."""
     assert planned.items
 
@@ -111,30 +111,34 @@ def upgraded(ground: Ground, planned: Done, older: str) -> Summary:
         return ground.measure("upgrade", FLEET, act, rest=REST, longest=LONGEST)
 
 
-def test_upgrade_loses_nothing_and_doubles_nothing(upgraded: Summary) -> None:
+def test_upgrade_loses_nothing_and_doubles_nothing(upgraded: RestartSummary) -> None:
     assert_nothing_lost_or_doubled(upgraded)
     assert upgraded.sent > 300
 
 
-def test_upgrade_keeps_half_of_each_queue_consuming(ground: Ground, upgraded: Summary) -> None:
+def test_upgrade_keeps_half_of_each_queue_consuming(
+    ground: Ground, upgraded: RestartSummary
+) -> None:
     rules = ground.rules()
     for queue, capacity in rules.capacity.items():
         assert upgraded.fewest[queue] >= math.ceil(capacity * rules.minimum), upgraded.fewest
 
 
-def test_beat_is_away_for_moments_and_never_twice(upgraded: Summary) -> None:
+def test_beat_is_away_for_moments_and_never_twice(upgraded: RestartSummary) -> None:
     assert upgraded.sent
     assert max(later - one for one, later in pairwise(PULSES)) < AWAY
     assert len(PULSES) <= (PULSES[-1] - PULSES[0]) / INTERVAL + 3
 
 
-def test_all_processes_are_this_versions(fleet: Fleet, upgraded: Summary) -> None:
+def test_all_processes_are_this_versions(fleet: Fleet, upgraded: RestartSummary) -> None:
     assert upgraded.sent
     units.wait_until_up(fleet, 30)
     assert runtimes(fleet) == {newer_runtime(fleet)}
 
 
-def test_second_run_changes_nothing(changes: Fleets, fleet: Fleet, upgraded: Summary) -> None:
+def test_second_run_changes_nothing(
+    changes: Fleets, fleet: Fleet, upgraded: RestartSummary
+) -> None:
     assert upgraded.sent
     before = changes.pids()
     again = changes.site("upgrade-again")
@@ -145,7 +149,7 @@ def test_second_run_changes_nothing(changes: Fleets, fleet: Fleet, upgraded: Sum
 
 
 @pytest.fixture(scope="session")
-def gone_back(ground: Ground, fleet: Fleet, upgraded: Summary, older: str) -> Summary:
+def gone_back(ground: Ground, fleet: Fleet, upgraded: RestartSummary, older: str) -> RestartSummary:
     """Back to the older version, as docs/upgrading.md has it: first this one without what that does not know."""
     assert upgraded.sent
 
@@ -156,18 +160,18 @@ def gone_back(ground: Ground, fleet: Fleet, upgraded: Summary, older: str) -> Su
     return ground.measure("back", FLEET, act, rest=REST, longest=LONGEST)
 
 
-def test_going_back_loses_nothing_and_doubles_nothing(gone_back: Summary) -> None:
+def test_going_back_loses_nothing_and_doubles_nothing(gone_back: RestartSummary) -> None:
     assert_nothing_lost_or_doubled(gone_back)
 
 
-def test_older_version_runs_again(fleet: Fleet, gone_back: Summary, older: str) -> None:
+def test_older_version_runs_again(fleet: Fleet, gone_back: RestartSummary, older: str) -> None:
     assert gone_back.sent
     wait_until_up(fleet, 30)
     assert runtimes(fleet) == {older}
 
 
 def test_nothing_of_this_version_runs_beside_the_older_one(
-    fleet: Fleet, gone_back: Summary
+    fleet: Fleet, gone_back: RestartSummary
 ) -> None:
     assert gone_back.sent
     timer = f"{fleet.of('fleet')['celery_app_name']}-health.timer"
@@ -177,7 +181,7 @@ def test_nothing_of_this_version_runs_beside_the_older_one(
 
 
 @pytest.fixture(scope="session")
-def killed(ground: Ground, fleet: Fleet, gone_back: Summary) -> Summary:
+def killed(ground: Ground, fleet: Fleet, gone_back: RestartSummary) -> RestartSummary:
     """The upgrade once more: killed while its workers restart, and the same command again."""
     assert gone_back.sent
 
@@ -198,7 +202,7 @@ def killed(ground: Ground, fleet: Fleet, gone_back: Summary) -> Summary:
 
 
 def test_killed_upgrade_is_finished_by_the_next_run(
-    changes: Fleets, fleet: Fleet, killed: Summary
+    changes: Fleets, fleet: Fleet, killed: RestartSummary
 ) -> None:
     assert_nothing_lost_or_doubled(killed)
     units.wait_until_up(fleet, 30)

@@ -1,6 +1,6 @@
-"""What a process was started with, by its record, and why it must take its inputs again, in words.
+"""Compares the recorded inputs of a running process with its current ones, and describes the differences.
 
-Runs on the host, inside modules. `fingerprint` writes the record, and computes what the process would get now.
+Runs on the host, inside modules. `fingerprint` writes the record and computes what the process would get now.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.finger
     read_object,
 )
 
-# In the order in which people read them.
+# In the order in which they are shown.
 _KINDS = (
     "unit",
     "drop-in",
@@ -35,18 +35,18 @@ _KINDS = (
 def known(
     unit: str, invocation: str, directory: str = RECORDS
 ) -> tuple[dict[str, str] | None, str]:
-    """Return what the running process of a unit was started with; else None, and why that is not known."""
+    """Return what a unit's running process was started with; if that is unknown, None and the reason."""
     record = read_object(f"{directory}/{unit}.json")
     if not record or not invocation or record.get("invocation") != invocation:
         return None, "no record of its start"
     found = record.get("inputs")
     if record.get("format") != FORMAT or not isinstance(found, dict):
-        return None, str(record.get("unknown") or "its record is of another form")
+        return None, str(record.get("unknown") or "its record has another format")
     return {str(label): str(value) for label, value in found.items()}, ""
 
 
 def compare(known: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """Return why a process must take its inputs again, in words; nothing if it need not."""
+    """Return the differences that a process has to pick up, as text; an empty list if there are none."""
     known = _as_labelled_now(known, wanted)
     shown: list[str] = []
     grouped: dict[tuple[str, str], list[str]] = {}
@@ -71,9 +71,9 @@ def compare(known: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
 
 
 def _as_labelled_now(known: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return what was known, under the labels that it has now.
+    """Return the recorded inputs under their current labels.
 
-    A file's label gets or loses its path as another file of its name comes or goes, such as one of another application
+    A file's label includes its path only while another file has the same name, for example one of another application
     on the host. Its value does not depend on that.
     """
     result = dict(known)

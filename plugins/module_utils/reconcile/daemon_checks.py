@@ -1,7 +1,7 @@
-"""Daemons' own checks of files that have just been written.
+"""Runs daemons' own checks of files that have just been written.
 
-A daemon reads its files only from their places, so they are checked there. If one is refused, the caller takes all of
-them back.
+A daemon reads its files only from their final paths, so they are checked there. If one is refused, the caller restores
+all of them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import IO
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Check
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     SECRET_DIRECTIVES,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     redacted,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Check
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Seconds until a server without data must have read its configuration.
+# Seconds that a server without data gets to read its configuration.
 _PATIENCE = 20.0
-# What the trial has in its own way. TLS needs the key, which systemd hands to the real server alone; what is wrong
-# with a certificate shows when the server starts.
+# Directives that the trial replaces. TLS needs the key, which systemd gives only to the real server; a bad certificate
+# shows when that server starts.
 _TRIAL = (
     ("port", "0"),
     ("tls-port", "0"),
@@ -53,14 +53,14 @@ _WARNING = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ # (.*)")
 _SUFFIXES = (".service", ".socket", ".target", ".timer", ".mount", ".path", ".slice")
 
 
-class Checks:
-    """The checks that concern what changed, or is about to be taken up by a unit.
+class DaemonChecks:
+    """Runs the checks of files that changed, or that a unit is about to read.
 
     Attributes:
-        wanted: The roles' own.
-        changed: Those paths.
-        unit_directory: Where our unit files lie, with a slash at its end.
-        units: Names of all wanted units.
+        wanted: The checks to run, each with the changed files that it reads.
+        changed: Paths of those files.
+        unit_directory: Directory of our unit files, ending in a slash.
+        units: Names of the units to verify.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Checks:
     def _concerned(self, check: Check) -> list[str]:
         return [p for p in self.changed if any(fnmatch.fnmatch(p, q) for q in check.files)]
 
-    def leave_out(self, done: Checks) -> None:
-        """Not again what others have checked already."""
+    def leave_out(self, done: DaemonChecks) -> None:
+        """Skip everything that another instance has already checked."""
         checked = [check for check, _ in done.wanted]
         self.wanted = [(check, found) for check, found in self.wanted if check not in checked]
         self.units = [name for name in self.units if name not in done.units]
 
     def refusals(self) -> list[str]:
-        """The first refusal, in words; nothing where all is taken."""
+        """Return the first refusal, as a list of one message; an empty list if everything is accepted."""
         for check, found in self.wanted:
             if check.redis:
                 by, words = _server(check.flavor), trial(check.redis, check.flavor)
@@ -104,14 +104,14 @@ class Checks:
         return done.output.strip() or f"exit status {done.returncode}"
 
     def _refused_units(self) -> list[str]:
-        """systemd takes a unit with a mistake in it, warns, and leaves the line out: here that is a refusal."""
+        """Return mistakes in unit files. systemd only warns and ignores the line; here it counts as a refusal."""
         if not self.units:
             return []
         command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no"]
         done = self.run([*command, *(f"{self.unit_directory}{name}" for name in self.units)])
         if done.returncode == 0:
             return []
-        # A drop-in of the user's own is the user's: systemd has taken it, warning or not.
+        # A user's own drop-in is not our business: systemd has loaded it, with or without a warning.
         ours = "|".join(re.escape(text) for text in (*self.changed, *self.units))
         about = re.compile(rf"(^|[\s'\"])({ours}):")
         lines = [line for line in done.output.splitlines() if about.search(line)]
@@ -121,7 +121,7 @@ class Checks:
 
 
 def _server(flavor: str) -> str:
-    """The program of a server. Its Unix user has the name of the flavour, as Debian's packages make it."""
+    """Return a server's program. In Debian's packages its Unix user is named after the flavour."""
     return f"{flavor}-server"
 
 
@@ -134,7 +134,7 @@ def _known(user: str) -> bool:
 
 
 def _changed_units(changed: Sequence[str], units: Sequence[str], unit_directory: str) -> list[str]:
-    """Units whose file, template or drop-in changed; of a template without a wanted instance the template."""
+    """Return units whose file, template or drop-in changed; a template itself if none of its instances is wanted."""
     names: dict[str, None] = {}
     for path in changed:
         if not path.startswith(unit_directory):
@@ -152,7 +152,7 @@ def _changed_units(changed: Sequence[str], units: Sequence[str], unit_directory:
 
 
 def trial_configuration(text: str, directory: str) -> str:
-    """A configuration for a server without data or ports; line numbers stay what they are."""
+    """Return a configuration for a server without data or ports, with the same line numbers."""
     lines = []
     for line in text.splitlines():
         words = line.split(None, 1)
@@ -162,9 +162,9 @@ def trial_configuration(text: str, directory: str) -> str:
 
 
 def trial(path: str, flavor: str = "redis") -> str:
-    """Start a server, Redis or Valkey, with a configuration for a moment; returns why it refuses, or nothing.
+    """Start Redis or Valkey briefly with a configuration; return why it refuses, or an empty string.
 
-    It has neither data nor ports: what it shows is that it understands all directives and users.
+    The server has neither data nor ports. The trial only shows that it understands all directives and users.
     """
     try:
         text = Path(path).read_text(errors="surrogateescape")
@@ -173,7 +173,7 @@ def trial(path: str, flavor: str = "redis") -> str:
     with tempfile.TemporaryDirectory(prefix="celery-fleet-redis-") as directory:
         owner: tuple[int, int] | None = None
         if os.geteuid() == 0 and _known(flavor):
-            # As the server will run: who can't read its users must not pass.
+            # Run as the server's user, so that an ACL file which that user can't read fails the trial.
             entry = pwd.getpwnam(flavor)
             owner = (entry.pw_uid, entry.pw_gid)
             os.chown(directory, *owner)
@@ -190,7 +190,7 @@ def trial(path: str, flavor: str = "redis") -> str:
 def _started(
     server: str, configuration: str, owner: tuple[int, int] | None, output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """A server that reads its configuration from standard input."""
+    """Start a server that reads its configuration from standard input."""
     with tempfile.TemporaryFile() as given:
         given.write(configuration.encode(errors="surrogateescape"))
         given.seek(0)
@@ -220,7 +220,7 @@ def _outcome(server: subprocess.Popen[bytes], path: str, output: IO[bytes]) -> s
 
 
 def _answers(path: str) -> bool:
-    """Whether the server answers at all, be it that nobody is logged in: it listens before it has read its users."""
+    """Return whether the server answers, even with an authentication error: it listens before it has read its users."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         try:
@@ -232,23 +232,23 @@ def _answers(path: str) -> bool:
 
 
 def _essence(output: str) -> str:
-    """What a server that gave up says of the reason: of its configuration at once, of its users in its log."""
+    """Return why a server gave up: it prints configuration errors directly and errors in users to its log."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for number, line in enumerate(lines):
         if "FATAL CONFIG FILE ERROR" in line:
             return " ".join(_without_secret(line) for line in lines[number + 1 :])
     logged = [found[1] for line in lines if (found := _WARNING.match(line))]
-    # From Redis 7.2 on a directive that it does not know could be a module's, until no module has asked for it.
+    # Since Redis 7.2 an unknown directive could belong to a module, so it is only refused after all modules are loaded.
     for number, line in enumerate(logged):
         if line.startswith("Unresolved Configuration"):
             unknown = itertools.takewhile(lambda one: one.startswith(">>> "), logged[number + 1 :])
             return " ".join(f"{_without_secret(one)} Bad directive" for one in unknown)
-    # Its last words are the reason.
+    # The last warning is the reason.
     return redacted(logged[-1]) if logged else ""
 
 
 def _without_secret(line: str) -> str:
-    """A line of the refusal; the one that repeats a directive loses a value that is secret."""
+    """Return a line of the refusal; if it repeats a directive with a secret value, without that value."""
     found = re.match(r">>> '(\S+)(.*)'", line)
     if found is None:
         return line

@@ -1,6 +1,6 @@
-"""Users, directories, files and links of a host, brought to what a role wants.
+"""Brings a host's users, directories, files and links to what a role wants.
 
-Files are compared whole and replaced atomically; where a check refuses them, all of them go back to what they were.
+Files are compared whole and replaced atomically. If a check refuses them, all of them are restored.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
-    Change,
-    Report,
-    SettleError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    DesiredState,
     File,
     Link,
-    Wanted,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    Change,
+    HostReport,
+    ReconcileError,
 )
 
 
@@ -40,18 +40,18 @@ class _Undo:
 
 
 def _ids(owner: str, group: str, check: bool) -> tuple[int, int]:
-    """Numeric owner and group; in check mode -1 for a user that is yet to come."""
+    """Return numeric owner and group; in check mode -1 for a user that does not exist yet."""
     try:
         uid = pwd.getpwnam(owner).pw_uid
         gid = grp.getgrnam(group).gr_gid
     except KeyError as missing:
         if check:
             return -1, -1
-        raise SettleError(f"no such user or group on this host: {missing.args[0]}") from None
+        raise ReconcileError(f"no such user or group on this host: {missing.args[0]}") from None
     return uid, gid
 
 
-# What is written lies beside its place under the name that `_beside` gives until it is moved there.
+# Names of temporary files, as `_beside` makes them: a file is written next to its path and then moved there.
 LEFT = re.compile(r"\.(.+)\.fleet-[0-9a-f]{16}")
 
 
@@ -63,18 +63,18 @@ def _beside(path: str) -> str:
 def replace(
     path: Path, content: bytes, mode: int, uid: int, gid: int, mtime: int | None = None
 ) -> None:
-    """Write a file beside its place and move it there: nobody ever sees half of it.
+    """Write a temporary file next to a path and move it there, so that readers never see half of it.
 
     Args:
-        path: Its place.
-        content: All of it.
-        mode: Its mode.
-        uid: Its owner.
-        gid: Its group.
-        mtime: When it is to have been changed, in nanoseconds; now, where none is given.
+        path: Path to replace.
+        content: Whole content.
+        mode: File mode.
+        uid: Numeric owner.
+        gid: Numeric group.
+        mtime: Modification time to set, in nanoseconds; None for now.
 
     Raises:
-        OSError: It names the place.
+        OSError: The write failed; the error names `path`.
     """
     name = _beside(str(path))
     try:
@@ -97,10 +97,16 @@ def replace(
 
 
 class Files:
-    """Settles the files of one role; `report` gets what differs."""
+    """Applies the files of one role; `report` receives the differences."""
 
     def __init__(
-        self, part: str, wanted: Wanted, report: Report, *, check: bool, runner: systemd.Runner
+        self,
+        part: str,
+        wanted: DesiredState,
+        report: HostReport,
+        *,
+        check: bool,
+        runner: systemd.Runner,
     ) -> None:
         self.part = part
         self.wanted = wanted
@@ -109,25 +115,25 @@ class Files:
         self.run = runner
         self._undo: list[_Undo] = []
 
-    def settle(self, validate: Callable[[], None]) -> None:
-        """All as wanted; all files or, where `validate` raises, none."""
+    def apply(self, validate: Callable[[], None]) -> None:
+        """Apply everything; if `validate` raises, all files are restored."""
         if not self.check:
             self._sweep()
-        self._settle_sysusers()
+        self._apply_sysusers()
         for directory in self.wanted.directories:
-            self._settle_directory(directory.path, directory.mode, directory.owner, directory.group)
+            self._apply_directory(directory.path, directory.mode, directory.owner, directory.group)
         try:
             for item in self.wanted.files:
-                self._settle_file(item)
+                self._apply_file(item)
             validate()
         except BaseException:
             self._take_back()
             raise
         for link in self.wanted.links:
-            self._settle_link(link)
+            self._apply_link(link)
 
     def _sweep(self) -> None:
-        """Remove what a killed run has left beside the places of files and links: it may hold a secret."""
+        """Remove temporary files that a killed run left next to files and links: they may hold secrets."""
         places = [item.dest for item in (*self.wanted.sysusers, *self.wanted.files)]
         places += [link.path for link in self.wanted.links]
         names: dict[str, set[str]] = {}
@@ -147,28 +153,28 @@ class Files:
             {"before_header": path, "after_header": path, "before": before, "after": after}
         )
 
-    def _settle_sysusers(self) -> None:
-        """A user is declared once in sysusers.d and made by systemd, which knows of free IDs and of what exists."""
+    def _apply_sysusers(self) -> None:
+        """Declare users in sysusers.d and let systemd create them: it knows free IDs and existing users."""
         for item in self.wanted.sysusers:
             # Debian ships no /etc/sysusers.d.
             if not self.check:
                 os.makedirs(os.path.dirname(item.dest), mode=0o755, exist_ok=True)
             before = len(self.report.changes)
-            self._settle_file(item)
+            self._apply_file(item)
             changed = len(self.report.changes) > before
             due = not _users_exist(item.content or "")
             if due and not changed:
-                # A run that was killed here, or somebody who deleted a user.
-                self._changed(item.dest, "", "its users, made anew\n")
+                # A run was killed here, or a user was deleted.
+                self._changed(item.dest, "", "its users, created again\n")
             if (changed or due) and not self.check:
                 done = self.run(["systemd-sysusers", item.dest])
                 if done.returncode != 0:
-                    raise SettleError(
+                    raise ReconcileError(
                         f"systemd-sysusers refused {item.dest}: {done.output.strip()}"
                     )
         self._undo.clear()
 
-    def _settle_directory(self, path: str, mode: int, owner: str, group: str) -> None:
+    def _apply_directory(self, path: str, mode: int, owner: str, group: str) -> None:
         uid, gid = _ids(owner, group, self.check)
         try:
             now = os.lstat(path)
@@ -180,7 +186,7 @@ class Files:
                 os.chmod(path, mode)
             return
         if not stat.S_ISDIR(now.st_mode):
-            raise SettleError(f"{path} is not a directory; move it away and run again")
+            raise ReconcileError(f"{path} is not a directory; move it away and run again")
         if (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) != (uid, gid, mode) and uid >= 0:
             self._changed(
                 path,
@@ -191,7 +197,7 @@ class Files:
                 os.chown(path, uid, gid)
                 os.chmod(path, mode)
 
-    def _settle_file(self, item: File) -> None:
+    def _apply_file(self, item: File) -> None:
         path = Path(item.dest)
         uid, gid = _ids(item.owner, item.group, self.check)
         if item.content is None:
@@ -204,10 +210,10 @@ class Files:
             now = os.lstat(path)
         except FileNotFoundError:
             if not self.check and not path.parent.is_dir():
-                raise SettleError(f"{path}: its directory does not exist") from None
+                raise ReconcileError(f"{path}: its directory does not exist") from None
         if now is not None:
             if not stat.S_ISREG(now.st_mode):
-                raise SettleError(f"{path} is not a regular file; move it away and run again")
+                raise ReconcileError(f"{path} is not a regular file; move it away and run again")
             before = path.read_bytes()
             if before == wanted and (
                 uid < 0
@@ -227,7 +233,7 @@ class Files:
                     stat.S_IMODE(now.st_mode),
                     now.st_uid,
                     now.st_gid,
-                    # systemd takes a unit's file for another one where this differs.
+                    # systemd considers a unit file changed if this differs.
                     now.st_mtime_ns,
                 )
             )
@@ -235,7 +241,7 @@ class Files:
 
     def _note_file_to_come(self, item: File) -> None:
         if not self.check:
-            raise SettleError(f"{item.dest} has no content")
+            raise ReconcileError(f"{item.dest} has no content")
         there = os.path.lexists(item.dest)
         self._changed(item.dest, "<content>\n" if there else "", "<content, to come>\n")
 
@@ -265,7 +271,7 @@ class Files:
                 replace(undo.path, undo.before, undo.mode, undo.uid, undo.gid, undo.mtime)
         self._undo.clear()
 
-    def _settle_link(self, link: Link) -> None:
+    def _apply_link(self, link: Link) -> None:
         try:
             now = os.readlink(link.path)
         except OSError:
@@ -273,7 +279,7 @@ class Files:
         if now == link.target:
             return
         if not now and os.path.lexists(link.path):
-            raise SettleError(f"{link.path} is not a link; move it away and run again")
+            raise ReconcileError(f"{link.path} is not a link; move it away and run again")
         before = f"{now} → " if now else ""
         self._changed(
             link.path,
@@ -289,7 +295,7 @@ class Files:
 
 
 def _users_exist(sysusers: str) -> bool:
-    """Whether all users and groups of a sysusers.d file are there, memberships included."""
+    """Return whether all users, groups and memberships of a sysusers.d file exist."""
     for line in sysusers.splitlines():
         words = line.split()
         if len(words) < 2:

@@ -1,16 +1,16 @@
-"""What a process was started with: fingerprints of its inputs, taken at its start.
+"""Records what a process was started with: fingerprints of its inputs, taken when it starts.
 
-Used twice, both times as root on the host. The `settle` module computes from it what a unit would be started with now,
-and `comparison` tells both apart. And this very file is on each host as the recorder, which every service of the fleet
-runs before its process:
+This file has two uses, both as root on the host. The `settle` module uses it to compute what a unit would be started
+with now, and `comparison` compares that with the record. The file itself is also installed on each host as the
+recorder, which every service of the fleet runs before its process:
 
     ExecStartPre=-+/usr/bin/python3 -S -I /usr/lib/celery-fleet/fingerprint.py record %n
 
-That is why it is one file that imports only the standard library, and little of it: it runs before each start.
+Therefore it is a single file that imports only a little of the standard library: it runs before each start.
 
-A record carries the start's invocation ID, and counts only while that is the unit's. So it belongs to the process, no
-matter who started it. What could be secret is in there as an HMAC with a key that only root reads, so that nothing can
-be guessed from it.
+A record contains the invocation ID of the start and is only valid while the unit has that ID. So it belongs to the
+process, no matter how that was started. Values that could be secret are stored as an HMAC with a key that only root
+can read, so that they can't be guessed.
 """
 
 from __future__ import annotations
@@ -30,21 +30,20 @@ from collections.abc import Iterable, Mapping, Sequence
 FORMAT = 1
 STATE = "/var/lib/celery-fleet"
 KEY = f"{STATE}/fingerprint.key"
-# For each unit the list of what its process reads at its start, written by `settle`.
+# Holds for each unit the list of what its process reads when it starts, written by `settle`.
 LISTS = f"{STATE}/inputs"
 RECORDS = "/run/celery-fleet/fingerprints"
 
-# Content of a file that is yet to be made: it differs from whatever is there.
+# Content of a file that will be created later: it differs from any real content.
 TO_COME = b"\0to come"
 ABSENT = "(absent)"
 NEVER = "(to come)"
 KEY_LENGTH = 32
-# Seconds for systemd's answer; the start that waits for it must go on.
+# Seconds to wait for systemd's answer, because the unit's start waits as well.
 _PATIENCE = 10.0
-# The time of a file's change lags behind the clock by up to one tick of the kernel, of which there are at least 100 a
-# second.
+# A file's change time lags behind the clock by up to one kernel tick. There are at least 100 ticks per second.
 _TICK = 0.01
-# Directives of redis.conf whose value is or holds a secret.
+# Directives of redis.conf whose value is, or contains, a secret.
 SECRET_DIRECTIVES = frozenset(
     (
         "masterauth",
@@ -56,23 +55,23 @@ SECRET_DIRECTIVES = frozenset(
         "user",
     )
 )
-# An assignment as systemd.exec(5) reads it from an EnvironmentFile=; a quoted value may span lines.
+# An assignment in an EnvironmentFile=, as systemd.exec(5) describes it; a quoted value may span lines.
 _ASSIGNMENT = re.compile(
     r"[ \t]*(?:[#;][^\n]*|(?P<name>[A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*"
     r"(?P<value>(?:\"(?:\\.|[^\"\\])*\"|'[^']*'|\\.|[^\n\"'\\])*))?\n",
     re.DOTALL,
 )
-# Kinds of inputs that have one name each on a host; of the others several files may hold a share.
+# Kinds of inputs that are whole files or links; inputs of other kinds may be spread over several files.
 _PATHS = ("drop-in", "file", "link", "release", "unit")
 
 
 class Disk:
-    """What lies on disk. An overlay stands in for it where a run is foretold."""
+    """Reads files and links from disk. In check mode an overlay replaces it."""
 
     def read(self, path: str) -> bytes | None:
-        """Content of a regular file; nothing where there is none."""
+        """Return the content of a regular file; None if there is no file."""
         try:
-            # Whatever stands in its place, a FIFO too, must not hold a start up.
+            # Anything else at this path, such as a FIFO, must not block a start.
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -82,19 +81,19 @@ class Disk:
             return stream.read()
 
     def target(self, path: str) -> str | None:
-        """Target of a link; nothing where there is none."""
+        """Return the target of a link; None if there is no link."""
         try:
             return os.readlink(path)
         except OSError:
             return None
 
     def match(self, pattern: str) -> list[str]:
-        """Paths that match a pattern, sorted."""
+        """Return the paths that match a pattern, sorted."""
         return sorted(glob.glob(pattern))
 
 
-class _Looked(Disk):
-    """The disk, with what was looked at on it."""
+class _TrackingDisk(Disk):
+    """The disk, remembering which paths were read."""
 
     def __init__(self) -> None:
         self.paths: dict[str, None] = {}
@@ -110,9 +109,10 @@ class _Looked(Disk):
         return super().target(path)
 
     def changed_within(self, seconds: float) -> str:
-        """The first of these paths that was changed so lately; nothing where none was.
+        """Return the first of these paths that changed within the last seconds; an empty string if none did.
 
-        Of one that is not there its directory tells. A time to come is that of a clock that was set back since.
+        For a missing path the directory is checked. A time in the future means that the clock was set back, and is
+        ignored.
         """
         now = time.time()
         for path in self.paths:
@@ -127,7 +127,7 @@ class _Looked(Disk):
 
 
 class _Input:
-    """One thing that a process depends on; `plain` where people may read its value."""
+    """One thing that a process depends on; `plain` if its value may be shown."""
 
     def __init__(self, kind: str, name: str, path: str, value: str, plain: bool = False) -> None:
         self.label = f"{kind} {name}".rstrip()
@@ -151,7 +151,7 @@ def _escapes(text: str) -> str:
 
 
 def environment(text: str) -> dict[str, str] | None:
-    """Variables of an environment file; nothing where it is malformed."""
+    """Return the variables of an environment file; None if it is malformed."""
     found: dict[str, str] = {}
     text += "" if text.endswith("\n") else "\n"
     position = 0
@@ -166,7 +166,7 @@ def environment(text: str) -> dict[str, str] | None:
 
 
 def directives(text: str) -> dict[str, str]:
-    """Directives of a redis.conf; one that stands there several times has all its values."""
+    """Return the directives of a redis.conf; the values of a repeated directive are joined."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         words = line.strip().split(None, 1)
@@ -178,13 +178,13 @@ def directives(text: str) -> dict[str, str]:
 
 
 def users(text: str) -> dict[str, str]:
-    """Rules of each user of an ACL file."""
+    """Return the rules of each user in an ACL file."""
     lines = (line.split() for line in text.splitlines())
     return {words[1]: " ".join(words[2:]) for words in lines if words[1:] and words[0] == "user"}
 
 
 def _settings(text: str) -> dict[str, str] | None:
-    """Keys of a JSON object; those of its `celery` object stand beside them."""
+    """Return the keys of a JSON object and of the `celery` object in it; None if it is malformed."""
     try:
         content = json.loads(text)
     except ValueError:
@@ -198,7 +198,7 @@ def _settings(text: str) -> dict[str, str] | None:
 
 
 def _of_file(path: str, content: bytes | None) -> list[_Input]:
-    """The inputs that a file holds, one by one where its form is known; else the whole."""
+    """Return a file's inputs: one by one if its format is known, otherwise the whole file."""
     name = os.path.basename(path)
     if content is None:
         return [_Input("file", name, path, ABSENT, plain=True)]
@@ -229,7 +229,7 @@ def _of_link(path: str, target: str | None) -> _Input:
 
 
 def values(given: object, key: bytes) -> dict[str, str]:
-    """Fingerprints of further inputs, any JSON; an object's keys count one by one."""
+    """Return fingerprints of additional inputs (any JSON); an object has one for each key."""
     if given is None:
         return {}
     items = given.items() if isinstance(given, dict) else [("values", given)]
@@ -254,15 +254,15 @@ def inputs(
     key: bytes,
     disk: Disk,
 ) -> dict[str, str]:
-    """What a process that starts now depends on: a label for people, and what tells whether it differs.
+    """Return what a process that starts now depends on: readable label → fingerprint, or plain value.
 
     Args:
         sources: The unit's file and its drop-ins.
-        files: Paths, or glob patterns, of files that it reads at its start.
+        files: Paths or glob patterns of files that the process reads when it starts.
         links: Links that it resolves then.
-        further: Fingerprints as `values` makes them.
-        key: The host's.
-        disk: Where all this lies.
+        further: Fingerprints from `values`.
+        key: The host's key.
+        disk: Disk to read from.
     """
     return {**_labelled(_read(sources, files, links, disk), key), **further}
 
@@ -270,7 +270,7 @@ def inputs(
 def texts(
     sources: Iterable[str], files: Iterable[str], links: Iterable[str], disk: Disk
 ) -> dict[str, str]:
-    """What `inputs` takes the fingerprints of, under the same labels. It holds secrets."""
+    """Return the texts behind the fingerprints of `inputs`, under the same labels. They contain secrets."""
     return _labelled(_read(sources, files, links, disk))
 
 
@@ -293,9 +293,9 @@ def _read(
 
 
 def _labelled(found: Sequence[_Input], key: bytes | None = None) -> dict[str, str]:
-    """Each label with its value, hashed if there is a key and the value is not plain.
+    """Return each label with its value, hashed if there is a key and the value is not plain.
 
-    What is in several files is one input; files of one name are told by their paths.
+    A value that is spread over several files is one input. Files with the same name get their path as label.
     """
     shares: dict[str, dict[str, _Input]] = {}
     for item in found:
@@ -319,7 +319,7 @@ def _labelled(found: Sequence[_Input], key: bytes | None = None) -> dict[str, st
 
 
 def read_key(path: str = KEY) -> bytes | None:
-    """The host's key; nothing where there is none that serves."""
+    """Return the host's key; None if it is missing or too short."""
     try:
         with open(path, "rb") as stream:
             key = stream.read()
@@ -329,7 +329,7 @@ def read_key(path: str = KEY) -> bytes | None:
 
 
 def read_object(path: str) -> dict[str, object]:
-    """A JSON object from a file; an empty one where it is absent or broken."""
+    """Return the JSON object in a file; an empty one if the file is missing or broken."""
     try:
         with open(path, encoding="utf-8") as stream:
             content = json.load(stream)
@@ -339,7 +339,7 @@ def read_object(path: str) -> dict[str, object]:
 
 
 def write_object(path: str, content: Mapping[str, object]) -> None:
-    """Replace a file by a JSON object, for root alone."""
+    """Replace a file with a JSON object that only root can read."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     fresh = f"{path}.{os.getpid()}"
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -355,7 +355,7 @@ def write_record(
     unknown: str = "",
     directory: str = RECORDS,
 ) -> None:
-    """Write down what a unit's process was started with; `unknown` says why that can't be told."""
+    """Record what a unit's process was started with; if `found` is None, `unknown` says why that is not known."""
     content: dict[str, object] = {"format": FORMAT, "invocation": invocation, "inputs": found}
     if found is None:
         content["unknown"] = unknown
@@ -366,7 +366,7 @@ def write_record(
 
 
 def _show(unit: str) -> dict[str, str]:
-    """What systemd says of the unit's sources, by systemctl's full path: PATH is the unit's own."""
+    """Return what systemd says about the unit's sources. systemctl needs its full path: PATH is the unit's."""
     done = subprocess.run(
         [
             "/usr/bin/systemctl",
@@ -392,14 +392,14 @@ def taken(
     key: bytes | None,
     disk: Disk | None = None,
 ) -> tuple[dict[str, str] | None, str]:
-    """What a process that starts now is started with; else nothing, and why that can't be told.
+    """Return what a process that starts now is started with; if that can't be known, None and the reason.
 
     Args:
-        unit: Its name.
-        state: What systemd says of its sources.
-        listed: What it reads at its start, as `settle` wrote it down.
-        key: The host's.
-        disk: Where all this lies.
+        unit: Unit name.
+        state: What systemd says about the unit's sources.
+        listed: What the process reads when it starts, as `settle` wrote it.
+        key: The host's key; None if it is missing.
+        disk: Disk to read from.
     """
     if state.get("NeedDaemonReload") != "no":
         return None, "daemon-reload was due when it started"
@@ -414,14 +414,14 @@ def taken(
 
 
 def record(unit: str, *, key: str = KEY, lists: str = LISTS, records: str = RECORDS) -> None:
-    """Write down what the unit that starts now is started with."""
+    """Record what the unit that is starting is started with."""
     invocation = os.environ.get("INVOCATION_ID", "")
     listed = read_object(f"{lists}/{unit}.json")
-    disk = _Looked()
+    disk = _TrackingDisk()
     try:
         state = _show(unit)
         found, unknown = taken(unit, state, listed, read_key(key), disk)
-        # systemd has handed over credentials already. What was changed since may not be what the process was given.
+        # systemd has already passed the credentials on. A file that changed since may differ from what the process got.
         begun = int(state.get("InactiveExitTimestampMonotonic", "0")) / 1e6
         late = disk.changed_within(time.monotonic() - begun)
         if found is not None and late:
@@ -432,14 +432,14 @@ def record(unit: str, *, key: str = KEY, lists: str = LISTS, records: str = RECO
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`record UNIT`; a start goes on whatever becomes of it."""
+    """Run `record UNIT`. The unit starts even if this fails."""
     if len(arguments) != 2 or arguments[0] != "record":
         print("usage: fingerprint.py record UNIT", file=sys.stderr)
         return 2
     try:
         record(os.path.basename(arguments[1]))
     except OSError as error:
-        print(f"what this start was given could not be written down: {error}", file=sys.stderr)
+        print(f"the inputs of this start could not be recorded: {error}", file=sys.stderr)
         return 1
     return 0
 

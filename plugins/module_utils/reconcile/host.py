@@ -1,6 +1,6 @@
-"""The host as reconciling reaches it: its commands, its Redis, its processes, and where its files are.
+"""Access to the host while reconciling: commands, Redis, processes and paths.
 
-Runs on the host, as root. Tests have a host of their own below a directory.
+Runs on the host, as root. Tests use a fake host below a directory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     redis_client,
     systemd,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Unit
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the host keeps its units, and what belongs to settling."""
+class HostPaths:
+    """Paths of the host's units and of the files that reconciling itself keeps."""
 
     units: str = "/etc/systemd/system/"
     recorder: str = "/usr/lib/celery-fleet/fingerprint.py"
@@ -31,37 +33,37 @@ class Places:
 
 @dataclass(frozen=True)
 class Host:
-    """The host as `settle` reaches it.
+    """Operations on the host that reconciling needs.
 
     Attributes:
         run: Runs a command.
-        talk: Asks a Redis.
-        places: Where its files are.
-        children: The processes that a process has started.
-        sleep: Waits for seconds.
-        clock: Seconds that only grow.
+        talk: Sends commands to a Redis.
+        paths: Paths of its files.
+        children: Returns the child processes of a process.
+        sleep: Waits for a number of seconds.
+        clock: Monotonic clock, in seconds.
     """
 
     run: systemd.Runner = systemd.run
     talk: redis_client.Talk = redis_client.talk
-    places: Places = field(default_factory=Places)
+    paths: HostPaths = field(default_factory=HostPaths)
     children: Callable[[int], frozenset[int]] = systemd.children
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
     def show(self, names: Sequence[str]) -> dict[str, systemd.UnitState]:
-        """Return what systemd says of units."""
+        """Return the systemd state of units."""
         return systemd.show(names, self.run)
 
     def command(self, command: Sequence[str], *units: Unit) -> None:
         """Run a command.
 
         Args:
-            command: With its arguments.
-            units: The units that it is for. If it fails, the error is about the one that it names.
+            command: Program and arguments.
+            units: Units that it acts on. If it fails, the error is about the one that its output names.
 
         Raises:
-            SettleError: It failed.
+            ReconcileError: The command failed.
         """
         done = self.run(command)
         if done.returncode == 0:
@@ -70,9 +72,9 @@ class Host:
         for unit in sorted(units, key=lambda unit: unit.name not in words):
             state = self.show([unit.name])[unit.name]
             raise self.failure(unit, state, f"refused `{' '.join(command)}` ({words})")
-        raise SettleError(f"`{' '.join(command)}` failed: {words}")
+        raise ReconcileError(f"`{' '.join(command)}` failed: {words}")
 
-    def failure(self, unit: Unit, state: systemd.UnitState, what: str) -> SettleError:
+    def failure(self, unit: Unit, state: systemd.UnitState, what: str) -> ReconcileError:
         """Return an error about a unit, with the end of its journal and what to do next."""
         journal = systemd.journal(unit.name, runner=self.run)
         lines = [
@@ -83,4 +85,4 @@ class Host:
         ]
         if unit.hint:
             lines.append(unit.hint)
-        return SettleError("\n".join(lines))
+        return ReconcileError("\n".join(lines))

@@ -1,4 +1,4 @@
-"""One change of a host at a time."""
+"""Ensures that only one run at a time changes a host."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ LOCK = Path("/run/celery-fleet-settle.lock")
 
 
 @contextlib.contextmanager
-def alone(path: Path = LOCK) -> Iterator[None]:
-    """Hold the host's lock, so that two runs at once settle one after the other."""
+def exclusive(path: Path = LOCK) -> Iterator[None]:
+    """Hold the host's lock exclusively, so that simultaneous runs change the host one after the other."""
     with open(path, "w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def undisturbed(path: Path = LOCK) -> Iterator[None]:
-    """Look while nobody settles: what is left on the host of a run that was killed may be at it. Writes nothing."""
+def shared(path: Path = LOCK) -> Iterator[None]:
+    """Read while no run changes the host: a module of a killed run may still be at work. Writes nothing."""
     with contextlib.ExitStack() as held:
-        # Where it is missing, nobody has settled since the host's start.
+        # If the file is missing, no run has changed the host since it booted.
         with contextlib.suppress(FileNotFoundError):
             fcntl.flock(held.enter_context(open(path)), fcntl.LOCK_SH)
         yield

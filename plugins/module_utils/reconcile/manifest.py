@@ -1,8 +1,8 @@
-"""List what an application has on a host: reconciling writes the list before anything else, and a removal goes by it.
+"""Keeps the list of what an application has on a host. Reconciling writes it first; a removal deletes what it lists.
 
-Runs on the host, as root, inside the modules `settle` and `fleet_removal`. The list is beside the owner's mark. A file
-stays in it until it is gone from the host, whatever the inventory says; all else stays for good. So a run that ends
-half-way leaves a list of at least all that is there.
+Runs on the host, as root, inside the modules `settle` and `fleet_removal`. The list is next to the owner's mark. A file
+stays in it until it is gone from the host, whatever the inventory says; everything else stays for good. So even a run
+that stops half-way leaves a list of at least everything that is there.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    DesiredState,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import replace
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Wanted
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -30,13 +32,13 @@ class Manifest:
 
     Attributes:
         files: Paths of files and links.
-        directories: Directories that go if nothing is left in them.
-        data: Paths that go with what is in them, each with the name by which `fleet_remove_keep` keeps it.
-        units: Names of units, also of those that several applications or the host share, such as nginx.service.
-        users: Unix users, each with the comment by which the application's own is known.
+        directories: Directories to remove if they are empty.
+        data: Paths to remove with their content, each with the name by which `fleet_remove_keep` keeps it.
+        units: Names of units, including those that several applications or the host share, such as nginx.service.
+        users: Unix users, each with the comment that identifies the application's own user.
         groups: Unix groups.
         packages: Debian packages that runs have installed for it.
-        whole: Whether the list was begun before anything was on the host. Otherwise an earlier version of Celery Fleet,
+        whole: Whether the list was started before anything was on the host. If not, an earlier version of Celery Fleet,
             which kept no list, may have put more there.
     """
 
@@ -50,13 +52,13 @@ class Manifest:
     whole: bool = True
 
     def update(self, other: Manifest) -> None:
-        """Add all that another one lists."""
+        """Add everything from another manifest."""
         for item in fields(self):
             if item.name != "whole":
                 getattr(self, item.name).update(getattr(other, item.name))
 
-    def note(self, wanted: Wanted) -> bool:
-        """Add what a role wants; return whether anything of it was not listed yet."""
+    def note(self, wanted: DesiredState) -> bool:
+        """Add what a role wants; return whether any of it was not listed yet."""
         before = self.as_dict()
         files = [file.dest for file in (*wanted.sysusers, *wanted.files)]
         self.files.update(files, (link.path for link in wanted.links))
@@ -85,7 +87,7 @@ class Manifest:
         self.files = {path for path in self.files if os.path.lexists(path)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its form in JSON."""
+        """Return the manifest as JSON-compatible data."""
         found = {item.name: getattr(self, item.name) for item in fields(self)}
         lists = {name: sorted(value) for name, value in found.items() if isinstance(value, set)}
         return {
@@ -98,7 +100,7 @@ class Manifest:
 
 
 def read(path: str) -> Manifest | None:
-    """Return the manifest at a path; None if there is none or it can't be read."""
+    """Return the manifest at a path; None if it is missing or can't be read."""
     try:
         raw = json.loads(Path(path).read_text())
         return Manifest(**{item.name: _typed(raw[item.name]) for item in fields(Manifest)})
@@ -111,7 +113,7 @@ def _typed(value: Any) -> Any:
 
 
 def write(path: str, manifest: Manifest) -> None:
-    """Write a manifest atomically, for root only; its directory is made if it is missing."""
+    """Write a manifest atomically, readable only by root; create its directory if it is missing."""
     text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True) + "\n"
     place = Path(path)
     if place.is_file() and place.read_text() == text:

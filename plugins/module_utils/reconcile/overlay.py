@@ -1,38 +1,40 @@
-"""The disk as it will be: what a run is about to write or remove, laid over what is there."""
+"""The disk as it will be after a run: its files with the planned writes and removals applied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    DesiredState,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     TO_COME,
     Disk,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Wanted
 
 
 class Overlay(Disk):
-    """A disk that holds the wanted files and links, and lacks those that will be removed."""
+    """A disk that has the desired files and links, without those that will be removed."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.links: dict[str, str] = {}
         self._gone: set[str] = set()
 
-    def add(self, wanted: Wanted) -> None:
-        """Lay what one role wants over the rest."""
+    def add(self, wanted: DesiredState) -> None:
+        """Add the files and links that one role wants."""
         for file in wanted.files:
             self.files[file.dest] = TO_COME if file.content is None else file.content.encode()
         for link in wanted.links:
             self.links[link.path] = link.target
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Take these away."""
+        """Hide paths that will be removed."""
         self._gone.update(set(paths) - self.files.keys() - self.links.keys())
 
     def read(self, path: str) -> bytes | None:
-        """See `Disk`; `TO_COME` for a file that is yet to be made and is not there."""
+        """See `Disk`; returns `TO_COME` for a missing file that will be created later."""
         if path in self._gone:
             return None
         if path in self.files:

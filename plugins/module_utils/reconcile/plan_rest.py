@@ -1,4 +1,4 @@
-"""What a plan shows beside units: packages, releases and commands first, then files that no unit takes up.
+"""Adds to a plan what concerns no unit: packages, releases and commands first, then files that no unit reads.
 
 Runs on the host, inside the `settle` module, in check mode.
 """
@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
-    Pending,
-    Report,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     Part,
     units_of,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    HostReport,
+    PendingAction,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release import note
 
@@ -27,29 +27,30 @@ def add_rest(
     states: Mapping[str, systemd.UnitState],
     disk: Disk,
     unit_directory: str,
-    report: Report,
+    report: HostReport,
 ) -> None:
-    """Put what concerns no unit around what is pending for units.
+    """Put actions that concern no unit before and after those that concern units.
 
     Args:
         parts: What roles want.
-        states: What systemd says of their units.
-        disk: What will be on disk.
-        unit_directory: Where unit files are.
-        report: Has what is pending for units, and what changed; gets the rest.
+        states: systemd states of their units.
+        disk: The disk after the run.
+        unit_directory: Directory of unit files.
+        report: Contains the changes and the pending actions of units; receives the rest.
     """
     concerned = _concerned(parts, states, disk, unit_directory, report)
-    first: list[Pending] = []
-    rest: list[Pending] = []
+    first: list[PendingAction] = []
+    rest: list[PendingAction] = []
     for part, wanted in parts:
         if wanted.packages:
-            first.append(Pending(part, "", "install", wanted.packages))
+            first.append(PendingAction(part, "", "install", wanted.packages))
         for release in wanted.releases:
             if not note.built(release.path):
                 name = f"{release.what} {os.path.basename(release.path)}{note.again(release.path)}"
-                first.append(Pending(part, "", "build", (name,)))
+                first.append(PendingAction(part, "", "build", (name,)))
         first += [
-            Pending(part, command.subject, "run", (command.text,)) for command in wanted.commands
+            PendingAction(part, command.subject, "run", (command.text,))
+            for command in wanted.commands
         ]
         changes = [
             change
@@ -59,9 +60,9 @@ def add_rest(
         links = tuple(change.link for change in changes if change.link)
         paths = tuple(change.path for change in changes if not change.link)
         if paths:
-            rest.append(Pending(part, "", "write", paths))
+            rest.append(PendingAction(part, "", "write", paths))
         if links:
-            rest.append(Pending(part, "", "link", links))
+            rest.append(PendingAction(part, "", "link", links))
     report.pending[:] = [*first, *report.pending, *rest]
 
 
@@ -70,9 +71,9 @@ def _concerned(
     states: Mapping[str, systemd.UnitState],
     disk: Disk,
     unit_directory: str,
-    report: Report,
+    report: HostReport,
 ) -> Callable[[str], bool]:
-    """Return what tells whether a pending unit takes a changed path up, or one in that directory."""
+    """Return a function that says whether a pending unit reads a changed path, or one in that directory."""
     units = {unit.name: unit for _, unit in units_of(parts)}
     exact: set[str] = set()
     patterns: list[str] = []

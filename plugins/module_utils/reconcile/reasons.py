@@ -1,8 +1,8 @@
-"""What differs in a process's inputs, in the words of the inventory.
+"""Explains differences in a process's inputs in terms of the inventory.
 
-Fingerprints say that an input differs. Here both of its texts are at hand: the one on the disk and the one to come.
-They hold secrets, so a value is shown only if its form rules out a password: an option of a worker, a time of the
-schedule, the name of a task or a queue, a number or a truth value of Celery's settings. Everything else is only named.
+Fingerprints only say that an input differs. This module has both texts: the one on disk and the new one. They contain
+secrets, so a value is only shown if its type rules out a password: a worker option, a time in the schedule, the name
+of a task or queue, a number or a boolean in Celery's settings. Everything else is only named.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ ARGUMENTS = "environment CELERY_FLEET_ARGS"
 DELIVERY = "environment CELERY_FLEET_DELIVERY"
 DROP_IN = "drop-in 10-fleet.conf"
 
-# Flags of `celery worker` and `celery beat` whose option is not called as they are.
+# Flags of `celery worker` and `celery beat` that are named differently from their options.
 _FLAGS = {
     "-n": "node",
     "-O": "optimization",
     "-Q": "queues",
     "--max-interval": "max_loop_interval",
 }
-# What a worker's drop-in has above a line: the option that the line comes from.
+# The comment above a line in a worker's drop-in: the option that the line comes from.
 _OPTION = re.compile(r"# ([a-z_]+)")
 _VALUES = {"yes": "true", "no": "false", "pid": "true", "all": "false"}
-# Parts of the delivery -> the variables, where they are called otherwise.
+# Parts of the delivery → their variables, if those have other names.
 _PARTS = {"profile": "delivery", "deaths": "poison_deaths", "keep": "dead_letters_keep"}
-# Settings whose value is a word that may be read; of others numbers and truth values are.
+# Settings whose text values may be shown. Of other settings only numbers and booleans may.
 _READABLE = frozenset(
     (
         "beat_schedule_edited",
@@ -48,18 +48,20 @@ _READABLE = frozenset(
 _SECRET = re.compile(r"auth|cred|key|login|pass|secret|token", re.IGNORECASE)
 _CRONTAB = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
 _KINDS = ("crontab", "interval", "solar")
-# Of an entry or a route; what else it has may be secret, and is only named.
+# Fields of an entry or a route that may be shown. Others may be secret and are only named.
 _SHOWN = ("task", "queue")
 _LONGEST = 60
 
 
-def told(label: str, before: str | None, after: str | None) -> list[str] | None:
-    """How an input differs; an empty list where that follows from another one, and nothing where it can't be told.
+def explain(label: str, before: str | None, after: str | None) -> list[str] | None:
+    """Return how an input differs.
+
+    The list is empty if the difference follows from another input. The result is None if it can't be explained.
 
     Args:
-        label: The input's, as `fingerprint` has it.
-        before: Its text as the process read it; nothing where there was none.
-        after: Its text to come, likewise.
+        label: The input's label in `fingerprint`.
+        before: The text that the process read; None if there was none.
+        after: The new text; None if there is none.
     """
     kind, _, name = label.partition(" ")
     try:
@@ -74,7 +76,7 @@ def told(label: str, before: str | None, after: str | None) -> list[str] | None:
         if label == DROP_IN:
             return _differences(_drop_in(before), _drop_in(after))
     except (AttributeError, TypeError, ValueError):
-        # Somebody has edited the file.
+        # The file was edited by hand.
         return None
     return None
 
@@ -109,10 +111,10 @@ def _short(text: str | None) -> str:
 
 
 def _options(command: str) -> dict[str, str]:
-    """Options of the command line of a worker or of beat.
+    """Return the options in the command line of a worker or of beat.
 
     Raises:
-        ValueError: It is another one, such as the web process's: a user's own, which may hold a secret.
+        ValueError: It is another command line, such as the web process's. Users write that, so it may contain a secret.
     """
     words = shlex.split(command)
     if words[:4] != ["python", "-m", "celery", "-A"] or words[5:6] not in (["worker"], ["beat"]):
@@ -130,7 +132,7 @@ def _options(command: str) -> dict[str, str]:
 
 
 def _drop_in(text: str) -> dict[str, str]:
-    """Return what a worker's drop-in says, by its options; other directives by their names."""
+    """Return the content of a worker's drop-in by option; other directives by name."""
     found: dict[str, str] = {}
     above = ""
     for line in text.splitlines():
@@ -151,13 +153,13 @@ def _drop_in(text: str) -> dict[str, str]:
             name = f"{DROP_IN}: {directive}"
             found[name] = f"{found.get(name, '')}\n{value}"
     if "drain_timeout" in found:
-        # The drain and half a minute.
+        # It is the drain timeout plus half a minute.
         found.pop(f"{DROP_IN}: TimeoutStopSec", None)
     return found
 
 
 def _is_ours(option: str, directive: str) -> bool:
-    """Return whether a directive is an option's. Anything else was written by hand, and may be secret."""
+    """Return whether a directive belongs to an option. Anything else was written by hand and may be secret."""
     return directive != "Environment" and option.replace("_", "").startswith(directive.lower())
 
 
@@ -182,7 +184,7 @@ def _setting(name: str, before: Any, after: Any) -> list[str] | None:
 
 
 def _are_options(before: Any, after: Any) -> bool:
-    """Whether a value is a dictionary, or was, or both."""
+    """Return whether a value is, or was, a dictionary."""
     values = [value for value in (before, after) if value is not None]
     return bool(values) and all(isinstance(value, Mapping) for value in values)
 
@@ -198,7 +200,7 @@ def _text(value: Any) -> str | None:
 
 
 def _leaves(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs in a setting that is a dictionary, option by option."""
+    """Return the differences in a setting that is a dictionary, option by option."""
     found = []
     for key in sorted({**before, **after}):
         old, new, path = before.get(key), after.get(key), f"{name}.{key}"
@@ -218,7 +220,7 @@ def _how(before: Any, after: Any) -> str:
 
 
 def _delivery(before: Any, after: Any) -> list[str] | None:
-    """What of the delivery differs; a promise decides the rest of it."""
+    """Return the differences in the delivery. If the profile differs, the rest follows from it."""
     was, now = ((found or {}).get("delivery") or {} for found in (before, after))
     names = [name for name in sorted({**was, **now}) if was.get(name) != now.get(name)]
     if "profile" in names:
@@ -228,7 +230,7 @@ def _delivery(before: Any, after: Any) -> list[str] | None:
 
 
 def _each(what: str, before: Any, after: Any, differing: Any, shown: Any) -> list[str]:
-    """What differs in the entries of the schedule or in the routes, by their names."""
+    """Return the differences in the schedule's entries or in the routes, by name."""
     was, now = before or {}, after or {}
     found = []
     for name in {**was, **now}:
@@ -249,7 +251,7 @@ def _to(route: Any) -> str:
 
 
 def _fields(before: Any, after: Any, besides: tuple[str, ...] = ()) -> list[str]:
-    """The fields that differ in an entry or a route; one that is mere text is a queue."""
+    """Return the differing fields of an entry or a route; a route that is a string names a queue."""
     old, new = ({"queue": one} if isinstance(one, str) else one for one in (before, after))
     return [
         _difference(key, _text(old.get(key)), _text(new.get(key)))
@@ -263,7 +265,7 @@ def _fields(before: Any, after: Any, besides: tuple[str, ...] = ()) -> list[str]
 def _entry(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     on = [one.get("enabled", True) for one in (before, after)]
     if on[0] != on[1]:
-        # One that is switched off is told nothing else.
+        # Other differences don't matter for an entry that is, or was, disabled.
         return [f"enabled {_text(on[0])} → {_text(on[1])}"]
     found = []
     old, new = _due(before), _due(after)
@@ -276,7 +278,7 @@ def _entry(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _due(entry: Mapping[str, Any]) -> str:
-    """When an entry is due, as the inventory has it."""
+    """Return when an entry is due, as written in the inventory."""
     if not entry.get("enabled", True):
         return "enabled false"
     if entry.get("crontab"):
@@ -289,12 +291,12 @@ def _due(entry: Mapping[str, Any]) -> str:
 
 
 def _crontab(fields: Mapping[str, Any]) -> list[str]:
-    """The five fields in the order of crontab(5)."""
+    """Return the five fields in the order of crontab(5)."""
     given = (fields.get(name, "*") for name in _CRONTAB)
     return [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in given]
 
 
 def _short_crontabs(one: list[str], other: list[str]) -> tuple[str, str]:
-    """Minute and hour, and all five fields where any of the rest says something."""
+    """Return minute and hour, or all five fields if any of the others is set."""
     length = 2 if {*one[2:], *other[2:]} == {"*"} else len(_CRONTAB)
     return f"crontab {' '.join(one[:length])}", f"{' '.join(other[:length])}"

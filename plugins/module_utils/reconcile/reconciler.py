@@ -1,12 +1,12 @@
-"""Bring one host to the state that roles want: files first, then the units that they concern.
+"""Brings one host to the state that roles want: files first, then the affected units.
 
-Runs on the host, inside the `settle` module, as root. Restarts follow need: what a process was started with was
-written down at its start (see `fingerprint`), and a unit is restarted if that differs from what it would be started
-with now (`unit_plan`). A run that ends between writing and restarting is therefore finished by the next one, and a
-change that is taken back before the restart restarts nothing.
+Runs on the host, inside the `settle` module, as root. Units are restarted only if needed: what a process was
+started with is recorded at its start (see `fingerprint`), and a unit is restarted if it would be started with something
+else now (`unit_plan`). So if a run ends between writing and restarting, the next one finishes it. A change that is
+reverted before the restart restarts nothing.
 
-In check mode nothing is written. What would be written is laid over the disk, for all roles of the host together, so
-that what one role changes and another one's unit reads is foretold as well.
+In check mode nothing is written. The planned writes of all roles of the host are laid over the disk, so that the plan
+includes units which read what another role changes.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     releases,
     systemd,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Part
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import Files
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host, Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
-    alone,
-    undisturbed,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
+    Host,
+    HostPaths,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
-    Change,
-    Report,
-    SettleError,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
+    exclusive,
+    shared,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.overlay import Overlay
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    Change,
+    HostReport,
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.surplus import (
     Surplus,
     surplus_files,
@@ -46,18 +50,17 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.unit_p
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.validation import (
     Validation,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Part
 
 
 @dataclass(frozen=True)
-class Options:
-    """How units are acted on.
+class ReconcileOptions:
+    """Options for acting on units.
 
     Attributes:
-        act: Whether to start, change and remove units at all; files, links and enabling happen either way.
-        restart: Whether a unit that has to be restarted is; otherwise it stays pending.
-        finish: Leave users of running servers no more than their rules: whatever knew older ones has been restarted.
-        manifest: Path of the list of what the application has on the host; without one there is none.
+        act: Whether to start, change and remove units at all. Files, links and enabling happen either way.
+        restart: Whether to restart units that need it; otherwise they stay pending.
+        finish: Limit the users of running Redis servers to their rules, as all clients with older rules were restarted.
+        manifest: Path of the list of what the application has on the host; empty for no list.
     """
 
     act: bool = True
@@ -66,47 +69,50 @@ class Options:
     manifest: str = ""
 
 
-class Settler:
-    """Settles one host, in the order of its methods; `report` says what was done, or in check mode would be."""
+class HostReconciler:
+    """Reconciles one host: call `apply_files`, `plan_units` and `apply_units` in this order.
+
+    `report` says what was done, or would be done in check mode.
+    """
 
     def __init__(
         self,
         parts: Sequence[Part],
-        options: Options | None = None,
+        options: ReconcileOptions | None = None,
         *,
         check: bool = False,
         host: Host | None = None,
     ) -> None:
         self.parts = parts
-        self.options = options or Options()
+        self.options = options or ReconcileOptions()
         self.check = check
         self.host = host or Host()
-        self.places = self.host.places
-        self.report = Report()
-        self.disk = _overlay(parts, self.places) if check else Disk()
+        self.paths = self.host.paths
+        self.report = HostReport()
+        self.disk = _overlay(parts, self.paths) if check else Disk()
         self.validation = Validation(parts, self.host, self.report)
         self.surplus = Surplus(parts, self.host, self.report)
-        # Before anything is written: it notes which units are new.
+        # Must come before any write, because it notes which units are new.
         self.unit_plan = UnitPlan(parts, self.host, self.disk, self.report, check=check)
         self._unlisted: list[str] = []
 
-    def settle_files(self) -> None:
-        """Bring users, directories, files and links to what is wanted; if a check refuses files, no file of a role."""
+    def apply_files(self) -> None:
+        """Apply users, directories, files and links. If a check fails, all files of that role are restored."""
         self._list()
         if self.check:
-            self.report.warnings += releases.foretell_refused(self.parts, self.disk)
+            self.report.warnings += releases.check_suitable(self.parts, self.disk)
         releases.require_built(self.parts, check=self.check)
         for part, wanted in self.parts:
             files = Files(part, wanted, self.report, check=self.check, runner=self.host.run)
-            files.settle(self.validation.of_written if not self.check else _nothing)
+            files.apply(self.validation.check_written if not self.check else _nothing)
         part_with_units = next((name for name, wanted in self.parts if wanted.units), None)
         if part_with_units is not None:
-            recorder.settle_program(
-                part_with_units, self.places, self.disk, self.report, check=self.check
+            recorder.install_program(
+                part_with_units, self.paths, self.disk, self.report, check=self.check
             )
 
     def _list(self) -> None:
-        """Write down what will be on the host before any of it is there."""
+        """Write the manifest before anything in it is on the host."""
         path = self.options.manifest
         if not path:
             return
@@ -119,17 +125,17 @@ class Settler:
             self._report_list()
 
     def _report_list(self) -> None:
-        """Report the list for each part that adds to it; in a plan only if nothing else is to do for the part."""
+        """Report the manifest as changed for each part that adds to it; in a plan only if nothing else changes."""
         due = {item.part for item in self.report.changes} | {i.part for i in self.report.pending}
         changed = [part for part in self._unlisted if part not in due or not self.check]
         self.report.changes += [Change(part, self.options.manifest) for part in changed]
 
     def plan_units(self) -> None:
-        """Find out which units have to be acted on; units are reloaded from disk and enabled at once."""
+        """Find the units that need an action. Reload unit files and enable units right away."""
         names = [unit.name for _, unit in self.unit_plan.units]
         self.surplus.find(names)
         states = self.host.show([*names, *self.surplus.units])
-        touched = any(path.startswith(self.places.units) for path in self.report.changed)
+        touched = any(path.startswith(self.paths.units) for path in self.report.changed)
         stale = {name for name in names if states[name].need_reload}
         if (touched or stale) and not self.check:
             self.host.command(["systemctl", "daemon-reload"])
@@ -140,11 +146,11 @@ class Settler:
         if not touched:
             self.unit_plan.note_reload(stale)
         if not self.check:
-            self.validation.of_earlier(self.validation.taken_up(states, self.disk))
+            self.validation.check_earlier(self.validation.taken_up(states, self.disk))
         self.surplus.plan(states)
         if self.check:
             self._report_list()
-            plan_rest.add_rest(self.parts, states, self.disk, self.places.units, self.report)
+            plan_rest.add_rest(self.parts, states, self.disk, self.paths.units, self.report)
         self._report_units(names, states)
 
     def _report_units(self, names: Sequence[str], states: Mapping[str, systemd.UnitState]) -> None:
@@ -158,8 +164,8 @@ class Settler:
             for item in self.report.pending
         )
 
-    def apply(self) -> None:
-        """Act on what `plan_units` found: what has to go, then all starts at once, then unit after unit."""
+    def apply_units(self) -> None:
+        """Carry out what `plan_units` found: removals, then all starts at once, then one unit after another."""
         if self.check or not self.options.act:
             return
         actions = UnitActions(self.host, self.disk, self.unit_plan.inputs)
@@ -186,17 +192,17 @@ class Settler:
             self.report.done.append(item)
 
 
-def _overlay(parts: Sequence[Part], places: Places) -> Overlay:
+def _overlay(parts: Sequence[Part], paths: HostPaths) -> Overlay:
     overlay = Overlay()
     for _, wanted in parts:
         overlay.add(wanted)
     for _, wanted in parts:
-        overlay.remove(surplus_files(wanted, places))
+        overlay.remove(surplus_files(wanted, paths))
     return overlay
 
 
 def _nothing() -> None:
-    """Check nothing file by file."""
+    """Check nothing."""
 
 
 def _shown(state: systemd.UnitState) -> dict[str, object]:
@@ -207,28 +213,28 @@ def _shown(state: systemd.UnitState) -> dict[str, object]:
     }
 
 
-def settle(parts: Sequence[Part], options: Options, *, check: bool) -> Report:
-    """Bring the host to what the parts want.
+def reconcile(parts: Sequence[Part], options: ReconcileOptions, *, check: bool) -> HostReport:
+    """Bring the host to the state that the parts want.
 
     Args:
-        parts: What roles want, each under its name; several only in check mode.
-        options: How units are acted on.
+        parts: What roles want, each with the role's name; several only in check mode.
+        options: Options for acting on units.
         check: Change nothing.
 
     Raises:
-        SettleError: With a message for the person who runs the play.
+        ReconcileError: It failed; the message is for the person who runs the play.
     """
     if len(parts) > 1 and not check:
-        raise SettleError("several roles at once can only be foretold: run in check mode")
+        raise ReconcileError("several roles at once can only be planned: run in check mode")
     try:
-        with undisturbed() if check else alone():
-            settler = Settler(parts, options, check=check)
-            settler.settle_files()
-            settler.plan_units()
-            settler.apply()
+        with shared() if check else exclusive():
+            reconciler = HostReconciler(parts, options, check=check)
+            reconciler.apply_files()
+            reconciler.plan_units()
+            reconciler.apply_units()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise SettleError(
-            f"{where}{error.strerror or error}. Mend that on this host and run again; what was begun is finished then."
+        raise ReconcileError(
+            f"{where}{error.strerror or error}. Fix that on this host and run again to finish what was begun."
         ) from error
-    return settler.report
+    return reconciler.report

@@ -1,6 +1,6 @@
-"""What the recorder needs on a host: its program, the host's key, and for each unit the list of what it reads.
+"""Installs what the recorder needs on a host: its program, the host's key, and a list of inputs for each unit.
 
-Runs on the host, inside the `settle` module, as root. The recorder itself is `fingerprint`, which units call at their
+Runs on the host, inside the `settle` module, as root. The recorder itself is `fingerprint`, which units run when they
 start.
 """
 
@@ -12,29 +12,31 @@ import secrets
 from pathlib import Path
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import fingerprint
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import replace
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import HostPaths
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     Change,
-    Report,
+    HostReport,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Unit
 
 
-def settle_program(part: str, places: Places, disk: Disk, report: Report, *, check: bool) -> None:
-    """Put the recorder in its place, if it is not there as it should be.
+def install_program(
+    part: str, paths: HostPaths, disk: Disk, report: HostReport, *, check: bool
+) -> None:
+    """Install the recorder if it is missing or differs.
 
     Args:
-        part: The role that the change is noted for.
-        places: Where it goes.
-        disk: What is there, or will be.
-        report: Gets the change.
+        part: The role to report the change for.
+        paths: The host's paths.
+        disk: The disk as it is, or will be.
+        report: Receives the change.
         check: Write nothing.
     """
-    # Also if this package comes from the archive that Ansible sends.
+    # Works even if this package is in the zip archive that Ansible sends.
     source = inspect.getsource(fingerprint).encode()
-    path = Path(places.recorder)
+    path = Path(paths.recorder)
     if disk.read(str(path)) == source:
         return
     report.changes.append(Change(part, str(path)))
@@ -43,20 +45,20 @@ def settle_program(part: str, places: Places, disk: Disk, report: Report, *, che
         replace(path, source, 0o644, os.geteuid(), os.getegid())
 
 
-def settle_key(places: Places, *, check: bool) -> bytes | None:
-    """Return the host's key, made if there is none; in check mode None then."""
-    key = fingerprint.read_key(places.key)
+def ensure_key(paths: HostPaths, *, check: bool) -> bytes | None:
+    """Return the host's key; create it if it is missing. In check mode return None instead."""
+    key = fingerprint.read_key(paths.key)
     if key is None and not check:
-        path = Path(places.key)
+        path = Path(paths.key)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         key = secrets.token_bytes(fingerprint.KEY_LENGTH)
         replace(path, key, 0o600, os.geteuid(), os.getegid())
     return key
 
 
-def settle_list(unit: Unit, key: bytes, places: Places) -> None:
-    """Write what the recorder reads at the unit's next start."""
-    path = f"{places.lists}/{unit.name}.json"
+def write_inputs(unit: Unit, key: bytes, paths: HostPaths) -> None:
+    """Write the list of inputs that the recorder reads when the unit next starts."""
+    path = f"{paths.lists}/{unit.name}.json"
     content: dict[str, object] = {
         "format": fingerprint.FORMAT,
         "files": list(unit.files),

@@ -1,6 +1,6 @@
-"""A small client of Redis over TLS: commands of words, answers in RESP3.
+"""A small Redis client over TLS: commands are lists of words, answers are RESP3.
 
-Runs on the host, inside modules, as root: the host's Python has no package for Redis.
+Runs on the host, inside modules, as root: the host's Python has no Redis package.
 """
 
 from __future__ import annotations
@@ -11,35 +11,37 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
 
-# Seconds for connecting, and for the server's answer to each command.
+# Seconds to connect, and to wait for the answer to each command.
 _PATIENCE = 20.0
 
 
 class RedisError(Exception):
-    """A server did not take a change, or did not answer; the message holds no secret."""
+    """A server refused a change or did not answer. The message contains no secret."""
 
 
 Command = Sequence[str]
-# Sends commands and returns the answer to each.
+# Sends commands and returns their answers.
 Talk = Callable[[RedisAccess, Sequence[Command]], list[object]]
 
 
 def redacted(text: str) -> str:
-    """A server's message without passwords and their hashes, which it repeats where it refuses them."""
+    """Return a server's message without passwords and hashes, which it repeats when it refuses them."""
     return re.sub(r"(?<![\w-])[><#!][^\s'\"]+", "<secret>", text)
 
 
-class RefusedError(RedisError):
-    """An answer of the server that is an error."""
+class RedisRefusedError(RedisError):
+    """The server answered with an error."""
 
 
 def talk(access: RedisAccess, commands: Sequence[Command]) -> list[object]:
-    """Send commands over TLS; redis-cli does not look for the server's name in its certificate.
+    """Send commands over TLS. Unlike redis-cli, this checks the server's name in its certificate.
 
     Raises:
-        RedisError: It can't be reached, is not the server that it should be, or refuses the login or a command.
+        RedisError: The server can't be reached or verified, or it refuses the login or a command.
     """
     where = f"Redis at {access.host}:{access.port}, user {access.user}"
     try:
@@ -57,7 +59,7 @@ def talk(access: RedisAccess, commands: Sequence[Command]) -> list[object]:
                 connection.sendall(_packed(command))
                 try:
                     answers.append(_answer(stream))
-                except RefusedError as error:
+                except RedisRefusedError as error:
                     did = "AUTH failed" if command is login else f"it refused {_what(command)}"
                     raise RedisError(f"{where}: {did}: {redacted(str(error))}") from None
                 except (RedisError, ValueError):
@@ -80,17 +82,17 @@ def _packed(command: Command) -> bytes:
 
 
 def _answer(stream: BinaryIO) -> object:
-    """One answer in RESP3, of the kinds that our commands have.
+    """Read one RESP3 answer, of the types that our commands return.
 
     Raises:
-        RedisError: It is an error (then a `RefusedError`), or none of these kinds.
+        RedisError: It is an error (then a `RedisRefusedError`), or of another type.
     """
     line = stream.readline()
     kind, rest = line[:1], line[1:].rstrip(b"\r\n").decode(errors="surrogateescape")
     if not line.endswith(b"\r\n"):
         raise RedisError("no answer")
     if kind == b"-":
-        raise RefusedError(rest)
+        raise RedisRefusedError(rest)
     if kind == b"_":
         return None
     if kind in b"+,":
@@ -108,5 +110,5 @@ def _answer(stream: BinaryIO) -> object:
     if len(content) < number + 2:
         raise RedisError("half an answer")
     text = content[:-2].decode(errors="surrogateescape")
-    # Of text that is meant to be read, its kind stands before it.
+    # A verbatim string begins with its format.
     return text[4:] if kind == b"=" else text

@@ -1,10 +1,10 @@
-"""Bring settings and users of a running Redis to what its files say, without a restart.
+"""Changes settings and users of a running Redis to match its files, without a restart.
 
-ACL LOAD would throw out connections of users who did not change (Redis 7.0), so users are set one by one. At first a
-user only gains: what it was allowed before, its old password included, stays beside what its file says, and a user who
-left the file stays as well. Whoever runs with old settings must be able to go on and to reconnect until it has been
-restarted. `finish` ends that; until then the unit's record names these users (`split`, `marks`), so that it is not
-forgotten where a run ends before. A server that is started anew has the rules of its file, and a new record.
+ACL LOAD would close connections of users that did not change (Redis 7.0), so users are set one by one. At first a user
+only gains rights: it keeps its previous rights and password in addition to those in the file, and a user that was
+removed from the file stays. Clients with old settings must be able to work and reconnect until they are restarted.
+`finish` removes the additional rights. Until then the unit's record names these users (`split`, `marks`), so that the
+next run knows about them if this one ends early. A restarted server has the rules in its file and a new record.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+    Unit,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     Disk,
     users,
@@ -22,18 +26,13 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
     RedisError,
     Talk,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
-    RedisAccess,
-    Unit,
-)
 
-# Directives of templates/redis/redis.conf.j2 that CONFIG SET accepts and that change nothing about how the server is
-# reached.
+# Directives in templates/redis/redis.conf.j2 that CONFIG SET accepts and that don't change the server's address.
 LIVE = frozenset(
     (
         "acllog-max-len",
         "appendfsync",
-        # Live is also the only safe way: a server that starts with it for the first time starts empty.
+        # Must be changed live: a server that starts with it for the first time starts empty.
         "appendonly",
         "maxmemory",
         "maxmemory-clients",
@@ -47,25 +46,25 @@ LIVE = frozenset(
         "tls-protocols",
     )
 )
-# Directives that name a file which CONFIG SET of the same name reads anew.
+# Directives that name a file; CONFIG SET with the same name reads that file again.
 READ_ANEW = frozenset(("tls-cert-file", "tls-ca-cert-file"))
-# The server's own key: systemd hands it over at the start alone, so a new one is put where the running server can read
+# The server's own key. systemd only passes it on at the start, so a new key is put where the running server can read
 # it, and set together with its certificate.
 _KEY = "tls-key-file"
-# Label in the record of a unit for a user who is allowed more than the file says. A label of its own differs from all
-# that is ever wanted.
+# Label in a unit's record for a user that has more rights than its file says. No desired state contains this label, so
+# it always differs.
 _WIDER = "wider"
 
 
 @dataclass(frozen=True)
-class Change:
-    """What has to be set in a running server.
+class LiveChange:
+    """The changes to make in a running server.
 
     Attributes:
         settings: Directives with their values.
-        users: Names of users that changed or are new.
-        gone: Names of users who left the file.
-        key: Path of a new key of the server's, which has to lie at the access's `staged_key` before.
+        users: Names of changed and new users.
+        gone: Names of users that were removed from the file.
+        key: Path of the server's new key, which has to be copied to `RedisAccess.staged_key` first.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -76,8 +75,8 @@ class Change:
 
 def change_between(
     known: Mapping[str, str], wanted: Mapping[str, str], unit: Unit
-) -> Change | None:
-    """What brings a server from its fingerprints to the wanted ones; nothing where only a restart does."""
+) -> LiveChange | None:
+    """Return the changes that bring a server to the wanted fingerprints; None if it has to be restarted."""
     settings: dict[str, str] = {}
     changed: list[str] = []
     gone: list[str] = []
@@ -87,7 +86,7 @@ def change_between(
             continue
         kind, _, name = label.partition(" ")
         if kind == "setting" and name in LIVE and label in wanted:
-            # A directive that stands there several times, such as save, is one value to CONFIG SET.
+            # CONFIG SET takes a repeated directive, such as save, as a single value.
             settings[name] = wanted[label].replace("; ", " ")
         elif kind == "user" and label in wanted:
             changed.append(name)
@@ -101,11 +100,11 @@ def change_between(
             return None
     if key and unit.redis:
         settings |= {_KEY: unit.redis.staged_key, "tls-cert-file": wanted["setting tls-cert-file"]}
-    return Change(settings, tuple(changed), tuple(gone), key)
+    return LiveChange(settings, tuple(changed), tuple(gone), key)
 
 
 def _new_key(name: str, wanted: Mapping[str, str], unit: Unit) -> str:
-    """Path of the file whose content the server's key is, where it is that file that changed and it can be staged."""
+    """Return the path of the server's key file if that is the file that changed and it can be staged."""
     own = os.path.basename(wanted.get(f"setting {_KEY}", ""))
     if unit.redis is None or not unit.redis.staged_key or "setting tls-cert-file" not in wanted:
         return ""
@@ -114,10 +113,10 @@ def _new_key(name: str, wanted: Mapping[str, str], unit: Unit) -> str:
 
 
 def stage(source: str, target: str) -> None:
-    """Put a key where the running server can read it: its directory's owner alone may.
+    """Put a key where the running server can read it; only the directory's owner can.
 
     Raises:
-        RedisError: The server's directory is not there.
+        RedisError: The key can't be written, for example because the directory is missing.
     """
     fresh = f"{target}.{os.getpid()}"
     try:
@@ -144,7 +143,7 @@ def _read_anew(name: str, wanted: Mapping[str, str], unit: Unit) -> dict[str, st
 
 
 def wanted_users(unit: Unit, disk: Disk) -> dict[str, str]:
-    """Rules of each user that the unit's ACL file has."""
+    """Return the rules of each user in the unit's ACL file."""
     texts = (disk.read(path) for path in unit.files if os.path.basename(path) == "users.acl")
     return {
         name: rules
@@ -155,30 +154,30 @@ def wanted_users(unit: Unit, disk: Disk) -> dict[str, str]:
 
 
 def split(known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The inputs of a record, and the users of whom it says that they may still do what they could before."""
+    """Split a record into its inputs and the users that, according to it, still have their previous rights."""
     wider = {label for label in known if label.partition(" ")[0] == _WIDER}
     inputs = {label: value for label, value in known.items() if label not in wider}
     return inputs, sorted(label.partition(" ")[2] for label in wider)
 
 
 def marks(users: Iterable[str]) -> dict[str, str]:
-    """What a record says of such users; see `split`."""
+    """Return the record's entries for such users; see `split`."""
     return {f"{_WIDER} {name}": "until finished" for name in users}
 
 
 def apply(
-    access: RedisAccess, change: Change, rules: Mapping[str, str], talk: Talk
+    access: RedisAccess, change: LiveChange, rules: Mapping[str, str], talk: Talk
 ) -> tuple[str, ...]:
-    """Set it without taking anything from a user: first the settings, all or none of them, then user after user.
+    """Make the changes without taking rights from any user: first all settings at once, then each user.
 
     Args:
         access: How to reach the server.
-        change: What to set.
-        rules: Of the users, as the ACL file has them.
+        change: The changes to make.
+        rules: The users' rules in the ACL file.
         talk: Sends the commands.
 
     Returns:
-        The users who were there before and may still do what they could, those to delete among them.
+        The users that existed before and keep their previous rights, including those to delete.
 
     Raises:
         RedisError: The server refused a command; nothing after it was set.
@@ -193,12 +192,12 @@ def apply(
 
 def finish(
     access: RedisAccess,
-    change: Change,
+    change: LiveChange,
     wider: Iterable[str],
     rules: Mapping[str, str],
     talk: Talk,
 ) -> None:
-    """Set it, and leave all whom it concerns, and the `wider`, what the file says and no more.
+    """Make the changes, and limit the changed users and those in `wider` to the rules in the file.
 
     Raises:
         RedisError: See `apply`.
@@ -218,41 +217,41 @@ def _set(access: RedisAccess, settings: Mapping[str, str], talk: Talk) -> None:
 
 
 def _set_user(access: RedisAccess, name: str, rules: Sequence[str], talk: Talk) -> None:
-    """Exactly so, at once: no command of anybody falls into the time between."""
+    """Set exactly these rules in one command, so that no client command runs in between."""
     _agreed(talk(access, [["ACL", "SETUSER", name, "reset", *rules]]), f"user {name}")
 
 
 def _kept(rules: Sequence[str], before: Mapping[str, Any]) -> list[str]:
-    """Rules that leave a user, beside its own, what it may do now.
+    """Return additional rules with which a user keeps its current rights.
 
-    As selectors, so that nothing is allowed that neither the old nor the new rules allow: a command that is new does
-    not reach a key that is old. What takes away (`-command`, `off`) takes nothing from the other.
+    They are selectors, so they allow nothing that neither the old nor the new rules allow: a new command can't access
+    an old key. A rule that removes rights (`-command`, `off`) only affects its own set of rules.
     """
     kept = list(dict.fromkeys(_selector(part) for part in (before, *before["selectors"])))
     if "on" not in before["flags"]:
-        # Its passwords opened nothing.
+        # The user was off, so its passwords gave no access.
         return kept
     kept.append("on")
     if "nopass" in before["flags"] or _without_password(rules):
-        # A password beside it would take that away.
+        # Adding a password would end `nopass`.
         return [*kept, "nopass"]
     return [*kept, *(f"#{digest}" for digest in before["passwords"])]
 
 
 def _selector(part: Mapping[str, Any]) -> str:
-    # What a selector begins with is a matter of the server's `acl-pubsub-default`.
+    # The server's `acl-pubsub-default` decides with which channels a selector begins.
     rules = ("resetchannels", part["commands"], part["keys"], part["channels"])
     return f"({' '.join(rule for rule in rules if rule)})"
 
 
 def _without_password(rules: Sequence[str]) -> bool:
-    """Whether the last word on passwords is that none is needed."""
+    """Return whether the last rule about passwords says that none is needed."""
     words = [word for word in rules if word in ("nopass", "resetpass") or word[0] in "#>"]
     return words[-1:] == ["nopass"]
 
 
 def takes_password(access: RedisAccess, talk: Talk) -> bool:
-    """Whether the server knows the user with this password now."""
+    """Return whether the server currently accepts this user and password."""
     try:
         return talk(access, [["PING"]]) == ["PONG"]
     except RedisError:
@@ -260,7 +259,7 @@ def takes_password(access: RedisAccess, talk: Talk) -> bool:
 
 
 def _users(access: RedisAccess, names: Sequence[str], talk: Talk) -> dict[str, Mapping[str, Any]]:
-    """What the server knows of users, without those whom it does not know."""
+    """Return the server's answer for each user that it knows."""
     if not names:
         return {}
     answers = talk(access, [["ACL", "GETUSER", name] for name in names])

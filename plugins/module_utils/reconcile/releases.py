@@ -1,4 +1,4 @@
-"""Releases that a host is to run: whether they are built there, and suit what the inventory says.
+"""Checks the releases that a host will run: whether they are built there and fit the inventory.
 
 Runs on the host, inside the `settle` module, as root, before anything is written.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Part
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Part
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
     note,
     suitability,
@@ -18,14 +20,14 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
 
 
 def require_built(parts: Sequence[Part], *, check: bool) -> None:
-    """Refuse a link to a release that is not there: its processes would end with their next start.
+    """Refuse a link to a release that is missing: its processes would fail at their next start.
 
     Args:
         parts: What roles want.
-        check: Whether releases that the parts are yet to build count as built.
+        check: Whether releases that the parts will build count as built.
 
     Raises:
-        SettleError: One is missing.
+        ReconcileError: A release is missing.
     """
     coming = {
         os.path.normpath(release.path)
@@ -36,21 +38,21 @@ def require_built(parts: Sequence[Part], *, check: bool) -> None:
     for link in (link for _, wanted in parts for link in wanted.links):
         path = note.target_of(link.path, link.target)
         if path and path not in coming and not note.built(path):
-            raise SettleError(
+            raise ReconcileError(
                 f"release {os.path.basename(path)} is not built on this host, or for another Python than it has "
                 f"now, and {link.path} is to point to it: "
                 "run site.yml without --skip-tags or --tags that leave its build out.\nNo file was written."
             )
 
 
-def foretell_refused(parts: Sequence[Part], disk: Disk) -> list[str]:
-    """Hold each release that is there against the inventory; one that is yet to be built is checked by its build.
+def check_suitable(parts: Sequence[Part], disk: Disk) -> list[str]:
+    """Check each built release against the inventory; one that is built later is checked by its build.
 
     Returns:
-        Remarks for a person.
+        Remarks to show.
 
     Raises:
-        SettleError: One does not suit the inventory.
+        ReconcileError: A release does not fit the inventory.
     """
     remarks: list[str] = []
     for release in (release for _, wanted in parts for release in wanted.releases):
@@ -60,6 +62,6 @@ def foretell_refused(parts: Sequence[Part], disk: Disk) -> list[str]:
         name, text = os.path.basename(release.path), found.decode(errors="replace")
         words = suitability.refusals(name, text, release.demands or {})
         if words:
-            raise SettleError("\n".join([*words, "Nothing was changed."]))
+            raise ReconcileError("\n".join([*words, "Nothing was changed."]))
         remarks += suitability.remarks(name, text, release.demands or {})
     return remarks

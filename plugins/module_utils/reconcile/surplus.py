@@ -1,4 +1,4 @@
-"""What a host has of a role and must not have any more: units and files that are the role's by name, and not wanted.
+"""Removes surplus units and files: by name they belong to a role, but the role no longer wants them.
 
 Runs on the host, inside the `settle` module, as root.
 """
@@ -15,24 +15,30 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     fingerprint,
     systemd,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host, Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
-    Change,
-    Pending,
-    Report,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    DesiredState,
+    Part,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Part, Wanted
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
+    Host,
+    HostPaths,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    Change,
+    HostReport,
+    PendingAction,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 
 
 class Surplus:
-    """Finds what has to go, plans and carries out its removal; `report` gets both.
+    """Finds surplus, plans its removal and carries it out; `report` receives both.
 
     Attributes:
-        units: Units that have to go, each with its part; `find` fills it.
+        units: Surplus units, each with its part; `find` fills it.
     """
 
-    def __init__(self, parts: Sequence[Part], host: Host, report: Report) -> None:
+    def __init__(self, parts: Sequence[Part], host: Host, report: HostReport) -> None:
         self.parts = parts
         self.host = host
         self.report = report
@@ -41,7 +47,7 @@ class Surplus:
     def find(self, wanted: Iterable[str]) -> None:
         """Find the units that are ours by name and not wanted.
 
-        A name that another unit only mentions (After=) is listed as well: see `keep_existing`.
+        systemd also lists a name that another unit only mentions (After=): see `keep_existing`.
         """
         patterns = [(part, p) for part, wanted in self.parts for p in wanted.owned.units]
         names = systemd.listed([pattern for _, pattern in patterns], self.host.run)
@@ -52,62 +58,62 @@ class Surplus:
         }
 
     def keep_existing(self, states: Mapping[str, systemd.UnitState]) -> None:
-        """Forget names that are no units."""
+        """Drop names of units that don't exist."""
         self.units = {name: part for name, part in self.units.items() if states[name].exists}
 
     def plan(self, states: Mapping[str, systemd.UnitState]) -> None:
-        """Report what has to go, each unit with its files."""
-        places = self.host.places
+        """Report what will be removed, each unit with its files."""
+        paths = self.host.paths
         for part, wanted in self.parts:
-            rest = surplus_files(wanted, places)
+            rest = surplus_files(wanted, paths)
             for name in (name for name, owner in self.units.items() if owner == part):
-                notes = [f"{d}/{name}.json" for d in (places.lists, places.records)]
+                notes = [f"{d}/{name}.json" for d in (paths.lists, paths.records)]
                 listed = fingerprint.read_object(notes[0])
                 own = {*states[name].sources, *_texts(listed, "files"), *_texts(listed, "links")}
                 gone = [path for path in rest if path in own]
                 rest = [path for path in rest if path not in own and path not in notes]
                 delete = f", delete {count(len(gone), 'file')}" if gone else ""
                 why = f"not in the inventory: drain, stop{delete}"
-                self.report.pending.append(Pending(part, name, "remove", (why,)))
+                self.report.pending.append(PendingAction(part, name, "remove", (why,)))
             if rest:
                 why = f"not in the inventory: delete {count(len(rest), 'file')}"
-                self.report.pending.append(Pending(part, "", "remove", (why, *rest)))
+                self.report.pending.append(PendingAction(part, "", "remove", (why, *rest)))
 
     def remove_unit(self, name: str) -> None:
-        """Stop and disable a unit, and remove what is noted of it."""
-        # Stopping drains; it lasts as long as the unit's own TimeoutStopSec allows.
+        """Stop and disable a unit, and remove its list of inputs and its record."""
+        # Stopping drains. It may take as long as the unit's own TimeoutStopSec.
         self.host.command(["systemctl", "stop", name])
         if self.host.show([name])[name].active == "failed":
-            # It would be listed as such until the host restarts. If that fails, systemd has forgotten it already.
+            # Otherwise it is listed as failed until the next boot. If this fails, systemd has already forgotten it.
             self.host.run(["systemctl", "reset-failed", name])
         self.host.command(["systemctl", "disable", "--quiet", name])
         self.report.changes.append(Change(self.units[name], f"remove {name}"))
-        for directory in (self.host.places.lists, self.host.places.records):
+        for directory in (self.host.paths.lists, self.host.paths.records):
             Path(f"{directory}/{name}.json").unlink(missing_ok=True)
 
     def remove_files(self) -> None:
-        """Remove the files, and reload systemd if units are among them."""
-        places = self.host.places
+        """Remove the files, and reload systemd if some are unit files."""
+        paths = self.host.paths
         surplus = [
-            (part, path) for part, wanted in self.parts for path in surplus_files(wanted, places)
+            (part, path) for part, wanted in self.parts for path in surplus_files(wanted, paths)
         ]
         for part, path in surplus:
             os.unlink(path)
             self.report.changes.append(Change(part, path))
             parent = os.path.dirname(path)
-            # A unit's drop-in directory goes with our last file in it; with a user's own drop-in it stays. Elsewhere
-            # such a directory, as nginx's conf.d, is its package's.
-            drop_in = parent.startswith(places.units) and parent.endswith(".d")
+            # A unit's drop-in directory is removed with the last file in it; it stays if a user's own drop-in is in it.
+            # Elsewhere such a directory, for example nginx's conf.d, belongs to a package.
+            drop_in = parent.startswith(paths.units) and parent.endswith(".d")
             if drop_in and not os.listdir(parent):
                 os.rmdir(parent)
-        if any(path.startswith(places.units) for _, path in surplus):
+        if any(path.startswith(paths.units) for _, path in surplus):
             self.host.command(["systemctl", "daemon-reload"])
 
 
-def surplus_files(wanted: Wanted, places: Places) -> list[str]:
-    """Return files and links on disk that are ours by name and not wanted, and what we note of such units.
+def surplus_files(wanted: DesiredState, paths: HostPaths) -> list[str]:
+    """Return files and links on disk that are ours by name and not wanted, with the records of such units.
 
-    Never a directory: we own none by name, and a user's drop-ins may be in it.
+    It never returns a directory: we own none by name, and a user's drop-ins may be in it.
     """
     ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
     found = {
@@ -117,7 +123,7 @@ def surplus_files(wanted: Wanted, places: Places) -> list[str]:
         if os.path.islink(path) or not os.path.isdir(path)
     }
     units = {unit.name for unit in wanted.units}
-    for directory in (places.lists, places.records):
+    for directory in (paths.lists, paths.records):
         for path in glob.glob(f"{directory}/*.json"):
             name = os.path.basename(path).removesuffix(".json")
             if name not in units and any(

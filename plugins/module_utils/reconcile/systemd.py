@@ -1,4 +1,4 @@
-"""Asking and commanding systemd on the host where a module runs."""
+"""Queries and controls systemd on the host that a module runs on."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _PROPERTIES = (
 )
 
 
-# A unit with Restart=always never gives up: after this many restarts of its own it is called failed.
+# A unit with Restart=always never gives up: after this many automatic restarts it counts as failed.
 RESTARTS_TOLERATED = 2
-# The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
+# Exit status of launcher and loader for a configuration error that no retry can fix (sysexits.h, EX_CONFIG).
 _EX_CONFIG = 78
 
 
 def hopeless(active: str, sub: str, exit_status: int) -> bool:
-    """Whether a unit that is starting will not come up, however long one waits; the arguments are systemd's own."""
-    # The exit status is that of the process before, as long as systemd has not begun the next one.
+    """Return whether a starting unit will never come up; the arguments are systemd's properties."""
+    # The exit status is that of the previous process until systemd starts the next one.
     return active == "failed" or (sub.startswith("auto-restart") and exit_status == _EX_CONFIG)
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command answered; `output` is stdout and stderr together."""
+    """The result of a command; `output` is stdout and stderr together."""
 
     returncode: int
     output: str
@@ -53,7 +53,7 @@ Runner = Callable[[Sequence[str]], Completed]
 
 
 def run(command: Sequence[str]) -> Completed:
-    """Run a command to its end with a plain locale and without input."""
+    """Run a command without input and wait for its end; the locale is C.UTF-8."""
     done = subprocess.run(
         list(command),
         stdin=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ def run(command: Sequence[str]) -> Completed:
 
 @dataclass(frozen=True)
 class UnitState:
-    """What `systemctl show` says of one unit; the names are systemd's own in lower case."""
+    """The state of one unit in `systemctl show`; the names are systemd's in lower case."""
 
     name: str
     load: str
@@ -88,12 +88,12 @@ class UnitState:
 
     @property
     def exists(self) -> bool:
-        """Whether systemd finds the unit on disk or has it loaded."""
+        """Return whether systemd finds the unit on disk or has it loaded."""
         return self.load not in ("not-found", "")
 
     @property
     def described(self) -> str:
-        """One line for a person: state, result and the daemon's own status text."""
+        """Return one line with state, result and the daemon's own status text."""
         text = f"{self.active} ({self.sub})"
         if self.result not in ("success", ""):
             text += f", result {self.result}"
@@ -101,7 +101,7 @@ class UnitState:
                 text += f", exit status {self.exit_status}"
         if self.restarts:
             text += f", restarted {self.restarts} times"
-        # A status text outlives the process that wrote it: it counts only while one runs.
+        # A status text outlives the process that wrote it, so it is only valid while one runs.
         if self.status and self.main_pid:
             text += f", says “{_short(self.status)}”"
         return text
@@ -116,7 +116,7 @@ def _number(text: str) -> int:
 
 
 def parse_show(name: str, block: str) -> UnitState:
-    """Read one block of `systemctl show` output."""
+    """Parse one block of `systemctl show` output."""
     values: dict[str, str] = {}
     for line in block.splitlines():
         key, _, value = line.partition("=")
@@ -141,10 +141,10 @@ def parse_show(name: str, block: str) -> UnitState:
 
 
 def show(names: Sequence[str], runner: Runner = run) -> dict[str, UnitState]:
-    """States of units, asked in one call.
+    """Return the states of units, with one call of systemctl.
 
     Raises:
-        RuntimeError: systemd does not answer; the message holds its own words.
+        RuntimeError: systemd does not answer; the message contains its output.
     """
     if not names:
         return {}
@@ -160,12 +160,12 @@ def show(names: Sequence[str], runner: Runner = run) -> dict[str, UnitState]:
 
 
 def template_of(unit: str) -> str:
-    """Name of the file that an instance is made from; the unit's own where it is none."""
+    """Return the name of the template that an instance is made from; the unit's own name if it is no instance."""
     prefix, at, rest = unit.partition("@")
     return f"{prefix}@.{rest.rpartition('.')[2]}" if at else unit
 
 
-# Where systemd looks for units, what wins first; behind a directory of ours.
+# Where systemd looks for units after our directory, by priority.
 _DIRECTORIES = (
     "/run/systemd/system/",
     "/usr/local/lib/systemd/system/",
@@ -175,7 +175,7 @@ _DIRECTORIES = (
 
 
 def fragments(unit: str, unit_directory: str) -> list[str]:
-    """Files on disk that a unit could be made from, what wins first."""
+    """Return the files on disk that could define a unit, by priority."""
     return [
         path
         for name in dict.fromkeys((unit, template_of(unit)))
@@ -185,14 +185,14 @@ def fragments(unit: str, unit_directory: str) -> list[str]:
 
 
 def sources_to_be(state: UnitState, disk: Disk, unit_directory: str) -> tuple[str, ...]:
-    """A unit's file and its drop-ins as systemd will see them once `disk` is real and loaded.
+    """Return a unit's file and drop-ins as systemd will see them once `disk` is real and loaded.
 
-    Drop-ins of a whole type of units are taken from what systemd has loaded.
+    Drop-ins for a whole type of units are taken from what systemd has loaded.
 
     Args:
         state: What systemd has loaded now.
         disk: The disk as it will be.
-        unit_directory: Where our unit files lie, with a slash at its end.
+        unit_directory: Directory of our unit files, ending in a slash.
     """
     names = tuple(dict.fromkeys((state.name, template_of(state.name))))
     places = [f"{place}{name}" for name in names for place in (unit_directory, *_DIRECTORIES)]
@@ -201,7 +201,7 @@ def sources_to_be(state: UnitState, disk: Disk, unit_directory: str) -> tuple[st
     units = [*places, *(path for path in still if path not in loaded)]
     fragment = next((path for path in units if disk.match(path)), "")
     found = [path for place in places for path in disk.match(f"{place}.d/*.conf")]
-    # One that a directory before has under the same name hides it.
+    # A drop-in of the same name in an earlier directory hides later ones.
     drop_ins: dict[str, str] = {}
     for path in [*found, *loaded]:
         drop_ins.setdefault(os.path.basename(path), path)
@@ -211,7 +211,7 @@ def sources_to_be(state: UnitState, disk: Disk, unit_directory: str) -> tuple[st
 
 
 def listed(patterns: Sequence[str], runner: Runner = run) -> list[str]:
-    """Names of units that match a glob pattern and are loaded or enabled on disk."""
+    """Return names of units that match a glob pattern and are loaded or installed on disk."""
     if not patterns:
         return []
     names: set[str] = set()
@@ -222,14 +222,14 @@ def listed(patterns: Sequence[str], runner: Runner = run) -> list[str]:
         )
         for line in done.output.splitlines():
             name = line.split()[0] if line.split() else ""
-            # `foo@.service` is a template, not a unit that could run.
+            # `foo@.service` is a template, which can't run.
             if "." in name and "@." not in name:
                 names.add(name)
     return sorted(names)
 
 
 def children(pid: int) -> frozenset[int]:
-    """Processes that a process has started; none where nobody can tell."""
+    """Return the child processes of a process; empty if they can't be read."""
     try:
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as stream:
             return frozenset(int(word) for word in stream.read().split())
@@ -238,9 +238,9 @@ def children(pid: int) -> frozenset[int]:
 
 
 def journal(unit: str, lines: int = 10, runner: Runner = run) -> str:
-    """The last lines of a unit's journal, newest last; no login of a URL."""
+    """Return the last lines of a unit's journal, newest last, without logins in URLs."""
     done = runner(
         ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", "--unit", unit]
     )
-    # Lines are not cut here: half of a secret would not be recognized as one by those who redact the whole answer.
+    # Lines are not cut here, because later redaction would not recognize half a secret.
     return hide_logins(done.output.strip())

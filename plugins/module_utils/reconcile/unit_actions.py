@@ -1,7 +1,7 @@
-"""What is done to units: they are started, restarted and reloaded, and a running Redis takes its settings.
+"""Starts, restarts and reloads units, and changes the settings of a running Redis.
 
-Runs on the host, inside the `settle` module, as root. systemd is told without waiting, then looked at until the units
-run: should this run be killed, what was begun ends by itself.
+Runs on the host, inside the `settle` module, as root. systemctl is called with --no-block, then polled until the units
+run: even if this run is killed, systemd finishes what was begun.
 """
 
 from __future__ import annotations
@@ -14,39 +14,41 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     redis_live,
     systemd,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Unit
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 
-# Seconds that a unit may take to stop beyond what systemd itself allows it.
+# Additional seconds for a unit to stop, beyond systemd's own timeout.
 _STOP_SLACK = 15.0
 
-# Seconds within which a daemon that reloads must have new processes.
+# Seconds within which a reloaded daemon must have new processes.
 _RELOAD_PATIENCE = 5.0
 
-# In a record, for what is just being brought to the running process.
+# Value in a record for an input that is just being passed to the running process.
 _UNSURE = "(not known)"
 
 
 class UnitActions:
-    """Acts on units; each method raises SettleError if a unit does not do as it should."""
+    """Acts on units; each method raises ReconcileError if a unit fails."""
 
     def __init__(self, host: Host, disk: Disk, inputs: Mapping[str, Mapping[str, str]]) -> None:
-        """Take what actions need.
+        """Prepare to act on units.
 
         Args:
-            host: Where the units are.
-            disk: What is on its disk.
+            host: The host of the units.
+            disk: Its disk.
             inputs: For each unit that follows changes, the fingerprints of what it would be started with now.
         """
         self.host = host
         self.disk = disk
         self.inputs = inputs
-        self.records = host.places.records
+        self.records = host.paths.records
 
     def bring_up(self, units: Sequence[Unit], verb: str) -> None:
         """Start or restart units together (`verb`) and wait for all of them."""
@@ -54,26 +56,26 @@ class UnitActions:
             return
         names = [unit.name for unit in units]
         before = self.host.show(names)
-        # Without waiting: should this run be killed, systemd still ends what was begun.
+        # Don't wait here: if this run is killed, systemd still finishes what was begun.
         self.host.command(["systemctl", verb, "--no-block", *names], *units)
         self._wait(units, before)
 
     def reload(self, unit: Unit) -> None:
-        """Have a daemon read its files again while it runs."""
+        """Make a running daemon read its files again."""
         state = self.host.show([unit.name])[unit.name]
         known, _ = comparison.known(unit.name, state.invocation, self.records)
-        self._doubt(unit.name, state.invocation, known or {})
+        self._mark_unsure(unit.name, state.invocation, known or {})
         before = self.host.children(state.main_pid)
         self.host.command(["systemctl", "reload", unit.name], unit)
         self._await_children(unit, state, before)
         self._record(unit.name, state.invocation)
 
     def set_live(self, unit: Unit, *, finish: bool) -> bool:
-        """Give a running Redis its settings and users.
+        """Set settings and users in a running Redis.
 
         Args:
-            unit: The server's.
-            finish: Leave its users no more than their rules; without it, they keep what they were allowed before.
+            unit: The server's unit.
+            finish: Limit users to their rules; otherwise they also keep their previous rights.
 
         Returns:
             Whether there was anything to set.
@@ -84,11 +86,11 @@ class UnitActions:
         inputs, wider = redis_live.split(known or {})
         change = redis_live.change_between(inputs, self.inputs[unit.name], unit)
         if access is None or known is None or change is None:
-            raise SettleError(f"{unit.name} was started anew meanwhile; run again")
-        if not finish and change == redis_live.Change():
+            raise ReconcileError(f"{unit.name} was restarted in the meantime; run again")
+        if not finish and change == redis_live.LiveChange():
             return False
         rules = redis_live.wanted_users(unit, self.disk)
-        self._doubt(unit.name, state.invocation, known)
+        self._mark_unsure(unit.name, state.invocation, known)
         try:
             if change.key:
                 redis_live.stage(change.key, access.staged_key)
@@ -98,9 +100,9 @@ class UnitActions:
             else:
                 wider += redis_live.apply(access, change, rules, self.host.talk)
         except RedisError as error:
-            raise SettleError(
-                f"{unit.name} did not take its new settings while it runs: {error}\n"
-                f"They lie on disk, and the next run tries again. Next, on this host: journalctl -u {unit.name} -n 100"
+            raise ReconcileError(
+                f"{unit.name} did not accept its new settings while running: {error}\n"
+                f"They are on disk, and the next run tries again. Next, on this host: journalctl -u {unit.name} -n 100"
             ) from error
         self._record(unit.name, state.invocation, redis_live.marks(wider))
         return True
@@ -108,20 +110,20 @@ class UnitActions:
     # -- waiting -------------------------------------------------------------------------------------------
 
     def _await_children(self, unit: Unit, state: systemd.UnitState, before: frozenset[int]) -> None:
-        """Wait for new processes: nginx is only told to reload, and keeps its old ones if it can't."""
+        """Wait for new processes: nginx reloads asynchronously and keeps its old processes if that fails."""
         deadline = self.host.clock() + _RELOAD_PATIENCE
         while before and not self.host.children(state.main_pid) - before:
             if self.host.clock() > deadline:
-                what = f"has no new processes {_RELOAD_PATIENCE:.0f} s after its reload, so it keeps what it had"
+                what = f"has no new processes {_RELOAD_PATIENCE:.0f} s after its reload, so it keeps its old files"
                 raise self.host.failure(unit, state, what)
             self.host.sleep(0.1)
 
     def _wait(self, units: Sequence[Unit], before: Mapping[str, systemd.UnitState]) -> None:
-        """Wait until the units run again. The time that an old process takes to drain is bounded by systemd."""
+        """Wait until the units run again. systemd limits the time that an old process takes to drain."""
         waiting = {unit.name: unit for unit in units}
         begin = self.host.clock()
         deadlines = {unit.name: begin + unit.timeout for unit in units}
-        # systemd goes on counting if an earlier crash loop is interrupted.
+        # systemd does not reset its counter if a crash loop is interrupted.
         restarts: dict[str, int] = {}
         while True:
             for name, state in self.host.show(list(waiting)).items():
@@ -129,7 +131,7 @@ class UnitActions:
                 fresh = state.invocation != old.invocation or not old.invocation
                 counted = restarts.setdefault(name, state.restarts) if fresh else old.restarts
                 if fresh and state.active == "active":
-                    self._witness(unit, state)
+                    self._ensure_record(unit, state)
                     del waiting[name]
                     continue
                 if not fresh and (state.job or state.active == "deactivating"):
@@ -148,7 +150,7 @@ class UnitActions:
         fresh: bool,
         late: bool,
     ) -> None:
-        """Raise an error about a unit that will not run."""
+        """Raise an error if a unit will not run."""
         hopeless = fresh and systemd.hopeless(state.active, state.sub, state.exit_status)
         if tries > systemd.RESTARTS_TOLERATED or hopeless:
             raise self.host.failure(unit, state, "does not start")
@@ -157,18 +159,18 @@ class UnitActions:
 
     # -- records -------------------------------------------------------------------------------------------
 
-    def _witness(self, unit: Unit, state: systemd.UnitState) -> None:
-        """Write the record of a unit without the recorder, such as one of Debian's."""
+    def _ensure_record(self, unit: Unit, state: systemd.UnitState) -> None:
+        """Write the record of a unit that has no recorder, such as one of Debian's."""
         if unit.name not in self.inputs:
             return
         record = fingerprint.read_object(f"{self.records}/{unit.name}.json")
         if record.get("invocation") != state.invocation:
             self._record(unit.name, state.invocation)
 
-    def _doubt(self, name: str, invocation: str, known: Mapping[str, str]) -> None:
-        """Write down, before it is done, that the process may have taken what differs.
+    def _mark_unsure(self, name: str, invocation: str, known: Mapping[str, str]) -> None:
+        """Record in advance that the process may have taken over what differs.
 
-        If this run ends in between, the next one does it again, even if the change is taken back first.
+        If this run ends in between, the next one repeats it, even if the change is reverted first.
         """
         wanted = self.inputs[name]
         differing = [
@@ -178,6 +180,6 @@ class UnitActions:
         fingerprint.write_record(name, invocation, inputs, directory=self.records)
 
     def _record(self, name: str, invocation: str, further: Mapping[str, str] | None = None) -> None:
-        """Write down what was brought to the running process."""
+        """Record what was passed to the running process."""
         inputs = {**self.inputs[name], **(further or {})}
         fingerprint.write_record(name, invocation, inputs, directory=self.records)

@@ -1,7 +1,7 @@
-"""What each unit needs: to be started, restarted, reloaded, changed while it runs, or nothing; and why.
+"""Decides what each unit needs and why: a start, restart, reload, live change, or nothing.
 
-Runs on the host, inside the `settle` module, as root. A process is held against what it would be started with now: the
-record of its start (`comparison`) against fingerprints of what is on disk, or in check mode will be.
+Runs on the host, inside the `settle` module, as root. The record of a process's start is compared (`comparison`)
+with fingerprints of what it would be started with now: what is on disk, or will be in check mode.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     redis_live,
     systemd,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
-    Action,
-    Change,
-    Pending,
-    Report,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     Part,
     Unit,
     units_of,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    Action,
+    Change,
+    HostReport,
+    PendingAction,
+)
 
 
 class UnitPlan:
-    """Plans what is done to the units of all parts; make it before anything is written, or no unit is new.
+    """Plans the actions for the units of all parts. Create it before anything is written, or no unit counts as new.
 
     Attributes:
         inputs: For each unit that follows changes, the fingerprints of what it would be started with now.
     """
 
     def __init__(
-        self, parts: Sequence[Part], host: Host, disk: Disk, report: Report, *, check: bool
+        self, parts: Sequence[Part], host: Host, disk: Disk, report: HostReport, *, check: bool
     ) -> None:
         self.units = units_of(parts)
         self.host = host
-        self.places = host.places
+        self.paths = host.paths
         self.disk = disk
         self.report = report
         self.check = check
@@ -52,42 +52,42 @@ class UnitPlan:
         self._new = {unit.name for _, unit in self.units if self._is_new(unit.name)}
 
     def enable(self, states: Mapping[str, systemd.UnitState]) -> None:
-        """Enable the units that are not."""
+        """Enable units that are not enabled yet."""
         found = [(part, u.name) for part, u in self.units if not _enabled(states[u.name])]
         self.report.changes.extend(Change(part, f"enable {name}") for part, name in found)
         if found and not self.check:
             self.host.command(["systemctl", "enable", "--quiet", *(name for _, name in found)])
 
     def plan(self, states: Mapping[str, systemd.UnitState]) -> None:
-        """Report what has to be done to each unit, and write what the recorder reads at its next start."""
+        """Report the action that each unit needs, and write the list that the recorder reads at its next start."""
         if not self.units:
             return
-        key = recorder.settle_key(self.places, check=self.check)
+        key = recorder.ensure_key(self.paths, check=self.check)
         for part, unit in self.units:
             if not self.check and unit.on_change != "nothing" and key is not None:
-                recorder.settle_list(unit, key, self.places)
+                recorder.write_inputs(unit, key, self.paths)
             if pending := self._needed(part, unit, states[unit.name], key):
                 self.report.pending.append(pending)
 
     def note_reload(self, stale: Iterable[str]) -> None:
-        """Report that systemd has to read unit files again, even if no unit has to be acted on for it."""
+        """Report that systemd has to reload unit files, even if no unit needs an action."""
         idle = set(stale) - {item.unit for item in self.report.pending}
         parts = dict.fromkeys(part for part, unit in self.units if unit.name in idle)
         self.report.changes.extend(Change(part, "daemon-reload") for part in parts)
 
     def _is_new(self, name: str) -> bool:
-        """Return whether a unit was never on this host. An instance has no file that could tell, but a list."""
-        if os.path.exists(f"{self.places.lists}/{name}.json"):
+        """Return whether a unit was never on this host. An instance has no unit file, only a list of inputs."""
+        if os.path.exists(f"{self.paths.lists}/{name}.json"):
             return False
-        return "@" in name or not systemd.fragments(name, self.places.units)
+        return "@" in name or not systemd.fragments(name, self.paths.units)
 
     def _needed(
         self, part: str, unit: Unit, state: systemd.UnitState, key: bytes | None
-    ) -> Pending | None:
+    ) -> PendingAction | None:
         if unit.on_change != "nothing":
             sources = state.sources
             if self.check:
-                sources = systemd.sources_to_be(state, self.disk, self.places.units)
+                sources = systemd.sources_to_be(state, self.disk, self.paths.units)
             self.inputs[unit.name] = fingerprint.inputs(
                 sources,
                 unit.files,
@@ -98,76 +98,80 @@ class UnitPlan:
             )
         if state.active in ("inactive", "failed"):
             new = unit.name in self._new and state.active == "inactive"
-            return Pending(part, unit.name, "start", ("new" if new else f"it is {state.active}",))
+            return PendingAction(
+                part, unit.name, "start", ("new" if new else f"it is {state.active}",)
+            )
         if state.active == "deactivating":
-            # Whatever stops it: a start waits for the end and takes everything again.
-            return Pending(part, unit.name, "start", ("it is stopping",))
+            # Whatever stops it: a start waits for its end and then uses all current inputs.
+            return PendingAction(part, unit.name, "start", ("it is stopping",))
         if unit.on_change == "nothing":
             return None
-        known, unknown = comparison.known(unit.name, state.invocation, self.places.records)
+        known, unknown = comparison.known(unit.name, state.invocation, self.paths.records)
         if key is None:
             known, unknown = None, "the host's key is missing"
-        # Only what is up can take a change while it runs.
+        # Only a running unit can be changed live.
         running = state.active in ("active", "reloading")
         action = unit.on_change if running else "restart"
         if known is None or key is None:
             verb: Action = "reload" if action == "reload" else "restart"
             words = f"what it was started with is not known: {unknown}"
-            return Pending(part, unit.name, verb, (words,))
+            return PendingAction(part, unit.name, verb, (words,))
         known, wider = redis_live.split(known)
         why = self._why(unit, state, known, key)
         if action == "live" and why and not self._can_change_live(unit, known):
-            return Pending(part, unit.name, "restart", why)
+            return PendingAction(part, unit.name, "restart", why)
         if wider:
             why += (f"user {', '.join(wider)}: what was allowed before still is",)
-        return Pending(part, unit.name, action, why) if why else None
+        return PendingAction(part, unit.name, action, why) if why else None
 
     def _why(
         self, unit: Unit, state: systemd.UnitState, known: Mapping[str, str], key: bytes
     ) -> tuple[str, ...]:
-        """Return why a process must take its inputs again; nothing if it need not."""
+        """Return why a process must read its inputs again; empty if it need not."""
         wanted = self.inputs[unit.name]
         plain = tuple(comparison.compare(known, wanted))
         if not plain or not self.check:
             return plain
-        told = self._told(unit, state, known, key)
-        rest = [{k: v for k, v in inputs.items() if k not in told} for inputs in (known, wanted)]
-        words = [word for label in sorted(told) for word in told[label]]
+        explained = self._explained(unit, state, known, key)
+        rest = [
+            {k: v for k, v in inputs.items() if k not in explained} for inputs in (known, wanted)
+        ]
+        words = [word for label in sorted(explained) for word in explained[label]]
         return (*words, *comparison.compare(*rest)) or plain
 
-    def _told(
+    def _explained(
         self, unit: Unit, state: systemd.UnitState, known: Mapping[str, str], key: bytes
     ) -> dict[str, list[str]]:
-        """Return the inventory's words for labels whose old text is known: what the process read is still on disk."""
+        """Return explanations by label, for inputs whose old text is known because it is still on disk."""
         wanted, reads, disk = self.inputs[unit.name], (unit.files, unit.links), Disk()
-        lying = fingerprint.inputs(state.sources, *reads, {}, key, disk)
+        now = fingerprint.inputs(state.sources, *reads, {}, key, disk)
         before = fingerprint.texts(state.sources, *reads, disk)
-        sources = systemd.sources_to_be(state, self.disk, self.places.units)
+        sources = systemd.sources_to_be(state, self.disk, self.paths.units)
         after = fingerprint.texts(sources, *reads, self.disk)
-        told: dict[str, list[str]] = {}
-        for label in lying.keys() | after.keys():
-            if known.get(label) == wanted.get(label) or known.get(label) != lying.get(label):
+        explained: dict[str, list[str]] = {}
+        for label in now.keys() | after.keys():
+            if known.get(label) == wanted.get(label) or known.get(label) != now.get(label):
                 continue
-            words = reasons.told(label, before.get(label), after.get(label))
+            words = reasons.explain(label, before.get(label), after.get(label))
             if words is not None:
-                told[label] = words
+                explained[label] = words
         if known.get("runtime") != wanted.get("runtime"):
-            # The loader is in the runtime.
-            told["environment PYTHONPATH"] = []
-        return told
+            # The loader is part of the runtime.
+            explained["environment PYTHONPATH"] = []
+        return explained
 
     def _can_change_live(self, unit: Unit, known: Mapping[str, str]) -> bool:
-        """Return whether a running Redis can take the change; otherwise it has to be restarted."""
+        """Return whether a running Redis can accept the change; otherwise it has to be restarted."""
         change = redis_live.change_between(known, self.inputs[unit.name], unit)
         if change is None or unit.redis is None:
             return False
-        # With another password, or an authority that signed another certificate than the one shown, we can't get in.
+        # With another password, or a CA that did not sign the certificate which the server shows, we can't log in.
         doubtful = unit.redis.user in change.users or redis_live.READ_ANEW & change.settings.keys()
         return not doubtful or redis_live.takes_password(unit.redis, self.host.talk)
 
 
 def _enabled(state: systemd.UnitState) -> bool:
-    # "static" and "indirect" units have no [Install] of their own: there is nothing to enable.
+    # "static" and "indirect" units have no [Install] section, so there is nothing to enable.
     return state.file_state in (
         "enabled",
         "enabled-runtime",

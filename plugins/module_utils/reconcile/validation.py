@@ -1,8 +1,8 @@
-"""Daemons are asked whether they accept the files of a call.
+"""Lets daemons check the files of a call.
 
-They are asked as soon as the files are written, and before a unit takes up what an earlier run wrote.
+They check files as soon as these are written, and before a unit reads what an earlier run wrote.
 
-Runs on the host, inside the `settle` module, as root. How a daemon is asked is in `daemon_checks`.
+Runs on the host, inside the `settle` module, as root. `daemon_checks` runs the checks.
 """
 
 from __future__ import annotations
@@ -12,48 +12,48 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.daemon_checks import (
-    Checks,
+    DaemonChecks,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    Part,
+    units_of,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
-    Report,
-    SettleError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
-    Part,
-    units_of,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    HostReport,
+    ReconcileError,
 )
 
 
 class Validation:
-    """Asks the daemons of all parts; each method raises SettleError with what one of them refuses."""
+    """Runs the checks of all parts; each method raises ReconcileError if a daemon refuses a file."""
 
-    def __init__(self, parts: Sequence[Part], host: Host, report: Report) -> None:
+    def __init__(self, parts: Sequence[Part], host: Host, report: HostReport) -> None:
         self.parts = parts
         self.host = host
         self.report = report
-        self._written: Checks | None = None
+        self._written: DaemonChecks | None = None
 
-    def of_written(self) -> None:
-        """Ask about what this call has written."""
+    def check_written(self) -> None:
+        """Check the files that this call has written."""
         checks = self._checks(self.report.changed)
         for refusal in checks.refusals():
-            raise SettleError(f"{refusal}\nAll files of this call are as they were.")
+            raise ReconcileError(f"{refusal}\nAll files of this call were restored.")
         self._written = checks
 
-    def of_earlier(self, taken_up: Iterable[str]) -> None:
-        """Ask about what units are about to take up: a run that was killed may have written it and not asked."""
+    def check_earlier(self, taken_up: Iterable[str]) -> None:
+        """Check the files that units are about to read: a killed run may have written them without checking."""
         checks = self._checks(taken_up)
         if self._written is not None:
             checks.leave_out(self._written)
         for refusal in checks.refusals():
-            raise SettleError(
-                f"{refusal}\nIt lies there from before this run; no unit was started or restarted with it."
+            raise ReconcileError(
+                f"{refusal}\nAn earlier run wrote it; no unit was started or restarted with it."
             )
 
     def taken_up(self, states: Mapping[str, systemd.UnitState], disk: Disk) -> list[str]:
-        """Return the files that pending units will read; of their own sources those that are ours."""
+        """Return the files that pending units will read, including those of their unit files that are ours."""
         ours = {file.dest for _, wanted in self.parts for file in wanted.files}
         units = {unit.name: unit for _, unit in units_of(self.parts)}
         paths: list[str] = []
@@ -61,15 +61,15 @@ class Validation:
             if item.unit in units:
                 for pattern in units[item.unit].files:
                     paths += disk.match(pattern) if glob.has_magic(pattern) else [pattern]
-                sources = systemd.sources_to_be(states[item.unit], disk, self.host.places.units)
+                sources = systemd.sources_to_be(states[item.unit], disk, self.host.paths.units)
                 paths += [path for path in sources if path in ours]
         return paths
 
-    def _checks(self, changed: Iterable[str]) -> Checks:
-        return Checks(
+    def _checks(self, changed: Iterable[str]) -> DaemonChecks:
+        return DaemonChecks(
             [check for _, wanted in self.parts for check in wanted.checks],
             changed,
             [unit.name for _, unit in units_of(self.parts)],
-            self.host.places.units,
+            self.host.paths.units,
             self.host.run,
         )

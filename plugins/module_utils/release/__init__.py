@@ -1,1 +1,1 @@
-"""Builds a release, and reads its note."""
+"""Builds releases and reads their notes."""

@@ -1,7 +1,7 @@
-"""Build one release on a host: unpack, virtualenv, requirements, check; then, and only then, call it a release.
+"""Builds one release on a host: unpacks the source, creates the virtualenv, installs requirements and runs the check.
 
 Runs on the host, inside the `release` module, as root. A directory under `releases/` is a release once it holds
-`release.json`, which is written last; anything else there is what an earlier run left and is wiped.
+`release.json`, which is written last; anything else there was left by an earlier run and is removed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtuale
     _uncompiled,
 )
 
-# Beside the releases: what pip printed when the last build failed.
+# File next to the releases with pip's output of the last failed build.
 LOG = "build.log"
 
 
@@ -54,7 +54,7 @@ _IMPORT = 120.0
 
 
 def _checked(build: Build) -> dict[str, Any]:
-    """Import the application as its own user; what the check says."""
+    """Import the application as its own user; return the result of the check."""
     user = _user(build.user)
     variables = {**build.environment, **build.secret_environment}
     environment = {
@@ -88,11 +88,11 @@ def _checked(build: Build) -> dict[str, Any]:
     except subprocess.TimeoutExpired as late:
         limit = "celery_release_timeout" if build.timeout < _IMPORT else "a fixed limit"
         raise BuildError(
-            f"importing {build.app} took more than {late.timeout:.0f} s ({limit}): what waits for a database or a "
-            "network when it is imported has to do so in its tasks"
+            f"importing {build.app} took more than {late.timeout:.0f} s ({limit}): code that waits for a database or "
+            "a network must do so in tasks, not during the import"
         ) from None
     try:
-        # An application may print while it is imported; the answer is the last line.
+        # An application may print while it is imported, so the answer is the last line.
         answer = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
         raise BuildError(
@@ -117,7 +117,7 @@ def _checked(build: Build) -> dict[str, Any]:
 
 
 def _unpack(archive: str, target: Path, timeout: float, user: pwd.struct_passwd) -> None:
-    # Not tarfile: its filters against names that lead elsewhere came with Python 3.11.4, and Debian 12 has 3.11.2.
+    # Don't use tarfile: its filters against unsafe names came with Python 3.11.4, and Debian 12 has 3.11.2.
     command = ["tar", "--extract", "--gzip", "--file", "-", "--directory", str(target)]
     # Only root can open the archive.
     with open(archive, "rb") as stream:
@@ -144,8 +144,8 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
             f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
         )
     wheel = _pip_wheel(build, user)
-    # A copy of pip in each virtualenv takes longer than all else but the packages: the host's own one serves from its
-    # wheel, run by the virtualenv's interpreter.
+    # Copying pip into each virtualenv takes longer than anything except the packages. So use the host's pip from its
+    # wheel, with the virtualenv's interpreter.
     make = [build.python, "-m", "venv", *(["--without-pip"] if wheel else []), str(venv)]
     _run(make, left(), "making the virtualenv", user)
     _require_visible(build, os.path.realpath(f"{venv}/bin/python"))
@@ -162,7 +162,7 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
         "install",
         "--no-input",
         "--progress-bar=off",
-        # Compiled below, by all processors at once.
+        # It is compiled below, on all processors at once.
         "--no-compile",
         "--requirement",
         str(requirements),
@@ -171,27 +171,27 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
         _run(install, left(), "installing the requirements", user)
     except CommandFailed as failure:
         raise _explained(failure, build.path.parent / LOG) from None
-    # Packages may bring files for other versions of Python; as with pip, these stay as they are.
+    # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.
     quietly = [*_compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]
     with contextlib.suppress(CommandFailed):
         _run(quietly, left(), "compiling the packages", user)
     _give_to_root(venv)
     _refuse_links_out(venv, made)
-    # Flower's own virtualenv holds no application that could be checked.
+    # Flower's virtualenv has no application to check.
     return _checked(build) if build.app else {"tasks": [], "versions": {}}
 
 
-# As in preflight/checks/source.py:, which sees only what is written in the inventory.
+# As in preflight/checks/source.py, which only sees the path in the inventory.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
 
 
 def _require_visible(build: Build, python: str) -> None:
-    """Refuse an interpreter that the check could run, but no unit."""
+    """Refuse an interpreter that the check can run but units can't."""
     if any(Path(python).is_relative_to(place) for place in _HIDDEN):
         raise BuildError(
-            f"celery_release_python: {build.python} leads to {python}, which no process of the fleet sees: its units "
-            "have ProtectHome= and PrivateTmp=. Name an interpreter that is installed elsewhere, such as below /opt or "
-            "/usr/local."
+            f"celery_release_python: {build.python} leads to {python}, which the fleet's units can't see, because "
+            "they have ProtectHome= and PrivateTmp=. Name an interpreter that is installed elsewhere, such as below "
+            "/opt or /usr/local."
         )
 
 
@@ -201,14 +201,14 @@ def _in_use(root: Path) -> set[str]:
 
 
 def prune(root: Path, keep: int, spared: str = "") -> list[str]:
-    """Remove releases that nothing points to, except the newest `keep`, and builds that never finished.
+    """Remove unused releases, except the newest `keep`, and unfinished builds; return their names.
 
-    Returns the names of the removed. The caller holds the lock of `build`: no other build is going on.
+    The caller must hold the lock of `build`, so that no other build is running.
 
     Args:
         root: Directory of the application.
-        keep: How many to keep beside those in use.
-        spared: Name of one that is about to be used.
+        keep: Number of releases to keep in addition to those in use.
+        spared: Name of a release that is about to be used.
     """
     used = _in_use(root) | {spared}
     spare = [path for path in (root / "releases").iterdir() if path.name not in {*used, LOG}]
@@ -220,16 +220,16 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
     )
     removed = [*finished[keep:], *unfinished]
     for path in removed:
-        # The note goes first: a removal that is cut short leaves nothing that looks like a release.
+        # Remove the note first, so that an interrupted removal leaves nothing that looks like a release.
         (path / NOTE).unlink(missing_ok=True)
         shutil.rmtree(path)
     return [path.name for path in removed]
 
 
 def _require_unused(path: Path) -> None:
-    """Leave a virtualenv alone that the host's new Python has no use for, while processes of the old one have.
+    """Refuse to rebuild a virtualenv for the host's new Python while processes of the old one use it.
 
-    They have loaded only a part of their code, and a restart is not theirs to see: by its name the release is the same.
+    They have only loaded a part of their code, and no restart is planned for them, as the release has the same name.
     """
     python, real = outlived(str(path)), path.resolve()
     found = []
@@ -239,29 +239,27 @@ def _require_unused(path: Path) -> None:
             directory = Path(os.readlink(f"/proc/{process}/cwd"))
         except OSError:
             continue  # it has just ended
-        # What the new one has started ends by itself, again and again; a person's shell needs none of it.
+        # Ignore processes of the new Python: units fail at once, and a shell does not need the virtualenv.
         if program != python and os.path.basename(program).startswith(("python", "pypy")):
             found += [int(process)] if directory.is_relative_to(real) else []
     if found:
         raise BuildError(
-            f"release {path.name} has to be built anew, as its virtualenv does not work with {python}, which this host "
-            f"has now, and processes of before still run from it: {', '.join(map(str, sorted(found)))}. Restart the "
+            f"release {path.name} has to be built again, because its virtualenv does not work with this host's new "
+            f"{python}, and older processes still run from it: {', '.join(map(str, sorted(found)))}. Restart the "
             f"host, or stop their units (`systemctl status {min(found)}` names one), and run again."
         )
 
 
 def build(wanted: Build) -> list[str]:
-    """Build a release, or leave nothing but the log of what failed.
-
-    Returns what a person should know of it.
+    """Build a release and return remarks about it. A failed build leaves nothing except its log.
 
     Raises:
-        BuildError: With a message for the person who runs the play.
+        BuildError: It failed; the message is for the person who runs the play.
     """
     os.umask(0o022)
     releases = wanted.path.parent
     releases.mkdir(parents=True, exist_ok=True)
-    # A run that was interrupted leaves its build going on here; the next one waits for it.
+    # An interrupted run leaves its build running here; the next run waits for it.
     lock = os.open(releases, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -296,6 +294,6 @@ def _build_alone(wanted: Build) -> list[str]:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    # Nothing points to it yet.
+    # No link points to it yet.
     prune(Path(wanted.root), wanted.keep, spared=wanted.id)
     return warnings

@@ -1,8 +1,8 @@
-"""What makes a directory a release: its note `release.json`, which the build writes last.
+"""Reads the note `release.json`, which makes a directory a release; the build writes it last.
 
-The note holds the tasks that the release registers and, under `application`, what the application says of itself: its
-schedule, zone, queues and routes (see `celery_fleet.beat.described`). Whether that suits an inventory is told by
-`suitability`.
+The note contains the tasks that the release registers and, under `application`, a description of the application: its
+schedule, time zone, queues and routes (see `celery_fleet.beat.described`). `suitability` checks whether that fits an
+inventory.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import re
 
 NOTE = "release.json"
 
-# What an interpreter is called that says its version; where it has another name, nothing is told from that.
+# Names of interpreters that contain a version; other names say nothing about it.
 _PYTHON = re.compile(r"python3\.[0-9]+")
 
 
 def built(path: str) -> bool:
-    """Whether a directory is a release of this host.
+    """Return whether a directory is a usable release of this host.
 
-    Without the note it is what a build left half done. And a virtualenv leads to the host's own Python by a link, while
-    its packages lie in a directory of the version that it was made with: where the host's distribution was upgraded
-    since, nothing finds them.
+    Without the note it is an unfinished build. A virtualenv links to the host's own Python, but its packages are in a
+    directory named after the version that created it. After an upgrade of the distribution Python doesn't find them.
     """
     return os.path.isfile(f"{path}/{NOTE}") and not outlived(path)
 
 
 def outlived(path: str) -> str:
-    """The interpreter that a release's virtualenv leads to, where its packages are not for that one, or it is gone."""
+    """Return the interpreter of a release's virtualenv if it is gone or the packages are for another version."""
     python = os.path.realpath(f"{path}/venv/bin/python")
     if not os.access(python, os.X_OK):
         return python
@@ -37,13 +36,13 @@ def outlived(path: str) -> str:
 
 
 def again(path: str) -> str:
-    """Words for a release that is there and has to be built once more; nothing where there is none."""
+    """Return text for a release that exists but has to be built again; empty if it does not exist."""
     python = outlived(path) if os.path.isfile(f"{path}/{NOTE}") else ""
-    return f" anew: its virtualenv does not work with {python}" if python else ""
+    return f" again: its virtualenv does not work with {python}" if python else ""
 
 
 def target_of(link: str, target: str) -> str:
-    """Path of the release that a link is to point to; nothing for a link that points to something else."""
+    """Return the path of the release that a link will point to; empty if the link points to something else."""
     path = os.path.normpath(os.path.join(os.path.dirname(link), target))
     ours = os.path.basename(link) == "current" or os.path.basename(os.path.dirname(link)) == "pins"
     return path if ours and os.path.basename(os.path.dirname(path)) == "releases" else ""

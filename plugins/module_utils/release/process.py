@@ -1,4 +1,4 @@
-"""Run a command of a build as the application's user."""
+"""Runs commands of a build as the application's user."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ LOG = "build.log"
 
 
 class BuildError(Exception):
-    """The release can't be built; the message names what, where and what to do."""
+    """The release can't be built. The message says what is wrong, where, and what to do."""
 
 
 class CommandFailed(BuildError):  # noqa: N818 - what a program says, not an error of ours
-    """A program ended with another status than 0; `output` is all that it printed."""
+    """A program failed; `output` is everything that it printed."""
 
     def __init__(self, what: str, output: str) -> None:
-        """Say what failed, and with which last lines."""
+        """Set the message: what failed, with its last lines."""
         super().__init__(f"{what} failed; its last lines:\n{_tail(output)}")
         self.output = output
 
 
 @dataclass(frozen=True)
 class Build:
-    """What to build; the fields are the `release` module's options."""
+    """A release to build; the fields are the options of the module `release`."""
 
     id: str
     archive: str
@@ -48,12 +48,12 @@ class Build:
 
     @property
     def path(self) -> Path:
-        """Directory of the release."""
+        """Return the directory of the release."""
         return Path(self.root) / "releases" / self.id
 
     @property
     def code(self) -> Path:
-        """Directory in which its processes run."""
+        """Return the working directory of its processes."""
         return Path(os.path.normpath(self.path / "source" / self.directory))
 
 
@@ -66,7 +66,7 @@ def _user(name: str) -> pwd.struct_passwd:
         return pwd.getpwnam(name)
     except KeyError:
         raise BuildError(
-            f"there is no user {name} on this host; settle celery_runtime first"
+            f"there is no user {name} on this host; run the role celery_runtime first"
         ) from None
 
 
@@ -77,10 +77,7 @@ def _run(
     user: pwd.struct_passwd,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
 ) -> str:
-    """Run a command as the user of the build, with none of the environment of whoever runs Ansible.
-
-    Returns what it printed.
-    """
+    """Run a command as the build's user, without Ansible's environment; return its output."""
     try:
         done = subprocess.run(
             list(command),

@@ -1,7 +1,7 @@
-"""Whether a release suits an inventory, told from the release's note: schedule, queues, routes, versions.
+"""Checks from a release's note whether the release fits an inventory: schedule, queues, routes, versions.
 
-It takes nothing but the note, so it is also known if only the inventory has changed. Runs on hosts, inside the modules
-that build a release and that link to one, and on the control node.
+It only needs the note, so it also works if only the inventory has changed. Runs on hosts, inside the modules that build
+a release or link to one, and on the control node.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
 
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 
-# Minors of Celery and kombu for which there is an atomic take, as `celery_fleet.compat.versions` has them, and the
-# first redis-py that speaks RESP3 without being told to.
+# Minor versions of Celery and kombu that atomic fetching supports, as in `celery_fleet.compat.versions`, and the first
+# redis-py that uses RESP3 by default.
 ATOMIC = {"celery": ("5.7", "5.6", "5.5", "5.4"), "kombu": ("5.7", "5.6", "5.5", "5.4")}
 _RESP3 = 8
 
-# Settings of Celery by the minor that knows them first (celery.app.defaults of each): an older one passes over them.
+# Celery's settings by the first minor version that has them (see its celery.app.defaults). Older ones ignore them.
 SINCE = {
     "5.5": (
         "broker_native_delayed_delivery_queue_type",
@@ -66,14 +66,15 @@ _CRONTAB = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
 
 
 def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
-    """What to tell a person where a release does not suit the inventory, each with what to do; nothing where it does.
+    """Return errors if a release does not fit the inventory, each with what to do; an empty list if it fits.
 
     Args:
-        identity: Its name.
+        identity: Name of the release.
         note: Text of its note.
-        demands: Of the inventory: `schedule` (celery_beat_schedule), `policy` (celery_beat_schedule_policy), `routes`
-            (celery_app_task_routes), `settings` (celery_app_settings), `queues` (all that workers consume), `scheduler`
-            (celery_beat_scheduler), `atomic` (whether any worker takes atomically).
+        demands: Requirements of the inventory: `schedule` (celery_beat_schedule), `policy`
+            (celery_beat_schedule_policy), `routes` (celery_app_task_routes), `settings`
+            (celery_app_settings), `queues` (all that workers consume), `scheduler` (celery_beat_scheduler),
+            `atomic` (whether any worker fetches atomically).
     """
     try:
         whole = json.loads(note)
@@ -105,7 +106,7 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
 
 
 def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
-    """What of a release costs the inventory something without being wrong; the arguments are those of `refusals`."""
+    """Return remarks about a release that fits but has drawbacks; the arguments are those of `refusals`."""
     try:
         found = _versions(json.loads(note))
     except (ValueError, AttributeError):
@@ -124,17 +125,17 @@ def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
 
 
 def _versions(whole: Mapping[str, Any]) -> dict[str, str]:
-    """Versions that a note names; of one that was written before it named any, none."""
+    """Return the versions in a note; empty for an old note without versions."""
     return {name: str(text) for name, text in (whole.get("versions") or {}).items() if text}
 
 
 def _foreign(identity: str, versions: Mapping[str, str], demands: Mapping[str, Any]) -> list[str]:
-    """A Celery or kombu whose private attributes the atomic take does not know."""
+    """Return errors about a Celery or kombu that atomic fetching does not support."""
     if not demands.get("atomic"):
         return []
     return [
         (
-            f"release {identity} has {name} {versions[name]}, and the atomic take knows {', '.join(known)} alone. "
+            f"release {identity} has {name} {versions[name]}, and atomic fetching only supports {', '.join(known)}. "
             f"Require {name}=={known[0]}.*, or set celery_worker_take: stock."
         )
         for name, known in ATOMIC.items()
@@ -143,7 +144,7 @@ def _foreign(identity: str, versions: Mapping[str, str], demands: Mapping[str, A
 
 
 def _ignored(identity: str, versions: Mapping[str, str], demands: Mapping[str, Any]) -> list[str]:
-    """Settings of the inventory's that the release's Celery does not know yet."""
+    """Return errors about settings in the inventory that the release's Celery does not have yet."""
     found = _numbers(versions.get("celery", ""))
     settings = demands.get("settings") or {}
     if not found:
@@ -154,11 +155,11 @@ def _ignored(identity: str, versions: Mapping[str, str], demands: Mapping[str, A
             remedy = f"Require celery=={minor}.*, or remove it"
             if name == "task_retry_on_worker_lost":
                 if not settings[name]:
-                    continue  # as it is without
+                    continue  # the same as without the setting
                 remedy += ": with celery_app_delivery: at_least_once Celery Fleet does the same"
             lines.append(
                 f"celery_app_settings.{name} is new in Celery {minor}, and release {identity} has "
-                f"{versions['celery']}, which passes over it. {remedy}."
+                f"{versions['celery']}, which ignores it. {remedy}."
             )
     return lines
 
@@ -174,7 +175,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def in_effect(
     code: Mapping[str, Any], inventory: Mapping[str, Any], policy: str
 ) -> dict[str, Mapping[str, Any]]:
-    """Those of the code's entries that beat holds beside the inventory's."""
+    """Return the entries in the code that beat loads in addition to those in the inventory."""
     if policy == REPLACE:
         return {}
     return {
@@ -185,7 +186,7 @@ def in_effect(
 def names_expected(
     code: Iterable[str], inventory: Mapping[str, Mapping[str, Any]], policy: str
 ) -> tuple[set[str], set[str]]:
-    """Names of the entries that beat has to hold: the inventory's, and those that the code had at the build."""
+    """Return names of the entries that beat must load: those in the inventory, and those in the code at build time."""
     ours = {name for name, entry in inventory.items() if entry.get("enabled", True)}
     theirs: dict[str, Mapping[str, Any]] = {name: {} for name in code}
     return ours, set(in_effect(theirs, inventory, policy))
@@ -194,11 +195,11 @@ def names_expected(
 def queue_of(
     entry: Mapping[str, Any], told: Mapping[str, Any], demands: Mapping[str, Any]
 ) -> str | None:
-    """The queue that one of the code's entries goes to on these hosts; None where the note does not say it.
+    """Return the queue of an entry in the code on these hosts; None if the note does not say.
 
-    The inventory's routes stand in place of the application's, and its default queue as well. Where the inventory set
-    them when the release was built (`pinned`) and no longer does, the application's own are not in the note; where only
-    an exchange says where an entry goes, no queue is.
+    The inventory's routes and default queue replace the application's. If the inventory set them when the release was
+    built (`pinned`) but no longer does, the note lacks the application's own. If an entry only names an exchange, its
+    queue is not known.
     """
     if entry.get("fixed"):
         queue = entry.get("goes_to")
@@ -263,7 +264,7 @@ def _contradictions(
 
 
 def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """In what an entry of the inventory differs from one of the code."""
+    """Return the fields in which an entry in the inventory differs from one in the code."""
     own = dict(ours.get("options") or {})
     queue = ours.get("queue") or own.pop("queue", None)
     own.pop("queue", None)
@@ -279,7 +280,7 @@ def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 
 def _time(entry: Mapping[str, Any]) -> Any:
-    """When an entry is due, in one form for both sides."""
+    """Return when an entry is due, in a form that both sides share."""
     if entry.get("crontab") is not None:
         fields = entry["crontab"]
         return {field: _text(fields.get(field, "*")) for field in _CRONTAB}
@@ -296,7 +297,7 @@ def _text(value: Any) -> str:
     return ",".join(str(item).replace(" ", "").lower() for item in items)
 
 
-# Options of an entry that django_celery_beat has a column for; that of the queue stands apart in the note.
+# Options of an entry with a column in django_celery_beat; the queue is a separate field in the note.
 _OPTIONS = frozenset(
     {"exchange", "routing_key", "priority", "headers", "expires", "expire_seconds"}
 )
@@ -305,7 +306,7 @@ _OPTIONS = frozenset(
 def _homeless(
     identity: str, told: Mapping[str, Any], code: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Why the schedule can't be in this release's database; nothing where its note is too old to say."""
+    """Return why the schedule can't be in this release's database; empty if its note is too old to say."""
     found = []
     why = str(told.get("no_database") or "")
     if why:
@@ -324,7 +325,7 @@ def _homeless(
         if what:
             found.append(
                 f"beat_schedule of release {identity}, in its code: entry {name} has {' and '.join(what)}, which the "
-                f"database has no place for. Mend it there, or switch it off by celery_beat_schedule: "
+                f"database has no place for. Fix it there, or switch it off by celery_beat_schedule: "
                 f"{{{name}: {{enabled: false}}}}."
             )
     return found
@@ -338,7 +339,7 @@ def _unserved(
     told: Mapping[str, Any],
     demands: Mapping[str, Any],
 ) -> list[str]:
-    """What is wrong with one of the code's entries on these hosts."""
+    """Return what is wrong with an entry in the code on these hosts."""
     what = f"beat_schedule of release {identity}, in its code: entry {name}"
     off = f"switch it off by celery_beat_schedule: {{{name}: {{enabled: false}}}}"
     task = str(entry["task"])
@@ -349,7 +350,7 @@ def _unserved(
             f"did you mean {', '.join(near)}?" if near else "is its module in include or imports?"
         )
         return [
-            f"{what} sends {task}, which the release does not register: {hint} Mend it there, or {off}."
+            f"{what} sends {task}, which the release does not register: {hint} Fix it there, or {off}."
         ]
     queues = demands.get("queues")
     queue = queue_of(entry, told, demands)

@@ -1,4 +1,4 @@
-"""Install and compile the packages of a release, and give its files to root."""
+"""Installs and compiles the packages of a release, and makes root own its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 LOG = "build.log"
 
 
-# What pip and compilers print where something of the host is missing, what that is, and what to do.
+# Output of pip and compilers if something is missing on the host, what that is, and what to do.
 _PACKAGES = "celery_runtime_packages"
 
 _MISSING = (
@@ -68,7 +68,7 @@ _MISSING = (
     ),
 )
 
-# The name of the requirement that pip was at, the surest first.
+# Patterns for the requirement that pip was processing, the most reliable first.
 _AT = (
     r"(?:Failed building wheel for|No matching distribution found for) ([^\s;]+)",
     r"Building wheel for (\S+) .*error",
@@ -77,7 +77,7 @@ _AT = (
 
 
 def _explained(failure: CommandFailed, log: Path) -> BuildError:
-    """Name the package that can't be installed, what the host probably lacks, and the whole output."""
+    """Return an error: which package can't be installed, what the host probably lacks, and where the output is."""
     output = failure.output
     at = next((found[-1] for pattern in _AT if (found := re.findall(pattern, output))), None)
     words = [str(failure)]
@@ -95,10 +95,10 @@ def _explained(failure: CommandFailed, log: Path) -> BuildError:
 
 
 def _uncompiled(failure: CommandFailed, source: Path) -> str:
-    """Name the files that this Python can't compile: of another one, or templates of code.
+    """Return a remark about files that this Python can't compile: files for another version, or code templates.
 
     Raises:
-        CommandFailed: Something else has failed.
+        CommandFailed: Something else failed.
     """
     names = re.findall(
         rf"\*\*\* Error compiling '{re.escape(str(source))}/([^']+)'", failure.output
@@ -107,12 +107,12 @@ def _uncompiled(failure: CommandFailed, source: Path) -> str:
         raise failure
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (
-        f"files of the source that this Python can't compile: {', '.join(sorted(names)[:5])}{more}. They stay as they "
-        "are; only what imports them fails."
+        f"files of the source that this Python can't compile: {', '.join(sorted(names)[:5])}{more}. They are "
+        "kept; only code that imports them fails."
     )
 
 
-# Where Debian keeps the wheels that its own ensurepip unpacks, and where an interpreter of its own making has them.
+# Where Debian keeps the wheels for its ensurepip, and where other interpreters have them.
 _WHEELS = ("/usr/share/python-wheels/pip-*.whl",)
 
 _BUNDLED = (
@@ -121,10 +121,10 @@ _BUNDLED = (
 
 
 def _pip_wheel(build: Build, user: pwd.struct_passwd) -> str:
-    """Path of the pip that the host has for new virtualenvs; nothing where the interpreter has to bring its own."""
+    """Return the path of the host's pip for new virtualenvs; empty if the interpreter has to bring its own."""
     patterns = list(_WHEELS)
     if os.path.dirname(os.path.realpath(build.python)) != "/usr/bin":
-        # Another interpreter than Debian's: its pip may need a newer Python than this one, and the other way round.
+        # For an interpreter that is not Debian's, pip and Python may each need another version than Debian has.
         try:
             bundled = _run(
                 [build.python, "-I", "-c", _BUNDLED], min(30, build.timeout), "asking for pip", user
@@ -137,18 +137,18 @@ def _pip_wheel(build: Build, user: pwd.struct_passwd) -> str:
 
 
 def _compile_all(build: Build) -> list[str]:
-    """The start of a command that compiles: the application's user can't write there later, when it would be needed.
+    """Return the beginning of a command that compiles packages now, as the application's user can't write there later.
 
-    By the system's interpreter: the virtualenv's would run what its packages have put into .pth files.
+    It uses the system's interpreter, because the virtualenv's would run code in its packages' .pth files.
     """
     return [build.python, "-I", "-m", "compileall", "-q", "-j", "0"]
 
 
 def _give_to_root(directory: Path) -> None:
-    """Make root the owner of a whole tree, which anybody may read and nobody else may write.
+    """Make root the owner of a whole tree that all users may read and only root may write.
 
-    Links change owner, what they point to does not. A directory is root's before its content is listed, and no entry
-    is looked up by its whole path: a process that a package has left behind could still add or exchange entries.
+    Links change owner, their targets don't. A directory is given to root before its content is listed, and entries are
+    not looked up by their whole path, because a process left behind by a package could still add or replace entries.
     """
 
     def settle(name: Path | str, handle: int | None = None) -> None:
@@ -165,7 +165,7 @@ def _give_to_root(directory: Path) -> None:
 
 
 def _links_out(venv: Path) -> set[tuple[str, str]]:
-    """Links in a virtualenv that lead out of it, each with its target."""
+    """Return links in a virtualenv that lead out of it, each with its target."""
     root = os.path.realpath(venv)
     found = set()
     for base, directories, names in os.walk(root):
@@ -176,7 +176,7 @@ def _links_out(venv: Path) -> set[tuple[str, str]]:
 
 
 def _refuse_links_out(venv: Path, made: set[tuple[str, str]]) -> None:
-    """Refuse links that packages have left, other than those to the interpreter that `venv` has `made`."""
+    """Refuse links that packages have created, other than those to the interpreter that `venv` has `made`."""
     strange = sorted(_links_out(venv) - made)
     if strange:
         shown = "\n".join(f"  {name} -> {target}" for name, target in strange[:5])

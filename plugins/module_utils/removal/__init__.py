@@ -1,1 +1,1 @@
-"""Takes an application off a host."""
+"""Removes an application from a host."""

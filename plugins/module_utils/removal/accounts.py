@@ -1,4 +1,4 @@
-"""Unix users and groups of the host that a removal looks at."""
+"""Looks up the host's Unix users, groups and processes for a removal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Account:
 
 
 class Accounts:
-    """The users and groups of the host; tests have some of their own."""
+    """The users and groups of the host; tests use fake ones."""
 
     def user(self, name: str) -> Account | None:
         """Return one user."""
@@ -38,7 +38,7 @@ class Accounts:
             return None
 
     def processes(self, numbers: Iterable[int]) -> list[str]:
-        """Return the processes that run as one of these users, each as a person reads it."""
+        """Return the processes that run as one of these users, each as text."""
         wanted, found = set(numbers), []
         for process in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -51,9 +51,9 @@ class Accounts:
 
 
 def _is_at_home(process: str) -> bool:
-    """Return whether a process sees this host's files; one in a container has users of its own."""
+    """Return whether a process sees this host's files; one in a container has its own users."""
     try:
         return os.path.samestat(os.stat(f"/proc/{process}/root"), os.stat("/"))
     except PermissionError:
-        # Root itself may be confined. Then it counts.
+        # Even root may be confined; then the process counts.
         return True

@@ -1,4 +1,4 @@
-"""Remove files and directories of a host, each as often as it is asked for.
+"""Removes files and directories of a host; every call may be repeated.
 
 Runs on the host, as root, in directories that the application's users may write to.
 """
@@ -10,13 +10,13 @@ import os
 import stat
 from collections.abc import Iterable
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
 
 
 class Deletion:
-    """Removes paths and notes in `removed` what was there."""
+    """Removes paths and lists the existing ones in `removed`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: RemovalHost) -> None:
         self.host = host
         self.removed: list[str] = []
 
@@ -28,7 +28,7 @@ class Deletion:
                 self.removed.append(path)
 
     def empty_directories(self, paths: Iterable[str]) -> None:
-        """Remove the directories in which nothing is left, the inner ones first."""
+        """Remove empty directories, the inner ones first."""
         for path in sorted(paths, reverse=True):
             real = self.host.at(path)
             if os.path.isdir(real) and not os.path.islink(real) and not os.listdir(real):
@@ -36,7 +36,7 @@ class Deletion:
                 self.removed.append(path)
 
     def tree(self, path: str, owners: set[int]) -> None:
-        """Remove a directory with what some users own in it. Links are removed, and never followed."""
+        """Remove a directory with the content that belongs to some users. Links are removed, and never followed."""
         real = self.host.at(path)
         if os.path.islink(real) or not os.path.isdir(real):
             self.files([path])
@@ -47,7 +47,7 @@ class Deletion:
                 if about.st_uid not in owners:
                     continue
                 if stat.S_ISDIR(about.st_mode):
-                    # It stays if something of another user is in it.
+                    # It stays if it contains files of another user.
                     with contextlib.suppress(OSError):
                         os.rmdir(name, dir_fd=handle)
                 else:

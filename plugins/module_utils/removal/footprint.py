@@ -1,7 +1,7 @@
-"""Tell from names what an application has on a host that has no whole manifest: 0.1.0 and what came before kept none.
+"""Derives from names what an application has on a host without a whole manifest: 0.1.0 and earlier kept none.
 
-It stays for one version: the next one removes this file and all that uses it. Nothing new belongs here, because a
-manifest is made from the roles' desired state.
+It stays for one version; the next one removes this file and all its uses. Add nothing here, because a manifest is made
+from the roles' desired state.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manife
     UNITS,
     Manifest,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
 
 STATE = "/var/lib/celery-fleet"
 REDIS_DATA = "/var/lib/celery-fleet-redis"
-# A directory that is an application's own: absolute, below another one, and with nothing that a pattern would take.
+# An application's own directory: absolute, with at least two parts, and without characters of glob patterns.
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where an application lies; the facts of celery_app and redis."""
+class ApplicationPaths:
+    """Name and directories of an application, from the facts of celery_app and redis."""
 
     app: str
     directory: str
@@ -45,27 +45,27 @@ class Places:
             object.__setattr__(self, item.name, path.rstrip("/") or path)
 
     @classmethod
-    def usual(cls, app: str) -> Places:
-        """Return those of the roles' defaults."""
+    def usual(cls, app: str) -> ApplicationPaths:
+        """Return the paths from the roles' defaults."""
         etc = "/etc/celery-fleet"
         return cls(app, f"{etc}/{app}", f"/opt/{app}", f"/var/lib/{app}", f"{etc}/redis")
 
     def wrong(self, mark: Mapping[str, Any] | None) -> list[str]:
-        """Return why nothing may be removed there; each with what to do.
+        """Return why nothing may be removed there, each with what to do.
 
         Args:
-            mark: The application's own on this host: what it was deployed with, whatever the inventory says since.
+            mark: The application's mark on this host: what it was deployed with, even if the inventory changed.
         """
         named = {"celery_app_root": self.root, "celery_app_state": self.state}
         more = {"celery_app_directory": self.directory, "redis_config_directory": self.redis_config}
         words = [
-            f"{variable}: {path!r} is no directory of an application's own: write an absolute path, in at least two "
+            f"{variable}: {path!r} is not a directory of an application: write an absolute path, in at least two "
             "parts of letters, digits and . _ + : @ -"
             for variable, path in {**named, **more}.items()
             if _OWN_DIRECTORY.fullmatch(path) is None
         ]
         known = [str(path).rstrip("/") for path in (mark or {}).get("paths") or ()]
-        # A host of Redis alone has neither.
+        # A host with only Redis has neither.
         if words or not (mark or {}).get("users"):
             return words
         return [
@@ -76,32 +76,32 @@ class Places:
         ]
 
 
-def derive(places: Places, mark: Mapping[str, Any] | None, host: Host) -> Manifest:
+def derive(paths: ApplicationPaths, mark: Mapping[str, Any] | None, host: RemovalHost) -> Manifest:
     """Return what is on a host by its names.
 
     Args:
-        places: Where the application lies.
+        paths: The application's paths.
         mark: The application's own; None for one that can't be read, of which the most is assumed.
         host: Where it is.
     """
     known: Mapping[str, Any] = mark or {}
     redis = mark is None or any(str(unit).startswith("redis@") for unit in known.get("units") or ())
     nginx = mark is None or bool(known.get("nginx"))
-    # Otherwise a directory of the application's name outside of ours is not the fleet's.
-    processes = bool(known.get("users")) or host.exists(f"/etc/sysusers.d/{places.app}.conf")
+    # Otherwise a directory of this name outside of our directories does not belong to the fleet.
+    processes = bool(known.get("users")) or host.exists(f"/etc/sysusers.d/{paths.app}.conf")
     found = Manifest()
-    patterns = [*_unit_files(places.app, redis, nginx), *_files(places, redis, processes)]
+    patterns = [*_unit_files(paths.app, redis, nginx), *_files(paths, redis, processes)]
     for pattern in patterns:
         found.files.update(path for path in host.glob(pattern) if not os.path.isdir(host.at(path)))
     masks = [f"{UNITS}/{name}-server.service" for name in ("redis", "valkey") if redis]
     found.files.update(path for path in masks if os.path.islink(host.at(path)))
-    for pattern in _directories(places, nginx):
+    for pattern in _directories(paths, nginx):
         found.directories.update(host.glob(pattern))
-    found.data.update(_data(places, processes))
-    found.units.update(systemd.listed(_units(places.app), host.run))
+    found.data.update(_data(paths, processes))
+    found.units.update(systemd.listed(_units(paths.app), host.run))
     for path in host.glob(f"{STATE}/inputs/*.json"):
         unit = os.path.basename(path).removesuffix(".json")
-        if unit.startswith((f"{places.app}-", f"redis@{places.app}-")) or unit == "nginx.service":
+        if unit.startswith((f"{paths.app}-", f"redis@{paths.app}-")) or unit == "nginx.service":
             found.units.add(unit)
     if not nginx:
         found.units.discard("nginx.service")
@@ -109,7 +109,7 @@ def derive(places: Places, mark: Mapping[str, Any] | None, host: Host) -> Manife
         note = json.loads(Path(host.at(f"{STATE}/packages.json")).read_text())
         found.packages.update(note["installed"])
     if processes:
-        _add_accounts(found, places.app, known)
+        _add_accounts(found, paths.app, known)
     return found
 
 
@@ -139,12 +139,12 @@ def _unit_files(app: str, redis: bool, nginx: bool) -> list[str]:
         *(("redis@.service",) if redis else ()),
         *(("nginx.service.d/10-celery-fleet.conf",) if nginx else ()),
     ]
-    # The slice's name may have a backslash, which a pattern would take for its own.
+    # The slice's name may contain a backslash, which is special in a pattern.
     return [f"{UNITS}/{name}".replace("\\", "[\\]") for name in names]
 
 
-def _files(places: Places, redis: bool, processes: bool) -> list[str]:
-    app, etc, root = places.app, places.directory, places.root
+def _files(paths: ApplicationPaths, redis: bool, processes: bool) -> list[str]:
+    app, etc, root = paths.app, paths.directory, paths.root
     return [
         *(f"{etc}/{name}.env" for name in ("app", "exec", "worker-*", "beat", "web", "flower")),
         *(f"{etc}/{name}" for name in ("cli.json", "health.json", "firewall.nft")),
@@ -157,7 +157,7 @@ def _files(places: Places, redis: bool, processes: bool) -> list[str]:
         f"{etc}/nginx-web/flower.conf",
         *(f"{etc}/credentials-nginx/{name}.htpasswd" for name in ("web", "flower")),
         *(f"/etc/nginx/conf.d/{app}-{name}.conf" for name in ("web", "flower")),
-        *(f"{places.redis_config}/{app}-*/{name}" for name in ("redis.conf", "users.acl") if redis),
+        *(f"{paths.redis_config}/{app}-*/{name}" for name in ("redis.conf", "users.acl") if redis),
         *(f"{root}/pins/{name}" for name in ("worker-*", "beat", "web", "flower") if processes),
         *((f"{root}/current", f"/etc/logrotate.d/{app}") if processes else ()),
         f"/etc/sysusers.d/{app}.conf",
@@ -168,12 +168,12 @@ def _files(places: Places, redis: bool, processes: bool) -> list[str]:
     ]
 
 
-def _data(places: Places, processes: bool) -> dict[str, str]:
-    app, root = places.app, places.root
+def _data(paths: ApplicationPaths, processes: bool) -> dict[str, str]:
+    app, root = paths.app, paths.root
     own = {
         f"{root}/releases": "releases",
         f"{root}/flower": "releases",
-        places.state: "state",
+        paths.state: "state",
         f"/var/lib/{app}-flower": "state",
         f"/var/log/{app}": "logs",
         f"/var/log/{app}-flower": "logs",
@@ -192,8 +192,8 @@ def _data(places: Places, processes: bool) -> dict[str, str]:
     }
 
 
-def _directories(places: Places, nginx: bool) -> list[str]:
-    app, etc, root = places.app, places.directory, places.root
+def _directories(paths: ApplicationPaths, nginx: bool) -> list[str]:
+    app, etc, root = paths.app, paths.directory, paths.root
     return [
         f"{UNITS}/{app}-worker@*.service.d",
         f"{UNITS}/redis@{app}-*.service.d",
@@ -202,7 +202,7 @@ def _directories(places: Places, nginx: bool) -> list[str]:
         *((f"{UNITS}/nginx.service.d",) if nginx else ()),
         *(f"{etc}/{name}" for name in ("credentials", "credentials-nginx", "nginx-web", "pki")),
         *(etc, "/etc/celery-fleet", root, f"{root}/pins"),
-        *(places.redis_config, f"{places.redis_config}/{app}-*"),
+        *(paths.redis_config, f"{paths.redis_config}/{app}-*"),
         *("/var/log/celery-fleet", REDIS_DATA, "/etc/sysusers.d"),
         *("/etc/needrestart", "/etc/needrestart/conf.d"),
         *("/usr/share/bash-completion", "/usr/share/bash-completion/completions"),

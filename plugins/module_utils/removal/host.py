@@ -1,6 +1,6 @@
-"""The host as a removal reaches it: its commands, its Redis, its accounts, its files.
+"""Access to the host for a removal: commands, Redis, accounts and files.
 
-Runs on the host, as root. Tests have a host of their own below a directory.
+Runs on the host, as root. Tests use a fake host below a directory.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     redis_client,
     systemd,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Accounts
 
 
 @dataclass(frozen=True)
-class Host:
-    """The host as a removal reaches it.
+class RemovalHost:
+    """Operations on the host that a removal needs.
 
     Attributes:
         run: Runs a command.
-        talk: Asks a Redis.
+        talk: Sends commands to a Redis.
         accounts: Users and groups.
-        base: Directory that is taken for the root of the file system; empty for the real one.
-        sleep: Waits for seconds.
-        clock: Seconds that only grow.
+        base: Directory that replaces the root of the file system; empty for the real one.
+        sleep: Waits for a number of seconds.
+        clock: Monotonic clock, in seconds.
     """
 
     run: systemd.Runner = systemd.run
@@ -40,11 +42,11 @@ class Host:
     clock: Callable[[], float] = time.monotonic
 
     def at(self, path: str) -> str:
-        """Return where a path of the host really is."""
+        """Return the real location of a path of the host."""
         return f"{self.base}{path}"
 
     def exists(self, path: str) -> bool:
-        """Return whether there is something at a path, a link that leads nowhere included."""
+        """Return whether a path exists, including a dangling link."""
         return os.path.lexists(self.at(path))
 
     def glob(self, pattern: str) -> list[str]:
@@ -53,22 +55,22 @@ class Host:
         return sorted(path.removeprefix(self.base) for path in found)
 
     def show(self, names: Sequence[str]) -> dict[str, systemd.UnitState]:
-        """Return what systemd says of units."""
+        """Return the systemd state of units."""
         return systemd.show(names, self.run)
 
     def command(self, command: Sequence[str]) -> None:
         """Run a command.
 
         Raises:
-            SettleError: It failed.
+            ReconcileError: The command failed.
         """
         done = self.run(command)
         if done.returncode != 0:
-            raise SettleError(
-                f"`{' '.join(command)}` failed: {done.output.strip()}. Mend that on this host and run again."
+            raise ReconcileError(
+                f"`{' '.join(command)}` failed: {done.output.strip()}. Fix that on this host and run again."
             )
 
 
 def ended(state: systemd.UnitState) -> bool:
-    """Return whether a unit has ended and systemd is not about to start it."""
+    """Return whether a unit has ended and systemd won't start it again."""
     return state.active in ("inactive", "failed") and not state.job

@@ -1,4 +1,4 @@
-"""What a person has to know before an application goes: what there is of it, what stays and why.
+"""Collects what to show before an application is removed: what there is, what stays and why.
 
 Runs on the host, inside the `fleet_removal` module, as root. It changes nothing.
 """
@@ -10,30 +10,30 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import messages
 
 
 @dataclass
-class Found:
-    """What there is on the host; all that a person has to know before it goes.
+class Footprint:
+    """What an application has on the host.
 
     Attributes:
         present: Whether the application's mark is there.
-        owner: Of the mark: the inventory that deployed it.
-        neighbours: The other applications; without any the shared parts go, too.
+        owner: Owner in the mark: the inventory that deployed it.
+        neighbours: Other applications; if there are none, shared parts are removed too.
         units: Names of its units.
-        busy: Units of commands that run just now.
+        busy: Units of running commands.
         files: Files and links.
-        trees: Directories that go with what is in them, each with its bytes.
-        kept: The same of those that are kept.
-        users: Users, groups: names with `user` or `group` before.
-        purge: The command that purges Debian packages that runs have installed, for a person.
-        stay: What stays although it is among ours, each with the reason.
-        tables: Tables of the firewall.
-        messages: What Redis holds here, as `messages.messages` tells it; nothing without a Redis.
+        trees: Directories to remove with their content, each with its size in bytes.
+        kept: The same for those that are kept.
+        users: Users and groups: names after `user` or `group`.
+        purge: Command that purges Debian packages which runs have installed, to show.
+        stay: Other things in our directories that stay, each with the reason.
+        tables: Firewall tables.
+        messages: Messages in Redis, from `messages.messages`; empty without a Redis.
     """
 
     present: bool = False
@@ -51,20 +51,20 @@ class Found:
     messages: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its form in JSON."""
+        """Return it as JSON-compatible data."""
         return asdict(self)
 
 
-def look(there: InstalledApplication) -> Found:
-    """Return all that there is of an application.
+def look(there: InstalledApplication) -> Footprint:
+    """Return everything that an application has on the host.
 
     Raises:
-        SettleError: What the inventory says of its directories is not to be believed.
+        ReconcileError: The inventory's directories can't be the application's.
     """
-    found = Found(present=there.present, neighbours=there.neighbours)
+    found = Footprint(present=there.present, neighbours=there.neighbours)
     if not there.present:
         return found
-    there.refuse_other_places()
+    there.refuse_other_paths()
     found.owner = str((there.mark or {}).get("owner", ""))
     found.units = [name for name, state in there.host.show(there.units()).items() if state.exists]
     found.busy = [
@@ -93,7 +93,7 @@ def look(there: InstalledApplication) -> Found:
 
 
 def _measure(there: InstalledApplication, path: str) -> tuple[int, list[str]]:
-    """Return the bytes of what is at a path, and what in it is another user's and stays."""
+    """Return the size of a path in bytes, and the files in it that stay because they belong to other users."""
     owners, size, foreign = there.owners_of(path), 0, []
     for directory, directories, names in os.walk(there.host.at(path)):
         for name in (*names, *directories):
@@ -101,7 +101,7 @@ def _measure(there: InstalledApplication, path: str) -> tuple[int, list[str]]:
             try:
                 about = os.lstat(entry)
             except FileNotFoundError:
-                # The application is at work.
+                # The application may remove files at the same time.
                 continue
             size += about.st_blocks * 512
             if about.st_uid not in owners:
@@ -110,7 +110,7 @@ def _measure(there: InstalledApplication, path: str) -> tuple[int, list[str]]:
 
 
 def _strangers(there: InstalledApplication) -> dict[str, str]:
-    """Return what is in our directories and in no list of ours: it stays, and so does the directory."""
+    """Return files in our directories that are in none of our lists: they stay, and so does the directory."""
     listed = there.manifest
     known = {*listed.files, *listed.directories, *listed.data, *there.own_marks}
     return {

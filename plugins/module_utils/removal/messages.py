@@ -1,4 +1,4 @@
-"""How many messages would be lost with the broker of a host, and that it was settled what becomes of them.
+"""Counts the messages that would be lost with a host's broker, and records the decision about them.
 
 Runs on the host, inside the `fleet_removal` module, as root.
 """
@@ -10,33 +10,35 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     SETTLED,
     InstalledApplication,
 )
 
-# Celery's lists of a queue with priorities, unless the settings say something else.
+# Celery's default priority steps, each with its own list per queue.
 _STEPS = (0, 3, 6, 9)
 
 _SEPARATOR = "\x06\x16"
 
-# What one call asks Redis at most.
+# Maximum number of commands in one call to Redis.
 _QUEUES_AT_ONCE = 200
 
 
 def messages(there: InstalledApplication) -> dict[str, Any]:
     """Return how many messages the broker of this host holds.
 
-    `state` is `counted`, `settled` (an earlier run was told what becomes of them), `none` (there is no data) or
-    `unknown`; then `reason` says why. The numbers are `waiting`, `held`, `dead`, and `queues` by their names.
+    `state` is `counted`, `settled` (decided in an earlier run), `none` (there is no data) or `unknown`; then `reason`
+    says why. The numbers are `waiting`, `held`, `dead`, and `queues` by name.
     """
     unit = f"redis@{there.app}-broker.service"
     if there.host.show([unit])[unit].active != "active":
-        if there.host.exists(f"{there.places.directory}/{SETTLED}"):
+        if there.host.exists(f"{there.paths.directory}/{SETTLED}"):
             return {"state": "settled"}
         if not there.has_redis_data():
             return {"state": "none"}
@@ -44,19 +46,19 @@ def messages(there: InstalledApplication) -> dict[str, Any]:
     try:
         return _counted(there)
     except (RedisError, OSError, ValueError, KeyError, TypeError) as error:
-        return {"state": "unknown", "reason": f"the broker does not tell: {error}"}
+        return {"state": "unknown", "reason": f"the broker does not answer: {error}"}
 
 
 def settle_messages(there: InstalledApplication, number: int) -> None:
-    """Write down that it was settled what becomes of the messages: Redis can't be asked any more afterwards."""
-    path = Path(there.host.at(f"{there.places.directory}/{SETTLED}"))
+    """Record that the loss of the messages was decided, because Redis can't be asked afterwards."""
+    path = Path(there.host.at(f"{there.paths.directory}/{SETTLED}"))
     if there.present and not path.exists():
         path.write_text(json.dumps({"messages": number}) + "\n")
         path.chmod(0o600)
 
 
 def _counted(there: InstalledApplication) -> dict[str, Any]:
-    etc, host = there.places.directory, there.host
+    etc, host = there.paths.directory, there.host
     settings = json.loads(Path(host.at(f"{etc}/credentials/operator.json")).read_text())
     celery = settings["celery"]
     named = json.loads(Path(host.at(f"{etc}/cli.json")).read_text())

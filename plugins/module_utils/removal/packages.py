@@ -1,6 +1,6 @@
-"""Compute the command that purges the Debian packages that runs have installed and nothing else on the host needs.
+"""Finds Debian packages to purge: runs have installed them, and nothing else on the host needs them.
 
-Runs on the host, as root, and only asks apt: the command is for a person, who sees what apt would do.
+Runs on the host, as root, and only queries apt. The command is printed, so that people see what apt would do.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import os
 import re
 from collections.abc import Iterable
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
 
 _GOES = re.compile(r"^(?:Remv|Purg) ([^\s:]+)", re.MULTILINE)
-# nginx reads these; its package removes its own site again.
+# nginx reads these; its package removes its own site itself.
 _SITES = ("/etc/nginx/conf.d", "/etc/nginx/sites-enabled")
 
 
-def purged(host: Host, brought: Iterable[str], ours: Iterable[str]) -> list[str]:
-    """Return the packages to purge, with those that came along and that nothing needs without them.
+def purged(host: RemovalHost, brought: Iterable[str], ours: Iterable[str]) -> list[str]:
+    """Return the packages to purge, including dependencies that nothing else needs.
 
     Args:
-        host: Where they are.
+        host: The host.
         brought: Packages that runs have installed.
         ours: Files that the removal deletes.
     """
@@ -41,9 +41,9 @@ def purged(host: Host, brought: Iterable[str], ours: Iterable[str]) -> list[str]
     return sorted(_gone(host, "--auto-remove", "purge", *sorted(there)) - unneeded | there)
 
 
-def _gone(host: Host, *words: str) -> set[str]:
+def _gone(host: RemovalHost, *words: str) -> set[str]:
     """Return the packages that apt would remove."""
-    # Otherwise what came along stays if another package merely suggests it, as python3.11 suggests python3.11-venv.
+    # Otherwise a dependency stays if another package only suggests it, as python3.11 suggests python3.11-venv.
     weak = [
         f"--option=APT::AutoRemove::{kind}Important=false" for kind in ("Recommends", "Suggests")
     ]

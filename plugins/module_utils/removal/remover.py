@@ -1,7 +1,7 @@
-"""Remove what an application has on a host; the owner's mark, by which the host is known to have it, goes last.
+"""Removes what an application has on a host; the owner's mark, which says that the host has it, goes last.
 
 Runs on the host, inside the `fleet_removal` module, as root, once all units have been stopped (`stop`). Each step
-may be repeated: what was cut short is finished by the next run.
+may be repeated: the next run finishes an interrupted one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.names import (
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import LOCK
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import UNITS
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.deletion import Deletion
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.deletion import Deletion
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
 
 RUN = "/run/celery-fleet"
 _NGINX = "nginx.service"
@@ -28,8 +30,8 @@ class Remover:
     """Removes one application from one host.
 
     Attributes:
-        removed: What was there and is gone: paths, and words such as `user shop`.
-        warnings: What a person should look at.
+        removed: What was removed: paths, and text such as `user shop`.
+        warnings: Warnings to show.
     """
 
     def __init__(self, there: InstalledApplication) -> None:
@@ -41,15 +43,15 @@ class Remover:
         self.warnings: list[str] = []
 
     def remove(self) -> None:
-        """Remove everything that is not kept; the mark last.
+        """Remove everything that is not kept, the mark last.
 
         Raises:
-            SettleError: Something still runs, or could not be removed.
+            ReconcileError: Something still runs, or could not be removed.
         """
         there = self.there
         if not there.present:
             return
-        there.refuse_other_places()
+        there.refuse_other_paths()
         self._refuse_what_runs()
         directories = there.directories()
         self._remove_table()
@@ -63,7 +65,7 @@ class Remover:
         self.deletion.empty_directories(directories)
 
     def finish(self) -> None:
-        """Remove what the run itself has left in /run: where it took its lease, and the lock of settling."""
+        """Remove what the run itself has left in /run: its lease, and the lock of reconciling."""
         if self.there.present:
             return
         if not self.host.exists(f"{RUN}/{self.app}.lease.json"):
@@ -78,15 +80,15 @@ class Remover:
         states = self.host.show([*self.there.units(), *self.there.commands()])
         running = [name for name, state in states.items() if not ended(state)]
         if running:
-            raise SettleError(
-                f"{', '.join(running)}: started again meanwhile. Nothing was removed on this host; run again."
+            raise ReconcileError(
+                f"{', '.join(running)}: started again in the meantime. Nothing was removed on this host; run again."
             )
         users, _, _ = self.there.accounts()
         left = self.host.accounts.processes(user.number for user in users)
         if left:
             who = " or ".join(user.name for user in users)
-            raise SettleError(
-                f"processes run as {who} that are none of its units: {', '.join(left)}. "
+            raise ReconcileError(
+                f"processes outside of its units run as {who}: {', '.join(left)}. "
                 "Nothing was removed on this host: end them and run again."
             )
 
@@ -103,7 +105,7 @@ class Remover:
             self.host.command(["systemctl", "daemon-reload"])
 
     def _stop_slice(self) -> None:
-        """Stop the slice, or it would be listed until the next boot; not if an operator's unit runs in it."""
+        """Stop the slice unless an operator's unit runs in it; otherwise it is listed until the next boot."""
         name = slice_unit(self.app)
         inside = self.host.run(["systemctl", "show", "--property=RequiredBy", "--value", name])
         units = inside.output.split() if inside.returncode == 0 else []
@@ -111,7 +113,7 @@ class Remover:
             self.host.run(["systemctl", "stop", name])
 
     def _reload_nginx(self) -> None:
-        """Have nginx drop the sites, also if an earlier run removed their files and was killed before this."""
+        """Make nginx drop the sites, even if an earlier run removed their files and was killed before this."""
         own = self.there.manifest.files - self.there.shared.files
         if not any(path.startswith("/etc/nginx/") or "/nginx-web/" in path for path in own):
             return
@@ -120,7 +122,7 @@ class Remover:
         done = self.host.run(["systemctl", "reload", _NGINX])
         if done.returncode != 0:
             self.warnings.append(
-                f"nginx could not reload ({done.output.strip()}): it serves the removed sites on; look at nginx -t"
+                f"nginx could not reload ({done.output.strip()}): it still serves the removed sites; check nginx -t"
             )
 
     def _remove_trees(self) -> None:
@@ -134,13 +136,13 @@ class Remover:
             self.host.command(["userdel", user.name])
             self.removed.append(f"user {user.name}")
         for group in groups:
-            # A user's own goes with it.
+            # A user's own group is removed together with the user.
             if self.host.accounts.group(group.name) is not None:
                 self.host.command(["groupdel", group.name])
                 self.removed.append(f"group {group.name}")
 
     def _hand_packages_over(self) -> None:
-        """Let another application's manifest name what ours has brought: the last one's removal tells of it."""
+        """Add our packages to another application's manifest, so that the last removal on the host shows them."""
         if not self.there.manifest.packages:
             return
         for name in self.there.neighbours:

@@ -1,4 +1,4 @@
-"""Stop an application's units, stage by stage.
+"""Stops an application's units, stage by stage.
 
 Runs on the host, inside the `fleet_removal` module, as root.
 """
@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
 
-# In the order in which they are stopped, each on all hosts before the next: what checks, then what sends, then what
-# works, which drains, and Redis once nothing needs it any more.
+# Stages in order; each ends on all hosts before the next begins: checks, then senders, then workers, which drain, and
+# Redis when nothing needs it any more.
 STAGES = ("watch", "beat", "web", "workers", "flower", "redis", "rest")
 
-# By the beginning of a unit's name, after the application's.
+# Stages by the beginning of a unit's name, after the application's name.
 _KINDS = {"health.": "watch", "beat.": "beat", "web.": "web", "worker@": "workers"}
 _KINDS |= {"flower.": "flower", "redis@": "redis"}
 
-# Seconds between two looks at units that are stopping.
+# Seconds between checks of stopping units.
 _LOOK = 0.3
 
 
 def stage_of(app: str, unit: str) -> str:
-    """Return the stage in which a unit is stopped."""
+    """Return the stage that stops a unit."""
     name = unit.removeprefix(f"{app}-")
     return next((stage for start, stage in _KINDS.items() if name.startswith(start)), "rest")
 
@@ -33,16 +33,15 @@ def stage_of(app: str, unit: str) -> str:
 def stop(there: InstalledApplication, stage: str, patience: float) -> dict[str, Any]:
     """Disable and stop the units of one stage, and wait for a while.
 
-    systemd is told without waiting: should this run end here, what was begun ends by itself, and the next run waits
-    for it.
+    systemctl is called with --no-block: even if this run ends here, systemd finishes, and the next run waits for it.
 
     Args:
         there: The application.
         stage: One of `STAGES`.
-        patience: Seconds to wait for.
+        patience: Seconds to wait.
 
     Returns:
-        `stopped`, the units that have ended, and `waiting`, unit → what it says.
+        `stopped`, the units that have ended, and `waiting`, the status text by unit.
     """
     host = there.host
     names = [name for name in there.units() if stage_of(there.app, name) == stage]
@@ -70,7 +69,7 @@ def stop(there: InstalledApplication, stage: str, patience: float) -> dict[str, 
         host.sleep(_LOOK)
     failed = [name for name, state in host.show(names).items() if state.active == "failed"]
     if failed:
-        # They would be listed until the host restarts.
+        # Otherwise they are listed until the next boot.
         host.run(["systemctl", "reset-failed", *failed])
     stopped = [name for name in running if name not in waiting]
     return {"stopped": stopped, "waiting": waiting, "changed": bool(enabled or stopped)}

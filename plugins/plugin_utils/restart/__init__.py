@@ -1,1 +1,1 @@
-"""The rolling restart: the order, its state, and the turns of a host."""
+"""The rolling restart: its order, its state, and the turns of each host."""

@@ -1,4 +1,4 @@
-"""The workers that a roll is about: what the inventory wants, what the plan has found and what answers, in one list."""
+"""Lists the workers of a roll, combining the inventory, the plan and the workers that answer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     STAND_IN,
+    FleetWorker,
     Need,
     Presence,
-    Worker,
 )
 
-# What `settle` calls the end of a unit, and what it is here.
+# Name of a removal in `settle`, and here.
 _NEEDS: Mapping[str, Need] = {
     "start": "start",
     "restart": "restart",
@@ -27,13 +27,13 @@ _NEEDS: Mapping[str, Need] = {
 
 
 def names(only: Any) -> list[str]:
-    """celery_restart_only as a list; `-e` gives it as one text with commas between."""
+    """Return celery_restart_only as a list; `-e` gives it as a comma-separated string."""
     parts = only.split(",") if isinstance(only, str) else only or ()
     return [str(name).strip() for name in parts if str(name).strip()]
 
 
 def active_units(variables: Mapping[str, Any]) -> list[str]:
-    """Units of a host that are active, from the plan or, without one, from what was looked at instead."""
+    """Return a host's active units, from its plan or, without a plan, from a separate query."""
     planned = (variables.get("__fleet_plan") or {}).get("states") or {}
     looked = (variables.get("__celery_worker_seen") or {}).get("units") or {}
     return [
@@ -44,15 +44,15 @@ def active_units(variables: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run has found out about the fleet's workers.
+    """What a run knows about the fleet's workers.
 
     Attributes:
         present: Hosts that this run reaches.
-        items: The plan's, each with host, subject (a unit) and action.
-        census: What answers: queues, processes and pid of each node.
-        active: Units that systemd calls active, by host. Such a worker consumes, or its watchdog would have ended it:
-            one that does not answer, as a solo pool in the middle of a task, must not be taken for idle.
-        left: Names of stand-ins whose files an earlier run has left behind, by host: not each of them answers.
+        items: Items of the plan, each with host, subject (a unit) and action.
+        census: Queues, processes and pid of each node that answers.
+        active: Units that are active in systemd, by host. Such a worker consumes, or its watchdog would have ended it.
+            If it does not answer, like a solo pool that is running a task, it must not be considered idle.
+        left: Names of stand-ins whose files an earlier run has left behind, by host. Some of them may not answer.
     """
 
     present: Sequence[str]
@@ -71,23 +71,23 @@ def workers(
     *,
     force: bool = False,
     only: Sequence[str] = (),
-) -> list[Worker]:
-    """Return every worker of the fleet with what is to be done with it, in the order of the inventory.
+) -> list[FleetWorker]:
+    """Return every worker of the fleet with the action that it needs, in the order of the inventory.
 
     Args:
         app: Name of the application.
-        hostvars: Ansible's.
-        inventory: The group celery_workers.
-        instances: celery_worker_instances, for hosts that say nothing of their own.
-        findings: What was found out about them.
-        force: Restart whether or not anything differs.
-        only: Names of the workers that may be restarted; all without any.
+        hostvars: Ansible's hostvars.
+        inventory: Hosts of the group celery_workers.
+        instances: celery_worker_instances, for hosts that don't set it themselves.
+        findings: What is known about the workers.
+        force: Restart workers even if nothing differs.
+        only: Names of the workers that may be restarted; empty for all.
     """
     census = findings.census
     here = set(findings.present)
     unit = re.compile(rf"{re.escape(app)}-worker@(.+)\.service")
     pending: dict[str, Need] = {}
-    found: list[Worker] = []
+    found: list[FleetWorker] = []
     for item in findings.items:
         match = unit.fullmatch(str(item["subject"]))
         if match and item["host"] in here and item["action"] in _NEEDS:
@@ -98,7 +98,7 @@ def workers(
     ):
         name, _, host = node.partition("@")
         if name.endswith(STAND_IN) and host in here:
-            # A run that was killed has left it behind.
+            # A killed run has left it behind.
             pending.setdefault(node, "remove")
     for node, wanted in desired_workers.nodes(hostvars, inventory, instances).items():
         host, name = str(wanted["host"]), str(wanted["worker"])
@@ -112,7 +112,7 @@ def workers(
         options = desired_workers.worker_options(name, own, variables.get("celery_worker_defaults"))
         seen = census.get(node)
         found.append(
-            Worker(
+            FleetWorker(
                 node=node,
                 host=host,
                 unit=str(wanted["unit"]),
@@ -131,12 +131,12 @@ def workers(
             )
         )
     for node, need in pending.items():
-        # What is left is not in the inventory.
+        # The remaining ones are not in the inventory.
         name, _, host = node.partition("@")
         seen = census.get(node, {})
         queues = tuple(str(queue) for queue in seen.get("queues", ()))
         found.append(
-            Worker(
+            FleetWorker(
                 node=node,
                 host=host,
                 unit=f"{app}-worker@{name}.service",
@@ -151,7 +151,7 @@ def workers(
 
 
 def _processes(options: Mapping[str, Any], seen: Mapping[str, Any] | None) -> int:
-    """Tasks that a worker runs at once: as the inventory has it, else as the worker says (Celery counts processors)."""
+    """Return how many tasks a worker runs at once: from the inventory, else from the worker (it counts processors)."""
     return max(1, int(desired_workers.processes(options) or (seen or {}).get("processes") or 1))
 
 
@@ -168,7 +168,7 @@ def needed_tasks(
     schedule: Mapping[str, Mapping[str, Any]],
     routes: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
-    """Tasks that a consumer of these queues has to know: scheduled onto them, or routed to them by name."""
+    """Return the tasks that a consumer of these queues must know: scheduled to them, or routed to them by name."""
     tasks = {
         entry["task"]
         for entry in routing.scheduled(schedule, routes).values()

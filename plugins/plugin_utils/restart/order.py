@@ -1,18 +1,18 @@
-"""In which order workers are started, restarted and removed, so that every queue keeps enough consumers.
+"""Decides in which order workers are started, restarted and removed, so that every queue keeps enough consumers.
 
-Pure functions over what was found when the roll began and what has happened since; who has begun or ended a turn is
-written down elsewhere (`state`), and what a person is told before it begins is in `foretold`. The rules:
+Pure functions of the workers at the beginning of the roll and of the turns since. `state` stores the turns, and
+`forecast` describes a roll before it begins. The rules:
 
-- What does not run is started first, all at once: that costs no queue anything.
-- Then come the restarts. The first one, the pilot, goes alone: a release that does not start shows it there. After it
-  at most `batch` go at a time, spread over the hosts, and each queue keeps at least `min_capacity` percent of the
-  processes that the inventory wants, and at least one.
-- A worker that those rules would never let go (the only one of its queue, or too large a part of it) is overlapped: a
-  second instance serves while it restarts. Where it can't be, its queue has a gap: it goes while no other worker of
-  its queues does.
-- What the inventory no longer wants is removed last, once enough of the wanted workers consume its queues.
+- Workers that don't run are started first, all at once, because that costs no queue any capacity.
+- Then come the restarts. The first one, the pilot, restarts by itself, so that a release which does not start fails
+  there. After it at most `batch` workers restart at a time, spread over the hosts. Each queue keeps at least one
+  process, and at least `min_capacity` percent of those that the inventory wants.
+- A worker that could never restart by these rules (the only one of its queue, or too large a part of it) is overlapped:
+  a second instance serves while it restarts. If that is not possible, its queue has a gap: the worker restarts while no
+  other worker of its queues does.
+- Workers that are no longer in the inventory are removed last, once enough wanted workers consume their queues.
 
-A worker on a host that is down counts as missing: it belongs to what the inventory wants, and serves nothing.
+A worker on a host that is down counts as missing: the inventory wants it, but it serves nothing.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ Kind = Literal["start", "restart", "remove"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# What follows a worker's name in that of the instance which stands in for it; no worker's name can hold a dot.
+# Suffix of the name of a worker's second instance. The names of workers contain no dot.
 STAND_IN = ".next"
 
 
 class RollError(UserError):
-    """What was asked for can't be; the message says what to change."""
+    """The requested roll is impossible. The message says what to change."""
 
 
 @dataclass(frozen=True)
-class Worker:
-    """One worker of the fleet as it was found.
+class FleetWorker:
+    """One worker of the fleet, as it was when the roll began.
 
     Attributes:
-        node: Celery's name of it, `<name>@<host>`.
+        node: Celery's node name, `<name>@<host>`.
         host: Inventory name of its host.
-        unit: systemd's name of it.
-        name: Its name in the inventory.
+        unit: Name of its systemd unit.
+        name: Name in the inventory.
         queues: Queues that it consumes.
-        processes: Tasks that it can run at once.
-        pool: Kind of its pool.
-        overlap: Whether a second instance may stand in; None decides by pool and processes.
-        presence: Whether it consumes, could be made to, or is out of reach.
-        need: What is to be done with it.
+        processes: Number of tasks that it can run at once.
+        pool: Kind of pool.
+        overlap: Whether a second instance may run; None to decide by pool and processes.
+        presence: Whether it consumes, is stopped, or is out of reach.
+        need: The action that it needs.
     """
 
     node: str
@@ -70,27 +70,27 @@ class Worker:
     need: Need = ""
 
     def __post_init__(self) -> None:
-        # A queue that is named twice is consumed once.
+        # A queue that is listed twice is consumed once.
         object.__setattr__(self, "queues", tuple(dict.fromkeys(self.queues)))
 
     @property
     def kind(self) -> Kind | None:
-        """Which kind of turn it takes: to restart what does not consume costs no more than to start it."""
+        """Return the kind of its turn. Restarting a worker that does not consume costs no more than a start."""
         if self.need == "restart" and self.presence == "inactive":
             return "start"
         return self.need or None
 
     @property
     def wanted(self) -> bool:
-        """Whether the inventory has it."""
+        """Return whether it is in the inventory."""
         return self.need != "remove"
 
     @property
     def can_overlap(self) -> bool:
-        """Whether a second instance may stand in for it.
+        """Return whether a second instance may serve while it restarts.
 
-        With one process a user may rely on tasks that never run side by side, so there it has to be asked for; with
-        threads and gevent, too, where it has been tried less.
+        Users may rely on a worker with one process to run one task at a time, so there they have to request it. The
+        same applies to threads and gevent, with which it was tested less.
         """
         if self.overlap is None:
             return self.processes > 1 and self.pool == "prefork"
@@ -99,11 +99,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Policy:
-    """How careful a roll is.
+    """Limits of a roll.
 
     Attributes:
-        min_capacity: Percent of a queue's processes that keep consuming.
-        batch: Turns at a time.
+        min_capacity: Percentage of a queue's processes that keep consuming.
+        batch: Number of turns at a time.
 
     Raises:
         RollError: A number is out of its range.
@@ -127,11 +127,11 @@ class Turn:
     """One worker's start, restart or removal.
 
     Attributes:
-        node: Whose turn it is.
-        host: Where it runs.
-        kind: What is done.
-        overlapped: Whether a second instance serves meanwhile.
-        gap: Queues that have fewer consumers meanwhile than the policy wants.
+        node: Node name of the worker.
+        host: Its host.
+        kind: Kind of turn.
+        overlapped: Whether a second instance serves during the turn.
+        gap: Queues that have fewer consumers during the turn than the policy requires.
     """
 
     node: str
@@ -142,20 +142,20 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class State:
-    """How far a roll is.
+class RollSnapshot:
+    """The progress of a roll at one moment.
 
     Attributes:
-        workers: All of the fleet, as they were when the roll began, in the order of the inventory.
-        policy: How careful it is.
-        joined: Hosts that are there to take their turns; there may be more hosts than Ansible has forks.
-        active: Turns under way, by node.
-        ended: Turns that are over, by node.
-        proved: Whether a restart has ended well, so that the others may follow.
-        failed: Whether anything failed: then nothing begins any more.
+        workers: All workers of the fleet, as they were when the roll began, in the order of the inventory.
+        policy: Limits of the roll.
+        joined: Hosts that are ready for their turns. There may be more hosts than Ansible has forks.
+        active: Running turns, by node.
+        ended: Ended turns, by node.
+        proved: Whether a restart has succeeded, so that the others may follow.
+        failed: Whether anything failed; then no more turns begin.
     """
 
-    workers: tuple[Worker, ...]
+    workers: tuple[FleetWorker, ...]
     policy: Policy = field(default_factory=Policy)
     joined: frozenset[str] = frozenset()
     active: Mapping[str, Turn] = field(default_factory=dict)
@@ -165,9 +165,9 @@ class State:
 
 
 class Queues:
-    """Processes of each queue: how many the inventory wants, how many may be had, how many have to stay."""
+    """Numbers of processes of each queue: wanted by the inventory, available, and required to stay."""
 
-    def __init__(self, workers: Iterable[Worker], policy: Policy) -> None:
+    def __init__(self, workers: Iterable[FleetWorker], policy: Policy) -> None:
         self.total: Counter[str] = Counter()
         self.reach: Counter[str] = Counter()
         for worker in workers:
@@ -182,8 +182,8 @@ class Queues:
             for queue, total in self.total.items()
         }
 
-    def short(self, worker: Worker) -> tuple[str, ...]:
-        """Queues that would have too few consumers without this worker, even if all others served."""
+    def short(self, worker: FleetWorker) -> tuple[str, ...]:
+        """Return the queues that would have too few consumers without this worker, even if all others served."""
         if not worker.wanted:
             return ()
         return tuple(
@@ -192,34 +192,36 @@ class Queues:
             if self.reach[queue] - worker.processes < self.least[queue]
         )
 
-    def part(self, worker: Worker) -> float:
-        """The largest part of a queue that this worker is."""
+    def part(self, worker: FleetWorker) -> float:
+        """Return the largest share that this worker has of any of its queues."""
         return max(worker.processes / self.reach[queue] for queue in worker.queues)
 
 
-def check(workers: Sequence[Worker]) -> None:
-    """Refuse what no roll can be computed from.
+def check(workers: Sequence[FleetWorker]) -> None:
+    """Refuse workers from which no roll can be computed.
 
     Raises:
-        RollError: With the worker's name.
+        RollError: A worker is invalid; the message names it.
     """
     seen: set[str] = set()
     for worker in workers:
         if worker.node in seen:
-            raise RollError(f"{worker.node} is there twice: two workers can't have the same name")
+            raise RollError(f"{worker.node} is defined twice: two workers can't have the same name")
         seen.add(worker.node)
         if worker.wanted and not worker.queues:
             raise RollError(f"{worker.node} consumes no queue: name one, or remove the worker")
         if worker.processes < 1:
-            raise RollError(f"{worker.node} has {worker.processes} processes: it can run nothing")
+            raise RollError(
+                f"{worker.node} has {worker.processes} processes: it can't run any task"
+            )
         if worker.presence == "missing" and worker.need:
             raise RollError(f"{worker.node} is out of reach: it can't be told to {worker.need}")
 
 
-def deferred(workers: Sequence[Worker], policy: Policy) -> dict[str, tuple[str, ...]]:
-    """Workers to remove that have to stay, each with the queues that would have too few consumers without them.
+def deferred(workers: Sequence[FleetWorker], policy: Policy) -> dict[str, tuple[str, ...]]:
+    """Return workers that should be removed but have to stay, with the queues that would have too few consumers.
 
-    That is so where the workers which took their queues over are out of reach; a later run removes them.
+    This happens if the workers that took over their queues are out of reach. A later run removes them.
     """
     queues = Queues(workers, policy)
     found = {
@@ -230,8 +232,8 @@ def deferred(workers: Sequence[Worker], policy: Policy) -> dict[str, tuple[str, 
     return {node: short for node, short in found.items() if short}
 
 
-def waiting(state: State, kind: Kind) -> list[Worker]:
-    """Workers whose turn of this kind has not begun."""
+def waiting(state: RollSnapshot, kind: Kind) -> list[FleetWorker]:
+    """Return workers whose turn of this kind has not begun."""
     stay = deferred(state.workers, state.policy) if kind == "remove" else {}
     return [
         worker
@@ -243,10 +245,10 @@ def waiting(state: State, kind: Kind) -> list[Worker]:
     ]
 
 
-def ready(state: State, kind: Kind) -> list[Turn]:
-    """The turns of a kind that may begin now, all of them side by side.
+def ready(state: RollSnapshot, kind: Kind) -> list[Turn]:
+    """Return the turns of a kind that may begin now, all at the same time.
 
-    Each stays right when others of them have not begun: the fewer turns are under way, the more may begin.
+    Each may also begin without the others: the fewer turns are running, the more may begin.
     """
     if state.failed:
         return []
@@ -257,7 +259,7 @@ def ready(state: State, kind: Kind) -> list[Turn]:
     if kind == "restart" and not state.proved:
         if state.active or not joined:
             return []
-        # The one whose loss would cost its queues the least.
+        # The worker whose loss would cost its queues the least.
         pilot = min(joined, key=lambda worker: _risk(worker, queues))
         return [_turn(pilot, kind, queues)]
     found: list[Turn] = []
@@ -280,21 +282,21 @@ def ready(state: State, kind: Kind) -> list[Turn]:
     return found
 
 
-def next_turn(state: State, host: str, kind: Kind) -> Turn | None:
-    """The turn that a host may begin now, if any."""
+def next_turn(state: RollSnapshot, host: str, kind: Kind) -> Turn | None:
+    """Return the turn that a host may begin now, or None."""
     return next((turn for turn in ready(state, kind) if turn.host == host), None)
 
 
-def _gap(worker: Worker, queues: Queues) -> bool:
+def _gap(worker: FleetWorker, queues: Queues) -> bool:
     return bool(queues.short(worker)) and not worker.can_overlap
 
 
-def _risk(worker: Worker, queues: Queues) -> tuple[bool, bool, float]:
-    # A worker that is overlapped is missed by nobody either, but takes twice as long, with everyone waiting for it.
+def _risk(worker: FleetWorker, queues: Queues) -> tuple[bool, bool, float]:
+    # An overlapped worker costs no capacity either, but takes twice as long, and all others wait for it.
     return _gap(worker, queues), bool(queues.short(worker)), queues.part(worker)
 
 
-def _turn(worker: Worker, kind: Kind, queues: Queues) -> Turn:
+def _turn(worker: FleetWorker, kind: Kind, queues: Queues) -> Turn:
     if kind != "restart":
         return Turn(worker.node, worker.host, kind)
     short = queues.short(worker)
@@ -303,11 +305,11 @@ def _turn(worker: Worker, kind: Kind, queues: Queues) -> Turn:
     return Turn(worker.node, worker.host, kind, gap=short)
 
 
-def _allowed(worker: Worker, kind: Kind, state: State, queues: Queues) -> bool:
+def _allowed(worker: FleetWorker, kind: Kind, state: RollSnapshot, queues: Queues) -> bool:
     if worker.presence != "serving":
         return True
     if kind == "remove":
-        # Other workers that are to go are no replacement.
+        # Other workers that will be removed don't count as replacements.
         wanted = _serving([other for other in state.workers if other.wanted], state)
         return all(wanted[queue] >= queues.least.get(queue, 0) for queue in worker.queues)
     short = queues.short(worker)
@@ -322,8 +324,8 @@ def _allowed(worker: Worker, kind: Kind, state: State, queues: Queues) -> bool:
     return all(serving[queue] - worker.processes >= queues.least[queue] for queue in worker.queues)
 
 
-def _serving(workers: Iterable[Worker], state: State) -> Counter[str]:
-    """Processes that consume each queue now."""
+def _serving(workers: Iterable[FleetWorker], state: RollSnapshot) -> Counter[str]:
+    """Return the number of processes that consume each queue now."""
     found: Counter[str] = Counter()
     for worker in workers:
         turn = state.active.get(worker.node)
@@ -340,8 +342,8 @@ def _serving(workers: Iterable[Worker], state: State) -> Counter[str]:
     return found
 
 
-def _taken_over(worker: Worker, state: State) -> bool:
-    """Whether it is a stand-in which a killed run has left, and its worker's own turn has used or ended it."""
+def _taken_over(worker: FleetWorker, state: RollSnapshot) -> bool:
+    """Return whether it is a second instance from a killed run that its worker's own turn has used or ended."""
     if not worker.name.endswith(STAND_IN):
         return False
     node = f"{worker.name.removesuffix(STAND_IN)}@{worker.host}"
@@ -349,8 +351,8 @@ def _taken_over(worker: Worker, state: State) -> bool:
     return turn is not None and turn.overlapped
 
 
-def consumers(state: State, queues: Iterable[str]) -> dict[str, list[str]]:
-    """Nodes that consume each of these queues now, as far as the roll knows."""
+def consumers(state: RollSnapshot, queues: Iterable[str]) -> dict[str, list[str]]:
+    """Return the nodes that consume each of these queues now, as far as the roll knows."""
     return {
         queue: [
             worker.node

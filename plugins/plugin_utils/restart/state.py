@@ -1,9 +1,8 @@
-"""What the forks of one run tell each other during a roll: a JSON file on the control side, under a lock.
+"""The state of a roll that the forks of one run share: a JSON file on the control node, under a lock.
 
-Ansible runs each host's task in a process of its own, and those share nothing. Here stands which hosts take part,
-whose turn it is, what came of it and whether anything failed; `order` decides from that who may begin. A process that
-has gone silent keeps nobody waiting: it loses its place in the order, and where it dies in the middle of a turn, that
-is the failure of this turn.
+Ansible runs each host's task in a separate process, and these share nothing. The file says which hosts take part, whose
+turn it is, the results, and whether anything failed; from this `order` decides which turns may begin. A process that
+has gone silent delays no other: it loses its place in the order, and if it dies during a turn, that turn has failed.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    FleetWorker,
     Kind,
     Policy,
     RollError,
     Turn,
-    Worker,
 )
 
-# Seconds after which a host that takes part and has not asked again loses its place in the order; and seconds of a
-# step's beginning in which hosts that have not asked yet keep theirs.
+# Seconds after which a silent host loses its place in the order, and seconds at the beginning of a phase during which
+# hosts that have not asked yet keep theirs.
 _SILENT, _GATHERING = 3.0, 3.0
-_NAME = "ledger.json"
+_NAME = "roll.json"
 
 
-class Ledger:
-    """One roll's book, in a directory that only its user can enter."""
+class RollState:
+    """Shared state of one roll, in a directory that only its user can enter."""
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.directory = directory
@@ -43,19 +42,19 @@ class Ledger:
 
     # -- a whole roll ----------------------------------------------------------------------------------
 
-    def open(self, workers: Sequence[Worker], policy: Policy, report: str = "") -> None:
-        """Begin a book; one of an earlier roll in the same run is closed by that.
+    def open(self, workers: Sequence[FleetWorker], policy: Policy, report: str = "") -> None:
+        """Begin a roll; this ends an earlier roll of the same run.
 
         Args:
-            workers: All of the fleet, as they were found.
-            policy: How careful the roll is.
+            workers: All workers of the fleet.
+            policy: Limits of the roll.
             report: File for the report, written whenever a host leaves; empty for none.
 
         Raises:
             RollError: No roll can be computed from these workers, or the report can't be written.
         """
         order.check(workers)
-        book = {
+        data = {
             "workers": [asdict(worker) for worker in workers],
             "policy": asdict(policy),
             "report": report,
@@ -65,80 +64,80 @@ class Ledger:
             "heard": {},
             "turns": {},
             "failure": None,
-            "told": False,
+            "reported": False,
         }
         if report:
             try:
-                _replace(Path(report), _report(book, self._clock()))
+                _replace(Path(report), _report(data, self._clock()))
             except OSError as error:
                 raise RollError(
                     f"celery_restart_report: {report} can't be written: {error.strerror}. Name a file in a directory "
-                    "that exists on this side and may be written to"
+                    "on the control node that exists and is writable"
                 ) from None
         with self._locked():
-            self._write(book)
+            self._write(data)
 
     def report(self) -> dict[str, Any]:
-        """What a person or a program wants to know of the roll, in seconds since its beginning."""
+        """Return the report of the roll; its times are in seconds since the beginning."""
         with self._locked():
             return _report(self._read(), self._clock())
 
     @property
     def failure(self) -> str:
-        """What failed first; empty while nothing has."""
+        """Return the first failure; empty if there is none."""
         with self._locked():
             return _failure(self._read())
 
     # -- a host and its turns --------------------------------------------------------------------------
 
     def join(self, host: str) -> None:
-        """The calling process takes this host's turns from now on."""
-        with self._changing() as book:
-            book["hosts"][host] = {"process": os.getpid(), "seen": self._clock()}
+        """Let the calling process take this host's turns from now on."""
+        with self._changing() as data:
+            data["hosts"][host] = {"process": os.getpid(), "seen": self._clock()}
 
     def leave(self, host: str) -> bool:
-        """It takes no more of them. Whether it was the last one after a failure, who tells what became of all.
+        """End the host's part; return whether it should print the report, as the last host after a failure.
 
-        With fewer forks than hosts there may be a last one twice: the first of them tells.
+        With fewer forks than hosts there may be a last host twice; only the first prints the report.
         """
-        with self._changing() as book:
-            book["hosts"].pop(host, None)
-            tells = bool(book["failure"]) and not book["hosts"] and not book["told"]
-            book["told"] = book["told"] or tells
-            if book["report"]:
-                # It could be written when the roll began. A disk that is full by now must not hide what failed.
+        with self._changing() as data:
+            data["hosts"].pop(host, None)
+            last = bool(data["failure"]) and not data["hosts"] and not data["reported"]
+            data["reported"] = data["reported"] or last
+            if data["report"]:
+                # It was writable when the roll began. If the disk is full by now, that must not hide the failure.
                 with contextlib.suppress(OSError):
-                    _replace(Path(book["report"]), _report(book, self._clock()))
-            return tells
+                    _replace(Path(data["report"]), _report(data, self._clock()))
+            return last
 
-    def waiting(self, host: str, kind: Kind) -> list[Worker]:
-        """Workers of the host whose turn of this kind has not begun."""
+    def waiting(self, host: str, kind: Kind) -> list[FleetWorker]:
+        """Return the host's workers whose turn of this kind has not begun."""
         with self._locked():
             state = self._state(self._read())
             return [worker for worker in order.waiting(state, kind) if worker.host == host]
 
-    def worker(self, node: str) -> Worker:
-        """A worker as it was found."""
+    def worker(self, node: str) -> FleetWorker:
+        """Return a worker as it was when the roll began."""
         with self._locked():
-            book = self._read()
-        return next(_worker(raw) for raw in book["workers"] if raw["node"] == node)
+            data = self._read()
+        return next(_worker(raw) for raw in data["workers"] if raw["node"] == node)
 
     def consumers(self, queues: Sequence[str]) -> dict[str, list[str]]:
-        """Nodes that consume each of these queues now."""
+        """Return the nodes that consume each of these queues now."""
         with self._locked():
             return order.consumers(self._state(self._read()), queues)
 
     def begin(self, host: str, kind: Kind) -> list[Turn]:
-        """Begin as many turns of a host as may begin now; the host is heard of by that."""
-        with self._changing() as book:
-            book["hosts"][host] = {"process": os.getpid(), "seen": self._clock()}
-            self._bury(book)
+        """Begin as many turns of a host as possible now; this also marks the host as alive."""
+        with self._changing() as data:
+            data["hosts"][host] = {"process": os.getpid(), "seen": self._clock()}
+            self._fail_dead(data)
             begun: list[Turn] = []
             while turn := order.next_turn(
-                self._state(book, self._late(book, host, kind)), host, kind
+                self._state(data, self._late(data, host, kind)), host, kind
             ):
                 begun.append(turn)
-                book["turns"][turn.node] = {
+                data["turns"][turn.node] = {
                     **asdict(turn),
                     "process": os.getpid(),
                     "began": self._clock(),
@@ -149,76 +148,78 @@ class Ledger:
             return begun
 
     def end(self, node: str, outcome: str, figures: Mapping[str, Any] | None = None) -> None:
-        """A turn is over.
+        """End a turn.
 
         Args:
-            node: Whose turn it was.
-            outcome: `done`, `failed`, or `unneeded` where nothing had to be done any more.
-            figures: What was measured.
+            node: Node name of the worker.
+            outcome: `done`, `failed`, or `unneeded` if nothing had to be done any more.
+            figures: Measurements of the turn.
         """
-        with self._changing() as book:
-            turn = book["turns"][node]
+        with self._changing() as data:
+            turn = data["turns"][node]
             turn.update(ended=self._clock(), outcome=outcome, figures=dict(figures or {}))
 
     def postpone(self, node: str) -> None:
-        """A worker that was to be started turned out to serve: it is restarted when it is its turn for that."""
-        with self._changing() as book:
-            del book["turns"][node]
-            for worker in book["workers"]:
+        """Postpone a worker that should be started but already serves: it is restarted in its turn."""
+        with self._changing() as data:
+            del data["turns"][node]
+            for worker in data["workers"]:
                 if worker["node"] == node:
                     worker.update(presence="serving", need="restart")
 
     def fail(self, host: str, message: str) -> None:
-        """Nothing begins any more. Only the first failure is kept: later ones may be its consequences."""
-        with self._changing() as book:
-            self._fail(book, host, message)
+        """Let no more turns begin. Only the first failure is kept, because later ones may be its consequences."""
+        with self._changing() as data:
+            self._fail(data, host, message)
 
     # -- the file --------------------------------------------------------------------------------------
 
-    def _fail(self, book: dict[str, Any], host: str, message: str) -> None:
-        if book["failure"] is None:
-            book["failure"] = {"host": host, "message": message, "at": self._clock()}
+    def _fail(self, data: dict[str, Any], host: str, message: str) -> None:
+        if data["failure"] is None:
+            data["failure"] = {"host": host, "message": message, "at": self._clock()}
 
-    def _bury(self, book: dict[str, Any]) -> None:
-        """Turns of processes that have died."""
-        for node, turn in book["turns"].items():
+    def _fail_dead(self, data: dict[str, Any]) -> None:
+        """Fail the turns of processes that have died."""
+        for node, turn in data["turns"].items():
             if turn["ended"] is None and not _alive(turn["process"]):
                 turn.update(ended=self._clock(), outcome="failed")
                 self._fail(
-                    book,
+                    data,
                     turn["host"],
                     f"{turn['host']}: the process that was to {turn['kind']} {node} has died",
                 )
-        book["hosts"] = {
-            host: entry for host, entry in book["hosts"].items() if _alive(entry["process"])
+        data["hosts"] = {
+            host: entry for host, entry in data["hosts"].items() if _alive(entry["process"])
         }
 
-    def _late(self, book: dict[str, Any], host: str, kind: Kind) -> frozenset[str]:
-        """Hosts that nobody has heard of in this step, in its first seconds: they come yet, unless forks are few.
+    def _late(self, data: dict[str, Any], host: str, kind: Kind) -> frozenset[str]:
+        """Return hosts that have not asked yet in this phase, during its first seconds: they should still come.
 
-        Else the first process to ask would be the pilot, and not the one that was announced.
+        Otherwise the first process to ask would be the pilot, and not the announced worker.
         """
-        heard = book["heard"].setdefault(kind, {"since": self._clock(), "hosts": []})
+        heard = data["heard"].setdefault(kind, {"since": self._clock(), "hosts": []})
         if host not in heard["hosts"]:
             heard["hosts"].append(host)
         if self._clock() - heard["since"] >= _GATHERING:
             return frozenset()
-        expected = {worker.host for worker in order.waiting(self._state(book), kind)}
+        expected = {worker.host for worker in order.waiting(self._state(data), kind)}
         return frozenset(expected - set(heard["hosts"]))
 
-    def _state(self, book: Mapping[str, Any], late: frozenset[str] = frozenset()) -> order.State:
-        turns: dict[str, Any] = book["turns"]
+    def _state(
+        self, data: Mapping[str, Any], late: frozenset[str] = frozenset()
+    ) -> order.RollSnapshot:
+        turns: dict[str, Any] = data["turns"]
         as_turns = {
             node: Turn(node, entry["host"], entry["kind"], entry["overlapped"], tuple(entry["gap"]))
             for node, entry in turns.items()
         }
         over = {node for node, entry in turns.items() if entry["ended"] is not None}
         now = self._clock()
-        return order.State(
-            workers=tuple(_worker(raw) for raw in book["workers"]),
-            policy=Policy(**book["policy"]),
+        return order.RollSnapshot(
+            workers=tuple(_worker(raw) for raw in data["workers"]),
+            policy=Policy(**data["policy"]),
             joined=late.union(
-                host for host, entry in book["hosts"].items() if now - entry["seen"] < _SILENT
+                host for host, entry in data["hosts"].items() if now - entry["seen"] < _SILENT
             ),
             active={node: turn for node, turn in as_turns.items() if node not in over},
             ended={node: turn for node, turn in as_turns.items() if node in over},
@@ -226,7 +227,7 @@ class Ledger:
                 entry["kind"] == "restart" and entry["outcome"] == "done"
                 for entry in turns.values()
             ),
-            failed=book["failure"] is not None,
+            failed=data["failure"] is not None,
         )
 
     @contextlib.contextmanager
@@ -238,20 +239,20 @@ class Ledger:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
         with self._locked():
-            book = self._read()
-            yield book
-            self._write(book)
+            data = self._read()
+            yield data
+            self._write(data)
 
     def _read(self) -> dict[str, Any]:
-        book: dict[str, Any] = json.loads((self.directory / _NAME).read_text())
-        return book
+        data: dict[str, Any] = json.loads((self.directory / _NAME).read_text())
+        return data
 
-    def _write(self, book: Mapping[str, Any]) -> None:
-        _replace(self.directory / _NAME, book)
+    def _write(self, data: Mapping[str, Any]) -> None:
+        _replace(self.directory / _NAME, data)
 
 
 def table(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The report's turns as rows for a person, the heading first."""
+    """Return the report's turns as rows of a table, heading first."""
     rows: list[tuple[str, ...]] = [
         ("WORKER", "TURN", "AT", "DRAINED", "HANDED BACK", "STARTED", "GATE", "TOTAL")
     ]
@@ -278,16 +279,16 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} s"
 
 
-def _report(book: Mapping[str, Any], now: float) -> dict[str, Any]:
-    turns = sorted(book["turns"].values(), key=lambda turn: float(turn["began"]))
-    begin = float(book["clock"])
+def _report(data: Mapping[str, Any], now: float) -> dict[str, Any]:
+    turns = sorted(data["turns"].values(), key=lambda turn: float(turn["began"]))
+    begin = float(data["clock"])
     ends = [turn["ended"] for turn in turns if turn["ended"] is not None]
     over = max(ends) if len(ends) == len(turns) and ends else now
     return {
         "format": 1,
-        "since": round(book["since"], 3),
+        "since": round(data["since"], 3),
         "seconds": round(over - begin, 3),
-        "policy": book["policy"],
+        "policy": data["policy"],
         "order": [turn["node"] for turn in turns],
         "turns": [
             {
@@ -301,18 +302,18 @@ def _report(book: Mapping[str, Any], now: float) -> dict[str, Any]:
             }
             for turn in turns
         ],
-        "missing": [w["node"] for w in book["workers"] if w["presence"] == "missing"],
-        "failure": _failure(book),
+        "missing": [w["node"] for w in data["workers"] if w["presence"] == "missing"],
+        "failure": _failure(data),
     }
 
 
-def _failure(book: Mapping[str, Any]) -> str:
-    failure = book["failure"]
+def _failure(data: Mapping[str, Any]) -> str:
+    failure = data["failure"]
     return str(failure["message"]) if failure else ""
 
 
-def _worker(raw: Mapping[str, Any]) -> Worker:
-    return Worker(**{**raw, "queues": tuple(raw["queues"])})
+def _worker(raw: Mapping[str, Any]) -> FleetWorker:
+    return FleetWorker(**{**raw, "queues": tuple(raw["queues"])})
 
 
 def _alive(process: int) -> bool:
@@ -326,7 +327,7 @@ def _alive(process: int) -> bool:
 
 
 def _replace(path: Path, content: Any) -> None:
-    """Write whole or not at all: whoever reads meanwhile sees the old text."""
+    """Write a JSON file atomically: readers see either the old or the new content."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as stream:

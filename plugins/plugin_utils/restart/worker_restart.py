@@ -1,7 +1,7 @@
-"""One worker's turn, step by step: what is asked of its host, and what is made of the answers.
+"""Steps of one worker's turn: what to request from its host, and how to judge the answers.
 
-A turn is a generator: it yields an `Order`, is sent an `Observed`, and so reads as what happens. It never waits and
-asks nobody itself, so that a host's turns go side by side and a test can play the host.
+A turn is a generator that yields a `HostRequest` and is sent a `HostAnswer`, so it reads like a sequential program. It
+never waits and contacts no host itself. Therefore a host's turns run concurrently, and tests can play the host.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, Literal
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     STAND_IN,
+    FleetWorker,
     Turn,
-    Worker,
 )
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a turn asks of its host.
+class HostRequest:
+    """What a turn requests from its host.
 
     Attributes:
         do: Verbs and arguments for the script `turn`.
-        settle: Write the host's files, and say whether the unit still differs: `once` is content with an answer of
-            earlier in this roll.
-        probe: Nodes to send a canary to, as `celery_fleet.ops.probe` takes them.
+        settle: Write the host's files, and say whether the unit still differs. `once` accepts an answer from earlier in
+            this roll.
+        probe: Nodes to send a canary to, in the form of `celery_fleet.ops.probe`.
         forget: A node that is gone for good.
     """
 
@@ -38,13 +38,13 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What came of it.
+class HostAnswer:
+    """The answer to a request.
 
     Attributes:
-        units: How far the turn's units are, as the script `turn` has it.
-        differs: Whether the unit differs from what is wanted, where that was asked.
-        errors: What the probe found wrong, or what kept it from working.
+        units: States of the turn's units, from the script `turn`.
+        differs: Whether the unit differs from the desired state, if that was requested.
+        errors: Errors that the probe found, or its own.
     """
 
     units: Mapping[str, Mapping[str, Any]]
@@ -61,36 +61,36 @@ class TurnError(Exception):
 
 
 class Postponed(Exception):  # noqa: N818 - no error: it is the worker's turn later
-    """The worker serves after all, so it has to be restarted when the rules allow it."""
+    """The worker already serves, so it has to be restarted when the rules allow it."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a worker's files lie: directory of the configuration, of the releases, of the state."""
+class WorkerPaths:
+    """Directories of a worker's files: configuration, releases, state."""
 
     directory: str
     root: str
     state: str
 
 
-Steps = Generator[Order, Observed, None]
+Steps = Generator[HostRequest, HostAnswer, None]
 
 
-class Steward:
+class WorkerRestart:
     """Carries out one turn.
 
     Attributes:
-        line: What is going on, for a person; what changes by itself stands behind the first comma.
-        figures: What was measured, in seconds but for `handed_back`.
+        line: Current progress, as text; changing numbers come after the first comma.
+        figures: Measurements, in seconds except for `handed_back`.
         outcome: `done` or `unneeded`.
-        failure: What the turn fails with, as soon as that is certain; it may clean up before it raises it.
+        failure: Error of the turn, as soon as it is certain. The turn may clean up before it raises it.
     """
 
     def __init__(
         self,
         turn: Turn,
-        worker: Worker,
-        place: Place,
+        worker: FleetWorker,
+        paths: WorkerPaths,
         *,
         timeout: float,
         tasks: tuple[str, ...] = (),
@@ -103,7 +103,7 @@ class Steward:
         self.figures: dict[str, Any] = {}
         self.outcome = "done"
         self.failure: TurnError | None = None
-        self._place = place
+        self._paths = paths
         self._timeout = timeout
         self._tasks = tasks
         self._forced = forced
@@ -111,29 +111,29 @@ class Steward:
 
     @property
     def units(self) -> dict[str, str]:
-        """Units to look at, each with the directory of its drain's record."""
-        found = {self.worker.unit: f"{self._place.state}/worker-{self.worker.name}"}
+        """Return the units to query, each with the directory of its drain record."""
+        found = {self.worker.unit: f"{self._paths.state}/worker-{self.worker.name}"}
         if self.turn.overlapped:
             name = self.worker.name + STAND_IN
-            found[self._unit(name)] = f"{self._place.state}/worker-{name}"
+            found[self._unit(name)] = f"{self._paths.state}/worker-{name}"
         return found
 
     def steps(self) -> Steps:
-        """The turn, from its begin to its end.
+        """Yield the requests of the turn from beginning to end.
 
         Raises:
-            TurnError: What it was to bring about did not come.
-            Postponed: It is not the time for it.
+            TurnError: The turn failed.
+            Postponed: The worker has to be restarted later instead.
         """
         waited, unit = yield from self._quiet()
         if self.turn.kind == "remove":
             yield from self._remove(unit)
             return
-        seen = yield Order(settle="again" if waited else "once")
+        seen = yield HostRequest(settle="again" if waited else "once")
         unit = self._own(seen)
         needed = seen.differs or self._forced
         if unit["active"] == "activating" and not needed:
-            # An earlier run has begun just this start: the invocation that is under way is the one to wait for.
+            # An earlier run began this very start, so wait for the current invocation.
             yield from self._started(self.worker.unit, "", (), "starting")
         if unit["active"] in ("active", "activating") and not needed:
             self.outcome = "unneeded"
@@ -148,19 +148,19 @@ class Steward:
 
     # -- steps -----------------------------------------------------------------------------------------
 
-    def _quiet(self) -> Generator[Order, Observed, tuple[bool, Mapping[str, Any]]]:
-        """Wait for what an earlier run began, and systemd ends without it. Whether there was any, and the unit."""
+    def _quiet(self) -> Generator[HostRequest, HostAnswer, tuple[bool, Mapping[str, Any]]]:
+        """Wait for jobs of an earlier run that systemd is finishing; return whether there were any, and the unit."""
         waited = False
-        unit = self._own((yield Order()))
-        # A worker that waits for its broker has a start job for as long as that takes: it is not waited for.
+        unit = self._own((yield HostRequest()))
+        # Don't wait for a worker that waits for its broker: its start job lasts just as long.
         while unit["active"] == "deactivating" or (unit["job"] and unit["active"] == "inactive"):
             waited = True
             self.line = f"waits for what an earlier run began{_tasks_left(unit)}"
-            unit = self._own((yield Order()))
+            unit = self._own((yield HostRequest()))
         return waited, unit
 
     def _restart(self, before: Mapping[str, Any]) -> Steps:
-        # To start what starts already would change nothing.
+        # A start would not change a unit that is already starting.
         fresh = self.worker.need == "start" and before["active"] != "activating"
         order = ("start" if fresh else "restart", self.worker.unit)
         after = yield from self._started(
@@ -174,9 +174,9 @@ class Steward:
 
     def _started(
         self, name: str, old: str, do: tuple[tuple[str, Any], ...], what: str
-    ) -> Generator[Order, Observed, Mapping[str, Any]]:
-        """Until a unit runs with another invocation than the old one; systemd bounds the time that a drain takes."""
-        unit = (yield Order(do=do)).units[name]
+    ) -> Generator[HostRequest, HostAnswer, Mapping[str, Any]]:
+        """Wait until a unit runs with a new invocation. systemd limits the time of a drain."""
+        unit = (yield HostRequest(do=do)).units[name]
         deadline: float | None = None
         restarts = 0
         while True:
@@ -192,9 +192,9 @@ class Steward:
                     return unit
                 now = self._clock()
                 if deadline is None:
-                    # systemd may go on counting from the process before, whose restarts are not this one's.
+                    # systemd's counter may include restarts of the previous process.
                     deadline, restarts = now + self._timeout, unit["restarts"]
-                # The status of a process that has ended is none.
+                # Ignore the status text of a process that has ended.
                 says = f", {unit['status']}" if unit["status"] and unit["pid"] else ""
                 self.line = f"{what}{says}"
                 tries = unit["restarts"] - restarts
@@ -205,35 +205,35 @@ class Steward:
                     raise TurnError(
                         f"does not consume within {self._timeout:.0f} s: {described(unit)}", name
                     )
-            unit = (yield Order()).units[name]
+            unit = (yield HostRequest()).units[name]
 
     def _gate(
         self, node: str, name: str, unit: Mapping[str, Any]
-    ) -> Generator[Order, Observed, Observed]:
+    ) -> Generator[HostRequest, HostAnswer, HostAnswer]:
         self.line = "sending a canary"
         begin = self._clock()
         request: dict[str, Any] = {"queues": list(self.worker.queues), "pid": unit["pid"]}
         if self._tasks:
             request["tasks"] = list(self._tasks)
-        seen = yield Order(probe={node: request})
+        seen = yield HostRequest(probe={node: request})
         if seen.errors:
             raise TurnError("; ".join(seen.errors), name)
         self.figures["gate"] = round(self._clock() - begin, 3)
         return seen
 
-    def _stand_in(self) -> Generator[Order, Observed, Observed]:
-        """A second instance under another name, which serves before the first one stops."""
+    def _stand_in(self) -> Generator[HostRequest, HostAnswer, HostAnswer]:
+        """Start a second instance under another name, which serves before the first one stops."""
         name = self._unit(self.worker.name + STAND_IN)
         what = "starting a second instance"
         node = f"{self.worker.name}{STAND_IN}@{self.worker.host}"
         try:
-            seen = yield Order(do=(("prepare", self._files()),))
-            # What an earlier run has left behind runs with other files; what does not run is started by that as well.
+            seen = yield HostRequest(do=(("prepare", self._files()),))
+            # Restart, because a second instance from an earlier run has old files. This also starts a stopped one.
             old = seen.units[name]["invocation"]
             unit = yield from self._started(name, old, (("restart", name),), what)
             seen = yield from self._gate(node, name, unit)
         except TurnError as error:
-            # Whatever it was about: the worker itself was not touched.
+            # Blame the second instance: the worker itself was not touched.
             error.unit = name
             self.failure = error
             self.line = "is not restarted"
@@ -246,62 +246,62 @@ class Steward:
     def _stand_down(self) -> Steps:
         name = self._unit(self.worker.name + STAND_IN)
         said = self.line
-        unit = (yield Order(do=(("stop", name),))).units[name]
+        unit = (yield HostRequest(do=(("stop", name),))).units[name]
         while unit["active"] not in ("inactive", "failed"):
             self.line = f"{said}, its second instance is draining{_tasks_left(unit)}"
-            unit = (yield Order()).units[name]
+            unit = (yield HostRequest()).units[name]
         node = f"{self.worker.name}{STAND_IN}@{self.worker.host}"
-        yield Order(do=(("clear", self._files()),), forget=node)
+        yield HostRequest(do=(("clear", self._files()),), forget=node)
         self.line = said
 
     def _remove(self, before: Mapping[str, Any]) -> Steps:
         name = self.worker.unit
-        unit = self._own((yield Order(do=(("stop", name),))))
+        unit = self._own((yield HostRequest(do=(("stop", name),))))
         while unit["active"] not in ("inactive", "failed"):
             self.line = f"draining{_tasks_left(unit)}"
-            unit = self._own((yield Order()))
+            unit = self._own((yield HostRequest()))
         self._note_drain(before, unit)
         if self.worker.name.endswith(STAND_IN):
-            order = Order(do=(("clear", self._files()),), forget=self.worker.node)
+            order = HostRequest(do=(("clear", self._files()),), forget=self.worker.node)
         else:
-            order = Order(do=(("disable", name),), forget=self.worker.node)
+            order = HostRequest(do=(("disable", name),), forget=self.worker.node)
         yield order
         self.line = "is gone"
 
     # -- small helpers ---------------------------------------------------------------------------------
 
     def _note_drain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """What the process before has handed back; the record may be that of an older one."""
+        """Note what the previous process has handed back, unless the record belongs to an older process."""
         drain = after["drain"]
         if drain and drain["invocation"] == before["invocation"] != "":
             self.figures["handed_back"] = drain["handed_back"]
 
-    def _own(self, seen: Observed) -> Mapping[str, Any]:
+    def _own(self, seen: HostAnswer) -> Mapping[str, Any]:
         return seen.units[self.worker.unit]
 
     def _unit(self, name: str) -> str:
         return self.worker.unit.replace(f"@{self.worker.name}.", f"@{name}.")
 
     def _files(self) -> dict[str, str]:
-        """What `prepare` and `clear` want to know."""
+        """Return the arguments of `prepare` and `clear`."""
         name = self.worker.name.removesuffix(STAND_IN)
         other = name + STAND_IN
-        place = self._place
+        paths = self._paths
         return {
             "node": f"{name}@{self.worker.host}",
             "other_node": f"{other}@{self.worker.host}",
             "unit": self.worker.unit.replace(f"@{self.worker.name}.", f"@{name}."),
             "other_unit": self._unit(other),
-            "environment": f"{place.directory}/worker-{name}.env",
-            "other_environment": f"{place.directory}/worker-{other}.env",
-            "pin": f"{place.root}/pins/worker-{name}",
-            "other_pin": f"{place.root}/pins/worker-{other}",
-            "other_state": f"{place.state}/worker-{other}",
+            "environment": f"{paths.directory}/worker-{name}.env",
+            "other_environment": f"{paths.directory}/worker-{other}.env",
+            "pin": f"{paths.root}/pins/worker-{name}",
+            "other_pin": f"{paths.root}/pins/worker-{other}",
+            "other_state": f"{paths.state}/worker-{other}",
         }
 
 
 def described(unit: Mapping[str, Any]) -> str:
-    """One line for a person: state, result and the daemon's own words."""
+    """Return one line with state, result and the daemon's own status text."""
     text = f"it is {unit['active']} ({unit['sub']}"
     if unit["result"] not in ("success", ""):
         text += f", result {unit['result']}, exit status {unit['exit_status']}"
@@ -314,7 +314,7 @@ def described(unit: Mapping[str, Any]) -> str:
 
 
 def _tasks_left(unit: Mapping[str, Any]) -> str:
-    """How far a drain is, in the worker's own words or from its record."""
+    """Return the progress of a drain, from its record."""
     drain = unit["drain"]
     if not drain or drain["invocation"] != unit["invocation"]:
         return ""

@@ -1,4 +1,4 @@
-"""The base of all action plugins: one frame for results, failures, scripts and modules."""
+"""The base class of all action plugins: handles results, failures, scripts and modules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils import redact
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, rendering
 
 
 class FleetAction(ActionBase):
-    """Runs `act`, which each plugin has, and returns its answer.
+    """Runs the plugin's `act` and returns its result.
 
     Attributes:
-        unanswered: What can't be done if a host gives no answer; the message begins with it.
+        unanswered: Beginning of the error message if a host does not answer.
     """
 
     _supports_check_mode = True
@@ -27,34 +27,34 @@ class FleetAction(ActionBase):
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return what `act` answers; nothing has changed unless that says so.
+        """Return the result of `act`; `changed` is false unless that sets it.
 
         Raises:
-            AnsibleActionFail: A UserError, or a host without an answer, with its message.
+            AnsibleActionFail: `act` raised a UserError, or the host did not answer.
         """
         result = {**super().run(tmp, task_vars), "changed": False}
         try:
             return {**result, **self.act(self._task.args, task_vars or {})}
         except UserError as error:
             raise AnsibleActionFail(str(error)) from None
-        except remote.RemoteError as error:
+        except host_scripts.RemoteError as error:
             raise AnsibleActionFail(
-                f"{self.unanswered}: {error}. Mend that there and run the same command again."
+                f"{self.unanswered}: {error}. Fix that there and run the same command again."
             ) from None
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Do the plugin's work and return its result.
 
         Args:
-            args: Of the task.
-            variables: Of the host.
+            args: Arguments of the task.
+            variables: Variables of the host.
         """
         raise NotImplementedError
 
     @functools.cached_property
     def secrets(self) -> list[str]:
-        """Values that may not be shown; rendered once, since each may be a question to a password manager."""
-        return payload.secrets(self._templar)
+        """Return values that may not be shown. They are rendered once, as each may query a password manager."""
+        return rendering.secrets(self._templar)
 
     def ask(
         self, script: str, request: Mapping[str, Any], secrets: Iterable[str] = ()
@@ -62,21 +62,21 @@ class FleetAction(ActionBase):
         """Run one of the scripts in `plugin_utils/scripts` on the host and return its answer.
 
         Args:
-            script: Its name.
-            request: What it reads.
+            script: Name of the script.
+            request: Its input.
             secrets: Values that may not be shown.
 
         Raises:
-            RemoteError: It gives no answer.
+            RemoteError: The script gave no answer.
         """
-        command, stdin = remote.call(script, request)
+        command, stdin = host_scripts.call(script, request)
         done = self._low_level_execute_command(command, in_data=stdin)
-        return dict(remote.answer(done, secrets))
+        return dict(host_scripts.answer(done, secrets))
 
     def execute(
         self, module: str, args: Mapping[str, Any], variables: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Run one of our modules on the host; if it fails its answer holds no secret."""
+        """Run one of our modules on the host; if it fails, its answer contains no secret."""
         answer = self._execute_module(
             module_name=f"celery_fleet.core.{module}", module_args=dict(args), task_vars=variables
         )

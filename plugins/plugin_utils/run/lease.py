@@ -1,8 +1,8 @@
-"""One run at a time: the control side of a fleet's lease, which lies on one of its hosts.
+"""Lets one run at a time change a fleet: the control node's part of the lease, which is kept on one of the hosts.
 
-A run acquires it before it changes anything. A process of its own, detached from Ansible's, renews it and gives it
-back when the run ends, however that is: so it is silent only where the whole control side or its network went away.
-What is silent for `TTL` seconds is gone.
+A run acquires the lease before it changes anything. A separate process, detached from Ansible's, renews it and returns
+it when the run ends for any reason. So it only goes silent if the whole control node or its network is down. A lease
+that was not renewed for `TTL` seconds has expired.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from typing import Any, Literal
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 
-# Seconds between two renewals, after which a lease is gone, and after which its own run stops relying on it.
-# A renewal has taken half a minute on a host with one slow processor that was compiling a virtualenv.
+# Seconds between renewals, until a lease expires, and until its own run stops relying on it. A renewal has taken half
+# a minute on a host with one slow processor that was compiling a virtualenv.
 INTERVAL = 5.0
 TTL = 60.0
 _DOUBT = TTL - INTERVAL
-# Seconds between two looks whether a killed run's processes have ended.
+# Seconds between checks whether a killed run's processes have ended.
 _LOOK = 0.2
 
 DIRECTORY = "/run/celery-fleet"
 
-# It goes on while a machine sleeps, and so do leases; what lacks this name counts such time in the other one.
+# This clock keeps running while a machine sleeps, like leases. On systems without it, CLOCK_MONOTONIC does the same.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 Answer = Mapping[str, Any]
@@ -42,17 +42,17 @@ Do = Literal["acquire", "renew", "release"]
 
 
 def now() -> float:
-    """Seconds on the clock by which this side judges whether its lease still holds."""
+    """Return the time, in seconds, by which the control node judges its lease."""
     return time.clock_gettime(_CLOCK)
 
 
 def owner(process: int) -> str:
-    """Who asks, for the person who is refused."""
+    """Return a description of this run, for the message to a run that is refused."""
     return f"{getpass.getuser()} on {socket.gethostname()}, process {process}"
 
 
 def request(app: str, do: Do, token: str, who: str = "") -> dict[str, Any]:
-    """What the script `lease` is asked."""
+    """Return the input of the script `lease`."""
     return {
         "directory": DIRECTORY,
         "app": app,
@@ -63,35 +63,35 @@ def request(app: str, do: Do, token: str, who: str = "") -> dict[str, Any]:
     }
 
 
-class Held(UserError):  # noqa: N818 - not an error of ours: another run is at work
-    """Another run has the lease; the message says whose it is and what to do."""
+class LeaseHeld(UserError):  # noqa: N818 - not an error of ours: another run is at work
+    """Another run has the lease. The message says which one and what to do."""
 
 
 @dataclass
-class Watch:
-    """Tells a run that is at work from one that has gone silent, from one answer to the next."""
+class HolderWatch:
+    """Compares answers about a lease to tell a working run from one that has gone silent."""
 
     app: str
     host: str
     _first: Answer | None = None
 
     def judge(self, answer: Answer) -> str:
-        """Empty where the lease is ours, else a line to say while waiting for what may be silent.
+        """Return an empty string if the lease is ours, else a line to show while waiting for a silent holder.
 
         Raises:
-            Held: It is renewed: another run is at work.
+            LeaseHeld: Another run is renewing the lease.
         """
         if answer["state"] == "ours":
             return ""
         first = self._first or answer
         self._first = first
         if (first["token_id"], first["renewed"]) != (answer["token_id"], answer["renewed"]):
-            raise Held(self._refusal(answer))
+            raise LeaseHeld(self._refusal(answer))
         left = max(0.0, TTL - float(answer["age"]))
         return (
             f"{self._holder(answer)}. If it stays silent, this run goes on in {left:.0f} s"
             if answer["age"] > 2 * INTERVAL
-            else f"{self._holder(answer)}. Looking whether that run is still there"
+            else f"{self._holder(answer)}. Checking whether that run is still there"
         )
 
     def _holder(self, answer: Answer) -> str:
@@ -104,7 +104,7 @@ class Watch:
     def _refusal(self, answer: Answer) -> str:
         return (
             f"{self._holder(answer)} (its lease is on {self.host}). Nothing was changed. Wait for its end and run "
-            f"again. Should it hang, end it there; {TTL:.0f} s later at the latest this fleet is free"
+            f"again. If it hangs, end it there; {TTL:.0f} s later at the latest this fleet is free"
         )
 
 
@@ -112,12 +112,12 @@ class Watch:
 
 
 def make_directory() -> Path:
-    """A place of one run on the control side, nobody else's to enter."""
+    """Create a run's directory on the control node that only its user can enter."""
     return Path(tempfile.mkdtemp(prefix="celery-fleet-"))
 
 
 def note(directory: Path, **what: Any) -> None:
-    """Write down which lease the run holds, or that it was given back."""
+    """Record values about the run's lease, each in a file of its name."""
     for name, value in what.items():
         fresh = directory / f".{name}"
         fresh.write_text(json.dumps(value))
@@ -125,7 +125,7 @@ def note(directory: Path, **what: Any) -> None:
 
 
 def noted(directory: Path, name: str) -> Any:
-    """What was written down; None where nothing was."""
+    """Return a recorded value; None if there is none."""
     try:
         return json.loads((directory / name).read_text())
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def noted(directory: Path, name: str) -> Any:
 
 
 def trouble(directory: Path) -> str:
-    """Why the lease is not to be relied on any more; empty where it is still ours."""
+    """Return why the run can't rely on the lease any more; empty if it can."""
     lost = noted(directory, "lost")
     if lost:
         return str(lost)
@@ -146,26 +146,26 @@ def trouble(directory: Path) -> str:
 
 @contextlib.contextmanager
 def at_work(directory: Path) -> Iterator[None]:
-    """A process of the run acts on hosts meanwhile: should the run be killed, its lease is kept until that is over."""
+    """Mark that this process acts on hosts. If the run is killed, its lease is kept until that is over."""
     with open(directory / "work", "a") as stream:
         fcntl.flock(stream, fcntl.LOCK_SH)
         yield
 
 
-class LostError(UserError):
-    """Another run may have begun: this one must not go on."""
+class LeaseLostError(UserError):
+    """Another run may have begun, so this one must stop."""
 
 
 @contextlib.contextmanager
 def held(variables: Mapping[str, Any], *, check: bool) -> Iterator[None]:
-    """Act on a host only while the lease is this run's; without one, as for a role by itself, in any case.
+    """Act on a host only while this run has the lease. A run without a lease, such as of a single role, may always act.
 
     Args:
-        variables: The task's, of which `__fleet_lease` is read.
-        check: Nothing is changed.
+        variables: Variables of the task; `__fleet_lease` is read.
+        check: Whether the task runs in check mode.
 
     Raises:
-        LostError: With what to do.
+        LeaseLostError: The lease was lost; the message says what to do.
     """
     place = str((variables.get("__fleet_lease") or {}).get("directory") or "")
     if check or not place:
@@ -173,13 +173,13 @@ def held(variables: Mapping[str, Any], *, check: bool) -> Iterator[None]:
         return
     lost = trouble(Path(place))
     if lost:
-        raise LostError(f"{lost}: another run may have begun. Run the same command again.")
+        raise LeaseLostError(f"{lost}: another run may have begun. Run the same command again.")
     with at_work(Path(place)):
         yield
 
 
-def _idle_hands(directory: Path) -> bool:
-    """Whether no process of the run acts on a host."""
+def _is_idle(directory: Path) -> bool:
+    """Return whether no process of the run acts on a host."""
     with open(directory / "work", "a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,7 +192,7 @@ def _idle_hands(directory: Path) -> bool:
 
 
 def detach(task: Callable[[], None]) -> None:
-    """Run a task in a process that has nothing of this one: no terminal, no open file, no parent that waits for it."""
+    """Run a task in a detached process: without terminal, open files, or a parent that waits for it."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -203,26 +203,26 @@ def detach(task: Callable[[], None]) -> None:
             _close_everything()
             task()
     finally:
-        # Nothing of Ansible's is to be done a second time at this process's end.
+        # Skip Ansible's exit handlers, which must not run a second time in this process.
         os._exit(0)
 
 
 def _close_everything() -> None:
     os.closerange(0, 65536)
     for _ in range(3):
-        # The lowest numbers are free: standard input, output and error.
+        # The lowest descriptors are free now: standard input, output and error.
         os.open(os.devnull, os.O_RDWR)
 
 
-class Renewer:
-    """Holds a lease as long as a process lives, and gives it back when that ends.
+class LeaseRenewer:
+    """Renews a lease as long as a process lives, and returns it when the process ends.
 
     Args:
-        directory: Of the run; it is removed at the end.
-        ask: Asks the lease's host; raises whatever the connection does.
+        directory: Directory of the run; it is removed at the end.
+        ask: Sends a request to the lease's host; raises what the connection raises.
         process: Ansible's main process.
 
-    What the run itself has to know lies in its directory: `renewed` (when), `lost` (why), `released`.
+    The run reads its state from the directory: `renewed` (when), `lost` (why), `released`.
     """
 
     def __init__(self, directory: Path, ask: Callable[[Do], Answer], process: int) -> None:
@@ -232,13 +232,13 @@ class Renewer:
         self._tried = now()
 
     def run(self) -> None:
-        """Renew until the process has ended; then give it back, once nobody acts any more whom that process left."""
+        """Renew until the process has ended. Then return the lease, once no process that it left acts on a host."""
         while not self._process.ended(self._pause()):
             if not self._idle():
                 self._renew()
-        # It is not renewed any more, so it is gone after that time anyway.
+        # It is not renewed any more, so it expires after that time anyway.
         deadline = now() + TTL
-        while not _idle_hands(self._directory) and now() < deadline:
+        while not _is_idle(self._directory) and now() < deadline:
             time.sleep(_LOOK)
         if not self._idle():
             with contextlib.suppress(Exception):
@@ -246,7 +246,7 @@ class Renewer:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _idle(self) -> bool:
-        """Whether there is no lease to renew any more: it was given back, or lost."""
+        """Return whether there is no lease to renew: it was returned, or lost."""
         return any((self._directory / name).exists() for name in ("released", "lost"))
 
     def _pause(self) -> float:
@@ -272,7 +272,7 @@ class Renewer:
 
 
 class _Process:
-    """Another process, watched by a descriptor where the system has such: a number may become another's."""
+    """Another process, watched by a pidfd if the system supports it, because a pid may be reused."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -282,7 +282,7 @@ class _Process:
             self._handle = os.pidfd_open(number)
 
     def ended(self, seconds: float) -> bool:
-        """Wait that long for its end; whether it has come."""
+        """Wait up to this long for its end; return whether it has ended."""
         if self._handle is not None:
             return bool(select.select([self._handle], [], [], seconds)[0])
         deadline = time.monotonic() + seconds

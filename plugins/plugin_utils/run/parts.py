@@ -1,4 +1,4 @@
-"""The parts of a run: what each role wants on which hosts, and with which tags it runs."""
+"""The parts of a run: each role, the hosts that it concerns, and the tags that it runs with."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """What one role wants on the hosts of some groups.
+    """One role's part of a run.
 
     Attributes:
-        name: Of the role.
-        groups: It concerns hosts in any of them.
-        tags: Of its play and its role in site.yml: under `--tags` a part without one of these is left out.
+        name: Name of the role.
+        groups: It concerns hosts in any of these groups.
+        tags: Tags of its play and its role in site.yml. With `--tags` a part with none of them is left out.
     """
 
     name: str
@@ -23,16 +23,16 @@ class Part:
 
     @property
     def variable(self) -> str:
-        """The role's variable that holds what it wants."""
+        """Return the role's variable that contains what it wants."""
         return f"__{self.name}_wanted"
 
 
 _APPLICATION = ("celery_workers", "celery_beat", "celery_producers")
 _BOTH = ("deploy", "configure")
 
-# In the order of site.yml's plays; a test holds the tags against it.
+# In the order of the plays in site.yml; a test compares the tags.
 PARTS = (
-    # The owner's mark, whatever a run is about.
+    # The owner's mark comes with every run.
     Part("fleet", ("fleet",), ("always",)),
     Part(
         "celery_runtime",
@@ -40,14 +40,14 @@ PARTS = (
         (
             *_BOTH,
             "celery_runtime",
-            # Its file names the runtime that it runs from.
+            # Its file contains the path of the runtime.
             "celery_cli",
             "celery_release",
             "celery_worker",
             "celery_beat",
             "celery_producer",
             "flower",
-            # Likewise.
+            # So does its file.
             "celery_health",
         ),
     ),
@@ -57,7 +57,7 @@ PARTS = (
         (*_BOTH, "celery_release", "celery_worker", "celery_beat", "celery_producer"),
     ),
     Part("pki", ("fleet",), ("configure", "pki")),
-    # Before what it guards starts: whatever brings a port of Redis's or of the web process's brings this, too.
+    # It comes before the services that it protects, and with everything that opens a port of Redis or the web process.
     Part("firewall", ("fleet",), (*_BOTH, "firewall", "redis", "celery_producer")),
     Part("redis", ("redis",), ("configure", "redis")),
     Part(
@@ -72,7 +72,7 @@ PARTS = (
             "celery_producer",
         ),
     ),
-    # Not under its own tag alone, which builds and starts nothing.
+    # Not with its own tag, which by itself builds and starts nothing.
     Part(
         "celery_release_commands",
         _APPLICATION,
@@ -84,24 +84,24 @@ PARTS = (
         ("fleet",),
         (*_BOTH, "celery_worker", "celery_beat", "celery_producer", "flower"),
     ),
-    # In the database, where it is there: before beat reads it.
+    # If the schedule is in the database, it must be written before beat reads it.
     Part("celery_beat_schedule", ("celery_beat",), (*_BOTH, "celery_beat")),
     Part("celery_beat", ("celery_beat",), (*_BOTH, "celery_beat")),
     Part("celery_producer", ("celery_producers",), (*_BOTH, "celery_producer")),
     Part("flower", ("flower",), ("configure", "flower")),
-    # It knows which units and workers there are, so it comes with whatever changes them.
+    # It lists units and workers, so it comes with everything that changes them.
     Part(
         "celery_health",
         ("fleet",),
         (*_BOTH, "celery_health", "celery_worker", "celery_beat", "celery_producer", "flower"),
     ),
-    # The link to the current release. Not under `verify` alone: that builds nothing it could point to.
+    # The link to the current release. Not with just `verify`, which builds no release that it could point to.
     Part("verify", _APPLICATION, _BOTH),
 )
 
 
 def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
-    """The parts of any host, as far as `--tags` and `--skip-tags` let them run."""
+    """Return all parts that run with these `--tags` and `--skip-tags`."""
     wanted, unwanted = set(run), set(skip)
     return [
         part
@@ -112,17 +112,17 @@ def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
 
 
 def parts_of(groups: Iterable[str], run: Iterable[str], skip: Iterable[str]) -> list[Part]:
-    """Those of a host in these groups."""
+    """Return the parts that run on a host in these groups."""
     member = set(groups)
     return [part for part in parts_in(run, skip) if member.intersection(part.groups)]
 
 
-# What Ansible itself gives a meaning, and the tag of the last play, which is no part where it stands alone.
+# Tags with a meaning in Ansible, and the tag of the last play, which is not a part.
 _OTHER_TAGS = ("all", "always", "never", "tagged", "untagged", "verify")
 
 
 def tag_notes(run: Iterable[str], skip: Iterable[str]) -> list[str]:
-    """What a person should know of tags that no play has: with one that is misspelt a run would seem to be done."""
+    """Return notes about tags that no play has: with a misspelt tag a run would do nothing and look complete."""
     known = sorted({*_OTHER_TAGS, *(tag for part in PARTS for tag in part.tags)})
     found = []
     for option, given in (("--tags", run), ("--skip-tags", skip)):

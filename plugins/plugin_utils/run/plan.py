@@ -1,6 +1,6 @@
-"""What a run would do and why: the items of its plan, and their text for a person.
+"""The plan of a run: what it would do and why, as items and as text.
 
-Plain functions over what the hosts have answered; `fleet_plan` asks them, `fleet_plan_report` prints.
+Pure functions of the hosts' answers; `fleet_plan` asks the hosts, `fleet_plan_report` prints.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Worker
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import FleetWorker
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS, parts_in
 
-# Longer reasons are cut in the text; the JSON has them whole.
+# Longer reasons are shortened in the text but not in the JSON.
 _WHY_LENGTH = 160
 
 
 @dataclass(frozen=True)
-class Item:
+class PlanItem:
     """One thing that a run would do on one host.
 
     Attributes:
-        subject: The unit, or what else it is about.
-        why: Reasons, each a few words; no value of a secret.
+        subject: The unit, or another subject.
+        why: Reasons, each a few words, without secrets.
     """
 
     host: str
@@ -46,10 +46,10 @@ class Item:
         }
 
 
-def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[Item]:
-    """What the module `settle` has foretold of a host."""
+def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[PlanItem]:
+    """Return the items that the module `settle` has planned for a host."""
     return [
-        Item(
+        PlanItem(
             host,
             str(found.get("part", "")),
             str(found.get("unit") or ""),
@@ -61,29 +61,29 @@ def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[Item]:
 
 
 def with_forced(
-    items: Sequence[Item], workers: Iterable[Worker], hosts: Sequence[str]
-) -> list[Item]:
-    """A plan with the workers that restart although nothing differs, as `celery_restart_all` has it.
+    items: Sequence[PlanItem], workers: Iterable[FleetWorker], hosts: Sequence[str]
+) -> list[PlanItem]:
+    """Add the workers that restart although nothing differs, for `celery_restart_all`.
 
     Args:
-        items: Of the plan.
-        workers: All of the fleet.
-        hosts: In their order.
+        items: Items of the plan.
+        workers: All workers of the fleet.
+        hosts: Hosts in order.
     """
     known = {(item.host, item.subject) for item in items}
     forced = [
-        Item(worker.host, "celery_worker", worker.unit, "restart", ("celery_restart_all",))
+        PlanItem(worker.host, "celery_worker", worker.unit, "restart", ("celery_restart_all",))
         for worker in workers
         if worker.need == "restart" and (worker.host, worker.unit) not in known
     ]
     return in_order([*items, *forced], hosts) if forced else list(items)
 
 
-# Actions as a person reads them.
+# Actions as shown in the text.
 _WORDS = {"live": "set live"}
-# Parts whose files and links, where no unit takes them up, are the fleet's own: all of them are one line of the text.
+# Parts whose files and links are bookkeeping if no unit reads them: all of it is one line of the text.
 _BOOKKEEPING = frozenset(("celery_cli", "celery_health", "celery_runtime", "fleet", "verify"))
-# Names of such files that the line has.
+# Number of such files that the line names.
 _NAMES = 5
 
 
@@ -92,19 +92,19 @@ class Plan:
     """The plan of one run.
 
     Attributes:
-        items: In the order of hosts and parts.
-        hosts: All hosts that were asked.
+        items: Items in the order of hosts and parts.
+        hosts: All hosts that answered.
         missing: Hosts that could not be asked, each with the reason.
-        notes: What else a person should know before it begins, such as the order of restarts.
+        notes: Other important facts, such as the order of restarts.
     """
 
-    items: list[Item]
+    items: list[PlanItem]
     hosts: list[str]
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its form in JSON, of format 1."""
+        """Return the plan as JSON-compatible data, format 1."""
         return {
             "format": 1,
             "changes": bool(self.items),
@@ -115,7 +115,7 @@ class Plan:
         }
 
     def text(self) -> str:
-        """A table with a line for each item and one for all bookkeeping, then the notes."""
+        """Return a table with a line for each item and one for all bookkeeping, then the notes."""
         lines = [self._title()]
         rows = [
             (item.host, _subject(item), _WORDS.get(item.action, item.action), _reasons(item))
@@ -150,19 +150,19 @@ class Plan:
 
 
 def second_beat(
-    items: Iterable[Item],
+    items: Iterable[PlanItem],
     left_out: Sequence[str],
     run: Iterable[str],
     skip: Iterable[str],
     missing: Iterable[str] = (),
 ) -> str:
-    """Why beat must not come to a new host in this run: it may be left running on another one. Empty where it may.
+    """Return why beat must not move to a new host in this run: an old one may keep running. Empty if it may move.
 
     Args:
-        items: Of the plan.
-        left_out: Hosts of the fleet that the run does not look at, by `--limit`.
+        items: Items of the plan.
+        left_out: Hosts of the fleet that `--limit` leaves out.
         run: Tags of the run.
-        skip: Tags that it leaves out.
+        skip: Tags that it skips.
         missing: Hosts that could not be reached.
     """
     beats = [
@@ -177,7 +177,7 @@ def second_beat(
     where = f"{', '.join(item.host for item in beats)} would get its beat"
     if not ends:
         return (
-            f"{where}, and --skip-tags leaves out what ends it where it was before: with two of them each entry of the "
+            f"{where}, and --skip-tags leaves out the step that stops the old one: with two of them each entry of the "
             "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
         )
     if not left_out:
@@ -194,14 +194,14 @@ def second_beat(
 
 
 class UnwrittenError(UserError):
-    """A plan can't be written where `fleet_plan_json` says; the message has the remedy."""
+    """The plan can't be written to `fleet_plan_json`. The message says what to do."""
 
 
 def save(path: str, document: Mapping[str, Any]) -> None:
-    """Write a plan as JSON, that of a run or of a removal.
+    """Write the plan of a run or of a removal as JSON.
 
     Raises:
-        UnwrittenError: It can't be written there.
+        UnwrittenError: The file can't be written.
     """
     try:
         Path(path).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -213,20 +213,20 @@ def save(path: str, document: Mapping[str, Any]) -> None:
 
 
 class ApprovedError(ValueError):
-    """What was given as an approved plan is none; the message says why."""
+    """The file is not an approved plan. The message says why."""
 
 
 def beyond(approved: Any, fresh: Mapping[str, Any]) -> list[str]:
-    """What differs between the plan that somebody has approved and the one of now, a line each.
+    """Return the differences between an approved plan and the current one, one per line.
 
-    A plan without changes differs from none: nothing would be done that nobody has approved.
+    A current plan without changes never differs, because it would do nothing that was not approved.
 
     Args:
-        approved: The JSON of a plan.
-        fresh: Of now, as `Plan.as_dict` has it.
+        approved: The approved plan, as JSON text.
+        fresh: The current plan, as `Plan.as_dict` returns it.
 
     Raises:
-        ApprovedError: It is no plan of this format.
+        ApprovedError: The approved plan does not have this format.
     """
     if not isinstance(approved, dict) or approved.get("format") != fresh["format"]:
         raise ApprovedError(f"it is no plan of format {fresh['format']}")
@@ -238,7 +238,7 @@ def beyond(approved: Any, fresh: Mapping[str, Any]) -> list[str]:
         raise ApprovedError(f"it is no plan of format {fresh['format']}") from error
     return [
         *(f"not approved: {line}" for line in now if line not in before),
-        *(f"approved, and not to be done any more: {line}" for line in before if line not in now),
+        *(f"approved, but no longer to be done: {line}" for line in before if line not in now),
     ]
 
 
@@ -251,50 +251,50 @@ def _lines(whole: Mapping[str, Any]) -> list[str]:
     return [*items, *(f"{host} is left out" for host in whole["missing"])]
 
 
-def _subject(item: Item) -> str:
+def _subject(item: PlanItem) -> str:
     return item.subject.removesuffix(".service") or item.part
 
 
-def _is_bookkeeping(item: Item) -> bool:
+def _is_bookkeeping(item: PlanItem) -> bool:
     return item.part in _BOOKKEEPING and not item.subject and item.action in ("write", "link")
 
 
-def _bookkeeping(items: Sequence[Item]) -> list[tuple[str, str, str, str]]:
-    """The line for all of it, if there is any: where, and the names of the files and links."""
+def _bookkeeping(items: Sequence[PlanItem]) -> list[tuple[str, str, str, str]]:
+    """Return one line for all bookkeeping, if there is any, with the hosts and the names of files and links."""
     if not items:
         return []
     hosts = list(dict.fromkeys(item.host for item in items))
     where = hosts[0] if len(hosts) == 1 else count(len(hosts), "host")
-    # Of a link the reason also says from where and to where.
+    # The reason for a link also contains its old and new target.
     paths = (why.partition(": ")[0] for item in items for why in item.why)
     names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
     more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
     return [(where, "bookkeeping", "write", f"{', '.join(names[:_NAMES])}{more}")]
 
 
-def _reasons(item: Item) -> str:
-    # The first deploy of a host writes dozens of files, of which a person needs to know no more than that.
+def _reasons(item: PlanItem) -> str:
+    # The first deploy to a host writes dozens of files, so their number is enough.
     if item.action in ("write", "remove") and not item.subject and len(item.why) > 3:
         return f"{item.why[0]} and {len(item.why) - 1} more"
     text = "; ".join(item.why)
     return text if len(text) <= _WHY_LENGTH else text[: _WHY_LENGTH - 1] + "…"
 
 
-def in_order(items: Iterable[Item], hosts: Sequence[str]) -> list[Item]:
-    """Items in the order of hosts and parts; those of one part keep theirs."""
+def in_order(items: Iterable[PlanItem], hosts: Sequence[str]) -> list[PlanItem]:
+    """Return items in the order of hosts and parts; within one part the order stays."""
     parts = [part.name for part in PARTS]
 
-    def place(item: Item) -> tuple[int, int]:
+    def place(item: PlanItem) -> tuple[int, int]:
         return hosts.index(item.host), parts.index(item.part) if item.part in parts else len(parts)
 
     return sorted(items, key=place)
 
 
-def redis_notes(items: Sequence[Item], drain: float) -> list[str]:
-    """What a restart of a Redis instance means for those who use it.
+def redis_notes(items: Sequence[PlanItem], drain: float) -> list[str]:
+    """Return notes on what a restart of a Redis instance means for its users.
 
     Args:
-        items: Of the whole plan.
+        items: Items of the whole plan.
         drain: Seconds that the longest drain of any worker may take.
     """
     return [

@@ -1,9 +1,9 @@
-"""The commands of a release (`celery_release_commands`): which of them a host has to run, and how they run.
+"""Runs the commands of a release (`celery_release_commands`) and decides which of them a host has to run.
 
-Before a command starts, a mark names its host. For commands that run on one host, marks are on the fleet's first Redis
-host; for those that run on all, on each host. If a run is killed, the next one finds the mark and asks that host's
-systemd whether the command still runs, so no command runs twice at once. The script `marks` and
-`celery_fleet.system.release_command` do the work on the hosts. This module says what to ask them and judges the
+Before a command starts, a mark names its host. Marks of commands that run on one host are on the fleet's first Redis
+host; those of commands that run on all hosts are on each host. If a run is killed, the next one finds the
+mark and asks that host's systemd whether the command still runs, so no command runs twice at once. The script `marks`
+and `celery_fleet.system.release_command` do the work on the hosts. This module says what to ask them and judges the
 answers.
 """
 
@@ -22,10 +22,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
 
 DIRECTORY = "/var/lib/celery-fleet/commands"
 
-# Seconds of one question to a host, and those beyond its own time that a command may take to be ended.
+# Seconds for one question to a host, and additional seconds for stopping a command after its timeout.
 WAIT = 15.0
 SLACK = 120.0
-# How often a command is started that ends without a result.
+# How often to start a command that ends without a result.
 _ATTEMPTS = 3
 
 _DEFAULTS = {option.name: option.default for option in COMMAND}
@@ -33,12 +33,12 @@ _DEFAULTS = {option.name: option.default for option in COMMAND}
 Ask = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
-class CommandError(UserError):
+class ReleaseCommandError(UserError):
     """A command failed, or its result is not known. The message is for the person who runs the play."""
 
 
 @dataclass(frozen=True)
-class Command:
+class ReleaseCommand:
     """One of `celery_release_commands`."""
 
     name: str
@@ -49,12 +49,12 @@ class Command:
 
     @property
     def often(self) -> str:
-        """How often it runs, for people."""
+        """Return how often it runs, as text."""
         return "once ever" if self.when == "once" else "once per release"
 
 
-def parse(raw: Iterable[Mapping[Any, Any]]) -> list[Command]:
-    """The commands as the inventory gives them; preflight has refused what is none.
+def parse(raw: Iterable[Mapping[Any, Any]]) -> list[ReleaseCommand]:
+    """Return the commands in the inventory, which preflight has checked.
 
     YAML 1.1 reads the key `on` as true.
     """
@@ -62,7 +62,7 @@ def parse(raw: Iterable[Mapping[Any, Any]]) -> list[Command]:
     for item in raw:
         given = {"on" if key is True else str(key): value for key, value in item.items()}
         found.append(
-            Command(
+            ReleaseCommand(
                 name=str(given["name"]),
                 argv=tuple(str(word) for word in given["argv"]),
                 when=str(given.get("when") or _DEFAULTS["when"]),
@@ -80,14 +80,14 @@ def due(
     here: str,
     hosts: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """What this host has to run, in order, as plain data.
+    """Return what this host has to run, in order, as plain data.
 
     Args:
         raw: celery_release_commands.
-        fleet: The fleet's marks, as the script `marks` shows them.
-        own: This host's.
+        fleet: The fleet's marks, from the script `marks`.
+        own: This host's marks.
         here: Name of this host.
-        hosts: All of this run that have the release.
+        hosts: All hosts of this run that have the release.
     """
     found = []
     for command in parse(raw):
@@ -95,7 +95,7 @@ def due(
         mark = (marks.get(command.when) or {}).get(command.name) or {}
         if mark.get("state") == "done" or not hosts:
             continue
-        # If a killed run has started it, only that host knows how it ended.
+        # If a killed run started it, only that host knows how it ended.
         chosen = mark["host"] if mark.get("host") in hosts else hosts[0]
         if here == chosen or (command.on == "all" and here in hosts):
             found.append(
@@ -112,7 +112,7 @@ def due(
 
 
 def items(found: Iterable[Mapping[str, Any]], app: str) -> list[dict[str, str]]:
-    """What `due` found, as the plan shows it."""
+    """Return the result of `due` as items of the plan."""
     return [{"subject": app, "text": str(command["text"])} for command in found]
 
 
@@ -122,13 +122,13 @@ def names(
     hostvars: Mapping[str, Mapping[str, Any]],
     hosts: Sequence[str],
 ) -> list[str]:
-    """Names of the commands that any of these hosts has to run, in their order.
+    """Return names of the commands that any of these hosts has to run, in order.
 
     Args:
         raw: celery_release_commands.
         fleet: The fleet's marks.
-        hostvars: Ansible's, of which what each host's own marks were found to be is read.
-        hosts: All of this run that have the release.
+        hostvars: Ansible's hostvars, with the marks found on each host.
+        hosts: All hosts of this run that have the release.
     """
     wanted = set()
     for host in hosts:
@@ -145,7 +145,7 @@ def question(
     command: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return what the script `marks` is asked; without a command it is a look."""
+    """Return the input of the script `marks`; without a command it only reads the marks."""
     asked: dict[str, Any] = {
         "directory": DIRECTORY,
         "app": app,
@@ -165,22 +165,22 @@ def check_mark(
     """Check that this host may run a command, or that it is done.
 
     Args:
-        answer: What the script `marks` said to `start`.
-        command: Of `due`.
+        answer: Answer of the script `marks` to `start`.
+        command: A command from `due`.
         here: Name of this host.
         keeper: Name of the host that has the mark.
 
     Raises:
-        CommandError: The command may be running elsewhere, or its mark can't be read.
+        ReleaseCommandError: The command may be running elsewhere, or its mark can't be read.
     """
     path = f"{answer['path']} on {keeper}"
     if answer["state"] == "unreadable":
-        raise CommandError(
+        raise ReleaseCommandError(
             f"{command['name']}: its mark, {path}, can't be read ({answer.get('error')}). Find out whether the command "
             "was done; if not, remove that file. Then run the same command again."
         )
     if answer["state"] == "started" and answer["host"] != here:
-        raise CommandError(
+        raise ReleaseCommandError(
             f"{command['name']} was started on {answer['host']}, which has to say how it ended. Run again with "
             f"{answer['host']} among the hosts. If that host is gone for good, find out whether the command was done; "
             f"if not, remove {path}, and run again."
@@ -194,19 +194,19 @@ def carry_out(
     clock: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = lambda line: None,
 ) -> Mapping[str, Any]:
-    """Start a command on its host, or take up what an earlier run started there, and wait for its end.
+    """Start a command on its host, or resume one that an earlier run started there, and wait for its end.
 
     Args:
-        ask: Asks `celery_fleet.system.release_command` on the host.
+        ask: Runs `celery_fleet.system.release_command` on the host.
         request: Its `app`, `name`, `release`, `mark`, `resumed`, `argv` and `timeout`.
-        clock: Seconds.
-        say: Takes a line for the person who waits.
+        clock: Clock in seconds.
+        say: Shows a line of progress.
 
     Returns:
-        The end: `status`, `seconds`, `log` and `tail`.
+        The result: `status`, `seconds`, `log` and `tail`.
 
     Raises:
-        CommandError: It can't be started, or does not end.
+        ReleaseCommandError: The command can't be started, or does not end.
     """
     name = str(request["name"])
     begin = {"do": "start", **request}
@@ -214,42 +214,42 @@ def carry_out(
     attempts = 1
     answer = ask(begin)
     if answer["state"] == "running":
-        say(f"{name} runs already, begun by an earlier run: waiting for its end")
+        say(f"{name} was started by an earlier run and still runs: waiting for its end")
     while True:
         state = str(answer["state"])
         if state == "ended":
             return answer
         if state == "refused":
-            raise CommandError(
-                f"{name} can't be started ({answer.get('error')}). Mend that there and run the same command again."
+            raise ReleaseCommandError(
+                f"{name} can't be started ({answer.get('error')}). Fix that there and run the same command again."
             )
         if clock() > deadline:
-            raise CommandError(
+            raise ReleaseCommandError(
                 f"{name} has not ended {float(request['timeout']) + SLACK:.0f} s after its start, and could not be "
                 f"ended. Next, there: systemctl status '{request['app']}-command.{name}*'; then run again."
             )
         if state == "gone":
             if attempts == _ATTEMPTS:
-                raise CommandError(
-                    f"{name} was ended {_ATTEMPTS} times without a word of its own, as by a boot or for want of "
+                raise ReleaseCommandError(
+                    f"{name} was ended {_ATTEMPTS} times without a result, for example by a reboot or for lack of "
                     f"memory. Next, there: journalctl -u '{request['app']}-command.{name}*' -n 50; then run again."
                 )
             attempts += 1
             answer = ask(begin)
             continue
         waited = ask({"do": "wait", "seconds": WAIT, **request})
-        # An earlier release's command, or one with another command line, is over: now ours can start.
+        # The command of an earlier release, or with another command line, has ended: now ours can start.
         if waited["state"] == "gone" and state == "other":
             attempts -= 1
         answer = waited
 
 
-# What an exit status says that is not the program's own.
+# Meanings of exit statuses that don't come from the program itself.
 _STATUS = {
     124: "took longer than its timeout of {timeout:g} s and was ended (celery_release_commands, timeout)",
     125: "could not be started",
     126: "can't be run",
-    127: "is a program that does not exist in the release nor on the host",
+    127: "is a program that does not exist in the release or on the host",
 }
 
 
@@ -259,7 +259,7 @@ def failure(
     release: str,
     ended: Mapping[str, Any],
 ) -> str:
-    """What to tell a person of a command that did not succeed; its last lines are clean already."""
+    """Return the message about a failed command; its last lines are already redacted."""
     status = int(ended["status"])
     what = _STATUS.get(status, "ended with exit status {status}").format(
         timeout=float(command["timeout"]), status=status
@@ -272,13 +272,13 @@ def failure(
         lines.append("Its last lines:")
         lines += [f"  {line}" for line in tail.splitlines()]
     lines += [
-        f"All it printed is on {host}, for root: {ended['log']}",
-        "Nothing of the new release was started, and what ran before goes on.",
-        f"Mend the cause and run the same playbook again: it goes on with {command['name']}.",
+        f"Its whole output is on {host}, readable by root: {ended['log']}",
+        "Nothing of the new release was started; the previous one keeps running.",
+        f"Fix the cause and run the same playbook again: it continues with {command['name']}.",
     ]
     return "\n".join(lines)
 
 
 def shown(command: Mapping[str, Any]) -> str:
-    """Its command line, for those who wrote it."""
+    """Return the command line as text."""
     return shlex.join(command["argv"])

@@ -1,6 +1,6 @@
-"""What a removal would take from which host, whether it may begin, and its text for a person.
+"""The plan of a removal: what it would remove from which host, and whether it may begin.
 
-Plain functions over what the hosts have answered; `fleet_removal_report` calls them.
+Pure functions of the hosts' answers; `fleet_removal_report` calls them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 
-# A host's answer of `fleet_facts`, and of `fleet_removal: {do: look}`.
+# A host's answers to `fleet_facts`, and to `fleet_removal: {do: look}`.
 Facts = Mapping[str, Any]
 Found = Mapping[str, Any]
 
-# Whose names are safe to build paths of: the same as preflight's.
+# Names that are safe in paths; the same pattern as in preflight.
 _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
-# Longer lists are cut in the text; the JSON has them whole.
+# Longer lists are shortened in the text but not in the JSON.
 _MOST = 12
 
 
 def marked(app: str, facts: Facts) -> Mapping[str, Any] | None:
-    """The application's own mark on a host, also one that can't be read; None where there is none."""
+    """Return the application's own mark on a host, even if it can't be read; None if there is none."""
     for mark in facts.get("marks") or []:
         path = str(mark.get("path", ""))
         if mark.get("app") == app or os.path.basename(os.path.dirname(path)) == app:
@@ -42,21 +42,19 @@ def refusals(
     keep: Any,
     without: bool,
 ) -> list[str]:
-    """Why a removal may not begin, all of it at once; each with what to do.
+    """Return all reasons why a removal may not begin, each with what to do.
 
     Args:
         app: Name of the application.
-        owner: Of the inventory.
-        facts: Host → what is known of it, of all hosts of this run.
-        redis: Hosts of the group.
-        fleet: All hosts of the inventory, whatever `--limit` leaves out.
+        owner: Owner that the inventory names.
+        facts: Facts by host, for all hosts of this run.
+        redis: Hosts of the group redis.
+        fleet: All hosts of the inventory, including those that `--limit` leaves out.
         keep: `fleet_remove_keep`.
         without: `fleet_remove_missing`: whether to go on without hosts that can't be reached.
     """
     if not isinstance(app, str) or not _APPLICATION.fullmatch(app):
-        name = (
-            f"celery_app_name: {app!r} is no name of an application, so nothing can be told from it"
-        )
+        name = f"celery_app_name: {app!r} is not a valid name of an application"
         return [f"{name}. Name the inventory that the application was deployed from"]
     words = _of_keep(keep)
     for host, known in facts.items():
@@ -76,8 +74,8 @@ def refusals(
         path = mark.get("path")
         if mark.get("error"):
             words.append(
-                f"{host}: {path} can't be read ({mark['error']}), so whose this application is is not known. "
-                "Run site.yml, which writes it anew, and then this again"
+                f"{host}: {path} can't be read ({mark['error']}), so the owner of this application is not known. "
+                "Run site.yml, which writes it again, and then this again"
             )
         elif mark.get("owner") != owner:
             words.append(
@@ -107,7 +105,7 @@ def _of_keep(keep: Any) -> list[str]:
 
 
 def busy(found: Mapping[str, Found]) -> list[str]:
-    """Commands that run just now: nobody knows what their sudden end would leave."""
+    """Return errors about running commands: ending them suddenly could leave anything behind."""
     return [
         f"{host}: {unit} runs: wait for its end, or stop it there (systemctl stop {unit})"
         for host, one in found.items()
@@ -116,10 +114,10 @@ def busy(found: Mapping[str, Found]) -> list[str]:
 
 
 def unsettled(found: Mapping[str, Mapping[str, Any]], keep: Sequence[str]) -> str:
-    """What would be lost with the data of Redis and nobody has said that it may; empty where there is nothing.
+    """Return which messages would be lost with the data of Redis although that was not allowed; empty if none would.
 
     Args:
-        found: Host → what its broker holds.
+        found: Content of the broker, by host.
         keep: `fleet_remove_keep`.
     """
     if "redis_data" in keep:
@@ -137,7 +135,7 @@ def unsettled(found: Mapping[str, Mapping[str, Any]], keep: Sequence[str]) -> st
 
 
 def number_of(messages: Mapping[str, Any]) -> int:
-    """All messages that a broker holds."""
+    """Return the number of all messages in a broker."""
     return sum(int(messages.get(kind, 0)) for kind in ("waiting", "held", "dead"))
 
 
@@ -154,7 +152,7 @@ def _counted(messages: Mapping[str, Any]) -> str:
 
 
 def remedy(words: str) -> str:
-    """What to do about messages that would be lost."""
+    """Return what to do about messages that would be lost."""
     return (
         f"{words}. With its data they are lost. Let the queues run empty first (stop what sends); or keep the data: "
         '-e \'{"fleet_remove_keep": ["redis_data"]}\'; or give them up: -e fleet_remove_discard=true.'
@@ -162,16 +160,16 @@ def remedy(words: str) -> str:
 
 
 def changes(found: Mapping[str, Found]) -> bool:
-    """Whether there is anything to remove."""
+    """Return whether there is anything to remove."""
     return any(one.get("present") for one in found.values())
 
 
 def text(app: str, found: Mapping[str, Found], missing: Mapping[str, str]) -> str:
-    """What would go from each host and what would stay.
+    """Return a text of what would be removed from each host and what would stay.
 
     Args:
         app: Name of the application.
-        found: Host → what there is.
+        found: What is on each host, by host.
         missing: Hosts that can't be reached, each with the reason.
     """
     there = {host: one for host, one in found.items() if one.get("present")}
@@ -232,7 +230,7 @@ def _rows(one: Found) -> list[tuple[str, str]]:
         rows.append(("packages", f"stay; unless something else needs them: {one['purge']}"))
     if one["neighbours"]:
         rows.append(("untouched", ", ".join(one["neighbours"])))
-    # All else went with a run that was cut short.
+    # An interrupted run has removed everything else.
     return rows or [("delete", "the owner's mark")]
 
 
@@ -250,7 +248,7 @@ def _cut(text: str, most: int = 120) -> str:
 
 
 def size_of(number: float) -> str:
-    """Bytes as a person reads them."""
+    """Return a number of bytes as text."""
     for unit in ("bytes", "KB", "MB"):
         if number < 1000:
             return f"{number:.0f} {unit}"
@@ -265,12 +263,12 @@ def ended(
     missing: Mapping[str, str],
     left_out: Sequence[str],
 ) -> str:
-    """What a run comes to.
+    """Return a text of what was removed.
 
     Args:
         app: Name of the application.
-        found: Host → what there was.
-        removed: Host → what was removed.
+        found: What was on each host, by host.
+        removed: What was removed, by host.
         missing: Hosts that could not be reached, each with the reason.
         left_out: Hosts of the fleet that `--limit` left out.
     """

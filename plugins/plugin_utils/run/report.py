@@ -1,4 +1,4 @@
-"""What a run says at its end: a table of what serves, or of what does not and what to do next."""
+"""The report at the end of a run: a table of what serves, or errors with what to do next."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitabil
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was found on one host: the answer of `serving.py`, and the journals of workers that did not answer."""
+class HostFindings:
+    """What was found on one host: the answer of `serving.py`, and journals of workers that did not answer."""
 
     serving: Mapping[str, Any]
     journals: Mapping[str, str] = field(default_factory=dict)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table with aligned columns; its first row is the heading."""
+    """Return the lines of a table with aligned columns; the first row is the heading."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -35,18 +35,18 @@ def _indented(text: str) -> str:
 
 def errors(
     app: str,
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, HostFindings],
     probe: Mapping[str, Any],
     schedule: Mapping[str, Mapping[str, Any]] | None = None,
     policy: str = ADD,
 ) -> list[str]:
-    """One paragraph for each thing that does not serve: host, unit, journal, next command.
+    """Return one paragraph for each service that does not work: host, unit, journal, next command.
 
     Args:
         app: Name of the application.
-        seen: What was found on each host.
+        seen: What was found, by host.
         probe: Answer of the probe.
-        schedule: celery_beat_schedule; nothing where what beat holds is of no interest.
+        schedule: celery_beat_schedule; None to ignore beat's entries.
         policy: celery_beat_schedule_policy.
     """
     found = []
@@ -64,7 +64,7 @@ def errors(
             if missing:
                 unit = f"{app}-beat.service"
                 found.append(
-                    f"{host}: beat: it does not hold {', '.join(missing)}, so that nothing sends them\n"
+                    f"{host}: beat: it has not loaded {', '.join(missing)}, so these are not sent\n"
                     f"  Next, on {host}: systemctl restart {unit}; journalctl -u {unit} -n 100"
                 )
     for node in probe.get("bad", []):
@@ -76,18 +76,21 @@ def errors(
         lines.append(f"  Next, on {host}: journalctl -u {unit} -n 100")
         found.append("\n".join(lines))
     named = {node["node"] for node in probe.get("bad", [])}
-    # The nodes' own errors stand above already.
+    # The nodes' own errors are already listed above.
     rest = [text for text in probe.get("errors", []) if text.split(":")[0] not in named]
     return [*found, *(f"workers: {text}" for text in rest)]
 
 
 def remarks(
-    app: str, seen: Mapping[str, Seen], schedule: Mapping[str, Mapping[str, Any]], policy: str = ADD
+    app: str,
+    seen: Mapping[str, HostFindings],
+    schedule: Mapping[str, Mapping[str, Any]],
+    policy: str = ADD,
 ) -> list[str]:
-    """What is worth a look and no error; the arguments are those of `errors`.
+    """Return remarks that are not errors; the arguments are those of `errors`.
 
-    The note of a release says what its code scheduled when it was built. Code may make of another environment another
-    schedule, and the note stays.
+    A release's note contains the schedule in its code at build time. In another environment the code may define another
+    schedule, while the note stays the same.
     """
     found = []
     for host, what in seen.items():
@@ -106,7 +109,7 @@ def _not_held(
     schedule: Mapping[str, Mapping[str, Any]],
     policy: str,
 ) -> tuple[list[str], list[str]]:
-    """What a beat should hold and does not: of the inventory, and of what its release's code had at the build."""
+    """Return entries that beat has failed to load: from the inventory, and from its release's code at build time."""
     if f"{app}-beat.service" not in serving.get("units", {}):
         return [], []
     held = {entry["name"] for entry in serving.get("schedule", [])}
@@ -115,7 +118,7 @@ def _not_held(
 
 
 def _schedule(serving: Mapping[str, Any]) -> list[str]:
-    """The table of what beat on one host holds."""
+    """Return the table of entries that beat on one host has loaded."""
     zone = str(serving.get("zone") or "")
     local = [] if zone in ("", "UTC") else [f"NEXT DUE, {zone}"]
     entries: list[tuple[str, ...]] = [
@@ -146,8 +149,8 @@ def _canary(node: Mapping[str, Any]) -> str:
     )
 
 
-def table(seen: Mapping[str, Seen], probe: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """Hosts with their services, workers with their canaries, entries with their next due times, and notes."""
+def table(seen: Mapping[str, HostFindings], probe: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """Return tables of hosts with services, workers with canaries, entries with next due times, and notes."""
     lines: list[str] = []
     services = [("HOST", "SERVICE", "STATE")]
     for host, what in seen.items():

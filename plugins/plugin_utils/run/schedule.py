@@ -1,7 +1,7 @@
-"""The schedule in an application's database: how a host is asked for it, and what is made of the answer.
+"""Compares and writes the schedule in an application's database: commands for a host, and judging its answers.
 
-What is asked is `celery_fleet.beat.database.program`, in the release's Python and as the application's user. The
-entries, whose arguments may be secret, go to it by standard input.
+The commands run `celery_fleet.beat.database.program` in the release's Python, as the application's user. Entries are
+sent by standard input, because their arguments may be secret.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import Item
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
 
 PART = "celery_beat_schedule"
 
-# What the shell below says where the host has nothing yet to ask with.
+# Exit status of the shell below if the host has no runtime or release to ask yet.
 _TOO_EARLY = 99
-# Its first line where the release that runs is asked, since the new one is yet to be built.
+# First line of output if the current release is asked because the new one is not built yet.
 _CURRENT = "by the current release"
 
-# A release of before knows the database as well, and so the plan can say what users edited. What is written comes from
-# the new one alone.
+# The current release also knows the database, so the plan can show what users edited. Only the new release writes.
 _SCRIPT = (
     "runtime=$1 root=$2 release=$3 do=$4; shift 4; "
     '[ -f "$runtime/celery_fleet/beat/database/program.py" ] || exit {early}; '
@@ -34,18 +33,18 @@ _SCRIPT = (
 
 
 class ScheduleError(UserError):
-    """The schedule can't be written; the message is for the person who runs the play."""
+    """The schedule can't be written. The message is for the person who runs the play."""
 
 
 def command(do: str, app: str, root: str, runtime: str, release: str, timeout: float) -> str:
-    """The shell command that asks a host; the settings are its standard input.
+    """Return the shell command that runs on the host; the settings are its standard input.
 
     Args:
         do: `plan`, which only reads, or `sync`.
         app: Name of the application.
         root: Directory of its releases.
         runtime: Directory of the fleet's package.
-        release: Name of the release to ask in.
+        release: Name of the release to use.
         timeout: Seconds that it may take.
     """
     script = _SCRIPT.format(early=_TOO_EARLY, current=shlex.quote(_CURRENT))
@@ -54,59 +53,61 @@ def command(do: str, app: str, root: str, runtime: str, release: str, timeout: f
     return shlex.join(["/bin/sh", "-c", script, "sh", runtime, root, release, do, *own, *program])
 
 
-def foretold(host: str, done: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
-    """What a run would do with the schedule: `items` and `notes` of the plan, and whether it has to ask again.
+def planned(host: str, done: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what a run would do with the schedule: `items` and `notes` of the plan, and `due`, whether to run `sync`.
 
     Args:
         host: Name of beat's host.
-        done: How the command for `plan` ended.
+        done: Result of the command for `plan`.
         secrets: Values that may not be shown.
 
     Raises:
-        ScheduleError: What is declared has to be mended.
+        ScheduleError: The declared schedule has errors.
     """
     if done.get("rc") == _TOO_EARLY:
-        return _later(host, "the database is asked when the release is there")
-    # A login shell's greeting may stand before it.
+        return _later(host, "the database is asked once the release is built")
+    # A login shell may print a greeting before it.
     current = _CURRENT in str(done.get("stdout", "")).splitlines()
     try:
         answer = _answer(done, secrets)
-    except remote.RemoteError as error:
+    except host_scripts.RemoteError as error:
         return _later(host, f"the database can't be asked yet: {error}")
     if not answer["ok"]:
         if answer.get("refused") and not current:
             raise ScheduleError(f"{host}: {answer['error']}. Nothing was changed.")
         return _later(host, f"the database can't be asked yet: {answer['error']}")
     items = [
-        Item(host, PART, f"entry {one['entry']}", str(one["action"]), tuple(one["why"])).as_dict()
+        PlanItem(
+            host, PART, f"entry {one['entry']}", str(one["action"]), tuple(one["why"])
+        ).as_dict()
         for one in answer["items"]
     ]
     if current:
-        # What the new code declares is known when it is there.
+        # The entries in the new code are known once it is built.
         items += _later(host, "the database is asked again by the new release")["items"]
     return {"items": items, "notes": list(answer["notes"]), "due": bool(items)}
 
 
 def _later(host: str, why: str) -> dict[str, Any]:
-    item = Item(host, PART, "the schedule in the database", "write", (why,))
+    item = PlanItem(host, PART, "the schedule in the database", "write", (why,))
     return {"items": [item.as_dict()], "notes": [], "due": True}
 
 
 def _answer(done: dict[str, Any], secrets: Iterable[str]) -> dict[str, Any]:
-    """The program's; a mistake is an answer as well, which it says by its exit status."""
-    answer = remote.finding(done, secrets)
+    """Return the program's answer. Errors are also an answer, although its exit status is not 0."""
+    answer = host_scripts.finding(done, secrets)
     if "ok" not in answer:
-        raise remote.RemoteError(json.dumps(answer))
+        raise host_scripts.RemoteError(json.dumps(answer))
     return answer
 
 
 def written(host: str, done: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
-    """What was done, in lines for a person, and whether it was anything.
+    """Return what was written, as lines of text, and whether anything was.
 
-    The arguments are those of `foretold`.
+    The arguments are those of `planned`.
 
     Raises:
-        ScheduleError: It was not done.
+        ScheduleError: The schedule was not written.
     """
     if done.get("rc") == _TOO_EARLY:
         raise ScheduleError(
@@ -116,12 +117,12 @@ def written(host: str, done: dict[str, Any], secrets: Iterable[str] = ()) -> dic
     try:
         answer = _answer(done, secrets)
         error = None if answer["ok"] else str(answer["error"])
-    except remote.RemoteError as words:
+    except host_scripts.RemoteError as words:
         answer, error = {}, str(words)
     if error is not None:
         raise ScheduleError(
-            f"{host}: the schedule can't be written into the database: {error}.\nNothing of it was written, and "
-            "beat goes on as it was. Mend the cause and run the same playbook again."
+            f"{host}: the schedule can't be written into the database: {error}.\nNothing was written, and "
+            "beat keeps running as before. Fix the cause and run the same playbook again."
         )
     lines = [f"schedule entry {_line(one)}" for one in answer["items"]]
     return {"changed": bool(answer["items"]), "lines": [*lines, *answer["notes"]]}

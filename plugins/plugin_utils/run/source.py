@@ -1,4 +1,4 @@
-"""Packing an application's source on the control side into an archive whose name says its content."""
+"""Packs an application's source on the control node into an archive named after its content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 
-# What no release needs, where git doesn't say so.
+# Files that no release needs, for sources without git.
 _LEFT_OUT = {
     ".git",
     ".hg",
@@ -32,7 +32,7 @@ _LEFT_OUT = {
 
 
 class SourceError(UserError):
-    """The source can't be packed; the message names what, where and what to do."""
+    """The source can't be packed. The message says what is wrong, where, and what to do."""
 
 
 def _git(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[bytes]:
@@ -45,19 +45,19 @@ def _git(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[b
             check=False,
         )
     except FileNotFoundError:
-        raise SourceError("celery_app_source: git is not installed on the control side") from None
+        raise SourceError("celery_app_source: git is not installed on the control node") from None
 
 
 def _words(done: subprocess.CompletedProcess[bytes]) -> str:
     return done.stderr.decode(errors="replace").strip()
 
 
-# How the file begins that git has in place of one that Git LFS keeps elsewhere, and how long it is at most.
+# Beginning and maximum size of a Git LFS pointer, which replaces a file in git.
 _POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 
 
 def _refuse_pointers(directory: Path, names: Iterable[Path]) -> None:
-    """Refuse files whose content is still at the Git LFS server.
+    """Refuse files whose content is still on the Git LFS server.
 
     Raises:
         SourceError: There are such files.
@@ -72,7 +72,7 @@ def _refuse_pointers(directory: Path, names: Iterable[Path]) -> None:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise SourceError(
             f"celery_app_source: {', '.join(found[:5])}{more} are pointers of Git LFS, not the files. Install "
-            "git-lfs on the control side and type `git lfs install`; for a source by path, also `git lfs pull` in it. "
+            "git-lfs on the control node and type `git lfs install`; for a source by path, also `git lfs pull` in it. "
             "Then run again."
         )
 
@@ -88,27 +88,27 @@ def _empty(directory: Path, path: Path) -> SourceError:
 
 
 def files_of(directory: Path) -> list[Path]:
-    """Files of a source directory, relative to it and sorted.
+    """Return the files of a source directory, as sorted relative paths.
 
-    In a git work tree these are the tracked files and the new ones that git does not ignore, so that a local
-    `.env` stays at home; elsewhere all files but caches and virtualenvs.
+    In a git work tree these are the tracked files and the new ones that git does not ignore, so a local `.env` is left
+    out. Elsewhere they are all files except caches and virtualenvs.
     """
     if any((place / ".git").exists() for place in (directory, *directory.parents)):
         listed = _git(
             ["ls-files", "--cached", "--others", "--exclude-standard", "-z", "."], directory
         )
         if listed.returncode != 0:
-            # To take all files instead would take those that git ignores, too.
+            # Don't take all files instead: that would include files that git ignores.
             raise SourceError(
                 f"celery_app_source: git can't list the files of {directory}: {_words(listed)}"
             )
         paths = {Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name}
         found = []
         for path in paths:
-            # A file that was deleted but not yet committed is still in git's index.
+            # A deleted file is in git's index until the deletion is committed.
             if (directory / path).is_file() or (directory / path).is_symlink():
                 found.append(path)
-            # A repository in the repository, such as a submodule, is one name to git.
+            # git lists a nested repository, such as a submodule, as a single name.
             elif (directory / path).is_dir():
                 if not (directory / path / ".git").exists():
                     raise _empty(directory, path)
@@ -121,7 +121,7 @@ def files_of(directory: Path) -> list[Path]:
                 raise _empty(directory, Path(text))
     for base, directories, names in os.walk(directory):
         directories[:] = sorted(name for name in directories if name not in _LEFT_OUT)
-        # A link to a directory counts as one here, and is not followed.
+        # Links to directories are listed here and are not followed.
         names += [name for name in directories if Path(base, name).is_symlink()]
         found += [
             Path(base, name).relative_to(directory) for name in names if not name.endswith(".pyc")
@@ -130,13 +130,13 @@ def files_of(directory: Path) -> list[Path]:
 
 
 def _tar(directory: Path, names: Iterable[Path]) -> bytes:
-    """A tar archive that depends on content alone: no times, no owners, two modes."""
+    """Return a tar archive that only depends on the content: no times, no owners, two modes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in names:
             path = directory / name
             status = path.lstat()
-            # Not gettarinfo(), which makes a reference of the second of two hard links.
+            # Don't use gettarinfo(): it stores the second of two hard links as a reference.
             info = tarfile.TarInfo(str(name))
             info.uname = info.gname = "root"
             if stat.S_ISLNK(status.st_mode):
@@ -159,7 +159,7 @@ def _clone(url: str, version: str, scratch: Path) -> Path:
     target.mkdir()
     for arguments in (
         ["init", "--quiet"],
-        # Addresses of submodules may be relative to it, and Git LFS asks there.
+        # URLs of submodules may be relative to it, and Git LFS uses it.
         ["config", "remote.origin.url", url],
         ["fetch", "--quiet", "--depth=1", "--", url, version],
         ["checkout", "--quiet", "--detach", "FETCH_HEAD"],
@@ -167,7 +167,7 @@ def _clone(url: str, version: str, scratch: Path) -> Path:
     ):
         done = _git(arguments, target)
         if done.returncode != 0:
-            # An address may hold a password or a token.
+            # A URL may contain a password or a token.
             words = re.sub(r"(?<=://)[^/@\s]+@", "", f"{version} of {url}: {_words(done)}")
             raise SourceError(
                 f"celery_app_source: can't get {words}. Check URL, version and the rights of the user who runs Ansible."
@@ -180,15 +180,15 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tup
 
     Args:
         source: celery_app_source.
-        base: Where a relative path starts.
-        scratch: An empty directory that may be filled.
-        salt: What else makes two releases differ, such as the interpreter.
+        base: Base of relative paths.
+        scratch: An empty directory for temporary files.
+        salt: Other differences between releases, such as the interpreter.
 
     Returns:
         The release's id, twelve hexadecimal digits, and the archive (tar, compressed by gzip).
 
     Raises:
-        SourceError: It is not there or can't be read.
+        SourceError: The source is missing or can't be read.
     """
     if source.get("git"):
         directory = _clone(str(source["git"]), str(source.get("version") or "HEAD"), scratch)
@@ -200,15 +200,15 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tup
         )
     if not directory.is_dir():
         raise SourceError(
-            f"celery_app_source.path: {directory} is not a directory on the control side"
+            f"celery_app_source.path: {directory} is not a directory on the control node"
         )
     names = files_of(directory)
     if not names:
-        # Also if it has files: git may ignore all of them.
-        raise SourceError(f"celery_app_source: {directory} has no file that git would keep")
+        # It may have files, but git ignores all of them.
+        raise SourceError(f"celery_app_source: {directory} has no file that git does not ignore")
     _refuse_pointers(directory, names)
     archive = _tar(directory, names)
-    # What a release is made of beside its files.
+    # Everything besides its files that defines a release.
     recipe = "\0".join(
         [
             salt,

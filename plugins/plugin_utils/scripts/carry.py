@@ -1,9 +1,9 @@
-"""Run a command with its standard input, in which root puts the text of a client's certificate and key.
+"""Runs a command with its standard input, after adding the text of a client certificate and key as root.
 
     python3 -S -I -c … COMMAND
 
-The input is JSON with Celery's settings, which name both files; the command runs as somebody who can't read them. As
-`celery_fleet.common.client_certificate.carried`, without a runtime on the host.
+The input is JSON with Celery's settings, which name both files; the command's user can't read them. It does the
+same as `celery_fleet.common.client_certificate.carried`, but needs no runtime on the host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 
 def main() -> int:
-    """The command's exit status."""
+    """Run the command and return its exit status."""
     request = json.load(sys.stdin)
     celery = request["settings"]["celery"]
     for name in ("broker_use_ssl", "redis_backend_use_ssl"):

@@ -1,9 +1,9 @@
-"""What `fleet_facts` asks a host: one stdlib script, run by the host's own Python.
+"""Collects the facts for `fleet_facts`: one script, run by the host's own Python with only the standard library.
 
-This file is not imported on the host but sent there as text, so it needs nothing but Python 3.7. Input: JSON
-on stdin with `paths`, `names` to resolve, `units` to look at, `versions` of which packages, `ports`, `marks`, a
-pattern of files, the `interpreter` of releases, and the `certificate`, `files` and directories of `data` that may be
-there. Output: one JSON object.
+This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
+`paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the
+`interpreter` of releases, and `certificate`, `files` and directories of `data`, which may be missing. Output: one JSON
+object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 
 
 def release() -> dict[str, str]:
-    """os-release(5) as a dictionary, empty where there is none."""
+    """Return os-release(5) as a dictionary; empty if there is none."""
     found = {}
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         if os.path.isfile(path):
@@ -35,7 +35,7 @@ def release() -> dict[str, str]:
 
 
 def systemd() -> int:
-    """systemd's version, 0 where there is none."""
+    """Return systemd's version; 0 if there is none."""
     try:
         answer = subprocess.run(["systemctl", "--version"], stdout=subprocess.PIPE, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -45,7 +45,7 @@ def systemd() -> int:
 
 
 def packages() -> dict[str, str]:
-    """The installed Debian packages, each with its version."""
+    """Return the installed Debian packages with their versions."""
     found = {}
     name = ""
     installed = False
@@ -64,7 +64,7 @@ def packages() -> dict[str, str]:
 
 
 def candidate(name: str) -> str:
-    """The version that apt would install; nothing where its lists know of none."""
+    """Return the version that apt would install; empty if its lists have none."""
     command = ["apt-cache", "policy", name]
     try:
         answer = subprocess.run(
@@ -80,7 +80,7 @@ def candidate(name: str) -> str:
 
 
 def memory() -> int:
-    """Bytes of RAM, 0 where the kernel does not say."""
+    """Return the bytes of RAM; 0 if the kernel does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             for line in lines:
@@ -92,14 +92,14 @@ def memory() -> int:
 
 
 def free(path: str) -> int:
-    """Bytes that are free where the path is, or would be made."""
+    """Return the free bytes at the location of a path, whether it exists or not."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free
 
 
 def unresolved(names: list[str]) -> list[str]:
-    """Those of the names that the host can't turn into an address."""
+    """Return the names that the host can't resolve."""
     found = []
     for name in names:
         try:
@@ -110,7 +110,7 @@ def unresolved(names: list[str]) -> list[str]:
 
 
 def active(units: list[str]) -> list[str]:
-    """Those of the units that run."""
+    """Return the units that are active."""
     found = []
     for unit in units:
         command = ["systemctl", "is-active", "--quiet", unit]
@@ -123,7 +123,7 @@ def active(units: list[str]) -> list[str]:
 
 
 def first_process() -> str:
-    """The name of process 1."""
+    """Return the name of process 1."""
     try:
         with open("/proc/1/comm", encoding="ascii") as comm:
             return comm.read().strip()
@@ -132,14 +132,14 @@ def first_process() -> str:
 
 
 def marks(pattern: str) -> list[dict[str, object]]:
-    """The marks of all applications, each with its path; one that can't be read with the reason."""
+    """Return the marks of all applications with their paths; for an unreadable one with the reason."""
     found = []
     for path in sorted(glob.glob(pattern)) if pattern else []:
         try:
             with open(path, encoding="utf-8") as stream:
                 mark = json.load(stream)
             if not isinstance(mark, dict) or mark.get("format") != 1:
-                raise ValueError("it is of another form than this version knows")
+                raise ValueError("its format is unknown to this version")
             found.append({**mark, "path": path})
         except (OSError, ValueError) as error:
             found.append({"path": path, "error": str(error)})
@@ -147,7 +147,7 @@ def marks(pattern: str) -> list[dict[str, object]]:
 
 
 def text(path: str) -> str:
-    """A small file, nothing where there is none or it is no text."""
+    """Return the text of a small file; empty if it is missing or not text."""
     try:
         with open(path, encoding="ascii") as stream:
             return stream.read(65536)
@@ -156,7 +156,7 @@ def text(path: str) -> str:
 
 
 def owners(paths: list[str]) -> dict[str, str]:
-    """Who owns the paths, as far as they are there: the user's name, or its number where nobody has it."""
+    """Return the owners of existing paths: the user's name, or its ID if there is no such user."""
     found = {}
     for path in paths:
         try:
@@ -171,7 +171,7 @@ def owners(paths: list[str]) -> dict[str, str]:
 
 
 def listening(ports: list[int]) -> dict[str, int]:
-    """Inodes of the sockets that listen on one of the ports, each with its port."""
+    """Return the port by inode for the sockets that listen on one of the ports."""
     found = {}
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -188,7 +188,7 @@ def listening(ports: list[int]) -> dict[str, int]:
 
 
 def listeners(ports: list[int]) -> dict[str, list[dict[str, str]]]:
-    """Who listens on each of the ports: command and unit of each process that holds the socket."""
+    """Return who listens on each port: command and unit of each process that has the socket open."""
     sockets = listening(ports)
     found: dict[str, list[dict[str, str]]] = {}
     for process in (name for name in os.listdir("/proc") if name.isdigit() and sockets):
@@ -211,7 +211,7 @@ def listeners(ports: list[int]) -> dict[str, list[dict[str, str]]]:
 
 
 def unit_of(cgroups: str) -> str:
-    """The innermost unit in the lines of /proc/…/cgroup: systemd's own are named by `name=systemd`, or by nothing."""
+    """Return the innermost unit in the lines of /proc/…/cgroup; systemd's lines have `name=systemd` or no name."""
     for line in cgroups.splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers in ("", "name=systemd"):
@@ -222,9 +222,10 @@ def unit_of(cgroups: str) -> str:
 
 
 def interpreter(path: str) -> dict[str, object]:
-    """The Python at a path: whether it is there, where it and its library really are, and its version.
+    """Return facts about the Python at a path: whether it exists, real paths of it and its library, and its version.
 
-    It is run as nobody, since it may belong to the application; where nobody may not run it, its version is unknown.
+    It is run as the user nobody, because it may belong to the application. If nobody can't run it, its version is
+    unknown.
     """
     if not path:
         return {}

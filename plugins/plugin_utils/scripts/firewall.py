@@ -1,4 +1,4 @@
-"""Roll a firewall's new table back unless it is confirmed, and look whether ports still answer.
+"""Rolls a firewall's new table back unless it is confirmed, and checks whether ports still answer.
 
 It runs on the host, as root, by `python3 -S -I -c`.
 
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from typing import Any
 
-# It ends its own timer first: after a start by hand that would run it a second time.
+# Stop its own timer first, which would run it a second time after a manual start.
 ROLLBACK = """
 systemctl stop "$4"
 if [ -e "$2" ]; then mv -f "$2" "$1" && exec systemctl restart "$3"; exit 1; fi
@@ -28,7 +28,7 @@ exec systemctl disable --now "$3"
 
 
 def run(*command: str) -> str:
-    """Why a command failed, or nothing."""
+    """Run a command; return why it failed, or an empty string."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -36,10 +36,10 @@ def run(*command: str) -> str:
 
 
 def arm(app: str, file: str, seconds: float) -> str:
-    """Have systemd bring back the table on disk, or its absence, after so many seconds."""
+    """Let systemd restore the table on disk, or its absence, after so many seconds."""
     unit, copy = f"{app}-firewall-rollback", f"/run/{app}-firewall.nft"
     if not run("systemctl", "is-active", f"{unit}.timer"):
-        # Of a run that was killed: what is on disk now was never confirmed.
+        # The rollback of a killed run is pending: the table on disk was never confirmed, so roll it back first.
         run("systemctl", "start", f"{unit}.service")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(copy)
@@ -52,7 +52,7 @@ def arm(app: str, file: str, seconds: float) -> str:
 
 
 def keep(app: str) -> str:
-    """Cancel the rollback; it fails if that has begun."""
+    """Cancel the rollback; this fails if it has begun."""
     error = run("systemctl", "stop", f"{app}-firewall-rollback.timer")
     if not error:
         with contextlib.suppress(FileNotFoundError):
@@ -61,11 +61,11 @@ def keep(app: str) -> str:
 
 
 def silent(host: str, port: int, timeout: float) -> dict[str, Any] | None:
-    """Nothing if a new connection is answered. A refusal is an answer: at a first deploy nobody listens yet."""
+    """Return None if a new connection is answered. A refusal is an answer: in a first deploy nothing listens yet."""
     try:
         socket.create_connection((host, port), timeout).close()
     except TimeoutError:
-        # Nothing is sent: the system only chooses the address that it would call from.
+        # This sends nothing: the system only chooses the source address.
         with contextlib.suppress(OSError):
             family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             with socket.socket(family, kind) as probe:
@@ -73,7 +73,7 @@ def silent(host: str, port: int, timeout: float) -> dict[str, Any] | None:
                 return {"host": host, "port": port, "source": probe.getsockname()[0]}
         return {"host": host, "port": port, "source": "an unknown address"}
     except OSError:
-        # Whatever this is, a table that drops packets is not its reason.
+        # A table that drops packets can't cause other errors.
         pass
     return None
 

@@ -1,13 +1,13 @@
-"""Takes, renews or gives back the lease of a fleet; runs on the lease's host, as root, by `python3 -S -I -c`.
+"""Takes, renews or returns the lease of a fleet; runs on the lease's host, as root, by `python3 -S -I -c`.
 
-Input: {"directory": where leases lie, "app": whose, "do": "acquire" | "renew" | "release", "token": a word that nobody
-else knows, "owner": who asks, for people, "ttl": seconds after which a lease that was not renewed is gone}.
+Input: {"directory": directory of leases, "app": name of the application, "do": "acquire" | "renew" | "release",
+"token": secret of the holder, "owner": description of the holder, "ttl": seconds until a lease expires}.
 Output: {"state": "ours" | "held" | "gone", "owner", "since": Unix time, "age": seconds since the last renewal,
-"token_id": tells one holder from the next, "renewed": changes with each renewal, "silent": what was taken over, if
-anything}.
+"token_id": identifies a holder, "renewed": changes with each renewal, "silent": the expired lease that was taken over,
+if any}.
 
-Ages are measured by this host's own monotonic clock, so that no clock has to agree with another; it begins anew with
-each boot, and so does /run, where leases lie.
+Ages are measured with this host's monotonic clock, so clocks of hosts don't have to agree. It restarts with each boot,
+and so does /run, which contains the leases.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any
 
 
 def boot() -> str:
-    """Which boot of the host this is: monotonic clocks of two can't be compared."""
+    """Return the ID of the current boot: monotonic clocks of different boots can't be compared."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def held(path: Path, ttl: float) -> dict[str, Any] | None:
-    """The lease that is held, with its age; None where there is none, or none of this boot."""
+    """Return the current lease with its age; None if there is none from this boot."""
     try:
         lease = json.loads(path.read_text())
         if lease["boot"] != boot():
@@ -41,7 +41,7 @@ def held(path: Path, ttl: float) -> dict[str, Any] | None:
 
 
 def write(path: Path, lease: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a lease atomically."""
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
         json.dump(lease, stream)
@@ -51,7 +51,7 @@ def write(path: Path, lease: dict[str, Any]) -> None:
 def shown(
     state: str, lease: dict[str, Any], silent: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The answer; the token itself would let whoever reads it renew the lease."""
+    """Return the answer, without the token: anyone who has it could renew the lease."""
     return {
         "state": state,
         "owner": lease["owner"],
@@ -64,7 +64,7 @@ def shown(
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
-    """Do what is asked; the caller holds the lock."""
+    """Carry out a request; the caller holds the lock."""
     path = Path(asked["directory"]) / f"{asked['app']}.lease.json"
     lease = held(path, asked["ttl"])
     ours = lease is not None and lease["token"] == asked["token"]
@@ -88,7 +88,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """One question, one answer, under the lock."""
+    """Answer one request, under the lock."""
     asked = json.load(sys.stdin)
     directory = Path(asked["directory"])
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Keep marks of a release's commands: which are done, and which were started; runs as root by `python3 -S -I -c`.
+"""Keeps marks of a release's commands: which are done, and which were started; runs as root by `python3 -S -I -c`.
 
 Commands that run on one host have their marks on the fleet's first Redis host, so that the runs of all hosts see them.
 Commands that run on all hosts have their marks on each host.
@@ -73,7 +73,7 @@ def marks(directory: Path) -> dict[str, Any]:
 
 
 def answer(asked: dict[str, Any], place: Path) -> dict[str, Any]:
-    """Do what is asked about one command. The caller holds the lock."""
+    """Carry out a request about one command. The caller holds the lock."""
     name = str(asked["name"])
     kept = place / ("once" if asked["when"] == "once" else str(asked["release"]))
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def answer(asked: dict[str, Any], place: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer one question, under the lock."""
+    """Answer one request, under the lock."""
     asked = json.load(sys.stdin)
     place = Path(asked["directory"]) / asked["app"] / asked["scope"]
     if asked["do"] == "look":

@@ -1,7 +1,7 @@
 """Waits until the units of a host serve; runs on the host, as root, by `python3 -S -I -c`.
 
 Input: {"units": [names], "https": [{"name", "host", "port", "path", "ca", "status"}], "journals": [units whose last
-lines are wanted], "schedule": path of what beat wrote or empty, "release": path of its release's note or empty,
+lines to return], "schedule": path of what beat wrote or empty, "release": path of its release's note or empty,
 "timeout": seconds, "settle": seconds that a unit which was started again has to stay up}.
 Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "zone": theirs, "code":
 [names of the entries in the release's own code], "errors": {name: text}}.
@@ -24,12 +24,12 @@ PROPERTIES = (
     "ActiveEnterTimestampMonotonic"
 )
 
-# Characters of what beat wrote that are read; an entry takes some 150.
+# Maximum number of characters to read of beat's file; an entry takes about 150.
 _LARGEST = 1_000_000
 
 
 def run(*command: str) -> str:
-    """What a command prints, errors included."""
+    """Run a command; return its output, including errors."""
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -43,24 +43,24 @@ def run(*command: str) -> str:
 
 
 def states(names: list[str]) -> dict[str, dict[str, str]]:
-    """The properties of units, asked in one call."""
+    """Return the properties of units, with one call of systemctl."""
     if not names:
         return {}
     command = ("systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names)
     blocks = run(*command).strip("\n").split("\n\n")
     return {
         name: dict(line.partition("=")[::2] for line in block.splitlines())
-        # Where systemd does not answer there is but one block, and all units count as down.
+        # If systemd does not answer, there is only one block, and all units count as down.
         for name, block in zip(names, blocks + [""] * (len(names) - len(blocks)), strict=True)
     }
 
 
 def up(state: dict[str, str], settle: float) -> bool:
-    """Whether a unit serves, and did not start just now after a failure."""
+    """Return whether a unit serves and was not just restarted after a failure."""
     if state.get("ActiveState") != "active":
         return False
     since = int(state.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
-    # A process that is started anew every second is "active" most of the time.
+    # A process that is restarted every second is "active" most of the time.
     return (
         state.get("NRestarts", "0") in ("", "0")
         or time.clock_gettime(time.CLOCK_MONOTONIC) - since > settle
@@ -68,13 +68,13 @@ def up(state: dict[str, str], settle: float) -> bool:
 
 
 def journal(unit: str) -> str:
-    """The last lines of a unit's journal."""
+    """Return the last lines of a unit's journal."""
     command = ("journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", "--unit", unit)
     return run(*command).strip()
 
 
 def fetch(wanted: dict[str, Any]) -> str:
-    """Empty where the address answers with one of the expected status codes; else what it did."""
+    """Request an address; return an empty string for an expected status code, otherwise the error."""
     host, path = wanted["host"], wanted["path"]
     request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     try:
@@ -95,7 +95,7 @@ def fetch(wanted: dict[str, Any]) -> str:
 
 
 def described(name: str, state: dict[str, str]) -> str:
-    """What is wrong with a unit: its state in the first line, then its journal."""
+    """Return what is wrong with a unit: its state in the first line, then its journal."""
     text = (
         f"it is {state.get('ActiveState')} ({state.get('SubState')}, result {state.get('Result')}, "
         f"restarted {state.get('NRestarts') or 0} times)"
@@ -106,7 +106,7 @@ def described(name: str, state: dict[str, str]) -> str:
 
 
 def in_code(path: str) -> list[str]:
-    """Names of the entries that a release has in its code; none where its note was written by an older version."""
+    """Return names of the entries in a release's code; empty if its note is from an older version."""
     if not path:
         return []
     try:
@@ -117,11 +117,11 @@ def in_code(path: str) -> list[str]:
 
 
 def loaded(path: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What beat wrote down, entries and their zone, and what is wrong with it; it does so after its first tick."""
+    """Return the entries that beat has loaded, with their zone, and errors. Beat writes the file at its first tick."""
     if not path:
         return {"entries": []}, {}
     try:
-        # The directory is the application's: no link is followed, and nothing waited for.
+        # The directory belongs to the application, so follow no link and don't block.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle) as stream:
             found = json.loads(stream.read(_LARGEST))
@@ -131,7 +131,7 @@ def loaded(path: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def main() -> None:
-    """Wait, look, answer."""
+    """Wait until the units serve, and print the answer."""
     wanted = json.load(sys.stdin)
     deadline = time.monotonic() + wanted["timeout"]
     missing: dict[str, str] = {}

@@ -1,11 +1,11 @@
-"""Moves workers' units and shows how far they are; runs on the host, as root, by `python3 -S -I -c`.
+"""Starts and stops workers' units and returns their state; runs on the host, as root, by `python3 -S -I -c`.
 
-Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.json, or empty}, "seen": what the last
-answer said of them, "wait": seconds to wait for something else, "journals": [units whose last lines are wanted]}.
-Verbs: start, stop and restart a unit, none of which is waited for: should Ansible be killed, systemd ends what was
-begun; disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
-Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it could not be done or empty, for each verb],
-"error": why the units could not be looked at}.
+Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.json, or empty}, "seen": their states in
+the last answer, "wait": seconds to wait for a change, "journals": [units whose last lines to return]}.
+Verbs: start, stop and restart a unit, without waiting (if Ansible is killed, systemd finishes what was begun);
+disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
+Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it failed or empty, for each verb],
+"error": why the units could not be queried}.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ PROPERTIES = (
     "ActiveEnterTimestampMonotonic,ActiveExitTimestampMonotonic,InactiveExitTimestampMonotonic"
 )
 UNITS = Path("/etc/systemd/system")
-# What each process was started with (`reconcile/fingerprint.py`), that of a second instance as well.
+# Records of what each process was started with (`reconcile/fingerprint.py`), including second instances.
 RECORDS = Path("/run/celery-fleet/fingerprints")
-# Options of a worker that a second instance beside it can't share: the first is a file of the one's own, the other
-# would empty the queues.
+# Options of a worker that a second instance can't share: the first is the worker's own file, the other would empty the
+# queues.
 NOT_SHARED = re.compile(r"--statedb=.*|--purge")
 _LARGEST = 10_000
-# What counts of a drain's record.
+# Fields of a drain's record that are returned.
 RECORDED = {"invocation": str, "running": int, "handed_back": int}
 
 
-class TurnError(Exception):
-    """Something could not be done; the message is for a person."""
+class UnitCommandError(Exception):
+    """A verb failed; the message says why."""
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command, errors and all in its output."""
+    """Run a command; its output includes errors."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -54,27 +54,27 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def systemctl(*words: str) -> None:
-    """A command that has to work."""
+    """Run systemctl; raise an error if it fails."""
     done = run("systemctl", *words)
     if done.returncode != 0:
-        raise TurnError(f"`systemctl {' '.join(words)}` failed: {done.stdout.strip()}")
+        raise UnitCommandError(f"`systemctl {' '.join(words)}` failed: {done.stdout.strip()}")
 
 
 # -- a second instance ---------------------------------------------------------------------------------------
 
 
 def unquoted(value: str) -> str:
-    """The value of a line of an environment file, as the fleet writes them."""
+    """Return the value in a line of an environment file written by the fleet."""
     return re.sub(r"\\(.)", r"\1", value[1:-1])
 
 
 def quoted(value: str) -> str:
-    """A value as the fleet writes it."""
+    """Return a value quoted as the fleet writes it."""
     return '"' + re.sub(r'([\\"$`])', r"\\\1", value) + '"'
 
 
 def environment(text: str, node: str, other: str) -> str:
-    """A worker's environment file for a second instance: its own node name, and nothing that two can't share."""
+    """Return a worker's environment file for a second instance: another node name, no unshareable options."""
     lines = []
     changed = set()
     for line in text.splitlines():
@@ -90,12 +90,12 @@ def environment(text: str, node: str, other: str) -> str:
             value = quoted(shlex.join(words))
         lines.append(f"{name}={value}" if equals else line)
     if len(changed) < 2:
-        raise TurnError(f"the worker's environment file does not name its node {node}")
+        raise UnitCommandError(f"the worker's environment file does not name its node {node}")
     return "\n".join(lines) + "\n"
 
 
 def prepare(what: dict[str, str]) -> None:
-    """Files of a second instance, made from those of the first: what the user added to it counts as well."""
+    """Create the files of a second instance from those of the first, including what users added."""
     own, other = Path(what["environment"]), Path(what["other_environment"])
     try:
         text = environment(own.read_text(), what["node"], what["other_node"])
@@ -110,12 +110,12 @@ def prepare(what: dict[str, str]) -> None:
         pin.unlink(missing_ok=True)
         pin.symlink_to(os.readlink(what["pin"]))
     except OSError as error:
-        raise TurnError(f"a second instance can't be prepared: {error}") from None
+        raise UnitCommandError(f"a second instance can't be prepared: {error}") from None
     systemctl("daemon-reload")
 
 
 def clear(what: dict[str, str]) -> None:
-    """Remove what `prepare` has made; the instance has stopped."""
+    """Remove the files that `prepare` has created; the instance has stopped."""
     shutil.rmtree(UNITS / f"{what['other_unit']}.d", ignore_errors=True)
     shutil.rmtree(what["other_state"], ignore_errors=True)
     record = RECORDS / f"{what['other_unit']}.json"
@@ -126,16 +126,16 @@ def clear(what: dict[str, str]) -> None:
 
 
 def tried(verb: str, what: Any) -> str:
-    """Carry an order out; why that failed, or nothing."""
+    """Carry out a verb; return why it failed, or an empty string."""
     try:
         do(verb, what)
-    except (TurnError, OSError) as error:
+    except (UnitCommandError, OSError) as error:
         return str(error)
     return ""
 
 
 def do(verb: str, what: Any) -> None:
-    """One order."""
+    """Carry out a verb."""
     if verb in ("start", "stop", "restart"):
         systemctl(verb, "--no-block", what)
     elif verb == "disable":
@@ -145,20 +145,20 @@ def do(verb: str, what: Any) -> None:
     elif verb == "clear":
         clear(what)
     else:
-        raise TurnError(f"unknown order {verb}")
+        raise UnitCommandError(f"unknown order {verb}")
 
 
-# -- looking -------------------------------------------------------------------------------------------------
+# -- states --------------------------------------------------------------------------------------------------
 
 
 def states(names: list[str]) -> dict[str, dict[str, str]]:
-    """The properties of units, asked in one call."""
+    """Return the properties of units, with one call of systemctl."""
     if not names:
         return {}
     done = run("systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names)
     blocks = done.stdout.strip("\n").split("\n\n")
     if done.returncode != 0 or len(blocks) != len(names):
-        raise TurnError(f"systemd does not answer: {done.stdout.strip()[-200:]}")
+        raise UnitCommandError(f"systemd does not answer: {done.stdout.strip()[-200:]}")
     return {
         name: dict(line.partition("=")[::2] for line in block.splitlines())
         for name, block in zip(names, blocks, strict=True)
@@ -166,9 +166,9 @@ def states(names: list[str]) -> dict[str, dict[str, str]]:
 
 
 def record(directory: str) -> dict[str, Any] | None:
-    """What the worker wrote down of its last drain; nothing where that is not what our runtime writes."""
+    """Return the worker's record of its last drain; None if it does not have our runtime's format."""
     try:
-        # The directory is the application's: no link is followed, and nothing waited for.
+        # The directory belongs to the application, so follow no link and don't block.
         path = os.path.join(directory, "drain.json")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle) as stream:
@@ -178,17 +178,17 @@ def record(directory: str) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         return None
     record = {name: found.get(name) for name in RECORDED}
-    # Whoever is the application's user can write there: a truth value is no number.
+    # The application's user can write there, so check types: a boolean is not a number.
     return record if [type(value) for value in record.values()] == [*RECORDED.values()] else None
 
 
 def number(text: str | None) -> int:
-    """A count of systemd's; nothing is none."""
+    """Return a counter of systemd as a number; empty is 0."""
     return int(text) if text and text.isdigit() else 0
 
 
 def look(units: dict[str, str]) -> dict[str, Any]:
-    """How far the units are."""
+    """Return the states of the units."""
     found = {}
     for name, state in states(list(units)).items():
         found[name] = {
@@ -211,13 +211,13 @@ def look(units: dict[str, str]) -> dict[str, Any]:
 
 
 def journal(unit: str) -> str:
-    """The last lines of a unit's journal."""
+    """Return the last lines of a unit's journal."""
     command = ("journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", "--unit", unit)
     return run(*command).stdout.strip()
 
 
 def main() -> None:
-    """Act, wait for a change, answer."""
+    """Carry out the verbs, wait for a change, and print the answer."""
     asked = json.load(sys.stdin)
     errors = [tried(verb, what) for verb, what in asked["do"]]
     error = ""
@@ -228,7 +228,7 @@ def main() -> None:
         while found == asked["seen"] and time.monotonic() < deadline:
             time.sleep(0.2)
             found = look(asked["units"])
-    except TurnError as trouble:
+    except UnitCommandError as trouble:
         error = str(trouble)
     journals = {unit: journal(unit) for unit in asked["journals"]}
     print(json.dumps({"units": found, "journals": journals, "errors": errors, "error": error}))

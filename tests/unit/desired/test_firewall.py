@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 
 from tests.support.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
 
@@ -252,11 +252,11 @@ with socket.create_connection(("{HOST[0]}", 6379), timeout=2, source_address=("{
 def ask(lan: Network, who: int, **asked: Any) -> dict[str, Any]:
     done = lan.on(
         who,
-        *(sys.executable, "-S", "-I", "-c", remote.script("firewall")),
+        *(sys.executable, "-S", "-I", "-c", host_scripts.script("firewall")),
         text=json.dumps(asked),
     )
     return dict(
-        remote.answer({"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr})
+        host_scripts.answer({"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr})
     )
 
 

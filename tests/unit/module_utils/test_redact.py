@@ -1,4 +1,4 @@
-"""What a person may see of a program's own words."""
+"""Redaction of secrets in the output of programs."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import Item
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
 
 from tests.render.action.fleet_facts import DEBIAN, FACTS
 
@@ -38,7 +38,7 @@ def planned(args: Variables, variables: Variables) -> Variables:
     )
     due = [part.name for part in parts]
     host = str(variables["inventory_hostname"])
-    items = [Item(host, name, "", "write", ("something",)).as_dict() for name in due]
+    items = [PlanItem(host, name, "", "write", ("something",)).as_dict() for name in due]
     return {"changed": False, "items": items, "due": due, "states": {}}
 
 

@@ -65,7 +65,7 @@ def test_workers_that_can_t_be_asked_before_a_roll() -> None:
     assert str(failed.value).endswith(AGAIN)
 
 
-def planned(*items: plan.Item, **args: Any) -> dict[str, Any]:
+def planned(*items: plan.PlanItem, **args: Any) -> dict[str, Any]:
     """Run `fleet_plan_report` for a host of which `fleet_plan` found this."""
     whole = {
         "hosts": ["redis1"],
@@ -98,8 +98,8 @@ def test_a_plan_that_can_t_be_written(tmp_path: Path) -> None:
     assert str(failed.value).endswith(AGAIN)
 
 
-WRITE = plan.Item("redis1", "fleet", "", "write", ("/etc/x",))
-OTHER = plan.Item("redis1", "fleet", "", "write", ("/etc/y",))
+WRITE = plan.PlanItem("redis1", "fleet", "", "write", ("/etc/x",))
+OTHER = plan.PlanItem("redis1", "fleet", "", "write", ("/etc/y",))
 
 
 def test_the_plan_that_was_approved_is_followed(tmp_path: Path) -> None:

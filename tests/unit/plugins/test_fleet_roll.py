@@ -35,13 +35,13 @@ def test_a_host_that_is_lost_while_its_files_are_settled(plugin: ModuleType) -> 
     def lost(options: Any) -> Any:
         raise AnsibleConnectionFailure("timed out")
 
-    with pytest.raises(plugin.host_restarts.LostError, match="timed out"):
+    with pytest.raises(plugin.host_restarts.ConnectionLostError, match="timed out"):
         action(plugin, _settle=lost).settle()
 
 
 def test_files_that_can_t_be_settled(plugin: ModuleType) -> None:
     failed = action(plugin, _settle=lambda options: {"failed": True, "msg": "disk full"})
-    with pytest.raises(plugin.host_restarts.SettleFailedError, match="disk full"):
+    with pytest.raises(plugin.host_restarts.ReconcileFailedError, match="disk full"):
         failed.settle()
 
 
@@ -62,12 +62,12 @@ def test_one_that_does_not_even_answer_goes_without_a_plan(
         plugin,
         _args=args,
         _variables={"hostvars": {"h1": h1}},
-        _book=plugin.state.Ledger(tmp_path),
+        _state=plugin.state.RollState(tmp_path),
         _check_lease=lambda: None,
         _census=dict,
     )
     assert made._open()["hosts"]["finish"] == ["h1"]
-    assert made._book.worker("a.next@h1").need == "remove"
+    assert made._state.worker("a.next@h1").need == "remove"
 
 
 def test_the_lease_is_kept_while_a_phase_acts(
@@ -77,10 +77,10 @@ def test_the_lease_is_kept_while_a_phase_acts(
     kept: list[bool] = []
 
     def roll(kind: str) -> bool:
-        kept.append(not plugin.lease._idle_hands(tmp_path))
+        kept.append(not plugin.lease._is_idle(tmp_path))
         return False
 
     task = SimpleNamespace(args={"directory": str(tmp_path), "phase": "start"})
     action(plugin, _task=task, _roll=roll).run()
     assert kept == [True]
-    assert plugin.lease._idle_hands(tmp_path)
+    assert plugin.lease._is_idle(tmp_path)

@@ -20,14 +20,14 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVarsVars
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import wanted
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import desired_state
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     MEMBER_GROUPS,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
 from celery_fleet.config import entries as schedule
@@ -121,7 +121,7 @@ def wanted_by(everywhere: Mapping[Any, Any], name: str) -> Any:
     templar = Templar(loader=_loader(), variables=scope)
     (part,) = (one for one in parts_of(scope["group_names"], ["all"], []) if one.name == name)
     value = templar.template(trust_as_template("{{ " + part.variable + " }}"))
-    return payload.Renderer(templar, _loader(), scope).wanted(value)
+    return rendering.Renderer(templar, _loader(), scope).wanted(value)
 
 
 def _scopes(
@@ -163,14 +163,14 @@ def _host(scope: dict[str, Any]) -> list[str]:
         if set(groups) & set(names):
             scope["role_path"] = specs().roles[role].path
             found += [f"{role}: {text}" for text in _spec(role, scope, templar)]
-    renderer = payload.Renderer(templar, _loader(), scope)
+    renderer = rendering.Renderer(templar, _loader(), scope)
     for part in parts_of(names, ["all"], []):
         if part.name in LEFT_OUT:
             continue
         try:
             value = templar.template(trust_as_template("{{ " + part.variable + " }}"))
             rendered = renderer.wanted(value)
-            read = wanted.parse(rendered)
+            read = desired_state.parse(rendered)
         # Any error would end the run there.
         except Exception as error:  # noqa: BLE001  # see above
             found.append(f"{part.name}: {type(error).__name__}: {error}")

@@ -13,12 +13,12 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.daemon_checks import (
-    Checks,
+    DaemonChecks,
     trial,
     trial_configuration,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Check
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Check
 
 from tests.programs import required
 
@@ -40,8 +40,10 @@ class Asked:
 NGINX = Check(("/n/*.conf",), command=("sh", "-t"))
 
 
-def checks(changed: Sequence[str], runner: systemd.Runner, units: Sequence[str] = ()) -> Checks:
-    return Checks([NGINX], changed, units, "/units/", runner)
+def checks(
+    changed: Sequence[str], runner: systemd.Runner, units: Sequence[str] = ()
+) -> DaemonChecks:
+    return DaemonChecks([NGINX], changed, units, "/units/", runner)
 
 
 def test_a_check_runs_for_its_files_and_names_them() -> None:
@@ -84,7 +86,7 @@ def test_a_unit_with_a_mistake_is_refused(tmp_path: Path, line: str, words: str)
     mine.parent.mkdir()
     mine.write_text("[Service]\nUsersOwn=1\n")
     path.write_text(f"[Service]\nExecStart=/bin/sh\n{line}\n")
-    found = Checks([], [str(path)], ["a@x.service"], f"{tmp_path}/", systemd.run).refusals()
+    found = DaemonChecks([], [str(path)], ["a@x.service"], f"{tmp_path}/", systemd.run).refusals()
     assert words in "".join(found)
     assert bool(found) is bool(words)
 
@@ -192,7 +194,7 @@ def test_the_server_of_a_flavour_is_started(
         validate.shutil, "which", lambda name, path: asked.append(name) or "/bin/false"
     )
     check = Check((f"{tmp_path}/*",), redis=str(tmp_path / "redis.conf"), flavor="valkey")
-    found = Checks([check], [str(tmp_path / "redis.conf")], [], "/units/", Asked())
+    found = DaemonChecks([check], [str(tmp_path / "redis.conf")], [], "/units/", Asked())
     (refusal,) = found.refusals()
     assert refusal.startswith(f"valkey-server refuses {tmp_path}/redis.conf: ")
     assert asked == ["valkey-server"]

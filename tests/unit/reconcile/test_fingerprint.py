@@ -407,7 +407,7 @@ def test_a_start_goes_on_where_nothing_can_be_written(
 
     monkeypatch.setattr(fingerprint, "record", full)
     assert fingerprint.main(["record", "a.service"]) == 1
-    assert capsys.readouterr().err.startswith("what this start was given could not be written")
+    assert capsys.readouterr().err.startswith("the inputs of this start could not be recorded")
 
 
 def test_it_runs_as_a_file_with_the_hosts_python_alone() -> None:

@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import parse
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import Files
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host, Places
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
+    Host,
+    HostPaths,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import Manifest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
-    Options,
-    Settler,
+    HostReconciler,
+    ReconcileOptions,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import parse
 
 from tests.support.fake_systemd import FakeSystemd
 
@@ -32,15 +35,15 @@ class Ground:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.path = base / "etc/shop/manifest.json"
-        places = Places(f"{base}/units/", f"{base}/x", f"{base}/k", f"{base}/l", f"{base}/r")
-        self.host = Host(run=FakeSystemd(), places=places)
+        places = HostPaths(f"{base}/units/", f"{base}/x", f"{base}/k", f"{base}/l", f"{base}/r")
+        self.host = Host(run=FakeSystemd(), paths=places)
 
     def settle(self, *parts: dict[str, Any], check: bool = False) -> list[str]:
         """Settle what these parts want; return what changed, or would."""
         named = [(f"part{number}", parse(part)) for number, part in enumerate(parts)]
-        options = Options(manifest=str(self.path))
-        settler = Settler(named, options, check=check, host=self.host)
-        settler.settle_files()
+        options = ReconcileOptions(manifest=str(self.path))
+        settler = HostReconciler(named, options, check=check, host=self.host)
+        settler.apply_files()
         settler.plan_units()
         return settler.report.changed
 
@@ -123,7 +126,7 @@ def test_a_run_that_is_killed_has_listed_what_it_put_there(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Files, "_settle_link", killed)
+    monkeypatch.setattr(Files, "_apply_link", killed)
     link = {"path": str(ground.base / "link"), "target": "a"}
     with pytest.raises(KeyboardInterrupt):
         ground.settle({"files": [ground.file("a")], "links": [link]})

@@ -10,7 +10,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reason
     ARGUMENTS,
     DELIVERY,
     DROP_IN,
-    told,
+    explain,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery, workers
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
@@ -27,7 +27,7 @@ def command(**options: Any) -> str:
 def setting(name: str, before: Any, after: Any) -> list[str] | None:
     """How a setting differs; nothing stands for one that was not there or goes."""
     texts = [None if value is None else json.dumps(value) for value in (before, after)]
-    return told(f"settings {name}", *texts)
+    return explain(f"settings {name}", *texts)
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def setting(name: str, before: Any, after: Any) -> list[str] | None:
 def test_options_of_a_worker(
     before: dict[str, Any], after: dict[str, Any], words: list[str]
 ) -> None:
-    assert told(ARGUMENTS, command(**before), command(**after)) == words
+    assert explain(ARGUMENTS, command(**before), command(**after)) == words
 
 
 def test_each_option_of_the_command_line_has_its_name_of_the_inventory() -> None:
     ours = [option.name for option in WORKER if option.flag]
     for name in ours:
         value: Any = ["x"] if name in ("exclude_queues", "include") else "x"
-        (word,) = told(
+        (word,) = explain(
             ARGUMENTS, command(loglevel=None), command(**{"loglevel": None, name: value})
         ) or [""]
         assert word.split()[0] == name
@@ -59,12 +59,12 @@ def test_each_option_of_the_command_line_has_its_name_of_the_inventory() -> None
 
 def test_options_of_beat() -> None:
     line = "python -m celery -A app.celery beat --loglevel=INFO --max-interval="
-    assert told(ARGUMENTS, f"{line}5", f"{line}10") == ["max_loop_interval 5 → 10"]
+    assert explain(ARGUMENTS, f"{line}5", f"{line}10") == ["max_loop_interval 5 → 10"]
 
 
 @pytest.mark.parametrize("line", [f"gunicorn -e KEY={SECRET}{{}} shop.wsgi", "python '{}", "{}"])
 def test_another_command_line_is_not_shown(line: str) -> None:
-    assert told(ARGUMENTS, line.format(1), line.format(2)) is None
+    assert explain(ARGUMENTS, line.format(1), line.format(2)) is None
 
 
 BASE = """# Written by Celery Fleet
@@ -103,7 +103,7 @@ PATHS = f'{BASE}# read_write_paths\nReadWritePaths="/a"\n'
     ],
 )  # fmt: skip
 def test_drop_ins(before: str, after: str, words: list[str]) -> None:
-    assert told(DROP_IN, before, after) == words
+    assert explain(DROP_IN, before, after) == words
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_a_workers_own_delivery() -> None:
         return delivery.variable(delivery.override("inherit", None, options))[delivery.VARIABLE]
 
     once, most = other(delivery="at_least_once"), other(delivery="at_most_once")
-    assert told(DELIVERY, None, once) == ["delivery → at_least_once"]
-    assert told(DELIVERY, once, most) == ["delivery at_least_once → at_most_once"]
-    assert told(DELIVERY, once, None) == ["delivery at_least_once removed"]
+    assert explain(DELIVERY, None, once) == ["delivery → at_least_once"]
+    assert explain(DELIVERY, once, most) == ["delivery at_least_once → at_most_once"]
+    assert explain(DELIVERY, once, None) == ["delivery at_least_once removed"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_workers_own_delivery() -> None:
 )  # fmt: skip
 def test_no_value_of_a_secret_is_told(label: str, before: str, after: str) -> None:
     for one, other in ((before, after), (after, before), (before, None), (None, before)):
-        words = " ".join(told(label, one, other) or [])
+        words = " ".join(explain(label, one, other) or [])
         assert SECRET not in words
         assert not {"1234", "5678"} & set(words.split())
 
@@ -195,6 +195,6 @@ def test_no_value_of_a_secret_is_told(label: str, before: str, after: str) -> No
 def test_each_directive_of_a_drop_in_has_its_name_of_the_inventory() -> None:
     for option in (one for one in WORKER if one.directive):
         line = f"# {option.name}\n{option.directive}=1\n"
-        assert told(DROP_IN, BASE.partition("# ")[0], BASE.partition("# ")[0] + line) == [
+        assert explain(DROP_IN, BASE.partition("# ")[0], BASE.partition("# ")[0] + line) == [
             f"{option.name} → 1"
         ]

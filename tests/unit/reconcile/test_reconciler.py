@@ -24,6 +24,10 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     lock as reconcile_lock,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+    parse,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import (
     Files,
     replace,
@@ -31,23 +35,19 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
     Host as Reached,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
-    Pending,
-    Report,
-    SettleError,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import HostPaths
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
-    Options,
-    Settler,
+    HostReconciler,
+    ReconcileOptions,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     Command,
     RedisError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
-    RedisAccess,
-    parse,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    HostReport,
+    PendingAction,
+    ReconcileError,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import environment, workers
 
@@ -114,7 +114,7 @@ class Host:
         for release in ("1", "2"):
             self.build(release)
         state = root / "state"
-        self.places = Places(
+        self.paths = HostPaths(
             units=f"{self.units}/",
             recorder=f"{state}/lib/fingerprint.py",
             key=f"{state}/key",
@@ -148,41 +148,43 @@ class Host:
 
     def record(self, unit: str, state: dict[str, str]) -> None:
         """What the recorder does at the start of a service of ours."""
-        if not Path(self.places.recorder).exists() or not unit.endswith(".service"):
+        if not Path(self.paths.recorder).exists() or not unit.endswith(".service"):
             return
-        listed = fingerprint.read_object(f"{self.places.lists}/{unit}.json")
-        taken = fingerprint.taken(unit, state, listed, fingerprint.read_key(self.places.key))
-        fingerprint.write_record(unit, state["InvocationID"], *taken, directory=self.places.records)
+        listed = fingerprint.read_object(f"{self.paths.lists}/{unit}.json")
+        taken = fingerprint.taken(unit, state, listed, fingerprint.read_key(self.paths.key))
+        fingerprint.write_record(unit, state["InvocationID"], *taken, directory=self.paths.records)
 
     def recorded(self, unit: str) -> dict[str, Any]:
-        return dict(fingerprint.read_object(f"{self.places.records}/{unit}.json"))
+        return dict(fingerprint.read_object(f"{self.paths.records}/{unit}.json"))
 
     def settler(
         self, *parts: tuple[str, dict[str, Any]], check: bool = False, **options: Any
-    ) -> Settler:
-        return Settler(
+    ) -> HostReconciler:
+        return HostReconciler(
             [(name, parse(wanted)) for name, wanted in parts],
-            Options(**options),
+            ReconcileOptions(**options),
             check=check,
             host=Reached(
                 run=self.systemd,
                 talk=self.redis,
-                places=self.places,
+                paths=self.paths,
                 children=lambda pid: self.systemd.children.get(pid, frozenset()),
                 sleep=self.systemd.sleep,
                 clock=self.systemd.clock,
             ),
         )
 
-    def settle(self, wanted: dict[str, Any], *, apply: bool = True, **options: Any) -> Report:
+    def settle(self, wanted: dict[str, Any], *, apply: bool = True, **options: Any) -> HostReport:
         return self.run(("", wanted), apply=apply, **options)
 
-    def run(self, *parts: tuple[str, dict[str, Any]], apply: bool = True, **options: Any) -> Report:
+    def run(
+        self, *parts: tuple[str, dict[str, Any]], apply: bool = True, **options: Any
+    ) -> HostReport:
         settler = self.settler(*parts, **options)
-        settler.settle_files()
+        settler.apply_files()
         settler.plan_units()
         if apply:
-            settler.apply()
+            settler.apply_units()
         return settler.report
 
     def tree(self) -> dict[str, str]:
@@ -348,27 +350,27 @@ def test_what_is_of_another_kind_is_left_alone(host: Host, kind: str) -> None:
         "directories": {"path": host.path("x"), "owner": ME, "group": MY_GROUP},
         "links": {"path": host.path("x"), "target": "y"},
     }[kind]
-    with pytest.raises(SettleError, match="move it away and run again"):
+    with pytest.raises(ReconcileError, match="move it away and run again"):
         host.settle({kind: [item]})
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(host: Host) -> None:
     Path(host.path("passwd")).write_text("root\n")
     os.symlink("passwd", host.path("a"))
-    with pytest.raises(SettleError, match="is not a regular file"):
+    with pytest.raises(ReconcileError, match="is not a regular file"):
         host.settle({"files": [host.file("a", "mine\n")]})
     assert Path(host.path("passwd")).read_text() == "root\n"
 
 
 def test_an_unknown_owner_is_named(host: Host) -> None:
     wanted = {"files": [{**host.file("a", ""), "owner": "no-such-user"}]}
-    with pytest.raises(SettleError, match=r"no such user or group on this host: .*no-such-user"):
+    with pytest.raises(ReconcileError, match=r"no such user or group on this host: .*no-such-user"):
         host.settle(wanted)
     assert host.settle(wanted, check=True).changed == [host.path("a")]
 
 
 def test_a_missing_directory_is_named(host: Host) -> None:
-    with pytest.raises(SettleError, match=r"no/a: its directory does not exist"):
+    with pytest.raises(ReconcileError, match=r"no/a: its directory does not exist"):
         host.settle({"files": [host.file("no/a", "")]})
 
 
@@ -392,12 +394,12 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
         host.file("b.conf", "b\n"),
         host.file("c", "c2\n"),
     )
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         host.settle(wanted)
     refused = ", ".join(map(host.path, ("a.conf", "b.conf")))
     assert str(caught.value) == (
         f"nginx -t refuses {refused}: unknown directive in a.conf:1\n"
-        "All files of this call are as they were."
+        "All files of this call were restored."
     )
     assert host.tree() == before
     assert mode(host.path("a.conf")) == 0o640
@@ -414,7 +416,7 @@ def test_check_mode_asks_no_daemon(running: Host) -> None:
 def test_a_unit_that_systemd_refuses_does_not_go_live(running: Host) -> None:
     before = running.tree()
     running.systemd.refused["systemd-analyze"] = f"{UNIT}:4: Unknown key 'NoSuch'"
-    with pytest.raises(SettleError, match=r"systemd refuses a unit file: .*NoSuch"):
+    with pytest.raises(ReconcileError, match=r"systemd refuses a unit file: .*NoSuch"):
         running.settle(worker(running, text=f"{UNIT_TEXT}NoSuch=1\n"))
     assert running.tree() == before
     assert running.systemd.did() == []
@@ -430,7 +432,7 @@ def test_a_configuration_that_redis_refuses_does_not_go_live(host: Host) -> None
 
     host.settle(wanted("maxmemory 100mb\n"))
     before = host.tree()
-    with pytest.raises(SettleError, match=r"maxmemory lots.*\n.*as they were"):
+    with pytest.raises(ReconcileError, match=r"maxmemory lots.*\n.*were restored"):
         host.settle(wanted("maxmemory lots\n"))
     assert host.tree() == before
 
@@ -441,7 +443,7 @@ def test_files_that_are_taken_back_are_to_systemd_what_they_were(running: Host) 
     running.systemd.refused["nginx"] = "no"
     wanted = worker(running, text=f"{UNIT_TEXT}Nice=1\n")
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [str(path)]}]
-    with pytest.raises(SettleError):
+    with pytest.raises(ReconcileError):
         running.settle(wanted)
     assert (path.read_text(), path.stat().st_mtime_ns) == (UNIT_TEXT, 1_000_000_000)
 
@@ -465,11 +467,11 @@ def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
     running.systemd.before = lambda command: None
     running.systemd.units[UNIT].state["ActiveState"] = state
     running.systemd.refused["nginx"] = "A is bad"
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         running.settle(wanted)
     assert str(caught.value) == (
         f"nginx -t refuses {running.path('a.env')}: A is bad\n"
-        "It lies there from before this run; no unit was started or restarted with it."
+        "An earlier run wrote it; no unit was started or restarted with it."
     )
     assert running.systemd.did("restart", "start") == []
 
@@ -507,10 +509,10 @@ def test_a_link_to_a_release_that_is_not_built_is_refused_before_all_else(runnin
         # Whoever builds it comes before, but for the plan.
         (wanted | {"releases": [{"path": running.path("releases/3"), "what": "release"}]}, False),
     ):
-        with pytest.raises(SettleError, match=re.escape(words)):
+        with pytest.raises(ReconcileError, match=re.escape(words)):
             running.settle(given, check=check)
     current = {"links": [{"path": running.path("current"), "target": "releases/3"}]}
-    with pytest.raises(SettleError, match=re.escape("release 3 is not built")):
+    with pytest.raises(ReconcileError, match=re.escape("release 3 is not built")):
         running.settle(current)
     assert running.tree() == before
 
@@ -533,9 +535,9 @@ def test_a_release_for_the_python_that_a_host_had_is_built_anew(running: Host) -
     wanted = worker(running)
     built = {"releases": [{"path": running.path("releases/1"), "what": "release"}]}
     report = running.run(("release", built), ("worker", wanted), check=True)
-    words = f"release 1 anew: its virtualenv does not work with {running.path('state/programs/python3.13')}"
+    words = f"release 1 again: its virtualenv does not work with {running.path('state/programs/python3.13')}"
     assert whys(report.pending) == [("", "build", [words])]
-    with pytest.raises(SettleError, match="not built on this host, or for another Python"):
+    with pytest.raises(ReconcileError, match="not built on this host, or for another Python"):
         running.settle(wanted)
     running.python("1", "python3.13", "python3.13")
     assert not running.run(("release", built), ("worker", wanted), check=True).pending
@@ -548,7 +550,7 @@ def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:
         "what": "release",
         "demands": {"schedule": schedule},
     }
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         running.settle({"releases": [release]}, check=True)
     assert str(caught.value) == (
         "celery_beat_schedule.a.y: release 1 has no task a.y. Did you mean a.x? Correct the entry, or deploy code that "
@@ -559,7 +561,7 @@ def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:
     running.settle({"releases": [release | {"demands": lesser}]}, check=True)
     running.settle({"releases": [release | {"path": running.path("releases/3")}]}, check=True)
     running.build("4", note="half")
-    with pytest.raises(SettleError, match=r"release 4: its release.json can't be read. Remove"):
+    with pytest.raises(ReconcileError, match=r"release 4: its release.json can't be read. Remove"):
         running.settle({"releases": [release | {"path": running.path("releases/4")}]}, check=True)
 
 
@@ -615,7 +617,7 @@ def test_users_are_made_where_they_are_missing(host: Host) -> None:
 
 def test_users_that_are_refused_are_an_error(host: Host) -> None:
     host.systemd.refused["systemd-sysusers"] = "Invalid user name"
-    with pytest.raises(SettleError, match=r"systemd-sysusers refused .*: Invalid user name"):
+    with pytest.raises(ReconcileError, match=r"systemd-sysusers refused .*: Invalid user name"):
         host.settle({"sysusers": [host.file("s.conf", "u 1 -\n")]})
 
 
@@ -663,7 +665,7 @@ def user_drop_in(host: Host, name: str, text: str) -> Path:
     return path
 
 
-def whys(items: Sequence[Pending]) -> list[tuple[str, str, list[str]]]:
+def whys(items: Sequence[PendingAction]) -> list[tuple[str, str, list[str]]]:
     return [(item.unit, item.action, list(item.why)) for item in items]
 
 
@@ -695,7 +697,7 @@ def test_a_unit_that_was_here_before_is_not_called_new(running: Host, check: boo
 
 def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> None:
     host.settle(worker(host))
-    places = host.places
+    places = host.paths
     assert Path(places.recorder).read_text() == Path(fingerprint.__file__).read_text()
     assert [mode(path) for path in (places.recorder, places.key)] == [0o644, 0o600]
     assert mode(places.lists) == mode(places.records) == 0o700
@@ -708,16 +710,16 @@ def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> 
 
 
 def test_the_recorder_counts_as_a_change_where_it_differs(running: Host) -> None:
-    Path(running.places.recorder).write_text("# of an older version\n")
-    assert running.settle(worker(running), check=True).changed == [running.places.recorder]
+    Path(running.paths.recorder).write_text("# of an older version\n")
+    assert running.settle(worker(running), check=True).changed == [running.paths.recorder]
     report = running.settle(worker(running))
-    assert (report.changed, report.pending) == ([running.places.recorder], [])
+    assert (report.changed, report.pending) == ([running.paths.recorder], [])
     assert running.settle(worker(running)).changed == []
 
 
 def test_without_units_there_is_no_recorder(host: Host) -> None:
     host.settle({"files": [host.file("a", "x\n")]})
-    assert not Path(host.places.recorder).exists()
+    assert not Path(host.paths.recorder).exists()
 
 
 def test_a_second_run_does_nothing(running: Host) -> None:
@@ -909,7 +911,7 @@ def test_a_unit_without_the_recorder_is_not_restarted_by_each_run(host: Host) ->
 
 @pytest.mark.parametrize("damage", ["gone", "{", "[]", '{"format": 9, "invocation": "new-1"}'])
 def test_without_a_record_that_serves_it_is_restarted(running: Host, damage: str) -> None:
-    record = Path(f"{running.places.records}/{UNIT}.json")
+    record = Path(f"{running.paths.records}/{UNIT}.json")
     if damage == "gone":
         record.unlink()
     else:
@@ -929,18 +931,18 @@ def test_a_record_of_another_start_does_not_count(running: Host) -> None:
 
 
 def test_a_lost_key_restarts_once(running: Host) -> None:
-    Path(running.places.key).unlink()
+    Path(running.paths.key).unlink()
     assert [p.why for p in running.settle(worker(running), check=True).pending] == [
         ("what it was started with is not known: the host's key is missing",)
     ]
-    assert not Path(running.places.key).exists()
+    assert not Path(running.paths.key).exists()
     assert [p.action for p in running.settle(worker(running)).done] == ["restart"]
     assert running.settle(worker(running)).done == []
 
 
 def test_nothing_that_settle_keeps_holds_a_value(host: Host) -> None:
     host.settle(worker(host, env="PASSWORD=hush\n", values={"password": "hush"}))
-    kept = [path for path in Path(host.places.lists).parent.rglob("*.json") if path.is_file()]
+    kept = [path for path in Path(host.paths.lists).parent.rglob("*.json") if path.is_file()]
     assert len(kept) == 2
     assert not [path for path in kept if "hush" in path.read_text()]
 
@@ -980,9 +982,11 @@ def test_what_is_not_known_of_a_unit_that_reloads_is_reloaded(host: Host) -> Non
 def test_a_reload_that_the_daemon_refuses_is_no_success(running: Host) -> None:
     wanted = worker(running, env="A=2\n", on_change="reload")
     running.systemd.children[200] = frozenset((201, 202))
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         running.settle(wanted)
-    assert "has no new processes 5 s after its reload, so it keeps what it had" in str(caught.value)
+    assert "has no new processes 5 s after its reload, so it keeps its old files" in str(
+        caught.value
+    )
     assert "KeyError" in str(caught.value), "no journal"
 
     def reload(command: str) -> None:
@@ -1048,7 +1052,7 @@ def test_units_can_be_left_alone_while_all_else_is_settled(running: Host) -> Non
     assert Path(running.path("old-1")).exists()
     assert report.done == []
     assert sorted(p.action for p in report.pending) == ["remove", "remove", "restart", "start"]
-    listed = Path(f"{running.places.lists}/shop-worker@new.service.json")
+    listed = Path(f"{running.paths.lists}/shop-worker@new.service.json")
     assert listed.exists(), "whoever starts it has its start recorded"
 
 
@@ -1113,7 +1117,7 @@ def test_the_old_process_drains_as_long_as_systemd_lets_it(running: Host) -> Non
 def test_a_timeout_names_the_unit_its_journal_and_the_next_command(host: Host) -> None:
     waiting = {"StatusText": "waiting for broker redis1:6379: connection refused"}
     starts_as(host, {"ActiveState": "activating", "SubState": "start", **waiting})
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         host.settle(worker(host, hint="Is Redis up?"))
     text = str(caught.value)
     assert f"{UNIT} was not active within 30 s: it is activating (start)" in text
@@ -1140,7 +1144,7 @@ def test_a_crash_loop_ends_the_wait(host: Host) -> None:
         for number in range(9)
     ]
     starts_as(host, *loop)
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         host.settle(worker(host))
     assert f"{UNIT} does not start: it is activating (auto-restart)" in str(caught.value)
     assert "result exit-code, exit status 1, restarted 3 times" in str(caught.value)
@@ -1154,7 +1158,7 @@ def test_a_configuration_that_no_retry_mends_ends_the_wait_at_once(host: Host) -
         {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"}
         | {"ExecMainStatus": "78"},
     )
-    with pytest.raises(SettleError, match="exit status 78"):
+    with pytest.raises(ReconcileError, match="exit status 78"):
         host.settle(worker(host))
     assert host.systemd.now == 1000
 
@@ -1166,7 +1170,7 @@ def test_the_first_failure_leaves_the_rest_serving(host: Host) -> None:
     starts_as(host, {"ActiveState": "failed", "SubState": "failed", "Result": "resources"})
     wanted = worker(host)
     wanted["units"] += [{"name": name} for name in others]
-    with pytest.raises(SettleError, match="result resources"):
+    with pytest.raises(ReconcileError, match="result resources"):
         host.settle(wanted)
     assert host.systemd.did("restart") == []
 
@@ -1189,10 +1193,10 @@ def test_of_several_that_start_the_one_that_fails_is_named(host: Host) -> None:
         host.systemd.add(f"shop-worker@{name}.service")
     host.systemd.units["shop-worker@b.service"].course = [{"ActiveState": "failed"}]
     wanted = {"units": [{"name": f"shop-worker@{name}.service"} for name in ("a", "b")]}
-    with pytest.raises(SettleError, match=r"^shop-worker@b.service does not start"):
+    with pytest.raises(ReconcileError, match=r"^shop-worker@b.service does not start"):
         host.settle(wanted)
     host.systemd.refused["systemctl start"] = "Unit shop-worker@b.service has a bad unit setting."
-    with pytest.raises(SettleError, match=r"^shop-worker@b.service refused `systemctl start"):
+    with pytest.raises(ReconcileError, match=r"^shop-worker@b.service refused `systemctl start"):
         host.settle(wanted)
 
 
@@ -1207,7 +1211,7 @@ def test_units_that_differ_restart_one_after_the_other(host: Host) -> None:
 
 def test_a_command_that_systemd_refuses_is_told_with_the_journal(running: Host) -> None:
     running.systemd.refused["systemctl reload"] = "Job for it failed."
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         running.settle(worker(running, env="A=2\n", on_change="reload"))
     assert f"{UNIT} refused `systemctl reload {UNIT}` (Job for it failed.)" in str(caught.value)
     assert "KeyError" in str(caught.value)
@@ -1215,7 +1219,9 @@ def test_a_command_that_systemd_refuses_is_told_with_the_journal(running: Host) 
 
 def test_enabling_that_fails_is_an_error(host: Host) -> None:
     host.systemd.refused["systemctl enable"] = "Unit file does not exist."
-    with pytest.raises(SettleError, match=r"`systemctl enable .* failed: Unit file does not exist"):
+    with pytest.raises(
+        ReconcileError, match=r"`systemctl enable .* failed: Unit file does not exist"
+    ):
         host.settle(worker(host))
 
 
@@ -1235,8 +1241,8 @@ def with_surplus(running: Host) -> Host:
     running.systemd.add(OLD, running=True)
     running.systemd.add("other-worker@old.service", running=True)
     inputs = {"files": [running.path("worker-old.env")], "links": [running.path("pin-old")]}
-    fingerprint.write_object(f"{running.places.lists}/{OLD}.json", inputs)
-    fingerprint.write_record(OLD, "old", {}, directory=running.places.records)
+    fingerprint.write_object(f"{running.paths.lists}/{OLD}.json", inputs)
+    fingerprint.write_record(OLD, "old", {}, directory=running.paths.records)
     return running
 
 
@@ -1280,7 +1286,7 @@ def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Hos
     host = with_surplus
     del host.systemd.units[OLD]
     other = "other-worker@old.service"
-    fingerprint.write_object(f"{host.places.lists}/{other}.json", {"files": [], "links": []})
+    fingerprint.write_object(f"{host.paths.lists}/{other}.json", {"files": [], "links": []})
     host.settle(owning(host))
     assert [path.name for path in host.root.rglob("*") if "old" in path.name] == [f"{other}.json"]
 
@@ -1288,7 +1294,7 @@ def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Hos
 def test_files_go_only_once_the_unit_has_stopped(with_surplus: Host) -> None:
     host = with_surplus
     host.systemd.refused[f"systemctl stop {OLD}"] = "Connection reset"
-    with pytest.raises(SettleError, match="Connection reset"):
+    with pytest.raises(ReconcileError, match="Connection reset"):
         host.settle(owning(host))
     assert Path(host.path("worker-old.env")).exists()
 
@@ -1376,7 +1382,7 @@ def test_check_mode_on_a_bare_host_writes_nothing_and_names_what_is_to_come(host
             "write",
             [
                 *map(host.path, ("sysusers.d/shop.conf", "pins", "d", "d/f", "pki/host.crt")),
-                host.places.recorder,
+                host.paths.recorder,
             ],
         ),
         ("", "link", [f"{host.path('current')}: releases/a1"]),
@@ -1444,13 +1450,13 @@ def test_a_file_that_is_yet_to_be_made_restarts_its_readers(running: Host) -> No
     wanted["files"].append(running.file("host.key", None))
     expected = [(UNIT, "restart", ["file host.key changed"])]
     assert whys(running.settle(wanted, check=True).pending) == expected
-    with pytest.raises(SettleError, match=r"host.key has no content"):
+    with pytest.raises(ReconcileError, match=r"host.key has no content"):
         running.settle(wanted)
 
 
 def test_several_roles_at_once_are_only_foretold() -> None:
-    with pytest.raises(SettleError, match="run in check mode"):
-        reconciler.settle([("a", parse({})), ("b", parse({}))], Options(), check=False)
+    with pytest.raises(ReconcileError, match="run in check mode"):
+        reconciler.reconcile([("a", parse({})), ("b", parse({}))], ReconcileOptions(), check=False)
 
 
 # --- Redis, live -------------------------------------------------------------------------------------
@@ -1649,7 +1655,7 @@ def test_an_end_that_is_killed_comes_with_the_next_run(with_redis: Host) -> None
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
     host.settle(wanted)
     host.redis.refused["ACL SETUSER"] = "it gave no answer"
-    with pytest.raises(SettleError, match="it gave no answer"):
+    with pytest.raises(ReconcileError, match="it gave no answer"):
         host.settle(wanted, finish=True)
     host.redis.refused.clear()
     assert whys(host.settle(wanted).pending) == STILL
@@ -1668,9 +1674,9 @@ def test_without_a_way_in_the_server_is_restarted(with_redis: Host) -> None:
 def test_a_server_that_refuses_is_told_of_and_asked_again(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, memory="1kb")
     host.redis.refused["CONFIG SET"] = "it refused CONFIG SET: out of memory"
-    with pytest.raises(SettleError) as caught:
+    with pytest.raises(ReconcileError) as caught:
         host.settle(wanted)
-    assert f"{REDIS} did not take its new settings while it runs: it refused" in str(caught.value)
+    assert f"{REDIS} did not accept its new settings while running: it refused" in str(caught.value)
     host.redis.refused.clear()
     assert [p.action for p in host.settle(wanted).done] == ["live"]
 
@@ -1680,25 +1686,25 @@ def test_a_server_that_refuses_is_told_of_and_asked_again(with_redis: Host) -> N
 
 def test_two_runs_at_once_settle_one_after_the_other(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with reconcile_lock.alone(lock), open(lock, "w") as second, pytest.raises(BlockingIOError):
+    with reconcile_lock.exclusive(lock), open(lock, "w") as second, pytest.raises(BlockingIOError):
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with reconcile_lock.alone(lock):
+    with reconcile_lock.exclusive(lock):
         pass
 
 
 def test_a_plan_looks_while_nobody_settles_and_makes_no_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with reconcile_lock.undisturbed(lock):
+    with reconcile_lock.shared(lock):
         assert not lock.exists()
     lock.touch()
     with (
-        reconcile_lock.undisturbed(lock),
-        reconcile_lock.undisturbed(lock),
+        reconcile_lock.shared(lock),
+        reconcile_lock.shared(lock),
         open(lock, "w") as second,
         pytest.raises(BlockingIOError),
     ):
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with reconcile_lock.alone(lock), open(lock) as second, pytest.raises(BlockingIOError):
+    with reconcile_lock.exclusive(lock), open(lock) as second, pytest.raises(BlockingIOError):
         fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
@@ -1709,13 +1715,13 @@ def test_what_the_host_refuses_is_told_with_its_path(
         raise OSError(28, "No space left on device")
 
     wanted = {"files": [host.file("a", "1\n")]}
-    monkeypatch.setattr(reconciler, "Settler", lambda *_, check: host.settler(("", wanted)))
-    alone = reconcile_lock.alone
-    monkeypatch.setattr(reconciler, "alone", lambda: alone(tmp_path / "lock"))
+    monkeypatch.setattr(reconciler, "HostReconciler", lambda *_, check: host.settler(("", wanted)))
+    alone = reconcile_lock.exclusive
+    monkeypatch.setattr(reconciler, "exclusive", lambda: alone(tmp_path / "lock"))
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SettleError) as caught:
-        reconciler.settle([("", parse({}))], Options(), check=False)
-    assert str(caught.value).startswith(f"{host.path('a')}: No space left on device. Mend that")
+    with pytest.raises(ReconcileError) as caught:
+        reconciler.reconcile([("", parse({}))], ReconcileOptions(), check=False)
+    assert str(caught.value).startswith(f"{host.path('a')}: No space left on device. Fix that")
 
 
 def test_settle_reports_what_it_did(
@@ -1723,23 +1729,23 @@ def test_settle_reports_what_it_did(
 ) -> None:
     monkeypatch.setattr(
         reconciler,
-        "Settler",
+        "HostReconciler",
         lambda parts, options, check: host.settler(("", worker(host)), check=check),
     )
     lock = tmp_path / "lock"
-    alone = reconcile_lock.alone
-    monkeypatch.setattr(reconciler, "alone", lambda: alone(lock))
+    alone = reconcile_lock.exclusive
+    monkeypatch.setattr(reconciler, "exclusive", lambda: alone(lock))
     looked: list[Path] = []
-    undisturbed = reconcile_lock.undisturbed
+    undisturbed = reconcile_lock.shared
 
     def shared() -> AbstractContextManager[None]:
         looked.append(lock)
         return undisturbed(lock)
 
-    monkeypatch.setattr(reconciler, "undisturbed", shared)
-    assert reconciler.settle([("", parse({}))], Options(), check=True).done == []
+    monkeypatch.setattr(reconciler, "shared", shared)
+    assert reconciler.reconcile([("", parse({}))], ReconcileOptions(), check=True).done == []
     assert (looked, lock.exists()) == ([lock], False)
-    done = reconciler.settle([("", parse({}))], Options(), check=False).done
+    done = reconciler.reconcile([("", parse({}))], ReconcileOptions(), check=False).done
     assert [p.action for p in done] == ["start"]
     assert lock.exists()
 

@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_live
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+    Unit,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
@@ -22,17 +26,13 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
     LIVE,
-    Change,
+    LiveChange,
     change_between,
     marks,
     split,
     stage,
     takes_password,
     wanted_users,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
-    RedisAccess,
-    Unit,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl as desired_acl
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -58,7 +58,7 @@ KNOWN = {
 }
 
 
-def change(**labels: str | None) -> Change | None:
+def change(**labels: str | None) -> LiveChange | None:
     """The change where labels (`_` for a blank, `__` for a dash) have other values; nothing is gone."""
     names = {k.replace("__", "-").replace("_", " ", 1): v for k, v in labels.items()}
     wanted = {k: v for k, v in {**KNOWN, **names}.items() if v is not None}
@@ -72,7 +72,7 @@ def test_a_new_key_goes_with_its_certificate() -> None:
     wanted = {**before, "file host.key": "2", "file host.crt": "2"}
     found = change_between(before, wanted, replace(UNIT, redis=access))
     settings = {"tls-key-file": "/run/redis-a/host.key", "tls-cert-file": "/t/host.crt"}
-    assert found == Change(settings, key="/t/host.key")
+    assert found == LiveChange(settings, key="/t/host.key")
     # Where it can't be put anywhere, or is nobody's key, only a restart takes it up.
     assert change_between(before, wanted, UNIT) is None
     assert (
@@ -81,14 +81,14 @@ def test_a_new_key_goes_with_its_certificate() -> None:
 
 
 def test_what_can_be_set_live() -> None:
-    assert change(setting_maxmemory="512mb", setting_save="60 1; 30 5") == Change(
+    assert change(setting_maxmemory="512mb", setting_save="60 1; 30 5") == LiveChange(
         {"maxmemory": "512mb", "save": "60 1 30 5"}
     )
-    assert change(setting_timeout="5") == Change({"timeout": "5"}), "a new one"
-    assert change(user_worker="2", user_beat="1") == Change(users=("beat", "worker"))
-    assert change(user_worker=None) == Change(gone=("worker",))
-    assert change(**{"file_host.crt": "2"}) == Change({"tls-cert-file": "/t/host.crt"})
-    assert change() == Change()
+    assert change(setting_timeout="5") == LiveChange({"timeout": "5"}), "a new one"
+    assert change(user_worker="2", user_beat="1") == LiveChange(users=("beat", "worker"))
+    assert change(user_worker=None) == LiveChange(gone=("worker",))
+    assert change(**{"file_host.crt": "2"}) == LiveChange({"tls-cert-file": "/t/host.crt"})
+    assert change() == LiveChange()
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,12 @@ class Server:
 
     def apply(self, settings: Mapping[str, str] | None = None, **rules: str) -> tuple[str, ...]:
         """Set these settings and users live, as in the middle of a run."""
-        change = Change(settings or {}, tuple(rules))
+        change = LiveChange(settings or {}, tuple(rules))
         return redis_live.apply(self.access, change, rules, talk)
 
     def finish(self, *gone: str, **rules: str) -> None:
         """Leave these users no more than their rules."""
-        redis_live.finish(self.access, Change(gone=gone), rules, rules, talk)
+        redis_live.finish(self.access, LiveChange(gone=gone), rules, rules, talk)
 
 
 class Connection:
@@ -375,7 +375,7 @@ def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:
 
 
 def test_a_user_who_left_goes_at_the_end(fresh: Server, old: Connection) -> None:
-    gone = Change(gone=("worker",))
+    gone = LiveChange(gone=("worker",))
     assert redis_live.apply(fresh.access, gone, {}, talk) == ("worker",)
     assert fresh.takes("w1") == [True]
     assert old.ask("GET a") is None

@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitabil
     refusals,
     remarks,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.remote import release_note
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.host_scripts import release_note
 from celery.app.defaults import NAMESPACES, flatten
 
 from celery_fleet.compat import versions as runtime
@@ -77,7 +77,7 @@ def versions(**found: str | None) -> str:
 def test_the_atomic_take_knows_some_minor_versions(found: dict[str, str], name: str) -> None:
     (words,) = refused(versions(**found), atomic=True)
     assert words.startswith(
-        f"release r1 has {name}, and the atomic take knows 5.7, 5.6, 5.5, 5.4 alone."
+        f"release r1 has {name}, and atomic fetching only supports 5.7, 5.6, 5.5, 5.4."
     )
     assert "celery_worker_take: stock" in words
     # Without it, and for a release whose note is older than this.
@@ -153,7 +153,7 @@ def test_tasks_of_the_code_that_the_release_does_not_register() -> None:
     (words,) = refused(note({"e": entry("shop.x")}))
     assert words == (
         "beat_schedule of release r1, in its code: entry e sends shop.x, which the release does not register: did you "
-        "mean app.x? Mend it there, or switch it off by celery_beat_schedule: {e: {enabled: false}}."
+        "mean app.x? Fix it there, or switch it off by celery_beat_schedule: {e: {enabled: false}}."
     )
     (words,) = refused(note({"e": entry("shop.z")}))
     assert "is its module in include or imports?" in words

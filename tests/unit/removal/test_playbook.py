@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES
 
 from tests.collection import replaced
@@ -83,7 +83,7 @@ class Ground:
 def ground(tmp_path: Path) -> Ground:
     mark = {"app": "shop", "owner": "production", "path": "/etc/celery-fleet/shop/fleet.json"}
     facts = {host: {"reachable": True, "reason": "", "uid": 0, "marks": [mark]} for host in HOSTS}
-    found = {host: Found(present=True, owner="production").as_dict() for host in HOSTS}
+    found = {host: Footprint(present=True, owner="production").as_dict() for host in HOSTS}
     found["redis1"]["messages"] = dict(COUNTED)
     return Ground(tmp_path, facts, found)
 
@@ -196,7 +196,7 @@ def test_without_the_host_of_the_lease_the_others_go_all_the_same(ground: Ground
 def test_where_there_is_nothing_no_lease_is_taken(ground: Ground) -> None:
     for host in HOSTS:
         ground.facts[host]["marks"] = []
-        ground.found[host] = Found().as_dict()
+        ground.found[host] = Footprint().as_dict()
     run = ground.run(answer="")
     assert run.status == 0, run.text
     assert "shop is on none of 2 hosts" in run.text

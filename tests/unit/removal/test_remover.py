@@ -13,19 +13,25 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import accounts, footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
+    ApplicationPaths,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
     messages,
@@ -112,7 +118,7 @@ class Ground:
         return place
 
     def there(self, app: str = "shop", keep: tuple[str, ...] = ()) -> InstalledApplication:
-        host = Host(
+        host = RemovalHost(
             run=self.run,
             talk=self.talk,
             accounts=self.accounts,
@@ -120,7 +126,7 @@ class Ground:
             sleep=self.systemd.sleep,
             clock=self.systemd.clock,
         )
-        return InstalledApplication(Places.usual(app), keep, host)
+        return InstalledApplication(ApplicationPaths.usual(app), keep, host)
 
     def remover(self, app: str = "shop", keep: tuple[str, ...] = ()) -> Remover:
         return Remover(self.there(app, keep))
@@ -130,7 +136,7 @@ class Ground:
 
     def deploy(self, app: str, components: Sequence[str] = ALL, *, listed: bool = True) -> None:
         """As the roles leave a host, with what processes write; `listed` is whether there is a manifest."""
-        place = Places.usual(app)
+        place = ApplicationPaths.usual(app)
         mark = claims(
             facts(app, owner="inventory", components=components),
             {"broker": 1, "results": 2, "web": 3, "flower": 4, "backend": 0},
@@ -179,7 +185,9 @@ class Ground:
 
     def enlist(self, app: str, *packages: str) -> None:
         """Write the manifest of all that is there by its names."""
-        found = footprint.derive(Places.usual(app), self.there(app).mark, self.there(app).host)
+        found = footprint.derive(
+            ApplicationPaths.usual(app), self.there(app).mark, self.there(app).host
+        )
         found.packages.update(packages)
         manifest.write(f"{self.base}/etc/celery-fleet/{app}/manifest.json", found)
 
@@ -402,7 +410,7 @@ def test_nothing_is_removed_under_a_process(ground: Ground) -> None:
     ground.stop()
     before = ground.paths()
     ground.accounts.running = ["4711 (python)"]
-    with pytest.raises(SettleError, match=r"shop or shop-flower.*4711 \(python\)"):
+    with pytest.raises(ReconcileError, match=r"shop or shop-flower.*4711 \(python\)"):
         ground.remover().remove()
     assert ground.paths() == before
 
@@ -412,7 +420,7 @@ def test_nothing_is_removed_while_a_unit_runs(ground: Ground) -> None:
     ground.stop()
     ground.systemd.add("shop-worker@w.service", running=True)
     before = ground.paths()
-    with pytest.raises(SettleError, match="started again meanwhile"):
+    with pytest.raises(ReconcileError, match="started again in the meantime"):
         ground.remover().remove()
     assert ground.paths() == before
 
@@ -594,7 +602,7 @@ def test_the_slice_goes_unless_somebody_has_put_a_unit_into_it(
         return Completed(0, "own.service\n") if asked else ground.run(command)
 
     host = replace(ground.remover().host, run=run)
-    Remover(InstalledApplication(Places.usual("shop"), (), host)).remove()
+    Remover(InstalledApplication(ApplicationPaths.usual("shop"), (), host)).remove()
     assert ("systemctl stop shop.slice" in ground.systemd.commands) is not running
 
 
@@ -751,12 +759,12 @@ def test_files_that_vanish_while_it_looks_are_no_trouble(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"root": "/"}, "celery_app_root: '/' is no directory"),
-        ({"root": ""}, "celery_app_root: '' is no directory"),
-        ({"root": "/opt"}, "celery_app_root: '/opt' is no directory"),
-        ({"root": "/opt/*"}, "celery_app_root: '/opt/\\*' is no directory"),
-        ({"root": "/opt/../srv"}, "celery_app_root: '/opt/../srv' is no directory"),
-        ({"state": "var/lib/shop"}, "celery_app_state: 'var/lib/shop' is no directory"),
+        ({"root": "/"}, "celery_app_root: '/' is not a directory"),
+        ({"root": ""}, "celery_app_root: '' is not a directory"),
+        ({"root": "/opt"}, "celery_app_root: '/opt' is not a directory"),
+        ({"root": "/opt/*"}, "celery_app_root: '/opt/\\*' is not a directory"),
+        ({"root": "/opt/../srv"}, "celery_app_root: '/opt/../srv' is not a directory"),
+        ({"state": "var/lib/shop"}, "celery_app_state: 'var/lib/shop' is not a directory"),
         ({"redis_config": "/etc/[a-z]*"}, "redis_config_directory"),
         ({"root": "/srv/data"}, "the inventory says /srv/data.*names no such.*/opt/shop"),
         ({"state": "/var/lib/postgresql"}, "celery_app_state: the inventory says"),
@@ -769,10 +777,10 @@ def test_directories_that_are_not_the_applications_are_refused(
     ground.stop()
     before = ground.paths()
     there = ground.there()
-    there.places = replace(there.places, **change)
-    with pytest.raises(SettleError, match=words):
+    there.paths = replace(there.paths, **change)
+    with pytest.raises(ReconcileError, match=words):
         look(there)
-    with pytest.raises(SettleError, match=words):
+    with pytest.raises(ReconcileError, match=words):
         Remover(there).remove()
     assert ground.paths() == before
 
@@ -781,7 +789,7 @@ def test_a_slash_at_the_end_of_a_directory_means_nothing(ground: Ground, bare: l
     ground.deploy("shop", listed=False)
     ground.stop()
     there = ground.there()
-    there.places = replace(there.places, root="/opt/shop/", state="/var/lib/shop/")
+    there.paths = replace(there.paths, root="/opt/shop/", state="/var/lib/shop/")
     assert not any(path.startswith(("/opt", "/var")) for path in look(there).stay)
     remover = Remover(there)
     remover.remove()
@@ -796,7 +804,7 @@ def test_what_the_inventory_says_now_means_nothing_beside_a_manifest(
     ground.deploy("shop")
     ground.stop()
     before = ground.there()
-    other = replace(before.places, root="/srv/data", state="/")
+    other = replace(before.paths, root="/srv/data", state="/")
     Remover(InstalledApplication(other, (), before.host)).remove()
     ground.remover().finish()
     assert ground.paths() == bare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.restarts.record import Record
+from scripts.restarts.record import LoadRecord
 
 
 def send(task: str, **changed: Any) -> dict[str, Any]:
@@ -27,5 +27,5 @@ def mark(at: float, what: str, **changed: Any) -> dict[str, Any]:
     return {"at": at, "what": what, **changed}
 
 
-def record(**rows: Any) -> Record:
-    return Record.of({"sends": [], "runs": [], "workers": [], **rows})
+def record(**rows: Any) -> LoadRecord:
+    return LoadRecord.of({"sends": [], "runs": [], "workers": [], **rows})

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.restarts.measure import Series
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 
-def summary(name: str, way: str = "fleet", **changed: Any) -> Summary:
+def summary(name: str, way: str = "fleet", **changed: Any) -> RestartSummary:
     values: dict[str, Any] = {
         "name": name,
         "way": way,
@@ -30,7 +30,7 @@ def summary(name: str, way: str = "fleet", **changed: Any) -> Summary:
         "series": Series(0, [], []),
         "report": {},
     }
-    return Summary(**{**values, **changed})
+    return RestartSummary(**{**values, **changed})
 
 
 class Checkout:
@@ -65,7 +65,9 @@ class Checkout:
         self.git("commit", "--quiet", "--message=some")
         return self.git("rev-parse", "HEAD")
 
-    def run(self, name: str = "workers killed", way: str = "fleet", **changed: Any) -> Summary:
+    def run(
+        self, name: str = "workers killed", way: str = "fleet", **changed: Any
+    ) -> RestartSummary:
         """Return a run of this commit whose test has passed."""
         values: dict[str, Any] = {
             "commit": self.git("rev-parse", "HEAD"),

@@ -11,12 +11,12 @@ import pytest
 from scripts.restarts import delivery_report as report
 from scripts.restarts.delivery_report import Recovery, Result
 from scripts.restarts.report import ReportError
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 from .runs import summary
 
 
-def keep(directory: Path, one: Summary, recovery: dict[str, float] | None = None) -> None:
+def keep(directory: Path, one: RestartSummary, recovery: dict[str, float] | None = None) -> None:
     stem = f"{one.way}-{one.name}".replace(" ", "-")
     one.write(directory / f"{stem}.summary.json")
     if recovery is not None:

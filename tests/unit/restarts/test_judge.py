@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scripts.restarts import judge
-from scripts.restarts.record import Record
+from scripts.restarts.record import LoadRecord
 from tests.unit.restarts.records import mark, record, run, send, worker
 
 
@@ -368,7 +368,7 @@ def test_what_runs_at_most_once_has_no_excuse_to_be_begun_again() -> None:
 # --- revoked ---------------------------------------------------------------------------------------
 
 
-def revoked(*runs: dict[str, Any], left: bool, **rows: Any) -> Record:
+def revoked(*runs: dict[str, Any], left: bool, **rows: Any) -> LoadRecord:
     """A task, and the one of the next number that revokes it, which ended at 102."""
     sends = [send("r.000004", kind="revoked", ready=115.0), send("r.000005", kind="revoke")]
     leave = [{"task": "r.000004", "node": "fast@w1", "at": 115.0}] if left else []

@@ -77,13 +77,13 @@ def test_turns_last_from_the_first_stop_to_the_next_start() -> None:
         ]
     )
     assert measure.turns(found, 50.0, 400.0) == [
-        measure.Turn("fast@w1", ("fast",), 6, 100.0, 105.0)
+        measure.WorkerTurn("fast@w1", ("fast",), 6, 100.0, 105.0)
     ]
     assert measure.turns(found, 101.0, 400.0) == []
 
 
-def turn(node: str, queue: str, seconds: float, processes: int = 6) -> measure.Turn:
-    return measure.Turn(node, (queue,), processes, 0.0, seconds)
+def turn(node: str, queue: str, seconds: float, processes: int = 6) -> measure.WorkerTurn:
+    return measure.WorkerTurn(node, (queue,), processes, 0.0, seconds)
 
 
 CAPACITY = {"fast": 18, "slow": 9}

@@ -10,13 +10,13 @@ import pytest
 from scripts.restarts import judge, report
 from scripts.restarts.measure import Series
 from scripts.restarts.picture import Panel, draw, nice, smooth
-from scripts.restarts.record import Record
-from scripts.restarts.summary import Rules, Summary, summarise
+from scripts.restarts.record import LoadRecord
+from scripts.restarts.summary import RestartSummary, Rules, summarise
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def record() -> Record:
+def record() -> LoadRecord:
     """Three tasks; a worker leaves at 101 and is back at 105, and one task goes with it."""
     task = {"kind": "nap", "queue": "fast", "seconds": 2.0, "attempts": 1, "refused": False}
     sends = [
@@ -38,15 +38,15 @@ def record() -> Record:
         {"node": f"fast@{host}", "event": event, "queues": ["fast"], "processes": 6, "at": at}
         for host, event, at in events
     ]
-    return Record.of({"sends": sends, "runs": runs, "workers": workers})
+    return LoadRecord.of({"sends": sends, "runs": runs, "workers": workers})
 
 
 @pytest.fixture
-def summary() -> Summary:
+def summary() -> RestartSummary:
     return summarise("roll", "fleet", 7, record(), (100.0, 106.0), Rules({"fast": 12}, 0.5, 4))
 
 
-def test_summary_of_a_record(summary: Summary) -> None:
+def test_summary_of_a_record(summary: RestartSummary) -> None:
     assert (summary.sent, summary.done, summary.lost, summary.doubled) == (3, 2, 1, 0)
     assert summary.lost_causes == {"cut off while it ran: its worker was stopped": 1}
     assert summary.fewest == {"fast": 6}
@@ -57,18 +57,18 @@ def test_summary_of_a_record(summary: Summary) -> None:
     assert (summary.roll, summary.critical) == (5.0, 4.0)
 
 
-def test_summary_is_read_as_it_was_written(summary: Summary, tmp_path: Path) -> None:
+def test_summary_is_read_as_it_was_written(summary: RestartSummary, tmp_path: Path) -> None:
     path = tmp_path / "fleet-roll.summary.json"
     summary.write(path)
-    assert Summary.read(path) == summary
+    assert RestartSummary.read(path) == summary
     assert report.load(tmp_path) == {("roll", "fleet"): summary}
 
 
-def altered(summary: Summary, **values: Any) -> Summary:
-    return Summary(**{**vars(summary), **values})
+def altered(summary: RestartSummary, **values: Any) -> RestartSummary:
+    return RestartSummary(**{**vars(summary), **values})
 
 
-def test_table_has_a_column_for_each_way_and_a_line_for_each_fault(summary: Summary) -> None:
+def test_table_has_a_column_for_each_way_and_a_line_for_each_fault(summary: RestartSummary) -> None:
     fault = altered(summary, name="Redis is restarted", doubled=2, doubled_causes={"run twice": 2})
     found = {
         ("calm", "fleet"): altered(summary, name="calm", lost=0, lost_causes={}),
@@ -138,7 +138,7 @@ def test_picture_shows_each_way_with_its_losses() -> None:
 # --- what a test allows ------------------------------------------------------------------------------
 
 
-def test_causes_are_allowed_in_full_and_not_by_how_they_begin(summary: Summary) -> None:
+def test_causes_are_allowed_in_full_and_not_by_how_they_begin(summary: RestartSummary) -> None:
     killed, unexplained = (
         judge.was_cut_off(reason) for reason in ("its worker was killed", judge.UNEXPLAINED)
     )

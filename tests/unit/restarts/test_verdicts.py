@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.restarts.origin import ROOT
-from scripts.restarts.summary import Summary
+from scripts.restarts.summary import RestartSummary
 
 CONFTEST = """
 from scripts.restarts.verdicts import (
@@ -59,7 +59,7 @@ def judged(directory: Path, tests: str, name: str = "kills") -> dict[str, str]:
         check=False,
         stdout=subprocess.DEVNULL,
     )
-    return dict(Summary.read(directory / f"{name}.json").tests)
+    return dict(RestartSummary.read(directory / f"{name}.json").tests)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_each_run_has_the_verdict_of_its_own_test(tmp_path: Path) -> None:
         "def test_a():\n    measured()\n    assert False\n\ndef test_b():\n    measured('other')\n"
     )
     assert judged(tmp_path, tests) == {"test_a": "failed"}
-    assert Summary.read(tmp_path / "other.json").tests == {"test_b": "passed"}
+    assert RestartSummary.read(tmp_path / "other.json").tests == {"test_b": "passed"}

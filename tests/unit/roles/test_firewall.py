@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 
 from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible
@@ -169,7 +169,7 @@ def test_the_previous_table_comes_back(lan: Network, tmp_path: Path) -> None:
         done = lan.on(
             lan.host,
             *(sys.executable, "-S", "-I", "-c"),
-            remote.script("firewall").replace("/run/", f"{tmp_path}/"),
+            host_scripts.script("firewall").replace("/run/", f"{tmp_path}/"),
             text=json.dumps({"do": do, "app": "shop", "file": str(file), "seconds": 60}),
             PATH=f"{programs(tmp_path)}:{os.environ['PATH']}",
         )

@@ -269,7 +269,7 @@ def test_what_a_killed_run_left_going_is_waited_for(fleet: Fleet) -> None:
     killed.communicate()
     again = fleet.start(listed)
     assert again.stdout is not None
-    words = "migrate runs already, begun by an earlier run: waiting for its end"
+    words = "migrate was started by an earlier run and still runs: waiting for its end"
     assert any(words in line for line in again.stdout)
     (fleet.root / "go").touch()
     output, _ = again.communicate(timeout=300)

@@ -1,4 +1,4 @@
-"""The workers that a roll is about, from inventory, plan and what answers."""
+"""The workers of a roll, from the inventory, the plan and the workers that answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Worker
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import FleetWorker
 
 INSTANCES = {
     "a": {"queues": ["q"], "concurrency": 4},
@@ -25,7 +25,7 @@ def item(host: str, name: str, action: str, *why: str) -> dict[str, Any]:
     return {"host": host, "part": "celery_worker", "subject": subject, "action": action, "why": why}
 
 
-def found(**changes: Any) -> dict[str, Worker]:
+def found(**changes: Any) -> dict[str, FleetWorker]:
     findings: dict[str, Any] = {
         "present": ["h1", "h2"],
         "items": [],

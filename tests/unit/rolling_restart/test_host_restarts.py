@@ -1,4 +1,4 @@
-"""A host's part in a roll, with the real book and the real turns; hands that a test makes stand for the host."""
+"""A host's part in a roll, with the real state and the real turns; a fake connection stands for the host."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.host_restarts import (
-    Crew,
-    CrewError,
-    LostError,
-    SettleFailedError,
+    ConnectionLostError,
+    HostRestartError,
+    HostRestarts,
+    ReconcileFailedError,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    FleetWorker,
     Policy,
     Turn,
-    Worker,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import Ledger
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import RollState
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_restart import (
-    Place,
-    Steward,
+    WorkerPaths,
+    WorkerRestart,
 )
 
 from tests.unit.rolling_restart.test_order import restarting, worker
 
-PLACE = Place("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
+PLACE = WorkerPaths("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
 
 
 class Host:
@@ -55,7 +55,7 @@ class Host:
 
     def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self.lost:
-            raise LostError("timed out")
+            raise ConnectionLostError("timed out")
         errors = []
         for verb, what in request["do"]:
             errors.append("")
@@ -106,147 +106,151 @@ def host() -> Host:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
+def state(tmp_path: Path) -> RollState:
+    return RollState(tmp_path)
 
 
 def crew(
-    book: Ledger, host: Host, name: str = "h1", trouble: Any = str, forced: bool = False
-) -> Crew:
-    def steward(turn: Turn, one: Worker) -> Steward:
-        return Steward(turn, one, PLACE, timeout=30, forced=forced)
+    state: RollState, host: Host, name: str = "h1", trouble: Any = str, forced: bool = False
+) -> HostRestarts:
+    def restart(turn: Turn, one: FleetWorker) -> WorkerRestart:
+        return WorkerRestart(turn, one, PLACE, timeout=30, forced=forced)
 
-    book.join(name)
-    return Crew(name, book, host, steward, 30, trouble, sleep=lambda seconds: None)
+    state.join(name)
+    return HostRestarts(name, state, host, restart, 30, trouble, sleep=lambda seconds: None)
 
 
 def unit(name: str) -> str:
     return f"app-worker@{name}.service"
 
 
-def test_all_turns_of_a_host(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1", "q"), restarting("b@h1", "q"), restarting("c@h1", "q")], Policy())
-    assert crew(book, host).take_turns("restart") == 3
+def test_all_turns_of_a_host(state: RollState, host: Host) -> None:
+    state.open(
+        [restarting("a@h1", "q"), restarting("b@h1", "q"), restarting("c@h1", "q")], Policy()
+    )
+    assert crew(state, host).take_turns("restart") == 3
     assert sorted(host.told) == [("restart", unit(name)) for name in "abc"]
     assert host.settled == 1, "once for all turns of a host"
-    assert book.failure == ""
-    report = book.report()
+    assert state.failure == ""
+    report = state.report()
     assert [turn["outcome"] for turn in report["turns"]] == ["done"] * 3
     assert all(turn["started_in"] == 1 and turn["drained_in"] == 1 for turn in report["turns"])
     assert any(line == "h1  app-worker@a  serves after 1.0 s" for line in host.said)
 
 
-def test_a_fresh_host_starts_in_one_go_with_one_probe(book: Ledger, host: Host) -> None:
+def test_a_fresh_host_starts_in_one_go_with_one_probe(state: RollState, host: Host) -> None:
     fresh = [worker(f"{name}@h1", need="start", presence="inactive") for name in "abc"]
-    book.open(fresh, Policy(batch=1))
+    state.open(fresh, Policy(batch=1))
     for name in "abc":
         host.state(unit(name)).update(active="inactive")
-    crew(book, host).take_turns("start")
+    crew(state, host).take_turns("start")
     assert len(host.told) == 3
     assert [sorted(probe["nodes"]) for probe in host.probes] == [["a@h1", "b@h1", "c@h1"]]
 
 
-def test_what_does_not_differ_any_more_is_left_alone(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
+def test_what_does_not_differ_any_more_is_left_alone(state: RollState, host: Host) -> None:
+    state.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
     host.differing = {unit("b")}
-    crew(book, host).take_turns("restart")
+    crew(state, host).take_turns("restart")
     assert host.told == [("restart", unit("b"))]
-    assert [turn["outcome"] for turn in book.report()["turns"]] == ["unneeded", "done"]
+    assert [turn["outcome"] for turn in state.report()["turns"]] == ["unneeded", "done"]
 
 
 def test_a_worker_that_does_not_start_ends_the_roll_and_is_told_whole(
-    book: Ledger, host: Host
+    state: RollState, host: Host
 ) -> None:
-    book.open([restarting("a@h1", "q"), restarting("b@h1", "q"), worker("c@h2", "q")], Policy())
+    state.open([restarting("a@h1", "q"), restarting("b@h1", "q"), worker("c@h2", "q")], Policy())
     host.broken = {unit("a")}
-    with pytest.raises(CrewError) as failure:
-        crew(book, host).take_turns("restart")
+    with pytest.raises(HostRestartError) as failure:
+        crew(state, host).take_turns("restart")
     text = str(failure.value)
-    assert text == book.failure
+    assert text == state.failure
     assert f"h1: {unit('a')} does not start: it is failed" in text
     assert "  line one\n  line two\n" in text
     assert "Queue q is consumed by b@h1, c@h2." in text
     assert f"journalctl -u {unit('a')} -n 100" in text
     assert "run the same command again" in text
     assert host.told == [("restart", unit("a"))], "nobody follows"
-    assert book.report()["turns"][0]["outcome"] == "failed"
+    assert state.report()["turns"][0]["outcome"] == "failed"
 
 
-def test_a_queue_that_nobody_consumes_any_more_is_named(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1", "q", processes=1)], Policy())
+def test_a_queue_that_nobody_consumes_any_more_is_named(state: RollState, host: Host) -> None:
+    state.open([restarting("a@h1", "q", processes=1)], Policy())
     host.silent = {"a@h1"}
-    with pytest.raises(CrewError, match=r"no answer[\s\S]*Nobody consumes queue q\."):
-        crew(book, host).take_turns("restart")
+    with pytest.raises(HostRestartError, match=r"no answer[\s\S]*No worker consumes queue q\."):
+        crew(state, host).take_turns("restart")
 
 
-def test_those_under_way_end_when_one_fails(book: Ledger, host: Host) -> None:
+def test_those_under_way_end_when_one_fails(state: RollState, host: Host) -> None:
     fleet = [restarting(f"{name}@h1", name, processes=1) for name in "abc"]
-    book.open(fleet, Policy())
+    state.open(fleet, Policy())
     host.silent = {"b@h1"}
-    with pytest.raises(CrewError, match=r"app-worker@b\.service no answer"):
-        crew(book, host).take_turns("restart")
-    outcomes = {turn["node"]: turn["outcome"] for turn in book.report()["turns"]}
+    with pytest.raises(HostRestartError, match=r"app-worker@b\.service no answer"):
+        crew(state, host).take_turns("restart")
+    outcomes = {turn["node"]: turn["outcome"] for turn in state.report()["turns"]}
     assert outcomes == {"a@h1": "done", "b@h1": "failed", "c@h1": "done"}
 
 
 def test_a_lost_host_is_its_own_failure_and_names_whose_turn_it_was(
-    book: Ledger, host: Host
+    state: RollState, host: Host
 ) -> None:
-    book.open([restarting("a@h1", "q"), restarting("b@h2", "q")], Policy())
+    state.open([restarting("a@h1", "q"), restarting("b@h2", "q")], Policy())
     host.lost = True
-    with pytest.raises(CrewError, match=r"lost during the turn of a@h1 \(timed out\)"):
-        crew(book, host).take_turns("restart")
-    assert book.begin("h2", "restart") == []
+    with pytest.raises(HostRestartError, match=r"lost during the turn of a@h1 \(timed out\)"):
+        crew(state, host).take_turns("restart")
+    assert state.begin("h2", "restart") == []
 
 
 def test_files_that_can_t_be_settled(
-    book: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+    state: RollState, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> frozenset[str]:
-        raise SettleFailedError("disk full")
+        raise ReconcileFailedError("disk full")
 
     monkeypatch.setattr(host, "settle", refuse)
-    book.open([restarting("a@h1", "q")], Policy())
-    with pytest.raises(CrewError, match="h1: disk full"):
-        crew(book, host).take_turns("restart")
+    state.open([restarting("a@h1", "q")], Policy())
+    with pytest.raises(HostRestartError, match="h1: disk full"):
+        crew(state, host).take_turns("restart")
     assert host.told == []
 
 
-def test_without_the_lease_nothing_begins(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1", "q")], Policy())
-    with pytest.raises(CrewError, match="h1: the lease is lost; nothing more begins"):
-        crew(book, host, trouble=lambda: "the lease is lost").take_turns("restart")
+def test_without_the_lease_nothing_begins(state: RollState, host: Host) -> None:
+    state.open([restarting("a@h1", "q")], Policy())
+    with pytest.raises(HostRestartError, match="h1: the lease is lost; no more workers begin"):
+        crew(state, host, trouble=lambda: "the lease is lost").take_turns("restart")
     assert host.told == []
 
 
-def test_a_failure_elsewhere_is_not_this_host_s(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1", "q")], Policy())
-    book.fail("h2", "h2: something")
-    assert crew(book, host).take_turns("restart") == 0
+def test_a_failure_elsewhere_is_not_this_host_s(state: RollState, host: Host) -> None:
+    state.open([restarting("a@h1", "q")], Policy())
+    state.fail("h2", "h2: something")
+    assert crew(state, host).take_turns("restart") == 0
 
 
-def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(book: Ledger, host: Host) -> None:
+def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(
+    state: RollState, host: Host
+) -> None:
     idle = worker("a@h1", "q", need="start", presence="inactive", processes=1)
-    book.open([idle], Policy())
-    own = crew(book, host)
+    state.open([idle], Policy())
+    own = crew(state, host)
     own.take_turns("start")
     assert host.told == []
     own.take_turns("restart")
     assert host.told == [("restart", unit("a"))]
 
 
-def test_what_redis_keeps_of_a_removed_worker_is_a_warning(book: Ledger, host: Host) -> None:
-    book.open([worker("a@h1", "q", need="remove")], Policy())
-    crew(book, host).take_turns("remove")
+def test_what_redis_keeps_of_a_removed_worker_is_a_warning(state: RollState, host: Host) -> None:
+    state.open([worker("a@h1", "q", need="remove")], Policy())
+    crew(state, host).take_turns("remove")
     assert host.told == [("stop", unit("a")), ("disable", unit("a"))]
-    assert host.warned == ["what Redis knows of a@h1 stays there: broker: gone"]
+    assert host.warned == ["the data of a@h1 stays in Redis: broker: gone"]
     assert host.said[-1] == "h1  app-worker@a  is gone"
 
 
-def test_an_overlapped_turn(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1")], Policy())
+def test_an_overlapped_turn(state: RollState, host: Host) -> None:
+    state.open([restarting("a@h1")], Policy())
     host.state(unit("a.next")).update(active="inactive", invocation="")
-    crew(book, host).take_turns("restart")
+    crew(state, host).take_turns("restart")
     assert host.told == [
         ("restart", unit("a.next")),
         ("restart", unit("a")),
@@ -257,101 +261,107 @@ def test_an_overlapped_turn(book: Ledger, host: Host) -> None:
         ["a@h1"],
         ["a.next@h1"],
     ]
-    (turn,) = book.report()["turns"]
+    (turn,) = state.report()["turns"]
     assert turn["overlapped"]
     assert "stand_in_gate" in turn
 
 
 def test_a_second_instance_that_does_not_serve_is_told_at_once_and_goes(
-    book: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+    state: RollState, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book.open([restarting("a@h1")], Policy())
+    state.open([restarting("a@h1")], Policy())
     host.silent = {"a.next@h1"}
     failed_at_stop: list[str] = []
     move = host.move
 
     def watching(request: Mapping[str, Any]) -> dict[str, Any]:
         if [verb for verb, _ in request["do"]] == ["stop"]:
-            failed_at_stop.append(book.failure)
+            failed_at_stop.append(state.failure)
         return move(request)
 
     monkeypatch.setattr(host, "move", watching)
-    with pytest.raises(CrewError, match=r"Queue a is consumed by a@h1, which was not touched\."):
-        crew(book, host).take_turns("restart")
+    with pytest.raises(
+        HostRestartError, match=r"Queue a is consumed by a@h1, which was not touched\."
+    ):
+        crew(state, host).take_turns("restart")
     assert host.told == [("restart", unit("a.next")), ("stop", unit("a.next"))]
     assert host.probes[-1]["forget"] == ["a.next@h1"]
     assert "no answer" in failed_at_stop[0]
 
 
-def test_an_order_that_fails_is_that_turn_s_failure_alone(book: Ledger, host: Host) -> None:
-    book.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
+def test_an_order_that_fails_is_that_turn_s_failure_alone(state: RollState, host: Host) -> None:
+    state.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
     for name in "ab":
         host.state(unit(name)).update(active="inactive")
     host.refusing = {unit("a")}
-    with pytest.raises(CrewError, match=rf"{unit('a')} `systemctl start {unit('a')}` failed"):
-        crew(book, host).take_turns("start")
-    outcomes = {turn["node"]: turn["outcome"] for turn in book.report()["turns"]}
+    with pytest.raises(
+        HostRestartError, match=rf"{unit('a')} `systemctl start {unit('a')}` failed"
+    ):
+        crew(state, host).take_turns("start")
+    outcomes = {turn["node"]: turn["outcome"] for turn in state.report()["turns"]}
     assert outcomes == {"a@h1": "failed", "b@h1": "done"}
 
 
-def test_a_systemd_that_does_not_answer_is_asked_again(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1", "q"), worker("b@h2", "q")], Policy())
+def test_a_systemd_that_does_not_answer_is_asked_again(state: RollState, host: Host) -> None:
+    state.open([restarting("a@h1", "q"), worker("b@h2", "q")], Policy())
     host.deaf = 2
-    assert crew(book, host).take_turns("restart") == 1
+    assert crew(state, host).take_turns("restart") == 1
     assert host.told == [("restart", unit("a"))]
 
 
-def test_a_systemd_that_never_answers_fails_all_turns_under_way(book: Ledger, host: Host) -> None:
-    book.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
+def test_a_systemd_that_never_answers_fails_all_turns_under_way(
+    state: RollState, host: Host
+) -> None:
+    state.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
     host.deaf = 99
-    with pytest.raises(CrewError, match="systemd does not answer"):
-        crew(book, host).take_turns("start")
-    assert [turn["outcome"] for turn in book.report()["turns"]] == ["failed"] * 2
+    with pytest.raises(HostRestartError, match="systemd does not answer"):
+        crew(state, host).take_turns("start")
+    assert [turn["outcome"] for turn in state.report()["turns"]] == ["failed"] * 2
 
 
 @pytest.mark.parametrize("elsewhere", ["", "h2: the lease is lost"])
 def test_a_lease_that_is_lost_while_files_are_settled(
-    book: Ledger, host: Host, elsewhere: str
+    state: RollState, host: Host, elsewhere: str
 ) -> None:
-    book.open([restarting("a@h1", "q")], Policy())
+    state.open([restarting("a@h1", "q")], Policy())
 
     def trouble() -> str:
         if host.settled and elsewhere:
-            book.fail("h2", elsewhere)
+            state.fail("h2", elsewhere)
         return "the lease is lost" if host.settled else ""
 
-    own = crew(book, host, trouble=trouble)
+    own = crew(state, host, trouble=trouble)
     if elsewhere:
         own.take_turns("restart")
     else:
-        with pytest.raises(CrewError, match="the lease is lost; nothing more begins"):
+        with pytest.raises(HostRestartError, match="the lease is lost; no more workers begin"):
             own.take_turns("restart")
     assert host.told == []
-    assert book.report()["turns"][0]["outcome"] == "failed"
+    assert state.report()["turns"][0]["outcome"] == "failed"
 
 
-def test_a_lease_that_is_lost_in_the_middle_of_a_turn(book: Ledger, host: Host) -> None:
-    book.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
-    with pytest.raises(CrewError, match="the lease is lost; nothing more begins"):
-        crew(book, host, trouble=lambda: "the lease is lost" if host.told else "").take_turns(
+def test_a_lease_that_is_lost_in_the_middle_of_a_turn(state: RollState, host: Host) -> None:
+    state.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
+    with pytest.raises(HostRestartError, match="the lease is lost; no more workers begin"):
+        crew(state, host, trouble=lambda: "the lease is lost" if host.told else "").take_turns(
             "restart"
         )
     assert len(host.told) == 1
-    assert book.report()["turns"][0]["outcome"] == "done", "what was begun is ended"
+    assert state.report()["turns"][0]["outcome"] == "done", "what was begun is ended"
 
 
 def test_a_host_that_is_lost_while_a_turn_cleans_up_hides_no_failure(
-    book: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+    state: RollState, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book.open([restarting("a@h1")], Policy())
+    state.open([restarting("a@h1")], Policy())
     host.silent = {"a.next@h1"}
     move = host.move
 
     def lost(request: Mapping[str, Any]) -> dict[str, Any]:
         if [verb for verb, _ in request["do"]] == ["stop"]:
-            raise LostError("timed out")
+            raise ConnectionLostError("timed out")
         return move(request)
 
     monkeypatch.setattr(host, "move", lost)
-    with pytest.raises(CrewError, match=r"no answer[\s\S]*connection was lost"):
-        crew(book, host).take_turns("restart")
+    with pytest.raises(HostRestartError, match=r"no answer[\s\S]*connection was lost"):
+        crew(state, host).take_turns("restart")

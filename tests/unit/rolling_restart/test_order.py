@@ -9,18 +9,18 @@ from math import ceil
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import (
-    Step,
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import (
+    Round,
     describe,
     simulate,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     KINDS,
+    FleetWorker,
     Policy,
     RollError,
-    State,
+    RollSnapshot,
     Turn,
-    Worker,
     consumers,
     deferred,
     next_turn,
@@ -29,17 +29,19 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
 )
 
 
-def worker(node: str, *queues: str, **attributes: Any) -> Worker:
+def worker(node: str, *queues: str, **attributes: Any) -> FleetWorker:
     name, host = node.split("@")
     attributes = {"processes": 4, **attributes}
-    return Worker(node, host, f"app-worker@{name}.service", name, queues or (name,), **attributes)
+    return FleetWorker(
+        node, host, f"app-worker@{name}.service", name, queues or (name,), **attributes
+    )
 
 
-def restarting(node: str, *queues: str, **attributes: Any) -> Worker:
+def restarting(node: str, *queues: str, **attributes: Any) -> FleetWorker:
     return worker(node, *queues, need="restart", **attributes)
 
 
-def nodes(steps: list[Step]) -> list[list[str]]:
+def nodes(steps: list[Round]) -> list[list[str]]:
     return [[turn.node for turn in step.turns] for step in steps]
 
 
@@ -146,7 +148,7 @@ def test_a_gap_waits_for_the_other_workers_of_its_queues() -> None:
         restarting("b@h2", "q", processes=1),
         restarting("c@h3", "q", processes=1),
     ]
-    state = State(tuple(fleet), joined=frozenset({"h1", "h2", "h3"}), proved=True)
+    state = RollSnapshot(tuple(fleet), joined=frozenset({"h1", "h2", "h3"}), proved=True)
     b = next_turn(state, "h2", "restart")
     assert b == Turn("b@h2", "h2", "restart")
     state = replace(state, active={"b@h2": b})
@@ -160,7 +162,7 @@ def test_nothing_of_a_queue_goes_beside_its_gap() -> None:
         restarting("big@h1", "q", processes=3, overlap=False),
         restarting("b@h2", "q", processes=1),
     ]
-    state = State(tuple(fleet), joined=frozenset({"h1", "h2"}), proved=True)
+    state = RollSnapshot(tuple(fleet), joined=frozenset({"h1", "h2"}), proved=True)
     state = replace(state, active={"big@h1": Turn("big@h1", "h1", "restart", gap=("q",))})
     assert ready(state, "restart") == []
 
@@ -181,25 +183,25 @@ def test_what_is_out_of_the_play_and_serves_counts_as_serving() -> None:
 
 
 def test_a_host_that_has_not_joined_keeps_nobody_waiting() -> None:
-    state = State(tuple(FOUR), joined=frozenset({"h3"}))
+    state = RollSnapshot(tuple(FOUR), joined=frozenset({"h3"}))
     assert next_turn(state, "h3", "restart") == Turn("a@h3", "h3", "restart")
     assert next_turn(state, "h0", "restart") is None
 
 
 def test_after_a_failure_nothing_begins() -> None:
     fresh = worker("b@h1", need="start", presence="inactive")
-    state = State((*FOUR, fresh), joined=frozenset({"h0", "h1"}), proved=True, failed=True)
+    state = RollSnapshot((*FOUR, fresh), joined=frozenset({"h0", "h1"}), proved=True, failed=True)
     assert [ready(state, kind) for kind in KINDS] == [[], [], []]
 
 
 def test_nothing_follows_a_pilot_that_is_under_way() -> None:
     pilot = Turn("a@h0", "h0", "restart")
-    state = State(tuple(FOUR), joined=frozenset({"h0", "h1"}), active={"a@h0": pilot})
+    state = RollSnapshot(tuple(FOUR), joined=frozenset({"h0", "h1"}), active={"a@h0": pilot})
     assert ready(state, "restart") == []
 
 
 def test_a_pilot_that_needed_no_restart_has_proved_nothing() -> None:
-    state = State(tuple(FOUR), joined=frozenset({"h1", "h2"}), ended=over("a@h0"))
+    state = RollSnapshot(tuple(FOUR), joined=frozenset({"h1", "h2"}), ended=over("a@h0"))
     assert len(ready(state, "restart")) == 1
 
 
@@ -244,15 +246,15 @@ def test_what_a_person_is_told() -> None:
     ]
     assert describe(fleet, Policy(batch=2)) == [
         (
-            "7 workers restart in 4 rounds, at most 2 at a time, a@h0 first and alone; each queue keeps 50 % of its "
-            "processes"
+            "7 workers restart in 4 rounds, at most 2 at a time, starting with just a@h0; each queue keeps 50 % "
+            "of its processes"
         ),
         "big@h1 is overlapped: a second instance serves while it restarts",
         (
-            "nobody consumes queue one while one@h1 restarts (one process: set overlap: true if two of its tasks may "
-            "run side by side)"
+            "no worker consumes queue one while one@h1 restarts (one process: set overlap: true if two of its tasks "
+            "may run side by side)"
         ),
-        "nobody consumes queue io while io@h2 restarts (its pool is threads: set overlap: true)",
+        "no worker consumes queue io while io@h2 restarts (its pool is threads: set overlap: true)",
     ]
 
 
@@ -294,7 +296,7 @@ def test_a_batch_of_nobody() -> None:
         ([restarting("a@h1", presence="missing")], "out of reach"),
     ],
 )
-def test_a_fleet_that_can_not_be(fleet: list[Worker], words: str) -> None:
+def test_a_fleet_that_can_not_be(fleet: list[FleetWorker], words: str) -> None:
     with pytest.raises(RollError, match=words):
         simulate(fleet, Policy())
 
@@ -302,7 +304,7 @@ def test_a_fleet_that_can_not_be(fleet: list[Worker], words: str) -> None:
 # -- whatever happens --------------------------------------------------------------------------------------
 
 
-def some_fleet(chance: random.Random) -> list[Worker]:
+def some_fleet(chance: random.Random) -> list[FleetWorker]:
     """Workers of any shape on some hosts, a few of them down."""
     fleet = []
     queues = ["q", "r", "s", "t"][: chance.randint(1, 4)]
@@ -325,7 +327,9 @@ def some_fleet(chance: random.Random) -> list[Worker]:
     return fleet
 
 
-def consuming(fleet: list[Worker], active: dict[str, Turn], ended: dict[str, Turn]) -> Counter[str]:
+def consuming(
+    fleet: list[FleetWorker], active: dict[str, Turn], ended: dict[str, Turn]
+) -> Counter[str]:
     """The same count as the module's, written down anew from what a worker does in its turn."""
     found: Counter[str] = Counter()
     for one in fleet:
@@ -367,7 +371,7 @@ def one_roll(chance: random.Random) -> None:
         joined: set[str] = set()
         active: dict[str, Turn] = {}
         while True:
-            state = State(
+            state = RollSnapshot(
                 tuple(fleet), policy, frozenset(joined), dict(active), dict(ended), proved
             )
             mine = {one.host for one in waiting(state, kind)} | {
@@ -447,7 +451,7 @@ def test_a_second_instance_that_a_turn_has_taken_over_is_no_capacity(turns: str)
         restarting("b@h2", "q"),
     )
     for overlapped, left in ((False, ["a.next@h1"]), (True, [])):
-        state = replace(State(fleet), **{turns: over("a@h1", overlapped=overlapped)})
+        state = replace(RollSnapshot(fleet), **{turns: over("a@h1", overlapped=overlapped)})
         found = consumers(state, ["q"])["q"]
         assert [node for node in found if ".next" in node] == left
         assert "b@h2" in found

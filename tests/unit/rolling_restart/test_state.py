@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    FleetWorker,
     Policy,
     RollError,
     Turn,
-    Worker,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import Ledger, table
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import (
+    RollState,
+    table,
+)
 
 from tests.unit.rolling_restart.test_order import restarting, worker
 
@@ -40,11 +43,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, clock: Clock) -> Ledger:
-    return Ledger(tmp_path, clock)
+def state(tmp_path: Path, clock: Clock) -> RollState:
+    return RollState(tmp_path, clock)
 
 
-def fleet(count: int = 3) -> list[Worker]:
+def fleet(count: int = 3) -> list[FleetWorker]:
     return [restarting(f"a@h{n}", "q") for n in range(count)]
 
 
@@ -52,23 +55,25 @@ def nodes(turns: list[Turn]) -> list[str]:
     return [turn.node for turn in turns]
 
 
-def test_a_roll_from_its_begin_to_its_report(ledger: Ledger, clock: Clock, tmp_path: Path) -> None:
+def test_a_roll_from_its_begin_to_its_report(
+    state: RollState, clock: Clock, tmp_path: Path
+) -> None:
     target = tmp_path / "report.json"
-    ledger.open([*fleet(2), worker("b@h2", "q", presence="missing")], Policy(33), str(target))
+    state.open([*fleet(2), worker("b@h2", "q", presence="missing")], Policy(33), str(target))
     for host in ("h0", "h1"):
-        ledger.join(host)
-    assert nodes(ledger.begin("h0", "restart")) == ["a@h0"]
-    assert ledger.begin("h1", "restart") == []
+        state.join(host)
+    assert nodes(state.begin("h0", "restart")) == ["a@h0"]
+    assert state.begin("h1", "restart") == []
     clock.now += 5
-    ledger.end("a@h0", "done", {"drained_in": 4.5, "handed_back": 7, "gate": 0.25})
-    ledger.leave("h0")
-    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+    state.end("a@h0", "done", {"drained_in": 4.5, "handed_back": 7, "gate": 0.25})
+    state.leave("h0")
+    assert nodes(state.begin("h1", "restart")) == ["a@h1"]
     clock.now += 2
-    ledger.end("a@h1", "done")
+    state.end("a@h1", "done")
     clock.now += 60
-    assert not ledger.leave("h1")
+    assert not state.leave("h1")
     report = json.loads(target.read_text())
-    assert report == ledger.report()
+    assert report == state.report()
     assert report["order"] == ["a@h0", "a@h1"]
     assert report["seconds"] == 7
     assert report["missing"] == ["b@h2"]
@@ -84,63 +89,63 @@ def test_a_roll_from_its_begin_to_its_report(ledger: Ledger, clock: Clock, tmp_p
     assert table(report)[1] == (*("a@h0", "restart", "0.0 s", "4.5 s", "7", "", "0.2 s", "5.0 s"),)
 
 
-def test_the_book_is_nobody_else_s_to_read(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.open(fleet(), Policy())
-    assert stat.S_IMODE((tmp_path / "ledger.json").stat().st_mode) == 0o600
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.json", "lock"]
+def test_the_state_is_nobody_else_s_to_read(state: RollState, tmp_path: Path) -> None:
+    state.open(fleet(), Policy())
+    assert stat.S_IMODE((tmp_path / "roll.json").stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "roll.json"]
 
 
-def test_what_no_roll_can_be_computed_from_is_refused(ledger: Ledger) -> None:
+def test_what_no_roll_can_be_computed_from_is_refused(state: RollState) -> None:
     with pytest.raises(RollError, match="twice"):
-        ledger.open([*fleet(1), *fleet(1)], Policy())
+        state.open([*fleet(1), *fleet(1)], Policy())
 
 
-def test_a_host_starts_all_of_its_workers_in_one_go(ledger: Ledger) -> None:
+def test_a_host_starts_all_of_its_workers_in_one_go(state: RollState) -> None:
     fresh = [worker(f"{n}@h1", need="start", presence="inactive") for n in "abc"]
-    ledger.open(fresh, Policy(batch=1))
-    assert nodes(ledger.begin("h1", "start")) == ["a@h1", "b@h1", "c@h1"]
+    state.open(fresh, Policy(batch=1))
+    assert nodes(state.begin("h1", "start")) == ["a@h1", "b@h1", "c@h1"]
 
 
-def test_after_a_failure_nothing_begins_and_the_first_one_is_kept(ledger: Ledger) -> None:
-    ledger.open(fleet(), Policy())
-    ledger.begin("h0", "restart")
-    ledger.join("h1")
-    ledger.fail("h0", "h0: a@h0 does not start")
-    ledger.fail("h1", "its consequence")
-    assert ledger.failure == "h0: a@h0 does not start"
-    ledger.end("a@h0", "failed")
-    assert ledger.begin("h1", "restart") == []
-    assert not ledger.leave("h0")
-    assert ledger.leave("h1"), "the last one tells what became of all"
-    assert ledger.report()["failure"] == "h0: a@h0 does not start"
-    assert table(ledger.report())[1][1] == "restart, failed"
+def test_after_a_failure_nothing_begins_and_the_first_one_is_kept(state: RollState) -> None:
+    state.open(fleet(), Policy())
+    state.begin("h0", "restart")
+    state.join("h1")
+    state.fail("h0", "h0: a@h0 does not start")
+    state.fail("h1", "its consequence")
+    assert state.failure == "h0: a@h0 does not start"
+    state.end("a@h0", "failed")
+    assert state.begin("h1", "restart") == []
+    assert not state.leave("h0")
+    assert state.leave("h1"), "the last one tells what became of all"
+    assert state.report()["failure"] == "h0: a@h0 does not start"
+    assert table(state.report())[1][1] == "restart, failed"
 
 
-def test_a_pilot_that_needed_nothing_lets_nobody_follow_in_a_crowd(ledger: Ledger) -> None:
-    ledger.open(fleet(), Policy())
+def test_a_pilot_that_needed_nothing_lets_nobody_follow_in_a_crowd(state: RollState) -> None:
+    state.open(fleet(), Policy())
     for host in ("h1", "h2"):
-        ledger.join(host)
-    ledger.begin("h0", "restart")
-    ledger.end("a@h0", "unneeded")
-    assert len(ledger.begin("h1", "restart") + ledger.begin("h2", "restart")) == 1
+        state.join(host)
+    state.begin("h0", "restart")
+    state.end("a@h0", "unneeded")
+    assert len(state.begin("h1", "restart") + state.begin("h2", "restart")) == 1
 
 
-def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(ledger: Ledger) -> None:
+def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(state: RollState) -> None:
     hung = restarting("a@h1", "q", presence="inactive")
-    ledger.open([hung, restarting("b@h1", "q")], Policy())
-    assert nodes(ledger.begin("h1", "start")) == ["a@h1"]
-    ledger.postpone("a@h1")
-    assert ledger.waiting("h1", "start") == []
-    assert [one.node for one in ledger.waiting("h1", "restart")] == ["a@h1", "b@h1"]
-    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+    state.open([hung, restarting("b@h1", "q")], Policy())
+    assert nodes(state.begin("h1", "start")) == ["a@h1"]
+    state.postpone("a@h1")
+    assert state.waiting("h1", "start") == []
+    assert [one.node for one in state.waiting("h1", "restart")] == ["a@h1", "b@h1"]
+    assert nodes(state.begin("h1", "restart")) == ["a@h1"]
 
 
-def test_a_silent_host_loses_its_place_in_the_order(ledger: Ledger, clock: Clock) -> None:
-    ledger.open(fleet(), Policy())
-    ledger.join("h0")
-    assert ledger.begin("h1", "restart") == [], "it is the turn of h0"
+def test_a_silent_host_loses_its_place_in_the_order(state: RollState, clock: Clock) -> None:
+    state.open(fleet(), Policy())
+    state.join("h0")
+    assert state.begin("h1", "restart") == [], "it is the turn of h0"
     clock.now += 10
-    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+    assert nodes(state.begin("h1", "restart")) == ["a@h1"]
 
 
 def in_a_process(task: Callable[[], None]) -> multiprocessing.process.BaseProcess:
@@ -150,67 +155,67 @@ def in_a_process(task: Callable[[], None]) -> multiprocessing.process.BaseProces
 
 
 def test_a_process_that_dies_in_its_turn_ends_the_roll(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.open(fleet(), Policy())
+    state = RollState(tmp_path)
+    state.open(fleet(), Policy())
 
     def begin_and_die() -> None:
-        assert ledger.begin("h0", "restart")
+        assert state.begin("h0", "restart")
         os.kill(os.getpid(), signal.SIGKILL)
 
     in_a_process(begin_and_die).join()
-    assert ledger.begin("h1", "restart") == []
-    assert ledger.failure == "h0: the process that was to restart a@h0 has died"
+    assert state.begin("h1", "restart") == []
+    assert state.failure == "h0: the process that was to restart a@h0 has died"
 
 
 def test_the_pilot_is_the_one_that_was_announced_whoever_asks_first(
-    ledger: Ledger, clock: Clock
+    state: RollState, clock: Clock
 ) -> None:
-    ledger.open(fleet(), Policy())
-    assert ledger.begin("h1", "restart") == []
-    assert nodes(ledger.begin("h0", "restart")) == ["a@h0"]
-    ledger.end("a@h0", "done")
-    ledger.leave("h0")
+    state.open(fleet(), Policy())
+    assert state.begin("h1", "restart") == []
+    assert nodes(state.begin("h0", "restart")) == ["a@h0"]
+    state.end("a@h0", "done")
+    state.leave("h0")
     clock.now += 1
-    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+    assert nodes(state.begin("h1", "restart")) == ["a@h1"]
 
 
-def test_with_fewer_forks_than_hosts_nobody_waits_for_long(ledger: Ledger, clock: Clock) -> None:
-    ledger.open(fleet(), Policy())
-    assert ledger.begin("h1", "restart") == []
+def test_with_fewer_forks_than_hosts_nobody_waits_for_long(state: RollState, clock: Clock) -> None:
+    state.open(fleet(), Policy())
+    assert state.begin("h1", "restart") == []
     clock.now += 4
-    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+    assert nodes(state.begin("h1", "restart")) == ["a@h1"]
 
 
 def test_a_process_that_dies_without_a_turn_keeps_nobody_waiting(
-    ledger: Ledger, clock: Clock
+    state: RollState, clock: Clock
 ) -> None:
-    ledger.open(fleet(), Policy())
-    in_a_process(lambda: ledger.begin("h2", "restart")).join()
-    assert ledger.begin("h1", "restart") == []
+    state.open(fleet(), Policy())
+    in_a_process(lambda: state.begin("h2", "restart")).join()
+    assert state.begin("h1", "restart") == []
     clock.now += 4
-    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
-    assert ledger.failure == ""
+    assert nodes(state.begin("h1", "restart")) == ["a@h1"]
+    assert state.failure == ""
 
 
 def test_processes_take_turns_and_never_too_many_at_once(tmp_path: Path) -> None:
     hosts = 8
-    ledger = Ledger(tmp_path)
-    ledger.open(fleet(hosts), Policy(min_capacity=75, batch=3))
+    state = RollState(tmp_path)
+    state.open(fleet(hosts), Policy(min_capacity=75, batch=3))
 
     def roll_one(host: str) -> None:
-        ledger.join(host)
-        while ledger.waiting(host, "restart"):
-            for turn in ledger.begin(host, "restart"):
+        state.join(host)
+        while state.waiting(host, "restart"):
+            for turn in state.begin(host, "restart"):
                 time.sleep(0.02)
-                ledger.end(turn.node, "done")
+                state.end(turn.node, "done")
             time.sleep(0.005)
-        ledger.leave(host)
+        state.leave(host)
 
     running = [in_a_process(lambda host=f"h{n}": roll_one(host)) for n in range(hosts)]
     for process in running:
         process.join(timeout=20)
     assert [process.exitcode for process in running] == [0] * hosts
-    turns = json.loads((tmp_path / "ledger.json").read_text())["turns"].values()
+    turns = json.loads((tmp_path / "roll.json").read_text())["turns"].values()
     assert len(turns) == hosts
     spans = [(turn["began"], turn["ended"]) for turn in turns]
     beside = [sum(begin <= at < end for begin, end in spans) for at, _ in sorted(spans)]
@@ -221,30 +226,30 @@ def test_processes_take_turns_and_never_too_many_at_once(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("where", ["nowhere/report.json", "lock"])
 def test_a_report_that_can_t_be_written_is_refused_before_anything_begins(
-    ledger: Ledger, tmp_path: Path, where: str
+    state: RollState, tmp_path: Path, where: str
 ) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(RollError, match=rf"^celery_restart_report: \S+{where} can't be written"):
-        ledger.open(fleet(), Policy(), str(tmp_path / where))
+        state.open(fleet(), Policy(), str(tmp_path / where))
 
 
 def test_a_report_that_can_t_be_written_any_more_hides_nothing(
-    ledger: Ledger, tmp_path: Path
+    state: RollState, tmp_path: Path
 ) -> None:
     reports = tmp_path / "reports"
     reports.mkdir()
-    ledger.open(fleet(), Policy(), str(reports / "report.json"))
+    state.open(fleet(), Policy(), str(reports / "report.json"))
     assert json.loads((reports / "report.json").read_text())["turns"] == []
     shutil.rmtree(reports)
-    ledger.fail("h0", "h0: what failed")
-    assert ledger.leave("h0")
-    assert ledger.failure == "h0: what failed"
+    state.fail("h0", "h0: what failed")
+    assert state.leave("h0")
+    assert state.failure == "h0: what failed"
 
 
-def test_what_became_of_all_is_told_once(ledger: Ledger) -> None:
-    ledger.open(fleet(), Policy())
-    ledger.join("h0")
-    ledger.fail("h0", "h0: what failed")
-    assert ledger.leave("h0")
-    ledger.join("h1")  # with fewer forks than hosts it comes later
-    assert not ledger.leave("h1")
+def test_what_became_of_all_is_told_once(state: RollState) -> None:
+    state.open(fleet(), Policy())
+    state.join("h0")
+    state.fail("h0", "h0: what failed")
+    assert state.leave("h0")
+    state.join("h1")  # with fewer forks than hosts it comes later
+    assert not state.leave("h1")

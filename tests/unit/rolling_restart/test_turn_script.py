@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     environment as desired_environment,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import turn
 
 NODE, OTHER = "a@h1", "a.next@h1"
@@ -59,7 +59,7 @@ def test_what_two_can_t_share_is_left_out() -> None:
     "text", ["", 'CELERY_FLEET_NODE="a@h1"\n', environment().replace("-n a@h1", "")]
 )
 def test_a_file_that_does_not_name_the_node_is_refused(text: str) -> None:
-    with pytest.raises(turn.TurnError, match="does not name its node a@h1"):
+    with pytest.raises(turn.UnitCommandError, match="does not name its node a@h1"):
         turn.environment(text, NODE, OTHER)
 
 
@@ -137,7 +137,7 @@ def test_systemd_reads_what_came_and_that_it_went(
 
 def test_what_can_t_be_prepared_is_said_in_a_line(files: dict[str, str]) -> None:
     os.unlink(files["environment"])
-    with pytest.raises(turn.TurnError, match=r"can't be prepared: .*worker-a.env"):
+    with pytest.raises(turn.UnitCommandError, match=r"can't be prepared: .*worker-a.env"):
         turn.prepare(files)
 
 
@@ -176,14 +176,14 @@ def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_the_script_needs_nothing_but_the_standard_library() -> None:
     asked = {"do": [["juggle", "x"]], "units": {}, "seen": {}, "wait": 0, "journals": []}
     done = subprocess.run(
-        [sys.executable, "-S", "-I", "-c", remote.script("turn")],
+        [sys.executable, "-S", "-I", "-c", host_scripts.script("turn")],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
         check=True,
         timeout=20,
     )
-    assert remote.answer({"rc": 0, "stdout": done.stdout}) == {
+    assert host_scripts.answer({"rc": 0, "stdout": done.stdout}) == {
         "units": {},
         "journals": {},
         "errors": ["unknown order juggle"],
@@ -223,7 +223,7 @@ def test_what_is_seen_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_systemd_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.CompletedProcess([], 1, "Failed to connect to bus")
     monkeypatch.setattr(turn, "run", lambda *command: done)
-    with pytest.raises(turn.TurnError, match="Failed to connect to bus"):
+    with pytest.raises(turn.UnitCommandError, match="Failed to connect to bus"):
         turn.look({"a.service": ""})
 
 

@@ -7,38 +7,38 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    FleetWorker,
     Kind,
     Turn,
-    Worker,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_restart import (
-    Observed,
-    Order,
-    Place,
+    HostAnswer,
+    HostRequest,
     Postponed,
-    Steward,
     TurnError,
+    WorkerPaths,
+    WorkerRestart,
 )
 
 from tests.unit.rolling_restart.test_order import restarting, worker
 
 UNIT = "app-worker@a.service"
 NEXT = "app-worker@a.next.service"
-PLACE = Place("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
+PLACE = WorkerPaths("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
 
 
 class Host:
     """Units as systemd shows them; a test moves them on between two steps."""
 
-    def __init__(self, steward: Steward, now: list[float]) -> None:
-        self.steps = steward.steps()
-        self.steward = steward
+    def __init__(self, restart: WorkerRestart, now: list[float]) -> None:
+        self.steps = restart.steps()
+        self.restart = restart
         self.now = now
         self.units: dict[str, dict[str, Any]] = {
             name: self.state(active="inactive", sub="dead", pid=0) for name in (UNIT, NEXT)
         }
         self.units[UNIT] = self.state(invocation="old", pid=10)
-        self.orders: list[Order] = [next(self.steps)]
+        self.requests: list[HostRequest] = [next(self.steps)]
 
     @staticmethod
     def state(**changes: Any) -> dict[str, Any]:
@@ -56,20 +56,20 @@ class Host:
     def show(self, name: str = UNIT, **changes: Any) -> None:
         self.units[name] = {**self.units[name], **changes}
 
-    def step(self, **seen: Any) -> Order:
+    def step(self, **seen: Any) -> HostRequest:
         units = {name: dict(state) for name, state in self.units.items()}
-        order = self.steps.send(Observed(units=units, **seen))
-        self.orders.append(order)
-        return order
+        request = self.steps.send(HostAnswer(units=units, **seen))
+        self.requests.append(request)
+        return request
 
-    def until(self, wanted: str) -> Order:
-        """Steps until the turn gives an order of a kind."""
+    def until(self, wanted: str) -> HostRequest:
+        """Steps until the turn gives an request of a kind."""
         for _ in range(10):
-            order = self.orders[-1]
-            if wanted in [verb for verb, _ in order.do] or getattr(order, wanted, None):
-                return order
+            request = self.requests[-1]
+            if wanted in [verb for verb, _ in request.do] or getattr(request, wanted, None):
+                return request
             self.step()
-        raise AssertionError(f"no order to {wanted}: {self.orders}")
+        raise AssertionError(f"no request to {wanted}: {self.requests}")
 
     def ends(self, **seen: Any) -> None:
         with pytest.raises(StopIteration):
@@ -83,16 +83,16 @@ class Host:
 
 
 def host(
-    one: Worker | None = None, kind: Kind = "restart", overlapped: bool = False, **options: Any
+    one: FleetWorker | None = None, kind: Kind = "restart", overlapped: bool = False, **options: Any
 ) -> Host:
     one = one or restarting("a@h1", "q")
     now = [0.0]
     turn = Turn(one.node, one.host, kind, overlapped)
-    return Host(Steward(turn, one, PLACE, timeout=30, clock=lambda: now[0], **options), now)
+    return Host(WorkerRestart(turn, one, PLACE, timeout=30, clock=lambda: now[0], **options), now)
 
 
-def probed(order: Order) -> Mapping[str, Any]:
-    ((_, request),) = order.probe.items()
+def probed(request: HostRequest) -> Mapping[str, Any]:
+    ((_, request),) = request.probe.items()
     return request
 
 
@@ -107,21 +107,21 @@ def test_a_restart_from_drain_to_canary() -> None:
     h.show(active="deactivating", job=True, drain=drain)
     h.step()
     h.step()
-    assert h.steward.line == "draining, 3 tasks left, 16 handed back"
+    assert h.restart.line == "draining, 3 tasks left, 16 handed back"
     h.show(
         active="activating", sub="start", invocation="new", pid=20, status="waits for the broker"
     )
     h.step()
-    assert h.steward.line == "starting, waits for the broker"
+    assert h.restart.line == "starting, waits for the broker"
     h.starts_anew()
-    order = h.step()
-    assert list(order.probe) == ["a@h1"]
-    assert probed(order) == {"queues": ["q"], "pid": 20, "tasks": ["app.t"]}
+    request = h.step()
+    assert list(request.probe) == ["a@h1"]
+    assert probed(request) == {"queues": ["q"], "pid": 20, "tasks": ["app.t"]}
     h.now[0] += 0.5
     h.ends()
-    assert h.steward.line == "serves after 1.5 s"
-    assert h.steward.outcome == "done"
-    assert h.steward.figures == {
+    assert h.restart.line == "serves after 1.5 s"
+    assert h.restart.outcome == "done"
+    assert h.restart.figures == {
         "started_in": 1.5,
         "drained_in": 4.5,
         "handed_back": 16,
@@ -136,19 +136,19 @@ def test_a_record_of_another_process_is_not_this_drain_s() -> None:
     h.show(active="deactivating", job=True)
     h.step()
     h.step()
-    assert h.steward.line == "draining"
+    assert h.restart.line == "draining"
     h.starts_anew()
     h.step()
     h.ends()
-    assert "handed_back" not in h.steward.figures
+    assert "handed_back" not in h.restart.figures
 
 
 def test_what_does_not_differ_any_more_is_left_alone() -> None:
     h = host()
     h.until("settle")
     h.ends(differs=False)
-    assert h.steward.outcome == "unneeded"
-    assert not any(order.do for order in h.orders)
+    assert h.restart.outcome == "unneeded"
+    assert not any(request.do for request in h.requests)
 
 
 def test_what_is_forced_is_restarted_all_the_same() -> None:
@@ -167,7 +167,7 @@ def test_a_start() -> None:
     h.starts_anew()
     h.step()
     h.ends()
-    assert "drained_in" not in h.steward.figures
+    assert "drained_in" not in h.restart.figures
 
 
 # -- failures ----------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_the_exit_status_of_the_process_before_is_no_verdict() -> None:
     h.show(active="activating", sub="start-pre", invocation="new", exit_status=78)
     h.step()
     h.step()
-    assert h.steward.line == "starting"
+    assert h.restart.line == "starting"
 
 
 def test_a_process_that_never_gets_ready() -> None:
@@ -267,12 +267,12 @@ def test_what_an_earlier_run_began_is_waited_for_and_looked_at_anew() -> None:
     h.show(active="deactivating", job=True)
     h.step()
     h.step()
-    assert h.steward.line == "waits for what an earlier run began"
-    assert not any(order.do or order.settle for order in h.orders)
+    assert h.restart.line == "waits for what an earlier run began"
+    assert not any(request.do or request.settle for request in h.requests)
     h.starts_anew()
     assert h.step().settle == "again"
     h.ends(differs=False)
-    assert h.steward.outcome == "unneeded"
+    assert h.restart.outcome == "unneeded"
 
 
 @pytest.mark.parametrize("waited", [True, False])
@@ -299,11 +299,11 @@ def test_a_start_that_an_earlier_run_began_is_this_one() -> None:
     h.until("settle")
     h.step(differs=False)
     h.step()
-    assert h.steward.line == "starting, waits for the broker"
+    assert h.restart.line == "starting, waits for the broker"
     h.starts_anew(invocation="old")
     h.ends()
-    assert h.steward.outcome == "unneeded"
-    assert not any(order.do for order in h.orders)
+    assert h.restart.outcome == "unneeded"
+    assert not any(request.do for request in h.requests)
 
 
 def test_a_start_that_an_earlier_run_began_with_other_files_is_begun_anew() -> None:
@@ -314,7 +314,7 @@ def test_a_start_that_an_earlier_run_began_with_other_files_is_begun_anew() -> N
     h.starts_anew()
     h.step()
     h.ends()
-    assert h.steward.outcome == "done"
+    assert h.restart.outcome == "done"
 
 
 # -- a second instance -------------------------------------------------------------------------------------
@@ -329,15 +329,15 @@ def overlapped_until(step: str) -> Host:
     if step == "start":
         return h
     h.starts_anew(NEXT, "n1", 30)
-    order = h.until("probe")
-    assert probed(order) == {"queues": ["q"], "pid": 30}
-    assert list(order.probe) == ["a.next@h1"]
+    request = h.until("probe")
+    assert probed(request) == {"queues": ["q"], "pid": 30}
+    assert list(request.probe) == ["a.next@h1"]
     return h
 
 
 def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() -> None:
     h = overlapped_until("gate")
-    assert not any(("restart", UNIT) in order.do for order in h.orders)
+    assert not any(("restart", UNIT) in request.do for request in h.requests)
     h.step()
     assert h.until("restart").do == (("restart", UNIT),)
     h.starts_anew()
@@ -347,7 +347,7 @@ def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() ->
     h.show(NEXT, active="deactivating", drain={"invocation": "n1", "running": 1, "handed_back": 0})
     h.step()
     h.step()
-    assert h.steward.line == (
+    assert h.restart.line == (
         "serves after 1.5 s, its second instance is draining, 1 task left, 0 handed back"
     )
     h.show(NEXT, active="inactive")
@@ -355,7 +355,7 @@ def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() ->
     assert last.do[0][0] == "clear"
     assert last.forget == "a.next@h1"
     h.ends()
-    assert {"gate", "stand_in_gate", "started_in", "drained_in"} <= set(h.steward.figures)
+    assert {"gate", "stand_in_gate", "started_in", "drained_in"} <= set(h.restart.figures)
 
 
 @pytest.mark.parametrize("where", ["start", "gate"])
@@ -372,14 +372,14 @@ def test_a_second_instance_that_does_not_serve_goes_and_leaves_the_first_one_alo
         h.step()
         h.show(NEXT, active="inactive")
     assert stop.do == (("stop", NEXT),)
-    assert h.steward.failure, "known before all of it has gone"
+    assert h.restart.failure, "known before all of it has gone"
     clear = h.step()
     assert (clear.do[0][0], clear.forget) == ("clear", "a.next@h1")
     with pytest.raises(TurnError) as error:
         h.step()
-    assert error.value is h.steward.failure
+    assert error.value is h.restart.failure
     assert error.value.unit == NEXT
-    assert not any(("restart", UNIT) in order.do for order in h.orders)
+    assert not any(("restart", UNIT) in request.do for request in h.requests)
 
 
 def test_a_second_instance_that_can_t_be_prepared_goes_too() -> None:
@@ -409,13 +409,13 @@ def test_a_removal() -> None:
     h.show(active="deactivating", drain={"invocation": "old", "running": 2, "handed_back": 1})
     h.step()
     h.step()
-    assert h.steward.line == "draining, 2 tasks left, 1 handed back"
+    assert h.restart.line == "draining, 2 tasks left, 1 handed back"
     h.show(active="failed")
     last = h.step()
     assert last.do == (("disable", UNIT),)
     assert last.forget == "a@h1"
     h.ends()
-    assert h.steward.figures == {"handed_back": 1}
+    assert h.restart.figures == {"handed_back": 1}
 
 
 def test_a_record_of_an_earlier_process_is_not_this_removal_s() -> None:
@@ -424,11 +424,11 @@ def test_a_record_of_an_earlier_process_is_not_this_removal_s() -> None:
     h.show(active="inactive", drain={"invocation": "older", "running": 0, "handed_back": 9})
     h.step()
     h.ends()
-    assert "handed_back" not in h.steward.figures
+    assert "handed_back" not in h.restart.figures
 
 
 def test_the_removal_of_what_a_killed_run_left_behind() -> None:
-    left = Worker("a.next@h1", "h1", NEXT, "a.next", ("q",), need="remove")
+    left = FleetWorker("a.next@h1", "h1", NEXT, "a.next", ("q",), need="remove")
     h = host(left, "remove")
     assert h.until("stop").do == (("stop", NEXT),)
     h.show(NEXT, active="inactive")
@@ -436,4 +436,4 @@ def test_the_removal_of_what_a_killed_run_left_behind() -> None:
     assert verb == "clear"
     assert what["other_unit"] == NEXT
     assert what["other_environment"] == "/etc/celery-fleet/shop/worker-a.next.env"
-    assert h.orders[-1].forget == "a.next@h1"
+    assert h.requests[-1].forget == "a.next@h1"

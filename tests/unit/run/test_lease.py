@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lease import (
-    Held,
-    Renewer,
-    Watch,
+    HolderWatch,
+    LeaseHeld,
+    LeaseRenewer,
 )
 
 
 def ask(directory: Path, do: str, token: str, ttl: float = 30, app: str = "shop") -> dict[str, Any]:
     asked = {"directory": str(directory), "app": app, "do": do, "token": token, "ttl": ttl}
     done = subprocess.run(
-        [sys.executable, "-S", "-I", "-c", remote.script("lease")],
+        [sys.executable, "-S", "-I", "-c", host_scripts.script("lease")],
         input=json.dumps({**asked, "owner": f"owner of {token}"}),
         capture_output=True,
         text=True,
         check=True,
         timeout=20,
     )
-    return dict(remote.answer({"rc": 0, "stdout": done.stdout}))
+    return dict(host_scripts.answer({"rc": 0, "stdout": done.stdout}))
 
 
 # -- on the host -------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_what_is_no_lease_of_this_boot_keeps_nobody_out(tmp_path: Path, content:
 
 
 def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-S", "-I", "-c", remote.script("lease")]
+    command = [sys.executable, "-S", "-I", "-c", host_scripts.script("lease")]
     asked = {"directory": str(tmp_path), "app": "shop", "do": "acquire", "owner": "o", "ttl": 30}
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -120,10 +120,10 @@ def held(**what: Any) -> dict[str, Any]:
 
 
 def test_a_run_that_is_at_work_is_left_alone() -> None:
-    watch = Watch("shop", "redis1")
-    assert "Looking whether that run is still there" in watch.judge(held())
+    watch = HolderWatch("shop", "redis1")
+    assert "Checking whether that run is still there" in watch.judge(held())
     with pytest.raises(
-        Held, match=r"eve on box, process 7, since .*, last heard of 0 s ago"
+        LeaseHeld, match=r"eve on box, process 7, since .*, last heard of 0 s ago"
     ) as why:
         watch.judge(held(renewed=15.0, age=0.2))
     assert "its lease is on redis1" in str(why.value)
@@ -131,14 +131,14 @@ def test_a_run_that_is_at_work_is_left_alone() -> None:
 
 
 def test_a_third_run_that_was_faster_is_left_alone() -> None:
-    watch = Watch("shop", "redis1")
+    watch = HolderWatch("shop", "redis1")
     watch.judge(held(age=59.0))
-    with pytest.raises(Held):
+    with pytest.raises(LeaseHeld):
         watch.judge(held(token_id="b", renewed=10.0, age=0.1))
 
 
 def test_a_silent_one_is_waited_for() -> None:
-    watch = Watch("shop", "redis1")
+    watch = HolderWatch("shop", "redis1")
     watch.judge(held())
     assert "this run goes on in 48 s" in watch.judge(held(age=12.0))
     assert watch.judge({"state": "ours"}) == ""
@@ -195,7 +195,7 @@ def host(tmp_path: Path, run_directory: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def renewer(directory: Path, host: Host, process: int) -> None:
-    lease.detach(lambda: Renewer(directory, host, process).run())
+    lease.detach(lambda: LeaseRenewer(directory, host, process).run())
 
 
 def test_it_renews_while_the_run_lives_and_gives_back_when_it_is_killed(
@@ -324,11 +324,11 @@ def test_a_host_is_changed_only_while_the_lease_is_ours(tmp_path: Path) -> None:
     variables = {"__fleet_lease": {"directory": str(tmp_path)}}
     lease.note(tmp_path, token="t", renewed=lease.now())
     with lease.held(variables, check=False):
-        assert not lease._idle_hands(tmp_path)
-    assert lease._idle_hands(tmp_path)
+        assert not lease._is_idle(tmp_path)
+    assert lease._is_idle(tmp_path)
     lease.note(tmp_path, lost="somebody took it over")
     with (
-        pytest.raises(lease.LostError, match=r"somebody took it over: .*Run the same"),
+        pytest.raises(lease.LeaseLostError, match=r"somebody took it over: .*Run the same"),
         lease.held(variables, check=False),
     ):
         pytest.fail("it went on")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     release_commands as commands,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 COMMAND = {"name": "migrate", "when": "release"}
 PYTHON = [sys.executable, "-S", "-I", "-c"]
@@ -29,14 +29,14 @@ def asked(directory: Path, do: str, **more: Any) -> dict[str, Any]:
 
 def ask(directory: Path, do: str, **more: Any) -> dict[str, Any]:
     done = subprocess.run(
-        [*PYTHON, remote.script("marks")],
+        [*PYTHON, host_scripts.script("marks")],
         input=json.dumps(asked(directory, do, **more)),
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    return dict(remote.answer({"rc": 0, "stdout": done.stdout}))
+    return dict(host_scripts.answer({"rc": 0, "stdout": done.stdout}))
 
 
 def test_the_mark_is_the_first_hosts_until_its_command_is_done(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_crash_at_any_moment_leaves_a_whole_mark_or_none(
     if do == "done":
         ask(tmp_path, "start")
     died = subprocess.run(
-        [*PYTHON, KILLED.format(turn=turn, source=remote.script("marks"))],
+        [*PYTHON, KILLED.format(turn=turn, source=host_scripts.script("marks"))],
         input=json.dumps(asked(tmp_path, do)),
         capture_output=True,
         text=True,

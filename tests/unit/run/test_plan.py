@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    FleetWorker,
     Need,
-    Worker,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import (
     PARTS,
@@ -16,8 +16,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import (
     ApprovedError,
-    Item,
     Plan,
+    PlanItem,
     beyond,
     items_of,
     redis_notes,
@@ -70,9 +70,9 @@ def test_tags_leave_parts_out() -> None:
 
 
 ITEMS = [
-    Item("worker1", "celery_worker", "flexiprice-worker@analytics.service", "restart",
+    PlanItem("worker1", "celery_worker", "flexiprice-worker@analytics.service", "restart",
          ("environment DEBUG changed", "release a1b2 → c3d4")),
-    Item("redis1", "redis", "redis@flexiprice-broker.service", "live", ("setting maxmemory 256mb → 512mb",)),
+    PlanItem("redis1", "redis", "redis@flexiprice-broker.service", "live", ("setting maxmemory 256mb → 512mb",)),
 ]  # fmt: skip
 
 
@@ -88,11 +88,11 @@ def test_the_text_has_a_line_for_each_item() -> None:
 
 
 def test_workers_that_restart_though_nothing_differs_stand_at_their_place() -> None:
-    def worker(host: str, name: str, need: Need = "restart") -> Worker:
+    def worker(host: str, name: str, need: Need = "restart") -> FleetWorker:
         unit = f"flexiprice-worker@{name}.service"
-        return Worker(f"{name}@{host}", host, unit, name, (name,), need=need)
+        return FleetWorker(f"{name}@{host}", host, unit, name, (name,), need=need)
 
-    last = Item("worker1", "verify", "", "link", ("current",))
+    last = PlanItem("worker1", "verify", "", "link", ("current",))
     workers = [
         worker("worker1", "analytics"),
         worker("worker1", "bulk"),
@@ -100,7 +100,7 @@ def test_workers_that_restart_though_nothing_differs_stand_at_their_place() -> N
     ]
     found = with_forced([*ITEMS[:1], last, ITEMS[1]], workers, ["worker1", "redis1", "worker2"])
     why = ("celery_restart_all",)
-    forced = Item("worker1", "celery_worker", "flexiprice-worker@bulk.service", "restart", why)
+    forced = PlanItem("worker1", "celery_worker", "flexiprice-worker@bulk.service", "restart", why)
     assert found == [ITEMS[0], forced, last, ITEMS[1]]
 
 
@@ -119,13 +119,15 @@ def test_a_host_that_is_left_out_is_named() -> None:
 
 def test_long_reasons_are_cut_in_the_text_alone() -> None:
     reasons = tuple(f"reason {n}" for n in range(100))
-    plan = Plan([Item("a", "celery_beat", "x.service", "restart", reasons)], ["a"])
+    plan = Plan([PlanItem("a", "celery_beat", "x.service", "restart", reasons)], ["a"])
     assert len(plan.text().splitlines()[-1]) < 200
     assert plan.as_dict()["items"][0]["why"] == list(reasons)
 
 
 def test_what_concerns_no_unit_is_named_by_its_part_and_counted() -> None:
-    plan = Plan([Item("a", "pki", "", "write", ("/etc/x", "/etc/y", "/etc/z", "/etc/w"))], ["a"])
+    plan = Plan(
+        [PlanItem("a", "pki", "", "write", ("/etc/x", "/etc/y", "/etc/z", "/etc/w"))], ["a"]
+    )
     assert plan.text().splitlines()[-1].split() == [
         "a",
         "pki",
@@ -140,11 +142,11 @@ def test_what_concerns_no_unit_is_named_by_its_part_and_counted() -> None:
 def test_bookkeeping_is_one_line_of_the_text() -> None:
     """In the JSON each host has its own items, with whole paths."""
     own = [
-        Item(host, part, "", "write", (f"/etc/flexiprice/{name}",))
+        PlanItem(host, part, "", "write", (f"/etc/flexiprice/{name}",))
         for host in ("worker1", "redis1")
         for part, name in (("celery_cli", "cli.json"), ("celery_health", "health.json"))
     ]
-    link = Item(
+    link = PlanItem(
         "worker1", "verify", "", "link", ("/opt/flexiprice/current: releases/1 → releases/2",)
     )
     plan = Plan([ITEMS[0], *own, link, ITEMS[1]], ["worker1", "redis1"])
@@ -157,7 +159,9 @@ def test_bookkeeping_is_one_line_of_the_text() -> None:
     assert len(plan.as_dict()["items"]) == 7
     (line,) = Plan([link], ["worker1"]).text().splitlines()[2:]
     assert line == "  worker1  bookkeeping  write  current"
-    many = Item("worker1", "celery_runtime", "", "write", tuple(f"/x/{n}.py" for n in range(70)))
+    many = PlanItem(
+        "worker1", "celery_runtime", "", "write", tuple(f"/x/{n}.py" for n in range(70))
+    )
     (line,) = Plan([many], ["worker1"]).text().splitlines()[2:]
     assert line == "  worker1  bookkeeping  write  0.py, 1.py, 2.py, 3.py, 4.py and 65 more"
 
@@ -165,24 +169,26 @@ def test_bookkeeping_is_one_line_of_the_text() -> None:
 @pytest.mark.parametrize(
     "item",
     [
-        Item("a", "celery_runtime", "", "remove", ("not in the inventory: delete 1 file", "/x")),
-        Item("a", "celery_health", "x-health.timer", "start", ("new",)),
-        Item("a", "firewall", "", "write", ("/etc/x.nft",)),
-        Item("a", "celery_cli", "", "build", ("celery-fleet 1",)),
+        PlanItem(
+            "a", "celery_runtime", "", "remove", ("not in the inventory: delete 1 file", "/x")
+        ),
+        PlanItem("a", "celery_health", "x-health.timer", "start", ("new",)),
+        PlanItem("a", "firewall", "", "write", ("/etc/x.nft",)),
+        PlanItem("a", "celery_cli", "", "build", ("celery-fleet 1",)),
     ],
 )
-def test_what_is_no_bookkeeping_keeps_its_line(item: Item) -> None:
+def test_what_is_no_bookkeeping_keeps_its_line(item: PlanItem) -> None:
     assert "bookkeeping" not in Plan([item], ["a"]).text()
 
 
 def test_items_are_what_settle_foretells() -> None:
     pending = [{"part": "redis", "unit": "x.service", "action": "restart", "why": ["y"]}]
-    assert items_of("a", pending) == [Item("a", "redis", "x.service", "restart", ("y",))]
+    assert items_of("a", pending) == [PlanItem("a", "redis", "x.service", "restart", ("y",))]
 
 
 @pytest.mark.parametrize(("action", "noted"), [("restart", 1), ("live", 0)])
 def test_a_restart_of_redis_is_announced(action: str, noted: int) -> None:
-    item = Item("redis1", "redis", "redis@x-broker.service", action)
+    item = PlanItem("redis1", "redis", "redis@x-broker.service", action)
     notes = redis_notes([item], 1800)
     assert len(notes) == noted
     assert all("redis@x-broker on redis1" in note and "1800 s" in note for note in notes)
@@ -199,11 +205,11 @@ def test_a_tag_that_no_play_has_is_named() -> None:
     assert " celery_worker, " in note
 
 
-RESTART = Item("worker1", "celery_worker", "shop-worker@a.service", "restart", ("setting x",))
-WRITE = Item("worker2", "fleet", "", "write", ("/etc/x",))
+RESTART = PlanItem("worker1", "celery_worker", "shop-worker@a.service", "restart", ("setting x",))
+WRITE = PlanItem("worker2", "fleet", "", "write", ("/etc/x",))
 
 
-def as_json(*items: Item, **missing: str) -> dict[str, Any]:
+def as_json(*items: PlanItem, **missing: str) -> dict[str, Any]:
     return Plan(list(items), ["worker1", "worker2"], missing, ["a note"]).as_dict()
 
 
@@ -213,12 +219,12 @@ def test_what_was_approved_may_be_done_and_nothing_else() -> None:
     # Done meanwhile, by whomever.
     assert beyond(approved, as_json()) == []
     assert beyond(approved, as_json(RESTART)) == [
-        "approved, and not to be done any more: worker2  fleet  write  /etc/x"
+        "approved, but no longer to be done: worker2  fleet  write  /etc/x"
     ]
-    other = Item(RESTART.host, RESTART.part, RESTART.subject, RESTART.action, ("setting y",))
+    other = PlanItem(RESTART.host, RESTART.part, RESTART.subject, RESTART.action, ("setting y",))
     assert beyond(as_json(RESTART), as_json(other)) == [
         "not approved: worker1  shop-worker@a  restart  setting y",
-        "approved, and not to be done any more: worker1  shop-worker@a  restart  setting x",
+        "approved, but no longer to be done: worker1  shop-worker@a  restart  setting x",
     ]
     assert beyond(as_json(RESTART), as_json(RESTART, worker2="is down")) == [
         "not approved: worker2 is left out"
@@ -233,7 +239,7 @@ def test_what_is_no_plan_approves_of_nothing(approved: Any) -> None:
         beyond(approved, as_json(RESTART))
 
 
-BEAT = Item("control1", "celery_beat", "shop-beat.service", "start", ("new",))
+BEAT = PlanItem("control1", "celery_beat", "shop-beat.service", "start", ("new",))
 
 
 def test_beat_comes_to_a_new_host_only_where_it_ends_on_the_old_one() -> None:
@@ -256,6 +262,6 @@ def test_beat_comes_to_a_new_host_only_where_no_host_is_down() -> None:
 
 
 def test_a_beat_that_was_on_its_host_before_is_nobodys_second() -> None:
-    stopped = Item(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
-    again = Item(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))
+    stopped = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
+    again = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))
     assert second_beat([stopped, again, RESTART], ["worker1"], ["all"], ["flower"]) == ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_commands import (
-    CommandError,
+    ReleaseCommandError,
     carry_out,
     check_mark,
     due,
@@ -110,7 +110,7 @@ def test_a_mark_of_this_host_and_one_that_says_done_are_no_hindrance(mark: Any) 
     ],
 )  # fmt: skip
 def test_what_may_run_elsewhere_is_not_started(mark: dict[str, Any], words: str) -> None:
-    with pytest.raises(CommandError, match=words):
+    with pytest.raises(ReleaseCommandError, match=words):
         check_mark(STARTED | mark, COMMAND, "worker1", "redis1")
 
 
@@ -159,7 +159,9 @@ def test_what_an_earlier_run_left_going_is_waited_for() -> None:
     course = Course("running", ENDED)
     assert course.run() == ENDED
     assert course.asked == ["start", "wait"]
-    assert course.said == ["migrate runs already, begun by an earlier run: waiting for its end"]
+    assert course.said == [
+        "migrate was started by an earlier run and still runs: waiting for its end"
+    ]
 
 
 def test_what_has_succeeded_since_an_earlier_run_counts() -> None:
@@ -179,17 +181,17 @@ def test_another_releases_command_is_waited_for_first() -> None:
 
 def test_one_that_goes_without_a_word_is_tried_a_few_times() -> None:
     assert Course("started", "gone", "started", ENDED).run() == ENDED
-    with pytest.raises(CommandError, match="ended 3 times without a word") as caught:
+    with pytest.raises(ReleaseCommandError, match="ended 3 times without a result") as caught:
         Course("started", "gone", "started", "gone", "started", "gone").run()
     assert "journalctl -u 'shop-command.migrate*'" in str(caught.value)
 
 
 def test_one_that_can_neither_be_started_nor_ended() -> None:
     with pytest.raises(
-        CommandError, match=r"can't be started \(systemd-run: no\). Mend that there"
+        ReleaseCommandError, match=r"can't be started \(systemd-run: no\). Fix that there"
     ):
         Course({"state": "refused", "error": "systemd-run: no"}).run()
-    with pytest.raises(CommandError, match="has not ended 420 s after its start"):
+    with pytest.raises(ReleaseCommandError, match="has not ended 420 s after its start"):
         Course("started", *["running"] * 50).run()
 
 
@@ -207,9 +209,9 @@ def test_a_failure_names_host_command_status_last_lines_and_what_to_do() -> None
         "Its last lines:",
         "  line 1",
         "  line 2",
-        "All it printed is on worker1, for root: /var/log/x.log",
-        "Nothing of the new release was started, and what ran before goes on.",
-        "Mend the cause and run the same playbook again: it goes on with migrate.",
+        "Its whole output is on worker1, readable by root: /var/log/x.log",
+        "Nothing of the new release was started; the previous one keeps running.",
+        "Fix the cause and run the same playbook again: it continues with migrate.",
     ]
 
 
@@ -222,7 +224,7 @@ def test_a_failure_names_host_command_status_last_lines_and_what_to_do() -> None
         ),
         (125, "could not be started (exit status 125)"),
         (126, "can't be run (exit status 126)"),
-        (127, "is a program that does not exist in the release nor on the host (exit status 127)"),
+        (127, "is a program that does not exist in the release or on the host (exit status 127)"),
     ],
 )
 def test_a_status_that_is_not_the_programs_own_is_told_in_words(status: int, words: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Footprint
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import removal_plan
 
 OURS = {"app": "shop", "owner": "production", "path": "/etc/celery-fleet/shop/fleet.json"}
@@ -108,7 +108,7 @@ def test_messages_are_lost_by_nobodys_oversight(
 
 
 def test_the_text_names_everything_that_goes_and_stays() -> None:
-    one = Found(
+    one = Footprint(
         present=True,
         units=["shop-beat.service"],
         files=["/etc/celery-fleet/shop/app.env"],
@@ -120,8 +120,8 @@ def test_the_text_names_everything_that_goes_and_stays() -> None:
         tables=["inet celery_fleet_shop"],
         messages=COUNTED,
     )
-    two = Found(present=True, neighbours=["mails"])
-    found = {"redis1": one.as_dict(), "worker1": two.as_dict(), "bare1": Found().as_dict()}
+    two = Footprint(present=True, neighbours=["mails"])
+    found = {"redis1": one.as_dict(), "worker1": two.as_dict(), "bare1": Footprint().as_dict()}
     text = removal_plan.text("shop", found, {"worker2": "timed out"})
     for words in (
         "shop goes from 2 hosts; all that is shared goes from redis1",
@@ -143,7 +143,7 @@ def test_the_text_names_everything_that_goes_and_stays() -> None:
 
 
 def test_where_nothing_is_there_is_nothing_to_do() -> None:
-    found = {"redis1": Found().as_dict()}
+    found = {"redis1": Footprint().as_dict()}
     assert not removal_plan.changes(found)
     assert removal_plan.text("shop", found, {}) == "Removal: shop is on none of 1 host."
     assert removal_plan.ended("shop", found, {}, {}, []) == ""
@@ -151,7 +151,9 @@ def test_where_nothing_is_there_is_nothing_to_do() -> None:
 
 def test_the_end_names_what_is_still_there_and_who_was_left_out() -> None:
     stay = {"/opt/shop/x": "is not the fleet's"}
-    found = {"worker1": Found(present=True, stay=stay, purge="apt purge redis-server").as_dict()}
+    found = {
+        "worker1": Footprint(present=True, stay=stay, purge="apt purge redis-server").as_dict()
+    }
     text = removal_plan.ended(
         "shop", found, {"worker1": ["a", "b"]}, {"worker2": "timed out"}, ["redis1"]
     )
@@ -163,6 +165,6 @@ def test_the_end_names_what_is_still_there_and_who_was_left_out() -> None:
 
 
 def test_a_command_that_runs_is_waited_for_by_a_person() -> None:
-    found = {"worker1": Found(present=True, busy=["shop-exec-1.service"]).as_dict()}
+    found = {"worker1": Footprint(present=True, busy=["shop-exec-1.service"]).as_dict()}
     (word,) = removal_plan.busy(found)
     assert "systemctl stop shop-exec-1.service" in word

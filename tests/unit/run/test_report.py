@@ -1,9 +1,9 @@
-"""What a run says at its end."""
+"""The report at the end of a run."""
 
 from __future__ import annotations
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.report import (
-    Seen,
+    HostFindings,
     columns,
     errors,
     remarks,
@@ -23,7 +23,7 @@ def test_columns() -> None:
 
 def test_errors_name_host_unit_journal_and_the_next_command() -> None:
     seen = {
-        "control1": Seen(
+        "control1": HostFindings(
             {
                 "errors": {
                     "shop-beat.service": "it is failed (failed)\nline 1\nline 2",
@@ -31,7 +31,7 @@ def test_errors_name_host_unit_journal_and_the_next_command() -> None:
                 }
             }
         ),
-        "worker1": Seen({"errors": {}}, {"shop-worker@a.service": "line 3"}),
+        "worker1": HostFindings({"errors": {}}, {"shop-worker@a.service": "line 3"}),
     }
     probe = {
         "bad": [{**NODE, "errors": ["no answer within 30 s", "wrong queue"]}],
@@ -57,8 +57,8 @@ def test_errors_name_host_unit_journal_and_the_next_command() -> None:
 
 
 def test_no_errors() -> None:
-    assert errors("shop", {"a": Seen({})}, {}) == []
-    assert errors("shop", {"a": Seen({"errors": {}})}, {"bad": [], "errors": []}) == []
+    assert errors("shop", {"a": HostFindings({})}, {}) == []
+    assert errors("shop", {"a": HostFindings({"errors": {}})}, {"bad": [], "errors": []}) == []
 
 
 def test_a_node_on_a_host_that_was_not_looked_at() -> None:
@@ -67,14 +67,14 @@ def test_a_node_on_a_host_that_was_not_looked_at() -> None:
 
 def test_the_table() -> None:
     seen = {
-        "worker1": Seen(
+        "worker1": HostFindings(
             {
                 "units": {
                     "shop-worker@a.service": {"ActiveState": "active", "StatusText": "consuming"}
                 }
             }
         ),
-        "control1": Seen(
+        "control1": HostFindings(
             {
                 "units": {"nginx.service": {"ActiveState": "active"}},
                 "zone": "America/Guayaquil",
@@ -127,7 +127,9 @@ def test_the_table() -> None:
 def test_a_schedule_in_utc_has_its_due_times_once() -> None:
     entry = {"name": "e", "source": "inventory", "task": "t", "queue": "q", "schedule": "every 5 s"}
     seen = {
-        "control1": Seen({"zone": "UTC", "schedule": [entry | {"due": "12:00", "local": "12:00"}]})
+        "control1": HostFindings(
+            {"zone": "UTC", "schedule": [entry | {"due": "12:00", "local": "12:00"}]}
+        )
     }
     assert table(seen, {}, []).splitlines()[-2:] == [
         "SCHEDULED  IN         TASK  QUEUE  WHEN       NEXT DUE, UTC",
@@ -135,9 +137,9 @@ def test_a_schedule_in_utc_has_its_due_times_once() -> None:
     ]
 
 
-def held(names: list[str], **more: object) -> dict[str, Seen]:
+def held(names: list[str], **more: object) -> dict[str, HostFindings]:
     serving = {"units": {"shop-beat.service": {}}, "schedule": [{"name": name} for name in names]}
-    return {"control1": Seen({**serving, **more})}
+    return {"control1": HostFindings({**serving, **more})}
 
 
 def test_what_beat_does_not_hold_is_an_error() -> None:
@@ -146,12 +148,12 @@ def test_what_beat_does_not_hold_is_an_error() -> None:
     assert errors("shop", held(["ours", "theirs"], code=code), {}, schedule) == []
     (error,) = errors("shop", held(["theirs-off"], code=code), {}, schedule)
     assert error == (
-        "control1: beat: it does not hold ours, so that nothing sends them\n"
+        "control1: beat: it has not loaded ours, so these are not sent\n"
         "  Next, on control1: systemctl restart shop-beat.service; journalctl -u shop-beat.service -n 100"
     )
     # Beat that does not serve is told of already, and other hosts hold nothing.
     assert len(errors("shop", held([], errors={"shop-beat.service": "x"}), {}, schedule)) == 1
-    assert errors("shop", {"worker1": Seen({"units": {}})}, {}, schedule) == []
+    assert errors("shop", {"worker1": HostFindings({"units": {}})}, {}, schedule) == []
 
 
 def test_what_the_code_had_at_the_build_and_beat_does_not_hold_is_told_alone() -> None:
@@ -164,9 +166,11 @@ def test_what_the_code_had_at_the_build_and_beat_does_not_hold_is_told_alone() -
     assert remarks("shop", without, schedule, "replace") == []
     assert "theirs, theirs-off, which" in remarks("shop", held([], code=code), {}, "refuse")[0]
     assert remarks("shop", held(["ours", "theirs"], code=code), schedule) == []
-    assert remarks("shop", {"worker1": Seen({"units": {}})}, schedule) == []
+    assert remarks("shop", {"worker1": HostFindings({"units": {}})}, schedule) == []
 
 
 def test_a_table_of_redis_alone() -> None:
-    seen = {"redis1": Seen({"units": {"redis@shop-broker.service": {"ActiveState": "active"}}})}
+    seen = {
+        "redis1": HostFindings({"units": {"redis@shop-broker.service": {"ActiveState": "active"}}})
+    }
     assert len(table(seen, {}, []).splitlines()) == 2

@@ -29,7 +29,7 @@ def wrong(error: str, **more: Any) -> dict[str, Any]:
 
 
 def test_the_plan_has_what_differs_and_what_users_did() -> None:
-    found = schedule.foretold("c1", done(well(ITEM, notes=("x was edited",))))
+    found = schedule.planned("c1", done(well(ITEM, notes=("x was edited",))))
     assert found["items"] == [
         {
             "host": "c1",
@@ -40,13 +40,13 @@ def test_the_plan_has_what_differs_and_what_users_did() -> None:
         }
     ]
     assert (found["notes"], found["due"]) == (["x was edited"], True)
-    assert schedule.foretold("c1", done(well())) == {"items": [], "notes": [], "due": False}
+    assert schedule.planned("c1", done(well())) == {"items": [], "notes": [], "due": False}
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"rc": 99, "stdout": "", "stderr": ""}, "asked when the release is there"),
+        ({"rc": 99, "stdout": "", "stderr": ""}, "asked once the release is built"),
         (done("", rc=125, stderr="celery-fleet exec: no file"), "yet: celery-fleet exec: no file"),
         (done(wrong("connection refused"), rc=1), "can't be asked yet: connection refused"),
         # An entry that the current release can't hold may be one of the new one's.
@@ -62,14 +62,14 @@ def test_the_plan_has_what_differs_and_what_users_did() -> None:
     ],
 )
 def test_who_can_not_be_asked_is_asked_later(how: dict[str, Any], words: str) -> None:
-    found = schedule.foretold("c1", how)
+    found = schedule.planned("c1", how)
     assert (found["due"], len(found["items"])) == (True, 1)
     assert words in found["items"][0]["why"][0]
 
 
 def test_what_has_to_be_mended_ends_the_plan() -> None:
     with pytest.raises(schedule.ScheduleError, match="c1: entry x has no place"):
-        schedule.foretold("c1", done(wrong("entry x has no place", refused=True), rc=1))
+        schedule.planned("c1", done(wrong("entry x has no place", refused=True), rc=1))
 
 
 def test_what_was_written_is_told() -> None:
@@ -85,7 +85,7 @@ def test_what_was_written_is_told() -> None:
     ("how", "words"),
     [
         ({"rc": 99, "stdout": "", "stderr": ""}, "the release is not built on this host"),
-        (done(wrong("connection refused"), rc=1), "connection refused.\nNothing of it was written"),
+        (done(wrong("connection refused"), rc=1), "connection refused.\nNothing was written"),
         (done("", rc=124, stderr="took more than 60 s"), "took more than 60 s"),
     ],
 )

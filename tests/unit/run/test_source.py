@@ -135,9 +135,9 @@ def test_a_relative_path_starts_at_the_checkout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"path": "none"}, "none is not a directory on the control side"),
-        ({"path": "file"}, "file is not a directory on the control side"),
-        ({"path": "empty"}, "empty has no file that git would keep"),
+        ({"path": "none"}, "none is not a directory on the control node"),
+        ({"path": "file"}, "file is not a directory on the control node"),
+        ({"path": "empty"}, "empty has no file that git does not ignore"),
         ({"pip": "shop"}, "give `path` or `git`"),
         ({}, "give `path` or `git`"),
     ],

@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 
 from celery_fleet.common import client_certificate
 from celery_fleet.common.redis_client import Client, RedisError, Server
@@ -96,7 +96,7 @@ class Mutual:
             f"env PYTHONPATH={ROOT}/src {shlex.quote(sys.executable)} -m celery_fleet.ops.{module}"
         )
         done = subprocess.run(
-            ["/bin/sh", "-c", remote.with_identity(line, request["settings"])],
+            ["/bin/sh", "-c", host_scripts.with_identity(line, request["settings"])],
             input=json.dumps(request),
             capture_output=True,
             text=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.delivery import bench
-from scripts.delivery.figures import Goal, Row, percentile, ratios, table
+from scripts.delivery.figures import FigureRow, Goal, percentile, ratios, table
 from scripts.delivery.load import Slice
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,9 +28,9 @@ def test_rounds_are_compared_with_themselves() -> None:
 
 
 def test_a_row_is_judged_by_its_median_and_tells_its_spread() -> None:
-    missed = Row("tasks a second", "100", "110", [1.1, 1.5, 1.0], Goal(1.2, at_least=True))
+    missed = FigureRow("tasks a second", "100", "110", [1.1, 1.5, 1.0], Goal(1.2, at_least=True))
     assert str(missed).endswith("| 1.10 (1.00 to 1.50) | 1.2 at least: **missed** |")
-    met = Row("p99", "9.0 ms", "8.0 ms", [8.0], Goal(10))
+    met = FigureRow("p99", "9.0 ms", "8.0 ms", [8.0], Goal(10))
     assert str(met).endswith("| 8.00 | 10 at most: met |")
     assert table([missed, met], "ratio").count("\n") == 3
 

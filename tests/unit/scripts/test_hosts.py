@@ -20,7 +20,7 @@ def test_a_host_has_the_suite_that_it_names_or_the_one_of_most() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(words: list[str], message: str) -> None:
-    with pytest.raises(hosts.FleetError, match=message):
+    with pytest.raises(hosts.HostsError, match=message):
         hosts.named(words)
 
 
@@ -28,7 +28,7 @@ def test_an_image_that_make_setup_makes_is_not_made_by_the_way(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setattr(hosts, "ROOT", tmp_path_factory.mktemp("checkout"))
-    with pytest.raises(hosts.FleetError, match="run 'make setup'"):
+    with pytest.raises(hosts.HostsError, match="run 'make setup'"):
         hosts.image_of(hosts.SUITE)
 
 
@@ -44,5 +44,5 @@ def test_another_suites_image_is_made_when_it_is_needed(
     script.chmod(0o755)
     assert hosts.image_of("trixie") == "of trixie"
     script.write_text("#!/bin/sh\nexit 1\n")
-    with pytest.raises(hosts.FleetError, match="no image of Debian trixie"):
+    with pytest.raises(hosts.HostsError, match="no image of Debian trixie"):
         hosts.image_of("trixie")

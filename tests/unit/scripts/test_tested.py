@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ran(checkout: Path, part: str, junit: str | None, status: int = 0) -> tested.Run:
+def ran(checkout: Path, part: str, junit: str | None, status: int = 0) -> tested.PartRun:
     path = checkout / ".state" / "failures" / f"{part}.xml"
     if junit is not None:
         path.write_text(junit)

@@ -17,7 +17,7 @@ import pytest
 from scripts import vm
 from scripts.testhosts import keys
 from scripts.testhosts import machine as machines
-from scripts.testhosts.fleet import Fleet, FleetError
+from scripts.testhosts.fleet import Fleet, HostsError
 
 #: Takes the arguments of qemu, notes that it ran, says to its monitor what a file has for this run, and ends.
 QEMU = f"""#!{sys.executable}
@@ -67,7 +67,7 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_machine_is_found_as_it_was_made(fleet: Fleet, machine: machines.Machine) -> None:
     assert machines.load(fleet, "one") == machine
-    with pytest.raises(FleetError, match="cgroup2 has no machine two"):
+    with pytest.raises(HostsError, match="cgroup2 has no machine two"):
         machines.load(fleet, "two")
 
 
@@ -118,7 +118,7 @@ def test_a_machine_that_does_not_start_is_told_with_the_reason(
 ) -> None:
     (qemu / "endings").write_text("")  # it ends with a traceback, in the log
     machine.ssh_config.write_text("Host one.example.com\n  HostName 127.0.0.1\n  Port 1\n")
-    with pytest.raises(FleetError, match=r"qemu has ended:[\s\S]*IndexError"):
+    with pytest.raises(HostsError, match=r"qemu has ended:[\s\S]*IndexError"):
         vm.start(machine)
 
 

@@ -1,6 +1,6 @@
-"""From what a role wants to what the module `settle` is given: templates rendered, all of it packed.
+"""Renders the templates in what a role wants, for the module `settle`.
 
-Control side only: it uses Ansible's templating.
+Runs only on the control node: it uses Ansible's templating.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import generate_ansible_template_vars, trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import KEYS
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import KEYS
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 
 
 def secrets(templar: Any) -> list[str]:
-    """Values of the application's secret environment, which no output may show."""
+    """Return the values of the application's secret environment, which no output may show."""
     return secrets_of(
         templar.template(trust_as_template("{{ __celery_app_secret_env | default({}) }}"))
     )
 
 
 def manifest(templar: Any) -> str:
-    """Return where a host keeps the list of what the application has there; empty without an application."""
+    """Return the path of the manifest on a host; empty without an application."""
     text = (
         "{{ celery_app_directory ~ '/manifest.json' if celery_app_directory is defined else '' }}"
     )
@@ -34,7 +34,7 @@ def manifest(templar: Any) -> str:
 
 
 class Renderer:
-    """Renders the files of one host; templates are read once."""
+    """Renders the files of one host; each template is read once."""
 
     def __init__(self, templar: Any, loader: Any, variables: Mapping[str, Any]) -> None:
         self._templar = templar
@@ -43,10 +43,10 @@ class Renderer:
         self._templates: dict[str, tuple[str, Any]] = {}
 
     def wanted(self, raw: Any) -> dict[str, Any]:
-        """What a role wants, each file with its content.
+        """Return what a role wants, each file with its content.
 
         Raises:
-            AnsibleActionFail: With all errors of all templates, each with its file and its template.
+            AnsibleActionFail: Templates have errors; the message lists all, each with its file and its template.
         """
         if not isinstance(raw, Mapping):
             raise AnsibleActionFail(
@@ -80,7 +80,7 @@ class Renderer:
     def _render(self, source: str, dest: str, extra: Mapping[str, Any]) -> str:
         path = TEMPLATES / source
         if source not in self._templates:
-            # One templar for each template: a fresh environment for each file costs twice as much.
+            # Keep one templar per template: a new environment for each file costs twice as much.
             templar = self._templar.copy_with_new_env(
                 searchpath=[os.fspath(path.parent), os.fspath(TEMPLATES)],
                 available_variables=self._variables,
@@ -96,5 +96,5 @@ class Renderer:
         rendered = str(
             templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True}) or ""
         )
-        # A template that ends in a block or an include loses its last newline.
+        # A template that ends with a block or an include loses its last newline.
         return rendered if rendered.endswith("\n") else rendered + "\n"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     Check,
-    Command,
+    DesiredState,
+    DesiredStateError,
     Directory,
     File,
     Link,
     Owned,
+    PlannedCommand,
     RedisAccess,
     Release,
     Unit,
-    Wanted,
-    WantedError,
     parse,
     parse_parts,
 )
@@ -50,7 +50,7 @@ def test_a_whole_one() -> None:
             "packages": ["nginx"],
             "owned": {"units": ["a@*"], "files": ["/f*"]},
         }
-    ) == Wanted(
+    ) == DesiredState(
         sysusers=(File("/s", "u x\n"),),
         directories=(Directory("/d", mode=0o750),),
         files=(File("/f", "5", group="g", mode=0o600, secret=True), File("/to-come", None)),
@@ -68,7 +68,7 @@ def test_a_whole_one() -> None:
             ),
         ),
         releases=(Release("/r/1", "release", {"policy": "add"}), Release("/r/2", "Flower")),
-        commands=(Command("shop", "migrate (once per release)"),),
+        commands=(PlannedCommand("shop", "migrate (once per release)"),),
         packages=("nginx",),
         owned=Owned(("a@*",), ("/f*",)),
     )
@@ -76,11 +76,11 @@ def test_a_whole_one() -> None:
 
 def test_several() -> None:
     assert parse_parts([["a", {}], ("b", {"packages": ["x"]})]) == [
-        ("a", Wanted()),
-        ("b", Wanted(packages=("x",))),
+        ("a", DesiredState()),
+        ("b", DesiredState(packages=("x",))),
     ]
     for raw in ({"a": {}}, ["a"], [["a"]]):
-        with pytest.raises(WantedError, match="parts: "):
+        with pytest.raises(DesiredStateError, match="parts: "):
             parse_parts(raw)
 
 
@@ -93,7 +93,7 @@ def live(**redis: Any) -> dict[str, Any]:
 
 
 def test_nothing() -> None:
-    assert parse({}) == parse({"files": None, "owned": None}) == Wanted()
+    assert parse({}) == parse({"files": None, "owned": None}) == DesiredState()
 
 
 @pytest.mark.parametrize(
@@ -134,5 +134,5 @@ def test_nothing() -> None:
     ],
 )
 def test_a_wrong_one_is_refused_with_its_place(raw: dict[str, Any], words: str) -> None:
-    with pytest.raises(WantedError, match=words):
+    with pytest.raises(DesiredStateError, match=words):
         parse(raw)

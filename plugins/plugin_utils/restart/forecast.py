@@ -1,6 +1,6 @@
-"""What a roll would do, for a person who reads the plan: rounds, overlaps, gaps, and workers that stay.
+"""Describes what a roll would do, for the plan: rounds, overlaps, gaps, and workers that stay.
 
-Pure functions over the rules in `order`, which are played through as if nothing failed.
+Pure functions that play through the rules in `order` as if nothing failed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ansible_collections.celery_fleet.core.plugins.module_utils import text
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import OVERLAPPING
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     KINDS,
+    FleetWorker,
     Kind,
     Policy,
     Queues,
-    State,
+    RollSnapshot,
     Turn,
-    Worker,
     check,
     deferred,
     ready,
@@ -25,33 +25,33 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
 
 
 @dataclass(frozen=True)
-class Step:
-    """Turns that begin together, if all turns lasted equally long."""
+class Round:
+    """Turns that begin together if all turns take equally long."""
 
     kind: Kind
     turns: tuple[Turn, ...]
 
 
-def simulate(workers: Sequence[Worker], policy: Policy) -> list[Step]:
-    """The rounds of a roll in which every host takes part and nothing fails.
+def simulate(workers: Sequence[FleetWorker], policy: Policy) -> list[Round]:
+    """Return the rounds of a roll in which every host takes part and nothing fails.
 
     Raises:
         RollError: No roll can be computed from these workers.
     """
     check(workers)
     hosts = frozenset(worker.host for worker in workers)
-    state = State(tuple(workers), policy, joined=hosts)
-    steps: list[Step] = []
+    state = RollSnapshot(tuple(workers), policy, joined=hosts)
+    steps: list[Round] = []
     for kind in KINDS:
         while turns := ready(state, kind):
-            steps.append(Step(kind, tuple(turns)))
+            steps.append(Round(kind, tuple(turns)))
             ended = {**state.ended, **{turn.node: turn for turn in turns}}
             state = replace(state, ended=ended, proved=state.proved or kind == "restart")
     return steps
 
 
-def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
-    """What a person should know of a roll before it begins, a sentence in each line; empty without restarts.
+def describe(workers: Sequence[FleetWorker], policy: Policy) -> list[str]:
+    """Return what users should know before a roll begins, one sentence per line; empty without restarts.
 
     Raises:
         RollError: No roll can be computed from these workers.
@@ -64,7 +64,7 @@ def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
         count = sum(len(step.turns) for step in restarts)
         rounds = (
             f"restart in {len(restarts)} rounds, at most {policy.batch} at a time, "
-            f"{restarts[0].turns[0].node} first and alone"
+            f"starting with just {restarts[0].turns[0].node}"
             if count > 1
             else "restarts"
         )
@@ -80,7 +80,7 @@ def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
             what = (
                 f"queue {queue} has {left} of {queues.total[queue]} processes"
                 if left
-                else f"nobody consumes queue {queue}"
+                else f"no worker consumes queue {queue}"
             )
             lines.append(f"{what} while {turn.node} restarts{_because(worker)}")
     for node, short in deferred(workers, policy).items():
@@ -91,7 +91,7 @@ def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
     return lines
 
 
-def _because(worker: Worker) -> str:
+def _because(worker: FleetWorker) -> str:
     if worker.pool not in OVERLAPPING:
         return f" (its pool {worker.pool} can't be overlapped)"
     if worker.overlap is False:

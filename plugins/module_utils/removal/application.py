@@ -1,7 +1,7 @@
-"""What an application has on this host just now, and what of it may go.
+"""Lists what an application has on this host now, and what of it may be removed.
 
-Runs on the host, as root, and changes nothing. The application's manifest says what was put there. What the manifests
-of other applications name stays.
+Runs on the host, as root, and changes nothing. The application's manifest lists what was put there. Anything in the
+manifests of other applications stays.
 """
 
 from __future__ import annotations
@@ -18,84 +18,90 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manife
     UNITS,
     Manifest,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
+    ApplicationPaths,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages import purged
 
 MARK = "fleet.json"
-# Beside the mark, while a removal is under way: what becomes of the messages in Redis has been settled.
+# File next to the mark during a removal: it was already decided what happens to the messages in Redis.
 SETTLED = "removal.json"
 _LISTS = ("/var/lib/celery-fleet/inputs", "/run/celery-fleet/fingerprints")
 
 
 class InstalledApplication:
-    """One application on this host; marks and manifests are read once, all else when it is asked for.
+    """One application on this host. Marks and manifests are read once, everything else on demand.
 
     Attributes:
-        keep: What stays, `fleet_remove_keep`.
-        marks: Of all applications of the host by their names; None for one that can't be read.
-        mark: The application's own.
-        manifest: What was put on the host for it.
-        shared: What was put there for the others.
+        keep: What to keep, `fleet_remove_keep`.
+        marks: Marks of all applications on the host, by name; None for one that can't be read.
+        mark: The application's own mark.
+        manifest: What was put on the host for the application.
+        shared: What was put there for other applications.
     """
 
-    def __init__(self, places: Places, keep: tuple[str, ...], host: Host | None = None) -> None:
-        self.places = places
-        self.app = places.app
+    def __init__(
+        self, paths: ApplicationPaths, keep: tuple[str, ...], host: RemovalHost | None = None
+    ) -> None:
+        self.paths = paths
+        self.app = paths.app
         self.keep = keep
-        self.host = host or Host()
+        self.host = host or RemovalHost()
         self.marks = _marks(self.host)
         self.mark: Mapping[str, Any] | None = self.marks.get(self.app)
-        self.manifest = self._listed(places) if self.present else Manifest()
+        self.manifest = self._listed(paths) if self.present else Manifest()
         self.shared = Manifest()
         for name in self.neighbours:
-            self.shared.update(self._listed(Places.usual(name)))
+            self.shared.update(self._listed(ApplicationPaths.usual(name)))
 
     @property
     def present(self) -> bool:
-        """Whether the host has the application, or what a removal that was cut short has left of it."""
+        """Return whether the host has the application, or the rest of it after an interrupted removal."""
         return self.app in self.marks
 
     @property
     def neighbours(self) -> list[str]:
-        """Names of the other applications of the host."""
+        """Return names of the other applications on the host."""
         return sorted(name for name in self.marks if name != self.app)
 
     @property
     def own_marks(self) -> list[str]:
-        """What goes last, in this order: then the host is no longer known to have the application."""
-        return [f"{self.places.directory}/{name}" for name in (SETTLED, manifest.NAME, MARK)]
+        """Return the files to remove last, in this order; the host counts as having the application until then."""
+        return [f"{self.paths.directory}/{name}" for name in (SETTLED, manifest.NAME, MARK)]
 
-    def _listed(self, places: Places) -> Manifest:
-        found = manifest.read(self.host.at(f"{places.directory}/{manifest.NAME}"))
+    def _listed(self, paths: ApplicationPaths) -> Manifest:
+        found = manifest.read(self.host.at(f"{paths.directory}/{manifest.NAME}"))
         if found is not None and found.whole:
             return found
-        derived = footprint.derive(places, self.marks[places.app], self.host)
+        derived = footprint.derive(paths, self.marks[paths.app], self.host)
         derived.update(found or Manifest())
         derived.whole = False
         return derived
 
-    def refuse_other_places(self) -> None:
+    def refuse_other_paths(self) -> None:
         """Check the directories that the inventory names, if they are needed.
 
         Raises:
-            SettleError: They can't be the application's.
+            ReconcileError: They can't belong to the application.
         """
-        words = [] if self.manifest.whole else self.places.wrong(self.mark)
+        words = [] if self.manifest.whole else self.paths.wrong(self.mark)
         if words:
-            raise SettleError("; ".join([*words, "Nothing was removed on this host."]))
+            raise ReconcileError("; ".join([*words, "Nothing was removed on this host."]))
 
     # -- units, the firewall -------------------------------------------------------------------------------
 
     def units(self) -> list[str]:
-        """Return the application's own units, without its slice, which units of an operator's may be in."""
+        """Return the application's own units, without its slice, which may contain an operator's units."""
         files = self.manifest.files - self.shared.files
         templates = [os.path.basename(path) for path in files if path.startswith(f"{UNITS}/")]
         patterns = [name.replace("@.", "@*.") for name in templates if "@." in name]
-        # A second instance of a worker, and the rollback of a firewall that was not confirmed yet.
+        # A second instance of a worker, and the rollback of an unconfirmed firewall table.
         patterns = [name for name in patterns if name.startswith(f"{self.app}-")]
         names = {*systemd.listed([*patterns, f"{self.app}-firewall-rollback.*"], self.host.run)}
         names |= {
@@ -120,14 +126,14 @@ class InstalledApplication:
     # -- files, directories --------------------------------------------------------------------------------
 
     def files(self) -> list[str]:
-        """Return its files and links, without those that go last, and what is noted of its units."""
+        """Return its files and links, with the records of its units, but without the files to remove last."""
         own = self.manifest.files - self.shared.files - {*self.own_marks, *self.masks()}
         units = self.manifest.units - self.shared.units
         own |= {f"{directory}/{unit}.json" for directory in _LISTS for unit in units}
         return sorted(path for path in own if self.host.exists(path))
 
     def masks(self) -> list[str]:
-        """Return the links of ours that keep a service of Debian's from starting: they stay with its package."""
+        """Return our links that keep Debian's own services from starting: they stay as long as the package."""
         own = self.manifest.files - self.shared.files
         links = (path for path in own if os.path.dirname(path) == UNITS)
         return sorted(
@@ -139,7 +145,7 @@ class InstalledApplication:
         )
 
     def trees(self) -> dict[str, str]:
-        """Return the paths that go with what is in them, each with the name by which it may be kept."""
+        """Return the paths to remove with their content, each with the name by which it may be kept."""
         others = {*self.shared.files, *self.shared.directories, *self.shared.data}
         return {
             path: keep
@@ -149,7 +155,7 @@ class InstalledApplication:
         }
 
     def directories(self) -> list[str]:
-        """Return the directories that go if nothing is left in them; those of a package stay."""
+        """Return the directories to remove if they are empty; those of a package stay."""
         own = sorted(filter(self.host.exists, self.manifest.directories - self.shared.directories))
         asked = self.host.run(["dpkg-query", "--search", *own]).output.splitlines() if own else []
         packaged = {line.rpartition(": ")[2] for line in asked}
@@ -163,14 +169,14 @@ class InstalledApplication:
     # -- users, groups -------------------------------------------------------------------------------------
 
     def owners_of(self, path: str) -> set[int]:
-        """Return the numbers of those whose files go with a path: its owner, root and the application's users."""
+        """Return the IDs of users whose files are removed with a path: its owner, root and the application's users."""
         names = self.manifest.users.keys() - self.shared.users.keys()
         found = (self.host.accounts.user(name) for name in names)
         top = os.lstat(self.host.at(path)).st_uid
         return {os.geteuid(), top} | {account.number for account in found if account is not None}
 
     def accounts(self) -> tuple[list[Account], list[Account], dict[str, str]]:
-        """Return users and groups that go, and what stays of them with the reason."""
+        """Return users and groups to remove, and those that stay with the reason."""
         users: list[Account] = []
         stay: dict[str, str] = {}
         kept = any(keep in self.keep and keep != "redis_data" for keep in self.trees().values())
@@ -192,7 +198,7 @@ class InstalledApplication:
     # -- packages ------------------------------------------------------------------------------------------
 
     def purge(self) -> str:
-        """Return the command that purges what runs have installed, for a person; empty if there is nothing."""
+        """Return the command that purges packages which runs have installed, to show; empty if there are none."""
         names = self.manifest.packages
         if self.neighbours:
             return ""
@@ -207,7 +213,7 @@ class InstalledApplication:
         return " ".join(words) if going else ""
 
 
-def _marks(host: Host) -> dict[str, dict[str, Any] | None]:
+def _marks(host: RemovalHost) -> dict[str, dict[str, Any] | None]:
     marks: dict[str, dict[str, Any] | None] = {}
     for path in host.glob(f"/etc/celery-fleet/*/{MARK}"):
         try:

@@ -64,7 +64,7 @@ def mark(number):
 """
 
 
-class GroundError(Exception):
+class BenchSetupError(Exception):
     """The reason that stops the measurement, for the person who started it."""
 
 
@@ -114,12 +114,12 @@ def until(
     """Wait until a condition is true.
 
     Raises:
-        GroundError: It did not become true in time.
+        BenchSetupError: It did not become true in time.
     """
     end = time.monotonic() + seconds
     while not look():
         if time.monotonic() > end:
-            raise GroundError(f"{what} for {seconds:.0f} s")
+            raise BenchSetupError(f"{what} for {seconds:.0f} s")
         time.sleep(pause)
 
 
@@ -223,7 +223,7 @@ class Side:
         """Wait until all its workers answer.
 
         Raises:
-            GroundError: A worker has ended, or does not start.
+            BenchSetupError: A worker has ended, or does not start.
         """
         app = self.app("operator")
         # The operator's settings give up at once, but a start takes some time.
@@ -233,7 +233,7 @@ class Side:
             for worker in self.workers:
                 if worker.poll() is not None:
                     tail = (self.directory / f"{self.take}.log").read_text()[-2000:]
-                    raise GroundError(f"a worker with the {self.take} take has ended:\n{tail}")
+                    raise BenchSetupError(f"a worker with the {self.take} take has ended:\n{tail}")
             return len(app.control.ping(timeout=2)) >= len(self.workers)
 
         until(answer, f"workers with the {self.take} take don't answer")
@@ -275,7 +275,7 @@ class Side:
 
 
 @contextmanager
-def ground(queues: Sequence[str]) -> Iterator[list[Side]]:
+def both_sides(queues: Sequence[str]) -> Iterator[list[Side]]:
     """Yield both sides without workers; their brokers' users may use the queues. Everything is removed at the end."""
     place = ROOT / ".state" / "bench" / f"delivery-{os.getpid()}"
     place.mkdir(parents=True)
@@ -303,7 +303,7 @@ def _server(
 ) -> Iterator[subprocess.Popen[bytes]]:
     program = shutil.which("redis-server", path=f"{os.environ['PATH']}:/usr/sbin:/usr/bin")
     if program is None:
-        raise GroundError("redis-server is not installed; run `make setup`")
+        raise BenchSetupError("redis-server is not installed; run `make setup`")
     directory = place / name
     directory.mkdir()
     users = directory / "users.acl"

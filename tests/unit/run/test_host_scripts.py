@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import serving
 
 from tests.support.certificates import Authority
@@ -23,7 +23,7 @@ from tests.support.certificates import Authority
 
 def test_a_script_is_one_word_of_the_command() -> None:
     source = 'print(\'a "b"\')\nprint("$HOME `ls`")\n'
-    words = shlex.split(remote.command(source))
+    words = shlex.split(host_scripts.command(source))
     assert words == ["/usr/bin/python3", "-S", "-I", "-c", source]
 
 
@@ -31,7 +31,7 @@ def test_a_script_imports_nothing_from_where_it_is_run(tmp_path: Path) -> None:
     """The working directory is the home of whoever logs in, and the script is root's."""
     (tmp_path / "json.py").write_text("print('the home of a user')\n")
     done = subprocess.run(
-        ["/bin/sh", "-c", remote.command("import json; print(json.dumps({}))")],
+        ["/bin/sh", "-c", host_scripts.command("import json; print(json.dumps({}))")],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -68,7 +68,7 @@ def test_workers_are_asked_with_the_runtime_that_they_run_with(
     if files is not None:
         (tmp_path / "worker-mail.env").write_text(f'A="b"\nPYTHONPATH="{runtime}"\n')
     done = subprocess.run(
-        ["/bin/sh", "-c", remote.deployed_probe(str(tmp_path), str(tmp_path), "shop")],
+        ["/bin/sh", "-c", host_scripts.deployed_probe(str(tmp_path), str(tmp_path), "shop")],
         env={"PATH": f"{programs}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -81,10 +81,10 @@ def test_workers_are_asked_with_the_runtime_that_they_run_with(
 
 
 def test_what_is_asked_of_the_serving_script() -> None:
-    command, stdin = remote.serving(
+    command, stdin = host_scripts.serving(
         journals=["no-such.service"], schedule="/run/x.json", release="/r.json", timeout=3
     )
-    assert command == remote.call("serving", {})[0]
+    assert command == host_scripts.call("serving", {})[0]
     assert json.loads(stdin.splitlines()[1]) == {
         **request(),
         "journals": ["no-such.service"],
@@ -98,30 +98,30 @@ def test_what_is_asked_of_the_serving_script() -> None:
 @pytest.mark.parametrize("path", sorted(Path(serving.__file__).parent.glob("*.py")))
 def test_no_script_is_in_a_command_line(path: Path) -> None:
     """sudo logs these, every few seconds in a run."""
-    command, stdin = remote.call(path.stem, {"a": 1})
+    command, stdin = host_scripts.call(path.stem, {"a": 1})
     assert len(command) < 200
     assert [json.loads(line) for line in stdin.splitlines()] == [path.read_text(), {"a": 1}]
 
 
 def test_a_script_is_run_with_what_it_is_asked() -> None:
-    command, stdin = remote.serving(journals=["no-such.service"])
+    command, stdin = host_scripts.serving(journals=["no-such.service"])
     done = subprocess.run(
         ["/bin/sh", "-c", command], input=stdin, capture_output=True, check=False, timeout=20
     )
-    answer = remote.answer({"rc": done.returncode, "stdout": done.stdout.decode()})
+    answer = host_scripts.answer({"rc": done.returncode, "stdout": done.stdout.decode()})
     assert list(answer["journals"]) == ["no-such.service"]
 
 
 def test_scripts_need_nothing_but_the_standard_library() -> None:
     done = subprocess.run(
-        [sys.executable, "-S", "-I", "-c", remote.script("serving")],
+        [sys.executable, "-S", "-I", "-c", host_scripts.script("serving")],
         input=json.dumps(request()),
         capture_output=True,
         text=True,
         check=True,
         timeout=20,
     )
-    assert remote.answer({"rc": 0, "stdout": done.stdout}) == {
+    assert host_scripts.answer({"rc": 0, "stdout": done.stdout}) == {
         "units": {},
         "journals": {},
         "schedule": [],
@@ -139,7 +139,7 @@ def test_scripts_need_nothing_but_the_standard_library() -> None:
     ],
 )
 def test_the_answer_is_the_last_line(result: dict[str, Any], expected: Any) -> None:
-    assert remote.answer(result) == expected
+    assert host_scripts.answer(result) == expected
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_the_answer_is_the_last_line(result: dict[str, Any], expected: Any) -> N
     ],
 )
 def test_no_answer_is_an_error_with_the_last_words(result: dict[str, Any], words: str) -> None:
-    with pytest.raises(remote.RemoteError) as caught:
-        remote.answer(result)
+    with pytest.raises(host_scripts.RemoteError) as caught:
+        host_scripts.answer(result)
     assert str(caught.value) == words
 
 
@@ -220,7 +220,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
     monkeypatch.setattr(sys, "stdin", Input)
     serving.main()
-    return remote.answer({"rc": 0, "stdout": capsys.readouterr().out})
+    return host_scripts.answer({"rc": 0, "stdout": capsys.readouterr().out})
 
 
 def test_it_waits_until_a_unit_is_up(
@@ -366,7 +366,7 @@ def test_a_probe_is_passed_what_its_user_can_not_read(tmp_path: Path) -> None:
     pair = {"ssl_certfile": f"{tmp_path}/host.crt", "ssl_keyfile": f"{tmp_path}/host.key"}
     tls = {"ssl_ca_certs": "/ca.crt", **pair}
     settings = {"celery": {"broker_use_ssl": tls, "redis_backend_use_ssl": tls, "x": 1}}
-    line = remote.with_identity("cat; exit 3", settings)
+    line = host_scripts.with_identity("cat; exit 3", settings)
     request = json.dumps({"settings": settings, "nodes": {"a'b": 1}})
     done = subprocess.run(
         ["/bin/sh", "-c", line], input=request, capture_output=True, text=True, check=False
@@ -391,4 +391,4 @@ def test_a_probe_is_passed_what_its_user_can_not_read(tmp_path: Path) -> None:
 
 def test_a_probe_that_shows_nothing_is_run_as_it_is() -> None:
     for celery in ({}, {"broker_use_ssl": None}, {"broker_use_ssl": {"ssl_ca_certs": "/ca.crt"}}):
-        assert remote.with_identity("probe", {"celery": celery}) == "probe"
+        assert host_scripts.with_identity("probe", {"celery": celery}) == "probe"

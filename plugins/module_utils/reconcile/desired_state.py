@@ -1,7 +1,7 @@
-"""The state that roles want on a host, as data: what `settle` is given.
+"""The state that roles want on a host, as data: the input of `settle`.
 
-One `Wanted` holds all files, links and units that one role wants on one host. It is built from plain
-JSON, so that it can travel to the host in a single module argument.
+One `DesiredState` holds all files, links and units that one role wants on one host. It is built from plain JSON, so
+it can be sent to the host in a single module argument.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OnChange = Literal["restart", "reload", "live", "nothing"]
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory with its owner and mode; parents must exist or stand before it in the list."""
+    """A directory with its owner and mode; its parents must exist or come before it in the list."""
 
     path: str
     owner: str = "root"
@@ -25,13 +25,13 @@ class Directory:
 
 @dataclass(frozen=True)
 class File:
-    """A regular file, whole.
+    """A regular file with its whole content.
 
     Attributes:
         dest: Absolute path.
-        content: The text, as it shall lie on disk; nothing for a file that is yet to be made, in check mode alone.
-        secret: The content is shown in no diff.
-        diff: Whether a diff shows the content; for files that nobody edits it would only be long.
+        content: The text on disk; None, only in check mode, for a file that is created later.
+        secret: Whether the content is hidden in diffs.
+        diff: Whether a diff shows the content. For generated files it would only be long.
     """
 
     dest: str
@@ -53,12 +53,12 @@ class Link:
 
 @dataclass(frozen=True)
 class Data:
-    """What processes, builds and commands make; named for the manifest, which a removal goes by.
+    """A path that processes, builds or commands create; listed in the manifest so that a removal finds it.
 
     Attributes:
         path: A directory or a file.
         keep: The name by which `fleet_remove_keep` keeps it; empty if it can't be kept.
-        whole: Whether a directory goes with what is in it; otherwise it goes only if nothing is left in it.
+        whole: Whether a directory is removed with its content; otherwise it is only removed if it is empty.
     """
 
     path: str
@@ -70,14 +70,14 @@ class Data:
 class Check:
     """A daemon's own check of its configuration.
 
-    It runs when one of `files` changed; where it fails, all files of the call go back to what they were. And it runs
-    before a unit takes one of them up that an earlier run wrote: that run may have ended before its own check.
+    It runs when one of `files` changed. If it fails, all files of the call are restored. It also runs before a unit
+    reads a file that an earlier run wrote, because that run may have ended before its own check.
 
     Attributes:
-        command: The daemon's, with its arguments; or none, and
-        redis: path of a redis.conf, with which a server is started for a moment, without data and without a port.
-        files: Glob patterns of the files that it reads.
-        flavor: `redis` or `valkey`: which server that is.
+        command: The daemon's check command; empty if `redis` is set.
+        redis: Path of a redis.conf, with which a server is started briefly, without data and without a port.
+        files: Glob patterns of the files that the daemon reads.
+        flavor: `redis` or `valkey`, the server to start.
     """
 
     files: tuple[str, ...]
@@ -88,17 +88,17 @@ class Check:
 
 @dataclass(frozen=True)
 class RedisAccess:
-    """Where and as whom a running Redis takes changes.
+    """How to log in to a running Redis to change it.
 
     Attributes:
-        host: A name that stands in its certificate.
+        host: A name in its certificate.
         port: TLS port.
-        ca: Path of the certificate that signs the server's.
-        user: Who may change settings and users.
-        password: That user's.
-        certificate: Path of the certificate that is shown to it, where it asks for one.
+        ca: Path of the CA certificate that signed the server's.
+        user: A user that may change settings and users.
+        password: That user's password.
+        certificate: Path of the client certificate, if the server asks for one.
         key: Path of that certificate's key.
-        staged_key: Path at which a running server reads a new key of its own; without one it is restarted for that.
+        staged_key: Path from which a running server reads its new key; if empty, the server is restarted instead.
     """
 
     host: str
@@ -113,17 +113,17 @@ class RedisAccess:
 
 @dataclass(frozen=True)
 class Unit:
-    """A systemd unit, which shall run and start at boot, and what its process depends on.
+    """A systemd unit that should run and start at boot, and what its process depends on.
 
     Attributes:
         name: Full unit name.
-        on_change: What brings a change of its inputs to the running process; `live` sets what Redis takes while it
-            runs, and restarts for the rest.
-        files: Files whose content the process read at its start; glob patterns where several roles share a unit.
-        links: Links that it resolved at its start.
-        values: Further inputs, any JSON.
+        on_change: How the running process gets changed inputs. `live` sets what Redis accepts while it runs, and
+            restarts for everything else.
+        files: Files that the process reads when it starts; glob patterns if several roles share a unit.
+        links: Links that it resolves when it starts.
+        values: Additional inputs, any JSON.
         timeout: Seconds to wait until it is active.
-        hint: What to look at when it does not start, for the person who reads the error.
+        hint: What to check if it does not start; added to the error message.
         redis: How to reach the server, for `live`.
     """
 
@@ -139,12 +139,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Release:
-    """A release that another step builds; named for the plan alone.
+    """A release that another step builds; only used for the plan.
 
     Attributes:
-        path: Its directory.
-        what: What it holds, for people.
-        demands: What the inventory wants of it, as `suitability.refusals` takes it; none for Flower.
+        path: The release's directory.
+        what: Description of its content.
+        demands: What the inventory requires of it, for `suitability.refusals`; None for Flower.
     """
 
     path: str
@@ -153,12 +153,12 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command of a release that another step runs; named for the plan alone.
+class PlannedCommand:
+    """A release command that another step runs; only used for the plan.
 
     Attributes:
-        subject: What it belongs to: the application's name.
-        text: Its name and how often it runs, for people.
+        subject: Name of the application.
+        text: The command's name and how often it runs.
     """
 
     subject: str
@@ -167,12 +167,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Owned:
-    """What belongs to us by name, so that what is no longer wanted can go.
+    """Names that belong to us, so that anything no longer wanted can be removed.
 
     Attributes:
-        units: Glob patterns of unit names: a unit that matches and is not wanted is stopped (which drains it) and
+        units: Glob patterns of unit names. A unit that matches and is not wanted is stopped (which drains it) and
             disabled.
-        files: Glob patterns of paths: a file or link that matches and is not wanted is removed.
+        files: Glob patterns of paths. A file or link that matches and is not wanted is removed.
     """
 
     units: tuple[str, ...] = ()
@@ -180,10 +180,11 @@ class Owned:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """All that one role wants on one host.
+class DesiredState:
+    """Everything that one role wants on one host.
 
-    Others bring `releases`, `commands` and `packages`, which are here for the plan, and `data`, for the manifest.
+    Other steps provide `releases`, `commands` and `packages`, which are only here for the plan, and `data`, which is
+    here for the manifest.
     """
 
     sysusers: tuple[File, ...] = ()
@@ -194,17 +195,17 @@ class Wanted:
     units: tuple[Unit, ...] = ()
     owned: Owned = field(default_factory=Owned)
     releases: tuple[Release, ...] = ()
-    commands: tuple[Command, ...] = ()
+    commands: tuple[PlannedCommand, ...] = ()
     packages: tuple[str, ...] = ()
     data: tuple[Data, ...] = ()
 
 
-# What one role wants, under the role's name.
-Part = tuple[str, Wanted]
+# A role's name and what the role wants.
+Part = tuple[str, DesiredState]
 
 
 def units_of(parts: Sequence[Part]) -> list[tuple[str, Unit]]:
-    """Return all wanted units, each once under the first part that has it."""
+    """Return all wanted units, each once, with the first part that has it."""
     found: dict[str, tuple[str, Unit]] = {}
     for part, wanted in parts:
         for unit in wanted.units:
@@ -212,29 +213,31 @@ def units_of(parts: Sequence[Part]) -> list[tuple[str, Unit]]:
     return list(found.values())
 
 
-class WantedError(ValueError):
-    """The data that a role handed over has not the form of `Wanted`."""
+class DesiredStateError(ValueError):
+    """The data from a role does not have the form of `DesiredState`."""
 
 
 def _mode(value: Any, where: str) -> int:
     if isinstance(value, str) and value.isdigit():
         return int(value, 8)
-    raise WantedError(f"{where}: mode must be an octal string such as '0644', not {value!r}")
+    raise DesiredStateError(f"{where}: mode must be an octal string such as '0644', not {value!r}")
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise WantedError(f"{where}: must be a list of strings, not {type(value).__name__}")
+        raise DesiredStateError(f"{where}: must be a list of strings, not {type(value).__name__}")
     return tuple(str(item) for item in value)
 
 
 def _items(raw: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     value = raw.get(key) or []
     if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
-        raise WantedError(f"{key}: must be a list, not {type(value).__name__}")
+        raise DesiredStateError(f"{key}: must be a list, not {type(value).__name__}")
     for item in value:
         if not isinstance(item, Mapping):
-            raise WantedError(f"{key}: each item must be a dictionary, not {type(item).__name__}")
+            raise DesiredStateError(
+                f"{key}: each item must be a dictionary, not {type(item).__name__}"
+            )
     return list(value)
 
 
@@ -243,12 +246,12 @@ def _known(
 ) -> None:
     unknown = sorted(set(item) - allowed)
     if unknown:
-        raise WantedError(
+        raise DesiredStateError(
             f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(allowed))}"
         )
     missing = [key for key in needed if key not in item]
     if missing:
-        raise WantedError(f"{where}: {', '.join(missing)} is missing")
+        raise DesiredStateError(f"{where}: {', '.join(missing)} is missing")
 
 
 def _file(item: Mapping[str, Any], where: str) -> File:
@@ -284,13 +287,15 @@ def _release(item: Mapping[str, Any], where: str) -> Release:
     _known(item, {"path", "what", "demands"}, where, needed=("path", "what"))
     demands = item.get("demands")
     if demands is not None and not isinstance(demands, Mapping):
-        raise WantedError(f"{where}.demands: must be a dictionary, not {type(demands).__name__}")
+        raise DesiredStateError(
+            f"{where}.demands: must be a dictionary, not {type(demands).__name__}"
+        )
     return Release(str(item["path"]), str(item["what"]), demands)
 
 
-def _command(item: Mapping[str, Any], where: str) -> Command:
+def _command(item: Mapping[str, Any], where: str) -> PlannedCommand:
     _known(item, {"subject", "text"}, where, needed=("subject", "text"))
-    return Command(str(item["subject"]), str(item["text"]))
+    return PlannedCommand(str(item["subject"]), str(item["text"]))
 
 
 def _data(item: Mapping[str, Any], where: str) -> Data:
@@ -302,7 +307,7 @@ def _check(item: Mapping[str, Any], where: str) -> Check:
     _known(item, {"command", "redis", "flavor", "files"}, where, needed=("files",))
     command, redis = _texts(item.get("command", []), where), str(item.get("redis", ""))
     if bool(command) == bool(redis):
-        raise WantedError(f"{where}: must have either command or redis")
+        raise DesiredStateError(f"{where}: must have either command or redis")
     flavor = str(item.get("flavor", "redis"))
     return Check(files=_texts(item["files"], where), command=command, redis=redis, flavor=flavor)
 
@@ -311,13 +316,13 @@ def _redis(item: Any, where: str) -> RedisAccess | None:
     if item is None:
         return None
     if not isinstance(item, Mapping):
-        raise WantedError(f"{where}: must be a dictionary, not {type(item).__name__}")
+        raise DesiredStateError(f"{where}: must be a dictionary, not {type(item).__name__}")
     keys = ("host", "port", "ca", "user", "password")
     further = ("certificate", "key", "staged_key")
     _known(item, {*keys, *further}, where, needed=keys)
     host, port, ca, user, password = (str(item[key]) for key in keys)
     if not port.isdigit():
-        raise WantedError(f"{where}: port must be a number, not {port!r}")
+        raise DesiredStateError(f"{where}: port must be a number, not {port!r}")
     more = {key: str(item[key]) for key in further if key in item}
     return RedisAccess(host, int(port), ca, user, password, **more)
 
@@ -340,12 +345,12 @@ def _unit(item: Mapping[str, Any], where: str) -> Unit:
     )
     on_change = item.get("on_change", "restart")
     if on_change not in get_args(OnChange):
-        raise WantedError(
+        raise DesiredStateError(
             f"{where}: on_change must be one of {', '.join(get_args(OnChange))}, not {on_change!r}"
         )
     redis = _redis(item.get("redis"), f"{where}.redis")
     if (on_change == "live") != (redis is not None):
-        raise WantedError(f"{where}: on_change live needs redis, and nothing else does")
+        raise DesiredStateError(f"{where}: on_change live needs redis, and nothing else does")
     return Unit(
         name=str(item["name"]),
         on_change=on_change,
@@ -358,19 +363,19 @@ def _unit(item: Mapping[str, Any], where: str) -> Unit:
     )
 
 
-KEYS = frozenset(item.name for item in fields(Wanted))
+KEYS = frozenset(item.name for item in fields(DesiredState))
 
 
-def parse(raw: Mapping[str, Any]) -> Wanted:
-    """Build `Wanted` from plain data.
+def parse(raw: Mapping[str, Any]) -> DesiredState:
+    """Build `DesiredState` from plain data.
 
     Raises:
-        WantedError: A key is unknown or a value has the wrong type; the message names the place.
+        DesiredStateError: A key is unknown or a value has the wrong type; the message names it.
     """
     _known(raw, set(KEYS), "settle")
     owned = raw.get("owned") or {}
     _known(owned, {"units", "files"}, "owned")
-    return Wanted(
+    return DesiredState(
         sysusers=tuple(
             _file(item, f"sysusers[{n}]") for n, item in enumerate(_items(raw, "sysusers"))
         ),
@@ -398,14 +403,14 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
 
 
 def parse_parts(raw: Any) -> list[Part]:
-    """Build what several roles want on one host, each under its name, in their order.
+    """Build what several roles want on one host, in order, each with the role's name.
 
     Raises:
-        WantedError: See `parse`.
+        DesiredStateError: See `parse`.
     """
     if isinstance(raw, str) or not isinstance(raw, Sequence):
-        raise WantedError(f"parts: must be a list, not {type(raw).__name__}")
+        raise DesiredStateError(f"parts: must be a list, not {type(raw).__name__}")
     for item in raw:
         if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 2:
-            raise WantedError("parts: each must be a pair of name and what is wanted")
+            raise DesiredStateError("parts: each must be a pair of name and what is wanted")
     return [(str(name), parse(wanted)) for name, wanted in raw]

@@ -1,4 +1,4 @@
-"""Data as one argument of a module: compressed, and told by no log."""
+"""Packs data into one module argument, so that it is small and no log shows it in plain text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def pack(data: Any) -> str:
-    """JSON, compressed and in base64."""
+    """Return data as compressed JSON in base64."""
     return base64.b64encode(zlib.compress(json.dumps(data, default=str).encode())).decode()
 
 
 def unpack(text: str) -> Any:
-    """What `pack` was given."""
+    """Return the data that was given to `pack`."""
     return json.loads(zlib.decompress(base64.b64decode(text)))

@@ -1,7 +1,7 @@
-"""Small scripts for the hosts, sent as text to a bare Python: five times cheaper than a module each.
+"""Sends small scripts to hosts as text for plain Python, which is five times cheaper than a module.
 
-A module boots Ansible's own wrapper on the host, 0.14 s of processor time; `python3 -c` needs 0.02 s. So what only
-looks, or waits, is one of these: standard library alone, JSON in by standard input, one line of JSON out.
+A module starts Ansible's wrapper on the host, which takes 0.14 s of processor time; `python3 -c` takes 0.02 s. So code
+that only queries or waits is such a script: standard library only, JSON on stdin, one line of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.redact import cl
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
 
 _PYTHON = "/usr/bin/python3"
-# Seconds that a unit which systemd had to start again must have stayed up to count as serving.
+# Seconds that a unit must have been up to count as serving, if systemd had to restart it.
 _SETTLE = 10
 
 
 def command(source: str, python: str = _PYTHON) -> str:
-    """The shell command that runs a script's source on a host.
+    """Return the shell command that runs a script's source on a host.
 
-    Isolated (`-I`), since it runs as root: otherwise Python would first import from the working directory, which is the
-    home of whoever logs in.
+    It is isolated (`-I`) because it runs as root: otherwise Python would import first from the working directory, the
+    home of the user who logs in.
     """
     return shlex.join([python, "-S", "-I", "-c", source])
 
 
-# What runs a script that comes by standard input, in its first line; what it is asked comes after that.
+# Runs a script from the first line of standard input; the script's own input follows.
 _READER = (
     "import json, sys; "
     "exec(compile(json.loads(sys.stdin.readline()), 'script', 'exec'), {'__name__': '__main__'})"
@@ -37,30 +37,30 @@ _READER = (
 
 
 def call(name: str, request: Mapping[str, Any]) -> tuple[str, bytes]:
-    """Command and standard input that run one of the scripts beside this file.
+    """Return command and standard input that run one of the scripts in `plugin_utils/scripts`.
 
-    The script is in the input as well: sudo logs whole command lines, and a run asks every few seconds.
+    The script itself is also in the input: sudo logs whole command lines, and a run sends scripts every few seconds.
 
     Args:
-        name: Of the script.
-        request: What its own text says that it reads.
+        name: Name of the script.
+        request: Input of the script, described in its docstring.
     """
     lines = (json.dumps(script(name)), json.dumps(request))
     return command(_READER), "\n".join(lines).encode()
 
 
 def program(path: str) -> str:
-    """The shell command that runs a program of the runtime that needs nothing but the standard library."""
+    """Return the shell command that runs a program of the runtime that only needs the standard library."""
     return shlex.join([_PYTHON, "-S", "-I", path])
 
 
 def script(name: str) -> str:
-    """Source of one of the scripts beside this file."""
+    """Return the source of one of the scripts in `plugin_utils/scripts`."""
     return (Path(__file__).parents[1] / "scripts" / f"{name}.py").read_text()
 
 
 def release_note(path: str) -> str:
-    """The shell command that prints a release's note: nothing where `note.built` would say that it is none."""
+    """Return the shell command that prints a release's note, or nothing if `note.built` would be false."""
     lines = (
         f"path={shlex.quote(path)}",
         'python=$(readlink -f "$path/venv/bin/python") && [ -x "$python" ] || exit 0',
@@ -82,7 +82,7 @@ def serving(
     release: str = "",
     timeout: float = 0.0,
 ) -> tuple[str, bytes]:
-    """Command and standard input of the script `serving`, whose own text says what is asked here."""
+    """Return command and standard input of the script `serving`; its docstring describes the arguments."""
     request = {
         "units": list(units),
         "https": [dict(item) for item in https],
@@ -96,7 +96,7 @@ def serving(
 
 
 def probe(python: str, runtime: str, user: str) -> str:
-    """The shell command that runs `celery_fleet.ops.probe` in a release's Python, as the application's user."""
+    """Return the shell command that runs `celery_fleet.ops.probe` in a release's Python, as the application's user."""
     return "cd / && " + shlex.join(
         [
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"),
@@ -107,20 +107,20 @@ def probe(python: str, runtime: str, user: str) -> str:
 
 
 def deployed_probe(configuration: str, root: str, user: str) -> str:
-    """The same by whichever worker the host has, with the runtime that this worker runs with.
+    """Return the shell command that runs the probe with the release and runtime of any deployed worker.
 
-    So it works before a run has brought its own. Ends with status 99 where no worker was deployed yet.
+    So it works before a run has installed its own runtime. It exits with status 99 if no worker is deployed yet.
 
     Args:
         configuration: Directory of the application's configuration.
         root: Directory of its releases.
-        user: The application's.
+        user: The application's Unix user.
     """
     script = (
         'for file in "$1"/worker-*.env; do name=${file##*/worker-}; name=${name%.env}; '
         'python=$2/pins/worker-$name/venv/bin/python; [ -x "$python" ] || continue; '
         'runtime=$(sed -n \'s/^PYTHONPATH="\\(.*\\)"$/\\1/p\' "$file"); module=celery_fleet.ops.probe; '
-        # A worker that an earlier version deployed runs with a runtime that has it there.
+        # The runtime of a worker that an earlier version deployed has the probe at this path.
         '[ -f "$runtime/celery_fleet/ops/probe.py" ] || module=celery_fleet.probe; cd / && '
         'exec setpriv --reuid="$3" --regid="$3" --clear-groups -- '
         'env PYTHONPATH="$runtime" PYTHONDONTWRITEBYTECODE=1 "$python" -m "$module"; '
@@ -130,11 +130,11 @@ def deployed_probe(configuration: str, root: str, user: str) -> str:
 
 
 def with_identity(command_line: str, settings: Mapping[str, Any]) -> str:
-    """The same command, after root has put what its settings show to Redis into its standard input.
+    """Return a command that first, as root, adds the client certificate in its settings to its standard input.
 
     Args:
-        command_line: Of a probe, which runs as the application's user.
-        settings: Those that it reads; where they name no file of the client's own nothing is put.
+        command_line: Command of a probe, which runs as the application's user.
+        settings: Settings that it reads; if they name no client certificate, the command is returned as it is.
     """
     tls = settings.get("celery", {}).get("broker_use_ssl")
     if not isinstance(tls, Mapping) or not tls.get("ssl_keyfile"):
@@ -143,18 +143,18 @@ def with_identity(command_line: str, settings: Mapping[str, Any]) -> str:
 
 
 class RemoteError(Exception):
-    """A script ended without an answer; the message holds its last words."""
+    """A script ended without an answer. The message contains its last output."""
 
 
 def answer(result: dict[str, Any], secrets: Iterable[str] = ()) -> Any:
-    """What a script answered, with its text for people redacted (see `redact.clean_answer`).
+    """Return a script's answer, with its text redacted (see `redact.clean_answer`).
 
     Args:
-        result: How its command ended.
+        result: Result of its command.
         secrets: Values that may not be shown.
 
     Raises:
-        RemoteError: It failed, or what it printed is not JSON.
+        RemoteError: The script failed, or its output is not JSON.
     """
     lines = str(result.get("stdout", "")).strip().splitlines()
     if result.get("rc") == 0 and lines:
@@ -171,11 +171,11 @@ def answer(result: dict[str, Any], secrets: Iterable[str] = ()) -> Any:
 
 
 def finding(result: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
-    """What the probe answered: what it finds wrong is an answer as well, which it says by its exit status.
+    """Return the probe's answer. Errors that it finds are also an answer, although its exit status is not 0.
 
     The arguments are those of `answer`.
 
     Raises:
-        RemoteError: What it printed is not JSON.
+        RemoteError: Its output is not JSON.
     """
     return dict(answer({**result, "rc": 0}, secrets))
