@@ -47,7 +47,7 @@ class ActionModule(FleetAction):
             release_commands.question(
                 do,
                 str(args["app"]),
-                "fleet" if command["on"] == "one" else "host",
+                "fleet" if command["hosts"] == "one" else "host",
                 str(args["release"]),
                 command,
                 host=str(variables["inventory_hostname"]),

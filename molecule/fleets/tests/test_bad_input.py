@@ -53,7 +53,7 @@ def command(*argv: str) -> Callable[[Fleet], dict[str, Any]]:
             "name": name,
             "argv": list(argv),
             "when": "release",
-            "on": "one",
+            "hosts": "one",
             "timeout": 60,
         }
         return {"celery_release_commands": [*own, more]}

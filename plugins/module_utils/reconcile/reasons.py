@@ -28,7 +28,17 @@ _FLAGS = {
 _OPTION = re.compile(r"# ([a-z_]+)")
 _VALUES = {"yes": "true", "no": "false", "pid": "true", "all": "false"}
 # Parts of the delivery → their variables, if those have other names.
-_PARTS = {"profile": "delivery", "deaths": "poison_deaths", "keep": "dead_letters_keep"}
+_PARTS = {
+    "profile": "delivery",
+    "hand_back": "requeue_on_crash",
+    "carry": "keep_tasks_on_reconnect",
+    "outage": "outage_guard",
+    "unknown_delay": "unknown_task_retry_delay",
+    "unknown_for": "unknown_task_retention",
+    "deaths": "max_crashes_per_task",
+    "keep": "max_dead_letters",
+    "failed": "max_failed_dead_letters",
+}
 # Settings whose text values may be shown. Of other settings only numbers and booleans may.
 _READABLE = frozenset(
     (

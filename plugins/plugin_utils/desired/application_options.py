@@ -162,7 +162,7 @@ COMMAND: Final[tuple[Option, ...]] = (
     Option("argv", "list", "Its command line; C(python) means the release's interpreter.",
            required=True, elements="str"),
     Option("when", "str", "Once for each release, or once ever.", default="release", choices=("release", "once")),
-    Option("on", "str", "On one host, or on all that have the release.", default="one", choices=("one", "all")),
+    Option("hosts", "str", "On one host, or on all that have the release.", default="one", choices=("one", "all")),
     Option("timeout", "float", "Seconds that it may take.", default=600),
 )
 # fmt: on

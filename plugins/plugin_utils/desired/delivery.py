@@ -1,7 +1,7 @@
 """Translates a promise on delivery to Celery's settings and to parts of the runtime, for each worker.
 
-The functions are plain functions over plain data. `knobs` are a host's variables `celery_worker_<name>` without their
-prefix; the table of options has the defaults of the others.
+The functions are plain functions over plain data. `knobs` are a host's variables by the keys of `VARIABLES`; the table
+of options has the defaults of the others.
 """
 
 from __future__ import annotations
@@ -39,9 +39,23 @@ ATOMIC_PARTS = ("lease", "hand_back", "carry", "outage")
 # Pools without an event loop that a broker could block: each greenlet waits for the broker by itself.
 WITHOUT_LOOP = ("gevent", "eventlet")
 
-PREFIX = "celery_worker_"
+# The variable behind each knob.
+VARIABLES = {
+    "take": "celery_worker_take",
+    "lease": "celery_worker_lease",
+    "hand_back": "celery_worker_hand_back",
+    "carry": "celery_worker_carry",
+    "outage": "celery_worker_outage",
+    "dead_letters": "celery_worker_dead_letters",
+    "unknown_delay": "celery_worker_unknown_delay",
+    "unknown_for": "celery_worker_unknown_for",
+    "poison_deaths": "celery_worker_poison_deaths",
+    "dead_letters_keep": "celery_worker_dead_letters_keep",
+    "failed_keep": "celery_worker_failed_keep",
+}
+_DEFAULTS = {option.name: option.default for option in DELIVERY}
 _KNOBS: dict[str, Any] = {
-    **{option.name.removeprefix(PREFIX): option.default for option in DELIVERY},
+    **{knob: _DEFAULTS[variable] for knob, variable in VARIABLES.items()},
     "stock_visibility": 3600,
 }
 # The runtime's numbers: its name -> our name, and the type.

@@ -60,7 +60,7 @@ class Facts(TypedDict):
 
 
 class Workers(TypedDict):
-    """The workers of a host: the variables celery_worker_instances, _enabled, _defaults and those of delivery."""
+    """A host's workers: the variables celery_worker_instances, _enabled, _defaults and those of delivery."""
 
     instances: Instances
     enabled: Sequence[str]

@@ -44,7 +44,7 @@ class ReleaseCommand:
     name: str
     argv: tuple[str, ...]
     when: str = _DEFAULTS["when"]
-    on: str = _DEFAULTS["on"]
+    hosts: str = _DEFAULTS["hosts"]
     timeout: float = _DEFAULTS["timeout"]
 
     @property
@@ -54,23 +54,17 @@ class ReleaseCommand:
 
 
 def parse(raw: Iterable[Mapping[Any, Any]]) -> list[ReleaseCommand]:
-    """Return the commands in the inventory, which preflight has checked.
-
-    YAML 1.1 reads the key `on` as true.
-    """
-    found = []
-    for item in raw:
-        given = {"on" if key is True else str(key): value for key, value in item.items()}
-        found.append(
-            ReleaseCommand(
-                name=str(given["name"]),
-                argv=tuple(str(word) for word in given["argv"]),
-                when=str(given.get("when") or _DEFAULTS["when"]),
-                on=str(given.get("on") or _DEFAULTS["on"]),
-                timeout=float(given.get("timeout") or _DEFAULTS["timeout"]),
-            )
+    """Return the commands in the inventory, which preflight has checked."""
+    return [
+        ReleaseCommand(
+            name=str(given["name"]),
+            argv=tuple(str(word) for word in given["argv"]),
+            when=str(given.get("when") or _DEFAULTS["when"]),
+            hosts=str(given.get("hosts") or _DEFAULTS["hosts"]),
+            timeout=float(given.get("timeout") or _DEFAULTS["timeout"]),
         )
-    return found
+        for given in raw
+    ]
 
 
 def due(
@@ -91,19 +85,19 @@ def due(
     """
     found = []
     for command in parse(raw):
-        marks = fleet if command.on == "one" else own
+        marks = fleet if command.hosts == "one" else own
         mark = (marks.get(command.when) or {}).get(command.name) or {}
         if mark.get("state") == "done" or not hosts:
             continue
         # If a killed run started it, only that host knows how it ended.
         chosen = mark["host"] if mark.get("host") in hosts else hosts[0]
-        if here == chosen or (command.on == "all" and here in hosts):
+        if here == chosen or (command.hosts == "all" and here in hosts):
             found.append(
                 {
                     "name": command.name,
                     "argv": list(command.argv),
                     "when": command.when,
-                    "on": command.on,
+                    "hosts": command.hosts,
                     "timeout": command.timeout,
                     "text": f"{command.name} ({command.often})",
                 }

@@ -62,8 +62,8 @@ def refusals(
             if not without:
                 words.append(
                     f"{host} can't be reached ({known.get('reason') or 'no reason was given'}). Run again once it "
-                    "is back; or take the application off the others now with -e fleet_remove_missing=true, and off "
-                    "this one by the same command later"
+                    "is back; or take the application off the others now with "
+                    "-e fleet_remove_missing=true, and off this one by the same command later"
                 )
             continue
         if known.get("uid") != 0:

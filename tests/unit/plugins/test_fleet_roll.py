@@ -1,4 +1,4 @@
-"""The action `fleet_roll` where it meets Ansible: what a lost host becomes, and what is found of an earlier run."""
+"""The action `fleet_roll` where it meets Ansible: what a lost host becomes, what an earlier run has left."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _extras(draw: Draw) -> dict[str, Any]:
         "celery_health_interval": st.sampled_from([60, 3600]),
         "celery_producer_web_listen": st.sampled_from(["", "127.0.0.1:5000"]),
         "celery_producer_web_port": st.sampled_from([443, "8443", "{{ 8000 + 443 }}"]),
-        "celery_release_commands": st.just([{"name": "migrate", "argv": ["python", "-V"], "on": "one"}]),
+        "celery_release_commands": st.just([{"name": "migrate", "argv": ["python", "-V"], "hosts": "one"}]),
         "celery_worker_defaults": st.sampled_from([{}, {"memory_max": "1G"}, {"concurrency": 2}]),
         "flower_url_prefix": st.sampled_from(["", "flower", "/a/b/"]),
         "redis_broker_maxmemory": st.sampled_from(["1gb", 10**7, "64MB"]),

@@ -268,9 +268,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (R, [MIGRATE | {"argv": ["sleep", 5]}], f"{R}[0].argv[1]", "a number, but must be a string", "quotes"),
     (R, [MIGRATE | {"argv": ["a", "b\0"]}], f"{R}[0].argv[1]", "NUL", "remove it"),
     (R, [MIGRATE | {"when": "releasee"}], f"{R}[0].when", "none of the allowed", "release?"),
-    (R, [MIGRATE | {"on": "both"}], f"{R}[0].on", "none of the allowed", "one, all"),
-    # YAML reads the key `on` as true.
-    (R, [MIGRATE | {True: "both"}], f"{R}[0].on", "none of the allowed", "one, all"),
+    (R, [MIGRATE | {"hosts": "both"}], f"{R}[0].hosts", "none of the allowed", "one, all"),
     (R, [MIGRATE | {"timeout": 0}], f"{R}[0].timeout", "not a number of seconds", "as a number"),
     (R, [MIGRATE | {"timeout": "60"}], f"{R}[0].timeout", "not a number of seconds", "as a number"),
     (R, [MIGRATE | {"timeout": True}], f"{R}[0].timeout", "not a number of seconds", "as a number"),
@@ -421,8 +419,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_source.directory"),
     ("celery_app_secret_env/CELERY_BROKER_URL", "redis://h/0", "celery_app_secret_env.CELERY_BROKER_URL",
      "has no effect", "in its settings"),
-    ("celery_app_urls/CELERY_RESULT_BACKEND", {"scheme": "redis", "host": "h"}, "celery_app_urls.CELERY_RESULT_BACKEND",
-     "has no effect", "remove it"),
+    ("celery_app_urls/CELERY_RESULT_BACKEND", {"scheme": "redis", "host": "h"},
+     "celery_app_urls.CELERY_RESULT_BACKEND", "has no effect", "remove it"),
     (f"{D}/environment", {"CELERY_LOADER": "app"}, f"{W}.discounts.environment.CELERY_LOADER",
      "has no effect", "loader"),
     ("celery_producer_web/environment", {"CELERY_FLEET_ARGS": "x"},
@@ -1385,10 +1383,9 @@ def test_what_the_code_schedules_is_switched_off_by_its_name_alone(variables: Va
 
 
 def test_commands_of_a_release(variables: Variables) -> None:
-    # As YAML reads `on: all`.
     variables[R] = [
-        MIGRATE | {"when": "release", "on": "one", "timeout": 300},
-        {"name": "static_files-2", "argv": ["python", ""], True: "all"},
+        MIGRATE | {"when": "release", "hosts": "one", "timeout": 300},
+        {"name": "static_files-2", "argv": ["python", ""], "hosts": "all"},
         {"name": "demo", "argv": ["./load"], "when": "once", "timeout": 0.5},
     ]
     assert problems(variables) == []

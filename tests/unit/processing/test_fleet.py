@@ -140,7 +140,7 @@ def test_a_changed_value_has_its_command_run_again() -> None:
 
 def test_each_host_that_serves_has_its_files(inventory: dict[str, Any]) -> None:
     commands = {each["argv"][2]: each for each in inventory["celery_release_commands"]}
-    everywhere = {name for name, each in commands.items() if each["on"] == "all"}
+    everywhere = {name for name, each in commands.items() if each["hosts"] == "all"}
     assert everywhere == {
         *("wait_for_database", "load_fixtures_once", "inject_frontend", "collectstatic")
     }

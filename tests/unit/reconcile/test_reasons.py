@@ -121,7 +121,7 @@ def test_drop_ins(before: str, after: str, words: list[str]) -> None:
          ["route a.*: queue a → b", "route b: queue b → c", "route d removed", "route c new (queue x)"]),
         ("delivery", None, delivery.document("at_least_once"), ["delivery → at_least_once"]),
         ("delivery", delivery.document("at_least_once"),
-         delivery.document("at_least_once", {"poison_deaths": 5}), ["poison_deaths 3 → 5"]),
+         delivery.document("at_least_once", {"poison_deaths": 5}), ["max_crashes_per_task 3 → 5"]),
     ],
 )  # fmt: skip
 def test_settings(name: str, before: Any, after: Any, words: list[str]) -> None:

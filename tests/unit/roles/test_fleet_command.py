@@ -101,7 +101,6 @@ class Fleet:
 
     def start(self, commands: list[dict[Any, Any]] | None, *more: str) -> subprocess.Popen[str]:
         given = self.root / "given.json"
-        # YAML, which has keys that are no strings: it reads `on: all` as {true: all}.
         own = {} if commands is None else {"celery_release_commands": commands}
         given.write_text(yaml.safe_dump({**self.variables, **own}))
         return subprocess.Popen(
@@ -150,7 +149,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_each_runs_in_its_order_and_once(fleet: Fleet) -> None:
     listed = [
         fleet.command("migrate", "sleep 1"),
-        fleet.command("static") | {True: "all"},
+        fleet.command("static") | {"hosts": "all"},
         fleet.command("demo", when="once"),
     ]
     # One of the two: they would share what each of them has of its own.

@@ -18,9 +18,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_comm
 )
 
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"], "timeout": 300}
-# As YAML reads `on: all`.
-STATIC = {"name": "static", "argv": ["python", "manage.py", "collectstatic"], True: "all"}
-DEMO = {"name": "demo", "argv": ["python", "manage.py", "loaddata"], "when": "once", "on": "one"}
+STATIC = {"name": "static", "argv": ["python", "manage.py", "collectstatic"], "hosts": "all"}
+DEMO = {"name": "demo", "argv": ["python", "manage.py", "loaddata"], "when": "once", "hosts": "one"}
 RAW: list[dict[Any, Any]] = [MIGRATE, STATIC, DEMO]
 HOSTS = ["worker1", "worker2", "control1"]
 
@@ -31,9 +30,9 @@ def found(here: str, fleet: Any = None, own: Any = None, hosts: list[str] = HOST
 
 def test_what_the_inventory_leaves_out() -> None:
     first, second, third = parse(RAW)
-    assert (first.when, first.on, first.timeout) == ("release", "one", 300.0)
-    assert (second.when, second.on, second.timeout) == ("release", "all", 600.0)
-    assert (third.when, third.on) == ("once", "one")
+    assert (first.when, first.hosts, first.timeout) == ("release", "one", 300.0)
+    assert (second.when, second.hosts, second.timeout) == ("release", "all", 600.0)
+    assert (third.when, third.hosts) == ("once", "one")
 
 
 def test_on_one_host_it_is_the_first_and_on_all_it_is_each() -> None:

@@ -56,10 +56,12 @@ def _commands(model: Model, value: list[object]) -> Iterator[Problem]:
         if item is UNKNOWN:
             continue
         if not isinstance(item, Mapping):
-            example = "{name: migrate, argv: [python, manage.py, migrate], when: release, on: one}"
+            example = (
+                "{name: migrate, argv: [python, manage.py, migrate], when: release, hosts: one}"
+            )
             yield not_a_mapping(model, path, item, f"write it as in {example}")
             continue
-        # YAML 1.1 reads the key `on` as true.
+        # YAML 1.1 reads the old key `on` as true.
         body = {"on" if key is True else key: part for key, part in item.items()}
         yield from unknown_keys(path, body, tuple(_KEYS))
         yield from _name(model, path, body, seen)

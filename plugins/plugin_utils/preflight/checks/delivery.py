@@ -39,17 +39,13 @@ _PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
 _SETTINGS: Final = "celery_app_settings"
 _TRANSPORT: Final = (_SETTINGS, "broker_transport_options")
 _STOCK: Final = "write celery_worker_take: stock"
-_ATOMIC_PARTS: Final = tuple(f"{desired.PREFIX}{name}" for name in desired.ATOMIC_PARTS)
-_DEAD_LETTERS: Final = "celery_worker_dead_letters"
+_DEAD_LETTERS: Final = "dead_letters"
 
 
 def parts(model: Model, host: str, options: Mapping[str, object]) -> dict[str, Any]:
     """Return the parts of the delivery that a worker has on a host, as `desired.parts` does for well-formed values."""
-    variables = {one.name: model.value(host, one.name) for one in DELIVERY}
-    knobs = {
-        name.removeprefix(desired.PREFIX): value
-        for name, value in parsed(DELIVERY, variables).items()
-    }
+    given = parsed(DELIVERY, {one.name: model.value(host, one.name) for one in DELIVERY})
+    knobs = {knob: given[name] for knob, name in desired.VARIABLES.items() if name in given}
     promise = model.value(host, "celery_app_delivery")
     return desired.parts(
         str(promise) if promise in tuple(desired.SETTINGS) else "inherit",
@@ -68,14 +64,14 @@ def is_atomic(model: Model, host: str, options: Mapping[str, object]) -> bool:
     return bool(parts(model, host, options)["take"] == "atomic")
 
 
-def has_part(model: Model, host: str, options: Mapping[str, object], variable: str) -> bool:
-    """Return whether a part of the delivery, named by its variable, is on in a worker there."""
-    return bool(parts(model, host, options)[variable.removeprefix(desired.PREFIX)])
+def has_part(model: Model, host: str, options: Mapping[str, object], part: str) -> bool:
+    """Return whether a part of the delivery is on in a worker there."""
+    return bool(parts(model, host, options)[part])
 
 
 def renews(model: Model, host: str, options: Mapping[str, object]) -> bool:
     """Return whether a worker renews its tasks' leases, so the visibility timeout may be shorter than its tasks."""
-    return has_part(model, host, options, "celery_worker_lease")
+    return has_part(model, host, options, "lease")
 
 
 def check_promise(model: Model) -> Iterator[Problem]:
@@ -238,7 +234,8 @@ def _unfit(
 
 def check_parts(model: Model) -> Iterator[Problem]:
     """Refuse parts that are switched on by name but that no worker has."""
-    for variable in (*_ATOMIC_PARTS, _DEAD_LETTERS):
+    for part in (*desired.ATOMIC_PARTS, _DEAD_LETTERS):
+        variable = desired.VARIABLES[part]
         for value, hosts in model.distinct_given(variable):
             mine = [
                 (host, options)
@@ -248,9 +245,9 @@ def check_parts(model: Model) -> Iterator[Problem]:
             ]
             if value is not True or not mine:
                 continue
-            if any(has_part(model, host, options, variable) for host, options in mine):
+            if any(has_part(model, host, options, part) for host, options in mine):
                 continue
-            if variable == _DEAD_LETTERS:
+            if part == _DEAD_LETTERS:
                 why, what = "no worker promises at_least_once", "celery_app_delivery: at_least_once"
             elif any(is_atomic(model, host, options) for host, options in mine):
                 why, what = "gevent and eventlet have no event loop for it", "another pool"

@@ -28,7 +28,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 Path = tuple[object, ...]
 
-# Lists with their own check of the elements (`commands`), which knows how YAML reads their key `on`.
+# Lists with their own check of the elements (`commands`).
 _OWN_ELEMENTS: Final = ("celery_release_commands",)
 # Variables for the command line: `-e name=value` turns everything into text, which their roles accept.
 COMMAND_LINE: Final = (

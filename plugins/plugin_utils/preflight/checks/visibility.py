@@ -87,7 +87,7 @@ def check_lease(model: Model) -> Iterator[Problem]:
             if (
                 delay is not None
                 and delay >= seconds
-                and has_part(model, host, options, "celery_worker_dead_letters")
+                and has_part(model, host, options, "dead_letters")
             ):
                 late.setdefault(number_text(seconds), []).append(host)
     for (variable, shown), there in short.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import VARIABLES
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import delivery
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -53,7 +54,7 @@ def test_every_promise_can_be_had_with_every_take(
 )
 def test_each_part_can_be_switched_off(variables: Variables, part: str) -> None:
     if part != "nothing":
-        variables[f"celery_worker_{part}"] = False
+        variables[VARIABLES[part]] = False
     assert problems(variables) == []
 
 
@@ -253,7 +254,7 @@ def test_settings_that_the_atomic_take_bears(
 
 @pytest.mark.parametrize("part", ["lease", "hand_back", "carry", "outage"])
 def test_a_part_that_no_worker_has_is_refused(variables: Variables, part: str) -> None:
-    name = f"celery_worker_{part}"
+    name = VARIABLES[part]
     given = {**variables, name: True}
     assert problems(given) == []
     one = only(problems({**given, TAKE: "stock"}))
