@@ -14,6 +14,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import renamed
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, removal_plan
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
@@ -59,7 +60,9 @@ class ActionModule(FleetAction):
 
     def _check(self) -> dict[str, Any]:
         args = self._task.args
-        words = removal_plan.refusals(
+        # The playbook has no preflight.
+        words = renamed.told(self._variables)
+        words += removal_plan.refusals(
             args["app"],
             str(args["owner"]),
             self._facts,

@@ -442,12 +442,14 @@ class Ground:
 
 
 @contextmanager
-def playbook(*arguments: str, log: Path, root: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+def playbook(
+    *arguments: str, log: Path, root: Path = ROOT, sources: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """ansible-playbook in a process group of its own, which is gone when the block ends.
 
-    `root` is the checkout, or another version of it.
+    `root` is the checkout, or another version of it. `sources` are inventories other than those under test.
     """
-    command = ["ansible-playbook", *inventory_arguments(), *arguments]
+    command = ["ansible-playbook", *inventory_arguments(sources), *arguments]
     with log.open("ab") as stream:
         stream.write(f"$ {shlex.join(command)}\n".encode())
         stream.flush()

@@ -8,10 +8,16 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.renamed import (
+    VARIABLES,
+)
 from change import Done, Fleets
 from ground import (
     FLEET,
@@ -26,6 +32,7 @@ from support import plays, units
 from support.inventory import ROOT, Fleet
 from support.waiting import wait_for
 from versions import (
+    OLDER_INVENTORY,
     belongings,
     newer_runtime,
     older_runtime,
@@ -50,9 +57,9 @@ INTERVAL = 2.0  # seconds between two pulses of beat, in the inventory
 PULSES: list[float] = []  # while the upgrade went on
 
 
-def deploy(case: Case, *arguments: str, root: Path = ROOT) -> None:
+def deploy(case: Case, *arguments: str, root: Path = ROOT, sources: Sequence[str] = ()) -> None:
     """Run a version's site.yml to its end."""
-    with playbook(*arguments, "site.yml", log=case.log, root=root) as process:
+    with playbook(*arguments, "site.yml", log=case.log, root=root, sources=sources) as process:
         assert process.wait() == 0, end_of(case.log)
 
 
@@ -76,6 +83,17 @@ def test_fleet_is_the_older_versions(fleet: Fleet, older: str) -> None:
     wait_until_up(fleet, 30)
     assert runtimes(fleet) == {older}
     assert older != newer_runtime(fleet)
+
+
+def test_old_names_are_refused_with_the_new_ones(fleet: Fleet, older: str) -> None:
+    path = ROOT / OLDER_INVENTORY / "group_vars/all/names.yml"
+    given = [name for name in yaml.safe_load(path.read_text()) if not name.startswith("_")]
+    refused = plays.play(replace(fleet, sources=(OLDER_INVENTORY,)), "old-names")
+    assert refused.status != 0
+    assert given
+    for name in given:
+        assert f"rename it to {VARIABLES[name]}" in refused.text, refused.end
+    assert runtimes(fleet) == {older}
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +173,7 @@ def gone_back(ground: Ground, fleet: Fleet, upgraded: RestartSummary, older: str
 
     def act(case: Case) -> None:
         deploy(case, "-e", TAKEN_BACK)
-        deploy(case, root=older_tree(fleet))
+        deploy(case, root=older_tree(fleet), sources=(OLDER_INVENTORY,))
 
     return ground.measure("back", FLEET, act, rest=REST, longest=LONGEST)
 

@@ -12,6 +12,8 @@ from support.inventory import Fleet
 from support.waiting import wait_for
 
 RUNTIMES = "/usr/lib/celery-fleet"
+# The same inventory with the older version's names of variables, relative to the root of the checkout.
+OLDER_INVENTORY = "molecule/upgrade/older/inventory"
 
 
 def older_tree(fleet: Fleet) -> Path:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.renamed import (
+    VARIABLES,
+)
 
 from tests.collection import replaced
 from tests.render.fleet import ansible
@@ -173,6 +176,14 @@ def test_all_refusals_come_before_anything_else(ground: Ground) -> None:
         "can be kept",
     ):
         assert words in run.text
+    assert run.told == []
+
+
+def test_an_old_name_is_refused_with_the_new_one(ground: Ground) -> None:
+    old = next(name for name in VARIABLES if name.startswith("fleet_remove_"))
+    run = ground.run("-e", f"{old}=true")
+    assert run.status != 0
+    assert f"{old} is called {VARIABLES[old]} now" in run.text
     assert run.told == []
 
 
