@@ -128,7 +128,7 @@ def ending(number):
 
 DELIVERY = {
     "profile": "at_least_once",
-    "take": "atomic",
+    "fetch": "atomic",
     "lease": True,
     "carry": True,
     "outage": True,

@@ -94,7 +94,7 @@ def failed(task_id=None, exception=None, args=None, **_):
 """
 
 #: Every option of this part; the others as in the settings.
-DELIVERY = {"profile": "at_least_once", "take": "atomic", "carry": True, "outage": True}
+DELIVERY = {"profile": "at_least_once", "fetch": "atomic", "carry": True, "outage": True}
 
 
 def wait_for(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:

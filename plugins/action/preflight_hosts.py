@@ -1,6 +1,6 @@
 """Action plugin `preflight_hosts`: refuses hosts that can't be reached or are not supported, all in one message.
 
-It reads the facts that `fleet_facts` has collected. Its one option, `asked`, says what each host needs;
+It reads the facts that `host_facts` has collected. Its one option, `asked`, says what each host needs;
 `preflight_inventory` returns it.
 """
 

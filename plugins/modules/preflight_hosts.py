@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: preflight_hosts
 short_description: Refuse hosts that can't be reached or are not supported
 description:
-  - Checks what M(celery_fleet.core.fleet_facts) has found on the hosts of the play, and names all errors at once.
+  - Checks what M(celery_fleet.core.host_facts) has found on the hosts of the play, and names all errors at once.
   - Runs once for all hosts and calls none.
 options:
   asked:

@@ -65,7 +65,9 @@ def whole_inventory(hosts: int, queues: int) -> dict[str, Any]:
         "celery_app_task_routes": {
             f"app.tasks.of{number}.*": {"queue": f"queue{number}"} for number in numbers
         },
-        "celery_app_urls": {"DATABASE_URL": {"scheme": "postgresql", "host": "{{ my_database }}"}},
+        "celery_app_env_urls": {
+            "DATABASE_URL": {"scheme": "postgresql", "host": "{{ my_database }}"}
+        },
         "my_database": "{{ groups['redis'] | first }}",
         "celery_beat_schedule": {
             f"entry{number}": {

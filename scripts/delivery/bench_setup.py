@@ -137,7 +137,7 @@ class Side:
 
     def settings(self, user: str) -> dict[str, Any]:
         """Return the settings that the roles give to a component."""
-        knobs = {"take": self.take}
+        knobs = {"fetch": self.take}
         # As far as settings need them.
         facts = {
             "name": "bench",

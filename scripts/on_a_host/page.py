@@ -23,7 +23,7 @@ from tests.render.fleet import Fleet
 # Prefix of a role's name.
 COLLECTION = "celery_fleet.core."
 # A variable of the examples' inventories, and our variable through which they pass it on.
-_BY = {"postgresql_password": "`celery_app_urls`"}
+_BY = {"postgresql_password": "`celery_app_env_urls`"}
 
 
 class PageError(Exception):

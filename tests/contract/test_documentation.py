@@ -40,9 +40,9 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 FILTERS: dict[str, Callable[..., Any]] = FilterModule().filters()
 # Functions of filters that hand further keywords on, and those that they don't.
 HANDED_ON: dict[str, tuple[Callable[..., Any], set[str]]] = {
-    "fleet_pki_state": (Given, {"source"}),
-    "fleet_site": (nginx.site, {"password_line"}),
-    "fleet_location": (nginx.location, {"password_line"}),
+    "pki_state": (Given, {"source"}),
+    "nginx_site": (nginx.site, {"password_line"}),
+    "nginx_location": (nginx.location, {"password_line"}),
 }
 # Python's types in a filter's signature, and what documentation calls them.
 TYPES = {
@@ -401,7 +401,7 @@ def test_without_its_action_a_module_that_only_documents_fails(tmp_path: Path) -
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     collections = replaced(tmp_path, parts={"plugins/action": nothing})
-    name = f"{COLLECTION}.fleet_facts"
+    name = f"{COLLECTION}.host_facts"
     done = ansible("ansible", "localhost", "-m", name, home=tmp_path, collections=collections)
     assert done.returncode == 2
     assert "FAILED" in done.stdout

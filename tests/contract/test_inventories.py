@@ -117,7 +117,7 @@ def test_staging_is_one_host_and_production_has_one_for_each_purpose() -> None:
     assert len(production["celery_producers"]) >= 2
     # Also in what they run.
     enabled = {
-        tuple(variables("production", host)["celery_worker_enabled"])
+        tuple(variables("production", host)["celery_worker_host_instances"])
         for host in production["celery_workers"]
     }
     assert len(enabled) > 1
@@ -126,7 +126,7 @@ def test_staging_is_one_host_and_production_has_one_for_each_purpose() -> None:
 def test_in_production_a_queue_outlives_a_host() -> None:
     where: dict[str, list[str]] = {}
     for host in members("production")["celery_workers"]:
-        for worker in variables("production", host)["celery_worker_enabled"]:
+        for worker in variables("production", host)["celery_worker_host_instances"]:
             where.setdefault(worker, []).append(host)
     (host, *_) = where["discounts"]
     assert set(where) == set(variables("production", host)["celery_worker_instances"])

@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLES: dict[str, Any] = {
     "autoscale": "10,3",
     "celery_app_task_routes": {"app.*": {"queue": "mail"}},
-    "celery_app_urls": {"A_URL": {"scheme": "https", "host": "h"}},
-    "celery_worker_enabled": ["discounts"],
+    "celery_app_env_urls": {"A_URL": {"scheme": "https", "host": "h"}},
+    "celery_worker_host_instances": ["discounts"],
     "celery_worker_instances": {"mail": {}},
     "crontab": {"minute": "5"},
     "solar": {"event": "sunrise", "latitude": 1, "longitude": 1},
@@ -48,7 +48,7 @@ SAMPLES: dict[str, Any] = {
 # Path in an inventory -> the options below it. Those of workers, entries and commands have tests of their own.
 RENDERED: dict[str, tuple[Option, ...]] = {
     "": tuple(option for option in (*APPLICATION, *WORKER_VARIABLES) if not option.options),
-    "celery_app_urls/OTHER_URL/": URL,
+    "celery_app_env_urls/OTHER_URL/": URL,
     "celery_app_log_rotate/": LOG_ROTATE,
 }
 SOURCE = next(option for option in APPLICATION if option.name == "celery_app_source").options

@@ -99,8 +99,10 @@ def test_the_picture_is_that_of_the_demo() -> None:
     for host, given in inventory["fleet"]["children"]["celery_workers"]["hosts"].items():
         # What follows the host's name up to the next host's.
         rest = texts[texts.index(host) + 1 :]
-        shown = rest[: len(given["celery_worker_enabled"])]
-        assert shown == [f"<app>-worker@{worker}" for worker in given["celery_worker_enabled"]]
+        shown = rest[: len(given["celery_worker_host_instances"])]
+        assert shown == [
+            f"<app>-worker@{worker}" for worker in given["celery_worker_host_instances"]
+        ]
     known = {name for options in specs().values() for name in options}
     shown_variables = {text for text in texts if re.fullmatch(r"(celery|redis|flower)_\w+", text)}
     assert len(shown_variables) >= 6

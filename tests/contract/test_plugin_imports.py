@@ -36,7 +36,7 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
     "run": frozenset({"model", "checks", "hosts"}),
 }
 # Most bytes that the files of a module may have together: what was measured, and a tenth.
-LARGEST = {"settle": 200_000, "release": 50_500, "fleet_removal": 132_500}
+LARGEST = {"reconcile": 200_000, "release": 50_500, "remove_application": 132_500}
 
 # Names of modules below `plugins`, such as `module_utils.text`, with their text. A package has its own name.
 Sources = Mapping[str, str]
@@ -348,8 +348,8 @@ def test_imports_along_the_order_are_none() -> None:
     [
         ("plugin_utils.scripts.turn", "import yaml\n"),
         ("plugin_utils.scripts.turn", "from OUR.module_utils import text\n"),
-        ("action.fleet_roll", "from OUR.plugin_utils.scripts import lease\n"),
-        ("action.fleet_roll", "from OUR.plugin_utils.scripts.lease import LOCK\n"),
+        ("action.rolling_restart", "from OUR.plugin_utils.scripts import lease\n"),
+        ("action.rolling_restart", "from OUR.plugin_utils.scripts.lease import LOCK\n"),
     ],
 )
 def test_a_script_that_is_used_as_a_module_is_found(name: str, text: str) -> None:
@@ -363,20 +363,21 @@ def test_a_script_of_the_standard_library_is_none() -> None:
 
 def test_an_import_of_a_plugin_is_found() -> None:
     sources = made(
-        plugin_utils__run__plan="from OUR.action.settle import ActionModule\n", action__settle=""
+        plugin_utils__run__plan="from OUR.action.reconcile import ActionModule\n",
+        action__reconcile="",
     )
-    assert utils_that_import_plugins(sources) == ["plugin_utils.run.plan imports action.settle"]
+    assert utils_that_import_plugins(sources) == ["plugin_utils.run.plan imports action.reconcile"]
 
 
 def test_a_way_from_a_host_to_the_authorities_is_found() -> None:
     sources = made(
-        modules__settle="from OUR.module_utils.reconcile import files\n",
+        modules__reconcile="from OUR.module_utils.reconcile import files\n",
         module_utils__reconcile__files="from OUR.plugin_utils.desired.acl import acl\n",
         plugin_utils__desired__acl="from ..pki.records import Record\n",
         plugin_utils__pki__records="",
     )
     assert pki_on_hosts(sources) == [
-        "modules.settle reaches plugin_utils.pki.records",
+        "modules.reconcile reaches plugin_utils.pki.records",
         "module_utils.reconcile.files reaches plugin_utils.pki.records",
     ]
 
@@ -401,11 +402,11 @@ def test_a_package_with_more_than_a_docstring_is_found(text: str) -> None:
 
 def test_what_a_module_sends_is_followed_over_all_its_imports() -> None:
     sources = made(
-        modules__settle="from OUR.module_utils.reconcile.reconciler import settle\n",
+        modules__reconcile="from OUR.module_utils.reconcile.reconciler import settle\n",
         module_utils__reconcile='"""Package."""\n',
         module_utils__reconcile__reconciler="def f():\n    from ...plugin_utils.run import plan\n",
         plugin_utils='"""Package."""\n',
         plugin_utils__run__plan="",
         module_utils__text="",
     )
-    assert sent_with("settle", sources) == sources.keys() - {"module_utils.text"}
+    assert sent_with("reconcile", sources) == sources.keys() - {"module_utils.text"}

@@ -1,7 +1,7 @@
 """Render what `site.yml` would put on the hosts of a delivered inventory, with Ansible itself.
 
 This is a dry run of the delivered playbook over a copy of the inventory, with two replaced action plugins:
-`fleet_plan`, which renders and then writes down what it would send to the host, and `fleet_facts`.
+`host_plan`, which renders and then writes down what it would send to the host, and `host_facts`.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ ODD: dict[str, Any] = {
         "tasks_max": "64",
     },
     "celery_app_delivery": "at_least_once",
-    "celery_worker_hand_back": False,
-    "celery_worker_poison_deaths": 5,
+    "celery_worker_requeue_on_crash": False,
+    "celery_worker_max_crashes_per_task": 5,
     "celery_worker_instances": {
-        "discounts": {"concurrency": 1, "take": "stock"},
+        "discounts": {"concurrency": 1, "fetch": "stock"},
         "maintenance": {"concurrency": 1},
         "analytics": {"concurrency": 1, "memory_max": "768M"},
     },
@@ -92,9 +92,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "celery_producer_web_protected_paths": [],
             "firewall_enabled": False,
             "celery_health_enabled": False,
-            "fleet_needrestart": False,
+            "fleet_block_needrestart": False,
             "celery_beat_scheduler": "database",
-            "celery_beat_schedule_edited": "reset",
+            "celery_beat_schedule_on_edit": "reset",
             "pki_mode": "mutual",
         },
     ),

@@ -13,7 +13,7 @@ RELEASE = {"celery_workers", "celery_beat", "celery_producers"}
 
 
 def site(host: Host) -> Application:
-    directory = host.variables["celery_app_directory"]
+    directory = host.variables["celery_app_config_directory"]
     raw: dict[str, Any] = json.loads(host.text(f"{directory}/cli.json"))
     return application.parse(raw)
 
@@ -73,7 +73,7 @@ def test_whoever_has_a_release_can_run_commands_in_it(fleet: Fleet) -> None:
 
 def test_what_a_web_process_reads_stays_until_that_has_ended(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
-        path = f"{host.variables['celery_app_directory']}/credentials/producer.json"
+        path = f"{host.variables['celery_app_config_directory']}/credentials/producer.json"
         assert path not in host.parts["celery_cli"]["owned"]["files"], host.name
         surplus = host.parts["celery_runtime_surplus"]["owned"]["files"]
         assert (path in surplus) is (path not in host.files), host.name
@@ -89,7 +89,7 @@ def test_files_that_two_roles_write_are_the_same(fleet: Fleet) -> None:
 
 def test_commands_get_the_environment_of_the_applications_processes(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
-        directory = host.variables["celery_app_directory"]
+        directory = host.variables["celery_app_config_directory"]
         for own, copy in (
             ("app.env", "exec.env"),
             ("credentials/secret.env", "credentials/exec.env"),

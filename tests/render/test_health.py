@@ -24,14 +24,14 @@ def unit(host: Host, kind: str) -> str:
 
 def setup(host: Host) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(
-        host.text(f"{host.variables['celery_app_directory']}/health.json")
+        host.text(f"{host.variables['celery_app_config_directory']}/health.json")
     )
     return document
 
 
 def groups(host: Host) -> set[str]:
     """The groups that give the host its work."""
-    path = f"{host.variables['celery_app_directory']}/cli.json"
+    path = f"{host.variables['celery_app_config_directory']}/cli.json"
     return set(json.loads(host.text(path))["hosts"][host.name])
 
 
@@ -107,7 +107,7 @@ def test_each_host_checks_what_concerns_it(fleet: Fleet) -> None:
         if found["fleet"]:
             lookouts.add(host.name)
             # What it looks at the fleet with.
-            path = f"{host.variables['celery_app_directory']}/credentials/operator.json"
+            path = f"{host.variables['celery_app_config_directory']}/credentials/operator.json"
             assert path in host.files
         for path in found["certificates"]:
             assert path in host.files
@@ -119,7 +119,7 @@ def test_each_host_checks_what_concerns_it(fleet: Fleet) -> None:
 
 def test_what_is_checked_is_the_inventorys(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
-        known = json.loads(host.text(f"{host.variables['celery_app_directory']}/cli.json"))
+        known = json.loads(host.text(f"{host.variables['celery_app_config_directory']}/cli.json"))
         found = setup(host)
         assert set(found["workers"]) == set(known["workers"])
         assert found["queues"] == known["queues"]
@@ -130,7 +130,7 @@ def test_what_is_checked_is_the_inventorys(fleet: Fleet) -> None:
 
 def test_nobody_else_reads_what_is_checked(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
-        item = host.files[f"{host.variables['celery_app_directory']}/health.json"]
+        item = host.files[f"{host.variables['celery_app_config_directory']}/health.json"]
         # The command on a change of state may have a secret in it.
         assert (item["mode"], item["secret"]) == ("0600", True)
         for secret in fleet.secrets.values():
@@ -143,7 +143,7 @@ def test_every_process_of_the_application_knows_where_the_result_is(
 ) -> None:
     seen = 0
     for host in fleet.hosts.values():
-        directory = host.variables["celery_app_directory"]
+        directory = host.variables["celery_app_config_directory"]
         result = f"/var/lib/celery-fleet/health/{host.variables['celery_app_name']}.json"
         for path in host.files:
             if re.fullmatch(rf"{re.escape(directory)}/{template}(-.*)?\.env", path):

@@ -128,7 +128,7 @@ def test_every_queue_can_be_used(host: Host, fleet: Fleet) -> None:
     lines = host.text(f"{DIRECTORY}/{app}-broker/users.acl").splitlines()
     users = {line.split()[1]: line.split() for line in lines}
     for other in fleet.hosts.values():
-        for name in other.variables.get("celery_worker_enabled", []):
+        for name in other.variables.get("celery_worker_host_instances", []):
             assert f"~{name}" in users["worker"]
             assert f"%W~{name}" in users["producer"]
             assert f"%W~{name}" in users["beat"]

@@ -72,5 +72,5 @@ def test_every_unit_is_stopped_in_the_stage_of_its_kind(any_fleet: Fleet) -> Non
 def test_a_deploy_forgets_what_a_removal_had_settled(fleet: Fleet) -> None:
     """Else a later removal would take messages for given up that came since."""
     for host in fleet.hosts.values():
-        note = f"{host.variables['celery_app_directory']}/{SETTLED}"
+        note = f"{host.variables['celery_app_config_directory']}/{SETTLED}"
         assert note in host.parts["fleet"]["owned"]["files"], host.name

@@ -66,7 +66,7 @@ def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
     document = json.loads(text)
     assert (document["beat_scheduler"], document["celery"]["beat_schedule"]) == ("database", {})
     # What becomes of edited entries is none of its business, and must not restart it.
-    assert document["beat_schedule_edited"] == "keep"
+    assert document["beat_schedule_on_edit"] == "keep"
     path = "/etc/celery-fleet/other-shop/credentials/schedule.json"
     file = host.files[path]
     assert (file["mode"], file["secret"]) == ("0600", True)
@@ -137,7 +137,7 @@ def test_the_demo_shows_all_of_the_delivery(local: Fleet, tmp_path: Path) -> Non
     for settings in found.values():
         assert settings.delivery == Options(
             profile="at_least_once",
-            take="atomic",
+            fetch="atomic",
             **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
             stock_visibility=4 * 1800 + 1800,
         )
@@ -150,8 +150,8 @@ def test_a_worker_may_differ_from_the_others_of_its_host(odd: Fleet, tmp_path: P
     parts = {name.partition("@")[0]: settings.delivery for name, settings in found.items()}
     assert set(parts) == {"discounts", "maintenance", "analytics"}
     assert parts["maintenance"] == parts["analytics"]
-    assert (parts["analytics"].take, parts["analytics"].lease) == ("atomic", True)
-    assert (parts["discounts"].take, parts["discounts"].lease) == ("stock", False)
+    assert (parts["analytics"].fetch, parts["analytics"].lease) == ("atomic", True)
+    assert (parts["discounts"].fetch, parts["discounts"].lease) == ("stock", False)
     assert {(one.hand_back, one.dead_letters, one.deaths) for one in parts.values()} == {
         (False, True, 5)
     }
@@ -174,5 +174,5 @@ def test_whoever_runs_or_sends_tasks_has_the_applications_environment(fleet: Fle
         for part in ("celery_worker", "celery_beat", "celery_producer"):
             if part in host.parts:
                 files = {item["dest"] for item in host.parts[part]["files"]}
-                directory = host.variables["celery_app_directory"]
+                directory = host.variables["celery_app_config_directory"]
                 assert {f"{directory}/app.env", f"{directory}/credentials/secret.env"} <= files

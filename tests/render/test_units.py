@@ -287,7 +287,7 @@ def workers(fleet: Fleet) -> list[tuple[Host, str, dict[str, Any]]]:
 def test_each_host_runs_the_workers_that_the_inventory_gives_it(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         mine = "celery_worker" in host.parts
-        enabled = host.variables["celery_worker_enabled"] if mine else []
+        enabled = host.variables["celery_worker_host_instances"] if mine else []
         app = host.variables["celery_app_name"]
         wanted = {f"{app}-worker@{name}.service" for name in enabled}
         assert {unit for unit in host.units if "-worker@" in unit} == wanted
@@ -345,7 +345,7 @@ def test_flower_gets_the_plain_part_of_the_environment_alone(fleet: Fleet, tmp_p
     for host, unit in services(fleet, "flower.service"):
         found = environment(host, unit, tmp_path)
         assert set(host.variables["celery_app_env"]) <= set(found)
-        for name in ("celery_app_secret_env", "celery_app_urls"):
+        for name in ("celery_app_secret_env", "celery_app_env_urls"):
             assert not set(host.variables[name]) & set(found)
 
 
@@ -358,7 +358,7 @@ def test_whatever_runs_the_application_has_the_same_environment(
         for name in ("celery_app_env", "celery_app_secret_env"):
             for key, value in host.variables[name].items():
                 assert found[key] == value
-        for key, parts in host.variables["celery_app_urls"].items():
+        for key, parts in host.variables["celery_app_env_urls"].items():
             url = urlsplit(found[key])
             assert unquote(url.password or "") == parts["password"]
             assert (url.scheme, url.hostname) == (parts["scheme"], parts["host"])
@@ -378,7 +378,7 @@ def test_all_of_an_application_is_in_its_slice_and_no_other_one(fleet: Fleet) ->
 
 def test_each_host_has_the_mark_of_what_is_there(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
-        path = f"{host.variables['celery_app_directory']}/fleet.json"
+        path = f"{host.variables['celery_app_config_directory']}/fleet.json"
         assert host.files[path].get("mode", "0644") == "0644"
         assert next(iter(host.parts)) == "fleet", "the mark comes first"
         mark = json.loads(host.text(path))
@@ -476,7 +476,7 @@ def test_formats_of_the_log(local: Fleet, odd: Fleet, component: str) -> None:
         (host, _) = services(
             fleet, {"worker": "worker@.service", "beat": "beat.service"}[component]
         )[0]
-        path = f"{host.variables['celery_app_directory']}/credentials/{component}.json"
+        path = f"{host.variables['celery_app_config_directory']}/credentials/{component}.json"
         celery: dict[str, Any] = json.loads(host.text(path))["celery"]
         return {key: value for key, value in celery.items() if key.endswith("log_format")}
 
@@ -555,7 +555,7 @@ def test_the_threads_pool_is_not_made_to_quit() -> None:
 
 
 APP: dict[str, Any] = {
-    "celery_app_directory": "/etc/fleet/shop",
+    "celery_app_config_directory": "/etc/fleet/shop",
     "celery_app_name": "shop",
     "celery_app_user": "shop-user",
 }

@@ -107,7 +107,7 @@ def span(attempts: list[dict[str, Any]]) -> float:
 
 def test_make_a_dead_letter_of_what_always_takes_too_much(ground: Ground, label: str) -> None:
     """After as many deaths as the inventory allows; it comes back to nobody, and the worker takes other tasks."""
-    unit, deaths = ground.worker_unit(), ground.variables["celery_worker_poison_deaths"]
+    unit, deaths = ground.worker_unit(), ground.variables["celery_worker_max_crashes_per_task"]
     before = units.state(ground.fleet, ground.name, unit)
     identity = ground.send("app.trials.take_memory", f"{label}-poison", deaths=100)
 

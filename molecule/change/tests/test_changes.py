@@ -24,7 +24,7 @@ def all_workers(changes: Fleets) -> set[Unit]:
     return {
         changes.unit(name, worker)
         for name in changes.fleet.hosts("celery_workers")
-        for worker in changes.fleet.expected[name]["celery_worker_enabled"]
+        for worker in changes.fleet.expected[name]["celery_worker_host_instances"]
     }
 
 
@@ -178,14 +178,14 @@ def test_worker_that_leaves_takes_all_of_it_along(
 ) -> None:
     name, worker = "worker2", "discounts"
     unit, node = changes.unit(name, worker), f"{worker}@{name}"
-    others = [one for one in fleet.expected[name]["celery_worker_enabled"] if one != worker]
+    others = [one for one in fleet.expected[name]["celery_worker_host_instances"] if one != worker]
     number = 2 * fleet.of("celery_workers")["celery_worker_instances"][worker]["concurrency"]
     tasks.send(fleet, [tasks.tracer(f"{label}-{n}", worker, 6) for n in range(number)])
     wait_for(f"{node} runs one", 10, lambda: node in nodes(fleet, label))
     assert kept_of(fleet, node) != [], "nothing would show that it goes"
     before = changes.pids()
 
-    arguments = changes.layer(**{name: {"celery_worker_enabled": others}})
+    arguments = changes.layer(**{name: {"celery_worker_host_instances": others}})
     done = changes.site("scale-down", *arguments)
     assert done.run.status == 0, done.run.end
     assert unit in done.of("remove") | done.of("stop")
@@ -205,7 +205,7 @@ def worker_files(changes: Fleets, name: str, worker: str) -> str:
     """All files that a worker of a host has."""
     variables = changes.fleet.expected[name]
     script = f"""
-        find {variables["celery_app_directory"]} {variables["celery_app_root"]}/pins \
+        find {variables["celery_app_config_directory"]} {variables["celery_app_root"]}/pins \
           /etc/systemd/system /run/systemd /run/celery-fleet /var/lib/celery-fleet \
           -name 'worker-{worker}*' -o -name '{changes.app}-worker@{worker}*' 2>/dev/null
     """
@@ -225,7 +225,7 @@ def test_edit_that_nothing_has_read_is_put_right_without_a_restart(
     changes: Fleets, fleet: Fleet
 ) -> None:
     files, before = changes.files(), changes.pids()
-    environment = f"{fleet.of('fleet')['celery_app_directory']}/worker-discounts.env"
+    environment = f"{fleet.of('fleet')['celery_app_config_directory']}/worker-discounts.env"
     edit(fleet, "worker1", environment, 'DEBUG="1"')
     planned = changes.plan("hand-edit-plan")
     assert planned.items != []
@@ -243,7 +243,7 @@ def test_edit_that_a_process_has_read_restarts_it(changes: Fleets, fleet: Fleet,
     unit = changes.unit("worker1", "discounts")
     path, line, reason = {
         "environment": (
-            f"{fleet.of('fleet')['celery_app_directory']}/worker-discounts.env",
+            f"{fleet.of('fleet')['celery_app_config_directory']}/worker-discounts.env",
             'DEBUG="1"',
             "environment DEBUG",
         ),
@@ -313,7 +313,7 @@ def test_workers_pause_while_redis_restarts(changes: Fleets, fleet: Fleet, label
 
 def test_restart_of_the_workers_of_one_name(changes: Fleets) -> None:
     before = changes.pids()
-    run = changes.restart("restart-only", "-e", "celery_restart_only=discounts")
+    run = changes.restart("restart-only", "-e", "celery_restart_workers=discounts")
     assert run.status == 0, run.end
     assert changes.restarted(before) == named(changes, "discounts")
 
@@ -343,7 +343,7 @@ def test_site_restarts_the_workers_of_one_name(changes: Fleets) -> None:
         }
     )
     before = changes.pids()
-    done = changes.site("site-restart-only", *arguments, "-e", "celery_restart_only=discounts")
+    done = changes.site("site-restart-only", *arguments, "-e", "celery_restart_workers=discounts")
     assert done.run.status == 0, done.run.end
     assert changes.restarted(before) == named(changes, "discounts")
     left = changes.plan("site-restart-only-after", *arguments).of("restart")

@@ -44,7 +44,7 @@ def differing(changes: Fleets) -> set[Unit]:
     found = {
         changes.unit(name, worker)
         for name in fleet.hosts("celery_workers")
-        for worker in fleet.expected[name]["celery_worker_enabled"]
+        for worker in fleet.expected[name]["celery_worker_host_instances"]
     }
     # Flower has the application's environment, too.
     parts = ("beat", "web", "flower")
@@ -113,7 +113,7 @@ def kill_between(
     """Kill a run after it has written a worker's files and before it restarts it; None where it was faster."""
     variables = changes.fleet.expected[unit[0]]
     worker = unit[1].partition("@")[2].removesuffix(".service")
-    path = f"{variables['celery_app_directory']}/worker-{worker}.env"
+    path = f"{variables['celery_app_config_directory']}/worker-{worker}.env"
     interval = flavour(number)["celery_worker_defaults"]["heartbeat_interval"]
     # Watched on the host itself: by the time that a look from outside came back, the restart would have begun.
     watch = f"""

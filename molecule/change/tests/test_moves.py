@@ -96,10 +96,10 @@ def restore(changes: Fleets) -> Done:
 def moves(changes: Fleets) -> Iterator[Moves]:
     """Take the host out while it works; then run site.yml with the new inventory."""
     # Preflight refuses a queue without a worker, and only the host that goes has this one.
-    workers = [*changes.fleet.expected[STAYS]["celery_worker_enabled"], "analytics", NEW]
+    workers = [*changes.fleet.expected[STAYS]["celery_worker_host_instances"], "analytics", NEW]
     moved = changes.with_hosts(
         redis={"redis1": {}},
-        celery_workers={STAYS: {"celery_worker_enabled": workers}},
+        celery_workers={STAYS: {"celery_worker_host_instances": workers}},
         celery_beat={STAYS: {}},
         celery_producers={CONTROL: {}},
         flower={CONTROL: {}},
@@ -258,7 +258,7 @@ def test_new_host_restarts_nothing(changes: Fleets, back: Back) -> None:
     assert before.keys() - after.keys() == came_and_went
     went_on = {unit: pid for unit, pid in before.items() if unit not in came_and_went}
     assert {unit: after.get(unit) for unit in went_on} == went_on
-    workers = changes.fleet.expected[GONE]["celery_worker_enabled"]
+    workers = changes.fleet.expected[GONE]["celery_worker_host_instances"]
     own = {changes.unit(GONE, worker) for worker in workers}
     assert after.keys() - before.keys() == own | {(CONTROL, beat)}
     assert run_once(changes, "analytics") == {f"analytics@{GONE}"}

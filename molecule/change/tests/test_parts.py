@@ -19,7 +19,7 @@ def test_verify_alone_says_that_all_serves_and_changes_nothing(changes: Fleets) 
     assert (changes.pids(), changes.files()) == (before, files)
     assert "Plan:" not in run.text
     for host in changes.fleet.hosts("celery_workers"):
-        for worker in changes.fleet.expected[host]["celery_worker_enabled"]:
+        for worker in changes.fleet.expected[host]["celery_worker_host_instances"]:
             assert f"{worker}@{host}" in run.text
 
 

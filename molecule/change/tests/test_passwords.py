@@ -262,7 +262,7 @@ def test_others_are_served_without_it(changes: Fleets, rotation: Rotation) -> No
     assert [unit for unit in workers if after.get(unit) == before[unit]] == []
     assert before.keys() == after.keys()
     # What the run proves at its end: each of their workers by a canary.
-    for name in changes.fleet.expected[REACHED]["celery_worker_enabled"]:
+    for name in changes.fleet.expected[REACHED]["celery_worker_host_instances"]:
         assert f"{name}@{REACHED}" in rotation.first.done.run.text
 
 

@@ -85,7 +85,7 @@ def test_nginx_configuration_that_nginx_refuses(changes: Fleets, untouched: Unto
 
 
 BAD: dict[str, dict[str, Any]] = {
-    "unknown worker": {"celery_restart_only": "analytic"},
+    "unknown worker": {"celery_restart_workers": "analytic"},
     "batch of none": {"celery_restart_batch": 0},
     "more than all": {"celery_restart_min_capacity": 101},
     "less than one percent": {"celery_restart_min_capacity": 0},

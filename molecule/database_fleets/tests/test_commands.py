@@ -145,7 +145,7 @@ def test_workers_of_a_host_stop_start_and_restart(market: Fleet) -> None:
     """One by its name, which leaves the others alone; then all of this host's."""
     app, host = fleets.app_of(market), market.one("celery_workers")
     before = fleets.pids(market)
-    enabled = market.expected[host]["celery_worker_enabled"]
+    enabled = market.expected[host]["celery_worker_host_instances"]
     mine = [f"{app}-worker@{name}.service" for name in enabled]
     first = mine[0]
     name = first.partition("@")[2].removesuffix(".service")

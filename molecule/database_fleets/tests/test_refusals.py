@@ -54,8 +54,8 @@ CASES: dict[str, tuple[str, Callable[[Fleet], dict[str, Any]], tuple[str, ...]]]
     ),
     "what becomes of edited entries": (
         "marketplace_ops",
-        lambda _: {"celery_beat_schedule_edited": "perhaps"},
-        ("celery_beat_schedule_edited", "perhaps", "reset"),
+        lambda _: {"celery_beat_schedule_on_edit": "perhaps"},
+        ("celery_beat_schedule_on_edit", "perhaps", "reset"),
     ),
     "threshold of nothing": (
         "processing",

@@ -145,7 +145,7 @@ class TestChanges:
         yield
         shell(market, REMOVE)
         workshop.settle(market, "schedule-settled")
-        run = workshop.site(market, "schedule-reset", "-e", "celery_beat_schedule_edited=reset")
+        run = workshop.site(market, "schedule-reset", "-e", "celery_beat_schedule_on_edit=reset")
         assert run.status == 0, run.end
         assert in_database(market) == documented_entries()
 
@@ -210,7 +210,7 @@ class TestChanges:
     ) -> None:
         by_hand = in_database(market)[BY_HAND]
         run = workshop.site(
-            market, "schedule-edits-reset", "-e", "celery_beat_schedule_edited=reset"
+            market, "schedule-edits-reset", "-e", "celery_beat_schedule_on_edit=reset"
         )
         assert run.status == 0, run.end
         assert in_database(market) == {**documented_entries(), BY_HAND: by_hand}

@@ -43,7 +43,7 @@ def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
     (other,) = (host for host in fleet.hosts("celery_workers") if host != name)
     assert (python_of(fleet, name), python_of(fleet, other)) == ("python3.11", "python3.13")
     before = units.main_pids(fleet)
-    enabled = {host: fleet.expected[host]["celery_worker_enabled"] for host in (name, other)}
+    enabled = {host: fleet.expected[host]["celery_worker_host_instances"] for host in (name, other)}
     worker = next(worker for worker in enabled[name] if worker in enabled[other])
 
     # More than both hosts' slots, with more behind: the host goes off at work.

@@ -41,7 +41,7 @@ def test_changing_over(ground: Ground, numbers: random.Random, new: str) -> None
     def to(case: Case, one: str, rest: str) -> None:
         wanted = {
             "celery_app_visibility_timeout": STOCK_TIMEOUT,
-            "celery_worker_take": f"{{{{ {one!r} if inventory_hostname == {first!r} else {rest!r} }}}}",
+            "celery_worker_fetch": f"{{{{ {one!r} if inventory_hostname == {first!r} else {rest!r} }}}}",
         }
         ground.site(case.log, variables={**EVENTS, **wanted})
 

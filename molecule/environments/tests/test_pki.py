@@ -187,7 +187,7 @@ class Authority:
         """A certificate for all names of a host, and its key."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = []
-        for name in self.pki.fleet.expected[host]["pki_names"]:
+        for name in self.pki.fleet.expected[host]["pki_subject_alt_names"]:
             try:
                 names.append(x509.IPAddress(ip_address(name)))
             except ValueError:
@@ -312,7 +312,7 @@ def test_what_is_wrong_is_refused_before_any_host_is_reached(pki: Pki) -> None:
 def test_clients_show_a_certificate_too(pki: Pki) -> None:
     fleet, label = pki.fleet, uuid.uuid4().hex[:12]
     worker = fleet.hosts("celery_workers")[0]
-    directory = str(pki.variables["celery_app_directory"])
+    directory = str(pki.variables["celery_app_config_directory"])
     pair = [f"{directory}/pki/host.crt", f"{directory}/pki/host.key"]
     assert "NOAUTH" in pki.asks(worker)
     tasks.send(fleet, [tasks.tracer(f"{label}-{n}", "discounts", 1) for n in range(20)])

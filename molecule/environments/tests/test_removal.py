@@ -33,7 +33,7 @@ def remove(fleet: Fleet, title: str, *arguments: str, confirmed: bool = True) ->
 def whole(fleet: Fleet, title: str, directory: Path, *arguments: str) -> Run:
     """Remove it with what Redis holds, and keep the commands in `PURGE`."""
     path = directory / f"{title}.json"
-    plan = ("-e", "fleet_remove_discard=true", "-e", f"fleet_plan_json={path}")
+    plan = ("-e", "fleet_remove_discard_messages=true", "-e", f"fleet_plan_json={path}")
     run = remove(fleet, title, *plan, *arguments)
     if path.exists():
         hosts = json.loads(path.read_text())["hosts"]
@@ -119,7 +119,10 @@ class TestRemoval:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["-e", "celery_app_owner=elsewhere"], ["elsewhere", "celery_app_owner"]),
+            (
+                ["-e", "celery_app_inventory_name=elsewhere"],
+                ["elsewhere", "celery_app_inventory_name"],
+            ),
             (["-e", '{"fleet_remove_keep": ["everything"]}'], ["fleet_remove_keep", "redis_data"]),
             (["-e", '{"celery_app_name": "../shop"}'], ["celery_app_name", "no name"]),
         ],
@@ -139,7 +142,7 @@ class TestRemoval:
         run = remove(fleet, "messages")
         assert run.status != 0
         assert f"3 messages that wait ({name} 3)" in run.text
-        assert "fleet_remove_discard=true" in run.text
+        assert "fleet_remove_discard_messages=true" in run.text
         app = fleet.of("fleet")["celery_app_name"]
         broker = f"redis@{app}-broker.service"
         assert (
@@ -157,9 +160,9 @@ class TestRemoval:
         before = running(fleet)
         run = whole(fleet, "down-refused", tmp_path, f"--inventory={layer}")
         assert run.status != 0
-        assert "fleet_remove_missing=true" in run.text
+        assert "fleet_remove_ignore_unreachable=true" in run.text
         assert running(fleet) == before
-        missing = (f"--inventory={layer}", "-e", "fleet_remove_missing=true")
+        missing = (f"--inventory={layer}", "-e", "fleet_remove_ignore_unreachable=true")
         run = whole(fleet, "down", tmp_path, *missing)
         assert run.status != 0
         assert f"{down} could not be reached and may still have {app}" in " ".join(run.text.split())

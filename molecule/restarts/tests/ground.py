@@ -222,7 +222,7 @@ class Ground:
         environment = {
             "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
             "CELERY_FLEET_COMPONENT": "producer",
-            "CELERY_FLEET_SETTINGS": f"{variables['celery_app_directory']}/credentials/producer.json",
+            "CELERY_FLEET_SETTINGS": f"{variables['celery_app_config_directory']}/credentials/producer.json",
             "PYTHONPATH": f"{variables['celery_app_runtime']}:{release}/source",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
@@ -235,7 +235,7 @@ class Ground:
         ]
         words += [f"--setenv={key}={value}" for key, value in environment.items()]
         words += [
-            f"--property=EnvironmentFile={variables['celery_app_directory']}/credentials/secret.env"
+            f"--property=EnvironmentFile={variables['celery_app_config_directory']}/credentials/secret.env"
         ]
         words += [f"{release}/venv/bin/python", "-m", "load.send", f"--run={run}", f"--seed={SEED}"]
         words += [f"--seconds={seconds}", *(("--long", *map(str, long)) if long else ())]
@@ -433,7 +433,7 @@ class Ground:
         variables = self.fleet.of("celery_workers")
         capacity: dict[str, int] = {}
         for name in self.workers:
-            for worker in self.fleet.expected[name]["celery_worker_enabled"]:
+            for worker in self.fleet.expected[name]["celery_worker_host_instances"]:
                 options = self.fleet.expected[name]["celery_worker_instances"][worker]
                 for queue in options.get("queues") or [worker]:
                     capacity[queue] = capacity.get(queue, 0) + options["concurrency"]

@@ -177,7 +177,7 @@ def test_task_longer_than_its_drain(ground: Ground) -> None:
     def act(case: Case) -> None:
         # Its worker alone: the turn of another could come first, and the task would end meanwhile.
         worker, _, host = ground.node_of(case, LONG).partition("@")
-        only = [f"--limit={host}", "-e", f"celery_restart_only={worker}"]
+        only = [f"--limit={host}", "-e", f"celery_restart_workers={worker}"]
         assert ground.roll(case, *only) == 0, end_of(case.log)
 
     summary = ground.measure("a task longer than its drain", FLEET, act, long=[LONG])

@@ -105,14 +105,14 @@ def test_only_worker_of_a_queue_is_overlapped(ground: Ground, tmp_path: Path) ->
     instances = {**ground.instances, "slow": {**ground.instances["slow"], "concurrency": number}}
     hosts = {
         alone: {"celery_worker_instances": instances},
-        **{name: {"celery_worker_enabled": ["fast", "medium"]} for name in others},
+        **{name: {"celery_worker_host_instances": ["fast", "medium"]} for name in others},
     }
     layer = tmp_path / "layer.yml"
     layer.write_text(json.dumps({"all": {"hosts": hosts}}))
     ground.deploy(str(layer))
 
     def act(case: Case) -> None:
-        status = ground.roll(case, f"--inventory={layer}", "-e", "celery_restart_only=slow")
+        status = ground.roll(case, f"--inventory={layer}", "-e", "celery_restart_workers=slow")
         assert status == 0, end_of(case.log)
 
     summary = ground.measure("overlap", FLEET, act)

@@ -3,7 +3,7 @@
 The expected values come from the inventory: every public variable of the roles, rendered by Ansible for each
 host. A marker says on which hosts a test runs:
 
-    @pytest.mark.hosts("celery_workers", each="celery_worker_enabled")
+    @pytest.mark.hosts("celery_workers", each="celery_worker_host_instances")
     @pytest.mark.unit("{celery_app_name}-worker@{each}.service")
     def test_worker(host, variables, each): ...
 

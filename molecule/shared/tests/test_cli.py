@@ -50,7 +50,7 @@ def nodes(fleet: Fleet) -> dict[str, list[str]]:
             "queues", [worker]
         )
         for name in fleet.hosts("celery_workers")
-        for worker in fleet.expected[name]["celery_worker_enabled"]
+        for worker in fleet.expected[name]["celery_worker_host_instances"]
     }
 
 
@@ -119,7 +119,7 @@ def test_celerys_own_commands_as_the_operator(fleet: Fleet, nothing_refused: Non
     name = fleet.one("celery_workers")
     found = call(fleet, name, "exec", "--as", "operator", "--", "celery", "inspect", "ping")
     assert (found.status, found.output.count("pong")) == (0, len(nodes(fleet)))
-    queue = fleet.expected[name]["celery_worker_enabled"][0]
+    queue = fleet.expected[name]["celery_worker_host_instances"][0]
     done = call(
         fleet, name, "exec", "--as", "operator", "--", "celery", "purge", "--force", "-Q", queue
     )
@@ -168,7 +168,7 @@ def test_redis(fleet: Fleet, nothing_refused: None) -> None:
 
 def test_logs(fleet: Fleet) -> None:
     name = fleet.one("celery_workers")
-    worker = fleet.expected[name]["celery_worker_enabled"][0]
+    worker = fleet.expected[name]["celery_worker_host_instances"][0]
     done = call(fleet, name, "logs", "worker", worker, "-n", "3")
     assert (done.status, len(done.output.splitlines())) == (0, 3), done.errors
 

@@ -38,7 +38,7 @@ def consumers(fleet: Fleet) -> dict[str, list[str]]:
     """Return workers that consume the queue of their name, with their hosts."""
     found: dict[str, list[str]] = {}
     for name in fleet.hosts("celery_workers"):
-        for worker in fleet.expected[name]["celery_worker_enabled"]:
+        for worker in fleet.expected[name]["celery_worker_host_instances"]:
             found.setdefault(worker, []).append(name)
     return found
 

@@ -53,7 +53,7 @@ def test_running_task_survives_the_restart_of_its_worker(fleet: Fleet, label: st
     name = fleet.one("celery_workers")
     # The worker with the fewest slots: tasks that wait behind the running one must survive too.
     instances = fleet.expected[name]["celery_worker_instances"]
-    enabled = fleet.expected[name]["celery_worker_enabled"]
+    enabled = fleet.expected[name]["celery_worker_host_instances"]
     worker = min(enabled, key=lambda other: instances[other]["concurrency"])
     unit = f"{fleet.expected[name]['celery_app_name']}-worker@{worker}.service"
     tasks.send(fleet, [tasks.tracer(f"{label}-long", worker, 10)])
@@ -75,7 +75,7 @@ def test_running_tasks_survive_the_restart_of_all_workers(fleet: Fleet, label: s
     taken = [
         worker
         for name in fleet.hosts("celery_workers")
-        for worker in fleet.expected[name]["celery_worker_enabled"]
+        for worker in fleet.expected[name]["celery_worker_host_instances"]
     ]
     slots = [worker for worker in taken for _ in range(instances[worker]["concurrency"])]
     runs = [

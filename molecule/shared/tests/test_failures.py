@@ -65,7 +65,7 @@ def only_worker(fleet: Fleet, queue: str) -> tuple[str, str]:
     found = [
         name
         for name in fleet.hosts("celery_workers")
-        if queue in fleet.expected[name]["celery_worker_enabled"]
+        if queue in fleet.expected[name]["celery_worker_host_instances"]
     ]
     assert len(found) == 1, f"{queue} is consumed on {found}"
     return found[0], f"{fleet.of('fleet')['celery_app_name']}-worker@{queue}.service"

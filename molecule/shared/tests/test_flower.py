@@ -50,7 +50,7 @@ def nodes(fleet: Fleet) -> dict[str, str]:
     return {
         f"{worker}@{name}": name
         for name in fleet.hosts("celery_workers")
-        for worker in fleet.expected[name]["celery_worker_enabled"]
+        for worker in fleet.expected[name]["celery_worker_host_instances"]
     }
 
 

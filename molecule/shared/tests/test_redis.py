@@ -181,7 +181,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize(
     ("component", "group", "pin"),
     [
-        ("worker", "celery_workers", "worker-{celery_worker_enabled[0]}"),
+        ("worker", "celery_workers", "worker-{celery_worker_host_instances[0]}"),
         ("beat", "celery_beat", "beat"),
         ("producer", "celery_producers", "web"),
         ("flower", "flower", "flower"),

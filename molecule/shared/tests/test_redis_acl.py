@@ -164,7 +164,7 @@ pytestmark = [
 def test_user_may_do_exactly(fleet: Fleet, kind: str, user: str) -> None:
     samples, may = TABLES[kind]
     name = fleet.one("celery_workers")
-    worker = fleet.expected[name]["celery_worker_enabled"][0]
+    worker = fleet.expected[name]["celery_worker_host_instances"][0]
     allowed = set()
     with resp.session(fleet, kind, "admin") as admin:
         for title, command in samples.items():
@@ -189,7 +189,7 @@ def test_is_enforced(fleet: Fleet, kind: str, user: str) -> None:
 
 @pytest.mark.parametrize("user", ["producer", "beat"])
 def test_keys_and_channels_are_enforced(fleet: Fleet, user: str) -> None:
-    queue = fleet.of("celery_workers")["celery_worker_enabled"][0]
+    queue = fleet.of("celery_workers")["celery_worker_host_instances"][0]
     with (
         resp.provoked(
             fleet,

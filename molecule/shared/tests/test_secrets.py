@@ -34,7 +34,7 @@ def test_forms_are_recognised() -> None:
 @pytest.mark.hosts("celery_workers")
 def test_search_finds_what_is_there(fleet: Fleet, host_name: str) -> None:
     """With root's rights the same search finds the secrets that a worker needs."""
-    paths = [fleet.expected[host_name]["celery_app_directory"]]
+    paths = [fleet.expected[host_name]["celery_app_config_directory"]]
     found = search(fleet, host_name, "root", PROCESSES, paths)["found"]
     assert "DATABASE_URL" in found["cat /proc/[0-9]*/environ"]
     named = {name for names in found.values() for name in names}
@@ -80,7 +80,7 @@ def test_host_has_only_its_own(fleet: Fleet, host_name: str, variables: Variable
 
 @pytest.mark.hosts("fleet")
 def test_files_with_secrets_are_closed(fleet: Fleet, host_name: str, variables: Variables) -> None:
-    directory = variables["celery_app_directory"]
+    directory = variables["celery_app_config_directory"]
     listed = fleet.must(
         host_name,
         f"find {directory} /etc/celery-fleet/redis -printf '%m %U %y %p\\n' 2>/dev/null; true",

@@ -236,7 +236,7 @@ def test_removal_takes_what_both_versions_brought(fleet: Fleet) -> None:
     app = fleet.of("fleet")["celery_app_name"]
     assert all(belongings(fleet, name) for name in fleet.hosts("fleet"))
     # A pulse of beat's may wait.
-    answer = ("-e", f"fleet_remove_confirm={app}", "-e", "fleet_remove_discard=true")
+    answer = ("-e", f"fleet_remove_confirm={app}", "-e", "fleet_remove_discard_messages=true")
     removed = plays.play(fleet, "removal", *answer, playbook="playbooks/remove_fleet.yml")
     assert removed.status == 0, removed.end
     left = {name: belongings(fleet, name) for name in fleet.hosts("fleet")}

@@ -1,4 +1,4 @@
-"""The state that roles want on a host, as data: the input of `settle`.
+"""The state that roles want on a host, as data: the input of `reconcile`.
 
 One `DesiredState` holds all files, links and units that one role wants on one host. It is built from plain JSON, so
 it can be sent to the host in a single module argument.
@@ -372,7 +372,7 @@ def parse(raw: Mapping[str, Any]) -> DesiredState:
     Raises:
         DesiredStateError: A key is unknown or a value has the wrong type; the message names it.
     """
-    _known(raw, set(KEYS), "settle")
+    _known(raw, set(KEYS), "reconcile")
     owned = raw.get("owned") or {}
     _known(owned, {"units", "files"}, "owned")
     return DesiredState(

@@ -1,6 +1,6 @@
 """Records what a process was started with: fingerprints of its inputs, taken when it starts.
 
-This file has two uses, both as root on the host. The `settle` module uses it to compute what a unit would be started
+This file has two uses, both as root on the host. The `reconcile` module uses it to compute what a unit would be started
 with now, and `comparison` compares that with the record. The file itself is also installed on each host as the
 recorder, which every service of the fleet runs before its process:
 
@@ -30,7 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 FORMAT = 1
 STATE = "/var/lib/celery-fleet"
 KEY = f"{STATE}/fingerprint.key"
-# Holds for each unit the list of what its process reads when it starts, written by `settle`.
+# Holds for each unit the list of what its process reads when it starts, written by `reconcile`.
 LISTS = f"{STATE}/inputs"
 RECORDS = "/run/celery-fleet/fingerprints"
 
@@ -397,7 +397,7 @@ def taken(
     Args:
         unit: Unit name.
         state: What systemd says about the unit's sources.
-        listed: What the process reads when it starts, as `settle` wrote it.
+        listed: What the process reads when it starts, as `reconcile` wrote it.
         key: The host's key; None if it is missing.
         disk: Disk to read from.
     """

@@ -1,6 +1,6 @@
 """Adds to a plan what concerns no unit: packages, releases and commands first, then files that no unit reads.
 
-Runs on the host, inside the `settle` module, in check mode.
+Runs on the host, inside the `reconcile` module, in check mode.
 """
 
 from __future__ import annotations

@@ -42,12 +42,12 @@ _PARTS = {
 # Settings whose text values may be shown. Of other settings only numbers and booleans may.
 _READABLE = frozenset(
     (
-        "beat_schedule_edited",
+        "beat_schedule_on_edit",
         "beat_schedule_policy",
         "beat_scheduler",
         "delivery",
         "result_serializer",
-        "take",
+        "fetch",
         "task_default_exchange",
         "task_default_queue",
         "task_default_routing_key",

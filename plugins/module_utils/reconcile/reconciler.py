@@ -1,6 +1,6 @@
 """Brings one host to the state that roles want: files first, then the affected units.
 
-Runs on the host, inside the `settle` module, as root. Units are restarted only if needed: what a process was
+Runs on the host, inside the `reconcile` module, as root. Units are restarted only if needed: what a process was
 started with is recorded at its start (see `fingerprint`), and a unit is restarted if it would be started with something
 else now (`unit_plan`). So if a run ends between writing and restarting, the next one finishes it. A change that is
 reverted before the restart restarts nothing.

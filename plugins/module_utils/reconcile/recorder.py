@@ -1,7 +1,7 @@
 """Installs what the recorder needs on a host: its program, the host's key, and a list of inputs for each unit.
 
-Runs on the host, inside the `settle` module, as root. The recorder itself is `fingerprint`, which units run when they
-start.
+Runs on the host, inside the `reconcile` module, as root. The recorder itself is `fingerprint`, which units run when
+they start.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checks the releases that a host will run: whether they are built there and fit the inventory.
 
-Runs on the host, inside the `settle` module, as root, before anything is written.
+Runs on the host, inside the `reconcile` module, as root, before anything is written.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Removes surplus units and files: by name they belong to a role, but the role no longer wants them.
 
-Runs on the host, inside the `settle` module, as root.
+Runs on the host, inside the `reconcile` module, as root.
 """
 
 from __future__ import annotations

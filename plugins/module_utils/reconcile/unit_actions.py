@@ -1,6 +1,7 @@
 """Starts, restarts and reloads units, and changes the settings of a running Redis.
 
-Runs on the host, inside the `settle` module, as root. systemctl is called with --no-block, then polled until the units
+Runs on the host, inside the `reconcile` module, as root. systemctl is called with --no-block, then polled until the
+units
 run: even if this run is killed, systemd finishes what was begun.
 """
 

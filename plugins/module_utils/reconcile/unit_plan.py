@@ -1,6 +1,6 @@
 """Decides what each unit needs and why: a start, restart, reload, live change, or nothing.
 
-Runs on the host, inside the `settle` module, as root. The record of a process's start is compared (`comparison`)
+Runs on the host, inside the `reconcile` module, as root. The record of a process's start is compared (`comparison`)
 with fingerprints of what it would be started with now: what is on disk, or will be in check mode.
 """
 

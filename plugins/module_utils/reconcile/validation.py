@@ -2,7 +2,7 @@
 
 They check files as soon as these are written, and before a unit reads what an earlier run wrote.
 
-Runs on the host, inside the `settle` module, as root. `daemon_checks` runs the checks.
+Runs on the host, inside the `reconcile` module, as root. `daemon_checks` runs the checks.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _foreign(identity: str, versions: Mapping[str, str], demands: Mapping[str, A
     return [
         (
             f"release {identity} has {name} {versions[name]}, and atomic fetching only supports {', '.join(known)}. "
-            f"Require {name}=={known[0]}.*, or set celery_worker_take: stock."
+            f"Require {name}=={known[0]}.*, or set celery_worker_fetch: stock."
         )
         for name, known in ATOMIC.items()
         if name in versions and _minor(versions[name]) not in known

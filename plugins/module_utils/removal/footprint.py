@@ -56,8 +56,11 @@ class ApplicationPaths:
         Args:
             mark: The application's mark on this host: what it was deployed with, even if the inventory changed.
         """
-        named = {"celery_app_root": self.root, "celery_app_state": self.state}
-        more = {"celery_app_directory": self.directory, "redis_config_directory": self.redis_config}
+        named = {"celery_app_root": self.root, "celery_app_state_directory": self.state}
+        more = {
+            "celery_app_config_directory": self.directory,
+            "redis_config_directory": self.redis_config,
+        }
         words = [
             f"{variable}: {path!r} is not a directory of an application: write an absolute path, in at least two "
             "parts of letters, digits and . _ + : @ -"

@@ -1,6 +1,6 @@
 """Collects what to show before an application is removed: what there is, what stays and why.
 
-Runs on the host, inside the `fleet_removal` module, as root. It changes nothing.
+Runs on the host, inside the `remove_application` module, as root. It changes nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Counts the messages that would be lost with a host's broker, and records the decision about them.
 
-Runs on the host, inside the `fleet_removal` module, as root.
+Runs on the host, inside the `remove_application` module, as root.
 """
 
 from __future__ import annotations

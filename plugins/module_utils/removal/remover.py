@@ -1,6 +1,6 @@
 """Removes what an application has on a host; the owner's mark, which says that the host has it, goes last.
 
-Runs on the host, inside the `fleet_removal` module, as root, once all units have been stopped (`stop`). Each step
+Runs on the host, inside the `remove_application` module, as root, once all units have been stopped (`stop`). Each step
 may be repeated: the next run finishes an interrupted one.
 """
 

@@ -1,6 +1,6 @@
 """Stops an application's units, stage by stage.
 
-Runs on the host, inside the `fleet_removal` module, as root.
+Runs on the host, inside the `remove_application` module, as root.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
                       "it has them.",
                       default="requirements.txt"),
            )),
-    Option("celery_app_owner", "str",
+    Option("celery_app_inventory_name", "str",
            "The inventory that the application is deployed from, by default the name of the inventory's directory, "
            "which is the same in each checkout.\n"
            "The application's mark on each host names it, so that preflight refuses to touch another inventory's "
@@ -70,7 +70,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
            default={}),
     Option("celery_app_secret_env", "dict", "The secret part of its environment, in a file that only systemd reads.",
            default={}, secret=True),
-    Option("celery_app_urls", "dict",
+    Option("celery_app_env_urls", "dict",
            "URLs of the secret environment, such as C(DATABASE_URL): the variable's name to the URL's parts. Each "
            "part is percent-encoded. The entry point C(url) has the parts.",
            default={}),
@@ -88,7 +88,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "What the fleet promises on delivery; C(inherit) leaves it to the application. See docs/delivery.md.\n"
            "C(at_least_once) acknowledges a task when it has ended, prefetches one task for each process, and "
            "retries a task whose process died. A task may run twice and must tolerate that. Workers fetch "
-           "atomically (C(celery_worker_take)), with all that depends on it.\n"
+           "atomically (C(celery_worker_fetch)), with all that depends on it.\n"
            "C(at_most_once) acknowledges a task before it begins. What dies with its process is lost, and nothing "
            "runs twice.\n"
            "C(celery_app_settings) override what it sets, and a task's own options override both. C(delivery) of a "
@@ -127,11 +127,11 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "Names by which others call this host, for certificates and web sites: by default its name in the "
            "inventory and its address.",
            elements="str"),
-    Option("celery_app_directory", "path",
+    Option("celery_app_config_directory", "path",
            "Directory of the application's configuration on a host. Other files rely on this and the following "
            "places."),
     Option("celery_app_root", "path", "Directory of the application's releases."),
-    Option("celery_app_state", "path", "Directory of the application's state."),
+    Option("celery_app_state_directory", "path", "Directory of the application's state."),
     Option("celery_app_ca", "path", "Certificate with which every client checks the servers."),
     Option("celery_app_runtime", "path", "Directory of Celery Fleet's own runtime on a host."),
     Option("celery_app_proxy_group", "str",

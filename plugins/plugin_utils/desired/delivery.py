@@ -41,17 +41,17 @@ WITHOUT_LOOP = ("gevent", "eventlet")
 
 # The variable behind each knob.
 VARIABLES = {
-    "take": "celery_worker_take",
+    "fetch": "celery_worker_fetch",
     "lease": "celery_worker_lease",
-    "hand_back": "celery_worker_hand_back",
-    "carry": "celery_worker_carry",
-    "outage": "celery_worker_outage",
+    "hand_back": "celery_worker_requeue_on_crash",
+    "carry": "celery_worker_keep_tasks_on_reconnect",
+    "outage": "celery_worker_outage_guard",
     "dead_letters": "celery_worker_dead_letters",
-    "unknown_delay": "celery_worker_unknown_delay",
-    "unknown_for": "celery_worker_unknown_for",
-    "poison_deaths": "celery_worker_poison_deaths",
-    "dead_letters_keep": "celery_worker_dead_letters_keep",
-    "failed_keep": "celery_worker_failed_keep",
+    "unknown_delay": "celery_worker_unknown_task_retry_delay",
+    "unknown_for": "celery_worker_unknown_task_retention",
+    "poison_deaths": "celery_worker_max_crashes_per_task",
+    "dead_letters_keep": "celery_worker_max_dead_letters",
+    "failed_keep": "celery_worker_max_failed_dead_letters",
 }
 _DEFAULTS = {option.name: option.default for option in DELIVERY}
 _KNOBS: dict[str, Any] = {
@@ -88,15 +88,15 @@ def parts(
     """
     known, own = {**_KNOBS, **(knobs or {})}, options or {}
     promise = promise_of(own, delivery)
-    take = str(own.get("take") or known["take"])
-    if take == "auto":
-        take = "atomic" if promise == "at_least_once" else "stock"
-    atomic = take == "atomic"
+    fetch = str(own.get("fetch") or known["fetch"])
+    if fetch == "auto":
+        fetch = "atomic" if promise == "at_least_once" else "stock"
+    atomic = fetch == "atomic"
     on = {name: atomic and bool(known[name]) for name in ATOMIC_PARTS}
     on["outage"] = on["outage"] and own.get("pool") not in WITHOUT_LOOP
     return {
         "profile": promise,
-        "take": take,
+        "fetch": fetch,
         **on,
         "dead_letters": promise == "at_least_once" and bool(known["dead_letters"]),
         **{name: kind(known[ours]) for name, (ours, kind) in _NUMBERS.items()},
@@ -149,7 +149,7 @@ def variable(override: Mapping[str, Any]) -> dict[str, str]:
     return {VARIABLE: json.dumps(override, sort_keys=True)} if override else {}
 
 
-def takes_atomically(
+def fetches_atomically(
     instances: Mapping[str, Mapping[str, Any] | None],
     defaults: Mapping[str, Any] | None,
     delivery: str,
@@ -157,10 +157,10 @@ def takes_atomically(
 ) -> bool:
     """Return whether any worker of the application takes tasks atomically."""
     return any(
-        parts(delivery, knobs, {**(defaults or {}), **(options or {})})["take"] == "atomic"
+        parts(delivery, knobs, {**(defaults or {}), **(options or {})})["fetch"] == "atomic"
         for options in instances.values()
     )
 
 
 def _is_stock(found: Mapping[str, Any]) -> bool:
-    return (found["profile"], found["take"]) == ("inherit", "stock")
+    return (found["profile"], found["fetch"]) == ("inherit", "stock")

@@ -81,7 +81,7 @@ def url(parts: Mapping[str, Any]) -> str:
 
 
 def urls(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
-    """Return celery_app_urls as environment variables."""
+    """Return celery_app_env_urls as environment variables."""
     return {str(name): url(parts) for name, parts in (given or {}).items()}
 
 

@@ -24,7 +24,7 @@ class Facts(TypedDict):
     """An application from the point of view of one of its hosts."""
 
     name: str
-    # The name of the inventory that deploys it, celery_app_owner.
+    # The name of the inventory that deploys it, celery_app_inventory_name.
     owner: str
     # The argument of `celery -A`.
     module: str
@@ -60,7 +60,7 @@ class Facts(TypedDict):
 
 
 class Workers(TypedDict):
-    """A host's workers: the variables celery_worker_instances, _enabled, _defaults and those of delivery."""
+    """A host's workers: the variables celery_worker_instances, _host_instances, _defaults and those of delivery."""
 
     instances: Instances
     enabled: Sequence[str]
@@ -70,7 +70,7 @@ class Workers(TypedDict):
 
 
 class BeatSchedule(TypedDict):
-    """Beat's schedule: the variables celery_beat_schedule, _schedule_policy, _scheduler and _schedule_edited."""
+    """Beat's schedule: the variables celery_beat_schedule, _schedule_policy, _scheduler and _schedule_on_edit."""
 
     entries: Mapping[str, Mapping[str, Any]]
     policy: str

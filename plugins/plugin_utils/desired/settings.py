@@ -193,7 +193,7 @@ def process_settings(
         document["beat_schedule_policy"] = beat["policy"]
         if beat["scheduler"] != "persistent":
             document["beat_scheduler"] = beat["scheduler"]
-            document["beat_schedule_edited"] = beat["edited"]
+            document["beat_schedule_on_edit"] = beat["edited"]
     if component == "worker" and parts:
         document["delivery"] = dict(parts)
     return document

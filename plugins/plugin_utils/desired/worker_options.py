@@ -80,7 +80,7 @@ WORKER: Final[tuple[Option, ...]] = (
            elements="path", directive="ReadWritePaths"),
     Option("delivery", "str", "Replaces C(celery_app_delivery) for the tasks that this worker runs.",
            choices=("inherit", "at_least_once", "at_most_once")),
-    Option("take", "str", "Replaces C(celery_worker_take) for this worker.", choices=("auto", "atomic", "stock")),
+    Option("fetch", "str", "Replaces C(celery_worker_fetch) for this worker.", choices=("auto", "atomic", "stock")),
     Option("overlap", "bool",
            "Whether a second instance serves while it restarts, if its queues would otherwise have too few "
            "consumers.\n"
@@ -90,7 +90,7 @@ WORKER: Final[tuple[Option, ...]] = (
 
 # How tasks are delivered.
 DELIVERY: Final[tuple[Option, ...]] = (
-    Option("celery_worker_take", "str",
+    Option("celery_worker_fetch", "str",
            "How workers fetch tasks from Redis. See docs/delivery.md.\n"
            "C(atomic) fetches and records a task in one step, so that none is lost in between; it needs Redis 6.2. "
            "C(stock) is Celery's own way. C(auto) is C(atomic) with C(celery_app_delivery: at_least_once), else "
@@ -99,32 +99,32 @@ DELIVERY: Final[tuple[Option, ...]] = (
     Option("celery_worker_lease", "bool",
            "With atomic fetching, whether workers renew what they hold, so that a short visibility timeout is safe.",
            default=True),
-    Option("celery_worker_hand_back", "bool",
+    Option("celery_worker_requeue_on_crash", "bool",
            "With atomic fetching, whether a worker's unit puts back at once what a dead process held.",
            default=True),
-    Option("celery_worker_carry", "bool",
+    Option("celery_worker_keep_tasks_on_reconnect", "bool",
            "With atomic fetching, whether running tasks continue through a lost connection and are acknowledged on "
            "the next one.",
            default=True),
-    Option("celery_worker_outage", "bool",
+    Option("celery_worker_outage_guard", "bool",
            "With atomic fetching, whether a worker keeps handling time limits and signals while Redis hangs.\n"
            "It has no effect with C(gevent) and C(eventlet), which have no such loop.",
            default=True),
     Option("celery_worker_dead_letters", "bool",
            "With C(at_least_once), whether tasks that can't be run are kept with the reason instead of being dropped.",
            default=True),
-    Option("celery_worker_unknown_delay", "float",
+    Option("celery_worker_unknown_task_retry_delay", "float",
            "Seconds until a task that a worker does not know is offered again.",
            default=60, lowest=1),
-    Option("celery_worker_unknown_for", "float",
+    Option("celery_worker_unknown_task_retention", "float",
            "Seconds after which a task that stays unknown becomes a dead letter; longer than a rollout takes.",
            default=3600, lowest=1),
-    Option("celery_worker_poison_deaths", "int",
+    Option("celery_worker_max_crashes_per_task", "int",
            "A task that has killed this many worker processes becomes a dead letter.",
            default=3, lowest=1),
-    Option("celery_worker_dead_letters_keep", "int", "Number of dead letters to keep; the oldest are dropped.",
+    Option("celery_worker_max_dead_letters", "int", "Number of dead letters to keep; the oldest are dropped.",
            default=10000, lowest=1),
-    Option("celery_worker_failed_keep", "int",
+    Option("celery_worker_max_failed_dead_letters", "int",
            "A task that failed for good, after its last retry, becomes a dead letter while there are fewer dead "
            "letters than this.\n"
            "C(0) keeps none of them. It has no effect on tasks that are acknowledged early.",
@@ -137,7 +137,7 @@ WORKER_VARIABLES: Final[tuple[Option, ...]] = (
            "name.\n"
            "Each takes the options of C(celery_worker_defaults).",
            required=True),
-    Option("celery_worker_enabled", "list",
+    Option("celery_worker_host_instances", "list",
            "Workers that this host runs; others of C(celery_worker_instances) run elsewhere.", elements="str"),
     Option("celery_worker_start_timeout", "int", "Seconds that a worker may take until it consumes.",
            default=90, lowest=1),

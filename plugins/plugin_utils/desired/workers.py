@@ -247,7 +247,7 @@ def nodes(
     for host in hosts:
         variables = hostvars[host]
         own = variables.get("celery_worker_instances") or instances
-        enabled = variables.get("celery_worker_enabled")
+        enabled = variables.get("celery_worker_host_instances")
         # An empty list is a valid value: this host runs no worker.
         for name in own if enabled is None else enabled:
             options = worker_options(name, own, variables.get("celery_worker_defaults"))

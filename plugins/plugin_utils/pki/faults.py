@@ -263,7 +263,7 @@ def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
         yield Fault(
             "pki_certificate",
             f"is for {have}, not for {', '.join(missing)}",
-            "use this host's own certificate; or list in pki_names the names by which others connect to it",
+            "use this host's own certificate; or list in pki_subject_alt_names the names by which others connect to it",
         )
     yield from _of_key("pki_key", given.key, leaf, None, "pki_certificate")
     yield from _of_way("pki_certificate", chain, given, now)

@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     Presence,
 )
 
-# Name of a removal in `settle`, and here.
+# Name of a removal in `reconcile`, and here.
 _NEEDS: Mapping[str, Need] = {
     "start": "start",
     "restart": "restart",
@@ -27,7 +27,7 @@ _NEEDS: Mapping[str, Need] = {
 
 
 def names(only: Any) -> list[str]:
-    """Return celery_restart_only as a list; `-e` gives it as a comma-separated string."""
+    """Return celery_restart_workers as a list; `-e` gives it as a comma-separated string."""
     parts = only.split(",") if isinstance(only, str) else only or ()
     return [str(name).strip() for name in parts if str(name).strip()]
 

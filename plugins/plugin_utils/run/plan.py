@@ -1,6 +1,6 @@
 """The plan of a run: what it would do and why, as items and as text.
 
-Pure functions of the hosts' answers; `fleet_plan` asks the hosts, `fleet_plan_report` prints.
+Pure functions of the hosts' answers; `host_plan` asks the hosts, `plan_report` prints.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PlanItem:
 
 
 def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[PlanItem]:
-    """Return the items that the module `settle` has planned for a host."""
+    """Return the items that the module `reconcile` has planned for a host."""
     return [
         PlanItem(
             host,

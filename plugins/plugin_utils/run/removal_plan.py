@@ -1,6 +1,6 @@
 """The plan of a removal: what it would remove from which host, and whether it may begin.
 
-Pure functions of the hosts' answers; `fleet_removal_report` calls them.
+Pure functions of the hosts' answers; `removal_report` calls them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 
-# A host's answers to `fleet_facts`, and to `fleet_removal: {do: look}`.
+# A host's answers to `host_facts`, and to `remove_application: {do: look}`.
 Facts = Mapping[str, Any]
 Found = Mapping[str, Any]
 
@@ -51,7 +51,7 @@ def refusals(
         redis: Hosts of the group redis.
         fleet: All hosts of the inventory, including those that `--limit` leaves out.
         keep: `fleet_remove_keep`.
-        without: `fleet_remove_missing`: whether to go on without hosts that can't be reached.
+        without: `fleet_remove_ignore_unreachable`: whether to go on without hosts that can't be reached.
     """
     if not isinstance(app, str) or not _APPLICATION.fullmatch(app):
         name = f"celery_app_name: {app!r} is not a valid name of an application"
@@ -63,7 +63,7 @@ def refusals(
                 words.append(
                     f"{host} can't be reached ({known.get('reason') or 'no reason was given'}). Run again once it "
                     "is back; or take the application off the others now with "
-                    "-e fleet_remove_missing=true, and off this one by the same command later"
+                    "-e fleet_remove_ignore_unreachable=true, and off this one by the same command later"
                 )
             continue
         if known.get("uid") != 0:
@@ -81,7 +81,7 @@ def refusals(
             words.append(
                 f"{host}: {app} is another inventory's there: {path} names {mark.get('owner')} as its owner, and this "
                 f"inventory is {owner}. Run this with that inventory; or, if it is gone, with "
-                f"-e celery_app_owner={mark.get('owner')}"
+                f"-e celery_app_inventory_name={mark.get('owner')}"
             )
     left_out = [host for host in fleet if host not in facts]
     served = sorted(set(redis) & set(facts))
@@ -155,7 +155,7 @@ def remedy(words: str) -> str:
     """Return what to do about messages that would be lost."""
     return (
         f"{words}. With its data they are lost. Let the queues run empty first (stop what sends); or keep the data: "
-        '-e \'{"fleet_remove_keep": ["redis_data"]}\'; or give them up: -e fleet_remove_discard=true.'
+        '-e \'{"fleet_remove_keep": ["redis_data"]}\'; or give them up: -e fleet_remove_discard_messages=true.'
     )
 
 

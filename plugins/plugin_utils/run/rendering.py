@@ -1,4 +1,4 @@
-"""Renders the templates in what a role wants, for the module `settle`.
+"""Renders the templates in what a role wants, for the module `reconcile`.
 
 Runs only on the control node: it uses Ansible's templating.
 """
@@ -27,9 +27,7 @@ def secrets(templar: Any) -> list[str]:
 
 def manifest(templar: Any) -> str:
     """Return the path of the manifest on a host; empty without an application."""
-    text = (
-        "{{ celery_app_directory ~ '/manifest.json' if celery_app_directory is defined else '' }}"
-    )
+    text = "{{ celery_app_config_directory ~ '/manifest.json' if celery_app_config_directory is defined else '' }}"
     return str(templar.template(trust_as_template(text)))
 
 
@@ -50,11 +48,11 @@ class Renderer:
         """
         if not isinstance(raw, Mapping):
             raise AnsibleActionFail(
-                f"settle: wanted must be a dictionary, not {type(raw).__name__}"
+                f"reconcile: wanted must be a dictionary, not {type(raw).__name__}"
             )
         unknown = sorted(set(raw) - KEYS)
         if unknown:
-            raise AnsibleActionFail(f"settle: unknown key {', '.join(unknown)} in wanted")
+            raise AnsibleActionFail(f"reconcile: unknown key {', '.join(unknown)} in wanted")
         errors: list[str] = []
         result = {key: raw[key] for key in sorted(KEYS) if raw.get(key)}
         if "files" in result:

@@ -1,4 +1,4 @@
-"""Collects the facts for `fleet_facts`: one script, run by the host's own Python with only the standard library.
+"""Collects the facts for `host_facts`: one script, run by the host's own Python with only the standard library.
 
 This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
 `paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the

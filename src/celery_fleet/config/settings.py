@@ -183,9 +183,9 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     scheduler = document.get("beat_scheduler", PERSISTENT)
     if scheduler not in SCHEDULERS:
         errors.append(f"beat_scheduler is {scheduler!r}, not one of {', '.join(SCHEDULERS)}")
-    edited = document.get("beat_schedule_edited", EDITED[0])
+    edited = document.get("beat_schedule_on_edit", EDITED[0])
     if edited not in EDITED:
-        errors.append(f"beat_schedule_edited is {edited!r}, not one of {', '.join(EDITED)}")
+        errors.append(f"beat_schedule_on_edit is {edited!r}, not one of {', '.join(EDITED)}")
     delivery = Options()
     try:
         delivery = delivery_options.parse(document.get("delivery"))

@@ -14,18 +14,18 @@ from celery_fleet.common.errors import FleetError
 INHERIT, AT_LEAST_ONCE, AT_MOST_ONCE = "inherit", "at_least_once", "at_most_once"
 PROFILES = (INHERIT, AT_LEAST_ONCE, AT_MOST_ONCE)
 STOCK, ATOMIC = "stock", "atomic"
-TAKES = (STOCK, ATOMIC)
+FETCHES = (STOCK, ATOMIC)
 
 
 @dataclass(frozen=True)
 class Options:
     """One switch for each part; the defaults are stock Celery.
 
-    ``take`` says how messages are taken from Redis. The parts after it need ``atomic``, except ``dead_letters``.
+    ``fetch`` says how messages are taken from Redis. The parts after it need ``atomic``, except ``dead_letters``.
     """
 
     profile: str = INHERIT
-    take: str = STOCK
+    fetch: str = STOCK
     #: Renew the messages that are held, and put back those that are no longer renewed.
     lease: bool = False
     #: Seconds after which a message of a worker with the stock take counts as abandoned, since such a worker renews
@@ -53,7 +53,7 @@ class Options:
     @property
     def atomic(self) -> bool:
         """Return whether one script takes a message."""
-        return self.take == ATOMIC
+        return self.fetch == ATOMIC
 
 
 _NEED_ATOMIC = ("lease", "hand_back", "carry", "outage")
@@ -91,11 +91,11 @@ def parse(document: object) -> Options:
     options = Options(**given)
     if options.profile not in PROFILES:
         errors.append(f"delivery.profile is {options.profile!r}, not one of {', '.join(PROFILES)}")
-    if options.take not in TAKES:
-        errors.append(f"delivery.take is {options.take!r}, not one of {', '.join(TAKES)}")
+    if options.fetch not in FETCHES:
+        errors.append(f"delivery.fetch is {options.fetch!r}, not one of {', '.join(FETCHES)}")
     if not options.atomic:
         errors += [
-            f"delivery.{name} needs delivery.take: {ATOMIC}"
+            f"delivery.{name} needs delivery.fetch: {ATOMIC}"
             for name in _NEED_ATOMIC
             if getattr(options, name)
         ]

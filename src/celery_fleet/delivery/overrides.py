@@ -1,6 +1,6 @@
 """Read the settings of one worker that differ from its host's file: ``CELERY_FLEET_DELIVERY`` in its environment.
 
-    {"celery": {"task_acks_late": false}, "unset": ["worker_prefetch_multiplier"], "delivery": {"take": "stock"}}
+    {"celery": {"task_acks_late": false}, "unset": ["worker_prefetch_multiplier"], "delivery": {"fetch": "stock"}}
 
 ``celery`` replaces settings of the file, ``unset`` names settings of the file that are left to the application, and
 ``delivery`` replaces options of the file. Standard library only: the hand-back has the same environment as its

@@ -30,7 +30,7 @@ PATIENCE = 120.0
 DELIVERY = {
     "profile": "at_least_once",
     **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
-    "take": "atomic",
+    "fetch": "atomic",
 }
 #: As the roles write them with that promise.
 PROMISED = {

@@ -41,7 +41,7 @@ CHOSEN = "not rabbitmq" if origin.is_soak() else "test_chord and chain and not r
 DELIVERY = {
     "profile": "at_least_once",
     **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
-    "take": "atomic",
+    "fetch": "atomic",
 }
 #: Seconds between two cuts, by turns. Not all the same: a worker that comes back in step with them would never consume.
 PAUSES = (4.0, 9.0, 6.0)

@@ -43,7 +43,7 @@ class Project:
             "celery": {"broker_url": "memory://", "beat_schedule": self.entries},
             "beat_schedule_policy": self.policy,
             "beat_scheduler": "database",
-            "beat_schedule_edited": self.edited,
+            "beat_schedule_on_edit": self.edited,
         }
 
     @property

@@ -170,7 +170,7 @@ class Crew:
             conf[name] = conf[name].replace("rediss://", "redis://")
         options = {
             "profile": "at_least_once",
-            "take": self.take,
+            "fetch": self.take,
             "dead_letters": True,
             **delivery,
         }

@@ -33,7 +33,7 @@ from tests.unit.delivery.pools import (
 from tests.unit.delivery.servers import Server, installed, serving
 from tests.unit.delivery.test_drain_pools import ask, busy
 
-STOCK = {"profile": "at_least_once", "take": "stock"}
+STOCK = {"profile": "at_least_once", "fetch": "stock"}
 TAKES = {"stock": STOCK, "atomic": ATOMIC}
 
 #: Binding keys of the queues `mail` and `bulk`: each message goes to both of them.

@@ -16,7 +16,7 @@ def test_without_a_word_everything_is_stock() -> None:
 
 
 def test_numbers_of_the_inventory_are_taken() -> None:
-    document = {"profile": "at_least_once", "take": "atomic", "lease": True, "unknown_delay": 5}
+    document = {"profile": "at_least_once", "fetch": "atomic", "lease": True, "unknown_delay": 5}
     options = parse(document)
     assert options.atomic
     assert options.lease
@@ -28,14 +28,14 @@ def test_numbers_of_the_inventory_are_taken() -> None:
     [
         ([], "must be a mapping"),
         ({"speed": 1}, "delivery.speed is not known"),
-        ({"lease": 1, "take": "atomic"}, "delivery.lease is 1, not of type bool"),
+        ({"lease": 1, "fetch": "atomic"}, "delivery.lease is 1, not of type bool"),
         ({"keep": True}, "delivery.keep is True, not of type int"),
         ({"keep": 0}, "delivery.keep is 0, not above 0"),
         ({"failed": -1}, "delivery.failed is -1, not 0 or more"),
         ({"unknown_delay": "soon"}, "not of type float"),
-        ({"take": "fast"}, "delivery.take is 'fast', not one of stock, atomic"),
+        ({"fetch": "fast"}, "delivery.fetch is 'fast', not one of stock, atomic"),
         ({"profile": "exactly_once"}, "not one of inherit, at_least_once, at_most_once"),
-        ({"lease": True}, "delivery.lease needs delivery.take: atomic"),
+        ({"lease": True}, "delivery.lease needs delivery.fetch: atomic"),
     ],
 )
 def test_mistakes_are_named(document: object, text: str) -> None:

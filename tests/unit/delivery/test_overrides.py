@@ -18,7 +18,7 @@ FILE: dict[str, Any] = {
     "app": "shop",
     "component": "worker",
     "celery": {"task_acks_late": True, "worker_prefetch_multiplier": 1, "timezone": "UTC"},
-    "delivery": {"profile": "at_least_once", "take": "atomic", "lease": True, "deaths": 5},
+    "delivery": {"profile": "at_least_once", "fetch": "atomic", "lease": True, "deaths": 5},
 }
 
 
@@ -30,13 +30,13 @@ def test_it_is_laid_over_option_by_option() -> None:
     over = environ(
         celery={"task_acks_late": False},
         unset=["worker_prefetch_multiplier", "of_another_runtime"],
-        delivery={"take": "stock", "lease": False},
+        delivery={"fetch": "stock", "lease": False},
     )
     found = applied(FILE, over)
     assert found["celery"] == {"task_acks_late": False, "timezone": "UTC"}
     assert found["delivery"] == {
         "profile": "at_least_once",
-        "take": "stock",
+        "fetch": "stock",
         "lease": False,
         "deaths": 5,
     }
@@ -49,13 +49,13 @@ def test_without_one_the_file_holds() -> None:
         assert applied(FILE, given) == FILE
     bare = {name: value for name, value in FILE.items() if name != "delivery"}
     assert applied(bare, environ()) == bare
-    assert applied(bare, environ(delivery={"take": "atomic"}))["delivery"] == {"take": "atomic"}
+    assert applied(bare, environ(delivery={"fetch": "atomic"}))["delivery"] == {"fetch": "atomic"}
 
 
 @pytest.mark.parametrize("component", ["beat", "flower", "producer", "operator"])
 def test_it_is_a_worker_s_alone(component: str) -> None:
     document = {**FILE, "component": component}
-    assert applied(document, environ(delivery={"take": "stock"})) == document
+    assert applied(document, environ(delivery={"fetch": "stock"})) == document
     assert applied(document, {VARIABLE: "{"}) == document
 
 
@@ -88,16 +88,16 @@ def path(tmp_path: Path) -> Path:
 def test_a_process_reads_its_own_environment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert read(path, "worker").delivery == Options(
-        profile="at_least_once", take="atomic", lease=True, deaths=5
+        profile="at_least_once", fetch="atomic", lease=True, deaths=5
     )
-    monkeypatch.setenv(VARIABLE, environ(delivery={"take": "stock", "lease": False})[VARIABLE])
+    monkeypatch.setenv(VARIABLE, environ(delivery={"fetch": "stock", "lease": False})[VARIABLE])
     found = read(path, "worker")
-    assert (found.delivery.take, found.delivery.deaths) == ("stock", 5)
+    assert (found.delivery.fetch, found.delivery.deaths) == ("stock", 5)
 
 
 def test_the_sum_of_both_is_checked(path: Path) -> None:
-    with pytest.raises(FleetError, match=r"delivery\.lease needs delivery\.take: atomic"):
-        read(path, "worker", environ(delivery={"take": "stock"}))
+    with pytest.raises(FleetError, match=r"delivery\.lease needs delivery\.fetch: atomic"):
+        read(path, "worker", environ(delivery={"fetch": "stock"}))
     path.write_text(json.dumps({**FILE, "delivery": []}))
     with pytest.raises(FleetError, match="delivery must be a mapping"):
         read(path, "worker", environ(celery={}))

@@ -23,8 +23,8 @@ from .holding import Store, serving
 #: Seconds that an event may take on a machine that has much else to do.
 PATIENCE = 120.0
 
-ATOMIC = {"profile": "at_least_once", "take": "atomic", "lease": True}
-STOCK = {"profile": "at_least_once", "take": "stock"}
+ATOMIC = {"profile": "at_least_once", "fetch": "atomic", "lease": True}
+STOCK = {"profile": "at_least_once", "fetch": "stock"}
 
 SHOP = """
 import os, time

@@ -165,7 +165,7 @@ def test_a_promise_on_delivery_is_its_settings() -> None:
 
 
 def test_which_parts_are_on_is_for_workers_alone() -> None:
-    parts = {"profile": "at_least_once", "take": "atomic"}
+    parts = {"profile": "at_least_once", "fetch": "atomic"}
     assert whole("worker", parts=parts)["delivery"] == parts
     assert "delivery" not in whole("worker", parts={})
     for component in ("beat", "producer", "flower", "operator"):
@@ -213,7 +213,7 @@ def test_in_a_database_an_entry_that_is_off_is_whole() -> None:
     schedule = {"off": off, "theirs": {"enabled": False}, "on": {"task": "t", "interval": 5}}
     found = whole("beat", schedule=schedule_of(schedule, scheduler="database", edited="reset"))
     assert found["celery"]["beat_schedule"] == schedule
-    assert (found["beat_scheduler"], found["beat_schedule_edited"]) == ("database", "reset")
+    assert (found["beat_scheduler"], found["beat_schedule_on_edit"]) == ("database", "reset")
     assert "beat_scheduler" not in whole("beat", schedule=schedule_of(schedule))
     in_database = schedule_of({}, scheduler="database")
     assert "beat_scheduler" not in whole("worker", schedule=in_database)
@@ -235,8 +235,8 @@ def test_beat_knows_whose_schedule_counts() -> None:
 def test_what_workers_consume() -> None:
     instances = {"a": {"queues": ["x", "y"]}, "b": None, "c": {}}
     hostvars = {
-        "w1": {"celery_app_name": "shop", "celery_worker_enabled": ["a"]},
-        "w2": {"celery_app_name": "shop", "celery_worker_enabled": ["a", "b"]},
+        "w1": {"celery_app_name": "shop", "celery_worker_host_instances": ["a"]},
+        "w2": {"celery_app_name": "shop", "celery_worker_host_instances": ["a", "b"]},
     }
     assert workers.consumed(hostvars, ["w1", "w2"], instances) == ["b", "x", "y"]
 
@@ -385,7 +385,7 @@ def test_pools_that_can_not_hand_back_are_never_told_to_quit() -> None:
 
 def test_nodes_of_the_fleet() -> None:
     hostvars: dict[str, dict[str, Any]] = {
-        "w1": {"celery_app_name": "shop", "celery_worker_enabled": ["mail"]},
+        "w1": {"celery_app_name": "shop", "celery_worker_host_instances": ["mail"]},
         "w2": {"celery_app_name": "shop", "celery_worker_instances": {"own": {"queues": ["z"]}}},
         "w3": {"celery_app_name": "shop"},
     }
@@ -838,7 +838,7 @@ def test_no_task_is_given_away_while_a_worker_still_has_it(
 def test_settings_and_promise_count_where_a_worker_says_nothing(
     options: dict[str, Any], settings: dict[str, Any], delivery: str, seconds: int
 ) -> None:
-    stock = {"take": "stock"}
+    stock = {"fetch": "stock"}
     assert visibility.visibility_timeout({"a": options}, None, settings, delivery, stock) == seconds
 
 
@@ -851,11 +851,11 @@ LONG = {"time_limit": 3600, "prefetch_multiplier": 1}
         ({"a": LONG, "b": None}, "at_least_once", {}, 300),
         ({"a": LONG}, "at_least_once", {"lease": True}, 300),
         ({"a": LONG}, "at_least_once", {"lease": False}, 7200),
-        ({"a": LONG}, "inherit", {"take": "atomic"}, 300),
+        ({"a": LONG}, "inherit", {"fetch": "atomic"}, 300),
         ({"a": LONG | {"delivery": "at_least_once"}}, "inherit", {}, 300),
         # One that renews nothing is bounded by what it can hold; those that renew are not.
-        ({"a": LONG, "b": {"take": "stock"}}, "at_least_once", {}, 3600),
-        ({"a": LONG | {"take": "stock"}, "b": {}}, "at_least_once", {}, 7200),
+        ({"a": LONG, "b": {"fetch": "stock"}}, "at_least_once", {}, 3600),
+        ({"a": LONG | {"fetch": "stock"}, "b": {}}, "at_least_once", {}, 7200),
         ({"a": {"time_limit": 3600, "delivery": "inherit"}, "b": {}}, "at_least_once", {}, 5 * 3600),
         # Where nothing is known of workers, nothing is promised.
         ({}, "at_least_once", {}, 3600),

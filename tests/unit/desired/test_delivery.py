@@ -56,15 +56,15 @@ def on(found: dict[str, Any]) -> list[str]:
         ("inherit", {}, {}, "stock", []),
         ("at_least_once", {}, {}, "atomic", [*ALL, "dead_letters"]),
         ("at_most_once", {}, {}, "stock", []),
-        ("at_least_once", {"take": "stock"}, {}, "stock", ["dead_letters"]),
-        ("at_most_once", {"take": "atomic"}, {}, "atomic", [*ALL]),
-        ("inherit", {"take": "atomic"}, {}, "atomic", [*ALL]),
+        ("at_least_once", {"fetch": "stock"}, {}, "stock", ["dead_letters"]),
+        ("at_most_once", {"fetch": "atomic"}, {}, "atomic", [*ALL]),
+        ("inherit", {"fetch": "atomic"}, {}, "atomic", [*ALL]),
         ("at_least_once", {"lease": False, "dead_letters": False}, {}, "atomic", [*ALL[1:]]),
         # A worker's own word.
         ("inherit", {}, {"delivery": "at_least_once"}, "atomic", [*ALL, "dead_letters"]),
         ("at_least_once", {}, {"delivery": "inherit"}, "stock", []),
-        ("at_least_once", {"take": "stock"}, {"take": "auto"}, "atomic", [*ALL, "dead_letters"]),
-        ("at_least_once", {}, {"take": "stock"}, "stock", ["dead_letters"]),
+        ("at_least_once", {"fetch": "stock"}, {"fetch": "auto"}, "atomic", [*ALL, "dead_letters"]),
+        ("at_least_once", {}, {"fetch": "stock"}, "stock", ["dead_letters"]),
         ("at_least_once", {}, {"pool": "gevent"}, "atomic", [*ALL[:3], "dead_letters"]),
         ("at_least_once", {}, {"pool": "threads"}, "atomic", [*ALL, "dead_letters"]),
     ],
@@ -73,7 +73,7 @@ def test_which_parts_are_on(
     promise: str, knobs: dict[str, Any], options: dict[str, Any], take: str, parts: list[str]
 ) -> None:
     found = delivery.parts(promise, knobs, options)
-    assert (found["take"], on(found)) == (take, parts)
+    assert (found["fetch"], on(found)) == (take, parts)
     # The runtime knows all of it, and nothing else.
     assert asdict(parse(found)) == found
 
@@ -96,7 +96,7 @@ def test_where_all_is_celery_s_own_nothing_is_written() -> None:
 def test_a_worker_that_does_not_differ_has_nothing_of_its_own() -> None:
     for promise in PROFILES:
         assert delivery.override(promise, KNOBS, {"concurrency": 4}) == {}
-        assert delivery.override(promise, KNOBS, {"delivery": promise, "take": "auto"}) == {}
+        assert delivery.override(promise, KNOBS, {"delivery": promise, "fetch": "auto"}) == {}
     assert delivery.variable({}) == {}
 
 
@@ -120,14 +120,14 @@ def test_a_worker_has_what_it_would_have_in_an_application_of_its_own(
     tmp_path: Path, app: str, own: str, take: str
 ) -> None:
     """Settings and parts, whatever the others of its host have."""
-    knobs = {**KNOBS, "take": "atomic", "carry": False}
-    options = {"delivery": own, "take": take}
+    knobs = {**KNOBS, "fetch": "atomic", "carry": False}
+    options = {"delivery": own, "fetch": take}
     found = effective(tmp_path, app, knobs, options)
-    alone = effective(tmp_path, own, {**knobs, "take": take}, {})
+    alone = effective(tmp_path, own, {**knobs, "fetch": take}, {})
     assert found.celery == alone.celery
     if found.delivery.profile == "inherit" and not found.delivery.atomic:
         # Numbers of parts that are off.
-        assert (found.delivery.take, on(asdict(found.delivery))) == ("stock", [])
+        assert (found.delivery.fetch, on(asdict(found.delivery))) == ("stock", [])
     else:
         assert found.delivery == alone.delivery
 
@@ -154,7 +154,7 @@ def state(instances: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_a_worker_that_differs_is_told_so_in_its_environment(tmp_path: Path) -> None:
-    workers = {"a": {}, "b": {"take": "stock"}, "c": {"delivery": "at_most_once"}}
+    workers = {"a": {}, "b": {"fetch": "stock"}, "c": {"delivery": "at_most_once"}}
     files = state(workers, delivery="at_least_once", knobs=KNOBS, settings={})
     own = {
         name: environment(tmp_path, files[f"/etc/shop/worker-{name}.env"]["content"])
@@ -162,7 +162,7 @@ def test_a_worker_that_differs_is_told_so_in_its_environment(tmp_path: Path) -> 
     }
     assert overrides.VARIABLE not in own["a"]
     told = json.loads(own["b"][overrides.VARIABLE])
-    assert told == {"delivery": {"take": "stock", **dict.fromkeys(ALL, False)}}
+    assert told == {"delivery": {"fetch": "stock", **dict.fromkeys(ALL, False)}}
     told = json.loads(own["c"][overrides.VARIABLE])
     assert told["celery"] == {"task_acks_late": False, "task_retry_on_worker_lost": False}
     assert told["unset"] == ["worker_prefetch_multiplier"]
@@ -170,7 +170,7 @@ def test_a_worker_that_differs_is_told_so_in_its_environment(tmp_path: Path) -> 
 
 def test_a_unit_knows_whether_it_hands_back() -> None:
     def hands_back(**more: Any) -> dict[str, bool]:
-        files = state({"a": {}, "b": {"take": "stock"}}, **more)
+        files = state({"a": {}, "b": {"fetch": "stock"}}, **more)
         path = "/etc/systemd/system/shop-worker@{}.service.d/10-fleet.conf"
         return {name: files[path.format(name)]["vars"]["hand_back"] for name in "ab"}
 
@@ -182,8 +182,8 @@ def test_a_unit_knows_whether_it_hands_back() -> None:
 
 
 def test_whether_any_worker_takes_atomically() -> None:
-    workers = {"a": {"take": "stock"}, "b": None}
-    assert delivery.takes_atomically(workers, None, "at_least_once")
-    assert not delivery.takes_atomically(workers, None, "inherit")
-    assert delivery.takes_atomically(workers, {"delivery": "at_least_once"}, "inherit")
-    assert not delivery.takes_atomically({"a": {"take": "stock"}}, None, "at_least_once")
+    workers = {"a": {"fetch": "stock"}, "b": None}
+    assert delivery.fetches_atomically(workers, None, "at_least_once")
+    assert not delivery.fetches_atomically(workers, None, "inherit")
+    assert delivery.fetches_atomically(workers, {"delivery": "at_least_once"}, "inherit")
+    assert not delivery.fetches_atomically({"a": {"fetch": "stock"}}, None, "at_least_once")

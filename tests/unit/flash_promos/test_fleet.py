@@ -81,7 +81,7 @@ def test_the_applications_settings_survive_the_loader(
 
 def test_what_fails_for_good_is_kept_and_alerts(inventory: dict[str, Any]) -> None:
     """The document's "Dead Letter Queue" and "Alertas"."""
-    knobs = {"failed_keep": inventory["celery_worker_failed_keep"]}
+    knobs = {"failed_keep": inventory["celery_worker_max_failed_dead_letters"]}
     found = parts(inventory["celery_app_delivery"], knobs)
     assert (found["dead_letters"], found["failed"]) == (True, 1000)
     # Each change of health, of which dead letters are a part, is told.

@@ -70,7 +70,7 @@ def hosts() -> dict[str, list[str]]:
     """Host -> its workers."""
     tree = yaml.safe_load((INVENTORY / "hosts.yml").read_text())
     workers = tree["fleet"]["children"]["celery_workers"]["hosts"]
-    return {host: variables["celery_worker_enabled"] for host, variables in workers.items()}
+    return {host: variables["celery_worker_host_instances"] for host, variables in workers.items()}
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,8 @@ def test_what_was_said_is_there(tmp_path: Path) -> None:
     }
     assert list(given["celery_app_task_routes"]) == ["shop.tasks.send_*", "shop.tasks.*"]
     assert given["celery_producer_web"]["command"][-1] == "shop.wsgi:application"
-    assert given["celery_app_urls"]["DATABASE_URL"]["port"] == 5433
-    assert given["celery_app_urls"]["DATABASE_URL"]["query"] == {"sslmode": "verify-full"}
+    assert given["celery_app_env_urls"]["DATABASE_URL"]["port"] == 5433
+    assert given["celery_app_env_urls"]["DATABASE_URL"]["query"] == {"sslmode": "verify-full"}
     assert given["ansible_user"] == "deploy"
     assert given["database_password"] == values["database_password"]
     _, own = inventory(found)

@@ -816,15 +816,15 @@ def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> 
         ({"pki_ca_validity_days": 36501}, "pki_ca_validity_days"),
         ({"pki_ca_bundle": ["a"]}, "pki_ca_bundle"),
         ({"pki_ca_bundle": "/etc/ssl/certs/ca.crt"}, "pki_ca_bundle"),
-        ({"pki_names": ["other"]}, "celery_app_broker_host"),
+        ({"pki_subject_alt_names": ["other"]}, "celery_app_broker_host"),
         ({"celery_app_host_names": ["other"]}, "celery_app_broker_host"),
         ({"celery_app_results_host": "cache.example.com"}, "celery_app_results_host"),
         ({"celery_app_broker_host": ""}, "celery_app_broker_host"),
-        ({"pki_names": ["münchen.example.com"]}, "pki_names"),
-        ({"pki_names": ["redis1", "a b"]}, "pki_names"),
-        ({"pki_names": [""]}, "pki_names"),
-        ({"pki_names": ["a" * 64]}, "pki_names"),
-        ({"pki_names": ["a." * 127]}, "pki_names"),
+        ({"pki_subject_alt_names": ["münchen.example.com"]}, "pki_subject_alt_names"),
+        ({"pki_subject_alt_names": ["redis1", "a b"]}, "pki_subject_alt_names"),
+        ({"pki_subject_alt_names": [""]}, "pki_subject_alt_names"),
+        ({"pki_subject_alt_names": ["a" * 64]}, "pki_subject_alt_names"),
+        ({"pki_subject_alt_names": ["a." * 127]}, "pki_subject_alt_names"),
         ({"pki_ca_name": "a" * 61}, "pki_ca_name"),
         ({"pki_ca_name": ""}, "pki_ca_name"),
     ],
@@ -837,11 +837,11 @@ def test_values_that_can_not_be(
     assert all(problem.severity is Severity.ERROR for problem in found)
 
 
-@pytest.mark.parametrize("name", ["pki_names", "celery_app_host_names"])
+@pytest.mark.parametrize("name", ["pki_subject_alt_names", "celery_app_host_names"])
 @pytest.mark.parametrize("host", ["redis1", "control1"])
 def test_what_serves_has_a_name(variables: dict[str, Any], name: str, host: str) -> None:
     (found,) = problems(variables, {host: {name: []}})
-    assert (found.variable, found.hosts) == ("pki_names", (host,))
+    assert (found.variable, found.hosts) == ("pki_subject_alt_names", (host,))
     # Nobody calls a host of workers.
     assert problems(variables, {"worker1": {name: []}}) == []
 

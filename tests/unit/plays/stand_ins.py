@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
 
-from tests.render.action.fleet_facts import DEBIAN, FACTS
+from tests.render.action.host_facts import DEBIAN, FACTS
 
 Variables = dict[str, Any]
 
@@ -50,14 +50,14 @@ def rolled(args: Variables, variables: Variables) -> Variables:
 
 
 ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
-    "fleet_facts": facts,
-    "fleet_plan": planned,
-    "fleet_roll": rolled,
-    "fleet_lease": lambda args, variables: {"changed": False, "directory": "/nowhere"},
-    "fleet_firewall": lambda args, variables: {"changed": True, "armed": True},
-    "fleet_probe": lambda args, variables: {"changed": False, "bad": []},
-    "fleet_serving": lambda args, variables: {"changed": False, "units": {}, "errors": {}},
-    "fleet_command": lambda args, variables: {"changed": False, "marks": {}},
+    "host_facts": facts,
+    "host_plan": planned,
+    "rolling_restart": rolled,
+    "run_lease": lambda args, variables: {"changed": False, "directory": "/nowhere"},
+    "firewall_rollback": lambda args, variables: {"changed": True, "armed": True},
+    "send_canaries": lambda args, variables: {"changed": False, "bad": []},
+    "wait_for_services": lambda args, variables: {"changed": False, "units": {}, "errors": {}},
+    "release_commands": lambda args, variables: {"changed": False, "marks": {}},
 }
 
 
@@ -71,7 +71,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
         variables = task_vars or {}
         action = str(self._task.action).removeprefix("celery_fleet.core.")
         args = plain(dict(self._task.args))
-        part = variables.get("systemd_unit_part") if action == "settle" else None
+        part = variables.get("systemd_unit_part") if action == "reconcile" else None
         call = {
             "action": action,
             "task": self._task.get_name(),

@@ -24,9 +24,9 @@ from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare
 
 HERE = Path(__file__).parent
-# Parts that a task of their own brings, and is no call of `settle`.
+# Parts that a task of their own brings, and is no call of `reconcile`.
 BY_OTHERS = {"celery_release", "celery_release_commands", "celery_worker"}
-LOOKING = {"fleet_facts", "fleet_plan", "fleet_probe", "fleet_serving", "fleet_report"}
+LOOKING = {"host_facts", "host_plan", "send_canaries", "wait_for_services", "service_report"}
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Walk:
         """Part -> its hosts."""
         found: dict[str, set[str]] = {}
         for call in self.calls:
-            if call["action"] == "settle":
+            if call["action"] == "reconcile":
                 found.setdefault(call["part"], set()).add(call["host"])
         return found
 
@@ -102,15 +102,15 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     ended_well(found)
     everywhere = set(found.groups["fleet"])
     assert found.settled == found.expected({"all"}, everywhere)
-    order = [call["part"] for call in found.calls if call["action"] == "settle"]
+    order = [call["part"] for call in found.calls if call["action"] == "reconcile"]
     names = [part.name for part in PARTS if part.name in order]
     assert list(dict.fromkeys(order)) == names
     # Once more at the end: what Redis allowed processes of before ends then.
     finish = [call["args"].get("finish") for call in found.calls if call["part"] == "redis"]
     assert finish == [False, True]
     assert order[-len(found.settled["verify"]) - 1] == "redis"
-    assert found.hosts("fleet_roll", phase="restart") == set(found.groups["celery_workers"])
-    lease = [call["args"]["state"] for call in found.calls if call["action"] == "fleet_lease"]
+    assert found.hosts("rolling_restart", phase="restart") == set(found.groups["celery_workers"])
+    lease = [call["args"]["state"] for call in found.calls if call["action"] == "run_lease"]
     assert lease == ["present", "absent"]
 
 
@@ -127,13 +127,13 @@ def test_a_limited_run_does_all_of_its_hosts_and_nothing_elsewhere(walk: Any, ho
     ended_well(found)
     assert found.settled == found.expected({"all"}, {host})
     here = {host} & set(found.groups["celery_workers"])
-    assert found.hosts("fleet_roll", phase="restart") == here
+    assert found.hosts("rolling_restart", phase="restart") == here
     # The lease, and what was done once in the fleet, are where they always are.
-    assert found.hosts("fleet_lease") == {"redis1"}
+    assert found.hosts("run_lease") == {"redis1"}
     others = {call["host"] for call in found.calls} - {host}
     assert {call["action"] for call in found.calls if call["host"] in others} <= {
-        "fleet_lease",
-        "fleet_command",
+        "run_lease",
+        "release_commands",
     }
     # Processes of before may run on the hosts that are left out.
     assert [call["args"] for call in found.calls if call["args"].get("finish")] == []
@@ -149,20 +149,20 @@ def test_a_tag_does_its_parts_and_no_other(walk: Any, tag: str) -> None:
     ended_well(found)
     assert found.settled == found.expected({tag}, set(found.groups["fleet"]))
     names = {part.name for part in parts_in({tag}, ())}
-    assert bool(found.hosts("fleet_roll", phase="restart")) == ("celery_worker" in names)
+    assert bool(found.hosts("rolling_restart", phase="restart")) == ("celery_worker" in names)
     # Flower and the operator's command have releases of their own.
     releases = {str(call["args"]["root"]) for call in found.calls if call["action"] == "release"}
     assert ("/opt/flexiprice" in releases) == ("celery_release" in names)
     assert ("/opt/flexiprice/flower" in releases) == ("flower" in names)
-    assert bool(found.hosts("fleet_probe")) == (tag in ("deploy", "configure"))
+    assert bool(found.hosts("send_canaries")) == (tag in ("deploy", "configure"))
 
 
 @pytest.mark.slow
 def test_verify_alone_takes_no_lease_and_changes_nothing(walk: Any) -> None:
     found: Walk = walk("--tags=verify")
     ended_well(found)
-    assert {call["action"] for call in found.calls} == LOOKING - {"fleet_plan"}
-    assert found.hosts("fleet_serving") == set(found.groups["fleet"])
+    assert {call["action"] for call in found.calls} == LOOKING - {"host_plan"}
+    assert found.hosts("wait_for_services") == set(found.groups["fleet"])
 
 
 @pytest.mark.long
@@ -180,4 +180,4 @@ def test_a_plan_that_was_not_approved_changes_nothing(walk: Any, tmp_path: Path)
     assert found.done.returncode == 2
     assert "fleet_plan_approved: this is not the plan that was approved" in found.done.stdout
     acting = {call["action"] for call in found.calls if call["args"].get("do") != "look"}
-    assert acting <= LOOKING | {"fleet_lease", "fleet_schedule"}
+    assert acting <= LOOKING | {"run_lease", "database_schedule"}

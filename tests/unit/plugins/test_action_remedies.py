@@ -40,8 +40,8 @@ def action(name: str, args: dict[str, Any], **methods: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("fleet_lease", {"app": "shop", "state": "present"}),
-        ("fleet_firewall", {"do": "arm", "app": "shop", "file": "/etc/x"}),
+        ("run_lease", {"app": "shop", "state": "present"}),
+        ("firewall_rollback", {"do": "arm", "app": "shop", "file": "/etc/x"}),
     ],
 )
 def test_a_host_without_an_answer(name: str, args: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ def test_a_host_without_an_answer(name: str, args: dict[str, Any]) -> None:
 
 def test_workers_that_can_t_be_asked_before_a_roll() -> None:
     made = action(
-        "fleet_roll",
+        "rolling_restart",
         {},
         _interpreter=lambda: "/opt/shop/pins/worker-a/venv/bin/python",
         probe=lambda request: {"errors": ["the broker can't be asked"]},
@@ -66,7 +66,7 @@ def test_workers_that_can_t_be_asked_before_a_roll() -> None:
 
 
 def planned(*items: plan.PlanItem, **args: Any) -> dict[str, Any]:
-    """Run `fleet_plan_report` for a host of which `fleet_plan` found this."""
+    """Run `plan_report` for a host of which `host_plan` found this."""
     whole = {
         "hosts": ["redis1"],
         "missing": {},
@@ -86,7 +86,7 @@ def planned(*items: plan.PlanItem, **args: Any) -> dict[str, Any]:
         "ansible_run_tags": ["all"],
         "ansible_skip_tags": [],
     }
-    done: dict[str, Any] = action("fleet_plan_report", whole).run(task_vars=variables)
+    done: dict[str, Any] = action("plan_report", whole).run(task_vars=variables)
     return done
 
 

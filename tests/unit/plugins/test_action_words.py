@@ -38,7 +38,7 @@ def answering(name: str, args: dict[str, Any], answer: dict[str, Any], **methods
 def test_services_that_are_waited_for() -> None:
     answer = {"journals": {UNIT: WORDS}, "errors": {UNIT: WORDS}, "units": {}}
     answer["units"] = {UNIT: {"StatusText": WORDS}}
-    found = answering("fleet_serving", {"timeout": 0}, answer).run(task_vars={})
+    found = answering("wait_for_services", {"timeout": 0}, answer).run(task_vars={})
     assert found["journals"] == found["errors"] == {UNIT: CLEAN}
     assert found["units"] == {UNIT: {"StatusText": CLEAN}}
 
@@ -48,7 +48,7 @@ def test_a_canary_that_fails_and_the_journal_of_its_worker() -> None:
     args = {"nodes": {"a@h1": node}, "hosts": ["h1"], "settings": {}, "schedule": {}, "routes": {}}
     args |= {"timeout": 1, "pins": "/pins", "runtime": "/r", "user": "shop", "strict": True}
     answer = {"nodes": {"a@h1": {"ok": False, "errors": [WORDS], "state": "x"}}, "errors": [WORDS]}
-    made = answering("fleet_probe", args, {**answer, "journals": {UNIT: WORDS}})
+    made = answering("send_canaries", args, {**answer, "journals": {UNIT: WORDS}})
     found = made.run(task_vars={"inventory_hostname": "h1"})
     assert found["failed"]
     assert found["msg"].count(CLEAN) == 2
@@ -58,13 +58,13 @@ def test_a_canary_that_fails_and_the_journal_of_its_worker() -> None:
 
 def test_a_turn_of_a_worker() -> None:
     answer = {"units": {UNIT: {"status": WORDS}}, "journals": {UNIT: WORDS}, "error": WORDS}
-    found = answering("fleet_roll", {}, answer).move({"journals": [UNIT]})
+    found = answering("rolling_restart", {}, answer).move({"journals": [UNIT]})
     assert found == {"units": {UNIT: {"status": CLEAN}}, "journals": {UNIT: CLEAN}, "error": CLEAN}
 
 
 def test_a_probe_within_a_roll() -> None:
     place = {"settings": {}, "runtime": "/r", "user": "shop"}
-    made = answering("fleet_roll", {}, {"errors": [WORDS]}, _place=place, _python="/p")
+    made = answering("rolling_restart", {}, {"errors": [WORDS]}, _place=place, _python="/p")
     assert made.probe({"census": True}) == {"errors": [CLEAN]}
     made._low_level_execute_command = lambda *_, **__: {"rc": 1, "stderr": WORDS}
     assert made.probe({"census": True})["errors"] == [f"the probe can't be run: {CLEAN}"]
@@ -72,7 +72,7 @@ def test_a_probe_within_a_roll() -> None:
 
 def test_workers_that_pause() -> None:
     args = {"configuration": "/c", "root": "/o", "user": "shop", "settings": {}}
-    assert answering("fleet_pause", args, {"errors": [WORDS]})._ask({}) == {"errors": [CLEAN]}
+    assert answering("pause_workers", args, {"errors": [WORDS]})._ask({}) == {"errors": [CLEAN]}
 
 
 FAILED = {"failed": True, "msg": WORDS}
@@ -80,13 +80,15 @@ REDACTED = {"failed": True, "msg": CLEAN}
 
 
 def test_a_unit_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = answering("settle", {"wanted": {}}, {}, _loader=None, _execute_module=lambda **_: FAILED)
+    made = answering(
+        "reconcile", {"wanted": {}}, {}, _loader=None, _execute_module=lambda **_: FAILED
+    )
     monkeypatch.setattr(lease, "held", free)
     assert made.run(task_vars={}) == {**REDACTED, "changed": False}
 
 
 def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = answering("fleet_plan", {}, {}, _loader=None, _execute_module=lambda **_: FAILED)
+    made = answering("host_plan", {}, {}, _loader=None, _execute_module=lambda **_: FAILED)
     part = SimpleNamespace(name="redis", variable="x")
     monkeypatch.setitem(type(made).act.__globals__, "parts_of", lambda *_: [part])
     monkeypatch.setattr(made, "_value", lambda name: {})
@@ -96,7 +98,7 @@ def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_files_of_a_worker_within_a_roll() -> None:
     turns = {"_variables": {}, "_turns": {"wanted": {"files": []}}, "_loader": None}
-    made = answering("fleet_roll", {}, {}, _execute_module=lambda **_: FAILED, **turns)
+    made = answering("rolling_restart", {}, {}, _execute_module=lambda **_: FAILED, **turns)
     assert made._settle({}) == REDACTED
 
 
@@ -118,7 +120,7 @@ def test_a_schedule_that_can_t_be_written(monkeypatch: pytest.MonkeyPatch) -> No
         "timeout": 1,
     }
     answer = {"ok": False, "error": WORDS}
-    made = answering("fleet_schedule", {**args, "settings": {}}, answer)
+    made = answering("database_schedule", {**args, "settings": {}}, answer)
     found = made.run(task_vars={"inventory_hostname": "h1"})
     assert CLEAN in found["items"][0]["why"][0]
     monkeypatch.setattr(lease, "held", free)

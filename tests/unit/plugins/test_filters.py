@@ -35,9 +35,9 @@ def test_every_filter_that_a_role_uses_is_there() -> None:
 
 def test_an_error_is_ansibles_and_names_the_filter() -> None:
     with pytest.raises(AnsibleFilterError, match="environment_file: A-B can't be the name"):
-        FILTERS["fleet_environment_file"]({"A-B": 1})
+        FILTERS["environment_file"]({"A-B": 1})
     with pytest.raises(AnsibleFilterError, match="nodes: 'nosuch'"):
-        FILTERS["fleet_nodes"]({}, ["nosuch"], {})
+        FILTERS["worker_nodes"]({}, ["nosuch"], {})
 
 
 # --- htpasswd ----------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_an_error_is_ansibles_and_names_the_filter() -> None:
 
 def htpasswd(password: str, user: str, name: str = "web", fleet: str = "shop.example.org") -> str:
     """The line that a site gets."""
-    site = FILTERS["fleet_site"](
+    site = FILTERS["nginx_site"](
         facts(directory="/d"),
         name,
         user,
@@ -104,4 +104,4 @@ def test_the_salt_of_a_password_file_says_nothing_of_the_password() -> None:
     ],
 )
 def test_alternative_names(name: str, expected: str) -> None:
-    assert FILTERS["fleet_alternative_name"](name) == expected
+    assert FILTERS["subject_alt_name"](name) == expected

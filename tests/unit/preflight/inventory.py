@@ -51,7 +51,9 @@ def valid(source: Path) -> dict[str, Any]:
         "celery_app_source": {"path": str(source)},
         "celery_app_env": {"DEBUG": "0"},
         "celery_app_secret_env": {"DATABASE_URL": "postgresql://u:p@db/shop"},
-        "celery_app_urls": {"OTHER_URL": {"scheme": "https", "host": "h", "password": secret(20)}},
+        "celery_app_env_urls": {
+            "OTHER_URL": {"scheme": "https", "host": "h", "password": secret(20)}
+        },
         "celery_app_task_routes": {"app.tasks.recompute_*": {"queue": "discounts"}},
         "celery_worker_instances": {
             "discounts": {"concurrency": 4, "time_limit": 1800, "soft_time_limit": 1500},

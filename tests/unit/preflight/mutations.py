@@ -86,7 +86,7 @@ def inventories(draw: Draw, source: Path) -> Inventory:
             "API_KEY": secret(14),
             "DATABASE_URL": f"pg://u:{secret(15)}@d/x",
         },
-        "celery_app_urls": {"OTHER_URL": {"scheme": "a", "host": "h", "password": secret(16)}},
+        "celery_app_env_urls": {"OTHER_URL": {"scheme": "a", "host": "h", "password": secret(16)}},
     }
     return Inventory(copy.deepcopy(draw(st.sampled_from([ALONE, APART]))), found)
 
@@ -152,7 +152,7 @@ def _extras(draw: Draw) -> dict[str, Any]:
         "celery_worker_defaults": st.sampled_from([{}, {"memory_max": "1G"}, {"concurrency": 2}]),
         "flower_url_prefix": st.sampled_from(["", "flower", "/a/b/"]),
         "redis_broker_maxmemory": st.sampled_from(["1gb", 10**7, "64MB"]),
-        "celery_worker_take": st.sampled_from(["auto", "stock"]),
+        "celery_worker_fetch": st.sampled_from(["auto", "stock"]),
     }  # fmt: skip
     chosen = draw(st.lists(st.sampled_from(sorted(possible)), max_size=6, unique=True))
     return {name: draw(possible[name]) for name in chosen}
@@ -305,7 +305,7 @@ def _odd(draw: Draw, inventory: Inventory) -> None:
 
 def _odd_option(draw: Draw, inventory: Inventory) -> None:
     """Set any option of a worker, or of a URL, to an unexpected value of its type."""
-    variable = draw(st.sampled_from(["celery_worker_instances", "celery_app_urls"]))
+    variable = draw(st.sampled_from(["celery_worker_instances", "celery_app_env_urls"]))
     elements = inventory.everywhere.get(variable)
     first = next(iter(elements.values()), None) if isinstance(elements, dict) else None
     if isinstance(first, dict):

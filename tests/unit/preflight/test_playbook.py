@@ -20,7 +20,7 @@ HOSTS = """
   gather_facts: false
   tasks:
     - name: Collect facts about the hosts
-      celery_fleet.core.fleet_facts:
+      celery_fleet.core.host_facts:
     - name: Show what roles read
       ansible.builtin.debug:
         msg: python={{ ansible_facts['fleet'].python_version }}

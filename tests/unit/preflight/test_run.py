@@ -96,7 +96,7 @@ D = f"{W}/discounts"
 B = "celery_beat_schedule"
 S = "celery_app_source"
 P = "celery_producer_web_protected_paths"
-U = "celery_app_urls/OTHER_URL"
+U = "celery_app_env_urls/OTHER_URL"
 R = "celery_release_commands"
 SET = "celery_app_settings"
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"]}
@@ -133,7 +133,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/pool", "preforked", f"{W}.discounts.pool", "none of the allowed", "prefork?"),
     ("celery_app_name", ["a"], "celery_app_name", "a list, but must be a string", "one string"),
     ("celery_app_env", "A=1", "celery_app_env", "a string, but must be a mapping", "key: value"),
-    ("celery_worker_enabled", "discounts", "celery_worker_enabled", "must be a list", "- item"),
+    ("celery_worker_host_instances", "discounts", "celery_worker_host_instances", "must be a list", "- item"),
     # rendering
     (f"{D}/concurrency", "{{ cores }}", f"{W}.discounts.concurrency", "'cores' is undef", "define"),
     (f"{D}/concurrency", "{{ 1 / 0 }}", f"{W}.discounts.concurrency", "can't be rendered", "correct"),
@@ -153,8 +153,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
         "facts of hosts are not known",
     ),
     # workers
-    ("celery_worker_enabled", ["discounts", "maintenance", "analytics", "analyticz"],
-     "celery_worker_enabled", "does not have", "analytics?"),
+    ("celery_worker_host_instances", ["discounts", "maintenance", "analytics", "analyticz"],
+     "celery_worker_host_instances", "does not have", "analytics?"),
     (f"{D}/concurrency", 0, f"{W}.discounts.concurrency", "below 1", "1 or more"),
     (f"{D}/soft_time_limit", 1800, f"{W}.discounts.soft_time_limit", "not below", "less than 1800"),
     (f"{D}/memory_max", "1GB", f"{W}.discounts.memory_max", "not a value that systemd", "did you mean 1G?"),
@@ -213,8 +213,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_settings.broker_transport_options.cluster_nodes", CLUSTER, "their own instances"),
     ("celery_app_env", {"CELERY_BROKER_URL": "rediss-cluster://h"},
      "celery_app_env.CELERY_BROKER_URL", CLUSTER, "remove it"),
-    ("celery_app_urls", {"CELERY_RESULT_BACKEND": {"scheme": "rediscluster", "host": "h"}},
-     "celery_app_urls.CELERY_RESULT_BACKEND.scheme", CLUSTER, "remove it"),
+    ("celery_app_env_urls", {"CELERY_RESULT_BACKEND": {"scheme": "rediscluster", "host": "h"}},
+     "celery_app_env_urls.CELERY_RESULT_BACKEND.scheme", CLUSTER, "remove it"),
     # settings that would leave the fleet's Redis, or its certificate unchecked
     (SET, {"broker_url": "redis://h/0"}, f"{SET}.broker_url", "broker has to be", "celery_app_broker_host"),
     (SET, {"broker_url": "amqp://h"}, f"{SET}.broker_url", "broker has to be", "not supported"),
@@ -247,9 +247,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_beat_max_loop_interval", 0, "celery_beat_max_loop_interval", "below 1", "seconds"),
     ("celery_release_keep", -1, "celery_release_keep", "below 0", "0 or more"),
     ("celery_restart_batch", [1], "celery_restart_batch", "a list, but must be a whole", "whole"),
-    ("celery_restart_only", ["analyticz"], "celery_restart_only", "does not have", "analytics?"),
-    ("celery_restart_only", "discounts,zzz", "celery_restart_only", "does not have", "choose from"),
-    ("celery_restart_only", {"a": 1}, "celery_restart_only", "a mapping, but must be a list", "- item"),
+    ("celery_restart_workers", ["analyticz"], "celery_restart_workers", "does not have", "analytics?"),
+    ("celery_restart_workers", "discounts,zzz", "celery_restart_workers", "does not have", "choose from"),
+    ("celery_restart_workers", {"a": 1}, "celery_restart_workers", "a mapping, but must be a list", "- item"),
     ("celery_restart_all", "maybe", "celery_restart_all", "must be a boolean", "true or false"),
     (f"{D}/overlap", "yes", f"{W}.discounts.overlap", "must be a boolean", "true or false"),
     (D, {"overlap": True, "pool": "solo"}, f"{W}.discounts.overlap", "pool solo", "prefork"),
@@ -297,8 +297,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_settings", {"task_always_eager": True}, "celery_app_settings.task_always_eager",
      "no worker would ever", "remove it"),
     ("celery_beat_scheduler", "redbeat", "celery_beat_scheduler", "not supported yet", "database"),
-    (f"{B}_edited", "rset", f"{B}_edited", "none of the allowed", "reset?"),
-    (f"{B}_edited", "reset", f"{B}_edited", "can't be edited", "database"),
+    (f"{B}_on_edit", "rset", f"{B}_on_edit", "none of the allowed", "reset?"),
+    (f"{B}_on_edit", "reset", f"{B}_on_edit", "can't be edited", "database"),
     (f"{B}/clean", "0 2 * * *", f"{B}.clean", "a string, but must be a mapping", "crontab"),
     (f"{B}/clean/task", 5, f"{B}.clean.task", "not a task's name", "as Celery registers it"),
     (f"{B}/clean/tsk", "x", f"{B}.clean.tsk", "not a known key", "task?"),
@@ -379,29 +379,29 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_name", "multi-user", "celery_app_name", "already a name of others'", "only this application"),
     ("celery_app_name", "soft-reboot", "celery_app_name", "already a name of others'", "only this application"),
     ("celery_app_name", "celery-fleet", "celery_app_name", "already a name of others'", "only this application"),
-    ("celery_app_owner", " ", "celery_app_owner", "not the name of an owner", "environment"),
+    ("celery_app_inventory_name", " ", "celery_app_inventory_name", "not the name of an owner", "environment"),
     # the application's environment
-    (U, {"host": "db"}, "celery_app_urls.OTHER_URL.scheme", "is not set", "a string"),
-    (U, {"scheme": "postgresql"}, "celery_app_urls.OTHER_URL.host", "is not set", "a string"),
-    (U, {"scheme": "x", "host": "h", "hots": 1}, "celery_app_urls.OTHER_URL.(a key that is not shown)",
+    (U, {"host": "db"}, "celery_app_env_urls.OTHER_URL.scheme", "is not set", "a string"),
+    (U, {"scheme": "postgresql"}, "celery_app_env_urls.OTHER_URL.host", "is not set", "a string"),
+    (U, {"scheme": "x", "host": "h", "hots": 1}, "celery_app_env_urls.OTHER_URL.(a key that is not shown)",
      "not a known key", "host?"),
-    (U, {"scheme": "x://", "host": "h"}, "celery_app_urls.OTHER_URL.scheme", "not the scheme", "without ://"),
-    (U, {"scheme": "x", "host": "h/db"}, "celery_app_urls.OTHER_URL.host", "not a host", "their own keys"),
-    (U, {"scheme": "x", "host": "db1.example.com:5432"}, "celery_app_urls.OTHER_URL.host", "not a host",
+    (U, {"scheme": "x://", "host": "h"}, "celery_app_env_urls.OTHER_URL.scheme", "not the scheme", "without ://"),
+    (U, {"scheme": "x", "host": "h/db"}, "celery_app_env_urls.OTHER_URL.host", "not a host", "their own keys"),
+    (U, {"scheme": "x", "host": "db1.example.com:5432"}, "celery_app_env_urls.OTHER_URL.host", "not a host",
      "their own keys"),
-    (U, {"scheme": "x", "host": "10.0.0.1:5432"}, "celery_app_urls.OTHER_URL.host", "not a host", "their own keys"),
-    (U, {"scheme": "x", "host": "h", "port": 0}, "celery_app_urls.OTHER_URL.port", "not a TCP port", "65535"),
-    (U, {"scheme": "x", "host": "h", "query": {"a": {}}}, "celery_app_urls.OTHER_URL.query.a",
+    (U, {"scheme": "x", "host": "10.0.0.1:5432"}, "celery_app_env_urls.OTHER_URL.host", "not a host", "their own keys"),
+    (U, {"scheme": "x", "host": "h", "port": 0}, "celery_app_env_urls.OTHER_URL.port", "not a TCP port", "65535"),
+    (U, {"scheme": "x", "host": "h", "query": {"a": {}}}, "celery_app_env_urls.OTHER_URL.query.a",
      "can't be the value of a URL", "a list"),
-    (U, {"scheme": "x", "host": "h", "password": "CHANGE_ME"}, "celery_app_urls.OTHER_URL.password",
+    (U, {"scheme": "x", "host": "h", "password": "CHANGE_ME"}, "celery_app_env_urls.OTHER_URL.password",
      "placeholder", "vault.yml"),
-    (U, "postgresql://u:p@db/shop", "celery_app_urls.OTHER_URL", "a string, but must be a mapping", "key: value"),
-    ("celery_app_urls/DEBUG", {"scheme": "x", "host": "h"}, "celery_app_urls.DEBUG",
+    (U, "postgresql://u:p@db/shop", "celery_app_env_urls.OTHER_URL", "a string, but must be a mapping", "key: value"),
+    ("celery_app_env_urls/DEBUG", {"scheme": "x", "host": "h"}, "celery_app_env_urls.DEBUG",
      "is also in celery_app_env", "remove it here"),
     ("celery_app_env/DATABASE_URL", "x", "celery_app_env.DATABASE_URL", "is also in celery_app_secret", "remove"),
-    ("celery_app_urls/DATABASE_URL", {"scheme": "x", "host": "h"}, "celery_app_urls.DATABASE_URL",
+    ("celery_app_env_urls/DATABASE_URL", {"scheme": "x", "host": "h"}, "celery_app_env_urls.DATABASE_URL",
      "is also in celery_app_secret_env", "remove it here"),
-    ("celery_app_urls/a-b", {"scheme": "x", "host": "h"}, "celery_app_urls.(a name that is not shown)",
+    ("celery_app_env_urls/a-b", {"scheme": "x", "host": "h"}, "celery_app_env_urls.(a name that is not shown)",
      "name of an environment variable", "letters"),
     (f"{D}/environment", {"a-b": "x"}, f"{W}.discounts.environment.a-b", "name of an environment variable", "letters"),
     ("celery_worker_defaults", {"environment": {"": 1}}, f"{W}.discounts.environment['']",
@@ -419,8 +419,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_source.directory"),
     ("celery_app_secret_env/CELERY_BROKER_URL", "redis://h/0", "celery_app_secret_env.CELERY_BROKER_URL",
      "has no effect", "in its settings"),
-    ("celery_app_urls/CELERY_RESULT_BACKEND", {"scheme": "redis", "host": "h"},
-     "celery_app_urls.CELERY_RESULT_BACKEND", "has no effect", "remove it"),
+    ("celery_app_env_urls/CELERY_RESULT_BACKEND", {"scheme": "redis", "host": "h"},
+     "celery_app_env_urls.CELERY_RESULT_BACKEND", "has no effect", "remove it"),
     (f"{D}/environment", {"CELERY_LOADER": "app"}, f"{W}.discounts.environment.CELERY_LOADER",
      "has no effect", "loader"),
     ("celery_producer_web/environment", {"CELERY_FLEET_ARGS": "x"},
@@ -558,7 +558,7 @@ def test_a_schedule_in_a_database_is_taken(variables: Variables) -> None:
     given = {
         **variables,
         "celery_beat_scheduler": "database",
-        "celery_beat_schedule_edited": "reset",
+        "celery_beat_schedule_on_edit": "reset",
     }
     entry = {"task": "t", "interval": 0.5, "queue": "analytics", "options": {"expires": 60}}
     assert problems(changed(given, f"{B}/Sync All Suppliers", entry)) == []
@@ -814,7 +814,7 @@ def test_near_misses_stay_errors(variables: Variables) -> None:
     [
         ("celery_app_secret_env/API_TOKEN", "celery_app_secret_env.API_TOKEN"),
         ("celery_app_secret_env/API_TOKEN", "celery_app_secret_env.*"),
-        ("celery_app_urls/OTHER_URL/password", "celery_app_urls.OTHER_URL.password"),
+        ("celery_app_env_urls/OTHER_URL/password", "celery_app_env_urls.OTHER_URL.password"),
         ("redis_passwords/worker", "redis_passwords.worker"),
     ],
 )
@@ -917,7 +917,7 @@ def test_an_option_that_workers_inherit_is_reported_once_where_it_is_written(
 
 def test_workers_as_a_list_are_one_mistake(variables: Variables) -> None:
     variables["celery_worker_instances"] = ["discounts"]
-    variables["celery_worker_enabled"] = ["discounts"]
+    variables["celery_worker_host_instances"] = ["discounts"]
     variables["celery_app_task_routes"] = variables["celery_beat_schedule"] = {}
     assert only(problems(variables)).variable == W
 
@@ -964,13 +964,13 @@ def test_no_beat_without_a_schedule(variables: Variables) -> None:
     ("path", "value", "variable", "message"),
     [
         (f"{D}/drain_timeout", 10, f"{W}.discounts.drain_timeout", "below time_limit"),
-        ("celery_worker_enabled", ["discounts", "maintenance", "analytics"], None, None),
+        ("celery_worker_host_instances", ["discounts", "maintenance", "analytics"], None, None),
         (f"{W}/idle", {}, None, None),
         (f"{B}/clean/crontab", {"hour": 2}, f"{B}.clean.crontab.minute", "every minute"),
         # What the command line gives is text.
-        ("celery_restart_only", "discounts, analytics", None, None),
-        ("celery_restart_only", ["analytics"], None, None),
-        ("celery_restart_only", "", None, None),
+        ("celery_restart_workers", "discounts, analytics", None, None),
+        ("celery_restart_workers", ["analytics"], None, None),
+        ("celery_restart_workers", "", None, None),
         ("celery_restart_all", "true", None, None),
         ("celery_restart_batch", "2", None, None),
         ("celery_restart_min_capacity", 100, None, None),
@@ -1034,7 +1034,7 @@ def test_every_worker_is_held_against_the_visibility_timeout(
     for name in ("celery_beat_schedule", "celery_app_task_routes"):
         variables.pop(name)
     variables |= {W: instances, "celery_worker_defaults": defaults, "celery_app_delivery": delivery}
-    variables["celery_worker_take"] = "stock"
+    variables["celery_worker_fetch"] = "stock"
     variables["celery_app_settings"] = dict(settings)
     if where == HOUR:
         variables[HOUR] = 3600
@@ -1094,13 +1094,13 @@ def test_less_than_an_hour_wants_a_bound_for_every_task(variables: Variables) ->
 
 def test_a_worker_that_no_host_takes_and_nothing_needs(variables: Variables) -> None:
     variables[W]["idle"] = {}
-    enabled = {"celery_worker_enabled": ["discounts", "maintenance", "analytics"]}
+    enabled = {"celery_worker_host_instances": ["discounts", "maintenance", "analytics"]}
     one = only(problems(variables, hosts={"worker1": enabled, "worker2": enabled}))
     assert (one.variable, one.severity) == (f"{W}.idle", Severity.WARNING)
 
 
 def test_a_worker_that_no_host_takes_though_an_entry_needs_it(variables: Variables) -> None:
-    enabled = {"celery_worker_enabled": ["discounts", "maintenance"]}
+    enabled = {"celery_worker_host_instances": ["discounts", "maintenance"]}
     found = problems(variables, hosts={"worker1": enabled, "worker2": enabled})
     assert [one.variable for one in found if one.severity is Severity.ERROR] == [
         f"{B}.history.queue"
@@ -1241,7 +1241,7 @@ SHAPES: list[Callable[[], Any]] = [
         "pki_ca_passphrase",
         "flower_auth_password",
         "celery_app_secret_env",
-        "celery_app_urls",
+        "celery_app_env_urls",
         "celery_producer_web_auth_password",
     ],
 )
@@ -1279,7 +1279,7 @@ def test_a_comma_ends_a_password_of_flowers(variables: Variables) -> None:
     "host", ["db1", "10.0.0.1", "2001:db8::1", "fe80::1%eth0", "/run/postgresql"]
 )
 def test_hosts_of_urls(variables: Variables, host: str) -> None:
-    variables["celery_app_urls"] = {"OTHER_URL": {"scheme": "x", "host": host}}
+    variables["celery_app_env_urls"] = {"OTHER_URL": {"scheme": "x", "host": host}}
     assert problems(variables) == []
 
 
@@ -1309,7 +1309,7 @@ GARBAGE: list[Any] = [
 
 # Those that checks look into; all the others are read by their specs alone.
 LOOKED_INTO = [
-    W, B, S, "celery_app_name", "celery_app_module", "celery_app_task_routes", "celery_worker_enabled",
+    W, B, S, "celery_app_name", "celery_app_module", "celery_app_task_routes", "celery_worker_host_instances",
     "celery_worker_defaults", "redis_passwords", "preflight_allowed_variables", "preflight_hosts_hint",
 ]  # fmt: skip
 
@@ -1489,7 +1489,7 @@ def test_a_port_of_the_web_process_that_redis_has(variables: Variables) -> None:
 
 def test_what_only_sounds_like_a_cluster_is_taken(variables: Variables) -> None:
     mine = {"CACHE_URL": {"scheme": "rediscluster", "host": "cache"}}
-    assert problems({**variables, "celery_app_urls": mine}) == []
+    assert problems({**variables, "celery_app_env_urls": mine}) == []
     assert problems({**variables, "celery_app_env": {"CLUSTER": "eu", "NAME": "cluster"}}) == []
 
 
@@ -1553,11 +1553,11 @@ def test_a_value_that_all_hosts_share_is_rendered_once(variables: Variables) -> 
         ("celery_app_root", "/"),
         ("celery_app_root", "/opt"),
         ("celery_app_root", "/opt/*"),
-        ("celery_app_state", "/var/lib/../lib"),
-        ("celery_app_state", "state"),
+        ("celery_app_state_directory", "/var/lib/../lib"),
+        ("celery_app_state_directory", "state"),
         ("redis_config_directory", "/etc/celery fleet"),
-        ("celery_app_directory", "/etc/shop"),
-        ("celery_app_directory", "/etc/celery-fleet/other"),
+        ("celery_app_config_directory", "/etc/shop"),
+        ("celery_app_config_directory", "/etc/celery-fleet/other"),
     ],
 )
 def test_directories_that_a_removal_could_not_take_away_are_refused(
@@ -1570,10 +1570,16 @@ def test_directories_that_a_removal_could_not_take_away_are_refused(
 
 def test_directories_of_an_application_may_lie_elsewhere(variables: dict[str, Any]) -> None:
     assert (
-        problems({**variables, "celery_app_root": "/srv/shop/", "celery_app_state": "/data/s-1"})
+        problems(
+            {
+                **variables,
+                "celery_app_root": "/srv/shop/",
+                "celery_app_state_directory": "/data/s-1",
+            }
+        )
         == []
     )
-    assert problems({**variables, "celery_app_directory": "/etc/celery-fleet/shop"}) == []
+    assert problems({**variables, "celery_app_config_directory": "/etc/celery-fleet/shop"}) == []
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_no_password_of_redis_is_in_the_environment(inventory: dict[str, Any]) -
     for name in ("celery_app_env", "celery_app_secret_env"):
         assert "redis_passwords" not in json.dumps(inventory[name])
     assert "@" not in inventory["celery_app_env"]["REDIS_URL"]
-    assert set(inventory["celery_app_urls"]) == {"DATABASE_URL"}
+    assert set(inventory["celery_app_env_urls"]) == {"DATABASE_URL"}
 
 
 def rendered(**changed: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The form of what a role hands to `settle`."""
+"""The form of what a role hands to `reconcile`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_nothing() -> None:
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        ({"file": []}, "settle: unknown key file; known are checks, "),
+        ({"file": []}, "reconcile: unknown key file; known are checks, "),
         ({"files": {"dest": "/f"}}, "files: must be a list, not dict"),
         ({"files": ["/f"]}, "files: each item must be a dictionary, not str"),
         ({"files": [{"dest": "/f", "content": "", "mod": 1}]}, r"files\[0\]: unknown key mod"),

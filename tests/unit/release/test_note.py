@@ -79,7 +79,7 @@ def test_the_atomic_take_knows_some_minor_versions(found: dict[str, str], name: 
     assert words.startswith(
         f"release r1 has {name}, and atomic fetching only supports 5.7, 5.6, 5.5, 5.4."
     )
-    assert "celery_worker_take: stock" in words
+    assert "celery_worker_fetch: stock" in words
     # Without it, and for a release whose note is older than this.
     assert refused(versions(**found), atomic=False) == []
     assert refused(versions(celery=None, kombu=None), atomic=True) == []

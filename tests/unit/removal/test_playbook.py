@@ -52,7 +52,7 @@ class Ground:
             "ansible_connection": "local",
             "ansible_become": False,
             "celery_app_name": "shop",
-            "celery_app_owner": "production",
+            "celery_app_inventory_name": "production",
         }
         inventory = {
             "all": {"vars": shared},
@@ -150,13 +150,13 @@ def test_messages_that_were_handed_back_end_it_with_redis_up(ground: Ground) -> 
     ground.messages = WAITING
     run = ground.run()
     assert run.status != 0
-    assert "fleet_remove_discard=true" in run.text
+    assert "fleet_remove_discard_messages=true" in run.text
     assert [line for line in run.of("stop") if line.endswith((" redis", " rest"))] == []
     assert run.of("remove") == []
 
 
 @pytest.mark.parametrize(
-    "given", ["fleet_remove_discard=true", '{"fleet_remove_keep": ["redis_data"]}']
+    "given", ["fleet_remove_discard_messages=true", '{"fleet_remove_keep": ["redis_data"]}']
 )
 def test_messages_may_be_given_up_or_kept(ground: Ground, given: str) -> None:
     ground.found["redis1"]["messages"] = ground.messages = WAITING
@@ -171,7 +171,7 @@ def test_all_refusals_come_before_anything_else(ground: Ground) -> None:
     run = ground.run("-e", '{"fleet_remove_keep": ["all"]}')
     assert run.status != 0
     for words in (
-        "celery_app_owner=staging",
+        "celery_app_inventory_name=staging",
         "worker1 can't be reached (timed out)",
         "can be kept",
     ):
@@ -189,7 +189,7 @@ def test_an_old_name_is_refused_with_the_new_one(ground: Ground) -> None:
 
 def test_a_host_that_is_down_is_left_out_where_asked_and_named(ground: Ground) -> None:
     ground.facts["worker1"] = {"reachable": False, "reason": "timed out"}
-    run = ground.run("-e", "fleet_remove_missing=true")
+    run = ground.run("-e", "fleet_remove_ignore_unreachable=true")
     assert run.status != 0
     assert "worker1 could not be reached and may still have shop" in run.text
     assert [line for line in run.told if line.startswith("worker1")] == []
@@ -198,7 +198,7 @@ def test_a_host_that_is_down_is_left_out_where_asked_and_named(ground: Ground) -
 
 def test_without_the_host_of_the_lease_the_others_go_all_the_same(ground: Ground) -> None:
     ground.facts["redis1"] = {"reachable": False, "reason": "timed out"}
-    run = ground.run("-e", "fleet_remove_missing=true")
+    run = ground.run("-e", "fleet_remove_ignore_unreachable=true")
     assert run.of("lease") == []
     assert run.of("remove") == ["worker1 remove"]
     assert "redis1 could not be reached" in run.text

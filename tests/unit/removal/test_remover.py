@@ -764,10 +764,13 @@ def test_files_that_vanish_while_it_looks_are_no_trouble(
         ({"root": "/opt"}, "celery_app_root: '/opt' is not a directory"),
         ({"root": "/opt/*"}, "celery_app_root: '/opt/\\*' is not a directory"),
         ({"root": "/opt/../srv"}, "celery_app_root: '/opt/../srv' is not a directory"),
-        ({"state": "var/lib/shop"}, "celery_app_state: 'var/lib/shop' is not a directory"),
+        (
+            {"state": "var/lib/shop"},
+            "celery_app_state_directory: 'var/lib/shop' is not a directory",
+        ),
         ({"redis_config": "/etc/[a-z]*"}, "redis_config_directory"),
         ({"root": "/srv/data"}, "the inventory says /srv/data.*names no such.*/opt/shop"),
-        ({"state": "/var/lib/postgresql"}, "celery_app_state: the inventory says"),
+        ({"state": "/var/lib/postgresql"}, "celery_app_state_directory: the inventory says"),
     ],
 )
 def test_directories_that_are_not_the_applications_are_refused(

@@ -26,7 +26,7 @@ def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
     """What each host takes for the schedule, in the places that read it."""
     verify = yaml.safe_load((ROOT / "roles/verify/tasks/main.yml").read_text())
     probe_action, report_action = (
-        f"celery_fleet.core.{name}" for name in ("fleet_probe", "fleet_report")
+        f"celery_fleet.core.{name}" for name in ("send_canaries", "service_report")
     )
     (probe,) = [task[probe_action] for task in verify if probe_action in task]
     refusal, table = [task[report_action] for task in verify if report_action in task]

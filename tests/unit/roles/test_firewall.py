@@ -23,7 +23,7 @@ PLAY = """
   gather_facts: false
   any_errors_fatal: true
   pre_tasks:
-    - celery_fleet.core.fleet_facts:
+    - celery_fleet.core.host_facts:
   roles:
     - {role: celery_fleet.core.firewall}
 """
@@ -93,7 +93,7 @@ def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
         "celery_app_source": {"path": "app"},
         "celery_app_broker_host": HOST[0],
         "celery_app_results_host": HOST[0],
-        "celery_app_directory": str(directory / "etc"),
+        "celery_app_config_directory": str(directory / "etc"),
         "celery_worker_instances": {"one": {}},
         "firewall_enabled": True,
     }
@@ -118,7 +118,7 @@ def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
         str(directory / "play.yml"),
         ANSIBLE_COLLECTIONS_PATH=replaced(
             directory,
-            actions=[ROOT / "tests/render/action/fleet_facts.py"],
+            actions=[ROOT / "tests/render/action/host_facts.py"],
             parts={"roles/systemd_unit": directory / "systemd_unit"},
         ),
         RENDERED_FOR_SYSTEMD="252",

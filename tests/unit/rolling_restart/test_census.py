@@ -15,8 +15,8 @@ INSTANCES = {
     "d": None,
 }
 HOSTVARS = {
-    "h1": {"celery_app_name": "shop", "celery_worker_enabled": ["a", "b", "c", "d"]},
-    "h2": {"celery_app_name": "shop", "celery_worker_enabled": ["a"]},
+    "h1": {"celery_app_name": "shop", "celery_worker_host_instances": ["a", "b", "c", "d"]},
+    "h2": {"celery_app_name": "shop", "celery_worker_host_instances": ["a"]},
 }
 
 

@@ -37,12 +37,12 @@ def test_a_name_that_is_none_is_refused_alone(app: Any) -> None:
         ({"keep": ["log"]}, ["fleet_remove_keep", "log", "releases"]),
         (
             {"facts": {"redis1": HERE, "worker1": {"reachable": False, "reason": "timed out"}}},
-            ["worker1", "timed out", "fleet_remove_missing"],
+            ["worker1", "timed out", "fleet_remove_ignore_unreachable"],
         ),
         ({"facts": {"redis1": {**HERE, "uid": 1000}}}, ["redis1", "ansible_become"]),
         (
             {"facts": {"redis1": {**HERE, "marks": [{**OURS, "owner": "staging"}]}}},
-            ["staging", "production", "celery_app_owner=staging"],
+            ["staging", "production", "celery_app_inventory_name=staging"],
         ),
         (
             {"facts": {"redis1": {**HERE, "marks": [{"path": OURS["path"], "error": "no JSON"}]}}},

@@ -8,10 +8,10 @@ from tests.unit.preflight.inventory import problems
 
 VERBOSE = """
 <10.0.0.1> SSH: EXEC ssh -o one
-Using module file /somewhere/plugins/modules/settle.py
+Using module file /somewhere/plugins/modules/reconcile.py
 <10.0.0.2> SSH: EXEC ssh -o one
 <10.0.0.1> SSH: EXEC ssh -o two
-Using module file /somewhere/plugins/modules/settle.py
+Using module file /somewhere/plugins/modules/reconcile.py
 Using module file /elsewhere/ansible/modules/apt.py
 """
 RECAP = """
@@ -27,7 +27,7 @@ Gather what is --- there ------------------------------------------------ 0.50s
 
 def test_calls_are_counted_by_host_and_module() -> None:
     calls = runs.Calls.of(VERBOSE)
-    assert calls == runs.Calls({"settle.py": 2, "apt.py": 1}, [1, 2])
+    assert calls == runs.Calls({"reconcile.py": 2, "apt.py": 1}, [1, 2])
     assert "1.5 module executions a host" in str(calls)
 
 

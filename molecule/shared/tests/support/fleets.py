@@ -162,7 +162,7 @@ def nodes(fleet: Fleet) -> dict[str, list[str]]:
     found = {}
     for host in fleet.hosts("celery_workers"):
         variables = fleet.expected[host]
-        for worker in variables["celery_worker_enabled"]:
+        for worker in variables["celery_worker_host_instances"]:
             own = variables["celery_worker_instances"][worker] or {}
             found[f"{worker}@{host}"] = own.get("queues", [worker])
     return found

@@ -128,7 +128,7 @@ def services(variables: Mapping[str, Any]) -> list[str]:
     if "redis" in groups:
         names += [f"redis@{app}-broker", f"redis@{app}-results"]
     if "celery_workers" in groups:
-        names += [f"{app}-worker@{name}" for name in variables["celery_worker_enabled"]]
+        names += [f"{app}-worker@{name}" for name in variables["celery_worker_host_instances"]]
     if "celery_beat" in groups:
         names.append(f"{app}-beat")
     if has_web(variables):

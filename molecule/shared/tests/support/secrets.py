@@ -28,7 +28,7 @@ def secrets(fleet: Fleet) -> dict[str, str]:
         ):
             if key in variables:
                 everywhere[key] = variables[key]
-        composed = environment.urls(variables["celery_app_urls"])
+        composed = environment.urls(variables["celery_app_env_urls"])
         for key, value in {**variables["celery_app_secret_env"], **composed}.items():
             everywhere[key] = str(value)
             everywhere[f"password in {key}"] = urlsplit(str(value)).password or str(value)

@@ -42,7 +42,7 @@ def run_in_release(
     environment = {
         "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
         "CELERY_FLEET_COMPONENT": component,
-        "CELERY_FLEET_SETTINGS": f"{variables['celery_app_directory']}/credentials/{component}.json",
+        "CELERY_FLEET_SETTINGS": f"{variables['celery_app_config_directory']}/credentials/{component}.json",
         # The script may need the application; Flower's release has none.
         "PYTHONPATH": f"{variables['celery_app_runtime']}:{release}/source",
         "PYTHONDONTWRITEBYTECODE": "1",

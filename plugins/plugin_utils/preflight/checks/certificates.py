@@ -143,7 +143,7 @@ def _given(model: Model, host: str) -> Given | None:
         source=cast(Any, source),
         mode=str(mode),
         directory=directory,
-        names=as_strings(model.value(host, "pki_names")),
+        names=as_strings(model.value(host, "pki_subject_alt_names")),
         ca_generation=cast(int, generation),
         ca_trusted_generations=cast(list[int], trusted),
         renew_before_days=days,
@@ -205,24 +205,24 @@ def _texts(model: Model, host: str) -> Iterator[Problem]:
     """Check the names in certificates that the fleet makes; an impossible one would end the run half-way."""
     source = model.value(host, "pki_source")
     serves = ("redis", "celery_producers", "flower")
-    if model.value(host, "pki_names") == [] and any(
+    if model.value(host, "pki_subject_alt_names") == [] and any(
         host in model.members(group) for group in serves
     ):
         yield Problem(
-            "pki_names",
+            "pki_subject_alt_names",
             "is empty, so no client could connect to this host's services: clients check the name",
             "list the names by which clients reach it (the default is celery_app_host_names), or remove both variables",
             hosts=(host,),
         )
     if source == wanted.EXTERNAL:
         return
-    for name in as_strings(model.value(host, "pki_names")):
+    for name in as_strings(model.value(host, "pki_subject_alt_names")):
         if not x509.name_fits(name):
             yield Problem(
-                "pki_names",
+                "pki_subject_alt_names",
                 "has an entry that is neither a name nor an address that a certificate could be for",
                 "write names of letters, digits, dots and dashes; write other characters as DNS does (xn--…)",
-                value=model.show(("pki_names",), name),
+                value=model.show(("pki_subject_alt_names",), name),
                 hosts=(host,),
             )
     called = model.value(host, "pki_ca_name")
@@ -252,7 +252,7 @@ def _called(model: Model) -> Iterator[Problem]:
     given = {
         x509.alternative_name(name)
         for host in model.members("redis")
-        for name in as_strings(model.value(host, "pki_names"))
+        for name in as_strings(model.value(host, "pki_subject_alt_names"))
     }
     for variable in ("celery_app_broker_host", "celery_app_results_host"):
         for value, on in model.distinct(variable) if given else ():
@@ -262,11 +262,12 @@ def _called(model: Model) -> Iterator[Problem]:
                     variable,
                     "is more than a host's name or address"
                     if whole
-                    else "is not in pki_names of any host in the group redis, so clients would refuse its certificate",
+                    else "is not in pki_subject_alt_names of any host in the group redis, so clients would refuse its "
+                    "certificate",
                     f"write the name or address only; the port is {variable.replace('_host', '_port')}"
                     if whole
-                    else "write a name that Redis's certificate is for, or add this one to pki_names of its host; "
-                    "Redis outside of the fleet is not supported",
+                    else "write a name that Redis's certificate is for, or add this one to pki_subject_alt_names of its "
+                    "host; Redis outside of the fleet is not supported",
                     value=model.show((variable,), value),
                     hosts=on,
                 )

@@ -38,7 +38,7 @@ _PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
 }
 _SETTINGS: Final = "celery_app_settings"
 _TRANSPORT: Final = (_SETTINGS, "broker_transport_options")
-_STOCK: Final = "write celery_worker_take: stock"
+_STOCK: Final = "write celery_worker_fetch: stock"
 _DEAD_LETTERS: Final = "dead_letters"
 
 
@@ -61,7 +61,7 @@ def promise_of(model: Model, host: str, options: Mapping[str, object]) -> str:
 
 def is_atomic(model: Model, host: str, options: Mapping[str, object]) -> bool:
     """Return whether a worker takes tasks in one atomic step there."""
-    return bool(parts(model, host, options)["take"] == "atomic")
+    return bool(parts(model, host, options)["fetch"] == "atomic")
 
 
 def has_part(model: Model, host: str, options: Mapping[str, object], part: str) -> bool:
@@ -228,7 +228,7 @@ def _unfit(
                 (_SETTINGS, "task_queues", queue, "no_ack"),
                 True,
                 f"makes the broker forget tasks when they are taken, but the worker {name} takes them atomically",
-                f"remove it, or write take: stock for {name}",
+                f"remove it, or write fetch: stock for {name}",
             )
 
 
@@ -254,7 +254,7 @@ def check_parts(model: Model) -> Iterator[Problem]:
             else:
                 why, what = "no worker takes atomically", "celery_app_delivery: at_least_once"
                 if any(_stock_is_asked(model, host, options) for host, options in mine):
-                    what = "celery_worker_take: auto, with celery_app_delivery: at_least_once"
+                    what = "celery_worker_fetch: auto, with celery_app_delivery: at_least_once"
             yield Problem(
                 variable,
                 f"is true but has no effect: {why}",
@@ -265,13 +265,13 @@ def check_parts(model: Model) -> Iterator[Problem]:
 
 
 def _stock_is_asked(model: Model, host: str, options: Mapping[str, object]) -> bool:
-    return (options.get("take") or model.value(host, "celery_worker_take")) == "stock"
+    return (options.get("fetch") or model.value(host, "celery_worker_fetch")) == "stock"
 
 
 def check_numbers(model: Model) -> Iterator[Problem]:
     """Check delays and counts of tasks that can't be run against one another."""
     workers = model.members("celery_workers")
-    failed, keep = "celery_worker_failed_keep", "celery_worker_dead_letters_keep"
+    failed, keep = "celery_worker_max_failed_dead_letters", "celery_worker_max_dead_letters"
     for value, hosts in model.distinct(failed, workers):
         for kept, there in model.distinct(keep, hosts):
             number, most = as_number(value), as_number(kept)
@@ -284,7 +284,7 @@ def check_numbers(model: Model) -> Iterator[Problem]:
                 value=model.show((failed,), value),
                 hosts=there,
             )
-    delay, total = "celery_worker_unknown_delay", "celery_worker_unknown_for"
+    delay, total = "celery_worker_unknown_task_retry_delay", "celery_worker_unknown_task_retention"
     for value, hosts in model.distinct(delay, workers):
         for longest, there in model.distinct(total, hosts):
             each, whole = as_number(value), as_number(longest)
@@ -312,7 +312,7 @@ def check_rollout(model: Model) -> Iterator[Problem]:
     batches = model.distinct("celery_restart_batch", tuple(asked))
     batch = min((as_number(value) or 1.0 for value, _ in batches), default=1.0)
     takes = math.ceil(max(max(turns), sum(turns) / max(batch, 1.0)))
-    name = "celery_worker_unknown_for"
+    name = "celery_worker_unknown_task_retention"
     for value, hosts in model.distinct(name, tuple(asked)):
         number = as_number(value)
         if number is not None and 1 <= number < takes:
@@ -332,6 +332,6 @@ def _enabled(model: Model) -> Iterator[tuple[Mapping[str, object], str]]:
     """Yield the options of every enabled worker with its host."""
     for name, options, hosts in each_worker(model):
         for host in hosts:
-            wanted = model.value(host, "celery_worker_enabled")
+            wanted = model.value(host, "celery_worker_host_instances")
             if not isinstance(wanted, list) or name in wanted:
                 yield options, host

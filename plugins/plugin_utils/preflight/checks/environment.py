@@ -26,7 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     each_worker,
 )
 
-URLS: Final = "celery_app_urls"
+URLS: Final = "celery_app_env_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
 # Variables that the fleet itself sets or removes in every process (`desired/workers.py:process_environment`,
 # `celery_fleet.system.launch`), each with what is used instead.

@@ -142,13 +142,13 @@ def check_application(model: Model) -> Iterator[Problem]:
                 value=model.show(("celery_app_name",), name),
                 hosts=hosts,
             )
-    for value, hosts in model.distinct("celery_app_owner"):
+    for value, hosts in model.distinct("celery_app_inventory_name"):
         if isinstance(value, str) and not (value.isprintable() and value.strip()):
             yield Problem(
-                "celery_app_owner",
+                "celery_app_inventory_name",
                 "is not the name of an owner",
                 "write one line, such as the name of the environment",
-                value=model.show(("celery_app_owner",), value),
+                value=model.show(("celery_app_inventory_name",), value),
                 hosts=hosts,
             )
     for value, hosts in model.distinct("celery_app_user"):
@@ -273,7 +273,7 @@ def _queue(
 
 def check_directories(model: Model) -> Iterator[Problem]:
     """Check the directories that an application has for itself, which its removal deletes."""
-    for variable in ("celery_app_root", "celery_app_state", "redis_config_directory"):
+    for variable in ("celery_app_root", "celery_app_state_directory", "redis_config_directory"):
         for value, hosts in model.distinct_given(variable):
             if isinstance(value, str) and not _OWN_DIRECTORY.fullmatch(value.rstrip("/")):
                 yield Problem(
@@ -283,15 +283,15 @@ def check_directories(model: Model) -> Iterator[Problem]:
                     value=model.show((variable,), value or '""'),
                     hosts=hosts,
                 )
-    for value, hosts in model.distinct_given("celery_app_directory"):
+    for value, hosts in model.distinct_given("celery_app_config_directory"):
         wanted = {f"/etc/celery-fleet/{model.value(host, 'celery_app_name')}" for host in hosts}
         if isinstance(value, str) and {value.rstrip("/")} != wanted:
             yield Problem(
-                "celery_app_directory",
+                "celery_app_config_directory",
                 "is not the directory in which runs look for an application's mark: other applications could take over "
                 "what belongs to it, and a removal would not find it",
                 f"leave it out; it is {', '.join(sorted(wanted))}",
-                value=model.show(("celery_app_directory",), value or '""'),
+                value=model.show(("celery_app_config_directory",), value or '""'),
                 hosts=hosts,
             )
 

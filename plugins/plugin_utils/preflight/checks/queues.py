@@ -220,7 +220,7 @@ def _schedulers(model: Model) -> tuple[str, ...]:
 
 def _workers_unknown(model: Model) -> bool:
     """Return whether the consumed queues are unknown: there are no workers, or they could not be rendered."""
-    names = ("celery_worker_instances", "celery_worker_enabled", "celery_worker_defaults")
+    names = ("celery_worker_instances", "celery_worker_host_instances", "celery_worker_defaults")
     failed = any(failure.path[0] in names for failure in model.failures)
     return failed or not any(
         as_mapping(model.value(host, "celery_worker_instances"))

@@ -97,7 +97,7 @@ def _unsupported(wanted: dict[str, PackageRequirement], atomic: bool) -> Iterato
     refused = [name for name, known in minors.items() if not _fits(wanted.get(name), known)]
     for name in refused:
         known = minors[name]
-        stock = "; or write celery_worker_take: stock" if name == "kombu" else ""
+        stock = "; or write celery_worker_fetch: stock" if name == "kombu" else ""
         yield (
             name,
             f"require {name}=={known[0]}.*; supported versions are {', '.join(known)}{stock}",

@@ -20,14 +20,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 def check_restarts(model: Model) -> Iterator[Problem]:
     """Refuse names of workers that do not exist."""
     known = tuple(dict.fromkeys(name for name, _, _ in each_worker(model)))
-    for value, hosts in model.distinct("celery_restart_only", model.members("celery_workers")):
+    for value, hosts in model.distinct("celery_restart_workers", model.members("celery_workers")):
         for name in worker_names(value):
             if name not in known:
                 yield Problem(
-                    "celery_restart_only",
+                    "celery_restart_workers",
                     "names a worker that celery_worker_instances does not have",
                     suggestion(name, known) or f"choose from {', '.join(known) or '(none)'}",
-                    value=model.show(("celery_restart_only",), name),
+                    value=model.show(("celery_restart_workers",), name),
                     hosts=hosts,
                 )
 

@@ -113,9 +113,9 @@ def check_database(model: Model) -> Iterator[Problem]:
     """Refuse what only a schedule in a database can have, and what such a schedule can't store."""
     for host in model.members("celery_beat"):
         scheduler = model.value(host, "celery_beat_scheduler")
-        if scheduler != "database" and model.value(host, "celery_beat_schedule_edited") == "reset":
+        if scheduler != "database" and model.value(host, "celery_beat_schedule_on_edit") == "reset":
             yield Problem(
-                "celery_beat_schedule_edited",
+                "celery_beat_schedule_on_edit",
                 "is reset, but celery_beat_scheduler is persistent, and that schedule can't be edited",
                 "remove it, or set celery_beat_scheduler: database",
                 hosts=(host,),

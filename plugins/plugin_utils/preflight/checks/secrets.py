@@ -190,10 +190,10 @@ def _application(model: Model) -> Iterator[Problem]:
                     value=model.show(path, item),
                     hosts=hosts,
                 )
-    for value, hosts in model.distinct("celery_app_urls"):
+    for value, hosts in model.distinct("celery_app_env_urls"):
         for key, parts in as_mapping(value).items():
             password = as_mapping(parts).get("password")
-            where = ("celery_app_urls", key, "password")
+            where = ("celery_app_env_urls", key, "password")
             if isinstance(password, str) and password and _is_placeholder(model, where, password):
                 yield Problem(
                     dotted(where),

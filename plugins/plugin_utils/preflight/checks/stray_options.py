@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 VARIABLE: Final = "celery_worker_instances"
-_ENABLED: Final = "celery_worker_enabled"
+_ENABLED: Final = "celery_worker_host_instances"
 
 
 def remove_stray_options(model: Model) -> tuple[list[Problem], Model]:

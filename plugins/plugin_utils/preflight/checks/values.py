@@ -35,7 +35,7 @@ COMMAND_LINE: Final = (
     "celery_restart_all",
     "celery_restart_batch",
     "celery_restart_min_capacity",
-    "celery_restart_only",
+    "celery_restart_workers",
     "fleet_confirm",
 )
 

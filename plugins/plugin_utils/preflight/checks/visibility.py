@@ -71,7 +71,7 @@ def check_lease(model: Model) -> Iterator[Problem]:
     """Refuse a lease that can't be renewed in time, and timeouts that differ within the fleet."""
     short: dict[tuple[str, str], list[str]] = {}
     late: dict[str, list[str]] = {}
-    delay_name = "celery_worker_unknown_delay"
+    delay_name = "celery_worker_unknown_task_retry_delay"
     for _, options, hosts in each_worker(model):
         for host in hosts:
             variable, value = visibility_timeout(model, host)

@@ -62,7 +62,7 @@ def memory_bytes(value: object) -> float | None:
 def enabled(model: Model, host: str) -> tuple[str, ...]:
     """Return the names of the workers that a host runs: the enabled ones that exist, or all."""
     instances = as_mapping(model.value(host, "celery_worker_instances"))
-    wanted = model.value(host, "celery_worker_enabled")
+    wanted = model.value(host, "celery_worker_host_instances")
     if wanted is UNKNOWN or wanted is None:
         return tuple(instances)
     return tuple(name for name in dict.fromkeys(as_strings(wanted)) if name in instances)
@@ -83,7 +83,7 @@ def consumed(model: Model) -> dict[str, list[str]]:
 
 
 def check_enabled(model: Model) -> Iterator[Problem]:
-    """Check that `celery_worker_enabled` only names existing workers, and that each worker runs on a host."""
+    """Check that `celery_worker_host_instances` only names existing workers, and that each worker runs on a host."""
     taken: set[str] = set()
     known: dict[str, list[str]] = {}
     unknown: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -94,27 +94,28 @@ def check_enabled(model: Model) -> Iterator[Problem]:
         taken.update(enabled(model, host))
         if not isinstance(model.value(host, "celery_worker_instances"), Mapping):
             continue
-        for name in as_strings(model.value(host, "celery_worker_enabled")):
+        for name in as_strings(model.value(host, "celery_worker_host_instances")):
             if name not in instances:
                 unknown.setdefault((name, tuple(instances)), []).append(host)
         if instances and not enabled(model, host):
             yield Problem(
-                "celery_worker_enabled",
+                "celery_worker_host_instances",
                 "leaves this host of celery_workers without a worker",
                 "name a worker, or take the host out of the group",
                 value=model.show(
-                    ("celery_worker_enabled",), as_list(model.value(host, "celery_worker_enabled"))
+                    ("celery_worker_host_instances",),
+                    as_list(model.value(host, "celery_worker_host_instances")),
                 ),
                 hosts=(host,),
                 severity=Severity.WARNING,
             )
     for (name, instances_there), hosts in unknown.items():
         yield Problem(
-            "celery_worker_enabled",
+            "celery_worker_host_instances",
             "names a worker that celery_worker_instances does not have",
             suggestion(name, instances_there)
             or f"choose from {', '.join(instances_there) or '(none)'}, or add it there",
-            value=model.show(("celery_worker_enabled",), name),
+            value=model.show(("celery_worker_host_instances",), name),
             hosts=tuple(hosts),
         )
     for name, hosts in known.items():
@@ -122,7 +123,7 @@ def check_enabled(model: Model) -> Iterator[Problem]:
             yield Problem(
                 dotted(("celery_worker_instances", name)),
                 "is a worker that no host runs",
-                "add it to celery_worker_enabled of a host, or remove it",
+                "add it to celery_worker_host_instances of a host, or remove it",
                 hosts=tuple(hosts),
                 severity=Severity.WARNING,
             )

@@ -62,7 +62,7 @@ def _environments(variables: Mapping[str, object]) -> Iterator[tuple[Path, Mappi
     for name, worker in as_mapping(variables.get("celery_worker_instances")).items():
         path = ("celery_worker_instances", name, "environment")
         yield path, as_mapping(as_mapping(worker).get("environment"))
-    for name, parts in as_mapping(variables.get("celery_app_urls")).items():
-        yield ("celery_app_urls", name), as_mapping(parts)
+    for name, parts in as_mapping(variables.get("celery_app_env_urls")).items():
+        yield ("celery_app_env_urls", name), as_mapping(parts)
         query = as_mapping(as_mapping(parts).get("query"))
-        yield ("celery_app_urls", name, "query"), query
+        yield ("celery_app_env_urls", name, "query"), query

@@ -90,7 +90,7 @@ def _of_another_inventory(
         "celery_app_name",
         f"belongs to another inventory on this host: {path} names {mark.get('owner')} as the owner, but this "
         f"inventory is {claim.get('owner')}",
-        "choose another name; or, if this inventory takes the application over, set celery_app_owner to "
+        "choose another name; or, if this inventory takes the application over, set celery_app_inventory_name to "
         f"{mark.get('owner')}",
         value=str(claim.get("app")),
         hosts=(host,),

@@ -33,7 +33,7 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 ELEMENTS: Final[Mapping[str, tuple[str, str]]] = {
     "celery_worker_instances": ("instance", "celery_worker_defaults"),
     "celery_beat_schedule": ("entry", ""),
-    "celery_app_urls": ("url", ""),
+    "celery_app_env_urls": ("url", ""),
 }
 
 Option = Mapping[str, object]

@@ -79,9 +79,9 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
     cls=Group,
     help=with_examples(
         "Messages that could not be run, and those of tasks that failed for good, with the reason.\n\n"
-        "unknown: no worker knew the task for celery_worker_unknown_for. undecodable, malformed, invalid:"
+        "unknown: no worker knew the task for celery_worker_unknown_task_retention. undecodable, malformed, invalid:"
         " it is no message of a task that Celery can read. poison: one process after another died of it. failed: it"
-        " failed after its last retry (celery_worker_failed_keep).",
+        " failed after its last retry (celery_worker_max_failed_dead_letters).",
         (
             "sudo celery-fleet dead-letters list",
             "sudo celery-fleet dead-letters list --reason unknown --newer-than 1d",

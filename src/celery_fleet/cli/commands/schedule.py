@@ -233,7 +233,7 @@ def agree(question: str) -> None:
 def sync(context: Context, dry_run: bool, yes: bool, reset: bool) -> None:
     """Write the declared entries into the database, as site.yml does.
 
-    Entries that users made are never touched. celery_beat_schedule_edited says whether users' changes to declared
+    Entries that users made are never touched. celery_beat_schedule_on_edit says whether users' changes to declared
     entries are kept or reset.
     """
     words = ["sync", *(["--reset"] if reset else [])]
@@ -279,7 +279,7 @@ disable_all = _switch(
     "disable-all",
     "disable",
     "Disable all declared entries.\n\nEntries that users made are not touched. The next site.yml leaves them disabled,"
-    " unless celery_beat_schedule_edited is reset.",
+    " unless celery_beat_schedule_on_edit is reset.",
 )
 
 for one in (list_, sync, reset, enable_all, disable_all):

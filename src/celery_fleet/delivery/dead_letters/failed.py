@@ -45,7 +45,7 @@ class FailedTasks:
                 number = int(run(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
             if number >= self._options.failed:
                 logger.error(
-                    "failed task %s[%s] is not kept: there are %d dead letters (celery_worker_failed_keep)",
+                    "failed task %s[%s] is not kept: there are %d dead letters (celery_worker_max_failed_dead_letters)",
                     task,
                     identifier,
                     number,

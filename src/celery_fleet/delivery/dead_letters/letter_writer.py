@@ -131,7 +131,7 @@ class LetterWriter:
         if parked.gone:
             logger.error(
                 "the oldest %d dead letters are gone for good: more than %d are not kept"
-                " (celery_worker_dead_letters_keep)",
+                " (celery_worker_max_dead_letters)",
                 parked.gone,
                 self._options.keep,
             )

@@ -28,7 +28,9 @@ def install(options: Options, kombu: str | None = None) -> Options:
             found,
             ", ".join(versions.KOMBU),
         )
-        return replace(options, take=STOCK, lease=False, hand_back=False, carry=False, outage=False)
+        return replace(
+            options, fetch=STOCK, lease=False, hand_back=False, carry=False, outage=False
+        )
     from celery_fleet.delivery.fetch import transport  # only with a kombu that is known
 
     transport.install()

@@ -99,7 +99,7 @@ def require_redis(connection: Any) -> None:
     if parts and parts < OLDEST_REDIS:
         wanted = ".".join(map(str, OLDEST_REDIS))
         raise FleetError(
-            f"Redis {text} is too old for the atomic take: use {wanted} or later, or celery_worker_take: stock"
+            f"Redis {text} is too old for the atomic take: use {wanted} or later, or celery_worker_fetch: stock"
         )
 
 

@@ -55,7 +55,7 @@ def test_what_is_on_is_one_line() -> None:
     )
     assert take.describe(Options("at_most_once"), 3600) == "delivery at_most_once: stock take"
     assert take.describe(Options(), 3600) is None
-    assert take.describe(Options(take=ATOMIC), 1) == "delivery inherit: atomic take with doorbell"
+    assert take.describe(Options(fetch=ATOMIC), 1) == "delivery inherit: atomic take with doorbell"
 
 
 def test_the_scripts_and_what_they_go_with_need_no_release(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ from celery_fleet.delivery import tags
 from celery_fleet.loader import current_settings
 signals.celeryd_init.send(sender="mail@here", instance=None, conf=app.conf, options={})
 print(json.dumps([
-    kombu.transport.TRANSPORT_ALIASES["redis"], tags.owner().node, current_settings().delivery.take,
+    kombu.transport.TRANSPORT_ALIASES["redis"], tags.owner().node, current_settings().delivery.fetch,
 ]))
 """
 
@@ -104,7 +104,7 @@ def test_only_a_worker_that_is_told_to_takes_by_script(
         "component": component,
         "app": "shop",
         "celery": {"broker_url": "redis://127.0.0.1:1/0"},
-        "delivery": {"take": wanted},
+        "delivery": {"fetch": wanted},
     }
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(document))
@@ -144,7 +144,7 @@ app.conf.broker_url
 app.loader.on_worker_init()
 from celery_fleet.loader import current_settings
 print(json.dumps([
-    dict(app.conf.broker_transport_options), current_settings().delivery.take,
+    dict(app.conf.broker_transport_options), current_settings().delivery.fetch,
     [one.__name__ for one in app.conf.worker_consumer.__mro__],
 ]))
 """
@@ -163,7 +163,7 @@ def test_with_an_unknown_kombu_the_visibility_timeout_is_that_of_a_worker_withou
         },
         "delivery": {
             **dict.fromkeys(("lease", "hand_back", "carry", "outage"), True),
-            "take": ATOMIC,
+            "fetch": ATOMIC,
             "stock_visibility": 4500.0,
         },
     }

@@ -756,7 +756,7 @@ def test_a_redis_that_is_new_enough_or_does_not_tell_is_taken(hello: Any) -> Non
     ],
 )
 def test_an_older_redis_is_refused_with_the_remedy(hello: Any) -> None:
-    with pytest.raises(FleetError, match=r"too old.*6\.2.*celery_worker_take: stock"):
+    with pytest.raises(FleetError, match=r"too old.*6\.2.*celery_worker_fetch: stock"):
         require_redis(Answering(hello))
 
 

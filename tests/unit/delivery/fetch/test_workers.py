@@ -22,7 +22,7 @@ from tests.unit.delivery.servers import until
 
 pytestmark = pytest.mark.slow
 
-DELIVERY = {"profile": "at_least_once", "take": "atomic"}
+DELIVERY = {"profile": "at_least_once", "fetch": "atomic"}
 LATE = {"task_acks_late": True, "task_reject_on_worker_lost": True}
 PRIORITIES = (0, 3, 6, 9)
 

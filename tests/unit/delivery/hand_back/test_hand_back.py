@@ -35,7 +35,7 @@ from tests.programs import DURABLE, knows_setinfo, required
 from tests.support.certificates import Authority
 
 PROGRAM = Path(hand_back.__file__)
-OPTIONS = Options(profile="at_least_once", take="atomic", hand_back=True, dead_letters=True)
+OPTIONS = Options(profile="at_least_once", fetch="atomic", hand_back=True, dead_letters=True)
 NODE = "mail[1]*@host"
 
 
@@ -453,7 +453,7 @@ def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
 def test_without_dead_letters_it_goes_back_for_ever(
     tmp_path: Path, server: Server, broker: redis.Redis
 ) -> None:
-    options = Options(take="atomic", hand_back=True)
+    options = Options(fetch="atomic", hand_back=True)
     dead = Dead(tmp_path, server, broker, options)
     dead.begun.note(dead.take(message("poison", **{keys.DEATHS: 7})))
     dead.hand_back()

@@ -28,7 +28,7 @@ from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import stop
 
 OWNER = Owner("mail@host")
-OPTIONS = Options(profile="at_least_once", take="atomic", hand_back=True)
+OPTIONS = Options(profile="at_least_once", fetch="atomic", hand_back=True)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         "unacked_key": "u",
         "unacked_index_key": "i",
     }
-    options = Options(take="atomic", hand_back=True, dead_letters=True, deaths=5, keep=7)
+    options = Options(fetch="atomic", hand_back=True, dead_letters=True, deaths=5, keep=7)
     record = WorkerRecord.of(OWNER, transport, options)
     record.write(tmp_path)
     assert WorkerRecord.read(tmp_path) == record

@@ -67,7 +67,7 @@ def kills_worker(in_child):
 
 DELIVERY: dict[str, Any] = {
     "profile": "at_least_once",
-    "take": "atomic",
+    "fetch": "atomic",
     "hand_back": True,
     "dead_letters": True,
     # What stands at the head of its queue may run at each of the kills below.

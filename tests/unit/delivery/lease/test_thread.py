@@ -184,12 +184,12 @@ def unhooked() -> Iterator[None]:
 @pytest.mark.usefixtures("unhooked")
 def test_it_is_added_where_it_is_on() -> None:
     app = Celery("shop", set_as_current=False)
-    lease_thread.install(app, Options(take="atomic"))
+    lease_thread.install(app, Options(fetch="atomic"))
     lease_thread.install(app, Options())
     assert app.steps["worker"] == set()
     assert hooks.HOOKS.sweep is None
 
-    lease_thread.install(app, Options(take="atomic", lease=True))
+    lease_thread.install(app, Options(fetch="atomic", lease=True))
     assert [step.__name__ for step in app.steps["worker"]] == ["Keep"]
     assert hooks.HOOKS.sweep is not None
 
@@ -199,7 +199,7 @@ def test_the_watchdogs_verdict_ends_the_lease_and_takes_it_up_again() -> None:
     app = Celery("shop", set_as_current=False)
     app.conf.broker_transport_options = {"visibility_timeout": 30}
     tags.begin("here@test")
-    verdict = lease_thread.install(app, Options(take="atomic", lease=True))
+    verdict = lease_thread.install(app, Options(fetch="atomic", lease=True))
     verdict(False)  # no worker yet: nothing to end
     (step,) = app.steps["worker"]
     made: list[LeaseThread] = []

@@ -22,9 +22,9 @@ Variables = dict[str, Any]
 W = "celery_worker_instances"
 D = f"{W}/discounts"
 APP = "celery_app_delivery"
-TAKE = "celery_worker_take"
+TAKE = "celery_worker_fetch"
 HOUR = "celery_app_visibility_timeout"
-FOR = "celery_worker_unknown_for"
+FOR = "celery_worker_unknown_task_retention"
 TRANSPORT = "broker_transport_options"
 
 
@@ -62,9 +62,9 @@ def test_each_part_can_be_switched_off(variables: Variables, part: str) -> None:
     "own",
     [
         {"delivery": "inherit"},
-        {"delivery": "at_most_once", "take": "atomic"},
-        {"take": "stock"},
-        {"take": "auto"},
+        {"delivery": "at_most_once", "fetch": "atomic"},
+        {"fetch": "stock"},
+        {"fetch": "auto"},
         {"pool": "gevent"},
     ],
 )
@@ -190,18 +190,48 @@ def test_a_prefix_of_all_keys_is_refused(variables: Variables, options: str, tak
     [
         (APP, "exactly_once", APP, "at_least_once"),
         (TAKE, "atmic", TAKE, "atomic?"),
-        (f"{D}/take", "stok", f"{W}.discounts.take", "stock?"),
+        (f"{D}/fetch", "stok", f"{W}.discounts.fetch", "stock?"),
         (f"{D}/delivery", "at_last_once", f"{W}.discounts.delivery", "at_least_once?"),
         ("celery_worker_lease", "yes", "celery_worker_lease", "true or false"),
-        ("celery_worker_unknown_delay", 0, "celery_worker_unknown_delay", "1 or more"),
-        ("celery_worker_unknown_delay", 3601, "celery_worker_unknown_delay", "3600 or less"),
+        (
+            "celery_worker_unknown_task_retry_delay",
+            0,
+            "celery_worker_unknown_task_retry_delay",
+            "1 or more",
+        ),
+        (
+            "celery_worker_unknown_task_retry_delay",
+            3601,
+            "celery_worker_unknown_task_retry_delay",
+            "3600 or less",
+        ),
         (FOR, -1, FOR, "1 or more"),
         (FOR, "1h", FOR, "without a unit"),
-        ("celery_worker_poison_deaths", 0, "celery_worker_poison_deaths", "1 or more"),
-        ("celery_worker_poison_deaths", 1.5, "celery_worker_poison_deaths", "whole number"),
-        ("celery_worker_dead_letters_keep", 0, "celery_worker_dead_letters_keep", "1 or more"),
-        ("celery_worker_failed_keep", -1, "celery_worker_failed_keep", "0 or more"),
-        ("celery_worker_failed_keep", 10_001, "celery_worker_failed_keep", "10000 or less"),
+        (
+            "celery_worker_max_crashes_per_task",
+            0,
+            "celery_worker_max_crashes_per_task",
+            "1 or more",
+        ),
+        (
+            "celery_worker_max_crashes_per_task",
+            1.5,
+            "celery_worker_max_crashes_per_task",
+            "whole number",
+        ),
+        ("celery_worker_max_dead_letters", 0, "celery_worker_max_dead_letters", "1 or more"),
+        (
+            "celery_worker_max_failed_dead_letters",
+            -1,
+            "celery_worker_max_failed_dead_letters",
+            "0 or more",
+        ),
+        (
+            "celery_worker_max_failed_dead_letters",
+            10_001,
+            "celery_worker_max_failed_dead_letters",
+            "10000 or less",
+        ),
         (HOUR, 14, HOUR, "15 or more"),
     ],
 )
@@ -214,11 +244,11 @@ def test_values_out_of_range_are_refused(
 
 TRANSPORT_PATH = f"celery_app_settings.{TRANSPORT}"
 UNFIT: list[tuple[dict[str, Any], str, str]] = [
-    ({TRANSPORT: {"ack_emulation": False}}, f"{TRANSPORT_PATH}.ack_emulation", "take: stock"),
+    ({TRANSPORT: {"ack_emulation": False}}, f"{TRANSPORT_PATH}.ack_emulation", "fetch: stock"),
     (
         {"task_queues": {"discounts": {"no_ack": True}}},
         "celery_app_settings.task_queues.discounts.no_ack",
-        "take: stock for discounts",
+        "fetch: stock for discounts",
     ),
 ]
 
@@ -260,11 +290,11 @@ def test_a_part_that_no_worker_has_is_refused(variables: Variables, part: str) -
     one = only(problems({**given, TAKE: "stock"}))
     assert (one.variable, one.severity) == (name, Severity.ERROR)
     assert "no worker takes atomically" in one.message
-    assert "celery_worker_take: auto" in one.remedy
+    assert "celery_worker_fetch: auto" in one.remedy
     assert only(problems({**given, APP: "inherit"})).variable == name
     # One that has it is enough.
     given = {**given, TAKE: "stock"}
-    given[W]["analytics"] |= {"take": "atomic"}
+    given[W]["analytics"] |= {"fetch": "atomic"}
     assert problems(given) == []
 
 
@@ -276,9 +306,9 @@ def test_dead_letters_are_at_least_once_s(variables: Variables) -> None:
 
 
 def test_a_pool_without_a_loop_has_none_that_goes_on(variables: Variables) -> None:
-    variables |= {"celery_worker_outage": True, "celery_worker_defaults": {"pool": "gevent"}}
+    variables |= {"celery_worker_outage_guard": True, "celery_worker_defaults": {"pool": "gevent"}}
     one = only(problems(variables))
-    assert one.variable == "celery_worker_outage"
+    assert one.variable == "celery_worker_outage_guard"
     assert "another pool" in one.remedy
 
 
@@ -291,7 +321,7 @@ def test_a_pool_without_a_loop_has_none_that_goes_on(variables: Variables) -> No
         ({}, {}, 300),
         ({TAKE: "stock"}, {}, 3600),
         ({"celery_worker_lease": False}, {}, 3600),
-        ({}, {"take": "stock"}, 3600),
+        ({}, {"fetch": "stock"}, 3600),
         ({}, {"delivery": "inherit"}, 9000),
         ({APP: "inherit"}, {}, 9000),
         ({APP: "inherit", TAKE: "atomic"}, {}, 300),
@@ -310,7 +340,7 @@ def test_the_default_is_a_lease_s_only_where_all_have_one(
 
 @pytest.mark.parametrize(
     ("more", "own"),
-    [({TAKE: "stock"}, {}), ({"celery_worker_lease": False}, {}), ({}, {"take": "stock"})],
+    [({TAKE: "stock"}, {}), ({"celery_worker_lease": False}, {}), ({}, {"fetch": "stock"})],
 )
 def test_a_worker_without_the_lease_wants_the_long_one(
     variables: Variables, more: dict[str, Any], own: dict[str, Any]
@@ -339,9 +369,9 @@ def test_an_unknown_task_waits_less_than_the_timeout(variables: Variables) -> No
         options |= {"time_limit": 20, "soft_time_limit": 10}
     given = {**variables, TAKE: "stock", HOUR: 60}
     one = only(problems(given))
-    assert one.variable == "celery_worker_unknown_delay"
+    assert one.variable == "celery_worker_unknown_task_retry_delay"
     assert "write less than 60" in one.remedy
-    assert problems({**given, "celery_worker_unknown_delay": 59}) == []
+    assert problems({**given, "celery_worker_unknown_task_retry_delay": 59}) == []
     assert problems({**given, "celery_worker_dead_letters": False}) == []
     # Who renews it may hold it.
     assert problems({**variables, HOUR: 60}) == []
@@ -365,7 +395,7 @@ def test_many_tasks_ahead_without_the_lease_are_told_of(variables: Variables) ->
         ({}, 1890),
         ({"celery_restart_batch": 1}, 2 * (1890 + 690 + 690)),
         ({"celery_worker_start_timeout": 300}, 2100),
-        ({"celery_worker_enabled": ["maintenance", "analytics"]}, 690),
+        ({"celery_worker_host_instances": ["maintenance", "analytics"]}, 690),
     ],
 )
 def test_a_rollout_is_shorter_than_the_patience_with_unknown_tasks(
@@ -374,7 +404,7 @@ def test_a_rollout_is_shorter_than_the_patience_with_unknown_tasks(
     def found(given: Variables) -> list[Problem]:
         return [p for p in problems(given) if p.variable == FOR]
 
-    given = {**variables, **more, "celery_worker_unknown_delay": 1}
+    given = {**variables, **more, "celery_worker_unknown_task_retry_delay": 1}
     one = only(found({**given, FOR: takes - 1}))
     assert (one.severity, one.hosts) == (Severity.WARNING, ("worker1", "worker2"))
     assert f"write {takes} or more" in one.remedy
@@ -392,8 +422,8 @@ def test_what_is_not_known_or_of_another_type_counts_as_not_said(
     host, own = "worker1", {"delivery": "at_least_once"}
     made = model(variables)
     promised = delivery.parts(made, host, own)
-    names = (APP, TAKE, "celery_worker_lease", "celery_worker_poison_deaths")
+    names = (APP, TAKE, "celery_worker_lease", "celery_worker_max_crashes_per_task")
     values = {**made.hosts[host], **dict.fromkeys(names[:3], value), names[3]: UNKNOWN}
     unknown = replace(made, hosts={host: values})
-    assert delivery.parts(unknown, host, {**own, "take": value, "pool": value}) == promised
+    assert delivery.parts(unknown, host, {**own, "fetch": value, "pool": value}) == promised
     assert delivery.parts(made, host, {"delivery": value}) == delivery.parts(made, host, {})

@@ -63,7 +63,7 @@ def test_kombu_is_free_unless_a_worker_takes_atomically(tmp_path: Path) -> None:
     assert found(tmp_path, "kombu==5.3.7") == []
     ((_, message, remedy),) = found(tmp_path, "kombu==5.3.7", celery_app_delivery="at_least_once")
     assert "asks for kombu==5.3.7" in message
-    assert "write celery_worker_take: stock" in remedy
+    assert "write celery_worker_fetch: stock" in remedy
 
 
 def test_files_that_are_included_count(tmp_path: Path) -> None:

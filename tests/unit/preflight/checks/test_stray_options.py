@@ -25,7 +25,7 @@ def test_options_without_a_worker_are_one_mistake(
     tmp_path: Path, given: dict[str, Any], options: str
 ) -> None:
     variables = {**valid(tmp_path), VARIABLE: given, "cores": 4}
-    found = problems(variables, {"worker1": {"celery_worker_enabled": ["discounts"]}})
+    found = problems(variables, {"worker1": {"celery_worker_host_instances": ["discounts"]}})
     assert [(one.variable, options in one.message, FORM in one.remedy) for one in found] == [
         (VARIABLE, True, True)
     ]

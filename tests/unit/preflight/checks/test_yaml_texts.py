@@ -76,7 +76,7 @@ def test_all_environments_are_looked_at(tmp_path: Path) -> None:
     text = """
 celery_app_secret_env: {PIN: &pin 0123}
 celery_app_env: {API_KEY: 0123}
-celery_app_urls: {DB_URL: {scheme: https, host: h, path: 1.10, query: {tls: on}}}
+celery_app_env_urls: {DB_URL: {scheme: https, host: h, path: 1.10, query: {tls: on}}}
 celery_worker_defaults: {environment: {A: 0x10}}
 celery_producer_web: {environment: {A: 0x10}}
 celery_worker_instances:
@@ -88,8 +88,8 @@ celery_worker_instances:
     assert set(wrong) == {
         "celery_app_secret_env.PIN",
         "celery_app_env.API_KEY",
-        "celery_app_urls.DB_URL.path",
-        "celery_app_urls.DB_URL.query.tls",
+        "celery_app_env_urls.DB_URL.path",
+        "celery_app_env_urls.DB_URL.query.tls",
         "celery_worker_defaults.environment.A",
         "celery_producer_web.environment.A",
         "celery_worker_instances.discounts.environment.A",

@@ -55,7 +55,7 @@ def test_the_application_of_another_inventory_is_not_taken_over() -> None:
     assert problem.variable == "celery_app_name"
     for text in ("/etc/celery-fleet/shop/fleet.json", "production", "staging"):
         assert text in problem.message
-    assert "celery_app_owner to production" in problem.remedy
+    assert "celery_app_inventory_name to production" in problem.remedy
 
 
 @pytest.mark.parametrize(

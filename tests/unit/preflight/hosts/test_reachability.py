@@ -235,7 +235,9 @@ def test_the_server_that_a_host_would_get(flavor: str, version: str, right: bool
 def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
     variables = valid(tmp_path)
     variables["celery_worker_defaults"] = {"memory_max": "512M"}
-    hosts = {"worker2": {"celery_worker_enabled": ["discounts"], "redis_broker_maxmemory": "9gb"}}
+    hosts = {
+        "worker2": {"celery_worker_host_instances": ["discounts"], "redis_broker_maxmemory": "9gb"}
+    }
     found: dict[str, Any] = demands(model(variables, hosts))
     pki = {"certificate": [], "authorities": {"directory": "/inventory/pki", "bundle": ""}}
     assert found["redis1"] == {

@@ -149,6 +149,6 @@ def test_where_beat_keeps_its_schedule() -> None:
     own = document("beat", beat_scheduler="shop.Own")
     assert with_essentials(parse(own, "x"))["beat_scheduler"] == "shop.Own"
     assert "beat_scheduler" not in with_essentials(parse(document("worker"), "x"))
-    for name in ("beat_scheduler", "beat_schedule_edited"):
+    for name in ("beat_scheduler", "beat_schedule_on_edit"):
         with pytest.raises(FleetError, match=f"{name} is 'nowhere', not one of"):
             parse({**document("beat"), name: "nowhere"}, "x")

@@ -1,0 +1,151 @@
+"""Action plugin `host_facts`: collects what preflight and the roles need to know about a host, in one remote call.
+
+It sends `plugin_utils/scripts/facts.py` as text and sets the fact `fleet`. (A module would cost five times as much,
+because its wrapper is compiled on the host in each call.)
+
+    ansible_facts['fleet'] = {
+      reachable: true, reason: "",        # false, with the reason in one line; then nothing else is set
+      hostname, architecture, uid,        # uid is 0 if privilege escalation works
+      distribution: debian, distribution_version: "12", distribution_codename: bookworm, distribution_name,
+      systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
+      processors, memory_bytes, free_bytes: {/opt: …, /var: …},
+      packages: [names of the installed Debian packages],
+      versions: {redis-server: "5:7.0.15-1"},  # on a host of Redis: the installed version, else the one to install
+      claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see desired/claims.py
+      redis_flavor: redis,                # wanted flavor on a host of Redis; else empty
+      redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # owners of existing directories
+      marks: [claims of all applications on the host],
+      listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
+      certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
+      interpreter: {path, exists, version, places},  # celery_release_python; empty if a package brings it
+      files: [existing nginx files for this application's ports],
+      clock_offset: 0.0,                  # seconds that its clock certainly differs from ours, + if ahead
+    }
+
+A host that can't be reached does not fail the task: `preflight_hosts` names all of them at once. Nothing is changed,
+so it also runs in check mode.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from ansible.errors import AnsibleError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts import owners
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
+    ROLE_GROUPS,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
+
+PROBE: Final = Path(__file__).resolve().parents[1] / "plugin_utils/scripts/facts.py"
+PATHS: Final = ("/opt", "/var")
+MARKS: Final = "/etc/celery-fleet/*/fleet.json"
+
+
+class ActionModule(FleetAction):
+    """Runs one remote command per host."""
+
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Collect the facts; any problem with the host becomes `reachable: false`."""
+        return {"ansible_facts": {"fleet": self._facts(variables)}}
+
+    def _request(self, variables: dict[str, Any], claims: dict[str, Any]) -> dict[str, Any]:
+        redis = list(variables["groups"].get("redis", []))
+        names = {
+            str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
+            for kind in ("broker", "results")
+            if variables.get(f"celery_app_{kind}_host") or redis
+        }
+        flavor = self._flavor(variables)
+        ports = sorted({int(port) for port in claims.get("ports", {}).values()})
+        return {
+            "paths": PATHS,
+            "names": sorted(names),
+            "units": [f"{flavor}-server.service"] if flavor else [],
+            "versions": [f"{flavor}-server"] if flavor else [],
+            "data": [
+                f"/var/lib/celery-fleet-redis/{claims.get('app')}-{kind}"
+                for kind in ("broker", "results")
+            ]
+            if flavor
+            else [],
+            "interpreter": self._interpreter(variables),
+            "marks": MARKS,
+            "ports": ports,
+            "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
+            "files": [
+                *(site_file(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
+                owners.web_socket(str(claims["app"])),
+            ]
+            if claims
+            else [],
+        }
+
+    def _flavor(self, variables: dict[str, Any]) -> str:
+        """Return `redis` or `valkey`; empty on a host with neither. The role's default is not known here."""
+        if "redis" not in variables["group_names"]:
+            return ""
+        return str(self._templar.template(variables.get("redis_flavor", "redis")))
+
+    def _interpreter(self, variables: dict[str, Any]) -> str:
+        """Return the Python of releases; empty if the host needs none, or if a package of the run may bring it."""
+        path = str(self._templar.template(variables.get("celery_release_python", "")))
+        packages = self._templar.template(variables.get("celery_runtime_packages", []))
+        name = Path(path).name
+        brought = any(f"{package}-".startswith(f"{name}-") for package in packages)
+        builds = {*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"]}
+        return "" if brought or not builds & {*variables["group_names"]} else path
+
+    def _claims(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return what the inventory wants on the host, from celery_app's variables; empty without that role."""
+        claims = variables.get("__celery_app_claims")
+        return dict(self._templar.template(claims)) if claims else {}
+
+    def _facts(self, variables: dict[str, Any]) -> dict[str, Any]:
+        claims = self._claims(variables)
+        interpreter = str(variables.get("ansible_python_interpreter") or "")
+        command = host_scripts.command(
+            PROBE.read_text(encoding="utf-8"),
+            interpreter if interpreter.startswith("/") else "python3",
+        )
+        before = time.time()
+        try:
+            answer = self._low_level_execute_command(
+                command,
+                in_data=json.dumps(self._request(variables, claims)).encode(),
+                sudoable=True,
+            )
+        except AnsibleError as error:
+            return _unreachable(str(error))
+        after = time.time()
+        if answer["rc"] != 0:
+            return _unreachable(f"{answer['stderr']}\n{answer['stdout']}", answer["rc"])
+        try:
+            # A login shell may print a greeting before the answer.
+            facts: dict[str, Any] = json.loads(
+                answer["stdout"][answer["stdout"].index('{"clock"') :]
+            )
+        except ValueError:
+            return _unreachable(
+                "its answer can't be parsed: a login script may print to the output"
+            )
+        clock = facts.pop("clock")
+        facts["clock_offset"] = round(min(clock - before, 0.0) or max(clock - after, 0.0), 3)
+        of_ours = {"claims": claims, "redis_flavor": self._flavor(variables)}
+        return {"reachable": True, "reason": "", **of_ours, **facts}
+
+
+def _unreachable(text: str, status: int = 0) -> dict[str, Any]:
+    """Return the last non-empty line as the reason."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reason = lines[-1] if lines else "no reason was given"
+    if status:
+        reason = f"the command ended with {status}: {reason}"
+    return {"reachable": False, "reason": reason[:300]}

@@ -1,0 +1,54 @@
+"""Action plugin `host_plan`: compares one host with everything that the inventory wants there, in one remote call.
+
+It only runs in check mode (`check_mode: true` on its task). The roles' variables `__<role>_wanted` must be defined, so
+the play has to import the roles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.template import trust_as_template
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, rendering
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
+
+
+class ActionModule(FleetAction):
+    """Renders every part and calls the module `reconcile` once."""
+
+    _supports_diff = True
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return `items` of this host, and `due`: the parts that a run has to apply."""
+        parts = parts_of(
+            variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
+        )
+        renderer = rendering.Renderer(self._templar, self._loader, variables)
+        wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
+        if not wanted:
+            return {"items": [], "due": [], "states": {}}
+        sent = {
+            "wanted": transport.pack({"parts": wanted}),
+            "manifest": rendering.manifest(self._templar),
+        }
+        answer = self.execute("reconcile", sent, variables)
+        if answer.get("failed"):
+            return answer
+        host = str(variables["inventory_hostname"])
+        items = [item.as_dict() for item in plan.items_of(host, answer["pending"])]
+        result = {
+            # In a run that changes things, `changed` comes from the tasks that do it.
+            "changed": bool(items) and bool(variables["ansible_check_mode"]),
+            "items": items,
+            "due": [name for name, due in answer["parts"].items() if due],
+            "states": answer["states"],
+        }
+        if "diff" in answer:
+            result["diff"] = answer["diff"]
+        return result
+
+    def _value(self, name: str) -> Any:
+        return self._templar.template(trust_as_template("{{ " + name + " }}"))

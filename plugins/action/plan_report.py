@@ -1,0 +1,114 @@
+"""Action plugin `plan_report`: prints the plan of the whole fleet once, and writes it as JSON on request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.utils.display import Display
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    workers as desired_workers,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
+
+
+class ActionModule(FleetAction):
+    """Reads what `host_plan` has registered for each host; contacts no host."""
+
+    _requires_connection = False
+
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the plan as data, and whether there is anything to do.
+
+        Raises:
+            AnsibleActionFail: The plan must not be followed.
+            UserError: The JSON can't be written, or a variable of the roll is out of range.
+        """
+        hostvars = variables["hostvars"]
+        hosts = [str(host) for host in args["hosts"]]
+        items = [
+            plan.PlanItem(**{**item, "why": tuple(item["why"])})
+            for host in hosts
+            for found in ("__fleet_plan", "__fleet_schedule")
+            for item in (hostvars[host].get(found) or {}).get("items", [])
+        ]
+        items = plan.in_order(items, hosts)
+        missing = {str(host): str(reason) for host, reason in args["missing"].items()}
+        workers = self._workers(hostvars, items, hosts, missing)
+        whole = plan.Plan(plan.with_forced(items, workers, hosts), hosts, missing)
+        for host in hosts:
+            whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
+        whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
+        whole.notes += plan.redis_notes(items, float(args["drain"]))
+        policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
+        whole.notes += describe(workers, policy)
+        if args.get("path"):
+            plan.save(str(args["path"]), whole.as_dict())
+        Display().display("\n" + whole.text() + "\n")
+        left_out = [
+            str(host)
+            for host in variables["groups"].get("fleet", ())
+            if str(host) not in hosts and str(host) not in missing
+        ]
+        tags = variables["ansible_run_tags"], variables["ansible_skip_tags"]
+        words = plan.second_beat(items, left_out, *tags, missing)
+        if words:
+            raise AnsibleActionFail(words)
+        self._require_approved(str(args.get("approved") or ""), whole.as_dict())
+        return {"changes": bool(whole.items), "plan": whole.as_dict()}
+
+    def _require_approved(self, path: str, fresh: Mapping[str, Any]) -> None:
+        """Refuse a plan that goes beyond the approved one."""
+        if not path:
+            return
+        try:
+            words = plan.beyond(json.loads(Path(path).read_text()), fresh)
+        except OSError as error:
+            words, why = [], f"{path} can't be read: {error.strerror}"
+        except ValueError as error:
+            words, why = [], f"{path}: {error}"
+        else:
+            why = "this is not the plan that was approved" if words else ""
+        if why:
+            remedy = "Nothing was changed. Have the plan above approved (fleet_plan_json writes it), and run again."
+            raise AnsibleActionFail("\n".join([f"fleet_plan_approved: {why}", *words, remedy]))
+
+    def _workers(
+        self,
+        hostvars: Any,
+        items: Sequence[plan.PlanItem],
+        hosts: Sequence[str],
+        missing: Mapping[str, str],
+    ) -> list[order.FleetWorker]:
+        """Return all workers with the actions that they need; those of hosts outside of the run count as active."""
+        args = self._task.args
+        group, app = [str(host) for host in args["workers"]], str(args["app"])
+        active = {host: set(census.active_units(hostvars[host])) for host in hosts}
+        for node in desired_workers.nodes(hostvars, group, args["instances"]).values():
+            if node["host"] not in hosts and node["host"] not in missing:
+                active.setdefault(node["host"], set()).add(str(node["unit"]))
+        findings = census.Findings(
+            present=hosts,
+            items=[item.as_dict() for item in items if item.part == "celery_worker"],
+            census={},
+            # Second instances that were left behind are among the plan's items.
+            left={},
+            active=active,
+        )
+        return census.workers(
+            app,
+            hostvars,
+            group,
+            args["instances"],
+            findings,
+            force=boolean(args["restart_all"]),
+            only=census.names(args["only"]),
+        )
