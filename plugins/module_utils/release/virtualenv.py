@@ -68,7 +68,7 @@ _MISSING = (
     ),
 )
 
-# Patterns for the requirement that pip was processing, the most reliable first.
+# Patterns for the requirement that pip was working on, the most reliable first.
 _AT = (
     r"(?:Failed building wheel for|No matching distribution found for) ([^\s;]+)",
     r"Building wheel for (\S+) .*error",

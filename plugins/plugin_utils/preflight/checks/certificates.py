@@ -266,8 +266,8 @@ def _called(model: Model) -> Iterator[Problem]:
                     "certificate",
                     f"write the name or address only; the port is {variable.replace('_host', '_port')}"
                     if whole
-                    else "write a name that Redis's certificate is for, or add this one to pki_subject_alt_names of its "
-                    "host; Redis outside of the fleet is not supported",
+                    else "write a name that Redis's certificate is for, or add this one to pki_subject_alt_names of "
+                    "its host; Redis outside of the fleet is not supported",
                     value=model.show((variable,), value),
                     hosts=on,
                 )
