@@ -243,8 +243,8 @@ def test_make_hands_on_values_that_no_shell_has_read(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "can't be the name of an environment" in done.stderr
-    assert "WHAT\n     is no option" in done.stderr
-    # A variable of the shell is no option.
+    assert "WHAT\n     is not an option" in done.stderr
+    # A variable of the shell is not an option.
     assert "  2. HOSTS" not in done.stderr.partition("HOSTS\n     is needed")[0]
     assert "HOSTS\n     is needed" in done.stderr
     assert os.listdir(tmp_path) == []

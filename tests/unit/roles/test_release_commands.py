@@ -217,7 +217,7 @@ def test_a_failure_stops_the_run_and_the_next_goes_on_with_it(fleet: Fleet) -> N
         "worker1: bad of release",
         "ended with exit status 3",
         "the password is ***",
-        "it goes on with bad",
+        "it continues with bad",
     ):
         assert words in output, output
     assert "quite-secret" not in output
