@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.template import trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
@@ -30,11 +29,7 @@ class ActionModule(FleetAction):
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
             return {"items": [], "due": [], "states": {}}
-        sent = {
-            "wanted": transport.pack({"parts": wanted}),
-            "manifest": rendering.manifest(self._templar),
-        }
-        answer = self.execute("reconcile", sent, variables)
+        answer = self.execute("reconcile", renderer.module_args({"parts": wanted}), variables)
         if answer.get("failed"):
             return answer
         host = str(variables["inventory_hostname"])

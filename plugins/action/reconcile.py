@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
@@ -26,7 +25,6 @@ class ActionModule(FleetAction):
             unknown = f"unknown option {', '.join(sorted(args))}" if args else "wanted is missing"
             raise AnsibleActionFail(f"reconcile: {unknown}")
         renderer = rendering.Renderer(self._templar, self._loader, variables)
-        text = transport.pack(renderer.wanted(wanted))
-        options["manifest"] = rendering.manifest(self._templar)
+        sent = renderer.module_args(renderer.wanted(wanted), **options)
         with lease.held(variables, check=self._task.check_mode):
-            return self.execute("reconcile", {"wanted": text, **options}, variables)
+            return self.execute("reconcile", sent, variables)

@@ -38,27 +38,22 @@ class ActionModule(FleetAction):
             # In the message "there" means this host.
             raise UserError(f"{variables['inventory_hostname']}: {error}") from None
 
-    def _marks(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return self.ask("marks", asked)
-
     def _mark(self, do: str, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         command = dict(args["command"])
-        return self._marks(
-            release_commands.question(
-                do,
-                str(args["app"]),
-                "fleet" if command["hosts"] == "one" else "host",
-                str(args["release"]),
-                command,
-                host=str(variables["inventory_hostname"]),
-            )
+        asked = release_commands.question(
+            do,
+            str(args["app"]),
+            "fleet" if command["hosts"] == "one" else "host",
+            str(args["release"]),
+            command,
+            host=str(variables["inventory_hostname"]),
         )
+        return self.ask("marks", asked)
 
     def _look(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         scope = str(args["scope"])
-        return self._marks(
-            release_commands.question("look", str(args["app"]), scope, str(args["release"]))
-        )
+        asked = release_commands.question("look", str(args["app"]), scope, str(args["release"]))
+        return self.ask("marks", asked)
 
     def _start(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         here = str(variables["inventory_hostname"])

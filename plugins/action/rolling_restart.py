@@ -17,7 +17,6 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     census,
     host_restarts,
@@ -245,8 +244,7 @@ class ActionModule(FleetAction):
         if not self._turns.get("wanted"):
             return {"pending": []}
         renderer = rendering.Renderer(self._templar, self._loader, self._variables)
-        text = transport.pack(renderer.wanted(self._turns["wanted"]))
-        sent = {"wanted": text, "manifest": rendering.manifest(self._templar), **options}
+        sent = renderer.module_args(renderer.wanted(self._turns["wanted"]), **options)
         return self.execute("reconcile", sent, self._variables)
 
     def _interpreter(self) -> str:

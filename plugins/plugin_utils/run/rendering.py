@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import generate_ansible_template_vars, trust_as_template
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import KEYS
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
 
@@ -25,12 +26,6 @@ def secrets(templar: Any) -> list[str]:
     )
 
 
-def manifest(templar: Any) -> str:
-    """Return the path of the manifest on a host; empty without an application."""
-    text = "{{ celery_app_config_directory ~ '/manifest.json' if celery_app_config_directory is defined else '' }}"
-    return str(templar.template(trust_as_template(text)))
-
-
 class Renderer:
     """Renders the files of one host; each template is read once."""
 
@@ -39,6 +34,17 @@ class Renderer:
         self._loader = loader
         self._variables = variables
         self._templates: dict[str, tuple[str, Any]] = {}
+
+    def module_args(self, wanted: Any, **options: Any) -> dict[str, Any]:
+        """Return the arguments of the module `reconcile`; without an application, it keeps no manifest.
+
+        Args:
+            wanted: What a role wants, from `wanted`, or the parts of several roles.
+            options: The module's other options.
+        """
+        path = "{{ celery_app_config_directory ~ '/manifest.json' if celery_app_config_directory is defined else '' }}"
+        manifest = str(self._templar.template(trust_as_template(path)))
+        return {"wanted": transport.pack(wanted), "manifest": manifest, **options}
 
     def wanted(self, raw: Any) -> dict[str, Any]:
         """Return what a role wants, each file with its content.
