@@ -6,6 +6,7 @@ these tables. `python scripts/reference.py` writes the last two.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Option:
     def parsed(self, value: object) -> Any:
         """Return a value of the inventory if it has the option's type and is a choice; else None."""
         if self.kind in ("int", "float"):
-            return _number(value)
+            return as_number(value)
         if self.kind in ("bool", "dict"):
             return value if isinstance(value, bool if self.kind == "bool" else Mapping) else None
         if self.kind == "list":
@@ -109,14 +110,15 @@ def outside(number: float, lowest: float | None, highest: float | None) -> str:
     return f"above {highest:g}" if highest is not None and number > highest else ""
 
 
-def _number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
+    """Return a finite number; also of a string, which Ansible's argument specs accept."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if abs(number) < float("inf") else None
+    return number if math.isfinite(number) else None
 
 
 def parsed(options: Iterable[Option], given: Mapping[str, object]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover, wanted, x509
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import Fault
@@ -17,7 +18,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     Severity,
     as_list,
-    as_number,
     as_strings,
 )
 

@@ -9,6 +9,7 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
     COMMAND,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
     not_a_mapping,
@@ -20,7 +21,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Model,
     Problem,
     as_list,
-    as_number,
     dotted,
 )
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery as desired
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import parsed
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    as_number,
+    parsed,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
     DELIVERY,
     WORKER,
@@ -20,7 +23,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     Severity,
     as_mapping,
-    as_number,
     dotted,
     each_worker,
     number_text,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
     is_address,
 )
@@ -20,7 +21,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     Severity,
     as_mapping,
-    as_number,
     as_text,
     dotted,
     each_worker,

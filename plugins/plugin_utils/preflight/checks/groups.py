@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.ansible_variables import (
     is_local,
 )
@@ -27,7 +28,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     Severity,
     as_mapping,
-    as_number,
     as_text,
 )
 

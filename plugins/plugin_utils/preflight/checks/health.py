@@ -11,6 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health i
     THRESHOLDS,
     Threshold,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
     not_a_mapping,
@@ -26,7 +27,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     as_list,
     as_mapping,
-    as_number,
     dotted,
 )
 

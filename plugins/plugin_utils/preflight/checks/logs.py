@@ -9,11 +9,11 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
     LOG_ROTATE,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
     as_mapping,
-    as_number,
     as_text,
     dotted,
 )

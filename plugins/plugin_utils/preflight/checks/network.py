@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
     Problem,
     as_mapping,
-    as_number,
     as_strings,
     as_text,
     number_text,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    Option,
+    as_number,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.ranges import (
     RANGES,
     Range,
@@ -15,7 +18,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
-    as_number,
 )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
     ENTRY,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.schedule_times import (
     CRONTAB_WIDTHS,
     LARGEST_NUMBER,
@@ -30,7 +31,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Model,
     Problem,
     as_mapping,
-    as_number,
     dotted,
 )
 

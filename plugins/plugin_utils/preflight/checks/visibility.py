@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import visibility
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import parsed
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    as_number,
+    parsed,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
     WORKER,
 )
@@ -19,7 +22,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Model,
     Problem,
     as_mapping,
-    as_number,
     each_worker,
     number_text,
 )

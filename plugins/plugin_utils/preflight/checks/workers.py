@@ -8,6 +8,7 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
     Option,
+    as_number,
     parsed,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
@@ -27,7 +28,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
     as_list,
     as_mapping,
-    as_number,
     as_strings,
     dotted,
     each_worker,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import processes
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults, wanted
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.certificates import (
@@ -22,7 +23,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     Severity,
     as_mapping,
-    as_number,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
     redis_bytes,

@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Problem,
     Severity,
     as_list,
     as_mapping,
-    as_number,
     as_strings,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     version,
@@ -26,7 +27,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     Severity,
     as_mapping,
-    as_number,
     as_strings,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.report import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,17 +211,6 @@ def as_strings(value: object) -> list[str]:
 def as_text(value: object) -> str | None:
     """Return the value if it is a string that is not empty."""
     return value if isinstance(value, str) and value else None
-
-
-def as_number(value: object) -> float | None:
-    """Return a finite number; also of a string, which Ansible's argument specs accept."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def number_text(value: float) -> str:
