@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from celery_fleet.common.own_output import own_output
@@ -51,6 +52,9 @@ def enter(release: str, environment: Mapping[str, str]) -> None:
 
 def django_connections(app: str) -> Any:
     """Return Django's connections; None if the application is no Django project or can't be imported."""
+    # Importing an application costs a second of processor time or more, and this runs by a timer.
+    if find_spec("django") is None:
+        return None
     try:
         from celery.app.utils import find_app
 
