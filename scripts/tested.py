@@ -49,7 +49,7 @@ class PartRun:
     """One run of a part.
 
     Attributes:
-        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or such a name after `soak-`.
+        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or `soak-` and the name of a scenario.
         passed: Whether its command succeeded.
         tests: Number of tests that ran.
         failed: Number of tests that failed.
@@ -91,7 +91,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
     tests, failed = counted(junit)
     run = PartRun(
         part=part,
-        # A part without tests has proved nothing.
+        # A part that ran no tests proves nothing.
         passed=status == 0 and tests > 0 and not failed,
         tests=tests,
         failed=failed,

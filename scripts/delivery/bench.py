@@ -63,7 +63,7 @@ def names(number: int) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Print progress for the person who waits."""
+    """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
 

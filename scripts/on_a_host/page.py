@@ -90,7 +90,7 @@ def ports(page: Page) -> Iterator[str]:
         thing = found[name]
         rows.append((thing.cells[0], what, f"`{variable_}`", needs, option(name, thing), by(thing)))
     yield from lines(
-        ("Port", "Who listens", "Variable", "What it asks of a caller", "Option", "By"), rows
+        ("Port", "Who listens", "Variable", "What a caller needs", "Option", "By"), rows
     )
 
 
