@@ -270,7 +270,7 @@ def test_a_note_that_fails_does_not_end_the_task(caplog: pytest.LogCaptureFixtur
     one = request("tag")
     one.acknowledge()
     assert one.acknowledged
-    assert "can't be noted" in caplog.text
+    assert "can't be recorded" in caplog.text
     undo()
     caplog.clear()
     request("tag").acknowledge()
