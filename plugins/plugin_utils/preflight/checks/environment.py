@@ -46,7 +46,7 @@ _OWN_PREFIX: Final = "CELERY_FLEET_"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What systemd's env_value_is_valid refuses.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-# At the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are no secrets.
+# Only at the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are not secrets.
 _SECRET = re.compile(
     r"(.*_)?(secret|secret_key|(api|access|private|encryption|signing|auth)_?key|password|passwd|passphrase|pass|pwd"
     r"|token|credentials?)",
@@ -150,7 +150,7 @@ def _texts(model: Model) -> Iterator[Problem]:
             elif isinstance(text, str) and _CONTROL.search(text):
                 yield Problem(
                     dotted((*path, name)),
-                    "has a control character, so systemd would leave out the whole variable",
+                    "has a control character, so systemd would ignore the whole variable",
                     "encode it, for example as base64; tabs and line ends may stay",
                     hosts=hosts,
                 )
@@ -211,12 +211,12 @@ def _is_host(text: str) -> bool:
         return False
     if ":" not in text or text.startswith("/"):
         return True
-    # Anything else is a name with its port, which would become the name of a host that does not exist.
+    # Any other text with a colon is a name with a port, which would become the name of a host that does not exist.
     return is_address(text.partition("%")[0])
 
 
 def _twice(model: Model) -> Iterator[Problem]:
-    """Refuse a name in several variables, so that readers need not guess which of them wins."""
+    """Refuse a name in several variables, so that readers need not guess which one wins."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for host in model.hosts:
         for one, other in itertools.combinations((URLS, *_OTHERS), 2):

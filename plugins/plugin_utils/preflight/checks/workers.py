@@ -293,7 +293,7 @@ def check_paths(model: Model) -> Iterator[Problem]:
             if _UNQUOTABLE.search(text):
                 yield Problem(
                     dotted((*path, number)),
-                    "has a quotation mark or a control character, which systemd can't take in a path here",
+                    "has a quotation mark or a control character, which systemd does not accept in a path here",
                     "rename the directory",
                     value=model.show((*path, number), text),
                     hosts=hosts,

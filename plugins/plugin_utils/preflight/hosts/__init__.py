@@ -1,1 +1,1 @@
-"""Checks what was found on the hosts."""
+"""Checks the facts of the hosts against the inventory."""

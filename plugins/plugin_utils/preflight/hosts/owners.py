@@ -178,7 +178,7 @@ def _strangers(
             continue
         ours: tuple[str, ...]
         if name in BEHIND_NGINX:
-            # One nginx serves the whole host. It may listen there for another site, which would go on answering.
+            # One nginx serves the whole host. It may listen there for another site, which would continue to answer.
             ours = ("nginx.service",) if site_file(app, name) in files else ()
         elif name == "backend":
             ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()
