@@ -29,7 +29,7 @@ def files(
 
     Args:
         environment: The environment.
-        place: Where it will be.
+        place: The directories of the program.
         values: Its secrets.
         vault_password: The vault's password, used if there is a vault.
     """

@@ -35,7 +35,7 @@ CELERYS_QUEUE: Final = "celery"
 
 
 def place_of(given: Mapping[str, str], base: Path) -> Place:
-    """Return where the program runs and writes."""
+    """Return the directories from which the program reads and to which it writes."""
     chosen = source.expand_home(given.get("INVENTORIES") or INVENTORIES)
     return Place(base, Path(os.path.normpath(base / chosen)))
 
@@ -72,7 +72,7 @@ def make(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake] = (
 
     Args:
         given: Its options.
-        place: Where it is made.
+        place: The directories of the program.
         misspelt: The mistakes in the options' names.
 
     Raises:
@@ -138,7 +138,7 @@ def preflight(
         wanted: The environment.
         values: Its secrets.
         directory: The temporary directory of its files.
-        place: Where they will be.
+        place: The directories of the program.
 
     Raises:
         RefusedError: Preflight refuses them; the error has its message.
