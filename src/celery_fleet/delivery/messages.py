@@ -92,7 +92,7 @@ def redelivered(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def neutral(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a message whose tag no process claims.
+    """Return a copy of a message without a tag of the fleet, so that no process claims it.
 
     A tag that the fleet created is replaced: a stock worker keeps a message's tag, and would hold the message under
     another worker's name.

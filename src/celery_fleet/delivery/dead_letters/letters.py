@@ -1,4 +1,4 @@
-"""Dead letters: messages that can't be run, or whose task failed for good. They are kept together with the reason.
+"""Dead letters: messages that can't be run, or of tasks that failed for good. They are kept together with the reason.
 
 Each is a JSON document in the hash :data:`~celery_fleet.delivery.keys.DEAD_LETTERS`, by id. A sorted set contains the
 ids, scored by the time when they were last seen. A single script makes each change atomically. Scripts that move a
@@ -91,7 +91,7 @@ return 1
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One message that could not be run, or whose task failed for good.
+    """A message that could not be run, or of a task that failed for good.
 
     Attributes:
         id: The message's id, or one that was made if it has none.
