@@ -4,8 +4,8 @@
     python scripts/reference.py --check   check that they are up to date; exit status 1 if not
 
 The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. A role's README is
-made from its `meta/argument_specs.yml`, from the comment that begins its tasks (or its `vars/main.yml`, if it has no
-tasks), from `playbooks/site.yml` for hosts and tags, and from `role_examples.yml` beside this program.
+made from its `meta/argument_specs.yml` and the first comment of its tasks (or of its `vars/main.yml`, if it has no
+tasks). Hosts and tags come from `playbooks/site.yml`, and examples from `role_examples.yml` next to this program.
 docs/reference.md lists the roles.
 """
 

@@ -106,7 +106,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
 
 
 def parts(root: Path) -> Sequence[str]:
-    """Return every part: those without hosts, each scenario, and those of `make soak`."""
+    """Return every part: the ones without hosts, each scenario, and the ones of `make soak`."""
     scenarios = sorted(path.parent.name for path in root.glob("molecule/*/molecule.yml"))
     return [*WITHOUT_HOSTS, *scenarios, *(f"soak-{name}" for name in SOAKED)]
 

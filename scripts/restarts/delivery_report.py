@@ -23,7 +23,7 @@ RESULTS = origin.RESULTS / "delivery"
 PAGE = ROOT / "docs" / "delivery-proof.md"
 
 WAYS = {"fleet": "Celery Fleet", "stock": "stock Celery, late acknowledgement"}
-#: Cases in the order of the table, with what was done. Other cases follow, sorted by name.
+#: Cases in the order of the table, each with a description of the fault. Other cases follow, sorted by name.
 FAULTS = {
     "workers killed": "`kill -9` of a worker, or of it and all its processes",
     "processes of pools killed": "`kill -9` of one process of a pool",

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Results of `make soak-…`. Other runs are kept in a separate directory, and never published.
 RESULTS = ROOT / ".state" / "results"
 
-#: What the hosts run.
+#: The code that the hosts run.
 PRODUCT = ("src", "plugins", "roles", "templates")
 #: Files shared by all scenarios with this load: the load, and how its record is read.
 SHARED = (

@@ -129,7 +129,7 @@ CHECKS: Final[tuple[Check, ...]] = (
 def check(model: Model) -> list[Problem]:
     """Return all problems of an inventory, each once with all its hosts, without secrets.
 
-    If the hosts do not exist yet, that is the only problem: the program that creates the hosts also creates the
+    If the hosts do not exist yet, that is the only problem. The program that creates the hosts also creates the
     secrets, which other checks would report as missing.
     """
     found = list(control.check_hosts_exist(model))

@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     Presence,
 )
 
-# What a worker needs, by the name of its action in the plan.
+# The need of a worker, by the action of its unit in the plan.
 _NEEDS: Mapping[str, Need] = {
     "start": "start",
     "restart": "restart",
@@ -44,7 +44,7 @@ def active_units(variables: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run knows about the fleet's workers.
+    """A run's knowledge of the fleet's workers.
 
     Attributes:
         present: Hosts that this run reaches.
@@ -79,7 +79,7 @@ def workers(
         hostvars: Ansible's hostvars.
         inventory: Hosts of the group celery_workers.
         instances: celery_worker_instances, for hosts that don't set it themselves.
-        findings: What is known about the workers.
+        findings: The run's knowledge of the workers.
         force: Restart workers even if nothing differs.
         only: Names of the workers that may be restarted; empty for all.
     """

@@ -1,4 +1,4 @@
-"""Describes what a roll would do, for the plan: rounds, overlaps, gaps, and workers that stay.
+"""Describes a future roll for the plan: rounds, overlaps, gaps, and workers that stay.
 
 These are pure functions that simulate the rules in `order` as if nothing failed.
 """

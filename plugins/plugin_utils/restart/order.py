@@ -7,9 +7,9 @@ Pure functions of the workers at the beginning of the roll and of the turns sinc
 - Then workers restart. The first one, the pilot, restarts by itself, so that a release that does not start fails
   there. After it, at most `batch` workers restart at a time, spread over the hosts. Each queue keeps at least one
   process, and at least `min_capacity` percent of those in the inventory.
-- A worker that could never restart by these rules (the only one of its queue, or too large a part of it) is overlapped:
-  a second instance serves while it restarts. If that is not possible, its queue has a gap: the worker restarts while no
-  other worker of its queues does.
+- Some workers could never restart by these rules, because their queue has no other worker or too few other processes.
+  Such a worker is overlapped: a second instance serves while it restarts. If that is not possible, its queue has a gap:
+  the worker restarts while no other worker of its queues does.
 - Workers that are no longer in the inventory are removed last, when enough of the other workers consume their queues.
 
 A worker on a host that is down counts as missing: the inventory wants it, but it serves nothing.
@@ -352,7 +352,7 @@ def _taken_over(worker: FleetWorker, state: RollSnapshot) -> bool:
 
 
 def consumers(state: RollSnapshot, queues: Iterable[str]) -> dict[str, list[str]]:
-    """Return the nodes that consume each of these queues now, as far as the roll knows."""
+    """Return the nodes that consume each of these queues now, according to the roll's state."""
     return {
         queue: [
             worker.node

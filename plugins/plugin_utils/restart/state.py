@@ -28,8 +28,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     Turn,
 )
 
-# Seconds after which a silent host loses its place in the order, and seconds at the beginning of a phase in which hosts
-# that have not asked yet keep their places.
+# Seconds after which a silent host loses its place in the order. Seconds at the beginning of a phase in which hosts
+# keep their places even if they have not asked yet.
 _SILENT, _GATHERING = 3.0, 3.0
 _NAME = "roll.json"
 
@@ -161,7 +161,7 @@ class RollState:
             turn.update(ended=self._clock(), outcome=outcome, figures=dict(figures or {}))
 
     def postpone(self, node: str) -> None:
-        """Postpone a worker that should be started but already serves: it is restarted in its turn."""
+        """Postpone a worker that should be started but already serves. It is restarted when the rules allow it."""
         with self._changing() as data:
             del data["turns"][node]
             for worker in data["workers"]:

@@ -28,7 +28,7 @@ class HostRequest:
         settle: Write the host's files, and say whether the unit still differs. `once` accepts an answer from earlier in
             this roll.
         probe: Nodes to send a canary to, in the form of `celery_fleet.ops.probe`.
-        forget: A node that is gone for good.
+        forget: A node that was removed permanently.
     """
 
     do: tuple[tuple[str, Any], ...] = ()

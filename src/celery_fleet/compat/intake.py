@@ -71,7 +71,7 @@ def listen(consumer: Any, fd: int, heard: Callable[[int], object], known: bool) 
 
 
 def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
-    """Call a function every so many seconds; return a function that stops it."""
+    """Call a function repeatedly, every `seconds` seconds; return a function that stops this."""
     scheduled = timer.call_repeatedly(seconds, call)
     # With greenlets, ``scheduled`` is only the greenlet of the first call, not of later ones
     # (kombu/asynchronous/timer.py, celery/concurrency/gevent.py).
@@ -86,8 +86,8 @@ def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[
 def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[], None]:
     """Fetch no further messages; a message that a pending poll still brings goes to ``arrived``.
 
-    If the consumer were cancelled instead, kombu would put such a message at the wrong end of its queue, and forget
-    which queues to consume later. Returns a function that undoes everything as long as the connection exists.
+    Don't cancel the consumer instead: kombu would put such a message at the wrong end of its queue, and forget which
+    queues to consume later. Returns a function that undoes everything as long as the connection exists.
     """
     tasks = consumer.task_consumer
     channel = tasks.channel
@@ -105,8 +105,8 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
     channel._brpop_start = lambda timeout=None: None  # kombu's signature
     channel._brpop_read = read_at_close
     # kombu leaves an answer unread while the prefetch is full, which running tasks can cause. If no answer
-    # is due, readable means that the server has closed the idle connection: reading would report a lost
-    # connection, and running tasks would be restored. Unread broadcasts would wake the loop over and over.
+    # is due, readable means that the server has closed the idle connection. Reading would report a lost
+    # connection, and kombu would restore running tasks. Unread broadcasts would wake the loop over and over.
     qos.can_consume = lambda: bool(channel._in_poll or channel.active_fanout_queues)
     tasks.on_message = arrived
 

@@ -12,6 +12,6 @@ and ``celery inspect`` work side by side. The parts, from the bottom up; each im
   long tasks and distant ETAs. If a worker stops renewing, the sweep of any other worker returns its messages.
 
 The tag of each delivery names its *owner* (:mod:`celery_fleet.delivery.messages`): the node and the start of its
-process. So the messages of two processes can be told apart, and a late acknowledgement can't touch a later delivery.
+process. This distinguishes the messages of two processes. A late acknowledgement can't affect a later delivery.
 :class:`celery_fleet.delivery.options.Options` says which parts are enabled.
 """

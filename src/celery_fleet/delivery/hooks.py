@@ -15,9 +15,9 @@ from typing import Any
 class Hooks:
     """One function for each moment, or None for the default. ``channel`` is the transport's channel."""
 
-    #: ``(kombu connection)``, when a queue is consumed: return whether the connection is the worker's. The lease does
-    #: not renew messages that the application's own code consumes, for example in a child of the pool, so such a
-    #: channel fetches as in stock kombu. Default: it is the worker's.
+    #: ``(kombu connection)``, when a queue is consumed: return whether the connection is the worker's. A channel of the
+    #: application's own code, for example in a child of the pool, fetches as in stock kombu, because the lease does not
+    #: renew its messages. Default: it is the worker's.
     ours: Callable[[Any], bool] | None = None
     #: ``(channel)``, every 10 s: put back messages that no worker holds any more. Default: by age, as in stock kombu.
     sweep: Callable[[Any], object] | None = None
@@ -30,8 +30,8 @@ class Hooks:
     #: ``(channel, tag, key, item, reason, detail)``: keep an unreadable item (bytes) of the list ``key``, which is in
     #: ``unacked`` under ``tag``. Default: move it to the list :data:`celery_fleet.delivery.keys.UNREADABLE`.
     park_raw: Callable[[Any, str, str, bytes, str, str], object] | None = None
-    #: ``(tag, message, error)``, when a task rejected its message and the message could not be put back: return
-    #: whether it will be put back later. The message is None if its channel is closed. Default: the error is raised.
+    #: ``(tag, message, error)``, when a rejected message could not be put back: return whether it will be put back
+    #: later. The message is None if its channel is closed. Default: the error is raised.
     requeue_failed: Callable[[str, Any, Exception], bool] | None = None
     #: ``(parameters)`` of a connection pool: return the parameters to use. Default: the same.
     parameters: Callable[[dict[str, Any]], dict[str, Any]] | None = None

@@ -5,8 +5,8 @@ tags, scored by the time when they were fetched (Unix time). The head of a list,
 end.
 
 Each script is atomic for other clients, but an error does not undo the commands before it. A Redis at its memory limit
-refuses none of these scripts: their first command frees memory, and Redis lets a script continue once it has written.
-Such a Redis does refuse MULTI, so use no transactions here.
+accepts these scripts, because their first command frees memory, and a script may continue once it has written. It does
+refuse MULTI, so use no transactions here.
 
 The hand-back has its own client, and imports this file with the standard library only.
 """

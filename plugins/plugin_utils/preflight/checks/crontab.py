@@ -1,8 +1,8 @@
 """Reads crontab fields as Celery does, without Celery.
 
-Celery's parser (`celery.schedules.crontab_parser`, read at 5.7.0) ignores text after the part that it understands
-(it reads "1-5x" as "1-5"), and accepts a day's name in the field of months. Here the whole field must be valid.
-Celery reads every accepted field the same way.
+Celery's parser (`celery.schedules.crontab_parser`, read at 5.7.0) ignores text after the part that it understands: it
+reads "1-5x" as "1-5". It also accepts a day's name in the field of months. Here the whole field must be valid. Celery
+reads every accepted field in the same way.
 """
 
 from __future__ import annotations

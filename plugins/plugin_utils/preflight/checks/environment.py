@@ -29,7 +29,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 URLS: Final = "celery_app_env_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
 # Variables that the fleet itself sets or removes in every process (`desired/workers.py:process_environment`,
-# `celery_fleet.system.launch`), each with what is used instead.
+# `celery_fleet.system.launch`), each with its replacement.
 _SETTINGS: Final = "Celery gets the addresses of the fleet's Redis in its settings"
 _OVERRULED: Final = {
     "PYTHONPATH": "celery_app_source.directory says where the code's imports begin",
@@ -44,7 +44,7 @@ _OVERRULED: Final = {
 _OWN_PREFIX: Final = "CELERY_FLEET_"
 # systemd silently ignores any other name.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What systemd's env_value_is_valid refuses.
+# Characters that systemd's env_value_is_valid refuses.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Only at the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are not secrets.
 _SECRET = re.compile(

@@ -225,7 +225,7 @@ def check_files(model: Model) -> Iterator[Problem]:
                     f"did you mean {near[0]}? Otherwise rename or remove it, or add the {kind}"
                     if near
                     else f"rename or remove it, or add the {kind}",
-                    # Variables of a removed host do no harm, but those of one of our groups would be missing.
+                    # Variables of a removed host do no harm, but variables for one of our groups would be missing.
                     severity=Severity.ERROR
                     if folder == "group_vars" and set(near) & {*_OURS}
                     else Severity.WARNING,

@@ -39,8 +39,8 @@ _ALLOWANCES: Final = {
     "celery_app_secret_env.API_TOKEN",
 }
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
-# Redis' ACL file has no quoting (tried: control bytes can't be written), its patterns are globs,
-# `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
+# Redis's ACL file has no quoting (tried: control bytes can't be written), and its patterns are globs. `celery -Q`
+# splits at commas, and the arguments are split as in a shell.
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+=~/-]{0,127}")
 _KOMBU_KEYS = re.compile(r"unacked(_index|_mutex)?|celeryev.*|.*celery\.pidbox")
 # Users and groups of Debian itself and of services that often run on the same host.

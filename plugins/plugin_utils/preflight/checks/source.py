@@ -204,7 +204,7 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
 
 
 def address_fits(address: str) -> bool:
-    """Return whether git reads an address as that of a repository, and not as an option."""
+    """Return whether git reads an address as a repository, and not as an option."""
     return _GIT.fullmatch(address) is not None
 
 

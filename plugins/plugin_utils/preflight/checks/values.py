@@ -1,8 +1,8 @@
 """Checks the types of values against the roles' argument specs.
 
-Ansible's own `ArgumentSpecValidator` checks leaves, as it does later in the roles. Containers, booleans and empty
-values are checked more strictly: a role's validation accepts `"a,b"` as a list and `"no"` as a boolean, but the role
-then works with the string.
+Ansible's own `ArgumentSpecValidator` checks leaves, as it does later in the roles. This file checks containers,
+booleans and empty values more strictly. A role's validation accepts `"a,b"` as a list and `"no"` as a boolean, but the
+role then works with the string.
 """
 
 from __future__ import annotations

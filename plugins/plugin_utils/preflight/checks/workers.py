@@ -54,7 +54,7 @@ def _suggested_size(text: str, option: Option) -> str:
 
 
 def memory_bytes(value: object) -> float | None:
-    """Return the bytes of a limit in systemd's spelling; None for a percentage, infinity and anything else."""
+    """Return the bytes of a limit in systemd's notation; None for a percentage, infinity or an invalid value."""
     found = _SIZE.fullmatch(str(value))
     return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") if found else None
 

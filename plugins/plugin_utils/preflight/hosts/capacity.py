@@ -95,7 +95,7 @@ def check_capacity(
     Args:
         host: Its name in the inventory.
         facts: Its `ansible_facts['fleet']`.
-        asked: What `demands` returns for it.
+        asked: The host's part of the result of `demands`.
     """
     yield from _memory(host, facts, asked)
     yield from _disk(host, facts, asked)

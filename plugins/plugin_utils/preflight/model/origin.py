@@ -1,4 +1,4 @@
-"""Finds the places of values in the user's files, as far as Ansible knows them.
+"""Finds the places of values in the user's files, if Ansible knows them.
 
 ansible-core 2.19 tags each value that it reads from YAML with its path and line. Only a private function reads the
 tag, and only this file uses it. Without that function or a tag, no place is named.

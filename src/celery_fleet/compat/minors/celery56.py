@@ -17,7 +17,7 @@ from celery_fleet.compat.minors.celery57 import *  # noqa: F403  # everything th
 
 logger = logging.getLogger("celery_fleet")
 
-#: The functions that acknowledge or reject a message, by which they are found in the event loop (kombu/message.py).
+#: Names of the functions that acknowledge or reject a message in the event loop (kombu/message.py).
 _ANSWERS = frozenset({"ack_log_error", "reject_log_error"})
 
 

@@ -62,8 +62,8 @@ FLUSH = 5.0
 def install(app: Any, options: Options) -> None:
     """Make the app's worker survive malformed messages, with any consumer. Call this before it builds its blueprints.
 
-    With dead letters it drops no messages. With at_least_once it retries a task if its process dies, and puts a task
-    back if a time limit stopped it while it was waiting to send a message.
+    With dead letters it drops no messages. With at_least_once it retries a task if its process dies. It also puts a
+    task back if a time limit stopped the task while it waited to send a message.
     """
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):

@@ -55,7 +55,7 @@ class UnknownTasks:
         adapter.set_header(message, keys.UNKNOWN, count)
         adapter.set_header(message, keys.UNKNOWN_SINCE, round(since, 3))
         left = max(0.0, since + self._options.unknown_for - self._now(message))
-        # Vary the time. BRPOP serves the client that has waited longest, so a worker with a fixed interval would fetch
+        # Vary the time. BRPOP serves the client that has waited longest. With a fixed interval, this worker would fetch
         # the message again and again, before the workers that know its task.
         around = self._options.unknown_delay * random.uniform(*AROUND)  # noqa: S311 (nothing secret)
         seconds = min(around, adapter.longest_hold(message))

@@ -18,7 +18,7 @@ All lists are checked every :data:`NET` seconds, even without a push. This also 
 
 Without client tracking in Redis and redis-py, a BLMOVE from the head of a list to the same head waits for a message. It
 notices a message in the first list at once, and in the others within :data:`BLIND_WAIT`. Polling every 0.1 s instead
-would need less code, but a task would wait 50 ms instead of 0.7 ms (median, one queue), and the event loop would need a
+would need less code. But a task would wait 50 ms instead of 0.7 ms (median, one queue), and the event loop would need a
 timer.
 """
 
@@ -109,7 +109,7 @@ class Due(Enum):
     """The replies that a poller waits for."""
 
     TAKE = "take"
-    #: BLMOVE's reply, then that of the fetch.
+    #: BLMOVE's reply, and then the reply to the fetch.
     BLMOVE = "blmove"
     LOOK = "look"
 

@@ -7,8 +7,8 @@
     The owner of the deliveries, and the data needed to put them back (:class:`WorkerRecord`).
 ``begun``
     The deliveries that a pool has begun to run: slots of eight bytes, each with the number in a delivery's tag, or 0.
-    One ``pwrite`` on tmpfs records a delivery and another one removes it, so the file is readable at any moment at
-    which the process may die. A delivery that is recorded but no longer in ``unacked`` has been acknowledged, and is
+    One ``pwrite`` on tmpfs records a delivery, and another one removes it. So the file is readable whenever the process
+    dies. A delivery that is recorded but no longer in ``unacked`` has been acknowledged, and is
     ignored.
 ``pending``
     Tags of tasks that have ended, but are not acknowledged in the broker yet, one per line.

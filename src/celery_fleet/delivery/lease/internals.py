@@ -60,7 +60,7 @@ def client_of(channel: Any, timeout: float) -> redis.Redis:
         channel: An open channel.
         timeout: Seconds for connecting and for each answer.
     """
-    # Call kombu's own method: that of a subclass may guard the connections of the loop's thread.
+    # Call kombu's own method, because a subclass may guard the connections of the loop's thread.
     params = stock.Channel._connparams(channel)  # type: ignore[no-untyped-call]  # typed in part only
     params.update(
         socket_timeout=timeout,

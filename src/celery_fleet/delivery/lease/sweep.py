@@ -222,8 +222,8 @@ class Sweep:
         return found, float(now)
 
     def _put_back_unknown(self, broker: Broker, owned: Sequence[Place], known: set[str]) -> None:
-        # Only put back messages that were unknown in two rounds: the first time, the reply of their fetch may just have
-        # been read, before they were noted as held.
+        # Only put back messages that were unknown in two rounds. In the first one, the reply to their fetch may just
+        # have been read, before they were noted as held.
         unknown = {place.tag: place.score for place in owned if place.tag not in known}
         before, self._unknown = self._unknown, unknown
         tags = [tag for tag, score in unknown.items() if before.get(tag) == score]

@@ -1,9 +1,9 @@
 """Prevent a broker that hangs from blocking the worker's main thread.
 
-The main thread runs the event loop, which handles results of the pool, time limits and signals. A command to a Redis
-that does not answer would block it for the socket's timeout, and retries of redis-py and kombu would block it for the
-whole outage. So the first command without an answer in time opens the breaker. From then on the main thread sends
-nothing until a separate thread gets an answer.
+The main thread runs the event loop, which handles results of the pool, time limits and signals. If Redis does not
+answer, a command would block it for the socket's timeout, and retries of redis-py and kombu for the whole outage. So
+the first command without an answer in time opens the breaker. From then on the main thread sends nothing until a
+separate thread gets an answer.
 
 Other threads and the pool's children may wait, so the breaker does not affect them.
 """

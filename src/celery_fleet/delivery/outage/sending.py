@@ -1,8 +1,8 @@
 """Let tasks wait until the broker has the messages that they send, however long it is away.
 
-A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. Celery gives up if the
-broker stays away: after 4 s in a process without a connection, after about 30 s in one that has a connection. Then it
-acknowledges the task, and the following tasks are lost. Here the task waits instead. It also waits for the result store
+A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. If the broker stays away,
+Celery gives up after 4 s in a process without a connection, and after about 30 s otherwise. Then it acknowledges the
+task, and the following tasks are lost. Here the task waits instead. It also waits for the result store
 if the following tasks depend on it, because a chord starts and counts there. The task stays unacknowledged. If its
 worker dies or is stopped, the hand-back or the lease returns its message.
 """
