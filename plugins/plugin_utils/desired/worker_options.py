@@ -69,6 +69,10 @@ WORKER: Final[tuple[Option, ...]] = (
            "systemd's C(Nice) for all processes of the worker. The higher it is, the longer they wait while others "
            "want the processor.",
            lowest=-20, highest=19, directive="Nice"),
+    Option("oom_score_adjust", "int",
+           "systemd's C(OOMScoreAdjust) for all processes of the worker. The higher it is, the more the kernel "
+           "prefers to kill them when memory runs out; with C(-1000) it never does.",
+           lowest=-1000, highest=1000, directive="OOMScoreAdjust"),
     Option("environment", "dict", "Environment of this worker only."),
     Option("memory_deny_write_execute", "bool",
            "systemd's C(MemoryDenyWriteExecute). Applications with a JIT compiler need C(false).",
