@@ -1,4 +1,9 @@
-"""The options of workers."""
+"""Tables of the options of workers and of the variables around them, one row for each.
+
+They are data on the control node: preflight checks the inventory by them, `workers.py` makes command lines and units
+from them, and `python scripts/reference.py` writes the role's argument spec and README. `Option` in `option.py`
+describes the fields of a row. "Your first change" in docs/development.md says how to add one.
+"""
 
 from __future__ import annotations
 
