@@ -1,6 +1,8 @@
-"""The options of an application, of a schedule's entries and of release commands.
+"""Tables of the options of an application, of a schedule's entries and of release commands, one row for each.
 
-A default that Ansible computes is in the role's `defaults/main.yml`.
+They are data on the control node: preflight checks the inventory by them, and `python scripts/reference.py` writes the
+argument specs and the pages of the roles. `Option` in `option.py` describes the fields of a row. A default that
+Ansible computes is in the role's `defaults/main.yml`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""The options of workers."""
+"""Tables of the options of workers and of the variables around them, one row for each.
+
+They are data on the control node: preflight checks the inventory by them, `workers.py` makes command lines and units
+from them, and `python scripts/reference.py` writes the role's argument spec and README. `Option` in `option.py`
+describes the fields of a row. "Your first change" in docs/development.md says how to add one.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +74,10 @@ WORKER: Final[tuple[Option, ...]] = (
            "systemd's C(Nice) for all processes of the worker. The higher it is, the longer they wait while others "
            "want the processor.",
            lowest=-20, highest=19, directive="Nice"),
+    Option("oom_score_adjust", "int",
+           "systemd's C(OOMScoreAdjust) for all processes of the worker. The higher it is, the more the kernel "
+           "prefers to kill them when memory runs out; with C(-1000) it never does.",
+           lowest=-1000, highest=1000, directive="OOMScoreAdjust"),
     Option("environment", "dict", "Environment of this worker only."),
     Option("memory_deny_write_execute", "bool",
            "systemd's C(MemoryDenyWriteExecute). Applications with a JIT compiler need C(false).",

@@ -1,5 +1,9 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""What a worker has fetched and not finished (celery/worker/, celery/concurrency/asynpool.py)."""
+"""What a worker has fetched and not finished (celery/worker/, celery/concurrency/asynpool.py).
+
+It runs in a worker's process, for its drain and its outage guard, and may change Celery's pool, consumer and channel
+there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Hold messages in ``unacked`` that this worker can't run now."""
+"""Hold messages in ``unacked`` that this worker can't run now, until an action ends their wait.
+
+It runs in a worker, on its event loop, and raises the prefetch for what it holds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Choose how this process takes messages, and describe what is enabled."""
+"""Choose how this process fetches messages, atomically or as stock Celery does, and describe what is enabled.
+
+The loader calls it when a worker starts. For atomic fetching it replaces kombu's Redis transport in this process. With
+a kombu that is not known it warns and keeps stock's.
+"""
 
 from __future__ import annotations
 
