@@ -16,10 +16,10 @@ version. *Option* names the variable for a thing that a fleet does not have by d
 there, on [its hosts](#roles-and-hosts). If no owner is listed, it is root; if no mode is listed, it is 0644 for a file
 and 0755 for a directory.
 
-These lists leave out Debian's packages ([architecture](architecture.md#why-each-dependency-is-there)), the files in a
-release and in the runtime, and the files that processes write while they work; [names](architecture.md#names) lists
-their directories. On each host, `/etc/celery-fleet/<app>/manifest.json`, which only root can read, lists what the
-application has there; [a removal](operations.md#taking-a-fleet-off-its-hosts) follows it.
+These lists leave out Debian's packages ([dependencies](dependencies.md#on-the-hosts)), the files in a release and in
+the runtime, and the files that processes write while they work; [names](names.md#places-on-a-host) lists their
+directories. On each host, `/etc/celery-fleet/<app>/manifest.json`, which only root can read, lists what the application
+has there; [a removal](operations.md#taking-a-fleet-off-its-hosts) follows it.
 """
 
 # Patterns of things that no delivered fleet has, and the variable that adds each.
