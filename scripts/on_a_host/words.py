@@ -19,7 +19,7 @@ and 0755 for a directory.
 These lists leave out Debian's packages ([dependencies](dependencies.md#on-the-hosts)), the files in a release and in
 the runtime, and the files that processes write while they work; [names](names.md#places-on-a-host) lists their
 directories. On each host, `/etc/celery-fleet/<app>/manifest.json`, which only root can read, lists what the application
-has there; [a removal](operations.md#taking-a-fleet-off-its-hosts) follows it.
+has there; [a removal](removal.md#taking-a-fleet-off-its-hosts) follows it.
 """
 
 # Patterns of things that no delivered fleet has, and the variable that adds each.
@@ -78,7 +78,7 @@ INTRODUCTIONS = {
     ),
     "Ports": (
         "If the firewall is enabled, only the fleet's hosts reach Redis, and the web process without nginx:",
-        "[operations](operations.md#firewall).",
+        "[network](network.md#firewall).",
         "",
     ),
     "Directories of units": (

@@ -76,7 +76,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
            default={}),
     Option("celery_app_settings", "dict",
            "Celery settings (in lower case) that override the application's own in every process. See "
-           "docs/operations.md.\n"
+           "docs/preflight.md.\n"
            "Refused are the broker's address, a Redis elsewhere in C(result_backend), TLS options that verify less, "
            "and names that Celery 5.4 to 5.7 does not have or would not take here. Names of packages and of the "
            "application are accepted.",
