@@ -87,7 +87,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_delivery", "str",
            "What the fleet promises on delivery; C(inherit) leaves it to the application. See docs/delivery.md.\n"
            "C(at_least_once) acknowledges a task when it has ended, prefetches one task for each process, and "
-           "retries a task whose process died. A task may run twice and must tolerate that. Workers fetch "
+           "retries a task if its process died. A task may run twice and must tolerate that. Workers fetch "
            "atomically (C(celery_worker_fetch)), with all that depends on it.\n"
            "C(at_most_once) acknowledges a task before it begins. What dies with its process is lost, and nothing "
            "runs twice.\n"
