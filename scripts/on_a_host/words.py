@@ -8,6 +8,9 @@ from __future__ import annotations
 HEAD = """\
 # What is put on a host
 
+Use this page to look up everything that Celery Fleet puts on a host: users, ports, units, files, directories, and who
+can read which secret.
+
 `python -m scripts.on_a_host` generates this page from dry runs of `site.yml`: what the roles put on the hosts of the
 delivered inventories, and of inventories that also use all other options. To change it, edit the roles.
 
