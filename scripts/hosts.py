@@ -8,7 +8,7 @@ Everything that is created gets a label, and exactly what has this label is remo
 failure or a kill at any point.
 
 It uses only the standard library and the `docker` client. The containers have the fewest capabilities with
-which systemd's sandbox and credentials work (see docs/architecture.md, test hosts).
+which systemd's sandbox and credentials work (docs/development.md says why each is needed).
 """
 
 from __future__ import annotations
