@@ -86,8 +86,9 @@ report-tested: setup ## docs/tested.md, from the last run of each part
 report-delivery: setup ## docs/delivery-proof.md, from the last soak-delivery
 	@python -m scripts.restarts.delivery_report
 
-docs: setup ## the pages' site in .state/docs/html; before, what is generated of them: variables, what is put on a host
+docs: setup ## the pages' site in .state/docs/html; before, what is generated of them: variables, the architecture's picture, what is put on a host
 	@python scripts/reference.py
+	@python scripts/picture.py
 	@python -m scripts.on_a_host
 	@python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs --doctree-dir .state/docs/doctrees . .state/docs/html
 	@echo "The pages: .state/docs/html/index.html"

@@ -8,7 +8,7 @@ Every object that it creates gets a label, and it removes only objects with this
 again if it failed or was killed at any point.
 
 It uses only the standard library and the `docker` client. The containers have only the capabilities that
-systemd's sandbox and credentials need (see docs/architecture.md, test hosts).
+systemd's sandbox and credentials need (docs/development.md says why each is needed).
 """
 
 from __future__ import annotations

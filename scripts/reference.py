@@ -58,9 +58,9 @@ HEAD = """\
 
 <!-- Made by scripts/reference.py. -->
 
-Each role has a page that says what it puts on a host, with its variables. Set them in the inventory's `group_vars`, or
-for one host in `hosts.yml`. A default in braces is computed from other variables. Preflight refuses a variable that has
-a role's prefix and is not on the role's page.
+Use this page to find a variable. Each role has a page with its variables, which says what the role puts on a host. Set
+them in the inventory's `group_vars`, or for one host in `hosts.yml`. A default in braces is computed from other
+variables. Preflight refuses a variable that has a role's prefix and is not on the role's page.
 
 ## Roles
 """

@@ -1,4 +1,7 @@
-"""Action plugin `service_report`: prints a table of what serves, or fails and names everything that does not."""
+"""Action plugin `service_report`: prints a table of what serves, or fails and names everything that does not.
+
+It runs on the control node, once for all hosts, on their answers, and calls no host.
+"""
 
 from __future__ import annotations
 

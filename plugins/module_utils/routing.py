@@ -1,4 +1,7 @@
-"""Computes the queue of a task from routes, schedule and default, as Celery does (`celery.app.routes` in 5.7.0)."""
+"""Computes the queue of a task from routes, schedule and default, as Celery does (`celery.app.routes` in 5.7.0).
+
+Pure functions without Celery, for hosts (in modules) and the control node.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Packs data into one module argument, so that it is small and no log shows it in plain text."""
+"""Packs data into one module argument, so that it is small and no log shows it in plain text.
+
+Action plugins pack on the control node; modules unpack on the host.
+"""
 
 from __future__ import annotations
 

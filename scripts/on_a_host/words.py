@@ -8,6 +8,9 @@ from __future__ import annotations
 HEAD = """\
 # What is put on a host
 
+Use this page to look up everything that Celery Fleet puts on a host: users, ports, units, files, directories, and who
+can read which secret.
+
 `python -m scripts.on_a_host` generates this page from dry runs of `site.yml`: what the roles put on the hosts of the
 delivered inventories, and of inventories that also use all other options. To change it, edit the roles.
 
@@ -16,10 +19,10 @@ version. *Option* names the variable for a thing that a fleet does not have by d
 there, on [its hosts](#roles-and-hosts). If no owner is listed, it is root; if no mode is listed, it is 0644 for a file
 and 0755 for a directory.
 
-These lists leave out Debian's packages ([architecture](architecture.md#why-each-dependency-is-there)), the files in a
-release and in the runtime, and the files that processes write while they work; [names](architecture.md#names) lists
-their directories. On each host, `/etc/celery-fleet/<app>/manifest.json`, which only root can read, lists what the
-application has there; [a removal](operations.md#taking-a-fleet-off-its-hosts) follows it.
+These lists leave out Debian's packages ([dependencies](dependencies.md#on-the-hosts)), the files in a release and in
+the runtime, and the files that processes write while they work; [names](names.md#places-on-a-host) lists their
+directories. On each host, `/etc/celery-fleet/<app>/manifest.json`, which only root can read, lists what the application
+has there; [a removal](removal.md#taking-a-fleet-off-its-hosts) follows it.
 """
 
 # Patterns of things that no delivered fleet has, and the variable that adds each.
@@ -78,7 +81,7 @@ INTRODUCTIONS = {
     ),
     "Ports": (
         "If the firewall is enabled, only the fleet's hosts reach Redis, and the web process without nginx:",
-        "[operations](operations.md#firewall).",
+        "[network](network.md#firewall).",
         "",
     ),
     "Directories of units": (

@@ -58,7 +58,7 @@ def test_celerys_questions(fleet: Fleet, question: str) -> None:
 
 
 def test_flower_revokes_and_does_not_send(fleet: Fleet) -> None:
-    """As docs/operations.md has it: whoever has Flower's password can't have tasks run, by a retry either."""
+    """As docs/operations.md says: with Flower's password you can't have tasks run, not even by a retry."""
     # Long enough for a command of Celery's to start on a busy machine: a worker looks for revokes when it is due.
     sent = fleet.app().send_task("shop.add", (1, 2), countdown=12)
     fleet.celery("control", "revoke", sent.id, user="flower")

@@ -34,6 +34,7 @@ from tests.unit.preflight import oracle
 from tests.unit.preflight.inventory import problems, valid
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLE = "plugins/plugin_utils/desired/worker_options.py"
 
 # What a value of the type alone would not do for.
 SAMPLES: dict[str, Any] = {
@@ -131,7 +132,10 @@ def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
         base = {"concurrency": 2}
         if in_a_roll({**base, option.name: value}) != in_a_roll(base):
             return
-    pytest.fail(f"{option.name} changes nothing")
+    pytest.fail(
+        f"{option.name} changes nothing. Give it a flag or a directive in {TABLE}, or use its value in workers.py, "
+        "in the same directory."
+    )
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from celery_fleet.cli.main import cli
+from scripts import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -107,6 +108,42 @@ def test_the_picture_is_that_of_the_demo() -> None:
     shown_variables = {text for text in texts if re.fullmatch(r"(celery|redis|flower)_\w+", text)}
     assert len(shown_variables) >= 6
     assert shown_variables <= known
+
+
+# --- the picture of the architecture ---------------------------------------------------------------------
+
+
+def test_the_picture_shows_the_imports(capsys: pytest.CaptureFixture[str]) -> None:
+    assert picture.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_imports_are_read_from_the_files(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/one.py": "from ..b import two\nimport p.c\n",
+        "b/two.py": "if TYPE_CHECKING:\n    from p.c import Three\n\n\ndef f():\n    from p import c\n",
+        "c.py": "import json\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    found = set(picture.imports(tmp_path, "p"))
+    assert found == {("a", "b"), ("a", "c"), ("b", "c")}
+    # The arrow from a to c follows from the others.
+    assert picture.needed(found) == [("a", "b"), ("b", "c")]
+
+
+def test_a_package_without_a_place_is_named() -> None:
+    with pytest.raises(SystemExit, match=r"without a place in scripts/picture\.py: new"):
+        list(picture.packages({("new", "common")}, picture.HOST))
+
+
+def test_a_deploy_names_roles_and_their_parts() -> None:
+    tasks = "\n        name: celery_fleet.core.redis\n        tasks_from: finish\n"
+    assert picture.deploy(f"- celery_fleet.core.preflight\n{tasks}") == [
+        ("preflight", ""),
+        ("redis", "finish"),
+    ]
 
 
 # --- what people are told to type ------------------------------------------------------------------------
@@ -279,3 +316,23 @@ def test_each_table_of_figures_names_its_command() -> None:
         r"`[^`\n]*(?:\bmake [a-z]|python (?:-m )?scripts|ansible-playbook )[^`\n]*`"
     )
     assert [one.partition("\n")[0] for one in sections if not commands.search(one)] == []
+
+
+def test_the_readme_has_the_figures_of_restarts() -> None:
+    """It shows what late acknowledgement does, too, without which the comparison would be unfair."""
+
+    def rows(page: str, first: str) -> dict[str, list[str]]:
+        table = (ROOT / page).read_text().partition(f"\n| {first} |")[0].rpartition("\n\n")[2]
+        table += (ROOT / page).read_text().partition(table)[2].partition("\n\n")[0]
+        lines = [line.replace("**", "").strip("|").split("|") for line in table.splitlines()]
+        return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+
+    readme, measured = rows("README.md", "lost"), rows("docs/restarts.md", "sent")
+    # Here late acknowledgement is beside early, there it comes after both of these.
+    order = (0, 1, 3, 2, 4)
+    assert [words for words in readme[""] if "late acknowledgement" in words] == readme[""][2::2]
+    assert ["late acknowledgement" in measured[""][n] for n in order] == [
+        *(False, False, True, False, True)
+    ]
+    assert readme["lost"] == [f"{measured['lost'][n]} of {measured['sent'][n]}" for n in order]
+    assert readme["run twice"] == [measured["doubled"][n] for n in order]

@@ -81,7 +81,7 @@ def test_the_broker_survives_a_restart(conf: dict[str, str], kind: str) -> None:
 
 
 def test_a_crash_of_the_host_loses_no_more_than_the_last_second(conf: dict[str, str]) -> None:
-    """As delivery.md, operations.md and architecture.md promise it."""
+    """As delivery.md, redis.md and architecture.md promise it."""
     assert conf["appendfsync"] == "everysec"
     assert ("--appendfsync", conf["appendfsync"]) == DURABLE[
         2:4

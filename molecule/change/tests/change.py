@@ -78,15 +78,17 @@ class Done:
     def says(self, item: Item) -> bool:
         """Whether its text has a line for an item: host, subject and action, in this order.
 
-        Files that belong to no unit share one line, which names the first few.
+        Files that belong to no unit share one line, which names the first few, if they are bookkeeping.
         """
+        words = [item.host, item.subject.removesuffix(".service") or item.part]
+        words += {"live": "set live"}.get(item.action, item.action).split()
+        if any(line.split()[: len(words)] == words for line in self.run.text.splitlines()):
+            return True
         if item.action == "write" and not item.subject and all(why[:1] == "/" for why in item.why):
             shared = [line for line in self.run.text.splitlines() if " bookkeeping " in line]
             names = [why.split()[0].rpartition("/")[2] for why in item.why]
             return any(name in line or " more" in line for line in shared for name in names)
-        words = [item.host, item.subject.removesuffix(".service") or item.part]
-        words += {"live": "set live"}.get(item.action, item.action).split()
-        return any(line.split()[: len(words)] == words for line in self.run.text.splitlines())
+        return False
 
 
 class Fleets:
@@ -195,10 +197,13 @@ class Fleets:
         }
 
     def files(self) -> dict[str, str]:
-        """Host -> names, owners, modes and hashes of all that a deploy writes there, and its links."""
+        """Host -> names, owners, modes and hashes of all that a deploy writes there, and its links.
+
+        Python's caches are left out: the first run of a health check or of a unit's helper writes some.
+        """
         roots = " ".join(PLACES)
         script = f"""
-            find {roots} -type f ! -name manifest.json -printf '%p %u:%g %m ' \\
+            find {roots} -type f ! -name manifest.json ! -name '*.pyc' -printf '%p %u:%g %m ' \\
                 -exec sha256sum {{}} \\; | cut -d' ' -f1-4 | sort
             find {roots} /opt/{self.app} -maxdepth 3 -type l -printf '%p -> %l\\n' | sort
         """

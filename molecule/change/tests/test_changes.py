@@ -365,7 +365,7 @@ def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
         )
         second = changes.site("at-once-second", *arguments)
         assert second.run.status != 0
-        assert "holds" in second.run.text
+        assert f"{changes.app} is being changed by" in second.run.text
     finally:
         assert first.process.wait(timeout=300) == 0, first.transcript.read_text()[-3000:]
     assert changes.plan("at-once-after", *arguments).items == []

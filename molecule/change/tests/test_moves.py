@@ -1,6 +1,6 @@
 """Hosts and components move: a worker host is taken out, beat changes hosts, a worker with a new queue comes.
 
-One removal and one run of site.yml do all of this, as docs/operations.md says, and another run takes it back. The tests
+One removal and one run of site.yml do all of this, as docs/hosts.md says, and another run takes it back. The tests
 look at what these runs did. Those that use `back` have to come last.
 """
 

@@ -1,4 +1,7 @@
-"""Ensures that only one run at a time changes a host."""
+"""Ensures that only one run at a time changes a host, by a lock on a file in /run.
+
+Runs on the host, as root, inside the modules `reconcile` and `remove_application`.
+"""
 
 from __future__ import annotations
 

@@ -169,7 +169,10 @@ def _drop_in(text: str) -> dict[str, str]:
 
 
 def _is_ours(option: str, directive: str) -> bool:
-    """Return whether a directive belongs to an option. Anything else was written by hand and may be secret."""
+    """Return whether a directive belongs to an option, which begins with its name.
+
+    Anything else was written by hand and may be secret.
+    """
     return directive != "Environment" and option.replace("_", "").startswith(directive.lower())
 
 

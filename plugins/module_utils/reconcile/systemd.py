@@ -1,4 +1,4 @@
-"""Queries and controls systemd on the host that a module runs on."""
+"""Queries and controls systemd on the host that a module runs on, as root, by `systemctl`."""
 
 from __future__ import annotations
 

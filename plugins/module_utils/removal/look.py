@@ -28,7 +28,8 @@ class Footprint:
         busy: Units of running commands.
         files: Files and links.
         trees: Directories to remove with their content, each with its size in bytes.
-        kept: The same for those that are kept.
+        state: Those of `trees` in which the application itself may have written, unless they are empty.
+        kept: The same as `trees` for those that are kept.
         users: Users and groups: names after `user` or `group`.
         purge: Command that purges Debian packages which runs have installed, to show.
         stay: Other things in our directories that stay, each with the reason.
@@ -43,6 +44,7 @@ class Footprint:
     busy: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     trees: dict[str, int] = field(default_factory=dict)
+    state: list[str] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
     users: list[str] = field(default_factory=list)
     purge: str = ""
@@ -78,6 +80,7 @@ def look(there: InstalledApplication) -> Footprint:
         (found.kept if keep in there.keep else found.trees)[path] = size
         if keep not in there.keep:
             found.stay.update(dict.fromkeys(foreign, "is not the application's"))
+            found.state += [path] if keep == "state" and size else []
     users, groups, stay = there.accounts()
     found.users = [f"user {one.name}" for one in users] + [f"group {one.name}" for one in groups]
     found.stay.update(stay)

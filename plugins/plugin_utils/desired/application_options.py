@@ -1,6 +1,8 @@
-"""The options of an application, of a schedule's entries and of release commands.
+"""Tables of the options of an application, of a schedule's entries and of release commands, one row for each.
 
-A default that Ansible computes is in the role's `defaults/main.yml`.
+They are data on the control node: preflight checks the inventory by them, and `python scripts/reference.py` writes the
+argument specs and the pages of the roles. `Option` in `option.py` describes the fields of a row. A default that
+Ansible computes is in the role's `defaults/main.yml`.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
            default={}),
     Option("celery_app_settings", "dict",
            "Celery settings (in lower case) that override the application's own in every process. See "
-           "docs/operations.md.\n"
+           "docs/preflight.md.\n"
            "Refused are the broker's address, a Redis elsewhere in C(result_backend), TLS options that verify less, "
            "and names that Celery 5.4 to 5.7 does not have or would not take here. Names of packages and of the "
            "application are accepted.",
@@ -87,7 +89,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_delivery", "str",
            "What the fleet promises on delivery; C(inherit) leaves it to the application. See docs/delivery.md.\n"
            "C(at_least_once) acknowledges a task when it has ended, prefetches one task for each process, and "
-           "retries a task if its process dies. A task may run twice and must tolerate that. Workers fetch "
+           "retries a task if its process died. A task may run twice and must tolerate that. Workers fetch "
            "atomically (C(celery_worker_fetch)), with all that depends on it.\n"
            "C(at_most_once) acknowledges a task before it begins. What dies with its process is lost, and nothing "
            "runs twice.\n"

@@ -1,7 +1,7 @@
 """Translates a promise on delivery to Celery's settings and to parts of the runtime, for each worker.
 
-The functions are plain functions over plain data. `knobs` are a host's variables by the keys of `VARIABLES`; the table
-of options has the defaults of the others.
+Pure functions on the control node. `knobs` are a host's variables by the keys of `VARIABLES`; the table of options has
+the defaults of the others.
 """
 
 from __future__ import annotations

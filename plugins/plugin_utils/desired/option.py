@@ -31,8 +31,9 @@ class Option:
         highest: Largest number.
         syntax: Pattern of the whole text.
         like: Examples of that syntax, for messages.
-        flag: Flag of `celery worker` that passes it to the process.
-        directive: Directive of the worker's unit with which systemd enforces it.
+        flag: Flag of `celery worker` that passes it to the process. The option is named after it, with underscores.
+        directive: Directive of the worker's unit with which systemd enforces it. The option is named after it, in lower
+            case and with underscores.
         words: Values of the directive for false and true.
         secret: Whether the value must never be shown.
         options: Keys below it.

@@ -1,4 +1,7 @@
-"""Computes the visibility timeout, after which an unacknowledged task is redelivered."""
+"""Computes the visibility timeout, after which an unacknowledged task is redelivered.
+
+Pure functions on the control node, for filters and preflight.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The options of workers."""
+"""Tables of the options of workers and of the variables around them, one row for each.
+
+They are data on the control node: preflight checks the inventory by them, `workers.py` makes command lines and units
+from them, and `python scripts/reference.py` writes the role's argument spec and README. `Option` in `option.py`
+describes the fields of a row. "Your first change" in docs/development.md says how to add one.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +74,10 @@ WORKER: Final[tuple[Option, ...]] = (
            "systemd's C(Nice) for all processes of the worker. The higher it is, the longer they wait while others "
            "want the processor.",
            lowest=-20, highest=19, directive="Nice"),
+    Option("oom_score_adjust", "int",
+           "systemd's C(OOMScoreAdjust) for all processes of the worker. The higher it is, the more the kernel "
+           "prefers to kill them when memory runs out; with C(-1000) it never does.",
+           lowest=-1000, highest=1000, directive="OOMScoreAdjust"),
     Option("environment", "dict", "Environment of this worker only."),
     Option("memory_deny_write_execute", "bool",
            "systemd's C(MemoryDenyWriteExecute). Applications with a JIT compiler need C(false).",
@@ -76,7 +85,8 @@ WORKER: Final[tuple[Option, ...]] = (
     Option("proc_subset_pid", "bool",
            "Whether it only sees processes in C(/proc). What reads C(/proc/meminfo), such as psutil, needs C(false).",
            default=True, directive="ProcSubset", words=("all", "pid")),
-    Option("read_write_paths", "list", "Directories that it may write to besides its own.",
+    Option("read_write_paths", "list",
+           "Directories that it may write to besides its own. Each must exist on the host, or begin with C(-).",
            elements="path", directive="ReadWritePaths"),
     Option("delivery", "str", "Replaces C(celery_app_delivery) for the tasks that this worker runs.",
            choices=("inherit", "at_least_once", "at_most_once")),

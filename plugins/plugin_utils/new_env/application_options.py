@@ -145,7 +145,8 @@ def _code(answers: Answers, root: Path, directory: Path) -> None:
         answers.wrong(
             "MODULE",
             f"is a module that is not below {directory}",
-            "write it relative to that, or name the directory that it is imported from in DIRECTORY",
+            "write it relative to that, or name the directory that it is imported from in DIRECTORY. If a package of "
+            f"the requirements brings it, name a module of your own that has `{source.import_line(module)}`",
         )
 
 

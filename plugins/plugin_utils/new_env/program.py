@@ -221,7 +221,7 @@ def report(wanted: Environment, place: Place) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Parse the options, ask for missing ones, make the environment, and print the result."""
-    if any(word in ("-h", "--help", "HELP") for word in words):
+    if any(word.partition("=")[0] in ("-h", "--help", "HELP") for word in words):
         print(usage())
         return 0
     try:

@@ -1,4 +1,7 @@
-"""Lists the workers of a roll, combining the inventory, the plan and the workers that answer."""
+"""Lists the workers of a roll, combining the inventory, the plan and the workers that answer.
+
+Pure functions on the control node; the action plugin `rolling_restart` collects the answers.
+"""
 
 from __future__ import annotations
 

@@ -180,6 +180,7 @@ def text(app: str, found: Mapping[str, Found], missing: Mapping[str, str]) -> st
         last = [host for host, one in there.items() if not one["neighbours"]]
         whole = f"; all that is shared goes from {', '.join(last)}" if last else ""
         lines.append(f"Removal: {app} goes from {count(len(there), 'host')}{whole}.")
+        lines += _of_state(there)
     for host, one in there.items():
         lines.append("")
         rows = _rows(one)
@@ -201,6 +202,18 @@ def text(app: str, found: Mapping[str, Found], missing: Mapping[str, str]) -> st
             "  the journal, and everything listed above as kept.",
         ]
     return "\n".join(lines)
+
+
+def _of_state(there: Mapping[str, Found]) -> list[str]:
+    """Return a warning about directories with what the application wrote, which have no copy elsewhere."""
+    places = [f"{path} on {host}" for host, one in there.items() for path in one["state"]]
+    if not places:
+        return []
+    return [
+        "",
+        f"  DELETED for good, with all that the application wrote there: {_several(places)}.",
+        '  Copy what you need first, or keep it: -e \'{"fleet_remove_keep": ["state"]}\'',
+    ]
 
 
 def _rows(one: Found) -> list[tuple[str, str]]:

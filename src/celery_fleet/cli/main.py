@@ -17,6 +17,7 @@ from celery_fleet.cli.commands import (
     dead_letters,
     exec_,
     health,
+    help_,
     inspect,
     logs,
     monitor,
@@ -42,7 +43,7 @@ class Whole(Group):
             "Look": ("status", "health", "monitor", "tasks", "result", "schedule", "logs"),
             "Ask the workers": ("inspect", *inspect.SHORT_FORMS),
             "Act": ("run", "revoke", "purge", "dead-letters", "start", "stop", "restart"),
-            "Other tools": ("exec", "redis", "completion"),
+            "Other tools": ("exec", "redis", "completion", "help"),
         }
     )
 
@@ -90,6 +91,7 @@ for found in (
     redis.redis,
     logs.logs,
     completion.completion,
+    help_.help_,
 ):
     cli.add_command(found)
 

@@ -1,4 +1,7 @@
-"""Start, stop and watch this host's units of an application."""
+"""Start, stop and watch this host's units of an application.
+
+It runs in the operator's command and calls systemctl. Starting and stopping needs root.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Find tasks of the current release by the names that an operator types."""
+"""Find tasks of the current release by the names that an operator types.
+
+It runs in the operator's command and only reads ``release.json``, which the build of the release wrote.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
 """Inspect and control the tasks that a worker has fetched but not finished.
 
-The private attributes are in celery/worker/ and celery/concurrency/asynpool.py.
+It runs in a worker's process, for its drain and its outage guard, and may change Celery's pool, consumer and channel
+there. The private attributes are in celery/worker/ and celery/concurrency/asynpool.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Check units, beat, and the workers of the whole fleet."""
+"""Check units, beat, and the workers of the whole fleet; changes nothing.
+
+Workers are asked in the release's Python, as the application's user.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check Redis servers, queues and dead letters."""
+"""Check Redis servers, queues and dead letters, only by reading; standard library only."""
 
 from __future__ import annotations
 

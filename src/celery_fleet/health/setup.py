@@ -1,4 +1,4 @@
-"""What to check on this host, and the thresholds."""
+"""Read from ``health.json`` what to check on this host, and the thresholds; standard library only."""
 
 from __future__ import annotations
 

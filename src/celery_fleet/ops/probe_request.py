@@ -1,4 +1,4 @@
-"""Parse and check a request to the probe."""
+"""Parse and check a request to :mod:`celery_fleet.ops.probe`: its JSON, its settings and time limits."""
 
 from __future__ import annotations
 

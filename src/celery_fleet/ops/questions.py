@@ -210,7 +210,7 @@ def stored(backend: Any, identity: str) -> dict[str, Any]:
     state = str(meta.get("status") or states.PENDING)
     value, error = meta.get("result"), None
     if state in states.EXCEPTION_STATES:
-        value, error = None, _error_text(value)
+        value, error = None, _error_text(value, str(meta.get("traceback") or ""))
     return {
         "id": identity,
         "state": state,
@@ -223,10 +223,14 @@ def stored(backend: Any, identity: str) -> dict[str, Any]:
     }
 
 
-def _error_text(value: Any) -> str:
+def _error_text(value: Any, traceback: str) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     words = value.get("exc_message")
+    # Celery stores only number and text of an OSError; Python's line at the end of the traceback also has the file.
+    line = traceback.rstrip().rpartition("\n")[2]
+    if line.startswith(f"{value.get('exc_type')}: [Errno "):
+        return line
     shown = ", ".join(map(str, words)) if isinstance(words, (list, tuple)) else str(words or "")
     return f"{value.get('exc_type')}: {shown}".removesuffix(": ")
 

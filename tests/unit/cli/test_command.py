@@ -716,6 +716,19 @@ def test_every_command_has_help_with_examples(place: Path, call: Call) -> None:
     assert call("--version").stdout.startswith("celery-fleet, version ")
 
 
+@pytest.mark.parametrize("names", [(), ("status",), ("dead-letters", "replay")])
+def test_help_is_a_word_as_well(call: Call, names: tuple[str, ...]) -> None:
+    done = call("help", *names)
+    assert (done.exit_code, done.stdout) == (0, call(*names, "--help").stdout)
+    assert done.stdout.startswith(" ".join(("Usage: celery-fleet", *names)))
+
+
+def test_help_of_a_command_that_is_not_there(call: Call) -> None:
+    done = call("help", "stauts")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "No such command 'stauts'" in done.stderr
+
+
 @pytest.mark.parametrize("argv", [(), ("schedule",), ("dead-letters",)])
 def test_help_lists_commands_with_whole_sentences(call: Call, argv: tuple[str, ...]) -> None:
     said = call(*argv, "--help").stdout

@@ -132,6 +132,42 @@ def ask(request: object) -> tuple[dict[str, Any], float]:
     return answer, time.monotonic() - began
 
 
+@pytest.mark.parametrize(
+    ("type_", "args", "line", "text"),
+    [
+        (
+            "FileNotFoundError",
+            [2, "No such file or directory"],
+            "FileNotFoundError: [Errno 2] No such file or directory: '/srv/report.csv'",
+            "FileNotFoundError: [Errno 2] No such file or directory: '/srv/report.csv'",
+        ),
+        ("ValueError", ["no stock"], "ValueError: no stock", "ValueError: no stock"),
+        ("KeyError", [], "KeyError", "KeyError"),
+    ],
+)
+def test_the_error_of_a_task_names_the_file(
+    type_: str, args: list[Any], line: str, text: str
+) -> None:
+    """Celery stores what the exception was made of, to which the file's name does not belong."""
+    stored = {
+        "status": "FAILURE",
+        "result": {"exc_type": type_, "exc_message": args, "exc_module": "builtins"},
+        "traceback": f'Traceback (most recent call last):\n  File "tasks.py", line 1, in x\n{line}\n',
+    }
+
+    class Backend:
+        def get_key_for_task(self, identity: str) -> str:
+            return identity
+
+        def get(self, key: str) -> str:
+            return key
+
+        def decode(self, raw: str) -> dict[str, Any]:
+            return stored
+
+    assert questions.stored(Backend(), "1")["error"] == text
+
+
 def test_a_broker_that_is_down() -> None:
     answer, _ = ask({"question": "workers", "settings": host.settings()})
     assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:1: ")

@@ -25,9 +25,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    WORKER,
-)
 from celery import Celery
 from celery.app.routes import MapRoute
 from kombu import Connection
@@ -322,14 +319,6 @@ def test_a_command_line_of_every_option() -> None:
         *("--loglevel=INFO", "--autoscale=10,3", "-O", "fair", "--task-events"),
         *("--exclude-queues=c,d", "--include=app.more tasks"),
     ]
-
-
-def test_celery_itself_takes_the_command_line() -> None:
-    from celery.bin.worker import worker as command
-
-    flags = {flag for parameter in command.params for flag in parameter.opts}
-    known = {option.flag for option in WORKER if option.flag}
-    assert known - flags == set()
 
 
 def test_a_process_of_the_fleet_can_not_be_given_another_loader() -> None:

@@ -18,7 +18,11 @@ from pathlib import Path
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env import program
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import RefusedError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import (
+    main,
+    report,
+    usage,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading import (
     environment,
 )
@@ -229,6 +233,12 @@ def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
     assert "Traceback" not in done.stderr
     return done
+
+
+@pytest.mark.parametrize("word", ["--help", "HELP", "HELP=1"])
+def test_help_is_help_however_it_is_typed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 0
+    assert usage() in capsys.readouterr().out
 
 
 @pytest.mark.slow

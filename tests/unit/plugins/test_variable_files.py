@@ -200,7 +200,7 @@ def test_an_old_ansible_is_refused() -> None:
     ):
         PLUGIN.refuse_version("2.16.3")
     PLUGIN.refuse_version("2.19.0b1")
-    # Which of the newer ones are refused, preflight says.
+    # Which of the newer ones are untested, preflight says.
     assert ANSIBLE_FROM == PLUGIN.OLDEST
 
 

@@ -117,6 +117,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_user", "My User", "celery_app_user", "name of a Unix user", "begin with a letter"),
     ("celery_app_module", "app/celery", "celery_app_module", "not a module that", "with dots"),
     (f"{W}/a@b", {"queues": ["celery"]}, f"{W}['a@b']", "name of a worker", "use only a-z"),
+    (f"{W}/Big_Queue", {}, f"{W}.Big_Queue", "name of a worker", "as in big_queue: {queues: [Big_Queue]}"),
     (f"{D}/queues", ["a b"], f"{W}.discounts.queues", "not a queue name", "use only letters"),
     (f"{D}/queues", ["discounts", "unacked"], f"{W}.discounts.queues", "own keys", "another"),
     ("preflight_allowed_variables", ["*"], "preflight_allowed_variables[0]", "every name", "name"),
@@ -462,6 +463,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{S}/directory", "../x", f"{S}.directory", "leads outside", "without .."),
     (f"{S}/requirements", "req.txt", f"{S}.requirements", "does not have", "name the one"),
     ("celery_app_module", "shop.celery", "celery_app_module", "not below", "celery_app_source"),
+    ("celery_app_module", "package.utils", "celery_app_module", "not below", "`from package.utils import app`"),
+    ("celery_app_module", "package:capp", "celery_app_module", "not below", "`from package import capp`"),
     # network
     ("redis_broker_port", 70000, "redis_broker_port", "not a TCP port", "1 to 65535"),
     ("redis_broker_maxmemory", "256 MB", "redis_broker_maxmemory", "not a memory limit", "256mb"),
@@ -1141,15 +1144,19 @@ def test_hosts_that_exist_need_no_hint(variables: Variables) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ansible", "python", "variable"),
-    [("2.18.1", "3.11.2", "ansible-core"), ("2.21.0", "3.11.2", "ansible-core"),
-     ("2.19.0", "3.10.9", "python")],
-)  # fmt: skip
+    ("ansible", "python", "variable", "severity"),
+    [
+        ("2.18.1", "3.11.2", "ansible-core", Severity.ERROR),
+        # It may work, and who has it may have no other.
+        ("2.21.0", "3.11.2", "ansible-core", Severity.WARNING),
+        ("2.19.0", "3.10.9", "python", Severity.ERROR),
+    ],
+)
 def test_versions_of_the_control_side(
-    variables: Variables, ansible: str, python: str, variable: str
+    variables: Variables, ansible: str, python: str, variable: str, severity: Severity
 ) -> None:
-    found = problems(variables, control=Control(ansible, python, ROOT))
-    assert only(found).variable == variable
+    one = only(problems(variables, control=Control(ansible, python, ROOT)))
+    assert (one.variable, one.severity) == (variable, severity)
 
 
 def test_relative_sources_start_beside_ansible_cfg(variables: Variables, tmp_path: Path) -> None:

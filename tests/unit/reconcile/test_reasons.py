@@ -13,9 +13,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reason
     explain,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery, workers
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    WORKER,
-)
 
 SECRET = "s3cr3t-hush"
 
@@ -45,16 +42,6 @@ def test_options_of_a_worker(
     before: dict[str, Any], after: dict[str, Any], words: list[str]
 ) -> None:
     assert explain(ARGUMENTS, command(**before), command(**after)) == words
-
-
-def test_each_option_of_the_command_line_has_its_name_of_the_inventory() -> None:
-    ours = [option.name for option in WORKER if option.flag]
-    for name in ours:
-        value: Any = ["x"] if name in ("exclude_queues", "include") else "x"
-        (word,) = explain(
-            ARGUMENTS, command(loglevel=None), command(**{"loglevel": None, name: value})
-        ) or [""]
-        assert word.split()[0] == name
 
 
 def test_options_of_beat() -> None:
@@ -190,11 +177,3 @@ def test_no_value_of_a_secret_is_told(label: str, before: str, after: str) -> No
         words = " ".join(explain(label, one, other) or [])
         assert SECRET not in words
         assert not {"1234", "5678"} & set(words.split())
-
-
-def test_each_directive_of_a_drop_in_has_its_name_of_the_inventory() -> None:
-    for option in (one for one in WORKER if one.directive):
-        line = f"# {option.name}\n{option.directive}=1\n"
-        assert explain(DROP_IN, BASE.partition("# ")[0], BASE.partition("# ")[0] + line) == [
-            f"{option.name} → 1"
-        ]

@@ -142,6 +142,22 @@ def test_the_text_names_everything_that_goes_and_stays() -> None:
     assert removal_plan.changes(found)
 
 
+def test_what_the_application_wrote_is_named_first() -> None:
+    with_state = Footprint(
+        present=True,
+        trees={"/opt/shop/releases": 1, "/var/lib/shop": 5_000},
+        state=["/var/lib/shop"],
+    )
+    found = {"redis1": Footprint(present=True).as_dict(), "worker1": with_state.as_dict()}
+    lines = removal_plan.text("shop", found, {}).splitlines()
+    assert lines[2:4] == [
+        "  DELETED for good, with all that the application wrote there: /var/lib/shop on worker1.",
+        '  Copy what you need first, or keep it: -e \'{"fleet_remove_keep": ["state"]}\'',
+    ]
+    found.pop("worker1")
+    assert "DELETED" not in removal_plan.text("shop", found, {})
+
+
 def test_where_nothing_is_there_is_nothing_to_do() -> None:
     found = {"redis1": Footprint().as_dict()}
     assert not removal_plan.changes(found)

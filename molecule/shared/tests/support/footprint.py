@@ -31,6 +31,7 @@ NOISE = (
     r"/var/(lib/)?tmp(/.*)?",
     # A running server writes these at any time. If a removal leaves something there, the directory shows it.
     r"/var/lib/celery-fleet-redis/[^/]+/(appendonlydir/.*|dump\.rdb)",
+    r"/var/lib/[^/]+-flower/flower\.db.*",
     # Ansible's own files, for the user that connects.
     r"/(home/[^/]+|root)/\.(ansible|cache)(/.*)?",
     # Docker's files, in each container.

@@ -10,6 +10,7 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
+    Severity,
     as_text,
 )
 
@@ -19,13 +20,16 @@ PYTHON_FROM: Final = (3, 11)
 
 
 def check_versions(model: Model) -> Iterator[Problem]:
-    """Refuse unsupported versions of ansible-core and of the Python that runs it."""
+    """Refuse old versions of ansible-core and of the Python that runs it; warn of an ansible-core that is too new."""
     ansible = version(model.control.ansible_version)
     if not ANSIBLE_FROM <= ansible < ANSIBLE_BELOW:
+        is_new = ansible >= ANSIBLE_BELOW
         yield Problem(
             "ansible-core",
-            f"is not at least {_text(ANSIBLE_FROM)} and below {_text(ANSIBLE_BELOW)}",
+            f"is not at least {_text(ANSIBLE_FROM)} and below {_text(ANSIBLE_BELOW)}"
+            + (", the versions that are tested" if is_new else ""),
             "run make setup and use .venv/bin/ansible-playbook",
+            severity=Severity.WARNING if is_new else Severity.ERROR,
             value=model.control.ansible_version,
         )
     if version(model.control.python_version) < PYTHON_FROM:

@@ -1,4 +1,4 @@
-"""Reads crontab fields as Celery does, without Celery.
+"""Reads crontab fields as Celery does, without Celery: pure functions for preflight, on the control node.
 
 Celery's parser (`celery.schedules.crontab_parser`, read at 5.7.0) ignores text after the part that it understands: it
 reads "1-5x" as "1-5". It also accepts a day's name in the field of months. Here the whole field must be valid. Celery

@@ -204,10 +204,12 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
         if not _WORKER.fullmatch(name):
+            is_queue = "queues" not in options and queue_fits(name) and worker_fits(name.lower())
             yield Problem(
                 dotted(path),
                 "can't be the name of a worker: it becomes part of a unit's and a node's name",
-                "use only a-z, 0-9, - and _, at most 64 characters",
+                "use only a-z, 0-9, - and _, at most 64 characters"
+                + (f"; as in {name.lower()}: {{queues: [{name}]}}" if is_queue else ""),
                 hosts=hosts,
             )
             if "queues" not in options:

@@ -198,7 +198,9 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
             yield Problem(
                 "celery_app_module",
                 f"is a module that is not below {directory}",
-                "write it as seen from there, or set celery_app_source.directory to the directory it is imported from",
+                "write it as seen from there, or set celery_app_source.directory to the directory it is imported from. "
+                "If a package of the requirements brings it, name a module of your own that has "
+                f"`{import_line(module)}`",
                 value=model.show(("celery_app_module",), module),
             )
 
@@ -228,6 +230,12 @@ def find_module(directory: Path, module: str) -> bool:
     if len(parts) > 1:
         files.append(target.parent.with_name(target.parent.name + ".py"))
     return any(is_file(file) for file in files)
+
+
+def import_line(module: str) -> str:
+    """Return the line by which a module of the source takes the Celery application of another module."""
+    name, _, attribute = module.partition(":")
+    return f"from {name} import {attribute or 'app'}"
 
 
 def expand_home(text: str) -> Path:

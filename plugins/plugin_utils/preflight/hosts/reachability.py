@@ -305,7 +305,7 @@ def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
             yield Problem(
                 "redis_flavor",
                 f"can't read all of the data in {path}, which {owner} wrote",
-                f"write redis_flavor: {owner}, or see “Redis or Valkey” in docs/operations.md",
+                f"write redis_flavor: {owner}, or see “Redis or Valkey” in docs/redis.md",
                 value=flavor,
                 hosts=(host,),
             )

@@ -1,4 +1,7 @@
-"""Hold messages that this worker can't run now in ``unacked``."""
+"""Hold messages that this worker can't run now in ``unacked``, until an action ends their wait.
+
+It runs in a worker, on its event loop, and raises the prefetch by the number of held messages.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Choose how this process fetches messages, and describe the enabled parts of the delivery."""
+"""Choose how this process fetches messages, atomically or as in stock Celery, and describe the enabled parts.
+
+The loader calls it when a worker starts. For the atomic fetch it replaces kombu's Redis transport in this process. With
+an unsupported kombu it logs a warning and keeps the stock transport.
+"""
 
 from __future__ import annotations
 
