@@ -23,7 +23,7 @@ _SPANS = {"w": 604800, "d": 86400, "h": 3600, "min": 60, "s": 1, "ms": 1e-3, "us
 
 
 @dataclass(frozen=True)
-class Unit:
+class UnitStatus:
     """One unit.
 
     Attributes:
@@ -59,7 +59,7 @@ class Unit:
         return {**shown, "since": since, "ok": self.ok}
 
 
-def parse(text: str) -> list[Unit]:
+def parse(text: str) -> list[UnitStatus]:
     """Parse the output of `systemctl show --timestamp=unix`."""
     found = []
     for block in text.strip().split("\n\n"):
@@ -68,7 +68,7 @@ def parse(text: str) -> list[Unit]:
             continue
         missing = fields.get("LoadState") == "not-found"
         found.append(
-            Unit(
+            UnitStatus(
                 name=fields["Id"],
                 active="missing" if missing else fields.get("ActiveState", "unknown"),
                 sub="" if missing else fields.get("SubState", ""),
@@ -97,7 +97,7 @@ def _moment(text: str) -> datetime | None:
     return datetime.fromtimestamp(int(digits), UTC) if digits.isdigit() and int(digits) else None
 
 
-def show(names: Sequence[str]) -> list[Unit]:
+def show(names: Sequence[str]) -> list[UnitStatus]:
     """Return the state of some units.
 
     Raises:

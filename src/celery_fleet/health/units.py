@@ -19,7 +19,7 @@ RESTARTS_TOLERATED = 2
 
 
 @dataclass(frozen=True)
-class Unit:
+class MonitoredUnit:
     """One unit. ``began`` and ``up``: when it was started and when it came up, by the host's monotonic clock."""
 
     name: str
@@ -37,21 +37,21 @@ class Unit:
         return self.name.removesuffix(".service")
 
 
-Ask = Callable[[Sequence[str]], Mapping[str, Unit]]
+Ask = Callable[[Sequence[str]], Mapping[str, MonitoredUnit]]
 
 
 def _number(text: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def parse(text: str) -> dict[str, Unit]:
+def parse(text: str) -> dict[str, MonitoredUnit]:
     """Read the output of `systemctl show`; the result is by name."""
     found = {}
     for block in text.strip().split("\n\n"):
         fields = dict(line.partition("=")[::2] for line in block.splitlines())
         if "Id" not in fields:
             continue
-        found[fields["Id"]] = Unit(
+        found[fields["Id"]] = MonitoredUnit(
             name=fields["Id"],
             load=fields.get("LoadState", ""),
             active=fields.get("ActiveState", "unknown"),
@@ -64,7 +64,7 @@ def parse(text: str) -> dict[str, Unit]:
     return found
 
 
-def show(names: Sequence[str]) -> dict[str, Unit]:
+def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
     """Ask systemd for the state of some units; the result is by name.
 
     Raises:
@@ -91,7 +91,10 @@ def show(names: Sequence[str]) -> dict[str, Unit]:
 
 
 def judge(
-    unit: Unit | None, name: str, patience: Mapping[str, float | None], now: float | None = None
+    unit: MonitoredUnit | None,
+    name: str,
+    patience: Mapping[str, float | None],
+    now: float | None = None,
 ) -> tuple[str, str]:
     """Judge a unit that should be up. Returns a state, and a text if the unit is not up.
 

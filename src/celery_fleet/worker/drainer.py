@@ -15,7 +15,7 @@ from celery_fleet.common.redact import redact
 from celery_fleet.compat import intake, queues, worker
 from celery_fleet.compat.pools import LoopWaker
 from celery_fleet.delivery.outage import give_back
-from celery_fleet.worker.drain_record import Progress, Record
+from celery_fleet.worker.drain_record import DrainProgress, DrainRecord
 
 logger = logging.getLogger("celery_fleet.drain")
 
@@ -75,7 +75,7 @@ class DrainStatus:
 class Drainer:
     """Decides whether the worker fetches tasks. One exists for a worker's whole life, through all connections."""
 
-    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, record: DrainRecord, clock: Callable[[], float] = time.monotonic) -> None:
         self._record = record
         self._clock = clock
         self._mode = Mode.CONSUMING
@@ -393,5 +393,5 @@ class Drainer:
     def _note(self) -> None:
         # Messages that are being handed back count as neither; with gevent, other greenlets come here meanwhile.
         if self._mode is Mode.DRAINING and not self._under_way:
-            progress = Progress(self._handed_back, self._load.running, ended=self._is_over())
+            progress = DrainProgress(self._handed_back, self._load.running, ended=self._is_over())
             self._record.write(progress, self._clock() - self._began)

@@ -12,7 +12,7 @@ import click
 
 from celery_fleet.cli import ask, complete, output
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
-from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
+from celery_fleet.cli.options import Context, GlobalOptions, Group, command, shared, with_examples
 from celery_fleet.common.text import count
 from celery_fleet.delivery.dead_letters.letters import REASONS
 
@@ -95,7 +95,7 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.pass_context
 def dead_letters(current: click.Context, /, **said: Any) -> None:
     """Pass the options before a subcommand's name on to it."""
-    current.obj = (current.find_object(Given) or Given()).and_then(**said)
+    current.obj = (current.find_object(GlobalOptions) or GlobalOptions()).and_then(**said)
 
 
 def chosen(context: Context, payload: bool = False, **choice: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import click
 from celery_fleet.cli import ask, output
 from celery_fleet.cli.application import Application, choose
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
-from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
+from celery_fleet.cli.options import Context, GlobalOptions, Group, command, shared, with_examples
 
 #: Seconds that importing the application may take.
 IMPORT = 30.0
@@ -63,7 +63,7 @@ declared, edited, disabled or deleted by a user, or a user's own. The commands b
 @click.pass_context
 def schedule(current: click.Context, /, count: int, **said: Any) -> None:
     """Show the schedule, or pass the options before a subcommand's name on to it."""
-    given = (current.find_object(Given) or Given()).and_then(**said)
+    given = (current.find_object(GlobalOptions) or GlobalOptions()).and_then(**said)
     if current.invoked_subcommand is None:
         entries(Context(choose(given.app), given.json, given.began, given.timeout), count)
     else:

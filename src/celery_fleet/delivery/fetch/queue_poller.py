@@ -135,8 +135,8 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a take has brought: an item, the tag under which it is held, and the list it came from."""
+class FetchedMessage:
+    """A message that was fetched: the item, the tag under which it is held, and the list it came from."""
 
     item: bytes
     tag: str
@@ -271,7 +271,7 @@ class QueuePoller:
 
     # --- hearing ---
 
-    def hear(self, conn: Any) -> Found | None:
+    def hear(self, conn: Any) -> FetchedMessage | None:
         """Read what has come: all replies that are due, else a push. Return what a take found, or None.
 
         Raises:
@@ -307,7 +307,7 @@ class QueuePoller:
         if found:
             place, item = int(found[0]), found[1]
             self._cool(conn, lists[:place] if self._flows else lists)
-            return Found(item, self._asked.tag, lists[place])
+            return FetchedMessage(item, self._asked.tag, lists[place])
         if isinstance(rung, ResponseError):  # it did not wait, for example at the memory limit
             self._hold_until = monotonic() + BLIND_WAIT
         self._cool(conn, lists)

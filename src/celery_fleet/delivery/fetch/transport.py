@@ -30,7 +30,7 @@ from celery_fleet.delivery.fetch.held import Message, QoS, Taken
 from celery_fleet.delivery.fetch.queue_poller import (
     NET,
     Due,
-    Found,
+    FetchedMessage,
     QueuePoller,
     TakeRequest,
     require_redis,
@@ -267,7 +267,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     # --- delivering ---
 
-    def _deliver(self, found: Found) -> None:
+    def _deliver(self, found: FetchedMessage) -> None:
         channel: Any = self
         queue = found.key.rsplit(channel.sep, 1)[0]
         channel._queue_cycle.rotate(queue)
@@ -294,7 +294,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         finally:
             transport.taken = None
 
-    def _park(self, found: Found, reason: str, exc: Exception) -> None:
+    def _park(self, found: FetchedMessage, reason: str, exc: Exception) -> None:
         """Keep an item that can't become a message."""
         channel: Any = self
         detail = redact(one_line(f"{type(exc).__name__}: {exc}"))
@@ -341,7 +341,7 @@ class SentinelChannel(_Atomic, minors.kombu.SentinelChannel):  # type: ignore[mi
     """A channel of sentinel://."""
 
 
-class Poller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
+class PushPoller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
     """kombu's poller, extended for pushes."""
 
     def on_poll_start(self) -> None:
@@ -371,7 +371,7 @@ class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cycle: Any = Poller()
+        self.cycle: Any = PushPoller()
         #: The message on its way to its consumer. Its channel may not be the one that took it.
         self.taken: Taken | None = None
 
