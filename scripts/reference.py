@@ -35,7 +35,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
     Option,
 )
 
-from scripts.yaml_text import Row, dump  # noqa: E402  # found by the line above
+from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
 # Role and entry point of its specs -> the table that they are written from.
 TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
@@ -171,7 +171,7 @@ def default_of(option: Mapping[str, Any]) -> str:
 def _on_one_line(option: dict[str, Any]) -> dict[str, Any]:
     below = {name: _on_one_line(one) for name, one in option.get("options", {}).items()}
     found = {**option, **({"options": below} if below else {})}
-    return {key: Row(value) if key == "choices" else value for key, value in found.items()}
+    return {key: InlineList(value) if key == "choices" else value for key, value in found.items()}
 
 
 def specs_text(root: Path, role: str) -> str:

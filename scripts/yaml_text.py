@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 
-class Row(list[str]):
+class InlineList(list[str]):
     """A list that is written on one line."""
 
 
@@ -24,7 +24,7 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_representer(str, _Dumper.represent_str)
 _Dumper.add_representer(
-    Row, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True)
+    InlineList, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True)
 )
 
 

@@ -19,6 +19,7 @@ from celery_fleet.cli.commands import dead_letters as command
 from celery_fleet.cli.main import cli
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters.letters import PARK, park_call
+from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.scripts import run
 from celery_fleet.ops import dead_letters as letter_answers
 from tests.fleet import PASSWORDS, client
@@ -251,8 +252,9 @@ def broker(released: Path, port: int, patient: None) -> Iterator[redis.Redis]:
 def parked(broker: redis.Redis, number: int, **options: Any) -> None:
     for n in range(number):
         raw = message(f"id-{n}", "shop.add", [["very private"], {"n": n}, {}])
-        about = {"key": "mail", "reason": "invalid", "detail": "d", "node": "w@h", **options}
-        run(broker, PARK, *park_call(json.dumps(raw), keep=100_000, **about))
+        fetched = FetchedMessage(json.dumps(raw), "", options.pop("key", "mail"))
+        about = {"reason": "invalid", "detail": "d", "node": "w@h", **options}
+        run(broker, PARK, *park_call(fetched, keep=100_000, **about))
 
 
 def rows(done: Result) -> Any:

@@ -34,6 +34,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
+from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.scripts import TAKE
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -132,15 +133,6 @@ class _Asked:
 
     tag: str
     lists: Sequence[str]
-
-
-@dataclass(frozen=True)
-class FetchedMessage:
-    """A message that was fetched: the item, the tag under which it is held, and the list it came from."""
-
-    item: bytes
-    tag: str
-    key: str
 
 
 class QueuePoller:

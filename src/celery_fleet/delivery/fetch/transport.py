@@ -30,13 +30,13 @@ from celery_fleet.delivery.fetch.held import Message, QoS, Taken
 from celery_fleet.delivery.fetch.queue_poller import (
     NET,
     Due,
-    FetchedMessage,
     QueuePoller,
     TakeRequest,
     require_redis,
     tell_once,
 )
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, Script, run
 
@@ -300,7 +300,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         detail = redact(one_line(f"{type(exc).__name__}: {exc}"))
         if HOOKS.park_raw is not None:
             try:
-                HOOKS.park_raw(self, found.tag, found.key, found.item, reason, detail)
+                HOOKS.park_raw(self, found, reason, detail)
                 return
             except Exception as trouble:
                 if self.is_lost(trouble):

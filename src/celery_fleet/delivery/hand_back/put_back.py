@@ -21,7 +21,7 @@ from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, POISON
 from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
-from celery_fleet.delivery.messages import number_of
+from celery_fleet.delivery.messages import FetchedMessage, number_of
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 
 #: Members of the index in one question to Redis, and messages that are in memory at once.
@@ -234,13 +234,11 @@ class Return:
         if share and self._record.deaths is not None and deaths > self._record.deaths - 0.01:
             crashes = int(dead_letters.header(raw, keys.CRASHES))
             names, arguments = dead_letters.park_call(
-                message,
-                held.key,
+                FetchedMessage(message, held.tag, held.key),
                 POISON,
                 f"its worker died {words.count(crashes, 'time')} while it ran",
                 self._record.node,
                 keep=self._record.keep,
-                tag=held.tag,
                 places=dead_letters.Places(self._record.unacked, self._record.index),
             )
             return "parked", _evaluation(PARK, names, arguments)
