@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from celery_fleet.common.errors import one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat import intake, queues, worker
 from celery_fleet.compat.pools import LoopWaker
 from celery_fleet.delivery.outage import give_back
@@ -329,7 +328,7 @@ class Drainer:
         trouble = None
         for (message, tried), answer in zip(held, answers, strict=True):
             if isinstance(answer, Exception):
-                trouble = redact(one_line(answer) or type(answer).__name__)
+                trouble = error_text(answer)
                 kept.append((message, now if tried is None else tried))
             else:
                 self._handed_back += answer

@@ -26,8 +26,7 @@ from django_celery_beat.models import (
 from celery_fleet.beat.database import plan as planning
 from celery_fleet.beat.database.content import in_periods
 from celery_fleet.beat.database.plan import Mark, PlannedEntry, Row
-from celery_fleet.common.errors import FleetError, one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import FleetError, error_text, one_line
 
 TABLE = "celery_fleet_schedule"
 
@@ -122,7 +121,7 @@ class Store:
 
     def _words(self, error: BaseException) -> str:
         secret = str(self.connection.settings_dict.get("PASSWORD") or "")
-        return redact(one_line(error) or type(error).__name__, [secret])
+        return error_text(error, [secret])
 
     # --- writing ---
 
