@@ -14,6 +14,7 @@ from celery_fleet.cli import units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import USAGE, CommandError
 from celery_fleet.cli.units import UnitStatus
+from celery_fleet.common import systemctl
 
 #: Seconds between two checks.
 PAUSE = 0.5
@@ -134,7 +135,7 @@ class Course:
             CommandError: It refused.
         """
         done = subprocess.run(
-            [units.SYSTEMCTL, self.verb, "--no-block", "--", *self.names],
+            [systemctl.SYSTEMCTL, self.verb, "--no-block", "--", *self.names],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from celery_fleet.common import systemctl
 from celery_fleet.health.result import BAD, GOOD, WARNING
 
-SYSTEMCTL = "/usr/bin/systemctl"
 _PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "StatusText", "NRestarts"),
     *("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"),
@@ -44,14 +43,14 @@ def _number(text: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def parse(text: str) -> dict[str, MonitoredUnit]:
-    """Read the output of `systemctl show`; the result is by name."""
-    found = {}
-    for block in text.strip().split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.splitlines())
-        if "Id" not in fields:
-            continue
-        found[fields["Id"]] = MonitoredUnit(
+def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
+    """Ask systemd for the state of some units; the result is by name.
+
+    Raises:
+        OSError: systemd can't be asked.
+    """
+    return {
+        fields["Id"]: MonitoredUnit(
             name=fields["Id"],
             load=fields.get("LoadState", ""),
             active=fields.get("ActiveState", "unknown"),
@@ -61,33 +60,8 @@ def parse(text: str) -> dict[str, MonitoredUnit]:
             began=_number(fields.get("InactiveExitTimestampMonotonic", "")) / 1e6,
             up=_number(fields.get("ActiveEnterTimestampMonotonic", "")) / 1e6,
         )
-    return found
-
-
-def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
-    """Ask systemd for the state of some units; the result is by name.
-
-    Raises:
-        OSError: systemd can't be asked.
-    """
-    if not names:
-        return {}
-    command = [SYSTEMCTL, "show", f"--property={','.join(_PROPERTIES)}", *names]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=8,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise OSError("systemd did not answer within 8 s") from None
-    if done.returncode != 0:
-        raise OSError(f"systemd can't be asked: {done.stderr.strip() or done.returncode}")
-    return parse(done.stdout)
+        for fields in systemctl.properties(names, _PROPERTIES, timeout=8)
+    }
 
 
 def judge(
