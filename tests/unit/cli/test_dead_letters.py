@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 from click.testing import CliRunner, Result
 
 from celery_fleet.cli import ask
+from celery_fleet.cli import confirm as confirming
 from celery_fleet.cli.commands import dead_letters as command
 from celery_fleet.cli.main import cli
 from celery_fleet.delivery import keys
@@ -104,7 +105,7 @@ def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
 
 def test_nothing_there(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = answering(monkeypatch, Answers())
-    monkeypatch.setattr(command, "_terminal", lambda: True)
+    monkeypatch.setattr(confirming, "has_terminal", lambda: True)
     done = call("dead-letters", "list")
     assert (done.exit_code, done.stdout) == (0, "No dead letters.\n")
     for verb, word in (("replay", "replayed"), ("drop", "dropped")):
@@ -142,7 +143,7 @@ def test_it_asks_and_tells_how_many(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = answering(monkeypatch, Answers(LETTER, {**LETTER, "id": "7"}, done=1, gone=1))
-    monkeypatch.setattr(command, "_terminal", lambda: True)
+    monkeypatch.setattr(confirming, "has_terminal", lambda: True)
     asked: list[str] = []
 
     def confirm(text: str, **_: object) -> bool:

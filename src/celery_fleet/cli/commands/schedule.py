@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from celery_fleet.cli import ask, output
+from celery_fleet.cli import ask, confirm, output
 from celery_fleet.cli.application import Application, choose
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, GlobalOptions, Group, command, shared, with_examples
@@ -187,10 +186,11 @@ def change(
     if question is not None and not dry:
         coming = answer(context, *words, "--dry-run")
         if coming["items"]:
-            # Keep standard output free for JSON.
+            # Standard output is kept free for JSON.
             for item in coming["items"]:
                 output.say(_line(item), err=True)
-            agree(question)
+            confirm.need_terminal()
+            confirm.agree(question, "nothing was changed")
     found = answer(context, *words, *(["--dry-run"] if dry else []))
     if context.json:
         output.as_json({"dry_run": dry, "items": found["items"], "notes": found["notes"]})
@@ -206,18 +206,6 @@ def change(
 
 def _line(item: Mapping[str, Any]) -> str:
     return f"{item['entry']}: {item['action']} ({'; '.join(item['why'])})"
-
-
-def agree(question: str) -> None:
-    """Ask the user, and continue only after a yes.
-
-    Raises:
-        CommandError: There is no terminal, or the user said no.
-    """
-    if not sys.stdin.isatty():
-        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
-    if not click.confirm(question, err=True):
-        raise CommandError("nothing was changed", BAD)
 
 
 @command(
