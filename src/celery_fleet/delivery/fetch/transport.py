@@ -276,7 +276,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             self.put_back(found.tag, found.key, found.item)
             raise Empty
         try:
-            raw = json.loads(found.item.decode())
+            raw = json.loads(found.item)
         except Exception as exc:
             self._park(found, "undecodable", exc)
             raise Empty from exc
