@@ -213,7 +213,7 @@ def test_what_can_not_be_is_refused_with_its_remedy(
 
 
 def test_a_module_of_a_package_gets_a_remedy(tmp_path: Path) -> None:
-    (one,) = mistakes({**SMALL, "MODULE": "package.utils"}, place(tmp_path))
+    (one,) = mistakes({**SMALL, "MODULE": "package.utils"}, project(tmp_path))
     assert "`from package.utils import app`" in one.remedy
 
 
