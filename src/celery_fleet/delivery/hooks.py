@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery_fleet.delivery.messages import FetchedMessage
 
 
 @dataclass
@@ -26,9 +29,9 @@ class Hooks:
     #: ``(tag, error)``, when an acknowledgement could not be sent: return whether it will be sent later, so that it
     #: counts as done. Default: the error is raised.
     ack_failed: Callable[[str, Exception], bool] | None = None
-    #: ``(channel, tag, key, item, reason, detail)``: keep an item (bytes) of the list ``key`` that can't be read and
-    #: is in ``unacked`` under ``tag``. Default: to the list :data:`celery_fleet.delivery.keys.UNREADABLE`.
-    park_raw: Callable[[Any, str, str, bytes, str, str], object] | None = None
+    #: ``(channel, fetched, reason, detail)``: keep an item that can't be read and is in ``unacked``. Default: to the
+    #: list :data:`celery_fleet.delivery.keys.UNREADABLE`.
+    park_raw: Callable[[Any, FetchedMessage, str, str], object] | None = None
     #: ``(tag, message, error)``, when a task rejected its message and it could not be put back: return whether that
     #: is done later. The message is None if its channel is closed. Default: the error is raised.
     requeue_failed: Callable[[str, Any, Exception], bool] | None = None

@@ -48,6 +48,18 @@ def number_of(tag: str) -> int:
     return -1 if found is None else int(found["number"], 16)
 
 
+@dataclass(frozen=True)
+class FetchedMessage:
+    """A message as a worker fetched it: the list's item, its tag in ``unacked``, and the list that it came from.
+
+    The tag is empty if the message is no longer in ``unacked``.
+    """
+
+    item: bytes | str
+    tag: str
+    key: str
+
+
 #: Separates a queue's name from a priority in the name of a list, and the priorities that have a list (kombu's ``sep``
 #: and ``priority_steps``).
 SEPARATOR = "\x06\x16"

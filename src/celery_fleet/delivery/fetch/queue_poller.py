@@ -34,6 +34,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
+from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.scripts import TAKE
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -132,15 +133,6 @@ class _Asked:
 
     tag: str
     lists: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a take has brought: an item, the tag under which it is held, and the list it came from."""
-
-    item: bytes
-    tag: str
-    key: str
 
 
 class QueuePoller:
@@ -271,7 +263,7 @@ class QueuePoller:
 
     # --- hearing ---
 
-    def hear(self, conn: Any) -> Found | None:
+    def hear(self, conn: Any) -> FetchedMessage | None:
         """Read what has come: all replies that are due, else a push. Return what a take found, or None.
 
         Raises:
@@ -307,7 +299,7 @@ class QueuePoller:
         if found:
             place, item = int(found[0]), found[1]
             self._cool(conn, lists[:place] if self._flows else lists)
-            return Found(item, self._asked.tag, lists[place])
+            return FetchedMessage(item, self._asked.tag, lists[place])
         if isinstance(rung, ResponseError):  # it did not wait, for example at the memory limit
             self._hold_until = monotonic() + BLIND_WAIT
         self._cool(conn, lists)
