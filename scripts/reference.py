@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "collections"))
+sys.path[:0] = [str(ROOT), str(ROOT / "collections")]
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (  # noqa: E402  # found by the line above
     application_options,
@@ -34,6 +34,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (  # noqa: E402  # found by the line above
     Option,
 )
+
+from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
 # Role and entry point of its specs -> the table of their options.
 TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
@@ -167,33 +169,10 @@ def default_of(option: Mapping[str, Any]) -> str:
     return f"`{text}`"
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes YAML in the style of the other files: indented lists, and choices on one line."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Represent a string as a plain scalar, or as a block if it has several lines."""
-        style = "|" if "\n" in data else None
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """Indent a list below its key."""
-        return super().increase_indent(flow, False)
-
-
-class _Row(list[str]):
-    """A list on one line."""
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-_Dumper.add_representer(
-    _Row, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True)
-)
-
-
 def _on_one_line(option: dict[str, Any]) -> dict[str, Any]:
     below = {name: _on_one_line(one) for name, one in option.get("options", {}).items()}
     found = {**option, **({"options": below} if below else {})}
-    return {key: _Row(value) if key == "choices" else value for key, value in found.items()}
+    return {key: InlineList(value) if key == "choices" else value for key, value in found.items()}
 
 
 def specs_text(root: Path, role: str) -> str:
@@ -208,9 +187,7 @@ def specs_text(root: Path, role: str) -> str:
                 options[key].setdefault("default", defaults[key])
             document["argument_specs"][entry]["options"] = options
     head = "---\n# The options are written by scripts/reference.py, from tables in plugins/plugin_utils/desired/.\n"
-    return head + yaml.dump(
-        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=140
-    )
+    return head + dump(document)
 
 
 def defaults_text(text: str, options: Mapping[str, Mapping[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options 
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import (
     make,
-    place_of,
+    project_of,
     refusal,
     report,
 )
@@ -39,13 +39,13 @@ class ActionModule(FleetAction):
         options = load_extra_vars(self._loader)
         given, misspelt = read([f"{name}={value}" for name, value in options.items()], {})
         try:
-            place = place_of(given, Path.cwd())
-            wanted = make(given, place, misspelt)
+            project = project_of(given, Path.cwd())
+            wanted = make(given, project, misspelt)
         except RefusedError as refused:
             if refused.incomplete:
                 self._display.display(usage(PLAYBOOK))
             raise AnsibleActionFail(refusal(refused.mistakes)) from None
         except WriteError as error:
             raise AnsibleActionFail(f"{error}. Nothing was written.") from None
-        self._display.display(report(wanted, place))
+        self._display.display(report(wanted, project))
         return {"changed": True}

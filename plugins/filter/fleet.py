@@ -52,7 +52,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def pki_state(source: Any, host: str, **options: Any) -> dict[str, Any]:
     """Return `wanted.host_state` for the roles' variables."""
-    return wanted.host_state(wanted.Given(source=source, **options), host)
+    return wanted.host_state(wanted.PkiVariables(source=source, **options), host)
 
 
 def htpasswd(password: str, user: str, names: Iterable[str]) -> str:

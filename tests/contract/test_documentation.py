@@ -25,7 +25,7 @@ from ansible.parsing.plugin_docs import read_docstring
 from ansible.template import Templar, trust_as_template
 from ansible_collections.celery_fleet.core.plugins.filter.fleet import FilterModule
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import nginx
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import Given
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import PkiVariables
 
 from tests.collection import replaced
 
@@ -40,7 +40,7 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 FILTERS: dict[str, Callable[..., Any]] = FilterModule().filters()
 # Functions of filters that hand further keywords on, and those that they don't.
 HANDED_ON: dict[str, tuple[Callable[..., Any], set[str]]] = {
-    "pki_state": (Given, {"source"}),
+    "pki_state": (PkiVariables, {"source"}),
     "nginx_site": (nginx.site, {"password_line"}),
     "nginx_location": (nginx.location, {"password_line"}),
 }

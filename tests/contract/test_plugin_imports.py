@@ -373,7 +373,7 @@ def test_a_way_from_a_host_to_the_authorities_is_found() -> None:
     sources = made(
         modules__reconcile="from OUR.module_utils.reconcile import files\n",
         module_utils__reconcile__files="from OUR.plugin_utils.desired.acl import acl\n",
-        plugin_utils__desired__acl="from ..pki.records import Record\n",
+        plugin_utils__desired__acl="from ..pki.records import CertificateRecord\n",
         plugin_utils__pki__records="",
     )
     assert pki_on_hosts(sources) == [

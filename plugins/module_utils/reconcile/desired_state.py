@@ -6,11 +6,19 @@ it can be sent to the host in a single module argument.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, TypeVar, cast, get_args
 
 OnChange = Literal["restart", "reload", "live", "nothing"]
+# Permission bits, given as an octal string.
+Mode = int
+Port = int
+_Kind = TypeVar("_Kind")
+
+
+class DesiredStateError(ValueError):
+    """The data from a role does not have the form of `DesiredState`."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Directory:
     path: str
     owner: str = "root"
     group: str = "root"
-    mode: int = 0o755
+    mode: Mode = 0o755
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class File:
     content: str | None
     owner: str = "root"
     group: str = "root"
-    mode: int = 0o644
+    mode: Mode = 0o644
     secret: bool = False
     diff: bool = True
 
@@ -85,6 +93,10 @@ class Check:
     redis: str = ""
     flavor: str = "redis"
 
+    def __post_init__(self) -> None:
+        if bool(self.command) == bool(self.redis):
+            raise DesiredStateError("must have either command or redis")
+
 
 @dataclass(frozen=True)
 class RedisAccess:
@@ -102,7 +114,7 @@ class RedisAccess:
     """
 
     host: str
-    port: int
+    port: Port
     ca: str
     user: str
     password: str = field(repr=False)
@@ -135,6 +147,10 @@ class Unit:
     timeout: float = 90.0
     hint: str = ""
     redis: RedisAccess | None = None
+
+    def __post_init__(self) -> None:
+        if (self.on_change == "live") != (self.redis is not None):
+            raise DesiredStateError("on_change live needs redis, and nothing else does")
 
 
 @dataclass(frozen=True)
@@ -213,156 +229,6 @@ def units_of(parts: Sequence[Part]) -> list[tuple[str, Unit]]:
     return list(found.values())
 
 
-class DesiredStateError(ValueError):
-    """The data from a role does not have the form of `DesiredState`."""
-
-
-def _mode(value: Any, where: str) -> int:
-    if isinstance(value, str) and value.isdigit():
-        return int(value, 8)
-    raise DesiredStateError(f"{where}: mode must be an octal string such as '0644', not {value!r}")
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise DesiredStateError(f"{where}: must be a list of strings, not {type(value).__name__}")
-    return tuple(str(item) for item in value)
-
-
-def _items(raw: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    value = raw.get(key) or []
-    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
-        raise DesiredStateError(f"{key}: must be a list, not {type(value).__name__}")
-    for item in value:
-        if not isinstance(item, Mapping):
-            raise DesiredStateError(
-                f"{key}: each item must be a dictionary, not {type(item).__name__}"
-            )
-    return list(value)
-
-
-def _known(
-    item: Mapping[str, Any], allowed: set[str], where: str, needed: Sequence[str] = ()
-) -> None:
-    unknown = sorted(set(item) - allowed)
-    if unknown:
-        raise DesiredStateError(
-            f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(allowed))}"
-        )
-    missing = [key for key in needed if key not in item]
-    if missing:
-        raise DesiredStateError(f"{where}: {', '.join(missing)} is missing")
-
-
-def _file(item: Mapping[str, Any], where: str) -> File:
-    keys = {"dest", "content", "owner", "group", "mode", "secret", "diff"}
-    _known(item, keys, where, needed=("dest", "content"))
-    return File(
-        dest=str(item["dest"]),
-        content=None if item["content"] is None else str(item["content"]),
-        owner=str(item.get("owner", "root")),
-        group=str(item.get("group", "root")),
-        mode=_mode(item.get("mode", "0644"), where),
-        secret=bool(item.get("secret", False)),
-        diff=bool(item.get("diff", True)),
-    )
-
-
-def _directory(item: Mapping[str, Any], where: str) -> Directory:
-    _known(item, {"path", "owner", "group", "mode"}, where, needed=("path",))
-    return Directory(
-        path=str(item["path"]),
-        owner=str(item.get("owner", "root")),
-        group=str(item.get("group", "root")),
-        mode=_mode(item.get("mode", "0755"), where),
-    )
-
-
-def _link(item: Mapping[str, Any], where: str) -> Link:
-    _known(item, {"path", "target"}, where, needed=("path", "target"))
-    return Link(str(item["path"]), str(item["target"]))
-
-
-def _release(item: Mapping[str, Any], where: str) -> Release:
-    _known(item, {"path", "what", "demands"}, where, needed=("path", "what"))
-    demands = item.get("demands")
-    if demands is not None and not isinstance(demands, Mapping):
-        raise DesiredStateError(
-            f"{where}.demands: must be a dictionary, not {type(demands).__name__}"
-        )
-    return Release(str(item["path"]), str(item["what"]), demands)
-
-
-def _command(item: Mapping[str, Any], where: str) -> PlannedCommand:
-    _known(item, {"subject", "text"}, where, needed=("subject", "text"))
-    return PlannedCommand(str(item["subject"]), str(item["text"]))
-
-
-def _data(item: Mapping[str, Any], where: str) -> Data:
-    _known(item, {"path", "keep", "whole"}, where, needed=("path",))
-    return Data(str(item["path"]), str(item.get("keep", "")), bool(item.get("whole", True)))
-
-
-def _check(item: Mapping[str, Any], where: str) -> Check:
-    _known(item, {"command", "redis", "flavor", "files"}, where, needed=("files",))
-    command, redis = _texts(item.get("command", []), where), str(item.get("redis", ""))
-    if bool(command) == bool(redis):
-        raise DesiredStateError(f"{where}: must have either command or redis")
-    flavor = str(item.get("flavor", "redis"))
-    return Check(files=_texts(item["files"], where), command=command, redis=redis, flavor=flavor)
-
-
-def _redis(item: Any, where: str) -> RedisAccess | None:
-    if item is None:
-        return None
-    if not isinstance(item, Mapping):
-        raise DesiredStateError(f"{where}: must be a dictionary, not {type(item).__name__}")
-    keys = ("host", "port", "ca", "user", "password")
-    further = ("certificate", "key", "staged_key")
-    _known(item, {*keys, *further}, where, needed=keys)
-    host, port, ca, user, password = (str(item[key]) for key in keys)
-    if not port.isdigit():
-        raise DesiredStateError(f"{where}: port must be a number, not {port!r}")
-    more = {key: str(item[key]) for key in further if key in item}
-    return RedisAccess(host, int(port), ca, user, password, **more)
-
-
-def _unit(item: Mapping[str, Any], where: str) -> Unit:
-    _known(
-        item,
-        {
-            "name",
-            "on_change",
-            "files",
-            "links",
-            "values",
-            "timeout",
-            "hint",
-            "redis",
-        },
-        where,
-        needed=("name",),
-    )
-    on_change = item.get("on_change", "restart")
-    if on_change not in get_args(OnChange):
-        raise DesiredStateError(
-            f"{where}: on_change must be one of {', '.join(get_args(OnChange))}, not {on_change!r}"
-        )
-    redis = _redis(item.get("redis"), f"{where}.redis")
-    if (on_change == "live") != (redis is not None):
-        raise DesiredStateError(f"{where}: on_change live needs redis, and nothing else does")
-    return Unit(
-        name=str(item["name"]),
-        on_change=on_change,
-        files=_texts(item.get("files", []), f"{where}.files"),
-        links=_texts(item.get("links", []), f"{where}.links"),
-        values=item.get("values"),
-        timeout=float(item.get("timeout", 90)),
-        hint=str(item.get("hint", "")),
-        redis=redis,
-    )
-
-
 KEYS = frozenset(item.name for item in fields(DesiredState))
 
 
@@ -372,34 +238,104 @@ def parse(raw: Mapping[str, Any]) -> DesiredState:
     Raises:
         DesiredStateError: A key is unknown or a value has the wrong type; the message names it.
     """
-    _known(raw, set(KEYS), "reconcile")
-    owned = raw.get("owned") or {}
-    _known(owned, {"units", "files"}, "owned")
-    return DesiredState(
-        sysusers=tuple(
-            _file(item, f"sysusers[{n}]") for n, item in enumerate(_items(raw, "sysusers"))
-        ),
-        directories=tuple(
-            _directory(item, f"directories[{n}]")
-            for n, item in enumerate(_items(raw, "directories"))
-        ),
-        files=tuple(_file(item, f"files[{n}]") for n, item in enumerate(_items(raw, "files"))),
-        links=tuple(_link(item, f"links[{n}]") for n, item in enumerate(_items(raw, "links"))),
-        checks=tuple(_check(item, f"checks[{n}]") for n, item in enumerate(_items(raw, "checks"))),
-        units=tuple(_unit(item, f"units[{n}]") for n, item in enumerate(_items(raw, "units"))),
-        owned=Owned(
-            units=_texts(owned.get("units", []), "owned.units"),
-            files=_texts(owned.get("files", []), "owned.files"),
-        ),
-        releases=tuple(
-            _release(item, f"releases[{n}]") for n, item in enumerate(_items(raw, "releases"))
-        ),
-        commands=tuple(
-            _command(item, f"commands[{n}]") for n, item in enumerate(_items(raw, "commands"))
-        ),
-        packages=_texts(raw.get("packages") or [], "packages"),
-        data=tuple(_data(item, f"data[{n}]") for n, item in enumerate(_items(raw, "data"))),
-    )
+    given = {key: value for key, value in raw.items() if value is not None}
+    return _built(DesiredState, given, "")
+
+
+def _built(kind: type[_Kind], item: Mapping[str, Any], where: str) -> _Kind:
+    """Build an object of a data class from a dictionary with its fields as keys, each read by the field's type."""
+    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]  # only data classes are passed
+    if unknown := sorted(item.keys() - known.keys()):
+        raise DesiredStateError(
+            f"{where or 'reconcile'}: unknown key {', '.join(unknown)};"
+            f" known are {', '.join(sorted(known))}"
+        )
+    needed = [
+        name
+        for name, one in known.items()
+        if one.default is MISSING and one.default_factory is MISSING
+    ]
+    if missing := [name for name in needed if name not in item]:
+        raise DesiredStateError(f"{where}: {', '.join(missing)} is missing")
+    values = {
+        name: _READERS[str(known[name].type)](value, f"{where}.{name}" if where else name)
+        for name, value in item.items()
+    }
+    try:
+        return kind(**values)
+    except DesiredStateError as error:
+        raise DesiredStateError(f"{where}: {error}") from None
+
+
+def _items(kind: type[_Kind]) -> Callable[[Any, str], tuple[_Kind, ...]]:
+    def read(value: Any, where: str) -> tuple[_Kind, ...]:
+        if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+            raise DesiredStateError(f"{where}: must be a list, not {type(value).__name__}")
+        for item in value:
+            if not isinstance(item, Mapping):
+                raise DesiredStateError(
+                    f"{where}: each item must be a dictionary, not {type(item).__name__}"
+                )
+        return tuple(_built(kind, item, f"{where}[{n}]") for n, item in enumerate(value))
+
+    return read
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise DesiredStateError(f"{where}: must be a list of strings, not {type(value).__name__}")
+    return tuple(str(item) for item in value)
+
+
+def _mode(value: Any, where: str) -> Mode:
+    if isinstance(value, str) and value.isdigit():
+        return int(value, 8)
+    raise DesiredStateError(f"{where}: must be an octal string such as '0644', not {value!r}")
+
+
+def _port(value: Any, where: str) -> Port:
+    if str(value).isdigit():
+        return int(value)
+    raise DesiredStateError(f"{where}: must be a number, not {value!r}")
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any] | None:
+    if value is None or isinstance(value, Mapping):
+        return value
+    raise DesiredStateError(f"{where}: must be a dictionary, not {type(value).__name__}")
+
+
+def _redis(value: Any, where: str) -> RedisAccess | None:
+    item = _mapping(value, where)
+    return None if item is None else _built(RedisAccess, item, where)
+
+
+def _on_change(value: Any, where: str) -> OnChange:
+    if value in get_args(OnChange):
+        return cast("OnChange", value)
+    choices = ", ".join(get_args(OnChange))
+    raise DesiredStateError(f"{where}: must be one of {choices}, not {value!r}")
+
+
+# How a field is read, by its type.
+_READERS: Mapping[str, Callable[[Any, str], Any]] = {
+    "Any": lambda value, _: value,
+    "bool": lambda value, _: bool(value),
+    "float": lambda value, _: float(value),
+    "str": lambda value, _: str(value),
+    "str | None": lambda value, _: None if value is None else str(value),
+    "tuple[str, ...]": _texts,
+    "Mode": _mode,
+    "Port": _port,
+    "OnChange": _on_change,
+    "Mapping[str, Any] | None": _mapping,
+    "RedisAccess | None": _redis,
+    "Owned": lambda value, where: _built(Owned, _mapping(value, where) or {}, where),
+    **{
+        f"tuple[{kind.__name__}, ...]": _items(kind)
+        for kind in (File, Directory, Link, Check, Unit, Release, PlannedCommand, Data)
+    },
+}
 
 
 def parse_parts(raw: Any) -> list[Part]:

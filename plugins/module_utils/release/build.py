@@ -31,8 +31,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     BuildError,
     CommandFailed,
     _run,
-    _tail,
     _user,
+    tail,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
@@ -97,7 +97,7 @@ def _checked(build: Build) -> dict[str, Any]:
     except (ValueError, IndexError):
         raise BuildError(
             f"the check of {build.app} ended without an answer (exit status {done.returncode}):\n"
-            f"{_tail(done.stderr or done.stdout)}"
+            f"{tail(done.stderr or done.stdout)}"
         ) from None
     errors = list(answer["errors"])
     if not errors and build.demands:
@@ -109,7 +109,7 @@ def _checked(build: Build) -> dict[str, Any]:
                 [
                     "the release was built but does not pass its check:",
                     *errors,
-                    _tail(details),
+                    tail(details),
                 ]
             ).rstrip()
         )

@@ -23,7 +23,7 @@ class CommandFailed(BuildError):  # noqa: N818 - what a program says, not an err
 
     def __init__(self, what: str, output: str) -> None:
         """Set the message: what failed, with its last lines."""
-        super().__init__(f"{what} failed; its last lines:\n{_tail(output)}")
+        super().__init__(f"{what} failed; its last lines:\n{tail(output)}")
         self.output = output
 
 
@@ -57,8 +57,9 @@ class Build:
         return Path(os.path.normpath(self.path / "source" / self.directory))
 
 
-def _tail(text: str, lines: int = 20) -> str:
-    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])
+def tail(text: str) -> str:
+    """Return the last 20 lines of a program's output, indented."""
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-20:])
 
 
 def _user(name: str) -> pwd.struct_passwd:

@@ -17,7 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def listen_address(text: str | None) -> tuple[str, int] | None:
-    """Return address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`; None for an empty text.
+    """Return address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`, as systemd accepts them; None for an empty text.
 
     Raises:
         ValueError: The text has another form.
@@ -26,12 +26,13 @@ def listen_address(text: str | None) -> tuple[str, int] | None:
         return None
     address, _, port = text.rpartition(":")
     bracketed = address.startswith("[") and address.endswith("]")
-    number = int(port) if port.isascii() and port.isdigit() else 0
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
     try:
         found = ipaddress.ip_address(address[1:-1] if bracketed else address)
     except ValueError:
         number = 0
-    if not 1 <= number <= 65535 or bracketed != (found.version == 6):
+    # systemd does not accept an address with a link's name.
+    if "%" in address or not 1 <= number <= 65535 or bracketed != (found.version == 6):
         raise ValueError(f"{text!r} is not ADDRESS:PORT")
     return str(found), number
 

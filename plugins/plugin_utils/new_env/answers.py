@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
-from .environment import Place
+from .environment import Project
 from .options import BY_NAME, Mistake
 
 
@@ -19,12 +19,12 @@ class Answers:
 
     Attributes:
         given: Option -> its value, as it was typed.
-        place: The directories from which the program reads and to which it writes.
+        project: The directories from which the program reads and to which it writes.
         mistakes: The mistakes found so far; methods add to it instead of raising.
     """
 
     given: Mapping[str, str]
-    place: Place
+    project: Project
     mistakes: list[Mistake] = field(default_factory=list)
 
     def wrong(self, option: str, message: str, remedy: str, value: str | None = None) -> None:
@@ -92,4 +92,4 @@ class Answers:
 
     def at(self, text: str) -> Path:
         """Return a given path, which may be relative to the directory in which the program runs."""
-        return self.place.base / source.expand_home(text)
+        return self.project.base / source.expand_home(text)

@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 )
 
 from .answers import Answers
-from .environment import FLOWER, PRODUCERS, Database, Worker
+from .environment import FLOWER, PRODUCERS, Database, NewWorker
 from .options import BY_NAME
 from .spelling import HOST, LABEL, near
 
@@ -32,11 +32,11 @@ _MOST_PROCESSES: Final = 1024
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
-def read_workers(answers: Answers) -> tuple[Worker, ...]:
+def read_workers(answers: Answers) -> tuple[NewWorker, ...]:
     """Return a worker for each of QUEUES."""
     if "QUEUES" not in answers.given:
-        return (Worker("celery", "celery", None),)
-    found: dict[str, Worker] = {}
+        return (NewWorker("celery", "celery", None),)
+    found: dict[str, NewWorker] = {}
     for item in answers.items("QUEUES"):
         queue, equals, number = item.rpartition("=")
         queue, number = (queue, number) if equals else (item, "")
@@ -68,7 +68,7 @@ def read_workers(answers: Answers) -> tuple[Worker, ...]:
                 item,
             )
         else:
-            found[name] = Worker(name, queue, int(number) if number else None)
+            found[name] = NewWorker(name, queue, int(number) if number else None)
     return tuple(found.values())
 
 
@@ -123,7 +123,7 @@ def read_source(answers: Answers) -> dict[str, str]:
             "is a file, not a directory"
             if source.is_file(root)
             else "is not a directory of this machine that you may read",
-            f"write the directory of the code, which may be relative to {answers.place.base}, "
+            f"write the directory of the code, which may be relative to {answers.project.base}, "
             "or the address of a git repository",
         )
     elif not source.is_dir(root / directory):

@@ -1,4 +1,4 @@
-"""Types of an environment: its hosts and their groups, the application, and the place of its files."""
+"""Types of an environment: its hosts and their groups, the application, and the project that it is for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GROUPS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Project:
     """The directories from which the program reads and to which it writes.
 
     Attributes:
@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Worker:
+class NewWorker:
     """A worker with its one queue; `concurrency` is None for Celery's default."""
 
     name: str
@@ -85,7 +85,7 @@ class Environment:
     app: str
     module: str
     source: Mapping[str, str]
-    workers: tuple[Worker, ...]
+    workers: tuple[NewWorker, ...]
     routes: Mapping[str, str]
     web: tuple[str, ...]
     protected: tuple[str, ...]

@@ -14,8 +14,8 @@ from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined
 
 from . import secret
-from .environment import BEAT, FLOWER, PRODUCERS, Environment, Place
-from .write import File
+from .environment import BEAT, FLOWER, PRODUCERS, Environment, Project
+from .write import GeneratedFile
 
 PASSWORD_FILE: Final = ".vault-password"  # noqa: S105 - the name of a file
 EXPORTS_FILE: Final = ".secrets/environment"
@@ -23,21 +23,21 @@ ALL: Final = "group_vars/all"
 
 
 def files(
-    environment: Environment, place: Place, values: Mapping[str, str], vault_password: bytes
-) -> dict[str, File]:
+    environment: Environment, project: Project, values: Mapping[str, str], vault_password: bytes
+) -> dict[str, GeneratedFile]:
     """Return each file by its path below the environment's directory.
 
     Args:
         environment: The environment.
-        place: The directories of the program.
+        project: The directories of the program.
         values: Its secrets.
         vault_password: The vault's password, used if there is a vault.
     """
-    render = _Renderer(environment, place)
+    render = _Renderer(environment, project)
     found = {
-        "hosts.yml": File(render("hosts.yml")),
-        ".gitignore": File(render("gitignore")),
-        "README.md": File(render("README.md")),
+        "hosts.yml": GeneratedFile(render("hosts.yml")),
+        ".gitignore": GeneratedFile(render("gitignore")),
+        "README.md": GeneratedFile(render("README.md")),
     }
     parts = ["connection", "celery_app", "celery_worker", "redis", "firewall", "verify"]
     parts += [part for part in (BEAT, FLOWER) if environment.has(part)]
@@ -46,16 +46,16 @@ def files(
     if environment.database is not None:
         parts.append("database")
     for part in parts:
-        found[f"{ALL}/{part}.yml"] = File(render(f"{part}.yml"))
+        found[f"{ALL}/{part}.yml"] = GeneratedFile(render(f"{part}.yml"))
     if environment.secrets == "env":
-        found[f"{ALL}/vault.yml"] = File(render("vault.yml", lookups(environment)))
-        found[EXPORTS_FILE] = File(secret.exports(values), 0o600)
+        found[f"{ALL}/vault.yml"] = GeneratedFile(render("vault.yml", lookups(environment)))
+        found[EXPORTS_FILE] = GeneratedFile(secret.exports(values), 0o600)
     else:
         text = render("vault.yml", dict(values))
         sealed = secret.encrypted(text, environment.name, vault_password)
-        found[f"{ALL}/vault.yml"] = File(sealed, 0o600)
+        found[f"{ALL}/vault.yml"] = GeneratedFile(sealed, 0o600)
         if environment.vault_password_file is None:
-            found[PASSWORD_FILE] = File(vault_password.decode() + "\n", 0o600)
+            found[PASSWORD_FILE] = GeneratedFile(vault_password.decode() + "\n", 0o600)
     return found
 
 
@@ -120,11 +120,11 @@ def _jinja() -> Jinja:
 class _Renderer:
     """Renders the files of an environment."""
 
-    def __init__(self, environment: Environment, place: Place) -> None:
+    def __init__(self, environment: Environment, project: Project) -> None:
         self._jinja = _jinja()
         self._environment = environment
-        self._is_checkout = place.is_checkout
-        self._directory = shown_directory(environment, place)
+        self._is_checkout = project.is_checkout
+        self._directory = shown_directory(environment, project)
 
     def __call__(self, name: str, values: Mapping[str, str] | None = None) -> str:
         """Return one file; `values` are its secrets, or the expressions for them."""
@@ -161,15 +161,15 @@ def sites(environment: Environment) -> dict[str, str]:
     }
 
 
-def shown_directory(environment: Environment, place: Place) -> str:
-    """Return the environment's directory as users type it in the place's base."""
-    directory = place.inventories / environment.name
-    if directory.is_relative_to(place.base):
-        return str(directory.relative_to(place.base))
+def shown_directory(environment: Environment, project: Project) -> str:
+    """Return the environment's directory as users type it in the project's directory."""
+    directory = project.inventories / environment.name
+    if directory.is_relative_to(project.base):
+        return str(directory.relative_to(project.base))
     return str(directory)
 
 
 def password_file(environment: Environment, directory: str) -> str:
-    """Return the file of the vault's password as users type it in the place's base."""
+    """Return the file of the vault's password as users type it in the project's directory."""
     given = environment.vault_password_file
     return f"{directory}/{PASSWORD_FILE}" if given is None else str(given)

@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.text import coun
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
 from . import secret
-from .environment import Environment, Place
+from .environment import Environment, Project
 from .files import EXPORTS_FILE, configuration, files, shown_directory
 from .options import BY_NAME, Mistake, RefusedError, read, usage
 from .reading import environment, missing, mistakes
@@ -34,14 +34,17 @@ INTERRUPTED: Final = 130
 CELERYS_QUEUE: Final = "celery"
 
 
-def place_of(given: Mapping[str, str], base: Path) -> Place:
+def project_of(given: Mapping[str, str], base: Path) -> Project:
     """Return the directories from which the program reads and to which it writes."""
     chosen = source.expand_home(given.get("INVENTORIES") or INVENTORIES)
-    return Place(base, Path(os.path.normpath(base / chosen)))
+    return Project(base, Path(os.path.normpath(base / chosen)))
 
 
 def ask(
-    given: Mapping[str, str], place: Place, answer: Callable[[str], str], say: Callable[[str], None]
+    given: Mapping[str, str],
+    project: Project,
+    answer: Callable[[str], str],
+    say: Callable[[str], None],
 ) -> dict[str, str]:
     """Return the options after asking for each missing one until it is right.
 
@@ -57,7 +60,7 @@ def ask(
             continue
         wrong = [
             one
-            for one in mistakes({**found, option.name: text}, place)
+            for one in mistakes({**found, option.name: text}, project)
             if one.option == option.name
         ]
         for one in wrong:
@@ -67,43 +70,47 @@ def ask(
     return found
 
 
-def make(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake] = ()) -> Environment:
+def make(
+    given: Mapping[str, str], project: Project, misspelt: Sequence[Mistake] = ()
+) -> Environment:
     """Make the environment.
 
     Args:
         given: Its options.
-        place: The directories of the program.
+        project: The directories of the program.
         misspelt: The mistakes in the options' names.
 
     Raises:
         RefusedError: The options are wrong, or preflight refuses the result.
         WriteError: It could not be written.
     """
-    with _directory(place):
-        return _made(given, place, misspelt)
+    with _directory(project):
+        return _made(given, project, misspelt)
 
 
 @contextlib.contextmanager
-def _directory(place: Place) -> Iterator[None]:
+def _directory(project: Project) -> Iterator[None]:
     """Make a project's directory for environments if it has none, and remove it again after an error."""
-    made = place.inventories == place.base / INVENTORIES and not os.path.lexists(place.inventories)
+    made = project.inventories == project.base / INVENTORIES and not os.path.lexists(
+        project.inventories
+    )
     if made:
         # If that fails, the options are refused with the reason.
         with contextlib.suppress(OSError):
-            place.inventories.mkdir()
+            project.inventories.mkdir()
     try:
         yield
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
-                place.inventories.rmdir()
+                project.inventories.rmdir()
         raise
 
 
-def _made(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake]) -> Environment:
+def _made(given: Mapping[str, str], project: Project, misspelt: Sequence[Mistake]) -> Environment:
     if misspelt:
-        raise RefusedError([*misspelt, *mistakes(given, place)])
-    wanted = environment(given, place)
+        raise RefusedError([*misspelt, *mistakes(given, project)])
+    wanted = environment(given, project)
     values = secret.make(wanted)
     if wanted.vault_password_file is None:
         password = secret.password().encode()
@@ -111,26 +118,26 @@ def _made(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake]) -
         password = wanted.vault_password_file.read_bytes().strip()
 
     def check(directory: Path) -> None:
-        preflight(wanted, values, directory, place)
+        preflight(wanted, values, directory, project)
 
-    write(place.inventories / wanted.name, files(wanted, place, values, password), check)
-    configure(place)
+    write(project.inventories / wanted.name, files(wanted, project, values, password), check)
+    configure(project)
     return wanted
 
 
-def configure(place: Place) -> None:
+def configure(project: Project) -> None:
     """Write an `ansible.cfg` for the user's own project if it has none."""
-    file = place.base / "ansible.cfg"
-    if not place.is_checkout and "ANSIBLE_CONFIG" not in os.environ and not os.path.lexists(file):
-        inside = COLLECTIONS.is_relative_to(place.base)
+    file = project.base / "ansible.cfg"
+    if not project.is_checkout and "ANSIBLE_CONFIG" not in os.environ and not os.path.lexists(file):
+        inside = COLLECTIONS.is_relative_to(project.base)
         file.write_text(
-            configuration(str(COLLECTIONS.relative_to(place.base)) if inside else ""),
+            configuration(str(COLLECTIONS.relative_to(project.base)) if inside else ""),
             encoding="utf-8",
         )
 
 
 def preflight(
-    wanted: Environment, values: Mapping[str, str], directory: Path, place: Place
+    wanted: Environment, values: Mapping[str, str], directory: Path, project: Project
 ) -> None:
     """Let preflight check the files; it contacts no host.
 
@@ -138,7 +145,7 @@ def preflight(
         wanted: The environment.
         values: Its secrets.
         directory: The temporary directory of its files.
-        place: The directories of the program.
+        project: The directories of the program.
 
     Raises:
         RefusedError: Preflight refuses them; the error has its message.
@@ -159,7 +166,7 @@ def preflight(
             f"--inventory={directory}",
             "celery_fleet.core.check_inventory",
         ],
-        cwd=place.base,
+        cwd=project.base,
         env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -193,9 +200,9 @@ def refusal(found: Sequence[Mistake]) -> str:
     return "\n".join(lines)
 
 
-def report(wanted: Environment, place: Place) -> str:
+def report(wanted: Environment, project: Project) -> str:
     """Return a text that says what was made and what comes next."""
-    directory = shown_directory(wanted, place)
+    directory = shown_directory(wanted, project)
     lines = [f"{directory}/ has been made. {directory}/README.md says how to use it."]
     if wanted.secrets == "env":
         lines.append(
@@ -226,10 +233,10 @@ def main(words: Sequence[str]) -> int:
         return 0
     try:
         given, misspelt = read(words, os.environ)
-        place = place_of(given, Path.cwd())
+        project = project_of(given, Path.cwd())
         if not misspelt and missing(given) and sys.stdin.isatty() and sys.stdout.isatty():
-            given = ask(given, place, input, print)
-        wanted = make(given, place, misspelt)
+            given = ask(given, project, input, print)
+        wanted = make(given, project, misspelt)
     except RefusedError as refused:
         print(refusal(refused.mistakes), file=sys.stderr)
         if refused.incomplete:
@@ -241,5 +248,5 @@ def main(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, EOFError):
         print("\nerror: interrupted. Nothing was written.", file=sys.stderr)
         return INTERRUPTED
-    print(report(wanted, place))
+    print(report(wanted, project))
     return 0

@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 
 from . import application_options, fleet_options
 from .answers import Answers
-from .environment import GROUPS, PRODUCERS, Environment, Place
+from .environment import GROUPS, PRODUCERS, Environment, Project
 from .options import BY_NAME, NEEDED, OPTIONS, Mistake, RefusedError
 from .spelling import TAKEN
 
@@ -24,13 +24,13 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _USER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
 
-def environment(given: Mapping[str, str], place: Place) -> Environment:
+def environment(given: Mapping[str, str], project: Project) -> Environment:
     """Return the environment that the options describe.
 
     Raises:
         RefusedError: The options have mistakes; the error has all of them.
     """
-    answers = Answers(given, place)
+    answers = Answers(given, project)
     found = _described(answers)
     if answers.mistakes:
         # Two functions may report the same wrong value.
@@ -38,10 +38,10 @@ def environment(given: Mapping[str, str], place: Place) -> Environment:
     return found
 
 
-def mistakes(given: Mapping[str, str], place: Place) -> list[Mistake]:
+def mistakes(given: Mapping[str, str], project: Project) -> list[Mistake]:
     """Return all mistakes in the options."""
     try:
-        environment(given, place)
+        environment(given, project)
     except RefusedError as refused:
         return list(refused.mistakes)
     return []
@@ -116,7 +116,7 @@ def _name(answers: Answers) -> str:
     name = answers.given.get("NAME", "")
     if not name:
         return name
-    directory = answers.place.inventories / name
+    directory = answers.project.inventories / name
     if not _NAME.fullmatch(name):
         answers.wrong(
             "NAME",
@@ -135,26 +135,26 @@ def _name(answers: Answers) -> str:
             f"already exists: {directory}",
             "choose another name, or edit the existing files; nothing is ever overwritten",
         )
-    elif not source.is_dir(answers.place.inventories):
+    elif not source.is_dir(answers.project.inventories):
         answers.wrong(
             "INVENTORIES",
             "is not a directory",
             "make it, or name an existing one",
-            str(answers.place.inventories),
+            str(answers.project.inventories),
         )
-    elif "," in str(answers.place.inventories):
+    elif "," in str(answers.project.inventories):
         answers.wrong(
             "INVENTORIES",
             "contains a comma: Ansible would read its path as a list of hosts",
             "name another directory",
-            str(answers.place.inventories),
+            str(answers.project.inventories),
         )
-    elif not os.access(answers.place.inventories, os.W_OK):
+    elif not os.access(answers.project.inventories, os.W_OK):
         answers.wrong(
             "INVENTORIES",
             "is a directory that you can't write to",
             "name one that you can write to",
-            str(answers.place.inventories),
+            str(answers.project.inventories),
         )
     return name
 

@@ -19,14 +19,16 @@ class WriteError(Exception):
 
 
 @dataclass(frozen=True)
-class File:
+class GeneratedFile:
     """A file of the environment: its text and its permission bits."""
 
     text: str
     mode: int = 0o644
 
 
-def write(directory: Path, files: Mapping[str, File], check: Callable[[Path], None]) -> None:
+def write(
+    directory: Path, files: Mapping[str, GeneratedFile], check: Callable[[Path], None]
+) -> None:
     """Write a new directory.
 
     It is made beside its final place, under a name that Ansible and git ignore, and renamed when it is complete. An
@@ -107,7 +109,7 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _write(path: Path, file: File) -> None:
+def _write(path: Path, file: GeneratedFile) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The file has its final permissions from the beginning, so others can't read a secret even for a moment.
     with open(

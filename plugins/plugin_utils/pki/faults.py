@@ -22,7 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
     EXTERNAL,
     INTERMEDIATE,
     OWN,
-    Given,
+    PkiVariables,
     authority_certificate,
     authority_key,
     bundle,
@@ -74,7 +74,7 @@ class Fault:
     remedy: str
 
 
-def faults(given: Given, host: str, now: datetime | None = None) -> Iterator[Fault]:
+def faults(given: PkiVariables, host: str, now: datetime | None = None) -> Iterator[Fault]:
     """Find what is wrong with the certificates that the inventory gives to a host."""
     now = now or datetime.now(UTC)
     if given.source == EXTERNAL:
@@ -94,7 +94,7 @@ def _parsed(variable: str, text: str) -> tuple[list[Certificate], list[Fault]]:
         return [], [Fault(variable, str(error), FROM_FILE)]
 
 
-def _of_bundle(given: Given) -> Iterator[Fault]:
+def _of_bundle(given: PkiVariables) -> Iterator[Fault]:
     found, trouble = _parsed("pki_ca_bundle", given.ca_bundle)
     if given.ca_bundle or given.source == OWN:
         yield from trouble
@@ -152,7 +152,11 @@ def _of_key(
 
 
 def _of_way(
-    variable: str, chain: Sequence[Certificate], given: Given, now: datetime, sample: str = ""
+    variable: str,
+    chain: Sequence[Certificate],
+    given: PkiVariables,
+    now: datetime,
+    sample: str = "",
 ) -> Iterator[Fault]:
     """Check that hosts which trust `pki_ca_bundle` would accept a chain.
 
@@ -182,7 +186,7 @@ def _refused(
     variable: str,
     chain: Sequence[Certificate],
     trusted: Sequence[Certificate],
-    given: Given,
+    given: PkiVariables,
     sample: str,
 ) -> Iterator[Fault]:
     purposes = {openssl.SERVER: "servers", openssl.CLIENT: "clients"}
@@ -240,7 +244,7 @@ def _lost(variable: str, chain: Sequence[Certificate], trusted: Sequence[Certifi
     )
 
 
-def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
+def _of_outside(given: PkiVariables, now: datetime) -> Iterator[Fault]:
     own, trouble = _parsed("pki_certificate", given.certificate)
     yield from trouble
     more, trouble = _parsed("pki_chain", given.chain) if given.chain else ([], [])
@@ -269,7 +273,7 @@ def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
     yield from _of_way("pki_certificate", chain, given, now)
 
 
-def _of_intermediate(given: Given, now: datetime) -> Iterator[Fault]:
+def _of_intermediate(given: PkiVariables, now: datetime) -> Iterator[Fault]:
     own, trouble = _parsed("pki_ca_certificate", given.ca_certificate)
     yield from trouble
     more, trouble = _parsed("pki_chain", given.chain) if given.chain else ([], [])
@@ -295,7 +299,7 @@ def _of_intermediate(given: Given, now: datetime) -> Iterator[Fault]:
     yield from _of_way("pki_ca_certificate", [*own, *more], given, now, sample)
 
 
-def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
+def _of_own(given: PkiVariables, now: datetime) -> Iterator[Fault]:
     number = int(given.ca_generation)
     for generation in given.generations:
         path = authority_certificate(given.directory, generation)
@@ -331,7 +335,7 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
                 )
 
 
-def not_strict(given: Given) -> list[str]:
+def not_strict(given: PkiVariables) -> list[str]:
     """Find what Python from 3.13 on, as in Debian 13, would refuse in certificates that OpenSSL accepts."""
     try:
         chain = pem(
@@ -347,7 +351,7 @@ def not_strict(given: Given) -> list[str]:
     return [str(found)] if found else []
 
 
-def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
+def _of_own_key(given: PkiVariables, found: Sequence[Certificate]) -> Iterator[Fault]:
     """Check the key of the authority that signs. Its certificate may not exist yet."""
     path = authority_key(given.directory, int(given.ca_generation))
     try:

@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Record:
+class CertificateRecord:
     """What a host had at the end of the last complete run.
 
     Attributes:
@@ -44,7 +44,7 @@ def record_text(bundle: str, chain: str, clients: bool) -> str:
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
-def read_record(directory: str, host: str) -> Record | None:
+def read_record(directory: str, host: str) -> CertificateRecord | None:
     """Read a host's record. Without one, the files that were made for the host count: older versions wrote no records.
 
     Raises:
@@ -55,19 +55,21 @@ def read_record(directory: str, host: str) -> Record | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError
-        return Record(str(content["bundle"]), str(content["chain"]), content["clients"] is True)
+        return CertificateRecord(
+            str(content["bundle"]), str(content["chain"]), content["clients"] is True
+        )
     except FileNotFoundError:
         return _record_from_files(directory, host)
     except (OSError, ValueError, LookupError, TypeError):
         raise CertificateError(f"can't be read: {path}") from None
 
 
-def _record_from_files(directory: str, host: str) -> Record | None:
+def _record_from_files(directory: str, host: str) -> CertificateRecord | None:
     authority = read_text(authority_certificate(directory, 1))
     certificate = read_text(Path(directory, "hosts", f"{host}.crt"))
     if not authority or not certificate:
         return None
-    return Record(authority, certificate + authority)
+    return CertificateRecord(authority, certificate + authority)
 
 
 def everybody_shows_one(directory: str, hosts: Iterable[str]) -> bool:

@@ -20,14 +20,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults impor
     Fault,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.records import (
-    Record,
+    CertificateRecord,
     read_record,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
     EXTERNAL,
     INTERMEDIATE,
     OWN,
-    Given,
+    PkiVariables,
     authority_certificate,
     bundle,
     host_state,
@@ -51,7 +51,7 @@ _LOST = Fault(
 )
 
 
-def _is_lost(given: Given) -> bool:
+def _is_lost(given: PkiVariables) -> bool:
     return given.source == OWN and not any(Path(given.directory).glob("ca*.crt"))
 
 
@@ -94,7 +94,7 @@ def _readable(given: str | Path) -> list[Certificate]:
         return []
 
 
-def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
+def rollover_faults(given: Mapping[str, PkiVariables]) -> list[tuple[str, Fault]]:
     """Find hosts that would show what others don't trust yet, or would stop trusting what others still show.
 
     Args:
@@ -121,7 +121,9 @@ def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
     return found
 
 
-def disagreements(given: Mapping[str, Given], servers: Iterable[str]) -> list[tuple[str, Fault]]:
+def disagreements(
+    given: Mapping[str, PkiVariables], servers: Iterable[str]
+) -> list[tuple[str, Fault]]:
     """Find hosts that could not connect after the run, because they don't trust what the other side shows.
 
     Args:
@@ -151,7 +153,7 @@ def disagreements(given: Mapping[str, Given], servers: Iterable[str]) -> list[tu
     ]
 
 
-def _will_trust(given: Given, other: Given, host: str) -> bool:
+def _will_trust(given: PkiVariables, other: PkiVariables, host: str) -> bool:
     """Return whether a host will trust another one's certificate, even if their own authority does not exist yet."""
     if (given.source, other.source, given.directory) == (OWN, OWN, other.directory):
         return int(other.ca_generation) in given.generations
@@ -164,7 +166,10 @@ def _will_trust(given: Given, other: Given, host: str) -> bool:
 
 
 def _of_change(
-    host: str, given: Given, records: Mapping[str, Record], seen: dict[tuple[str, str], bool]
+    host: str,
+    given: PkiVariables,
+    records: Mapping[str, CertificateRecord],
+    seen: dict[tuple[str, str], bool],
 ) -> Iterator[Fault]:
     def trusts(chain: str, trusted: str) -> bool:
         if (chain, trusted) not in seen:
@@ -214,7 +219,7 @@ def _of_change(
         )
 
 
-def _known(given: Given) -> str:
+def _known(given: PkiVariables) -> str:
     """Return those of the trusted authorities that exist already."""
     own = [
         read_text(authority_certificate(given.directory, number)) for number in given.generations
@@ -222,7 +227,7 @@ def _known(given: Given) -> str:
     return joined(*own, given.ca_bundle)
 
 
-def _before(given: Given, records: Mapping[str, Record]) -> list[int]:
+def _before(given: PkiVariables, records: Mapping[str, CertificateRecord]) -> list[int]:
     """Return the numbers of the own authorities, other than the current one, that signed certificates in use."""
     chains = {record.chain for record in records.values()}
     found = []
@@ -242,7 +247,9 @@ def _listed(hosts: Sequence[str], most: int = 3) -> str:
     return ", ".join(hosts)
 
 
-def ending(given: Given, host: str, days: float, now: datetime | None = None) -> Iterator[Fault]:
+def ending(
+    given: PkiVariables, host: str, days: float, now: datetime | None = None
+) -> Iterator[Fault]:
     """Find authorities in use, and certificates from outside, that expire within so many days."""
     now = now or datetime.now(UTC)
 

@@ -31,7 +31,7 @@ def authority_key(directory: str, generation: int) -> Path:
 
 
 @dataclass(frozen=True)
-class Given:
+class PkiVariables:
     """What the inventory says about a host's certificate: the variables with these names and the prefix `pki_`."""
 
     source: Literal["own", "intermediate", "external"]
@@ -67,14 +67,14 @@ def joined(*texts: str) -> str:
     return "".join(f"{text.strip()}\n" for text in texts if text and text.strip())
 
 
-def signer(given: Given) -> str:
+def signer(given: PkiVariables) -> str:
     """Return the certificate that signs for hosts, and those above it; empty if it does not exist yet."""
     if given.source == OWN:
         return read_text(authority_certificate(given.directory, int(given.ca_generation)))
     return joined(given.ca_certificate, given.chain)
 
 
-def bundle(given: Given) -> str:
+def bundle(given: PkiVariables) -> str:
     """Return the authorities that hosts should trust; empty if one of them does not exist yet."""
     if given.source != OWN:
         return pem(certificates(given.ca_bundle))
@@ -86,7 +86,7 @@ def bundle(given: Given) -> str:
     return pem(certificates(joined(*own, given.ca_bundle)))
 
 
-def host_state(given: Given, host: str) -> dict[str, Any]:
+def host_state(given: PkiVariables, host: str) -> dict[str, Any]:
     """Return what a host should have: `bundle`, `chain` and `key`. What does not exist yet is None.
 
     `issue` says whether its certificate has to be made.

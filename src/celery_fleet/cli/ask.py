@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import grp
 import json
-import os
-import pwd
 import signal
 import subprocess
 import time
@@ -20,6 +17,7 @@ import click
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, CommandError, need_root
 from celery_fleet.common.text import late
+from celery_fleet.health.in_release import as_user
 from celery_fleet.system.exec_request import TIMED_OUT
 
 #: Seconds within which a command answers by default, unless it runs something for the operator.
@@ -71,15 +69,6 @@ def bounded(what: str, seconds: float = BOUND, said: float | None = None) -> Ite
         if outer:
             left = outer - (time.monotonic() - began)
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
-
-
-def as_user(name: str) -> dict[str, Any]:
-    """Return options of subprocess that run a child as another user, without root's groups."""
-    if os.geteuid() != 0:
-        return {}
-    entry = pwd.getpwnam(name)
-    group = grp.getgrgid(entry.pw_gid)
-    return {"user": entry.pw_uid, "group": group.gr_gid, "extra_groups": []}
 
 
 def question(application: Application, name: str, **request: Any) -> Any:

@@ -31,7 +31,7 @@ from celery_fleet.cli.commands import (
     tasks,
 )
 from celery_fleet.cli.errors import UNKNOWN
-from celery_fleet.cli.options import Given, Group, shared, with_examples
+from celery_fleet.cli.options import GlobalOptions, Group, shared, with_examples
 from celery_fleet.common.identity import current
 
 
@@ -70,7 +70,7 @@ class Whole(Group):
 @click.pass_context
 def cli(context: click.Context, /, **said: Any) -> None:
     """Look at a Celery fleet from one of its hosts, and run things in it."""
-    context.obj = (context.obj or Given()).and_then(**said)
+    context.obj = (context.obj or GlobalOptions()).and_then(**said)
 
 
 for found in (
@@ -101,7 +101,9 @@ def run() -> None:
     try:
         # Python's own start is part of the time that the user waits.
         age = time.time() - current().started
-        cli.main(prog_name="celery-fleet", obj=Given(began=time.monotonic() - max(age, 0.0)))
+        cli.main(
+            prog_name="celery-fleet", obj=GlobalOptions(began=time.monotonic() - max(age, 0.0))
+        )
     except BrokenPipeError:
         # The reader of the output (head, less) has closed it.
         sys.stderr.close()

@@ -20,7 +20,7 @@ from celery_fleet.cli.application import Application
 
 
 @dataclass(frozen=True)
-class Given:
+class GlobalOptions:
     """Options given before the command's name, and the process's start on the clock of `time.monotonic`."""
 
     app: str | None = None
@@ -34,10 +34,10 @@ class Given:
         format_: str | None = None,
         json_: bool = False,
         timeout_: float | None = None,
-    ) -> Given:
+    ) -> GlobalOptions:
         """Return these options overridden by those given after a further name."""
         json = True if json_ else self.json if format_ is None else format_ == "json"
-        return Given(app or self.app, json, timeout_ or self.timeout, self.began)
+        return GlobalOptions(app or self.app, json, timeout_ or self.timeout, self.began)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def complete_app(context: click.Context, parameter: click.Parameter, typed: str)
 
 def known(context: click.Context) -> Application | None:
     """Return the chosen application for the shell's completion; None if the choice is open."""
-    given = context.find_object(Given)
+    given = context.find_object(GlobalOptions)
     try:
         return applications.choose(context.params.get("app") or (given.app if given else None))
     except click.ClickException:
@@ -105,7 +105,7 @@ def shared(
     """Add the options that all commands share.
 
     Args:
-        function: It takes them as :meth:`Given.and_then` does.
+        function: It takes them as :meth:`GlobalOptions.and_then` does.
         formats: Whether it prints tables or JSON, so that it has --format.
         timeout: Whether it has the shared --timeout, and not its own.
         first: Whether these come before all names; only these can be set by environment variables.
@@ -205,7 +205,7 @@ def command(
             timeout_: float | None = None,
             **rest: Any,
         ) -> Any:
-            given = click.get_current_context().find_object(Given) or Given()
+            given = click.get_current_context().find_object(GlobalOptions) or GlobalOptions()
             given = given.and_then(app, format_, json_, timeout_)
             made = Context(applications.choose(given.app), given.json, given.began, given.timeout)
             if not bound:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from celery_fleet.cli import units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import USAGE, CommandError
-from celery_fleet.cli.units import Unit
+from celery_fleet.cli.units import UnitStatus
+from celery_fleet.common import systemctl
 
 #: Seconds between two checks.
 PAUSE = 0.5
@@ -69,10 +70,10 @@ def meant(application: Application, names: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Step:
+class UnitChange:
     """One unit that has reached another state; `done` says that this state is final, good or bad."""
 
-    unit: Unit
+    unit: UnitStatus
     done: bool
     well: bool
 
@@ -134,7 +135,7 @@ class Course:
             CommandError: It refused.
         """
         done = subprocess.run(
-            [units.SYSTEMCTL, self.verb, "--no-block", "--", *self.names],
+            [systemctl.SYSTEMCTL, self.verb, "--no-block", "--", *self.names],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -151,7 +152,7 @@ class Course:
         seconds: float,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-    ) -> Iterator[Step]:
+    ) -> Iterator[UnitChange]:
         """Yield each change of a unit until all are done or the time is over."""
         seen: dict[str, tuple[str, str, str, bool]] = {}
         end = clock() + seconds
@@ -162,13 +163,13 @@ class Course:
                 state = (unit.active, unit.sub, unit.status, done)
                 if seen.get(unit.name) != state:
                     seen[unit.name] = state
-                    yield Step(unit, done, well)
+                    yield UnitChange(unit, done, well)
                 open_ = open_ or not done
             if not open_ or clock() >= end:
                 return
             sleep(PAUSE)
 
-    def _judge(self, unit: Unit) -> tuple[bool, bool]:
+    def _judge(self, unit: UnitStatus) -> tuple[bool, bool]:
         """Return whether a unit has reached its final state, and whether that is good."""
         before = self._before[unit.name]
         if unit.job:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from celery_fleet.cli.errors import CommandError
+from celery_fleet.common import systemctl
 
-SYSTEMCTL = "/usr/bin/systemctl"
 _PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "StatusText"),
     *("StateChangeTimestamp", "NRestarts"),
@@ -23,7 +22,7 @@ _SPANS = {"w": 604800, "d": 86400, "h": 3600, "min": 60, "s": 1, "ms": 1e-3, "us
 
 
 @dataclass(frozen=True)
-class Unit:
+class UnitStatus:
     """One unit.
 
     Attributes:
@@ -59,31 +58,22 @@ class Unit:
         return {**shown, "since": since, "ok": self.ok}
 
 
-def parse(text: str) -> list[Unit]:
-    """Parse the output of `systemctl show --timestamp=unix`."""
-    found = []
-    for block in text.strip().split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.splitlines())
-        if "Id" not in fields:
-            continue
-        missing = fields.get("LoadState") == "not-found"
-        found.append(
-            Unit(
-                name=fields["Id"],
-                active="missing" if missing else fields.get("ActiveState", "unknown"),
-                sub="" if missing else fields.get("SubState", ""),
-                status=fields.get("StatusText", ""),
-                since=_moment(fields.get("StateChangeTimestamp", "")),
-                restarts=int(fields["NRestarts"])
-                if fields.get("NRestarts", "").isdigit()
-                else None,
-                job=fields.get("Job", "0") not in ("", "0"),
-                invocation=fields.get("InvocationID", ""),
-                start_limit=span(fields.get("TimeoutStartUSec", "")),
-                stop_limit=span(fields.get("TimeoutStopUSec", "")),
-            )
-        )
-    return found
+def status_of(fields: Mapping[str, str]) -> UnitStatus:
+    """Return a unit's status, from the properties that `systemctl show --timestamp=unix` prints."""
+    missing = fields.get("LoadState") == "not-found"
+    restarts = fields.get("NRestarts", "")
+    return UnitStatus(
+        name=fields["Id"],
+        active="missing" if missing else fields.get("ActiveState", "unknown"),
+        sub="" if missing else fields.get("SubState", ""),
+        status=fields.get("StatusText", ""),
+        since=_moment(fields.get("StateChangeTimestamp", "")),
+        restarts=int(restarts) if restarts.isdigit() else None,
+        job=fields.get("Job", "0") not in ("", "0"),
+        invocation=fields.get("InvocationID", ""),
+        start_limit=span(fields.get("TimeoutStartUSec", "")),
+        stop_limit=span(fields.get("TimeoutStopUSec", "")),
+    )
 
 
 def span(text: str) -> float | None:
@@ -97,26 +87,14 @@ def _moment(text: str) -> datetime | None:
     return datetime.fromtimestamp(int(digits), UTC) if digits.isdigit() and int(digits) else None
 
 
-def show(names: Sequence[str]) -> list[Unit]:
+def show(names: Sequence[str]) -> list[UnitStatus]:
     """Return the state of some units.
 
     Raises:
         CommandError: systemd can't be asked.
     """
-    if not names:
-        return []
-    command = [SYSTEMCTL, "show", "--timestamp=unix", f"--property={','.join(_PROPERTIES)}", *names]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CommandError(f"systemd can't be asked: {error}") from None
-    if done.returncode != 0:
-        raise CommandError(f"systemd can't be asked: {done.stderr.strip() or done.returncode}")
-    return parse(done.stdout)
+        found = systemctl.properties(names, _PROPERTIES, 5, "--timestamp=unix")
+    except OSError as error:
+        raise CommandError(str(error)) from None
+    return [status_of(fields) for fields in found]

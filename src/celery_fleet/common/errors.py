@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import NoReturn
 
@@ -30,6 +30,11 @@ def component(environ: Mapping[str, str]) -> str | None:
 def one_line(text: object) -> str:
     """Fold any text (or exception) into one line."""
     return " ".join(str(text).split())
+
+
+def error_text(error: object, secrets: Iterable[str] = ()) -> str:
+    """Return an error in one line without secrets; its type if it has no text."""
+    return redact(one_line(error) or type(error).__name__, secrets)
 
 
 def tell_of_connections(environ: Mapping[str, str]) -> None:

@@ -77,15 +77,15 @@ def _shown_in(key: str, value: Any) -> str:
     )
 
 
-def secrets_in(value: Any, name: str = "") -> set[str]:
+def secrets_in(value: Any) -> set[str]:
     """Return every password in ``value`` (unredacted settings), quoted and unquoted.
 
     They are used to mask messages of libraries, which may repeat a password without its URL.
     """
-    return {secret for secret in _secrets(value, name) if len(secret) >= SHORTEST_SECRET}
+    return {secret for secret in _secrets(value) if len(secret) >= SHORTEST_SECRET}
 
 
-def _secrets(value: Any, name: str) -> Iterator[str]:
+def _secrets(value: Any, name: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _secrets(item, str(key))

@@ -40,21 +40,21 @@ class Entry:
         return None if queue is None else str(queue)
 
 
-def parse_entries(raw: object, where: str = "beat_schedule") -> dict[str, Entry]:
+def parse_entries(raw: object) -> dict[str, Entry]:
     """Check a whole schedule.
 
     Raises:
         FleetError: lists every mistake with its entry.
     """
     if not isinstance(raw, Mapping):
-        raise FleetError(f"{where} must map entry names to entries, not {type(raw).__name__}")
+        raise FleetError(f"beat_schedule must map entry names to entries, not {type(raw).__name__}")
     entries: dict[str, Entry] = {}
     errors: list[str] = []
     for name, item in raw.items():
         try:
             entries[str(name)] = parse_entry(str(name), item)
         except FleetError as exc:
-            errors.append(f"{where}.{name}: {exc}")
+            errors.append(f"beat_schedule.{name}: {exc}")
     if errors:
         raise FleetError("; ".join(errors))
     return entries

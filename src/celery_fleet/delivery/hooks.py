@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery_fleet.delivery.messages import FetchedMessage
 
 
 @dataclass
@@ -27,9 +30,9 @@ class Hooks:
     #: ``(tag, error)``, when an acknowledgement could not be sent: return whether it will be sent later, so that it
     #: counts as sent. Default: the error is raised.
     ack_failed: Callable[[str, Exception], bool] | None = None
-    #: ``(channel, tag, key, item, reason, detail)``: keep an unreadable item (bytes) of the list ``key``, which is in
-    #: ``unacked`` under ``tag``. Default: move it to the list :data:`celery_fleet.delivery.keys.UNREADABLE`.
-    park_raw: Callable[[Any, str, str, bytes, str, str], object] | None = None
+    #: ``(channel, fetched, reason, detail)``: keep an unreadable item that is in ``unacked``. Default: move it to the
+    #: list :data:`celery_fleet.delivery.keys.UNREADABLE`.
+    park_raw: Callable[[Any, FetchedMessage, str, str], object] | None = None
     #: ``(tag, message, error)``, when a rejected message could not be put back: return whether it will be put back
     #: later. The message is None if its channel is closed. Default: the error is raised.
     requeue_failed: Callable[[str, Any, Exception], bool] | None = None

@@ -48,6 +48,18 @@ def number_of(tag: str) -> int:
     return -1 if found is None else int(found["number"], 16)
 
 
+@dataclass(frozen=True)
+class FetchedMessage:
+    """A message as a worker fetched it: the list's item, its tag in ``unacked``, and the list that it came from.
+
+    The tag is empty if the message is no longer in ``unacked``.
+    """
+
+    item: bytes | str
+    tag: str
+    key: str
+
+
 #: kombu's ``sep``, which separates a queue from a priority in a list's name, and its ``priority_steps``, the priorities
 #: that have a list.
 SEPARATOR = "\x06\x16"

@@ -13,7 +13,8 @@ from typing import Any
 from celery_fleet.health.setup import CheckError, Setup
 
 
-def _as_user(name: str) -> dict[str, Any]:
+def as_user(name: str) -> dict[str, Any]:
+    """Return options of subprocess that run a child as another user, without root's groups."""
     if os.geteuid() != 0:
         return {}
     entry = pwd.getpwnam(name)
@@ -55,7 +56,7 @@ def in_release(
             timeout=timeout,
             check=False,
             start_new_session=True,
-            **_as_user(setup.user),
+            **as_user(setup.user),
         )
         answer = json.loads(done.stdout.strip().splitlines()[-1])
         if isinstance(answer, dict):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from celery_fleet.common import systemctl
 from celery_fleet.health.result import BAD, GOOD, WARNING
 
-SYSTEMCTL = "/usr/bin/systemctl"
 _PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "StatusText", "NRestarts"),
     *("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"),
@@ -19,7 +18,7 @@ RESTARTS_TOLERATED = 2
 
 
 @dataclass(frozen=True)
-class Unit:
+class MonitoredUnit:
     """One unit. ``began`` and ``up``: when it was started and when it came up, by the host's monotonic clock."""
 
     name: str
@@ -37,21 +36,21 @@ class Unit:
         return self.name.removesuffix(".service")
 
 
-Ask = Callable[[Sequence[str]], Mapping[str, Unit]]
+Ask = Callable[[Sequence[str]], Mapping[str, MonitoredUnit]]
 
 
 def _number(text: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def parse(text: str) -> dict[str, Unit]:
-    """Read the output of `systemctl show`; the result is by name."""
-    found = {}
-    for block in text.strip().split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.splitlines())
-        if "Id" not in fields:
-            continue
-        found[fields["Id"]] = Unit(
+def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
+    """Ask systemd for the state of some units; the result is by name.
+
+    Raises:
+        OSError: systemd can't be asked.
+    """
+    return {
+        fields["Id"]: MonitoredUnit(
             name=fields["Id"],
             load=fields.get("LoadState", ""),
             active=fields.get("ActiveState", "unknown"),
@@ -61,37 +60,15 @@ def parse(text: str) -> dict[str, Unit]:
             began=_number(fields.get("InactiveExitTimestampMonotonic", "")) / 1e6,
             up=_number(fields.get("ActiveEnterTimestampMonotonic", "")) / 1e6,
         )
-    return found
-
-
-def show(names: Sequence[str]) -> dict[str, Unit]:
-    """Ask systemd for the state of some units; the result is by name.
-
-    Raises:
-        OSError: systemd can't be asked.
-    """
-    if not names:
-        return {}
-    command = [SYSTEMCTL, "show", f"--property={','.join(_PROPERTIES)}", *names]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=8,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise OSError("systemd did not answer within 8 s") from None
-    if done.returncode != 0:
-        raise OSError(f"systemd can't be asked: {done.stderr.strip() or done.returncode}")
-    return parse(done.stdout)
+        for fields in systemctl.properties(names, _PROPERTIES, timeout=8)
+    }
 
 
 def judge(
-    unit: Unit | None, name: str, patience: Mapping[str, float | None], now: float | None = None
+    unit: MonitoredUnit | None,
+    name: str,
+    patience: Mapping[str, float | None],
+    now: float | None = None,
 ) -> tuple[str, str]:
     """Judge a unit that should be up. Returns a state, and a text if the unit is not up.
 

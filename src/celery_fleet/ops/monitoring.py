@@ -25,7 +25,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.errors import FleetError, error_text, one_line
 from celery_fleet.common.redact import redact, redact_all, secrets_in
 from celery_fleet.compat import versions
 from celery_fleet.config.settings import FleetSettings, parse
@@ -178,7 +178,7 @@ class Watcher:
         try:
             return self._question.ask()
         except Exception as exc:  # noqa: BLE001  # any error is reported
-            return f"{type(exc).__name__}: {broker.reason(exc)}"
+            return f"{type(exc).__name__}: {error_text(exc)}"
 
     def _look(self) -> str | None:
         app = make_app(self._settings)

@@ -40,8 +40,8 @@ from celery_fleet.common.redact import redact, secrets_in
 from celery_fleet.compat import versions
 from celery_fleet.ops import fleet_commands as command
 from celery_fleet.ops.app import make_app
-from celery_fleet.ops.probe_report import NodeLoad, NodeReport, Report, unexpected
-from celery_fleet.ops.probe_request import Node, Request, Scheduled, parse_request
+from celery_fleet.ops.probe_report import NodeLoad, NodeReport, ProbeReport, unexpected
+from celery_fleet.ops.probe_request import Node, ProbeRequest, Scheduled, parse_request
 
 #: Seconds between two checks for answers.
 PAUSE = 0.01
@@ -59,7 +59,7 @@ CANARY_PART = 0.6
 class Probe:
     """One run of the probe; fills in its report step by step."""
 
-    def __init__(self, app: Any, request: Request, report: Report) -> None:
+    def __init__(self, app: Any, request: ProbeRequest, report: ProbeReport) -> None:
         self._app = app
         self._request = request
         self._report = report
@@ -354,7 +354,7 @@ def _explain(exc: BaseException) -> str:
 def run(raw: object) -> dict[str, Any]:
     """Carry out a request; return the report by its deadline, even if something hangs."""
     start = time.monotonic()
-    report = Report()
+    report = ProbeReport()
     secrets = secrets_in(raw)
     try:
         versions.require()

@@ -28,7 +28,7 @@ class NodeReport:
 
 
 @dataclass
-class Report:
+class ProbeReport:
     """All findings; one thread fills it in, another prints it at the deadline."""
 
     nodes: dict[str, NodeReport] = field(default_factory=dict)

@@ -36,7 +36,7 @@ class Scheduled:
 
 
 @dataclass(frozen=True)
-class Request:
+class ProbeRequest:
     """A request to the probe; see :mod:`celery_fleet.ops.probe`."""
 
     settings: FleetSettings
@@ -49,7 +49,7 @@ class Request:
     forget: tuple[str, ...] = ()
 
 
-def parse_request(raw: object) -> Request:
+def parse_request(raw: object) -> ProbeRequest:
     """Check a request.
 
     Raises:
@@ -74,7 +74,7 @@ def parse_request(raw: object) -> Request:
     pause, resume = _pause(raw.get("pause")), _resume(raw.get("resume"))
     # A caller that asks to wait expects the answer too, so extend the timeout.
     waits = sum(asked.wait + command.ANSWER for asked in (pause, resume) if asked is not None)
-    return Request(
+    return ProbeRequest(
         settings=parse(raw.get("settings"), "settings"),
         nodes=tuple(_node(str(name), item) for name, item in nodes.items()),
         schedule=tuple(_scheduled(str(name), item) for name, item in schedule.items()),

@@ -29,7 +29,7 @@ from celery_fleet.common.redact import redact
 PATIENCE = 5.0
 
 
-class MistakeError(Exception):
+class RequestError(Exception):
     """The request is a mistake; the text is one line."""
 
 
@@ -37,7 +37,7 @@ def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Send a task; return its id, and whether its result is ignored.
 
     Raises:
-        MistakeError: It takes other arguments, or no worker consumes the queue that it would go to.
+        RequestError: It takes other arguments, or no worker consumes the queue that it would go to.
     """
     from celery_fleet.compat import beat
 
@@ -46,7 +46,7 @@ def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     queue, _ = beat.queue_of(app, task.name, options, args, kwargs)
     consumed = request.get("consumed")
     if consumed is not None and queue is not None and queue not in consumed:
-        raise MistakeError(
+        raise RequestError(
             f"{task.name} goes to the queue {queue}, which no worker of the inventory consumes; consumed are"
             f" {', '.join(consumed) or 'none'}: add --queue, or --anyway"
         )
@@ -77,19 +77,19 @@ def wanted(app: Any, request: Mapping[str, Any]) -> tuple[Any, list[Any], dict[s
     """Return the requested task with its arguments.
 
     Raises:
-        MistakeError: There is no such task, or it does not take these arguments.
+        RequestError: There is no such task, or it does not take these arguments.
     """
     name = str(request.get("task"))
     args, kwargs = list(request.get("args") or ()), dict(request.get("kwargs") or {})
     task = app.tasks.get(name)
     if task is None:
-        raise MistakeError(f"the release registers no task {name}: see `celery-fleet tasks`")
+        raise RequestError(f"the release registers no task {name}: see `celery-fleet tasks`")
     takes = getattr(task, "__header__", None)
     if task.typing and takes is not None:
         try:
             takes(*args, **kwargs)
         except TypeError as exc:
-            raise MistakeError(f"{name} does not take these arguments: {one_line(exc)}") from None
+            raise RequestError(f"{name} does not take these arguments: {one_line(exc)}") from None
     return task, args, kwargs
 
 
@@ -132,7 +132,7 @@ def answer(request: object) -> dict[str, Any]:
         except (Exception, SystemExit) as exc:  # noqa: BLE001  # the application's code may do anything
             return _error(redact(f"application {module} can't be loaded: {_named(exc)}"))
         return {"ok": True, "answer": DOINGS[request["do"]](app, request)}
-    except MistakeError as exc:
+    except RequestError as exc:
         return _error(str(exc), usage=True)
     except (Exception, SystemExit) as exc:  # noqa: BLE001  # any error is the answer
         return _error(redact(_named(exc)))

@@ -37,7 +37,7 @@ BUILT_IN = ("celery.", "celery_fleet.")
 
 
 @dataclass(frozen=True)
-class Request:
+class CheckRequest:
     """What to check; see the module's docstring."""
 
     app: str
@@ -47,7 +47,7 @@ class Request:
 
 
 @dataclass
-class Report:
+class CheckReport:
     """The findings, printed as JSON."""
 
     errors: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Report:
         return result
 
 
-def parse_request(text: str) -> Request:
+def parse_request(text: str) -> CheckRequest:
     """Read the request.
 
     Raises:
@@ -92,12 +92,12 @@ def parse_request(text: str) -> Request:
     settings = raw.get("settings")
     if settings is not None and not isinstance(settings, Mapping):
         raise FleetError("settings must be a mapping of Celery's settings")
-    return Request(app, Path(str(directory)), tuple(tasks), settings)
+    return CheckRequest(app, Path(str(directory)), tuple(tasks), settings)
 
 
-def check(request: Request) -> Report:
+def check(request: CheckRequest) -> CheckReport:
     """Import the application and check its tasks; this changes the working directory and sys.path."""
-    report = Report(versions=versions.installed())
+    report = CheckReport(versions=versions.installed())
     report.errors += versions.problems(report.versions)
     if report.errors:
         return report
@@ -136,7 +136,7 @@ _OWN = {"timezone": None, "enable_utc": True, "task_always_eager": False}
 _ROUTING = ("task_default_queue", "task_routes")
 
 
-def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
+def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
     """Describe the application's schedule and settings; return them with the errors they would cause on the hosts."""
     from celery_fleet.beat import described
     from celery_fleet.beat.database import available
@@ -226,7 +226,7 @@ def _enter(directory: Path) -> None:
     importlib.invalidate_caches()
 
 
-def _application(request: Request) -> Any:
+def _application(request: CheckRequest) -> Any:
     # The caller's environment may be that of a process of the fleet, which this is not.
     # Processes of the fleet lack the four URLs too, so code that needs them must fail here and not there.
     for variable in ("CELERY_LOADER", COMPONENT_VARIABLE, *URL_VARIABLES):
@@ -345,9 +345,9 @@ def main() -> int:
             secrets = secrets_in(request.settings)
             report = check(request)
         except FleetError as exc:
-            report = Report([str(exc)], versions=versions.installed())
+            report = CheckReport([str(exc)], versions=versions.installed())
         except Exception as exc:  # noqa: BLE001  # the caller always expects a report
-            report = Report(
+            report = CheckReport(
                 [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
                 versions=versions.installed(),
                 details=traceback.format_exc(),

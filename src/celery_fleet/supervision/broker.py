@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from redis.retry import Retry
 
-from celery_fleet.common.errors import one_line
+from celery_fleet.common.errors import error_text
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import broker
 
@@ -151,7 +151,7 @@ def _failures(
 
 
 def _told(failures: list[tuple[broker.Endpoint, Exception]]) -> str | None:
-    return "; ".join(f"{endpoint.address}: {reason(exc)}" for endpoint, exc in failures) or None
+    return "; ".join(f"{endpoint.address}: {error_text(exc)}" for endpoint, exc in failures) or None
 
 
 def _is_ours(exc: BaseException | None) -> bool:
@@ -167,13 +167,8 @@ def _ask_any_transport(app: Any) -> str | None:
         try:
             connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
         except connection.connection_errors as exc:
-            return f"{name(app)}: {reason(exc)}"
+            return f"{name(app)}: {error_text(exc)}"
     return None
-
-
-def reason(exc: BaseException) -> str:
-    """Return an exception's text in one line without secrets; its type if it has no text."""
-    return redact(one_line(exc) or type(exc).__name__)
 
 
 class Question:

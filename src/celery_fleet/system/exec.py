@@ -38,11 +38,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery_fleet.system import launch
-from celery_fleet.system.exec_request import TIMED_OUT, ExecError, Request, arguments
+from celery_fleet.system.exec_request import TIMED_OUT, ExecError, ExecRequest, arguments
 from celery_fleet.system.exec_target import (
     ENVIRONMENT,
     SEARCH,
-    Application,
+    ExecApplication,
     application,
     credential,
     environment,
@@ -68,8 +68,8 @@ _SUPERVISOR = (
 
 
 def unit_command(
-    app: Application,
-    request: Request,
+    app: ExecApplication,
+    request: ExecRequest,
     *,
     release: Path,
     unit: str,
@@ -198,7 +198,7 @@ def _opened(path: str) -> IO[bytes]:
     return os.fdopen(handle, "ab")
 
 
-def run(request: Request) -> int:
+def run(request: ExecRequest) -> int:
     """Run the command; return its exit status.
 
     Raises:

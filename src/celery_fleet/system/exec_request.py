@@ -30,7 +30,7 @@ class ExecError(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class ExecRequest:
     """A checked command line; see :mod:`celery_fleet.system.exec`."""
 
     app: str
@@ -42,7 +42,7 @@ class Request:
     output: str | None = None
 
 
-def arguments(argv: Sequence[str]) -> Request:
+def arguments(argv: Sequence[str]) -> ExecRequest:
     """Read the command line (without the program's name).
 
     Raises:
@@ -73,7 +73,7 @@ def arguments(argv: Sequence[str]) -> Request:
     component = given.get("component", "producer")
     if component not in COMPONENTS:
         raise ExecError(f"--as {component}: use one of {', '.join(COMPONENTS)}")
-    return Request(
+    return ExecRequest(
         app=given["app"],
         command=command,
         component=component,

@@ -24,7 +24,7 @@ ENVIRONMENT = ("exec.env", "credentials/exec.env")
 
 
 @dataclass(frozen=True)
-class Application:
+class ExecApplication:
     """An application, as ``cli.json`` describes it."""
 
     name: str
@@ -35,7 +35,7 @@ class Application:
     slice: str
 
 
-def application(name: str) -> Application:
+def application(name: str) -> ExecApplication:
     """Return the application of this name.
 
     Raises:
@@ -46,7 +46,7 @@ def application(name: str) -> Application:
         raise ExecError(f"--app {name!r} is not the name of an application")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Application(
+        return ExecApplication(
             name=found["app"],
             module=found["module"],
             user=found["user"],
@@ -63,7 +63,7 @@ def application(name: str) -> Application:
         raise ExecError(f"{path} can't be read ({error!r}); run site.yml again") from None
 
 
-def release_of(app: Application, identity: str | None) -> Path:
+def release_of(app: ExecApplication, identity: str | None) -> Path:
     """Return the directory of the release to run in.
 
     Raises:
@@ -126,7 +126,7 @@ def _runnable(path: Path, word: str) -> None:
         )
 
 
-def credential(app: Application, component: str) -> Path:
+def credential(app: ExecApplication, component: str) -> Path:
     """Return the path of the settings that the command gets.
 
     Raises:
@@ -145,7 +145,7 @@ def credential(app: Application, component: str) -> Path:
     return path
 
 
-def shown(app: Application, settings: Path) -> list[Path]:
+def shown(app: ExecApplication, settings: Path) -> list[Path]:
     """Return the host's certificate and key files, if the settings have the command present them to Redis.
 
     Raises:
@@ -160,7 +160,7 @@ def shown(app: Application, settings: Path) -> list[Path]:
         raise ExecError(f"{settings} can't be read ({error}); run site.yml again") from None
 
 
-def environment(app: Application) -> dict[str, str]:
+def environment(app: ExecApplication) -> dict[str, str]:
     """Return the variables that the fleet sets over the application's own environment; none is secret."""
     return {
         "CELERY_LOADER": "celery_fleet.loader.FleetLoader",

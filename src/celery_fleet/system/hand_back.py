@@ -39,7 +39,7 @@ from celery_fleet.common.redact import redact
 from celery_fleet.common.redis_client import RedisError, Server, server_of
 from celery_fleet.common.text import count
 from celery_fleet.delivery.hand_back import worker_record
-from celery_fleet.delivery.hand_back.put_back import Client, Outcome, Return, context_of
+from celery_fleet.delivery.hand_back.put_back import MessageClient, Outcome, Return, context_of
 from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 
 #: Seconds for the whole program; the unit's TimeoutStopSec= is longer.
@@ -66,7 +66,7 @@ class OutOfTimeError(Exception):
 
 
 @dataclass(frozen=True)
-class Broker:
+class BrokerServers:
     """The broker that has the messages."""
 
     servers: tuple[Server, ...]
@@ -76,7 +76,7 @@ class Broker:
     context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @classmethod
-    def read(cls, path: Path) -> Broker:
+    def read(cls, path: Path) -> BrokerServers:
         """Read the broker of a component's settings file.
 
         Raises:
@@ -109,7 +109,7 @@ class Broker:
         return cls(servers, databases, secured if over_tls else None, context)
 
     @contextmanager
-    def connection(self, number: int) -> Iterator[Client]:
+    def connection(self, number: int) -> Iterator[MessageClient]:
         """Connect to one of the servers, to each in turn.
 
         Raises:
@@ -119,7 +119,7 @@ class Broker:
         context = self.context
         if context is None and self.tls is not None:
             context = context_of(self.tls)
-        with Client(self.servers[number], ANSWER, context) as client:
+        with MessageClient(self.servers[number], ANSWER, context) as client:
             if self.databases[number]:
                 client.ask("SELECT", str(self.databases[number]))
             yield client
@@ -185,7 +185,7 @@ def lines(outcome: Outcome, record: WorkerRecord) -> list[str]:
     return said or [f"{_DEBUG}nothing was left to hand back"]
 
 
-def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> list[str]:
+def hand_back(broker: BrokerServers, directory: Path, seconds: float | None = None) -> list[str]:
     """Hand back what the directory's process held, within :data:`BOUND`; return the lines for the journal.
 
     Raises:
@@ -227,7 +227,7 @@ def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> 
     return lines(outcome, record)
 
 
-def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
+def _carry_out(broker: BrokerServers, work: Return, outcome: Outcome) -> None:
     """Try until it is done or has no chance; ``outcome.trouble`` says why it has none."""
     number = 0
     while True:
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--user", required=True, help="who the worker runs as")
     options = parser.parse_args(argv)
     try:
-        broker = Broker.read(options.settings)
+        broker = BrokerServers.read(options.settings)
         become(options.user)
         said = hand_back(broker, options.directory)
     except (FleetError, OSError) as error:

@@ -46,8 +46,8 @@ LOOK = 0.2
 RUNNING = frozenset({"active", "activating", "deactivating", "reloading", "refreshing"})
 
 
-class Place:
-    """The unit and the files of one command of one application."""
+class CommandUnit:
+    """The unit of a release command of an application, and its files."""
 
     def __init__(self, app: str, name: str) -> None:
         # Names contain no dot, so no other application's unit can have the same name.
@@ -82,10 +82,10 @@ def write(path: Path, content: str) -> None:
     fresh.replace(path)
 
 
-def active(place: Place) -> bool:
+def active(command: CommandUnit) -> bool:
     """Return whether the command runs: its own unit or that of its supervisor is active."""
-    attempt = read(place.request).get("attempt")
-    units = [place.unit, *([place.inner(str(attempt))] if attempt else [])]
+    attempt = read(command.request).get("attempt")
+    units = [command.unit, *([command.inner(str(attempt))] if attempt else [])]
     shown = subprocess.run(
         ["systemctl", "show", "--property=ActiveState", "--value", *units],
         stdin=subprocess.DEVNULL,
@@ -96,12 +96,12 @@ def active(place: Place) -> bool:
     return not RUNNING.isdisjoint(shown.stdout.split())
 
 
-def look(place: Place, asked: dict[str, Any]) -> dict[str, Any]:
+def look(command: CommandUnit, asked: dict[str, Any]) -> dict[str, Any]:
     """Return the state of the command that was asked for."""
     # This order matters: a command that ends first writes its result, and then its unit becomes inactive.
-    if active(place):
-        return {"state": "running" if matches(read(place.request), asked) else "other"}
-    ended = read(place.ended)
+    if active(command):
+        return {"state": "running" if matches(read(command.request), asked) else "other"}
+    ended = read(command.ended)
     if not matches(ended, asked):
         return {"state": "gone"}
     # A run that prints all answers should not print the command line.
@@ -127,31 +127,31 @@ def tail(log: Path) -> str:
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
     """Start the command, unless it is running or an earlier run's has succeeded."""
-    place = Place(asked["app"], asked["name"])
-    seen = look(place, asked)
+    command = CommandUnit(asked["app"], asked["name"])
+    seen = look(command, asked)
     succeeded = seen["state"] == "ended" and seen["status"] == 0 and asked["resumed"]
     if succeeded or seen["state"] in ("running", "other"):
         return seen
-    place.ended.unlink(missing_ok=True)
+    command.ended.unlink(missing_ok=True)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     attempt = secrets.token_hex(4)
     # Named by time, so that the oldest is removed first; and by attempt, since two can start in one second.
-    log = place.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
+    log = command.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
     request = {key: asked[key] for key in ("app", "name", "release", "mark", "argv", "timeout")}
-    write(place.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
-    command = [
+    write(command.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
+    argv = [
         "systemd-run",
         "--quiet",
         "--collect",
-        f"--unit={place.unit}",
+        f"--unit={command.unit}",
         "--property=Type=exec",
         f"--description={asked['app']}: {asked['name']} of release {asked['release']}",
-        *(PYTHON, "-S", "-I", os.path.abspath(__file__), "supervise", str(place.request)),
+        *(PYTHON, "-S", "-I", os.path.abspath(__file__), "supervise", str(command.request)),
     ]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    if done.returncode != 0 and not active(place):
+    if done.returncode != 0 and not active(command):
         words = " ".join((done.stderr or done.stdout).split())
         return {"state": "refused", "error": f"systemd-run: {words}"}
     return {"state": "started"}
@@ -159,10 +159,10 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
 
 def wait(asked: dict[str, Any]) -> dict[str, Any]:
     """Wait for the end of the command, or of the other one that is in its way."""
-    place = Place(asked["app"], asked["name"])
+    command = CommandUnit(asked["app"], asked["name"])
     deadline = time.monotonic() + float(asked["seconds"])
     while True:
-        seen = look(place, asked)
+        seen = look(command, asked)
         if seen["state"] not in ("running", "other") or time.monotonic() > deadline:
             return seen
         time.sleep(LOOK)
@@ -171,13 +171,13 @@ def wait(asked: dict[str, Any]) -> dict[str, Any]:
 def supervise(path: Path) -> int:
     """Run the command of a request to its end and record the outcome."""
     asked = read(path)
-    place = Place(asked["app"], asked["name"])
+    command = CommandUnit(asked["app"], asked["name"])
     log = Path(asked["log"])
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     forget(log.parent)
-    inner = place.inner(asked["attempt"])
+    inner = command.inner(asked["attempt"])
     began = time.time()
-    command = [
+    argv = [
         *(PYTHON, "-S", "-I", str(Path(__file__).with_name("exec.py"))),
         *("--app", asked["app"], "--as", "producer", "--release", asked["release"]),
         *("--timeout", f"{float(asked['timeout']):.15g}", "--unit", inner),
@@ -186,7 +186,7 @@ def supervise(path: Path) -> int:
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as stream:
         try:
             status = subprocess.run(
-                command,
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -205,7 +205,7 @@ def supervise(path: Path) -> int:
         "seconds": round(time.time() - began, 1),
         "log": str(log),
     }
-    write(place.ended, json.dumps(outcome))
+    write(command.ended, json.dumps(outcome))
     return status
 
 

@@ -33,7 +33,7 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.control import Panel
 
 from celery_fleet.compat import intake, worker
-from celery_fleet.worker.drain_record import Record
+from celery_fleet.worker.drain_record import DrainRecord
 from celery_fleet.worker.drainer import LONGEST_PAUSE, Drainer
 
 logger = logging.getLogger("celery_fleet.drain")
@@ -93,7 +93,7 @@ class SigtermHandler:
 
 def install(app: Any) -> Drainer:
     """Add the drain's step and commands to the app's worker, before it builds its blueprints."""
-    drainer = Drainer(Record.of(os.environ))
+    drainer = Drainer(DrainRecord.of(os.environ))
     sigterm = SigtermHandler(drainer)
 
     class Drain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

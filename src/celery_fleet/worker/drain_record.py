@@ -24,7 +24,7 @@ INTERVAL = 1.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class DrainProgress:
     """A drain's state: messages handed back, tasks that still run, and whether it has ended."""
 
     handed_back: int
@@ -32,22 +32,22 @@ class Progress:
     ended: bool = False
 
 
-class Record:
+class DrainRecord:
     """Writes the file, if there is a state directory."""
 
     def __init__(self, directory: str | None, invocation: str | None = None) -> None:
         # systemd separates several directories with colons; a worker has one.
         self.path = Path(directory.split(":")[0]) / NAME if directory else None
         self._invocation = invocation
-        self._written: Progress | None = None
+        self._written: DrainProgress | None = None
         self._written_at = float("-inf")
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Record:
+    def of(cls, environ: Mapping[str, str]) -> DrainRecord:
         """Return the record of a process with this environment."""
         return cls(environ.get(DIRECTORY_VARIABLE), environ.get(INVOCATION_VARIABLE))
 
-    def write(self, progress: Progress, seconds: float) -> None:
+    def write(self, progress: DrainProgress, seconds: float) -> None:
         """Write a change: the end at once, other changes at most once a second.
 
         ``seconds`` is the time since the drain began. A full disk must not stop the drain, so errors are only logged.

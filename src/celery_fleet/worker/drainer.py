@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from celery_fleet.common.errors import one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat import intake, queues, worker
 from celery_fleet.compat.pools import LoopWaker
 from celery_fleet.delivery.outage import give_back
-from celery_fleet.worker.drain_record import Progress, Record
+from celery_fleet.worker.drain_record import DrainProgress, DrainRecord
 
 logger = logging.getLogger("celery_fleet.drain")
 
@@ -75,7 +74,7 @@ class DrainStatus:
 class Drainer:
     """Decides whether the worker fetches tasks. One exists for a worker's whole life, through all connections."""
 
-    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, record: DrainRecord, clock: Callable[[], float] = time.monotonic) -> None:
         self._record = record
         self._clock = clock
         self._mode = Mode.CONSUMING
@@ -329,7 +328,7 @@ class Drainer:
         trouble = None
         for (message, tried), answer in zip(held, answers, strict=True):
             if isinstance(answer, Exception):
-                trouble = redact(one_line(answer) or type(answer).__name__)
+                trouble = error_text(answer)
                 kept.append((message, now if tried is None else tried))
             else:
                 self._handed_back += answer
@@ -393,5 +392,5 @@ class Drainer:
     def _note(self) -> None:
         # Messages that are being handed back count as neither; with gevent, other greenlets come here meanwhile.
         if self._mode is Mode.DRAINING and not self._under_way:
-            progress = Progress(self._handed_back, self._load.running, ended=self._is_over())
+            progress = DrainProgress(self._handed_back, self._load.running, ended=self._is_over())
             self._record.write(progress, self._clock() - self._began)

@@ -45,5 +45,5 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     return called
 
 
-def unit(name: str, active: str = "active") -> units.Unit:
-    return units.Unit(name, active, "running", "consuming mail", None, 0)
+def unit(name: str, active: str = "active") -> units.UnitStatus:
+    return units.UnitStatus(name, active, "running", "consuming mail", None, 0)

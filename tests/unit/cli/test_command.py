@@ -22,6 +22,7 @@ from celery_fleet.cli import application, ask, units
 from celery_fleet.cli.commands import logs, redis, status
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
+from celery_fleet.common import systemctl
 from tests.programs import required
 from tests.support.certificates import Authority
 from tests.unit.cli import host
@@ -226,7 +227,7 @@ def test_units_as_systemctl_shows_them() -> None:
         "Id=b.service\nLoadState=not-found\nActiveState=inactive\nSubState=dead\nStatusText=\n"
         "StateChangeTimestamp=\nNRestarts=0\n"
     )
-    first, second = units.parse(text)
+    first, second = map(units.status_of, systemctl.parse(text))
     assert (first.ok, first.status, first.restarts) == (True, "x = y", 2)
     assert first.as_dict()["since"] == "2023-11-14T22:13:20+00:00"
     assert (second.ok, second.active, second.since) == (False, "missing", None)

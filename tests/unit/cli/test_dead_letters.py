@@ -15,10 +15,12 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 from click.testing import CliRunner, Result
 
 from celery_fleet.cli import ask
+from celery_fleet.cli import confirm as confirming
 from celery_fleet.cli.commands import dead_letters as command
 from celery_fleet.cli.main import cli
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters.letters import PARK, park_call
+from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.scripts import run
 from celery_fleet.ops import dead_letters as letter_answers
 from tests.fleet import PASSWORDS, client
@@ -103,7 +105,7 @@ def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
 
 def test_nothing_there(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = answering(monkeypatch, Answers())
-    monkeypatch.setattr(command, "_terminal", lambda: True)
+    monkeypatch.setattr(confirming, "has_terminal", lambda: True)
     done = call("dead-letters", "list")
     assert (done.exit_code, done.stdout) == (0, "No dead letters.\n")
     for verb, word in (("replay", "replayed"), ("drop", "dropped")):
@@ -141,7 +143,7 @@ def test_it_asks_and_tells_how_many(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = answering(monkeypatch, Answers(LETTER, {**LETTER, "id": "7"}, done=1, gone=1))
-    monkeypatch.setattr(command, "_terminal", lambda: True)
+    monkeypatch.setattr(confirming, "has_terminal", lambda: True)
     asked: list[str] = []
 
     def confirm(text: str, **_: object) -> bool:
@@ -251,8 +253,9 @@ def broker(released: Path, port: int, patient: None) -> Iterator[redis.Redis]:
 def parked(broker: redis.Redis, number: int, **options: Any) -> None:
     for n in range(number):
         raw = message(f"id-{n}", "shop.add", [["very private"], {"n": n}, {}])
-        about = {"key": "mail", "reason": "invalid", "detail": "d", "node": "w@h", **options}
-        run(broker, PARK, *park_call(json.dumps(raw), keep=100_000, **about))
+        fetched = FetchedMessage(json.dumps(raw), "", options.pop("key", "mail"))
+        about = {"reason": "invalid", "detail": "d", "node": "w@h", **options}
+        run(broker, PARK, *park_call(fetched, keep=100_000, **about))
 
 
 def rows(done: Result) -> Any:

@@ -350,7 +350,7 @@ def test_as_a_file_it_needs_the_standard_library_alone(tmp_path: Path) -> None:
 
 def test_a_terminal_passes_through(place: Place) -> None:
     """Which of both ways systemd-run takes; a real terminal is for the tests on hosts."""
-    app = exec_target.Application(
+    app = exec_target.ExecApplication(
         "shop", "shop.celery", "nobody", place.root / "opt/shop", place.directory, "shop.slice"
     )
     request = arguments(["--app", "shop", "--", "true"])

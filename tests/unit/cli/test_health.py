@@ -101,7 +101,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         leave(tmp_path, BAD, ago=60 if len(calls) == 1 else 0)
         return subprocess.CompletedProcess(command, 1, "", "Job for shop-health.service failed.")
 
-    unit = units.Unit("shop-health.service", "inactive", "dead", "", None, None)
+    unit = units.UnitStatus("shop-health.service", "inactive", "dead", "", None, None)
     monkeypatch.setattr(units, "show", lambda names: [unit])
     monkeypatch.setattr(health.subprocess, "run", start)
     monkeypatch.setattr(health.os, "geteuid", lambda: 0)
@@ -116,7 +116,7 @@ def test_now_waits_for_a_check_that_began_since(run: Run, systemd: list[list[str
 
 @pytest.mark.usefixtures("systemd")
 def test_now_without_the_unit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = units.Unit("shop-health.service", "missing", "", "", None, None)
+    unit = units.UnitStatus("shop-health.service", "missing", "", "", None, None)
     monkeypatch.setattr(units, "show", lambda names: [unit])
     done = run("--now")
     assert done.exit_code == 3

@@ -18,6 +18,7 @@ from celery import Celery
 from click.testing import CliRunner
 
 from celery_fleet.cli import ask, stream, tasks, watching
+from celery_fleet.cli import confirm as confirming
 from celery_fleet.cli.commands import monitor, purge
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import cli
@@ -350,7 +351,7 @@ def test_purge_asks_and_tells_how_many(
         return {"mail": 3} if name == "lengths" else {"purged": 3}
 
     monkeypatch.setattr(ask, "question", question)
-    monkeypatch.setattr(purge, "_terminal", lambda: True)
+    monkeypatch.setattr(confirming, "has_terminal", lambda: True)
     asked = []
 
     def confirm(text: str, **_: object) -> bool:

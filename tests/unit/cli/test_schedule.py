@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from celery_fleet.cli import application, ask
+from celery_fleet.cli import confirm as confirming
 from celery_fleet.cli.commands import schedule
 from celery_fleet.cli.main import cli
 from tests.unit.cli import host
@@ -106,7 +107,8 @@ def test_asks_where_a_user_may_lose_something(
 ) -> None:
     project.ask("sync")
     asked: list[str] = []
-    monkeypatch.setattr(schedule, "agree", asked.append)
+    monkeypatch.setattr(confirming, "has_terminal", lambda: True)
+    monkeypatch.setattr(confirming, "agree", lambda question, _: asked.append(question))
     assert call("schedule", "sync", "--reset").stdout == "Nothing to do.\n"
     assert asked == []
     assert call("schedule", "disable-all").stdout.count("disable ") == 3

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from celery_fleet.cli import services, units
+from celery_fleet.common import systemctl
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call
 
@@ -75,7 +76,7 @@ def systemd(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sys
     script.chmod(0o755)
     monkeypatch.undo()
     monkeypatch.setattr("celery_fleet.cli.application.CONFIGURATION", place / "etc")
-    monkeypatch.setattr(units, "SYSTEMCTL", str(script))
+    monkeypatch.setattr(systemctl, "SYSTEMCTL", str(script))
     monkeypatch.setattr(services, "PAUSE", 0.01)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return made

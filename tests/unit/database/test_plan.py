@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_fleet.beat.database import plan as planning
-from celery_fleet.beat.database.plan import DEFAULTS, Mark, Row, Step
+from celery_fleet.beat.database.plan import DEFAULTS, Mark, PlannedEntry, Row
 
 HOURLY = {"interval": 3_600_000_000}
 DAILY = {"interval": 86_400_000_000}
@@ -24,7 +24,7 @@ def one(
     mark: Mark | None,
     *others: Row,
     **options: Any,
-) -> Step:
+) -> PlannedEntry:
     """The step of entry `a`."""
     declared = {} if wanted is None else {"a": wanted}
     rows = [*([row] if row else []), *others]

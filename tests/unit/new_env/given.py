@@ -11,11 +11,11 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env import secret
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
     Environment,
-    Place,
+    Project,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import files
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading import environment
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import File
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import GeneratedFile
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Prefix of a command that must react to Ctrl-C even if the tests ignore it, as if run in the background.
@@ -85,18 +85,18 @@ GOOD: dict[str, dict[str, str]] = {
 }
 
 
-def place(directory: Path) -> Place:
+def project(directory: Path) -> Project:
     """Return the checkout, and a directory for the environment."""
-    return Place(ROOT, directory)
+    return Project(ROOT, directory)
 
 
 def made(
     given: Mapping[str, str], directory: Path
-) -> tuple[Environment, dict[str, str], dict[str, File]]:
+) -> tuple[Environment, dict[str, str], dict[str, GeneratedFile]]:
     """Return the environment that some options make, its secrets and its files."""
-    wanted = environment(given, place(directory))
+    wanted = environment(given, project(directory))
     values = secret.make(wanted)
-    return wanted, values, files(wanted, place(directory), values, PASSWORD)
+    return wanted, values, files(wanted, project(directory), values, PASSWORD)
 
 
 def decrypted(text: str, name: str = "shop") -> str:
@@ -105,7 +105,7 @@ def decrypted(text: str, name: str = "shop") -> str:
     return found.decode()
 
 
-def variables(found: Mapping[str, File]) -> dict[str, Any]:
+def variables(found: Mapping[str, GeneratedFile]) -> dict[str, Any]:
     """Return all variables of `group_vars/all`."""
     result: dict[str, Any] = {}
     for path, file in found.items():
@@ -117,7 +117,9 @@ def variables(found: Mapping[str, File]) -> dict[str, Any]:
     return result
 
 
-def inventory(found: Mapping[str, File]) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
+def inventory(
+    found: Mapping[str, GeneratedFile],
+) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
     """Return groups and the hosts' own variables, as Ansible reads them from hosts.yml."""
     tree = yaml.safe_load(found["hosts.yml"].text)
     own = {str(host): dict(its or {}) for host, its in tree["fleet"]["hosts"].items()}

@@ -27,7 +27,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading 
     environment,
 )
 
-from tests.unit.new_env.given import GOOD, HEEDING, LARGE, ROOT, SMALL, TWO, place
+from tests.unit.new_env.given import GOOD, HEEDING, LARGE, ROOT, SMALL, TWO, project
 
 PROGRAM = "ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env"
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
@@ -95,10 +95,10 @@ def exports(inventory: Path) -> dict[str, str]:
 def test_a_missing_worker_for_celerys_own_queue_is_told(tmp_path: Path) -> None:
     told = "No worker consumes the queue celery, Celery's default"
     # Without QUEUES it is the only one.
-    assert told not in report(environment(SMALL, place(tmp_path)), place(tmp_path))
+    assert told not in report(environment(SMALL, project(tmp_path)), project(tmp_path))
     for queues, is_told in (("celery=4,mail=2", False), ("orders=4,mail=2", True)):
-        wanted = environment({**SMALL, "QUEUES": queues}, place(tmp_path))
-        assert (told in report(wanted, place(tmp_path))) is is_told
+        wanted = environment({**SMALL, "QUEUES": queues}, project(tmp_path))
+        assert (told in report(wanted, project(tmp_path))) is is_told
 
 
 # All of them are looked at in test_files.py; by Ansible those that differ in what Ansible does with them.
@@ -198,7 +198,7 @@ def test_a_refusal_leaves_no_directory_in_a_project_without_one(
     tmp_path: Path, options: dict[str, str]
 ) -> None:
     with pytest.raises(RefusedError):
-        program.make(options, program.place_of(options, tmp_path))
+        program.make(options, program.project_of(options, tmp_path))
     assert os.listdir(tmp_path) == []
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
-    Worker,
+    NewWorker,
     default_members,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import (
@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.new_env.given import GIT, GOOD, LARGE, SMALL, TWO, place
+from tests.unit.new_env.given import GIT, GOOD, LARGE, SMALL, TWO, project
 
 
 @pytest.mark.parametrize(
@@ -45,31 +45,31 @@ def test_hosts_do_what_their_number_allows(
 
 def test_who_does_what_may_be_said(tmp_path: Path) -> None:
     given = {**SMALL, "HOSTS": "a,b,c", "REDIS": "c", "WORKERS": "a,b", "BEAT": "off"}
-    found = environment(given, place(tmp_path))
+    found = environment(given, project(tmp_path))
     assert found.members == {"redis": ("c",), "celery_workers": ("a", "b"), "flower": ("b",)}
 
 
 def test_a_host_that_does_a_database_s_work_is_not_idle(tmp_path: Path) -> None:
-    found = environment(GOOD["own-database-by-name"], place(tmp_path))
+    found = environment(GOOD["own-database-by-name"], project(tmp_path))
     assert found.database is not None
     assert found.database.on == "two"
     assert found.database.query == {"sslmode": "require", "channel_binding": "require"}
 
 
 def test_queues_become_workers(tmp_path: Path) -> None:
-    found = environment(LARGE, place(tmp_path))
+    found = environment(LARGE, project(tmp_path))
     assert found.workers == (
-        Worker("orders", "orders", 4),
-        Worker("mail", "mail", 2),
-        Worker("big-jobs", "Big.Jobs", None),
-        Worker("9lives", "9lives", 1),
+        NewWorker("orders", "orders", 4),
+        NewWorker("mail", "mail", 2),
+        NewWorker("big-jobs", "Big.Jobs", None),
+        NewWorker("9lives", "9lives", 1),
     )
-    assert environment(SMALL, place(tmp_path)).workers == (Worker("celery", "celery", None),)
+    assert environment(SMALL, project(tmp_path)).workers == (NewWorker("celery", "celery", None),)
 
 
 def test_the_firewall_is_on_where_addresses_are_known(tmp_path: Path) -> None:
     def on(given: dict[str, str]) -> bool:
-        return environment(given, place(tmp_path)).firewall
+        return environment(given, project(tmp_path)).firewall
 
     assert on(SMALL)
     assert on(TWO)
@@ -205,7 +205,7 @@ def test_what_can_not_be_is_refused_with_its_remedy(
     (tmp_path / "there").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
     options = {key: value for key, value in {**SMALL, **change}.items() if value is not None}
-    found = mistakes(options, place(tmp_path))
+    found = mistakes(options, project(tmp_path))
     named = [one for one in found if one.option == option and message in one.message]
     assert len(named) == 1, found
     assert named[0].remedy
@@ -213,14 +213,14 @@ def test_what_can_not_be_is_refused_with_its_remedy(
 
 
 def test_a_module_of_a_package_gets_a_remedy(tmp_path: Path) -> None:
-    (one,) = mistakes({**SMALL, "MODULE": "package.utils"}, place(tmp_path))
+    (one,) = mistakes({**SMALL, "MODULE": "package.utils"}, project(tmp_path))
     assert "`from package.utils import app`" in one.remedy
 
 
 def test_everything_is_said_at_once(tmp_path: Path) -> None:
     options = {"NAME": "My Shop", "HOSTS": "a,a", "MODULE": "9", "QUEUES": "a=0", "DOMAIN": "x"}
     with pytest.raises(RefusedError) as refused:
-        environment(options, place(tmp_path))
+        environment(options, project(tmp_path))
     named = {one.option for one in refused.value.mistakes}
     assert named == {"NAME", "HOSTS", "APP", "MODULE", "SOURCE", "QUEUES", "DOMAIN"}
 
@@ -231,7 +231,7 @@ def test_a_vault_has_a_password_that_is_its_owner_s_alone(
     path = tmp_path / "password"
 
     def said() -> str:
-        found = mistakes({**SMALL, "VAULT_PASSWORD_FILE": str(path)}, place(tmp_path))
+        found = mistakes({**SMALL, "VAULT_PASSWORD_FILE": str(path)}, project(tmp_path))
         return " ".join(one.message for one in found)
 
     path.write_text(" \n")
@@ -247,18 +247,18 @@ def test_a_vault_has_a_password_that_is_its_owner_s_alone(
     path.chmod(0o700)
     assert "is a program" in said()
     both = {**SMALL, "SECRETS": "env", "VAULT_PASSWORD_FILE": str(path)}
-    assert "has no use with SECRETS=env" in str(mistakes(both, place(tmp_path)))
+    assert "has no use with SECRETS=env" in str(mistakes(both, project(tmp_path)))
 
 
 def test_a_comma_in_a_path_is_none_that_ansible_takes(tmp_path: Path) -> None:
     path = tmp_path / "a,b"
     path.mkdir()
-    (found,) = mistakes(SMALL, place(path))
+    (found,) = mistakes(SMALL, project(path))
     assert (found.option, found.message.partition(":")[0]) == ("INVENTORIES", "contains a comma")
     password = path / "password"
     password.write_text("a good one\n")
     password.chmod(0o600)
-    (found,) = mistakes({**SMALL, "VAULT_PASSWORD_FILE": str(password)}, place(tmp_path))
+    (found,) = mistakes({**SMALL, "VAULT_PASSWORD_FILE": str(password)}, project(tmp_path))
     assert (found.option, found.message.partition(",")[0]) == (
         "VAULT_PASSWORD_FILE",
         "contains a comma",
@@ -270,7 +270,7 @@ def _forbidden(*_: object) -> bytes:
 
 
 def test_inventories_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    found = mistakes(SMALL, place(tmp_path / "nothing"))
+    found = mistakes(SMALL, project(tmp_path / "nothing"))
     assert [(one.option, one.message) for one in found] == [("INVENTORIES", "is not a directory")]
 
 
@@ -286,7 +286,7 @@ def test_what_is_needed_is_asked_for_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_what_can_be_is_taken(name: str, tmp_path: Path) -> None:
-    assert mistakes(GOOD[name], place(tmp_path)) == []
+    assert mistakes(GOOD[name], project(tmp_path)) == []
 
 
 NAMES = [option.name for option in OPTIONS if option.name != "INVENTORIES"]
@@ -327,6 +327,6 @@ TEXTS = st.one_of(st.lists(PIECES, max_size=8).map("".join), st.text(max_size=20
 def test_no_text_ends_in_anything_but_an_environment_or_a_refusal(
     change: dict[str, str], base: str
 ) -> None:
-    for one in mistakes({**GOOD[base], **change}, place(Path("inventories"))):
+    for one in mistakes({**GOOD[base], **change}, project(Path("inventories"))):
         assert one.message
         assert one.remedy

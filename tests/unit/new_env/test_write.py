@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import (
-    File,
+    GeneratedFile,
     WriteError,
     write,
 )
 
 from tests.unit.new_env.given import HEEDING, ROOT
 
-FILES = {"a/b.yml": File("text\n"), "secret": File("hush\n", 0o600)}
+FILES = {"a/b.yml": GeneratedFile("text\n"), "secret": GeneratedFile("hush\n", 0o600)}
 
 
 def nothing(_: Path) -> None:
@@ -61,7 +61,7 @@ def test_what_fails_leaves_nothing(error: BaseException, tmp_path: Path) -> None
 def test_a_file_system_that_refuses_is_named(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="No such file or directory"):
         write(tmp_path / "nowhere/shop", FILES, nothing)
-    too_long = {"n" * 300: File("")}
+    too_long = {"n" * 300: GeneratedFile("")}
     with pytest.raises(WriteError, match="name too long"):
         write(tmp_path / "shop", too_long, nothing)
     assert os.listdir(tmp_path) == []
@@ -93,13 +93,13 @@ def test_a_signal_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None
     script = """
 import sys, time
 from pathlib import Path
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import File, write
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import GeneratedFile, write
 
 def wait(half):
     print("ready", flush=True)
     time.sleep(60)
 
-write(Path(sys.argv[1]) / "shop", {"a/b": File("x")}, wait)
+write(Path(sys.argv[1]) / "shop", {"a/b": GeneratedFile("x")}, wait)
 """
     process = subprocess.Popen(
         [*HEEDING, sys.executable, "-c", script, str(tmp_path)],

@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import chain
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import records, rollover, wanted
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import x509 as pki_x509
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import Given
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import PkiVariables
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
 )
@@ -47,11 +47,11 @@ BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is refused is the point
 
 
-def given(**changes: Any) -> Given:
+def given(**changes: Any) -> PkiVariables:
     """A certificate from outside with which nothing is wrong, and changes to it."""
     certificate, key = SIGNING.issue([f"DNS:{HOST}"])
     return replace(
-        Given(
+        PkiVariables(
             source="external",
             mode="server",
             directory="/none",
@@ -65,11 +65,11 @@ def given(**changes: Any) -> Given:
     )
 
 
-def refused(of: Given) -> list[tuple[str, str]]:
+def refused(of: PkiVariables) -> list[tuple[str, str]]:
     return [(fault.variable, fault.message) for fault in pki_faults.faults(of, HOST)]
 
 
-def refusal(of: Given) -> tuple[str, str]:
+def refusal(of: PkiVariables) -> tuple[str, str]:
     found = refused(of)
     assert len(found) == 1, found
     return found[0]
@@ -251,7 +251,7 @@ def test_stars_and_addresses_are_names() -> None:
 # --- an intermediate of the user's --------------------------------------------------------------------------
 
 
-def intermediate(**changes: Any) -> Given:
+def intermediate(**changes: Any) -> PkiVariables:
     return replace(
         given(),
         **{
@@ -339,13 +339,13 @@ class Fleet:
         text = text_of(authority.key, passphrase)
         wanted.authority_key(directory, number).write_text(text)
 
-    def given(self, **changes: Any) -> Given:
-        own = Given(
+    def given(self, **changes: Any) -> PkiVariables:
+        own = PkiVariables(
             source="own", mode="server", directory=str(self.directory), ca_passphrase=PASSPHRASE
         )
         return replace(own, **changes)
 
-    def inventory(self, **changes: Any) -> dict[str, Given]:
+    def inventory(self, **changes: Any) -> dict[str, PkiVariables]:
         return {host: self.given(names=[host], **changes) for host in self.hosts}
 
     def refused(self, **changes: Any) -> list[str]:

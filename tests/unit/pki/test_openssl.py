@@ -182,7 +182,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def handshake(given: pki_wanted.Given, strict: bool, scratch: Path) -> bool:
+def handshake(given: pki_wanted.PkiVariables, strict: bool, scratch: Path) -> bool:
     """Whether a client trusts a server with them."""
     state = pki_wanted.host_state(given, HOST)
     (scratch / "chain").write_text(state["chain"])
@@ -212,7 +212,7 @@ def handshake(given: pki_wanted.Given, strict: bool, scratch: Path) -> bool:
     return True
 
 
-def given_of(case: Case, **changes: Any) -> pki_wanted.Given:
+def given_of(case: Case, **changes: Any) -> pki_wanted.PkiVariables:
     first, *more = case.shown
     values: dict[str, Any] = {
         "source": "external",
@@ -224,7 +224,7 @@ def given_of(case: Case, **changes: Any) -> pki_wanted.Given:
         "key": text_of(first.key),
         "chain": "".join(one.pem for one in more),
     }
-    return pki_wanted.Given(**{**values, **changes})
+    return pki_wanted.PkiVariables(**{**values, **changes})
 
 
 @pytest.mark.parametrize("title", CASES)

@@ -87,7 +87,7 @@ class Role:
     def file(self, name: str, host: str = "redis1") -> str:
         return (self.directory / f"installed-{host}-{name}").read_text()
 
-    def record(self, host: str = "redis1") -> records.Record:
+    def record(self, host: str = "redis1") -> records.CertificateRecord:
         found = records.read_record(f"{self.directory}/pki", host)
         assert found is not None
         return found
@@ -114,7 +114,7 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     assert (more, x509.title(authority)) == ([], "'shop fleet CA'")
     for host in HOSTS:
         assert pki_chain.is_trusted(role.file("host.crt", host), first)
-        assert role.record(host) == records.Record(first, role.file("host.crt", host))
+        assert role.record(host) == records.CertificateRecord(first, role.file("host.crt", host))
     made = {path.name: path.stat().st_mode & 0o777 for path in role.directory.glob("pki/**/*")}
     assert made["ca.key"] == made["redis1.key"] == 0o600
     assert made["hosts"] == 0o700
@@ -188,7 +188,7 @@ def test_certificates_from_outside_are_taken_as_they_are(role: Role) -> None:
     for host in HOSTS:
         assert role.file("host.crt", host) == hosts[host]["pki_certificate"] + middle.pem
         assert role.file("host.key", host) == hosts[host]["pki_key"]
-        assert role.record(host) == records.Record(root.pem, role.file("host.crt", host))
+        assert role.record(host) == records.CertificateRecord(root.pem, role.file("host.crt", host))
     assert [path.name for path in role.directory.glob("pki/*")] == ["hosts"]
     assert changes(role.run(hosts, **given)) == 0
 

@@ -10,7 +10,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover, wanted, x509
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import Fault
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import Given
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import PkiVariables
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     FLEET,
     UNKNOWN,
@@ -45,7 +45,7 @@ _WHY: Final = {
 def check_certificates(model: Model) -> Iterator[Problem]:
     """Check each host's settings, then compare the hosts with each other and with their existing certificates."""
     hosts = model.members(FLEET)
-    given: dict[str, Given] = {}
+    given: dict[str, PkiVariables] = {}
     for host in hosts:
         missing = list(_missing(model, host))
         yield from missing
@@ -73,7 +73,7 @@ def check_certificates(model: Model) -> Iterator[Problem]:
                 yield _problem(fault, host, Severity.WARNING)
 
 
-def pki_settings(model: Model) -> dict[str, Given]:
+def pki_settings(model: Model) -> dict[str, PkiVariables]:
     """Return what each host's variables say about its certificate, without hosts with a variable of a wrong type."""
     found = ((host, _given(model, host)) for host in model.members(FLEET))
     return {host: given for host, given in found if given is not None}
@@ -104,7 +104,7 @@ def _missing(model: Model, host: str) -> Iterator[Problem]:
             )
 
 
-def _given(model: Model, host: str) -> Given | None:
+def _given(model: Model, host: str) -> PkiVariables | None:
     """Return the host's variables, or None if one has a wrong type, which another check reports."""
     source, mode = model.value(host, "pki_source"), model.value(host, "pki_mode")
     directory = model.value(host, "pki_directory")
@@ -139,7 +139,7 @@ def _given(model: Model, host: str) -> Given | None:
         for item in model.failures
     ):
         return None
-    return Given(
+    return PkiVariables(
         source=cast(Any, source),
         mode=str(mode),
         directory=directory,

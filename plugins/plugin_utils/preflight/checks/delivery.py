@@ -18,6 +18,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
     drain_timeout,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    enabled,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
@@ -152,29 +155,24 @@ def _forgetting(
             value="true",
             hosts=hosts,
         )
+    for given, there in model.distinct(_SETTINGS, hosts):
+        for path, value in _unacknowledged(as_mapping(given), name, options):
+            yield Problem(dotted(path), message, remedy, value=str(value).lower(), hosts=there)
+
+
+def _unacknowledged(
+    settings: Mapping[str, object], name: str, options: Mapping[str, object]
+) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Yield path and value of each setting with which the broker forgets a worker's tasks when they are fetched."""
+    if as_mapping(settings.get(_TRANSPORT[1])).get("ack_emulation") is False:
+        yield (*_TRANSPORT, "ack_emulation"), False
     # Without queues, a worker consumes the queue with its own name.
     consumed = options.get("queues") or [name]
-    for given, there in model.distinct(_SETTINGS, hosts):
-        settings = as_mapping(given)
-        if as_mapping(settings.get(_TRANSPORT[1])).get("ack_emulation") is False:
-            yield Problem(
-                dotted((*_TRANSPORT, "ack_emulation")),
-                message,
-                remedy,
-                value="false",
-                hosts=there,
-            )
-        for queue, declared in as_mapping(settings.get("task_queues")).items():
-            if as_mapping(declared).get("no_ack") is True and (
-                isinstance(consumed, list) and queue in consumed
-            ):
-                yield Problem(
-                    dotted((_SETTINGS, "task_queues", queue, "no_ack")),
-                    message,
-                    remedy,
-                    value="true",
-                    hosts=there,
-                )
+    for queue, declared in as_mapping(settings.get("task_queues")).items():
+        if as_mapping(declared).get("no_ack") is True and (
+            isinstance(consumed, list) and queue in consumed
+        ):
+            yield (_SETTINGS, "task_queues", queue, "no_ack"), True
 
 
 def check_prefix(model: Model) -> Iterator[Problem]:
@@ -204,37 +202,17 @@ def check_take(model: Model) -> Iterator[Problem]:
             if not is_atomic(model, host, options):
                 continue
             settings = as_mapping(model.value(host, _SETTINGS))
-            for path, value, message, remedy in _unfit(settings, name, options):
+            for path, value in _unacknowledged(settings, name, options):
+                forgets = "makes the broker forget tasks when they are fetched"
+                message = f"{forgets}, but the worker {name} fetches them atomically"
+                remedy = f"remove it, or write fetch: stock for {name}"
+                if path[:2] == _TRANSPORT:
+                    message = f"{forgets}, but the atomic fetch records them"
+                    remedy = f"remove it, or {_STOCK}"
                 key = (dotted(path), model.show(path, value), message, remedy)
                 found.setdefault(key, []).append(host)
     for (variable, shown, message, remedy), there in found.items():
         yield Problem(variable, message, remedy, value=shown, hosts=tuple(dict.fromkeys(there)))
-
-
-def _unfit(
-    settings: Mapping[str, object], name: str, options: Mapping[str, object]
-) -> Iterator[tuple[tuple[object, ...], object, str, str]]:
-    """Yield path, value, message and remedy of each setting with which a worker can't fetch atomically."""
-    transport = as_mapping(settings.get(_TRANSPORT[1]))
-    if transport.get("ack_emulation") is False:
-        yield (
-            (*_TRANSPORT, "ack_emulation"),
-            False,
-            "makes the broker forget tasks when they are fetched, but the atomic fetch records them",
-            f"remove it, or {_STOCK}",
-        )
-    for queue, declared in as_mapping(settings.get("task_queues")).items():
-        # Without queues, a worker consumes the queue with its own name.
-        consumed = options.get("queues") or [name]
-        if as_mapping(declared).get("no_ack") is True and (
-            isinstance(consumed, list) and queue in consumed
-        ):
-            yield (
-                (_SETTINGS, "task_queues", queue, "no_ack"),
-                True,
-                f"makes the broker forget tasks when they are fetched, but the worker {name} fetches them atomically",
-                f"remove it, or write fetch: stock for {name}",
-            )
 
 
 def check_parts(model: Model) -> Iterator[Problem]:
@@ -337,6 +315,5 @@ def _enabled(model: Model) -> Iterator[tuple[Mapping[str, object], str]]:
     """Yield the options of every enabled worker with its host."""
     for name, options, hosts in each_worker(model):
         for host in hosts:
-            wanted = model.value(host, "celery_worker_host_instances")
-            if not isinstance(wanted, list) or name in wanted:
+            if name in enabled(model, host):
                 yield options, host

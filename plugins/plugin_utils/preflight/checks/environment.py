@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
     is_address,
+    is_port,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
@@ -193,7 +194,7 @@ def _parts(
             "write only the name or address; port, user, path and query have their own keys",
         )
     number = as_number(port)
-    if number is not None and not (1 <= number <= 65535 and number == int(number)):
+    if number is not None and not is_port(number):
         yield problem("port", "is not a TCP port", "write a whole number from 1 to 65535")
     for key, value in as_mapping(parts.get("query")).items():
         items = value if isinstance(value, list) else [value]

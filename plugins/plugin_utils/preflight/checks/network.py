@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -19,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     number_text,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
+    REDIS_SIZE,
     redis_bytes,
 )
 
@@ -47,7 +49,6 @@ _PROTECTED = re.compile(r"""(?!.*//)(?!.*/\.\.?(/|$))/[^\s%?#*;{}"'\\$]*""")
 _AUTH_USER = re.compile(r"[\w.@+-]{1,128}")
 # Redis itself takes about one MiB.
 _LEAST_MEMORY: Final = 4 * 2**20
-_MAXMEMORY = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 
 
 def check_ports(model: Model) -> Iterator[Problem]:
@@ -57,7 +58,7 @@ def check_ports(model: Model) -> Iterator[Problem]:
     for variable in (*numbers, *_CLIENT_PORTS):
         for value, hosts in model.distinct(variable):
             number = as_number(value)
-            if number is not None and not (1 <= number <= 65535 and number == int(number)):
+            if number is not None and not is_port(number):
                 yield Problem(
                     variable,
                     "is not a TCP port",
@@ -105,20 +106,16 @@ def is_address(text: str) -> bool:
 
 
 def listen_address(value: object) -> tuple[str, int] | None:
-    """Return address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`, as systemd accepts them; else None."""
-    if not isinstance(value, str):
-        return None
-    address, _, port = value.rpartition(":")
-    bracketed = address.startswith("[") and address.endswith("]")
+    """Return address and port that the web process listens on; None for another value, also a wrong one."""
     try:
-        found = ipaddress.ip_address(address[1:-1] if bracketed else address)
+        return firewall.listen_address(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-    # systemd does not accept an address with a link's name.
-    if "%" in address or not 1 <= number <= 65535 or bracketed != (found.version == 6):
-        return None
-    return str(found), number
+
+
+def is_port(number: float) -> bool:
+    """Return whether a number is a TCP port."""
+    return 1 <= number <= 65535 and number == int(number)
 
 
 def _listen(model: Model) -> Iterator[Problem]:
@@ -255,7 +252,7 @@ def check_memory(model: Model) -> Iterator[Problem]:
         for value, hosts in model.distinct(variable):
             if value is UNKNOWN or isinstance(value, bool) or not isinstance(value, (str, int)):
                 continue
-            match = _MAXMEMORY.fullmatch(str(value))
+            match = REDIS_SIZE.fullmatch(str(value))
             if match is None or int(match[1]) == 0:
                 yield Problem(
                     variable,

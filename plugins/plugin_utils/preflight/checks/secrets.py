@@ -39,8 +39,6 @@ _PLACEHOLDER_LEFT: Final = "is a placeholder that has not been replaced"
 _ALLOW: Final = "if it is the real one, add the variable's name to preflight_allowed_placeholders"
 # Secrets with their own checks: the application's, and keys, which have several lines.
 _OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
-# Users in Redis's ACL file, in case the role's spec does not list them.
-_REDIS_USERS: Final = ("worker", "beat", "producer", "flower", "operator", "admin")
 
 
 def check_secrets(model: Model) -> Iterator[Problem]:
@@ -62,7 +60,6 @@ def check_secrets(model: Model) -> Iterator[Problem]:
                 value="<secret>",
                 hosts=tuple(dict.fromkeys(host for hosts in paths.values() for host in hosts)),
             )
-    yield from _redis_users(model)
     yield from _web_password(model)
     yield from _application(model)
 
@@ -138,18 +135,6 @@ def _one(
         remedy = _GENERATE
     if reason:
         yield Problem(dotted(path), reason, remedy, value=model.show(path, value), hosts=hosts)
-
-
-def _redis_users(model: Model) -> Iterator[Problem]:
-    if options_of(model.specs.options.get("redis_passwords", {})):
-        return
-    for value, hosts in model.distinct("redis_passwords"):
-        if isinstance(value, Mapping):
-            for user in _REDIS_USERS:
-                if user not in value:
-                    yield Problem(
-                        dotted(("redis_passwords", user)), "is not set", _GENERATE, hosts=hosts
-                    )
 
 
 def _web_password(model: Model) -> Iterator[Problem]:

@@ -194,9 +194,6 @@ def _mapping(model: Model, path: Path, value: object, option: Option) -> Iterato
             yield _unknown_key(model, path, key, item, tuple(options), hidden)
         elif options:
             yield from check_value(model, (*path, key), item, options[key])
-        elif item is None:
-            # In a free mapping (environment, settings) null may be intended.
-            continue
     for key, below in options.items():
         if below.get("required") is True and key not in value:
             yield Problem(

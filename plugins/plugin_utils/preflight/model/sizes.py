@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_REDIS_SIZE: Final = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
+REDIS_SIZE: Final = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 
 _REDIS_UNITS: Final = {
     "": 1,
@@ -21,5 +21,5 @@ _REDIS_UNITS: Final = {
 
 def redis_bytes(value: object) -> int:
     """Return the bytes of a maxmemory; 0 if it is not a size."""
-    found = _REDIS_SIZE.fullmatch(str(value)) if isinstance(value, (str, int)) else None
+    found = REDIS_SIZE.fullmatch(str(value)) if isinstance(value, (str, int)) else None
     return int(found[1]) * _REDIS_UNITS[(found[2] or "").lower()] if found else 0

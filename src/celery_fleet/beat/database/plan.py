@@ -91,7 +91,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedEntry:
     """The state of one entry and what to do with it.
 
     Attributes:
@@ -136,7 +136,7 @@ def steps(
     marks: Iterable[Mark],
     edited: str = KEEP,
     reset: Sequence[str] = (),
-) -> list[Step]:
+) -> list[PlannedEntry]:
     """Return the state of every entry and what to do, in the order of declaration; users' entries come last.
 
     Args:
@@ -149,7 +149,7 @@ def steps(
     by_key = {row.key: row for row in rows}
     by_name = {row.name: row for row in by_key.values()}
     ours = {mark.name: mark for mark in marks}
-    found: list[Step] = []
+    found: list[PlannedEntry] = []
     for name, wanted in declared.items():
         again = edited == RESET or name in reset
         found.append(_declared(name, wanted, ours.get(name), by_key, by_name, again=again))
@@ -157,7 +157,9 @@ def steps(
         if name not in declared:
             found.append(_left(mark, by_key.get(mark.key)))
     known = {step.row.key for step in found if step.row is not None}
-    found += [Step(row.name, USERS, row=row) for row in by_key.values() if row.key not in known]
+    found += [
+        PlannedEntry(row.name, USERS, row=row) for row in by_key.values() if row.key not in known
+    ]
     return found
 
 
@@ -169,40 +171,40 @@ def _declared(
     by_name: Mapping[str, Row],
     *,
     again: bool,
-) -> Step:
+) -> PlannedEntry:
     row = by_key.get(mark.key) if mark is not None else None
     holder = by_name.get(name)
     if holder is not None and (row is None or holder.key != row.key):
         # If a user renamed our entry and made another one with its name, leave both as they are.
-        return Step(name, TAKEN, NOTHING if mark is None else FORGET, holder, wanted)
+        return PlannedEntry(name, TAKEN, NOTHING if mark is None else FORGET, holder, wanted)
     if mark is None:
-        return Step(name, NEW, ADD, None, wanted)
+        return PlannedEntry(name, NEW, ADD, None, wanted)
     if row is None:
         if again:
-            return Step(name, DELETED, ADD, None, wanted)
-        return Step(name, DELETED, NOTHING, None, wanted)
+            return PlannedEntry(name, DELETED, ADD, None, wanted)
+        return PlannedEntry(name, DELETED, NOTHING, None, wanted)
     changes = differing(wanted, row.content)
     if not changes:
         same = differing(wanted, mark.written) == ()
-        return Step(name, DECLARED, NOTHING if same else MARK, row, wanted)
+        return PlannedEntry(name, DECLARED, NOTHING if same else MARK, row, wanted)
     own = differing(mark.written, row.content)
     if not own:
-        return Step(name, DECLARED, CHANGE, row, wanted, (), changes)
+        return PlannedEntry(name, DECLARED, CHANGE, row, wanted, (), changes)
     state = DISABLED if own == ("enabled",) and not row.content["enabled"] else EDITED
-    return Step(name, state, CHANGE if again else NOTHING, row, wanted, own, changes)
+    return PlannedEntry(name, state, CHANGE if again else NOTHING, row, wanted, own, changes)
 
 
-def _left(mark: Mark, row: Row | None) -> Step:
+def _left(mark: Mark, row: Row | None) -> PlannedEntry:
     if row is None or row.name != mark.name:
         # A user has deleted it, or has renamed it and so made it a user's entry.
-        return Step(mark.name, LEFT, FORGET)
-    return Step(mark.name, LEFT, REMOVE, row, None, differing(mark.written, row.content))
+        return PlannedEntry(mark.name, LEFT, FORGET)
+    return PlannedEntry(mark.name, LEFT, REMOVE, row, None, differing(mark.written, row.content))
 
 
 # --- for people ---
 
 
-def item(step: Step, varying: Sequence[str] = ()) -> dict[str, Any]:
+def item(step: PlannedEntry, varying: Sequence[str] = ()) -> dict[str, Any]:
     """Return the plan's line for a step with an action.
 
     Args:
@@ -241,7 +243,7 @@ def varies(name: str, fields: Sequence[str]) -> str:
     )
 
 
-def note(step: Step) -> str:
+def note(step: PlannedEntry) -> str:
     """Return a note about a declared entry that is left as it is; empty if there is nothing to say."""
     if step.touches:
         return ""
@@ -260,7 +262,9 @@ def note(step: Step) -> str:
     return ""
 
 
-def _differences(step: Step, *, declared: bool = False, varying: Sequence[str] = ()) -> list[str]:
+def _differences(
+    step: PlannedEntry, *, declared: bool = False, varying: Sequence[str] = ()
+) -> list[str]:
     wanted, have = step.wanted or {}, step.row.content if step.row else {}
     texts = []
     for field in step.differing:

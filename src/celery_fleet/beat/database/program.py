@@ -33,7 +33,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from celery_fleet.beat.database import plan as planning
-from celery_fleet.beat.database.plan import Row, Step
+from celery_fleet.beat.database.plan import PlannedEntry, Row
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
@@ -46,7 +46,7 @@ from celery_fleet.beat.database.available import missing
 AGAIN = 20.0
 
 
-class RefusedError(FleetError):
+class InvalidScheduleError(FleetError):
     """A declared entry can't be written, independent of what is in the database."""
 
 
@@ -112,7 +112,7 @@ def declared(app: Any) -> dict[str, dict[str, Any]]:
         except FleetError as error:
             errors.append(f"schedule entry {name}: {error}")
     if errors:
-        raise RefusedError("; ".join(errors))
+        raise InvalidScheduleError("; ".join(errors))
     return found
 
 
@@ -163,7 +163,7 @@ class Schedule:
         self.store: Store = Store()
         self.rows: dict[int, Any] = {}
 
-    def steps(self, edited: str = planning.KEEP, reset: Sequence[str] = ()) -> list[Step]:
+    def steps(self, edited: str = planning.KEEP, reset: Sequence[str] = ()) -> list[PlannedEntry]:
         """Return the current state of all entries."""
         from celery_fleet.beat.database.content import content_of
 
@@ -193,7 +193,7 @@ class Schedule:
         """Restore entries that a user edited, disabled or deleted to what is declared."""
         self._known(names)
 
-        def chosen() -> list[Step]:
+        def chosen() -> list[PlannedEntry]:
             wanted = names or list(self.declared)
             return [step for step in self.steps(reset=wanted) if step.name in wanted]
 
@@ -208,7 +208,7 @@ class Schedule:
         """Enable or disable declared entries."""
         self._known(names)
 
-        def chosen() -> list[Step]:
+        def chosen() -> list[PlannedEntry]:
             return [
                 step
                 for step in self.steps()
@@ -241,7 +241,7 @@ class Schedule:
         found.sort(key=lambda one: (not one["due"], one["due"][:1] and one["due"][0]["utc"]))
         return {"timezone": str(self.app.timezone), "entries": found}
 
-    def _entry(self, step: Step, count: int, start: Any) -> dict[str, Any]:
+    def _entry(self, step: PlannedEntry, count: int, start: Any) -> dict[str, Any]:
         from celery_fleet.beat.database import store
         from celery_fleet.compat import beat
 
@@ -283,7 +283,7 @@ class Schedule:
 
 
 def told(
-    steps: Sequence[Step], varying: Mapping[str, tuple[str, ...]] | None = None
+    steps: Sequence[PlannedEntry], varying: Mapping[str, tuple[str, ...]] | None = None
 ) -> dict[str, Any]:
     """Return steps as the plan and the operator's command show them, with the fields that vary between processes."""
     vary = varying or {}
@@ -326,7 +326,7 @@ def answer(given: argparse.Namespace, text: str) -> Mapping[str, Any]:
         return {
             "ok": False,
             "error": redact(one_line(error)),
-            "refused": isinstance(error, RefusedError),
+            "refused": isinstance(error, InvalidScheduleError),
             "usage": isinstance(error, UnknownNameError),
         }
     except (Exception, SystemExit) as error:  # noqa: BLE001  # the application's code may do anything

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from celery_fleet.common.errors import FleetError, one_line, refuse
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import FleetError, error_text, refuse
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
@@ -97,7 +96,7 @@ def described(error: BaseException) -> str:
     from django.db import connections
 
     secrets = [str(one.settings_dict.get("PASSWORD") or "") for one in connections.all()]
-    return f"{NAME}: {redact(one_line(error) or type(error).__name__, secrets)}"
+    return f"{NAME}: {error_text(error, secrets)}"
 
 
 def guard(service: Any, tell: Callable[[str | None], None]) -> None:

@@ -25,9 +25,8 @@ from django_celery_beat.models import (
 
 from celery_fleet.beat.database import plan as planning
 from celery_fleet.beat.database.content import in_periods
-from celery_fleet.beat.database.plan import Mark, Row, Step
-from celery_fleet.common.errors import FleetError, one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.beat.database.plan import Mark, PlannedEntry, Row
+from celery_fleet.common.errors import FleetError, error_text, one_line
 
 TABLE = "celery_fleet_schedule"
 
@@ -122,7 +121,7 @@ class Store:
 
     def _words(self, error: BaseException) -> str:
         secret = str(self.connection.settings_dict.get("PASSWORD") or "")
-        return redact(one_line(error) or type(error).__name__, [secret])
+        return error_text(error, [secret])
 
     # --- writing ---
 
@@ -161,7 +160,7 @@ class Store:
             list(ours.select_for_update().values_list("pk"))
             yield
 
-    def take(self, steps: list[Step], rows: Mapping[int, Any]) -> None:
+    def take(self, steps: list[PlannedEntry], rows: Mapping[int, Any]) -> None:
         """Carry out the steps; call this within :meth:`exclusive`.
 
         Raises:
@@ -181,7 +180,7 @@ class Store:
             # A running beat checks only this to see whether the schedule has changed.
             PeriodicTasks.update_changed()
 
-    def _take(self, step: Step, rows: Mapping[int, Any]) -> None:
+    def _take(self, step: PlannedEntry, rows: Mapping[int, Any]) -> None:
         marks = self._marks().filter(name=step.name)
         if step.action == planning.REMOVE and step.row is not None:
             rows[step.row.key].delete(using=self.alias)
@@ -231,7 +230,7 @@ class Store:
         found = model.objects.using(self.alias).filter(**fields).order_by("pk").first()
         return found or model.objects.using(self.alias).create(**fields)
 
-    def switch(self, steps: list[Step], rows: Mapping[int, Any], *, on: bool) -> list[str]:
+    def switch(self, steps: list[PlannedEntry], rows: Mapping[int, Any], *, on: bool) -> list[str]:
         """Enable or disable our entries; return the names of those that changed."""
         done = []
         for step in steps:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from celery_fleet.cli import ask, complete, output
-from celery_fleet.cli.errors import BAD, USAGE, CommandError
-from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
+from celery_fleet.cli import ask, complete, confirm, output
+from celery_fleet.cli.errors import BAD, CommandError
+from celery_fleet.cli.options import Context, GlobalOptions, Group, command, shared, with_examples
 from celery_fleet.common.text import count
 from celery_fleet.delivery.dead_letters.letters import REASONS
 
@@ -95,7 +94,7 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.pass_context
 def dead_letters(current: click.Context, /, **said: Any) -> None:
     """Pass the options before a subcommand's name on to it."""
-    current.obj = (current.find_object(Given) or Given()).and_then(**said)
+    current.obj = (current.find_object(GlobalOptions) or GlobalOptions()).and_then(**said)
 
 
 def chosen(context: Context, payload: bool = False, **choice: Any) -> list[dict[str, Any]]:
@@ -218,23 +217,18 @@ def change(
     Raises:
         CommandError: The user did not agree, or not everything could be done.
     """
-    if not yes and not _terminal():
-        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
+    if not yes:
+        confirm.need_terminal()
     with context.within(f"dead-letters {do}"):
         found = chosen(context, ids=ids, **choice)
         if yes or not found:
             _tell(context, done, _changed(context, do, found))
             return
     # Ask without a time limit.
-    if not click.confirm(f"{do.capitalize()} {count(len(found), 'dead letter')}?", err=True):
-        raise CommandError(f"nothing was {done}", BAD)
+    confirm.agree(f"{do.capitalize()} {count(len(found), 'dead letter')}?", f"nothing was {done}")
     with ask.bounded(f"dead-letters {do}", context.bound()):
         answer = _changed(context, do, found)
     _tell(context, done, answer)
-
-
-def _terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 def _changed(context: Context, do: str, found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from celery_fleet.cli import output, units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError, need_root
 from celery_fleet.cli.options import Context, command
+from celery_fleet.common import systemctl
 from celery_fleet.health import result as health_result
 
 #: Seconds that a check and its command on a change of state may take: the unit's own limits, and some more.
@@ -119,7 +120,7 @@ def start(unit: str, seconds: float) -> str:
     """
     try:
         done = subprocess.run(
-            [units.SYSTEMCTL, "start", unit],
+            [systemctl.SYSTEMCTL, "start", unit],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from celery_fleet.cli import ask, complete, output
+from celery_fleet.cli import ask, complete, confirm, output
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.errors import BAD, USAGE, CommandError
+from celery_fleet.cli.errors import USAGE, CommandError
 from celery_fleet.cli.options import Context, command
 from celery_fleet.common.text import count
 
@@ -51,12 +49,12 @@ def purge(context: Context, queue: str, yes: bool) -> None:
     Tasks that workers have already fetched are not in it: see `celery-fleet reserved` and `celery-fleet revoke`.
     """
     application = context.application
-    if not yes and not _terminal():
+    if not yes and not confirm.has_terminal():
         if queue not in application.queues:
             # Report an unknown queue first.
             with context.within("purge"):
                 length(application, queue)
-        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
+        confirm.need_terminal()
     with context.within("purge"):
         waiting = length(application, queue)
         if yes or not waiting:
@@ -64,15 +62,10 @@ def purge(context: Context, queue: str, yes: bool) -> None:
             _tell(context, queue, purged)
             return
     # Ask without a time limit.
-    if not click.confirm(f"Delete {count(waiting, 'task')} of the queue {queue}?", err=True):
-        raise CommandError("nothing was deleted", BAD)
+    confirm.agree(f"Delete {count(waiting, 'task')} of the queue {queue}?", "nothing was deleted")
     with ask.bounded("purge", context.bound()):
         purged = _purge(application, queue)
     _tell(context, queue, purged)
-
-
-def _terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 def _purge(application: Application, queue: str) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import update_wrapper
 from typing import Any, NoReturn
 
 import click
@@ -87,6 +89,33 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
     return have
 
 
+@dataclass(frozen=True)
+class Call:
+    """A task's name, which may be shortened, and its arguments as JSON."""
+
+    task: str
+    args: str
+    kwargs: str
+
+
+def calling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add TASK, --args and --kwargs, which the function takes as `call`."""
+
+    def called(context: Context, task: str, args: str, kwargs: str, **options: Any) -> Any:
+        return function(context, call=Call(task, args, kwargs), **options)
+
+    wrapped: Callable[..., Any] = update_wrapper(called, function)
+    for option in (
+        click.option(
+            "--kwargs", default="{}", metavar="JSON", help="Its keyword arguments, a JSON object."
+        ),
+        click.option("--args", default="[]", metavar="JSON", help="Its arguments, a JSON list."),
+        click.argument("task", shell_complete=complete.task),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 @command(
     name="run",
     timeout=False,
@@ -98,11 +127,7 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
         "sudo celery-fleet run system_health_check --here",
     ),
 )
-@click.argument("task", shell_complete=complete.task)
-@click.option("--args", "args", default="[]", metavar="JSON", help="Its arguments, a JSON list.")
-@click.option(
-    "--kwargs", default="{}", metavar="JSON", help="Its keyword arguments, a JSON object."
-)
+@calling
 @click.option(
     "--queue",
     metavar="QUEUE",
@@ -122,9 +147,7 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
 )
 def run(
     context: Context,
-    task: str,
-    args: str,
-    kwargs: str,
+    call: Call,
     queue: str | None,
     anyway: bool,
     asynchronous: bool,
@@ -142,11 +165,11 @@ def run(
     if here and (asynchronous or queue):
         raise CommandError("--here sends nothing: omit --async and --queue", USAGE)
     request: dict[str, Any] = {
-        "args": parsed("--args", args, list),
-        "kwargs": parsed("--kwargs", kwargs, dict),
+        "args": parsed("--args", call.args, list),
+        "kwargs": parsed("--kwargs", call.kwargs, dict),
     }
     allowed = consumed(application, queue, anyway)
-    request["task"] = resolve(registered(application), task)
+    request["task"] = resolve(registered(application), call.task)
     if os.geteuid() != 0:
         raise need_root(application.directory / "credentials")
     if here:

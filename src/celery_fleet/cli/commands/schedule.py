@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from celery_fleet.cli import ask, output
+from celery_fleet.cli import ask, confirm, output
 from celery_fleet.cli.application import Application, choose
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
-from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
+from celery_fleet.cli.options import Context, GlobalOptions, Group, command, shared, with_examples
 
 #: Seconds that importing the application may take.
 IMPORT = 30.0
@@ -63,7 +62,7 @@ declared, edited, disabled or deleted by a user, or a user's own. The commands b
 @click.pass_context
 def schedule(current: click.Context, /, count: int, **said: Any) -> None:
     """Show the schedule, or pass the options before a subcommand's name on to it."""
-    given = (current.find_object(Given) or Given()).and_then(**said)
+    given = (current.find_object(GlobalOptions) or GlobalOptions()).and_then(**said)
     if current.invoked_subcommand is None:
         entries(Context(choose(given.app), given.json, given.began, given.timeout), count)
     else:
@@ -187,10 +186,11 @@ def change(
     if question is not None and not dry:
         coming = answer(context, *words, "--dry-run")
         if coming["items"]:
-            # Keep standard output free for JSON.
+            # Standard output is kept free for JSON.
             for item in coming["items"]:
                 output.say(_line(item), err=True)
-            agree(question)
+            confirm.need_terminal()
+            confirm.agree(question, "nothing was changed")
     found = answer(context, *words, *(["--dry-run"] if dry else []))
     if context.json:
         output.as_json({"dry_run": dry, "items": found["items"], "notes": found["notes"]})
@@ -206,18 +206,6 @@ def change(
 
 def _line(item: Mapping[str, Any]) -> str:
     return f"{item['entry']}: {item['action']} ({'; '.join(item['why'])})"
-
-
-def agree(question: str) -> None:
-    """Ask the user, and continue only after a yes.
-
-    Raises:
-        CommandError: There is no terminal, or the user said no.
-    """
-    if not sys.stdin.isatty():
-        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
-    if not click.confirm(question, err=True):
-        raise CommandError("nothing was changed", BAD)
 
 
 @command(

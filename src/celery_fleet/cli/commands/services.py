@@ -48,7 +48,7 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
         course = services.Course(verb, wanted)
         course.go()
     say: Callable[..., None] = output.say
-    last: dict[str, services.Step] = {}
+    last: dict[str, services.UnitChange] = {}
     if wait:
         if not context.json:
             say(
@@ -75,7 +75,7 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
 
 
 def _as_dict(
-    app: str, verb: str, wanted: Sequence[str], last: dict[str, services.Step]
+    app: str, verb: str, wanted: Sequence[str], last: dict[str, services.UnitChange]
 ) -> dict[str, Any]:
     found = {
         name: {**step.unit.as_dict(), "done": step.done, "ok": step.done and step.well}
@@ -95,7 +95,7 @@ def _bound(course: services.Course) -> str:
     return f"{text} at most"
 
 
-def _judge(verb: str, last: dict[str, services.Step], course: services.Course) -> None:
+def _judge(verb: str, last: dict[str, services.UnitChange], course: services.Course) -> None:
     bad = [step for step in last.values() if step.done and not step.well]
     if bad:
         raise CommandError(

@@ -23,7 +23,7 @@ LARGEST = 1 << 20
 
 
 @dataclass
-class Found:
+class StatusReport:
     """Everything that `status` shows.
 
     Attributes:
@@ -32,7 +32,7 @@ class Found:
         dead_letters: How many there are; None if unknown.
     """
 
-    units: list[units.Unit]
+    units: list[units.UnitStatus]
     workers: dict[str, dict[str, Any]] = field(default_factory=dict)
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
     due: dict[str, Any] | None = None
@@ -71,10 +71,10 @@ def has_release(application: Application) -> bool:
     return bool(groups.intersection(application.hosts.get(application.host, ())))
 
 
-def look(context: Context, detailed: bool = False) -> Found:
+def look(context: Context, detailed: bool = False) -> StatusReport:
     """Find out everything, within the command's time limit."""
     application = context.application
-    found = Found(units.show(application.units))
+    found = StatusReport(units.show(application.units))
     found.problems += [
         f"{unit.name} is {unit.active}" + (f" ({unit.status})" if unit.status else "")
         for unit in found.units
@@ -105,7 +105,7 @@ def look(context: Context, detailed: bool = False) -> Found:
     return found
 
 
-def judge(found: Found, application: Application, answer: Mapping[str, Any]) -> None:
+def judge(found: StatusReport, application: Application, answer: Mapping[str, Any]) -> None:
     """Compare the workers' answers with the inventory."""
     found.dead_letters = answer.get("dead_letters")
     if answer.get("full"):
@@ -193,7 +193,7 @@ def _consumers(number: int | None) -> tuple[int, bool] | None:
     return None if number is None else (number, number > 0)
 
 
-def show(found: Found, application: Application) -> None:
+def show(found: StatusReport, application: Application) -> None:
     """Print the tables."""
     output.table(
         f"{application.name} on {application.host}",
@@ -252,7 +252,7 @@ def show(found: Found, application: Application) -> None:
         output.say("All is well.")
 
 
-def show_details(found: Found) -> None:
+def show_details(found: StatusReport) -> None:
     """Print the workers' counts and running tasks."""
     told = {node: worker for node, worker in sorted(found.workers.items()) if "begun" in worker}
     now = datetime.now(UTC)

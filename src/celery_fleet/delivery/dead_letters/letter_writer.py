@@ -9,7 +9,7 @@ from typing import Any
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, Parked, described
-from celery_fleet.delivery.messages import list_of
+from celery_fleet.delivery.messages import FetchedMessage, list_of
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage.send_queue import SendQueue
 from celery_fleet.delivery.scripts import run
@@ -66,48 +66,42 @@ class LetterWriter:
             redis.exceptions.RedisError, OSError: Redis did not store it.
         """
         channel = message.channel
-        where = adapter.places(channel)
-        key = list_of(message)
-        item = adapter.item_of(message)
+        tag = message.delivery_tag if tag is None else tag
+        fetched = FetchedMessage(adapter.item_of(message), tag, list_of(message))
+        parked = self._park(channel, fetched, reason, detail, since)
+        if adapter.in_unacked(message):
+            adapter.forget(message)
+        _, task = dead_letters.identity(adapter.raw(message))
+        self._tell(parked, task, dead_letters.queue_of(fetched.key), reason, detail)
+        if parked.done and after is not None:
+            self._aside.put(after)
+
+    def park_raw(self, channel: Any, fetched: FetchedMessage, reason: str, detail: str) -> None:
+        """Park an item that can't become a message; used as ``hooks.HOOKS.park_raw``."""
+        detail = described(detail)
+        parked = self._park(channel, fetched, reason, detail)
+        _, task = dead_letters.identity(dead_letters.parsed(dead_letters.text_of(fetched.item)))
+        self._tell(parked, task, dead_letters.queue_of(fetched.key), reason, detail)
+
+    def _park(
+        self,
+        channel: Any,
+        fetched: FetchedMessage,
+        reason: str,
+        detail: str,
+        since: float | None = None,
+    ) -> Parked:
         names, arguments = dead_letters.park_call(
-            item,
-            key,
+            fetched,
             reason,
             detail,
             self._node,
             keep=self._options.keep,
-            tag=message.delivery_tag if tag is None else tag,
             since=since,
-            places=where,
+            places=adapter.places(channel),
         )
         with adapter.client(channel) as client:
-            parked = Parked.of(run(client, PARK, names, arguments))
-        if adapter.in_unacked(message):
-            adapter.forget(message)
-        _, task = dead_letters.identity(adapter.raw(message))
-        self._tell(parked, task, dead_letters.queue_of(key), reason, detail)
-        if parked.done and after is not None:
-            self._aside.put(after)
-
-    def park_raw(
-        self, channel: Any, tag: str, key: str, item: bytes, reason: str, detail: str
-    ) -> None:
-        """Park an item that the atomic fetch can't turn into a message; used as ``hooks.HOOKS.park_raw``."""
-        where = adapter.places(channel)
-        names, arguments = dead_letters.park_call(
-            item,
-            key,
-            reason,
-            described(detail),
-            self._node,
-            keep=self._options.keep,
-            tag=tag,
-            places=where,
-        )
-        with adapter.client(channel) as client:
-            parked = Parked.of(run(client, PARK, names, arguments))
-        _, task = dead_letters.identity(dead_letters.parsed(dead_letters.text_of(item)))
-        self._tell(parked, task, dead_letters.queue_of(key), reason, described(detail))
+            return Parked.of(run(client, PARK, names, arguments))
 
     def close(self, seconds: float) -> bool:
         """Wait up to some seconds until all results are stored and signals are sent; return whether they are."""

@@ -23,7 +23,7 @@ from typing import Any
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.delivery import keys
-from celery_fleet.delivery.messages import SEPARATOR, neutral
+from celery_fleet.delivery.messages import SEPARATOR, FetchedMessage, neutral
 from celery_fleet.delivery.scripts import Script
 
 UNKNOWN, UNDECODABLE, MALFORMED = "unknown", "undecodable", "malformed"
@@ -284,32 +284,28 @@ class Places:
 
 
 def park_call(
-    item: bytes | str,
-    key: str,
+    fetched: FetchedMessage,
     reason: str,
     detail: str,
     node: str,
     *,
     keep: int,
-    tag: str = "",
     since: float | None = None,
     places: Places | None = None,
 ) -> tuple[list[str], list[str]]:
     """Return the keys and arguments of :data:`PARK` for a message.
 
     Args:
-        item: The message as it was in its list.
-        key: The name of that list.
+        fetched: The message with its list and its tag.
         reason: One of :data:`REASONS`.
         detail: The reason in words, see :func:`described`.
         node: The worker that parks it.
         keep: How many dead letters to keep.
-        tag: Its tag in ``unacked``; empty if it is not there.
         since: Unix time when it was first seen, None for now.
         places: The keys of ``unacked``.
     """
     where = places or Places()
-    text = text_of(item)
+    text = text_of(fetched.item)
     message = parsed(text)
     identifier, task = identity(message)
     # JSON can contain half a surrogate pair, which an operator could not type.
@@ -320,8 +316,8 @@ def park_call(
     )
     rest = {
         "task": task,
-        "queue": queue_of(key),
-        "key": key,
+        "queue": queue_of(fetched.key),
+        "key": fetched.key,
         "reason": reason,
         "detail": detail,
         "node": node,
@@ -331,7 +327,7 @@ def park_call(
     }
     names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index]
     return names, [
-        tag,
+        fetched.tag,
         name,
         json.dumps(name)[1:-1],
         digest_of(text, message),

@@ -24,7 +24,7 @@ MOST_HELD = 1000
 
 
 @dataclass
-class Held:
+class WaitingMessage:
     """A message that waits in ``unacked``, and the action after its wait."""
 
     message: Any
@@ -43,7 +43,7 @@ class Waiting:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, WaitingMessage] = {}
 
     def attempt(self, message: Any, action: Callable[[Any], object]) -> None:
         """Call an action with a message; if that fails, hold the message and try again."""
@@ -71,7 +71,7 @@ class Waiting:
         raised = len(self._held) < MOST_HELD
         if raised:
             self._consumer.qos.increment_eventually()
-        held = Held(message, action, raised)
+        held = WaitingMessage(message, action, raised)
         self._held[message.delivery_tag] = held
         held.entry = self._consumer.timer.call_after(seconds, self._due, (held,))
 
@@ -89,14 +89,14 @@ class Waiting:
         for held in list(self._held.values()):
             self._let_go(held, decrement=False)
 
-    def _let_go(self, held: Held, decrement: bool = True) -> None:
+    def _let_go(self, held: WaitingMessage, decrement: bool = True) -> None:
         self._held.pop(held.message.delivery_tag, None)
         if held.entry is not None:
             self._consumer.timer.cancel(held.entry)
         if decrement and held.raised:
             self._consumer.qos.decrement_eventually()
 
-    def _due(self, held: Held) -> None:
+    def _due(self, held: WaitingMessage) -> None:
         if self._held.get(held.message.delivery_tag) is not held:
             return
         self._held.pop(held.message.delivery_tag)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat import tasks
 from celery_fleet.delivery.dead_letters import internals as letters
 from celery_fleet.delivery.options import AT_MOST_ONCE, Options
-from celery_fleet.delivery.outage.breaker import text_of
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -37,7 +37,7 @@ def may_begin(request: Any) -> bool:
             " when the connection closes",
             request.name,
             request.id,
-            text_of(exc),
+            error_text(exc),
         )
         return False
     request.acknowledged = True

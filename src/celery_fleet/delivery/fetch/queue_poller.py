@@ -36,6 +36,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
+from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.scripts import TAKE
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -134,15 +135,6 @@ class _Asked:
 
     tag: str
     lists: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a take has brought: an item, the tag under which it is held, and the list it came from."""
-
-    item: bytes
-    tag: str
-    key: str
 
 
 class QueuePoller:
@@ -277,7 +269,7 @@ class QueuePoller:
 
     # --- replies ---
 
-    def hear(self, conn: Any) -> Found | None:
+    def hear(self, conn: Any) -> FetchedMessage | None:
         """Read all replies that are due, or else a push; return the message that a fetch found, or None.
 
         Raises:
@@ -313,7 +305,7 @@ class QueuePoller:
         if found:
             place, item = int(found[0]), found[1]
             self._note_empty(conn, lists[:place] if self._may_have_more else lists)
-            return Found(item, self._asked.tag, lists[place])
+            return FetchedMessage(item, self._asked.tag, lists[place])
         if isinstance(moved, ResponseError):  # Redis did not wait, for example at its memory limit
             self._hold_until = monotonic() + BLIND_WAIT
         self._note_empty(conn, lists)

@@ -30,13 +30,13 @@ from celery_fleet.delivery.fetch.held import Message, QoS, Taken
 from celery_fleet.delivery.fetch.queue_poller import (
     NET,
     Due,
-    Found,
     QueuePoller,
     TakeRequest,
     require_redis,
     tell_once,
 )
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, Script, run
 
@@ -269,7 +269,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     # --- delivering ---
 
-    def _deliver(self, found: Found) -> None:
+    def _deliver(self, found: FetchedMessage) -> None:
         channel: Any = self
         queue = found.key.rsplit(channel.sep, 1)[0]
         channel._queue_cycle.rotate(queue)
@@ -278,7 +278,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             self.put_back(found.tag, found.key, found.item)
             raise Empty
         try:
-            raw = json.loads(found.item.decode())
+            raw = json.loads(found.item)
         except Exception as exc:
             self._park(found, "undecodable", exc)
             raise Empty from exc
@@ -298,13 +298,13 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         finally:
             transport.taken = None
 
-    def _park(self, found: Found, reason: str, exc: Exception) -> None:
+    def _park(self, found: FetchedMessage, reason: str, exc: Exception) -> None:
         """Keep an item that can't become a message."""
         channel: Any = self
         detail = redact(one_line(f"{type(exc).__name__}: {exc}"))
         if HOOKS.park_raw is not None:
             try:
-                HOOKS.park_raw(self, found.tag, found.key, found.item, reason, detail)
+                HOOKS.park_raw(self, found, reason, detail)
                 return
             except Exception as trouble:
                 if self.is_lost(trouble):
@@ -345,7 +345,7 @@ class SentinelChannel(_Atomic, minors.kombu.SentinelChannel):  # type: ignore[mi
     """A channel of sentinel://."""
 
 
-class Poller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
+class PushPoller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
     """kombu's poller, extended to handle pushes."""
 
     def on_poll_start(self) -> None:
@@ -375,7 +375,7 @@ class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cycle: Any = Poller()
+        self.cycle: Any = PushPoller()
         #: The message that is being delivered to its consumer. Its channel may not be the one that fetched it.
         self.taken: Taken | None = None
 

@@ -21,7 +21,7 @@ from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, POISON
 from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
-from celery_fleet.delivery.messages import number_of
+from celery_fleet.delivery.messages import FetchedMessage, number_of
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 
 #: Number of members of the index in one request, and number of messages that are in memory at once.
@@ -33,7 +33,7 @@ LOOKS = 3
 _GLOB = re.compile(r"([\\*?\[\]])")
 
 
-class Client(health_redis.Client):
+class MessageClient(health_redis.Client):
     """A connection that accepts replies of any size, and returns their bytes unchanged."""
 
     longest: ClassVar[int] = 1 << 29
@@ -75,7 +75,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Held:
+class UnackedMessage:
     """A message in ``unacked``."""
 
     tag: str
@@ -84,7 +84,7 @@ class Held:
     key: str
 
     @classmethod
-    def parse(cls, tag: str, value: str, record: WorkerRecord) -> Held:
+    def parse(cls, tag: str, value: str, record: WorkerRecord) -> UnackedMessage:
         """Read ``[message, "", queue]``.
 
         Raises:
@@ -135,7 +135,7 @@ class Return:
         self._left: set[str] = set()
         self._shares: dict[str, float] | None = None
 
-    def attempt(self, client: Client) -> None:
+    def attempt(self, client: MessageClient) -> None:
         """Put back the messages that are still held.
 
         Raises:
@@ -156,7 +156,7 @@ class Return:
             for start in range(0, len(tags), CHUNK):
                 self._move(client, tags[start : start + CHUNK])
 
-    def _acknowledge(self, client: Client) -> None:
+    def _acknowledge(self, client: MessageClient) -> None:
         unacked, index = self._record.unacked, self._record.index
         # Delete the message before its place in the index: a place without a message is harmless, but not the reverse.
         # Use plain commands, because Redis accepts these at its memory limit.
@@ -165,7 +165,7 @@ class Return:
         self._pending.clear()
         self._outcome.acknowledged += sum(gone)
 
-    def _held(self, client: Client) -> list[str]:
+    def _held(self, client: MessageClient) -> list[str]:
         """Return the tags in the index, the newest first, sorted by number because a lease changes the times."""
         owner = self._record.owner
         pattern = _GLOB.sub(r"\\\1", owner.prefix) + "*"
@@ -180,7 +180,7 @@ class Return:
             if cursor == "0":
                 return sorted(found - self._left, key=number_of, reverse=True)
 
-    def _share_out(self, client: Client, tags: Sequence[str]) -> dict[str, float]:
+    def _share_out(self, client: MessageClient, tags: Sequence[str]) -> dict[str, float]:
         """Return each running task's share of the process's death.
 
         It is not known which task killed the process. Tasks that were running at several deaths are suspects, and a
@@ -193,13 +193,13 @@ class Return:
             values = client.ask_all(("HGET", self._record.unacked, tag) for tag in chunk)
             for tag, value in zip(chunk, values, strict=True):
                 with suppress(ValueError):
-                    held = Held.parse(tag, value, self._record)
+                    held = UnackedMessage.parse(tag, value, self._record)
                     crashes[tag] = dead_letters.header(held.raw, keys.CRASHES)
         suspects = [tag for tag, number in crashes.items() if number >= keys.SUSPECT]
         blamed = suspects or list(crashes)
         return {tag: 1 / len(blamed) if tag in blamed else 0.0 for tag in crashes}
 
-    def _move(self, client: Client, tags: Sequence[str]) -> None:
+    def _move(self, client: MessageClient, tags: Sequence[str]) -> None:
         values = client.ask_all(("HGET", self._record.unacked, tag) for tag in tags)
         commands: list[tuple[str, ...]] = []
         moved: list[tuple[str, str]] = []
@@ -211,7 +211,7 @@ class Return:
                 self._leave(tag, str(value))
                 continue
             try:
-                held = Held.parse(tag, value, self._record)
+                held = UnackedMessage.parse(tag, value, self._record)
             except ValueError as error:
                 self._leave(tag, str(error))
                 continue
@@ -226,7 +226,7 @@ class Return:
                 done = int(answer[0] if isinstance(answer, list) else answer)
                 self._note(kind, done)
 
-    def _command(self, held: Held) -> tuple[str, tuple[str, ...]]:
+    def _command(self, held: UnackedMessage) -> tuple[str, tuple[str, ...]]:
         """Return the outcome of a message, and the command for it."""
         share = (self._shares or {}).get(held.tag)
         raw = _redelivered(held.raw, share)
@@ -236,13 +236,11 @@ class Return:
         if share and self._record.deaths is not None and deaths > self._record.deaths - 0.01:
             crashes = int(dead_letters.header(raw, keys.CRASHES))
             names, arguments = dead_letters.park_call(
-                message,
-                held.key,
+                FetchedMessage(message, held.tag, held.key),
                 POISON,
                 f"its worker died {words.count(crashes, 'time')} while it ran",
                 self._record.node,
                 keep=self._record.keep,
-                tag=held.tag,
                 places=dead_letters.Places(self._record.unacked, self._record.index),
             )
             return "parked", _evaluation(PARK, names, arguments)

@@ -70,13 +70,13 @@ _UNREADABLE = re.compile(r'\[(?P<item>.*),\s*"",\s*(?P<queue>"(?:[^"\\]|\\.)*")\
 
 
 @dataclass(frozen=True)
-class Place:
+class UnackedEntry:
     """A message's place in ``unacked_index`` and its entry in ``unacked``, as Redis has them."""
 
     tag: str
     #: The score in Redis's own format.
     score: bytes
-    entry: str = ""
+    value: str = ""
 
     @property
     def time(self) -> float:
@@ -193,13 +193,13 @@ class Sweep:
             if batches == 1:
                 self._put_back_unknown(broker, owned, known)
                 self._mend_if_uneven(broker, *counts)
-            wanted = [place for place in expired if place.tag not in known]
+            wanted = [entry for entry in expired if entry.tag not in known]
             more = bool(self._put_back(broker, wanted, "no lease covers them any more"))
         return more
 
     def _look(
         self, broker: Broker, suspicious: bool
-    ) -> tuple[tuple[tuple[int, int], list[Place], list[Place]], float]:
+    ) -> tuple[tuple[tuple[int, int], list[UnackedEntry], list[UnackedEntry]], float]:
         # A stock worker renews nothing: messages that it fetched before the clock was set are newer than they look.
         stock_seconds = self._stock_seconds + self.redis_clock.step
         unacked, index, expired, owned, now = broker.ask(
@@ -214,50 +214,55 @@ class Sweep:
         found = (
             (int(unacked), int(index)),
             [
-                Place(_text(tag), score, _text(entry))
+                UnackedEntry(_text(tag), score, _text(entry))
                 for tag, score, entry in zip(*[iter(expired)] * 3, strict=True)
             ],
-            [Place(_text(tag), score) for tag, score in zip(*[iter(owned)] * 2, strict=True)],
+            [
+                UnackedEntry(_text(tag), score)
+                for tag, score in zip(*[iter(owned)] * 2, strict=True)
+            ],
         )
         return found, float(now)
 
-    def _put_back_unknown(self, broker: Broker, owned: Sequence[Place], known: set[str]) -> None:
+    def _put_back_unknown(
+        self, broker: Broker, owned: Sequence[UnackedEntry], known: set[str]
+    ) -> None:
         # Only put back messages that were unknown in two rounds. In the first one, the reply to their fetch may just
         # have been read, before they were noted as held.
-        unknown = {place.tag: place.score for place in owned if place.tag not in known}
+        unknown = {entry.tag: entry.score for entry in owned if entry.tag not in known}
         before, self._unknown = self._unknown, unknown
         tags = [tag for tag, score in unknown.items() if before.get(tag) == score]
         if not tags:
             return
         entries = broker.ask(READ, tags)
         found = [
-            Place(tag, unknown[tag], _text(entry))
+            UnackedEntry(tag, unknown[tag], _text(entry))
             for tag, entry in zip(tags, entries, strict=True)
             if entry is not None
         ]
         self._put_back(broker, found, "the replies with them came too late")
 
-    def _put_back(self, broker: Broker, places: Sequence[Place], why: str) -> int:
+    def _put_back(self, broker: Broker, entries: Sequence[UnackedEntry], why: str) -> int:
         calls = []
         # Start with the newest: the last message put at the head is the first to be fetched.
-        sent = list(reversed(in_order(places)))
-        for place in sent:
+        sent = list(reversed(in_order(entries)))
+        for entry in sent:
             try:
-                payload, lists = self._destination(place, broker)
+                payload, lists = self._destination(entry, broker)
             except Exception as exc:  # noqa: BLE001  # one invalid message must not hold up the others
-                self._keep(place, exc)
+                self._keep(entry, exc)
                 payload, lists = b"", ()
-            arguments = [_bytes(place.tag), payload, HEAD, place.score]
+            arguments = [_bytes(entry.tag), payload, HEAD, entry.score]
             calls.append(([broker.unacked, broker.index, *lists], arguments))
         if not sent:
             return 0
         done, refused = [], []
-        for place, answer in zip(sent, broker.run_each(PUT_BACK, calls), strict=True):
+        for entry, answer in zip(sent, broker.run_each(PUT_BACK, calls), strict=True):
             if isinstance(answer, Exception):
-                self._keep(place, answer)
-                refused.append(_bytes(place.tag))
+                self._keep(entry, answer)
+                refused.append(_bytes(entry.tag))
             else:
-                done += [place] * answer
+                done += [entry] * answer
         if refused:
             # Renew refused messages, so that they are tried again after a timeout and not in each round.
             broker.run(RENEW, [broker.index], refused)
@@ -266,12 +271,12 @@ class Sweep:
             logger.warning("put back %d messages, since %s: %s", len(done), why, holders(done))
         return len(done)
 
-    def _destination(self, place: Place, broker: Broker) -> tuple[bytes, Sequence[str]]:
+    def _destination(self, entry: UnackedEntry, broker: Broker) -> tuple[bytes, Sequence[str]]:
         try:
-            raw, exchange, routing_key = json.loads(place.entry)
+            raw, exchange, routing_key = json.loads(entry.value)
         except ValueError:
             # Put it back unchanged; the next worker that fetches it parks it.
-            unreadable = _UNREADABLE.match(place.entry)
+            unreadable = _UNREADABLE.match(entry.value)
             if unreadable is None:
                 raise
             queue = json.loads(unreadable["queue"])
@@ -283,13 +288,13 @@ class Sweep:
             raise LookupError(f"no queue for exchange {exchange!r}, routing key {routing_key!r}")
         return json.dumps(redelivered(raw)).encode(), lists
 
-    def _keep(self, place: Place, why: object) -> None:
-        if place.tag not in self._kept:
-            self._kept.add(place.tag)
+    def _keep(self, entry: UnackedEntry, why: object) -> None:
+        if entry.tag not in self._kept:
+            self._kept.add(entry.tag)
             logger.error(
                 "message %s stays in kombu's unacked, because it can't be put back (%s); is its queue one of the"
                 " application's?",
-                place.tag,
+                entry.tag,
                 why,
             )
 
@@ -313,25 +318,25 @@ class Sweep:
             )
 
 
-def in_order(places: Iterable[Place]) -> list[Place]:
+def in_order(entries: Iterable[UnackedEntry]) -> list[UnackedEntry]:
     """Sort messages by the order in which they were fetched.
 
     Messages of one owner are sorted by number, because a renewal gives them the same score. Owners are merged by score.
     """
 
-    def owner(place: Place) -> str:
-        found = owner_of(place.tag)
+    def owner(entry: UnackedEntry) -> str:
+        found = owner_of(entry.tag)
         return "" if found is None else found.prefix
 
     groups = groupby(
-        sorted(places, key=lambda place: (owner(place), number_of(place.tag), place.time)), owner
+        sorted(entries, key=lambda entry: (owner(entry), number_of(entry.tag), entry.time)), owner
     )
-    return list(heapq.merge(*(list(group) for _, group in groups), key=lambda place: place.time))
+    return list(heapq.merge(*(list(group) for _, group in groups), key=lambda entry: entry.time))
 
 
-def holders(places: Iterable[Place]) -> str:
-    """Return whose places they were: ``3 of mail@worker1, 1 of a stock worker``."""
-    owners = (owner_of(place.tag) for place in places)
+def holders(entries: Iterable[UnackedEntry]) -> str:
+    """Return who holds the messages: ``3 of mail@worker1, 1 of a stock worker``."""
+    owners = (owner_of(entry.tag) for entry in entries)
     names = Counter("a stock worker" if owner is None else owner.node for owner in owners)
     return ", ".join(f"{number} of {name}" for name, number in names.most_common())
 

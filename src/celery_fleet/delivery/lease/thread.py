@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import redis
 from celery import bootsteps, signals
 
+from celery_fleet.common.errors import error_text
 from celery_fleet.common.periodic import Periodic
 from celery_fleet.delivery import tags
 from celery_fleet.delivery.hooks import HOOKS
@@ -24,7 +25,6 @@ from celery_fleet.delivery.lease.renewal import Lease
 from celery_fleet.delivery.lease.sweep import Broker, Sweep
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage.internals import held
-from celery_fleet.supervision.broker import reason
 
 logger = logging.getLogger("celery_fleet.delivery.lease")
 
@@ -140,7 +140,7 @@ class LeaseThread(Periodic):
                 self._found(None)
         except (redis.RedisError, OSError) as exc:
             self._be_patient()
-            self._found(reason(exc))
+            self._found(error_text(exc))
         return max(0.0, min(self.lease.due_in, self._sweep_at - self._clock(), self._every))
 
     def _be_patient(self) -> None:

@@ -22,8 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from celery_fleet.common.errors import one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import error_text
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -42,11 +41,6 @@ LONGEST_PAUSE = 5.0
 
 #: Seconds without a failure after which the next failure counts as the first.
 SETTLED = 10.0
-
-
-def text_of(why: object) -> str:
-    """Return an exception or a string as one line without secrets."""
-    return redact(one_line(why) or type(why).__name__)
 
 
 class BrokerAwayError(Exception):
@@ -133,7 +127,7 @@ class Breaker:
         self._open = True
         self.trips += 1
         self._told = False
-        logger.info("a separate thread asks the broker: %s", text_of(why))
+        logger.info("a separate thread asks the broker: %s", error_text(why))
         wait = min(self._pause * 2 ** (self._in_a_row - 1), self._longest) if self._in_a_row else 0
         threading.Thread(
             target=self._ask, args=(wait,), name="celery_fleet.breaker", daemon=True
@@ -155,7 +149,7 @@ class Breaker:
                     logger.warning(
                         "the broker does not answer (%s): running tasks and their time limits go on, and"
                         " nothing is sent to it until it answers",
-                        text_of(exc),
+                        error_text(exc),
                     )
                 continue
             if self._told:

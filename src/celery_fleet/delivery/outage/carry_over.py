@@ -18,8 +18,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from celery_fleet.common.errors import one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat import intake, worker
 from celery_fleet.delivery.outage import give_back, internals
 from celery_fleet.delivery.outage.pending import Pending
@@ -148,7 +147,7 @@ class AckCarryOver:
         try:
             self.flush()
         except Exception as exc:  # noqa: BLE001  # they stay kept, and the loop notices a lost connection itself
-            logger.debug("acknowledgements can't be sent yet: %s", redact(one_line(exc)))
+            logger.debug("acknowledgements can't be sent yet: %s", error_text(exc))
 
     def _put_back(self, consumer: Any) -> None:
         if not self._returning:
@@ -172,4 +171,4 @@ class AckCarryOver:
 def _text_of(error: Exception) -> str:
     if isinstance(error, AttributeError):  # kombu's channel has no connection
         return "the connection is lost"
-    return redact(one_line(error)) or type(error).__name__
+    return error_text(error)

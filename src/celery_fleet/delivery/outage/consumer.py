@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
 
-from celery_fleet.common.errors import one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat.mixin import Mixin
 from celery_fleet.delivery.outage import internals
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
@@ -99,7 +98,7 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
             self.fleet.breaker.trip(exc)
             return
         self.fleet.breaker.trip(exc)
-        logger.warning("consumer: connection to broker lost (%s)", redact(one_line(exc)))
+        logger.warning("consumer: connection to broker lost (%s)", error_text(exc))
         self._clean = carry.lost(self)
         self.connection = None
         internals.abandon(connection)
@@ -121,9 +120,7 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         try:
             super().shutdown()
         except self.connection_errors as exc:
-            logger.info(
-                "the worker can't announce its end to the broker: %s", redact(one_line(exc))
-            )
+            logger.info("the worker can't announce its end to the broker: %s", error_text(exc))
 
     # --- the next connection ---
 
@@ -155,9 +152,7 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
             try:
                 made = self._connected(conn)
             except (*self.connection_errors, *conn.channel_errors) as exc:
-                logger.error(
-                    "consumer: cannot connect to %s: %s", conn.as_uri(), redact(one_line(exc))
-                )
+                logger.error("consumer: cannot connect to %s: %s", conn.as_uri(), error_text(exc))
                 self.fleet.breaker.trip(exc)
             else:
                 self.first_connection_attempt = False

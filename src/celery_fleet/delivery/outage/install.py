@@ -50,7 +50,7 @@ def install(
 
 
 def _add_steps(app: Any, guard: OutageGuard) -> None:
-    class Step(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    class OutageGuardStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Gives each new connection the running tasks before it consumes."""
 
         name = "celery_fleet.OutageGuard"
@@ -69,4 +69,4 @@ def _add_steps(app: Any, guard: OutageGuard) -> None:
                 guard.carry.connected(consumer)
                 self.ends += (intake.repeat(consumer.timer, RETRY, guard.carry.retry),)
 
-    app.steps["consumer"].add(Step)
+    app.steps["consumer"].add(OutageGuardStep)

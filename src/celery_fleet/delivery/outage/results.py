@@ -21,8 +21,7 @@ from celery.backends.redis import RedisBackend
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from celery_fleet.common.errors import one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat.minors import chosen as minors
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -110,7 +109,7 @@ def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool
                 " answer: %s",
                 task_id,
                 state,
-                redact(one_line(exc)),
+                error_text(exc),
             )
             return result
 

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from celery_fleet.common.errors import one_line
-from celery_fleet.common.redact import redact
+from celery_fleet.common.errors import error_text
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -144,7 +143,7 @@ class SendQueue(Generic[Item]):
                 if self._again(exc, tries):
                     self._rest()
                     continue
-                return [item], redact(one_line(exc) or type(exc).__name__)
+                return [item], error_text(exc)
             else:
                 return None
 
@@ -210,7 +209,7 @@ def results_queue(
         if not told["away"]:
             told["away"] = True
             logger.warning(
-                "a result can't be stored yet (%s): it is kept until it can", redact(one_line(exc))
+                "a result can't be stored yet (%s): it is kept until it can", error_text(exc)
             )
         return True
 

@@ -23,10 +23,11 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.states import FAILURE
 from redis import exceptions as redis_errors
 
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat import tasks
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import internals
-from celery_fleet.delivery.outage.breaker import BrokerAwayError, text_of
+from celery_fleet.delivery.outage.breaker import BrokerAwayError
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -126,7 +127,7 @@ def patiently(
                 if not is_away(exc):
                     raise
                 if not pause:
-                    logger.warning("task %s waits for %s: %s", name, what, text_of(exc))
+                    logger.warning("task %s waits for %s: %s", name, what, error_text(exc))
             except BaseException:
                 _CUT_OFF.set(True)
                 raise

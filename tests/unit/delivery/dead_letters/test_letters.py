@@ -19,7 +19,7 @@ from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, Parked, park_call
 from celery_fleet.delivery.dead_letters.store import Box, Choice
-from celery_fleet.delivery.messages import Owner
+from celery_fleet.delivery.messages import FetchedMessage, Owner
 from celery_fleet.delivery.scripts import run
 from celery_fleet.delivery.tags import Tags
 from tests.fleet import PASSWORDS, client, wait_for
@@ -79,15 +79,15 @@ def take(worker: redis.Redis, item: str, tag: str, queue: str = "mail") -> str:
 
 
 def park(worker: redis.Redis, item: str | bytes, tag: str = "", **options: Any) -> Parked:
+    fetched = FetchedMessage(item, tag, options.pop("key", "mail"))
     about: dict[str, Any] = {
-        "key": "mail",
         "reason": dead_letters.INVALID,
         "detail": "it is",
         "node": "w@test",
         "keep": 100,
         **options,
     }
-    names, arguments = park_call(item, tag=tag, **about)
+    names, arguments = park_call(fetched, **about)
     return Parked.of(run(worker, dead_letters.PARK, names, arguments))
 
 

@@ -21,7 +21,7 @@ from celery_fleet.common.errors import FleetError
 from celery_fleet.delivery.fetch import queue_poller as module
 from celery_fleet.delivery.fetch.queue_poller import (
     Due,
-    Found,
+    FetchedMessage,
     QueuePoller,
     TakeRequest,
     require_redis,
@@ -64,7 +64,7 @@ class Wire:
     def ask(self) -> None:
         self.poller.ask(self.connection, self.request())
 
-    def hear(self) -> Found | None:
+    def hear(self) -> FetchedMessage | None:
         """What comes, as soon as the socket has it; what was buffered before would be slept over."""
         assert self.readable(20), "nothing comes"
         return self.poller.hear(self.connection)
@@ -72,7 +72,7 @@ class Wire:
     def readable(self, seconds: float) -> bool:
         return bool(select.select([self.connection._sock], [], [], seconds)[0])
 
-    def turn(self) -> Found | None:
+    def turn(self) -> FetchedMessage | None:
         """One question and its answer."""
         if not self.poller.idle:
             self.ask()
@@ -121,7 +121,7 @@ def test_an_armed_line_sends_nothing_and_hears_of_every_list(server: Server, wir
         server.client.lpush(name, name)
         assert wire.hear() is None  # the push
         assert not wire.poller.armed
-        assert wire.turn() == Found(name.encode(), f"tag {wire.number}", name)
+        assert wire.turn() == FetchedMessage(name.encode(), f"tag {wire.number}", name)
 
 
 def test_many_pushes_are_no_more_than_one_take(server: Server, wire: Wire) -> None:
@@ -179,7 +179,7 @@ def test_a_push_that_the_parser_has_read_already_is_not_slept_over(
 # --- what is asked for ---
 
 
-def noted(server: Server, found: Found) -> bool:
+def noted(server: Server, found: FetchedMessage) -> bool:
     """Whether it is noted as taken from its queue."""
     queue = found.key.split("\x06")[0]
     item = found.item.decode()

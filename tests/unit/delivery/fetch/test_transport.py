@@ -541,10 +541,10 @@ def test_what_cannot_be_read_is_the_dead_letters_first(server: Server, mail: Con
     server.client.lpush("mail\x06\x163", b"rubbish")
     send(server.url, "mail", 1, priority=9)
     mail.drain()
-    ((channel, tag, key, item, reason, detail),) = parked
+    ((channel, fetched, reason, detail),) = parked
     assert channel is mail.channel
-    assert tag in held(server)
-    assert (key, item, reason) == ("mail\x06\x163", b"rubbish", "undecodable")
+    assert fetched.tag in held(server)
+    assert (fetched.key, fetched.item, reason) == ("mail\x06\x163", b"rubbish", "undecodable")
     assert "JSONDecodeError" in detail
 
 

@@ -147,7 +147,7 @@ class Dead:
         return tag
 
     def hand_back(self, **more: float) -> str:
-        broker = hand_back.Broker.read(self.settings)
+        broker = hand_back.BrokerServers.read(self.settings)
         return "\n".join(hand_back.hand_back(broker, self.directory, **more))
 
     def run(self, user: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -274,13 +274,13 @@ def test_a_message_that_another_has_put_back_meanwhile_is_not_doubled(
     dead: Dead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tag = dead.take(message("one"))
-    parse = returning.Held.parse
+    parse = returning.UnackedMessage.parse
 
     def late(*args: Any) -> Any:
         dead.broker.hdel("unacked", tag)
         return parse(*args)
 
-    monkeypatch.setattr(returning.Held, "parse", late)
+    monkeypatch.setattr(returning.UnackedMessage, "parse", late)
     assert dead.hand_back() == "<7>nothing was left to hand back"
     assert dead.names() == []
 
@@ -670,7 +670,7 @@ def test_a_certificate_is_shown_whose_key_is_roots_alone(
         assert dead.held() == {tag}
 
         secured_settings(dead, server, **shown)
-        broker = hand_back.Broker.read(dead.settings)
+        broker = hand_back.BrokerServers.read(dead.settings)
         key.unlink()
         said = hand_back.hand_back(broker, dead.directory)
         assert said == ["<6>handed back 1 task, none of them had begun"]

@@ -9,7 +9,7 @@ import pytest
 
 from celery_fleet.delivery.lease import sweep as lease_sweep
 from celery_fleet.delivery.lease import sweep_scripts
-from celery_fleet.delivery.lease.sweep import Broker, Place, Sweep, holders, in_order
+from celery_fleet.delivery.lease.sweep import Broker, Sweep, UnackedEntry, holders, in_order
 from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.scripts import PUT_BACK, Script
 from celery_fleet.delivery.tags import Tags
@@ -409,12 +409,12 @@ def test_a_worker_that_begins_gives_the_others_time_to_renew(store: Store, known
 def test_order_is_by_number_within_an_owner_and_by_time_between_owners() -> None:
     a, b = tags_of(Owner("a@test"), 16), tags_of(Owner("b@test"), 2)
     places = [
-        Place(a[15], b"50"),
-        Place(b[0], b"10"),
-        Place(a[2], b"20"),
-        Place("stock-2", b"30"),
-        Place("stock-1", b"15"),
-        Place(b[1], b"60"),
+        UnackedEntry(a[15], b"50"),
+        UnackedEntry(b[0], b"10"),
+        UnackedEntry(a[2], b"20"),
+        UnackedEntry("stock-2", b"30"),
+        UnackedEntry("stock-1", b"15"),
+        UnackedEntry(b[1], b"60"),
     ]
     assert [place.tag for place in in_order(places)] == [
         b[0],

@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings,
 )
 
+from celery_fleet.common import systemctl
 from celery_fleet.health import certificates, checks, host, in_release
 from celery_fleet.health import database as health_database
 from celery_fleet.health import fleet as health_fleet
@@ -29,7 +30,7 @@ from celery_fleet.health import setup as health_setup
 from celery_fleet.health import units as health_units
 from celery_fleet.health.result import BAD, GOOD, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup, Worker
-from celery_fleet.health.units import Unit
+from celery_fleet.health.units import MonitoredUnit
 from celery_fleet.ops import databases
 from tests.facts import facts
 from tests.support.certificates import Authority
@@ -251,8 +252,9 @@ SubState=dead
 """
 
 
-def test_what_systemd_says_is_read() -> None:
-    found = health_units.parse(SHOW)
+def test_what_systemd_says_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemctl, "properties", lambda *_, **__: systemctl.parse(SHOW))
+    found = health_units.show(["shop-worker@mail.service", "nginx.service"])
     worker = found["shop-worker@mail.service"]
     assert (worker.active, worker.restarts, worker.began) == ("activating", 1, 5.0)
     assert worker.status.endswith("Connection refused")
@@ -266,45 +268,51 @@ PATIENCE: dict[str, float | None] = {"warning": 0, "bad": 180}
     ("unit", "state", "text"),
     [
         (None, BAD, "a is missing; run site.yml"),
-        (Unit("a.service", "not-found", "inactive", "dead"), BAD, "a is missing; run site.yml"),
-        (Unit("a.service", "loaded", "active", "running"), GOOD, ""),
-        (Unit("a.service", "loaded", "reloading", "reload"), GOOD, ""),
-        (Unit("a.service", "loaded", "inactive", "dead"), BAD, "a is inactive"),
-        (Unit("a.service", "loaded", "failed", "failed"), BAD, "a is failed"),
-        (Unit("a.service", "loaded", "deactivating", "stop"), WARNING, "a is stopping"),
+        (
+            MonitoredUnit("a.service", "not-found", "inactive", "dead"),
+            BAD,
+            "a is missing; run site.yml",
+        ),
+        (MonitoredUnit("a.service", "loaded", "active", "running"), GOOD, ""),
+        (MonitoredUnit("a.service", "loaded", "reloading", "reload"), GOOD, ""),
+        (MonitoredUnit("a.service", "loaded", "inactive", "dead"), BAD, "a is inactive"),
+        (MonitoredUnit("a.service", "loaded", "failed", "failed"), BAD, "a is failed"),
+        (MonitoredUnit("a.service", "loaded", "deactivating", "stop"), WARNING, "a is stopping"),
         # A run restarts it.
         (
-            Unit("a.service", "loaded", "activating", "start", "loading", 0, 990.0),
+            MonitoredUnit("a.service", "loaded", "activating", "start", "loading", 0, 990.0),
             WARNING,
             "a has been starting for 10 s (loading)",
         ),
         # Its broker has been away for long.
         (
-            Unit("a.service", "loaded", "activating", "start", "", 0, 800.0),
+            MonitoredUnit("a.service", "loaded", "activating", "start", "", 0, 800.0),
             BAD,
             "a has been starting for 200 s",
         ),
         # A loop of crashes is never more than some seconds old.
         (
-            Unit("a.service", "loaded", "activating", "auto-restart", "", 3, 999.0),
+            MonitoredUnit("a.service", "loaded", "activating", "auto-restart", "", 3, 999.0),
             BAD,
             "a keeps crashing: restarted 3 times",
         ),
     ],
 )
-def test_a_unit(unit: Unit | None, state: str, text: str) -> None:
+def test_a_unit(unit: MonitoredUnit | None, state: str, text: str) -> None:
     assert health_units.judge(unit, "a.service", PATIENCE, 1000.0) == (state, text)
 
 
 def shown(**states: str) -> health_units.Ask:
     """A systemd with these units; the names without what they begin and end with."""
 
-    def show(names: Sequence[str]) -> dict[str, Unit]:
+    def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
         found = {}
         for name in names:
             active = states.get(name.removesuffix(".service").rpartition("-")[2].rpartition("@")[2])
             if active is not None:
-                found[name] = Unit(name, "loaded", active, "", "", 0, time.monotonic(), 1.0)
+                found[name] = MonitoredUnit(
+                    name, "loaded", active, "", "", 0, time.monotonic(), 1.0
+                )
         return found
 
     return show
@@ -359,7 +367,9 @@ def test_beat_that_is_down_or_starts(beat: Setup) -> None:
 
 def test_beat_that_never_ticked(beat: Setup) -> None:
     def show(up: float) -> health_units.Ask:
-        unit = Unit("shop-beat.service", "loaded", "active", "running", up=time.monotonic() - up)
+        unit = MonitoredUnit(
+            "shop-beat.service", "loaded", "active", "running", up=time.monotonic() - up
+        )
         return lambda names: {unit.name: unit}
 
     assert health_fleet.beat(beat, show(2)).state == GOOD
@@ -646,7 +656,7 @@ def test_where_everything_is_down_all_is_told_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the real questions to the release's Python, a broker that hangs, and no systemd."""
-    monkeypatch.setattr(health_units, "SYSTEMCTL", "/bin/false")
+    monkeypatch.setattr(systemctl, "SYSTEMCTL", "/bin/false")
     release(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -45,7 +45,7 @@ from celery_fleet.delivery.scripts import HEAD, PUT_BACK
 from celery_fleet.worker import drain
 from celery_fleet.worker import drainer as drainer_module
 from celery_fleet.worker.drain import SigtermHandler
-from celery_fleet.worker.drain_record import Record
+from celery_fleet.worker.drain_record import DrainRecord
 from celery_fleet.worker.drainer import Drainer, Mode
 
 SLOTS = 2
@@ -235,7 +235,7 @@ class Worker:
         )
         self.redis = Redis()
         self.record = path / "drain.json"
-        self.drainer = Drainer(Record(str(path), "i1"), lambda: self.now)
+        self.drainer = Drainer(DrainRecord(str(path), "i1"), lambda: self.now)
         self._number = itertools.count()
         self.connect()
 
