@@ -1,8 +1,8 @@
-"""List what failed in parts of `scripts/check.sh`, as its last lines: `python -m scripts.failures PART...`.
+"""List the failed tests of parts of `scripts/check.sh` at the end of its output: `python -m scripts.failures PART...`.
 
 A part's pytest leaves its record in `.state/failures/<part>.xml`, and Ansible under Molecule leaves its log next to it
-in `<part>.log`. However much else is printed (Molecule's recap, removed hosts), and however little of the output a CI
-shows, each failed test is one line here: `FAILED <test> — <first line of its error>`.
+in `<part>.log`. Other output, such as Molecule's recap, may hide a failure, and a CI may show only the last lines. So
+each failed test becomes one line here: `FAILED <test> — <first line of its error>`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORD = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ p=\d+ u=\S+ n=ansible [A-Z]+\| ")
 TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(.*)\] \**$")
 FATAL = re.compile(r"^fatal: \[([^\]]+)\]: (\S+)!? =>")
 MESSAGE = re.compile(r"^ +msg: (?:[|>]-?\s*\n *)?(.+)$", re.MULTILINE)
-# "E   AssertionError: …": how pytest marks an exception.
+# pytest marks an exception as in "E   AssertionError: …".
 RAISED = re.compile(r"^E {2,}(\S.*)$", re.MULTILINE)
 
 
@@ -95,7 +95,7 @@ def _line(what: str, error: str) -> str:
 
 
 def of_part(part: str, directory: Path) -> list[str]:
-    """Return what failed in a part; at least one line."""
+    """Return a line for each failure of a part; if none is recorded, a line that says so."""
     record, log = directory / f"{part}.xml", directory / f"{part}.log"
     try:
         lines = of_tests(record.read_text(errors="replace"))
@@ -107,7 +107,7 @@ def of_part(part: str, directory: Path) -> list[str]:
 
 
 def shown(lines: Sequence[str]) -> list[str]:
-    """Return at most `LINES` of them, and how many more there are."""
+    """Return at most `LINES` lines; the last one counts the lines that were cut off."""
     if len(lines) <= LINES:
         return list(lines)
     return [*lines[: LINES - 1], f"… and {len(lines) - LINES + 1} more, above"]

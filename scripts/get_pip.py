@@ -19,6 +19,6 @@ if __name__ == "__main__":
     [wheel] = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
     sys.path.insert(0, str(wheel))
     sys.argv = ["pip", "install", *(word for word in sys.argv[1:] if word not in OWN)]
-    # With this variable set, ansible-test's entry point, which pip calls again, would run get-pip.py instead of pip.
+    # pip calls ansible-test's entry point again. With this variable set, that would run get-pip.py instead of pip.
     os.environ.pop("GET_PIP", None)
     runpy.run_module("pip", run_name="__main__", alter_sys=True)

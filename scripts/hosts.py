@@ -2,13 +2,13 @@
 
 A fleet is one set of hosts for one purpose (`demo`, or a Molecule scenario) of one checkout. Several
 fleets, and several checkouts, can exist on one machine: each fleet has its own names, network and keys.
-Everything that is created gets a label, and exactly what has this label is removed.
+Every object that it creates gets a label, and it removes only objects with this label.
 
-`create` keeps what is there and right, and creates or replaces the rest. So it can be run again after a
-failure or a kill at any point.
+`create` keeps the hosts that are already as they should be, and creates or replaces the others. You can run it
+again if it failed or was killed at any point.
 
-It uses only the standard library and the `docker` client. The containers have the fewest capabilities with
-which systemd's sandbox and credentials work (docs/development.md says why each is needed).
+It uses only the standard library and the `docker` client. The containers have only the capabilities that
+systemd's sandbox and credentials need (docs/development.md says why each is needed).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scripts.testhosts.docker import LABEL_FLEET, docker, inspect, settle_network
+from scripts.testhosts.docker import LABEL_FLEET, docker, ensure_network, inspect
 from scripts.testhosts.fleet import (
     ROOT,
     SUITE,
@@ -38,18 +38,18 @@ from scripts.testhosts.fleet import (
     pip_cache,
     write,
 )
-from scripts.testhosts.keys import key_archive, settle_key, ssh_arguments
+from scripts.testhosts.keys import ensure_key, key_archive, ssh_arguments
 
 LABEL_SPEC = "celery-fleet.spec"
-BOOT_TIMEOUT = 60.0  # seconds; a host is up in about one
+BOOT_TIMEOUT = 60.0  # seconds; a host boots in about one
 FIRST_ADDRESS = 11
 
 RUN_FLAGS = (
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE"),
-    # Root has this on any host, but Docker does not grant it by default: reading any user's files.
+    # Root can read any user's files on a real host, but Docker does not grant that by default.
     *("--cap-add", "DAC_READ_SEARCH"),
     *("--security-opt", "seccomp=unconfined"),
-    # A host that reboots itself comes back; one that `docker stop` stopped does not.
+    # A host that reboots comes back; a host that was stopped with `docker stop` does not.
     *("--restart", "unless-stopped"),
     *("--cgroupns", "host", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw"),
     *("--tmpfs", "/run:mode=755", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"),  # noqa: S108 - a mount in the container
@@ -66,7 +66,7 @@ class Container:
 
 
 def create_flags(fleet: Fleet, host: Container, image: str) -> list[str]:
-    """Return the arguments of `docker create` for a host, without the label of its specification."""
+    """Return the arguments of `docker create` for a host, except for the label `LABEL_SPEC`."""
     flags = ["--name", host.container, "--hostname", host.name, "--network-alias", host.name]
     flags += ["--network", fleet.name, "--ip", host.address]
     flags += ["--label", f"{LABEL_FLEET}={fleet.name}", *RUN_FLAGS]
@@ -74,17 +74,21 @@ def create_flags(fleet: Fleet, host: Container, image: str) -> list[str]:
     return [*flags, image]
 
 
-def settle_host(fleet: Fleet, host: Container, image: str, authorized_key: str) -> bool:
-    """Create, start or keep the container of a host, and wait until it has booted; return whether it changed."""
+def ensure_host(fleet: Fleet, host: Container, image: str, authorized_key: str) -> bool:
+    """Create, start or keep the container of a host, and wait until it has booted.
+
+    Returns:
+        Whether the container was created or started.
+    """
     host_key = fleet.state / "host_keys" / host.name
-    settle_key(host_key, host.name)
+    ensure_key(host_key, host.name)
     flags = create_flags(fleet, host, image)
     keys = (authorized_key, host_key.read_text())
     spec = hashlib.sha256(json.dumps([flags, keys]).encode()).hexdigest()[:16]
 
     ids = docker("ps", "--all", "--quiet", "--filter", f"name=^{host.container}$").split()
     for found in inspect("container", ids):
-        # A container that never ran may lack its keys: a kill can come between its creation and its start.
+        # A container that never ran may lack its keys, if this program was killed before it started the container.
         ran = not found["State"]["StartedAt"].startswith("0001-")
         if ran and found["Config"]["Labels"].get(LABEL_SPEC) == spec:
             stopped = not found["State"]["Running"]
@@ -102,9 +106,12 @@ def settle_host(fleet: Fleet, host: Container, image: str, authorized_key: str) 
 
 
 def wait_for_boot(host: Container, wanted: Collection[str]) -> None:
-    """Wait for the end of a boot; HostsError with the failed units if systemd then is in none of the wanted states.
+    """Wait until a host has booted.
 
     A host with a fleet is `degraded` while its health check reports a problem, for example if another host is down.
+
+    Raises:
+        HostsError: systemd is in none of the wanted states; the message lists the failed units.
     """
     deadline = time.monotonic() + BOOT_TIMEOUT
     state = ""
@@ -133,7 +140,11 @@ def wait_for_boot(host: Container, wanted: Collection[str]) -> None:
 
 
 def check_login(fleet: Fleet, host: Container) -> None:
-    """Log in once as Ansible will; HostsError if that fails."""
+    """Log in once, in the same way as Ansible.
+
+    Raises:
+        HostsError: The login failed.
+    """
     key = str(fleet.state / "id_ed25519")
     options = [*ssh_arguments(fleet), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-i", key]
     done = subprocess.run(
@@ -148,7 +159,7 @@ def check_login(fleet: Fleet, host: Container) -> None:
 
 
 def connection_inventory(fleet: Fleet, hosts: Sequence[Container]) -> str:
-    """Return an inventory source that says how to reach the hosts; JSON, which is also YAML."""
+    """Return an inventory source with the connection variables of the hosts, in JSON, which is also YAML."""
     shared = {
         "ansible_user": USER,
         "ansible_port": 22,
@@ -156,7 +167,7 @@ def connection_inventory(fleet: Fleet, hosts: Sequence[Container]) -> str:
         "ansible_ssh_common_args": shlex.join(ssh_arguments(fleet)),
     }
     variables = {host.name: {"ansible_host": host.address, **shared} for host in hosts}
-    # Other files that the control side keeps for these hosts can be put there, and disappear with them.
+    # The control side can keep other files for these hosts in this directory; they are removed with the hosts.
     everywhere = {"test_fleet_state": str(fleet.state)}
     text = json.dumps({"all": {"vars": everywhere, "hosts": variables}}, indent=2)
     return (
@@ -165,25 +176,25 @@ def connection_inventory(fleet: Fleet, hosts: Sequence[Container]) -> str:
 
 
 def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
-    """Give the fleet exactly the hosts that `images` names, and write how to reach them.
+    """Create the hosts in `images`, remove the fleet's other hosts, and write the inventory with their addresses.
 
     Args:
         fleet: The fleet of these hosts.
         images: The image of each host by its name.
-        inventory: The file in which to write how to reach them.
+        inventory: The inventory file to write.
 
     Returns:
         Whether any container was created, started or removed.
     """
     if len(images) > 200:
-        raise HostsError(f"{len(images)} hosts do not fit on one test network")
+        raise HostsError(f"{len(images)} hosts do not fit into one test network")
     fleet.state.mkdir(parents=True, exist_ok=True)
     fleet.state.chmod(0o700)
     (fleet.state / "host_keys").mkdir(exist_ok=True)
-    authorized_key = settle_key(fleet.state / "id_ed25519", fleet.name)
+    authorized_key = ensure_key(fleet.state / "id_ed25519", fleet.name)
     pip_cache().mkdir(parents=True, exist_ok=True)
     pip_cache().chmod(0o1777)  # pip refuses a cache that its user can't write to
-    subnet = settle_network(fleet)
+    subnet = ensure_network(fleet)
     hosts = [
         Container(name, f"{fleet.name}-{name}", str(subnet[FIRST_ADDRESS + index]))
         for index, name in enumerate(sorted(images))
@@ -191,7 +202,7 @@ def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
     changed = [remove_containers(fleet, keep={host.container for host in hosts})]
     with ThreadPoolExecutor(max_workers=8) as pool:
         changed += pool.map(
-            lambda host: settle_host(fleet, host, images[host.name], authorized_key), hosts
+            lambda host: ensure_host(fleet, host, images[host.name], authorized_key), hosts
         )
     known = [
         f"{host.address} {(fleet.state / 'host_keys' / f'{host.name}.pub').read_text().strip()}"
@@ -236,13 +247,13 @@ def destroy(fleet: Fleet, inventory: Path) -> bool:
 
 
 def image_of(suite: str) -> str:
-    """Return the image of a Debian suite; `make setup` builds that of most hosts, others are built on first use."""
+    """Return the image of a Debian suite. `make setup` builds the usual image; others are built on first use."""
     path = ROOT / ".state" / f"image-{suite}"
     if suite != SUITE:
         command = [str(ROOT / "scripts/image.sh"), suite]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
         if done.returncode != 0:
-            raise HostsError(f"there is no image of Debian {suite}: see above")
+            raise HostsError(f"the image of Debian {suite} could not be built: see above")
     elif not path.exists():
         raise HostsError(f"there is no image of Debian {suite} yet: run 'make setup'")
     return path.read_text().strip()

@@ -1,11 +1,11 @@
-"""Write argument specs from the tables of options; from the specs the roles' pages and the comments of their defaults.
+"""Write the argument specs from the tables of options, then the roles' pages and comments on defaults from the specs.
 
     python scripts/reference.py           write the files
     python scripts/reference.py --check   check that they are up to date; exit status 1 if not
 
 The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. A role's README is
-made from its `meta/argument_specs.yml`, from the comment that begins its tasks (or its `vars/main.yml`, if it has no
-tasks), from `playbooks/site.yml` for hosts and tags, and from `role_examples.yml` beside this program.
+made from its `meta/argument_specs.yml` and the first comment of its tasks (or of its `vars/main.yml`, if it has no
+tasks). Hosts and tags come from `playbooks/site.yml`, and examples from `role_examples.yml` next to this program.
 docs/reference.md lists the roles.
 """
 
@@ -37,13 +37,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 
 from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
-# Role and entry point of its specs -> the table that they are written from.
+# Role and entry point of its specs -> the table of their options.
 TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
     ("celery_app", "main"): application_options.APPLICATION,
     ("celery_app", "url"): application_options.URL,
     ("celery_worker", "main"): worker_options.WORKER_VARIABLES,
 }
-# Variables whose keys Ansible's specs can't describe -> what an element has. The page has them below the variable.
+# Ansible's specs can't describe the elements of these variables. Variable -> suffix and options of an element; the page
+# lists them below the variable.
 ELEMENTS: dict[str, tuple[str, tuple[Option, ...]]] = {
     "celery_beat_schedule": (".NAME", application_options.ENTRY),
     "celery_release_commands": ("[]", application_options.COMMAND),
@@ -75,7 +76,7 @@ FACTS = "celery_app"
 _MARKUP = re.compile(r"\b[CVOI]\(([^)]*)\)")
 # Paths in a text that become links: pages, and files of the collection.
 _PATHS = re.compile(r"\b(?:docs/[\w-]+\.md|plugins/[\w/]+\.py)\b")
-# A default that only Ansible can compute, from a variable of the role's own.
+# A default that only Ansible can compute, from an internal variable of the role.
 _COMPUTED = re.compile(r"\{\{ __\w+ \}\}")
 
 
@@ -175,7 +176,7 @@ def _on_one_line(option: dict[str, Any]) -> dict[str, Any]:
 
 
 def specs_text(root: Path, role: str) -> str:
-    """Return a role's argument specs with the options that the tables have."""
+    """Return a role's argument specs with the options from the tables."""
     path = root / "roles" / role
     document = yaml.safe_load((path / "meta/argument_specs.yml").read_text())
     defaults = yaml.safe_load((path / "defaults/main.yml").read_text())
@@ -277,7 +278,7 @@ def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
 def completed(
     options: Mapping[str, Mapping[str, Any]], table: Sequence[Option] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Return options with what Ansible's specs have no word for: bounds, and the keys of elements."""
+    """Return options with details that Ansible's specs can't express: bounds, and the keys of elements."""
     found = {name: dict(option) for name, option in options.items()}
     for one in table:
         found[one.name]["bounds"] = one.bounds
@@ -318,7 +319,7 @@ def parse(
 
 
 def read(root: Path) -> list[Role]:
-    """Return all roles of a checkout: the application's facts, then those of `site.yml` in order, then the others."""
+    """Return all roles of a checkout: `FACTS` first, then the roles of `site.yml` in its order, then the others."""
     used = uses(yaml.safe_load((root / "playbooks" / "site.yml").read_text()))
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]

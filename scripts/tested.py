@@ -49,7 +49,7 @@ class PartRun:
     """One run of a part.
 
     Attributes:
-        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or such a name after `soak-`.
+        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or `soak-` and the name of a scenario.
         passed: Whether its command succeeded.
         tests: Number of tests that ran.
         failed: Number of tests that failed.
@@ -91,7 +91,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
     tests, failed = counted(junit)
     run = PartRun(
         part=part,
-        # A part without tests has proved nothing.
+        # A part that ran no tests proves nothing.
         passed=status == 0 and tests > 0 and not failed,
         tests=tests,
         failed=failed,
@@ -106,7 +106,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
 
 
 def parts(root: Path) -> Sequence[str]:
-    """Return every part: those without hosts, each scenario, and those of `make soak`."""
+    """Return every part: the ones without hosts, each scenario, and the ones of `make soak`."""
     scenarios = sorted(path.parent.name for path in root.glob("molecule/*/molecule.yml"))
     return [*WITHOUT_HOSTS, *scenarios, *(f"soak-{name}" for name in SOAKED)]
 

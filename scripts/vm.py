@@ -1,13 +1,13 @@
 """Create and remove emulated machines: test hosts with their own kernel, reached over SSH.
 
-They test what containers on this machine can't show: control groups version 2, memory limits of the kernel, user
-namespaces, a real boot. qemu emulates the processor. It needs neither KVM nor special rights, but is about ten times
-slower than the machine itself.
+They test what containers on this machine can't: control groups version 2, memory limits of the kernel, user
+namespaces, and a real boot. qemu emulates the processor. It needs neither KVM nor special rights, but is about ten
+times slower than the machine itself.
 
-Names and directories are those of scripts/hosts.py: a fleet's machines are in `.state/<fleet>/machines/`, and their
-keys and the fleet's record are in the same place as those of containers. Each machine has the disk of
-scripts/vm_image.sh with its own layer over it, a port of this machine's loopback that leads to its SSH, and two
-processes: qemu, and one that starts qemu again when the machine reboots.
+Names and directories are the same as in scripts/hosts.py. A fleet's machines are in `.state/<fleet>/machines/`; their
+keys and the fleet's record are in the same place as those of containers. Each machine has its own layer over the disk
+that scripts/vm_image.sh builds, and a loopback port that forwards to its SSH. It has two processes: qemu, and the
+keeper, which starts qemu again when the machine reboots.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ from pathlib import Path
 from typing import Any
 
 from scripts.testhosts.fleet import ROOT, SUITE, USER, Fleet, HostsError, add_commands, write
-from scripts.testhosts.keys import key_archive, settle_key, ssh_arguments
+from scripts.testhosts.keys import ensure_key, key_archive, ssh_arguments
 from scripts.testhosts.machine import Machine, cut, keep, load, process_of
 
-BOOT_TIMEOUT = 900.0  # seconds; about 15 on a quiet machine, 350 were seen next to six other runs
-ADDRESS = "10.0.2.15"  # of every machine, each in its own network: molecule/shared/machine
-# A path to a socket must fit into 108 bytes, and ssh adds 17 to that of its master while it creates it.
+BOOT_TIMEOUT = (
+    900.0  # seconds; a boot takes about 15 on an idle machine, and took 350 next to six other runs
+)
+ADDRESS = (
+    "10.0.2.15"  # the same for every machine, each in its own network: molecule/shared/machine
+)
+# The path of a socket must fit into 108 bytes, and ssh appends 17 bytes while it creates its control socket.
 LONGEST_SOCKET = 108 - 17 - 1
 
 
@@ -43,7 +47,7 @@ def start(machine: Machine) -> bool:
     if process_of(machine, "keeper") is not None:
         wait_for_boot(machine)
         return False
-    # Use a new session, because the keeper outlives this command, which does not wait for its end.
+    # Start a new session, because the keeper outlives this command.
     keeper = os.posix_spawn(
         sys.executable,
         [sys.executable, "-m", "scripts.vm", "keep", str(machine.directory)],
@@ -84,7 +88,11 @@ def ssh_config(fleet: Fleet, machine: Machine) -> str:
 
 
 def ssh(machine: Machine, command: str, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run a command in a machine over a separate connection; TimeoutExpired after so many seconds."""
+    """Run a command in a machine over a separate connection.
+
+    Raises:
+        subprocess.TimeoutExpired: The command took longer than `timeout` seconds.
+    """
     words = ["ssh", "-F", str(machine.ssh_config), "-o", "ControlPath=none", machine.name, command]
     return subprocess.run(
         words,
@@ -103,14 +111,18 @@ def tail(path: Path, lines: int = 15) -> str:
 
 
 def failed_units(machine: Machine) -> list[str]:
-    """Return the failed units, without health checks, which fail because something else is not there yet."""
+    """Return the failed units except health checks, which also fail because other parts are not deployed yet."""
     command = "systemctl list-units --failed --plain --no-legend"
     units = [line.split()[0] for line in ssh(machine, command, 60).stdout.splitlines()]
     return [unit for unit in units if not unit.endswith("-health.service")]
 
 
 def wait_for_boot(machine: Machine) -> None:
-    """Wait until systemd has started everything; HostsError with the reason if it does not."""
+    """Wait until systemd has started all units.
+
+    Raises:
+        HostsError: The machine did not boot, or units failed; the message has the reason.
+    """
     deadline = time.monotonic() + BOOT_TIMEOUT
     said = ""
     while time.monotonic() < deadline:
@@ -153,7 +165,7 @@ def own_archive(keys: bytes, name: str) -> bytes:
 
 
 def connection_inventory(fleet: Fleet, machines: Sequence[Machine]) -> str:
-    """Return an inventory source that says how to reach the machines; JSON, which is also YAML."""
+    """Return an inventory source with the connection variables of the machines, in JSON, which is also YAML."""
     shared = {
         "ansible_host": "127.0.0.1",
         "ansible_user": USER,
@@ -178,11 +190,11 @@ def image_of(suite: str) -> Path:
     command = [str(ROOT / "scripts/vm_image.sh"), suite]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
     if done.returncode != 0:
-        raise HostsError(f"there is no disk with Debian {suite}: see above")
+        raise HostsError(f"the disk with Debian {suite} could not be built: see above")
     return Path((ROOT / ".state" / f"machine-{suite}").read_text().strip())
 
 
-def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]:
+def ensure_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]:
     """Create or keep the files of a machine; return whether they are new."""
     try:
         machine = load(fleet, name)
@@ -193,9 +205,9 @@ def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]
             return machine, False
         cut(machine)
         shutil.rmtree(machine.directory)
-    authorized_key = settle_key(fleet.state / "id_ed25519", fleet.name)
+    authorized_key = ensure_key(fleet.state / "id_ed25519", fleet.name)
     host_key = fleet.state / "host_keys" / name
-    settle_key(host_key, name)
+    ensure_key(host_key, name)
     machine.directory.mkdir(parents=True, exist_ok=True)
     archive = machine.directory / "keys.tar"
     archive.touch(mode=0o600)
@@ -215,25 +227,25 @@ def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]
 
 
 def create(fleet: Fleet, images: dict[str, Path], inventory: Path) -> bool:
-    """Make sure that the machines of `images` exist and run; return whether anything changed.
+    """Create and start the machines in `images` if necessary; return whether anything changed.
 
     Args:
         fleet: The fleet of these machines.
         images: The directory of each machine's disk by its name.
-        inventory: The file in which to write how to reach them.
+        inventory: The inventory file to write.
     """
     fleet.state.mkdir(parents=True, exist_ok=True)
     fleet.state.chmod(0o700)
     (fleet.state / "host_keys").mkdir(exist_ok=True)
-    settled = [settle_machine(fleet, name, image) for name, image in sorted(images.items())]
-    machines = [machine for machine, _ in settled]
+    ensured = [ensure_machine(fleet, name, image) for name, image in sorted(images.items())]
+    machines = [machine for machine, _ in ensured]
     known = [
         f"[127.0.0.1]:{machine.port} "
         + (fleet.state / "host_keys" / f"{machine.name}.pub").read_text().strip()
         for machine in machines
     ]
     write(fleet.state / "known_hosts", "\n".join(known) + "\n")
-    changed = [new for _, new in settled] + [start(machine) for machine in machines]
+    changed = [new for _, new in ensured] + [start(machine) for machine in machines]
     record: dict[str, Any] = {
         "name": fleet.name,
         "hosts": {

@@ -17,7 +17,7 @@ VALID = 180
 # Seconds within which workers reconnect to a restarted Redis.
 FIND_BACK = 60
 # The probe's exit status on a host without a worker.
-NOBODY = 99
+NO_WORKER = 99
 
 
 class ActionModule(FleetAction):
@@ -51,7 +51,7 @@ class ActionModule(FleetAction):
                 ),
                 in_data=json.dumps(request, default=str).encode(),
             )
-            if done["rc"] == NOBODY:
+            if done["rc"] == NO_WORKER:
                 return {}
             return host_scripts.finding(done, self.secrets)
         except (host_scripts.RemoteError, AnsibleConnectionFailure) as error:

@@ -36,7 +36,7 @@ ROLES = PLUGINS.parent / "roles"
 
 
 class ActionModule(FleetAction):
-    """Runs once, for all hosts of the inventory, whatever `--limit` says."""
+    """Runs once, for all hosts of the inventory, even with `--limit`."""
 
     _requires_connection = False
     _VALID_ARGS: frozenset[str] = frozenset()

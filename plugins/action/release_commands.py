@@ -25,7 +25,7 @@ class ActionModule(FleetAction):
     unanswered = "the release's commands can't be asked for"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return the step's answer. A command that failed, or whose result is not known, fails the task."""
+        """Return the step's result. The task fails if the command failed or if its result is unknown."""
         if args["do"] == "look":
             return {"marks": self._look(args, variables)}
         if self._task.check_mode:

@@ -35,7 +35,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 # Phase of the playbook → kind of turn.
 KINDS: dict[str, order.Kind] = {"start": "start", "restart": "restart", "finish": "remove"}
-_NOBODY: dict[str, list[str]] = {phase: [] for phase in KINDS}
+_NO_HOSTS: dict[str, list[str]] = {phase: [] for phase in KINDS}
 
 #: Seconds for asking which workers run. A host with busy processors needs most of them just to start asking.
 _ASK = 30.0
@@ -85,7 +85,7 @@ class ActionModule(FleetAction):
             )
         due = [host for host, plan in plans.items() if "celery_worker" in plan.get("due", ())]
         if not force and not due:
-            return {"turns": False, "deferred": [], "hosts": _NOBODY, "whole": True}
+            return {"turns": False, "deferred": [], "hosts": _NO_HOSTS, "whole": True}
         self._check_lease()
         findings = census.Findings(
             present=present,
@@ -266,6 +266,6 @@ class ActionModule(FleetAction):
 
 
 def _left(variables: Mapping[str, Any]) -> list[str]:
-    """Return names of second instances whose files are on a host; the plan finds their units by itself."""
+    """Return the names of second instances that have files on a host. The plan finds their units by itself."""
     looked = (variables.get("__celery_worker_left") or {}).get("files") or ()
     return [Path(file["path"]).name.removeprefix("worker-").removesuffix(".env") for file in looked]

@@ -115,7 +115,7 @@ class InventoryModule(yaml.InventoryModule):
         plugin.parse(inventory, loader, path, cache=cache)
 
     def _parse_group(self, group: Any, group_data: Any) -> Any:
-        """Read a group, whose parts Ansible skips where they are none."""
+        """Read a group, and refuse invalid parts that Ansible would skip."""
         if group_data is not None and not isinstance(group_data, Mapping):
             raise AnsibleParserError(
                 f"{group} is {kind(group_data)}, not a group. {BELONGS}", obj=group
@@ -128,7 +128,7 @@ class InventoryModule(yaml.InventoryModule):
                 )
             if value is not None and not isinstance(value, (Mapping, str)):
                 raise AnsibleParserError(
-                    f"`{key}` of the group {group} is {kind(value)}. Write each name on a line of its own, with a "
+                    f"`{key}` of the group {group} is {kind(value)}. Write each name on a separate line, with a "
                     "colon and without a dash.",
                     obj=key,
                 )

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """An error whose message tells the person who runs a play what is wrong and what to do."""
+    """An error with a message for users: what is wrong, and what to do."""

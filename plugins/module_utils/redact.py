@@ -23,8 +23,8 @@ _PASSWORDS = (
     re.compile(r"://[^/\s:@]*:([^\s@]*)@"),
 )
 
-# Keys of a host's answer whose values are text to show. Tasks use the names and paths elsewhere in it, which may
-# contain the value of a secret by chance.
+# Keys of a host's answer with text that is shown to users. The other values, such as names and paths, are used by tasks
+# and may contain the value of a secret by chance.
 _TEXT = frozenset(
     ("StatusText", "error", "errors", "journals", "msg", "status", "tail", "warnings")
 )

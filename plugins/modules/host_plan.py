@@ -8,7 +8,8 @@ module: host_plan
 short_description: Compare a host with all that the inventory wants of it
 description:
   - Renders what each role wants and compares it in one remote call. Which roles count depends on the tags of the run.
-  - Give its task C(check_mode=true). The play must import the roles, whose variables C(__<role>_wanted) are read.
+  - Give its task C(check_mode=true). The play must import the roles, because the module reads their variables
+    C(__<role>_wanted).
 options: {}
 author: Celery Fleet (!UNKNOWN)
 """

@@ -9,7 +9,7 @@ short_description: Refuse an inventory that can't become a fleet
 description:
   - Checks all variables of all hosts before any host is contacted, and names all errors at once. No secret is
     shown.
-  - Runs once for all hosts of the inventory, whatever C(--limit) says.
+  - Runs once for all hosts of the inventory, even with C(--limit).
 options: {}
 author: Celery Fleet (!UNKNOWN)
 """

@@ -10,7 +10,8 @@ description:
   - The action plugin of the same name renders templates on the control node and calls this module once.
   - Files are written atomically with owner and mode. If a daemon's own check refuses them, all files of the
     call are restored.
-  - A unit is restarted if it was started with something else than what is on disk, whatever changed that.
+  - A unit is restarted if it was started with other files or settings than those on disk, even if another program
+    changed these.
   - Check mode returns a plan, for one role or for several at once.
 options:
   wanted:

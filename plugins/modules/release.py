@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Build a release of the application in a directory of its own and check it
+short_description: Build a release of the application in its own directory and check it
 description:
   - The release gets its own virtualenv. It is imported as the application's user, as C(celery -A) would, and what it
     says of itself is compared with the inventory. One that fails leaves nothing behind.

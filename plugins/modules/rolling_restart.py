@@ -53,7 +53,7 @@ options:
     description: File on the control node to write the times of all turns to, C(celery_restart_report), for V(open).
     type: path
   place:
-    description: Where a worker's files are, and how workers are asked. Not for V(report).
+    description: Directories of a worker's files, and the settings for asking workers. Not for V(report).
     type: dict
     suboptions:
       settings:

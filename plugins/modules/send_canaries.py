@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: send_canaries
 short_description: Send test tasks to workers
 description:
-  - Sends a canary to each worker by a queue of its own and waits for the answers. Runs in the Python of a release on
+  - Sends a canary to each worker through a separate queue and waits for the answers. Runs in the Python of a release on
     this host.
   - It also finds out which queues workers consume and which scheduled tasks they don't know.
   - Settings go to the program by its standard input, and are never written to the host.
@@ -22,7 +22,7 @@ options:
     type: dict
     required: true
   hosts:
-    description: Hosts whose workers are asked. This host must have a worker among them.
+    description: Hosts with the workers to ask. This host must have one of these workers.
     type: list
     elements: str
     required: true

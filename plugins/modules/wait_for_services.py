@@ -48,7 +48,7 @@ options:
         elements: int
         required: true
   journals:
-    description: Units whose last journal lines to return.
+    description: Units for which to return the last lines of the journal.
     type: list
     elements: str
     default: []

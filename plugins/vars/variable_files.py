@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: variable_files
-short_description: Say where the mistakes in files of variables are
+short_description: Report mistakes in files of variables, with their places
 description:
   - Refuses files of variables that are not valid YAML, or are encrypted with another password, and names them.
   - Refuses a run with an ansible-core that is too old, or that does not find the collection, with the remedy.
@@ -99,7 +99,7 @@ def refuse_ansible() -> None:
         import_module(f"ansible_collections.{COLLECTION}")
     except ImportError:
         raise AnsibleError(
-            f"Ansible does not find the collection {COLLECTION}, whose playbook this is. Nothing was changed. Type\n"
+            f"Ansible does not find the collection {COLLECTION} of this playbook. Nothing was changed. Type\n"
             f"    export ANSIBLE_COLLECTIONS_PATH={shlex.quote(str(ROOT / 'collections'))}\n"
             "and then the same command again."
         ) from None

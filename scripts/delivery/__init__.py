@@ -1,1 +1,1 @@
-"""What `scripts/bench_delivery.py` is made of: the setup of both sides, the load, and how figures are judged."""
+"""The parts of `scripts/bench_delivery.py`: the setup of both sides, the load, and the judgement of figures."""

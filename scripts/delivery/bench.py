@@ -6,11 +6,11 @@
     redis        processor time of Redis for a single task, with 1 to 8 idle workers
     idle         commands per second of a worker that has nothing to do
 
-The stock and the atomic fetch run next to each other, each with its own Redis, and get their load in turn: full load in
-slices of a second, single tasks alternately. So other work on the machine affects both. The median of the rounds'
-ratios is compared with the goal, and shown with its spread. Both sides have the same runtime and the same settings
-(`at_least_once`: late acknowledgement), TLS, the roles' users and four priorities. They differ only in the fetch and
-what builds on it. `--quick` only shows that the program runs; its figures mean nothing.
+The stock and the atomic fetch run next to each other, each with its own Redis. They get their load alternately: full
+load in slices of a second, and single tasks one by one. So other work on the machine affects both. The median of the
+rounds' ratios is compared with the goal, and shown with its spread. Both sides have the same runtime and the same
+settings (`at_least_once`: late acknowledgement), TLS, the roles' users and four priorities. They differ only in the
+fetch and the parts that depend on it. `--quick` only shows that the program runs; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ QUICK = Extent(1, (2,), (1,), (1,), 5, 2, messages=20)
 
 
 def names(number: int) -> list[str]:
-    """Return the names of so many queues."""
+    """Return the names of `number` queues."""
     return [f"queue{one}" for one in range(number)]
 
 
 def say(text: str) -> None:
-    """Print progress for the person who waits."""
+    """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -71,7 +71,7 @@ def say(text: str) -> None:
 def workers(
     sides: Sequence[Side], queues: Sequence[str], number: int, pool: Sequence[str]
 ) -> Iterator[None]:
-    """Run so many workers on each side, started one side after the other; stop them at the end."""
+    """Run `number` workers on each side, started one side after the other; stop them at the end."""
     add(sides, queues, number, pool)
     try:
         yield
@@ -81,7 +81,7 @@ def workers(
 
 
 def add(sides: Sequence[Side], queues: Sequence[str], number: int, pool: Sequence[str]) -> None:
-    """Start workers until each side has so many."""
+    """Start workers until each side has `number` of them."""
     for side in sides:
         while len(side.workers) < number:
             side.start(queues, pool)

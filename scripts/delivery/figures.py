@@ -65,7 +65,7 @@ def ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that so many percent of all values don't exceed."""
+    """Return the smallest value that `percent` percent of all values don't exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 

@@ -54,7 +54,7 @@ class Templates:
         return raw.replace(task, str(uuid.uuid4())).replace(tag, str(uuid.uuid4()))
 
     def messages(self, number: int) -> dict[str, list[str]]:
-        """Return so many new messages, spread evenly over the lists."""
+        """Return `number` new messages, spread evenly over the lists."""
         made: dict[str, list[str]] = {name: [] for name in self.found}
         for name, _ in zip(itertools.cycle(self.found), range(number), strict=False):
             made[name].append(self.one(name))
@@ -77,7 +77,7 @@ class Slice:
 
 
 def full_load(side: Side, queues: Sequence[str], templates: Templates, number: int) -> Slice:
-    """Push so many messages to a side at once, and wait until none is left."""
+    """Push `number` messages to a side at once, and wait until none is left."""
     names, made = lists(queues), templates.messages(number)
     client = side.client()
     redis, workers = side.processor_seconds(), side.workers_seconds()

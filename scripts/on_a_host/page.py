@@ -27,7 +27,7 @@ _BY = {"postgresql_password": "`celery_app_env_urls`"}
 
 
 class PageError(Exception):
-    """The page can't describe something that was rendered; the message names what is missing."""
+    """The page can't describe something that was rendered; the message names the missing text."""
 
 
 def variable(name: str) -> str:
@@ -90,7 +90,7 @@ def ports(page: Page) -> Iterator[str]:
         thing = found[name]
         rows.append((thing.cells[0], what, f"`{variable_}`", needs, option(name, thing), by(thing)))
     yield from lines(
-        ("Port", "Who listens", "Variable", "What it asks of a caller", "Option", "By"), rows
+        ("Port", "Who listens", "Variable", "What a caller needs", "Option", "By"), rows
     )
 
 
@@ -162,7 +162,7 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
 
 
 def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
-    """Return the groups of hosts on which a role acts: those of the first play that has it."""
+    """Return the groups of hosts on which a role acts, from the first play that has the role."""
     for play in plays:
         names = [one["role"].removeprefix(COLLECTION) for one in play.get("roles") or ()]
         if role in names:

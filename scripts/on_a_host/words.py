@@ -34,7 +34,7 @@ OPTIONS = {
     r"nginx-web/flower\.conf": "`flower_url_prefix`",
     r"^backend$": "`celery_producer_web_listen`",
 }
-# What a port is for, its variable, and what a caller needs.
+# The purpose of each port, its variable, and the requirements for a caller.
 PORTS = {
     "broker": ("Redis, broker", "celery_app_broker_port", "TLS, a password for each component"),
     "results": ("Redis, results", "celery_app_results_port", "TLS, a password for each component"),
@@ -70,7 +70,7 @@ READ_BY = {
     r"health\.json$": "the health check",
     r"users\.acl$": "Redis, `celery-fleet redis --as admin`",
 }
-# What adds a reader that a file does not have by default.
+# The option that adds a reader which a file does not have by default.
 GIVEN_BY = {r"host\.key$": "`pki_mode: mutual`"}
 INTRODUCTIONS = {
     "Secrets": (

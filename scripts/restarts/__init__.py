@@ -6,5 +6,5 @@
     picture    throughput and lost tasks over time, as SVG
     report     docs/restarts.md and its picture: `python -m scripts.restarts.report`
 
-The scenario's tests measure. These functions are plain functions over plain data, and are tested without hosts.
+The scenario's tests take the measurements. The functions here work on plain data, so they are tested without hosts.
 """

@@ -1,7 +1,7 @@
 """Write the table of faults on hosts into docs/delivery-proof.md: `make report-delivery`.
 
-It reads what `make soak-delivery` has left in .state/results/delivery and measures nothing itself. A run of the
-scenario, or of one of its tests, replaces its previous one. Runs with a failed test, and stale ones, are refused.
+It reads the results of `make soak-delivery` in .state/results/delivery and measures nothing itself. A new run of the
+scenario, or of one of its tests, replaces the previous results. Stale runs, and runs with a failed test, are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RESULTS = origin.RESULTS / "delivery"
 PAGE = ROOT / "docs" / "delivery-proof.md"
 
 WAYS = {"fleet": "Celery Fleet", "stock": "stock Celery, late acknowledgement"}
-#: Cases in the order of the table, with what was done. Other cases follow, sorted by name.
+#: Cases in the order of the table, each with a description of the fault. Other cases follow, sorted by name.
 FAULTS = {
     "workers killed": "`kill -9` of a worker, or of it and all its processes",
     "processes of pools killed": "`kill -9` of one process of a pool",
@@ -42,19 +42,19 @@ FAULTS = {
     "hosts lost": "a host of workers loses its power",
     "a host lost with a lease of 300 s": "the same, with the lease that is the default",
     "a host cut off beyond its lease": "a host is cut off for longer than its lease",
-    "from atomic to stock workers": "change from the atomic take to stock's, and `kill -9` of atomic workers",
-    "from stock to atomic workers": "change from stock's take to the atomic one, and `kill -9` of atomic workers",
+    "from atomic to stock workers": "change from the atomic fetch to stock's, and `kill -9` of atomic workers",
+    "from stock to atomic workers": "change from stock's fetch to the atomic one, and `kill -9` of atomic workers",
     "workers of all kinds killed": (
         "`kill -9` of workers with threads, greenlets, processes of one task each, and at most once"
     ),
-    "Redis stopped for 12 and 40 s": "Redis is stopped while such workers retry and go on with chains",
+    "Redis stopped for 12 and 40 s": "Redis is stopped while such workers retry tasks and continue chains",
     "Redis frozen for 12 and 40 s": "the same, and it hangs",
     "Redis's clock moved by an hour": "Redis's clock is moved by an hour, ahead and behind",
-    "drains behind named exchanges": "workers with the stock take drain, behind named exchanges",
+    "drains behind named exchanges": "workers with the stock fetch drain, behind named exchanges",
 }
-#: Cases that are also measured with stock Celery: without its row, ours would prove nothing.
+#: Cases that are also measured with stock Celery: without that comparison, our results would prove nothing.
 STOCK = ("workers killed", "all connections cut")
-#: Cases that are measured, but about which nothing is promised.
+#: Cases that are measured although the fleet promises nothing for them.
 APART = {
     "Redis killed with appendfsync everysec": "`kill -9` of Redis, with `appendfsync everysec`"
 }
@@ -119,7 +119,7 @@ def _line(case: str, result: Result) -> list[str]:
 def _ordered(
     found: Mapping[tuple[str, str], Result], faults: Mapping[str, str]
 ) -> list[tuple[str, Result]]:
-    """Return the cases of a table with their titles, in its order, the fleet's before stock's."""
+    """Return the results of a table with their titles, in the order of the table; the fleet comes before stock."""
     return [
         (title, found[name, way])
         for name, title in faults.items()
@@ -129,7 +129,7 @@ def _ordered(
 
 
 def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -> str:
-    """Return both tables, and what they were measured on.
+    """Return both tables, with the broker and the commits that they were measured on.
 
     Raises:
         ReportError: There is nothing to show.

@@ -1,4 +1,4 @@
-"""Judge what became of the tasks of one run: which were lost or ran twice, and why. Plain functions over a record."""
+"""Judge one run: find the tasks that were lost or ran twice, and the causes. These are pure functions of a record."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from itertools import pairwise
 
 from .record import HeldUp, LoadRecord, RecordMark, Send, TaskRun
 
-SLACK = 1.0  # seconds by which marks and the processes' own times may differ
-#: Seconds from the end of a task until Redis has its acknowledgement, on a machine that has much else to do.
+SLACK = 1.0  # seconds by which the times of marks and those of the processes may differ
+#: Seconds that an acknowledgement may take to reach Redis after its task has ended, on a busy machine.
 UNDER_WAY = 2.0
-#: Seconds after which something that was done to Redis, or to the way to it, still has effects.
+#: Seconds for which a fault of Redis, or of the network to it, may still have effects after it is over.
 LASTING = 15.0
 UNEXPLAINED = "unexplained"
-#: What ran again although that is excluded: no fault is an excuse, unless its sender may have sent two messages.
-AT_MOST_ONCE = "begun again, of at_most_once"
-#: What was sent twice, by a task that ran again: that one has a cause of its own, which a test allows or not.
+#: The cause for a task that must not run twice but did. No fault excuses it, unless its sender may have sent it twice.
+AT_MOST_ONCE = "started again despite at_most_once"
+#: The cause for a task that was sent twice because its sender ran twice. Tests allow or refuse the sender's own cause.
 SENT_BY_RERUN = "sent again by a task that ran again"
-#: Of how many tasks, those of the numbers before its own, one sends a task of some kind.
+#: For each kind of task, how many of the tasks with the preceding numbers may have sent it.
 SENDERS: Mapping[str, int] = {"relayed": 1, "chain": 1, "gather": 4}
-STARTING = 5.0  # seconds before a worker consumes in which it has asked the others what is revoked, and hears no more
+#: Seconds before a worker consumes in which it may miss a revoke: it has already asked the others for their lists.
+STARTING = 5.0
 
 
 @dataclass(frozen=True)
 class Fate:
-    """A task that was lost, or an attempt that was begun again.
+    """A task that was lost, or an attempt that was started again.
 
     Attributes:
-        at: When it went wrong, as far as can be told: for the picture.
+        at: When it went wrong, as far as is known, for the picture.
     """
 
     task: str
@@ -38,15 +39,15 @@ class Fate:
 
 
 def lost(record: LoadRecord) -> list[Fate]:
-    """Tasks that were sent and never came to the end of their last attempt, where that is promised.
+    """Return the tasks that were sent and never completed their last attempt, except those that may be lost.
 
-    To be asked once nothing waits or runs any more: until then every running task looks lost.
+    Call it only when no task is waiting or running any more. Until then, every running task looks lost.
     """
     return _not_ended(record, lambda send: send.queue not in record.at_most_once)
 
 
 def dropped(record: LoadRecord) -> list[Fate]:
-    """The same of those that may be lost, since they are run at most once."""
+    """Return the lost tasks that run at most once, and therefore may be lost."""
     return _not_ended(record, lambda send: send.queue in record.at_most_once)
 
 
@@ -56,7 +57,7 @@ def _not_ended(record: LoadRecord, wanted: Callable[[Send], bool]) -> list[Fate]
         if send.refused or not wanted(send):
             continue
         attempts = record.by_attempt.get(send.task, {})
-        # At least: an attempt whose process died may be retried as the next one.
+        # Later attempts count as well: if a process dies, its task may be retried in an additional attempt.
         last = [run for n, runs in attempts.items() if n >= send.attempts - 1 for run in runs]
         if any(run.ended is not None for run in last) or send.task in record.left:
             continue
@@ -68,23 +69,22 @@ def _lost(record: LoadRecord, send: Send, attempts: Mapping[int, Sequence[TaskRu
     if not attempts:
         ready = send.sent if send.ready is None else send.ready
         return Fate(
-            send.task, ready, _because("never begun", _around(record, send.sent, _may_have_taken))
+            send.task, ready, _because("never begun", _around(record, send.sent, _may_have_fetched))
         )
     runs = attempts[max(attempts)]
     ended = [run for run in runs if run.ended is not None]
     if ended:
         at = ended[0].retry_at or ended[0].ended or ended[0].started
-        why = _around(record, at, _may_have_taken)
+        why = _around(record, at, _may_have_fetched)
         return Fate(send.task, at, _because("its retry never began", why))
     at, why = _cut(record, runs[-1], send.seconds)
     return Fate(send.task, at, f"cut off while it ran: {why}")
 
 
 def doubled(record: LoadRecord) -> list[Fate]:
-    """Each time that an attempt was begun again, also of tasks that the sender was told are refused.
+    """Return each repeated start of an attempt, including those of tasks that the broker refused to the sender.
 
-    That is each start of an attempt after its first, and an attempt that the one before did not ask for: so Celery
-    retries a task whose process died.
+    An attempt that the previous attempt did not ask for also counts, because Celery sends one when a process dies.
     """
     found = []
     for send in record.sends:
@@ -100,17 +100,20 @@ def doubled(record: LoadRecord) -> list[Fate]:
 
 
 def _senders(record: LoadRecord, send: Send, attempt: int) -> list[Sequence[TaskRun]]:
-    """The runs of each attempt that may have sent an attempt: its own before, a chain's link, a chord's members."""
+    """Return the runs of each attempt that may have sent this attempt.
+
+    The sender is the task's previous attempt, the previous link of a chain, or one of a chord's members.
+    """
     if attempt:
         return [record.by_attempt[send.task].get(attempt - 1, ())]
-    # The first link of a chain comes from whoever sends the load.
+    # The load's sender, which is not a task, sends the first link of a chain.
     number = 0 if send.ready is not None else SENDERS.get(send.kind, 0)
     before = [beside(send.task, -distance) for distance in range(1, number + 1)]
     return [runs for task in before for runs in record.by_attempt.get(task, {}).values()]
 
 
 def revoked(record: LoadRecord) -> int:
-    """Tasks that were revoked, were left by a worker for that, and never began."""
+    """Return the number of revoked tasks that a worker discarded and that never started."""
     return sum(
         send.kind == "revoked" and send.task in record.left and send.task not in record.by_attempt
         for send in record.sends
@@ -118,10 +121,10 @@ def revoked(record: LoadRecord) -> int:
 
 
 def unheeded(record: LoadRecord) -> list[Fate]:
-    """Tasks that began although they had been revoked.
+    """Return the tasks that started although they had been revoked.
 
-    The task that revokes one is that of the next number. Workers keep in memory what is revoked, and one that starts is
-    told by another what that one knows: what is revoked just in that moment can pass it by, in every Celery.
+    The task with the next number revokes each of them. Workers keep the revoked ids in memory, and a starting worker
+    gets them from another worker. In every version of Celery it can miss a revoke that happens at that moment.
     """
     found = []
     ends = {run.task: run.ended for run in record.runs}
@@ -138,13 +141,13 @@ def unheeded(record: LoadRecord) -> list[Fate]:
 
 
 def beside(task: str, distance: int) -> str:
-    """Return the task whose number is so much greater."""
+    """Return the name of the task that comes `distance` numbers after another."""
     name, _, number = task.rpartition(".")
     return f"{name}.{int(number) + distance:06d}"
 
 
 def _starting(record: LoadRecord, node: str, at: float) -> str:
-    """In words, that a worker was about to consume at a moment."""
+    """Return a phrase for the cause if a worker was about to consume at a moment, else an empty string."""
     for event in record.workers:
         is_near = at - SLACK <= event.at <= at + STARTING
         if event.node == node and event.event == "ready" and is_near:
@@ -167,34 +170,34 @@ def _doubled(record: LoadRecord, send: Send, first: TaskRun, second: TaskRun) ->
             return SENT_BY_RERUN
         if sender is not None:
             return was_sent_twice(why)
-    # Who is cut off may run what it had taken after another has run it.
+    # A worker that is cut off may run a task that it had fetched, even after another worker has run that task.
     late = _around(record, second.started, lambda mark: not mark.fatal and mark.concerns(second))
     if first.ended <= second.started:
         return had_ended(_around(record, first.ended, lambda mark: mark.concerns(first)) or late)
     return ran_at_once(_around(record, second.started, lambda mark: mark.concerns(first)) or late)
 
 
-# The causes of what ran again, in words: for the tests, which name those that they allow. Without a reason it is one
-# that nothing explains, and no test allows it.
+# The causes of repeated runs. Tests call these functions to name the causes that they allow. A cause without a reason
+# is unexplained, and no test allows it.
 
 
 def was_cut_off(reason: str) -> str:
-    """Say that a task had not ended."""
+    """Return the cause for a task that had not ended."""
     return f"run again after it was cut off: {reason}"
 
 
 def had_ended(reason: str) -> str:
-    """Say that a task had ended, and its acknowledgement had not arrived."""
+    """Return the cause for a task that had ended, but was not acknowledged yet."""
     return _because("run again though it had ended", reason)
 
 
 def ran_at_once(reason: str) -> str:
-    """Say that a task was begun again while it ran."""
+    """Return the cause for a task that was started again while it was running."""
     return _because("run twice at once", reason)
 
 
 def was_sent_twice(reason: str) -> str:
-    """Say that a sender was not told that the broker has a task, and sent it again."""
+    """Return the cause for a task that was sent again because the broker's confirmation did not arrive."""
     return _because("sent twice", reason)
 
 
@@ -203,10 +206,10 @@ def _because(what: str, reason: str) -> str:
 
 
 def _cut(record: LoadRecord, run: TaskRun, seconds: float) -> tuple[float, str]:
-    """When and why a run that has no end was cut off: by a mark, or else by its worker's stop."""
+    """Return when and why a run that did not end was cut off: by a mark, or else because its worker stopped."""
     until = run.started + seconds + SLACK
     for mark in record.marks:
-        # What was cut off from its host, or ended with it, can only have begun before the mark.
+        # A mark can only have cut off a run that started before it.
         is_near = run.started <= mark.at + SLACK and mark.at <= until
         if mark.fatal and mark.concerns(run) and is_near:
             return mark.at, mark.what
@@ -221,9 +224,9 @@ def _cut(record: LoadRecord, run: TaskRun, seconds: float) -> tuple[float, str]:
 
 
 def _around(record: LoadRecord, at: float, concerned: Callable[[RecordMark], bool]) -> str:
-    """What was done at the time to whatever is concerned, in words; empty if nothing was."""
+    """Return the description of the first mark around a moment that `concerned` accepts; empty if there is none."""
     for mark in record.marks:
-        # Who is killed can't be the cause of anything later: another process has taken its place.
+        # A process that was killed has no later effects, because another one has replaced it.
         after = SLACK if mark.fatal and mark.host else LASTING
         if concerned(mark) and mark.covers(at, UNDER_WAY, after):
             return mark.what
@@ -231,15 +234,15 @@ def _around(record: LoadRecord, at: float, concerned: Callable[[RecordMark], boo
 
 
 def _holds_up(mark: RecordMark, sender: HeldUp) -> bool:
-    """Check whether something was done to the broker, or to the way of a sender to it."""
+    """Return whether a mark concerns the broker, or a sender's connection to it."""
     return not mark.fatal and mark.concerns_node(sender.node)
 
 
-def _may_have_taken(mark: RecordMark) -> bool:
-    """Check whether a message that no task began may have gone by it: with whoever had taken it, or with the broker."""
+def _may_have_fetched(mark: RecordMark) -> bool:
+    """Return whether a mark may explain why a task never started: it hit the broker, or a worker that had the task."""
     return mark.fatal or not mark.host
 
 
 def causes(fates: Iterable[Fate]) -> dict[str, int]:
-    """How many by cause, most first."""
+    """Return the number of fates by cause, the most frequent cause first."""
     return dict(Counter(fate.cause for fate in fates).most_common())

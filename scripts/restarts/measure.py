@@ -1,4 +1,4 @@
-"""Measure one run: waits, consumers, what a roll took, and throughput over time. Plain functions over a record."""
+"""Measure one run: waits, consumers, the length of a roll, and throughput. These are pure functions of a record."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .record import LoadRecord
 
 
 def waits(record: LoadRecord, begin: float = 0.0, end: float = math.inf) -> list[float]:
-    """Seconds from ready to begun of each attempt that was ready in a span of time; ETAs count from the ETA.
+    """Return how many seconds each attempt that became ready in a time span waited before it started.
 
-    What never began has no wait; it is counted as lost.
+    A task with an ETA becomes ready at its ETA. An attempt that never started has no wait; it counts as lost.
     """
     found = []
     ends = {run.task: run.ended for run in record.runs}
@@ -29,7 +29,7 @@ def waits(record: LoadRecord, begin: float = 0.0, end: float = math.inf) -> list
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of all do not exceed (nearest rank); NaN of none."""
+    """Return the value that `share` of all values do not exceed (nearest rank); NaN if there are no values."""
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
@@ -39,7 +39,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def fewest_consumers(record: LoadRecord, begin: float, end: float) -> dict[str, int]:
-    """For each queue, the fewest processes that consumed it at any moment of a span of time."""
+    """Return, for each queue, the fewest processes that consumed it at any moment of a time span."""
     nodes: dict[str, tuple[tuple[str, ...], int]] = {}
     fewest: dict[str, int] = {}
     queues = sorted({queue for event in record.workers for queue in event.queues})
@@ -55,10 +55,10 @@ def fewest_consumers(record: LoadRecord, begin: float, end: float) -> dict[str, 
     ]
     for mark in record.marks:
         if mark.fatal and not mark.pid:
-            gone = {event.node for event in record.workers}
+            every = {event.node for event in record.workers}
             changes += [
                 (mark.at, node, (), 0)
-                for node in gone
+                for node in every
                 if mark.node in ("", node) and mark.host in ("", node.partition("@")[2])
             ]
     inside = False
@@ -81,7 +81,7 @@ def fewest_consumers(record: LoadRecord, begin: float, end: float) -> dict[str, 
 
 @dataclass(frozen=True)
 class WorkerTurn:
-    """A worker's time without consuming: from being told to stop until its successor consumes."""
+    """The time in which a worker does not consume: from the request to stop until its successor consumes."""
 
     node: str
     queues: tuple[str, ...]
@@ -91,12 +91,12 @@ class WorkerTurn:
 
     @property
     def seconds(self) -> float:
-        """Drain, stop and boot."""
+        """Return the duration of the turn: drain, stop and boot."""
         return self.back - self.left
 
 
 def turns(record: LoadRecord, begin: float, end: float) -> list[WorkerTurn]:
-    """The restarts of a span of time in the order in which they began."""
+    """Return the restarts in a time span, in the order in which they began."""
     found: list[WorkerTurn] = []
     last: dict[str, tuple[tuple[str, ...], int]] = {}
     left: dict[str, float] = {}
@@ -108,7 +108,7 @@ def turns(record: LoadRecord, begin: float, end: float) -> list[WorkerTurn]:
                 if begin <= at <= end:
                     found.append(WorkerTurn(event.node, queues, processes, at, event.at))
             last[event.node] = (event.queues, event.processes)
-        # Told twice: it is the first time that counts.
+        # If a worker was told to stop twice, the first time counts.
         elif event.node not in left:
             left[event.node] = event.at
     return sorted(found, key=lambda turn: turn.left)
@@ -121,17 +121,17 @@ def critical_path(
     batch: int,
     pilots: int = 1,
 ) -> float:
-    """Seconds that these drains and boots take at the least under the roll's own rules, with nothing in between.
+    """Return the shortest time in seconds that these drains and boots can take under the roll's own rules.
 
-    Each is begun as soon as the rules let it, in the order in which they were begun; a later one passes an earlier
-    one that has to wait.
+    Each restart begins as soon as the rules allow it, in the order of the real restarts. A later one may overtake an
+    earlier one that has to wait.
 
     Args:
-        done: The restarts as they were.
-        capacity: Queue -> processes that consume it when all is well.
-        minimum: Share of them that has to go on consuming, 0 to 1; one at the least.
-        batch: Workers that may be away at a time.
-        pilots: How many go alone at the beginning.
+        done: The real restarts.
+        capacity: By queue, the number of processes that consume it when all workers run.
+        minimum: Share of these processes that must keep consuming, 0 to 1; it is always at least one process.
+        batch: Number of workers that may be away at a time.
+        pilots: Number of workers that restart one at a time at the beginning.
     """
     floor = {queue: max(1, math.ceil(minimum * total)) for queue, total in capacity.items()}
     away: list[tuple[float, WorkerTurn]] = []
@@ -159,7 +159,11 @@ def _may_leave(
     capacity: Mapping[str, int],
     floor: Mapping[str, int],
 ) -> bool:
-    """Whether a worker may go; the only one of its queue always may, alone of its queue: its gap is announced."""
+    """Return whether a worker may stop now.
+
+    A queue may fall below its minimum only while no other of its workers is away. This lets its only worker restart;
+    the roll announces that gap.
+    """
     for queue in turn.queues:
         gone = sum(other.processes for other in away if queue in other.queues)
         if capacity[queue] - gone - turn.processes < floor[queue] and gone:
@@ -172,11 +176,11 @@ def _may_leave(
 
 @dataclass(frozen=True)
 class Series:
-    """What the picture shows: a value for each second from `begin` on.
+    """The data of the picture: one value for each second from `begin` on.
 
     Attributes:
-        done: Attempts that came to their end in that second.
-        lost: Tasks lost until then.
+        done: Number of attempts that ended in each second.
+        lost: Number of tasks lost until the end of each second.
     """
 
     begin: float
@@ -185,14 +189,14 @@ class Series:
 
 
 def series(record: LoadRecord, begin: float, end: float) -> Series:
-    """Throughput and lost tasks between two moments."""
+    """Return throughput and lost tasks between two moments."""
     length = max(1, math.ceil(end - begin))
     done, gone = [0] * length, [0] * length
     for run in record.runs:
         if run.ended is not None and begin <= run.ended < begin + length:
             done[int(run.ended - begin)] += 1
     for fate in lost(record):
-        # One that was lost outside of the picture is shown at its edge: the last value is all of them.
+        # Tasks that were lost outside of the picture are shown at its edges, so the last value is the total.
         gone[min(length - 1, max(0, int(fate.at - begin)))] += 1
     total, summed = 0, []
     for number in gone:

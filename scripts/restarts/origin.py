@@ -1,4 +1,4 @@
-"""Tell where a kept run comes from: its commit, and whether what it measured has changed since."""
+"""Find the commit of a kept run, and check whether the measured files have changed since then."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Results of `make soak-…`. Other runs are kept in a separate directory, and never published.
 RESULTS = ROOT / ".state" / "results"
 
-#: What the hosts run.
+#: The code that the hosts run.
 PRODUCT = ("src", "plugins", "roles", "templates")
 #: Files shared by all scenarios with this load: the load, and how its record is read.
 SHARED = (
@@ -28,26 +28,26 @@ SOAK = "CELERY_FLEET_SOAK"
 
 
 class ReportError(Exception):
-    """The reason that stops a report, for the person who asked for it."""
+    """A reason why a report can't be written; the message is for users."""
 
 
 def is_soak() -> bool:
-    """Check whether this process makes the runs that the pages show."""
+    """Return whether this process makes the runs that the pages show."""
     return bool(os.environ.get(SOAK))
 
 
 def command_of(scenario: str) -> str:
-    """Return the command that runs a scenario in the way of this process."""
+    """Return the command that runs a scenario as this process does: as a soak or as a test."""
     return f"make {'soak' if is_soak() else 'test'}-{scenario}"
 
 
 def results(family: str = "") -> Path:
-    """Return the directory in which this process keeps its runs of a family, the restarts or others."""
+    """Return the directory in which this process keeps its runs; `family` is a directory in it, such as `delivery`."""
     return RESULTS / ("" if is_soak() else "short") / family
 
 
 def paths_of(scenario: str) -> Sequence[str]:
-    """Return the paths; a change in one of them makes the figures of a scenario stale."""
+    """Return the paths that affect a scenario; a change in one of them makes its figures stale."""
     return (*PRODUCT, *SHARED, f"molecule/{scenario}")
 
 
@@ -56,10 +56,10 @@ def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def commit(scenario: str, root: Path = ROOT) -> str:
-    """Return the commit of the checkout, with `-dirty` if it has changes to what a scenario measures.
+    """Return the commit of the checkout, with `-dirty` if a path of the scenario has uncommitted changes.
 
-    ReportError: It is not a checkout.
-        ReportError: It is no checkout.
+    Raises:
+        ReportError: It is not a checkout.
     """
     return commit_of(paths_of(scenario), root)
 

@@ -139,7 +139,7 @@ def _legend() -> list[str]:
 
 
 def smooth(values: Sequence[int], span: int = 5) -> list[float]:
-    """Return the mean of so many values around each value, or of fewer at the edges."""
+    """Return the mean of `span` values around each value, or of fewer at the edges."""
     half = span // 2
     found = []
     for index in range(len(values)):

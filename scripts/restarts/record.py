@@ -1,4 +1,4 @@
-"""Read what one run of the load has left in the database."""
+"""Read the record of one run of the load from the database's rows."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Revoked:
 
 @dataclass(frozen=True)
 class RecordMark:
-    """What the test did to the fleet, to find causes.
+    """A fault that the test caused, which may be the cause of lost or repeated tasks.
 
     Attributes:
         what: A description, such as `Redis was restarted`.
@@ -108,7 +108,7 @@ class RecordMark:
 
 @dataclass(frozen=True)
 class HeldUp:
-    """The sender of an attempt waited long until the broker confirmed it; `load.events` records that.
+    """A long wait of a sender until the broker confirmed an attempt; `load.events` records it.
 
     Attributes:
         node: The worker that sent it, for example a retry; empty for the load's sender.
@@ -160,7 +160,7 @@ class LoadRecord:
 
     @cached_property
     def waited_for(self) -> Mapping[tuple[str, int], HeldUp]:
-        """Return the attempts that were sent again because the sender was not told in time that they had arrived."""
+        """Return the waits for a confirmation, by attempt. The sender may have sent these attempts twice."""
         refused = [HeldUp(send.task, 0, "", send.sent) for send in self.sends if send.refused]
         return {(found.task, found.attempt): found for found in (*refused, *self.held_up)}
 

@@ -1,6 +1,6 @@
 """Write the table and the picture of the last soak of the restarts into docs/: `make report-restarts`.
 
-It reads what `make soak-restarts` has left in .state/results and measures nothing itself.
+It reads the results of `make soak-restarts` in .state/results and measures nothing itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOTHING = "-"
 # Cases in which nothing breaks.
 ORDERLY = ("calm", "roll", "overlap")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-#: Runs that the page needs: without those of the stock units, ours would prove nothing.
+#: Runs that the page needs. Without those of the stock units, our results would prove nothing.
 WANTED = (
     *(("calm", "fleet"), ("overlap", "fleet")),
     *(("roll", way) for way in TITLES),
@@ -39,7 +39,7 @@ WANTED = (
     ("a host is lost in its turn", "fleet"),
     ("Redis is restarted", "fleet"),
     ("a task longer than its drain", "fleet"),
-    # With `celery multi` this only settles if some of its workers survive Redis's restart.
+    # With `celery multi` this case only ends if some of its workers survive Redis's restart.
     ("all of these", "plain"),
 )
 
@@ -78,7 +78,7 @@ def _handed_back(one: RestartSummary) -> str:
 
 
 def rows(columns: Sequence[RestartSummary], calm: RestartSummary) -> list[list[str]]:
-    """Return the lines of the table of orderly restarts, each with its heading."""
+    """Return the rows of the table of orderly restarts, each with its heading."""
     return [
         ["sent", *(f"{one.sent:,}" for one in columns)],
         ["done", *(f"{one.done:,}" for one in columns)],
@@ -97,13 +97,13 @@ def rows(columns: Sequence[RestartSummary], calm: RestartSummary) -> list[list[s
             f"fewest consuming processes (of {_queues(calm.fewest)})",
             *(_queues(one.fewest) for one in columns),
         ],
-        ["tasks handed back unbegun", *(_handed_back(one) for one in columns)],
+        ["tasks handed back before they started", *(_handed_back(one) for one in columns)],
         ["first stop to last return", *(seconds_text(one.roll) for one in columns)],
         [
-            "the same drains and boots, at the least",
+            "shortest possible time for these drains and boots",
             *(seconds_text(one.critical) for one in columns),
         ],
-        ["one against the other", *(_ratio(one.roll, one.critical) for one in columns)],
+        ["ratio of the two", *(_ratio(one.roll, one.critical) for one in columns)],
     ]
 
 
@@ -148,12 +148,13 @@ def require_publishable(found: Mapping[tuple[str, str], RestartSummary], root: P
 
 
 def _sentence(overlap: RestartSummary) -> str:
-    """Describe the run in which a queue has a single worker, in words, because it can't be compared."""
+    """Describe the run in which a queue has a single worker in words, because it can't be compared with the others."""
     waited, fewest = seconds_text(overlap.waits["p99"]), _queues(overlap.fewest)
     return (
-        "A queue's only worker, with as many processes as three have otherwise, is overlapped: a second instance "
-        f"consumes while it restarts. Of {overlap.sent:,} tasks {overlap.lost} were lost and {overlap.doubled} "
-        f"doubled, the 99th percentile waited {waited}, and never fewer than {fewest} processes consumed."
+        "In another run, one queue has a single worker with as many processes as three workers have otherwise. It is "
+        f"overlapped: a second instance consumes while it restarts. Of {overlap.sent:,} tasks, {overlap.lost} were "
+        f"lost and {overlap.doubled} doubled. The 99th percentile waited {waited}. The fewest consuming processes "
+        f"were {fewest}."
     )
 
 
@@ -171,7 +172,7 @@ def between(text: str, figures: str, page: Path = PAGE) -> str:
     """Return a page with its figures replaced.
 
     Raises:
-        ReportError: The page has no place for them.
+        ReportError: The page lacks the lines that mark the place of the figures.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

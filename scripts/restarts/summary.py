@@ -45,7 +45,7 @@ class RestartSummary:
     """One run of the load.
 
     Attributes:
-        name: The case: `roll`, or what was done to the fleet.
+        name: The case: `roll`, or the fault.
         way: How the workers were run.
         seed: The seed of the load.
         sent: Number of tasks that were sent and that the broker accepted.
@@ -144,7 +144,7 @@ def summarise(
         name: The case.
         way: How the workers were run.
         seed: The seed of the load.
-        record: What was sent, started and ended.
+        record: The record of the run.
         restart: When the restart or the fault started, and when it was over.
         rules: The rules of the roll, if it has some.
         report: The roll's own report.

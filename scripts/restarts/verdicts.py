@@ -19,7 +19,7 @@ _failed: set[str] = set()
 
 
 def wrote(summary: RestartSummary, path: Path) -> None:
-    """Keep a run, to be judged by the test that is running and by those that get it from a fixture."""
+    """Write a run to a file. The current test judges it, and so do tests that get it from a fixture."""
     summary.write(path)
     _paths[summary.name, summary.way] = path
     _used.add(path)

@@ -1,4 +1,4 @@
-"""Call the docker client, and create a network for each fleet that overlaps with nothing on this machine."""
+"""Call the docker client, and create a network for each fleet that does not overlap with any other on this machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any
 
 from scripts.testhosts.fleet import Fleet, HostsError
 
-# Everything that is created has this label, with the fleet's name.
+# Every object that is created has this label, with the fleet's name as its value.
 LABEL_FLEET = "celery-fleet.fleet"
 
 
 def docker(*arguments: str, stdin: bytes | None = None) -> str:
-    """Run the docker client and return its output; HostsError with its message if it fails."""
+    """Run the docker client and return its output.
+
+    Raises:
+        HostsError: The client failed; the error has its message.
+    """
     done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=False)
     if done.returncode != 0:
         command = " ".join(arguments[:2])
@@ -35,7 +39,7 @@ def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def subnet_candidates(name: str) -> Iterator[ipaddress.IPv4Network]:
-    """Yield private /24 networks for the fleet `name`, always in the same order, without end."""
+    """Yield private /24 networks for the fleet `name` endlessly, always in the same order."""
     attempt = 0
     while True:
         digest = hashlib.sha256(f"{name}/{attempt}".encode()).digest()
@@ -44,7 +48,7 @@ def subnet_candidates(name: str) -> Iterator[ipaddress.IPv4Network]:
 
 
 def pick_subnet(name: str, taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
-    """Return the first candidate that overlaps with nothing in `taken`."""
+    """Return the first candidate that does not overlap with a network in `taken`."""
     for attempt, candidate in enumerate(subnet_candidates(name)):
         if not any(candidate.overlaps(other) for other in taken):
             return candidate
@@ -71,7 +75,7 @@ def taken_subnets() -> list[ipaddress.IPv4Network]:
     return [network for network in networks if network.prefixlen > 0]  # not the default route
 
 
-def settle_network(fleet: Fleet) -> ipaddress.IPv4Network:
+def ensure_network(fleet: Fleet) -> ipaddress.IPv4Network:
     """Find or create the fleet's network; return its subnet."""
     ids = docker(
         "network", "ls", "--quiet", "--filter", f"label={LABEL_FLEET}={fleet.name}"

@@ -18,12 +18,12 @@ USER = "admin"
 
 
 class HostsError(Exception):
-    """The reason that stops this script, for the person who started it."""
+    """A reason why the script can't continue; the message is for users."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The names and places of one fleet.
+    """The names and directories of one fleet.
 
     Attributes:
         scenario: `demo`, or the name of a Molecule scenario.

@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts.testhosts.fleet import USER, Fleet
 
 
-def settle_key(path: Path, comment: str) -> str:
+def ensure_key(path: Path, comment: str) -> str:
     """Create an SSH key pair at `path` unless it exists; return its public key."""
     public = path.with_name(path.name + ".pub")
     if not (path.exists() and public.exists()):

@@ -33,7 +33,7 @@ class Machine:
         name: its name in the inventory.
         directory: its disk, its pid files and the output of its console.
         image: directory of the disk, the kernel and the initrd from which it was made.
-        port: port on this machine's loopback that leads to its SSH.
+        port: port on this machine's loopback that is forwarded to its SSH.
     """
 
     name: str
@@ -58,7 +58,11 @@ class Machine:
 
 
 def load(fleet: Fleet, name: str) -> Machine:
-    """Load an existing machine; HostsError if there is none of this name."""
+    """Load an existing machine.
+
+    Raises:
+        HostsError: The fleet has no machine of this name.
+    """
     record = fleet.state / "machines" / name / "machine.json"
     if not record.exists():
         raise HostsError(f"{fleet.scenario} has no machine {name}")
@@ -67,7 +71,7 @@ def load(fleet: Fleet, name: str) -> Machine:
 
 
 def option(**values: object) -> str:
-    """Return an argument of qemu with several values; a comma in a value is doubled."""
+    """Return a qemu argument with several values; commas in values are doubled."""
     pairs = ((key.rstrip("_"), str(value).replace(",", ",,")) for key, value in values.items())
     return ",".join(f"{key}={value}" for key, value in pairs)
 
@@ -82,7 +86,7 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
         # The kernel measures the counter's frequency at boot. If qemu has to wait for the processor in that moment, the
         # result is wrong, and all clocks run many times too fast.
         "tsc": "unstable",
-        # Its test of the timer's interrupts has the same problem: it panics if ten of them take too long.
+        # The kernel's test of timer interrupts has the same problem: it panics if ten of them take too long.
         "no_timer_check": None,
         "systemd.hostname": machine.name,
     }
@@ -103,8 +107,8 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
         *("-machine", "q35", "-cpu", "max"),
         *("-accel", f"tcg,thread=multi,tb-size={TRANSLATED}"),
         *("-smp", str(PROCESSORS), "-m", str(MEMORY)),
-        # A reset inside one process keeps the translations of everything that ran before, and takes four times as long
-        # as a new process. So a reboot ends qemu, and the keeper starts it again.
+        # A reset within the process keeps the translations of all earlier code, and takes four times as long as a new
+        # process. So a reboot ends qemu, and the keeper starts it again.
         "-no-reboot",
         *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd")),
         *("-append", f"rw quiet {words}"),
@@ -120,9 +124,9 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
 
 
 def wants_to_boot_again(lines: Iterable[str]) -> bool:
-    """Return whether the machine ended with a reboot, from what qemu's monitor sent until then.
+    """Return whether the machine ended with a reboot, according to the events from qemu's monitor.
 
-    If it sent nothing about it (qemu was killed, like in a power cut), it did not.
+    Without such an event, qemu was killed, which has the effect of a power cut.
     """
     reason = ""
     for line in lines:
@@ -146,7 +150,7 @@ def keep(machine: Machine) -> None:
                 )
             write(machine.directory / "qemu.pid", str(process.pid))
             again = False
-            # A qemu that is killed, or does not get that far, resets the connection.
+            # qemu resets the connection if it is killed, or ends before it sends any events.
             with contextlib.suppress(ConnectionError), ours.makefile() as stream:
                 # Without this command, qemu sends no events.
                 ours.sendall(b'{"execute": "qmp_capabilities"}\n')
@@ -155,16 +159,16 @@ def keep(machine: Machine) -> None:
 
 
 def process_of(machine: Machine, kind: str) -> int | None:
-    """Return the pid of `qemu` or `keeper` of a machine; None if it does not run.
+    """Return the pid of a machine's `qemu` or `keeper`; None if it is not running.
 
-    If another process has this pid by now, its command line does not name this machine.
+    The command line shows whether another process has this pid by now, because then it does not name the machine.
     """
     try:
         pid = int((machine.directory / f"{kind}.pid").read_text())
         for _ in range(20):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            # The command line is empty at the end of a process, but also for a moment at its start.
+            # The command line is empty when a process has ended, but also for a moment when it starts.
             if command or state == "Z":
                 break
             time.sleep(0.01)
@@ -174,7 +178,11 @@ def process_of(machine: Machine, kind: str) -> int | None:
 
 
 def wait_until_gone(machine: Machine) -> None:
-    """Wait until neither process of a machine runs; HostsError if one does not end."""
+    """Wait until neither process of a machine is running.
+
+    Raises:
+        HostsError: One of them does not end.
+    """
     deadline = time.monotonic() + STOP_TIMEOUT
     while any(process_of(machine, kind) for kind in ("qemu", "keeper")):
         if time.monotonic() > deadline:

@@ -36,7 +36,9 @@ def test_a_start_in_the_middle_is_refused_with_the_remedy(changes: Fleets, task:
     wanted = changes.variables(celery_app_env={"SOME_SWITCH": "halfway"})
     run = plays.play(changes.fleet, "in-the-middle", f"--start-at-task={task}", *wanted)
     assert run.status != 0
-    assert "this run has left out how every run begins" in " ".join(run.text.split()), run.end
+    assert "this run has skipped the first steps of every run" in " ".join(run.text.split()), (
+        run.end
+    )
     assert run.contacts == 0, "a host was contacted before"
     assert (changes.pids(), changes.files()) == (before, files)
 

@@ -134,7 +134,7 @@ def _known(user: str) -> bool:
 
 
 def _changed_units(changed: Sequence[str], units: Sequence[str], unit_directory: str) -> list[str]:
-    """Return units whose file, template or drop-in changed; a template itself if none of its instances is wanted."""
+    """Return units with a changed file, template or drop-in; a template itself if none of its instances is wanted."""
     names: dict[str, None] = {}
     for path in changed:
         if not path.startswith(unit_directory):

@@ -43,7 +43,7 @@ KEY_LENGTH = 32
 _PATIENCE = 10.0
 # A file's change time lags behind the clock by up to one kernel tick. There are at least 100 ticks per second.
 _TICK = 0.01
-# Directives of redis.conf whose value is, or contains, a secret.
+# Directives of redis.conf with a value that is or contains a secret.
 SECRET_DIRECTIVES = frozenset(
     (
         "masterauth",

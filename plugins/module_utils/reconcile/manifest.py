@@ -1,8 +1,8 @@
 """Keeps the list of what an application has on a host. Reconciling writes it first; a removal deletes what it lists.
 
 Runs on the host, as root, inside the modules `reconcile` and `remove_application`. The list is next to the owner's
-mark. A file stays in it until it is gone from the host, whatever the inventory says; everything else stays for good. So
-even a run that stops half-way leaves a list of at least everything that is there.
+mark. A file stays in the list until it is gone from the host, even if the inventory no longer has it. All other entries
+stay permanently. So even an interrupted run leaves a list that contains at least everything on the host.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _PARTS = {
     "keep": "max_dead_letters",
     "failed": "max_failed_dead_letters",
 }
-# Settings whose text values may be shown. Of other settings only numbers and booleans may.
+# Settings with text values that may be shown. Of other settings, only numbers and booleans may be shown.
 _READABLE = frozenset(
     (
         "beat_schedule_on_edit",

@@ -47,9 +47,9 @@ LIVE = frozenset(
     )
 )
 # Directives that name a file; CONFIG SET with the same name reads that file again.
-READ_ANEW = frozenset(("tls-cert-file", "tls-ca-cert-file"))
-# The server's own key. systemd only passes it on at the start, so a new key is put where the running server can read
-# it, and set together with its certificate.
+READ_AGAIN = frozenset(("tls-cert-file", "tls-ca-cert-file"))
+# The server's own key. systemd only passes it on at the start. So a new key is copied to a directory that the running
+# server can read, and set together with its certificate.
 _KEY = "tls-key-file"
 # Label in a unit's record for a user that has more rights than its file says. No desired state contains this label, so
 # it always differs.
@@ -113,7 +113,7 @@ def _new_key(name: str, wanted: Mapping[str, str], unit: Unit) -> str:
 
 
 def stage(source: str, target: str) -> None:
-    """Put a key where the running server can read it; only the directory's owner can.
+    """Copy a key to a path that the running server can read, but no user except the directory's owner.
 
     Raises:
         RedisError: The key can't be written, for example because the directory is missing.
@@ -136,7 +136,7 @@ def _read_anew(name: str, wanted: Mapping[str, str], unit: Unit) -> dict[str, st
     paths = [path for path in unit.files if name in (path, os.path.basename(path))]
     return {
         directive: path
-        for directive in READ_ANEW
+        for directive in READ_AGAIN
         for path in paths
         if wanted.get(f"setting {directive}") == path
     }

@@ -102,7 +102,7 @@ class UnitPlan:
                 part, unit.name, "start", ("new" if new else f"it is {state.active}",)
             )
         if state.active == "deactivating":
-            # Whatever stops it: a start waits for its end and then uses all current inputs.
+            # A start waits until the unit has stopped, and then uses all current inputs.
             return PendingAction(part, unit.name, "start", ("it is stopping",))
         if unit.on_change == "nothing":
             return None
@@ -142,7 +142,7 @@ class UnitPlan:
     def _explained(
         self, unit: Unit, state: systemd.UnitState, known: Mapping[str, str], key: bytes
     ) -> dict[str, list[str]]:
-        """Return explanations by label, for inputs whose old text is known because it is still on disk."""
+        """Return explanations by label, for inputs with an old text that is still on disk."""
         wanted, reads, disk = self.inputs[unit.name], (unit.files, unit.links), Disk()
         now = fingerprint.inputs(state.sources, *reads, {}, key, disk)
         before = fingerprint.texts(state.sources, *reads, disk)
@@ -166,7 +166,7 @@ class UnitPlan:
         if change is None or unit.redis is None:
             return False
         # With another password, or a CA that did not sign the certificate which the server shows, we can't log in.
-        doubtful = unit.redis.user in change.users or redis_live.READ_ANEW & change.settings.keys()
+        doubtful = unit.redis.user in change.users or redis_live.READ_AGAIN & change.settings.keys()
         return not doubtful or redis_live.takes_password(unit.redis, self.host.talk)
 
 

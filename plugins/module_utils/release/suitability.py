@@ -319,13 +319,13 @@ def _homeless(
             f"an option {option}" for option in sorted(set(entry.get("options") or {}) - _OPTIONS)
         ]
         if "custom" in entry:
-            what.append(f"a time of a class of its own ({entry['custom']})")
+            what.append(f"a schedule of its own class ({entry['custom']})")
         if entry.get("relative"):
             what.append("a relative interval")
         if what:
             found.append(
                 f"beat_schedule of release {identity}, in its code: entry {name} has {' and '.join(what)}, which the "
-                f"database has no place for. Fix it there, or switch it off by celery_beat_schedule: "
+                f"database can't store. Change it there, or disable it with celery_beat_schedule: "
                 f"{{{name}: {{enabled: false}}}}."
             )
     return found
@@ -341,7 +341,7 @@ def _unserved(
 ) -> list[str]:
     """Return what is wrong with an entry in the code on these hosts."""
     what = f"beat_schedule of release {identity}, in its code: entry {name}"
-    off = f"switch it off by celery_beat_schedule: {{{name}: {{enabled: false}}}}"
+    off = f"disable it with celery_beat_schedule: {{{name}: {{enabled: false}}}}"
     task = str(entry["task"])
     if task not in tasks and not task.startswith("celery."):
         last = task.rpartition(".")[2]

@@ -169,7 +169,7 @@ class InstalledApplication:
     # -- users, groups -------------------------------------------------------------------------------------
 
     def owners_of(self, path: str) -> set[int]:
-        """Return the IDs of users whose files are removed with a path: its owner, root and the application's users."""
+        """Return the IDs of users: files of its owner, root and the application's users are removed with a path."""
         names = self.manifest.users.keys() - self.shared.users.keys()
         found = (self.host.accounts.user(name) for name in names)
         top = os.lstat(self.host.at(path)).st_uid

@@ -84,8 +84,8 @@ def derive(paths: ApplicationPaths, mark: Mapping[str, Any] | None, host: Remova
 
     Args:
         paths: The application's paths.
-        mark: The application's own; None for one that can't be read, of which the most is assumed.
-        host: Where it is.
+        mark: The application's mark; if it is None because it can't be read, the largest footprint is assumed.
+        host: The host with the application.
     """
     known: Mapping[str, Any] = mark or {}
     redis = mark is None or any(str(unit).startswith("redis@") for unit in known.get("units") or ())

@@ -10,7 +10,7 @@ from typing import Any
 _SCRIPTS = "+evalsha +script|load +script|exists"
 
 _BROKER_COMMANDS = {
-    # The second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands,
+    # The second line is what the atomic fetch, the lease, hand-back and dead letters add to Celery's own commands,
     # except ZREVRANGEBYSCORE: kombu before 5.7 uses it to find overdue tasks. HELLO, which asks for RESP3, needs no
     # right.
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "

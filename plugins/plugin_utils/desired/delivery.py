@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 VARIABLE = "CELERY_FLEET_DELIVERY"
 # Seconds of a lease, and so the visibility timeout of an application if all its workers renew what they hold.
 LEASE = 300
-# Parts that need the atomic take.
+# Parts that need the atomic fetch.
 ATOMIC_PARTS = ("lease", "hand_back", "carry", "outage")
 # Pools without an event loop that a broker could block: each greenlet waits for the broker by itself.
 WITHOUT_LOOP = ("gevent", "eventlet")

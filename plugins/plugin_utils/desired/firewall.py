@@ -148,8 +148,8 @@ def state(
     """Return the desired state of a host's table; if there is nothing to protect, the state that removes it.
 
     Args:
-        facts: The application's facts. The host itself needs no rule: it reaches itself by its loopback, whatever
-            address it connects to.
+        facts: The application's facts. The host itself needs no rule: its connections to any of its own addresses use
+            the loopback.
         hostvars: Ansible's `hostvars`, from which the hosts' addresses are read.
         enabled: Whether the host has a table at all.
         redis: Redis's ports on the host.

@@ -20,7 +20,7 @@ class Range:
         lowest: Smallest number.
         highest: Largest number, if there is one.
         remedy: What to write instead.
-        group: The group whose hosts it concerns.
+        group: The group of the hosts that use the number.
     """
 
     lowest: float

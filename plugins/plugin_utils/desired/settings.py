@@ -152,7 +152,7 @@ def process_settings(
             redis_socket_timeout=3,
         )
     if component == "beat":
-        # Without this, a beat that has lost its connection gives up an entry after 4 s, whatever the policy says.
+        # Without this, a beat that has lost its connection gives up an entry after 4 s, regardless of the policy.
         transport["connect_retries_timeout"] = 60
         # Beat does not use results, so it needs no user on that instance.
         pins["result_backend"] = "disabled://"

@@ -42,7 +42,7 @@ def visibility_timeout(
     Args:
         instances: celery_worker_instances.
         defaults: celery_worker_defaults.
-        settings: celery_app_settings, whose limits apply if a worker's own options have none.
+        settings: celery_app_settings; their limits apply if a worker's own options have none.
         delivery: celery_app_delivery.
         knobs: How tasks are delivered; see `delivery`.
     """
@@ -63,9 +63,9 @@ def stock_visibility(
 ) -> int:
     """Return the seconds after which a worker with a lease may take a task from a worker without one.
 
-    The latter renews nothing. The result is longer than any of these workers could hold a task with the stock take,
-    whatever the promise: while a fleet changes its promise, both kinds of workers run, and the lease would be much too
-    short for those without.
+    A worker without a lease renews nothing. The result is longer than any of these workers could hold a task with the
+    stock fetch, under any promise. While a fleet changes its promise, both kinds of workers run, and the lease would be
+    much too short for the workers without one.
 
     Args:
         instances: celery_worker_instances.
@@ -99,7 +99,7 @@ def hold_time(
     Args:
         options: The worker's options over the defaults of all.
         promise: The worker's promise, as `delivery.promise_of` returns it.
-        settings: celery_app_settings, whose limits apply if the options have none.
+        settings: celery_app_settings; their limits apply if the options have none.
     """
     limit = options.get("time_limit")
     if limit is None:

@@ -38,7 +38,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 
 # Seconds that a stopping worker waits if its tasks have no limit. systemd's own 90 s would kill running tasks.
 DRAIN = 600.0
-# Pools whose stopping worker returns tasks that it has not begun at once, so a second instance may run in the meantime.
+# With these pools, a stopping worker returns its unstarted tasks at once, so a second instance may run in the meantime.
 OVERLAPPING = ("prefork", "threads", "gevent")
 
 

@@ -19,7 +19,7 @@ class Answers:
 
     Attributes:
         given: Option -> its value, as it was typed.
-        project: Where the program runs, and where it writes.
+        project: The directories from which the program reads and to which it writes.
         mistakes: The mistakes found so far; methods add to it instead of raising.
     """
 

@@ -26,7 +26,7 @@ GROUPS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Project:
-    """Where the program runs, and where it writes.
+    """The directories from which the program reads and to which it writes.
 
     Attributes:
         base: The directory from which relative paths start: a checkout of Celery Fleet, or a user's own project.

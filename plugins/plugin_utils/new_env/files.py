@@ -29,7 +29,7 @@ def files(
 
     Args:
         environment: The environment.
-        project: Where it will be.
+        project: The directories of the program.
         values: Its secrets.
         vault_password: The vault's password, used if there is a vault.
     """

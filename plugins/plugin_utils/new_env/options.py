@@ -181,8 +181,8 @@ def read(
     """Return the options of a command line, and the mistakes in their names.
 
     Args:
-        words: Each is `OPTION=value`, or only `OPTION`, whose value is then the environment variable's. This is how
-            the Makefile passes values on, so no shell has to quote them.
+        words: Each is `OPTION=value`, or only `OPTION` to use the value of the environment variable. The Makefile
+            passes values in this way, so that no shell has to quote them.
         environment: The variables of the process.
     """
     found: dict[str, str] = {}

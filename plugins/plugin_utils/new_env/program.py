@@ -35,7 +35,7 @@ CELERYS_QUEUE: Final = "celery"
 
 
 def project_of(given: Mapping[str, str], base: Path) -> Project:
-    """Return where the program runs and writes."""
+    """Return the directories from which the program reads and to which it writes."""
     chosen = source.expand_home(given.get("INVENTORIES") or INVENTORIES)
     return Project(base, Path(os.path.normpath(base / chosen)))
 
@@ -77,7 +77,7 @@ def make(
 
     Args:
         given: Its options.
-        project: Where it is made.
+        project: The directories of the program.
         misspelt: The mistakes in the options' names.
 
     Raises:
@@ -145,7 +145,7 @@ def preflight(
         wanted: The environment.
         values: Its secrets.
         directory: The temporary directory of its files.
-        project: Where they will be.
+        project: The directories of the program.
 
     Raises:
         RefusedError: Preflight refuses them; the error has its message.

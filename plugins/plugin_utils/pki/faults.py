@@ -1,7 +1,7 @@
 """Find what is wrong with the certificates, keys and authorities in the inventory, before a run changes any host.
 
-`pki_source` says where certificates come from: the fleet's own authorities, whose files are in `pki_directory`; the
-user's intermediate authority; or a certificate from outside for each host.
+`pki_source` names the source of certificates: the fleet's own authorities, with their files in `pki_directory`; the
+user's intermediate authority; or an external certificate for each host.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _of_key(
     if key_of(certificate) is None:
         yield Fault(
             owner,
-            f"has {title(certificate)}, whose key has a kind that is not supported",
+            f"has {title(certificate)} with a kind of key that is not supported",
             _REMEDIES["weak"],
         )
         return
@@ -237,8 +237,8 @@ def _lost(variable: str, chain: Sequence[Certificate], trusted: Sequence[Certifi
         )
     return Fault(
         variable,
-        f"lacks its chain: {title(last)} is signed by {issuer(last)}, whose certificate is not in {variable}, not in "
-        "pki_chain, and not a root in pki_ca_bundle",
+        f"lacks its chain: {title(last)} is signed by {issuer(last)}. The certificate of {issuer(last)} is neither in "
+        f"{variable} nor in pki_chain, and is not a root in pki_ca_bundle",
         "add the certificates of all authorities between it and the root to pki_chain; or, if "
         f"{issuer(last)} is a root, to pki_ca_bundle",
     )

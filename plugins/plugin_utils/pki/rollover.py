@@ -63,8 +63,8 @@ def stranger(shown: str, directory: str, more: str = "") -> Fault | None:
 
     Args:
         shown: The certificate on the host, with its chain.
-        directory: The directory of the own authorities (`pki_directory`). It knows each certificate in it, whatever
-            the name of its file is.
+        directory: The directory of the fleet's own authorities (`pki_directory`). Each certificate in it counts,
+            regardless of its file's name.
         more: Other authorities that hosts trust (`pki_ca_bundle`).
 
     Returns:

@@ -56,7 +56,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 _INHERITED = re.compile(r"celery_worker_instances\.([^.\[]+)\.([a-z_]+)")
 Check = Callable[[Model], Iterator[Problem]]
 
-# In the order in which a user would fix things. If several checks report the same path on the same host, only the
+# In the order in which a user would fix the problems. If several checks report the same path on the same host, only the
 # first report counts.
 CHECKS: Final[tuple[Check, ...]] = (
     control.check_versions,
@@ -129,8 +129,8 @@ CHECKS: Final[tuple[Check, ...]] = (
 def check(model: Model) -> list[Problem]:
     """Return all problems of an inventory, each once with all its hosts, without secrets.
 
-    If the hosts do not exist yet, that is the only problem: what makes the hosts also makes the secrets that the other
-    checks would miss.
+    If the hosts do not exist yet, that is the only problem. The program that creates the hosts also creates the
+    secrets, which other checks would report as missing.
     """
     found = list(control.check_hosts_exist(model))
     if not found:

@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     Presence,
 )
 
-# Name of a removal in `reconcile`, and here.
+# The need of a worker, by the action of its unit in the plan.
 _NEEDS: Mapping[str, Need] = {
     "start": "start",
     "restart": "restart",
@@ -47,15 +47,15 @@ def active_units(variables: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run knows about the fleet's workers.
+    """A run's knowledge of the fleet's workers.
 
     Attributes:
         present: Hosts that this run reaches.
         items: Items of the plan, each with host, subject (a unit) and action.
         census: Queues, processes and pid of each node that answers.
-        active: Units that are active in systemd, by host. Such a worker consumes, or its watchdog would have ended it.
-            If it does not answer, like a solo pool that is running a task, it must not be considered idle.
-        left: Names of stand-ins whose files an earlier run has left behind, by host. Some of them may not answer.
+        active: Units that are active in systemd, by host. Such a worker consumes; otherwise its watchdog would have
+            ended it. Don't consider it idle if it does not answer, for example because a solo pool is running a task.
+        left: Names of second instances that an earlier run has left behind, by host. Some of them may not answer.
     """
 
     present: Sequence[str]
@@ -82,7 +82,7 @@ def workers(
         hostvars: Ansible's hostvars.
         inventory: Hosts of the group celery_workers.
         instances: celery_worker_instances, for hosts that don't set it themselves.
-        findings: What is known about the workers.
+        findings: The run's knowledge of the workers.
         force: Restart workers even if nothing differs.
         only: Names of the workers that may be restarted; empty for all.
     """
@@ -101,7 +101,7 @@ def workers(
     ):
         name, _, host = node.partition("@")
         if name.endswith(STAND_IN) and host in here:
-            # A killed run has left it behind.
+            # An earlier run that was killed has left it behind.
             pending.setdefault(node, "remove")
     for node, wanted in desired_workers.nodes(hostvars, inventory, instances).items():
         host, name = str(wanted["host"]), str(wanted["worker"])
@@ -134,7 +134,7 @@ def workers(
             )
         )
     for node, need in pending.items():
-        # The remaining ones are not in the inventory.
+        # The remaining workers are not in the inventory.
         name, _, host = node.partition("@")
         seen = census.get(node, {})
         queues = tuple(str(queue) for queue in seen.get("queues", ()))
@@ -154,7 +154,7 @@ def workers(
 
 
 def _processes(options: Mapping[str, Any], seen: Mapping[str, Any] | None) -> int:
-    """Return how many tasks a worker runs at once: from the inventory, else from the worker (it counts processors)."""
+    """Return how many tasks a worker runs at once, from the inventory or else from the worker itself."""
     return max(1, int(desired_workers.processes(options) or (seen or {}).get("processes") or 1))
 
 
@@ -171,7 +171,7 @@ def needed_tasks(
     schedule: Mapping[str, Mapping[str, Any]],
     routes: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
-    """Return the tasks that a consumer of these queues must know: scheduled to them, or routed to them by name."""
+    """Return the tasks that a consumer of these queues must know: scheduled tasks, and tasks routed to them by name."""
     tasks = {
         entry["task"]
         for entry in routing.scheduled(schedule, routes).values()

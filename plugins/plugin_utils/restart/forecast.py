@@ -1,6 +1,6 @@
-"""Describes what a roll would do, for the plan: rounds, overlaps, gaps, and workers that stay.
+"""Describes a future roll for the plan: rounds, overlaps, gaps, and workers that stay.
 
-Pure functions that play through the rules in `order` as if nothing failed.
+These are pure functions that simulate the rules in `order` as if nothing failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
 
 @dataclass(frozen=True)
 class Round:
-    """Turns that begin together if all turns take equally long."""
+    """The turns that begin together if all turns take equally long."""
 
     kind: Kind
     turns: tuple[Turn, ...]

@@ -23,14 +23,15 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_r
     WorkerRestart,
 )
 
-# Seconds between reads of the shared state, between lines about a turn, and for the host to wait for a change.
+# Seconds between two reads of the shared state, between two lines about a turn, and for which the host waits for a
+# change.
 _ASK, _SAY, _WAIT = 0.25, 5.0, 1.0
 # How often to query a host again if its systemd did not answer.
 _RETRIES = 2
 
 
 class HostRestartError(UserError):
-    """Turns of this host failed. The message is for the person who runs the play."""
+    """Turns of this host failed. The message is for users."""
 
 
 class ConnectionLostError(Exception):
@@ -279,16 +280,16 @@ class HostRestarts:
             )
         lines.append(
             f"No other worker begins. Next, on {self.host}: journalctl -u {error.unit} -n 100. Once the cause is gone, "
-            "run the same command again: it goes on where this one ended."
+            "run the same command again: it continues where this run stopped."
         )
         return "\n".join(lines)
 
     def _lost(self, error: ConnectionLostError) -> str:
-        whose = " and ".join(sorted(self._running)) or "no worker"
+        nodes = " and ".join(sorted(self._running)) or "no worker"
         message = (
-            f"{self.host}: the connection was lost during the turn of {whose} ({error}). If the host still runs, "
-            "systemd finishes there what was begun. Run the same command again once it is back: it waits for what "
-            "was begun and does the rest."
+            f"{self.host}: the connection was lost during the turn of {nodes} ({error}). If the host is still running, "
+            "systemd finishes the jobs there. Run the same command again once the host is back: it waits for these "
+            "jobs and does the rest."
         )
         self._give_up(list(self._running), message)
         return message
@@ -300,7 +301,7 @@ class HostRestarts:
 
 
 def _wrong(answer: Mapping[str, Any], node: str) -> list[str]:
-    """Return the probe's errors about a node."""
+    """Return the probe's errors for a node."""
     found = answer["nodes"].get(node)
     if found is None:
         return [str(error) for error in answer["errors"]] or ["the probe returned nothing about it"]

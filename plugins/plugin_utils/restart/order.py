@@ -3,14 +3,14 @@
 Pure functions of the workers at the beginning of the roll and of the turns since. `state` stores the turns, and
 `forecast` describes a roll before it begins. The rules:
 
-- Workers that don't run are started first, all at once, because that costs no queue any capacity.
-- Then come the restarts. The first one, the pilot, restarts by itself, so that a release which does not start fails
-  there. After it at most `batch` workers restart at a time, spread over the hosts. Each queue keeps at least one
-  process, and at least `min_capacity` percent of those that the inventory wants.
-- A worker that could never restart by these rules (the only one of its queue, or too large a part of it) is overlapped:
-  a second instance serves while it restarts. If that is not possible, its queue has a gap: the worker restarts while no
-  other worker of its queues does.
-- Workers that are no longer in the inventory are removed last, once enough wanted workers consume their queues.
+- Workers that don't run are started first, all at once, because this does not reduce any queue's capacity.
+- Then workers restart. The first one, the pilot, restarts by itself, so that a release that does not start fails
+  there. After it, at most `batch` workers restart at a time, spread over the hosts. Each queue keeps at least one
+  process, and at least `min_capacity` percent of those in the inventory.
+- Some workers could never restart by these rules, because their queue has no other worker or too few other processes.
+  Such a worker is overlapped: a second instance serves while it restarts. If that is not possible, its queue has a gap:
+  the worker restarts while no other worker of its queues does.
+- Workers that are no longer in the inventory are removed last, when enough of the other workers consume their queues.
 
 A worker on a host that is down counts as missing: the inventory wants it, but it serves nothing.
 """
@@ -233,7 +233,7 @@ def deferred(workers: Sequence[FleetWorker], policy: Policy) -> dict[str, tuple[
 
 
 def waiting(state: RollSnapshot, kind: Kind) -> list[FleetWorker]:
-    """Return workers whose turn of this kind has not begun."""
+    """Return the workers that still wait for their turn of this kind."""
     stay = deferred(state.workers, state.policy) if kind == "remove" else {}
     return [
         worker
@@ -259,7 +259,7 @@ def ready(state: RollSnapshot, kind: Kind) -> list[Turn]:
     if kind == "restart" and not state.proved:
         if state.active or not joined:
             return []
-        # The worker whose loss would cost its queues the least.
+        # Choose the worker that its queues would miss least.
         pilot = min(joined, key=lambda worker: _risk(worker, queues))
         return [_turn(pilot, kind, queues)]
     found: list[Turn] = []
@@ -343,7 +343,7 @@ def _serving(workers: Iterable[FleetWorker], state: RollSnapshot) -> Counter[str
 
 
 def _taken_over(worker: FleetWorker, state: RollSnapshot) -> bool:
-    """Return whether it is a second instance from a killed run that its worker's own turn has used or ended."""
+    """Return whether this is a second instance of a killed run that its worker's own turn has used or ended."""
     if not worker.name.endswith(STAND_IN):
         return False
     node = f"{worker.name.removesuffix(STAND_IN)}@{worker.host}"
@@ -352,7 +352,7 @@ def _taken_over(worker: FleetWorker, state: RollSnapshot) -> bool:
 
 
 def consumers(state: RollSnapshot, queues: Iterable[str]) -> dict[str, list[str]]:
-    """Return the nodes that consume each of these queues now, as far as the roll knows."""
+    """Return the nodes that consume each of these queues now, according to the roll's state."""
     return {
         queue: [
             worker.node

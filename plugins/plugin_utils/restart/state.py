@@ -1,8 +1,9 @@
-"""The state of a roll that the forks of one run share: a JSON file on the control node, under a lock.
+"""The state of a roll that the forks of one run share: a JSON file on the control node, protected by a lock.
 
-Ansible runs each host's task in a separate process, and these share nothing. The file says which hosts take part, whose
-turn it is, the results, and whether anything failed; from this `order` decides which turns may begin. A process that
-has gone silent delays no other: it loses its place in the order, and if it dies during a turn, that turn has failed.
+Ansible runs each host's task in a separate process, and these processes share nothing. The file lists the hosts that
+take part, the running turns, the results and any failure. `order` uses it to decide which turns may begin. A process
+that no longer reads the file does not delay the others: it loses its place in the order. If it dies during a turn, the
+turn has failed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     Turn,
 )
 
-# Seconds after which a silent host loses its place in the order, and seconds at the beginning of a phase during which
-# hosts that have not asked yet keep theirs.
+# Seconds after which a silent host loses its place in the order. Seconds at the beginning of a phase in which hosts
+# keep their places even if they have not asked yet.
 _SILENT, _GATHERING = 3.0, 3.0
 _NAME = "roll.json"
 
@@ -111,7 +112,7 @@ class RollState:
             return last
 
     def waiting(self, host: str, kind: Kind) -> list[FleetWorker]:
-        """Return the host's workers whose turn of this kind has not begun."""
+        """Return the host's workers that still wait for their turn of this kind."""
         with self._locked():
             state = self._state(self._read())
             return [worker for worker in order.waiting(state, kind) if worker.host == host]
@@ -152,7 +153,7 @@ class RollState:
 
         Args:
             node: Node name of the worker.
-            outcome: `done`, `failed`, or `unneeded` if nothing had to be done any more.
+            outcome: `done`, `failed`, or `unneeded` if there was nothing left to do.
             figures: Measurements of the turn.
         """
         with self._changing() as data:
@@ -160,7 +161,7 @@ class RollState:
             turn.update(ended=self._clock(), outcome=outcome, figures=dict(figures or {}))
 
     def postpone(self, node: str) -> None:
-        """Postpone a worker that should be started but already serves: it is restarted in its turn."""
+        """Postpone a worker that should be started but already serves. It is restarted when the rules allow it."""
         with self._changing() as data:
             del data["turns"][node]
             for worker in data["workers"]:

@@ -1,7 +1,7 @@
-"""Steps of one worker's turn: what to request from its host, and how to judge the answers.
+"""Steps of one worker's turn: the requests to its host, and how the answers are judged.
 
 A turn is a generator that yields a `HostRequest` and is sent a `HostAnswer`, so it reads like a sequential program. It
-never waits and contacts no host itself. Therefore a host's turns run concurrently, and tests can play the host.
+never waits or contacts a host itself. So a host's turns can run concurrently, and tests can simulate the host.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
 
 @dataclass(frozen=True)
 class HostRequest:
-    """What a turn requests from its host.
+    """A request of a turn to its host.
 
     Attributes:
         do: Verbs and arguments for the script `turn`.
         settle: Write the host's files, and say whether the unit still differs. `once` accepts an answer from earlier in
             this roll.
         probe: Nodes to send a canary to, in the form of `celery_fleet.ops.probe`.
-        forget: A node that is gone for good.
+        forget: A node that was removed permanently.
     """
 
     do: tuple[tuple[str, Any], ...] = ()
@@ -133,7 +133,7 @@ class WorkerRestart:
         unit = self._own(seen)
         needed = seen.differs or self._forced
         if unit["active"] == "activating" and not needed:
-            # An earlier run began this very start, so wait for the current invocation.
+            # An earlier run has already begun this start, so wait for the current invocation.
             yield from self._started(self.worker.unit, "", (), "starting")
         if unit["active"] in ("active", "activating") and not needed:
             self.outcome = "unneeded"
@@ -152,10 +152,10 @@ class WorkerRestart:
         """Wait for jobs of an earlier run that systemd is finishing; return whether there were any, and the unit."""
         waited = False
         unit = self._own((yield HostRequest()))
-        # Don't wait for a worker that waits for its broker: its start job lasts just as long.
+        # Don't wait for a worker that waits for its broker, because its start job lasts equally long.
         while unit["active"] == "deactivating" or (unit["job"] and unit["active"] == "inactive"):
             waited = True
-            self.line = f"waits for what an earlier run began{_tasks_left(unit)}"
+            self.line = f"waits for a job of an earlier run{_tasks_left(unit)}"
             unit = self._own((yield HostRequest()))
         return waited, unit
 
@@ -271,7 +271,7 @@ class WorkerRestart:
     # -- small helpers ---------------------------------------------------------------------------------
 
     def _note_drain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Note what the previous process has handed back, unless the record belongs to an older process."""
+        """Record how many tasks the previous process has handed back, unless the drain record is older than it."""
         drain = after["drain"]
         if drain and drain["invocation"] == before["invocation"] != "":
             self.figures["handed_back"] = drain["handed_back"]

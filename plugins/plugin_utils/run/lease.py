@@ -256,7 +256,7 @@ class LeaseRenewer:
         self._tried = begin = now()
         try:
             answer = self._ask("renew")
-        except Exception:  # noqa: BLE001 - whatever the connection raises, the lease was not renewed
+        except Exception:  # noqa: BLE001 - any error of the connection means that the lease was not renewed
             silent = now() - float(noted(self._directory, "renewed"))
             if silent > _DOUBT:
                 self._lose(f"its host could not be reached for {silent:.0f} s")

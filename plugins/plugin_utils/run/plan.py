@@ -81,7 +81,7 @@ def with_forced(
 
 # Actions as shown in the text.
 _WORDS = {"live": "set live"}
-# Parts whose files and links are bookkeeping if no unit reads them: all of it is one line of the text.
+# In these parts, files and links that no unit reads are bookkeeping. The text has one line for all of them.
 _BOOKKEEPING = frozenset(("celery_cli", "celery_health", "celery_runtime", "fleet", "verify"))
 # Number of such files that the line names.
 _NAMES = 5
@@ -177,19 +177,21 @@ def second_beat(
     where = f"{', '.join(item.host for item in beats)} would get its beat"
     if not ends:
         return (
-            f"{where}, and --skip-tags leaves out the step that stops the old one: with two of them each entry of the "
+            f"{where}, but --skip-tags leaves out the step that stops the old one: with two beats, each entry of the "
             "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
         )
     if not left_out:
         unit = beats[0].subject.removesuffix(".service")
         return (
-            f"{where}, and {', '.join(down)} can't be reached, where it may run: with two of them each entry of the "
-            "schedule is sent twice. Nothing was changed. Run the same command again once that is back; or take it out "
-            f"of hosts.yml, and should it come back with a beat, end that there: systemctl disable --now {unit}."
+            f"{where}, but the old one may still run on {', '.join(down)}, which can't be reached: with two beats, "
+            "each entry of the schedule is sent twice. Nothing was changed. Run the same command again once that host "
+            "is back; or remove it from hosts.yml. If it comes back with a beat, stop the beat there: "
+            f"systemctl disable --now {unit}."
         )
     return (
-        f"{where}, and --limit leaves out {', '.join(left_out)}, where it may run: with two of them each entry of the "
-        "schedule is sent twice. Nothing was changed. Run the same command without --limit, or with these hosts in it."
+        f"{where}, but the old one may still run on {', '.join(left_out)}, which --limit leaves out: with two beats, "
+        "each entry of the schedule is sent twice. Nothing was changed. Run the same command without --limit, or add "
+        "these hosts to it."
     )
 
 

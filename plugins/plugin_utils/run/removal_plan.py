@@ -199,7 +199,7 @@ def text(app: str, found: Mapping[str, Found], missing: Mapping[str, str]) -> st
         lines += [
             "",
             "  Left as they are: the application's own database, the inventory with its secrets and certificates,",
-            "  the journal, and whatever is said to stay.",
+            "  the journal, and everything listed above as kept.",
         ]
     return "\n".join(lines)
 

@@ -57,7 +57,7 @@ _POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 
 
 def _refuse_pointers(directory: Path, names: Iterable[Path]) -> None:
-    """Refuse files whose content is still on the Git LFS server.
+    """Refuse pointers to files that are still on the Git LFS server.
 
     Raises:
         SourceError: There are such files.

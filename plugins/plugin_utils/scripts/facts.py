@@ -224,8 +224,8 @@ def unit_of(cgroups: str) -> str:
 def interpreter(path: str) -> dict[str, object]:
     """Return facts about the Python at a path: whether it exists, real paths of it and its library, and its version.
 
-    It is run as the user nobody, because it may belong to the application. If nobody can't run it, its version is
-    unknown.
+    It is run as the user ``nobody``, because it may belong to the application. If this user can't run it, its version
+    is unknown.
     """
     if not path:
         return {}

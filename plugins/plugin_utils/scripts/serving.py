@@ -1,7 +1,7 @@
 """Waits until the units of a host serve; runs on the host, as root, by `python3 -S -I -c`.
 
-Input: {"units": [names], "https": [{"name", "host", "port", "path", "ca", "status"}], "journals": [units whose last
-lines to return], "schedule": path of what beat wrote or empty, "release": path of its release's note or empty,
+Input: {"units": [names], "https": [{"name", "host", "port", "path", "ca", "status"}], "journals": [units for which to
+return the last lines], "schedule": path of what beat wrote or empty, "release": path of its release's note or empty,
 "timeout": seconds, "settle": seconds that a unit which was started again has to stay up}.
 Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "zone": theirs, "code":
 [names of the entries in the release's own code], "errors": {name: text}}.

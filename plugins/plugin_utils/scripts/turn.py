@@ -1,7 +1,7 @@
 """Starts and stops workers' units and returns their state; runs on the host, as root, by `python3 -S -I -c`.
 
 Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.json, or empty}, "seen": their states in
-the last answer, "wait": seconds to wait for a change, "journals": [units whose last lines to return]}.
+the last answer, "wait": seconds to wait for a change, "journals": [units for which to return the last lines]}.
 Verbs: start, stop and restart a unit, without waiting (if Ansible is killed, systemd finishes what was begun);
 disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
 Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it failed or empty, for each verb],

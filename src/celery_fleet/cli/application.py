@@ -66,7 +66,7 @@ class Application:
         return [name for name, groups in self.hosts.items() if group in groups]
 
     def on(self, worker: str) -> str:
-        """Say where a worker of this name runs (``it is on worker1, worker2``), or else which workers there are."""
+        """Return the hosts of a worker as text (``it is on worker1, worker2``), or else the names of all workers."""
         nodes = [node.partition("@") for node in self.workers]
         hosts = [host for name, _, host in nodes if name == worker]
         names = ", ".join(dict.fromkeys(name for name, _, _ in nodes))

@@ -43,10 +43,10 @@ def on_stop(service: Any, called: Callable[[], None]) -> None:
 
 
 def scheduled(service: Any) -> tuple[int, float, str] | None:
-    """Return the number of entries, and the Unix time and name of the next due one.
+    """Return the number of entries, and the Unix time and name of the next due one; None if there is no heap (yet).
 
-    None if the scheduler has no heap (yet). Call it only in beat's own thread, because the heap changes
-    while it ticks. In other schedulers ``scheduler.schedule`` would query a database or Redis.
+    Call this only in beat's own thread, because the heap changes while beat ticks. Don't use ``scheduler.schedule``,
+    which queries a database or Redis in other schedulers.
     """
     heap = getattr(service.scheduler, "_heap", None)
     if not heap:
@@ -68,7 +68,7 @@ def queue_of(
 ) -> tuple[str | None, bool]:
     """Return the queue that beat sends a task to, and whether it was chosen without the routes.
 
-    The queue is None if an exchange is named and no queue. The order is that of Task.apply_async and
+    The queue is None if only an exchange is named. The order is that of Task.apply_async and
     Celery.send_task: the entry's options, the task's options, its route, the default queue.
     """
     registered = app.tasks.get(task)

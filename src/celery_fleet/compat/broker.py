@@ -18,7 +18,7 @@ class Endpoint:
     username: str | None
     password: str | None
     database: int
-    # Redis' TLS options, None for plain TCP.
+    # Redis's TLS options; None for plain TCP.
     tls: Mapping[str, Any] | None
 
     @property

@@ -1,9 +1,9 @@
 """Complete gevent's monkey patching of the standard library, which is under way when the loader is imported.
 
-Celery has gevent patch everything before it imports anything else. But after patching threads, gevent looks at
-every existing object. Some are Celery's and ask for the application's settings, and so for its loader. That imports
-kombu and redis-py, which would keep the unpatched ``select``, ``socket`` and ``sleep`` for good: each of their
-waits would block all greenlets (gevent 26.9, celery 5.7.0).
+Celery lets gevent patch everything before it imports anything else. But after patching threads, gevent inspects
+every existing object. Some of Celery's objects then load the application's settings, and so import the loader. The
+loader imports kombu and redis-py, which would keep the unpatched ``select``, ``socket`` and ``sleep``. Each of their
+waits would then block all greenlets (gevent 26.9, celery 5.7.0).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""What a worker has fetched and not finished (celery/worker/, celery/concurrency/asynpool.py).
+"""Inspect and control the tasks that a worker has fetched but not finished.
 
 It runs in a worker's process, for its drain and its outage guard, and may change Celery's pool, consumer and channel
-there.
+there. The private attributes are in celery/worker/ and celery/concurrency/asynpool.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def door(consumer: Any) -> Door:
 
 
 def shut(pool: Any) -> None:
-    """Start no further tasks, as far as the pool can be held back; safe in a signal handler."""
+    """Stop the pool from starting further tasks if possible; safe in a signal handler."""
     door_of(pool).shut()
 
 
@@ -72,7 +72,7 @@ def listen(consumer: Any, fd: int, heard: Callable[[int], object], known: bool) 
 
 
 def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
-    """Call a function every so many seconds; return a function that stops it."""
+    """Call a function repeatedly, every `seconds` seconds; return a function that stops this."""
     scheduled = timer.call_repeatedly(seconds, call)
     # With greenlets, ``scheduled`` is only the greenlet of the first call, not of later ones
     # (kombu/asynchronous/timer.py, celery/concurrency/gevent.py).
@@ -87,9 +87,8 @@ def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[
 def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[], None]:
     """Fetch no further messages; a message that a pending poll still brings goes to ``arrived``.
 
-    Cancelling the consumer would have kombu put such a message at the wrong end of its queue, and would
-    forget which queues to consume again. Returns a function that undoes it all, which works as long as
-    the connection lasts.
+    Don't cancel the consumer instead: kombu would put such a message at the wrong end of its queue, and forget which
+    queues to consume later. Returns a function that undoes everything as long as the connection exists.
     """
     tasks = consumer.task_consumer
     channel = tasks.channel
@@ -97,8 +96,8 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
     on_message, can_consume = tasks.on_message, vars(qos).get("can_consume")
 
     def read_at_close(**options: Any) -> Any:
-        # Channel.close reads the last answer. If that fails, it would leave the channel half
-        # closed, and the worker would die of it (kombu 5.7.0, celery's Consumer.start).
+        # Channel.close reads the last answer. If that failed, the channel would stay half closed,
+        # and the worker would crash (kombu 5.7.0, celery's Consumer.start).
         try:
             return type(channel)._brpop_read(channel, **options)
         except channel.connection_errors as exc:
@@ -107,8 +106,8 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
     channel._brpop_start = lambda timeout=None: None  # kombu's signature
     channel._brpop_read = read_at_close
     # kombu leaves an answer unread while the prefetch is full, which running tasks can cause. If no answer
-    # is due, readable means that the server has closed the idle connection: reading would report a lost
-    # connection, and running tasks would be restored. Unread broadcasts would wake the loop over and over.
+    # is due, readable means that the server has closed the idle connection. Reading would report a lost
+    # connection, and kombu would restore running tasks. Unread broadcasts would wake the loop over and over.
     qos.can_consume = lambda: bool(channel._in_poll or channel.active_fanout_queues)
     tasks.on_message = arrived
 
@@ -123,10 +122,10 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
 
 
 def take_out(consumer: Any) -> list[Any]:
-    """Take all tasks that have not started away from Celery; return their messages, oldest first.
+    """Remove all tasks that have not started from Celery; return their messages, oldest first.
 
-    After this Celery neither runs nor restores them; only the caller has them. Call it only in the
-    event loop's own thread or in a greenlet: it never switches to another one.
+    Afterwards Celery neither runs nor restores them, and only the caller has them. Call this only in the event
+    loop's own thread or in a greenlet. It never switches to another greenlet.
     """
     requests = door(consumer).take()
     limited: set[Any] = set()
@@ -145,7 +144,7 @@ def take_out(consumer: Any) -> list[Any]:
     for request in requests:
         worker_state.task_ready(request)
         tag = request.message.delivery_tag
-        # Messages of an earlier connection were put back when that was lost.
+        # Messages of an earlier connection were put back when that connection was lost.
         if not request.acknowledged and tag in taken and tag not in qos._dirty:
             messages[tag] = request.message
         request.acknowledged = True
@@ -159,7 +158,7 @@ def take_out(consumer: Any) -> list[Any]:
 
 
 def disown(consumer: Any, message: Any) -> None:
-    """Have kombu forget a message, so that it is not restored when the connection closes."""
+    """Make kombu forget a message, so that it does not restore the message when the connection closes."""
     consumer.task_consumer.channel.qos._quick_ack(message.delivery_tag)
     message._state = "REQUEUED"
 

@@ -25,7 +25,7 @@ _PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
 def kind_of(pool: Any) -> str | None:
-    """Return which of the pools with a door it is; None if it has none."""
+    """Return the kind of a pool that `Door` supports; None for any other pool."""
     modules = {cls.__module__.removeprefix("celery.concurrency.") for cls in type(pool).__mro__}
     if hasattr(getattr(pool, "_pool", None), "outbound_buffer"):  # prefork with an event loop
         return _PREFORK
@@ -33,16 +33,16 @@ def kind_of(pool: Any) -> str | None:
         return _THREADS
     if "solo" in modules:
         return _SOLO
-    # Not eventlet, which its own authors advise against: such a worker stops in Celery's own way.
+    # Don't support eventlet, which its own authors advise against. Such a worker stops as in stock Celery.
     return GREENLETS if "gevent" in modules else None
 
 
 class Door:
     """Controls which tasks a pool starts, and takes back those that it has not; this class serves prefork."""
 
-    #: Set in a signal handler: start no further tasks, as far as the pool can be held back.
+    #: Set in a signal handler: the pool starts no further tasks, if that is possible.
     closed = False
-    #: Called on the event loop when a task has ended that kept the loop from hearing the signal.
+    #: Called in the event loop when a task has ended that prevented the loop from noticing the signal.
     on_freed: Callable[[], object] | None = None
 
     def __init__(self, pool: Any, semaphore: Any = None) -> None:
@@ -50,7 +50,7 @@ class Door:
         self._semaphore = semaphore
 
     def shut(self) -> None:
-        """Start no further tasks; one that starts anyway runs to its end. May be called in any context."""
+        """Start no further tasks. One that starts anyway runs to its end. Safe in any thread or signal handler."""
         self.closed = True
 
     def drop(self) -> None:
@@ -63,7 +63,7 @@ class Door:
             request.acknowledged = True
 
     def take(self) -> list[Any]:
-        """Take away and return the requests that the pool has received and not started."""
+        """Remove and return the requests that the pool has received but not started."""
         requests: list[Any] = []
         semaphore = self._semaphore
         if semaphore is not None:  # holds the requests that wait for a slot of the pool
@@ -72,7 +72,7 @@ class Door:
         buffer: Any = getattr(getattr(self.pool, "_pool", None), "outbound_buffer", ())
         for job in list(buffer):
             request = _request_of(job._accept_callback)
-            # Once a job's first byte is written, a child will run it.
+            # A child will run a job if the first byte of it has been written.
             if job._accepted or job._write_to or request is None:
                 continue
             buffer.remove(job)
@@ -89,7 +89,7 @@ def _request_of(accept_callback: Any) -> Any | None:
 
 
 class _Threads(Door):
-    """The door of celery/concurrency/thread.py: an executor's queue; its futures say whether they have started."""
+    """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started."""
 
     def __init__(self, pool: Any) -> None:
         super().__init__(pool)
@@ -107,14 +107,14 @@ class _Threads(Door):
         return result
 
     def take(self) -> list[Any]:
-        # Threads end meanwhile, so copy in one step. cancel() returns False once a task has started.
+        # Threads may end at the same time, so copy in one step. cancel() returns False if a task has started.
         return [request for request, future in self._futures.copy().items() if future.cancel()]
 
 
 class _Solo(Door):
-    """The door of celery/concurrency/solo.py: the event loop runs each task itself, and hears nothing meanwhile.
+    """Controls celery/concurrency/solo.py: the event loop runs each task itself, and handles no signals during a task.
 
-    Tasks that would start after the signal and before the loop hears of it are kept here.
+    Tasks that would start between the signal and the next turn of the loop are kept here.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -150,10 +150,10 @@ class _Waiter:
 
 
 class _Gevent(Door):
-    """The door of celery/concurrency/gevent.py: every greenlet with a task waits for a slot, even the consumer's.
+    """Controls celery/concurrency/gevent.py: every greenlet with a task waits for a slot, even the consumer's.
 
-    They wait here instead of inside gevent's pool, from which they could not be called back. While one waits,
-    no slot is free, so the pool's own queue stays empty.
+    They wait here instead of inside gevent's pool, from which they could not be removed. While one waits, no slot is
+    free, so the pool's own queue stays empty.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -219,7 +219,7 @@ class _Gevent(Door):
 
 
 def door_of(pool: Any, semaphore: Any = None) -> Door:
-    """Return the pool's door; the first call creates it, and must come after the pool has started."""
+    """Return the pool's `Door`. The first call creates it, and must come after the pool has started."""
     door: Door | None = pool.__dict__.get("fleet_door")
     if door is None:
         kind = kind_of(pool)
@@ -246,7 +246,7 @@ class LoopWaker:
         self._told = False
 
     def connect(self, consumer: Any) -> None:
-        """Let this end the waits of a new connection."""
+        """Enable this object to end the waits of a new connection."""
         cycle = consumer.task_consumer.channel.connection.cycle
         cycle.poller.register(self._reader, READ)
 

@@ -12,7 +12,7 @@ from celery_fleet.compat.minors import chosen as minors
 
 
 def note_queues(consumer: Any) -> None:
-    """Set ``queue`` of each message to the queue that it came from; call this before anything is consumed.
+    """Set ``queue`` of each message to the queue that it came from. Call this before the consumer starts.
 
     kombu notes only exchange and routing key, and several queues may be bound to these.
     """

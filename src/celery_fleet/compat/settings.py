@@ -26,7 +26,7 @@ def prefix_of(conf: Any) -> str | None:
 
 
 def application_settings(conf: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Return those of the settings ``names`` that the application has set, with their values."""
+    """Return the settings among ``names`` that the application has set, with their values."""
     maps = conf.__dict__["maps"][:-1]  # the last one holds Celery's defaults
     own = Settings({}, maps, conf.__dict__["_keys"], conf.__dict__["prefix"])
     found = {}

@@ -44,8 +44,8 @@ def on_tasks(begun: Callable[[str], object], ended: Callable[[str], object]) -> 
     def tell(called: Callable[[str], object], request: Any) -> None:
         try:
             called(request.message.delivery_tag)
-        except Exception:  # a missing note must not end the worker
-            logger.exception("a task can't be noted for the hand-back")
+        except Exception:  # a missing record must not end the worker
+            logger.exception("a task can't be recorded for the hand-back")
 
     def on_accepted(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.task.acks_late:

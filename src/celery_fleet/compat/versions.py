@@ -53,7 +53,7 @@ def problems(found: dict[str, str | None]) -> list[str]:
     elif _parts(python) > _LAST_PYTHON.get(minor(celery), _parts(python)):
         last = _text(_LAST_PYTHON[minor(celery)])
         lines.append(
-            f"Celery {celery} knows Python up to {last}, and this is {python}: require a later Celery"
+            f"Celery {celery} supports Python up to {last}, and this is {python}: require a later Celery"
             f" (celery=={CELERY[0]}.*), or use Python {last} (celery_release_python)"
         )
     redis, kombu = found["redis"], found.get("kombu")
@@ -63,7 +63,7 @@ def problems(found: dict[str, str | None]) -> list[str]:
         # pip itself resolves celery[redis]==5.4.* to such a combination.
         least = _text(_FIRST_REDIS[minor(kombu)])
         lines.append(
-            f"kombu {kombu} refuses redis {redis}, it wants {least} or later: add kombu[redis]<{minor(kombu)}"
+            f"kombu {kombu} refuses redis {redis}, it needs {least} or later: add kombu[redis]<{minor(kombu)}"
             f" to requirements, or redis>={least}"
         )
     return lines
@@ -78,7 +78,7 @@ def _text(parts: tuple[int, ...]) -> str:
 
 
 def require() -> None:
-    """Check the versions that this process runs with.
+    """Check the versions with which this process runs.
 
     Raises:
         FleetError: names every unsupported version.

@@ -34,11 +34,11 @@ class WorkerView:
 
 
 def draining(worker: Any) -> bool:
-    """Return whether the worker is stopping because of a signal, of remote control, or of an error of its own.
+    """Return whether the worker is stopping because of a signal, remote control, or an error.
 
-    A signal handler sets ``should_stop``. Remote control's shutdown and an "Unrecoverable error"
-    do not: WorkController.stop goes straight to its blueprint, which waits for the pool's tasks
-    (celery/worker/worker.py, celery/bootsteps.py).
+    A signal handler sets ``should_stop``. Remote control's shutdown and an "Unrecoverable error" do not:
+    WorkController.stop stops its blueprint directly, which waits for the pool's tasks (celery/worker/worker.py,
+    celery/bootsteps.py).
     """
     if told_to_stop():
         return True
@@ -47,7 +47,7 @@ def draining(worker: Any) -> bool:
 
 
 def view_worker(worker: Any) -> WorkerView:
-    """Read the worker's state. This runs in another thread than its loop, so it only reads."""
+    """Return the worker's state. This only reads, because it does not run in the loop's thread."""
     consumer: Any = getattr(worker, "consumer", None)
     channel: Any = getattr(getattr(consumer, "task_consumer", None), "channel", None)
     connected = (
@@ -63,7 +63,7 @@ def view_worker(worker: Any) -> WorkerView:
     poll_age = poll_limit = None
     if connected:
         queues = tuple(queue.name for queue in consumer.task_consumer.queues)
-        # Not the property: it creates a missing qos, which only the loop's own thread may do.
+        # Don't use the property, which creates a missing qos. Only the loop's own thread may do that.
         qos = channel._qos
         full = qos is not None and not qos.can_consume()
         if hasattr(channel, "_brpop_sent_at"):
@@ -86,7 +86,10 @@ def view_worker(worker: Any) -> WorkerView:
 
 
 def sends_task_events(consumer: Any) -> bool:
-    """Return whether it sends task events (celery/worker/consumer/events.py); `enable_events` may have changed that."""
+    """Return whether the worker sends task events now; `enable_events` may have changed that.
+
+    The state is in celery/worker/consumer/events.py.
+    """
     dispatcher = consumer.event_dispatcher
     if dispatcher is None or not dispatcher.enabled:
         return False
@@ -95,7 +98,7 @@ def sends_task_events(consumer: Any) -> bool:
 
 
 def why_not_paused(consumer: Any) -> str | None:
-    """Return why such a worker can't stop fetching tasks without ending; None if it can."""
+    """Return why a worker can't pause fetching tasks; None if it can."""
     if consumer.hub is None and kind_of(consumer.pool) != GREENLETS:
         return "its pool has no event loop"
     channel = getattr(consumer.task_consumer, "channel", None)
@@ -110,7 +113,7 @@ def why_not_paused(consumer: Any) -> str | None:
 
 
 def why_not_drained(consumer: Any) -> str | None:
-    """Return why such a worker stops in Celery's own way; None if it hands back and drains."""
+    """Return why a worker stops as in stock Celery; None if it hands back tasks and drains."""
     if os.environ.get("REMAP_SIGTERM"):
         return "REMAP_SIGTERM gives SIGTERM another meaning"
     if kind_of(consumer.pool) is None:
@@ -127,5 +130,5 @@ def told_to_stop() -> bool:
 
 
 def stop_worker() -> None:
-    """Have the loop end by Celery's warm stop, with exit status 0."""
+    """End the loop by Celery's warm stop, with exit status 0."""
     worker_state.should_stop = 0

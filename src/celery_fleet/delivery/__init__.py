@@ -7,11 +7,11 @@ and ``celery inspect`` work side by side. The parts, from the bottom up; each im
 * ``outage``: a broker that hangs never blocks the event loop, and tasks outlive a lost connection;
 * ``dead_letters``: messages that can't be run are kept with the reason instead of being dropped;
 * ``hand_back``: the unit of a process that died returns the messages it held;
-* ``fetch``: the script that takes a message, and the transport that uses it;
-* ``lease``: a worker renews its messages' places in ``unacked_index``, so a short visibility timeout is safe for long
-  tasks and distant ETAs. Any worker's sweep returns messages whose lease has run out.
+* ``fetch``: the script that fetches a message, and the transport that uses it;
+* ``lease``: a worker renews the times of its messages in ``unacked_index``, so a short visibility timeout is safe for
+  long tasks and distant ETAs. If a worker stops renewing, the sweep of any other worker returns its messages.
 
 The tag of each delivery names its *owner* (:mod:`celery_fleet.delivery.messages`): the node and the start of its
-process. So the messages of two processes can be told apart, and a late acknowledgement can't touch a later delivery.
+process. This distinguishes the messages of two processes. A late acknowledgement can't affect a later delivery.
 :class:`celery_fleet.delivery.options.Options` says which parts are enabled.
 """

@@ -1,4 +1,4 @@
-"""The names that we add to the broker and to messages; all others are kombu's. Standard library only."""
+"""Names that the fleet adds to the broker and to messages; all other names are kombu's. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ PATTERN = "fleet:*"
 DEAD_LETTERS = "fleet:dead-letters"
 DEAD_LETTERS_INDEX = "fleet:dead-letters:index"
 
-#: Headers of a message: how often a worker did not know its task, and since when (Unix time).
+#: Headers of a message: how often a worker did not know its task, and when that first happened (Unix time).
 UNKNOWN = "x-fleet-unknown"
 UNKNOWN_SINCE = "x-fleet-unknown-since"
-#: How many processes died of it. If several tasks ran, each gets an equal part of the death.
+#: Header: how many processes died while they ran the task. If several tasks ran, each gets an equal part of the death.
 DEATHS = "x-fleet-deaths"
-#: At how many deaths of a whole worker it ran. From SUSPECT on, a worker runs no other such task beside it.
+#: Header: how many times the whole worker died while it ran the task. From `SUSPECT` deaths on, a worker runs only one
+#: such task at a time.
 CRASHES = "x-fleet-crashes"
 SUSPECT = 2
 

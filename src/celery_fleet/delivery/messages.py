@@ -1,8 +1,8 @@
 """Messages as kombu keeps them in Redis: who holds one, which list it belongs to, and how it goes back.
 
-A tag is the field of kombu's hash ``unacked`` and the member of its ``unacked_index``. Stock kombu uses a UUID that
-stays with the message. Ours is made for each delivery: ``<node>/<start>/<number>``, such as
-``mail@worker1/9f86d081884c7d65/2a``. Each process draws its ``start`` at random, since process IDs repeat after a
+A tag is a field of kombu's hash ``unacked`` and a member of its ``unacked_index``. Stock kombu uses a UUID that stays
+with the message. The fleet creates a tag for each delivery: ``<node>/<start>/<number>``, such as
+``mail@worker1/9f86d081884c7d65/2a``. Each process chooses its ``start`` at random, because process IDs repeat after a
 boot. Standard library only: the hand-back runs without a release.
 """
 
@@ -37,13 +37,13 @@ class Owner:
 
 
 def owner_of(tag: str) -> Owner | None:
-    """Return the owner of a tag; None if it is not ours, so a stock worker's."""
+    """Return the owner of a tag; None if a stock worker created it."""
     found = _OWN.match(tag)
     return None if found is None else Owner(found["node"], found["start"])
 
 
 def number_of(tag: str) -> int:
-    """Return a tag's number, which tells the order of its owner's deliveries; -1 if the tag is not ours."""
+    """Return a tag's number, which gives the order of its owner's deliveries; -1 if a stock worker created it."""
     found = _OWN.match(tag)
     return -1 if found is None else int(found["number"], 16)
 
@@ -60,8 +60,8 @@ class FetchedMessage:
     key: str
 
 
-#: Separates a queue's name from a priority in the name of a list, and the priorities that have a list (kombu's ``sep``
-#: and ``priority_steps``).
+#: kombu's ``sep``, which separates a queue from a priority in a list's name, and its ``priority_steps``, the priorities
+#: that have a list.
 SEPARATOR = "\x06\x16"
 STEPS = (0, 3, 6, 9)
 
@@ -72,9 +72,9 @@ def list_for(
     separator: str = SEPARATOR,
     steps: Sequence[int] = STEPS,
 ) -> str:
-    """Return the list of a queue that a message belongs to by its priority.
+    """Return the list of a queue to which a message of some priority belongs.
 
-    As kombu does it: ``Channel._get_message_priority``, ``Channel._q_for_pri``.
+    kombu does the same in ``Channel._get_message_priority`` and ``Channel._q_for_pri``.
     """
     try:
         priority = max(0, min(int(raw["properties"]["priority"]), 9))
@@ -85,9 +85,9 @@ def list_for(
 
 
 def list_of(message: Any) -> str:
-    """Return the list that a kombu message was taken from.
+    """Return the list that a kombu message was fetched from.
 
-    The atomic fetch notes the list, and `celery_fleet.compat.queues.note_queues` the queue of any other message.
+    The atomic fetch records the list. For other messages, `celery_fleet.compat.queues.note_queues` records the queue.
     """
     known: str | None = getattr(message, "list_key", None)
     channel = message.channel
@@ -95,7 +95,7 @@ def list_of(message: Any) -> str:
 
 
 def redelivered(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a message that goes back to its list, marked as kombu does: only where the mappings exist."""
+    """Return a copy of a message that goes back to its list, marked as redelivered if it has kombu's mappings."""
     made = neutral(raw)
     for parent, name in ((made, "headers"), (made.get("properties"), "delivery_info")):
         if isinstance(parent, dict) and isinstance(parent.get(name), Mapping):
@@ -104,10 +104,10 @@ def redelivered(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def neutral(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a message that no process holds.
+    """Return a copy of a message without a tag of the fleet, so that no process claims it.
 
-    If its delivery tag is one of ours, it gets a new one: a stock worker keeps the tag, and would hold the message
-    under another worker's name.
+    A tag that the fleet created is replaced: a stock worker keeps a message's tag, and would hold the message under
+    another worker's name.
     """
     properties = raw.get("properties")
     if not isinstance(properties, Mapping):

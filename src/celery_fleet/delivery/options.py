@@ -21,38 +21,38 @@ FETCHES = (STOCK, ATOMIC)
 class Options:
     """One switch for each part; the defaults are stock Celery.
 
-    ``fetch`` says how messages are taken from Redis. The parts after it need ``atomic``, except ``dead_letters``.
+    ``fetch`` says how messages are fetched from Redis. The parts after it need ``atomic``, except ``dead_letters``.
     """
 
     profile: str = INHERIT
     fetch: str = STOCK
-    #: Renew the messages that are held, and put back those that are no longer renewed.
+    #: Renew the messages that this worker holds, and put back messages that are no longer renewed.
     lease: bool = False
-    #: Seconds after which a message of a worker with the stock take counts as abandoned, since such a worker renews
-    #: nothing. Not less than such workers' own visibility timeout.
+    #: Seconds after which a message of a worker with the stock fetch counts as abandoned, because such a worker renews
+    #: nothing. At least the visibility timeout of these workers.
     stock_visibility: float = 3600.0
     #: Return the messages of a process that died.
     hand_back: bool = False
-    #: Keep tasks running through a lost connection, and acknowledge them on the next one.
+    #: Keep tasks running when the connection is lost, and acknowledge them on the next one.
     carry: bool = False
-    #: Keep a broker that hangs from blocking the event loop.
+    #: Prevent a broker that hangs from blocking the event loop.
     outage: bool = False
-    #: Keep messages that can't be run, instead of dropping them or dying of them.
+    #: Keep messages that can't be run. Stock Celery drops them, or its worker ends.
     dead_letters: bool = False
-    #: Seconds until a message whose task is unknown is offered again.
+    #: Seconds until a message of an unknown task is offered again.
     unknown_delay: float = 60.0
-    #: Seconds for which it is offered, from when it was first unknown; longer than a rollout takes.
+    #: Seconds for which such a message is offered before it becomes a dead letter; longer than a rollout takes.
     unknown_for: float = 3600.0
     #: A task that has killed this many processes becomes a dead letter.
     deaths: int = 3
     #: Number of dead letters to keep; the oldest are dropped.
     keep: int = 10_000
-    #: A task that failed for good becomes a dead letter while there are fewer dead letters than this; 0 disables it.
+    #: A task that failed for good becomes a dead letter if there are fewer dead letters than this; 0 disables it.
     failed: int = 0
 
     @property
     def atomic(self) -> bool:
-        """Return whether one script takes a message."""
+        """Return whether one script fetches a message and records it as held."""
         return self.fetch == ATOMIC
 
 

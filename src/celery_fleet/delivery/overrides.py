@@ -1,8 +1,8 @@
-"""Read the settings of one worker that differ from its host's file: ``CELERY_FLEET_DELIVERY`` in its environment.
+"""Apply one worker's deviations from its host's settings: ``CELERY_FLEET_DELIVERY`` in its environment.
 
     {"celery": {"task_acks_late": false}, "unset": ["worker_prefetch_multiplier"], "delivery": {"fetch": "stock"}}
 
-``celery`` replaces settings of the file, ``unset`` names settings of the file that are left to the application, and
+``celery`` replaces settings of the file, ``unset`` removes settings of the file so the application decides, and
 ``delivery`` replaces options of the file. Standard library only: the hand-back has the same environment as its
 worker.
 """
@@ -28,7 +28,7 @@ def applied(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
     """Return a worker's settings document with its environment applied; any other document unchanged.
 
     Raises:
-        FleetError: The variable does not hold what is described above.
+        FleetError: The variable does not have the form above.
     """
     text = environ.get(VARIABLE, "")
     if not text or document.get("component") != "worker":

@@ -1,11 +1,12 @@
-"""The scripts that move messages, in kombu's own formats, and how redis-py runs them.
+"""The Lua scripts that move messages, in kombu's own formats, and functions that run them with redis-py.
 
 ``unacked`` is a hash from tag to ``[message, exchange, routing key]``. ``unacked_index`` is a sorted set of the same
-tags by when they were taken (Unix time). The head of a list, from which consumers pop, is its right end.
+tags, scored by the time when they were fetched (Unix time). The head of a list, from which consumers pop, is its right
+end.
 
-Each script is atomic for other clients, but an error does not undo what came before it. A Redis at its memory limit
-refuses none of them: their first command frees memory, and once a script has written, Redis lets it go on. Such a
-Redis refuses to queue commands in MULTI, so none may be used there.
+Each script is atomic for other clients, but an error does not undo the commands before it. A Redis at its memory limit
+accepts these scripts, because their first command frees memory, and a script may continue once it has written. It does
+refuse MULTI, so use no transactions here.
 
 The hand-back has its own client, and imports this file with the standard library only.
 """
@@ -30,17 +31,18 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
 
-#: Takes the first message of some lists and records it as held, by Redis's clock, since a host's clock may be wrong.
-#: The exchange is recorded as "" and the routing key as the queue, so kombu also puts it back where it was. If the
-#: record fails, the message goes back at once.
+#: Fetches the first message of some lists and records it as held. It uses Redis's clock, because a host's clock may be
+#: wrong. It records the exchange as "" and the queue as the routing key, so kombu, too, would put the message back into
+#: its queue. If the record fails, the message goes back at once.
 #:
-#: Client tracking watches a list once a script has read it, with or without messages; popping is not reading. Each
-#: list that was empty at the end is watched. ``unacked`` must not be: every take and acknowledgement writes to it. So
-#: its name and that of its index are arguments: before 7.2, Redis watches all KEYS of a script that reads any key.
+#: Client tracking watches a list once a script has read it, whether it is empty or not; popping is not reading. Each
+#: list that is empty at the end is watched. ``unacked`` must not be watched, because every fetch and acknowledgement
+#: writes to it. So its name and that of its index are arguments: before 7.2, Redis watches all KEYS of a script that
+#: reads any key.
 #:
 #: KEYS: lists: all queues with the first priority, all with the second, and so on. ARGV: tag; unacked; unacked_index;
-#: queues as JSON strings: one for each list, or as many as come again and again.
-#: Returns the number of the list, from 0, the message, and 1 if no list has any more; nil if all were empty.
+#: queues as JSON strings, either one for each list or one for each queue.
+#: Returns the index of the list, the message, and 1 if no list has any more messages; nil if all were empty.
 TAKE = Script("""
 local queues = #ARGV - 3
 for i = 1, #KEYS do
@@ -58,7 +60,7 @@ for i = 1, #KEYS do
       return done
     end
     if i > 1 then redis.call('EXISTS', unpack(KEYS, 1, i - 1)) end
-    -- A cheap look whether this list has more; Redis 6.2 answers nil for any list.
+    -- A cheap check whether this list has more messages; Redis 6.2 returns nil for any list.
     if not redis.call('RPOP', KEYS[i], 0) and redis.call('EXISTS', unpack(KEYS, i)) == 0 then
       return {i - 1, item, 1}
     end
@@ -69,7 +71,7 @@ redis.call('EXISTS', unpack(KEYS))
 return false
 """)
 
-#: Forgets a message for good. KEYS: unacked, unacked_index. ARGV: tag.
+#: Acknowledges a message. KEYS: unacked, unacked_index. ARGV: tag.
 #: Returns 1, or 0 if it was no longer held under this tag.
 ACK = Script("""
 redis.call('ZREM', KEYS[2], ARGV[1])
@@ -80,12 +82,13 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 #: The ends of a list: consumers pop at the head, and messages arrive at the tail.
 HEAD, TAIL = "RPUSH", "LPUSH"
 
-#: Puts a message back into its list if it is still held under its tag; a stock worker's may belong to several lists.
-#: The push comes first, since an error undoes nothing. A list that Redis refuses to write to (wrong type, no right)
-#: leaves the message where it is. The first ZREM is for a Redis at its memory limit. HGET because workers had no
-#: right to HEXISTS before the atomic take, and a fleet that goes back gets those rights before its workers drain.
-#: KEYS: unacked, unacked_index, lists. ARGV: tag; message; `HEAD` or `TAIL`; a Unix time, or "". If the message was
-#: taken or renewed after that time it stays: then a tag that is not unique to its delivery is another worker's by now.
+#: Puts a message back into its list if it is still held under its tag. The message of a stock worker may belong to
+#: several lists. The push comes first, because an error undoes nothing. If Redis refuses to write to the list (wrong
+#: type, no permission), the message stays in ``unacked``. The first ZREM is for a Redis at its memory limit. The script
+#: uses HGET because workers had no permission for HEXISTS before the atomic fetch. A fleet that goes back to the stock
+#: fetch gets its old permissions before its workers drain.
+#: KEYS: unacked, unacked_index, lists. ARGV: tag; message; `HEAD` or `TAIL`; a Unix time, or "". A message that was
+#: fetched or renewed after that time stays: if its tag is not unique to one delivery, another worker has it by now.
 #: Returns 1, or 0 if the message was no longer held.
 PUT_BACK = Script("""
 if ARGV[4] ~= '' then

@@ -9,14 +9,14 @@ from celery_fleet.delivery.messages import Owner
 
 
 class Tags:
-    """Makes the tags of an owner, each once. For one thread."""
+    """Creates unique tags for an owner. Use it in one thread only."""
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self._numbers = itertools.count(1)
 
     def next(self) -> str:
-        """Return a tag that no delivery has had."""
+        """Return a tag that no delivery has had before."""
         return f"{self.owner.prefix}{next(self._numbers):x}"
 
 
@@ -24,7 +24,7 @@ _own: Tags | None = None
 
 
 def begin(node: str) -> Owner:
-    """Set this process's node, when its worker is set up; calling it again with the same node changes nothing."""
+    """Set this process's node when its worker is set up. Calling it again with the same node changes nothing."""
     global _own
     if _own is None or _own.owner.node != node:
         _own = Tags(Owner(node))
@@ -32,7 +32,7 @@ def begin(node: str) -> Owner:
 
 
 def own() -> Tags:
-    """Return the maker of this process's tags."""
+    """Return the object that creates this process's tags."""
     global _own
     if _own is None:  # an application started this worker without Celery's program
         _own = Tags(Owner(f"celery@{socket.gethostname()}"))
@@ -40,5 +40,5 @@ def own() -> Tags:
 
 
 def owner() -> Owner:
-    """Return the owner that this process is."""
+    """Return this process as an owner of deliveries."""
     return own().owner

@@ -5,8 +5,8 @@
 
 ``/etc/celery-fleet/<app>/health.json`` says what to check, and has the thresholds. The checks run in parallel, each
 with its own time limit, so one that hangs does not delay the others. The result goes to the file that
-:mod:`celery_fleet.health.result` describes. The journal gets one line for each check whose state has changed, and one
-for the whole. The exit status is 1 if the state is bad, so that the unit shows as failed, and 2 if nothing could be
+:mod:`celery_fleet.health.result` describes. The journal gets one line for each check with a new state, and one for the
+overall state. The exit status is 1 if the state is bad, so that the unit shows as failed, and 2 if nothing could be
 checked. Only the standard library.
 """
 
@@ -84,7 +84,7 @@ def without(finding: Finding, secrets: Collection[str]) -> Finding:
 
 
 def lines(result: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
-    """Return the lines for the journal: one for each check whose state has changed, and one for the whole."""
+    """Return the lines for the journal: one for each check with a new state, and one for the overall state."""
     before: Mapping[str, Any] = last.get("checks", {})
     said = []
     for name, found in result["checks"].items():

@@ -97,7 +97,7 @@ def _put(path: Path, result: Mapping[str, Any]) -> None:
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(fresh, "x", encoding="utf-8") as stream:
-            # The application reads it, whatever the umask is.
+            # Set the mode despite the umask, because the application reads the file.
             os.fchmod(stream.fileno(), 0o644)
             stream.write(json.dumps(result, indent=2) + "\n")
         os.replace(fresh, path)

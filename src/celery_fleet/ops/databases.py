@@ -65,7 +65,7 @@ def django_connections(app: str) -> Any:
         from django.db import connections
 
         list(connections)
-    except (Exception, SystemExit):  # noqa: BLE001  # whatever the application raises, its ports can be checked
+    except (Exception, SystemExit):  # noqa: BLE001  # if the application fails, its ports can still be checked
         return None
     return connections
 
@@ -108,7 +108,7 @@ def answer(look: Look, secrets: list[str]) -> dict[str, Any]:
     began = time.monotonic()
     try:
         how = look()
-    except Exception as error:  # noqa: BLE001  # whatever a driver raises is the answer
+    except Exception as error:  # noqa: BLE001  # the driver's error is the answer
         words = " ".join(str(error).split()) or type(error).__name__
         return {"ok": False, "error": redact(words, secrets)}
     return {"ok": True, "seconds": round(time.monotonic() - began, 3), "how": how}

@@ -271,8 +271,8 @@ class Probe:
         known = node.pid or (self._report.nodes[node.name].answer or {}).get("pid")
         ours = f"; the fleet's is {known}" if known else ""
         return (
-            f"{len(answers)} workers use this node name, the processes {processes}{ours}: stop the others, on whatever"
-            " host they run, or start them with another --hostname"
+            f"{len(answers)} workers use this node name, the processes {processes}{ours}: stop the others, which may"
+            " run on any host, or start them with another --hostname"
         )
 
     def _judge_tasks(self, node: Node, registered: set[str] | None) -> None:

@@ -343,13 +343,15 @@ def run(raw: object) -> dict[str, Any]:
     timeout = TIMEOUT
     if isinstance(raw, Mapping) and isinstance(raw.get("timeout"), (int, float)):
         timeout = float(raw["timeout"])
-    box: list[dict[str, Any]] = []
-    stages = ["nobody had been asked yet"]
-    thread = threading.Thread(target=lambda: box.append(answer(raw, stages.append)), daemon=True)
+    answers: list[dict[str, Any]] = []
+    stages = ["no worker had been asked yet"]
+    thread = threading.Thread(
+        target=lambda: answers.append(answer(raw, stages.append)), daemon=True
+    )
     thread.start()
     thread.join(timeout)
-    if box:
-        return box[0]
+    if answers:
+        return answers[0]
     return _error(late(timeout, stages[-1]))
 
 

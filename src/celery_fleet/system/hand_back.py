@@ -1,4 +1,4 @@
-"""ExecStopPost of a worker's unit: hand back what its process held when it ended, for whatever reason.
+"""Hand back the messages that a worker's process held when it ended, for any reason: ExecStopPost= of its unit.
 
     /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER
 
@@ -99,7 +99,7 @@ class BrokerServers:
             # The error's text may quote a URL.
             raise FleetError(f"{path} names no Redis as broker ({type(error).__name__})") from error
         secured = tls if isinstance(tls, Mapping) else {}
-        # As in kombu, options for TLS mean TLS, whatever the scheme.
+        # As in kombu, TLS options enable TLS, even if the scheme is redis://.
         over_tls = bool(secured) or any(urlsplit(url).scheme == "rediss" for url in urls)
         context = None
         if secured.get("ssl_certfile"):
@@ -144,12 +144,12 @@ def become(user: str) -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block if it takes longer, whatever it waits for."""
+    """Raise OutOfTimeError in the block if it takes longer, even if it is waiting."""
 
-    def ring(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise OutOfTimeError
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -186,7 +186,7 @@ def test_a_broker_that_hangs() -> None:
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
-        (None, "nobody had been asked yet"),
+        (None, "no worker had been asked yet"),
         ("the broker redis1:6379 had not answered yet", "the broker redis1:6379 had not"),
     ],
 )

@@ -183,7 +183,7 @@ def test_a_key_of_a_kind_that_nobody_knows_is_no_traceback(tmp_path: Path) -> No
         (intermediate(ca_certificate=certificate, ca_key=key), "pki_ca_certificate"),
     ):
         found = [words for name, words in refused(of) if name == variable]
-        assert "has 'odd', whose key has a kind that is not supported" in found
+        assert "has 'odd' with a kind of key that is not supported" in found
     # Beside others it does no harm.
     assert refused(given(ca_bundle=ROOT.pem + certificate)) == []
     assert refused(given(chain=certificate + SIGNING.pem)) == []

@@ -19,9 +19,9 @@ from tests.render.fleet import ROOT, ansible, copy_inventory
 
 # Preflight's plays, which may be begun anywhere: they change nothing, and the lease is not taken without all of them.
 PREFLIGHT = 2
-REFUSED = "this run has left out how every run begins"
+REFUSED = "this run has skipped the first steps of every run"
 REMOVAL = "remove_fleet.yml"
-REMOVAL_REFUSED = "this run has left out how a removal begins"
+REMOVAL_REFUSED = "this run has skipped the first steps of a removal"
 PLAYS = [
     (name, number)
     for name, plays in (

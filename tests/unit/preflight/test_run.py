@@ -119,7 +119,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{W}/a@b", {"queues": ["celery"]}, f"{W}['a@b']", "name of a worker", "use only a-z"),
     (f"{W}/Big_Queue", {}, f"{W}.Big_Queue", "name of a worker", "as in big_queue: {queues: [Big_Queue]}"),
     (f"{D}/queues", ["a b"], f"{W}.discounts.queues", "not a queue name", "use only letters"),
-    (f"{D}/queues", ["discounts", "unacked"], f"{W}.discounts.queues", "its own keys", "another"),
+    (f"{D}/queues", ["discounts", "unacked"], f"{W}.discounts.queues", "own keys", "another"),
     ("preflight_allowed_variables", ["*"], "preflight_allowed_variables[0]", "every name", "name"),
     ("preflight_allowed_placeholders", ["?*"], "preflight_allowed_placeholders[0]", "every name", "name each secret"),
     # types
@@ -377,9 +377,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_secret_env/SECRET", "<fill in>", "celery_app_secret_env.SECRET", "placeholder", ""),
     ("celery_app_secret_env/DATABASE_URL", "postgresql://u:CHANGE_ME@db/shop",
      "celery_app_secret_env.DATABASE_URL", "placeholder", "real value"),
-    ("celery_app_name", "multi-user", "celery_app_name", "already a name of others'", "only this application"),
-    ("celery_app_name", "soft-reboot", "celery_app_name", "already a name of others'", "only this application"),
-    ("celery_app_name", "celery-fleet", "celery_app_name", "already a name of others'", "only this application"),
+    ("celery_app_name", "multi-user", "celery_app_name", "already the name of units", "only this application"),
+    ("celery_app_name", "soft-reboot", "celery_app_name", "already the name of units", "only this application"),
+    ("celery_app_name", "celery-fleet", "celery_app_name", "already the name of units", "only this application"),
     ("celery_app_inventory_name", " ", "celery_app_inventory_name", "not the name of an owner", "environment"),
     # the application's environment
     (U, {"host": "db"}, "celery_app_env_urls.OTHER_URL.scheme", "is not set", "a string"),

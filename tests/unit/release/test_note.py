@@ -153,7 +153,7 @@ def test_tasks_of_the_code_that_the_release_does_not_register() -> None:
     (words,) = refused(note({"e": entry("shop.x")}))
     assert words == (
         "beat_schedule of release r1, in its code: entry e sends shop.x, which the release does not register: did you "
-        "mean app.x? Fix it there, or switch it off by celery_beat_schedule: {e: {enabled: false}}."
+        "mean app.x? Fix it there, or disable it with celery_beat_schedule: {e: {enabled: false}}."
     )
     (words,) = refused(note({"e": entry("shop.z")}))
     assert "is its module in include or imports?" in words
@@ -304,7 +304,7 @@ CUSTOM = entry(custom="shop.Moon 'full'")
     ("code", "told", "expected"),
     [
         ({}, {"no_database": "there is no Django"}, ["of release r1 there is no Django"]),
-        ({"e": CUSTOM}, {}, ["entry e has a time of a class of its own (shop.Moon 'full')"]),
+        ({"e": CUSTOM}, {}, ["entry e has a schedule of its own class (shop.Moon 'full')"]),
         ({"e": entry(relative=True)}, {}, ["entry e has a relative interval"]),
         ({"e": entry(options={"compression": "gzip"})}, {}, ["entry e has an option compression"]),
         ({"e": entry(options={"priority": 1, "expires": 9})}, {}, []),

@@ -267,7 +267,7 @@ def test_what_an_earlier_run_began_is_waited_for_and_looked_at_anew() -> None:
     h.show(active="deactivating", job=True)
     h.step()
     h.step()
-    assert h.restart.line == "waits for what an earlier run began"
+    assert h.restart.line == "waits for a job of an earlier run"
     assert not any(request.do or request.settle for request in h.requests)
     h.starts_anew()
     assert h.step().settle == "again"

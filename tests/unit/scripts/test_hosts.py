@@ -44,5 +44,5 @@ def test_another_suites_image_is_made_when_it_is_needed(
     script.chmod(0o755)
     assert hosts.image_of("trixie") == "of trixie"
     script.write_text("#!/bin/sh\nexit 1\n")
-    with pytest.raises(hosts.HostsError, match="no image of Debian trixie"):
+    with pytest.raises(hosts.HostsError, match="the image of Debian trixie could not be built"):
         hosts.image_of("trixie")

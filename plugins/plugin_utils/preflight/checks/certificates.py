@@ -43,7 +43,7 @@ _WHY: Final = {
 
 
 def check_certificates(model: Model) -> Iterator[Problem]:
-    """Check what each host is to get, then all hosts against one another and against what they have."""
+    """Check each host's settings, then compare the hosts with each other and with their existing certificates."""
     hosts = model.members(FLEET)
     given: dict[str, PkiVariables] = {}
     for host in hosts:

@@ -15,7 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 _SETTINGS: Final = "celery_app_settings"
-# In each spelling that Celery reads: today's, Celery 3's, and with Django's prefix.
+# In each spelling that Celery reads: the current one, Celery 3's, and the one with Django's prefix.
 _BROKER: Final = re.compile(r"(celery_)?broker(_read|_write|_transport)?(_url)?", re.IGNORECASE)
 _RESULTS: Final = re.compile(r"(celery_)?(result_)?backend", re.IGNORECASE)
 _TLS: Final = re.compile(r"(celery_)?(broker|redis_backend)_use_ssl", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Checks the control node itself, and inventories whose hosts do not exist yet."""
+"""Checks the control node itself, and whether the inventory's hosts exist yet."""
 
 from __future__ import annotations
 

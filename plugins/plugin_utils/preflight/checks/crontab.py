@@ -1,8 +1,8 @@
 """Reads crontab fields as Celery does, without Celery: pure functions for preflight, on the control node.
 
-Celery's parser (`celery.schedules.crontab_parser`, read at 5.7.0) ignores text after what it understands
-(it reads "1-5x" as "1-5"), and accepts a day's name in the field of months. Here the whole field must fit.
-Celery reads every accepted field the same way.
+Celery's parser (`celery.schedules.crontab_parser`, read at 5.7.0) ignores text after the part that it understands: it
+reads "1-5x" as "1-5". It also accepts a day's name in the field of months. Here the whole field must be valid. Celery
+reads every accepted field in the same way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
-# Characters.
+# Longest part of a field that is shown, in characters.
 _SHOWN: Final = 5
 _DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS: Final = (

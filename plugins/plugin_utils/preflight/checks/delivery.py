@@ -1,4 +1,4 @@
-"""Checks the delivery that each worker promises, and what in the inventory contradicts it."""
+"""Checks each worker's promise about delivery, and the settings that contradict it."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def parts(model: Model, host: str, options: Mapping[str, object]) -> dict[str, A
 
 
 def promise_of(model: Model, host: str, options: Mapping[str, object]) -> str:
-    """Return what is promised to the tasks of a worker on a host."""
+    """Return the promise for the tasks of a worker on a host."""
     return str(parts(model, host, options)["profile"])
 
 
 def is_atomic(model: Model, host: str, options: Mapping[str, object]) -> bool:
-    """Return whether a worker takes tasks in one atomic step there."""
+    """Return whether a worker on a host fetches tasks atomically."""
     return bool(parts(model, host, options)["fetch"] == "atomic")
 
 
 def has_part(model: Model, host: str, options: Mapping[str, object], part: str) -> bool:
-    """Return whether a part of the delivery is on in a worker there."""
+    """Return whether a part of the delivery is enabled in a worker on a host."""
     return bool(parts(model, host, options)[part])
 
 
@@ -80,7 +80,7 @@ def renews(model: Model, host: str, options: Mapping[str, object]) -> bool:
 
 
 def check_promise(model: Model) -> Iterator[Problem]:
-    """Refuse settings that break a promise: they would win over it."""
+    """Refuse settings that would override a promise and break it."""
     for value, hosts in model.distinct("celery_app_delivery"):
         yield from _against(model, str(value), f"celery_app_delivery ({value})", hosts)
     for name, options, hosts in each_worker(model):
@@ -144,8 +144,8 @@ def _said_of_all_tasks(
 def _forgetting(
     model: Model, name: str, options: Mapping[str, object], hosts: tuple[str, ...]
 ) -> Iterator[Problem]:
-    """Yield what makes a worker that promises at_least_once lose tasks on these hosts when it takes them or starts."""
-    message = "makes the broker forget tasks when they are taken, which contradicts at_least_once"
+    """Yield settings with which a worker that promises at_least_once loses tasks when it fetches them or starts."""
+    message = "makes the broker forget tasks when they are fetched, which contradicts at_least_once"
     remedy = "remove it, or write inherit instead of at_least_once"
     if options.get("purge") is True and hosts:
         yield Problem(
@@ -163,10 +163,10 @@ def _forgetting(
 def _unacknowledged(
     settings: Mapping[str, object], name: str, options: Mapping[str, object]
 ) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Yield path and value of each setting with which the broker forgets a worker's tasks when they are taken."""
+    """Yield path and value of each setting with which the broker forgets a worker's tasks when they are fetched."""
     if as_mapping(settings.get(_TRANSPORT[1])).get("ack_emulation") is False:
         yield (*_TRANSPORT, "ack_emulation"), False
-    # Without queues it consumes the one with its own name.
+    # Without queues, a worker consumes the queue with its own name.
     consumed = options.get("queues") or [name]
     for queue, declared in as_mapping(settings.get("task_queues")).items():
         if as_mapping(declared).get("no_ack") is True and (
@@ -192,7 +192,10 @@ def check_prefix(model: Model) -> Iterator[Problem]:
 
 
 def check_take(model: Model) -> Iterator[Problem]:
-    """Refuse what rules out the atomic take: the worker would take as Celery does, with a timeout meant for a lease."""
+    """Refuse settings that rule out the atomic fetch.
+
+    The worker would fetch as in stock Celery, with a visibility timeout that is meant for a lease.
+    """
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for name, options, hosts in each_worker(model):
         for host in hosts:
@@ -200,11 +203,11 @@ def check_take(model: Model) -> Iterator[Problem]:
                 continue
             settings = as_mapping(model.value(host, _SETTINGS))
             for path, value in _unacknowledged(settings, name, options):
-                forgets = "makes the broker forget tasks when they are taken"
-                message = f"{forgets}, but the worker {name} takes them atomically"
+                forgets = "makes the broker forget tasks when they are fetched"
+                message = f"{forgets}, but the worker {name} fetches them atomically"
                 remedy = f"remove it, or write fetch: stock for {name}"
                 if path[:2] == _TRANSPORT:
-                    message = f"{forgets}, but the atomic take records them"
+                    message = f"{forgets}, but the atomic fetch records them"
                     remedy = f"remove it, or {_STOCK}"
                 key = (dotted(path), model.show(path, value), message, remedy)
                 found.setdefault(key, []).append(host)
@@ -213,7 +216,7 @@ def check_take(model: Model) -> Iterator[Problem]:
 
 
 def check_parts(model: Model) -> Iterator[Problem]:
-    """Refuse parts that are switched on by name but that no worker has."""
+    """Refuse parts that are enabled explicitly, but that no worker has."""
     for part in (*desired.ATOMIC_PARTS, _DEAD_LETTERS):
         variable = desired.VARIABLES[part]
         for value, hosts in model.distinct_given(variable):
@@ -232,7 +235,7 @@ def check_parts(model: Model) -> Iterator[Problem]:
             elif any(is_atomic(model, host, options) for host, options in mine):
                 why, what = "gevent and eventlet have no event loop for it", "another pool"
             else:
-                why, what = "no worker takes atomically", "celery_app_delivery: at_least_once"
+                why, what = "no worker fetches atomically", "celery_app_delivery: at_least_once"
                 if any(_stock_is_asked(model, host, options) for host, options in mine):
                     what = "celery_worker_fetch: auto, with celery_app_delivery: at_least_once"
             yield Problem(
@@ -249,7 +252,7 @@ def _stock_is_asked(model: Model, host: str, options: Mapping[str, object]) -> b
 
 
 def check_numbers(model: Model) -> Iterator[Problem]:
-    """Check delays and counts of tasks that can't be run against one another."""
+    """Compare the delays and counts for tasks that can't be run with each other."""
     workers = model.members("celery_workers")
     failed, keep = "celery_worker_max_failed_dead_letters", "celery_worker_max_dead_letters"
     for value, hosts in model.distinct(failed, workers):

@@ -30,7 +30,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 URLS: Final = "celery_app_env_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
 # Variables that the fleet itself sets or removes in every process (`desired/workers.py:process_environment`,
-# `celery_fleet.system.launch`), each with what is used instead.
+# `celery_fleet.system.launch`), each with its replacement.
 _SETTINGS: Final = "Celery gets the addresses of the fleet's Redis in its settings"
 _OVERRULED: Final = {
     "PYTHONPATH": "celery_app_source.directory says where the code's imports begin",
@@ -45,9 +45,9 @@ _OVERRULED: Final = {
 _OWN_PREFIX: Final = "CELERY_FLEET_"
 # systemd silently ignores any other name.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What systemd's env_value_is_valid refuses.
+# Characters that systemd's env_value_is_valid refuses.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-# At the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are no secrets.
+# Only at the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are not secrets.
 _SECRET = re.compile(
     r"(.*_)?(secret|secret_key|(api|access|private|encryption|signing|auth)_?key|password|passwd|passphrase|pass|pwd"
     r"|token|credentials?)",
@@ -151,7 +151,7 @@ def _texts(model: Model) -> Iterator[Problem]:
             elif isinstance(text, str) and _CONTROL.search(text):
                 yield Problem(
                     dotted((*path, name)),
-                    "has a control character, so systemd would leave out the whole variable",
+                    "has a control character, so systemd would ignore the whole variable",
                     "encode it, for example as base64; tabs and line ends may stay",
                     hosts=hosts,
                 )
@@ -212,12 +212,12 @@ def _is_host(text: str) -> bool:
         return False
     if ":" not in text or text.startswith("/"):
         return True
-    # Anything else is a name with its port, which would become the name of a host that does not exist.
+    # Any other text with a colon is a name with a port, which would become the name of a host that does not exist.
     return is_address(text.partition("%")[0])
 
 
 def _twice(model: Model) -> Iterator[Problem]:
-    """Refuse a name in several variables, so that readers need not guess which of them wins."""
+    """Refuse a name in several variables, so that readers need not guess which one wins."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for host in model.hosts:
         for one, other in itertools.combinations((URLS, *_OTHERS), 2):

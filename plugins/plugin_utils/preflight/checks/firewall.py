@@ -1,4 +1,4 @@
-"""Checks the firewall: it only lets in addresses, because names can't be resolved before the network is up."""
+"""Checks the firewall, which only accepts addresses because names can't be resolved before the network is up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WEB: Final = "celery_producer_web_listen"
 
 
 def check_firewall(model: Model) -> Iterator[Problem]:
-    """Check addresses of hosts that others have to let in, further clients, and a port that nothing protects."""
+    """Check the addresses of hosts and further clients that the firewall must admit, and find unprotected ports."""
     needed: dict[str, None] = {}
     for host in model.members("fleet"):
         if model.value(host, "firewall_enabled") is True and _closes(model, host):
@@ -41,7 +41,7 @@ def check_firewall(model: Model) -> Iterator[Problem]:
             yield Problem(
                 _WEB,
                 "is open to everyone who can reach the host, without nginx's TLS and passwords",
-                "set firewall_enabled, or listen on 127.0.0.1; if the site has its own firewall, nothing is to be done",
+                "set firewall_enabled, or listen on 127.0.0.1; if the site has its own firewall, do nothing",
                 value=model.show((_WEB,), model.value(host, _WEB)),
                 hosts=(host,),
                 severity=Severity.WARNING,
@@ -124,15 +124,15 @@ def _network(
 def _problem(
     model: Model, path: tuple[object, ...], value: object, hosts: tuple[str, ...], message: str
 ) -> Problem:
-    whose = (
-        "this host's connections come from, as the other hosts see it (firewall_address)"
+    wanted = (
+        "from which this host's connections come, as the other hosts see it (firewall_address)"
         if path[0] == _ADDRESS
-        else "the client's connections come from"
+        else "from which the client's connections come"
     )
     return Problem(
         dotted(path),
         message,
-        f"write the address that {whose}, such as 10.1.0.7, or a network such as 10.1.0.0/24",
+        f"write the address {wanted}, such as 10.1.0.7, or a network such as 10.1.0.0/24",
         value=model.show(path, value),
         hosts=hosts,
     )

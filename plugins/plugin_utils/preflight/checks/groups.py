@@ -81,7 +81,7 @@ def _beat(model: Model) -> Iterator[Problem]:
     scheduled = [
         (value, hosts)
         for value, hosts in model.distinct("celery_beat_schedule")
-        # An entry that only switches off one of the code's needs no beat.
+        # An entry that only disables an entry of the code needs no beat.
         if any(
             as_mapping(entry).get("enabled") is not False for entry in as_mapping(value).values()
         )
@@ -117,7 +117,7 @@ def _outside(model: Model) -> Iterator[Problem]:
 
 
 def _nearly_ours(model: Model) -> Iterator[Problem]:
-    """Report groups whose name is almost one of ours, with hosts that are not in ours."""
+    """Report groups with almost the same name as one of ours, if they have hosts that our group lacks."""
     for name, hosts in model.groups.items():
         if name in (*_OURS, "all", "ungrouped"):
             continue
@@ -225,7 +225,7 @@ def check_files(model: Model) -> Iterator[Problem]:
                     f"did you mean {near[0]}? Otherwise rename or remove it, or add the {kind}"
                     if near
                     else f"rename or remove it, or add the {kind}",
-                    # Variables of a removed host do no harm, but those of one of our groups would be missing.
+                    # Variables of a removed host do no harm, but variables for one of our groups would be missing.
                     severity=Severity.ERROR
                     if folder == "group_vars" and set(near) & {*_OURS}
                     else Severity.WARNING,
@@ -235,7 +235,10 @@ def check_files(model: Model) -> Iterator[Problem]:
 
 
 def _alike(name: str, known: str) -> bool:
-    """Return whether a name may be a misspelt known one, or lacks its first word. Other digits make another name."""
+    """Return whether a name may be a known name that is misspelt or lacks its first word.
+
+    A name with other digits is a different name.
+    """
     if re.sub(r"\d+", "0", name) == re.sub(r"\d+", "0", known):
         return False
     return near_miss(name, known) or known.endswith(f"_{name}")
@@ -247,7 +250,7 @@ def _plain_vaults(directory: Path, folder: str) -> Iterator[Problem]:
         try:
             lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
         except OSError:
-            continue  # Ansible says that itself
+            continue  # Ansible reports the error itself
         text = [line for line in lines if line.strip() and line.lstrip()[0] not in "#-"]
         if (
             file.suffix.rstrip("~") in ("", *_SUFFIXES, *_COPIES)
@@ -280,7 +283,7 @@ def _shadowed(directory: Path, folder: str) -> Iterator[Problem]:
 
 
 def _names(directory: Path) -> Sequence[str]:
-    """Return the names of groups or hosts that the files and directories in there are for."""
+    """Return the names of the groups or hosts to which the files and directories in a directory belong."""
     try:
         found = sorted(directory.iterdir())
     except OSError:

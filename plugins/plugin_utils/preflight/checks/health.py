@@ -1,4 +1,4 @@
-"""Checks the options of the health check: known thresholds in the right order, an interval that is long enough."""
+"""Checks the options of the health check: known thresholds in the right order, and a sufficient interval."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _OPTIONS: Final = {option.name: option for option in LOG_ROTATE}
 
 
 def check_logs(model: Model) -> Iterator[Problem]:
-    """Refuse formats with a mistake, for which Python would log an error instead of each line, and bad rotations."""
+    """Refuse invalid formats, with which Python would log an error instead of each line, and unusable rotations."""
     for variable in _FORMATS:
         for value, hosts in model.distinct(variable):
             text = as_text(value)

@@ -32,15 +32,15 @@ _LONGEST_HOST = 64
 # At least two parts: /opt itself belongs to no application. A removal accepts the same (removal/footprint.py).
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 _WORD = re.compile(r"\w*")
-# Variables that list what preflight accepts, and what belongs in each.
+# Variables that list the names that preflight accepts, and the remedy for a wrong entry of each.
 _ALLOWANCES: Final = {
     "preflight_allowed_variables": "name the variables that are your own",
     "preflight_allowed_placeholders": "name each secret that only looks like a placeholder, such as "
     "celery_app_secret_env.API_TOKEN",
 }
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
-# Redis' ACL file has no quoting (tried: control bytes can't be written), its patterns are globs,
-# `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
+# Redis's ACL file has no quoting (tried: control bytes can't be written), and its patterns are globs. `celery -Q`
+# splits at commas, and the arguments are split as in a shell.
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+=~/-]{0,127}")
 _KOMBU_KEYS = re.compile(r"unacked(_index|_mutex)?|celeryev.*|.*celery\.pidbox")
 # Users and groups of Debian itself and of services that often run on the same host.
@@ -54,7 +54,7 @@ _TAKEN_USERS: Final = frozenset(
 )
 
 
-# Names that others use for directories in /etc/celery-fleet, /opt, /var/lib and /var/log, for files in
+# Names that other software uses for directories in /etc/celery-fleet, /opt, /var/lib and /var/log, for files in
 # /etc/logrotate.d, or for units of systemd. In all of these places an application uses its name without a prefix.
 _TAKEN_NAMES: Final = frozenset(
     """
@@ -92,7 +92,7 @@ def check_unknown(model: Model) -> Iterator[Problem]:
         # Other roles may use our prefixes, except those that begin with celery_.
         ours = bool(near) or (own is not None and own.startswith("celery_"))
         guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if ours else ""
-        # The value is never shown: it may be a secret under a misspelt name. What follows a name is not shown either:
+        # Never show the value, which may be a secret under a misspelt name. Don't show the text after a name either:
         # `redis_passwords:s3cret` without a space is one key.
         shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything
         yield Problem(
@@ -137,7 +137,7 @@ def check_application(model: Model) -> Iterator[Problem]:
         elif name in _TAKEN_NAMES:
             yield Problem(
                 "celery_app_name",
-                "is already a name of others' units, directories or files",
+                "is already the name of units, directories or files of other software",
                 "choose a name that only this application has",
                 value=model.show(("celery_app_name",), name),
                 hosts=hosts,
@@ -258,7 +258,7 @@ def _queue(
     if _KOMBU_KEYS.fullmatch(queue):
         yield Problem(
             dotted(path),
-            "is a name that Celery uses for one of its own keys in Redis",
+            "is the name of one of Celery's own keys in Redis",
             "choose another name for the queue",
             value=model.show(path, queue),
             hosts=hosts,
@@ -274,13 +274,13 @@ def _queue(
 
 
 def check_directories(model: Model) -> Iterator[Problem]:
-    """Check the directories that an application has for itself, which its removal deletes."""
+    """Check the directories that belong only to the application, because its removal deletes them."""
     for variable in ("celery_app_root", "celery_app_state_directory", "redis_config_directory"):
         for value, hosts in model.distinct_given(variable):
             if isinstance(value, str) and not _OWN_DIRECTORY.fullmatch(value.rstrip("/")):
                 yield Problem(
                     variable,
-                    "is not a directory that an application can have for itself",
+                    "is not a directory that can belong only to one application",
                     "write an absolute path, in at least two parts of letters, digits and . _ + : @ -",
                     value=model.show((variable,), value or '""'),
                     hosts=hosts,
@@ -291,7 +291,7 @@ def check_directories(model: Model) -> Iterator[Problem]:
             yield Problem(
                 "celery_app_config_directory",
                 "is not the directory in which runs look for an application's mark: other applications could take over "
-                "what belongs to it, and a removal would not find it",
+                "its files, and a removal would not find it",
                 f"leave it out; it is {', '.join(sorted(wanted))}",
                 value=model.show(("celery_app_config_directory",), value or '""'),
                 hosts=hosts,
@@ -312,13 +312,13 @@ def check_hosts(model: Model) -> Iterator[Problem]:
 
 
 def allowed(model: Model, variable: str) -> Callable[[str], bool]:
-    """Return a function that says whether a variable of the inventory lists a name, also by a pattern."""
+    """Return a function that says whether a variable of the inventory lists a name, directly or by a pattern."""
     patterns = {pattern for value, _ in model.distinct(variable) for pattern in as_strings(value)}
     return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_allowed(model: Model) -> Iterator[Problem]:
-    """Refuse a pattern that allows everything in any list of what preflight accepts."""
+    """Refuse a pattern that matches every name in the lists of accepted names."""
     for variable, remedy in _ALLOWANCES.items():
         for value, hosts in model.distinct_given(variable):
             for index, pattern in enumerate(as_list(value)):

@@ -120,7 +120,7 @@ def is_port(number: float) -> bool:
 
 def _listen(model: Model) -> Iterator[Problem]:
     name = "celery_producer_web_listen"
-    # Every host of the fleet, as each host's claimed ports are computed whatever its groups are.
+    # Check every host of the fleet, because the ports of each host are computed regardless of its groups.
     for value, hosts in model.distinct(name, model.members("fleet")):
         # The specs accept a bare number as a string.
         if isinstance(value, (str, int)) and value != "" and listen_address(value) is None:
@@ -134,7 +134,7 @@ def _listen(model: Model) -> Iterator[Problem]:
 
 
 def _is_used(model: Model, host: str, variable: str) -> bool:
-    """Return whether a port is used: Flower's if it is not part of the web site, the web's if there is a site."""
+    """Return whether a port is used: Flower's unless it is part of the web site, the web's only if there is a site."""
     prefix = host in model.members("flower") and _prefix(model.value(host, "flower_url_prefix"))
     if variable == "flower_port":
         return not prefix
@@ -151,12 +151,12 @@ def _prefix(value: object) -> str:
 
 
 def is_request_path(path: str) -> bool:
-    """Return whether requests can begin with this path as nginx reads it; otherwise it would protect nothing."""
+    """Return whether requests can begin with this path as nginx reads it. Other paths would protect nothing."""
     return path.isprintable() and _PROTECTED.fullmatch(path) is not None
 
 
 def check_protected_paths(model: Model) -> Iterator[Problem]:
-    """Refuse paths that should ask for a password but could not."""
+    """Refuse protected paths for which nginx could never ask for a password."""
     name = "celery_producer_web_protected_paths"
     for value, hosts in model.distinct(name, model.members("celery_producers")):
         paths = as_strings(value)

@@ -32,8 +32,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
 )
 
-# What Celery copies from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Anything else
-# would become a property of the message without effect.
+# The keys that Celery copies from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Other
+# keys would become properties of the message without effect.
 _ROUTE: Final = tuple(
     """
     queue exchange exchange_type routing_key priority headers serializer compression delivery_mode retry
@@ -79,7 +79,7 @@ def _by_exchange(
             dotted((*path, "exchange")),
             "comes without a queue. With Redis, Celery drops such a task without an error if the exchange is of the "
             "type topic, or if no worker has bound a queue to it yet",
-            "add the queue that is bound to it; exchange and routing_key then still decide where the task goes",
+            "add the queue that is bound to it; exchange and routing_key then still decide which queue gets the task",
             value=model.show((*path, "exchange"), options["exchange"]),
         )
 

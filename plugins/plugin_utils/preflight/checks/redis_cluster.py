@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
 )
 
-# kombu speaks to one server, or to the one that Sentinel names. A cluster's answer "MOVED" is an error for it, and the
+# kombu talks to one server, or to the one that Sentinel names. It treats a cluster's reply "MOVED" as an error, and the
 # keys of one command would be in different slots. See kombu.transport.TRANSPORT_ALIASES and BACKEND_ALIASES of
 # celery.app.backends.
 NO_CLUSTER: Final = "Redis Cluster has no Celery transport"

@@ -1,4 +1,4 @@
-"""Variables and options that have a new name. The old one would have no effect."""
+"""Refuses old names of variables and options, because they would have no effect."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ VARIABLES: Final = {
     "fleet_remove_missing": "fleet_remove_ignore_unreachable",
     "pki_names": "pki_subject_alt_names",
 }
-# Of a worker, and of a command of celery_release_commands.
+# Options of a worker, and of a command in celery_release_commands.
 WORKER: Final = {"take": "fetch"}
 COMMAND: Final = {"on": "hosts"}
 
 
 def told(names: Iterable[str]) -> list[str]:
-    """Return a line for each old name among these variables."""
+    """Return a message for each old name among these variables."""
     return [f"{name} is called {VARIABLES[name]} now" for name in names if name in VARIABLES]
 
 
@@ -66,7 +66,7 @@ def check_renamed(model: Model) -> Iterator[Problem]:
 def _options(
     model: Model,
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, object], tuple[str, ...]]]:
-    """Yield the options of workers as they are written: where, what, and the hosts that have it."""
+    """Yield each option of a worker as it is written: its path, its name, and the hosts that have it."""
     for value, hosts in model.distinct_given("celery_worker_defaults"):
         yield ("celery_worker_defaults",), as_mapping(value), hosts
     for value, hosts in model.distinct_given("celery_worker_instances"):

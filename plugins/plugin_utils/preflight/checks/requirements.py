@@ -41,7 +41,7 @@ _COMMENT: Final = re.compile(r"(^|\s)#.*")
 
 @dataclass
 class PackageRequirement:
-    """What an application requires of one package.
+    """An application's requirements for one package.
 
     Attributes:
         versions: All conditions that a version has to meet.
@@ -75,7 +75,7 @@ def check_versions(model: Model) -> Iterator[Problem]:
 
 
 def read_requirements(file: Path) -> dict[str, PackageRequirement]:
-    """Return what a file of requirements and the files it includes require of each package."""
+    """Return the requirements for each package in a file and the files that it includes."""
     found: dict[str, PackageRequirement] = {}
     for place, requirement in _requirements(file, set()):
         # A requirement with a marker may not apply to the hosts.

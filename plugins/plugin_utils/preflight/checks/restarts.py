@@ -39,15 +39,15 @@ def worker_names(value: object) -> list[str]:
 
 
 def check_overlap(model: Model) -> Iterator[Problem]:
-    """Only allow a second instance for pools that can return tasks that they have not begun at any time."""
+    """Only allow a second instance for pools that can return unstarted tasks at any time."""
     for name, options, hosts in each_worker(model):
         pool = options.get("pool") or "prefork"
         if options.get("overlap") is True and pool not in OVERLAPPING:
             path = ("celery_worker_instances", name, "overlap")
             yield Problem(
                 dotted(path),
-                f"is true with the pool {pool}. A stopping worker only returns the tasks it has not begun at once with "
-                f"{', '.join(OVERLAPPING)}; here a second instance would wait for tasks that the first still has",
+                f"is true with the pool {pool}. A stopping worker returns its unstarted tasks at once only with "
+                f"{', '.join(OVERLAPPING)}; here a second instance would wait for tasks that the first one still has",
                 "remove it, or use prefork",
                 value="true",
                 hosts=hosts,

@@ -42,7 +42,7 @@ _LIKE_A_ZONE: Final = 0.75
 _KINDS: Final = ("crontab", "interval", "solar")
 
 _KEYS: Final = {option.name: option for option in ENTRY}
-# Keys whose type is checked together with their content.
+# Keys with a separate check of both type and content.
 _CHECKED: Final = (*_KINDS, "task", "queue")
 
 _TYPES: Final[Mapping[str, type]] = {"list": list, "dict": dict, "bool": bool}
@@ -78,7 +78,7 @@ def check_scheduler(model: Model) -> Iterator[Problem]:
 
 
 def check_database(model: Model) -> Iterator[Problem]:
-    """Refuse what only a schedule in a database can have, and what such a schedule can't store."""
+    """Refuse options that need a schedule in a database, and entries that such a schedule can't store."""
     for host in model.members("celery_beat"):
         scheduler = model.value(host, "celery_beat_scheduler")
         if scheduler != "database" and model.value(host, "celery_beat_schedule_on_edit") == "reset":
@@ -114,7 +114,7 @@ def check_database(model: Model) -> Iterator[Problem]:
 
 
 def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:
-    """Refuse what the database can't store; another check reports what is not an entry at all."""
+    """Refuse values that the database can't store. Another check reports values that are not entries at all."""
     texts: list[tuple[Path, object, int]] = [
         (path, path[-1], TEXT_WIDTH),
         *(((*path, key), entry.get(key), TEXT_WIDTH) for key in ("task", "queue")),
@@ -161,7 +161,7 @@ def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:
 
 
 def check_policy(model: Model) -> Iterator[Problem]:
-    """Refuse entries in an inventory whose policy leaves the schedule to the application's code."""
+    """Refuse entries in the inventory if its policy leaves the schedule to the application's code."""
     for host in model.members("celery_beat") or tuple(model.hosts):
         entries = as_mapping(model.value(host, "celery_beat_schedule"))
         if model.value(host, "celery_beat_schedule_policy") == "refuse" and entries:
@@ -232,7 +232,7 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
         return
     body = as_mapping(entry)
     if dict(body) == {"enabled": False}:
-        return  # it switches off an entry of the code, which has the rest
+        return  # it disables an entry of the code, which has the other keys
     yield from unknown_keys(path, body, tuple(_KEYS))
     yield from _task(model, path, body)
     times = [key for key in _KINDS if key in body]

@@ -35,7 +35,7 @@ _SOLAR_EVENTS: Final = (
     "dusk_astronomical",
 )
 
-# What django_celery_beat's tables can store: characters of a column, and its largest number.
+# Limits of django_celery_beat's tables: characters of a column, and its largest number.
 CRONTAB_WIDTHS: Final = {
     "minute": 240,
     "hour": 96,

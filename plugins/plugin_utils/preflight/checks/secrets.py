@@ -37,7 +37,7 @@ _PLACEHOLDER = re.compile(
 _GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
 _PLACEHOLDER_LEFT: Final = "is a placeholder that has not been replaced"
 _ALLOW: Final = "if it is the real one, add the variable's name to preflight_allowed_placeholders"
-# Secrets with their own checks: the application's, and keys, whose text has several lines.
+# Secrets with their own checks: the application's, and keys, which have several lines.
 _OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
 
 
@@ -153,7 +153,7 @@ def _web_password(model: Model) -> Iterator[Problem]:
 
 
 def _application(model: Model) -> Iterator[Problem]:
-    """Check the application's own secrets: they may have any length and form, but be no placeholders."""
+    """Check the application's own secrets, which may have any length and form but must not be placeholders."""
     for value, hosts in model.distinct("celery_app_secret_env"):
         for key, item in as_mapping(value).items():
             path = ("celery_app_secret_env", key)

@@ -1,4 +1,4 @@
-"""Checks names in `celery_app_settings`: a misspelt one has no effect, one in another form stops every process."""
+"""Checks names in `celery_app_settings`. A misspelt name has no effect; one in another form stops every process."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _WITHOUT_DEFAULT: Final = (
     "redis_client_name",
     "result_backend_thread_safe",
 )
-# Settings that Celery reads as numbers, and those that are on or off. It converts nothing: "false" in quotes is on.
+# Settings that Celery reads as numbers, and switches. Celery does not convert values: "false" in quotes is on.
 _NUMBERS: Final = frozenset(
     """
     azureblockblob_connection_timeout azureblockblob_read_timeout azureblockblob_retry_increment_base
@@ -129,21 +129,21 @@ _SWITCHES: Final = frozenset(
 KNOWN: Final = (*_DEFAULTS, *_WITHOUT_DEFAULT)
 # The same as in `celery_fleet.config.settings`, which refuses them when a process starts.
 UNPINNABLE: Final = ("include", "imports")
-# Settings that have their own variable, which preflight checks; here it would not see them.
+# Settings that have their own variable. Preflight checks these variables, but would not see the settings here.
 OWN_VARIABLES: Final = {
     "beat_schedule": "celery_beat_schedule",
     "task_routes": "celery_app_task_routes",
 }
 NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
-# First words of Celery's own names: an unknown name that begins with one is hardly from a package.
+# First words of Celery's own names. An unknown name that begins with one is unlikely to come from a package.
 _OWN_WORDS: Final = frozenset(name.partition("_")[0] for name in _DEFAULTS if "_" in name)
 # Variables with these prefixes can be settings in the spelling of Django projects.
 _CELERYS: Final = ("celery_", "celeryd_", "celerybeat_")
 _ADDRESSES: Final = ("broker_url", "broker_read_url", "broker_write_url", "result_backend")
 # How similar a name has to be to be suggested.
 _LIKELY: Final = 0.8
-# Prefixes of Django's and Celery 3's spelling, each with what today's names have instead.
+# Prefixes in the spelling of Django projects and Celery 3, each with the current prefix.
 _PREFIXES: Final = (
     ("", ("",)),
     ("celery_", ("", "task_", "result_", "worker_")),
@@ -157,7 +157,7 @@ def check_settings(model: Model) -> Iterator[Problem]:
     is_allowed = allowed(model, "preflight_allowed_variables")
     for value, hosts in model.distinct(VARIABLE):
         for name, item in as_mapping(value).items():
-            # A setting that `check_connections` refuses needs no second reason.
+            # Don't report a setting twice if `check_connections` refuses it.
             if not any(refusals(model, name, item)):
                 path = dotted((VARIABLE, safe_key(name)))
                 yield from _name(name, path, hosts, is_allowed(path))
@@ -222,7 +222,7 @@ def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Ite
     elif variable := OWN_VARIABLES.get(name) or OWN_VARIABLES.get(meant):
         yield Problem(
             path,
-            "has its own variable, whose queues, tasks and times are checked",
+            "has its own variable, in which queues, tasks and times are checked",
             f"move it to {variable}",
             hosts=hosts,
         )

@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 _KINDS: Final = ("path", "git", "archive", "pip")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
-# In an SSH URL a user is not a login: it is the same for everyone, and needs a key.
+# The user of an SSH URL is not a secret login: it is the same for everyone, and needs a key.
 _LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNORECASE)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
@@ -35,7 +35,7 @@ HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S10
 
 
 def check_source(model: Model) -> Iterator[Problem]:
-    """Check that there is exactly one kind of source, and that its parts exist as far as that can be seen here."""
+    """Check that there is exactly one kind of source, and that its parts exist, as far as this can be checked here."""
     hosts_that_build = model.hosts_of_role("celery_release")
     for value, hosts in model.distinct(_NAME, hosts_that_build):
         if not isinstance(value, Mapping):
@@ -103,7 +103,7 @@ def check_interpreter(model: Model) -> Iterator[Problem]:
 
 
 def hidden_by_sandbox(path: PurePosixPath) -> str:
-    """Return which hidden directory a path is in, and why that does not work; an empty string if it is not hidden."""
+    """Return a message with the hidden directory that contains a path; an empty string if the path is not hidden."""
     place = next((place for place in HIDDEN if path.is_relative_to(place)), None)
     return (
         f"below {place}, which the fleet's processes can't see: their units have ProtectHome= and PrivateTmp="
@@ -206,7 +206,7 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
 
 
 def address_fits(address: str) -> bool:
-    """Return whether git reads it as the address of a repository, and not as an option."""
+    """Return whether git reads an address as a repository, and not as an option."""
     return _GIT.fullmatch(address) is not None
 
 
@@ -239,7 +239,7 @@ def import_line(module: str) -> str:
 
 
 def expand_home(text: str) -> Path:
-    """Return a path with its ~ resolved; that of an unknown user stays as it is."""
+    """Return a path with its ~ expanded, unless it names an unknown user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -247,7 +247,7 @@ def expand_home(text: str) -> Path:
 
 
 def is_dir(path: Path) -> bool:
-    """Return whether a directory exists; False also for an impossible name and for one that we may not see."""
+    """Return whether a directory exists; False if the name is invalid or we have no permission to see it."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -255,7 +255,7 @@ def is_dir(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file exists; False also for an impossible name and for one that we may not see."""
+    """Return whether a file exists; False if the name is invalid or we have no permission to see it."""
     try:
         return path.is_file()
     except (OSError, ValueError):

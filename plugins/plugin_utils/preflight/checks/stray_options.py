@@ -1,4 +1,4 @@
-"""Refuses options of a worker that are written directly in `celery_worker_instances`, where workers belong."""
+"""Refuses options of a worker that are directly in `celery_worker_instances` instead of in a worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENABLED: Final = "celery_worker_host_instances"
 def remove_stray_options(model: Model) -> tuple[list[Problem], Model]:
     """Return one problem for all such options of a host, and the model without them.
 
-    Every other check would take each option for a worker and complain about it.
+    The other checks would mistake each option for a worker and report it.
     """
     problems: list[Problem] = []
     cleaned = dict(model.hosts)

@@ -1,8 +1,8 @@
 """Checks the types of values against the roles' argument specs.
 
-Ansible's own `ArgumentSpecValidator` checks leaves, as it does later in the roles. Containers, booleans and empty
-values are checked more strictly: a role's validation accepts `"a,b"` as a list and `"no"` as a boolean, but the role
-then works with the string.
+Ansible's own `ArgumentSpecValidator` checks leaves, as it does later in the roles. This file checks containers,
+booleans and empty values more strictly. A role's validation accepts `"a,b"` as a list and `"no"` as a boolean, but the
+role then works with the string.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Path = tuple[object, ...]
 
 # Lists with their own check of the elements (`commands`).
 _OWN_ELEMENTS: Final = ("celery_release_commands",)
-# Variables for the command line: `-e name=value` turns everything into text, which their roles accept.
+# Variables for the command line: `-e name=value` turns every value into text, which their roles accept.
 COMMAND_LINE: Final = (
     "celery_restart_all",
     "celery_restart_batch",
@@ -78,7 +78,7 @@ def check_types(model: Model) -> Iterator[Problem]:
 
 
 def _from_command_line(given: object, option: Option) -> object:
-    """Return the value that a text on the command line means; anything else as it is."""
+    """Return the value that a text on the command line means; any other value unchanged."""
     if not isinstance(given, str):
         return given
     if option.get("type") == "bool":
@@ -156,7 +156,7 @@ def not_a_mapping(model: Model, path: Path, value: object, remedy: str) -> Probl
 
 
 def safe_key(key: object) -> object:
-    """Return an unknown key as it may be shown: `git:https://user:s3cret@host`, without a space, is one key."""
+    """Return an unknown key without a possible secret: `git:https://user:s3cret@host`, without a space, is one key."""
     return f"{key.partition(':')[0]}:…" if isinstance(key, str) and ":" in key else key
 
 
@@ -268,7 +268,7 @@ def _leaf(model: Model, path: Path, value: object, option: Option, kind: str) ->
 
 @lru_cache(maxsize=4096)
 def _valid(kind: str, choices: tuple[object, ...], _type: str, value: object) -> bool:
-    """Return whether Ansible accepts one leaf. The type's name keeps 1 and True apart in the cache."""
+    """Return whether Ansible accepts one leaf. The type's name distinguishes 1 and True in the cache."""
     spec: dict[str, object] = {"type": kind}
     if choices:
         spec["choices"] = list(choices)

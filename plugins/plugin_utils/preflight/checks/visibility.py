@@ -1,4 +1,4 @@
-"""Checks the visibility timeout: how long an unacknowledged task is left to the worker that has it."""
+"""Checks the visibility timeout, after which an unacknowledged task is given to another worker."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _BOUNDS: Final = ("task_time_limit", "worker_prefetch_multiplier")
 
 
 def check_visibility(model: Model) -> Iterator[Problem]:
-    """Refuse a timeout after which a worker could still have the task.
+    """Refuse a timeout that is shorter than a worker may hold a task.
 
-    A worker with a lease renews what it has. Any other worker prefetches `prefetch_multiplier` tasks for each process.
-    The last of them waits that many time limits, and then for the drain; the role's default is never less. If nothing
-    limits a task, it is Celery's hour.
+    A worker with a lease renews its tasks. Any other worker prefetches `prefetch_multiplier` tasks for each process.
+    The last of them may wait for that number of time limits, and then for the drain. The role's default is never less.
+    If tasks have no time limit, the minimum is Celery's default of an hour.
     """
     wanted: dict[tuple[str, str], tuple[float, str, str]] = {}
     for name, options, hosts in each_worker(model):
@@ -51,7 +51,7 @@ def check_visibility(model: Model) -> Iterator[Problem]:
             least, why = _held(options, settings, promise_of(model, host, options))
             if seconds >= least:
                 continue
-            # The longest of all workers, so that the remedy fits every one.
+            # Use the longest of all workers, so that the remedy is right for every worker.
             if least > wanted.get((variable, host), (0.0,))[0]:
                 shown = model.show(tuple(variable.split(".")), value)
                 wanted[variable, host] = (least, f"{name} {why}", shown)
@@ -61,9 +61,9 @@ def check_visibility(model: Model) -> Iterator[Problem]:
     for (variable, least, reason, shown), hosts_there in found.items():
         yield Problem(
             variable,
-            f"is below what the worker {reason}, so a task that still waits would run a second time",
-            f"write {number_text(least)} or more, or remove it to have it computed; with the atomic take and "
-            "celery_worker_lease it needs no such bound",
+            f"is shorter than the worker {reason}, so a task that still waits would run a second time",
+            f"write {number_text(least)} or more, or remove it to have it computed; with the atomic fetch and "
+            "celery_worker_lease it may be shorter",
             value=shown,
             hosts=tuple(hosts_there),
         )
@@ -95,8 +95,8 @@ def check_lease(model: Model) -> Iterator[Problem]:
     for (variable, shown), there in short.items():
         yield Problem(
             variable,
-            f"is below {number_text(_SHORTEST_LEASE)}: workers renew what they hold every third of it, so in a short "
-            "pause of Redis running tasks would be given to others",
+            f"is below {number_text(_SHORTEST_LEASE)}: workers renew their tasks three times in that period, so in a "
+            "short pause of Redis running tasks would be given to other workers",
             f"write {number_text(_SHORTEST_LEASE)} or more, or remove it to have 300",
             value=shown,
             hosts=tuple(dict.fromkeys(there)),
@@ -143,7 +143,7 @@ def visibility_timeout(model: Model, host: str) -> tuple[str, object]:
     settings = as_mapping(model.value(host, "celery_app_settings"))
     options = as_mapping(settings.get("broker_transport_options"))
     if name in options:
-        # It wins: an inventory's own setting overrides the fleet's, option by option.
+        # The inventory's own setting overrides the fleet's, option by option.
         return f"celery_app_settings.broker_transport_options.{name}", options[name]
     return _VARIABLE, model.value(host, _VARIABLE)
 

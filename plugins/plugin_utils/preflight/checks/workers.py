@@ -54,7 +54,7 @@ def _suggested_size(text: str, option: Option) -> str:
 
 
 def memory_bytes(value: object) -> float | None:
-    """Return the bytes of a limit in systemd's spelling; None for a percentage, infinity and anything else."""
+    """Return the bytes of a limit in systemd's notation; None for a percentage, infinity or an invalid value."""
     found = _SIZE.fullmatch(str(value))
     return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") if found else None
 
@@ -293,7 +293,7 @@ def check_paths(model: Model) -> Iterator[Problem]:
             if _UNQUOTABLE.search(text):
                 yield Problem(
                     dotted((*path, number)),
-                    "has a quotation mark or a control character, which systemd can't take in a path here",
+                    "has a quotation mark or a control character, which systemd does not accept in a path here",
                     "rename the directory",
                     value=model.show((*path, number), text),
                     hosts=hosts,

@@ -22,7 +22,7 @@ Path = tuple[str, ...]
 
 
 def check_texts(model: Model) -> Iterator[Problem]:
-    """Warn about each value whose text in the process differs from the text in the file."""
+    """Warn about each value that has another text in the process than in the file."""
     for host in model.hosts:
         for path, environment in _environments(model.raw.get(host, {})):
             for name, value in environment.items():

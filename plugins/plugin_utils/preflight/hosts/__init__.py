@@ -1,4 +1,4 @@
-"""Checks what was found on the hosts: systems, addresses, owners, certificates.
+"""Checks the facts of the hosts against the inventory: systems, addresses, owners, certificates.
 
-Runs on the control node, on the answers that `host_facts` has collected. It calls no host itself.
+Runs on the control node, on the answers that `host_facts` has collected. It contacts no host itself.
 """

@@ -1,4 +1,4 @@
-"""Compares what an inventory needs of each host with what the host has: memory, disk space, packages."""
+"""Compares the inventory's requirements with the memory, disk space and packages of each host."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "
 
 
 def demands(model: Model) -> dict[str, dict[str, object]]:
-    """Return what the inventory needs of each host, as plain data.
+    """Return the inventory's requirements for each host, as plain data.
 
     `workers` has their limits, `redis` its memory in bytes, and `release` says whether releases are built there.
     `certificate` lists why strict Pythons on other hosts would refuse the host's certificate. `authorities` names the
@@ -95,7 +95,7 @@ def check_capacity(
     Args:
         host: Its name in the inventory.
         facts: Its `ansible_facts['fleet']`.
-        asked: What `demands` returns for it.
+        asked: The host's part of the result of `demands`.
     """
     yield from _memory(host, facts, asked)
     yield from _disk(host, facts, asked)
@@ -124,7 +124,7 @@ def _memory(
         more = f" and {len(largest) - 4} more" if len(largest) > 4 else ""
         yield Problem(
             "memory",
-            f"of the host is {_size(memory)}, but what runs there may use {_size(total)}: {words}{more}. Without free "
+            f"of the host is {_size(memory)}, but its processes may use {_size(total)}: {words}{more}. Without free "
             "memory the kernel kills processes",
             "lower concurrency, max_memory_per_child, memory_max or Redis's maxmemory, move a worker to another host, "
             "or use a larger host",
@@ -185,7 +185,7 @@ def _redis(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
         yield Problem(
             package,
             f"of the host's packages is older than {'.'.join(map(str, least))}",
-            "use a host whose package sources have a newer version",
+            "use a host with a newer version in its package sources",
             value=text,
             hosts=(host,),
         )

@@ -38,9 +38,9 @@ def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
 
     Args:
         host: The host's name in the inventory.
-        facts: Its facts: `claims`, what this inventory wants there; `marks`, the marks of all applications there;
-            `listeners`, the processes that listen on the wanted ports; `files`, which of this application's nginx sites
-            and socket units exist.
+        facts: Its facts. `claims` has the ports, names and users that this inventory wants there, and `marks` the marks
+            of all applications there. `listeners` has the processes that listen on the wanted ports, and `files` the
+            existing nginx sites and socket units of this application.
     """
     claim = as_mapping(facts.get("claims"))
     if not claim:
@@ -178,7 +178,7 @@ def _strangers(
             continue
         ours: tuple[str, ...]
         if name in BEHIND_NGINX:
-            # One nginx serves the whole host. It may listen there for another site, which would go on answering.
+            # One nginx serves the whole host. It may listen there for another site, which would continue to answer.
             ours = ("nginx.service",) if site_file(app, name) in files else ()
         elif name == "backend":
             ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()

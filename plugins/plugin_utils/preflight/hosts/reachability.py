@@ -36,7 +36,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 SUPPORTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
-# Its ssl.create_default_context() demands all of RFC 5280.
+# The first Python with an ssl.create_default_context() that enforces all of RFC 5280.
 STRICT_FROM: Final = (3, 13)
 FLAVORS: Final = ("redis", "valkey")
 # Versions of Debian without a package of Valkey.
@@ -84,7 +84,7 @@ def check_facts(
         facts: `ansible_facts['fleet']` by host; any value but a mapping counts as missing.
         hints: `preflight_hosts_hint` by host: how to create the hosts of this inventory.
         spared: The hosts of `missing`, for which there is only a warning.
-        asked: What the inventory needs of each host (`capacity.demands`).
+        asked: The inventory's requirements for each host (`capacity.demands`).
     """
     found: list[Problem] = []
     for host, value in facts.items():
@@ -145,7 +145,7 @@ def _certificates(
 
 
 def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
-    """Yield clocks that differ from the control side's, whose own clock is wrong if all hosts agree."""
+    """Yield clocks that differ from the control side's. If all hosts agree, the control side's clock is wrong."""
     offsets = {
         host: as_number(as_mapping(value).get("clock_offset")) or 0.0
         for host, value in facts.items()
@@ -155,14 +155,14 @@ def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
     least, most = min(offsets.values(), default=0.0), max(offsets.values(), default=0.0)
     together = len(wrong) == len(offsets) > 1 and most - least <= CLOCK_WITHIN
     for host, offset in wrong.items():
-        whose = (
+        difference = (
             f"of the control side is {'behind' if offset > 0 else 'ahead of'} those of all hosts, which agree,"
             if together
             else f"is {'ahead of' if offset > 0 else 'behind'} the control side's"
         )
         yield Problem(
             "clock",
-            f"{whose} by more than {CLOCK_WITHIN:g} s",
+            f"{difference} by more than {CLOCK_WITHIN:g} s",
             "set the control side's clock, for example with chrony"
             if together
             else "synchronise the clocks of all hosts, for example with chrony",
@@ -223,7 +223,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "python",
             "of the host is older than 3.11",
-            "use a host whose python3 is Python 3.11 or newer",
+            "use a host on which python3 is Python 3.11 or newer",
             value=str(facts.get("python_version")),
             hosts=(host,),
         )
@@ -253,8 +253,8 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
     ):
         yield Problem(
             "nginx",
-            "of this host is not Debian's: the package of nginx.org runs as the user nginx, who can't open the sockets "
-            "and password files of the fleet's sites",
+            "of this host is not Debian's: the package of nginx.org runs as the user nginx, which can't open the "
+            "sockets and password files of the fleet's sites",
             "remove it (`apt-get remove nginx`), so that the next run installs Debian's; or use another host",
             hosts=(host,),
         )
@@ -285,7 +285,7 @@ def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
 
 
 def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
-    """Refuse a `redis_flavor` that the host has no package of, and one that the existing data does not belong to."""
+    """Refuse a `redis_flavor` without a package for the host, or one that can't read the existing data."""
     flavor = str(facts.get("redis_flavor") or "")
     lacking = str(facts.get("distribution_version", "")) in WITHOUT_VALKEY
     # Installed, or available from other package sources.

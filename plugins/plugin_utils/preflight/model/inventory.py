@@ -58,8 +58,8 @@ class Problem:
 
     Attributes:
         variable: Name with the path inside it (`celery_worker_instances.discounts.time_limit`), or a group.
-        message: What is wrong, as the rest of a sentence whose subject is the variable.
-        remedy: What to do, as an instruction.
+        message: The mistake, as the rest of a sentence that begins with the variable.
+        remedy: The remedy, as an instruction.
         value: The value as the user sees it, redacted and shortened; empty if there is none.
         hosts: Inventory names of the hosts concerned; empty for the inventory as a whole.
         severity: Error or warning.
@@ -77,7 +77,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class RenderFailure:
-    """Describes a value of one host whose template fails.
+    """Describes a value of one host that can't be rendered.
 
     Attributes:
         path: Variable and keys down to the failing leaf.

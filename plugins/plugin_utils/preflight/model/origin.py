@@ -1,4 +1,4 @@
-"""Finds the places of values in the user's files, as far as Ansible knows them.
+"""Finds the places of values in the user's files, if Ansible knows them.
 
 ansible-core 2.19 tags each value that it reads from YAML with its path and line. Only a private function reads the
 tag, and only this file uses it. Without that function or a tag, no place is named.
@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 try:
     from ansible._internal._datatag._tags import Origin as _Origin
 except ImportError:  # another version of ansible-core
-    _Origin = None  # type: ignore[assignment,misc]  # its users look for None
+    _Origin = None  # type: ignore[assignment,misc]  # the functions below check for None
 
 Locate = Callable[[object], "tuple[str, int] | None"]
 _NAME: Final = re.compile(r"[.\[]")
@@ -26,7 +26,7 @@ _DEEPEST: Final = 30
 
 
 def located(value: object) -> tuple[str, int] | None:
-    """Return path and line of the place that Ansible read a value from."""
+    """Return the path and line from which Ansible read a value."""
     spot = exactly(value)
     return spot[:2] if spot else None
 
@@ -97,7 +97,7 @@ def _way(
 
 
 def _leads(path: tuple[object, ...], variable: str) -> bool:
-    """Return whether a path is that of the variable, or leads there."""
+    """Return whether a path is the variable's path or a part of it."""
     text = dotted(path)
     return variable == text or variable.startswith((f"{text}.", f"{text}["))
 

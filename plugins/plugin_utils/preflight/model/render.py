@@ -36,7 +36,7 @@ _UNDEFINED = re.compile(r"'([^']+)' is undefined")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^#jinja2:")
 _DEEPEST = 30
 _WORD = re.compile(r"[^\W\d]\w*")
-# A template with one of these words may use variables that it does not name, or render differently each time.
+# A template with one of these words may use variables that it does not name, or may have a different result each time.
 _BEYOND = frozenset(
     ("lookup", "query", "q", "vars", "varnames", "random", "shuffle", "now", "include", "import")
 )
@@ -253,7 +253,7 @@ def _reason(error: Exception, secret: bool) -> tuple[str, str]:
 
 
 def _of_the_roles_own(raw: object) -> bool:
-    """Return whether a default needs what only a run of the role has: facts or files of the control side."""
+    """Return whether a default needs data that only a run of the role has: facts, or files of the control side."""
     return isinstance(raw, str) and ("ansible_facts" in raw or "lookup(" in raw)
 
 

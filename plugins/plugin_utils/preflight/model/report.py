@@ -23,7 +23,7 @@ def grouped(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def scrubbed(problems: Sequence[Problem], secrets: Collection[str]) -> list[Problem]:
-    """Return the problems without these secrets, whatever a text was made from."""
+    """Return the problems without these secrets in any of their texts."""
     return [
         replace(
             problem,

@@ -10,8 +10,8 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
 
-# The groups on whose hosts `site.yml` runs each role. Other roles get their variables from the roles that call them, so
-# the inventory need not set any.
+# The groups of hosts on which `site.yml` runs each role. Other roles get their variables from the roles that call them,
+# so the inventory need not set any.
 ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "preflight": ("fleet",),
     "celery_app": ("fleet",),
@@ -46,7 +46,7 @@ class RoleSpec:
     Attributes:
         name: The role's name; its variables begin with this and an underscore.
         options: `argument_specs.main.options`.
-        defaults: What `read_defaults` returns, not rendered.
+        defaults: The result of `read_defaults`, not rendered.
         path: The role's directory.
         entries: Options of the other entry points.
     """
@@ -76,11 +76,11 @@ class Specs:
         return found
 
     def groups_of(self, role: str) -> tuple[str, ...]:
-        """Return the groups on whose hosts `site.yml` runs the role."""
+        """Return the groups of hosts on which `site.yml` runs the role."""
         return ROLE_GROUPS.get(role, ())
 
     def role_of(self, variable: str) -> str | None:
-        """Return the role whose prefix a variable has; the longest prefix wins."""
+        """Return the role that a variable belongs to by its prefix; the longest prefix wins."""
         fits = [name for name in self.roles if variable.startswith(f"{name}_")]
         return max(fits, key=len, default=None)
 
@@ -93,7 +93,7 @@ class Specs:
         return options_of(self.options.get(twin, {}))
 
     def is_secret(self, path: Sequence[object]) -> bool:
-        """Return whether `no_log`, or a name on the way, forbids showing the value at a path."""
+        """Return whether `no_log`, or a name in the path, forbids showing the value at a path."""
         if any(redact.is_secret_name(part) for part in path):
             return True
         return any(option.get("no_log") is True for option in self._on_the_way(path))
@@ -138,7 +138,7 @@ def options_of(option: Option) -> Mapping[str, Option]:
 
 
 def read_defaults(role: Path, read: Callable[[Path], object]) -> dict[str, object]:
-    """Return a role's defaults, with its own variables if a default is computed from one of these.
+    """Return a role's defaults, together with its internal variables if a default is computed from one of them.
 
     Args:
         role: The role's directory.

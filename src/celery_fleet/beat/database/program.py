@@ -184,7 +184,7 @@ class Schedule:
         steps = self.steps(edited)
         if not any(step.action for step in steps):
             return told(steps)
-        with self.store.alone():
+        with self.store.exclusive():
             steps = self.steps(edited)
             self.store.take(steps, self.rows)
         return told(steps)
@@ -199,7 +199,7 @@ class Schedule:
 
         steps = chosen()
         if not dry and any(step.action for step in steps):
-            with self.store.alone():
+            with self.store.exclusive():
                 steps = chosen()
                 self.store.take(steps, self.rows)
         return told(steps)
@@ -220,7 +220,7 @@ class Schedule:
         steps = chosen()
         differing = [step.name for step in steps if step.row and step.row.content["enabled"] != on]
         if not dry and differing:
-            with self.store.alone():
+            with self.store.exclusive():
                 steps = chosen()
                 differing = self.store.switch(steps, self.rows, on=on)
         action, why = ("enable", "it is disabled") if on else ("disable", "it is enabled")

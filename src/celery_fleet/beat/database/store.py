@@ -148,7 +148,7 @@ class Store:
             self._marks().get_or_create(name=_LOCK, defaults={"entry": 0, "written": "{}"})
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Open a transaction that excludes other runs; our entries can't change in the meantime."""
         self.make_table()
         with self.errors("written"), transaction.atomic(using=self.alias):
@@ -161,7 +161,7 @@ class Store:
             yield
 
     def take(self, steps: list[PlannedEntry], rows: Mapping[int, Any]) -> None:
-        """Carry out the steps; call this within :meth:`alone`.
+        """Carry out the steps; call this within :meth:`exclusive`.
 
         Raises:
             FleetError: django_celery_beat refuses an entry.

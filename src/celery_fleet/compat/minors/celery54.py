@@ -9,7 +9,7 @@ from celery_fleet.compat.minors.celery55 import *  # noqa: F403  # everything th
 
 
 def safe_to_retry(backend: Any) -> Callable[[Exception], bool]:
-    """Return a function that tells from an error whether a result may be stored again.
+    """Return a function that says, for an error, whether to try again to store a result.
 
     Celery 5.4 answers no for every error of Redis, so ``result_backend_always_retry`` has no effect there.
     """

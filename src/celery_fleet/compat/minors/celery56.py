@@ -17,12 +17,12 @@ from celery_fleet.compat.minors.celery57 import *  # noqa: F403  # everything th
 
 logger = logging.getLogger("celery_fleet")
 
-#: The functions that acknowledge or reject a message, as they wait on the event loop (kombu/message.py).
+#: Names of the functions that acknowledge or reject a message in the event loop (kombu/message.py).
 _ANSWERS = frozenset({"ack_log_error", "reject_log_error"})
 
 
 def _waiting(timer: Any) -> list[tuple[Any, Any]]:
-    """Return the timer entries that hold a request, each with it; ``inspect scheduled`` finds them the same way."""
+    """Return the timer entries that hold a request, each with its request, as ``inspect scheduled`` does."""
     found = []
     for waiting in list(timer.schedule.queue):
         entry = waiting.entry
@@ -43,14 +43,14 @@ def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
 
 
 def is_known(identifier: str, consumer: Any) -> bool:
-    """Return whether the worker has a request of this id; only the timer knows those that wait for their ETA."""
+    """Return whether the worker has a request with this id. Requests that wait for their ETA are only in the timer."""
     if identifier in worker_state.requests:
         return True
     return any(request.id == identifier for _, request in _waiting(consumer.timer))
 
 
 def worker_lost(_request: Any, exc: BaseException) -> Any:
-    """Return the error of a child that announced its exit: Celery makes none, and billiard announces it since 4.3."""
+    """Return the error of a child that announced its exit. Celery creates none, but billiard announces it since 4.3."""
     try:
         raise WorkerLostError(f"Worker exited prematurely: {exc!r}.")
     except WorkerLostError:
@@ -65,16 +65,15 @@ def success_was_stored(request: Any) -> bool:
     try:
         return bool(backend._get_task_meta_for(request.id)["status"] == states.SUCCESS)
     except Exception as exc:  # noqa: BLE001  # any error of the store's driver means that it did not confirm it
-        logger.debug("the result of %s is not known: %r", request.id, exc)
+        logger.debug("the state of the result of %s is unknown: %r", request.id, exc)
         return False
 
 
 def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
-    """Retry a task after its process died, if ``task_retry_on_worker_lost`` says so; return whether this handled it.
+    """Retry a task after its process died, if ``task_retry_on_worker_lost`` is on; return whether this handled it.
 
-    Celery supports the setting from 5.7 on, and this does the same: it sends the task again with one more retry,
-    as long as ``max_retries`` allows one, and acknowledges its message. If the task can't be sent, the message
-    returns to its queue.
+    Celery supports the setting since 5.7. This does the same: if ``max_retries`` allows another retry, it sends the
+    task again and acknowledges its message. If the task can't be sent, the message returns to its queue.
     """
     task, context = request.task, request._context
     wanted = getattr(task, "retry_on_worker_lost", None)
@@ -91,7 +90,7 @@ def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
     except Exception:
         logger.exception("task %s[%s] could not be sent again", request.task_name, request.id)
         if not task.acks_late or request.acknowledged:
-            return False  # the message is already gone
+            return False  # the message was already removed
         request.reject(requeue=True)
         return True
     if request.store_errors:

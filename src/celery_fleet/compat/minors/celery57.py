@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Celery's private places that differ between minors, as they are in 5.7; the modules of older minors override them.
+"""Private attributes of Celery 5.7 that differ between minors; the modules of older minors override these functions.
 
 Checked in the source of celery 5.7.0; each function names the file.
 """
@@ -47,7 +47,7 @@ def success_was_stored(request: Any) -> bool:
 
 
 def safe_to_retry(backend: Any) -> Callable[[Exception], bool]:
-    """Return a function that tells from an error whether a result may be stored again (celery/backends/redis.py)."""
+    """Return a function that says, for an error, whether to try again to store a result (celery/backends/redis.py)."""
     asked: Callable[[Exception], bool] = backend.exception_safe_to_retry
     return asked
 
@@ -64,10 +64,10 @@ def timer_entries(timer: Any) -> set[Any]:
 
 
 def connects_from_now(consumer: Any) -> None:
-    """Keep the timer entries that exist now when the next connection is lost.
+    """Keep the current timer entries when the next connection is lost.
 
-    Celery counts all entries since its blueprint started as that connection's, and cancels them with it. These include
-    the time limits of tasks that a child accepted in between (celery/worker/consumer/consumer.py).
+    Celery assigns all entries since the start of its blueprint to that connection, and cancels them with it. They
+    include time limits of tasks that a child accepted in between (celery/worker/consumer/consumer.py).
     """
     if consumer.timer_entries_registered is None:
         consumer.timer_entries_before_start = timer_entries(consumer.hub.timer)

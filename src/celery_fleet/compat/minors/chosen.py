@@ -15,7 +15,7 @@ from celery_fleet.compat import versions
 
 
 def nearest(found: str | None, known: Sequence[str]) -> str:
-    """Return the minor to use for a version: its own; for an unsupported one, the nearest older minor.
+    """Return the minor to use for a version: its own, or the nearest older minor if it is not supported.
 
     Args:
         found: the version, or None if the package is not installed.

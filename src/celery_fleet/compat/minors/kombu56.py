@@ -52,7 +52,7 @@ class Poller(_stock.MultiChannelPoller):  # type: ignore[misc]  # see _stock
             return None
         channel, kind = self._fd_to_chan[fileno]
         if kind == "BRPOP" and not channel._in_poll and not channel.qos.can_consume():
-            # No answer is due, so Redis has closed the connection. Unread, that would wake the loop endlessly.
+            # No answer is due, so Redis has closed the connection. If this is not read, it keeps waking the loop.
             channel.client.connection.disconnect()
             return None
         return super().on_readable(fileno)
@@ -74,13 +74,13 @@ class Poller(_stock.MultiChannelPoller):  # type: ignore[misc]  # see _stock
 
 
 class Transport(_stock.Transport):  # type: ignore[misc]  # see _stock
-    """A transport with an event loop that continues after a connection is lost and made again."""
+    """A transport with an event loop that continues after a connection was lost and established again."""
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Have the event loop read the sockets that the poller waits for.
+        """Let the event loop read the sockets that the poller waits for.
 
-        When one connection is lost, kombu 5.6 ends the whole poll and looks for a socket that redis-py has dropped by
-        then. If the loss raises no error, the worker would never hear of anything again.
+        When one connection is lost, kombu 5.6 ends the whole poll and looks for a socket that redis-py has already
+        dropped. If the loss raises no error, the worker would never be notified of anything again.
         """
         super().register_with_event_loop(connection, loop)
         cycle = self.cycle

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Private places of kombu's Redis transport that differ between minors, as they are in 5.7; older minors override them.
+"""Private attributes of kombu 5.7's Redis transport that differ between minors; older minors override these functions.
 
 Checked in the source of kombu 5.7.0.
 """
@@ -48,5 +48,5 @@ def bindings_without_expiry(channel: Any, exchange: str) -> str | None:
 
 
 def forget_deadline(channel: Any, exchange: str) -> None:
-    """Have kombu stop expecting the bindings of an exchange to expire."""
+    """Make kombu forget when the bindings of an exchange expire."""
     channel.client.zrem(channel.keyprefix_binding_deadlines, exchange)

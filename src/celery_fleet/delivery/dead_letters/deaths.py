@@ -1,4 +1,4 @@
-"""Count the processes that die of a task, and park its message when there were too many."""
+"""Count the processes that die while they run a task, and park its message when there were too many."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 class Deaths:
-    """Counts the processes that died of each task. For the loop's thread."""
+    """Counts the processes that died while they ran each task. Use it in the event loop's thread only."""
 
     def __init__(self, options: Options, writer: LetterWriter, waiting: Waiting) -> None:
         self._options = options
@@ -27,17 +27,17 @@ class Deaths:
         self._waiting = waiting
 
     def count(self, request: Any, exc: BaseException, exc_info: Any) -> bool:
-        """Count the death of a request's process; return whether that was the end of its task.
+        """Count the death of a request's process; return whether its task has become a dead letter.
 
         Args:
-            request: Celery's, whose process died.
-            exc: The error that says so.
-            exc_info: Celery's information about it.
+            request: Celery's request.
+            exc: The error with which Celery reports the death.
+            exc_info: Celery's information about the error.
         """
         try:
             return self._count(request, exc, exc_info)
         except Exception:
-            logger.exception("the death of a task's process could not be counted")
+            logger.exception("the death of a process that ran a task could not be counted")
             return False
 
     def _count(self, request: Any, exc: BaseException, exc_info: Any) -> bool:
@@ -54,7 +54,7 @@ class Deaths:
             return False
         detail = described(f"{deaths:g} processes died of it; the last: {exc}")
         after = partial(adapter.fail, request, type(exc)(f"{detail}: dead letter"), exc_info)
-        # A message that was acknowledged before its task ran is nowhere else.
+        # A message that was acknowledged before its task ran is not in Redis any more.
         tag = None if held else ""
         action = partial(self._writer.park, reason=POISON, detail=detail, after=after, tag=tag)
         adapter.taken_over(request)
@@ -66,7 +66,7 @@ class Deaths:
 
 
 def _note(message: Any, deaths: float) -> None:
-    """Record the death in ``unacked``, for the next worker that takes the message."""
+    """Record the death in ``unacked``, for the next worker that fetches the message."""
     channel, tag = message.channel, message.delivery_tag
     value = adapter.noted(channel, tag, keys.DEATHS, deaths)
     if value is None:
@@ -76,15 +76,15 @@ def _note(message: Any, deaths: float) -> None:
 
 
 def not_counted(*_: Any) -> bool:
-    """Leave a task whose process died to Celery: there are no dead letters."""
+    """Let Celery handle the death of a task's process, because dead letters are disabled."""
     return False
 
 
 def would_run_beside_another(message: Any) -> bool:
-    """Return whether a task that may be the one that kills workers would run beside another such task."""
+    """Return whether a task that may have killed workers would run at the same time as another such task."""
     return _is_suspect(message) and any(_is_suspect(other) for other in adapter.messages_at_work())
 
 
 def _is_suspect(message: Any) -> bool:
-    """Return whether a task ran at several deaths of a worker, so that it runs beside no other suspect."""
+    """Return whether a task was running at several deaths of a worker. Only one such task may run at a time."""
     return dead_letters.header(adapter.raw(message), keys.CRASHES) >= keys.SUSPECT

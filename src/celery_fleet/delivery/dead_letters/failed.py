@@ -20,7 +20,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 class FailedTasks:
-    """Keeps the messages of tasks that failed for good, as many as the options say."""
+    """Keeps the messages of tasks that failed for good, up to the number in the options."""
 
     def __init__(self, consumer: Any, options: Options, writer: LetterWriter) -> None:
         self._consumer = consumer
@@ -28,13 +28,13 @@ class FailedTasks:
         self._writer = writer
 
     def failed(self, request: Any, exc: BaseException) -> None:
-        """Have a request's message parked instead of acknowledged. For any thread."""
+        """Park a request's message instead of acknowledging it. Safe in any thread."""
         adapter.instead_of_ack(request.message, partial(self._keep, exc=exc))
 
     def _keep(self, message: Any, exc: BaseException) -> bool:
-        """Make the message of a failed task a dead letter; return False if it has to be acknowledged.
+        """Make the message of a failed task a dead letter; return False if it has to be acknowledged instead.
 
-        Other dead letters are not dropped for it, since their tasks have not run at all.
+        Other dead letters are not dropped to make room, because their tasks may not have run at all.
         """
         channel = message.channel
         identifier, task = dead_letters.identity(adapter.raw(message))
@@ -52,7 +52,7 @@ class FailedTasks:
                 )
                 return False
             self._writer.park(message, FAILED, described(exc))
-        except Exception as error:  # noqa: BLE001  # it has failed, and its end is not that of the worker
+        except Exception as error:  # noqa: BLE001  # the task has failed already; its worker must not end as well
             away = sending.is_away(error)
             logger.error(
                 "failed task %s[%s] can't be kept (%s): %s",

@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""What the dead letters need of Celery 5.7's and kombu 5.7's private attributes.
+"""Private attributes of Celery 5.7 and kombu 5.7 that the dead letters use.
 
-Checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
+They were checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def is_open(channel: Any) -> bool:
 
 
 def forget(message: Any) -> None:
-    """Have kombu forget a message that is no longer in ``unacked``."""
+    """Make kombu forget a message that is no longer in ``unacked``."""
     message.channel.qos._quick_ack(message.delivery_tag)
     message._state = "REQUEUED"
 
 
 def instead_of_ack(message: Any, action: Callable[[Any], bool]) -> None:
-    """Replace a message's next acknowledgement, which Celery makes on the loop's thread, by an action.
+    """Replace a message's next acknowledgement, which Celery sends in the loop's thread, with an action.
 
     The action is called with the message. If it returns False, the message is acknowledged after all.
     """
@@ -82,11 +82,11 @@ def remove(message: Any) -> bool:
     """Acknowledge a message; return whether it was still in ``unacked``.
 
     Raises:
-        redis.exceptions.RedisError, OSError: Redis did not say so.
+        redis.exceptions.RedisError, OSError: Redis did not confirm it.
     """
     channel, tag = message.channel, message.delivery_tag
     with client(channel) as redis:
-        # Not in MULTI, which a Redis without memory refuses.
+        # Don't use MULTI, which Redis refuses at its memory limit.
         removed = bool(redis.hdel(channel.unacked_key, tag))
         redis.zrem(channel.unacked_index_key, tag)
     channel.qos._quick_ack(tag)
@@ -95,13 +95,13 @@ def remove(message: Any) -> bool:
 
 
 def raw(message: Any) -> dict[str, Any]:
-    """Return the message as it is in its list, decoded; the caller may change it in place."""
+    """Return the decoded message, as it was in its list. Changes to it change the message."""
     content: dict[str, Any] = message._raw
     return content
 
 
 def set_header(message: Any, name: str, value: float) -> None:
-    """Set a header of a message, for the next worker that takes it."""
+    """Set a header of a message, for the next worker that fetches it."""
     content = raw(message)
     content["headers"] = {**(content.get("headers") or {}), name: value}
 
@@ -112,13 +112,13 @@ def item_of(message: Any) -> str:
 
 
 def places(channel: Any) -> Places:
-    """Return the keys for what a channel holds."""
+    """Return the keys of the messages that a channel holds."""
     return Places(channel.unacked_key, channel.unacked_index_key)
 
 
 @contextmanager
 def client(channel: Any) -> Iterator[Any]:
-    """Yield a client of the channel's pool."""
+    """Yield a client from the channel's connection pool."""
     with channel.conn_or_acquire() as found:
         yield found
 
@@ -135,9 +135,9 @@ def noted(channel: Any, tag: str, name: str, value: float) -> str | None:
 
 
 def longest_hold(message: Any) -> float:
-    """Return the seconds for which a message may be held before another worker could take it for abandoned.
+    """Return how many seconds a message may be held before another worker considers it abandoned.
 
-    With the stock take a tag stays with the message, so a late worker could not tell another's delivery from its own.
+    With the stock fetch a tag stays with the message, so a late worker can't distinguish another delivery from its own.
     """
     if getattr(message, "list_key", None):
         return float("inf")
@@ -154,16 +154,16 @@ def use_request(
     was_cut_off: Callable[[], bool] = lambda: False,
     failed: Callable[[Any, BaseException], object] | None = None,
 ) -> None:
-    """Replace a task's requests by ones that handle lost processes, time limits and failures.
+    """Replace a task's requests with ones that handle lost processes, time limits and failures.
 
     Args:
-        task: Celery's.
-        died: Called on the loop's thread for a request whose process died, with the request, the error and Celery's
-            information about it. Returns whether it has dealt with it; must not raise.
-        was_waiting: Returns whether the task of a process was waiting to send something. If its hard time limit
-            passes then, a late-acknowledged task is put back.
+        task: Celery's task.
+        died: Called in the loop's thread when the process of a request died, with the request, the error and Celery's
+            information about it. It returns whether it has handled the request, and must not raise.
+        was_waiting: Returns whether the task of a process was waiting to send a message. If its hard time limit is
+            reached at that moment, a task with late acknowledgement is put back.
         was_cut_off: Returns the same for the current greenlet.
-        failed: Called on any thread with a request that failed for good and is about to be acknowledged.
+        failed: Called in any thread with a request that failed for good and is about to be acknowledged.
     """
     base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
     if getattr(base, "celery_fleet", False):
@@ -181,7 +181,7 @@ def use_request(
             # Celery would end the worker for a MemoryError.
             exc_info.exception = OutOfMemoryError(str(exc) or "the task ran out of memory")
         elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
-            # The task's time was up before its retry could be sent (Task.retry).
+            # The time limit was reached before the retry could be sent (Task.retry).
             exc.requeue = self.task.acks_late
         elif (
             isinstance(exc, TimeLimitExceeded)
@@ -194,7 +194,7 @@ def use_request(
             return None
         lost = _lost(self, exc_info)
         if lost is not None and self.chord and self.task.acks_late and succeeded(self):
-            # Its process died between its result and its chord, which Celery would not look at again.
+            # Its process died after storing the result and before updating the chord. Celery would not update it.
             put_back(self)
             return None
         if lost is not None and (
@@ -206,8 +206,7 @@ def use_request(
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
-        # With prefork, on_failure hears of a hard limit first (billiard/pool.py); with greenlets, only this method
-        # does.
+        # With prefork, a hard limit calls on_failure first (billiard/pool.py); with greenlets, only this method.
         if self.waited_to_send:
             return None
         if not soft and self.task.acks_late and was_cut_off():
@@ -219,14 +218,14 @@ def use_request(
 
     def acknowledge(self: Any) -> None:
         exc = self.failure
-        # A task whose process died may have succeeded before.
+        # A task may have succeeded before its process died.
         done = isinstance(exc, WorkerLostError) and succeeded(self)
         if failed is not None and exc is not None and not self.acknowledged and not done:
             failed(self, exc)
         base.acknowledge(self)
 
     def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
-        """Retry a task whose process died, as Celery does; if the retry can't be sent, put the message back."""
+        """Retry a task after its process died, as Celery does; if the retry can't be sent, put the message back."""
         failure, self.failure = self.failure, None
         if base._retry_worker_lost(self, exc, exc_info):
             return True
@@ -255,7 +254,7 @@ def _error(exc_info: Any) -> BaseException:
 
 
 def _lost(request: Any, exc_info: Any) -> BaseException | None:
-    """Return the error of a request whose process died of itself, its task, or the kernel; as Request.on_failure."""
+    """Return the error if a request's process was lost, and not terminated on purpose, as in Request.on_failure."""
     if request._already_revoked or request._already_cancelled or worker_state.should_terminate:
         return None
     exc = _error(exc_info)
@@ -268,24 +267,24 @@ def _lost(request: Any, exc_info: Any) -> BaseException | None:
 
 
 def carry_header(request: Any, name: str, value: float) -> None:
-    """Have the message of a retry carry a header (Context.as_execution_options)."""
+    """Add a header to the message of a retry (Context.as_execution_options)."""
     context = request._context
     context.headers = {**(context.headers or {}), name: value}
 
 
 def succeeded(request: Any) -> bool:
-    """Return whether the result store has the task's success, so that its process died later."""
+    """Return whether the result store has the task's success, in which case its process died later."""
     return minors.celery.success_was_stored(request)
 
 
 def taken_over(request: Any) -> None:
-    """Have Celery neither run nor acknowledge a request."""
+    """Prevent Celery from running or acknowledging a request."""
     worker_state.task_ready(request)
     request.acknowledged = True
 
 
 def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
-    """Store and announce a request's failure, as Request.on_failure."""
+    """Store and announce a request's failure, as Request.on_failure does."""
     task = request.task
     task.backend.mark_as_failure(
         request.id, exc, request=request._context, store_result=request.store_errors
@@ -307,7 +306,7 @@ def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
 
 
 def messages_at_work() -> list[Any]:
-    """Return the messages of the requests that the pool has."""
+    """Return the messages of all requests in the pool."""
     return [request.message for request in internals.running()]
 
 
@@ -317,11 +316,11 @@ def consumer_class(app: Any) -> type[Any]:
     return found
 
 
-# --- the consumer's answers (celery/worker/consumer/consumer.py) ---
+# --- refused messages (celery/worker/consumer/consumer.py) ---
 
 
 def fail_unknown(consumer: Any, message: Any, exc: BaseException, about: Mapping[str, Any]) -> None:
-    """Store and announce the failure of a task that no worker knows, as Consumer.on_unknown_task."""
+    """Store and announce the failure of a task that no worker knows, as Consumer.on_unknown_task does."""
     name, identifier = about["task"], about["id"]
     properties = message.properties or {}
     request = Bunch(
@@ -341,11 +340,11 @@ def fail_unknown(consumer: Any, message: Any, exc: BaseException, about: Mapping
 
 
 def rejected(consumer: Any, message: Any, exc: BaseException | None) -> None:
-    """Announce a message that is not a task, as Consumer.on_invalid_task."""
+    """Announce a message that is not a task, as Consumer.on_invalid_task does."""
     signals.task_rejected.send(sender=consumer, message=message, exc=exc)
 
 
 def begun(message: Any, consumer: Any) -> bool:
-    """Return whether a message has become a request that Celery has or will run."""
+    """Return whether a message has become a request that Celery runs, has run or will run."""
     identifier, _ = identity(raw(message))
     return identifier is not None and minors.celery.is_known(identifier, consumer)

@@ -1,4 +1,4 @@
-"""Make dead letters of messages, log them, and store their results and send their signals in a separate thread."""
+"""Turn messages into dead letters and log them. A separate thread stores their results and sends their signals."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Most dead letters whose results and signals wait.
+#: Largest number of dead letters that wait for that thread.
 MOST_ASIDE = 10_000
 
 
 class LetterWriter:
-    """Makes dead letters of a worker's messages.
+    """Turns a worker's messages into dead letters.
 
     Args:
         options: How many dead letters to keep.
@@ -31,7 +31,7 @@ class LetterWriter:
     def __init__(self, options: Options, node: str) -> None:
         self._options = options
         self._node = node
-        #: Stores results and sends signals of what was parked: a result store that hangs must not block the event
+        #: Stores the results and sends the signals of dead letters. A result store that hangs must not block the event
         #: loop.
         self._aside: SendQueue[Callable[[], object]] = SendQueue(
             "celery_fleet.dead_letters",
@@ -52,18 +52,18 @@ class LetterWriter:
         since: float | None = None,
         tag: str | None = None,
     ) -> None:
-        """Make a message a dead letter.
+        """Turn a message into a dead letter.
 
         Args:
-            message: kombu's.
+            message: kombu's message.
             reason: One of :data:`celery_fleet.delivery.dead_letters.letters.REASONS`.
             detail: The reason in words.
-            after: Called in another thread if the message was still this worker's.
-            since: Unix time since when it could not be run; None for now.
-            tag: Its tag in ``unacked``, empty if it is not there; None for its delivery's.
+            after: Called in another thread if this worker still held the message.
+            since: Unix time since which it could not be run; None for now.
+            tag: Its tag in ``unacked``, empty if it is not there; None for the tag of its delivery.
 
         Raises:
-            redis.exceptions.RedisError, OSError: Redis did not take it.
+            redis.exceptions.RedisError, OSError: Redis did not store it.
         """
         channel = message.channel
         tag = message.delivery_tag if tag is None else tag
@@ -104,14 +104,16 @@ class LetterWriter:
             return Parked.of(run(client, PARK, names, arguments))
 
     def close(self, seconds: float) -> bool:
-        """Wait until all results are stored and signals sent, for so many seconds at most; return whether they are."""
+        """Wait up to some seconds until all results are stored and signals are sent; return whether they are."""
         return not self._aside.close(seconds)
 
     def _tell(
         self, parked: Parked, task: str | None, queue_: str, reason: str, detail: str
     ) -> None:
         if not parked.done:
-            logger.warning("a message of %s that can't be run is another worker's by now", queue_)
+            logger.warning(
+                "a message of %s that can't be run is no longer held by this worker", queue_
+            )
             return
         logger.error(
             "dead letter (%s): %s[%s] of %s: %s; celery-fleet dead-letters show %s",
@@ -124,7 +126,7 @@ class LetterWriter:
         )
         if parked.gone:
             logger.error(
-                "the oldest %d dead letters are gone for good: more than %d are not kept"
+                "the oldest %d dead letters were dropped, because at most %d are kept"
                 " (celery_worker_max_dead_letters)",
                 parked.gone,
                 self._options.keep,

@@ -1,11 +1,11 @@
-"""Dead letters: messages that can't be run or failed for good, kept with the reason instead of being dropped.
+"""Dead letters: messages that can't be run, or of tasks that failed for good. They are kept together with the reason.
 
-Each is a JSON document in the hash :data:`~celery_fleet.delivery.keys.DEAD_LETTERS`, by id. A sorted set has the ids
-by when they were last seen. A single script makes each change, as a whole or not at all. Scripts that could lose a
-message write to the new place first. So if Redis refuses that (an ACL without ``fleet:*``, no memory left), the old
-place still has the message.
+Each is a JSON document in the hash :data:`~celery_fleet.delivery.keys.DEAD_LETTERS`, by id. A sorted set contains the
+ids, scored by the time when they were last seen. A single script makes each change atomically. Scripts that move a
+message write it to the new place first. If Redis refuses that (an ACL without ``fleet:*``, no memory left), the message
+is still in the old place.
 
-Standard library only: the hand-back parks without a release.
+Standard library only: the hand-back parks messages without a release.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ REASONS = (UNKNOWN, UNDECODABLE, MALFORMED, INVALID, POISON, FAILED)
 
 #: Prefix of the headers that the fleet adds to a message.
 OWN_HEADERS = "x-fleet-"
-#: Characters of a detail that are kept.
+#: Number of characters of a detail that are kept.
 LONGEST_DETAIL = 300
 
-#: Keeps one message. At its memory limit Redis refuses what grows, unless the script has written before: hence the
-#: HDEL of nothing. The message leaves ``unacked`` last, so that it stays there if anything is refused.
-#: KEYS: dead letters, their index, unacked, unacked_index. ARGV: tag ("" for none); id; the same for JSON without its
-#: quotes; digest; when first seen ("" for now); the rest of the document; how many to keep.
+#: Stores one message. At its memory limit Redis refuses commands that add data, unless the script has written before.
+#: That is why it starts with an HDEL that deletes nothing. The message is removed from ``unacked`` last, so that it
+#: stays there if Redis refuses a command.
+#: KEYS: dead letters, their index, unacked, unacked_index. ARGV: tag ("" for none); id; the id as JSON without quotes;
+#: digest; when first seen ("" for now); the rest of the document; how many letters to keep.
 #: Returns 0 if the tag is no longer there, else 1; how many old letters were dropped; the letter's id.
 PARK = Script("""
 redis.call('HDEL', KEYS[1], '')
@@ -53,7 +54,7 @@ local id, text, count, first = ARGV[2], ARGV[3], 1, ARGV[5]
 if first == '' or tonumber(first) > tonumber(now) then first = now end
 local before = redis.call('HGET', KEYS[1], id)
 if before and select(3, string.match(before, head)) ~= ARGV[4] then
-  -- Another message with the same id must not be lost for it.
+  -- Don't overwrite another message with the same id.
   id, text = id .. '~' .. ARGV[4], text .. '~' .. ARGV[4]
   before = redis.call('HGET', KEYS[1], id)
 end
@@ -71,7 +72,7 @@ if ARGV[1] ~= '' then
 end
 local over = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[7])
 if over > 0 then
-  -- Bounded, for the stack of Lua and for the other clients, which wait.
+  -- Limited because of Lua's stack, and because other clients have to wait.
   local old = redis.call('ZRANGE', KEYS[2], 0, math.min(over, 1000) - 1)
   redis.call('HDEL', KEYS[1], unpack(old))
   redis.call('ZREM', KEYS[2], unpack(old))
@@ -90,19 +91,19 @@ return 1
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One message that could not be run, or whose task failed for good.
+    """A message that could not be run, or of a task that failed for good.
 
     Attributes:
         id: The message's id, or one that was made if it has none.
         task: Its task's name, if that could be read.
-        key: The list that it came from; ``queue`` is that without its priority.
-        detail: The reason in words, without what the message says.
+        key: The list that it came from; ``queue`` is the same without its priority.
+        detail: The reason in words, without the content of the message.
         node: The worker that parked it last.
-        first_seen: Unix time, like ``last_seen``. Both by Redis's clock.
+        first_seen: Unix time by Redis's clock, like ``last_seen``.
         count: How often it was parked since it was last replayed.
         size: Bytes of the message.
-        digest: Tells messages with the same id apart.
-        message: The list's item; None if it was not read.
+        digest: Distinguishes messages with the same id.
+        message: The item of the list; None if it was not read.
     """
 
     id: str
@@ -147,10 +148,10 @@ class DeadLetter:
             raise ValueError(f"this is no dead letter ({type(error).__name__}: {error})") from None
 
     def item(self) -> bytes:
-        """Return the item that goes into its list again: as it came, without what the fleet added to it.
+        """Return the original item for its list, without the fleet's additions.
 
         Raises:
-            ValueError: It was read without its message.
+            ValueError: The letter was read without its message.
         """
         if self.message is None:
             raise ValueError(f"dead letter {self.id} was read without its message")
@@ -159,7 +160,7 @@ class DeadLetter:
 
 
 def text_of(item: bytes | str) -> str:
-    """Return a list's item as text; bytes that are not UTF-8 are kept, too."""
+    """Return an item of a list as text, preserving bytes that are not UTF-8."""
     return item if isinstance(item, str) else item.decode(errors="surrogateescape")
 
 
@@ -173,7 +174,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def parsed(item: str) -> Mapping[str, Any]:
-    """Return a message as kombu has it in its list; an empty mapping if it is not a JSON object."""
+    """Return the message in an item of a list; an empty mapping if the item is not a JSON object."""
     try:
         return _mapping(json.loads(item))
     except (ValueError, RecursionError):
@@ -181,7 +182,7 @@ def parsed(item: str) -> Mapping[str, Any]:
 
 
 def identity(message: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the id and the task of a message, None for each that it lacks; protocol 1 has them in the body."""
+    """Return the id and the task of a message, or None for each that is missing. Protocol 1 has them in the body."""
     found = _mapping(message.get("headers"))
     properties = _mapping(message.get("properties"))
     if "task" not in found:
@@ -198,7 +199,7 @@ def identity(message: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def digest_of(item: str, message: Mapping[str, Any]) -> str:
-    """Return a digest that two deliveries of one message share, and that different messages don't."""
+    """Return a digest that is the same for two deliveries of one message, and different for different messages."""
     headers = {
         name: value
         for name, value in _mapping(message.get("headers")).items()
@@ -209,7 +210,7 @@ def digest_of(item: str, message: Mapping[str, Any]) -> str:
 
 
 def header(message: Mapping[str, Any], name: str) -> float:
-    """Return a number that the fleet put into a header; 0 if there is none or it makes no sense."""
+    """Return the number in one of the fleet's headers; 0 if it is missing or invalid."""
     value = _mapping(message.get("headers")).get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
@@ -217,7 +218,7 @@ def header(message: Mapping[str, Any], name: str) -> float:
 
 
 def replayed(item: str, fresh: Mapping[str, Any]) -> str:
-    """Return the item that a replay puts into the list: a message without our headers and with ``fresh`` ones."""
+    """Return the item that a replay puts into the list: the message with ``fresh`` headers instead of the fleet's."""
     message = parsed(item)
     headers = message.get("headers")
     if not isinstance(headers, Mapping) or not isinstance(message.get("properties"), Mapping):
@@ -227,14 +228,14 @@ def replayed(item: str, fresh: Mapping[str, Any]) -> str:
 
 
 def described(error: BaseException | str) -> str:
-    """Return a detail: one line, without secrets, of bounded length."""
+    """Return an error as a detail: one line of limited length, without secrets."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     shown = redact(one_line(text))
     return shown if len(shown) <= LONGEST_DETAIL else f"{shown[: LONGEST_DETAIL - 1]}…"
 
 
 def misshapen(payload: Any) -> str | None:
-    """Return why a decoded body of protocol 2 calls no task; None if it may, or is of protocol 1."""
+    """Return why no task can be called with a decoded body of protocol 2; None if one can, or for protocol 1."""
     if isinstance(payload, Mapping) and "args" in payload:
         return None
     if not isinstance(payload, list | tuple) or len(payload) != 3:
@@ -248,7 +249,7 @@ def misshapen(payload: Any) -> str | None:
         return f"its options are of type {type(embed).__name__}, not a mapping"
     chain = (embed or {}).get("chain") or []
     if not isinstance(chain, list | tuple) or not all(map(_is_signature, chain)):
-        return "its chain is no list of signatures"
+        return "its chain is not a list of signatures"
     return None
 
 
@@ -257,7 +258,7 @@ def _is_signature(value: object) -> bool:
 
 
 def misheaded(headers: Mapping[str, Any]) -> str | None:
-    """Return why Celery could not have a pool run a message with such headers; None if it could, or refuses it."""
+    """Return why a pool can't run a message with these headers; None if it can, or if Celery itself refuses it."""
     limits = headers.get("timelimit")
     numbers = isinstance(limits, list | tuple) and all(
         one is None or isinstance(one, int | float) for one in limits
@@ -265,18 +266,18 @@ def misheaded(headers: Mapping[str, Any]) -> str | None:
     if limits and (not numbers or len(limits) != 2):
         return "its timelimit is not a pair of numbers"
     if not isinstance(headers.get("shadow") or "", str):
-        return "its shadow is no text"
+        return "its shadow is not a string"
     stamped = headers.get("stamped_headers") or []
     if not isinstance(stamped, list) or not all(isinstance(one, str) for one in stamped):
-        return "its stamped_headers are no list of texts"
+        return "its stamped_headers are not a list of strings"
     if not isinstance(headers.get("stamps") or {}, Mapping):
-        return "its stamps are no mapping"
+        return "its stamps are not a mapping"
     return None
 
 
 @dataclass(frozen=True)
 class Places:
-    """The keys of what a broker's workers hold."""
+    """The keys of the messages that a broker's workers hold."""
 
     unacked: str = "unacked"
     unacked_index: str = "unacked_index"
@@ -295,7 +296,7 @@ def park_call(
     """Return the keys and arguments of :data:`PARK` for a message.
 
     Args:
-        fetched: The message.
+        fetched: The message with its list and its tag.
         reason: One of :data:`REASONS`.
         detail: The reason in words, see :func:`described`.
         node: The worker that parks it.
@@ -307,7 +308,7 @@ def park_call(
     text = text_of(fetched.item)
     message = parsed(text)
     identifier, task = identity(message)
-    # JSON can spell half a surrogate pair, which an operator could not type again.
+    # JSON can contain half a surrogate pair, which an operator could not type.
     name = (
         (identifier or f"no-id-{secrets.token_hex(8)}")
         .encode(errors="surrogatepass")
@@ -321,7 +322,7 @@ def park_call(
         "detail": detail,
         "node": node,
         "size": len(text.encode(errors="surrogatepass")),
-        # It comes last: READ cuts it off.
+        # It must come last, because READ cuts it off.
         "message": text,
     }
     names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index]
@@ -338,7 +339,7 @@ def park_call(
 
 @dataclass(frozen=True)
 class Parked:
-    """The answer of :data:`PARK`: whether the message was still there, how many others were dropped for it, its id."""
+    """The result of :data:`PARK`: whether the message was still held, how many old letters were dropped, and its id."""
 
     done: bool
     gone: int
@@ -346,7 +347,7 @@ class Parked:
 
     @classmethod
     def of(cls, answer: Sequence[Any]) -> Parked:
-        """Read Redis's answer."""
+        """Parse Redis's reply."""
         identifier = answer[2]
         text = identifier.decode() if isinstance(identifier, bytes) else str(identifier)
         return cls(int(answer[0]) == 1, int(answer[1]), text)

@@ -1,20 +1,20 @@
-"""A consumer that drops nothing: a message that can't be run waits, or becomes a dead letter.
+"""A consumer that drops no messages: one that can't be run waits, or becomes a dead letter ("is parked").
 
 Another worker, or the next release, may know a task that this worker does not know. Its message is held in
-``unacked`` for a while, like one with an ETA, and then goes to the tail of its queue. After ``unknown_for`` in total
-it is parked. A message that no worker can ever run is parked at once, and so is a task that has killed
+``unacked`` for a while, like one with an ETA, and then goes to the tail of its queue. After ``unknown_for`` seconds
+in total it is parked. A message that no worker can ever run is parked at once. So is a task that has killed
 :attr:`~celery_fleet.delivery.options.Options.deaths` processes.
 
-All of it happens on the loop's thread, except results and signals of what was parked, which may take their time. If
-Redis refuses something, it is tried again. Until then the message stays in ``unacked``, and goes back with the rest
-if the connection is lost. If messages are not in ``unacked`` (another broker, ``ack_emulation`` off, ``no_ack``),
-everything is as in stock Celery.
+Everything runs in the loop's thread, except the results and signals of dead letters, which may take long. If Redis
+refuses a command, the worker tries again later. Until then the message stays in ``unacked``, and it goes back with the
+others if the connection is lost. Messages that are not in ``unacked`` (another broker, ``ack_emulation`` off,
+``no_ack``) are handled as in stock Celery.
 
 A task that failed for good is parked instead of acknowledged, if
-:attr:`~celery_fleet.delivery.options.Options.failed` says so.
+:attr:`~celery_fleet.delivery.options.Options.failed` allows it.
 
 Without dead letters a malformed message is dropped, as Celery drops an invalid one. In stock Celery some malformed
-messages end the worker, which puts them back and takes them again after its restart.
+messages end the worker, which puts them back and fetches them again after its restart.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ from celery_fleet.delivery.outage import sending
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds until a suspect that has to wait for another one asks again.
+#: Seconds between two attempts to start a task that has to wait for another task, because both may have killed workers.
 TURN = 0.5
 
-#: Seconds that a worker which ends leaves for results and signals of what was parked.
+#: Seconds that a stopping worker waits for the results and signals of dead letters.
 FLUSH = 5.0
 
 
 def install(app: Any, options: Options) -> None:
-    """Have the app's worker survive malformed messages, with any consumer; before it builds its blueprints.
+    """Make the app's worker survive malformed messages, with any consumer. Call this before it builds its blueprints.
 
-    With dead letters it drops nothing. With at_least_once it retries tasks whose process died, and puts back tasks
-    that a time limit kept from sending.
+    With dead letters it drops no messages. With at_least_once it retries a task if its process dies. It also puts a
+    task back if a time limit stopped the task while it waited to send a message.
     """
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):
@@ -76,7 +76,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
 
     delivery: Options = Options()
 
-    # Celery's Consumer has these.
+    # Attributes of Celery's Consumer.
     app: Any
     hostname: str
     strategies: Mapping[str, Any]
@@ -98,7 +98,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     # --- what Celery calls ---
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Handle a task whose name is not known here."""
+        """Handle a task with a name that this worker does not know."""
         if not self._ours(message):
             super().on_unknown_task(body, message, exc)
             return
@@ -109,24 +109,24 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         if not self._ours(message):
             super().on_unknown_message(body, message)
             return
-        self.park(message, MALFORMED, "this is no message of a task: its headers name none")
+        self.park(message, MALFORMED, "this is not the message of a task: its headers name none")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Handle a task whose message is not as it should be."""
+        """Handle a task with an invalid message."""
         if not self._ours(message):
             super().on_invalid_task(body, message, exc)
             return
         self.park(message, INVALID, described(exc), exc)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Handle a message whose body can't be decoded."""
+        """Handle a message with a body that can't be decoded."""
         if not self._ours(message):
             super().on_decode_error(message, exc)
             return
         self.park(message, UNDECODABLE, described(exc), exc)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-        """Return the handler of messages; stock Celery's lets some of them end the worker."""
+        """Return the handler of messages. With stock Celery's handler, some messages would end the worker."""
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_task_received(message: Any) -> Any:
@@ -151,7 +151,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         return on_task_received
 
     def update_strategies(self) -> None:
-        """Prepare each task, as at each connection."""
+        """Prepare each task. Celery calls this for each connection."""
         promised = self.delivery.profile == AT_LEAST_ONCE
         died: Callable[..., bool] = not_counted
         failed = None
@@ -164,14 +164,14 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         super().update_strategies()
 
     def on_close(self) -> None:
-        """Forget the waiting messages: the connection closes, and kombu puts them back with the rest."""
+        """Forget the waiting messages, because the connection closes and kombu puts them back with the others."""
         self._waiting.forget()
         super().on_close()
 
     # --- for a drain ---
 
     def take_held(self) -> list[Any]:
-        """Return the messages that wait here. From now on they are the caller's, who puts them back."""
+        """Return the messages that wait here. The caller must put them back."""
         return self._waiting.take()
 
     # --- parking ---
@@ -179,7 +179,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     def park(
         self, message: Any, reason: str, detail: str, exc: BaseException | None = None
     ) -> None:
-        """Make a message a dead letter, now or as soon as Redis takes it."""
+        """Turn a message into a dead letter, now or as soon as Redis accepts it."""
 
         def after() -> None:
             adapter.rejected(self, message, exc)
@@ -202,12 +202,12 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         return self.delivery.dead_letters and adapter.in_unacked(message)
 
     def _misshapen(self, message: Any) -> str | None:
-        """Return why no task can be called with a message; None if one can, or Celery itself refuses it."""
+        """Return why no task can be called with a message; None if one can, or if Celery itself refuses it."""
         try:
             payload = message.payload
-        except Exception:  # noqa: BLE001  # the strategy decodes it as well, and its errors are told apart
+        except Exception:  # noqa: BLE001  # the strategy decodes it as well, and handles each kind of error
             return None
-        # In protocol 1 the body says what headers say in protocol 2.
+        # The headers of protocol 2 are in the body of protocol 1.
         second = "task" in message.headers
         said = message.headers if second else payload
         if not isinstance(said, Mapping) or said.get("task") not in self.strategies:

@@ -1,4 +1,4 @@
-"""The operator's side of the dead letters: choose, read, replay, drop."""
+"""Choose, read, replay and drop dead letters, for the operator's command."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, text_of
 from celery_fleet.delivery.scripts import Script, run, run_each
 
-#: Sends a letter into its queue again, only once even if several operators try: its entry is removed with it. If
-#: Redis refuses to write to the list, nothing changes. KEYS: dead letters, their index, list. ARGV: id, digest, item.
+#: Puts a letter back into its queue and removes its entry, so that it is sent only once even if several operators try.
+#: If Redis refuses to write to the list, nothing changes.
+#: KEYS: dead letters, their index, list. ARGV: id, digest, item.
 REPLAY = Script("""
 local document = redis.call('HGET', KEYS[1], ARGV[1])
 if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
@@ -22,7 +23,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
 """)
 
-#: Forgets a letter. KEYS: dead letters, their index. ARGV: id, digest.
+#: Deletes a letter. KEYS: dead letters, their index. ARGV: id, digest.
 DROP = Script("""
 local document = redis.call('HGET', KEYS[1], ARGV[1])
 if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
@@ -40,7 +41,7 @@ local found = {}
 for number = 2, #ARGV do
   local document = redis.call('HGET', KEYS[1], ARGV[number])
   if document then
-    -- It is the last field; within a text of JSON the quotation marks would be escaped.
+    -- The message is the last field. Inside a JSON string the quotation marks would be escaped.
     local start = ARGV[1] == '0' and string.find(document, ', "message": "', 1, true)
     found[#found + 1] = start and string.sub(document, 1, start - 1) .. '}' or document
   end
@@ -48,23 +49,23 @@ end
 return found
 """)
 
-#: Returns ids, from the one that was last seen longest ago. KEYS: index. ARGV: from, to (Unix time), offset, number.
+#: Returns ids, the least recently seen first. KEYS: index. ARGV: from, to (Unix time), offset, number.
 IDS = Script(
     "return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])"
 )
 
-#: Documents, and changes, in one round trip.
+#: Number of documents or changes in one round trip.
 PAGE = 100
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Selects the dead letters to which everything applies that is set.
+    """Selects the dead letters that meet all given conditions.
 
     Attributes:
-        task: A name, or a pattern like the shell's.
-        older: They were last seen at least so many seconds ago; ``newer``: at most.
-        ids: Only these; all if it is empty.
+        task: A task's name, or a pattern as in the shell.
+        older: Minimum number of seconds since a letter was last seen; ``newer`` is the maximum.
+        ids: Ids of the letters; empty for all.
     """
 
     queue: str | None = None
@@ -106,7 +107,7 @@ class Box:
         return int(seconds) + int(micro) / 1e6
 
     def read(self, ids: Sequence[str], payload: bool = False) -> list[DeadLetter]:
-        """Return the letters with some ids, as far as they exist; documents that are not ours are left out."""
+        """Return the existing letters with these ids, without documents that are not dead letters."""
         found = []
         for start in range(0, len(ids), PAGE):
             part = ids[start : start + PAGE]
@@ -118,7 +119,7 @@ class Box:
         return found
 
     def choose(self, choice: Choice, payload: bool = False) -> list[DeadLetter]:
-        """Return the selected letters, from the one that was last seen longest ago."""
+        """Return the selected letters, the least recently seen first."""
         now = self.now()
         if choice.ids:
             found = self.read(list(dict.fromkeys(choice.ids)), payload)
@@ -127,7 +128,7 @@ class Box:
         return [letter for letter in self._all(choice, now, payload) if choice.takes(letter, now)]
 
     def _all(self, choice: Choice, now: float, payload: bool) -> list[DeadLetter]:
-        # The choice itself is exact; here it is a second wider, for the last digits of the score.
+        # Select a second more, because the score may be rounded. The choice itself is exact.
         first = "-inf" if choice.newer is None else repr(now - choice.newer - 1)
         last = "+inf" if choice.older is None else repr(now - choice.older + 1)
         ids = [
@@ -137,10 +138,10 @@ class Box:
         return self.read(ids, payload)
 
     def replay(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
-        """Put letters at the tail of their lists; they must have been read with their messages.
+        """Put letters, which were read with their messages, at the tail of their lists.
 
         Returns:
-            For each 1 if it was put there, 0 if another operator was first, or Redis's error.
+            For each letter 1 if it was put there, 0 if another operator was first, or Redis's error.
         """
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
         calls = (
@@ -149,7 +150,7 @@ class Box:
         return run_each(self._client, REPLAY, calls)
 
     def drop(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
-        """Forget letters; return the same as `replay`."""
+        """Delete letters; return the same as `replay`."""
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
         return run_each(
             self._client, DROP, ((names, [letter.id, letter.digest]) for letter in letters)

@@ -22,12 +22,15 @@ from celery_fleet.delivery.scripts import PUT_BACK, TAIL, run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Shortest and longest time for which a worker holds such a message, as parts of ``unknown_delay``.
+#: Shortest and longest time for which a worker holds such a message, as fractions of ``unknown_delay``.
 AROUND = (0.75, 1.25)
 
 
 class UnknownTasks:
-    """Holds a message whose task is unknown, offers it to others, and parks it in the end. For the loop's thread."""
+    """Holds messages of unknown tasks, offers them to other workers, and parks them in the end.
+
+    Use it in the event loop's thread only.
+    """
 
     def __init__(
         self, consumer: Any, options: Options, writer: LetterWriter, waiting: Waiting
@@ -39,11 +42,11 @@ class UnknownTasks:
         self._offset: float | None = None
 
     def received(self, message: Any, exc: Exception) -> None:
-        """Hold a message for a while, and then offer it again.
+        """Hold a message for a while, and then offer it to the other workers.
 
         Args:
-            message: Of an unknown task, in ``unacked``.
-            exc: Celery's error, with which the task fails once it is parked.
+            message: A message of an unknown task, in ``unacked``.
+            exc: Celery's error, with which the task fails when it is parked.
         """
         raw = adapter.raw(message)
         identifier, task = dead_letters.identity(raw)
@@ -52,13 +55,13 @@ class UnknownTasks:
         adapter.set_header(message, keys.UNKNOWN, count)
         adapter.set_header(message, keys.UNKNOWN_SINCE, round(since, 3))
         left = max(0.0, since + self._options.unknown_for - self._now(message))
-        # The time varies: with BRPOP, which serves the longest waiting client, a worker with a fixed rhythm took the
-        # message again and again, before the workers that know its task.
+        # Vary the time. BRPOP serves the client that has waited longest. With a fixed interval, this worker would fetch
+        # the message again and again, before the workers that know its task.
         around = self._options.unknown_delay * random.uniform(*AROUND)  # noqa: S311 (nothing secret)
         seconds = min(around, adapter.longest_hold(message))
         logger.log(
             logging.WARNING if count == 1 else logging.INFO,
-            "task %s[%s] is not known to this worker: it goes back to the end of %s in %.0f s, for others or"
+            "task %s[%s] is not known to this worker: it goes back to the end of %s in %.0f s, for other workers or"
             " another release; in %.0f s it becomes a dead letter",
             task,
             identifier,
@@ -69,14 +72,14 @@ class UnknownTasks:
         self._waiting.hold(message, min(seconds, left), partial(self._offer, exc=exc, since=since))
 
     def _offer(self, message: Any, exc: Exception, since: float) -> None:
-        """Put a message back into its queue, or park it if it was there for long enough."""
+        """Put a message back into its queue, or park it if it has been offered for long enough."""
         raw = adapter.raw(message)
         if self._now(message) - since >= self._options.unknown_for:
             identifier, task = dead_letters.identity(raw)
             about = {"id": identifier, "task": task}
             times = words.count(int(dead_letters.header(raw, keys.UNKNOWN)), "time")
             detail = (
-                f"no worker that took it knows this task: it was taken {times} within"
+                f"no worker that fetched it knows this task: it was fetched {times} within"
                 f" {self._now(message) - since:.0f} s"
             )
             after = partial(adapter.fail_unknown, self._consumer, message, exc, about)
@@ -84,7 +87,7 @@ class UnknownTasks:
             return
         channel = message.channel
         where = adapter.places(channel)
-        # At the tail, so that other messages come first.
+        # Put it at the tail, so that other messages come first.
         names = [where.unacked, where.unacked_index, list_of(message)]
         arguments = [message.delivery_tag, adapter.item_of(message), TAIL, ""]
         with adapter.client(channel) as client:
@@ -92,19 +95,19 @@ class UnknownTasks:
         adapter.forget(message)
 
     def _now(self, message: Any) -> float:
-        """Return the time by Redis's clock if that is known; a host's clock may be wrong."""
+        """Return the time by Redis's clock if it is available, because a host's clock may be wrong."""
         if self._offset is None:
             try:
                 with adapter.client(message.channel) as client:
                     seconds, micro = client.time()
                 self._offset = int(seconds) + int(micro) / 1e6 - time.monotonic()
-            except Exception:  # noqa: BLE001  # then the host's own has to do
+            except Exception:  # noqa: BLE001  # use the host's clock instead
                 return time.time()
         return time.monotonic() + self._offset
 
 
 def clear_if_known(message: Any, strategies: Container[Any]) -> None:
-    """Forget that a task was unknown once it is known; otherwise its retries would carry that with them."""
+    """Remove the header of an unknown task once the task is known, so that its retries don't inherit it."""
     headers = message.headers
     if keys.UNKNOWN in headers and headers.get("task") in strategies:
         for name in (keys.UNKNOWN, keys.UNKNOWN_SINCE):

@@ -1,6 +1,6 @@
-"""Hold messages in ``unacked`` that this worker can't run now, until an action ends their wait.
+"""Hold messages that this worker can't run now in ``unacked``, until an action ends their wait.
 
-It runs in a worker, on its event loop, and raises the prefetch for what it holds.
+It runs in a worker, on its event loop, and raises the prefetch by the number of held messages.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from celery_fleet.delivery.dead_letters.letters import described
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds until an action that Redis refused is tried again.
+#: Seconds until the next attempt if Redis refused an action.
 RETRY = 5.0
 
-#: Messages held beyond the prefetch. With more, the worker takes no others until some have gone back: a queue full of
-#: unknown tasks must not end up in its memory.
+#: Largest number of messages that are held in addition to the prefetch. Beyond it, the worker fetches no others until
+#: some have gone back. This keeps a queue full of unknown tasks out of its memory.
 MOST_HELD = 1000
 
 
 @dataclass
 class WaitingMessage:
-    """A message that waits in ``unacked``, and the action that ends its wait."""
+    """A message that waits in ``unacked``, and the action after its wait."""
 
     message: Any
     action: Callable[[Any], object]
@@ -35,10 +35,10 @@ class WaitingMessage:
 
 
 class Waiting:
-    """What a consumer holds beside the messages that it runs. For the loop's thread.
+    """The messages that a consumer holds but does not run. Use it in the event loop's thread only.
 
     Args:
-        consumer: Celery's. Its ``timer`` and ``qos`` are read when they are needed: it has none before it starts.
+        consumer: Celery's consumer. It has no ``timer`` and ``qos`` before it starts, so they are read when needed.
     """
 
     def __init__(self, consumer: Any) -> None:
@@ -46,12 +46,12 @@ class Waiting:
         self._held: dict[str, WaitingMessage] = {}
 
     def attempt(self, message: Any, action: Callable[[Any], object]) -> None:
-        """Do something with a message now; hold the message and try again if that fails."""
+        """Call an action with a message; if that fails, hold the message and try again."""
         try:
             action(message)
-        except Exception as exc:  # noqa: BLE001  # whatever Redis has against it, the message must not be lost
+        except Exception as exc:  # noqa: BLE001  # the message must not be lost
             logger.warning(
-                "a message that can't be run can't be parked now (%s): it stays in unacked and is tried again"
+                "a message that can't be run can't be parked now (%s): it stays in unacked until the next attempt"
                 " in %.0f s",
                 described(exc),
                 RETRY,
@@ -59,7 +59,7 @@ class Waiting:
             self.hold(message, RETRY, action)
 
     def guarded(self, message: Any, action: Callable[[], object]) -> None:
-        """Do something now; if it fails, log the traceback, hold the message and try again."""
+        """Call an action; if it fails, log the traceback, hold the message and try again."""
         try:
             action()
         except Exception:
@@ -67,7 +67,7 @@ class Waiting:
             self.hold(message, RETRY, lambda _: action())
 
     def hold(self, message: Any, seconds: float, action: Callable[[Any], object]) -> None:
-        """Hold a message for some seconds, and then do something with it."""
+        """Hold a message for some seconds, and then call an action with it."""
         raised = len(self._held) < MOST_HELD
         if raised:
             self._consumer.qos.increment_eventually()
@@ -76,7 +76,7 @@ class Waiting:
         held.entry = self._consumer.timer.call_after(seconds, self._due, (held,))
 
     def take(self) -> list[Any]:
-        """Return the messages that wait here. From now on they are the caller's, who puts them back."""
+        """Remove and return the messages that wait here. The caller must put them back."""
         messages = []
         for held in list(self._held.values()):
             self._let_go(held)
@@ -85,7 +85,7 @@ class Waiting:
         return messages
 
     def forget(self) -> None:
-        """Forget all of them, since their connection closes: kombu puts them back with all the rest."""
+        """Forget all messages, because their connection closes and kombu puts them back with the others."""
         for held in list(self._held.values()):
             self._let_go(held, decrement=False)
 

@@ -1,8 +1,8 @@
-"""Acknowledge a task before it begins, so that it begins at most once.
+"""Acknowledge a task before it starts, so that it starts at most once.
 
-Celery acknowledges early only after a process of its pool has accepted the task. By then the task runs: a worker that
-is killed in between leaves a message behind, and the task runs again. Here the worker removes the message first, and
-starts the task only if the message was still there.
+With early acknowledgement, Celery only acknowledges a task when a process of its pool has accepted it. By then the task
+is running. If the worker is killed in between, the message stays behind and the task runs again. Here the worker
+removes the message first, and starts the task only if the message was still there.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def install(options: Options) -> None:
 
 
 def may_begin(request: Any) -> bool:
-    """Acknowledge a request's message; return whether its task may begin."""
+    """Acknowledge a request's message; return whether its task may start."""
     message = request.message
     if request.task.acks_late or request.acknowledged or not letters.in_unacked(message):
         return True
     try:
         removed = letters.remove(message)
-    except Exception as exc:  # noqa: BLE001  # whatever Redis has against it, the task must not begin
+    except Exception as exc:  # noqa: BLE001  # the task must not start without an acknowledgement
         logger.warning(
-            "task %s[%s] does not begin here, since its message can't be acknowledged (%s); it is put back when the"
-            " connection closes",
+            "task %s[%s] does not start here, because its message can't be acknowledged (%s); the message is put back"
+            " when the connection closes",
             request.name,
             request.id,
             error_text(exc),
@@ -43,7 +43,7 @@ def may_begin(request: Any) -> bool:
     request.acknowledged = True
     if not removed:
         logger.info(
-            "task %s[%s] does not begin here: its message was put back meanwhile",
+            "task %s[%s] does not start here: its message has been put back in the meantime",
             request.name,
             request.id,
         )

@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001  # subclasses of what kombu keeps private
-"""The messages that a channel of kombu 5.7 holds under their deliveries' tags: acknowledge them, and put them back.
+"""Acknowledge and put back the messages that a channel of kombu 5.7 holds under the tags of their deliveries.
 
-A part of :mod:`celery_fleet.delivery.fetch.transport`; checked in the source of kombu 5.7.0.
+This belongs to :mod:`celery_fleet.delivery.fetch.transport` and was checked in the source of kombu 5.7.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.messages import redelivered
 from celery_fleet.delivery.scripts import ACK, HEAD, TAIL
 
-# kombu types this in part, which is worse than no types for a subclass.
+# kombu's types are incomplete, which is worse for subclasses than no types at all.
 stock: Any = kombu.transport.redis
 virtual: Any = kombu.transport.virtual
 json: Any = kombu.utils.json
@@ -38,12 +38,12 @@ class Taken:
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # see stock
-    """A message with its delivery's tag. ``_raw`` keeps the sender's, so the message may be put back as it is."""
+    """A message with the tag of its delivery. ``_raw`` keeps the sender's tag, so it can be put back unchanged."""
 
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
         super().__init__(payload, channel=channel, **kwargs)
         self.properties: dict[str, Any]
-        #: The list that the script took it from; None if kombu took it.
+        #: The list that the script fetched it from; None if kombu fetched it.
         self.list_key: str | None = None
         taken = getattr(getattr(channel, "connection", None), "taken", None)
         if taken is not None and taken.raw is payload:
@@ -56,7 +56,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
     """The messages that a channel holds."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a message as held; Redis already has what the script took."""
+        """Note a message as held. If the script fetched it, Redis has recorded that already."""
         if getattr(message, "list_key", None) is None:
             super().append(message, delivery_tag)
             return
@@ -64,7 +64,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Forget a message for good, in Redis and here."""
+        """Acknowledge a message in Redis, and forget it here."""
         if not self.channel.atomic:
             super().ack(delivery_tag)
             return
@@ -91,7 +91,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         try:
             ours = self.channel.run(ACK, [self.unacked_key, self.unacked_index_key], [tag])
         except Exception as exc:
-            # Whatever the error is: the task has ended, and Celery counts it as acknowledged from now on.
+            # Celery counts the task as acknowledged from now on, because it has ended.
             if not _is_sent_later(tag, exc):
                 raise
             return
@@ -112,21 +112,21 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         self.channel.put_back(tag, key, json.dumps(redelivered(message._raw)), end)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put back what is held, the newest first, so that the oldest is taken next. It never raises."""
+        """Put back all held messages, the newest first, so that the oldest is fetched next. It never raises."""
         left = 0
         trouble: Exception | None = None
         for tag in reversed([tag for tag in self._delivered if tag not in self._dirty]):
-            # A broker that is away is asked once; a stock kombu worker would end.
+            # Don't try again if the broker is away. In stock kombu, the error would end the worker.
             if trouble is None or not self.channel.is_lost(trouble):
                 try:
                     self._put_back(tag)
                     continue
-                except Exception as exc:  # noqa: BLE001  # whatever it is, put the others back
+                except Exception as exc:  # noqa: BLE001  # still put the others back
                     trouble = exc
             left += 1
         if trouble is not None:
             logger.warning(
-                "%d messages can't be put back now (%s): they stay in %s until they are swept up",
+                "%d messages can't be put back now (%s): they stay in %s until a sweep puts them back",
                 left,
                 redact(one_line(trouble)),
                 self.unacked_key,
@@ -134,17 +134,22 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         self._delivered.clear()
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """When the channel closes, put back what does not run; what a task consumed itself goes back as in kombu."""
+        """Put back messages of tasks that are not running when the channel closes.
+
+        All messages of a channel on which a task itself consumes go back, as in kombu.
+        """
         if HOOKS.keep is not None and self.channel.ours:
             try:
                 for tag in HOOKS.keep(self.channel):
                     self._delivered.pop(tag, None)
             except Exception:
-                logger.exception("running tasks can't be told from waiting ones: all are put back")
+                logger.exception(
+                    "can't find out which tasks are running: all messages are put back"
+                )
         super().restore_unacked_once(stderr)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Put back what no worker holds any more: as the lease says, else by age."""
+        """Put back messages that no worker holds any more: according to the lease, or else by age."""
         if HOOKS.sweep is None:
             super().restore_visible(*args, **kwargs)
             return
@@ -153,7 +158,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         except Exception as exc:
             if self.channel.is_lost(exc):
                 raise
-            logger.exception("messages that no worker holds can't be put back")
+            logger.exception("messages that no worker holds any more can't be put back")
 
 
 def _is_sent_later(tag: str, exc: Exception) -> bool:
@@ -162,5 +167,5 @@ def _is_sent_later(tag: str, exc: Exception) -> bool:
     try:
         return HOOKS.ack_failed(tag, exc)
     except Exception:
-        logger.exception("an acknowledgement that failed can't be kept")
+        logger.exception("a failed acknowledgement can't be kept")
         return False

@@ -1,7 +1,7 @@
-"""Choose how this process fetches messages, atomically or as stock Celery does, and describe what is enabled.
+"""Choose how this process fetches messages, atomically or as in stock Celery, and describe the enabled parts.
 
-The loader calls it when a worker starts. For atomic fetching it replaces kombu's Redis transport in this process. With
-a kombu that is not known it warns and keeps stock's.
+The loader calls it when a worker starts. For the atomic fetch it replaces kombu's Redis transport in this process. With
+an unsupported kombu it logs a warning and keeps the stock transport.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 def install(options: Options, kombu: str | None = None) -> Options:
-    """Install the atomic take if it is wanted; return the options that are possible.
+    """Install the atomic fetch if it is requested; return the options without those that are not possible.
 
     Args:
-        options: What is wanted.
+        options: The requested options.
         kombu: kombu's version; None for the installed one.
     """
     if not options.atomic:
@@ -27,25 +27,25 @@ def install(options: Options, kombu: str | None = None) -> Options:
     found = kombu or versions.installed()["kombu"] or "of no version"
     if versions.minor(found) not in versions.KOMBU:
         logger.warning(
-            "messages are taken as stock Celery does it, without lease, hand-back and the care of lost"
-            " connections: kombu %s is not known, only %s",
+            "messages are fetched as in stock Celery, without lease, hand-back and protection from lost"
+            " connections: kombu %s is not supported, only %s",
             found,
             ", ".join(versions.KOMBU),
         )
         return replace(
             options, fetch=STOCK, lease=False, hand_back=False, carry=False, outage=False
         )
-    from celery_fleet.delivery.fetch import transport  # only with a kombu that is known
+    from celery_fleet.delivery.fetch import transport  # it needs a supported kombu
 
     transport.install()
     return options
 
 
 def describe(options: Options, visibility: float) -> str | None:
-    """Return what is enabled in one line; None if all is stock. ``visibility`` is the timeout in seconds."""
+    """Return one line about the enabled parts; None if all is stock. ``visibility`` is the timeout in seconds."""
     if options == Options(profile=options.profile) and options.profile == INHERIT:
         return None
-    parts = ["atomic take with doorbell" if options.atomic else "stock take"]
+    parts = ["atomic fetch with pushes" if options.atomic else "stock fetch"]
     if options.lease:
         parts.append(f"lease {visibility:g} s")
     parts += [

@@ -1,23 +1,25 @@
-"""Poll the lists of queues on a channel's own connection. This file knows redis-py and Redis, but not kombu.
+"""Poll the lists of queues on a channel's own connection. This file uses redis-py and Redis, but not kombu.
 
 A poller is in one of these states:
 
-* a reply is *due*: to the take script, or to a look at all lists;
-* *armed*: nothing was sent, and only a push will come, when one of the lists is written to;
-* neither: it sends a take as soon as the prefetch has room.
+* A reply is *due*: to the fetch script, or to a check of all lists.
+* It is *armed*: nothing was sent. Redis will push a message when one of the lists is written to.
+* Neither: it sends a fetch as soon as the prefetch has room.
 
-A list is *cold* if a script found it empty and had Redis watch it, in one step, and no push has named it since.
-Otherwise it is *hot*, and takes ask for it. Redis writes to a connection in the order in which it did things. So a
-push that is read before a take's answer is older than that take, and one that is read after it is news. Lists become
-cold at the moment when an answer is read, so no wake-up is lost. Redis does not push what this connection itself has
-written (NOLOOP): a list that a message was taken from is no longer watched, and stays hot until it is found empty.
+A list is a *candidate* for the next fetch until a script finds it empty and has Redis watch it, in one step. A push
+that names the list makes it a candidate again. Redis writes to a connection in the order in which it ran the commands.
+So a push that is read before a fetch's reply is older than that fetch, and one that is read after it is newer. A list
+stops being a candidate when the reply is read, so no wake-up is lost. Redis does not push changes that this connection
+makes itself (NOLOOP). So a list from which a message was fetched is no longer watched, and remains a candidate until it
+is found empty.
 
-A push that comes while a take is on its way is heard after that take, so a message of lower priority may come first.
-Once in :data:`NET` seconds all lists are looked at, whatever was pushed, which also shows that Redis answers.
+A push that comes while a fetch is under way is handled after that fetch, so a message of lower priority may come first.
+All lists are checked every :data:`NET` seconds, even without a push. This also shows that Redis answers.
 
-If Redis or redis-py knows no client tracking, a BLMOVE from the head of a list to the same head waits for a message:
-in the first list at once, in the others within :data:`BLIND_WAIT`. Asking every 0.1 s instead would be less code, but
-a task would wait 50 ms instead of 0.7 ms (median, one queue), and the event loop would need a timer.
+Without client tracking in Redis and redis-py, a BLMOVE from the head of a list to the same head waits for a message. It
+notices a message in the first list at once, and in the others within :data:`BLIND_WAIT`. Polling every 0.1 s instead
+would need less code. But a task would wait 50 ms instead of 0.7 ms (median, one queue), and the event loop would need a
+timer.
 """
 
 from __future__ import annotations
@@ -39,12 +41,12 @@ from celery_fleet.delivery.scripts import TAKE
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds between two looks of an armed poller, and the longest time for which a take leaves out lists. An idle
-#: worker may send two commands a second; the rest of Celery and the lease send one and a bit.
+#: Seconds between two checks of an armed poller, and the longest time for which a fetch leaves out lists. The goal is
+#: at most two commands a second from an idle worker; the rest of Celery and the lease send a little more than one.
 NET = 1.25
 
-#: Hot lists that a take asks for while takes find messages: usually one of the first has one. With 24 queues, so 96
-#: lists, a take costs the worker 35 µs instead of 98 µs, and Redis 21 µs instead of 30 µs.
+#: Number of candidates that a fetch asks for as long as fetches find messages: usually one of the first lists has one.
+#: With 24 queues (96 lists) a fetch costs the worker 35 µs instead of 98 µs, and Redis 21 µs instead of 30 µs.
 FEW = 4
 
 #: Longest time in seconds until a worker without client tracking sees a message in a list other than the first.
@@ -53,35 +55,35 @@ BLIND_WAIT = 0.1
 #: Longest wait of such a worker for the first list, if there is no other.
 BLIND_LONGEST = 1.0
 
-#: Seconds until the next take if Redis refuses takes for now.
+#: Seconds until the next fetch after a temporary refusal of Redis.
 REFUSED_WAIT = 1.0
 
 #: The oldest Redis with BLMOVE, and with client tracking as it is used here.
 OLDEST_REDIS = (6, 2)
 
-#: Errors that may pass: Redis can't save, has too few replicas, or is busy with another's script. Reconnecting would
-#: not help.
+#: Temporary errors: Redis is out of memory, can't save, has too few replicas, or runs another client's script.
+#: Reconnecting would not help.
 _FOR_NOW = re.compile(r"\b(OOM|MISCONF|NOREPLICAS|BUSY)\b")
 
 _told: set[str] = set()
 
 
 def tell_once(text: str) -> None:
-    """Warn once in the life of the process: channels come and go with their connections."""
+    """Log a warning once per process, because each new connection creates new channels."""
     if text not in _told:
         _told.add(text)
         logger.warning("%s", text)
 
 
 def require_redis(connection: Any) -> None:
-    """Refuse a Redis that is too old, by its reply to HELLO, which keeps the connection's protocol.
+    """Refuse a Redis that is too old, according to its reply to HELLO, which does not change the protocol.
 
     Args:
-        connection: redis-py's, on which no answer is due.
+        connection: A connection of redis-py on which no reply is due.
 
     Raises:
-        FleetError: It is too old; the text has its version and the remedy.
-        redis.exceptions.RedisError, OSError: It does not answer.
+        FleetError: Redis is too old; the message has its version and the remedy.
+        redis.exceptions.RedisError, OSError: Redis does not answer.
     """
     connection.send_command("HELLO")
     try:
@@ -100,7 +102,7 @@ def require_redis(connection: Any) -> None:
     if parts and parts < OLDEST_REDIS:
         wanted = ".".join(map(str, OLDEST_REDIS))
         raise FleetError(
-            f"Redis {text} is too old for the atomic take: use {wanted} or later, or celery_worker_fetch: stock"
+            f"Redis {text} is too old for the atomic fetch: use {wanted} or later, or celery_worker_fetch: stock"
         )
 
 
@@ -108,14 +110,14 @@ class Due(Enum):
     """The replies that a poller waits for."""
 
     TAKE = "take"
-    #: BLMOVE's reply, then the take's.
-    RING = "ring"
+    #: BLMOVE's reply, and then the reply to the fetch.
+    BLMOVE = "blmove"
     LOOK = "look"
 
 
 @dataclass(frozen=True)
 class TakeRequest:
-    """What a take asks for.
+    """The arguments of a fetch.
 
     ``names`` are ``unacked`` and ``unacked_index``. ``lists`` has all queues with their first priority, then all with
     their second, and so on. ``queues`` are JSON strings.
@@ -129,78 +131,81 @@ class TakeRequest:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A take on its way: its tag, and the lists that it asks for, in order."""
+    """A fetch that was sent: its tag, and the lists that it asks for, in order."""
 
     tag: str
     lists: Sequence[str]
 
 
 class QueuePoller:
-    """Polls on one connection after the other; each call gets the current connection."""
+    """Polls on one connection after another. The caller passes the current connection to each method."""
 
     def __init__(self) -> None:
         self.due: Due | None = None
         #: Whether pushes may come on the current socket.
         self.tracked = False
-        #: When something was last sent, by the clock ``monotonic``.
+        #: When the last command was sent, by the clock ``monotonic``.
         self.asked_at = float("-inf")
         self._asked = _Asked("", ())
         self._preparing = 0
-        #: Lists that may have a message; None: any list.
-        self._hot: set[str] | None = None
+        #: Lists that may have a message; None for all lists.
+        self._candidates: set[str] | None = None
         #: Whether the parser may hold a push, for which the loop would not wake.
         self._unread = False
-        #: When all lists were last hot or looked at.
+        #: When all lists were last candidates, or were last checked.
         self._all_at = float("-inf")
-        #: Whether the last take found a message and there may be more.
-        self._flows = False
-        #: The socket that knows the script, and on which tracking was asked for.
+        #: Whether the last fetch found a message and there may be more.
+        self._may_have_more = False
+        #: The socket on which the script was loaded and tracking was requested.
         self._known: Any = None
-        self._deaf = False
-        self._hungry = False
+        #: Whether Redis refuses client tracking.
+        self._untracked = False
+        #: Whether the last fetch found no message.
+        self._found_nothing = False
         self._hold_until = float("-inf")
         self._refusal: str | None = None
 
-    # --- asking ---
+    # --- requests ---
 
     def lost(self) -> None:
-        """Forget what was due: the connection is gone."""
+        """Forget the due replies, because the connection is lost."""
         self.due = None
-        self.tracked = self._hungry = False
+        self.tracked = self._found_nothing = False
         self._known = None
         self.forget()
 
     def forget(self) -> None:
-        """Forget what is known of the lists, for example because they have changed."""
-        self._hot = None
+        """Forget which lists are empty, for example because the queues have changed."""
+        self._candidates = None
 
     @property
     def armed(self) -> bool:
-        """Return whether nothing is due, and all lists were empty, are watched, and have not been pushed."""
-        return self.due is None and self._hot is not None and not self._hot and not self._unread
+        """Return whether no reply is due, and Redis watches all lists, which were empty and have not changed since."""
+        is_watching = self._candidates is not None and not self._candidates
+        return self.due is None and is_watching and not self._unread
 
     @property
     def idle(self) -> bool:
-        """Return whether there is nothing to send now: armed and the last look is recent, or told to wait."""
+        """Return whether there is nothing to send now: all lists were checked recently, or Redis refused a fetch."""
         now = monotonic()
         return now < self._hold_until or (self.armed and now - self.asked_at < NET)
 
     @property
     def awaited(self) -> str | None:
-        """Return the tag of a take whose answer is still to come; None if none is."""
-        return self._asked.tag if self.due in (Due.TAKE, Due.RING) else None
+        """Return the tag of the fetch for which a reply is due; None if there is none."""
+        return self._asked.tag if self.due in (Due.TAKE, Due.BLMOVE) else None
 
     def ask(self, conn: Any, request: TakeRequest) -> bool:
-        """Send a take, or a look at all lists if armed; return False if there is nothing to send after all.
+        """Send a fetch, or a check of all lists if armed; return False if there is nothing to send after all.
 
         Raises:
-            Exception: The connection has ended. The caller must disconnect.
+            Exception: The connection is lost. The caller must disconnect.
         """
         commands: list[tuple[Any, ...]] = []
         if conn._sock is not self._known:  # noqa: SLF001  # each new socket is a new client to Redis
             commands = self._prepare(conn)
         elif self.tracked:
-            self._listen(conn)  # a message of higher priority may have come long ago
+            self._read_pushes(conn)  # a message of higher priority may have arrived long ago
         if self.idle:
             return False
         if self.armed:
@@ -210,8 +215,8 @@ class QueuePoller:
             return True
         self._preparing = len(commands)
         due = Due.TAKE
-        if self._hungry and not self.tracked:
-            due = Due.RING
+        if self._found_nothing and not self.tracked:
+            due = Due.BLMOVE
             first = request.lists[0]
             wait = BLIND_LONGEST if len(request.lists) == 1 else BLIND_WAIT
             commands.append(("BLMOVE", first, first, "RIGHT", "RIGHT", wait))
@@ -224,29 +229,30 @@ class QueuePoller:
 
     def _prepare(self, conn: Any) -> list[tuple[Any, ...]]:
         """Return the commands that must come first on a new socket."""
-        self._hungry = False
+        self._found_nothing = False
         self.forget()
         commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", TAKE.text)]
-        self.tracked = not self._deaf and str(conn.get_protocol()) == "3"
+        self.tracked = not self._untracked and str(conn.get_protocol()) == "3"
         if self.tracked:
-            # Only so is a push heard wherever it is read, such as before another command's reply.
-            conn._parser.set_invalidation_push_handler(self._told_of)  # noqa: SLF001  # redis-py's own caches set it so
+            # The handler gets every push, even one that is read before another command's reply.
+            conn._parser.set_invalidation_push_handler(self._invalidated)  # noqa: SLF001  # as redis-py's caches do
             commands.append(("CLIENT", "TRACKING", "ON", "NOLOOP"))
-        elif not self._deaf:
-            tell_once("no pushes without RESP3: an idle worker waits by BLMOVE, which costs more")
+        elif not self._untracked:
+            tell_once("no pushes without RESP3: an idle worker waits with BLMOVE, which costs more")
         return commands
 
     def _chosen(self, request: TakeRequest) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the lists to ask for now, and their queues, as the take wants them."""
+        """Return the lists to ask for now, and their queues, as arguments of the script."""
         lists, queues = request.lists, request.queues
         if not self.tracked:
             return lists, queues
         now = monotonic()
-        # A push with a name that is not ours shows that names can't be relied on.
-        if self._hot is None or now - self._all_at >= NET or not self._hot.issubset(lists):
-            self._hot, self._all_at = set(lists), now
-        places = [place for place, name in enumerate(lists) if name in self._hot]
-        if self._flows:
+        # If a push names an unknown list, names can't be relied on, so ask for all lists.
+        is_due = now - self._all_at >= NET
+        if self._candidates is None or is_due or not self._candidates.issubset(lists):
+            self._candidates, self._all_at = set(lists), now
+        places = [place for place, name in enumerate(lists) if name in self._candidates]
+        if self._may_have_more:
             places = places[:FEW]
         if len(places) == len(lists):
             return lists, queues
@@ -258,17 +264,17 @@ class QueuePoller:
     def _send(self, conn: Any, due: Due, commands: list[tuple[Any, ...]]) -> None:
         self.due = due
         self.asked_at = monotonic()
-        # redis-py's own check blocks, and may replace this socket by another one.
+        # redis-py's own health check blocks, and may replace this socket with another one.
         conn.send_packed_command(conn.pack_commands(commands), check_health=False)
 
-    # --- hearing ---
+    # --- replies ---
 
     def hear(self, conn: Any) -> FetchedMessage | None:
-        """Read what has come: all replies that are due, else a push. Return what a take found, or None.
+        """Read all replies that are due, or else a push; return the message that a fetch found, or None.
 
         Raises:
-            Exception: An error of Redis or the connection that is not an answer to a take. The caller must
-                disconnect, since a reply that is still to come would be taken for another command's.
+            Exception: An error of Redis or the connection that is not the reply to a fetch. The caller must
+                disconnect, because later replies would be mistaken for those of other commands.
         """
         due, self.due = self.due, None
         if due is None:  # a push, or the end of the connection
@@ -279,10 +285,10 @@ class QueuePoller:
             if _raised(_reply(conn)):
                 self.forget()
             else:
-                self._cool(conn, self._asked.lists)
+                self._note_empty(conn, self._asked.lists)
             return None
         prepared = [_reply(conn) for _ in range(self._preparing)]
-        rung = _reply(conn) if due is Due.RING else None
+        moved = _reply(conn) if due is Due.BLMOVE else None
         answer = _reply(conn)
         if prepared:
             self._prepared(conn, *prepared)
@@ -293,37 +299,37 @@ class QueuePoller:
             return None
         found = _raised(answer)
         self._answered()
-        self._flows = bool(found) and len(found) < 3  # see TAKE
-        self._hungry = not found
+        self._may_have_more = bool(found) and len(found) < 3  # see TAKE
+        self._found_nothing = not found
         lists = self._asked.lists
         if found:
             place, item = int(found[0]), found[1]
-            self._cool(conn, lists[:place] if self._flows else lists)
+            self._note_empty(conn, lists[:place] if self._may_have_more else lists)
             return FetchedMessage(item, self._asked.tag, lists[place])
-        if isinstance(rung, ResponseError):  # it did not wait, for example at the memory limit
+        if isinstance(moved, ResponseError):  # Redis did not wait, for example at its memory limit
             self._hold_until = monotonic() + BLIND_WAIT
-        self._cool(conn, lists)
+        self._note_empty(conn, lists)
         return None
 
-    def _told_of(self, push: Sequence[Any]) -> None:
+    def _invalidated(self, push: Sequence[Any]) -> None:
         """Note which lists were written to: ``[b"invalidate", their names]``, without names after FLUSHALL."""
         names = push[1]
         if names is None:
             self.forget()
-        elif self._hot is not None:
-            self._hot.update(
+        elif self._candidates is not None:
+            self._candidates.update(
                 name.decode(errors="replace") if isinstance(name, bytes) else name for name in names
             )
 
-    def _cool(self, conn: Any, lists: Sequence[str]) -> None:
-        """Note that lists were empty and are watched, by an answer that was just read."""
-        # If not, the queues have changed since they were asked for, or nothing is watched.
-        if self.tracked and self._hot is not None:
-            self._hot.difference_update(lists)
-            self._unread = not self._hot and _may_hold(conn)
+    def _note_empty(self, conn: Any, lists: Sequence[str]) -> None:
+        """Note that lists are empty and watched, according to a reply that was just read."""
+        # Ignore the reply if nothing is watched, or if the queues have changed since the request.
+        if self.tracked and self._candidates is not None:
+            self._candidates.difference_update(lists)
+            self._unread = not self._candidates and _may_hold(conn)
 
-    def _listen(self, conn: Any) -> None:
-        """Read all pushes that have come."""
+    def _read_pushes(self, conn: Any) -> None:
+        """Read all pushes that have arrived."""
         while conn.can_read(0):
             conn.read_response(push_request=True)
         self._unread = False
@@ -332,10 +338,10 @@ class QueuePoller:
         _raised(script)
         self._known = conn._sock  # noqa: SLF001  # see ask
         if isinstance(tracking, ResponseError):
-            self.tracked, self._deaf = False, True
+            self.tracked, self._untracked = False, True
             why = redact(one_line(tracking))
             tell_once(
-                f"Redis refuses client tracking ({why}): an idle worker waits by BLMOVE, which costs more"
+                f"Redis refuses client tracking ({why}): an idle worker waits with BLMOVE, which costs more"
             )
 
     def _is_for_now(self, answer: ResponseError) -> bool:
@@ -344,17 +350,17 @@ class QueuePoller:
         self._hold_until = monotonic() + REFUSED_WAIT
         if self._refusal is None:
             self._refusal = redact(one_line(answer))
-            logger.warning("Redis lets no message be taken for now: %s", self._refusal)
+            logger.warning("Redis refuses to hand out messages for now: %s", self._refusal)
         return True
 
     def _answered(self) -> None:
         if self._refusal is not None:
             self._refusal = None
-            logger.warning("Redis lets messages be taken again")
+            logger.warning("Redis hands out messages again")
 
 
 def _reply(conn: Any) -> Any:
-    """Return the next reply; an error of Redis is one, too."""
+    """Return the next reply, which may be an error of Redis."""
     try:
         return conn.read_response()
     except ResponseError as exc:
@@ -362,10 +368,10 @@ def _reply(conn: Any) -> Any:
 
 
 def _may_hold(conn: Any) -> bool:
-    """Return whether the parser, or TLS, has already read something, which would not wake the loop."""
+    """Return whether the parser or TLS has buffered input, for which the loop would not wake."""
     try:
         return bool(conn.can_read(0))
-    except Exception:  # noqa: BLE001  # the end of the connection: the next read meets it, and loses no answer
+    except Exception:  # noqa: BLE001  # the connection has ended; the next read raises the error
         return True
 
 

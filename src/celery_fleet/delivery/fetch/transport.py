@@ -1,10 +1,10 @@
 # ruff: noqa: SLF001  # subclasses of what kombu keeps private
-"""kombu 5.7's Redis transport with the atomic take.
+"""Extend kombu 5.7's Redis transport with the atomic fetch.
 
-This file has all that is read or replaced of kombu's transport, checked in the source of kombu 5.7.0. It is built on
-:mod:`celery_fleet.compat.minors.chosen`, which adds what an older minor lacks.
-:mod:`celery_fleet.delivery.fetch.queue_poller` describes how the polling connection is used. kombu's mark of a poll,
-``_in_poll``, is set only while a reply is due, so not while the channel is armed.
+All private attributes of kombu's transport that this file reads or replaces were checked in the source of kombu 5.7.0.
+:mod:`celery_fleet.compat.minors.chosen` adds those that an older minor lacks.
+:mod:`celery_fleet.delivery.fetch.queue_poller` describes how the polling connection is used. kombu's attribute
+``_in_poll`` is only set while a reply is due, so it is not set while the channel is armed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from celery_fleet.delivery.messages import FetchedMessage
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, Script, run
 
-# kombu types this in part, which is worse than no types for a subclass.
+# kombu's types are incomplete, which is worse for subclasses than no types at all.
 stock: Any = kombu.transport.redis
 json: Any = kombu.utils.json
 
@@ -48,33 +48,33 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
-    """Takes messages by script; mixed in before one of kombu's channels."""
+    """Fetches messages with a script; a mixin before one of kombu's channels."""
 
     QoS = QoS
     Message = Message
 
-    #: Whether messages are taken and acknowledged by script.
+    #: Whether scripts fetch and acknowledge the messages.
     atomic = False
 
-    # kombu's, for the type checker
+    # kombu's attributes, for the type checker
     client: Any
     connection: Any
     connection_errors: tuple[type[Exception], ...]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._poller = QueuePoller()
-        #: Whether the worker consumes here. It stays true: messages are acknowledged even after their connection was
-        #: lost.
+        #: Whether the worker consumes on this channel. It stays true after the connection is lost, because messages are
+        #: still acknowledged.
         self.ours = False
         self._checked = False
         self._unconfirmed: set[str] = set()
-        #: For each priority, the list of each queue; and each queue as a JSON string.
+        #: For each priority, the list of each queue by the queue's name; and each queue as a JSON string.
         self._lists: list[dict[str, str]] = []
         self._quoted: dict[str, str] = {}
-        #: Whether a BRPOP of kombu's is under way.
+        #: Whether kombu has sent a BRPOP and its reply is due.
         self._popping = False
         super().__init__(*args, **kwargs)
-        # For kombu's periodic work. kombu's retries go by the transport's errors, not by these.
+        # kombu's periodic work ignores these errors. kombu's retries use the transport's errors instead.
         self.connection_errors = (*self.connection_errors, BrokerAwayError)
 
     def _require_version(self) -> None:
@@ -95,7 +95,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     @property
     def listens(self) -> bool:
-        """Return whether unrequested input is a push, and not only the end of the connection."""
+        """Return whether unrequested input may be a push, and not just the end of the connection."""
         channel: Any = self
         return self._poller.tracked and not channel._in_poll
 
@@ -112,25 +112,27 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     @property
     def awaited(self) -> str | None:
-        """Return the tag of a take whose answer is still to come; None if none is."""
+        """Return the tag of the fetch for which a reply is due; None if there is none."""
         return self._poller.awaited
 
     def overdue(self, seconds: float) -> bool:
-        """Return whether an answer that the loop waits for is late by so many seconds. A push is never late."""
+        """Return whether a reply that the loop waits for is more than some seconds late. A push is never late."""
         channel: Any = self
         conn = channel._in_poll
         if not conn or conn._sock is None or channel._brpop_sent_at is None:
             return False
-        waits = self._popping or self._poller.due is Due.RING  # here Redis itself waits
+        waits = (
+            self._popping or self._poller.due is Due.BLMOVE
+        )  # Redis itself waits before it replies
         if monotonic() - channel._brpop_sent_at <= seconds + waits * (channel.brpop_timeout or 0):
             return False
-        # An answer that has come, but is not read since the prefetch is full, is not the broker's fault.
+        # It is not the broker's fault if the reply has arrived, but is not read because the prefetch is full.
         return not minors.kombu.readable(conn._sock)
 
-    # --- which way ---
+    # --- atomic or stock ---
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
-        """Begin to consume a queue.
+        """Start to consume a queue.
 
         Raises:
             SystemExit, celery.exceptions.ImproperlyConfigured: Redis is too old, see `errors.refuse`.
@@ -152,7 +154,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()
         channel: Any = self
-        self._poller.forget()  # what is known is about the previous queues
+        self._poller.forget()  # it knows the state of the previous queues
         self._lists = [
             {queue: channel._q_for_pri(queue, step) for queue in channel.active_queues}
             for step in channel.priority_steps
@@ -165,18 +167,18 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         elif unconfirmed:
             why_not = f"{', '.join(sorted(unconfirmed))} has no_ack"
         self.atomic = self.ours and why_not is None
-        # Celery's own queues end with the process: replies, and what gossip hears.
+        # Don't warn about Celery's own queues for replies and gossip, which are deleted when the process ends.
         if (
             self.ours
             and why_not is not None
             and not (unconfirmed and unconfirmed <= channel.auto_delete_queues)
         ):
-            tell_once(f"messages are taken as stock Celery does it: {why_not}")
+            tell_once(f"messages are fetched as in stock Celery: {why_not}")
 
     # --- scripts ---
 
     def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run a script on a connection of the pool."""
+        """Run a script on a connection from the pool."""
         channel: Any = self
         with channel.conn_or_acquire() as client:
             return run(client, script, names, args)
@@ -184,25 +186,25 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     def put_back(self, tag: str, key: str, payload: str | bytes, end: str = HEAD) -> bool:
         """Put a message back at one end of a list; return whether it was still held under the tag.
 
-        A task that rejects itself goes to the tail, so it does not keep others waiting again and again.
+        A task that rejects its message goes to the tail, so it does not keep other tasks waiting again and again.
         """
         channel: Any = self
         names = [channel.unacked_key, channel.unacked_index_key, key]
         return bool(self.run(PUT_BACK, names, [tag, payload, end, ""]))
 
-    # --- taking ---
+    # --- fetching ---
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         channel: Any = self
         conn = self.client.connection
         if not self.atomic:
-            if self._poller.tracked:  # pushes would come among kombu's replies
+            if self._poller.tracked:  # kombu does not expect pushes between its replies
                 conn.disconnect()
                 return
             super()._brpop_start(timeout)
             self._popping = bool(channel._in_poll)
             return
-        # If there is no socket, redis-py would open one that the loop does not know.
+        # Without a socket, redis-py would open one that the loop does not watch.
         if self._poller.idle or conn._sock is None:
             return
         queues = list(channel._queue_cycle.consume(len(channel.active_queues)))
@@ -229,20 +231,20 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         try:
             if popping:
                 return super()._brpop_read(**options)
-            return self._take(self.client.connection)
+            return self._fetch(self.client.connection)
         except Empty:
             raise
         except Exception as exc:
             if not channel._closing:
                 raise
-            # If it were raised, kombu would leave the channel half closed, and the worker would end.
-            logger.warning("a closing channel's last answer: %s", redact(one_line(exc)))
+            # Don't raise it: kombu would leave the channel half closed, and the worker would end.
+            logger.warning("the last reply to a closing channel failed: %s", redact(one_line(exc)))
             raise Empty from exc
         finally:
             channel._in_poll = None
             channel._flush_brpop_reauth()
 
-    def _take(self, conn: Any) -> bool:
+    def _fetch(self, conn: Any) -> bool:
         if conn is None:
             raise Empty
         try:
@@ -256,7 +258,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         return True
 
     def hear(self) -> None:
-        """Read a push while the prefetch is full; kombu would take it for the end of the connection."""
+        """Read a push while the prefetch is full. kombu would mistake it for the end of the connection."""
         conn = self.client.connection
         try:
             self._poller.hear(conn)
@@ -272,7 +274,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         queue = found.key.rsplit(channel.sep, 1)[0]
         channel._queue_cycle.rotate(queue)
         if channel._closing or queue not in self.connection._callbacks:
-            # The queue was cancelled. kombu would have any channel hold the message, under a second tag.
+            # The queue was cancelled. kombu would let any channel hold the message, under a second tag.
             self.put_back(found.tag, found.key, found.item)
             raise Empty
         try:
@@ -287,7 +289,9 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             if transport.taken is not None:  # another channel consumes the queue with no_ack
                 self.run(ACK, [channel.unacked_key, channel.unacked_index_key], [found.tag])
         except Exception as exc:
-            if transport.taken is None:  # the message is held: handling it failed
+            if (
+                transport.taken is None
+            ):  # the channel already holds the message, and its handler failed
                 raise
             self._park(found, "malformed", exc)
             raise Empty from exc
@@ -305,7 +309,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             except Exception as trouble:
                 if self.is_lost(trouble):
                     raise
-                logger.exception("what can't be read can't become a dead letter")
+                logger.exception("an unreadable item can't become a dead letter")
         names = [channel.unacked_key, channel.unacked_index_key, keys.UNREADABLE]
         self.run(PUT_ASIDE, names, [found.tag, found.item, keys.UNREADABLE_KEPT])
         queue = found.key.split(channel.sep)[0]
@@ -329,7 +333,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         channel: Any = self
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if channel._pending_reauth_token(connection) is not None:
-            self._poller.forget()  # the reader of the reply may pass over a push
+            self._poller.forget()  # kombu reads the reply, and may skip a push
         super()._flush_brpop_reauth()
 
 
@@ -342,17 +346,17 @@ class SentinelChannel(_Atomic, minors.kombu.SentinelChannel):  # type: ignore[mi
 
 
 class PushPoller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
-    """kombu's poller, extended for pushes."""
+    """kombu's poller, extended to handle pushes."""
 
     def on_poll_start(self) -> None:
-        """Do what is due before each wait."""
+        """Call the hook ``tick`` for each channel before each wait."""
         if HOOKS.tick is not None:
             for channel in tuple(self._channels):
                 HOOKS.tick(channel)
         super().on_poll_start()
 
     def on_readable(self, fileno: int) -> Any:
-        """Read from a socket that has something to read."""
+        """Read from a socket that is readable."""
         found = self._fd_to_chan.get(fileno)
         channel: Any = found and found[0]
         if found and found[1] == "BRPOP" and channel.listens and not channel.qos.can_consume():
@@ -360,7 +364,7 @@ class PushPoller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
         return super().on_readable(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
-        """Wait for a message if there is no event loop; wake up often enough to look at all lists."""
+        """Wait for a message if there is no event loop; wake up often enough to check all lists."""
         return super().get(callback, timeout=NET if timeout is None else min(timeout, NET))
 
 
@@ -372,7 +376,7 @@ class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle: Any = PushPoller()
-        #: The message on its way to its consumer. Its channel may not be the one that took it.
+        #: The message that is being delivered to its consumer. Its channel may not be the one that fetched it.
         self.taken: Taken | None = None
 
 
@@ -387,7 +391,7 @@ _CLASSES = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTranspo
 
 
 def install() -> None:
-    """Use these transports for the schemes of URLs, which stay as they are."""
+    """Register these transports for kombu's existing URL schemes."""
     for alias, transport in _CLASSES.items():
         kombu.transport.TRANSPORT_ALIASES[alias] = f"{__name__}:{transport.__name__}"
         kombu.transport._transport_cache.pop(alias, None)

@@ -1,7 +1,7 @@
-"""Put back what a dead process held: each message to the head of its list, in the order of the takes.
+"""Put back the messages of a dead process: each to the head of its list, in the order in which they were fetched.
 
-Standard library only. Each message moves by one script, which does nothing if the message is no longer held under its
-tag. If the work is interrupted, the other messages stay in ``unacked``, for the sweep once their lease has run out.
+Standard library only. One script moves each message, and does nothing if the message is no longer held under its tag.
+If the work is interrupted, the other messages stay in ``unacked``; a sweep returns them when their lease has expired.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 from celery_fleet.delivery.messages import FetchedMessage, number_of
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 
-#: Members of the index in one question to Redis, and messages that are in memory at once.
+#: Number of members of the index in one request, and number of messages that are in memory at once.
 SCAN, CHUNK = 1000, 20
 
-#: Looks at the index: the last commands of a dead process may reach Redis after our first look.
+#: Number of times to read the index: the last commands of a dead process may reach Redis after the first time.
 LOOKS = 3
 
 _GLOB = re.compile(r"([\\*?\[\]])")
 
 
 class MessageClient(health_redis.Client):
-    """A connection that takes messages of any size, and gives back each byte as it came."""
+    """A connection that accepts replies of any size, and returns their bytes unchanged."""
 
     longest: ClassVar[int] = 1 << 29
     undecodable: ClassVar[str] = "surrogateescape"
 
 
 def context_of(tls: Mapping[str, Any]) -> ssl.SSLContext:
-    """Return a TLS context with kombu's options, ``broker_use_ssl``.
+    """Return a TLS context with kombu's options from ``broker_use_ssl``.
 
     Raises:
         OSError: A certificate can't be read.
@@ -58,16 +58,16 @@ def context_of(tls: Mapping[str, Any]) -> ssl.SSLContext:
 
 @dataclass
 class Outcome:
-    """What became of the messages. It grows while they move, so it is right whatever ends the work."""
+    """The number of messages by outcome. Each message updates it, so it is correct even if the work is interrupted."""
 
-    #: Tasks that ended before the process did, and are acknowledged now.
+    #: Tasks that ended before the process died, and are acknowledged now.
     acknowledged: int = 0
     returned: int = 0
-    #: Those of ``returned`` that the process had begun to run.
+    #: Messages in ``returned`` that the process had begun to run.
     begun: int = 0
-    #: Dead letters: too many processes died of them.
+    #: Messages that became dead letters, because too many processes died while they ran them.
     parked: int = 0
-    #: Messages left where they are, and why the first of them was.
+    #: Messages that stay in ``unacked``, and the reason for the first of them.
     left: int = 0
     why: str = ""
     #: Why the last attempt did not finish.
@@ -76,7 +76,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class UnackedMessage:
-    """A message as ``unacked`` has it."""
+    """A message in ``unacked``."""
 
     tag: str
     raw: dict[str, Any]
@@ -88,19 +88,22 @@ class UnackedMessage:
         """Read ``[message, "", queue]``.
 
         Raises:
-            ValueError: Our take could not have made it.
+            ValueError: The entry was not written by the atomic fetch.
         """
         try:
             raw, exchange, queue = json.loads(value)
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"it can't be read ({type(error).__name__})") from None
         if not isinstance(raw, dict) or exchange != "" or not isinstance(queue, str):
-            raise ValueError("it is not as a worker of the fleet takes messages")
+            raise ValueError("the atomic fetch did not write it")
         return cls(tag, raw, messages.list_for(queue, raw, record.separator, record.steps))
 
 
 def _redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
-    """Return a message as it goes back, with its share of the worker's death; None if its task had not begun."""
+    """Return a copy of a message to put back.
+
+    ``share`` is its share of the worker's death; None if its task had not begun.
+    """
     message = messages.redelivered(raw)
     if share is not None:
         headers = message.get("headers")
@@ -113,13 +116,13 @@ def _redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
 
 
 class Return:
-    """Puts back all that a process held, in several attempts; each continues the one before.
+    """Puts back all messages of a process. Each attempt continues where the previous one stopped.
 
     Args:
-        record: What the process left.
-        begun: Numbers of the deliveries that the process had begun to run, which share its death.
-        pending: Tags of those that had ended.
-        outcome: Where it is noted.
+        record: The record that the process left.
+        begun: Numbers of the deliveries that the process had begun to run; they share its death.
+        pending: Tags of the deliveries that had ended.
+        outcome: Counts the messages by outcome.
     """
 
     def __init__(
@@ -133,10 +136,10 @@ class Return:
         self._shares: dict[str, float] | None = None
 
     def attempt(self, client: MessageClient) -> None:
-        """Do what is still to be done.
+        """Put back the messages that are still held.
 
         Raises:
-            OSError, RedisError: Redis does not answer, or not as it should.
+            OSError, RedisError: Redis does not answer, or its answer is an error.
         """
         if self._pending:
             self._acknowledge(client)
@@ -155,22 +158,21 @@ class Return:
 
     def _acknowledge(self, client: MessageClient) -> None:
         unacked, index = self._record.unacked, self._record.index
-        # The message before its place in the index: in between there is a place without a message, which is harmless,
-        # and not the reverse. These are plain commands, since a full Redis takes them.
+        # Delete the message before its place in the index: a place without a message is harmless, but not the reverse.
+        # Use plain commands, because Redis accepts these at its memory limit.
         gone = _sound(client.ask_all(("HDEL", unacked, tag) for tag in self._pending))
         _sound(client.ask_all(("ZREM", index, tag) for tag in self._pending))
         self._pending.clear()
         self._outcome.acknowledged += sum(gone)
 
     def _held(self, client: MessageClient) -> list[str]:
-        """Return the tags in the index, the newest first; by their numbers, since a lease moves their times."""
+        """Return the tags in the index, the newest first, sorted by number because a lease changes the times."""
         owner = self._record.owner
         pattern = _GLOB.sub(r"\\\1", owner.prefix) + "*"
         found: set[str] = set()
         cursor = "0"
         while True:
-            # In steps: the index holds what all workers have taken, and no client should wait for a look at all of
-            # it.
+            # Read in steps. The index contains the messages of all workers, and a long command would block all clients.
             cursor, members = client.ask(
                 "ZSCAN", self._record.index, cursor, "MATCH", pattern, "COUNT", str(SCAN)
             )
@@ -181,8 +183,8 @@ class Return:
     def _share_out(self, client: MessageClient, tags: Sequence[str]) -> dict[str, float]:
         """Return each running task's share of the process's death.
 
-        It is not known which of them was to blame. Tasks that ran at several deaths are the suspects, and a worker
-        runs one suspect at a time.
+        It is not known which task killed the process. Tasks that were running at several deaths are suspects, and a
+        worker runs only one suspect at a time.
         """
         running = [tag for tag in tags if number_of(tag) in self._begun]
         crashes: dict[str, float] = {}
@@ -220,17 +222,17 @@ class Return:
             if isinstance(answer, RedisError):
                 self._leave(tag, str(answer))
             else:
-                # PARK answers with a list that begins with the answer of PUT_BACK.
+                # PARK returns a list, in which the first item is like the result of PUT_BACK.
                 done = int(answer[0] if isinstance(answer, list) else answer)
                 self._note(kind, done)
 
     def _command(self, held: UnackedMessage) -> tuple[str, tuple[str, ...]]:
-        """Return what becomes of a message, and the command that does it."""
+        """Return the outcome of a message, and the command for it."""
         share = (self._shares or {}).get(held.tag)
         raw = _redelivered(held.raw, share)
         message = json.dumps(raw)
         deaths = dead_letters.header(raw, keys.DEATHS)
-        # Thirds of a death are rounded.
+        # Shares of a death, such as thirds, are rounded.
         if share and self._record.deaths is not None and deaths > self._record.deaths - 0.01:
             crashes = int(dead_letters.header(raw, keys.CRASHES))
             names, arguments = dead_letters.park_call(
@@ -268,7 +270,7 @@ def _sound(answers: Iterable[Any]) -> list[int]:
     """Return the answers as numbers.
 
     Raises:
-        RedisError: One of them is an error.
+        RedisError: One of the answers is an error.
     """
     found = list(answers)
     for answer in found:

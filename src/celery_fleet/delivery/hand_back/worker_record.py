@@ -1,20 +1,20 @@
-"""What a worker leaves in its runtime directory so that its unit can hand back its messages. Standard library only.
+"""Files in a worker's runtime directory from which its unit can hand back its messages. Standard library only.
 
 ``lock``
-    A shared ``flock`` of the worker's process, which its pool's children inherit. A hand-back that gets it
-    exclusively knows that none of them lives. Programs that a task runs don't inherit it.
+    The worker's process holds a shared ``flock`` on it, which the children of its pool inherit. A hand-back that gets
+    the lock exclusively knows that all of them have ended. Programs that a task starts don't inherit the lock.
 ``owner.json``
-    The owner of the deliveries, and what is needed to put them back (:class:`WorkerRecord`).
+    The owner of the deliveries, and the data needed to put them back (:class:`WorkerRecord`).
 ``begun``
     The deliveries that a pool has begun to run: slots of eight bytes, each with the number in a delivery's tag, or 0.
-        One ``pwrite`` on tmpfs records a delivery and another one removes it, so the file is always readable,
-        whenever the process dies. A delivery that is recorded but no longer in ``unacked`` has been acknowledged, and
-        does not matter.
+    One ``pwrite`` on tmpfs records a delivery, and another one removes it. So the file is readable whenever the process
+    dies. A delivery that is recorded but no longer in ``unacked`` has been acknowledged, and is
+    ignored.
 ``pending``
-    Tags of tasks that have ended and whose acknowledgement the broker has not taken yet, one a line.
+    Tags of tasks that have ended, but are not acknowledged in the broker yet, one per line.
 ``stopping``
-    Exists once the unit was told to stop. A process that is killed then took too long to drain, and no task is to
-    blame.
+    Exists when the unit has been told to stop. If the process is killed then, its drain took too long, and no task is
+    to blame.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ DIRECTORY_VARIABLE = "RUNTIME_DIRECTORY"
 
 FORMAT = 1
 
-#: Bytes of a slot in ``begun``.
+#: Size of a slot in ``begun``, in bytes.
 SLOT = 8
 _FREE = bytes(SLOT)
 
-#: Seconds that a starting worker waits for a running hand-back, which takes less.
+#: Seconds that a starting worker waits for a running hand-back, which needs less time than this.
 WAIT_FOR_LOCK = 15.0
 
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """The owner of a worker's deliveries, and their places in the broker."""
+    """The owner of a worker's deliveries, and their keys in the broker."""
 
     node: str
     start: str
-    #: Seconds after which any worker puts back what is left.
+    #: Seconds after which any worker puts back the remaining messages.
     lease: float
     #: A task that has killed this many processes becomes a dead letter (None: never), and how many dead letters to
     #: keep.
@@ -73,7 +73,7 @@ class WorkerRecord:
 
     @property
     def owner(self) -> Owner:
-        """Return the owner in the tags."""
+        """Return the owner that the tags name."""
         return Owner(self.node, self.start)
 
     @classmethod
@@ -95,10 +95,10 @@ class WorkerRecord:
 
     @classmethod
     def read(cls, directory: Path) -> WorkerRecord | None:
-        """Return the record that a process has left; None if it never began to take tasks.
+        """Return the record that a process has left; None if it never started to fetch tasks.
 
         Raises:
-            FleetError: The file can't be read, or has other content.
+            FleetError: The file can't be read, or has unexpected content.
         """
         path = directory / RECORD
         try:
@@ -108,7 +108,7 @@ class WorkerRecord:
         except (OSError, ValueError) as error:
             raise FleetError(f"{path} can't be read ({error})") from error
         if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-            raise FleetError(f"{path} is of another format than {FORMAT}")
+            raise FleetError(f"{path} does not have format {FORMAT}")
         try:
             found = cls(**{**document, "steps": tuple(document["steps"])})
         except (TypeError, KeyError) as error:
@@ -121,7 +121,7 @@ class WorkerRecord:
         return found
 
     def write(self, directory: Path) -> None:
-        """Write the record as a whole or not at all.
+        """Write the record atomically.
 
         Raises:
             OSError: It can't be written.
@@ -140,26 +140,29 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 class StartedTasks:
-    """Records the tasks that have begun. For any thread: each step is one operation of a list, a dict or the system."""
+    """Records the tasks that have begun.
+
+    It is safe in any thread, because each step is a single operation of a list, a dict or the system.
+    """
 
     def __init__(self, owner: Owner, path: Path) -> None:
-        """Begin with an empty file.
+        """Create an empty file.
 
         Raises:
-            OSError: The file can't be made.
+            OSError: The file can't be created.
         """
         self._prefix = owner.prefix
         self._path = path
-        # Like all that Python opens, programs that a task runs do not inherit it.
+        # Programs that a task starts do not inherit a file that Python opens.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._slots: dict[str, int] = {}
-        # Slots are used again, so the file stays as long as the pool is wide.
+        # Slots are reused, so the file has no more slots than the pool has processes.
         self._free: list[int] = []
         self._fresh = count(0, SLOT)
         self._failed = False
 
     def note(self, tag: str) -> None:
-        """Record that a pool runs a delivery; one with another owner's tag, of a stock take, is ignored."""
+        """Record that a pool runs a delivery. One of the stock fetch, which has no tag of this owner, is ignored."""
         if not tag.startswith(self._prefix) or tag in self._slots:
             return
         number = int(tag[len(self._prefix) :], 16)
@@ -171,7 +174,7 @@ class StartedTasks:
         self._write(number.to_bytes(SLOT, sys.byteorder), slot)
 
     def forget(self, tag: str) -> None:
-        """Record that a delivery has ended and is acknowledged, or will be; one that was never recorded is ignored."""
+        """Remove a delivery that has ended and is acknowledged, or will be. One that was not recorded is ignored."""
         slot = self._slots.pop(tag, None)
         if slot is not None:
             self._write(_FREE, slot)
@@ -187,7 +190,7 @@ class StartedTasks:
         except OSError as error:
             if not self._failed:
                 log.warning(
-                    "%s can't be written (%s): tasks that end this process are not counted",
+                    "%s can't be written (%s): tasks that kill this process are not counted",
                     self._path,
                     error.strerror,
                 )
@@ -205,7 +208,7 @@ def read_begun(directory: Path) -> frozenset[int]:
 
 
 def read_pending(directory: Path, owner: Owner) -> list[str]:
-    """Return the tags of the node's tasks that ended without an acknowledgement, also those of earlier starts.
+    """Return the tags of the node's tasks that ended without an acknowledgement, including those of earlier starts.
 
     Raises:
         OSError: The file can't be read.
@@ -215,7 +218,7 @@ def read_pending(directory: Path, owner: Owner) -> list[str]:
 
 
 def directory_of(environ: Mapping[str, str]) -> Path | None:
-    """Return the runtime directory that systemd gave to this process. A unit may have several; ours is the first."""
+    """Return the runtime directory that systemd gave to this process. If the unit has several, it is the first."""
     given = environ.get(DIRECTORY_VARIABLE, "").split(":")[0]
     return Path(given) if given else None
 
@@ -224,7 +227,7 @@ def hold(directory: Path, *, wait: float = WAIT_FOR_LOCK) -> int:
     """Take the lock for this process and those that it forks; return its file descriptor, which must stay open.
 
     Raises:
-        OSError: The lock is not free: TimeoutError if another process has it exclusively for ``wait`` seconds.
+        OSError: The lock is not free. TimeoutError if another process held it exclusively for ``wait`` seconds.
     """
     return _locked(directory, fcntl.LOCK_SH, wait)
 
@@ -233,7 +236,7 @@ def hold_exclusively(directory: Path, *, wait: float) -> int:
     """Take the lock exclusively, for a hand-back, waiting ``wait`` seconds; return its file descriptor.
 
     Raises:
-        OSError: The lock is not free: TimeoutError if a process of the worker lives.
+        OSError: The lock is not free. TimeoutError if a process of the worker is still running.
     """
     return _locked(directory, fcntl.LOCK_EX, wait)
 

@@ -1,4 +1,4 @@
-"""The worker's side of the hand-back: it leaves in its runtime directory what its unit needs after its end."""
+"""The worker's side of the hand-back: write the files that its unit needs when the worker has ended."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from celery_fleet.delivery.options import Options
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Descriptors of locks, open as long as the process and those that it forks live.
+#: File descriptors of locks, which stay open as long as this process or one of its children is running.
 _held: list[int] = []
 
 
 def install(app: Any, options: Options, environ: Mapping[str, str]) -> None:
-    """Leave it once the worker is set up and before it forks, if the hand-back is enabled."""
+    """Write the files when the worker is set up and before it forks, if the hand-back is enabled."""
     if not options.hand_back:
         return
     signals.celeryd_after_setup.connect(
@@ -32,22 +32,22 @@ def install(app: Any, options: Options, environ: Mapping[str, str]) -> None:
 
 
 def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> StartedTasks | None:
-    """Take the lock, write the record, and record what begins from now on; return None if that fails.
+    """Take the lock, write the record, and start to record tasks; return None if that fails.
 
-    Nothing is lost then: the messages of a process that dies wait for its lease.
+    No message is lost then: if the process dies, its messages are returned when its lease expires.
     """
     directory = worker_record.directory_of(environ)
     if directory is None:
         logger.warning(
-            "no hand-back: %s is not set, since no unit has started this worker; what it holds when it dies"
-            " waits until its lease runs out",
+            "no hand-back: %s is not set, because no unit started this worker; if it dies, its messages wait"
+            " until its lease expires",
             worker_record.DIRECTORY_VARIABLE,
         )
         return None
     owner = tags.owner()
     try:
         _held.append(worker_record.hold(directory))
-        # The directory was preserved.
+        # The directory may have been preserved from an earlier start.
         for name in (worker_record.RECORD, worker_record.STOPPING):
             (directory / name).unlink(missing_ok=True)
         notes = StartedTasks(owner, directory / worker_record.BEGUN)
@@ -55,7 +55,7 @@ def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> StartedTa
         WorkerRecord.of(owner, transport, options).write(directory)
     except (OSError, ValueError, TypeError) as error:
         logger.warning(
-            "no hand-back: %s (%s); what this worker holds when it dies waits until its lease runs out",
+            "no hand-back: %s (%s); if this worker dies, its messages wait until its lease expires",
             error,
             directory,
         )

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""What lease and sweep read of celery 5.7 and kombu 5.7, from a thread beside the worker's loop.
+"""Private attributes of Celery 5.7 and kombu 5.7 that lease and sweep read, in a thread next to the worker's loop.
 
-These functions only read, and connect, create or cache nothing in the loop's own objects. Checked in the sources of
-celery 5.7.0 and kombu 5.7.0.
+These functions only read. They neither connect nor create or cache anything in the loop's objects. They were checked
+in the sources of celery 5.7.0 and kombu 5.7.0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from celery_fleet.delivery.scripts import run, run_each
 
 
 def channel_of(worker: Any) -> Any:
-    """Return the channel that the worker consumes from; None if it has none, or one that is not Redis's."""
+    """Return the channel that the worker consumes from; None if there is none, or if it is not a Redis channel."""
     consumer = getattr(worker, "consumer", None)
     channel = getattr(getattr(consumer, "task_consumer", None), "channel", None)
     if not isinstance(channel, stock.Channel) or channel.closed or channel.connection is None:
@@ -35,37 +35,37 @@ def channel_of(worker: Any) -> Any:
 
 
 def running() -> set[str]:
-    """Return the tags of the tasks that a pool has and that were not acknowledged, from any connection."""
+    """Return the tags of the pool's tasks that are not acknowledged yet, from any connection."""
     tags = {request.message.delivery_tag for request in outage.running()}
     return {tag for tag in tags if isinstance(tag, str)}
 
 
 def awaited(channel: Any) -> set[str]:
-    """Return the tag of a take whose answer is due, or was read and is not noted as held yet."""
+    """Return the tag of a fetch that may have found a message which is not noted as held yet."""
     asked = getattr(channel, "awaited", None)  # kombu's own channel has none
     taken = getattr(channel.connection, "taken", None)
     return {tag for tag in (asked, taken and taken.tag) if tag}
 
 
 def address_of(channel: Any) -> tuple[Any, ...]:
-    """Return where a channel is connected to, for comparison: the worker may have stepped through a list of brokers."""
+    """Return a channel's broker, for comparison: with several broker URLs, the worker may have changed brokers."""
     info = channel.connection.client
     return (info.hostname, info.port, info.virtual_host, info.userid, type(channel))
 
 
 def client_of(channel: Any, timeout: float) -> redis.Redis:
-    """Return our own client for a channel's broker, with its TLS, user and database, and a single short attempt.
+    """Return a separate client for a channel's broker, with its TLS, user and database, that makes no retries.
 
     Args:
-        channel: An open one.
+        channel: An open channel.
         timeout: Seconds for connecting and for each answer.
     """
-    # kombu's own method: that of a subclass may guard the connections of the loop's thread.
+    # Call kombu's own method, because a subclass may guard the connections of the loop's thread.
     params = stock.Channel._connparams(channel)  # type: ignore[no-untyped-call]  # typed in part only
     params.update(
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        health_check_interval=0,  # the rounds are its check
+        health_check_interval=0,  # each round uses the connection, which is enough of a check
         retry=Retry(NoBackoff(), 0),
     )
     params.pop("retry_on_timeout", None)
@@ -74,7 +74,7 @@ def client_of(channel: Any, timeout: float) -> redis.Redis:
         client = _sentinel_client(channel, params)
     else:
         client = redis.Redis(connection_pool=redis.ConnectionPool(**params))
-    # A child of the pool has no use for it, and would keep the socket open.
+    # A child of the pool would keep the socket open without using it.
     register_after_fork(client, _close)
     return client
 
@@ -104,7 +104,7 @@ def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
 
 
 def broker_of(channel: Any, client: redis.Redis) -> Broker:
-    """Return what a sweep has to know of a channel's broker, which it asks with its own client."""
+    """Return a channel's broker for a sweep, which uses a separate client."""
 
     def table(exchange: str) -> list[tuple[str, ...]]:
         members: Any = client.smembers(channel.keyprefix_queue % exchange)
@@ -113,9 +113,9 @@ def broker_of(channel: Any, client: redis.Redis) -> Broker:
     def queues(exchange: str, routing_key: str) -> Iterable[str]:
         if not exchange:
             return [routing_key]
-        # Like kombu, typeof takes an exchange that this process never declared for a direct one.
+        # Like kombu, typeof treats an exchange that this process never declared as a direct exchange.
         found = channel.typeof(exchange).lookup(table(exchange), exchange, routing_key, None)
-        # Without a binding kombu would drop the message. A queue mostly has the name of its routing key.
+        # Without a binding, kombu would drop the message. The queue usually has the same name as the routing key.
         return dict.fromkeys(queue for queue in found if queue) or [routing_key]
 
     def lists(raw: dict[str, Any], exchange: str, routing_key: str) -> Sequence[str]:

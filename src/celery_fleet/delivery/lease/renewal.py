@@ -1,10 +1,10 @@
-"""The lease: a process renews the places in ``unacked_index`` of all messages that it holds.
+"""The lease: a process renews the times in ``unacked_index`` of all messages that it holds.
 
-A message whose place is older than the visibility timeout counts as abandoned and is put back
-(:mod:`celery_fleet.delivery.lease.sweep`). Stock kombu writes the place once, so the timeout has to exceed the
+If a message's time is older than the visibility timeout, the message counts as abandoned and is put back
+(:mod:`celery_fleet.delivery.lease.sweep`). Stock kombu writes the time once, so the timeout must be longer than the
 longest task and the farthest ETA. With a renewal every few seconds, by Redis's clock, 300 seconds are enough.
 
-A process that is stuck must not renew: :meth:`Lease.end` gives its messages to others.
+A process that is stuck must not renew: :meth:`Lease.end` lets other workers have its messages.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from celery_fleet.delivery.scripts import Script
 
 logger = logging.getLogger("celery_fleet.delivery.lease")
 
-#: Rounds in a lease: one may fail, and one may be late.
+#: Number of rounds in a lease: one may fail, and one may be late.
 ROUNDS = 3
 
-#: Longest time in seconds between two rounds: a third of the shortest lease that preflight accepts. Each worker
-#: sweeps by its own timeout, and while a longer one is rolled out some still have the shorter one.
+#: Longest time in seconds between two rounds: a third of the shortest lease that preflight accepts. Each worker sweeps
+#: by its own timeout, and some still have the shorter one while a longer one is rolled out.
 LONGEST_ROUND = 5.0
 
-#: Tags in one call: some 60 kB, and well below a millisecond of Redis's time.
+#: Number of tags in one call: about 60 kB, which take Redis much less than a millisecond.
 BATCH = 1000
 
-#: Seconds until the next attempt after a failure; less if a round is shorter.
+#: Seconds until the next attempt after a failure, unless a round is shorter.
 RETRY = 2.0
 
-#: Renews places that exist.
-#: ZREM comes first: it writes, so a Redis at its memory limit lets the script go on to ZADD. No message has the tag
-#: "".
+#: Renews the times of tags that are in the index. ZREM comes first because it writes: after a write, Redis lets the
+#: script run ZADD even at its memory limit. No message has the tag "".
 #: KEYS: unacked_index. ARGV: tags.
 RENEW = Script("""
 local now = redis.call('TIME')
@@ -51,24 +50,24 @@ redis.call('ZADD', KEYS[1], 'XX', unpack(places))
 
 
 class Run(Protocol):
-    """Runs scripts at the Redis that this process takes from."""
+    """Runs scripts in the Redis from which this process fetches."""
 
     def __call__(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run a script; return its answer.
+        """Run a script; return its result.
 
         Raises:
-            redis.exceptions.RedisError, OSError: The script failed, or no answer came.
+            redis.exceptions.RedisError, OSError: The script failed, or Redis did not answer.
         """
 
 
 class Lease:
-    """Renews what a process holds, when that is due. For one thread, unless said otherwise.
+    """Renews the messages of a process when that is due. Use it in one thread only, except where noted.
 
     Args:
-        held: Returns the tags of the messages that this process answers for; called in the renewing thread.
+        held: Returns the tags of the messages for which this process is responsible; called in the renewing thread.
         seconds: The application's visibility timeout.
-        awaited: Returns the tags of takes whose answers were not read yet. If the prefetch is full, or a solo pool
-            runs a task, an answer with a message may wait for hours. A take may also have brought nothing.
+        awaited: Returns the tags of fetches for which no reply was read yet. If the prefetch is full, or a solo pool
+            runs a task, a reply with a message may wait for hours. A fetch may also have found no message.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Lease:
     # --- for any thread ---
 
     def end(self, why: str) -> None:
-        """Stop renewing, so that others get what this process holds; calling it again is harmless."""
+        """Stop renewing, so that other workers get this process's messages. Calling it again has no effect."""
         if not self._ended.is_set():
             self._why = why
             self._ended.set()
@@ -102,15 +101,15 @@ class Lease:
             )
 
     def resume(self) -> None:
-        """Renew again, at once: a process that was given up recovered before its manager ended it."""
+        """Resume renewing at once, because a process that was given up recovered before its manager ended it."""
         if self._ended.is_set():
             self._next = self._clock()
             self._ended.clear()
-            logger.warning("the lease is renewed again, since the worker is of use again")
+            logger.warning("the lease is renewed again, because the worker has recovered")
 
     @property
     def ended(self) -> bool:
-        """Return whether it is no longer renewed."""
+        """Return whether the lease is no longer renewed."""
         return self._ended.is_set()
 
     @property
@@ -120,40 +119,40 @@ class Lease:
 
     @property
     def lapsed(self) -> bool:
-        """Return whether it was not renewed for its whole length, so that others may have what is held, too."""
+        """Return whether the lease has expired, so that other workers may have the same messages."""
         return self.age > self.seconds
 
     # --- for the renewing thread ---
 
     @property
     def due_in(self) -> float:
-        """Return the seconds until the next round; infinity after the end."""
+        """Return the seconds until the next round; infinity after `end`."""
         return float("inf") if self.ended else max(0.0, self._next - self._clock())
 
     def renew(self, run: Run, index: str) -> int:
-        """Renew everything that is held; return the number of messages.
+        """Renew all held messages; return their number.
 
         Args:
             run: Runs the script.
             index: Key of kombu's ``unacked_index``.
 
         Raises:
-            redis.exceptions.RedisError, OSError: Redis did not confirm; the next attempt comes soon.
+            redis.exceptions.RedisError, OSError: Redis did not confirm the renewal; the next attempt follows soon.
         """
         if self.ended:
             return 0
         began = self._clock()
         pause = min(self.seconds / ROUNDS, LONGEST_ROUND)
         self._next = began + min(RETRY, pause)
-        # Sorted by their numbers, so that scores keep the order in which messages were taken. What is awaited is read
-        # first: a message that is noted as held in between is then in both sets, and otherwise in neither.
+        # Sort by number, so that the scores keep the order in which messages were fetched. Read the awaited tags first:
+        # a message that is noted as held in between is then in both sets. In the other order it would be in neither.
         awaited = set(self._awaited())
         tags = sorted(awaited.union(self._held()), key=number_of)
         if tags and self.lapsed and not self._lapse_told:
             self._lapse_told = True
             logger.warning(
-                "the lease of %d messages was not renewed for %.0f s, longer than its %.0f s: they may be run by other"
-                " workers, too; what this one acknowledges then touches none of theirs",
+                "the lease of %d messages was not renewed for %.0f s, longer than its %.0f s: other workers may run"
+                " them, too; an acknowledgement of this worker does not affect theirs",
                 len(tags),
                 self.age,
                 self.seconds,

@@ -1,19 +1,19 @@
-"""The sweep: any worker puts back messages whose lease has run out.
+"""The sweep: any worker puts back messages with an expired lease.
 
-It replaces kombu's ``restore_visible``, which reads the client's clock, locks a mutex that a dying worker leaves
-locked, and watches all of ``unacked``, so that it starts over again and again under load. Here one script finds what
-has expired, by Redis's own clock. Another one puts each message back if its place has not been renewed since, so only
-one of several workers succeeds.
+It replaces kombu's ``restore_visible``. That function uses the client's clock and a mutex that a dying worker leaves
+locked. It also watches all of ``unacked``, so under load it starts over again and again. Here one script finds the
+expired messages by Redis's own clock. Another script puts each message back unless it was renewed in the meantime, so
+only one of several workers succeeds.
 
 The sweep puts back
 
-* what an atomic worker held, once its lease has run out;
-* what a stock worker held, once *its* visibility timeout has run out: it renews nothing, so its running tasks look
-  abandoned from then on;
-* messages under this process's own name that it does not know: a hanging Redis or a slow network ran the script after
-  its caller had given up.
+* messages of atomic workers, when their lease has expired;
+* messages of stock workers, when *their* visibility timeout has expired. A stock worker renews nothing, so even its
+  running tasks look abandoned from then on;
+* messages under this process's own name that it does not know. They appear if a hanging Redis or a slow network ran the
+  script after its caller had given up.
 
-It also repairs a message without a place, and a place without a message.
+It also repairs messages that are only in ``unacked``, and removes tags that are only in ``unacked_index``.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ logger = logging.getLogger("celery_fleet.delivery.sweep")
 
 Answer = TypeVar("Answer")
 
-#: Messages, and bytes of them, in one answer; a single larger message comes by itself.
+#: Limits of one answer: number of messages, and their size in bytes. A larger message is returned by itself.
 BATCH = 100
 
 BATCH_BYTES = 2_000_000
 
-#: Answers handled in one round; the rest waits for the next round, so that a renewal is not kept waiting.
+#: Number of answers handled in one round. The rest waits for the next round, so that a round does not delay renewals.
 BATCHES = 20
 
-#: Places that one call looks at if it has to tell whose they are: some 3 ms of Redis's time.
+#: Number of tags that one call examines to find their owners, which takes Redis about 3 ms.
 LOOKS = 10_000
 
-#: The same for places that were not renewed lately, of which few are ours; each round looks at them.
+#: The same in each round, for tags that were not renewed recently; few of these are ours.
 ROUTINE_LOOKS = 1000
 
-#: Seconds for which a take's answer may be on its way, before an unknown message of ours counts as forgotten.
+#: Seconds that a fetch's reply may take, before an unknown message under this process's name counts as forgotten.
 UNKNOWN_AGE = 10.0
 
-#: Seconds in which every living worker has renewed what it holds, even at the second attempt.
+#: Seconds within which every running worker has renewed its messages, even if that takes two attempts.
 RENEWED = LONGEST_ROUND + 2 * RETRY
 
-#: Seconds by which Redis's clock may get ahead of ours between two looks without counting as set.
+#: Seconds by which Redis's clock may gain on ours between two rounds without counting as set forward.
 CLOCK_SLACK = 2.0
 
-#: Fields of ``unacked`` that one call looks at when repairing it.
+#: Number of fields of ``unacked`` that one call examines when it repairs the index.
 MEND_COUNT = 200
 
-#: The entry that the take's script makes of an item that is not JSON: it joins texts.
+#: The entry of an item that is not JSON, because the fetch script only concatenates strings.
 _UNREADABLE = re.compile(r'\[(?P<item>.*),\s*"",\s*(?P<queue>"(?:[^"\\]|\\.)*")\]\s*\Z', re.DOTALL)
 
 
@@ -74,7 +74,7 @@ class UnackedEntry:
     """A message's place in ``unacked_index`` and its entry in ``unacked``, as Redis has them."""
 
     tag: str
-    #: The score as Redis spells it.
+    #: The score in Redis's own format.
     score: bytes
     value: str = ""
 
@@ -86,32 +86,32 @@ class UnackedEntry:
 
 @dataclass(frozen=True)
 class Broker:
-    """The Redis that this process takes from, and where kombu's records and lists are in it."""
+    """The Redis from which this process fetches, with the keys of kombu's records and lists."""
 
     run: Run
-    #: Runs a script once for each of some calls (`celery_fleet.delivery.scripts.run_each`).
+    #: Runs a script once for each pair of keys and arguments (`celery_fleet.delivery.scripts.run_each`).
     run_each: Callable[[Script, Iterable[tuple[Sequence[str], Sequence[Any]]]], list[Any]]
     index: str
     unacked: str
-    #: Returns the lists of a message with this exchange and routing key. It raises an exception if they can't be
-    #: found out now.
+    #: Returns the lists of a message with this exchange and routing key. It raises an exception if it can't find them
+    #: now.
     lists: Callable[[dict[str, Any], str, str], Sequence[str]]
 
     def ask(self, script: Script, args: Sequence[Any]) -> Any:
-        """Run a script over the records."""
+        """Run a script on ``unacked_index`` and ``unacked``."""
         return self.run(script, [self.index, self.unacked], args)
 
 
 class RedisClock:
-    """Notices when Redis's clock is set forward: then every place looks older than it is.
+    """Detects when Redis's clock is set forward, because all messages then look older than they are.
 
     Args:
         memory: Seconds for which a step is remembered.
-        clock: Our own clock, which is never set.
+        clock: A monotonic clock of this process.
     """
 
     def __init__(self, memory: float, clock: Callable[[], float] = time.monotonic) -> None:
-        #: When the clock was last set, by our own clock. It may have been set just before we began.
+        #: When Redis's clock was last set, by our own clock. It may have been set just before this process started.
         self.set_at = clock()
         self._memory = memory
         self._clock = clock
@@ -120,18 +120,18 @@ class RedisClock:
 
     @property
     def step(self) -> float:
-        """Return by how many seconds places from before the step look too old; 0 once there can be none of them."""
+        """Return by how many seconds messages look too old; 0 when none can be from before the step any more."""
         return self._step if self._clock() - self.set_at < self._memory else 0.0
 
     def ask(self, look: Callable[[], tuple[Answer, float]]) -> Answer:
-        """Return the answer of a look, and compare the Redis time in it with that of the look before."""
+        """Return the answer of a call, and compare its Redis time with that of the previous call."""
         began = self._clock()
         answer, now = look()
         if self._before is not None:
             asked, then = self._before
             ahead = (now - then) - (self._clock() - asked)
             if ahead > CLOCK_SLACK:
-                logger.warning("Redis' clock was set forward by %.0f s", ahead)
+                logger.warning("Redis's clock was set forward by %.0f s", ahead)
                 self._step = self.step + ahead
                 self.set_at = self._clock()
         self._before = (began, now)
@@ -143,10 +143,10 @@ class Sweep:
 
     Args:
         owner: This process.
-        known: Returns the tags of all that this process has, awaits, or still has to acknowledge.
-        seconds: The lease.
-        stock_seconds: The visibility timeout of workers with the stock take.
-        clock: Our own clock, in seconds.
+        known: Returns the tags of all messages that this process has, awaits, or still has to acknowledge.
+        seconds: The length of the lease.
+        stock_seconds: The visibility timeout of workers with the stock fetch.
+        clock: A clock of this process, in seconds.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Sweep:
         stock_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        #: Messages put back since the process began.
+        #: Number of messages put back since the process started.
         self.swept = 0
         self._owner = owner
         self._known = known
@@ -170,16 +170,16 @@ class Sweep:
         self._kept: set[str] = set()
 
     def round(self, broker: Broker, suspicious: bool = False) -> bool:
-        """Put back what has expired; return True if there is more than one round puts back.
+        """Put back expired messages; return True if there are more than one round can put back.
 
         Args:
-            broker: The Redis that this process takes from.
-            suspicious: A connection was lost lately, so there may be messages under this process's name that it does
-                not know. Then places are looked at even if they were renewed lately; else an unknown message only
-                shows once it was not renewed with the others.
+            broker: The Redis from which this process fetches.
+            suspicious: Whether a connection was lost recently, so there may be unknown messages under this process's
+                name. Then the round also examines recently renewed messages. Otherwise it only finds an unknown message
+                that has missed a renewal.
 
         Raises:
-            redis.exceptions.RedisError, OSError: Redis did not do it, or not all of it.
+            redis.exceptions.RedisError, OSError: Redis failed or did not answer, so messages may remain.
         """
         more = True
         batches = 0
@@ -187,7 +187,7 @@ class Sweep:
             batches += 1
             counts, expired, owned = self.redis_clock.ask(lambda: self._look(broker, suspicious))
             if self._clock() - self.redis_clock.set_at < RENEWED:
-                # What others hold looks expired until they have renewed it.
+                # Messages of other workers look expired until these have renewed them.
                 return False
             known = set(self._known())
             if batches == 1:
@@ -200,7 +200,7 @@ class Sweep:
     def _look(
         self, broker: Broker, suspicious: bool
     ) -> tuple[tuple[tuple[int, int], list[UnackedEntry], list[UnackedEntry]], float]:
-        # A stock worker renews nothing: what it took before the clock was set is younger than it looks.
+        # A stock worker renews nothing: messages that it fetched before the clock was set are newer than they look.
         stock_seconds = self._stock_seconds + self.redis_clock.step
         unacked, index, expired, owned, now = broker.ask(
             LOOK,
@@ -227,7 +227,8 @@ class Sweep:
     def _put_back_unknown(
         self, broker: Broker, owned: Sequence[UnackedEntry], known: set[str]
     ) -> None:
-        # Two looks are needed: the answer of a take may have been read a moment ago and not be noted as held yet.
+        # Only put back messages that were unknown in two rounds. In the first one, the reply to their fetch may just
+        # have been read, before they were noted as held.
         unknown = {entry.tag: entry.score for entry in owned if entry.tag not in known}
         before, self._unknown = self._unknown, unknown
         tags = [tag for tag, score in unknown.items() if before.get(tag) == score]
@@ -239,16 +240,16 @@ class Sweep:
             for tag, entry in zip(tags, entries, strict=True)
             if entry is not None
         ]
-        self._put_back(broker, found, "their answers had come too late")
+        self._put_back(broker, found, "the replies with them came too late")
 
     def _put_back(self, broker: Broker, entries: Sequence[UnackedEntry], why: str) -> int:
         calls = []
-        # The newest first: the last one put at a head is the first to be taken.
+        # Start with the newest: the last message put at the head is the first to be fetched.
         sent = list(reversed(in_order(entries)))
         for entry in sent:
             try:
                 payload, lists = self._destination(entry, broker)
-            except Exception as exc:  # noqa: BLE001  # one strange message must not keep the others
+            except Exception as exc:  # noqa: BLE001  # one invalid message must not hold up the others
                 self._keep(entry, exc)
                 payload, lists = b"", ()
             arguments = [_bytes(entry.tag), payload, HEAD, entry.score]
@@ -263,7 +264,7 @@ class Sweep:
             else:
                 done += [entry] * answer
         if refused:
-            # They are tried again after a timeout, not in each round.
+            # Renew refused messages, so that they are tried again after a timeout and not in each round.
             broker.run(RENEW, [broker.index], refused)
         if done:
             self.swept += len(done)
@@ -274,7 +275,7 @@ class Sweep:
         try:
             raw, exchange, routing_key = json.loads(entry.value)
         except ValueError:
-            # It goes back as it is, and the next worker that takes it parks it.
+            # Put it back unchanged; the next worker that fetches it parks it.
             unreadable = _UNREADABLE.match(entry.value)
             if unreadable is None:
                 raise
@@ -291,7 +292,7 @@ class Sweep:
         if entry.tag not in self._kept:
             self._kept.add(entry.tag)
             logger.error(
-                "message %s stays in kombu's unacked, since it can't be put back (%s); is its queue one of the"
+                "message %s stays in kombu's unacked, because it can't be put back (%s); is its queue one of the"
                 " application's?",
                 entry.tag,
                 why,
@@ -311,16 +312,16 @@ class Sweep:
         self._uneven = False
         if mended:
             logger.warning(
-                "%d messages in kombu's unacked had no place in unacked_index, so that nothing would ever have put them"
-                " back; they have one now",
+                "%d messages in kombu's unacked were missing in unacked_index, so they would never have been put back;"
+                " they were added to it",
                 mended,
             )
 
 
 def in_order(entries: Iterable[UnackedEntry]) -> list[UnackedEntry]:
-    """Sort messages by the order in which they were taken.
+    """Sort messages by the order in which they were fetched.
 
-    Within an owner the numbers tell the order, since a renewal makes the scores alike; between owners the scores do.
+    Messages of one owner are sorted by number, because a renewal gives them the same score. Owners are merged by score.
     """
 
     def owner(entry: UnackedEntry) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from celery_fleet.delivery.scripts import Script
 
-#: Finds what has expired, the newest first, so that messages of several rounds go back in order; and what is ours.
-#: KEYS: unacked_index, unacked. ARGV: seconds of the lease; seconds of stock workers; most messages; most bytes;
-#: places to look at; own prefix; seconds of own messages; places to look at for those, the newest first.
+#: Finds expired messages, the newest first, so that messages of several rounds go back in order; and our own messages.
+#: KEYS: unacked_index, unacked. ARGV: seconds of the lease; visibility timeout of stock workers; maximum number of
+#: messages; maximum number of bytes; number of tags to examine; own prefix; age of own messages in seconds; number of
+#: tags to examine for own messages, the newest first.
 #: Returns {size of unacked, size of unacked_index, expired as tag, score, message ..., own as tag, score ..., Redis's
 #: time}.
 LOOK = Script("""
@@ -52,7 +53,8 @@ end
 return {redis.call('HLEN', unacked), redis.call('ZCARD', index), expired, own, string.format('%.6f', now)}
 """)
 
-#: Returns the entries of some tags. KEYS: unacked_index, unacked. ARGV: tags. A tag without an entry loses its place.
+#: Returns the entries of some tags, and removes tags without an entry from the index.
+#: KEYS: unacked_index, unacked. ARGV: tags.
 READ = Script("""
 local entries = {}
 for i = 1, #ARGV do
@@ -62,7 +64,7 @@ end
 return entries
 """)
 
-#: Gives a place to each message among some fields of ``unacked`` that has none, as if it had just been taken.
+#: Adds messages that are missing in the index, as if they had just been fetched. Examines some fields of ``unacked``.
 #: KEYS: unacked_index, unacked. ARGV: cursor, number of fields. Returns {next cursor, number of new places}.
 MEND = Script("""
 redis.call('ZREM', KEYS[1], '')

@@ -1,8 +1,8 @@
-"""The thread that renews the lease and sweeps, on its own connection.
+"""Renew the lease and sweep in a thread with its own connection.
 
-A broker that hangs may block the worker's loop, and so may a task in the solo pool: the thread goes on. With gevent
-and eventlet it is a greenlet, and stops while a task computes without waiting. So does the watchdog's, which
-takes that for a hang long before a lease has run out.
+The thread continues even if a broker that hangs, or a task in the solo pool, blocks the worker's loop. With gevent and
+eventlet it is a greenlet, which stops while a task computes without waiting. So does the watchdog's greenlet, and then
+the watchdog ends the worker long before a lease expires.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from celery_fleet.delivery.outage.internals import held
 
 logger = logging.getLogger("celery_fleet.delivery.lease")
 
-#: Seconds between two sweeps, give or take a fifth, so that workers don't sweep at the same time.
+#: Seconds between two sweeps, varied by a fifth so that workers don't sweep at the same time.
 EVERY = 5.0
 JITTER = 0.2
 
 #: Seconds after a new connection in which we look for messages that the old one left behind.
 SUSPICIOUS = 60.0
 
-#: Longest and shortest time in seconds for connecting, and for each answer.
+#: Longest and shortest timeout in seconds for connecting, and for each answer.
 TIMEOUT = 3.0
 SHORTEST_TIMEOUT = 1.0
 
 #: Seconds until the next attempt after an unexpected error.
 RETRY = 2.0
 
-#: Seconds without sweeping after the broker was away. It was away for the others as well, and what they hold looks
-#: abandoned until they renew it. They try every two seconds, and an attempt lasts twice the timeout at most.
+#: Seconds without a sweep after the broker was away. It was away for the other workers as well, and their messages look
+#: abandoned until they renew them. They try every two seconds, and an attempt lasts at most twice the timeout.
 PATIENCE = 2 * TIMEOUT + RETRY
 
 #: kombu's visibility timeout, if the application sets none.
@@ -54,7 +54,7 @@ class BrokerAccess(Protocol):
     """Access to the worker's broker."""
 
     def broker(self) -> Broker | None:
-        """Return the broker that the worker takes from, or took from last; None before the first connection."""
+        """Return the broker from which the worker fetches, or last fetched; None before the first connection."""
 
     @property
     def connected(self) -> bool:
@@ -66,7 +66,7 @@ class BrokerAccess(Protocol):
 
 
 class WorkerAccess:
-    """Access to the broker of a worker in this process. For one thread."""
+    """Access to the broker of a worker in this process. Use it in one thread only."""
 
     def __init__(self, worker: Any, timeout: float) -> None:
         self.times = 0
@@ -83,7 +83,7 @@ class WorkerAccess:
         return hold.channel_of(self._worker) is not None
 
     def broker(self) -> Broker | None:
-        """Follow the worker to the broker that it takes from."""
+        """Return the broker from which the worker fetches now, or last fetched."""
         channel = hold.channel_of(self._worker)
         if channel is None or channel is self._channel:
             return self._broker
@@ -99,18 +99,18 @@ class WorkerAccess:
         return self._broker
 
     def held(self) -> set[str]:
-        """Return the tags of all that runs or waits here."""
+        """Return the tags of all messages that run or wait in this process."""
         channel = hold.channel_of(self._worker)
         return hold.running() | (set() if channel is None else held(channel))
 
     def awaited(self) -> set[str]:
-        """Return the tags of what may be on its way here."""
+        """Return the tags of fetches that may still bring a message."""
         channel = hold.channel_of(self._worker)
         return set() if channel is None else hold.awaited(channel)
 
 
 class LeaseThread(Periodic):
-    """Renews and sweeps, each when it is due."""
+    """Renews the lease and sweeps, each when it is due."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class LeaseThread(Periodic):
         self._trouble: str | None = None
 
     def step(self) -> float:
-        """Do what is due; return the seconds until something is due again."""
+        """Renew and sweep if that is due; return the seconds until the next step."""
         try:
             broker = self._access.broker()
             if broker is not None:
@@ -149,7 +149,7 @@ class LeaseThread(Periodic):
     def _renew_and_sweep(self, broker: Broker) -> None:
         if self.lease.due_in <= 0:
             if self.lease.lapsed:
-                # What stopped this process, such as a host that stood still, may have stopped others.
+                # If this process was suspended, for example with its host, other workers may have been, too.
                 self._be_patient()
             self.lease.renew(broker.run, broker.index)
         now = self._clock()
@@ -166,21 +166,21 @@ class LeaseThread(Periodic):
 
     def _found(self, trouble: str | None) -> None:
         if trouble is not None and self._trouble is None:
-            logger.warning("the lease can't be renewed now, it is tried on: %s", trouble)
+            logger.warning("the lease can't be renewed now and is tried again: %s", trouble)
         elif trouble is None and self._trouble is not None:
             logger.info("the broker answers the lease again")
         self._trouble = trouble
 
     def turn(self) -> float:
-        """Do what is due and log any error; return the seconds until the next turn."""
+        """Run a step and log any error; return the seconds until the next step."""
         try:
             return max(self.step(), 0.05)
         except Exception:
-            logger.exception("lease and sweep")
+            logger.exception("lease or sweep failed")
             return RETRY
 
 
-#: Returns further tags that this process answers for although their tasks do not run: unsent acknowledgements.
+#: Returns further tags for which this process is responsible although their tasks have ended: unsent acknowledgements.
 Done = Callable[[], Iterable[str]]
 
 
@@ -188,9 +188,9 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
     """Add lease and sweep to the app's worker if they are enabled, before it builds its blueprints.
 
     Args:
-        app: Celery's.
-        options: What is enabled.
-        done: Returns the tags of tasks that have ended and whose acknowledgement waits.
+        app: The Celery app.
+        options: The enabled parts of the delivery.
+        done: Returns the tags of tasks that have ended but are not acknowledged yet.
 
     Returns:
         A function to call with the watchdog's verdict: whether the worker works.
@@ -202,11 +202,11 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
             if good:
                 thread.lease.resume()
             else:
-                thread.lease.end("the watchdog has given this worker up")
+                thread.lease.end("the watchdog has given up this worker")
 
     if not (options.atomic and options.lease):
         return verdict
-    # The thread does it, by Redis's clock; kombu's own way would block the loop, and go by the host's clock.
+    # The thread sweeps, by Redis's clock. kombu's own function would block the loop and use the host's clock.
     HOOKS.sweep = lambda _: None
 
     class Keep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
@@ -218,14 +218,14 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
         def start(self, worker: Any) -> None:
             thread = make(worker, options, done)
             threads.append(thread)
-            # Not in this step's stop(): tasks run on after it, and need their lease until they end.
+            # Don't stop it in this step's stop(): tasks still run after that, and need their lease until they end.
             signals.worker_shutdown.connect(
                 lambda **_: thread.stop(), weak=False, dispatch_uid="celery_fleet.lease"
             )
             thread.start()
 
         def stop(self, worker: Any) -> None:
-            """Do nothing: see start."""
+            """Do nothing; `start` says why."""
 
     app.steps["worker"].add(Keep)
     return verdict

@@ -1,11 +1,11 @@
-"""Keep a broker that hangs from blocking the worker's main thread.
+"""Prevent a broker that hangs from blocking the worker's main thread.
 
-The main thread runs the event loop: results of the pool, time limits, signals. A command to a Redis that does not
-answer would block it for the socket's timeout, and the retries of redis-py and kombu for as long as the outage. So
-the first command that is not answered in time opens the breaker. From then on the main thread sends nothing, until a
-separate thread has got an answer.
+The main thread runs the event loop, which handles results of the pool, time limits and signals. If Redis does not
+answer, a command would block it for the socket's timeout, and retries of redis-py and kombu for the whole outage. So
+the first command without an answer in time opens the breaker. From then on the main thread sends nothing until a
+separate thread gets an answer.
 
-Other threads and the pool's children may wait, so the breaker does not concern them.
+Other threads and the pool's children may wait, so the breaker does not affect them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from celery_fleet.common.errors import error_text
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Longest time in seconds that the main thread waits for a connection or a reply. While a connection is set up, the
-#: second in which Celery listens for its neighbours (mingle) may be added.
+#: Longest time in seconds that the main thread waits for a connection or a reply. When a connection is set up, Celery
+#: may wait another second for the other workers (mingle).
 LIMIT = 2.5
 
 #: Seconds after which a reply that the event loop awaits is overdue.
@@ -36,26 +36,26 @@ OVERDUE = 2.5
 #: Seconds between two attempts to reach the broker.
 PAUSE = 0.5
 
-#: Longest pause before the first attempt, if the broker answers and fails again and again.
+#: Longest pause in seconds before the first attempt, if the broker answers and fails repeatedly.
 LONGEST_PAUSE = 5.0
 
-#: Seconds without trouble after which the next trouble counts as the first.
+#: Seconds without a failure after which the next failure counts as the first.
 SETTLED = 10.0
 
 
 class BrokerAwayError(Exception):
-    """The broker does not answer, so it was not asked: nothing was sent.
+    """Nothing was sent, because the broker does not answer.
 
-    It is not one of kombu's connection errors on purpose: kombu would sleep and retry those, in the thread that must
-    not sleep.
+    This is deliberately not one of kombu's connection errors: kombu would sleep and retry in the thread that must not
+    sleep.
     """
 
 
 class Breaker:
-    """Open while the broker does not answer.
+    """Is open while the broker does not answer.
 
     Args:
-        probe: Asks the broker in a separate thread, in bounded time; raises if it does not answer.
+        probe: Asks the broker in a separate thread, in a limited time; raises an exception if it does not answer.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Breaker:
     ) -> None:
         #: Called in the probe's thread when the broker answers again.
         self.on_closed: list[Callable[[], object]] = []
-        #: How often it opened.
+        #: How often the breaker has opened.
         self.trips = 0
         self._probe = probe
         self._pause = pause
@@ -82,15 +82,15 @@ class Breaker:
         self._told = False
         self._ended = threading.Event()
 
-    # --- whose ---
+    # --- the guarded thread ---
 
     def adopt(self) -> None:
-        """Guard the calling thread of this process: it must not be blocked."""
+        """Guard the calling thread of this process, which must not be blocked."""
         self._guarded = (os.getpid(), threading.get_ident())
 
     @property
     def concerned(self) -> bool:
-        """Return whether the caller is the guarded thread; never in a child of the pool."""
+        """Return whether the caller is the guarded thread; False in a child of the pool."""
         return self._guarded == (os.getpid(), threading.get_ident())
 
     # --- open or not ---
@@ -102,20 +102,23 @@ class Breaker:
 
     @property
     def seconds(self) -> float:
-        """Return for how many seconds it has been open; 0 if it is closed."""
+        """Return for how many seconds the breaker has been open; 0 if it is closed."""
         return self._clock() - self._since if self._open else 0.0
 
     def check(self) -> None:
-        """Return if the caller may wait for the broker.
+        """Check that the caller may wait for the broker.
 
         Raises:
-            BrokerAwayError: It may not, since the broker does not answer.
+            BrokerAwayError: The caller is the guarded thread, and the broker does not answer.
         """
         if self._open and self.concerned:
-            raise BrokerAwayError("the broker does not answer; another thread asks it again")
+            raise BrokerAwayError("the broker does not answer; a separate thread keeps asking it")
 
     def trip(self, why: object) -> None:
-        """Open: the broker did not answer the guarded thread. Calling it again, or in another thread, is harmless."""
+        """Open the breaker, because the broker did not answer the guarded thread.
+
+        Calling it again, or in another thread, has no effect.
+        """
         if self._open or not self.concerned:
             return
         settled = self._clock() - self._closed_at > SETTLED
@@ -124,22 +127,22 @@ class Breaker:
         self._open = True
         self.trips += 1
         self._told = False
-        logger.info("the broker is asked by itself: %s", error_text(why))
+        logger.info("a separate thread asks the broker: %s", error_text(why))
         wait = min(self._pause * 2 ** (self._in_a_row - 1), self._longest) if self._in_a_row else 0
         threading.Thread(
             target=self._ask, args=(wait,), name="celery_fleet.breaker", daemon=True
         ).start()
 
     def end(self) -> None:
-        """Stop asking, since the worker ends."""
+        """Stop asking the broker, because the worker ends."""
         self._ended.set()
 
     def _ask(self, wait: float) -> None:
-        # If the broker answers but refuses us, this must not be a loop without a pause.
+        # Always pause, because the broker may answer at once and refuse the request.
         while not self._ended.wait(wait):
             try:
                 self._probe()
-            except Exception as exc:  # noqa: BLE001  # whatever it is, it is no answer
+            except Exception as exc:  # noqa: BLE001  # any error means that there is no answer
                 wait = self._pause
                 if not self._told:
                     self._told = True
@@ -162,7 +165,7 @@ class Breaker:
 
 
 def guarded(base: type[Any], breaker: Breaker) -> type[Any]:
-    """Make a class of redis-py connections whose commands fail at once while the breaker is open."""
+    """Return a subclass of a redis-py connection. Its commands fail at once while the breaker is open."""
 
     class Guarded(base):  # type: ignore[misc]  # any of redis-py's classes
         """A connection that never blocks the guarded thread for long."""
@@ -184,7 +187,7 @@ def guarded(base: type[Any], breaker: Breaker) -> type[Any]:
                 raise
 
         def read_response(self, *args: Any, **kwargs: Any) -> Any:
-            # redis-py's PubSub reads without a timeout, after its socket was readable a moment ago.
+            # redis-py's PubSub found the socket readable, but then reads without a timeout.
             if kwargs.get("timeout", LIMIT) is None and breaker.concerned:
                 kwargs["timeout"] = LIMIT
             try:
@@ -199,7 +202,7 @@ def guarded(base: type[Any], breaker: Breaker) -> type[Any]:
 def guard(parameters: dict[str, Any], breaker: Breaker) -> dict[str, Any]:
     """Return the parameters of a connection pool, changed so that no connection blocks the guarded thread for long.
 
-    The parameters of pools that other threads and the pool's children make stay as they are.
+    The parameters for other threads and for children of the worker's pool stay the same.
     """
     if not breaker.concerned:
         return parameters
@@ -212,6 +215,6 @@ def guard(parameters: dict[str, Any], breaker: Breaker) -> dict[str, Any]:
         **parameters,
         **bounded,
         "connection_class": guarded(parameters["connection_class"], breaker),
-        # redis-py would try each command three more times, and so send it again.
+        # redis-py would retry each command three times, and so send it again.
         "retry": Retry(NoBackoff(), 0),
     }

@@ -1,14 +1,14 @@
 """Keep running tasks through a lost connection, and acknowledge them on the next one.
 
-When a connection is lost, stock kombu puts back all unacknowledged messages, also those of running tasks. These tasks
-run twice, and their acknowledgements fail. Here
+When a connection is lost, stock kombu puts back all unacknowledged messages, including those of running tasks. These
+tasks run twice, and their acknowledgements fail. Here
 
-* messages of running tasks stay in ``unacked`` and are given to the next connection;
-* messages whose task has not begun leave Celery's hands and go back to the heads of their lists, in order, on the
-  next connection: on the lost one nothing can be sent;
+* messages of running tasks stay in ``unacked``, and the next connection acknowledges them;
+* messages of tasks that have not started are removed from Celery. They go back to the heads of their lists, in order,
+  on the next connection, because nothing can be sent on the lost one;
 * acknowledgements that fail are kept (:mod:`celery_fleet.delivery.outage.pending`) and sent again.
 
-A message that only Redis knows of, since the answer of its take was lost, is left to the sweep.
+If the reply to a fetch was lost, only Redis knows the message, and a sweep puts it back.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from celery_fleet.delivery.scripts import ACK
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds between two attempts to send the acknowledgements that are kept, while there is a connection.
+#: Seconds between two attempts to send the kept acknowledgements while there is a connection.
 RETRY = 1.0
 
-#: Acknowledgements sent in one turn of the loop.
+#: Number of acknowledgements sent in one turn of the loop.
 BATCH = 500
 
 
 class AckCarryOver:
-    """What this process holds, from one connection to the next."""
+    """Carries this process's messages and acknowledgements from one connection to the next."""
 
     def __init__(self, pending: Pending) -> None:
         self.pending = pending
         self._channel: Any = None
-        #: Messages of tasks that ran when the connection was lost, by their tags. A new connection adopts them, and
-        #: they stay here until the next loss. A task may have ended since, with its acknowledgement waiting in the
-        #: event loop: then its request already counts as acknowledged.
+        #: Messages of tasks that were running when the connection was lost, by tag. A new connection adopts them, and
+        #: they stay here until the next loss. A request may already count as acknowledged: its task has ended, and the
+        #: acknowledgement waits in the event loop.
         self._carried: dict[str, Any] = {}
-        #: Messages that go back on the next connection, oldest first, and since when (Unix time).
+        #: Messages to put back on the next connection, oldest first, each with the Unix time of the first attempt.
         self._returning: list[tuple[Any, float | None]] = []
 
-    # --- the transport's moments ---
+    # --- hooks of the transport ---
 
     def keep(self, channel: Any) -> Iterable[str]:
-        """Return what must not be put back when a channel closes: all of it, unless the worker stops in order."""
+        """Return the tags not to put back when a channel closes: all of them, unless the worker stops in order."""
         return () if worker.told_to_stop() else internals.held(channel)
 
     def ack_failed(self, tag: str, error: Exception) -> bool:
         """Keep an acknowledgement that could not be sent, for later."""
         if not self.pending:
             logger.warning(
-                "message %s can't be acknowledged now (%s): it is kept and acknowledged as soon as the broker takes it",
+                "message %s can't be acknowledged now (%s): the acknowledgement is kept and sent as soon as possible",
                 tag,
                 _text_of(error),
             )
@@ -66,7 +66,7 @@ class AckCarryOver:
     def requeue_failed(self, tag: str, message: Any, error: Exception) -> bool:
         """Keep a message that its task rejected and that could not be put back, for the next connection."""
         logger.warning(
-            "message %s can't be put back now (%s): that is done later",
+            "message %s can't be put back now (%s): it is put back on the next connection",
             tag,
             _text_of(error),
         )
@@ -75,22 +75,22 @@ class AckCarryOver:
             self._returning.append((found, time.time()))
         return True
 
-    # --- the consumer's moments ---
+    # --- calls of the consumer ---
 
     def lost(self, consumer: Any) -> bool:
-        """Take what has not begun out of Celery's hands when the connection is lost; return whether that worked."""
+        """Remove tasks that have not started from Celery when the connection is lost; return whether that worked."""
         channel = getattr(consumer.task_consumer, "channel", None)
         if channel is None:  # it never consumed
             return True
         try:
             waiting = intake.take_out(consumer)
         except Exception:
-            logger.exception("what has not begun can't be told from what runs: Celery drops it")
+            logger.exception("can't find out which tasks have not started: Celery drops them")
             return False
         if self._channel is not None:
             held = internals.held(self._channel)
             self._carried = {tag: one for tag, one in self._carried.items() if tag in held}
-        # In this order: a task that ended before is acknowledged below, and one that ends after is among these.
+        # Keep this order: a task that ended before is acknowledged below, and one that ends later is among these.
         for request in internals.running():
             self._carried[request.message.delivery_tag] = request.message
         self._channel = None
@@ -106,7 +106,7 @@ class AckCarryOver:
         return True
 
     def connected(self, consumer: Any) -> None:
-        """Give a new connection what the process holds, before it consumes."""
+        """Give a new connection the messages of this process, before it consumes."""
         channel = consumer.task_consumer.channel
         if not getattr(channel, "ack_emulation", False) or not hasattr(channel, "run"):
             return
@@ -125,7 +125,7 @@ class AckCarryOver:
         self._put_back(consumer)
 
     def flush(self) -> None:
-        """Send the acknowledgements that are kept, if there is a connection."""
+        """Send the kept acknowledgements, if there is a connection."""
         channel = self._channel
         if channel is None or not self.pending:
             return
@@ -137,22 +137,22 @@ class AckCarryOver:
                 sent.append(tag)
         finally:
             self.pending.sent(sent)
-        logger.info("%d acknowledgements were sent that the broker had not taken before", len(sent))
+        logger.info("%d kept acknowledgements were sent", len(sent))
         if gone:
-            # The command may have run and only its answer been lost.
-            logger.info("%d of them were of messages that Redis does not hold any more", gone)
+            # The first command may have run, and only its reply was lost.
+            logger.info("%d of them were for messages that are no longer in unacked", gone)
 
     def retry(self) -> None:
-        """Do the same in a timer, where an exception would be in the way."""
+        """Call `flush` in a timer, where it must not raise an exception."""
         try:
             self.flush()
-        except Exception as exc:  # noqa: BLE001  # they are kept, and the loop sees the connection itself
+        except Exception as exc:  # noqa: BLE001  # they stay kept, and the loop notices a lost connection itself
             logger.debug("acknowledgements can't be sent yet: %s", error_text(exc))
 
     def _put_back(self, consumer: Any) -> None:
         if not self._returning:
             return
-        # With greenlets, more may come while Redis is asked.
+        # With greenlets, more messages may be added while this waits for Redis.
         returning, self._returning = self._returning, []
         left = returning
         try:
@@ -162,7 +162,7 @@ class AckCarryOver:
         finally:
             self._returning = left + self._returning
         logger.info(
-            "%d messages that had not begun were put back, %d wait for the next connection",
+            "%d messages of tasks that had not started were put back, %d wait for the next connection",
             sum(answer for answer in answers if not isinstance(answer, Exception)),
             len(left),
         )

@@ -1,6 +1,7 @@
-"""Celery's consumer, with the parts of the delivery that need one.
+"""Extend Celery's consumer with the parts of the delivery that need it.
 
-It is made of the application's ``worker_consumer`` and of mixins, the first of which is asked first.
+The class consists of mixins and the application's ``worker_consumer``; the first mixin comes first in the order of
+method resolution.
 """
 
 from __future__ import annotations
@@ -23,60 +24,60 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds between two looks at the breaker if there is no event loop to keep alive.
+#: Seconds between two checks of the breaker if there is no event loop to run in the meantime.
 WITHOUT_LOOP = 0.1
 
-#: Seconds between two log lines that say that the broker is still away.
+#: Seconds between two log lines about a broker that is still away.
 TELL_EVERY = 60.0
 
 
 def made_from(base: type[Any], mixins: Sequence[type[Any]], **attributes: Any) -> type[Any]:
-    """Make a consumer class of ``base`` with the mixins before it."""
+    """Return a consumer class with the mixins before ``base``."""
     return type("FleetConsumer", (*mixins, base), attributes)
 
 
 class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
     """A mixin for a consumer that survives a lost connection and a broker that hangs."""
 
-    #: The process's parts; a subclass sets it.
+    #: The outage guard of the process; a subclass sets it.
     fleet: OutageGuard
 
-    # Celery's, for the type checker
+    # Celery's attributes, for the type checker
     app: Any
     hub: Any
     connection: Any
     connection_errors: tuple[type[Exception], ...]
 
-    #: Tick functions that this connection's transport has put into the hub, which never removes them.
+    #: Tick functions that this connection's transport has added to the hub, which never removes them.
     _ticks: frozenset[Any] = frozenset()
     _other_ticks: frozenset[Any] = frozenset()
-    #: Whether Celery's cleanup after a lost connection has nothing left to do.
+    #: Whether the cleanup after a lost connection has been done, so that Celery must not do it.
     _clean = False
     _event_dispatcher: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.fleet.breaker.adopt()
         super().__init__(*args, **kwargs)
-        # kombu's own error, which its pools raise, ends a stock worker.
+        # kombu's pools raise OperationalError, which ends a stock worker.
         self.connection_errors = (*self.connection_errors, BrokerAwayError, OperationalError)
         if self.hub is not None:
-            # Wake the loop from the probe's thread; else it would notice half a second later.
+            # Wake the loop from the probe's thread. Otherwise it would notice half a second later.
             self.fleet.breaker.on_closed.append(lambda: self.hub.call_soon(lambda: None))
 
     def start(self) -> None:
-        """Consume until the worker stops, on one connection after another."""
-        self.fleet.breaker.adopt()  # the thread that starts is the one that runs
+        """Consume on one connection after another until the worker stops."""
+        self.fleet.breaker.adopt()  # this thread also runs the event loop
         self.fleet.begin(self)
         super().start()
 
     @property
     def event_dispatcher(self) -> Any:
-        """Return Celery's dispatcher of events."""
+        """Return Celery's event dispatcher."""
         return self._event_dispatcher
 
     @event_dispatcher.setter
     def event_dispatcher(self, dispatcher: Any) -> None:
-        """Set a connection's new dispatcher, which has sent nothing yet."""
+        """Set the event dispatcher of a new connection, which has sent nothing yet."""
         self._event_dispatcher = dispatcher
         if dispatcher is not None:
             self.fleet.divert_events(dispatcher)
@@ -84,13 +85,13 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
     # --- a lost connection ---
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Handle a connection that is lost, or could not be used."""
+        """Handle a connection that was lost or could not be used."""
         internals.forget_farewells(self)
         if self.hub is not None:
             self.hub.on_tick.difference_update(self._ticks)
         carry, connection = self.fleet.carry, self.connection
         if carry is None:
-            try:  # to put back what it held, as long as the broker answers
+            try:  # put its messages back if the broker answers
                 super().on_connection_error_after_connected(exc)
             except BrokerAwayError:
                 internals.abandon(connection)
@@ -103,25 +104,25 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         internals.abandon(connection)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Handle a failure to connect: there is nothing to lose."""
+        """Handle a failure to connect, when there are no messages to put back."""
         self.fleet.breaker.trip(exc)
         self._clean = self.fleet.carry is not None
         super().on_connection_error_before_connected(exc)
 
     def on_close(self) -> None:
-        """Clean up as Celery does, unless that would forget running tasks."""
+        """Clean up as Celery does, unless this would forget running tasks."""
         clean, self._clean = self._clean, False
         if not clean:
             super().on_close()
 
     def shutdown(self) -> None:
-        """Take leave of a broker that may no longer answer; what could not be sent to it is kept."""
+        """Shut down even if the broker no longer answers; acknowledgements that can't be sent are kept."""
         try:
             super().shutdown()
         except self.connection_errors as exc:
-            logger.info("the worker leaves without a word to its broker: %s", error_text(exc))
+            logger.info("the worker can't announce its end to the broker: %s", error_text(exc))
 
-    # --- the next one ---
+    # --- the next connection ---
 
     def connect(self) -> Any:
         """Connect as soon as the broker answers."""
@@ -131,10 +132,10 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         return made
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect a kombu connection, while the hub goes on.
+        """Connect a kombu connection while the hub keeps running.
 
         Raises:
-            BrokerAwayError: The consumer has a connection and can't get a second one, so all starts over.
+            BrokerAwayError: The consumer has a connection but can't get a second one, so it starts over.
         """
         made = self._ensured(conn)
         if self.hub is not None:
@@ -162,14 +163,14 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         url = self.fleet.answering
         if url is not None and url in (conn.alt or ()):
             conn.switch(url)
-        # Not connect(): it sleeps and retries by itself.
+        # Don't call connect(), which sleeps and retries by itself.
         return conn.ensure_connection(max_retries=0, reraise_as_library_errors=False)
 
     def wait_for_broker(self) -> None:
         """Keep the pool, time limits and signals going until the broker answers.
 
         Raises:
-            SystemExit: Celery's, if the worker is told to stop.
+            SystemExit: Celery raises it if the worker is told to stop.
         """
         breaker = self.fleet.breaker
         if not breaker.open:
@@ -187,13 +188,13 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
                 self.fleet.look()
                 if breaker.seconds >= tell_at:
                     tell_at += TELL_EVERY
-                    logger.warning("still no answer of the broker after %.0f s", breaker.seconds)
+                    logger.warning("the broker has not answered for %.0f s", breaker.seconds)
 
     def _may_go_on(self) -> None:
-        # A drain looks for its own end, and has the worker stop (celery_fleet.worker.drain).
+        # A drain notices its end by itself, and stops the worker (celery_fleet.worker.drain).
         worker_state.maybe_shutdown()
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Resume writes to the pool just before the loop begins; Celery's hook."""
+        """Resume writes to the pool. Celery calls this just before the loop starts."""
         super().register_with_event_loop(hub)
         internals.resume_writes(self)

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Put back messages whose tasks have not begun, of a lost connection or of a worker that drains."""
+"""Put back the messages of tasks that have not started, after a lost connection or for a draining worker."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from celery_fleet.delivery.scripts import HEAD, PUT_BACK, run_each
 
 
 def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[Any]:
-    """Put messages back at the head of their queues, the oldest nearest to it.
+    """Put messages back at the heads of their queues, so that the oldest comes first.
 
     Args:
-        consumer: Celery's, with a connection.
-        held: Messages, oldest first, each with the Unix time of a first attempt whose answer was lost, or None. That
+        consumer: Celery's consumer, with a connection.
+        held: Messages, oldest first, each with the Unix time of a first attempt without an answer, or None. That
             attempt may have succeeded, and another worker may have the message by now, under the same tag.
 
     Returns:
-        For each message 1 if it was put back, 0 if it was no longer this worker's, or the error: Redis's, or that of
-        a message that can't be read.
+        For each message 1 if it was put back, 0 if this worker no longer held it, or the error of
+        Redis or of an unreadable message.
 
     Raises:
-        Exception: Redis could not be asked, so it is not known what happened.
+        Exception: Redis did not answer, so it is not known which messages were put back.
     """
     channel = consumer.task_consumer.channel
     answers: dict[int, Any] = {}
@@ -34,10 +34,10 @@ def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[A
         try:
             names = [channel.unacked_key, channel.unacked_index_key, list_of(message)]
             payload = kombu_json.dumps(redelivered(message._raw))  # type: ignore[no-untyped-call]  # typed in part only
-        except Exception as exc:  # noqa: BLE001  # the others are to be put back
+        except Exception as exc:  # noqa: BLE001  # still put the others back
             answers[number] = exc
             continue
-        # The atomic take gives each delivery its own tag, so there is no doubt whose message it is.
+        # The atomic fetch gives each delivery its own tag, so it is certain who holds the message.
         certain = tried is None or getattr(message, "list_key", None)
         arguments = [message.delivery_tag, payload, HEAD, "" if certain else repr(tried)]
         calls[number] = names, arguments

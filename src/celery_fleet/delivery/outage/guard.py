@@ -1,4 +1,4 @@
-"""The parts that keep a worker going while its broker does not: one object for a process."""
+"""The outage guard of a process: the parts that keep a worker running while its broker does not answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from celery_fleet.supervision import broker
 logger = logging.getLogger("celery_fleet.delivery")
 
 
-#: Seconds between two looks whether the worker is to end.
+#: Seconds between two checks whether the worker has been told to end.
 LOOK = 1.0
 
 #: Methods of the result store that the main process itself calls.
@@ -33,13 +33,13 @@ RESULTS = ("mark_as_failure", "mark_as_revoked", "mark_as_retry")
 
 
 class OutageGuard:
-    """The parts that are enabled in this process, for all of its connections.
+    """The enabled parts for all connections of this process.
 
     Args:
-        app: Celery's.
-        options: What is enabled.
-        directory: The runtime directory; None keeps acknowledgements that can't be sent only in memory.
-        draining: Returns whether the worker takes no more tasks and is to end with the last one.
+        app: The Celery app.
+        options: The enabled parts.
+        directory: The runtime directory; if None, acknowledgements that can't be sent are only kept in memory.
+        draining: Returns whether the worker fetches no more tasks and ends after the last one.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class OutageGuard:
         directory: Path | None,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
-        #: Whether the main thread is kept from waiting for the broker.
+        #: Whether the main thread must not wait for the broker.
         self.guards = options.outage
         self.draining = draining
         self.breaker = Breaker(self._probe)
         path = directory / pending.NAME if directory else None
         self.carry = AckCarryOver(pending.Pending(path)) if options.carry else None
-        #: Which of several broker URLs answered last; None if it does not matter.
+        #: The broker URL that answered last, if there are several; else None.
         self.answering: str | None = None
         self.events: SendQueue[Any] | None = None
         self.results: SendQueue[Any] | None = None
-        #: When the worker was told to end; also for the pool's children.
+        #: When the worker was told to end, also visible to the pool's children.
         self.deadline = results.ShutdownDeadline()
         self._app = app
         self._dispatcher: Any = None
@@ -71,7 +71,7 @@ class OutageGuard:
         """Ask the brokers of the process until one answers.
 
         Raises:
-            Exception: None does.
+            Exception: None of them answers.
         """
         endpoints = compat_broker.endpoints(self._app)
         if not endpoints:  # Sentinel: kombu finds the primary
@@ -99,7 +99,7 @@ class OutageGuard:
             BrokerAwayError: The broker does not answer.
         """
         if not self.breaker.open and channel.overdue(OVERDUE):
-            self.breaker.trip(f"no answer to a question for {OVERDUE:g} s")
+            self.breaker.trip(f"no reply for {OVERDUE:g} s")
         self.breaker.check()
 
     def hooks(self, hooks: Hooks) -> None:
@@ -115,11 +115,11 @@ class OutageGuard:
     # --- the consumer ---
 
     def begin(self, consumer: Any) -> None:
-        """Prepare for a consumer that starts, in the thread that will run it."""
+        """Prepare for a starting consumer, in the thread that will run it."""
         solo = getattr(consumer.pool, "__module__", "") == "celery.concurrency.solo"
         if not self.guards:
             return
-        # With greenlets, too: a heartbeat that tries for ever holds the dispatcher, so no stop could end.
+        # Do this with greenlets, too: a heartbeat that retries forever holds the dispatcher, so a stop would never end.
         self.events = send_queue.events_queue(self._publish)
         if (
             consumer.hub is not None and not solo
@@ -128,7 +128,10 @@ class OutageGuard:
             self._divert(self._app.backend)
 
     def look(self) -> None:
-        """Note whether the worker is to end; called once a second, and in each turn of the loop without a broker."""
+        """Note whether the worker was told to end.
+
+        It is called once a second, and without a broker in each turn of the loop.
+        """
         if self.draining() or worker.told_to_stop():
             self.deadline.give()
 
@@ -138,7 +141,7 @@ class OutageGuard:
             return
 
         def later(name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            # The pool's children have this object, too, and store their results themselves.
+            # The pool's children inherit this object, and store their results themselves.
             if self.breaker.concerned:
                 return queue.put((name, args, kwargs))
             return original(*args, **kwargs)
@@ -150,7 +153,7 @@ class OutageGuard:
         """Return whether the caller is the thread of the event loop."""
         return self.breaker.concerned and self.results is not None
 
-    # --- the lanes' threads ---
+    # --- the threads of the send queues ---
 
     def _store(self, item: tuple[str, tuple[Any, ...], dict[str, Any]]) -> None:
         name, args, kwargs = item
@@ -195,13 +198,13 @@ class OutageGuard:
     # --- steps ---
 
     def divert_events(self, dispatcher: Any) -> None:
-        """Send the events of a connection's dispatcher through the queue."""
+        """Send the events of a connection's dispatcher through a send queue."""
         if self.events is not None:
             self._dispatcher = dispatcher
             internals.divert(dispatcher, self.events.put)
 
     def end(self) -> None:
-        """Send what is left, for some seconds, since the worker has ended."""
+        """Spend some seconds sending the remaining events, results and acknowledgements when the worker has ended."""
         self.breaker.end()
         if self.events is not None:
             self.events.close(send_queue.EVENTS_FLUSH)
@@ -211,7 +214,7 @@ class OutageGuard:
             logger.warning(
                 "%d acknowledgements could not be sent: %s",
                 len(self.carry.pending),
-                f"they stand in {self.carry.pending.path} and are sent by the next start"
+                f"they are in {self.carry.pending.path}, and the next start sends them"
                 if self.carry.pending.path
                 else "there is no runtime directory to keep them in, so these tasks run again",
             )

@@ -25,7 +25,7 @@ def install(
     options: Options,
     draining: Callable[[], bool] = lambda: False,
 ) -> OutageGuard | None:
-    """Install what the options want in the app's worker, before it builds its blueprints; None if that is nothing."""
+    """Install the enabled parts in the app's worker, before it builds its blueprints; return None if there are none."""
     mixins: list[type[Any]] = []
     guard = None
     if options.carry or options.outage:
@@ -51,15 +51,15 @@ def install(
 
 def _add_steps(app: Any, guard: OutageGuard) -> None:
     class OutageGuardStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-        """Gives each connection the running tasks, before anything is consumed."""
+        """Gives each new connection the running tasks before it consumes."""
 
         name = "celery_fleet.OutageGuard"
         requires = ("celery.worker.consumer.tasks:Tasks",)
         ends: tuple[Callable[[], None], ...] = ()
 
         def start(self, consumer: Any) -> None:
-            # Not in a stop(): tasks may run on after it. A hub forgets the timers of a lost connection, greenlets
-            # don't.
+            # Don't do this in stop(), because tasks may still run after it. A hub forgets the timers of a lost
+            # connection, but greenlets don't.
             for end in self.ends:
                 end()
             internals.keep_time_limits(consumer)

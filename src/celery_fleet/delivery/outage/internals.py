@@ -1,7 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""What the outage guard reads of Celery 5.7 and kombu 5.7, beside :mod:`celery_fleet.compat.worker`.
+"""Private attributes of Celery 5.7 and kombu 5.7 that the outage guard uses.
 
-Checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
+They were checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
+:mod:`celery_fleet.compat.worker` has others.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 def snapshot(items: Collection[T]) -> list[T]:
-    """Return the items of a set that another thread may change in the meantime."""
+    """Return the items of a collection that another thread may change at the same time."""
     while True:
         try:
             return list(items)
@@ -31,11 +32,11 @@ def snapshot(items: Collection[T]) -> list[T]:
             continue
 
 
-# --- what runs, and what is held (celery/worker/state.py, kombu/transport/virtual/base.py) ---
+# --- running tasks and held messages (celery/worker/state.py, kombu/transport/virtual/base.py) ---
 
 
 def running() -> list[Any]:
-    """Return the requests that a pool has and that are not acknowledged. For any thread."""
+    """Return the requests in a pool that are not acknowledged. Safe in any thread."""
     requests = {
         id(request): request
         for some in (worker_state.active_requests, worker_state.reserved_requests)
@@ -45,7 +46,7 @@ def running() -> list[Any]:
 
 
 def held(channel: Any) -> set[str]:
-    """Return the tags of the messages that a channel has delivered and that are not acknowledged. For any thread."""
+    """Return the tags of messages that a channel has delivered and that are not acknowledged. Safe in any thread."""
     qos = getattr(channel, "_qos", None)
     if qos is None:
         return set()
@@ -58,21 +59,21 @@ def acknowledge_now(hub: Any) -> None:
 
 
 def adopt(channel: Any, message: Any) -> None:
-    """Have a message of an earlier connection be acknowledged on this one."""
+    """Make a message of an earlier connection use this channel for its acknowledgement."""
     message.channel = channel
     qos = channel.qos
     qos._dirty.discard(message.delivery_tag)
     qos._delivered[message.delivery_tag] = message
 
 
-# --- the connection that is lost ---
+# --- the lost connection ---
 
 
 def forget_farewells(consumer: Any) -> None:
-    """Keep Celery from taking leave on a connection that is gone.
+    """Prevent Celery from cancelling consumers on a lost connection.
 
     ConsumerStep (gossip) cancels its consumers through ``c.connection``, which is None by then. The AttributeError
-    leaves its channel half closed, and the worker dies of that at its next stop (celery/bootsteps.py).
+    leaves its channel half closed, and the worker crashes at its next stop (celery/bootsteps.py).
     """
     for step in consumer.steps:
         if isinstance(step, bootsteps.ConsumerStep):
@@ -80,9 +81,9 @@ def forget_farewells(consumer: Any) -> None:
 
 
 def abandon(connection: Any) -> None:
-    """Close a kombu connection without asking its broker anything, whatever is on its way.
+    """Close a kombu connection without sending anything to its broker, even if a reply is due.
 
-    Channel.close would read the answer that is due, delete the queues of remote control, and unsubscribe
+    Channel.close would read the due reply, delete the queues of remote control, and unsubscribe
     (kombu/transport/redis.py).
     """
     if connection is None:
@@ -94,12 +95,12 @@ def abandon(connection: Any) -> None:
             channel.auto_delete_queues.clear()
             channel._disconnect_pools()
             channel.close()
-        except Exception as exc:  # noqa: BLE001  # it is gone all the same
+        except Exception as exc:  # noqa: BLE001  # the channel is lost in any case
             logger.debug("a lost channel could not be closed: %r", exc)
             channel.closed = True
     try:
         connection.close()
-    except Exception as exc:  # noqa: BLE001  # whatever it is, the worker goes on
+    except Exception as exc:  # noqa: BLE001  # the worker continues in any case
         logger.debug("a lost connection could not be closed: %r", exc)
 
 
@@ -108,16 +109,16 @@ def abandon(connection: Any) -> None:
 
 @contextmanager
 def pool_only(consumer: Any) -> Iterator[Callable[[], object]]:
-    """Have the hub serve the pool without a broker; yield a function that runs one turn of the loop.
+    """Let the hub serve the pool without a broker; yield a function that runs one turn of the loop.
 
-    A stop of the worker leaves the hub as it is: the pool's results come through it until the end.
+    If the worker stops, the hub stays in this state, because it still delivers the pool's results.
     """
     hub = consumer.hub
     before = minors.celery.timer_entries(hub.timer)
     hub.reset()
     consumer.controller.register_with_event_loop(hub)
     resume_writes(consumer)
-    # At least two turns a second, and more if there is something to do.
+    # Run at least two turns a second, and more if there are events.
     hub.call_repeatedly(0.5, lambda: None)
     ours = minors.celery.timer_entries(hub.timer) - before
     hub.propagate_errors = ()
@@ -130,7 +131,7 @@ def pool_only(consumer: Any) -> Iterator[Callable[[], object]]:
         except StopIteration:
             loop = hub.create_loop()
         except consumer.connection_errors as exc:
-            logger.debug("in the loop without a broker: %r", exc)
+            logger.debug("an error in the loop without a broker: %r", exc)
             loop = hub.create_loop()
 
     try:
@@ -152,14 +153,14 @@ def _cancel(entries: Iterable[Any]) -> None:
 
 
 def keep_time_limits(consumer: Any) -> None:
-    """Have the time limits of tasks outlive a lost connection."""
+    """Keep the time limits of tasks when a connection is lost."""
     minors.celery.keep_time_limits(consumer)
 
 
 def resume_writes(consumer: Any) -> None:
     """Resume jobs that were being written to a child when the hub was reset.
 
-    Celery's own way (``AsynPool.flush``) writes them out and forgets that they run.
+    Celery's own function (``AsynPool.flush``) writes them to the end, but forgets that they are running.
     """
     pool = getattr(consumer.pool, "_pool", None)
     writers: Iterable[Any] = getattr(pool, "_active_writers", ())
@@ -172,10 +173,10 @@ def resume_writes(consumer: Any) -> None:
 
 
 def track_living_children(consumer: Any) -> None:
-    """Keep the loop of a new connection from looking for children that have ended.
+    """Prevent the loop of a new connection from watching children that have ended.
 
-    A pool that takes no more tasks does not replace them. asynpool then fails for want of a file descriptor, which
-    would end the worker (celery/concurrency/asynpool.py).
+    A pool that accepts no more tasks does not replace them. asynpool then fails because they have no file descriptor,
+    which would end the worker (celery/concurrency/asynpool.py).
     """
     pool: Any = getattr(getattr(consumer, "pool", None), "_pool", None)
     track = getattr(pool, "_track_child_process", None)
@@ -190,9 +191,9 @@ def track_living_children(consumer: Any) -> None:
 
 
 def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
-    """Send the events of a dispatcher to ``put`` as (event, routing key).
+    """Pass the events of a dispatcher to ``put`` as (event, routing key).
 
-    All of them end in its ``_publish`` (celery/events/dispatcher.py).
+    The dispatcher sends all of them with its ``_publish`` (celery/events/dispatcher.py).
     """
     dispatcher._publish = lambda event, producer, routing_key, **_: put((event, routing_key))
 
@@ -201,7 +202,7 @@ def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
 
 
 def each_backend(app: Any, prepare: Callable[[Any], Any]) -> None:
-    """Have ``prepare`` called with every result backend that the app makes or has made, one for each thread."""
+    """Call ``prepare`` with every result backend that the app has created or creates later, one for each thread."""
     make = app._get_backend
     app._get_backend = lambda: prepare(make())
     if app._backend is not None:

@@ -1,9 +1,9 @@
-"""Keep acknowledgements that could not be sent, until they can. Standard library only.
+"""Keep acknowledgements that could not be sent until they can be sent. Standard library only.
 
-A task that ended while the broker was away is done: if its message were put back, it would run again. So its tag is
-kept, in memory and in a file of the runtime directory, one a line, oldest first. The next connection sends it, or the
-hand-back of a process that died, or the next start of the node. Tags name their owner's start, so those of an earlier
-start touch no other delivery.
+If a task ended while the broker was away, putting its message back would run it again. So its tag is kept in memory and
+in a file of the runtime directory, one tag per line, oldest first. The next connection sends it. If the process dies,
+the hand-back or the next start of the node sends it. Tags contain their owner's start, so those of an earlier start
+can't affect another delivery.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ NAME = "pending"
 
 
 class Pending:
-    """The tags, in the order in which they came. For any thread.
+    """The kept tags, in the order in which they were added. Safe in any thread.
 
     Args:
-        path: The file; None keeps them only in memory.
+        path: The file; if None, the tags are only kept in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -42,7 +42,7 @@ class Pending:
             return [] if self.path is None else read(self.path)
         except OSError as exc:
             logger.error(
-                "%s can't be read (%s): tasks whose acknowledgements are in it may run again",
+                "%s can't be read (%s), so tasks that have ended may run again",
                 self.path,
                 exc.strerror or exc,
             )
@@ -60,14 +60,14 @@ class Pending:
             return list(self._tags)
 
     def add(self, tag: str) -> None:
-        """Keep a tag; adding it again is harmless."""
+        """Keep a tag. Adding it again has no effect."""
         with self._lock:
             if tag not in self._tags:
                 self._tags[tag] = None
                 self._write(f"{tag}\n", whole=False)
 
     def sent(self, tags: Iterable[str]) -> None:
-        """Forget tags that the broker has taken."""
+        """Forget tags that were sent to the broker."""
         with self._lock:
             before = len(self._tags)
             for tag in tags:
@@ -109,6 +109,6 @@ def read(path: Path) -> list[str]:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    # The end of its process may have cut the last line short, so that it would be another tag.
+    # Ignore a last line without an end: if the process died while it wrote, the tag is incomplete.
     whole = content.decode(errors="replace").split("\n")[:-1]
     return [tag for tag in dict.fromkeys(whole) if owner_of(tag) is not None]

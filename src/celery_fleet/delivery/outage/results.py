@@ -1,9 +1,9 @@
-"""Keep a result store that hangs from keeping a worker from ending.
+"""Let a worker end even if the result store hangs.
 
-A child of the pool stores the result of its task itself, and tries for as long as the settings say, which may be
-hours: the result is worth it while the worker lives. Once the worker was told to end, it gets :data:`AFTER` more
-seconds. Then the result is given up, with a log line that names the task. The task is acknowledged all the same,
-since it is done and would run twice.
+A child of the pool stores the result of its task itself. It retries for as long as the settings say, which may be hours
+and is useful while the worker runs. When the worker has been told to end, the child gets :data:`AFTER` more seconds.
+Then it gives up the result and logs the task. The task is acknowledged nevertheless, because it has ended and would
+otherwise run twice.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Answer = TypeVar("Answer")
 
-#: Seconds after the worker was told to end, until results that can't be stored are given up. An attempt lasts as long
-#: as redis_socket_connect_timeout and redis_socket_timeout.
+#: Seconds after which results that can't be stored are given up, counted from when the worker was told to end. An
+#: attempt lasts as long as redis_socket_connect_timeout and redis_socket_timeout.
 AFTER = 20.0
 
-#: Seconds that the event loop waits for a result that it reads.
+#: Seconds that the event loop waits when it reads a result.
 READ = 2.0
 
 _TIME = struct.Struct("d")
@@ -43,12 +43,12 @@ class GivenUpError(Exception):
 
 
 class ShutdownDeadline:
-    """When the worker was told to end, visible in all of its processes; made before the pool forks."""
+    """The time when the worker was told to end, shared by all of its processes. Create it before the pool forks."""
 
     def __init__(self, after: float = AFTER, clock: Callable[[], float] = time.monotonic) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         self._after = after
-        # All processes of a host share the monotonic clock.
+        # The monotonic clock is the same in all processes of a host.
         self._clock = clock
 
     def give(self) -> None:
@@ -68,10 +68,10 @@ class ShutdownDeadline:
         return bool(self.given) and self._clock() - self.given > self._after
 
     def check(self) -> None:
-        """Return if there is time left.
+        """Check that there is time left to store results.
 
         Raises:
-            GivenUpError: There is none.
+            GivenUpError: There is no time left.
         """
         if self.over:
             raise GivenUpError("the worker ends, and the result store does not answer")
@@ -81,7 +81,7 @@ def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool
     """Change a result backend so that its attempts end with the worker, and do not block the event loop.
 
     Args:
-        backend: That of a thread; it stays as it is if it is not Redis.
+        backend: The result backend of a thread; it is not changed if it is not Redis.
         deadline: When the worker was told to end.
         concerned: Returns whether the caller is the event loop's thread.
     """
@@ -105,7 +105,7 @@ def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool
             if not deadline.over:
                 raise
             logger.error(
-                "the result of task %s (%s) is not stored, since the worker ends and the result store does not"
+                "the result of task %s (%s) is not stored, because the worker ends and the result store does not"
                 " answer: %s",
                 task_id,
                 state,
@@ -127,10 +127,10 @@ def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool
 
 
 def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
-    """Return what ``ask`` returns, asked in a separate thread, or raise what it raises.
+    """Call ``ask`` in a separate thread; return its result or raise its exception.
 
     Raises:
-        GivenUpError: It takes longer; the thread is left to itself.
+        GivenUpError: The call takes longer than ``seconds``; the thread keeps running.
     """
     found: list[Answer] = []
     raised: list[BaseException] = []

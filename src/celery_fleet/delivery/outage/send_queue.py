@@ -1,8 +1,8 @@
 """Send events and results of the main process in threads.
 
-Celery sends heartbeats and the events of its tasks from the event loop, and also the results of tasks that did not
-end by themselves (a time limit, a lost child, a revoke). A store that hangs would block the loop. Here they go into a
-queue, which one thread empties.
+Celery sends heartbeats and task events from the event loop. It also sends the results of tasks that did not end by
+themselves (a time limit, a lost child, a revoke). A broker or result store that hangs would block the loop. Here the
+items go into a queue, which one thread empties.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Item = TypeVar("Item")
 
-#: Most events and results that wait. Beyond that, the oldest event or the newest result is dropped.
+#: Largest numbers of events and results that wait. Beyond these, the oldest event or the newest result is dropped.
 EVENTS, RESULTS = 1000, 10_000
 
 #: Seconds after a failure until the next attempt.
 EVENTS_PAUSE, RESULTS_PAUSE = 1.0, 2.0
 
-#: Seconds that the end of the process waits for what is left.
+#: Seconds that an ending process spends sending the remaining items.
 EVENTS_FLUSH, RESULTS_FLUSH = 2.0, 5.0
 
-#: Attempts for a result that the store refuses.
+#: Number of attempts for a result that the store refuses.
 REFUSED = 3
 
 
@@ -39,12 +39,12 @@ class SendQueue(Generic[Item]):
     Args:
         name: The thread's name.
         send: Sends one item, in that thread.
-        limit: Most items that wait.
+        limit: Largest number of waiting items.
         pause: Seconds after a failure until the next attempt.
-        again: Returns whether an item that failed with this exception, for the n-th time, is tried again. If not, the
-            item is dropped and, with ``clear``, all that wait.
-        dropped: Called with the items that were dropped, and why.
-        newest: Drop the newest item if the queue is full, not the oldest.
+        again: Returns whether to try an item again that failed with this exception for the n-th time. If not, the item
+            is dropped and, with ``clear``, all waiting items.
+        dropped: Called with the items that were dropped, and the reason.
+        newest: Drop the newest item instead of the oldest if the queue is full.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SendQueue(Generic[Item]):
         return len(self._items) + len(self._current)
 
     def put(self, item: Item) -> None:
-        """Have an item sent soon; never wait. An item that comes after :meth:`close` is dropped."""
+        """Add an item without waiting for it to be sent. After :meth:`close`, the item is dropped."""
         lost: list[Item] = []
         with self._changed:
             full = len(self._items) >= self._limit
@@ -87,7 +87,9 @@ class SendQueue(Generic[Item]):
                 if full:
                     lost.append(self._items.popleft())
                 self._items.append(item)
-                if self._thread is None:  # late, so that a fork before does not get half of it
+                if (
+                    self._thread is None
+                ):  # start it late, because a forked process would not inherit the thread
                     self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                     self._thread.start()
             self._changed.notify_all()
@@ -95,7 +97,7 @@ class SendQueue(Generic[Item]):
             self._dropped(lost, "the process ends" if self._ending else "too many wait")
 
     def close(self, within: float) -> int:
-        """Send what is left, for some seconds at most; return the number of items that were dropped."""
+        """Send the remaining items for at most some seconds; return the number of items that were dropped."""
         end = time.monotonic() + within
         with self._changed:
             self._ending = True
@@ -136,7 +138,7 @@ class SendQueue(Generic[Item]):
         while True:
             try:
                 self._send(item)
-            except Exception as exc:  # noqa: BLE001  # the thread must survive whatever it meets
+            except Exception as exc:  # noqa: BLE001  # the thread must survive any error
                 tries += 1
                 if self._again(exc, tries):
                     self._rest()
@@ -146,7 +148,7 @@ class SendQueue(Generic[Item]):
                 return None
 
     def _rest(self) -> None:
-        """Wait before the next attempt, only briefly if the process ends."""
+        """Wait before the next attempt, but only briefly if the process ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._ending, self._pause)
             ending = self._ending
@@ -155,7 +157,7 @@ class SendQueue(Generic[Item]):
 
 
 def events_queue(publish: Callable[[Any], object]) -> SendQueue[Any]:
-    """Return the queue of events, which are dropped if the broker is away: they tell of a moment that has passed."""
+    """Return the queue of events. They are dropped if the broker is away, because they would be outdated later."""
     state = {"dropped": 0, "told": False}
 
     def send(item: Any) -> None:
@@ -189,9 +191,9 @@ def results_queue(
     """Return the queue of results, which are kept until they are stored or the process ends.
 
     Args:
-        store: Stores one.
-        away: Returns whether an exception means that the store is away, so that it is tried for ever.
-        name: Returns what log lines call a result.
+        store: Stores a result.
+        away: Returns whether an exception means that the store is away. Then the result is retried forever.
+        name: Returns the name of a result for log lines.
     """
     told = {"away": False}
 

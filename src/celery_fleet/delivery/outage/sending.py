@@ -1,10 +1,10 @@
-"""Have tasks wait until the broker has what they send, however long it is away.
+"""Let tasks wait until the broker has the messages that they send, however long it is away.
 
-A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. Celery gives up if the
-broker stays away: after 4 s in a process without a connection, after some 30 s in one that has one. Then it
-acknowledges the task, and what was to follow is lost. Here the task waits instead, also for the result store if what
-follows depends on it: a chord begins and counts there. The task stays unacknowledged. If its worker dies or is
-stopped, the hand-back or the lease returns its message.
+A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. If the broker stays away,
+Celery gives up after 4 s in a process without a connection, and after about 30 s otherwise. Then it acknowledges the
+task, and the following tasks are lost. Here the task waits instead. It also waits for the result store
+if the following tasks depend on it, because a chord starts and counts there. The task stays unacknowledged. If its
+worker dies or is stopped, the hand-back or the lease returns its message.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Answer = TypeVar("Answer")
 
-#: Seconds before the second attempt, and the longest pause between two attempts.
+#: Pause in seconds before the second attempt, and longest pause between two attempts.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
 _AWAY = (
@@ -45,25 +45,25 @@ _AWAY = (
     redis_errors.ReadOnlyError,
 )
 
-#: Connection errors by which Redis refuses us for good.
+#: Connection errors that mean a permanent refusal.
 _REFUSED = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 
-#: Beginnings of error replies that Redis soon stops giving; redis-py has no classes for them.
+#: Prefixes of temporary error replies of Redis, for which redis-py has no classes.
 _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
 
-#: What sending calls in the result store: it begins a chord, and subscribes to results.
+#: Methods of the result store that are called when a task is sent: they start a chord or subscribe to results.
 _AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_call")
 
-#: A byte for each PID that Linux can give, 1 while the task of that process waits. The pool's children share it.
+#: One byte for each possible PID of Linux: 1 while the task of that process waits. The pool's children share it.
 _WAITING = mmap.mmap(-1, 1 << 22)
 
 #: Whether the process or greenlet was told to end while its task waited.
 _CUT_OFF = ContextVar("celery_fleet_cut_off", default=False)
 
-#: Renews the claim of the chord whose body is being sent.
+#: Renews the claim on a chord while its body is being sent.
 _RENEW_CLAIM = ContextVar[Callable[[], object] | None]("celery_fleet_renew_claim", default=None)
 
-#: Seconds for which a chord's claim outlives its process, and the longest that another attempt waits for it.
+#: Seconds for which the claim on a chord outlives its process, and for which another attempt waits for it at most.
 CLAIM = 15
 
 #: The backend's method that is being retried.
@@ -71,7 +71,7 @@ _METHOD = ContextVar("celery_fleet_method", default="")
 
 
 class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Celery ships no types
-    """The soft time limit passed while the task waited: unless the task handles that, it runs again."""
+    """The soft time limit was reached while the task waited. Unless the task handles this, it runs again."""
 
 
 def is_away(exc: BaseException | None) -> bool:
@@ -93,15 +93,15 @@ def is_away(exc: BaseException | None) -> bool:
 def patiently(
     attempt: Callable[[], Answer], what: str, again: Callable[[], object] = lambda: None
 ) -> Answer:
-    """Make an attempt, again and again while it fails because Redis is away; return what it returns.
+    """Call a function repeatedly while it fails because Redis is away; return its result.
 
     Args:
-        attempt: Makes the attempt.
-        what: What the running task waits for, for the log.
+        attempt: The function to call.
+        what: The thing that the running task waits for, for the log.
         again: Called before each further attempt.
 
     Raises:
-        PutBackError: The task's soft time limit has passed.
+        PutBackError: The task's soft time limit was reached.
         Exception: The attempt failed for another reason.
     """
     began = time.monotonic()
@@ -118,7 +118,7 @@ def patiently(
                     again()
                 answer = attempt()
             except SoftTimeLimitExceeded as exc:
-                # Celery would take it for a failure of the chord, although its member is done.
+                # Celery would treat the error as a failure of the chord, although the member has ended.
                 if _METHOD.get() != "on_chord_part_return":
                     if task.acks_late:
                         raise PutBackError(exc, requeue=True) from exc
@@ -152,18 +152,18 @@ def _noted() -> Iterator[None]:
 
 
 def was_waiting(pid: int) -> bool:
-    """Return whether the task of a process that is about to be killed waits, and forget it."""
+    """Return whether the task of a process that is about to be killed is waiting, and clear its mark."""
     before, _WAITING[pid] = _WAITING[pid], 0
     return bool(before)
 
 
 def was_cut_off() -> bool:
-    """Return whether the task of this greenlet was ended while it waited."""
+    """Return whether the task of this greenlet was stopped while it waited."""
     return _CUT_OFF.get()
 
 
 class PatientProducer:
-    """A kombu Producer that publishes a task again and again until the broker has it."""
+    """A kombu Producer that retries publishing a task until the broker has it."""
 
     def __init__(self, producer: Any, task: str) -> None:
         self._producer = producer
@@ -173,12 +173,12 @@ class PatientProducer:
         return getattr(self._producer, name)
 
     def publish(self, *args: Any, **options: Any) -> Any:
-        """Publish as kombu does, as often as needed.
+        """Publish as kombu does, and retry as often as needed.
 
         Raises:
             kombu.exceptions.OperationalError: The broker refuses the message.
         """
-        # Without kombu's retry: if it reconnects to declare the queue, it publishes on the closed channel.
+        # Disable kombu's own retry: if it reconnects to declare the queue, it publishes on the closed channel.
         options["retry"] = False
         return patiently(
             lambda: self._producer.publish(*args, **options),
@@ -193,7 +193,7 @@ class PatientProducer:
 
 
 def install(app: Any, options: Options) -> None:
-    """Have the tasks of an ``at_least_once`` worker wait for Redis if something is to follow them."""
+    """Make the tasks of an ``at_least_once`` worker wait for Redis if other tasks follow them."""
     if options.profile == AT_LEAST_ONCE:
         tasks.wrap_sender(app, _patient_sender)
         internals.each_backend(app, _patient_backend)
@@ -201,7 +201,7 @@ def install(app: Any, options: Options) -> None:
 
 def _patient_sender(send: Callable[..., Any]) -> Callable[..., Any]:
     def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
-        # An application that asks for a single attempt wants to hear of its failure.
+        # An application that asks for a single attempt must see its failure.
         if tasks.running_task() is not None and options.get("retry") is not False:
             producer = PatientProducer(producer, name)
         return send(producer, name, message, **options)
@@ -210,7 +210,7 @@ def _patient_sender(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _patient_backend(backend: Any) -> Any:
-    """Have those calls wait for the result store on which later tasks depend."""
+    """Make the calls on which later tasks depend wait for the result store."""
 
     def patient(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         task = tasks.running_task()
@@ -223,12 +223,12 @@ def _patient_backend(backend: Any) -> Any:
             _METHOD.reset(token)
 
     may_retry = backend.exception_safe_to_retry
-    # Celery's own retries log a traceback each, and would start over with each of ours.
+    # Celery's own retries log a traceback each time, and would start over with each of these attempts.
     backend.exception_safe_to_retry = lambda exc: not _METHOD.get() and may_retry(exc)
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
         setattr(backend, name, partial(patient, name, getattr(backend, name)))
     if hasattr(type(backend), "_chord_cleanup_script"):
-        # A claim and its end are visible only here.
+        # Only these two functions see a claim and its end.
         backend._chord_claim_extend_script = partial(_claim, backend)  # noqa: SLF001  # see above
         backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001  # see above
         count = backend.on_chord_part_return
@@ -237,7 +237,7 @@ def _patient_backend(backend: Any) -> Any:
 
 
 def _claim(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
-    """Claim a chord to send its body, for as long as the claim is renewed; Celery 5.7 claims it for minutes."""
+    """Claim a chord to send its body. The claim must be renewed; Celery 5.7 claims the chord for minutes."""
     script = type(backend)._chord_claim_extend_script.func(backend)  # noqa: SLF001  # what is replaced above
     renew = partial(script, keys=keys, args=[args[0], CLAIM], client=client)
     _RENEW_CLAIM.set(renew)
@@ -252,10 +252,10 @@ def _renew_claim() -> None:
 
 
 def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
-    """Mark a chord as dispatched, unless it was cut off; Celery 5.7 does so at the end of any attempt."""
+    """Mark a chord as dispatched, unless the attempt was cut off; Celery 5.7 does so at the end of any attempt."""
     _RENEW_CLAIM.set(None)
     if _CUT_OFF.get():
-        # Without its claim, the next attempt can begin at once.
+        # When the claim is deleted, the next attempt can start at once.
         return client.delete(keys[0])
     script = type(backend)._chord_cleanup_script.func(backend)  # noqa: SLF001  # the same
     return script(keys=keys, args=args, client=client)
@@ -264,10 +264,10 @@ def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
 def _until_dispatched(
     backend: Any, count: Callable[..., Any], request: Any, *args: Any, **kwargs: Any
 ) -> None:
-    """Count a chord's member, again while the chord is claimed by a process that may have died.
+    """Count a chord's member; repeat this while the chord is claimed by a process that may have died.
 
-    The process that counts the last member claims the chord while it sends the body (Celery 5.7). If it is killed,
-    its member's message comes back before the claim ends, and no other process would send the body.
+    The process that counts the last member claims the chord while it sends the body (Celery 5.7). If that process is
+    killed, its member's message is put back before the claim ends, and no other process would send the body.
     """
     again = request.retries or (request.delivery_info or {}).get("redelivered")
     key = request.group and backend.get_key_for_group(request.group, ".c")
@@ -283,7 +283,7 @@ def _until_dispatched(
                 return
             claimed = bool(claim)
             if claimed:
-                with suppress(SoftTimeLimitExceeded):  # the member has ended
+                with suppress(SoftTimeLimitExceeded):  # the task itself has ended
                     time.sleep(LONGEST_PAUSE)
 
 

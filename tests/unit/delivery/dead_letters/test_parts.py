@@ -232,7 +232,7 @@ def test_an_unknown_task_waits_and_is_parked_in_the_end(
     consumer.timer.run()
     (letter,) = writer.parked
     assert (letter["reason"], letter["since"]) == (UNKNOWN, 1000.0)
-    assert "it was taken 2 times within 3600 s" in letter["detail"]
+    assert "it was fetched 2 times within 3600 s" in letter["detail"]
 
 
 class Nothing:
@@ -373,8 +373,8 @@ def test_what_follows_a_letter_comes_only_if_the_message_was_ours(
     assert writer.close(5.0)
     assert followed == ["ours"]
     assert "dead letter (malformed): shop.add[7] of mail: bad" in caplog.text
-    assert "the oldest 4 dead letters are gone for good" in caplog.text
-    assert "is another worker's by now" in caplog.text
+    assert "the oldest 4 dead letters were dropped" in caplog.text
+    assert "is no longer held by this worker" in caplog.text
 
 
 def made(options: Options) -> tuple[Any, Writer]:

@@ -112,7 +112,7 @@ def test_a_message_that_was_put_back_meanwhile_does_not_begin(tmp_path: Path) ->
             app.send_task("shop.work", (2,), countdown=4)
             worker.done([2], "start")
         assert worker.times("start") == {2: 1}
-        assert "its message was put back meanwhile" in worker.log
+        assert "its message has been put back in the meantime" in worker.log
         assert worker.process is not None
         worker.process.send_signal(signal.SIGTERM)
         assert worker.process.wait(60) == 0

@@ -44,18 +44,18 @@ def test_an_unknown_kombu_stays_stock_and_it_is_said(
     found = take.install(ALL)
     assert before == kombu.transport.TRANSPORT_ALIASES
     assert found == Options("at_least_once", STOCK, dead_letters=True)
-    assert "as stock Celery" in caplog.text
+    assert "as in stock Celery" in caplog.text
     assert version in caplog.text
 
 
 def test_what_is_on_is_one_line() -> None:
     assert take.describe(ALL, 300.0) == (
-        "delivery at_least_once: atomic take with doorbell, lease 300 s, hand-back, carry, outage guard,"
+        "delivery at_least_once: atomic fetch with pushes, lease 300 s, hand-back, carry, outage guard,"
         " dead letters"
     )
-    assert take.describe(Options("at_most_once"), 3600) == "delivery at_most_once: stock take"
+    assert take.describe(Options("at_most_once"), 3600) == "delivery at_most_once: stock fetch"
     assert take.describe(Options(), 3600) is None
-    assert take.describe(Options(fetch=ATOMIC), 1) == "delivery inherit: atomic take with doorbell"
+    assert take.describe(Options(fetch=ATOMIC), 1) == "delivery inherit: atomic fetch with pushes"
 
 
 def test_the_scripts_and_what_they_go_with_need_no_release(tmp_path: Path) -> None:

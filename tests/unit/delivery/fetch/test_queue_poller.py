@@ -602,7 +602,7 @@ def test_without_tracking_a_blmove_is_the_bell(
     assert wire.turn() is None
     assert not wire.poller.armed
     wire.ask()
-    assert wire.poller.due is Due.RING
+    assert wire.poller.due is Due.BLMOVE
     server.client.lpush("mail", "x", "y")
     found = wire.hear()
     assert found
@@ -637,7 +637,7 @@ def test_a_blmove_that_is_refused_is_not_asked_over_and_over(server: Server) -> 
     wire = limited(server, "client|tracking", "blmove")
     wire.turn()
     wire.ask()
-    assert wire.poller.due is Due.RING
+    assert wire.poller.due is Due.BLMOVE
     assert wire.hear() is None  # both answers are read
     assert wire.poller.idle
     server.client.lpush("mail", "x")

@@ -601,7 +601,7 @@ def test_where_it_cannot_be_sure_it_is_as_stock(
             assert owner_of(message.delivery_tag) is None
             message.ack()
     with consuming(server.url, "mail", **options):
-        lines = [r.message for r in caplog.records if "as stock Celery" in r.message]
+        lines = [r.message for r in caplog.records if "as in stock Celery" in r.message]
     assert len(lines) == 1
     assert why in lines[0]
     assert server.calls().get("brpop")

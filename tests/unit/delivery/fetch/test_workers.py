@@ -117,7 +117,7 @@ def test_an_idle_worker_is_cheap_and_starts_at_once(tmp_path: Path) -> None:
         # Where the window begins and ends, each of its three timers may have one call more.
         assert sum(calls.values()) <= 2 * passed + 3, calls
         assert made.refused() == []
-        assert "delivery at_least_once: atomic take with doorbell" in made.log()
+        assert "delivery at_least_once: atomic fetch with pushes" in made.log()
         assert "stock" not in made.log()
 
 

@@ -339,7 +339,7 @@ def test_what_can_not_be_read_stays_and_is_told(dead: Dead) -> None:
     first, second = dead.hand_back().splitlines()
     assert first == "<6>handed back 1 task, none of them had begun"
     assert second == (
-        "<4>3 messages could not be handed back (it is not as a worker of the fleet takes messages); what is left"
+        "<4>3 messages could not be handed back (the atomic fetch did not write it); what is left"
         " waits until its lease expires, after 300 s"
     )
     assert len(dead.held()) == 3

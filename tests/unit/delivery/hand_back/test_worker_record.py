@@ -270,7 +270,7 @@ def test_a_note_that_fails_does_not_end_the_task(caplog: pytest.LogCaptureFixtur
     one = request("tag")
     one.acknowledge()
     assert one.acknowledged
-    assert "can't be noted" in caplog.text
+    assert "can't be recorded" in caplog.text
     undo()
     caplog.clear()
     request("tag").acknowledge()
@@ -284,7 +284,7 @@ def test_without_a_directory_the_worker_runs_all_the_same(
     with caplog.at_level(logging.WARNING):
         assert worker_side.prepare(app, OPTIONS, environ) is None
     assert "no hand-back" in caplog.text
-    assert "waits until its lease runs out" in caplog.text
+    assert "wait until its lease expires" in caplog.text
 
 
 def test_a_worker_does_not_wait_for_ever_for_a_hand_back(

@@ -165,8 +165,8 @@ def test_a_process_that_was_cut_off_is_told_once(
         case.now += 2
     assert [record.message for record in caplog.records] == [
         (
-            "the lease of 2 messages was not renewed for 301 s, longer than its 300 s: they may be run by other"
-            " workers, too; what this one acknowledges then touches none of theirs"
+            "the lease of 2 messages was not renewed for 301 s, longer than its 300 s: other workers may run"
+            " them, too; an acknowledgement of this worker does not affect theirs"
         )
     ]
     case.down = False

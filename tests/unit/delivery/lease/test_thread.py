@@ -117,7 +117,7 @@ def test_after_an_error_it_tries_soon_and_tells_it_once(
         case.trouble = None
         case.pass_time(5)
     assert [record.message.split(":")[0] for record in caplog.records] == [
-        "the lease can't be renewed now, it is tried on",
+        "the lease can't be renewed now and is tried again",
         "the broker answers the lease again",
     ]
     assert "s3cr3t" not in caplog.text

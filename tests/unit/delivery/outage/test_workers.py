@@ -181,7 +181,7 @@ def test_what_ended_without_a_broker_is_acknowledged_by_the_next_start(tmp_path:
         assert status == 0
         worker.done(numbers)
         assert len((tmp_path / "run/pending").read_text().split()) == 2
-        assert "are sent by the next start" in worker.log
+        assert "and the next start sends them" in worker.log
         worker.server.signal(signal.SIGCONT)
         worker.start()
         settled(worker, numbers)
@@ -256,7 +256,7 @@ def test_a_result_store_that_hangs_does_not_keep_a_worker_from_ending(
         worker.done(numbers)
         status, _ = worker.exit()  # 26 s here; stock never
         assert status == 0
-        assert worker.log.count("is not stored, since the worker ends") == 2
+        assert worker.log.count("is not stored, because the worker ends") == 2
         assert worker.unacked == 0
 
 

@@ -289,7 +289,7 @@ def test_a_part_that_no_worker_has_is_refused(variables: Variables, part: str) -
     assert problems(given) == []
     one = only(problems({**given, TAKE: "stock"}))
     assert (one.variable, one.severity) == (name, Severity.ERROR)
-    assert "no worker takes atomically" in one.message
+    assert "no worker fetches atomically" in one.message
     assert "celery_worker_fetch: auto" in one.remedy
     assert only(problems({**given, APP: "inherit"})).variable == name
     # One that has it is enough.

@@ -196,7 +196,7 @@ def test_memory_that_is_promised_more_than_once() -> None:
     }  # fmt: skip
     (found,) = check_facts({"x": BIG}, {}, None, {"x": asked})
     assert (found.variable, found.severity) == ("memory", Severity.WARNING)
-    assert "is 2.0 GiB, but what runs there may use 2.3 GiB: worker a 1.6 GiB" in found.message
+    assert "is 2.0 GiB, but its processes may use 2.3 GiB: worker a 1.6 GiB" in found.message
     asked["workers"]["a"]["concurrency"] = 6
     assert check_facts({"x": BIG}, {}, None, {"x": asked}) == []
 

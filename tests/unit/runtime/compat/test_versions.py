@@ -28,9 +28,9 @@ def test_what_is_installed_here_is_supported() -> None:
         ({"python": "3.10.14"}, "Python 3.10.14 is too old"),
         (
             {"python": "3.13.5", "celery": "5.4.0", "kombu": "5.4.2", "redis": "5.2.1"},
-            "Celery 5.4.0 knows Python up to 3.12, and this is 3.13.5",
+            "Celery 5.4.0 supports Python up to 3.12, and this is 3.13.5",
         ),
-        ({"redis": "5.3.1"}, "kombu 5.7.0 refuses redis 5.3.1, it wants 6.1 or later"),
+        ({"redis": "5.3.1"}, "kombu 5.7.0 refuses redis 5.3.1, it needs 6.1 or later"),
     ],
 )
 def test_what_is_not_supported_is_named(change: dict[str, str | None], message: str) -> None:
