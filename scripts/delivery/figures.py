@@ -55,7 +55,7 @@ class FigureRow:
 
 def table(rows: Sequence[FigureRow], judged: str) -> str:
     """Return a table in Markdown; ``judged`` is the title of the fourth column."""
-    head = [f"| what | stock take | atomic take | {judged} | goal |", "|---|---|---|---|---|"]
+    head = [f"| what | stock fetch | atomic fetch | {judged} | goal |", "|---|---|---|---|---|"]
     return "\n".join([*head, *map(str, rows)])
 
 

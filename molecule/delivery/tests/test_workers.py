@@ -1,4 +1,4 @@
-"""Workers of other kinds: processes that run one task each, threads, greenlets, at most once, the stock take.
+"""Workers of other kinds: processes that run one task each, threads, greenlets, at most once, the stock fetch.
 
 Their tasks publish only at their end (a retry, the next one of a chain, the body of a chord), so that a process may
 meet a Redis that is away when it connects for the first time.
@@ -40,7 +40,7 @@ SHORT: Mapping[str, object] = {
 RATE = 20  # tasks a second
 #: Seconds between two deaths: processes of one task each have the machine start enough of them as it is.
 PAUSE = 5.0
-#: Those with the atomic take.
+#: Those with the atomic fetch.
 ATOMIC = ("warm", "cold", "threads", "greenlets")
 #: What a worker without a lease holds is back after the visibility timeout of the inventory, and a look for it.
 REST = 120.0 + 225.0
@@ -67,7 +67,7 @@ def lasting_pids(ground: Ground) -> dict[tuple[str, str], str]:
 
 
 def drain(ground: Ground, times: int) -> None:
-    """Restart the workers with the stock take, behind named exchanges."""
+    """Restart the workers with the stock fetch, behind named exchanges."""
     for host in ground.workers * times:
         ground.fleet.must(host, ["systemctl", "restart", unit_of(FLEET, "exchanges")])
         ground.sleep(2)
@@ -181,7 +181,7 @@ def test_redis_clock_moved(ground: Ground) -> None:
 
 @pytest.mark.soak
 def test_drains_behind_named_exchanges(ground: Ground) -> None:
-    """What a worker with the stock take has not begun is back in its queue at once."""
+    """What a worker with the stock fetch has not begun is back in its queue at once."""
     with to(ground, ("warm", "exchanges")):
         summary, _ = counted(
             ground, "drains behind named exchanges", FLEET, lambda _: drain(ground, 6), REST

@@ -17,7 +17,7 @@ from celery.worker import state as worker_state
 from kombu.transport.redis import Channel
 
 from celery_fleet.compat.minors import chosen as minors
-from celery_fleet.compat.pools import Door, door_of
+from celery_fleet.compat.pools import PoolIntake, intake_of
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Load:
         return bool(self.running or self.unacked or self.polling)
 
 
-def door(consumer: Any) -> Door:
-    """Return the door of a worker's pool."""
-    return door_of(consumer.pool, getattr(consumer.controller, "semaphore", None))
+def pool_intake(consumer: Any) -> PoolIntake:
+    """Return the intake of a worker's pool."""
+    return intake_of(consumer.pool, getattr(consumer.controller, "semaphore", None))
 
 
 def shut(pool: Any) -> None:
     """Stop the pool from starting further tasks if possible; safe in a signal handler."""
-    door_of(pool).shut()
+    intake_of(pool).shut()
 
 
 def drop_waiting(pool: Any) -> None:
     """Forget the tasks that the pool has not started, because their connection is lost."""
-    door_of(pool).drop()
+    intake_of(pool).drop()
 
 
 def listen(consumer: Any, fd: int, heard: Callable[[int], object], known: bool) -> None:
@@ -127,7 +127,7 @@ def take_out(consumer: Any) -> list[Any]:
     Afterwards Celery neither runs nor restores them, and only the caller has them. Call this only in the event
     loop's own thread or in a greenlet. It never switches to another greenlet.
     """
-    requests = door(consumer).take()
+    requests = pool_intake(consumer).take()
     limited: set[Any] = set()
     for bucket in filter(None, consumer.task_buckets.values()):
         limited.update(request for request, _ in bucket.contents)

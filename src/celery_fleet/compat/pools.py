@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
 """Take back the tasks that a pool of Celery 5.7 has received and not started.
 
-The private attributes were checked in the sources of celery 5.7.0. Each pool has one `Door` for its whole life.
-Call everything but `Door.shut` only in the event loop's own thread or in a greenlet.
+The private attributes were checked in the sources of celery 5.7.0. Each pool has one `PoolIntake` for its whole life.
+Call everything but `PoolIntake.shut` only in the event loop's own thread or in a greenlet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
 def kind_of(pool: Any) -> str | None:
-    """Return the kind of a pool that `Door` supports; None for any other pool."""
+    """Return the kind of a pool that `PoolIntake` supports; None for any other pool."""
     modules = {cls.__module__.removeprefix("celery.concurrency.") for cls in type(pool).__mro__}
     if hasattr(getattr(pool, "_pool", None), "outbound_buffer"):  # prefork with an event loop
         return _PREFORK
@@ -37,7 +37,7 @@ def kind_of(pool: Any) -> str | None:
     return GREENLETS if "gevent" in modules else None
 
 
-class Door:
+class PoolIntake:
     """Controls which tasks a pool starts, and takes back those that it has not; this class serves prefork."""
 
     #: Set in a signal handler: the pool starts no further tasks, if that is possible.
@@ -88,7 +88,7 @@ def _request_of(accept_callback: Any) -> Any | None:
     return request if isinstance(request, Request) else None
 
 
-class _Threads(Door):
+class _Threads(PoolIntake):
     """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started."""
 
     def __init__(self, pool: Any) -> None:
@@ -111,7 +111,7 @@ class _Threads(Door):
         return [request for request, future in self._futures.copy().items() if future.cancel()]
 
 
-class _Solo(Door):
+class _Solo(PoolIntake):
     """Controls celery/concurrency/solo.py: the event loop runs each task itself, and handles no signals during a task.
 
     Tasks that would start between the signal and the next turn of the loop are kept here.
@@ -149,7 +149,7 @@ class _Waiter:
         self.told = threading.Event()  # patched by gevent, so other greenlets run
 
 
-class _Gevent(Door):
+class _Gevent(PoolIntake):
     """Controls celery/concurrency/gevent.py: every greenlet with a task waits for a slot, even the consumer's.
 
     They wait here instead of inside gevent's pool, from which they could not be removed. While one waits, no slot is
@@ -218,21 +218,21 @@ class _Gevent(Door):
         return [waiter.request for waiter in waiting]
 
 
-def door_of(pool: Any, semaphore: Any = None) -> Door:
-    """Return the pool's `Door`. The first call creates it, and must come after the pool has started."""
-    door: Door | None = pool.__dict__.get("fleet_door")
-    if door is None:
+def intake_of(pool: Any, semaphore: Any = None) -> PoolIntake:
+    """Return the pool's `PoolIntake`. The first call creates it, and must come after the pool has started."""
+    intake: PoolIntake | None = pool.__dict__.get("fleet_intake")
+    if intake is None:
         kind = kind_of(pool)
         if kind == _THREADS:
-            door = _Threads(pool)
+            intake = _Threads(pool)
         elif kind == _SOLO:
-            door = _Solo(pool)
+            intake = _Solo(pool)
         elif kind == GREENLETS:
-            door = _Gevent(pool)
+            intake = _Gevent(pool)
         else:
-            door = Door(pool, semaphore)
-        pool.fleet_door = door
-    return door
+            intake = PoolIntake(pool, semaphore)
+        pool.fleet_intake = intake
+    return intake
 
 
 class LoopWaker:

@@ -43,7 +43,7 @@ class Script:
 #: KEYS: lists: all queues with the first priority, all with the second, and so on. ARGV: tag; unacked; unacked_index;
 #: queues as JSON strings, either one for each list or one for each queue.
 #: Returns the index of the list, the message, and 1 if no list has any more messages; nil if all were empty.
-TAKE = Script("""
+FETCH = Script("""
 local queues = #ARGV - 3
 for i = 1, #KEYS do
   local item = redis.call('RPOP', KEYS[i])

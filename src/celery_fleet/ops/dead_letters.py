@@ -18,7 +18,7 @@ from typing import Any
 
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, parsed
-from celery_fleet.delivery.dead_letters.store import PAGE, Box, Choice
+from celery_fleet.delivery.dead_letters.store import PAGE, Choice, DeadLetterStore
 
 #: Seconds of the request's timeout to keep for returning the answer.
 MARGIN = 1.5
@@ -29,7 +29,7 @@ MOST_REASONS = 5
 def count(app: Any) -> int:
     """Return the number of dead letters in the broker."""
     with app.connection_for_write() as connection:
-        return _box(connection).count()
+        return _store(connection).count()
 
 
 def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,18 +44,18 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if do not in ("list", "replay", "drop"):
         raise FleetError(f"{do} is no action for dead letters: use list, replay or drop")
     with app.connection_for_write() as connection:
-        box = _box(connection)
+        store = _store(connection)
         if do == "list":
             payload = bool(request.get("payload"))
-            return {"letters": [shown(one, payload) for one in box.choose(choice, payload)]}
+            return {"letters": [shown(one, payload) for one in store.choose(choice, payload)]}
         end = began + float(request.get("timeout") or 8.0) - MARGIN
-        return _change(box, do, choice.ids, end)
+        return _change(store, do, choice.ids, end)
 
 
-def _box(connection: Any) -> Box:
+def _store(connection: Any) -> DeadLetterStore:
     if connection.transport.driver_type != "redis":
         raise FleetError("dead letters are only kept in Redis, and this broker is another one")
-    return Box(connection.default_channel.client)
+    return DeadLetterStore(connection.default_channel.client)
 
 
 def _choice(given: Mapping[str, Any]) -> Choice:
@@ -75,13 +75,13 @@ def _choice(given: Mapping[str, Any]) -> Choice:
     )
 
 
-def _change(box: Box, do: str, ids: tuple[str, ...], end: float) -> dict[str, Any]:
+def _change(store: DeadLetterStore, do: str, ids: tuple[str, ...], end: float) -> dict[str, Any]:
     done, refused, reasons = 0, 0, dict[str, None]()
     for start in range(0, len(ids), PAGE):
         if time.monotonic() > end:
             return _changed(done, len(ids) - done - refused, refused, reasons, late=True)
-        letters = box.read(ids[start : start + PAGE], payload=do == "replay")
-        for result in box.replay(letters) if do == "replay" else box.drop(letters):
+        letters = store.read(ids[start : start + PAGE], payload=do == "replay")
+        for result in store.replay(letters) if do == "replay" else store.drop(letters):
             if isinstance(result, Exception):
                 refused += 1
                 reasons[one_line(result)] = None

@@ -60,7 +60,9 @@ class SigtermHandler:
         self._listens = True
         self._drainer.heard = partial(self._heard, reader)
         if consumer.hub is not None:
-            intake.door(consumer).on_freed = partial(consumer.hub.call_soon, self._drainer.heard)
+            intake.pool_intake(consumer).on_freed = partial(
+                consumer.hub.call_soon, self._drainer.heard
+            )
         celerys = signal.getsignal(signal.SIGTERM)
         # An embedded worker has no handler, and only the main thread can set one.
         if not self._installed and callable(celerys):

@@ -131,7 +131,7 @@ class Drainer:
         self._consumer, self._pool = consumer, consumer.pool
         self._drains = worker.why_not_drained(consumer) is None
         queues.note_queues(consumer)
-        intake.door(consumer)
+        intake.pool_intake(consumer)
         if consumer.hub is None and self._drains:
             self._waker = self._waker or LoopWaker()
             self._waker.connect(consumer)

@@ -168,7 +168,7 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
     assert versions.problems(dict(found)) == []
     with fleet(tmp_path, environment, **DELIVERY) as one:
         app = one.app()
-        assert "delivery at_least_once: atomic take" in one.log()
+        assert "delivery at_least_once: atomic fetch" in one.log()
         assert "as in stock Celery" not in one.log()
         assert app.send_task("shop.add", (2, 3)).get(timeout=PATIENCE) == 5
 
@@ -223,7 +223,7 @@ def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
     """Its own ways, too, need rights: how it looks for what is overdue is not the same in all."""
     with fleet(tmp_path, environment, profile="at_least_once") as one:
         app = one.app()
-        assert "delivery at_least_once: stock take" in one.log()
+        assert "delivery at_least_once: stock fetch" in one.log()
         for number, body in enumerate(([[], {}, {}, 1], 7, "text", None, {"args": 5})):
             sent = message(f"bad-{number}", body=b"null" if body is None else body)
             client(one.ports["broker"], "worker").lpush("mail", json.dumps(sent))
@@ -237,7 +237,7 @@ def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
         assert one.refused() == []
 
 
-#: What the atomic take is believed for: tests of kills and of cut connections, run with that Celery.
+#: What the atomic fetch is believed for: tests of kills and of cut connections, run with that Celery.
 KILLS = (
     "tests/unit/delivery/fetch/test_workers.py::test_lost_connections_lose_nothing",
     "tests/unit/delivery/fetch/test_workers.py::test_a_worker_that_is_killed_loses_nothing",

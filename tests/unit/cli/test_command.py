@@ -725,9 +725,9 @@ def test_help_is_a_word_as_well(call: Call, names: tuple[str, ...]) -> None:
 
 
 def test_help_of_a_command_that_is_not_there(call: Call) -> None:
-    done = call("help", "stauts")
+    done = call("help", "sttatus")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "No such command 'stauts'" in done.stderr
+    assert "No such command 'sttatus'" in done.stderr
 
 
 @pytest.mark.parametrize("argv", [(), ("schedule",), ("dead-letters",)])

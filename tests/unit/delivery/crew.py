@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from celery import Celery
 
 from celery_fleet.delivery.dead_letters.letters import DeadLetter
-from celery_fleet.delivery.dead_letters.store import Box, Choice
+from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from tests.facts import facts
 from tests.fleet import PASSWORDS, ROOT, client, wait_for
 from tests.programs import knows_setinfo
@@ -155,7 +155,7 @@ class Crew:
         self.ledger = directory / "ledger"
         self.ledger.touch()
         self.look = looker(ports["broker"])
-        self.box = Box(client(ports["broker"], "operator"))
+        self.store = DeadLetterStore(client(ports["broker"], "operator"))
         (directory / "shop.py").write_text(SHOP)
 
     def settings(self, **delivery: Any) -> dict[str, Any]:
@@ -242,8 +242,8 @@ class Crew:
 
     def letters(self, number: int, payload: bool = False) -> dict[str, DeadLetter]:
         """All dead letters, once there are so many."""
-        wait_for(lambda: self.box.count() >= number, PATIENCE)
-        found = {one.id: one for one in self.box.choose(Choice(), payload)}
+        wait_for(lambda: self.store.count() >= number, PATIENCE)
+        found = {one.id: one for one in self.store.choose(Choice(), payload)}
         assert len(found) == number
         return found
 

@@ -188,7 +188,7 @@ class Shop:
         }
 
 
-#: The atomic take and what keeps a worker going while its broker does not.
+#: The atomic fetch and what keeps a worker going while its broker does not.
 ATOMIC = {"profile": "at_least_once", "fetch": "atomic", "carry": True, "outage": True}
 
 NOTHING: dict[str, list[str]] = {"lost": [], "doubled": [], "cut off": []}

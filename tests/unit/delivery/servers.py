@@ -1,4 +1,4 @@
-"""Real Redis servers of a test's own, and kombu's connections to them by the atomic take."""
+"""Real Redis servers of a test's own, and kombu's connections to them by the atomic fetch."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def send(url: str, queue: str, *bodies: Any, **options: Any) -> None:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """The atomic take behind redis:// for a while."""
+    """The atomic fetch behind redis:// for a while."""
     aliases, cache = kombu.transport.TRANSPORT_ALIASES, kombu.transport._transport_cache
     before = dict(aliases)
     transport.install()

@@ -16,7 +16,7 @@ from tests.unit.delivery.pools import ATOMIC, NOTHING, POOLS, SLOTS, Shop, Worke
 
 pytestmark = pytest.mark.long
 
-#: With the transport as kombu has it and early acknowledgement, and with the atomic take and a late one.
+#: With the transport as kombu has it and early acknowledgement, and with the atomic fetch and a late one.
 WAYS: list[tuple[dict[str, Any] | None, str]] = [(None, "no"), (ATOMIC, "yes")]
 #: Those whose loop goes on while a task runs.
 FREE = [pool for pool in POOLS if pool != "solo"]

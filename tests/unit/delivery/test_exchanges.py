@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from celery_fleet.compat import intake
 from celery_fleet.compat import queues as compat_queues
-from celery_fleet.delivery.dead_letters.store import Box, Choice
+from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from celery_fleet.delivery.outage import give_back
 from tests.fleet import client
 from tests.unit.delivery.pools import (
@@ -282,9 +282,9 @@ def test_an_unknown_task_becomes_a_dead_letter(tmp_path: Path, kind: str, take: 
     with post(tmp_path, kind, {**TAKES[take], **letters}) as made:
         worker = made.shop.worker("prefork")
         (sent,) = made.send(1, task="none")
-        box = Box(client(made.shop.fleet.ports["broker"], "operator"))
-        until(lambda: box.count() == 1)
-        (letter,) = box.choose(Choice(), False)
+        store = DeadLetterStore(client(made.shop.fleet.ports["broker"], "operator"))
+        until(lambda: store.count() == 1)
+        (letter,) = store.choose(Choice(), False)
         assert (letter.id, letter.queue, letter.reason) == (sent, "mail", "unknown")
         # It was offered to others in between, and in its own queue alone.
         assert worker.log.count("is not known to this worker") > 1

@@ -15,11 +15,11 @@ from kombu.transport.redis import Channel
 from celery_fleet.delivery import messages
 from celery_fleet.delivery.scripts import (
     ACK,
+    FETCH,
     HEAD,
     PUT_ASIDE,
     PUT_BACK,
     TAIL,
-    TAKE,
     Script,
     run,
     run_each,
@@ -49,7 +49,7 @@ def take(
     queues: tuple[str, ...] = ("mail",),
     tag: str = TAG,
 ) -> Any:
-    return run(client, TAKE, lists, [tag, *NAMES, *map(json.dumps, queues)])
+    return run(client, FETCH, lists, [tag, *NAMES, *map(json.dumps, queues)])
 
 
 def full(client: Any) -> None:
@@ -254,7 +254,7 @@ def test_what_is_put_aside_is_kept_up_to_a_number(broker: redis.Redis) -> None:
 
 def test_all_of_it_works_at_the_memory_limit(broker: redis.Redis) -> None:
     broker.lpush("mail", "1", "2", "3")
-    for script in (TAKE, ACK, PUT_BACK, PUT_ASIDE):
+    for script in (FETCH, ACK, PUT_BACK, PUT_ASIDE):
         broker.script_load(script.text)
     full(broker)
     assert take(broker, "mail", tag="a") == [0, b"1"]
@@ -274,5 +274,5 @@ def test_a_script_that_redis_has_forgotten_is_told_again(broker: redis.Redis) ->
 
 
 def test_the_name_of_a_script_is_that_of_redis(broker: redis.Redis) -> None:
-    assert broker.script_load(TAKE.text) == TAKE.sha
+    assert broker.script_load(FETCH.text) == FETCH.sha
     assert Script("return 1").sha == broker.script_load("return 1")

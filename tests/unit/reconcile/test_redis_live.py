@@ -70,13 +70,16 @@ def test_a_new_key_goes_with_its_certificate() -> None:
     own = {"setting tls-key-file": "/run/credentials/redis@a.service/host.key"}
     before = {**KNOWN, **own}
     wanted = {**before, "file host.key": "2", "file host.crt": "2"}
-    found = change_between(before, wanted, replace(UNIT, redis=access))
+    found = change_between(before, wanted, replace(UNIT, on_change="live", redis=access))
     settings = {"tls-key-file": "/run/redis-a/host.key", "tls-cert-file": "/t/host.crt"}
     assert found == LiveChange(settings, key="/t/host.key")
     # Where it can't be put anywhere, or is nobody's key, only a restart takes it up.
     assert change_between(before, wanted, UNIT) is None
     assert (
-        change_between(KNOWN, {**KNOWN, "file host.key": "2"}, replace(UNIT, redis=access)) is None
+        change_between(
+            KNOWN, {**KNOWN, "file host.key": "2"}, replace(UNIT, on_change="live", redis=access)
+        )
+        is None
     )
 
 

@@ -247,7 +247,7 @@ def test_beat_comes_to_a_new_host_only_where_it_ends_on_the_old_one() -> None:
     assert second_beat([RESTART, BEAT], [], ["celery_beat"], []) == ""
     words = second_beat([BEAT], ["worker1", "worker2"], ["all"], [])
     assert "control1 would get its beat" in words
-    assert "--limit leaves out worker1, worker2" in words
+    assert "worker1, worker2, which --limit leaves out" in words
     assert "without --limit" in words
     # By the tag of another role, whose end is in the same play.
     assert "without --skip-tags" in second_beat([BEAT], [], ["all"], ["flower"])
@@ -256,7 +256,7 @@ def test_beat_comes_to_a_new_host_only_where_it_ends_on_the_old_one() -> None:
 def test_beat_comes_to_a_new_host_only_where_no_host_is_down() -> None:
     words = second_beat([RESTART, BEAT], [], ["all"], [], ["worker1"])
     assert "control1 would get its beat" in words
-    assert "worker1 can't be reached" in words
+    assert "worker1, which can't be reached" in words
     assert "systemctl disable --now shop-beat." in words
     assert second_beat([RESTART], [], ["all"], [], ["worker1"]) == ""
 

@@ -88,7 +88,7 @@ class Choice:
         )
 
 
-class Box:
+class DeadLetterStore:
     """All dead letters of one broker, for an operator."""
 
     def __init__(self, client: Any) -> None:

@@ -29,7 +29,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 @dataclass(frozen=True)
-class Taken:
+class Fetched:
     """A delivery on its way to its consumer: the message as it was read, its tag, and its list."""
 
     raw: Any
@@ -45,11 +45,11 @@ class Message(virtual.Message):  # type: ignore[misc]  # see stock
         self.properties: dict[str, Any]
         #: The list that the script fetched it from; None if kombu fetched it.
         self.list_key: str | None = None
-        taken = getattr(getattr(channel, "connection", None), "taken", None)
-        if taken is not None and taken.raw is payload:
-            self.list_key = taken.key
-            self.delivery_tag = taken.tag
-            self.properties = {**self.properties, "delivery_tag": taken.tag}
+        fetched = getattr(getattr(channel, "connection", None), "fetched", None)
+        if fetched is not None and fetched.raw is payload:
+            self.list_key = fetched.key
+            self.delivery_tag = fetched.tag
+            self.properties = {**self.properties, "delivery_tag": fetched.tag}
 
 
 class QoS(stock.QoS):  # type: ignore[misc]  # see stock
@@ -60,7 +60,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         if getattr(message, "list_key", None) is None:
             super().append(message, delivery_tag)
             return
-        self.channel.connection.taken = None
+        self.channel.connection.fetched = None
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:

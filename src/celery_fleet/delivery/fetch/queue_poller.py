@@ -37,7 +37,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.delivery.messages import FetchedMessage
-from celery_fleet.delivery.scripts import TAKE
+from celery_fleet.delivery.scripts import FETCH
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -109,14 +109,14 @@ def require_redis(connection: Any) -> None:
 class Due(Enum):
     """The replies that a poller waits for."""
 
-    TAKE = "take"
+    FETCH = "fetch"
     #: BLMOVE's reply, and then the reply to the fetch.
     BLMOVE = "blmove"
     LOOK = "look"
 
 
 @dataclass(frozen=True)
-class TakeRequest:
+class FetchRequest:
     """The arguments of a fetch.
 
     ``names`` are ``unacked`` and ``unacked_index``. ``lists`` has all queues with their first priority, then all with
@@ -193,9 +193,9 @@ class QueuePoller:
     @property
     def awaited(self) -> str | None:
         """Return the tag of the fetch for which a reply is due; None if there is none."""
-        return self._asked.tag if self.due in (Due.TAKE, Due.BLMOVE) else None
+        return self._asked.tag if self.due in (Due.FETCH, Due.BLMOVE) else None
 
-    def ask(self, conn: Any, request: TakeRequest) -> bool:
+    def ask(self, conn: Any, request: FetchRequest) -> bool:
         """Send a fetch, or a check of all lists if armed; return False if there is nothing to send after all.
 
         Raises:
@@ -214,7 +214,7 @@ class QueuePoller:
             self._send(conn, Due.LOOK, [("EXISTS", *request.lists)])
             return True
         self._preparing = len(commands)
-        due = Due.TAKE
+        due = Due.FETCH
         if self._found_nothing and not self.tracked:
             due = Due.BLMOVE
             first = request.lists[0]
@@ -222,7 +222,7 @@ class QueuePoller:
             commands.append(("BLMOVE", first, first, "RIGHT", "RIGHT", wait))
         lists, queues = self._chosen(request)
         arguments = (request.tag, *request.names, *queues)
-        commands.append(("EVALSHA", TAKE.sha, len(lists), *lists, *arguments))
+        commands.append(("EVALSHA", FETCH.sha, len(lists), *lists, *arguments))
         self._asked = _Asked(request.tag, lists)
         self._send(conn, due, commands)
         return True
@@ -231,7 +231,7 @@ class QueuePoller:
         """Return the commands that must come first on a new socket."""
         self._found_nothing = False
         self.forget()
-        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", TAKE.text)]
+        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", FETCH.text)]
         self.tracked = not self._untracked and str(conn.get_protocol()) == "3"
         if self.tracked:
             # The handler gets every push, even one that is read before another command's reply.
@@ -241,7 +241,7 @@ class QueuePoller:
             tell_once("no pushes without RESP3: an idle worker waits with BLMOVE, which costs more")
         return commands
 
-    def _chosen(self, request: TakeRequest) -> tuple[Sequence[str], Sequence[str]]:
+    def _chosen(self, request: FetchRequest) -> tuple[Sequence[str], Sequence[str]]:
         """Return the lists to ask for now, and their queues, as arguments of the script."""
         lists, queues = request.lists, request.queues
         if not self.tracked:
@@ -299,7 +299,7 @@ class QueuePoller:
             return None
         found = _raised(answer)
         self._answered()
-        self._may_have_more = bool(found) and len(found) < 3  # see TAKE
+        self._may_have_more = bool(found) and len(found) < 3  # see FETCH
         self._found_nothing = not found
         lists = self._asked.lists
         if found:

@@ -26,12 +26,12 @@ from celery_fleet.common.redact import redact
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.mixin import Mixin
 from celery_fleet.delivery import keys, tags
-from celery_fleet.delivery.fetch.held import Message, QoS, Taken
+from celery_fleet.delivery.fetch.held import Fetched, Message, QoS
 from celery_fleet.delivery.fetch.queue_poller import (
     NET,
     Due,
+    FetchRequest,
     QueuePoller,
-    TakeRequest,
     require_redis,
     tell_once,
 )
@@ -210,7 +210,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         queues = list(channel._queue_cycle.consume(len(channel.active_queues)))
         if not queues:
             return
-        request = TakeRequest(
+        request = FetchRequest(
             tag=tags.own().next(),
             names=(channel.unacked_key, channel.unacked_index_key),
             lists=[names[queue] for names in self._lists for queue in queues],
@@ -283,20 +283,20 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             self._park(found, "undecodable", exc)
             raise Empty from exc
         transport = self.connection
-        transport.taken = Taken(raw, found.tag, found.key)
+        transport.fetched = Fetched(raw, found.tag, found.key)
         try:
             transport._deliver(raw, queue)
-            if transport.taken is not None:  # another channel consumes the queue with no_ack
+            if transport.fetched is not None:  # another channel consumes the queue with no_ack
                 self.run(ACK, [channel.unacked_key, channel.unacked_index_key], [found.tag])
         except Exception as exc:
             if (
-                transport.taken is None
+                transport.fetched is None
             ):  # the channel already holds the message, and its handler failed
                 raise
             self._park(found, "malformed", exc)
             raise Empty from exc
         finally:
-            transport.taken = None
+            transport.fetched = None
 
     def _park(self, found: FetchedMessage, reason: str, exc: Exception) -> None:
         """Keep an item that can't become a message."""
@@ -377,7 +377,7 @@ class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock
         super().__init__(*args, **kwargs)
         self.cycle: Any = PushPoller()
         #: The message that is being delivered to its consumer. Its channel may not be the one that fetched it.
-        self.taken: Taken | None = None
+        self.fetched: Fetched | None = None
 
 
 class SentinelTransport(Transport):

@@ -43,8 +43,8 @@ def running() -> set[str]:
 def awaited(channel: Any) -> set[str]:
     """Return the tag of a fetch that may have found a message which is not noted as held yet."""
     asked = getattr(channel, "awaited", None)  # kombu's own channel has none
-    taken = getattr(channel.connection, "taken", None)
-    return {tag for tag in (asked, taken and taken.tag) if tag}
+    fetched = getattr(channel.connection, "fetched", None)
+    return {tag for tag in (asked, fetched and fetched.tag) if tag}
 
 
 def address_of(channel: Any) -> tuple[Any, ...]:

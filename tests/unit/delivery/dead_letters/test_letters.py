@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, Parked, park_call
-from celery_fleet.delivery.dead_letters.store import Box, Choice
+from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from celery_fleet.delivery.messages import FetchedMessage, Owner
 from celery_fleet.delivery.scripts import run
 from celery_fleet.delivery.tags import Tags
@@ -52,8 +52,8 @@ def look(port: int) -> redis.Redis:
 
 
 @pytest.fixture
-def box(port: int) -> Box:
-    return Box(client(port, "operator"))
+def store(port: int) -> DeadLetterStore:
+    return DeadLetterStore(client(port, "operator"))
 
 
 def message(identifier: str = "id-1", **headers: Any) -> dict[str, Any]:
@@ -109,49 +109,49 @@ def test_the_parks_need_no_release() -> None:
 
 
 def test_an_id_that_is_no_text_is_chosen_replayed_and_dropped(
-    worker: redis.Redis, look: redis.Redis, box: Box
+    worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
     for number in range(2):
         park(worker, json.dumps(message(f"\ud800{number}")))
         park(worker, json.dumps(message(f"id-{number}")))
-    ids = [letter.id for letter in box.choose(Choice())]
-    found = box.read(ids, payload=True)
+    ids = [letter.id for letter in store.choose(Choice())]
+    found = store.read(ids, payload=True)
     assert len(found) == 4
-    assert box.replay(found[:2]) == box.drop(found[2:]) == [1, 1]
+    assert store.replay(found[:2]) == store.drop(found[2:]) == [1, 1]
     assert look.llen("mail") == 2
     assert not look.exists(keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
 
 
-def test_one_is_parked(worker: redis.Redis, look: redis.Redis, box: Box) -> None:
+def test_one_is_parked(worker: redis.Redis, look: redis.Redis, store: DeadLetterStore) -> None:
     item = take(worker, json.dumps(message()), "t1")
     assert park(worker, item, "t1", key="mail\x06\x163") == Parked(done=True, gone=0, id="id-1")
     assert not look.exists("unacked", "unacked_index")
-    assert box.count() == 1
-    letter = box.read(["id-1"], payload=True)[0]
+    assert store.count() == 1
+    letter = store.read(["id-1"], payload=True)[0]
     assert (letter.task, letter.queue, letter.key) == ("shop.add", "mail", "mail\x06\x163")
     assert (letter.reason, letter.detail, letter.node) == ("invalid", "it is", "w@test")
     assert (letter.count, letter.message, letter.size) == (1, item, len(item))
-    assert abs(letter.last_seen - box.now()) < 60
+    assert abs(letter.last_seen - store.now()) < 60
     assert letter.first_seen == letter.last_seen
     # Without being asked for, what it says does not leave Redis.
-    assert box.read(["id-1"])[0].message is None
+    assert store.read(["id-1"])[0].message is None
     assert {"message", "id", "count"} < set(
         json.loads(look.hget(keys.DEAD_LETTERS, "id-1") or "{}")
     )
 
 
-def test_whose_tag_is_gone_is_not_parked(worker: redis.Redis, box: Box) -> None:
+def test_whose_tag_is_gone_is_not_parked(worker: redis.Redis, store: DeadLetterStore) -> None:
     worker.zadd("unacked_index", {"t1": 1.0})
     assert park(worker, json.dumps(message()), "t1") == Parked(done=False, gone=0, id="")
-    assert (box.count(), worker.zcard("unacked_index")) == (0, 0)
+    assert (store.count(), worker.zcard("unacked_index")) == (0, 0)
 
 
-def test_the_same_message_again_is_counted(worker: redis.Redis, box: Box) -> None:
+def test_the_same_message_again_is_counted(worker: redis.Redis, store: DeadLetterStore) -> None:
     park(worker, take(worker, json.dumps(message()), "t1"), "t1", since=1000.25)
     again = json.dumps(message(redelivered=True, **{keys.UNKNOWN: 7}))
     parked = park(worker, take(worker, again, "t2"), "t2", reason="poison", node="x@test")
     assert parked.id == "id-1"
-    [letter] = box.choose(Choice())
+    [letter] = store.choose(Choice())
     assert (letter.count, letter.first_seen, letter.reason, letter.node) == (
         *(2, 1000.25),
         *("poison", "x@test"),
@@ -159,13 +159,15 @@ def test_the_same_message_again_is_counted(worker: redis.Redis, box: Box) -> Non
     assert letter.last_seen > 1000.25
 
 
-def test_another_message_with_the_same_id_is_kept_as_well(worker: redis.Redis, box: Box) -> None:
+def test_another_message_with_the_same_id_is_kept_as_well(
+    worker: redis.Redis, store: DeadLetterStore
+) -> None:
     park(worker, json.dumps(message()))
     other = json.dumps({**message(), "body": "W10="})
     second = park(worker, other)
     assert second.id.startswith("id-1~")
     assert park(worker, other).id == second.id
-    counts = {letter.id: letter.count for letter in box.choose(Choice())}
+    counts = {letter.id: letter.count for letter in store.choose(Choice())}
     assert counts == {"id-1": 1, second.id: 2}
 
 
@@ -182,23 +184,23 @@ def test_another_message_with_the_same_id_is_kept_as_well(worker: redis.Redis, b
     ],
 )
 def test_what_is_no_message_comes_back_as_it_was(
-    worker: redis.Redis, look: redis.Redis, box: Box, item: bytes
+    worker: redis.Redis, look: redis.Redis, store: DeadLetterStore, item: bytes
 ) -> None:
     first, second = park(worker, item), park(worker, item)
     assert first.id.startswith("no-id-")
     assert first.id != second.id, "two items without an id are two"
-    letters = box.choose(Choice(), payload=True)
+    letters = store.choose(Choice(), payload=True)
     assert {letter.task for letter in letters} == {None}
-    assert box.replay(letters) == [1, 1]
+    assert store.replay(letters) == [1, 1]
     assert look.lrange("mail", 0, -1) == [item, item]
 
 
-def test_ids_of_any_kind(worker: redis.Redis, box: Box) -> None:
+def test_ids_of_any_kind(worker: redis.Redis, store: DeadLetterStore) -> None:
     for identifier in ('a"b', "Größe", "\x00\n", "a\\", ', "message": "'):
         assert park(worker, json.dumps(message(identifier))).id == identifier
-        [letter] = box.read([identifier])
+        [letter] = store.read([identifier])
         assert (letter.id, letter.message) == (identifier, None)
-        assert box.drop([letter]) == [1]
+        assert store.drop([letter]) == [1]
 
 
 def test_protocol_1_names_its_task_in_the_body() -> None:
@@ -214,45 +216,45 @@ def test_protocol_1_names_its_task_in_the_body() -> None:
 
 
 def test_the_oldest_go_when_there_are_too_many(
-    worker: redis.Redis, look: redis.Redis, box: Box
+    worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
     gone = [park(worker, json.dumps(message(f"id-{n}")), keep=3).gone for n in range(5)]
     assert gone == [0, 0, 0, 1, 1]
-    assert [letter.id for letter in box.choose(Choice())] == ["id-2", "id-3", "id-4"]
+    assert [letter.id for letter in store.choose(Choice())] == ["id-2", "id-3", "id-4"]
     assert park(worker, json.dumps(message("last")), keep=1).gone == 3
-    assert box.count() == look.hlen(keys.DEAD_LETTERS) == 1
+    assert store.count() == look.hlen(keys.DEAD_LETTERS) == 1
 
 
 def test_a_replay_forgets_what_the_fleet_noted(
-    worker: redis.Redis, look: redis.Redis, box: Box
+    worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
     worker.lpush("mail", "first")
     tag = Tags(Owner("w@test")).next()
     raw = message(redelivered=True, **{keys.DEATHS: 3, keys.UNKNOWN: 1, "mine": 2})
     raw["properties"]["delivery_tag"] = tag
     park(worker, json.dumps(raw))
-    assert box.replay(box.choose(Choice(), payload=True)) == [1]
+    assert store.replay(store.choose(Choice(), payload=True)) == [1]
     newest, first = look.lrange("mail", 0, -1)
     assert first == b"first", "it goes to the far end"
     back = json.loads(newest)
     assert back["headers"] == {"task": "shop.add", "id": "id-1", "redelivered": True, "mine": 2}
     assert back["properties"]["delivery_tag"] != tag, "a stock worker would hold it as another's"
     assert back["body"] == raw["body"]
-    assert box.count() == 0
+    assert store.count() == 0
 
 
 def test_two_who_replay_at_once_send_each_once(
-    port: int, worker: redis.Redis, look: redis.Redis, box: Box
+    port: int, worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
     number = 200
     for n in range(number):
         park(worker, json.dumps(message(f"id-{n}")), keep=1000)
-    letters = box.choose(Choice(), payload=True)
+    letters = store.choose(Choice(), payload=True)
     answers: list[list[Any]] = []
     start = threading.Barrier(4)
 
     def operator() -> None:
-        own = Box(client(port, "operator"))
+        own = DeadLetterStore(client(port, "operator"))
         start.wait()
         answers.append([own.replay([letter])[0] for letter in letters])
 
@@ -264,19 +266,19 @@ def test_two_who_replay_at_once_send_each_once(
     assert [sum(one) for one in zip(*answers, strict=True)] == [1] * number
     sent = [json.loads(item)["headers"]["id"] for item in look.lrange("mail", 0, -1)]
     assert sorted(sent) == sorted(f"id-{n}" for n in range(number))
-    assert box.count() == 0
+    assert store.count() == 0
 
 
 def test_a_list_that_nobody_may_write_to_keeps_its_letters(
-    port: int, worker: redis.Redis, box: Box
+    port: int, worker: redis.Redis, store: DeadLetterStore
 ) -> None:
     park(worker, json.dumps(message()), key="forbidden")
     park(worker, json.dumps(message("id-2")))
-    letters = box.choose(Choice(), payload=True)
-    refused, done = box.replay(letters)
+    letters = store.choose(Choice(), payload=True)
+    refused, done = store.replay(letters)
     assert isinstance(refused, redis.ResponseError)
     assert done == 1
-    assert [letter.id for letter in box.choose(Choice())] == ["id-1"]
+    assert [letter.id for letter in store.choose(Choice())] == ["id-1"]
     client(port, "admin").acl_log_reset()
 
 
@@ -302,20 +304,20 @@ def test_a_full_redis_parks_what_is_in_unacked(tmp_path: Path) -> None:
             worker.lpush("mail", "x")
         assert park(worker, item, "t1").done
         assert (worker.hlen("unacked"), worker.hlen(keys.DEAD_LETTERS)) == (0, 1)
-        [letter] = Box(worker).choose(Choice(), payload=True)
-        [refused] = Box(worker).replay([letter])
+        [letter] = DeadLetterStore(worker).choose(Choice(), payload=True)
+        [refused] = DeadLetterStore(worker).replay([letter])
         assert isinstance(refused, redis.exceptions.OutOfMemoryError)
-        assert Box(worker).count() == 1
+        assert DeadLetterStore(worker).count() == 1
 
 
-def test_choosing(worker: redis.Redis, box: Box) -> None:
+def test_choosing(worker: redis.Redis, store: DeadLetterStore) -> None:
     park(worker, json.dumps(message("a", task="shop.add")))
     park(worker, json.dumps(message("b", task="shop.mul")), key="bulk\x06\x169", reason="poison")
     park(worker, b"rubbish")
     worker.zadd(keys.DEAD_LETTERS_INDEX, {"nobody": 5.0})  # an id without a document
 
     def ids(**choice: Any) -> list[str]:
-        return [letter.id[:2] for letter in box.choose(Choice(**choice))]
+        return [letter.id[:2] for letter in store.choose(Choice(**choice))]
 
     assert ids() == ["a", "b", "no"]
     assert ids(queue="bulk") == ["b"]
@@ -329,12 +331,12 @@ def test_choosing(worker: redis.Redis, box: Box) -> None:
     wait_for(lambda: ids(older=0.1) == ["a", "b", "no"])
 
 
-def test_more_than_one_page(worker: redis.Redis, box: Box) -> None:
+def test_more_than_one_page(worker: redis.Redis, store: DeadLetterStore) -> None:
     for n in range(250):
         park(worker, json.dumps(message(f"id-{n:03}")), keep=1000)
-    assert len(box.choose(Choice())) == 250
-    assert box.drop(box.choose(Choice())) == [1] * 250
-    assert box.count() == 0
+    assert len(store.choose(Choice())) == 250
+    assert store.drop(store.choose(Choice())) == [1] * 250
+    assert store.count() == 0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', "null", "7"])

@@ -16,7 +16,7 @@ import pytest
 
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters.letters import misheaded, misshapen
-from celery_fleet.delivery.dead_letters.store import Box, Choice
+from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from tests.fleet import client, wait_for
 from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
 
@@ -50,7 +50,7 @@ def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: Crew) -> 
     fleet.heard("fresh", *(f"new-{n} new@test" for n in range(10)))
     wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
     assert len(fleet.said("fresh")) == 10
-    assert fleet.box.count() == 0
+    assert fleet.store.count() == 0
     assert fleet.said("signal-unknown") == []
 
 
@@ -141,10 +141,10 @@ def test_what_can_never_be_run_is_parked_at_once(fleet: Crew) -> None:
     assert worker.poll() is None
     wait_for(lambda: is_empty(fleet.look, "unacked", "unacked_index", "mail"), PATIENCE)
     # What is sent again comes again, and is counted from the first on.
-    [one] = fleet.box.choose(Choice(ids=("json",)), payload=True)
+    [one] = fleet.store.choose(Choice(ids=("json",)), payload=True)
     fleet.send(json.dumps(BAD["json"][0]).encode())
-    wait_for(lambda: fleet.box.read(["json"])[0].count == 2, PATIENCE)
-    assert fleet.box.read(["json"])[0].first_seen == one.first_seen
+    wait_for(lambda: fleet.store.read(["json"])[0].count == 2, PATIENCE)
+    assert fleet.store.read(["json"])[0].first_seen == one.first_seen
 
 
 @slow
@@ -166,7 +166,7 @@ def test_what_kills_its_process_again_and_again_is_parked(fleet: Crew, task: str
     assert fleet.said(task) == ["poison"] * 3
     assert worker.poll() is None
     # Somebody has mended it: it may die as often as before.
-    assert fleet.box.replay(fleet.box.choose(Choice(), payload=True)) == [1]
+    assert fleet.store.replay(fleet.store.choose(Choice(), payload=True)) == [1]
     wait_for(lambda: fleet.said(task) == ["poison"] * 6, PATIENCE)
     assert fleet.letters(1)["poison"].reason == "poison"
 
@@ -178,7 +178,7 @@ def test_retries_end_where_the_task_says_so(fleet: Crew) -> None:
     fleet.heard("signal-failure", "twice WorkerLostError")
     wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
     assert fleet.said("deadly_once") == ["twice"] * 2
-    assert fleet.box.count() == 0
+    assert fleet.store.count() == 0
 
 
 def failing(identifier: str, how: str) -> dict[str, Any]:
@@ -211,8 +211,8 @@ def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: Crew) -> No
         assert fleet.result(name)["status"] == "FAILURE"
         fleet.heard("signal-failure", f"{name} {letters[name].detail.split(':')[0]}")
     # Sent again it has all its retries before it.
-    [letter] = fleet.box.choose(Choice(ids=("twice",)), payload=True)
-    assert fleet.box.replay([letter]) == [1]
+    [letter] = fleet.store.choose(Choice(ids=("twice",)), payload=True)
+    assert fleet.store.replay([letter]) == [1]
     wait_for(lambda: fleet.said("fails").count("twice 1") == 2, PATIENCE)
     assert fleet.said("fails").count("twice 0") == 2
     fleet.letters(4)
@@ -271,7 +271,7 @@ def test_without_the_number_what_fails_is_acknowledged(fleet: Crew) -> None:
     fleet.send(failing("once", "at once"))
     fleet.heard("signal-failure", "once ValueError")
     wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
-    assert fleet.box.count() == 0
+    assert fleet.store.count() == 0
 
 
 @slow
@@ -286,7 +286,7 @@ def test_who_is_killed_on_purpose_is_no_poison(fleet: Crew) -> None:
     fleet.send(message("good"))
     fleet.heard("add", "good")
     wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
-    assert fleet.box.count() == 0
+    assert fleet.store.count() == 0
 
 
 @slow
@@ -325,7 +325,7 @@ def test_two_operators_replay_and_it_runs_once(fleet: Crew) -> None:
     answers: list[list[Any]] = []
 
     def operator() -> None:
-        own = Box(client(fleet.ports["broker"], "operator"))
+        own = DeadLetterStore(client(fleet.ports["broker"], "operator"))
         answers.append([own.replay([letter])[0] for letter in letters])
 
     fleet.worker("third", environment={"NEW_RELEASE": "1"})
@@ -338,7 +338,7 @@ def test_two_operators_replay_and_it_runs_once(fleet: Crew) -> None:
     # The old worker may park some of them again at once, since its patience is short.
     wait_for(
         lambda: (
-            fleet.box.count() + len(set(fleet.said("fresh"))) == number
+            fleet.store.count() + len(set(fleet.said("fresh"))) == number
             and is_empty(fleet.look, "mail", "unacked")
         ),
         PATIENCE,
@@ -428,7 +428,7 @@ def test_what_is_no_message_at_all(fleet: Crew) -> None:
     assert is_empty(fleet.look, keys.UNREADABLE)
     assert worker.poll() is None
     # Sent again they are what they were.
-    assert set(fleet.box.replay(list(letters.values()))) == {1}
+    assert set(fleet.store.replay(list(letters.values()))) == {1}
     fleet.letters(len(RAW))
 
 
@@ -447,7 +447,7 @@ def test_without_dead_letters_a_worker_drops_them_and_goes_on(fleet: Crew, pool:
     assert "malformed message of task shop.add[four] dropped: its body is not" in fleet.log("a")
     assert "four" in fleet.said("signal-rejected")
     assert set(fleet.said("add")) == {"old", "good"}
-    assert fleet.box.count() == 0
+    assert fleet.store.count() == 0
 
 
 @slow
@@ -468,7 +468,7 @@ def test_without_it_all_is_stock(fleet: Crew) -> None:
     fleet.heard("add", "good")
     fleet.heard("signal-unknown", "lost shop.none")
     assert "discarded" in fleet.log("a")
-    assert fleet.box.count() == 0
+    assert fleet.store.count() == 0
 
 
 @slow

@@ -22,11 +22,11 @@ from celery_fleet.delivery.fetch import queue_poller as module
 from celery_fleet.delivery.fetch.queue_poller import (
     Due,
     FetchedMessage,
+    FetchRequest,
     QueuePoller,
-    TakeRequest,
     require_redis,
 )
-from celery_fleet.delivery.scripts import HEAD, PUT_BACK, TAKE, Script
+from celery_fleet.delivery.scripts import FETCH, HEAD, PUT_BACK, Script
 from tests.fleet import free_port
 from tests.support.certificates import Authority
 from tests.unit.delivery.servers import Server, serving, until
@@ -45,9 +45,9 @@ class Wire:
         self.lists: tuple[str, ...] = LISTS
         self.queues = ['"mail"', '"bulk"']
 
-    def request(self) -> TakeRequest:
+    def request(self) -> FetchRequest:
         self.number += 1
-        return TakeRequest(
+        return FetchRequest(
             f"tag {self.number}", ("unacked", "unacked_index"), self.lists, self.queues
         )
 
@@ -388,13 +388,13 @@ def test_a_push_of_a_list_that_is_none_of_ours(server: Server, wire: Wire) -> No
     assert wire.turn() is not None
 
 
-@pytest.mark.parametrize("due", [Due.TAKE, Due.LOOK])
+@pytest.mark.parametrize("due", [Due.FETCH, Due.LOOK])
 def test_an_answer_about_the_queues_of_before_arms_nothing(
     server: Server, wire: Wire, due: Due
 ) -> None:
     wire.arm()
     wire.poller.asked_at -= module.NET
-    if due is Due.TAKE:
+    if due is Due.FETCH:
         server.client.lpush("mail", "x")
         assert wire.hear() is None
     wire.ask()
@@ -502,9 +502,9 @@ def test_of_many_single_messages_to_idle_lines_none_is_missed(
 ) -> None:
     """Without the hint as well, which Redis 6.2 lacks."""
     if not hint:
-        text = TAKE.text.replace("not redis.call('RPOP', KEYS[i], 0)", "true")
-        assert text != TAKE.text
-        monkeypatch.setattr(module, "TAKE", Script(text))
+        text = FETCH.text.replace("not redis.call('RPOP', KEYS[i], 0)", "true")
+        assert text != FETCH.text
+        monkeypatch.setattr(module, "FETCH", Script(text))
     chance = random.Random(seed)  # noqa: S311  # no secret
     crowd = Crowd(server.port, 5)
     sent = 0
@@ -608,7 +608,7 @@ def test_without_tracking_a_blmove_is_the_bell(
     assert found
     assert (found.item, found.key) == (b"x", "mail")
     wire.ask()  # there may be more
-    assert wire.poller.due is Due.TAKE
+    assert wire.poller.due is Due.FETCH
     assert wire.hear() is not None
     assert wire.turn() is None
     wire.ask()

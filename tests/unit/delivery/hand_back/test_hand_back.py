@@ -27,7 +27,7 @@ from celery_fleet.delivery.hand_back.worker_record import StartedTasks, WorkerRe
 from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import pending
-from celery_fleet.delivery.scripts import TAKE
+from celery_fleet.delivery.scripts import FETCH
 from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import hand_back
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
@@ -140,9 +140,9 @@ class Dead:
         """Have it sent and taken; its tag."""
         tag = self.tags.next()
         self.broker.lpush(key or queue, item)
-        self.broker.script_load(TAKE.text)
+        self.broker.script_load(FETCH.text)
         held = ("unacked", "unacked_index")
-        self.broker.evalsha(TAKE.sha, 1, key or queue, tag, *held, json.dumps(queue))
+        self.broker.evalsha(FETCH.sha, 1, key or queue, tag, *held, json.dumps(queue))
         assert self.broker.hget("unacked", tag)
         return tag
 

@@ -94,8 +94,8 @@ def test_running_is_what_a_pool_has() -> None:
 
 
 def test_awaited_is_what_the_line_asked_for_and_what_is_on_its_way() -> None:
-    def channel(asked: str | None, taken: Any) -> Any:
-        return SimpleNamespace(awaited=asked, connection=SimpleNamespace(taken=taken))
+    def channel(asked: str | None, fetched: Any) -> Any:
+        return SimpleNamespace(awaited=asked, connection=SimpleNamespace(fetched=fetched))
 
     assert hold.awaited(channel(None, None)) == set()
     assert hold.awaited(channel("asked", SimpleNamespace(tag="taken"))) == {"asked", "taken"}
@@ -106,7 +106,7 @@ def test_the_transport_still_has_what_is_read_of_it() -> None:
     from celery_fleet.delivery.fetch.transport import Channel, Transport
 
     assert isinstance(Channel.awaited, property)
-    assert Transport(SimpleNamespace(transport_options={})).taken is None
+    assert Transport(SimpleNamespace(transport_options={})).fetched is None
 
 
 def test_the_client_is_short_and_tries_once(connection: Any) -> None:

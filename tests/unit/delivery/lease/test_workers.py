@@ -157,7 +157,7 @@ def test_a_stock_workers_long_task_is_left_to_it(workers: Workers) -> None:
 
 
 def test_a_longer_timeout_is_rolled_out_beside_the_shorter_one(workers: Workers) -> None:
-    """As when some hosts go to the stock take: each worker sweeps by its own timeout, and none may take from another.
+    """As when some hosts go to the stock fetch: each worker sweeps by its own timeout, and none may take from another.
 
     The timeouts are those of the scenario `delivery`, and the shortest that preflight takes.
     """

@@ -29,8 +29,8 @@ def begin(pool: Any, target: Any, about: Any) -> None:
 def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Threads(limit=1, app=app)
-    door = pools.door_of(pool)
-    assert pools.door_of(pool) is door
+    intake = pools.intake_of(pool)
+    assert pools.intake_of(pool) is intake
     began, go = threading.Event(), threading.Event()
     ran: list[int] = []
 
@@ -45,8 +45,8 @@ def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
     begin(pool, lambda: ran.append(1), requests[1])
     begin(pool, lambda: ran.append(2), requests[2])
 
-    assert door.take() == requests[1:]
-    assert door.take() == []
+    assert intake.take() == requests[1:]
+    assert intake.take() == []
     go.set()
     pool.on_stop()
     assert ran == [0]
@@ -55,7 +55,7 @@ def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
 def test_a_lost_connection_drops_what_threads_have_not_begun() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Threads(limit=1, app=app)
-    pools.door_of(pool)
+    pools.intake_of(pool)
     began, go = threading.Event(), threading.Event()
     waiting = request(app, 1)
     begin(pool, lambda: (began.set(), go.wait(30)), request(app, 0))
@@ -72,13 +72,13 @@ def test_a_lost_connection_drops_what_threads_have_not_begun() -> None:
 def test_solo_begins_nothing_after_the_signal_and_hears_of_it_when_its_task_has_ended() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Solo(limit=1, app=app)
-    door = pools.door_of(pool)
+    intake = pools.intake_of(pool)
     heard: list[str] = []
-    door.on_freed = lambda: heard.append("freed")
+    intake.on_freed = lambda: heard.append("freed")
     ran: list[int] = []
 
     def first() -> None:
-        door.shut()  # a signal, in its midst
+        intake.shut()  # a signal, in its midst
         ran.append(0)
 
     later = request(app, 1)
@@ -87,4 +87,4 @@ def test_solo_begins_nothing_after_the_signal_and_hears_of_it_when_its_task_has_
     begin(pool, lambda: ran.append(1), later)
 
     assert ran == [0]
-    assert door.take() == [later]
+    assert intake.take() == [later]
