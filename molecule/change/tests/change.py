@@ -176,7 +176,7 @@ class Fleets:
         """A copy of the project, to break something in."""
         path = self.directory / f"copy-{next(self._numbers)}"
         unneeded = shutil.ignore_patterns(".git", ".state", ".venv", ".*_cache", "__pycache__")
-        shutil.copytree(ROOT, path, ignore=unneeded)
+        shutil.copytree(ROOT, path, symlinks=True, ignore=unneeded)
         return path
 
     def start(self, title: str, arguments: Sequence[str]) -> Started:

@@ -26,9 +26,9 @@ def test_verify_alone_says_that_all_serves_and_changes_nothing(changes: Fleets) 
 @pytest.mark.parametrize(
     "task",
     [
-        "celery_beat : Validating*",
+        "celery_fleet.core.celery_beat : Validating*",
         "Bring files and units to the wanted state",
-        "verify : Wait for every service",
+        "celery_fleet.core.verify : Wait for every service",
     ],
 )
 def test_a_start_in_the_middle_is_refused_with_the_remedy(changes: Fleets, task: str) -> None:

@@ -19,7 +19,7 @@ def make_hosts(scenario: str, suites: Mapping[str, str]) -> None:
     connection = ROOT / "molecule" / scenario / "inventory" / "connection.yml"
     done = subprocess.run(
         [
-            *(sys.executable, str(ROOT / "scripts" / "hosts.py"), "create"),
+            *(sys.executable, "-m", "scripts.hosts", "create"),
             *(f"--scenario={scenario}", f"--inventory={connection}"),
             *(f"{name}={suite}" for name, suite in suites.items()),
         ],
@@ -27,6 +27,7 @@ def make_hosts(scenario: str, suites: Mapping[str, str]) -> None:
         text=True,
         check=False,
         timeout=300,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "changed\n"
