@@ -123,6 +123,7 @@ def test_staging_is_one_host_and_production_has_one_for_each_purpose() -> None:
     assert len(enabled) > 1
 
 
+@pytest.mark.slow
 def test_in_production_a_queue_outlives_a_host() -> None:
     where: dict[str, list[str]] = {}
     for host in members("production")["celery_workers"]:

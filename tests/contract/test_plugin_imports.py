@@ -255,6 +255,7 @@ def test_a_module_sends_module_utils_only_and_stays_small(module: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_module_that_is_sent_has_its_bound() -> None:
     """The others hold the documentation of an action plugin."""
     found = {inside(name, "modules") for name in delivered()} - {""}

@@ -286,6 +286,7 @@ def test_list_show_replay_drop(broker: redis.Redis, call: Call) -> None:
     assert call("dead-letters", "replay", "--yes").stdout == "0 dead letters replayed.\n"
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_gone(broker: redis.Redis, port: int, call: Call) -> None:
     parked(broker, 1, key="gone")
     done = call("dead-letters", "replay", "--yes")

@@ -181,6 +181,7 @@ def test_a_start_waits_for_the_database(project: Project, directory: Path) -> No
         beat.manager.close()
 
 
+@pytest.mark.slow
 def test_an_application_without_the_package_is_refused_by_beat(
     project: Project, directory: Path
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Project
 
+pytestmark = pytest.mark.slow
+
 MARKS = (
     "from django.db import connection; c = connection.cursor();"
     " c.execute('select name, entry from celery_fleet_schedule where name <> %s', ['']);"
@@ -32,7 +34,6 @@ def test_looking_writes_nothing(project: Project) -> None:
     assert (project.directory / "db.sqlite3").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_time_that_differs_in_each_process_is_named(project: Project) -> None:
     """A plan can't foretell it, so its text must not depend on it: it would never be the one that was approved."""
     project.environment["SALTED"] = "1"
@@ -64,7 +65,6 @@ def test_what_is_declared_is_printed_without_its_values(project: Project) -> Non
     assert {len(one) for entry in answer["declared"].values() for one in entry.values()} == {64}
 
 
-@pytest.mark.slow
 def test_declared_entries_are_written_once(project: Project) -> None:
     project.entries["quarter"] = {
         "task": "shop.clean",
@@ -92,7 +92,6 @@ def test_declared_entries_are_written_once(project: Project) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_rows_of_times_are_used_again_and_never_changed(project: Project) -> None:
     project.python(
         "IntervalSchedule.objects.create(every=1, period='hours');"
@@ -108,7 +107,6 @@ def test_rows_of_times_are_used_again_and_never_changed(project: Project) -> Non
     assert project.table()["mine"] == "<freq: 1.00 hour>"
 
 
-@pytest.mark.slow
 def test_what_users_did_is_kept_or_reset(project: Project) -> None:
     project.ask("sync")
     project.python(
@@ -145,7 +143,7 @@ def test_what_users_did_is_kept_or_reset(project: Project) -> None:
     ("policy", "expected"),
     [
         ("replace", {"Sync All Suppliers", "nightly"}),
-        pytest.param("refuse", {"in the code"}, marks=pytest.mark.slow),
+        ("refuse", {"in the code"}),
     ],
 )
 def test_whose_entries_count_says_the_policy(
@@ -157,7 +155,6 @@ def test_whose_entries_count_says_the_policy(
     assert set(actions(project.ask("plan"))) == expected
 
 
-@pytest.mark.slow
 def test_only_ours_goes_with_its_declaration(project: Project) -> None:
     project.python(
         "i = IntervalSchedule.objects.create(every=9, period='days');"
@@ -172,7 +169,6 @@ def test_only_ours_goes_with_its_declaration(project: Project) -> None:
     assert project.python(MARKS) == "[]"
 
 
-@pytest.mark.slow
 def test_a_change_is_told_to_a_running_beat_and_makes_nothing_due_at_once(project: Project) -> None:
     project.ask("sync")
     changed = "print(PeriodicTasks.last_change().isoformat())"
@@ -196,7 +192,6 @@ def test_a_change_is_told_to_a_running_beat_and_makes_nothing_due_at_once(projec
     )
 
 
-@pytest.mark.slow
 def test_all_of_ours_are_switched_and_no_users(project: Project) -> None:
     project.ask("sync")
     project.python(
@@ -220,7 +215,6 @@ def test_all_of_ours_are_switched_and_no_users(project: Project) -> None:
     assert actions(project.ask("sync")) == {}
 
 
-@pytest.mark.slow
 def test_two_at_once_write_once(project: Project) -> None:
     answers: list[dict[str, Any]] = []
     threads = [
@@ -306,7 +300,6 @@ def test_the_check_of_a_release_tells_whether_it_can(
     assert bool(report["application"]["no_database"]) == bool(words)
 
 
-@pytest.mark.slow
 def test_due_times_are_those_of_the_schedules(project: Project) -> None:
     project.ask("sync")
     project.python(

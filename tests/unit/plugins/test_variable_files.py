@@ -16,6 +16,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     ANSIBLE_FROM,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 # A plugin of a directory, which Ansible loads by its path.
 _found = importlib.util.spec_from_file_location(
@@ -131,8 +133,8 @@ def test_a_wrong_password_ends_with_the_file_and_the_remedy(tmp_path: Path) -> N
     "file",
     [
         "group_vars/all/celery.yml",
-        pytest.param("host_vars/one.yml", marks=pytest.mark.slow),
-        pytest.param("hosts.yml", marks=pytest.mark.slow),
+        "host_vars/one.yml",
+        "hosts.yml",
     ],
 )
 def test_a_mistake_of_yaml_has_its_place(

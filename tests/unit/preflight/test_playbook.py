@@ -14,6 +14,8 @@ import pytest
 
 from tests.unit.preflight.inventory import GROUPS, ROOT, changed, valid
 
+pytestmark = pytest.mark.slow
+
 INVENTORY = (ROOT / "playbooks/check_inventory.yml").read_text()
 HOSTS = """
 - hosts: fleet
@@ -123,14 +125,14 @@ def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> Non
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("options", [(), pytest.param(("--check",), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", [(), ("--check",)])
 def test_facts_of_a_host(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = run(tmp_path, HOSTS, {"ansible_connection": "local"}, *options)
     assert "python=3." in done.stdout, done.stdout + done.stderr
     assert "can't be used" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("packages", [[], pytest.param(["python3.9-venv"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("packages", [[], ["python3.9-venv"]])
 def test_an_interpreter_is_looked_for_where_no_package_brings_it(
     tmp_path: Path, packages: list[str]
 ) -> None:
@@ -147,7 +149,6 @@ def test_an_interpreter_is_looked_for_where_no_package_brings_it(
     assert "python=3." in output
 
 
-@pytest.mark.slow
 def test_a_port_that_a_stranger_has_is_refused(tmp_path: Path) -> None:
     """By what celery_app says of each host, as the role preflight knows it."""
     playbook = HOSTS.replace(
@@ -187,7 +188,6 @@ def test_a_refusal_is_printed_once(tmp_path: Path) -> None:
     assert output.stdout.count("the same as on ") == len(GROUPS["fleet"]) - 1
 
 
-@pytest.mark.slow
 def test_refusals_that_differ_are_all_printed(tmp_path: Path) -> None:
     output = run(tmp_path, TWICE, {"words": "mend {{ inventory_hostname }}"})
     for host in GROUPS["fleet"]:

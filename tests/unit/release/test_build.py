@@ -30,6 +30,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
+pytestmark = pytest.mark.slow
+
 # Root builds as another user, so that what should be neither root's to run nor the user's to write can be told apart.
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 # As on hosts. The one that runs the tests may lie where that user can't go.
@@ -198,7 +200,6 @@ def test_a_release(place: Place) -> None:
     assert seen["home"] == USER.pw_dir
 
 
-@pytest.mark.slow
 def test_a_release_with_the_real_pip(place: Place) -> None:
     build(place.wanted(python=PYTHON))
     assert place.note()["id"] == "r1"
@@ -219,7 +220,6 @@ def wheel(directory: Path, name: str = "small", code: str = "x = 1\n") -> str:
     return f"{name} @ file://{path} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hosts_own", [True, False])
 def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts_own: bool
@@ -244,7 +244,6 @@ def test_requirements_stand_beside_the_code_or_above_it(place: Place) -> None:
     assert place.note()["directory"] == "source/code"
 
 
-@pytest.mark.slow
 def test_a_package_that_is_not_the_one_that_was_locked_is_refused(
     place: Place, tmp_path: Path
 ) -> None:
@@ -433,7 +432,6 @@ def test_what_is_built_is_not_built_again(place: Place) -> None:
     assert (place.root / "releases/r1/release.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
-@pytest.mark.slow
 def test_a_release_for_the_python_that_the_host_had_is_built_anew(place: Place) -> None:
     build(place.wanted())
     venv = place.root / "releases/r1/venv"
@@ -476,7 +474,6 @@ def test_what_an_earlier_run_left_is_wiped(place: Place) -> None:
 BROKEN = 'print(\'{"ok": false, "errors": ["app: no module named x"], "details": "Traceback\\\\nline"}\')'
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "words"),
     [
@@ -618,7 +615,7 @@ def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
     ("timeout", "fixed", "words"),
     [
         # Enough for the virtualenv, too little for the import.
-        pytest.param(10, 120.0, r"10 s \(celery_release_timeout\): ", marks=pytest.mark.slow),
+        (10, 120.0, r"10 s \(celery_release_timeout\): "),
         (900, 1.0, r"1 s \(a fixed limit\): "),
     ],
     ids=["variable", "fixed"],
@@ -766,7 +763,6 @@ def test_what_is_in_use_stays(six: Path) -> None:
     assert left(six) == ["r1", "r2"]
 
 
-@pytest.mark.slow
 def test_a_build_keeps_the_release_that_nothing_points_to_yet(place: Place) -> None:
     for identity in ("r1", "r2", "r3"):
         build(place.wanted(identity, keep=0))

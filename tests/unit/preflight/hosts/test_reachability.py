@@ -258,6 +258,7 @@ def test_facts_that_are_not_there(facts: Any) -> None:
     assert check_facts({"a": facts}, {})
 
 
+@pytest.mark.slow
 def test_the_probe_answers_here(tmp_path: Path) -> None:
     for name, text in (("a", '{"format": 1, "app": "a"}'), ("b", "[]"), ("c", "{")):
         (tmp_path / name).mkdir()
@@ -304,6 +305,7 @@ def test_the_unit_of_a_process(text: str, unit: str) -> None:
     assert runpy.run_path(str(PROBE))["unit_of"](text) == unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "exists"), [("", None), ("/no/such/python3", False), ("/etc/hostname", True)]
 )

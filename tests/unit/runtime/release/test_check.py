@@ -10,6 +10,8 @@ from celery.schedules import solar
 from celery_fleet.beat import described
 from tests.unit.runtime.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 APP = "from celery import Celery\nprint('noise')\napp = Celery('shop', include=['shop_tasks'])\n"
 TASKS = "from shop import app\n@app.task\ndef total(a, b):\n    return a + b\n"
 
