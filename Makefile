@@ -18,19 +18,19 @@ help: ## show this list
 setup: ## install what is missing: Debian packages, .venv, a Docker engine, the test hosts' image
 	@scripts/setup.sh
 
-lock: ## resolve all requirements anew: ours, Flower's, the examples'
+lock: ## pin all requirements again: ours, Flower's and the examples'
 	@scripts/lock.sh
 
 lint: setup ## every static check
 	@scripts/check.sh lint
 
-test-fast: setup ## lint, and the tests that need no host, but for what is slow of both
+test-fast: setup ## lint and the tests without hosts, except the slow ones of both
 	@scripts/check.sh fast
 
-test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet on bare hosts
+test: setup ## test-fast, the slow tests, then a deploy of the demo's fleet on bare hosts
 	@scripts/check.sh fast slow molecule:default
 
-sanity: setup ## Ansible's own checks of the collection as it is built
+sanity: setup ## ansible-test sanity on the collection as it is built
 	@scripts/check.sh sanity
 
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
@@ -39,14 +39,14 @@ ALONE := restarts delivery cgroup2
 COMMA := ,
 SPACE := $(subst x,,x x)
 
-test-all: setup ## all tests without hosts, Ansible's own checks, then every Molecule scenario, even if one fails; writes docs/tested.md
+test-all: setup ## every test and scenario, even if one fails; writes docs/tested.md
 	@scripts/check.sh --keep-going fast slow long sanity \
 		molecule:$(subst $(SPACE),$(COMMA),$(strip $(filter-out $(ALONE),$(SCENARIOS)))) $(ALONE:%=molecule:%) tested
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
 
-soak: soak-restarts soak-delivery ## each fault of docs/restarts.md and docs/delivery-proof.md by itself, and often; hours
+soak: soak-restarts soak-delivery ## each fault of docs/restarts.md and docs/delivery-proof.md separately and often; takes hours
 
 soak-%: setup ## one of the two: soak-restarts, soak-delivery
 	@CELERY_FLEET_SOAK=1 scripts/check.sh molecule:$*
@@ -59,7 +59,7 @@ demo-hosts: setup ## make the demo's hosts, or start them again
 demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at any time
 	@scripts/demo.sh
 
-demo-%: demo-hosts ## another example beside it: demo-aiecommerce, demo-flash_promos, demo-marketplace_ops, demo-processing
+demo-%: demo-hosts ## another example on the same hosts: demo-aiecommerce, demo-flash_promos, demo-marketplace_ops, demo-processing
 	@scripts/demo.sh $*
 
 demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates of all examples
@@ -67,15 +67,15 @@ demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates
 	@rm -rf $(foreach name,local aiecommerce flash_promos marketplace_ops processing,$(addprefix inventories/$(name)/,.secrets pki demo.yml))
 
 # Names alone are handed on: the values come through the environment, so that no shell reads them.
-new-env: setup ## make an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOURCE=…; HELP=1 lists all options
+new-env: setup ## create an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOURCE=…; HELP=1 lists all options
 	@PYTHONPATH=collections python -m ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env \
 		$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
 
-bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
+bench: setup ## time runs of site.yml, on hosts of its own; the demo must be running
 	@python -m scripts.bench
 
-bench-delivery: setup ## what the atomic take costs beside stock Celery's, on Redis servers of its own
-	@PYTHONPATH=collections python -m scripts.bench_delivery
+bench-delivery: setup ## compare the cost of the atomic fetch with stock Celery, on separate Redis servers
+	@python -m scripts.bench_delivery
 
 report-restarts: setup ## docs/restarts.md, from the last soak-restarts
 	@python -m scripts.restarts.report
@@ -86,13 +86,13 @@ report-tested: setup ## docs/tested.md, from the last run of each part
 report-delivery: setup ## docs/delivery-proof.md, from the last soak-delivery
 	@python -m scripts.restarts.delivery_report
 
-docs: setup ## the pages' site in .state/docs/html; before, what is generated of them: variables, the architecture's picture, what is put on a host
+docs: setup ## write the generated pages and build all pages as a site in .state/docs/html
 	@python scripts/reference.py
 	@python scripts/picture.py
 	@python -m scripts.on_a_host
 	@python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs --doctree-dir .state/docs/doctrees . .state/docs/html
 	@echo "The pages: .state/docs/html/index.html"
 
-clean: ## remove what tools and tests have left in this directory, but no host
+clean: ## remove files that tools and tests have left in this directory; hosts stay
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible .cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

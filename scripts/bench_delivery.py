@@ -1,8 +1,11 @@
 """`make bench-delivery`: compare the cost of the atomic fetch with stock Celery's; see `delivery/bench.py`."""
 
 import sys
+from pathlib import Path
 
-from scripts.delivery.bench import run
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "collections"))
+
+from scripts.delivery.bench import run  # it imports from the collection
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:]))
