@@ -1,6 +1,6 @@
 """Action plugin `release_commands`: runs release commands and marks the finished ones; see `run/release_commands.py`.
 
-`do: look`, `start` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
+`do: look`, `start` and `finish` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
 command. If a command fails, its mark is removed before the task fails, so the next run starts it again.
 """
 
@@ -30,7 +30,7 @@ class ActionModule(FleetAction):
             return {"marks": self._look(args, variables)}
         if self._task.check_mode:
             return {}
-        steps = {"start": self._start, "run": self._run, "settle": self._settle}
+        steps = {"start": self._start, "run": self._run, "finish": self._finish}
         try:
             with lease.held(variables, check=False):
                 return steps[str(args["do"])](args, variables)
@@ -87,7 +87,7 @@ class ActionModule(FleetAction):
         )
         return {"changed": True, "ended": dict(ended)}
 
-    def _settle(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         command, ended = dict(args["command"]), dict(args["ended"])
         here = str(variables["inventory_hostname"])
         well = ended["status"] == 0

@@ -143,7 +143,7 @@ class ActionModule(FleetAction):
         """Apply the rest: surplus files, links, enabled units."""
         # If workers have to stay for now, nothing may be stopped.
         options = {"units": "leave"} if self._turns.get("deferred") else {"restart": False}
-        answer = self._settle(options)
+        answer = self._reconcile(options)
         if answer.get("failed"):
             raise AnsibleActionFail(str(answer.get("msg")))
         return bool(answer.get("changed"))
@@ -209,10 +209,10 @@ class ActionModule(FleetAction):
         except (host_scripts.RemoteError, AnsibleConnectionFailure) as error:
             raise host_restarts.ConnectionLostError(str(error)) from None
 
-    def settle(self) -> frozenset[str]:
+    def reconcile(self) -> frozenset[str]:
         """Write the host's files; return the units that differ from the desired state."""
         try:
-            answer = self._settle({"units": "leave"})
+            answer = self._reconcile({"units": "leave"})
         except AnsibleConnectionFailure as error:
             raise host_restarts.ConnectionLostError(str(error)) from None
         if answer.get("failed"):
@@ -239,7 +239,7 @@ class ActionModule(FleetAction):
         except host_scripts.RemoteError as error:
             return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
 
-    def _settle(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _reconcile(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Call the module `reconcile`, as the action plugin of that name does."""
         if not self._turns.get("wanted"):
             return {"pending": []}

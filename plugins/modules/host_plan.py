@@ -28,7 +28,7 @@ items:
   type: list
   elements: dict
 due:
-  description: The parts that a run has to settle.
+  description: The parts that a run has to apply.
   returned: always
   type: list
   elements: str

@@ -9,7 +9,7 @@ short_description: Run the commands of a release, each once
 description:
   - Marks a command as started, runs it and marks it as done, so that no other run repeats it. See
     C(celery_release_commands).
-  - V(look), V(start) and V(settle) go to the host that keeps the marks. V(run) goes to the host that runs the command.
+  - V(look), V(start) and V(finish) go to the host that keeps the marks. V(run) goes to the host that runs the command.
   - In check mode only V(look) does anything.
 options:
   do:
@@ -17,10 +17,10 @@ options:
       - V(look) reads the marks. V(start) marks O(command) as started. It fails if a host outside of this run has
         started it.
       - V(run) runs O(command) and waits for its end.
-      - V(settle) marks it as done. If it has failed, its mark is removed and the task fails.
+      - V(finish) marks it as done. If it has failed, its mark is removed and the task fails.
     type: str
     required: true
-    choices: [look, start, run, settle]
+    choices: [look, start, run, finish]
   app:
     description: Name of the application.
     type: str
@@ -40,7 +40,7 @@ options:
     description: What V(start) has returned, for V(run).
     type: dict
   ended:
-    description: How the command has ended, which V(run) has returned, for V(settle).
+    description: How the command has ended, which V(run) has returned, for V(finish).
     type: dict
   runtime:
     description: Directory of the host-side runtime, for V(run).

@@ -14,11 +14,11 @@ options:
     description:
       - V(look) returns what there is and changes nothing. V(messages) returns what the broker of this host holds.
       - V(stop) disables and stops the units of one stage and waits until they have ended.
-      - V(settle) writes down that what becomes of the messages is settled.
+      - V(record) writes down that the messages may be deleted.
       - V(remove) removes all that is not kept. V(finish) removes what the run itself has left.
     type: str
     required: true
-    choices: [look, messages, stop, settle, remove, finish]
+    choices: [look, messages, stop, record, remove, finish]
   keep:
     description: What stays, C(fleet_remove_keep).
     type: list
@@ -31,7 +31,7 @@ options:
     choices: ["", watch, beat, web, workers, flower, redis, rest]
     default: ""
   messages:
-    description: How many messages were given up, for V(settle).
+    description: How many messages were given up, for V(record).
     type: int
     default: 0
   places:
@@ -101,7 +101,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Remover
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES, stop
 
-STEPS = ("look", "messages", "stop", "settle", "remove", "finish")
+STEPS = ("look", "messages", "stop", "record", "remove", "finish")
 
 
 def step(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def step(params: Mapping[str, Any]) -> dict[str, Any]:
             return {"messages": messages(there)}
         if do == "stop":
             return stop(there, params["stage"], params["patience"])
-        if do == "settle":
+        if do == "record":
             settle_messages(there, params["messages"])
             return {}
         remover = Remover(there)

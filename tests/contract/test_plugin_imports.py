@@ -403,7 +403,7 @@ def test_a_package_with_more_than_a_docstring_is_found(text: str) -> None:
 
 def test_what_a_module_sends_is_followed_over_all_its_imports() -> None:
     sources = made(
-        modules__reconcile="from OUR.module_utils.reconcile.reconciler import settle\n",
+        modules__reconcile="from OUR.module_utils.reconcile.reconciler import reconcile\n",
         module_utils__reconcile='"""Package."""\n',
         module_utils__reconcile__reconciler="def f():\n    from ...plugin_utils.run import plan\n",
         plugin_utils='"""Package."""\n',

@@ -105,7 +105,7 @@ def declared_in(value: Any) -> Iterator[str]:
         for item in value:
             yield from declared_in(item)
     elif isinstance(value, str) and "'vars':" in value:
-        # Files to settle are often written as an expression.
+        # Files to reconcile are often written as an expression.
         for pair in environment().parse(value).find_all(nodes.Pair):
             if isinstance(pair.key, nodes.Const) and pair.key.value == "vars":
                 keys = (inner.key for inner in pair.value.find_all(nodes.Pair))

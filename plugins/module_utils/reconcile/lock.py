@@ -10,7 +10,7 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-LOCK = Path("/run/celery-fleet-settle.lock")
+LOCK = Path("/run/celery-fleet-reconcile.lock")
 
 
 @contextlib.contextmanager

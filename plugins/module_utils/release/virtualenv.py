@@ -151,17 +151,17 @@ def _give_to_root(directory: Path) -> None:
     not looked up by their whole path, because a process left behind by a package could still add or replace entries.
     """
 
-    def settle(name: Path | str, handle: int | None = None) -> None:
+    def give(name: Path | str, handle: int | None = None) -> None:
         os.chown(name, 0, 0, dir_fd=handle, follow_symlinks=False)
         mode = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
         if not stat.S_ISLNK(mode):
             runs = stat.S_ISDIR(mode) or mode & 0o111
             os.chmod(name, 0o755 if runs else 0o644, dir_fd=handle)
 
-    settle(directory)
+    give(directory)
     for _, directories, names, handle in os.fwalk(directory, follow_symlinks=False):
         for name in (*directories, *names):
-            settle(name, handle)
+            give(name, handle)
 
 
 def _links_out(venv: Path) -> set[tuple[str, str]]:

@@ -48,7 +48,7 @@ class HostConnection(Protocol):
     def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Run the script `turn` on the host."""
 
-    def settle(self) -> frozenset[str]:
+    def reconcile(self) -> frozenset[str]:
         """Write the host's files; return the units that differ from the desired state."""
 
     def probe(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -207,12 +207,12 @@ class HostRestarts:
     # -- carrying out requests ---------------------------------------------------------------------------
 
     def _reconcile(self, requests: list[HostRequest]) -> None:
-        asked = {request.settle for request in requests}
+        asked = {request.reconcile for request in requests}
         if "again" in asked or ("once" in asked and self._differing is None):
-            self._differing = self.connection.settle()
+            self._differing = self.connection.reconcile()
 
     def _move(self, requests: list[HostRequest]) -> dict[str, Any]:
-        idle = not any(request.do or request.settle or request.probe for request in requests)
+        idle = not any(request.do or request.reconcile or request.probe for request in requests)
         units: dict[str, str] = {}
         for entry in self._running.values():
             units.update(entry.restart.units)

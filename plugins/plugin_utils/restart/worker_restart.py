@@ -25,14 +25,14 @@ class HostRequest:
 
     Attributes:
         do: Verbs and arguments for the script `turn`.
-        settle: Write the host's files, and say whether the unit still differs. `once` accepts an answer from earlier in
+        reconcile: Write the host's files, and say whether the unit still differs. `once` accepts an earlier answer of
             this roll.
         probe: Nodes to send a canary to, in the form of `celery_fleet.ops.probe`.
         forget: A node that was removed permanently.
     """
 
     do: tuple[tuple[str, Any], ...] = ()
-    settle: Literal["", "once", "again"] = ""
+    reconcile: Literal["", "once", "again"] = ""
     probe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     forget: str = ""
 
@@ -129,7 +129,7 @@ class WorkerRestart:
         if self.turn.kind == "remove":
             yield from self._remove(unit)
             return
-        seen = yield HostRequest(settle="again" if waited else "once")
+        seen = yield HostRequest(reconcile="again" if waited else "once")
         unit = self._own(seen)
         needed = seen.differs or self._forced
         if unit["active"] == "activating" and not needed:

@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.note imp
 
 _PYTHON = "/usr/bin/python3"
 # Seconds that a unit must have been up to count as serving, if systemd had to restart it.
-_SETTLE = 10
+_STABLE_FOR = 10
 
 
 def command(source: str, python: str = _PYTHON) -> str:
@@ -90,7 +90,7 @@ def serving(
         "schedule": schedule,
         "release": release,
         "timeout": timeout,
-        "settle": _SETTLE,
+        "stable_for": _STABLE_FOR,
     }
     return call("serving", request)
 

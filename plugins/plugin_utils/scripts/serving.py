@@ -2,7 +2,7 @@
 
 Input: {"units": [names], "https": [{"name", "host", "port", "path", "ca", "status"}], "journals": [units for which to
 return the last lines], "schedule": path of what beat wrote or empty, "release": path of its release's note or empty,
-"timeout": seconds, "settle": seconds that a unit which was started again has to stay up}.
+"timeout": seconds, "stable_for": seconds that a unit which was started again has to stay up}.
 Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "zone": theirs, "code":
 [names of the entries in the release's own code], "errors": {name: text}}.
 """
@@ -55,7 +55,7 @@ def states(names: list[str]) -> dict[str, dict[str, str]]:
     }
 
 
-def up(state: dict[str, str], settle: float) -> bool:
+def up(state: dict[str, str], stable_for: float) -> bool:
     """Return whether a unit serves and was not just restarted after a failure."""
     if state.get("ActiveState") != "active":
         return False
@@ -63,7 +63,7 @@ def up(state: dict[str, str], settle: float) -> bool:
     # A process that is restarted every second is "active" most of the time.
     return (
         state.get("NRestarts", "0") in ("", "0")
-        or time.clock_gettime(time.CLOCK_MONOTONIC) - since > settle
+        or time.clock_gettime(time.CLOCK_MONOTONIC) - since > stable_for
     )
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     missing: dict[str, str] = {}
     while True:
         found = states(wanted["units"])
-        down = [name for name, state in found.items() if not up(state, wanted["settle"])]
+        down = [name for name, state in found.items() if not up(state, wanted["stable_for"])]
         schedule, missing = loaded(wanted["schedule"])
         if not down and not missing:
             missing = {item["name"]: text for item in wanted["https"] if (text := fetch(item))}

@@ -20,7 +20,7 @@ from celery import chord
 from celery_fleet.compat import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
 from tests.follow_ups import survives
-from tests.unit.delivery.crew import message
+from tests.unit.delivery.worker_group import message
 
 from .environments import Environment, here, interpreter, made, missing, wanted
 

@@ -27,8 +27,8 @@ from tests.fleet import PASSWORDS, client
 from tests.programs import knows_setinfo
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call
-from tests.unit.delivery.crew import message
 from tests.unit.delivery.servers import looker, redis_server
+from tests.unit.delivery.worker_group import message
 
 LETTER = {
     "id": "6f1e",

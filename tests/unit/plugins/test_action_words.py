@@ -99,7 +99,7 @@ def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_of_a_worker_within_a_roll() -> None:
     turns = {"_variables": {}, "_turns": {"wanted": {"files": []}}, "_loader": None}
     made = answering("rolling_restart", {}, {}, _execute_module=lambda **_: FAILED, **turns)
-    assert made._settle({}) == REDACTED
+    assert made._reconcile({}) == REDACTED
 
 
 def test_a_release_that_can_t_be_built() -> None:

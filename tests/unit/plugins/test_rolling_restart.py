@@ -36,13 +36,13 @@ def test_a_host_that_is_lost_while_its_files_are_settled(plugin: ModuleType) -> 
         raise AnsibleConnectionFailure("timed out")
 
     with pytest.raises(plugin.host_restarts.ConnectionLostError, match="timed out"):
-        action(plugin, _settle=lost).settle()
+        action(plugin, _reconcile=lost).reconcile()
 
 
 def test_files_that_can_t_be_settled(plugin: ModuleType) -> None:
-    failed = action(plugin, _settle=lambda options: {"failed": True, "msg": "disk full"})
+    failed = action(plugin, _reconcile=lambda options: {"failed": True, "msg": "disk full"})
     with pytest.raises(plugin.host_restarts.ReconcileFailedError, match="disk full"):
-        failed.settle()
+        failed.reconcile()
 
 
 def test_second_instances_that_were_left_behind(plugin: ModuleType) -> None:

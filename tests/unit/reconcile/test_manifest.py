@@ -38,7 +38,7 @@ class Ground:
         places = HostPaths(f"{base}/units/", f"{base}/x", f"{base}/k", f"{base}/l", f"{base}/r")
         self.host = Host(run=FakeSystemd(), paths=places)
 
-    def settle(self, *parts: dict[str, Any], check: bool = False) -> list[str]:
+    def reconcile(self, *parts: dict[str, Any], check: bool = False) -> list[str]:
         """Settle what these parts want; return what changed, or would."""
         named = [(f"part{number}", parse(part)) for number, part in enumerate(parts)]
         options = ReconcileOptions(manifest=str(self.path))
@@ -129,40 +129,40 @@ def test_a_run_that_is_killed_has_listed_what_it_put_there(
     monkeypatch.setattr(Files, "_apply_link", killed)
     link = {"path": str(ground.base / "link"), "target": "a"}
     with pytest.raises(KeyboardInterrupt):
-        ground.settle({"files": [ground.file("a")], "links": [link]})
+        ground.reconcile({"files": [ground.file("a")], "links": [link]})
     assert (ground.base / "a").exists()
     assert ground.listed.files == {str(ground.base / "a"), link["path"]}
 
 
 def test_what_left_the_inventory_stays_listed_until_it_is_gone(ground: Ground) -> None:
-    ground.settle({"files": [ground.file("a")], "data": [{"path": "/var/lib/shop/a"}]})
-    ground.settle({"files": [ground.file("b")]})
+    ground.reconcile({"files": [ground.file("a")], "data": [{"path": "/var/lib/shop/a"}]})
+    ground.reconcile({"files": [ground.file("b")]})
     assert ground.listed.files == {str(ground.base / name) for name in ("a", "b")}
     assert ground.listed.data == {"/var/lib/shop/a": ""}
     (ground.base / "a").unlink()
-    ground.settle({"files": [ground.file("b")]})
+    ground.reconcile({"files": [ground.file("b")]})
     assert ground.listed.files == {str(ground.base / "b")}
 
 
 def test_a_host_of_an_earlier_version_is_listed_by_all_its_roles(ground: Ground) -> None:
-    """Their files are there as wanted, so nothing else brings a run to settle them."""
+    """Their files are there as wanted, so nothing else brings a run to reconcile them."""
     ground.path.parent.mkdir(parents=True)
     (ground.path.parent / "fleet.json").touch()
     one, two = {"files": [ground.file("a")]}, {"files": [ground.file("b")]}
     for name in ("a", "b"):
         (ground.base / name).write_text("x\n")
         (ground.base / name).chmod(0o644)
-    assert ground.settle(one, two, check=True) == [str(ground.path)] * 2
+    assert ground.reconcile(one, two, check=True) == [str(ground.path)] * 2
     assert not ground.path.exists()
-    assert ground.settle(one) == [str(ground.path)]
-    assert ground.settle(two) == [str(ground.path)]
-    assert ground.settle(one, two, check=True) == []
-    assert ground.settle(one) == ground.settle(two) == []
+    assert ground.reconcile(one) == [str(ground.path)]
+    assert ground.reconcile(two) == [str(ground.path)]
+    assert ground.reconcile(one, two, check=True) == []
+    assert ground.reconcile(one) == ground.reconcile(two) == []
     assert not ground.listed.whole
 
 
 def test_a_plan_names_it_only_if_nothing_else_is_to_do(ground: Ground) -> None:
     part = {"files": [ground.file("a")]}
-    assert ground.settle(part, check=True) == [str(ground.base / "a")]
-    assert ground.settle(part) == [str(ground.path), str(ground.base / "a")]
+    assert ground.reconcile(part, check=True) == [str(ground.base / "a")]
+    assert ground.reconcile(part) == [str(ground.path), str(ground.base / "a")]
     assert ground.listed.whole

@@ -102,7 +102,7 @@ class FakeRedis:
 
 
 class Host:
-    """A host below a directory; what lies in `state` is settle's own."""
+    """A host below a directory; what lies in `state` is reconcile's own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -174,7 +174,9 @@ class Host:
             ),
         )
 
-    def settle(self, wanted: dict[str, Any], *, apply: bool = True, **options: Any) -> HostReport:
+    def reconcile(
+        self, wanted: dict[str, Any], *, apply: bool = True, **options: Any
+    ) -> HostReport:
         return self.run(("", wanted), apply=apply, **options)
 
     def run(
@@ -218,7 +220,7 @@ def test_files_are_written_with_their_modes_and_again_only_on_difference(host: H
         "files": [host.file("d/a", "one\n", mode="0640"), host.file("d/b", "two\n")],
         "links": [{"path": host.path("d/l"), "target": "../releases/1"}],
     }
-    report = host.settle(wanted)
+    report = host.reconcile(wanted)
     assert host.tree() == {
         "d": "/",
         "d/a": "one\n",
@@ -230,19 +232,19 @@ def test_files_are_written_with_their_modes_and_again_only_on_difference(host: H
     assert report.changed == [host.path(name) for name in ("d", "d/a", "d/b", "d/l")]
     before = {name: os.lstat(host.path(name)).st_ino for name in ("d/a", "d/b", "d/l")}
 
-    assert host.settle(wanted).changed == []
+    assert host.reconcile(wanted).changed == []
     assert {name: os.lstat(host.path(name)).st_ino for name in before} == before
 
     os.chmod(host.path("d/a"), 0o644)
-    assert host.settle(wanted).changed == [host.path("d/a")]
+    assert host.reconcile(wanted).changed == [host.path("d/a")]
     assert mode(host.path("d/a")) == 0o640
 
 
 def test_a_file_is_replaced_never_written_to(host: Host) -> None:
     # Whoever reads the old file goes on reading the old file; and no reader meets half of the new one.
-    host.settle({"files": [host.file("a", "old\n")]})
+    host.reconcile({"files": [host.file("a", "old\n")]})
     with open(host.path("a")) as reader:
-        host.settle({"files": [host.file("a", "new\n")]})
+        host.reconcile({"files": [host.file("a", "new\n")]})
         assert reader.read() == "old\n"
     assert host.tree() == {"a": "new\n", "units": "/"}
 
@@ -258,7 +260,7 @@ def test_a_file_is_never_readable_by_others_before_it_has_its_mode(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", spy)
-    host.settle({"files": [host.file("key", "secret\n", mode="0600", secret=True)]})
+    host.reconcile({"files": [host.file("key", "secret\n", mode="0600", secret=True)]})
     assert seen == [0o600]
 
 
@@ -266,7 +268,7 @@ def test_a_file_is_never_readable_by_others_before_it_has_its_mode(
 def test_a_write_that_fails_leaves_nothing_behind(
     host: Host, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    host.settle({"files": [host.file("a", "old\n")]})
+    host.reconcile({"files": [host.file("a", "old\n")]})
     wanted = {"files": [host.file("b", "b\n"), host.file("a", "new\n")]}
     before = host.tree()
     real = getattr(os, failing)
@@ -278,7 +280,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
     monkeypatch.setattr(os, failing, fail)
     with pytest.raises(OSError, match="No space left"):
-        host.settle(wanted)
+        host.reconcile(wanted)
     assert host.tree() == before
 
 
@@ -291,9 +293,9 @@ def test_what_a_killed_write_left_is_swept_up_and_nothing_else(host: Host) -> No
         "files": [host.file("a", "1\n")],
         "links": [{"path": host.path("l"), "target": "a"}],
     }
-    host.settle(wanted, check=True)
+    host.reconcile(wanted, check=True)
     assert host.tree().keys() == {*names, *others, "units"}
-    host.settle(wanted)
+    host.reconcile(wanted)
     assert host.tree().keys() == {*others, "units", "a", "l"}
 
 
@@ -319,9 +321,9 @@ def test_nobody_can_read_a_secret_while_it_is_written(
 
 
 def test_the_diff_shows_files_but_no_secret(host: Host) -> None:
-    host.settle({"files": [host.file("p", "p1\n"), host.file("s", "hush1\n", secret=True)]})
+    host.reconcile({"files": [host.file("p", "p1\n"), host.file("s", "hush1\n", secret=True)]})
     wanted = [host.file("p", "p2\n"), host.file("s", "hush2\n", secret=True)]
-    report = host.settle({"files": [*wanted, host.file("t", "hush3\n", secret=True)]})
+    report = host.reconcile({"files": [*wanted, host.file("t", "hush3\n", secret=True)]})
     assert report.diff[0] == {
         "before_header": host.path("p"),
         "after_header": host.path("p"),
@@ -336,7 +338,7 @@ def test_the_diff_shows_files_but_no_secret(host: Host) -> None:
 
 
 def test_a_file_that_nobody_edits_is_not_printed(host: Host) -> None:
-    report = host.settle({"files": [host.file("lib.py", "a long text\n", diff=False)]})
+    report = host.reconcile({"files": [host.file("lib.py", "a long text\n", diff=False)]})
     assert report.changed == [host.path("lib.py")]
     assert "a long text" not in repr(report.diff)
 
@@ -351,27 +353,27 @@ def test_what_is_of_another_kind_is_left_alone(host: Host, kind: str) -> None:
         "links": {"path": host.path("x"), "target": "y"},
     }[kind]
     with pytest.raises(ReconcileError, match="move it away and run again"):
-        host.settle({kind: [item]})
+        host.reconcile({kind: [item]})
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(host: Host) -> None:
     Path(host.path("passwd")).write_text("root\n")
     os.symlink("passwd", host.path("a"))
     with pytest.raises(ReconcileError, match="is not a regular file"):
-        host.settle({"files": [host.file("a", "mine\n")]})
+        host.reconcile({"files": [host.file("a", "mine\n")]})
     assert Path(host.path("passwd")).read_text() == "root\n"
 
 
 def test_an_unknown_owner_is_named(host: Host) -> None:
     wanted = {"files": [{**host.file("a", ""), "owner": "no-such-user"}]}
     with pytest.raises(ReconcileError, match=r"no such user or group on this host: .*no-such-user"):
-        host.settle(wanted)
-    assert host.settle(wanted, check=True).changed == [host.path("a")]
+        host.reconcile(wanted)
+    assert host.reconcile(wanted, check=True).changed == [host.path("a")]
 
 
 def test_a_missing_directory_is_named(host: Host) -> None:
     with pytest.raises(ReconcileError, match=r"no/a: its directory does not exist"):
-        host.settle({"files": [host.file("no/a", "")]})
+        host.reconcile({"files": [host.file("no/a", "")]})
 
 
 # --- a daemon's own check ----------------------------------------------------------------------------
@@ -385,7 +387,7 @@ def checked(host: Host, *files: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> None:
-    host.settle({"files": [host.file("a.conf", "good\n", mode="0640"), host.file("c", "c1\n")]})
+    host.reconcile({"files": [host.file("a.conf", "good\n", mode="0640"), host.file("c", "c1\n")]})
     before = host.tree()
     host.systemd.refused["nginx"] = "unknown directive in a.conf:1"
     wanted = checked(
@@ -395,7 +397,7 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
         host.file("c", "c2\n"),
     )
     with pytest.raises(ReconcileError) as caught:
-        host.settle(wanted)
+        host.reconcile(wanted)
     refused = ", ".join(map(host.path, ("a.conf", "b.conf")))
     assert str(caught.value) == (
         f"nginx -t refuses {refused}: unknown directive in a.conf:1\n"
@@ -408,7 +410,7 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
 def test_check_mode_asks_no_daemon(running: Host) -> None:
     wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}NoSuch=1\n")
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
-    assert running.settle(wanted, check=True).pending
+    assert running.reconcile(wanted, check=True).pending
     asked = {command.split()[0] for command in running.systemd.commands}
     assert not asked & {"nginx", "systemd-analyze"}
 
@@ -417,7 +419,7 @@ def test_a_unit_that_systemd_refuses_does_not_go_live(running: Host) -> None:
     before = running.tree()
     running.systemd.refused["systemd-analyze"] = f"{UNIT}:4: Unknown key 'NoSuch'"
     with pytest.raises(ReconcileError, match=r"systemd refuses a unit file: .*NoSuch"):
-        running.settle(worker(running, text=f"{UNIT_TEXT}NoSuch=1\n"))
+        running.reconcile(worker(running, text=f"{UNIT_TEXT}NoSuch=1\n"))
     assert running.tree() == before
     assert running.systemd.did() == []
 
@@ -430,10 +432,10 @@ def test_a_configuration_that_redis_refuses_does_not_go_live(host: Host) -> None
         checks = [{"redis": path, "files": [path]}]
         return {"files": [host.file("redis.conf", text)], "checks": checks}
 
-    host.settle(wanted("maxmemory 100mb\n"))
+    host.reconcile(wanted("maxmemory 100mb\n"))
     before = host.tree()
     with pytest.raises(ReconcileError, match=r"maxmemory lots.*\n.*were restored"):
-        host.settle(wanted("maxmemory lots\n"))
+        host.reconcile(wanted("maxmemory lots\n"))
     assert host.tree() == before
 
 
@@ -444,7 +446,7 @@ def test_files_that_are_taken_back_are_to_systemd_what_they_were(running: Host) 
     wanted = worker(running, text=f"{UNIT_TEXT}Nice=1\n")
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [str(path)]}]
     with pytest.raises(ReconcileError):
-        running.settle(wanted)
+        running.reconcile(wanted)
     assert (path.read_text(), path.stat().st_mtime_ns) == (UNIT_TEXT, 1_000_000_000)
 
 
@@ -463,12 +465,12 @@ def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
     with monkeypatch.context() as killed:
         killed.setattr(Files, "_take_back", lambda self: None)
         with pytest.raises(Killed):
-            running.settle(wanted)
+            running.reconcile(wanted)
     running.systemd.before = lambda command: None
     running.systemd.units[UNIT].state["ActiveState"] = state
     running.systemd.refused["nginx"] = "A is bad"
     with pytest.raises(ReconcileError) as caught:
-        running.settle(wanted)
+        running.reconcile(wanted)
     assert str(caught.value) == (
         f"nginx -t refuses {running.path('a.env')}: A is bad\n"
         "An earlier run wrote it; no unit was started or restarted with it."
@@ -479,7 +481,7 @@ def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
 def test_a_check_that_ran_is_not_run_again_before_the_restart(running: Host) -> None:
     wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}Nice=1\n")
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
-    assert [p.action for p in running.settle(wanted).done] == ["restart"]
+    assert [p.action for p in running.reconcile(wanted).done] == ["restart"]
     ran = [c for c in running.systemd.commands if c.startswith(("nginx", "systemd-analyze"))]
     assert [command.split()[0] for command in ran] == ["nginx", "systemd-analyze"]
 
@@ -487,7 +489,7 @@ def test_a_check_that_ran_is_not_run_again_before_the_restart(running: Host) -> 
 def test_a_unit_of_ours_that_a_killed_run_wrote_is_verified(running: Host) -> None:
     wanted = worker(running, text=f"{UNIT_TEXT}Nice=1\n")
     (running.units / "shop-worker@.service").write_text(f"{UNIT_TEXT}Nice=1\n")
-    running.settle(wanted)
+    running.reconcile(wanted)
     (verify,) = (c for c in running.systemd.commands if c.startswith("systemd-analyze verify"))
     assert verify.endswith(f" {running.units}/{UNIT}")
 
@@ -510,10 +512,10 @@ def test_a_link_to_a_release_that_is_not_built_is_refused_before_all_else(runnin
         (wanted | {"releases": [{"path": running.path("releases/3"), "what": "release"}]}, False),
     ):
         with pytest.raises(ReconcileError, match=re.escape(words)):
-            running.settle(given, check=check)
+            running.reconcile(given, check=check)
     current = {"links": [{"path": running.path("current"), "target": "releases/3"}]}
     with pytest.raises(ReconcileError, match=re.escape("release 3 is not built")):
-        running.settle(current)
+        running.reconcile(current)
     assert running.tree() == before
 
 
@@ -538,7 +540,7 @@ def test_a_release_for_the_python_that_a_host_had_is_built_anew(running: Host) -
     words = f"release 1 again: its virtualenv does not work with {running.path('state/programs/python3.13')}"
     assert whys(report.pending) == [("", "build", [words])]
     with pytest.raises(ReconcileError, match="not built on this host, or for another Python"):
-        running.settle(wanted)
+        running.reconcile(wanted)
     running.python("1", "python3.13", "python3.13")
     assert not running.run(("release", built), ("worker", wanted), check=True).pending
 
@@ -551,18 +553,20 @@ def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:
         "demands": {"schedule": schedule},
     }
     with pytest.raises(ReconcileError) as caught:
-        running.settle({"releases": [release]}, check=True)
+        running.reconcile({"releases": [release]}, check=True)
     assert str(caught.value) == (
         "celery_beat_schedule.a.y: release 1 has no task a.y. Did you mean a.x? Correct the entry, or deploy code that "
         "has it.\n"
         "Nothing was changed."
     )
     lesser = {"schedule": {"a.x": schedule["a.x"]}}
-    running.settle({"releases": [release | {"demands": lesser}]}, check=True)
-    running.settle({"releases": [release | {"path": running.path("releases/3")}]}, check=True)
+    running.reconcile({"releases": [release | {"demands": lesser}]}, check=True)
+    running.reconcile({"releases": [release | {"path": running.path("releases/3")}]}, check=True)
     running.build("4", note="half")
     with pytest.raises(ReconcileError, match=r"release 4: its release.json can't be read. Remove"):
-        running.settle({"releases": [release | {"path": running.path("releases/4")}]}, check=True)
+        running.reconcile(
+            {"releases": [release | {"path": running.path("releases/4")}]}, check=True
+        )
 
 
 def test_commands_that_another_step_runs_are_foretold_after_what_is_built(running: Host) -> None:
@@ -577,7 +581,7 @@ def test_commands_that_another_step_runs_are_foretold_after_what_is_built(runnin
         ("commands", "shop", "run", ("migrate (once per release)",)),
     ]
     # Nothing that settling itself would do.
-    assert running.settle(commands).pending == []
+    assert running.reconcile(commands).pending == []
 
 
 def test_a_check_runs_over_what_was_just_written(host: Host) -> None:
@@ -585,14 +589,14 @@ def test_a_check_runs_over_what_was_just_written(host: Host) -> None:
     host.systemd.before = lambda command: (
         seen.append(Path(host.path("a.conf")).read_text()) if command == "nginx -t" else None
     )
-    host.settle(checked(host, host.file("a.conf", "new\n")))
+    host.reconcile(checked(host, host.file("a.conf", "new\n")))
     assert seen == ["new\n"]
 
 
 def test_a_check_runs_for_its_files_only(host: Host) -> None:
-    host.settle(checked(host, host.file("a.conf", "x\n"), host.file("other", "x\n")))
+    host.reconcile(checked(host, host.file("a.conf", "x\n"), host.file("other", "x\n")))
     host.systemd.commands.clear()
-    host.settle(checked(host, host.file("a.conf", "x\n"), host.file("other", "y\n")))
+    host.reconcile(checked(host, host.file("a.conf", "x\n"), host.file("other", "y\n")))
     assert host.systemd.did() == []
 
 
@@ -601,24 +605,24 @@ def test_a_check_runs_for_its_files_only(host: Host) -> None:
 
 def test_users_are_made_where_they_are_missing(host: Host) -> None:
     wanted = {"sysusers": [host.file("sysusers.d/shop.conf", "u no-such-user-1 -\n")]}
-    host.settle(wanted)
+    host.reconcile(wanted)
     # The fake makes nobody, so the next run tries again although the file is as it should be.
-    host.settle(wanted)
+    host.reconcile(wanted)
     assert host.systemd.did() == [f"systemd-sysusers {host.path('sysusers.d/shop.conf')}"] * 2
     for check in (True, False):
-        assert host.settle(wanted, check=check).changed == [host.path("sysusers.d/shop.conf")]
+        assert host.reconcile(wanted, check=check).changed == [host.path("sysusers.d/shop.conf")]
 
     host.systemd.commands.clear()
     there = {"sysusers": [host.file("sysusers.d/me.conf", f"# x\nu {ME} -\ng {MY_GROUP} -\n")]}
-    host.settle(there)
-    assert host.settle(there).changed == []
+    host.reconcile(there)
+    assert host.reconcile(there).changed == []
     assert len(host.systemd.did()) == 1
 
 
 def test_users_that_are_refused_are_an_error(host: Host) -> None:
     host.systemd.refused["systemd-sysusers"] = "Invalid user name"
     with pytest.raises(ReconcileError, match=r"systemd-sysusers refused .*: Invalid user name"):
-        host.settle({"sysusers": [host.file("s.conf", "u 1 -\n")]})
+        host.reconcile({"sysusers": [host.file("s.conf", "u 1 -\n")]})
 
 
 # --- units: restarts follow need ---------------------------------------------------------------------
@@ -652,7 +656,7 @@ def worker(
 def running(host: Host) -> Host:
     """A host on which the worker of `worker()` was settled; it has a drop-in of its user's."""
     user_drop_in(host, "user.conf", "[Service]\nNice=5\n")
-    host.settle(worker(host))
+    host.reconcile(worker(host))
     assert host.systemd.units[UNIT].state["ActiveState"] == "active"
     host.systemd.commands.clear()
     return host
@@ -670,7 +674,7 @@ def whys(items: Sequence[PendingAction]) -> list[tuple[str, str, list[str]]]:
 
 
 def test_a_first_run_reloads_enables_and_starts(host: Host) -> None:
-    report = host.settle(worker(host))
+    report = host.reconcile(worker(host))
     assert host.systemd.did() == [
         "systemctl daemon-reload",
         f"systemctl enable --quiet {UNIT}",
@@ -687,7 +691,7 @@ def test_a_unit_that_was_here_before_is_not_called_new(running: Host, check: boo
     wanted["files"].append(running.file("units/a.service", UNIT_TEXT))
     wanted["units"].append({"name": "there.service"})
     (running.units / "there.service").write_text(UNIT_TEXT)
-    assert whys(running.settle(wanted, check=check).pending) == [
+    assert whys(running.reconcile(wanted, check=check).pending) == [
         (UNIT, "start", ["it is inactive"]),
         ("shop-worker@b.service", "start", ["new"]),
         ("a.service", "start", ["new"]),
@@ -696,7 +700,7 @@ def test_a_unit_that_was_here_before_is_not_called_new(running: Host, check: boo
 
 
 def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> None:
-    host.settle(worker(host))
+    host.reconcile(worker(host))
     places = host.paths
     assert Path(places.recorder).read_text() == Path(fingerprint.__file__).read_text()
     assert [mode(path) for path in (places.recorder, places.key)] == [0o644, 0o600]
@@ -711,19 +715,19 @@ def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> 
 
 def test_the_recorder_counts_as_a_change_where_it_differs(running: Host) -> None:
     Path(running.paths.recorder).write_text("# of an older version\n")
-    assert running.settle(worker(running), check=True).changed == [running.paths.recorder]
-    report = running.settle(worker(running))
+    assert running.reconcile(worker(running), check=True).changed == [running.paths.recorder]
+    report = running.reconcile(worker(running))
     assert (report.changed, report.pending) == ([running.paths.recorder], [])
-    assert running.settle(worker(running)).changed == []
+    assert running.reconcile(worker(running)).changed == []
 
 
 def test_without_units_there_is_no_recorder(host: Host) -> None:
-    host.settle({"files": [host.file("a", "x\n")]})
+    host.reconcile({"files": [host.file("a", "x\n")]})
     assert not Path(host.paths.recorder).exists()
 
 
 def test_a_second_run_does_nothing(running: Host) -> None:
-    report = running.settle(worker(running))
+    report = running.reconcile(worker(running))
     assert (report.changed, report.pending, report.done) == ([], [], [])
     assert running.systemd.did() == []
 
@@ -741,13 +745,13 @@ def test_a_second_run_does_nothing(running: Host) -> None:
 )
 def test_a_difference_restarts_once(running: Host, change: dict[str, Any], why: str) -> None:
     wanted = worker(running, **change)
-    foretold = running.settle(wanted, check=True)
+    foretold = running.reconcile(wanted, check=True)
     assert whys(foretold.pending) == [(UNIT, "restart", [why])]
-    report = running.settle(wanted)
+    report = running.reconcile(wanted)
     assert whys(report.done) == whys(foretold.pending)
     assert running.systemd.did("restart") == [f"systemctl restart --no-block {UNIT}"]
     running.systemd.commands.clear()
-    assert running.settle(wanted).done == []
+    assert running.reconcile(wanted).done == []
     assert running.systemd.did() == []
 
 
@@ -772,13 +776,13 @@ def with_options(
 
 
 def test_a_plan_uses_the_words_of_the_inventory(host: Host) -> None:
-    host.settle(with_options(host, concurrency=4))
+    host.reconcile(with_options(host, concurrency=4))
     wanted = with_options(host, "# memory_max\nMemoryMax=512M\n", time=7, concurrency=3)
     expected = ["memory_max → 512M", "concurrency 4 → 3", "task_time_limit 5 → 7"]
-    assert whys(host.settle(wanted, check=True).pending) == [(UNIT, "restart", expected)]
+    assert whys(host.reconcile(wanted, check=True).pending) == [(UNIT, "restart", expected)]
     # What a killed run has written is not what the process has read: the old value is not known any more.
-    host.settle(wanted, apply=False)
-    assert whys(host.settle(wanted, check=True).pending) == [
+    host.reconcile(wanted, apply=False)
+    assert whys(host.reconcile(wanted, check=True).pending) == [
         (
             UNIT,
             "restart",
@@ -792,30 +796,30 @@ def test_a_plan_uses_the_words_of_the_inventory(host: Host) -> None:
 
 
 def test_what_follows_from_another_runtime_is_not_told(host: Host) -> None:
-    host.settle(with_options(host))
-    pending = host.settle(with_options(host, runtime="2"), check=True).pending
+    host.reconcile(with_options(host))
+    pending = host.reconcile(with_options(host, runtime="2"), check=True).pending
     assert whys(pending) == [(UNIT, "restart", ["runtime 1 → 2"])]
 
 
 def test_what_is_worth_no_word_restarts_all_the_same(host: Host) -> None:
-    host.settle(with_options(host))
-    pending = host.settle(with_options(host, "# another comment\n"), check=True).pending
+    host.reconcile(with_options(host))
+    pending = host.reconcile(with_options(host, "# another comment\n"), check=True).pending
     assert whys(pending) == [(UNIT, "restart", ["drop-in 10-fleet.conf changed"])]
 
 
 def test_a_drop_in_of_the_users_is_taken_up(running: Host) -> None:
     path = user_drop_in(running, "user.conf", "[Service]\nNice=6\n")
     expected = [(UNIT, "restart", ["drop-in user.conf changed"])]
-    assert whys(running.settle(worker(running), check=True).pending) == expected
-    assert whys(running.settle(worker(running)).done) == expected
+    assert whys(running.reconcile(worker(running), check=True).pending) == expected
+    assert whys(running.reconcile(worker(running)).done) == expected
     assert running.systemd.did() == [
         "systemctl daemon-reload",
         f"systemctl restart --no-block {UNIT}",
     ]
     path.unlink()
     expected = [(UNIT, "restart", ["drop-in user.conf removed"])]
-    assert whys(running.settle(worker(running), check=True).pending) == expected
-    assert whys(running.settle(worker(running)).done) == expected
+    assert whys(running.reconcile(worker(running), check=True).pending) == expected
+    assert whys(running.reconcile(worker(running)).done) == expected
 
 
 class Killed(BaseException):
@@ -832,29 +836,29 @@ def test_a_run_that_is_killed_is_finished_by_the_next(running: Host, moment: str
     running.systemd.before = kill
     wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}Nice=1\n")
     with pytest.raises(Killed):
-        running.settle(wanted)
+        running.reconcile(wanted)
     assert Path(running.path("a.env")).read_text() == "A=2\n"
 
     running.systemd.before = lambda command: None
     running.systemd.commands.clear()
-    report = running.settle(wanted)
+    report = running.reconcile(wanted)
     # systemd ends a restart that was begun, and the record tells that it was done.
     assert [p.action for p in report.done] == ([] if moment == "after restart" else ["restart"])
-    assert running.settle(wanted).done == []
+    assert running.reconcile(wanted).done == []
 
 
 def test_a_change_that_is_taken_back_restarts_nothing(running: Host) -> None:
-    running.settle(worker(running, env="A=2\n", release="2"), apply=False)
-    report = running.settle(worker(running))
+    running.reconcile(worker(running, env="A=2\n", release="2"), apply=False)
+    report = running.reconcile(worker(running))
     assert report.changed == [running.path("a.env"), running.path("pins/a")]
     assert (report.pending, running.systemd.did("restart")) == ([], [])
 
 
 def test_a_process_that_crashed_into_a_change_that_is_taken_back_restarts(running: Host) -> None:
-    running.settle(worker(running, env="A=2\n"), apply=False)
+    running.reconcile(worker(running, env="A=2\n"), apply=False)
     running.systemd.crash(UNIT)
-    assert running.settle(worker(running, env="A=2\n")).pending == []
-    report = running.settle(worker(running))
+    assert running.reconcile(worker(running, env="A=2\n")).pending == []
+    report = running.reconcile(worker(running))
     assert whys(report.done) == [(UNIT, "restart", ["environment A changed"])]
 
 
@@ -866,8 +870,8 @@ def test_a_hand_edit_goes_and_so_does_a_process_that_started_with_it(
     if crashed:
         running.systemd.crash(UNIT)
     wanted = worker(running)
-    foretold = running.settle(wanted, check=True)
-    report = running.settle(wanted)
+    foretold = running.reconcile(wanted, check=True)
+    report = running.reconcile(wanted)
     assert report.changed == [running.path("a.env")]
     expected = [(UNIT, "restart", ["environment DEBUG removed"])] if crashed else []
     assert whys(report.done) == expected
@@ -878,7 +882,7 @@ def test_a_process_that_started_while_a_reload_was_due_is_unknown(running: Host)
     path = user_drop_in(running, "user.conf", "[Service]\nNice=6\n")
     running.systemd.crash(UNIT)
     path.write_text("[Service]\nNice=5\n")
-    report = running.settle(worker(running))
+    report = running.reconcile(worker(running))
     assert whys(report.done) == [
         (
             UNIT,
@@ -893,20 +897,20 @@ def test_what_changes_while_the_process_starts_is_not_taken_as_known_to_it(host:
         if command.startswith("systemctl start"):
             Path(host.path("a.env")).write_text("A=3\n")
 
-    # No recorder: what settle itself writes down must be what was there before the start.
+    # No recorder: what reconcile itself writes down must be what was there before the start.
     host.systemd.on_start = lambda name, state: None
     host.systemd.before = someone
-    host.settle(worker(host, env="A=2\n"))
+    host.reconcile(worker(host, env="A=2\n"))
     host.systemd.before = lambda command: None
-    assert [p.action for p in host.settle(worker(host, env="A=3\n")).done] == ["restart"]
+    assert [p.action for p in host.reconcile(worker(host, env="A=3\n")).done] == ["restart"]
 
 
 def test_a_unit_without_the_recorder_is_not_restarted_by_each_run(host: Host) -> None:
     wanted = {"units": [{"name": "some.socket"}]}
-    assert [p.action for p in host.settle(wanted).done] == ["start"]
-    assert host.settle(wanted).pending == []
+    assert [p.action for p in host.reconcile(wanted).done] == ["start"]
+    assert host.reconcile(wanted).pending == []
     host.systemd.crash("some.socket")
-    assert [p.action for p in host.settle(wanted).done] == ["restart"]
+    assert [p.action for p in host.reconcile(wanted).done] == ["restart"]
 
 
 @pytest.mark.parametrize("damage", ["gone", "{", "[]", '{"format": 9, "invocation": "new-1"}'])
@@ -917,31 +921,31 @@ def test_without_a_record_that_serves_it_is_restarted(running: Host, damage: str
     else:
         record.write_text(damage)
     for check in (True, False):
-        (item,) = running.settle(worker(running), check=check).pending
+        (item,) = running.reconcile(worker(running), check=check).pending
         assert item.action == "restart"
         assert item.text.startswith("what it was started with is not known: ")
-    assert running.settle(worker(running)).pending == []
+    assert running.reconcile(worker(running)).pending == []
 
 
 def test_a_record_of_another_start_does_not_count(running: Host) -> None:
     running.systemd.on_start = lambda name, state: None
     running.systemd.crash(UNIT)
-    (item,) = running.settle(worker(running)).done
+    (item,) = running.reconcile(worker(running)).done
     assert item.text == "what it was started with is not known: no record of its start"
 
 
 def test_a_lost_key_restarts_once(running: Host) -> None:
     Path(running.paths.key).unlink()
-    assert [p.why for p in running.settle(worker(running), check=True).pending] == [
+    assert [p.why for p in running.reconcile(worker(running), check=True).pending] == [
         ("what it was started with is not known: the host's key is missing",)
     ]
     assert not Path(running.paths.key).exists()
-    assert [p.action for p in running.settle(worker(running)).done] == ["restart"]
-    assert running.settle(worker(running)).done == []
+    assert [p.action for p in running.reconcile(worker(running)).done] == ["restart"]
+    assert running.reconcile(worker(running)).done == []
 
 
 def test_nothing_that_settle_keeps_holds_a_value(host: Host) -> None:
-    host.settle(worker(host, env="PASSWORD=hush\n", values={"password": "hush"}))
+    host.reconcile(worker(host, env="PASSWORD=hush\n", values={"password": "hush"}))
     kept = [path for path in Path(host.paths.lists).parent.rglob("*.json") if path.is_file()]
     assert len(kept) == 2
     assert not [path for path in kept if "hush" in path.read_text()]
@@ -949,12 +953,12 @@ def test_nothing_that_settle_keeps_holds_a_value(host: Host) -> None:
 
 def test_a_reload_takes_the_change_up_and_the_record_follows(running: Host) -> None:
     wanted = worker(running, env="A=2\n", on_change="reload")
-    report = running.settle(wanted)
+    report = running.reconcile(wanted)
     assert whys(report.done) == [(UNIT, "reload", ["environment A changed"])]
     assert running.systemd.did("reload", "restart") == [f"systemctl reload {UNIT}"]
-    assert running.settle(wanted).done == []
+    assert running.reconcile(wanted).done == []
     # What was reloaded is known as such: the old file would be a difference now.
-    assert [p.action for p in running.settle(worker(running), check=True).pending] == ["restart"]
+    assert [p.action for p in running.reconcile(worker(running), check=True).pending] == ["restart"]
 
 
 def test_a_reload_that_nobody_wrote_down_is_done_again(running: Host) -> None:
@@ -965,25 +969,25 @@ def test_a_reload_that_nobody_wrote_down_is_done_again(running: Host) -> None:
 
     running.systemd.before = kill
     with pytest.raises(Killed):
-        running.settle(worker(running, env="A=2\n", on_change="reload"))
+        running.reconcile(worker(running, env="A=2\n", on_change="reload"))
     # Whether or not systemd has done it, and although what lies on disk is again what it was.
     taken_back = worker(running, on_change="reload")
-    assert whys(running.settle(taken_back).done) == [(UNIT, "reload", ["environment A changed"])]
-    assert running.settle(taken_back).pending == []
+    assert whys(running.reconcile(taken_back).done) == [(UNIT, "reload", ["environment A changed"])]
+    assert running.reconcile(taken_back).pending == []
 
 
 def test_what_is_not_known_of_a_unit_that_reloads_is_reloaded(host: Host) -> None:
     host.systemd.add(UNIT, running=True)
     wanted = worker(host, on_change="reload")
-    assert [p.action for p in host.settle(wanted).done] == ["reload"]
-    assert host.settle(wanted).done == []
+    assert [p.action for p in host.reconcile(wanted).done] == ["reload"]
+    assert host.reconcile(wanted).done == []
 
 
 def test_a_reload_that_the_daemon_refuses_is_no_success(running: Host) -> None:
     wanted = worker(running, env="A=2\n", on_change="reload")
     running.systemd.children[200] = frozenset((201, 202))
     with pytest.raises(ReconcileError) as caught:
-        running.settle(wanted)
+        running.reconcile(wanted)
     assert "has no new processes 5 s after its reload, so it keeps its old files" in str(
         caught.value
     )
@@ -994,14 +998,16 @@ def test_a_reload_that_the_daemon_refuses_is_no_success(running: Host) -> None:
             running.systemd.children[200] = frozenset((202, 203))
 
     running.systemd.before = reload
-    assert [p.action for p in running.settle(wanted).done] == ["reload"]
-    assert running.settle(wanted).pending == []
+    assert [p.action for p in running.reconcile(wanted).done] == ["reload"]
+    assert running.reconcile(wanted).pending == []
 
 
 @pytest.mark.parametrize("active", ["activating", "reloading"])
 def test_only_what_is_up_is_reloaded(running: Host, active: str) -> None:
     running.systemd.units[UNIT].state["ActiveState"] = active
-    (item,) = running.settle(worker(running, env="A=2\n", on_change="reload"), check=True).pending
+    (item,) = running.reconcile(
+        worker(running, env="A=2\n", on_change="reload"), check=True
+    ).pending
     assert item.action == {"activating": "restart", "reloading": "reload"}[active]
 
 
@@ -1011,21 +1017,21 @@ def test_a_reload_from_disk_that_is_due_is_something_to_do(running: Host) -> Non
     report = running.run(("worker", wanted), ("none", {}), check=True)
     assert [(c.part, c.path) for c in report.changes] == [("worker", "daemon-reload")]
     assert [p.action for p in report.pending] == ["write"]
-    assert running.settle(wanted).changed == ["daemon-reload"]
+    assert running.reconcile(wanted).changed == ["daemon-reload"]
     assert running.systemd.did() == ["systemctl daemon-reload"]
-    assert running.settle(wanted, check=True).changed == []
+    assert running.reconcile(wanted, check=True).changed == []
 
 
 def test_on_change_nothing(running: Host) -> None:
-    assert running.settle(worker(running, env="A=2\n", on_change="nothing")).done == []
+    assert running.reconcile(worker(running, env="A=2\n", on_change="nothing")).done == []
     running.systemd.units[UNIT].state["ActiveState"] = "inactive"
-    done = running.settle(worker(running, env="A=2\n", on_change="nothing")).done
+    done = running.reconcile(worker(running, env="A=2\n", on_change="nothing")).done
     assert [p.action for p in done] == ["start"]
 
 
 def test_a_unit_that_somebody_stops_just_now_is_started(running: Host) -> None:
     running.systemd.units[UNIT].state.update(ActiveState="deactivating", Job="5")
-    assert whys(running.settle(worker(running)).done) == [(UNIT, "start", ["it is stopping"])]
+    assert whys(running.reconcile(worker(running)).done) == [(UNIT, "start", ["it is stopping"])]
 
 
 # --- units: left alone -------------------------------------------------------------------------------
@@ -1043,7 +1049,7 @@ def several(host: Host) -> dict[str, Any]:
 
 def test_units_can_be_left_alone_while_all_else_is_settled(running: Host) -> None:
     wanted = several(running)
-    report = running.settle(wanted, act=False)
+    report = running.reconcile(wanted, act=False)
     assert running.systemd.did() == [
         "systemctl daemon-reload",
         "systemctl enable --quiet shop-worker@new.service",
@@ -1057,16 +1063,16 @@ def test_units_can_be_left_alone_while_all_else_is_settled(running: Host) -> Non
 
 
 def test_a_restart_can_be_left_to_somebody_else(running: Host) -> None:
-    report = running.settle(several(running), restart=False)
+    report = running.reconcile(several(running), restart=False)
     assert sorted(p.action for p in report.done) == ["remove", "remove", "start"]
     assert running.systemd.did("restart") == []
     assert running.systemd.units[UNIT].state["InvocationID"] == "new-1"
-    (item,) = running.settle(worker(running, env="A=2\n"), check=True).pending
+    (item,) = running.reconcile(worker(running, env="A=2\n"), check=True).pending
     assert (item.unit, item.action) == (UNIT, "restart")
 
 
 def test_states_are_told_of_all_units(running: Host) -> None:
-    report = running.settle(several(running), act=False)
+    report = running.reconcile(several(running), act=False)
     assert report.states[UNIT] == {
         "active": "active",
         "sub": "running",
@@ -1090,13 +1096,13 @@ def test_a_failed_unit_is_started(host: Host) -> None:
     host.systemd.add(UNIT, ActiveState="failed", InvocationID="old", ExecMainStatus="78")
     # Before its process is spawned, what is told of one is that of the process before.
     host.systemd.units[UNIT].course = ({}, {}, {"ActiveState": "active", "ExecMainStatus": "0"})
-    report = host.settle(worker(host))
+    report = host.reconcile(worker(host))
     assert whys(report.done) == [(UNIT, "start", ["it is failed"])]
 
 
 def test_a_slow_start_is_waited_for(host: Host) -> None:
     starts_as(host, *[{"ActiveState": "activating"}] * 100, {"ActiveState": "active"})
-    host.settle(worker(host))
+    host.reconcile(worker(host))
     assert 19 < host.systemd.now - 1000 < 31
 
 
@@ -1110,7 +1116,7 @@ def test_the_old_process_drains_as_long_as_systemd_lets_it(running: Host) -> Non
     fake = running.systemd.units[UNIT]
     fake.state["InvocationID"] = "old"
     fake.course = course
-    running.settle(worker(running, env="A=2\n"))
+    running.reconcile(worker(running, env="A=2\n"))
     assert running.systemd.now - 1000 > 1700
 
 
@@ -1118,7 +1124,7 @@ def test_a_timeout_names_the_unit_its_journal_and_the_next_command(host: Host) -
     waiting = {"StatusText": "waiting for broker redis1:6379: connection refused"}
     starts_as(host, {"ActiveState": "activating", "SubState": "start", **waiting})
     with pytest.raises(ReconcileError) as caught:
-        host.settle(worker(host, hint="Is Redis up?"))
+        host.reconcile(worker(host, hint="Is Redis up?"))
     text = str(caught.value)
     assert f"{UNIT} was not active within 30 s: it is activating (start)" in text
     assert "says “waiting for broker redis1:6379: connection refused”" in text
@@ -1126,7 +1132,7 @@ def test_a_timeout_names_the_unit_its_journal_and_the_next_command(host: Host) -
     assert f"journalctl -u {UNIT} -n 100" in text
     assert text.endswith("Is Redis up?")
     # It has started with what lies on disk and may yet get ready: the next run has nothing to restart.
-    assert host.settle(worker(host)).pending == []
+    assert host.reconcile(worker(host)).pending == []
 
 
 def test_a_crash_loop_ends_the_wait(host: Host) -> None:
@@ -1145,7 +1151,7 @@ def test_a_crash_loop_ends_the_wait(host: Host) -> None:
     ]
     starts_as(host, *loop)
     with pytest.raises(ReconcileError) as caught:
-        host.settle(worker(host))
+        host.reconcile(worker(host))
     assert f"{UNIT} does not start: it is activating (auto-restart)" in str(caught.value)
     assert "result exit-code, exit status 1, restarted 3 times" in str(caught.value)
     assert "what the dead process said" not in str(caught.value)
@@ -1159,7 +1165,7 @@ def test_a_configuration_that_no_retry_mends_ends_the_wait_at_once(host: Host) -
         | {"ExecMainStatus": "78"},
     )
     with pytest.raises(ReconcileError, match="exit status 78"):
-        host.settle(worker(host))
+        host.reconcile(worker(host))
     assert host.systemd.now == 1000
 
 
@@ -1171,7 +1177,7 @@ def test_the_first_failure_leaves_the_rest_serving(host: Host) -> None:
     wanted = worker(host)
     wanted["units"] += [{"name": name} for name in others]
     with pytest.raises(ReconcileError, match="result resources"):
-        host.settle(wanted)
+        host.reconcile(wanted)
     assert host.systemd.did("restart") == []
 
 
@@ -1182,7 +1188,7 @@ def test_units_that_do_not_run_start_together(host: Host) -> None:
         host.systemd.units[name].course = [{"ActiveState": "activating"}] * 50 + [
             {"ActiveState": "active"}
         ]
-    report = host.settle({"units": [{"name": name, "timeout": 30} for name in names]})
+    report = host.reconcile({"units": [{"name": name, "timeout": 30} for name in names]})
     assert host.systemd.did("start") == [f"systemctl start --no-block {' '.join(names)}"]
     assert len(report.done) == 24
     assert host.systemd.now - 1000 < 11
@@ -1194,25 +1200,25 @@ def test_of_several_that_start_the_one_that_fails_is_named(host: Host) -> None:
     host.systemd.units["shop-worker@b.service"].course = [{"ActiveState": "failed"}]
     wanted = {"units": [{"name": f"shop-worker@{name}.service"} for name in ("a", "b")]}
     with pytest.raises(ReconcileError, match=r"^shop-worker@b.service does not start"):
-        host.settle(wanted)
+        host.reconcile(wanted)
     host.systemd.refused["systemctl start"] = "Unit shop-worker@b.service has a bad unit setting."
     with pytest.raises(ReconcileError, match=r"^shop-worker@b.service refused `systemctl start"):
-        host.settle(wanted)
+        host.reconcile(wanted)
 
 
 def test_units_that_differ_restart_one_after_the_other(host: Host) -> None:
     names = [f"shop-{name}.service" for name in "ab"]
     units = [{"name": name} for name in names]
-    host.settle({"units": units})
+    host.reconcile({"units": units})
     host.systemd.commands.clear()
-    host.settle({"units": [{**unit, "values": 1} for unit in units]})
+    host.reconcile({"units": [{**unit, "values": 1} for unit in units]})
     assert host.systemd.did("restart") == [f"systemctl restart --no-block {n}" for n in names]
 
 
 def test_a_command_that_systemd_refuses_is_told_with_the_journal(running: Host) -> None:
     running.systemd.refused["systemctl reload"] = "Job for it failed."
     with pytest.raises(ReconcileError) as caught:
-        running.settle(worker(running, env="A=2\n", on_change="reload"))
+        running.reconcile(worker(running, env="A=2\n", on_change="reload"))
     assert f"{UNIT} refused `systemctl reload {UNIT}` (Job for it failed.)" in str(caught.value)
     assert "KeyError" in str(caught.value)
 
@@ -1222,7 +1228,7 @@ def test_enabling_that_fails_is_an_error(host: Host) -> None:
     with pytest.raises(
         ReconcileError, match=r"`systemctl enable .* failed: Unit file does not exist"
     ):
-        host.settle(worker(host))
+        host.reconcile(worker(host))
 
 
 # --- what is not in the inventory any more -----------------------------------------------------------
@@ -1261,7 +1267,7 @@ def owning(host: Host) -> dict[str, Any]:
 
 def test_a_worker_that_left_is_stopped_disabled_and_its_files_go(with_surplus: Host) -> None:
     host = with_surplus
-    report = host.settle(owning(host))
+    report = host.reconcile(owning(host))
     assert host.systemd.did() == [
         f"systemctl stop {OLD}",
         f"systemctl disable --quiet {OLD}",
@@ -1276,7 +1282,7 @@ def test_a_worker_that_left_is_stopped_disabled_and_its_files_go(with_surplus: H
 def test_a_unit_that_has_failed_is_not_listed_as_such_once_it_left(with_surplus: Host) -> None:
     host = with_surplus
     host.systemd.units[OLD].state["ActiveState"] = "failed"
-    host.settle(owning(host))
+    host.reconcile(owning(host))
     assert host.systemd.did("reset-failed") == [f"systemctl reset-failed {OLD}"]
     assert host.systemd.units[OLD].state["ActiveState"] == "inactive"
 
@@ -1287,7 +1293,7 @@ def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Hos
     del host.systemd.units[OLD]
     other = "other-worker@old.service"
     fingerprint.write_object(f"{host.paths.lists}/{other}.json", {"files": [], "links": []})
-    host.settle(owning(host))
+    host.reconcile(owning(host))
     assert [path.name for path in host.root.rglob("*") if "old" in path.name] == [f"{other}.json"]
 
 
@@ -1295,7 +1301,7 @@ def test_files_go_only_once_the_unit_has_stopped(with_surplus: Host) -> None:
     host = with_surplus
     host.systemd.refused[f"systemctl stop {OLD}"] = "Connection reset"
     with pytest.raises(ReconcileError, match="Connection reset"):
-        host.settle(owning(host))
+        host.reconcile(owning(host))
     assert Path(host.path("worker-old.env")).exists()
 
 
@@ -1303,7 +1309,7 @@ def test_a_drop_in_of_the_users_own_stays(with_surplus: Host) -> None:
     host = with_surplus
     mine = host.units / f"{OLD}.d" / "50-mine.conf"
     mine.write_text("[Service]\nNice=5\n")
-    host.settle(owning(host))
+    host.reconcile(owning(host))
     assert sorted(path.name for path in mine.parent.iterdir()) == ["50-mine.conf"]
 
 
@@ -1312,8 +1318,8 @@ def test_a_directory_that_matches_a_name_of_ours_stays(with_surplus: Host) -> No
     directory.mkdir(parents=True)
     wanted = owning(with_surplus)
     wanted["owned"]["files"].append(with_surplus.path("worker-*"))
-    assert "delete 3 files" in with_surplus.settle(wanted, check=True).pending[-1].text
-    with_surplus.settle(wanted)
+    assert "delete 3 files" in with_surplus.reconcile(wanted, check=True).pending[-1].text
+    with_surplus.reconcile(wanted)
     assert directory.is_dir()
 
 
@@ -1323,7 +1329,7 @@ def test_a_directory_of_a_packages_stays_when_our_last_file_goes(with_surplus: H
     (conf / "shop-web.conf").write_text("server {}\n")
     wanted = owning(with_surplus)
     wanted["owned"]["files"].append(f"{conf}/shop-web.conf")
-    with_surplus.settle(wanted)
+    with_surplus.reconcile(wanted)
     assert list(conf.iterdir()) == []
     assert not (with_surplus.units / f"{OLD}.d").exists()
 
@@ -1337,19 +1343,19 @@ def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:
 
     host.systemd.before = kill
     with pytest.raises(Killed):
-        host.settle(owning(host))
+        host.reconcile(owning(host))
     host.systemd.before = lambda command: None
-    host.settle(owning(host))
+    host.reconcile(owning(host))
     assert host.systemd.units[OLD].state["UnitFileState"] == "disabled"
     # systemd forgets a unit that is stopped and disabled, which leaves the files alone to tell.
     del host.systemd.units[OLD]
     Path(host.path("worker-old.env")).write_text("A=1\n")
-    report = host.settle(owning(host), apply=False)
+    report = host.reconcile(owning(host), apply=False)
     why = ["not in the inventory: delete 1 file", host.path("worker-old.env")]
     assert whys(report.pending) == [("", "remove", why)]
-    host.settle(owning(host))
+    host.reconcile(owning(host))
     assert not Path(host.path("worker-old.env")).exists()
-    assert host.settle(owning(host)).done == []
+    assert host.reconcile(owning(host)).done == []
 
 
 # --- check mode --------------------------------------------------------------------------------------
@@ -1370,7 +1376,7 @@ def test_check_mode_on_a_bare_host_writes_nothing_and_names_what_is_to_come(host
     wanted["releases"] = [{"path": host.path("releases/a1"), "what": "release"}]
     wanted["links"] += [{"path": host.path("current"), "target": "releases/a1"}]
     before = whole_tree(host)
-    report = host.settle(wanted, check=True)
+    report = host.reconcile(wanted, check=True)
     assert whole_tree(host) == before
     assert host.systemd.did() == []
     assert whys(report.pending) == [
@@ -1396,7 +1402,7 @@ def test_check_mode_on_a_settled_host_with_surplus(with_surplus: Host) -> None:
     before = whole_tree(host)
     wanted = owning(host)
     wanted["units"][0]["values"] = "changed"
-    report = host.settle(wanted, check=True)
+    report = host.reconcile(wanted, check=True)
     assert whys(report.pending) == [
         (UNIT, "restart", ["values new"]),
         (OLD, "remove", ["not in the inventory: drain, stop, delete 3 files"]),
@@ -1406,7 +1412,7 @@ def test_check_mode_on_a_settled_host_with_surplus(with_surplus: Host) -> None:
 
 
 def test_check_mode_after_a_run_has_nothing_to_foretell(running: Host) -> None:
-    report = running.settle(worker(running), check=True)
+    report = running.reconcile(worker(running), check=True)
     assert (report.changes, report.pending, report.diff) == ([], [], [])
 
 
@@ -1432,11 +1438,11 @@ def test_a_drop_in_that_is_about_to_go_or_to_come_is_foretold(running: Host) -> 
     drop_in = f"units/{UNIT}.d/10-fleet.conf"
     wanted["files"].append(host_file := running.file(drop_in, "[Service]\nNice=1\n"))
     expected = [(UNIT, "restart", ["drop-in 10-fleet.conf new"])]
-    assert whys(running.settle(wanted, check=True).pending) == expected
-    assert whys(running.settle(wanted).done) == expected
+    assert whys(running.reconcile(wanted, check=True).pending) == expected
+    assert whys(running.reconcile(wanted).done) == expected
     wanted["files"].remove(host_file)
     wanted["owned"] = {"files": [f"{running.units}/shop-worker@*.service.d/10-fleet.conf"]}
-    (restart, remove) = running.settle(wanted, check=True).pending
+    (restart, remove) = running.reconcile(wanted, check=True).pending
     assert restart.why == ("drop-in 10-fleet.conf removed",)
     assert remove.why == ("not in the inventory: delete 1 file", running.path(drop_in))
 
@@ -1445,13 +1451,13 @@ def test_a_file_that_is_yet_to_be_made_restarts_its_readers(running: Host) -> No
     wanted = worker(running)
     wanted["units"][0]["files"].append(running.path("host.key"))
     Path(running.path("host.key")).write_text("old\n")
-    running.settle(wanted)
-    assert running.settle(wanted, check=True).pending == []
+    running.reconcile(wanted)
+    assert running.reconcile(wanted, check=True).pending == []
     wanted["files"].append(running.file("host.key", None))
     expected = [(UNIT, "restart", ["file host.key changed"])]
-    assert whys(running.settle(wanted, check=True).pending) == expected
+    assert whys(running.reconcile(wanted, check=True).pending) == expected
     with pytest.raises(ReconcileError, match=r"host.key has no content"):
-        running.settle(wanted)
+        running.reconcile(wanted)
 
 
 def test_several_roles_at_once_are_only_foretold() -> None:
@@ -1498,7 +1504,7 @@ def redis(
 def with_redis(host: Host) -> Host:
     for name in ("host.crt", "host.key"):
         Path(host.path(name)).write_text("1\n")
-    host.settle(redis(host))
+    host.reconcile(redis(host))
     host.redis.add("worker", "w1", "+get")
     host.redis.add("admin", "hush", "+acl")
     return host
@@ -1507,21 +1513,21 @@ def with_redis(host: Host) -> Host:
 def test_what_redis_takes_is_set_live_and_the_record_follows(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, memory="512mb")
     expected = [(REDIS, "live", ["setting maxmemory 256mb → 512mb"])]
-    assert whys(host.settle(wanted, check=True).pending) == expected
+    assert whys(host.reconcile(wanted, check=True).pending) == expected
     assert host.redis.commands == []
-    assert whys(host.settle(wanted).done) == expected
+    assert whys(host.reconcile(wanted).done) == expected
     assert host.redis.commands == ["CONFIG SET maxmemory 512mb"]
     assert host.systemd.did("restart") == []
-    assert host.settle(wanted).pending == []
+    assert host.reconcile(wanted).pending == []
 
 
 def test_a_new_certificate_is_read_live_and_a_new_key_restarts(with_redis: Host) -> None:
     host = with_redis
     Path(host.path("host.crt")).write_text("2\n")
-    assert whys(host.settle(redis(host)).done) == [(REDIS, "live", ["file host.crt changed"])]
+    assert whys(host.reconcile(redis(host)).done) == [(REDIS, "live", ["file host.crt changed"])]
     assert host.redis.commands == ["PING", f"CONFIG SET tls-cert-file {host.path('host.crt')}"]
     Path(host.path("host.key")).write_text("2\n")
-    assert whys(host.settle(redis(host)).done) == [(REDIS, "restart", ["file host.key changed"])]
+    assert whys(host.reconcile(redis(host)).done) == [(REDIS, "restart", ["file host.key changed"])]
 
 
 def test_a_new_key_that_can_be_staged_is_taken_live(host: Host) -> None:
@@ -1532,26 +1538,26 @@ def test_a_new_key_that_can_be_staged_is_taken_live(host: Host) -> None:
     staged = host.path("run/host.key")
     wanted["units"][0]["redis"] = {**ACCESS, "staged_key": staged}
     wanted["files"][0]["content"] += "tls-key-file /run/credentials/redis@a.service/host.key\n"
-    host.settle(wanted)
+    host.reconcile(wanted)
     for name in ("host.crt", "host.key"):
         Path(host.path(name)).write_text("2\n")
     expected = [(REDIS, "live", ["file host.crt, host.key changed"])]
-    assert whys(host.settle(wanted, check=True).pending) == expected
+    assert whys(host.reconcile(wanted, check=True).pending) == expected
     assert not os.path.exists(staged)
-    assert whys(host.settle(wanted).done) == expected
+    assert whys(host.reconcile(wanted).done) == expected
     assert Path(staged).read_text() == "2\n"
     (command,) = (line for line in host.redis.commands if line.startswith("CONFIG SET"))
     assert f"tls-key-file {staged}" in command
     assert f"tls-cert-file {host.path('host.crt')}" in command
-    assert host.settle(wanted).pending == []
+    assert host.reconcile(wanted).pending == []
     assert host.systemd.did("restart") == []
 
 
 def test_what_redis_takes_at_its_start_alone_restarts_it(with_redis: Host) -> None:
     wanted = redis(with_redis, memory="512mb", databases="2")
-    report = with_redis.settle(wanted, restart=False)
+    report = with_redis.reconcile(wanted, restart=False)
     assert (report.done, with_redis.redis.commands) == ([], [])
-    assert whys(with_redis.settle(wanted).done) == [
+    assert whys(with_redis.reconcile(wanted).done) == [
         (REDIS, "restart", ["setting databases 1 → 2", "setting maxmemory 256mb → 512mb"])
     ]
 
@@ -1564,8 +1570,8 @@ STILL = [(REDIS, "live", ["user worker: what was allowed before still is"])]
 def test_a_user_only_gains_until_the_end(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
     expected = [(REDIS, "live", ["user worker changed"])]
-    assert whys(host.settle(wanted, check=True).pending) == expected
-    assert whys(host.settle(wanted).done) == expected
+    assert whys(host.reconcile(wanted, check=True).pending) == expected
+    assert whys(host.reconcile(wanted).done) == expected
     assert host.redis.commands == [
         "ACL GETUSER worker",
         f"ACL SETUSER worker reset on >w2 +set {KEPT}",
@@ -1573,60 +1579,60 @@ def test_a_user_only_gains_until_the_end(with_redis: Host) -> None:
     host.redis.commands.clear()
 
     for check in (True, False):
-        report = host.settle(wanted, check=check)
+        report = host.reconcile(wanted, check=check)
         assert (whys(report.pending), report.done) == (STILL, [])
     assert host.redis.commands == []
 
-    assert whys(host.settle(wanted, finish=True).done) == STILL
+    assert whys(host.reconcile(wanted, finish=True).done) == STILL
     assert host.redis.commands == ["ACL SETUSER worker reset on >w2 +set"]
     for options in ({"check": True}, {}, {"finish": True}):
-        assert host.settle(wanted, **options).pending == []
+        assert host.reconcile(wanted, **options).pending == []
     assert len(host.redis.commands) == 1
 
 
 def test_a_user_who_left_stays_until_the_end(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=None)
-    assert whys(host.settle(wanted).done) == [(REDIS, "live", ["user worker removed"])]
+    assert whys(host.reconcile(wanted).done) == [(REDIS, "live", ["user worker removed"])]
     assert host.redis.commands == []
-    assert whys(host.settle(wanted).pending) == STILL
-    assert whys(host.settle(wanted, finish=True).done) == STILL
+    assert whys(host.reconcile(wanted).pending) == STILL
+    assert whys(host.reconcile(wanted, finish=True).done) == STILL
     assert host.redis.commands == ["ACL DELUSER worker"]
-    assert host.settle(wanted, check=True).pending == []
+    assert host.reconcile(wanted, check=True).pending == []
 
 
 def test_a_user_who_comes_back_before_the_end_is_treated_as_one_who_was_there(
     with_redis: Host,
 ) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
-    host.settle(redis(host, worker=None))
+    host.reconcile(redis(host, worker=None))
     why = ["user worker new", *STILL[0][2]]
-    assert whys(host.settle(wanted).done) == [(REDIS, "live", why)]
+    assert whys(host.reconcile(wanted).done) == [(REDIS, "live", why)]
     assert host.redis.commands[-1] == f"ACL SETUSER worker reset on >w2 +set {KEPT}"
-    assert whys(host.settle(wanted, finish=True).done) == STILL
+    assert whys(host.reconcile(wanted, finish=True).done) == STILL
 
 
 def test_a_user_who_is_new_needs_no_end(with_redis: Host) -> None:
     del with_redis.redis.users["worker"]
-    with_redis.settle(redis(with_redis, worker=">w2 +set"))
+    with_redis.reconcile(redis(with_redis, worker=">w2 +set"))
     assert with_redis.redis.commands[-1] == "ACL SETUSER worker reset on >w2 +set"
-    assert with_redis.settle(redis(with_redis, worker=">w2 +set")).pending == []
+    assert with_redis.reconcile(redis(with_redis, worker=">w2 +set")).pending == []
 
 
 def test_what_comes_meanwhile_is_set_and_the_end_is_not_forgotten(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set", memory="512mb")
-    host.settle(redis(host, worker=">w2 +set"))
+    host.reconcile(redis(host, worker=">w2 +set"))
     host.redis.commands.clear()
     why = ["setting maxmemory 256mb → 512mb", *STILL[0][2]]
-    assert whys(host.settle(wanted).done) == [(REDIS, "live", why)]
+    assert whys(host.reconcile(wanted).done) == [(REDIS, "live", why)]
     assert host.redis.commands == ["CONFIG SET maxmemory 512mb"]
-    assert whys(host.settle(wanted).pending) == STILL
+    assert whys(host.reconcile(wanted).pending) == STILL
 
 
 def test_a_server_that_starts_anew_has_no_old_rights(with_redis: Host) -> None:
     wanted = redis(with_redis, worker=">w2 +set")
-    with_redis.settle(wanted)
+    with_redis.reconcile(wanted)
     with_redis.systemd.crash(REDIS)
-    assert with_redis.settle(wanted, check=True).pending == []
+    assert with_redis.reconcile(wanted, check=True).pending == []
 
 
 @pytest.mark.parametrize("taken_back", [False, True])
@@ -1640,33 +1646,33 @@ def test_what_a_killed_run_set_is_known_to_the_next(with_redis: Host, taken_back
 
     host.redis.before = kill
     with pytest.raises(Killed):
-        host.settle(wanted)
+        host.reconcile(wanted)
     host.redis.before = lambda command: None
     wanted = redis(host) if taken_back else wanted
     memory = "256mb" if taken_back else "512mb"
     why = [f"setting maxmemory (not known) → {memory}", "user worker changed"]
-    assert whys(host.settle(wanted, check=True).pending) == [(REDIS, "live", why)]
-    assert whys(host.settle(wanted).done) == [(REDIS, "live", why)]
-    assert whys(host.settle(wanted, finish=True).done) == STILL
-    assert host.settle(wanted, check=True).pending == []
+    assert whys(host.reconcile(wanted, check=True).pending) == [(REDIS, "live", why)]
+    assert whys(host.reconcile(wanted).done) == [(REDIS, "live", why)]
+    assert whys(host.reconcile(wanted, finish=True).done) == STILL
+    assert host.reconcile(wanted, check=True).pending == []
 
 
 def test_an_end_that_is_killed_comes_with_the_next_run(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
-    host.settle(wanted)
+    host.reconcile(wanted)
     host.redis.refused["ACL SETUSER"] = "it gave no answer"
     with pytest.raises(ReconcileError, match="it gave no answer"):
-        host.settle(wanted, finish=True)
+        host.reconcile(wanted, finish=True)
     host.redis.refused.clear()
-    assert whys(host.settle(wanted).pending) == STILL
-    assert whys(host.settle(wanted, finish=True).done) == STILL
+    assert whys(host.reconcile(wanted).pending) == STILL
+    assert whys(host.reconcile(wanted, finish=True).done) == STILL
 
 
 def test_without_a_way_in_the_server_is_restarted(with_redis: Host) -> None:
     with_redis.redis.refused["PING"] = "AUTH failed: WRONGPASS"
     wanted = redis(with_redis, admin="new")
     for check in (True, False):
-        assert whys(with_redis.settle(wanted, check=check).pending) == [
+        assert whys(with_redis.reconcile(wanted, check=check).pending) == [
             (REDIS, "restart", ["user admin changed"])
         ]
 
@@ -1675,10 +1681,10 @@ def test_a_server_that_refuses_is_told_of_and_asked_again(with_redis: Host) -> N
     host, wanted = with_redis, redis(with_redis, memory="1kb")
     host.redis.refused["CONFIG SET"] = "it refused CONFIG SET: out of memory"
     with pytest.raises(ReconcileError) as caught:
-        host.settle(wanted)
+        host.reconcile(wanted)
     assert f"{REDIS} did not accept its new settings while running: it refused" in str(caught.value)
     host.redis.refused.clear()
-    assert [p.action for p in host.settle(wanted).done] == ["live"]
+    assert [p.action for p in host.reconcile(wanted).done] == ["live"]
 
 
 # --- the whole ---------------------------------------------------------------------------------------
@@ -1759,5 +1765,5 @@ def test_systemd_is_asked_for_units_in_one_call(running: Host) -> None:
             loaded={f"{running.units}/shop-worker@.service": UNIT_TEXT},
         )
         wanted["units"].append({"name": name, "on_change": "nothing"})
-    running.settle(wanted)
+    running.reconcile(wanted)
     assert len(running.systemd.commands) == 1

@@ -105,7 +105,7 @@ def test_each_stage_ends_everywhere_before_the_next_and_the_lease_is_around_all(
         "redis1 look",
         *(f"redis1 stop {stage}" for stage in STAGES[:5]),
         "redis1 messages",
-        "redis1 settle",
+        "redis1 record",
         *(f"redis1 stop {stage}" for stage in STAGES[5:]),
         "redis1 remove",
         "lease absent redis1",
@@ -135,7 +135,7 @@ def test_a_redis_on_a_host_that_has_left_its_group_is_counted_as_well(ground: Gr
     run = ground.run()
     assert run.status == 0, run.text
     assert sorted(run.of("messages")) == ["redis1 messages", "worker1 messages"]
-    assert sorted(run.of("settle")) == ["redis1 settle", "worker1 settle"]
+    assert sorted(run.of("record")) == ["redis1 record", "worker1 record"]
 
 
 def test_messages_end_it_at_the_beginning(ground: Ground) -> None:

@@ -50,7 +50,7 @@ case "$*" in
     "disable --now shop-firewall.service") exec {nft} delete table inet celery_fleet_shop ;;
 esac
 """
-SETTLE = """
+RECONCILE = """
 - loop: "{{ systemd_unit_wanted.files | default([]) | selectattr('content', 'defined') }}"
   copy: {content: "{{ item.content }}", dest: "{{ item.dest }}"}
 - when: systemd_unit_wanted.files is defined
@@ -110,7 +110,7 @@ def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
     (directory / "play.yml").write_text(PLAY)
     stub = directory / "systemd_unit/tasks"
     stub.mkdir(parents=True, exist_ok=True)
-    (stub / "main.yml").write_text(SETTLE)
+    (stub / "main.yml").write_text(RECONCILE)
     (directory / "etc").mkdir()
     done = ansible(
         "ansible-playbook",

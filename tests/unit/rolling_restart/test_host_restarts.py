@@ -81,7 +81,7 @@ class Host:
         error = "" if units or not request["units"] else "systemd does not answer"
         return {"units": units, "journals": journals, "errors": errors, "error": error}
 
-    def settle(self) -> frozenset[str]:
+    def reconcile(self) -> frozenset[str]:
         self.settled += 1
         return frozenset(map(unit, "abc") if self.differing is None else self.differing)
 
@@ -110,7 +110,7 @@ def state(tmp_path: Path) -> RollState:
     return RollState(tmp_path)
 
 
-def crew(
+def worker_group(
     state: RollState, host: Host, name: str = "h1", trouble: Any = str, forced: bool = False
 ) -> HostRestarts:
     def restart(turn: Turn, one: FleetWorker) -> WorkerRestart:
@@ -128,7 +128,7 @@ def test_all_turns_of_a_host(state: RollState, host: Host) -> None:
     state.open(
         [restarting("a@h1", "q"), restarting("b@h1", "q"), restarting("c@h1", "q")], Policy()
     )
-    assert crew(state, host).take_turns("restart") == 3
+    assert worker_group(state, host).take_turns("restart") == 3
     assert sorted(host.told) == [("restart", unit(name)) for name in "abc"]
     assert host.settled == 1, "once for all turns of a host"
     assert state.failure == ""
@@ -143,7 +143,7 @@ def test_a_fresh_host_starts_in_one_go_with_one_probe(state: RollState, host: Ho
     state.open(fresh, Policy(batch=1))
     for name in "abc":
         host.state(unit(name)).update(active="inactive")
-    crew(state, host).take_turns("start")
+    worker_group(state, host).take_turns("start")
     assert len(host.told) == 3
     assert [sorted(probe["nodes"]) for probe in host.probes] == [["a@h1", "b@h1", "c@h1"]]
 
@@ -151,7 +151,7 @@ def test_a_fresh_host_starts_in_one_go_with_one_probe(state: RollState, host: Ho
 def test_what_does_not_differ_any_more_is_left_alone(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
     host.differing = {unit("b")}
-    crew(state, host).take_turns("restart")
+    worker_group(state, host).take_turns("restart")
     assert host.told == [("restart", unit("b"))]
     assert [turn["outcome"] for turn in state.report()["turns"]] == ["unneeded", "done"]
 
@@ -162,7 +162,7 @@ def test_a_worker_that_does_not_start_ends_the_roll_and_is_told_whole(
     state.open([restarting("a@h1", "q"), restarting("b@h1", "q"), worker("c@h2", "q")], Policy())
     host.broken = {unit("a")}
     with pytest.raises(HostRestartError) as failure:
-        crew(state, host).take_turns("restart")
+        worker_group(state, host).take_turns("restart")
     text = str(failure.value)
     assert text == state.failure
     assert f"h1: {unit('a')} does not start: it is failed" in text
@@ -178,7 +178,7 @@ def test_a_queue_that_nobody_consumes_any_more_is_named(state: RollState, host: 
     state.open([restarting("a@h1", "q", processes=1)], Policy())
     host.silent = {"a@h1"}
     with pytest.raises(HostRestartError, match=r"no answer[\s\S]*No worker consumes queue q\."):
-        crew(state, host).take_turns("restart")
+        worker_group(state, host).take_turns("restart")
 
 
 def test_those_under_way_end_when_one_fails(state: RollState, host: Host) -> None:
@@ -186,7 +186,7 @@ def test_those_under_way_end_when_one_fails(state: RollState, host: Host) -> Non
     state.open(fleet, Policy())
     host.silent = {"b@h1"}
     with pytest.raises(HostRestartError, match=r"app-worker@b\.service no answer"):
-        crew(state, host).take_turns("restart")
+        worker_group(state, host).take_turns("restart")
     outcomes = {turn["node"]: turn["outcome"] for turn in state.report()["turns"]}
     assert outcomes == {"a@h1": "done", "b@h1": "failed", "c@h1": "done"}
 
@@ -197,7 +197,7 @@ def test_a_lost_host_is_its_own_failure_and_names_whose_turn_it_was(
     state.open([restarting("a@h1", "q"), restarting("b@h2", "q")], Policy())
     host.lost = True
     with pytest.raises(HostRestartError, match=r"lost during the turn of a@h1 \(timed out\)"):
-        crew(state, host).take_turns("restart")
+        worker_group(state, host).take_turns("restart")
     assert state.begin("h2", "restart") == []
 
 
@@ -207,24 +207,24 @@ def test_files_that_can_t_be_settled(
     def refuse() -> frozenset[str]:
         raise ReconcileFailedError("disk full")
 
-    monkeypatch.setattr(host, "settle", refuse)
+    monkeypatch.setattr(host, "reconcile", refuse)
     state.open([restarting("a@h1", "q")], Policy())
     with pytest.raises(HostRestartError, match="h1: disk full"):
-        crew(state, host).take_turns("restart")
+        worker_group(state, host).take_turns("restart")
     assert host.told == []
 
 
 def test_without_the_lease_nothing_begins(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q")], Policy())
     with pytest.raises(HostRestartError, match="h1: the lease is lost; no more workers begin"):
-        crew(state, host, trouble=lambda: "the lease is lost").take_turns("restart")
+        worker_group(state, host, trouble=lambda: "the lease is lost").take_turns("restart")
     assert host.told == []
 
 
 def test_a_failure_elsewhere_is_not_this_host_s(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q")], Policy())
     state.fail("h2", "h2: something")
-    assert crew(state, host).take_turns("restart") == 0
+    assert worker_group(state, host).take_turns("restart") == 0
 
 
 def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(
@@ -232,7 +232,7 @@ def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(
 ) -> None:
     idle = worker("a@h1", "q", need="start", presence="inactive", processes=1)
     state.open([idle], Policy())
-    own = crew(state, host)
+    own = worker_group(state, host)
     own.take_turns("start")
     assert host.told == []
     own.take_turns("restart")
@@ -241,7 +241,7 @@ def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(
 
 def test_what_redis_keeps_of_a_removed_worker_is_a_warning(state: RollState, host: Host) -> None:
     state.open([worker("a@h1", "q", need="remove")], Policy())
-    crew(state, host).take_turns("remove")
+    worker_group(state, host).take_turns("remove")
     assert host.told == [("stop", unit("a")), ("disable", unit("a"))]
     assert host.warned == ["the data of a@h1 stays in Redis: broker: gone"]
     assert host.said[-1] == "h1  app-worker@a  is gone"
@@ -250,7 +250,7 @@ def test_what_redis_keeps_of_a_removed_worker_is_a_warning(state: RollState, hos
 def test_an_overlapped_turn(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1")], Policy())
     host.state(unit("a.next")).update(active="inactive", invocation="")
-    crew(state, host).take_turns("restart")
+    worker_group(state, host).take_turns("restart")
     assert host.told == [
         ("restart", unit("a.next")),
         ("restart", unit("a")),
@@ -283,7 +283,7 @@ def test_a_second_instance_that_does_not_serve_is_told_at_once_and_goes(
     with pytest.raises(
         HostRestartError, match=r"Queue a is consumed by a@h1, which was not touched\."
     ):
-        crew(state, host).take_turns("restart")
+        worker_group(state, host).take_turns("restart")
     assert host.told == [("restart", unit("a.next")), ("stop", unit("a.next"))]
     assert host.probes[-1]["forget"] == ["a.next@h1"]
     assert "no answer" in failed_at_stop[0]
@@ -297,7 +297,7 @@ def test_an_order_that_fails_is_that_turn_s_failure_alone(state: RollState, host
     with pytest.raises(
         HostRestartError, match=rf"{unit('a')} `systemctl start {unit('a')}` failed"
     ):
-        crew(state, host).take_turns("start")
+        worker_group(state, host).take_turns("start")
     outcomes = {turn["node"]: turn["outcome"] for turn in state.report()["turns"]}
     assert outcomes == {"a@h1": "failed", "b@h1": "done"}
 
@@ -305,7 +305,7 @@ def test_an_order_that_fails_is_that_turn_s_failure_alone(state: RollState, host
 def test_a_systemd_that_does_not_answer_is_asked_again(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q"), worker("b@h2", "q")], Policy())
     host.deaf = 2
-    assert crew(state, host).take_turns("restart") == 1
+    assert worker_group(state, host).take_turns("restart") == 1
     assert host.told == [("restart", unit("a"))]
 
 
@@ -315,7 +315,7 @@ def test_a_systemd_that_never_answers_fails_all_turns_under_way(
     state.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
     host.deaf = 99
     with pytest.raises(HostRestartError, match="systemd does not answer"):
-        crew(state, host).take_turns("start")
+        worker_group(state, host).take_turns("start")
     assert [turn["outcome"] for turn in state.report()["turns"]] == ["failed"] * 2
 
 
@@ -330,7 +330,7 @@ def test_a_lease_that_is_lost_while_files_are_settled(
             state.fail("h2", elsewhere)
         return "the lease is lost" if host.settled else ""
 
-    own = crew(state, host, trouble=trouble)
+    own = worker_group(state, host, trouble=trouble)
     if elsewhere:
         own.take_turns("restart")
     else:
@@ -343,9 +343,9 @@ def test_a_lease_that_is_lost_while_files_are_settled(
 def test_a_lease_that_is_lost_in_the_middle_of_a_turn(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
     with pytest.raises(HostRestartError, match="the lease is lost; no more workers begin"):
-        crew(state, host, trouble=lambda: "the lease is lost" if host.told else "").take_turns(
-            "restart"
-        )
+        worker_group(
+            state, host, trouble=lambda: "the lease is lost" if host.told else ""
+        ).take_turns("restart")
     assert len(host.told) == 1
     assert state.report()["turns"][0]["outcome"] == "done", "what was begun is ended"
 
@@ -364,4 +364,4 @@ def test_a_host_that_is_lost_while_a_turn_cleans_up_hides_no_failure(
 
     monkeypatch.setattr(host, "move", lost)
     with pytest.raises(HostRestartError, match=r"no answer[\s\S]*connection was lost"):
-        crew(state, host).take_turns("restart")
+        worker_group(state, host).take_turns("restart")

@@ -101,7 +101,7 @@ def probed(request: HostRequest) -> Mapping[str, Any]:
 
 def test_a_restart_from_drain_to_canary() -> None:
     h = host(tasks=("app.t",))
-    assert h.until("settle").settle == "once"
+    assert h.until("reconcile").reconcile == "once"
     assert h.until("restart").do == (("restart", UNIT),)
     drain = {"invocation": "old", "running": 3, "handed_back": 16}
     h.show(active="deactivating", job=True, drain=drain)
@@ -145,7 +145,7 @@ def test_a_record_of_another_process_is_not_this_drain_s() -> None:
 
 def test_what_does_not_differ_any_more_is_left_alone() -> None:
     h = host()
-    h.until("settle")
+    h.until("reconcile")
     h.ends(differs=False)
     assert h.restart.outcome == "unneeded"
     assert not any(request.do for request in h.requests)
@@ -153,7 +153,7 @@ def test_what_does_not_differ_any_more_is_left_alone() -> None:
 
 def test_what_is_forced_is_restarted_all_the_same() -> None:
     h = host(forced=True)
-    h.until("settle")
+    h.until("reconcile")
     h.step(differs=False)
     assert h.until("restart")
 
@@ -268,9 +268,9 @@ def test_what_an_earlier_run_began_is_waited_for_and_looked_at_anew() -> None:
     h.step()
     h.step()
     assert h.restart.line == "waits for a job of an earlier run"
-    assert not any(request.do or request.settle for request in h.requests)
+    assert not any(request.do or request.reconcile for request in h.requests)
     h.starts_anew()
-    assert h.step().settle == "again"
+    assert h.step().reconcile == "again"
     h.ends(differs=False)
     assert h.restart.outcome == "unneeded"
 
@@ -282,7 +282,7 @@ def test_a_worker_that_was_taken_for_idle_and_serves_waits_for_its_turn(waited: 
         h.show(active="deactivating", job=True)
         h.step()
     h.starts_anew()
-    h.until("settle")
+    h.until("reconcile")
     with pytest.raises(Postponed):
         h.step(differs=True)
 
@@ -296,7 +296,7 @@ def test_a_worker_that_waits_for_its_broker_is_not_waited_for() -> None:
 def test_a_start_that_an_earlier_run_began_is_this_one() -> None:
     h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
     h.show(active="activating", sub="start", job=True, pid=10, status="waits for the broker")
-    h.until("settle")
+    h.until("reconcile")
     h.step(differs=False)
     h.step()
     assert h.restart.line == "starting, waits for the broker"
@@ -309,7 +309,7 @@ def test_a_start_that_an_earlier_run_began_is_this_one() -> None:
 def test_a_start_that_an_earlier_run_began_with_other_files_is_begun_anew() -> None:
     h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
     h.show(active="activating", sub="auto-restart", pid=0, exit_status=78)
-    h.until("settle")
+    h.until("reconcile")
     assert h.step(differs=True).do == (("restart", UNIT),)
     h.starts_anew()
     h.step()

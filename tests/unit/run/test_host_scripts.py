@@ -91,7 +91,7 @@ def test_what_is_asked_of_the_serving_script() -> None:
         "schedule": "/run/x.json",
         "release": "/r.json",
         "timeout": 3,
-        "settle": 10,
+        "stable_for": 10,
     }
 
 
@@ -163,7 +163,7 @@ def test_no_answer_is_an_error_with_the_last_words(result: dict[str, Any], words
 
 def request(**more: Any) -> dict[str, Any]:
     base = {"units": [], "https": [], "journals": [], "schedule": "", "release": ""}
-    return {**base, "timeout": 0, "settle": 10, **more}
+    return {**base, "timeout": 0, "stable_for": 10, **more}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters.letters import misheaded, misshapen
 from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from tests.fleet import client, wait_for
-from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
+from tests.unit.delivery.worker_group import PATIENCE, WorkerGroup, is_empty, message, worker_group
 
 slow = pytest.mark.long
 
@@ -27,8 +27,8 @@ both = pytest.mark.parametrize("fleet", ["atomic", "stock"], indirect=True)
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Crew]:
-    with crew(tmp_path, getattr(request, "param", "atomic")) as made:
+def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WorkerGroup]:
+    with worker_group(tmp_path, getattr(request, "param", "atomic")) as made:
         yield made
         assert made.refused() == []
 
@@ -39,7 +39,7 @@ def header(raw: dict[str, Any], name: str) -> Any:
 
 @slow
 @both
-def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: Crew) -> None:
+def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: WorkerGroup) -> None:
     fleet.worker("old", unknown_delay=0.5, unknown_for=3600.0)
     fleet.send(*(message(f"new-{n}", "shop.fresh", [[], {}, {}]) for n in range(10)))
     fleet.send(message("known"))
@@ -56,7 +56,7 @@ def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: Crew) -> 
 
 @slow
 @both
-def test_what_nobody_knows_is_parked_in_the_end(fleet: Crew) -> None:
+def test_what_nobody_knows_is_parked_in_the_end(fleet: WorkerGroup) -> None:
     fleet.worker("a", unknown_delay=0.4, unknown_for=3.0)
     began = time.time()
     fleet.send(message("lost", "shop.none"), message("known"))
@@ -125,7 +125,7 @@ BAD = {
 
 @slow
 @both
-def test_what_can_never_be_run_is_parked_at_once(fleet: Crew) -> None:
+def test_what_can_never_be_run_is_parked_at_once(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a")
     for raw, _ in BAD.values():
         fleet.send(raw)
@@ -150,7 +150,7 @@ def test_what_can_never_be_run_is_parked_at_once(fleet: Crew) -> None:
 @slow
 @both
 @pytest.mark.parametrize("task", ["deadly", "deadly_early", "deadly_rejected"])
-def test_what_kills_its_process_again_and_again_is_parked(fleet: Crew, task: str) -> None:
+def test_what_kills_its_process_again_and_again_is_parked(fleet: WorkerGroup, task: str) -> None:
     worker = fleet.worker("a", deaths=3)
     fleet.send(message("poison", f"shop.{task}", [[], {}, {}]))
     fleet.send(*(message(f"good-{n}") for n in range(20)))
@@ -172,7 +172,7 @@ def test_what_kills_its_process_again_and_again_is_parked(fleet: Crew, task: str
 
 
 @slow
-def test_retries_end_where_the_task_says_so(fleet: Crew) -> None:
+def test_retries_end_where_the_task_says_so(fleet: WorkerGroup) -> None:
     fleet.worker("a", deaths=5)
     fleet.send(message("twice", "shop.deadly_once", [[], {}, {}]))
     fleet.heard("signal-failure", "twice WorkerLostError")
@@ -187,7 +187,7 @@ def failing(identifier: str, how: str) -> dict[str, Any]:
 
 @slow
 @both
-def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: Crew) -> None:
+def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=100)
     # None of these has failed for good: they succeed, or are given up by their own word.
     fleet.send(*(failing(how, how) for how in ("mended", "reject", "ignore")))
@@ -220,7 +220,7 @@ def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: Crew) -> No
 
 @slow
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
-def test_other_pools_keep_what_fails(fleet: Crew, pool: str) -> None:
+def test_other_pools_keep_what_fails(fleet: WorkerGroup, pool: str) -> None:
     fleet.worker("a", "-P", pool, "-c", "2", failed=100)
     fleet.send(failing("once", "at once"), failing("mended", "mended"), message("good"))
     fleet.heard("add", "good")
@@ -229,7 +229,7 @@ def test_other_pools_keep_what_fails(fleet: Crew, pool: str) -> None:
 
 
 @slow
-def test_failed_tasks_push_no_dead_letter_out(fleet: Crew) -> None:
+def test_failed_tasks_push_no_dead_letter_out(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=2)
     fleet.send(message("bad", body=[1, 2, 3]))
     fleet.letters(1)
@@ -243,7 +243,7 @@ def test_failed_tasks_push_no_dead_letter_out(fleet: Crew) -> None:
 
 @slow
 @both
-def test_a_task_that_fails_while_the_broker_is_away_is_kept_later(fleet: Crew) -> None:
+def test_a_task_that_fails_while_the_broker_is_away_is_kept_later(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=100, carry=fleet.take == "atomic")
     fleet.send(failing("waits", "waits"))
     fleet.heard("fails", "waits 0")
@@ -255,7 +255,7 @@ def test_a_task_that_fails_while_the_broker_is_away_is_kept_later(fleet: Crew) -
 
 
 @slow
-def test_what_redis_does_not_take_of_a_failed_task_is_told(fleet: Crew) -> None:
+def test_what_redis_does_not_take_of_a_failed_task_is_told(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=100)
     # Something of another type stands in the way.
     fleet.look.set(keys.DEAD_LETTERS, "x")
@@ -266,7 +266,7 @@ def test_what_redis_does_not_take_of_a_failed_task_is_told(fleet: Crew) -> None:
 
 
 @slow
-def test_without_the_number_what_fails_is_acknowledged(fleet: Crew) -> None:
+def test_without_the_number_what_fails_is_acknowledged(fleet: WorkerGroup) -> None:
     fleet.worker("a")
     fleet.send(failing("once", "at once"))
     fleet.heard("signal-failure", "once ValueError")
@@ -275,7 +275,7 @@ def test_without_the_number_what_fails_is_acknowledged(fleet: Crew) -> None:
 
 
 @slow
-def test_who_is_killed_on_purpose_is_no_poison(fleet: Crew) -> None:
+def test_who_is_killed_on_purpose_is_no_poison(fleet: WorkerGroup) -> None:
     fleet.worker("a", deaths=1)
     fleet.send(message("endless", "shop.endless", [[], {}, {}]))
     fleet.heard("signal-failure", "endless TimeLimitExceeded")
@@ -290,7 +290,7 @@ def test_who_is_killed_on_purpose_is_no_poison(fleet: Crew) -> None:
 
 
 @slow
-def test_a_queue_full_of_unknown_tasks_does_not_end_up_in_memory(fleet: Crew) -> None:
+def test_a_queue_full_of_unknown_tasks_does_not_end_up_in_memory(fleet: WorkerGroup) -> None:
     fleet.worker("a", unknown_delay=0.5, environment={"MOST_HELD": "10"})
     fleet.send(*(message(f"n-{n}", "shop.none") for n in range(60)), message("known"))
     most = 0
@@ -308,7 +308,7 @@ def test_a_queue_full_of_unknown_tasks_does_not_end_up_in_memory(fleet: Crew) ->
 
 
 @slow
-def test_once_known_that_it_was_unknown_is_forgotten(fleet: Crew) -> None:
+def test_once_known_that_it_was_unknown_is_forgotten(fleet: WorkerGroup) -> None:
     fleet.worker("a")
     noted = {keys.UNKNOWN: 3, keys.UNKNOWN_SINCE: 5.0, "mine": 1}
     fleet.send(message("once", "shop.headers", [[], {}, {}], **noted))
@@ -316,7 +316,7 @@ def test_once_known_that_it_was_unknown_is_forgotten(fleet: Crew) -> None:
 
 
 @slow
-def test_two_operators_replay_and_it_runs_once(fleet: Crew) -> None:
+def test_two_operators_replay_and_it_runs_once(fleet: WorkerGroup) -> None:
     number = 30
     fleet.worker("old", unknown_delay=0.1, unknown_for=0.1)
     fleet.send(*(message(f"n-{n}", "shop.fresh", [[], {}, {}]) for n in range(number)))
@@ -348,7 +348,7 @@ def test_two_operators_replay_and_it_runs_once(fleet: Crew) -> None:
 
 @slow
 @both
-def test_a_drain_gives_back_what_it_holds(fleet: Crew) -> None:
+def test_a_drain_gives_back_what_it_holds(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a", unknown_delay=3000.0)
     fleet.send(message("busy", "shop.slow", [[2], {}, {}]))
     fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
@@ -367,7 +367,7 @@ def test_a_drain_gives_back_what_it_holds(fleet: Crew) -> None:
 
 @slow
 @both
-def test_a_lost_connection_gives_back_what_it_held(fleet: Crew) -> None:
+def test_a_lost_connection_gives_back_what_it_held(fleet: WorkerGroup) -> None:
     fleet.worker("a", unknown_delay=2.0, unknown_for=600.0)
     fleet.send(*(message(f"n-{n}", "shop.fresh", [[], {}, {}]) for n in range(5)))
     wait_for(lambda: fleet.log("a").count("is not known to this worker") >= 5, PATIENCE)
@@ -386,7 +386,7 @@ def test_a_lost_connection_gives_back_what_it_held(fleet: Crew) -> None:
 
 
 @slow
-def test_what_redis_does_not_take_is_tried_again(fleet: Crew) -> None:
+def test_what_redis_does_not_take_is_tried_again(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a")
     # Something of another type stands in the way.
     fleet.look.set(keys.DEAD_LETTERS, "x")
@@ -413,7 +413,7 @@ RAW = {
 
 
 @slow
-def test_what_is_no_message_at_all(fleet: Crew) -> None:
+def test_what_is_no_message_at_all(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a")
     fleet.send(*RAW, message("good"))
     fleet.heard("add", "good")
@@ -435,7 +435,9 @@ def test_what_is_no_message_at_all(fleet: Crew) -> None:
 @slow
 @both
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_without_dead_letters_a_worker_drops_them_and_goes_on(fleet: Crew, pool: str) -> None:
+def test_without_dead_letters_a_worker_drops_them_and_goes_on(
+    fleet: WorkerGroup, pool: str
+) -> None:
     """Also with late acknowledgement, where each end of the worker would bring the message back."""
     worker = fleet.worker("a", "-P", pool, "-c", "2", profile="inherit", dead_letters=False)
     for raw, _ in BAD.values():
@@ -451,7 +453,7 @@ def test_without_dead_letters_a_worker_drops_them_and_goes_on(fleet: Crew, pool:
 
 
 @slow
-def test_a_worker_that_dies_loses_none_that_it_held(fleet: Crew) -> None:
+def test_a_worker_that_dies_loses_none_that_it_held(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a", unknown_delay=3000.0)
     fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
     wait_for(lambda: fleet.log("a").count("is not known to this worker") == 5, PATIENCE)
@@ -462,7 +464,7 @@ def test_a_worker_that_dies_loses_none_that_it_held(fleet: Crew) -> None:
 
 
 @slow
-def test_without_it_all_is_stock(fleet: Crew) -> None:
+def test_without_it_all_is_stock(fleet: WorkerGroup) -> None:
     fleet.worker("a", dead_letters=False)
     fleet.send(message("lost", "shop.none"), message("bad", body=b"{"), message("good"))
     fleet.heard("add", "good")
@@ -473,7 +475,7 @@ def test_without_it_all_is_stock(fleet: Crew) -> None:
 
 @slow
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_other_pools(fleet: Crew, pool: str) -> None:
+def test_other_pools(fleet: WorkerGroup, pool: str) -> None:
     fleet.worker("a", "-P", pool, "-c", "2", unknown_delay=0.2, unknown_for=0.5)
     fleet.send(message("lost", "shop.none"), message("bad", body=[1, 2, 3]), message("good"))
     fleet.heard("add", "good")

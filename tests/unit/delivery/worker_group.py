@@ -142,7 +142,7 @@ def message(
     }
 
 
-class Crew:
+class WorkerGroup:
     """The fleet of a test."""
 
     def __init__(
@@ -270,7 +270,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def crew(directory: Path, take: str = "atomic") -> Iterator[Crew]:
+def worker_group(directory: Path, take: str = "atomic") -> Iterator[WorkerGroup]:
     """A broker and a result store with the roles' users; workers are started by the test."""
     with ExitStack() as stack:
         ports = {}
@@ -279,7 +279,7 @@ def crew(directory: Path, take: str = "atomic") -> Iterator[Crew]:
             own.mkdir()
             users = acl.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
             ports[kind] = stack.enter_context(redis_server(own, users=users))
-        made = Crew(directory, ports, stack, take)
+        made = WorkerGroup(directory, ports, stack, take)
         yield made
 
 
