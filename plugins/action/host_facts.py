@@ -19,6 +19,7 @@ because its wrapper is compiled on the host in each call.)
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
       interpreter: {path, exists, version, places},  # celery_release_python; empty if a package brings it
       files: [existing nginx files for this application's ports],
+      missing: [directories of the option that don't exist],
       clock_offset: 0.0,                  # seconds that its clock certainly differs from ours, + if ahead
     }
 
@@ -50,13 +51,15 @@ MARKS: Final = "/etc/celery-fleet/*/fleet.json"
 class ActionModule(FleetAction):
     """Runs one remote command per host."""
 
-    _VALID_ARGS: frozenset[str] = frozenset()
+    _VALID_ARGS: frozenset[str] = frozenset({"directories"})
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Collect the facts; any problem with the host becomes `reachable: false`."""
-        return {"ansible_facts": {"fleet": self._facts(variables)}}
+        return {"ansible_facts": {"fleet": self._facts(args, variables)}}
 
-    def _request(self, variables: dict[str, Any], claims: dict[str, Any]) -> dict[str, Any]:
+    def _request(
+        self, args: dict[str, Any], variables: dict[str, Any], claims: dict[str, Any]
+    ) -> dict[str, Any]:
         redis = list(variables["groups"].get("redis", []))
         names = {
             str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
@@ -77,6 +80,7 @@ class ActionModule(FleetAction):
             if flavor
             else [],
             "interpreter": self._interpreter(variables),
+            "directories": list(args.get("directories") or []),
             "marks": MARKS,
             "ports": ports,
             "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
@@ -108,7 +112,7 @@ class ActionModule(FleetAction):
         claims = variables.get("__celery_app_claims")
         return dict(self._templar.template(claims)) if claims else {}
 
-    def _facts(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         claims = self._claims(variables)
         interpreter = str(variables.get("ansible_python_interpreter") or "")
         command = host_scripts.command(
@@ -119,7 +123,7 @@ class ActionModule(FleetAction):
         try:
             answer = self._low_level_execute_command(
                 command,
-                in_data=json.dumps(self._request(variables, claims)).encode(),
+                in_data=json.dumps(self._request(args, variables, claims)).encode(),
                 sudoable=True,
             )
         except AnsibleError as error:

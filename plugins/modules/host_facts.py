@@ -11,7 +11,12 @@ description:
   - A host that can't be reached doesn't fail the task. M(celery_fleet.core.preflight_hosts) names all such hosts
     at once.
   - Changes nothing, so it also runs in check mode.
-options: {}
+options:
+  directories:
+    description: Directories that have to exist. The fact names those that don't.
+    type: list
+    elements: str
+    default: []
 author: Celery Fleet (!UNKNOWN)
 """
 

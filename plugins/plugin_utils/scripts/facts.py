@@ -2,8 +2,8 @@
 
 This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
 `paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the
-`interpreter` of releases, and `certificate`, `files` and directories of `data`, which may be missing. Output: one JSON
-object.
+`interpreter` of releases, `directories` that have to exist, and `certificate`, `files` and directories of `data`, which
+may be missing. Output: one JSON object.
 """
 
 from __future__ import annotations
@@ -276,6 +276,7 @@ def main() -> None:
         "certificate": text(wanted["certificate"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],
         "interpreter": interpreter(wanted["interpreter"]),
+        "missing": [path for path in wanted["directories"] if not os.path.exists(path)],
         "uid": os.geteuid(),
     }
     json.dump(facts, sys.stdout)

@@ -1,8 +1,9 @@
-"""Compares the inventory's requirements with the memory, disk space and packages of each host."""
+"""Compares the inventory's requirements with the memory, disk space, directories and packages of each host."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
@@ -23,6 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     Severity,
     as_mapping,
+    as_strings,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
     redis_bytes,
@@ -51,6 +53,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
     """Return the inventory's requirements for each host, as plain data.
 
     `workers` has their limits, `redis` its memory in bytes, and `release` says whether releases are built there.
+    `directories` has those that must exist already, each with the first worker that may write there.
     `certificate` lists why strict Pythons on other hosts would refuse the host's certificate. `authorities` names the
     files of the fleet's own authorities, if it has any.
     """
@@ -83,7 +86,30 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
                 }
                 for name in enabled(model, host)
             }
+            if directories := _directories(model, host, defaults, instances):
+                asked["directories"] = directories
         found[host] = asked
+    return found
+
+
+def _directories(
+    model: Model, host: str, defaults: Mapping[str, object], instances: Mapping[str, object]
+) -> dict[str, str]:
+    """Return the paths of `read_write_paths` that no deploy creates, each with the first worker that names it."""
+    app = str(model.value(host, "celery_app_name"))
+    made = tuple(
+        PurePosixPath(base) / app for base in ("/opt", "/var/cache", "/var/lib", "/var/log")
+    )
+    found: dict[str, str] = {}
+    for name in enabled(model, host):
+        options = {**defaults, **as_mapping(instances[name])}
+        for text in as_strings(options.get("read_write_paths")):
+            path = text.removeprefix("+")
+            # A path with - may be missing. Another check refuses one that is not absolute.
+            if path.startswith("/") and not any(
+                PurePosixPath(path).is_relative_to(one) for one in made
+            ):
+                found.setdefault(path, name)
     return found
 
 
@@ -99,8 +125,23 @@ def check_capacity(
     """
     yield from _memory(host, facts, asked)
     yield from _disk(host, facts, asked)
+    yield from _missing(host, facts, asked)
     if "redis" in asked:
         yield from _redis(host, facts)
+
+
+def _missing(
+    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
+) -> Iterator[Problem]:
+    workers = as_mapping(asked.get("directories"))
+    for path in as_strings(facts.get("missing")):
+        yield Problem(
+            f"celery_worker_instances.{workers.get(path)}.read_write_paths",
+            "does not exist on the host, so systemd would not start the worker (226/NAMESPACE)",
+            f"create it there, writable for the worker's user; or write -{path} if it may be missing",
+            value=path,
+            hosts=(host,),
+        )
 
 
 def _memory(

@@ -253,6 +253,19 @@ def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
     assert set(found["worker1"]["workers"]) == {"discounts", "maintenance", "analytics"}
 
 
+def test_a_directory_that_is_missing_is_refused_before_a_worker_needs_it(tmp_path: Path) -> None:
+    variables = valid(tmp_path)
+    paths = ["/srv/a", "-/srv/b", "+/srv/c", f"/var/lib/{variables['celery_app_name']}/x"]
+    variables["celery_worker_defaults"] = {"read_write_paths": paths}
+    asked: dict[str, Any] = demands(model(variables, {}))
+    assert set(asked["worker1"]["directories"]) == {"/srv/a", "/srv/c"}
+    assert "directories" not in asked["redis1"]
+    found = check_facts({"worker1": {**GOOD, "missing": ["/srv/c"]}}, {}, None, asked)
+    assert [(one.value, one.hosts) for one in found] == [("/srv/c", ("worker1",))]
+    assert "-/srv/c" in found[0].remedy
+    assert check_facts({"worker1": {**GOOD, "missing": []}}, {}, None, asked) == []
+
+
 @pytest.mark.parametrize("facts", [None, [], {}, "x", {"reachable": True}])
 def test_facts_that_are_not_there(facts: Any) -> None:
     assert check_facts({"a": facts}, {})
@@ -272,6 +285,7 @@ def test_the_probe_answers_here(tmp_path: Path) -> None:
     assert facts["versions"]["dpkg"][0].isdigit()
     assert facts["versions"]["no-such-package"] == ""
     system = subprocess.run([INTERPRETER, "--version"], capture_output=True, text=True, check=True)
+    assert facts["missing"] == [f"{tmp_path}/none"]
     assert facts["interpreter"] == {
         "path": INTERPRETER,
         "exists": True,
@@ -339,6 +353,7 @@ def probed(
                 "marks": f"{tmp_path}/*/fleet.json",
                 "ports": [port, 1],
                 "interpreter": interpreter,
+                "directories": [str(tmp_path), f"{tmp_path}/none"],
                 "certificate": f"{tmp_path}/{certificate}",
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
                 "data": [str(tmp_path), f"{tmp_path}/none"],
