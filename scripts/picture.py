@@ -8,13 +8,16 @@ A new package needs a place in `CONTROL`, `MODULES` or `HOST`. An arrow is left 
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.imports import graph
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "docs" / "architecture.svg"
@@ -126,23 +129,17 @@ def package(parts: tuple[str, ...]) -> str:
 
 def imports(top: Path, prefix: str) -> Iterator[tuple[str, str]]:
     """Yield each pair of packages below `top` of which the first imports the second."""
-    files = {path.relative_to(top).with_suffix("").parts: path for path in top.rglob("*.py")}
-    for parts, path in files.items():
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        types = [
-            n for n in nodes if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)
-        ]
-        skipped = {node for block in types for node in ast.walk(block)}
-        for node in nodes:
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                around = ".".join([prefix, *parts][: -node.level]) if node.level else ""
-                stem = ".".join(filter(None, [around, node.module]))
-                names = [stem, *(f"{stem}.{one.name}" for one in node.names)]
-            for name in names if node not in skipped else []:
-                target = tuple(name.removeprefix(f"{prefix}.").split("."))
-                if target in files and package(target) != package(parts):
-                    yield package(parts), package(target)
+    texts = {
+        ".".join((prefix, *path.relative_to(top).with_suffix("").parts)): path.read_text()
+        for path in top.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+    def home(name: str) -> str:
+        return package(tuple(name.removeprefix(f"{prefix}.").split(".")))
+
+    for name, targets in graph(texts).items():
+        yield from ((home(name), home(one)) for one in targets if home(one) != home(name))
 
 
 def needed(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.imports import graph
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 
@@ -47,38 +49,6 @@ def sources() -> dict[str, str]:
         ".".join(path.relative_to(SOURCE).with_suffix("").parts): path.read_text()
         for path in sorted((SOURCE / "celery_fleet").rglob("*.py"))
     }
-
-
-def graph(texts: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """What each module imports of the others, at any place but under `if TYPE_CHECKING`."""
-    known = {name.removesuffix(".__init__"): name for name in texts}
-    found = {}
-    for name, text in texts.items():
-        wanted = _imported(ast.parse(text), name.rpartition(".")[0])
-        found[name] = frozenset(known[one] for one in wanted if one in known) - {name}
-    return found
-
-
-def _imported(tree: ast.Module, package: str) -> set[str]:
-    """The dotted names that a module imports; of `from a import b` both `a` and `a.b`."""
-    names: set[str] = set()
-    skipped = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-        for statement in block.body
-        for node in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-            stem = ".".join([*(parents if node.level else []), *filter(None, [node.module])])
-            names |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
-    return names
 
 
 def upward(imports: Graph) -> list[str]:

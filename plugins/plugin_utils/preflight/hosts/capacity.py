@@ -78,31 +78,31 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
         if host in workers:
             defaults = as_mapping(model.value(host, "celery_worker_defaults"))
             instances = as_mapping(model.value(host, "celery_worker_instances"))
+            options = {
+                name: {**defaults, **as_mapping(instances[name])} for name in enabled(model, host)
+            }
             asked["workers"] = {
                 name: {
                     key: value
-                    for key, value in {**defaults, **as_mapping(instances[name])}.items()
+                    for key, value in own.items()
                     if key in _OPTIONS and isinstance(value, (str, int, float))
                 }
-                for name in enabled(model, host)
+                for name, own in options.items()
             }
-            if directories := _directories(model, host, defaults, instances):
+            app = str(model.value(host, "celery_app_name"))
+            if directories := _directories(app, options):
                 asked["directories"] = directories
         found[host] = asked
     return found
 
 
-def _directories(
-    model: Model, host: str, defaults: Mapping[str, object], instances: Mapping[str, object]
-) -> dict[str, str]:
+def _directories(app: str, workers: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """Return the paths of `read_write_paths` that no deploy creates, each with the first worker that names it."""
-    app = str(model.value(host, "celery_app_name"))
     made = tuple(
         PurePosixPath(base) / app for base in ("/opt", "/var/cache", "/var/lib", "/var/log")
     )
     found: dict[str, str] = {}
-    for name in enabled(model, host):
-        options = {**defaults, **as_mapping(instances[name])}
+    for name, options in workers.items():
         for text in as_strings(options.get("read_write_paths")):
             path = text.removeprefix("+")
             # A path with - may be missing. Another check refuses one that is not absolute.
