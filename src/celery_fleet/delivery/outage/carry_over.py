@@ -143,7 +143,7 @@ class AckCarryOver:
             logger.info("%d of them were for messages that are no longer in unacked", gone)
 
     def retry(self) -> None:
-        """Call `flush` in a timer, where it must not raise an exception."""
+        """Call `flush` from a timer, and log its errors instead of raising them."""
         try:
             self.flush()
         except Exception as exc:  # noqa: BLE001  # they stay kept, and the loop notices a lost connection itself
