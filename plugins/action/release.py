@@ -1,13 +1,20 @@
-"""Action plugin `release`: sends the archive to hosts that lack the release and builds it there."""
+"""Action plugin `release`: sends source and packages to hosts that lack the release and builds it there."""
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, lease
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    host_scripts,
+    lease,
+    wheels,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
@@ -25,7 +32,8 @@ class ActionModule(FleetAction):
             words = refusals(identity, found["stdout"], demands) if demands else []
             if words:
                 raise UserError("\n".join([*words, "Running processes are not affected."]))
-            return {"release": identity, "path": path}
+            packages = json.loads(found["stdout"]).get("packages") or []
+            return {"release": identity, "path": path, "packages": packages}
         if self._task.check_mode:
             told = f"release {identity} would be built"
             return {"changed": True, "release": identity, "path": path, "msg": told}
@@ -35,9 +43,40 @@ class ActionModule(FleetAction):
     def _build(
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
     ) -> dict[str, Any]:
+        requirements, hosts = args.pop("requirements"), args.pop("hosts", [])
+        seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
+        own = str(args["id"]) if requirements["local"] else ""
+        name = wheels.name_of(requirements["digest"], seen["platform"], own)
         made = self._make_tmp_path()
+        args |= {
+            "archive": self._send(archive, made, "release.tar.gz"),
+            "demands": transport.pack(args.get("demands") or {}),
+            "requirements": requirements["file"],
+            "local": requirements["local"],
+            "virtualenv": name,
+        }
+        # No other host could use the packages, or this one has them.
+        if len(set(hosts)) < 2 or name in seen["virtualenvs"]:
+            return self.execute("release", args, variables)
+        with wheels.turn(name, str(variables["inventory_hostname"])) as (kept, there):
+            if there:
+                args["wheels"] = self._send(str(kept), made, "wheels.tar")
+                return self.execute("release", args, variables)
+            remote = self._connection._shell.join_path(made, "made.tar")  # noqa: SLF001 - see below
+            result = self.execute("release", {**args, "hand_over": remote}, variables)
+            if result.get("failed"):
+                raise UserError(str(result["msg"]))
+            if result["handed_over"]:
+                self._fetch(remote, kept)
+            return result
+
+    def _send(self, path: str, directory: str, name: str) -> str:
         shell = self._connection._shell  # noqa: SLF001 - as Ansible's own action plugins do
-        sent = shell.join_path(made, "release.tar.gz")
-        self._transfer_file(archive, sent)
-        demands = transport.pack(args.get("demands") or {})
-        return self.execute("release", {**args, "archive": sent, "demands": demands}, variables)
+        sent = shell.join_path(directory, name)
+        self._transfer_file(path, sent)
+        return str(sent)
+
+    def _fetch(self, remote: str, path: Path) -> None:
+        partial = path.with_name(f".{path.name}")
+        self._connection.fetch_file(remote, str(partial))
+        os.replace(partial, path)

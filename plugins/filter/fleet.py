@@ -33,7 +33,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
     wanted,
     x509,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import release_commands
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    release_commands,
+    wheels,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_in
 
 
@@ -133,6 +136,7 @@ class FilterModule:
             "pki_clients": _plain(records.everybody_shows_one),
             "nginx_site": _plain(site),
             "nginx_location": _plain(location),
+            "package_differences": _plain(wheels.differences),
             "path_prefix": _plain(nginx.path_prefix),
             "slice_unit": _plain(names.slice_unit),
             "join_urls": _plain(environment.urls),

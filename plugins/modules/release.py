@@ -7,8 +7,10 @@ DOCUMENTATION = r"""
 module: release
 short_description: Build a release of the application in its own directory and check it
 description:
-  - The release gets its own virtualenv. It is imported as the application's user, as C(celery -A) would, and what it
-    says of itself is compared with the inventory. One that fails leaves nothing behind.
+  - The release is imported as the application's user, as C(celery -A) would, and what it says of itself is compared
+    with the inventory. One that fails leaves nothing behind.
+  - Releases with the same requirements share a virtualenv. Its packages come from the index on the first host that
+    needs them; the other hosts of its platform get them from there, by way of the control node.
 options:
   id:
     description: Name of the release.
@@ -27,9 +29,31 @@ options:
     type: str
     default: "."
   requirements:
-    description: Requirements file in that directory.
+    description: What the release needs, as C(release_source) returns it. The action plugin gives the module the name of
+      the file.
+    type: raw
+    required: true
+  hosts:
+    description: Hosts that have this release. Only the action plugin uses them. If there is one, it keeps its packages.
+    type: list
+    elements: str
+    default: []
+  virtualenv:
+    description: Name of the virtualenv. The action plugin sets it.
     type: str
-    default: requirements.txt
+    default: ""
+  local:
+    description: Whether a package is built from files of the source. The action plugin sets it.
+    type: bool
+    default: false
+  wheels:
+    description: Archive of the packages, empty if the host has to get them. The action plugin sends it.
+    type: path
+    default: ""
+  hand_over:
+    description: Where to write such an archive for the other hosts. The action plugin sets it.
+    type: path
+    default: ""
   app:
     description: What C(celery -A) takes; empty if there is no application to check.
     type: str
@@ -76,6 +100,8 @@ EXAMPLES = r"""
   celery_fleet.core.release:
     id: "{{ source.id }}"
     archive: "{{ source.archive }}"
+    requirements: "{{ source.requirements }}"
+    hosts: "{{ groups['celery_workers'] }}"
     root: /opt/shop
     app: shop.celery
     runtime: /usr/lib/celery-fleet/1.0.0
@@ -91,13 +117,27 @@ path:
   description: Its directory.
   returned: success
   type: str
+packages:
+  description: Its packages; each has C(name), C(version) and the C(sha256) of its wheel.
+  returned: success
+  type: list
+  elements: dict
+handed_over:
+  description: Whether it has written its packages for the other hosts.
+  returned: when it was built
+  type: bool
 """
+
+import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
+    packages_of,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 
@@ -110,7 +150,12 @@ def main() -> None:
             "archive": {"type": "path", "required": True},
             "root": {"type": "path", "required": True},
             "directory": {"type": "str", "default": "."},
-            "requirements": {"type": "str", "default": "requirements.txt"},
+            "requirements": {"type": "raw", "required": True},
+            "hosts": {"type": "list", "elements": "str", "default": []},
+            "virtualenv": {"type": "str", "default": ""},
+            "local": {"type": "bool", "default": False},
+            "wheels": {"type": "path", "default": ""},
+            "hand_over": {"type": "path", "default": ""},
             "app": {"type": "str", "default": ""},
             # Packed, because Celery's settings may contain a secret and Ansible logs the arguments of modules.
             "demands": {"type": "raw", "default": "", "no_log": True},
@@ -125,7 +170,7 @@ def main() -> None:
         },
         supports_check_mode=False,
     )
-    params = dict(module.params)
+    params = {name: value for name, value in module.params.items() if name != "hosts"}
     params["demands"] = unpack(params["demands"]) if params["demands"] else {}
     wanted = Build(**params)
     try:
@@ -133,7 +178,13 @@ def main() -> None:
             module.warn(f"release {wanted.id}: {warning}")
     except (BuildError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=True, release=wanted.id, path=str(wanted.path))
+    module.exit_json(
+        changed=True,
+        release=wanted.id,
+        path=str(wanted.path),
+        packages=packages_of((wanted.path / "venv").resolve()),
+        handed_over=os.path.isfile(wanted.hand_over),
+    )
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ archive:
   description: Path of the archive on the control node.
   returned: success
   type: str
+requirements:
+  description: C(file), the name of the requirements file; C(digest), a hash of what it and the files that it
+    includes ask for; and C(local), whether a package is built from files.
+  returned: success
+  type: dict
 queues:
   description: The queues that were given.
   returned: success

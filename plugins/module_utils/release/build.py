@@ -1,4 +1,4 @@
-"""Builds one release on a host: unpacks the source, creates the virtualenv, installs requirements and runs the check.
+"""Builds one release on a host: unpacks the source, provides a virtualenv and runs the check.
 
 Runs on the host, inside the `release` module, as root. A directory under `releases/` is a release once it holds
 `release.json`, which is written last; anything else there was left by an earlier run and is removed.
@@ -6,11 +6,10 @@ Runs on the host, inside the `release` module, as root. A directory under `relea
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import pwd
+import re
 import shutil
 import subprocess
 import time
@@ -26,28 +25,26 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.note imp
     built,
     outlived,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.ownership import (
+    give_to_root,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.pip import LOG
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
     CommandFailed,
-    _run,
-    _user,
+    run,
     tail,
+    unpack,
+    user_of,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
-    _compile_all,
-    _explained,
-    _give_to_root,
-    _links_out,
-    _pip_wheel,
-    _refuse_links_out,
-    _uncompiled,
+    compile_all,
+    packages_of,
+    provide,
+    prune_virtualenvs,
 )
-
-# File next to the releases with pip's output of the last failed build.
-LOG = "build.log"
-
 
 # Seconds for the import of the application.
 _IMPORT = 120.0
@@ -55,7 +52,7 @@ _IMPORT = 120.0
 
 def _checked(build: Build) -> dict[str, Any]:
     """Import the application as its own user; return the result of the check."""
-    user = _user(build.user)
+    user = user_of(build.user)
     variables = {**build.environment, **build.secret_environment}
     environment = {
         "PATH": f"{build.path}/venv/bin:/usr/local/bin:/usr/bin:/bin",
@@ -116,12 +113,22 @@ def _checked(build: Build) -> dict[str, Any]:
     return dict(answer)
 
 
-def _unpack(archive: str, target: Path, timeout: float, user: pwd.struct_passwd) -> None:
-    # Don't use tarfile: its filters against unsafe names came with Python 3.11.4, and Debian 12 has 3.11.2.
-    command = ["tar", "--extract", "--gzip", "--file", "-", "--directory", str(target)]
-    # Only root can open the archive.
-    with open(archive, "rb") as stream:
-        _run(command, timeout, "unpacking the source", user, stream)
+def _uncompiled(failure: CommandFailed, source: Path) -> str:
+    """Return a remark about files that this Python can't compile: files for another version, or code templates.
+
+    Raises:
+        CommandFailed: Something else failed.
+    """
+    names = re.findall(
+        rf"\*\*\* Error compiling '{re.escape(str(source))}/([^']+)'", failure.output
+    )
+    if not names:
+        raise failure
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"files of the source that this Python can't compile: {', '.join(sorted(names)[:5])}{more}. They are "
+        "kept; only code that imports them fails."
+    )
 
 
 def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
@@ -130,69 +137,21 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     def left() -> float:
         return max(1.0, deadline - time.monotonic())
 
-    user = _user(build.user)
-    source, venv = build.path / "source", build.path / "venv"
-    # Until they are complete, both belong to the application's user.
-    for directory in (source, venv):
-        directory.mkdir()
-        os.chown(directory, user.pw_uid, user.pw_gid)
-    _unpack(build.archive, source, build.timeout, user)
-    places = [build.code / build.requirements, source / build.requirements]
-    requirements = next((path for path in places if path.is_file()), None)
-    if requirements is None:
-        raise BuildError(
-            f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
-        )
-    wheel = _pip_wheel(build, user)
-    # Copying pip into each virtualenv takes longer than anything except the packages. So use the host's pip from its
-    # wheel, with the virtualenv's interpreter.
-    make = [build.python, "-m", "venv", *(["--without-pip"] if wheel else []), str(venv)]
-    _run(make, left(), "making the virtualenv", user)
-    _require_visible(build, os.path.realpath(f"{venv}/bin/python"))
-    made = _links_out(venv)
+    user = user_of(build.user)
+    source = build.path / "source"
+    # Until it is complete, it belongs to the application's user.
+    source.mkdir()
+    os.chown(source, user.pw_uid, user.pw_gid)
+    unpack(build, source, left(), user)
     try:
-        _run([*_compile_all(build), str(source)], left(), "compiling the source", user)
+        run([*compile_all(build), str(source)], left(), "compiling the source", user)
     except CommandFailed as failure:
         warnings.append(_uncompiled(failure, source))
-    _give_to_root(source)
-    install = [
-        f"{venv}/bin/python",
-        *([f"{wheel}/pip"] if wheel else ["-m", "pip"]),
-        "--disable-pip-version-check",
-        "install",
-        "--no-input",
-        "--progress-bar=off",
-        # It is compiled below, on all processors at once.
-        "--no-compile",
-        "--requirement",
-        str(requirements),
-    ]
-    try:
-        _run(install, left(), "installing the requirements", user)
-    except CommandFailed as failure:
-        raise _explained(failure, build.path.parent / LOG) from None
-    # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.
-    quietly = [*_compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]
-    with contextlib.suppress(CommandFailed):
-        _run(quietly, left(), "compiling the packages", user)
-    _give_to_root(venv)
-    _refuse_links_out(venv, made)
+    give_to_root(source)
+    venv = provide(build, left)
+    (build.path / "venv").symlink_to(os.path.relpath(venv, build.path))
     # Flower's virtualenv has no application to check.
     return _checked(build) if build.app else {"tasks": [], "versions": {}}
-
-
-# As in preflight/checks/source.py, which only sees the path in the inventory.
-_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
-
-
-def _require_visible(build: Build, python: str) -> None:
-    """Refuse an interpreter that the check can run but units can't."""
-    if any(Path(python).is_relative_to(place) for place in _HIDDEN):
-        raise BuildError(
-            f"celery_release_python: {build.python} leads to {python}, which the fleet's units can't see, because "
-            "they have ProtectHome= and PrivateTmp=. Name an interpreter that is installed elsewhere, such as below "
-            "/opt or /usr/local."
-        )
 
 
 def _in_use(root: Path) -> set[str]:
@@ -202,6 +161,8 @@ def _in_use(root: Path) -> set[str]:
 
 def prune(root: Path, keep: int, spared: str = "") -> list[str]:
     """Remove unused releases, except the newest `keep`, and unfinished builds; return their names.
+
+    Virtualenvs that no release is left to use are removed as well.
 
     The caller must hold the lock of `build`, so that no other build is running.
 
@@ -223,6 +184,7 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
         # Remove the note first, so that an interrupted removal leaves nothing that looks like a release.
         (path / NOTE).unlink(missing_ok=True)
         shutil.rmtree(path)
+    prune_virtualenvs(root)
     return [path.name for path in removed]
 
 
@@ -287,6 +249,7 @@ def _build_alone(wanted: Build) -> list[str]:
             "tasks": answer["tasks"],
             "versions": answer["versions"],
             "application": answer.get("application") or {},
+            "packages": packages_of((path / "venv").resolve()),
         }
         fresh = path / f".{NOTE}"
         fresh.write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")

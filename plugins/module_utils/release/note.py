@@ -12,6 +12,9 @@ import re
 
 NOTE = "release.json"
 
+#: The note that makes a directory a complete virtualenv; see `virtualenv.py`.
+VIRTUALENV_NOTE = "virtualenv.json"
+
 # Names of interpreters that contain a version; other names say nothing about it.
 _PYTHON = re.compile(r"python3\.[0-9]+")
 
@@ -27,12 +30,17 @@ def built(path: str) -> bool:
 
 def outlived(path: str) -> str:
     """Return the interpreter of a release's virtualenv if it is gone or the packages are for another version."""
-    python = os.path.realpath(f"{path}/venv/bin/python")
+    venv = f"{path}/venv"
+    return "" if works(venv) else os.path.realpath(f"{venv}/bin/python")
+
+
+def works(venv: str) -> bool:
+    """Return whether a virtualenv's interpreter is there and its packages are for this version."""
+    python = os.path.realpath(f"{venv}/bin/python")
     if not os.access(python, os.X_OK):
-        return python
+        return False
     name = os.path.basename(python)
-    foreign = _PYTHON.fullmatch(name) and not os.path.isdir(f"{path}/venv/lib/{name}")
-    return python if foreign else ""
+    return not _PYTHON.fullmatch(name) or os.path.isdir(f"{venv}/lib/{name}")
 
 
 def again(path: str) -> str:

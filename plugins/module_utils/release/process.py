@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-# Beside the releases: what pip printed when the last build failed.
-LOG = "build.log"
-
 
 class BuildError(Exception):
     """The release can't be built. The message says what is wrong, where, and what to do."""
@@ -40,6 +37,10 @@ class Build:
     python: str
     runtime: str
     user: str
+    virtualenv: str
+    local: bool = False
+    wheels: str = ""
+    hand_over: str = ""
     demands: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     secret_environment: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +63,8 @@ def tail(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines()[-20:])
 
 
-def _user(name: str) -> pwd.struct_passwd:
+def user_of(name: str) -> pwd.struct_passwd:
+    """Return the entry of a Unix user who has to exist."""
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -71,19 +73,20 @@ def _user(name: str) -> pwd.struct_passwd:
         ) from None
 
 
-def _run(
+def run(
     command: Sequence[str],
     timeout: float,
     what: str,
     user: pwd.struct_passwd,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
+    directory: str = "/",
 ) -> str:
     """Run a command as the build's user, without Ansible's environment; return its output."""
     try:
         done = subprocess.run(
             list(command),
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"},
-            cwd="/",
+            cwd=directory,
             user=user.pw_uid,
             group=user.pw_gid,
             extra_groups=[],
@@ -104,3 +107,12 @@ def _run(
     if done.returncode != 0:
         raise CommandFailed(what, done.stdout)
     return str(done.stdout)
+
+
+def unpack(build: Build, target: Path, timeout: float, user: pwd.struct_passwd) -> None:
+    """Unpack the source into a directory of the user."""
+    # Don't use tarfile: its filters against unsafe names came with Python 3.11.4, and Debian 12 has 3.11.2.
+    command = ["tar", "--extract", "--gzip", "--file", "-", "--directory", str(target)]
+    # Only root can open the archive.
+    with open(build.archive, "rb") as stream:
+        run(command, timeout, "unpacking the source", user, stream)

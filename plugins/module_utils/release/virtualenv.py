@@ -1,142 +1,61 @@
-"""Installs and compiles the packages of a release, and makes root own its files."""
+"""Makes virtualenvs, which releases with the same requirements share.
+
+`virtualenvs/<name>/` of an application holds one. The note `virtualenv.json` in it, written last, names its packages.
+The control node computes the name from everything that decides which packages those are: the requirements, the
+interpreter and the platform. The `venv` of a release is a link to its virtualenv.
+
+Packages come from an index as wheels, or are built into wheels, on one host of each platform. All other hosts install
+these wheels and ask no index.
+"""
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import hashlib
+import json
 import os
 import pwd
 import re
+import shutil
 import stat
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
+    VIRTUALENV_NOTE,
+    works,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.ownership import (
+    give_to_root,
+    links_out,
+    refuse_links_out,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.pip import (
+    LOG,
+    explained,
+    pip_wheel,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
     CommandFailed,
-    _run,
+    run,
+    unpack,
+    user_of,
 )
 
-# Beside the releases: what pip printed when the last build failed.
-LOG = "build.log"
+#: Where an application's virtualenvs are, below its root.
+VIRTUALENVS = "virtualenvs"
+
+# `celery-5.5.0-py3-none-any.whl`: its first two parts are name and version.
+_WHEEL = re.compile(r"([^-]+)-([^-]+)(?:-[^-]+){3,4}\.whl")
+
+# As in preflight/checks/source.py, which only sees the path in the inventory.
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
 
 
-# Output of pip and compilers if something is missing on the host, what that is, and what to do.
-_PACKAGES = "celery_runtime_packages"
-
-_MISSING = (
-    (r"fatal error: Python\.h", "Python's headers", f"add python3-dev to {_PACKAGES}"),
-    (
-        r"pg_config(?: executable)? (?:is required|not found)",
-        "PostgreSQL's headers",
-        f"add libpq-dev, python3-dev and build-essential to {_PACKAGES}, or require psycopg2-binary",
-    ),
-    (
-        r"mysql_config.*not found|Can not find valid pkg-config name",
-        "MySQL's headers",
-        f"add default-libmysqlclient-dev, pkg-config, python3-dev and build-essential to {_PACKAGES}",
-    ),
-    (
-        (
-            r"(?:command|execute) '\S*(?:gcc|g\+\+|cc|clang)'|\b(?:gcc|g\+\+|cc|make): (?:command )?not found"
-            r"|No such file or directory: '\S*(?:gcc|g\+\+|cc|make)'|Unknown compiler|no acceptable C compiler"
-        ),
-        "a compiler",
-        f"add build-essential and python3-dev to {_PACKAGES}, or require a version that has a wheel for this Python",
-    ),
-    (
-        r"cargo.* not (?:installed|found)|can't find Rust compiler",
-        "Rust",
-        f"add cargo to {_PACKAGES}",
-    ),
-    (
-        r"fatal error: (\S+\.h\w*): No such file|cannot find -l(\S+)",
-        "{}",
-        f"add the -dev package of that library to {_PACKAGES} (`apt-file search` finds it)",
-    ),
-    (
-        (
-            r"(?i)temporary failure in name resolution|failed to establish a new connection"
-            r"|connection (?:refused|timed out)"
-        ),
-        "a way to the package index",
-        "let this host reach it, or name another index or a proxy in its /etc/pip.conf",
-    ),
-    (
-        r"No matching distribution found for (\S+)",
-        "{} in the package index, for this Python",
-        "correct the requirement, or set celery_release_python to a Python that it supports",
-    ),
-)
-
-# Patterns for the requirement that pip was working on, the most reliable first.
-_AT = (
-    r"(?:Failed building wheel for|No matching distribution found for) ([^\s;]+)",
-    r"Building wheel for (\S+) .*error",
-    r"(?m)^\s*Collecting ([^\s;]+)",
-)
-
-
-def _explained(failure: CommandFailed, log: Path) -> BuildError:
-    """Return an error: which package can't be installed, what the host probably lacks, and where the output is."""
-    output = failure.output
-    at = next((found[-1] for pattern in _AT if (found := re.findall(pattern, output))), None)
-    words = [str(failure)]
-    if at:
-        words.append(f"The package is {at}.")
-    for pattern, what, remedy in _MISSING:
-        if missing := re.search(pattern, output):
-            name = next(filter(None, missing.groups()), "")
-            words.append(f"Probably missing: {what.format(name)}. Remedy: {remedy}.")
-            break
-    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write(output)
-    words.append(f"The whole output is in {log} on this host.")
-    return BuildError("\n".join(words))
-
-
-def _uncompiled(failure: CommandFailed, source: Path) -> str:
-    """Return a remark about files that this Python can't compile: files for another version, or code templates.
-
-    Raises:
-        CommandFailed: Something else failed.
-    """
-    names = re.findall(
-        rf"\*\*\* Error compiling '{re.escape(str(source))}/([^']+)'", failure.output
-    )
-    if not names:
-        raise failure
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (
-        f"files of the source that this Python can't compile: {', '.join(sorted(names)[:5])}{more}. They are "
-        "kept; only code that imports them fails."
-    )
-
-
-# Where Debian keeps the wheels for its ensurepip, and where other interpreters have them.
-_WHEELS = ("/usr/share/python-wheels/pip-*.whl",)
-
-_BUNDLED = (
-    "import ensurepip, os; print(os.path.join(os.path.dirname(ensurepip.__file__), '_bundled'))"
-)
-
-
-def _pip_wheel(build: Build, user: pwd.struct_passwd) -> str:
-    """Return the path of the host's pip for new virtualenvs; empty if the interpreter has to bring its own."""
-    patterns = list(_WHEELS)
-    if os.path.dirname(os.path.realpath(build.python)) != "/usr/bin":
-        # For an interpreter that is not Debian's, pip and Python may each need another version than Debian has.
-        try:
-            bundled = _run(
-                [build.python, "-I", "-c", _BUNDLED], min(30, build.timeout), "asking for pip", user
-            )
-        except BuildError:
-            return ""
-        patterns = [f"{bundled.strip()}/pip-*.whl"]
-    found = sorted(path for pattern in patterns for path in glob.glob(pattern))
-    return found[-1] if found else ""
-
-
-def _compile_all(build: Build) -> list[str]:
+def compile_all(build: Build) -> list[str]:
     """Return the beginning of a command that compiles packages now, as the application's user can't write there later.
 
     It uses the system's interpreter, because the virtualenv's would run code in its packages' .pth files.
@@ -144,44 +63,196 @@ def _compile_all(build: Build) -> list[str]:
     return [build.python, "-I", "-m", "compileall", "-q", "-j", "0"]
 
 
-def _give_to_root(directory: Path) -> None:
-    """Make root the owner of a whole tree that all users may read and only root may write.
+def provide(build: Build, left: Callable[[], float]) -> Path:
+    """Return the virtualenv of a release; make it if this host has none of this name.
 
-    Links change owner, their targets don't. A directory is given to root before its content is listed, and entries are
-    not looked up by their whole path, because a process left behind by a package could still add or replace entries.
+    Args:
+        build: The release, with its source unpacked.
+        left: Returns the seconds that the build may still take.
+
+    Raises:
+        BuildError: A package can't be installed. Nothing is left except pip's output.
     """
-
-    def give(name: Path | str, handle: int | None = None) -> None:
-        os.chown(name, 0, 0, dir_fd=handle, follow_symlinks=False)
-        mode = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
-        if not stat.S_ISLNK(mode):
-            runs = stat.S_ISDIR(mode) or mode & 0o111
-            os.chmod(name, 0o755 if runs else 0o644, dir_fd=handle)
-
-    give(directory)
-    for _, directories, names, handle in os.fwalk(directory, follow_symlinks=False):
-        for name in (*directories, *names):
-            give(name, handle)
-
-
-def _links_out(venv: Path) -> set[tuple[str, str]]:
-    """Return links in a virtualenv that lead out of it, each with its target."""
-    root = os.path.realpath(venv)
-    found = set()
-    for base, directories, names in os.walk(root):
-        for path in (os.path.join(base, name) for name in (*directories, *names)):
-            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
-                found.add((os.path.relpath(path, root), os.readlink(path)))
-    return found
+    path = Path(build.root) / VIRTUALENVS / build.virtualenv
+    if (path / VIRTUALENV_NOTE).is_file() and works(str(path)):
+        return path
+    path.parent.mkdir(exist_ok=True)
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir()
+    try:
+        packages = _make(build, path, left)
+        fresh = path / f".{VIRTUALENV_NOTE}"
+        fresh.write_text(json.dumps({"packages": packages}, indent=1) + "\n")
+        os.replace(fresh, path / VIRTUALENV_NOTE)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return path
 
 
-def _refuse_links_out(venv: Path, made: set[tuple[str, str]]) -> None:
-    """Refuse links that packages have created, other than those to the interpreter that `venv` has `made`."""
-    strange = sorted(_links_out(venv) - made)
-    if strange:
-        shown = "\n".join(f"  {name} -> {target}" for name, target in strange[:5])
+def packages_of(virtualenv: Path) -> list[dict[str, str]]:
+    """Return the packages of a virtualenv; each has `name`, `version` and the `sha256` of its wheel."""
+    note = json.loads((virtualenv / VIRTUALENV_NOTE).read_text())
+    return [dict(package) for package in note["packages"]]
+
+
+def prune_virtualenvs(root: Path) -> None:
+    """Remove virtualenvs that no release uses, also unfinished ones; the caller holds the lock of `build`."""
+    links = [path for path in (root / "releases").glob("*/venv") if path.is_symlink()]
+    used = {Path(os.readlink(link)).name for link in links}
+    with contextlib.suppress(FileNotFoundError):
+        for path in list((root / VIRTUALENVS).iterdir()):
+            if path.name not in used:
+                # Remove the note first, so that an interrupted removal leaves nothing that looks complete.
+                (path / VIRTUALENV_NOTE).unlink(missing_ok=True)
+                shutil.rmtree(path)
+
+
+def _make(build: Build, venv: Path, left: Callable[[], float]) -> list[dict[str, str]]:
+    user = user_of(build.user)
+    # Until it is complete, it belongs to the application's user.
+    os.chown(venv, user.pw_uid, user.pw_gid)
+    host_pip = pip_wheel(build, user)
+    # Copying pip into each virtualenv takes longer than anything except the packages. So use the host's pip from its
+    # wheel, with the virtualenv's interpreter.
+    make = [build.python, "-m", "venv", *(["--without-pip"] if host_pip else []), str(venv)]
+    run(make, left(), "making the virtualenv", user)
+    _require_visible(build, os.path.realpath(f"{venv}/bin/python"))
+    made = links_out(venv)
+    pip = [
+        f"{venv}/bin/python",
+        *([f"{host_pip}/pip"] if host_pip else ["-m", "pip"]),
+        "--disable-pip-version-check",
+    ]
+    wheels = _owned(venv / "wheels", user)
+    if build.wheels:
+        _unpack_wheels(build, wheels, left(), user)
+    else:
+        _collect_wheels(build, pip, wheels, left(), user)
+    _install(build, pip, wheels, left(), user)
+    # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.
+    quietly = [*compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]
+    with contextlib.suppress(CommandFailed):
+        run(quietly, left(), "compiling the packages", user)
+    if build.hand_over:
+        _hand_over(build, wheels, left(), user)
+    give_to_root(venv)
+    refuse_links_out(venv, made)
+    packages = _packages(wheels)
+    shutil.rmtree(wheels)
+    return packages
+
+
+def _require_visible(build: Build, python: str) -> None:
+    """Refuse an interpreter that the check can run but units can't."""
+    if any(Path(python).is_relative_to(place) for place in _HIDDEN):
         raise BuildError(
-            "installing the requirements has left links that lead out of the virtualenv:\n"
-            f"{shown}\n"
-            "Find the package that makes them, and take it out of the requirements or report it to its authors."
+            f"celery_release_python: {build.python} leads to {python}, which the fleet's units can't see, because "
+            "they have ProtectHome= and PrivateTmp=. Name an interpreter that is installed elsewhere, such as below "
+            "/opt or /usr/local."
         )
+
+
+def _owned(path: Path, user: pwd.struct_passwd) -> Path:
+    path.mkdir()
+    os.chown(path, user.pw_uid, user.pw_gid)
+    return path
+
+
+def _collect_wheels(
+    build: Build, pip: list[str], wheels: Path, timeout: float, user: pwd.struct_passwd
+) -> None:
+    """Download the requirements with everything that they need as wheels; build those that the index has as source."""
+    source = build.path / "source"
+    if build.local:
+        # Building a package writes beside its code, and the release's source belongs to root by now.
+        source = _owned(wheels.parent / "source", user)
+        unpack(build, source, timeout, user)
+    # `.` and `./lib` are relative to the directory for which the file was named.
+    places = [Path(os.path.normpath(source / build.directory)), source]
+    base = next((path for path in places if (path / build.requirements).is_file()), None)
+    if base is None:
+        raise BuildError(
+            f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
+        )
+    command = [
+        *pip,
+        "wheel",
+        "--no-input",
+        "--progress-bar=off",
+        # Without it, old packages need setuptools in the virtualenv.
+        "--use-pep517",
+        "--wheel-dir",
+        str(wheels),
+        "--requirement",
+        str(base / build.requirements),
+    ]
+    try:
+        run(command, timeout, "installing the requirements", user, directory=str(base))
+    except CommandFailed as failure:
+        raise explained(failure, build.path.parent / LOG) from None
+    if build.local:
+        shutil.rmtree(source)
+
+
+def _install(
+    build: Build, pip: list[str], wheels: Path, timeout: float, user: pwd.struct_passwd
+) -> None:
+    names = sorted(str(path) for path in wheels.glob("*.whl"))
+    if not names:
+        return
+    options = ("--no-input", "--progress-bar=off", "--no-index", "--no-deps", "--no-compile")
+    try:
+        # It is compiled later, on all processors at once.
+        run([*pip, "install", *options, *names], timeout, "installing the packages", user)
+    except CommandFailed as failure:
+        raise explained(failure, build.path.parent / LOG) from None
+
+
+def _unpack_wheels(build: Build, wheels: Path, timeout: float, user: pwd.struct_passwd) -> None:
+    command = ["tar", "--extract", "--file", "-", "--directory", str(wheels)]
+    # Only root can open the archive.
+    with open(build.wheels, "rb") as stream:
+        run(command, timeout, "unpacking the packages", user, stream)
+
+
+def _hand_over(build: Build, wheels: Path, timeout: float, user: pwd.struct_passwd) -> None:
+    """Write the wheels to a file from which the other hosts get them.
+
+    tar runs as the application's user, who owns the wheels: a link among them must not lead to root's files.
+    """
+    target = Path(build.hand_over)
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        names = sorted(path.name for path in wheels.glob("*.whl"))
+        command = ["tar", "--create", "--file", "-", "--directory", str(wheels), "--", *names]
+        if not names:
+            command = ["tar", "--create", "--file", "-", "--files-from", "/dev/null"]
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            timeout=timeout,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise BuildError(f"packing the wheels failed: {done.stderr.decode(errors='replace')}")
+    # The user who logs in to the host fetches it.
+    owner = target.parent.stat()
+    os.chown(target, owner.st_uid, owner.st_gid)
+
+
+def _packages(wheels: Path) -> list[dict[str, str]]:
+    """Return name, version and hash of each wheel. Root owns them by now, so none of them can be replaced."""
+    found = []
+    for path in sorted(wheels.iterdir()):
+        name = _WHEEL.fullmatch(path.name)
+        if name and stat.S_ISREG(path.lstat().st_mode):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            package = name[1].replace("_", "-").lower()
+            found.append({"name": package, "version": name[2], "sha256": digest})
+    return found

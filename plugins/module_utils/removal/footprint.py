@@ -175,6 +175,7 @@ def _data(paths: ApplicationPaths, processes: bool) -> dict[str, str]:
     app, root = paths.app, paths.root
     own = {
         f"{root}/releases": "releases",
+        f"{root}/virtualenvs": "releases",
         f"{root}/flower": "releases",
         paths.state: "state",
         f"/var/lib/{app}-flower": "state",

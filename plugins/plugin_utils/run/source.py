@@ -12,6 +12,7 @@ import stat
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,22 @@ def _clone(url: str, version: str, scratch: Path) -> Path:
     return target
 
 
-def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tuple[str, bytes]:
+@dataclass(frozen=True)
+class Packed:
+    """A packed source.
+
+    Attributes:
+        id: Name of the release, twelve hexadecimal digits.
+        archive: Its files (tar, compressed by gzip).
+        directory: Where these files are now; temporary for a source in git.
+    """
+
+    id: str
+    archive: bytes
+    directory: Path
+
+
+def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Packed:
     """Pack a source.
 
     Args:
@@ -183,9 +199,6 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tup
         base: Base of relative paths.
         scratch: An empty directory for temporary files.
         salt: Other differences between releases, such as the interpreter.
-
-    Returns:
-        The release's id, twelve hexadecimal digits, and the archive (tar, compressed by gzip).
 
     Raises:
         SourceError: The source is missing or can't be read.
@@ -217,4 +230,4 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tup
         ]
     )
     digest = hashlib.sha256(archive + recipe.encode()).hexdigest()
-    return digest[:12], gzip.compress(archive, compresslevel=6, mtime=0)
+    return Packed(digest[:12], gzip.compress(archive, compresslevel=6, mtime=0), directory)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
 
 from tests.unit.plugins.test_action_remedies import action
@@ -102,12 +104,19 @@ def test_files_of_a_worker_within_a_roll() -> None:
     assert made._reconcile({}) == REDACTED
 
 
-def test_a_release_that_can_t_be_built() -> None:
+def test_a_release_that_can_t_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what pip or the application itself has said."""
-    made = answering("release", {}, {}, _execute_module=lambda **_: FAILED)
+    seen = {"platform": "python3.11", "virtualenvs": []}
+    made = answering("release", {}, seen, _execute_module=lambda **_: FAILED)
     made._connection._shell.join_path = lambda *parts: "/".join(parts)
     vars(made).update(_make_tmp_path=lambda: "/tmp", _transfer_file=lambda *_: None)
-    assert made._build({}, "/a", {}) == REDACTED
+    needed = {"file": "requirements.txt", "digest": "d", "local": False}
+    args = {"id": "r1", "root": "/opt/shop", "python": "python3", "requirements": needed}
+    assert made._build(dict(args), "/a", {}) == REDACTED
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError) as failed:
+        made._build({**args, "hosts": ["h1", "h2"]}, "/a", {"inventory_hostname": "h1"})
+    assert CLEAN in str(failed.value)
 
 
 def test_a_schedule_that_can_t_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def source(tmp_path: Path) -> Path:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/app.py").touch()
+    (tmp_path / "source/requirements.txt").write_text("celery\n")
     return tmp_path / "source"
 
 

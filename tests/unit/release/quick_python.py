@@ -15,9 +15,9 @@ from pathlib import Path
 
 PIP = """
 import pathlib, sys
-*words, requirements = sys.argv[1:]
-options = ["--no-input", "--progress-bar=off", "--no-compile"]
-assert words == ["--disable-pip-version-check", "install", *options, "--requirement"]
+*words, directory, option, requirements = sys.argv[1:]
+options = ["--no-input", "--progress-bar=off", "--use-pep517", "--wheel-dir"]
+assert [*words, option] == ["--disable-pip-version-check", "wheel", *options, "--requirement"]
 text = open(requirements).read()
 if "nothing-of-the-kind" in text:
     sys.exit("ERROR: No matching distribution found for nothing-of-the-kind")

@@ -22,7 +22,13 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
     build as release_build,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.release import virtualenv
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
+    ownership,
+    virtualenv,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
+    pip as pip_of,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build, prune
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
@@ -143,6 +149,10 @@ class Place:
         options: dict[str, Any] = {
             "directory": ".",
             "requirements": "requirements.txt",
+            # As the control node names it: another for other requirements.
+            "virtualenv": hashlib.sha256(given.get("requirements.txt", "").encode()).hexdigest()[
+                :12
+            ],
             "app": "app",
             "python": self.python,
             "environment": {"SEEN": str(self.seen)},
@@ -225,9 +235,9 @@ def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts_own: bool
 ) -> None:
     if not hosts_own:
-        monkeypatch.setattr(release_build, "_pip_wheel", lambda _build, _user: "")
+        monkeypatch.setattr(virtualenv, "pip_wheel", lambda _build, _user: "")
     wanted = place.wanted(python=PYTHON, files={"requirements.txt": wheel(tmp_path)}, app="")
-    assert bool(release_build._pip_wheel(wanted, USER)) == hosts_own, (
+    assert bool(virtualenv.pip_wheel(wanted, USER)) == hosts_own, (
         "no wheel of pip; run `make setup`"
     )
     build(wanted)
@@ -254,6 +264,132 @@ def test_a_package_that_is_not_the_one_that_was_locked_is_refused(
     assert place.releases() == []
 
 
+# --- virtualenvs that releases share ---------------------------------------------------------------------
+
+
+def names_in(archive: Path) -> list[str]:
+    with tarfile.open(archive) as opened:
+        return opened.getnames()
+
+
+def virtualenvs(place: Place) -> list[str]:
+    return sorted(path.name for path in (place.root / "virtualenvs").iterdir())
+
+
+def test_releases_with_the_same_requirements_share_a_virtualenv(
+    place: Place, ran: list[dict[str, Any]]
+) -> None:
+    build(place.wanted())
+    ran.clear()
+    build(place.wanted("r2", {"app.py": "x = 2\n", "requirements.txt": ""}))
+    words = [" ".join(map(str, each["command"])) for each in ran]
+    assert not any(" venv " in text or "pip" in text for text in words), words
+    first, second = (os.readlink(place.root / f"releases/{name}/venv") for name in ("r1", "r2"))
+    assert first == second
+    assert place.note("r2")["packages"] == place.note("r1")["packages"]
+
+
+def test_a_virtualenv_goes_with_the_last_release_that_uses_it(place: Place) -> None:
+    build(place.wanted())
+    other = {"app.py": "x = 2\n", "requirements.txt": "# other\n"}
+    build(place.wanted("r2", other))
+    assert len(virtualenvs(place)) == 2
+    build(place.wanted("r3", {**other, "app.py": "x = 3\n"}, keep=1))
+    assert place.releases() == ["r2", "r3"]
+    assert virtualenvs(place) == [Path(os.readlink(place.root / "releases/r3/venv")).name]
+
+
+def test_a_virtualenv_outlives_a_release_that_does_not_pass_its_check(
+    place: Place, ran: list[dict[str, Any]]
+) -> None:
+    """Whoever mends the code need not wait for the packages again."""
+    place.check("raise SystemExit(1)")
+    with pytest.raises(BuildError, match="without an answer"):
+        build(place.wanted())
+    place.check(CHECK)
+    ran.clear()
+    build(place.wanted())
+    assert not any("venv" in map(str, each["command"]) for each in ran)
+
+
+def test_a_virtualenv_that_was_never_finished_is_made_again(place: Place) -> None:
+    wanted = place.wanted()
+    half = place.root / "virtualenvs" / wanted.virtualenv / "bin"
+    half.mkdir(parents=True)
+    (half / "left").touch()
+    half.parents[1].chmod(0o755)
+    build(wanted)
+    assert not (half / "left").exists()
+    assert virtualenvs(place) == [wanted.virtualenv]
+
+
+def test_packages_that_can_not_be_installed_leave_no_virtualenv(place: Place) -> None:
+    with pytest.raises(BuildError):
+        build(place.wanted(files={"requirements.txt": "nothing-of-the-kind"}))
+    assert virtualenvs(place) == []
+
+
+def test_one_host_hands_its_packages_to_another(place: Place, tmp_path: Path) -> None:
+    line = wheel(tmp_path)
+    handed = tmp_path / "handed.tar"
+    files = {"app.py": "x = 1\n", "requirements.txt": line}
+    build(place.wanted(python=PYTHON, files=files, hand_over=str(handed)))
+    assert handed.stat().st_mode & 0o777 == 0o600
+    assert names_in(handed) == ["small-1.0-py3-none-any.whl"]
+    digest = line.rpartition(":")[2].strip()
+    packages = [{"name": "small", "version": "1.0", "sha256": digest}]
+    assert place.note()["packages"] == packages
+    # The other host has no index.
+    (tmp_path / "small-1.0-py3-none-any.whl").unlink()
+    (tmp_path / "other").mkdir(mode=0o755)
+    (tmp_path / "other").chmod(0o755)
+    other = Place(tmp_path / "other", PYTHON)
+    build(other.wanted(files=files, wheels=str(handed), app=""))
+    assert other.note()["packages"] == packages
+    (made,) = (other.root / "virtualenvs").iterdir()
+    assert list(made.glob("lib/python3*/site-packages/small/__init__.py"))
+    assert not (made / "wheels").exists()
+
+
+def test_packages_without_requirements_are_handed_over_as_none(
+    place: Place, tmp_path: Path
+) -> None:
+    handed = tmp_path / "handed.tar"
+    build(place.wanted(hand_over=str(handed)))
+    assert names_in(handed) == []
+    other_place = place.wanted("r2", {"app.py": "", "requirements.txt": "# two\n"})
+    build(Build(**{**vars(other_place), "wheels": str(handed)}))
+    assert place.note("r2")["packages"] == []
+
+
+def test_a_link_among_the_wheels_leads_the_other_hosts_to_nothing(
+    place: Place, tmp_path: Path
+) -> None:
+    """What a package builds belongs to the application's user, and root writes the archive."""
+    secret, handed, made = (tmp_path / name for name in ("secret", "handed.tar", "wheels"))
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    made.mkdir()
+    made.chmod(0o755)
+    (made / "a-1-py3-none-any.whl").symlink_to(secret)
+    virtualenv._hand_over(place.wanted(hand_over=str(handed)), made, 20, USER)
+    with tarfile.open(handed) as opened:
+        assert [member.issym() for member in opened] == [True]
+    give = made / "b-1-py3-none-any.whl"
+    give.write_bytes(b"b")
+    found = virtualenv._packages(made)
+    assert [package["name"] for package in found] == ["b"]
+
+
+def test_a_project_of_the_source_is_built_beside_the_release(place: Place, tmp_path: Path) -> None:
+    """Building writes next to the code, and the code of the release is root's before any package's code runs."""
+    files = setup_py("open('written', 'w').close()")
+    build(place.wanted(files=files, local=True))
+    assert not (place.root / "releases/r1/source/written").exists()
+    (made,) = (place.root / "virtualenvs").iterdir()
+    assert not (made / "source").exists()
+
+
 # --- what a package may do while it is installed ---------------------------------------------------------
 
 
@@ -271,7 +407,7 @@ def test_all_of_a_build_runs_as_the_applications_user(
         "tar ",
         "/source",
         "-m venv",
-        " install ",
+        " wheel ",
         "site-packages",
         "celery_fleet.release.check",
     )
@@ -389,9 +525,9 @@ def test_a_python_of_ones_own_has_its_own_pip(
     python.write_text(f"#!/bin/sh\necho {ours}\n")
     python.chmod(0o755)
     wanted = place.wanted(python=str(python))
-    assert virtualenv._pip_wheel(wanted, USER) == str(ours / "pip-1.0-py3-none-any.whl")
+    assert pip_of.pip_wheel(wanted, USER) == str(ours / "pip-1.0-py3-none-any.whl")
     python.write_text("#!/bin/sh\nexit 1\n")
-    assert virtualenv._pip_wheel(wanted, USER) == ""
+    assert pip_of.pip_wheel(wanted, USER) == ""
 
 
 def test_a_release_that_does_not_suit_the_inventory_leaves_nothing(place: Place) -> None:
@@ -502,7 +638,7 @@ def test_a_check_that_fails_leaves_nothing(place: Place, check: str, words: list
         ),
         (
             {"python": "/nowhere/python3"},
-            "making the virtualenv: /nowhere/python3 is not on this host",
+            "compiling the source: /nowhere/python3 is not on this host",
         ),
     ],
 )
@@ -585,8 +721,8 @@ def test_a_failed_installation_names_package_cause_and_log(
 def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert release_build._HIDDEN == source.HIDDEN
-    monkeypatch.setattr(release_build, "_HIDDEN", (*release_build._HIDDEN, "/usr/bin"))
+    assert virtualenv._HIDDEN == source.HIDDEN
+    monkeypatch.setattr(virtualenv, "_HIDDEN", (*virtualenv._HIDDEN, "/usr/bin"))
     with pytest.raises(BuildError, match=r"leads to /usr/bin/python3\.\d+, which .* ProtectHome="):
         build(place.wanted())
     assert place.releases() == []
@@ -604,9 +740,7 @@ def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
-    with pytest.raises(
-        BuildError, match="virtualenv took more than 1 s; raise celery_release_timeout"
-    ):
+    with pytest.raises(BuildError, match="source took more than 1 s; raise celery_release_timeout"):
         build(place.wanted(python=str(slow), timeout=0.1))
     assert place.releases() == []
 
@@ -686,7 +820,7 @@ def test_no_link_on_the_way_is_followed_when_a_tree_is_given_to_root(
     # The directory that is entered last is the one that goes.
     walk = os.fwalk
     monkeypatch.setattr(os, "fwalk", lambda *a, **k: _sorted(walk(*a, **k)))
-    virtualenv._give_to_root(tree / "venv")
+    ownership.give_to_root(tree / "venv")
     assert {str(path) for path in given} == {
         *("venv", "venv/bin", "venv/lib", "venv/bin/python"),
     }
@@ -706,7 +840,7 @@ def test_what_comes_while_a_tree_is_given_to_root_is_given_as_well(
         return stat(path, **options)
 
     monkeypatch.setattr(os, "stat", late)
-    virtualenv._give_to_root(tree / "venv")
+    ownership.give_to_root(tree / "venv")
     assert (tree / "venv/lib/late").stat().st_mode & 0o777 == 0o644
 
 

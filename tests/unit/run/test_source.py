@@ -53,9 +53,9 @@ def packed(
 ) -> tuple[str, dict[str, tarfile.TarInfo]]:
     """The id and the members of the archive."""
     scratch.mkdir(exist_ok=True)
-    identity, archive = pack(wanted, base, scratch, salt)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
-        return identity, {member.name: member for member in opened}
+    made = pack(wanted, base, scratch, salt)
+    with tarfile.open(fileobj=io.BytesIO(made.archive)) as opened:
+        return made.id, {member.name: member for member in opened}
 
 
 # --- a directory -------------------------------------------------------------------------------------
@@ -69,8 +69,10 @@ def test_the_id_follows_content_alone(tmp_path: Path) -> None:
     os.utime(two / "run.sh", (1, 1))
     (two / "app/tasks.py").chmod(0o600)
     write(two, {"app/__pycache__/tasks.pyc": "", "x.pyc": "", ".venv/a": "", "node_modules/b": ""})
-    first, archive = pack({"path": str(one)}, tmp_path, tmp_path, "")
-    assert pack({"path": str(two)}, tmp_path, tmp_path, "") == (first, archive)
+    made = pack({"path": str(one)}, tmp_path, tmp_path, "")
+    first, archive = made.id, made.archive
+    same = pack({"path": str(two)}, tmp_path, tmp_path, "")
+    assert (same.id, same.archive) == (first, archive)
     assert len(first) == 12
     assert int(first, 16) >= 0
     # gzip notes the time unless it is told not to (RFC 1952, 2.3: the four bytes of MTIME).

@@ -1,0 +1,52 @@
+"""Gives what the application's user has built to root, and refuses links that lead out of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import BuildError
+
+
+def give_to_root(directory: Path) -> None:
+    """Make root the owner of a whole tree that all users may read and only root may write.
+
+    Links change owner, their targets don't. A directory is given to root before its content is listed, and entries are
+    not looked up by their whole path, because a process left behind by a package could still add or replace entries.
+    """
+
+    def give(name: Path | str, handle: int | None = None) -> None:
+        os.chown(name, 0, 0, dir_fd=handle, follow_symlinks=False)
+        mode = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
+        if not stat.S_ISLNK(mode):
+            runs = stat.S_ISDIR(mode) or mode & 0o111
+            os.chmod(name, 0o755 if runs else 0o644, dir_fd=handle)
+
+    give(directory)
+    for _, directories, names, handle in os.fwalk(directory, follow_symlinks=False):
+        for name in (*directories, *names):
+            give(name, handle)
+
+
+def links_out(venv: Path) -> set[tuple[str, str]]:
+    """Return links in a virtualenv that lead out of it, each with its target."""
+    root = os.path.realpath(venv)
+    found = set()
+    for base, directories, names in os.walk(root):
+        for path in (os.path.join(base, name) for name in (*directories, *names)):
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
+                found.add((os.path.relpath(path, root), os.readlink(path)))
+    return found
+
+
+def refuse_links_out(venv: Path, made: set[tuple[str, str]]) -> None:
+    """Refuse links that packages have created, other than those to the interpreter that `venv` has `made`."""
+    strange = sorted(links_out(venv) - made)
+    if strange:
+        shown = "\n".join(f"  {name} -> {target}" for name, target in strange[:5])
+        raise BuildError(
+            "installing the requirements has left links that lead out of the virtualenv:\n"
+            f"{shown}\n"
+            "Find the package that makes them, and take it out of the requirements or report it to its authors."
+        )

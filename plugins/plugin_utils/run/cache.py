@@ -1,0 +1,51 @@
+"""Keeps files on the control node that runs make and later runs may need: packed sources and wheels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+#: Seconds to keep a file after the last run that used it; longer than any run takes.
+KEPT = 7 * 24 * 3600.0
+
+
+def directory(name: str) -> Path:
+    """Return one of the cache's directories, of the user who runs Ansible; it need not exist."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "celery-fleet" / name
+
+
+def make(path: Path) -> Path:
+    """Create a directory that no other user can read."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file if it is missing, and remove those of its directory that no run has used for a long time."""
+    if not used(path):
+        with tempfile.NamedTemporaryFile(dir=make(path.parent), delete=False) as stream:
+            stream.write(content)
+        os.replace(stream.name, path)
+    sweep(path.parent)
+
+
+def used(path: Path) -> bool:
+    """Note that a run uses a file; return whether it is there."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def sweep(path: Path) -> None:
+    """Remove the files of a directory that no run has used for a long time."""
+    for other in path.iterdir():
+        # Another run may remove it first.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - other.stat().st_mtime > KEPT:
+                other.unlink()

@@ -1,0 +1,85 @@
+"""Reads what pip is asked to install for a release: its requirements file and the files that this one includes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+
+# `-r other.txt`, `--constraint=limits.txt` and so on, at the beginning of a line.
+_INCLUDES = re.compile(r"^(?:-r|-c|--requirement|--constraint)(?:\s+|=|(?<=-[rc]))(\S+)")
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_URL = re.compile(r"^[a-z+]+://")
+# Projects that are built from files rather than fetched by name: `.`, `./lib`, `-e .`, `lib @ file:…`.
+_LOCAL = re.compile(r"^(?:-e\s*|--editable(?:\s+|=))?(?:\.|/|file:)|^[^#]*@\s*file:")
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What pip is asked to install.
+
+    Attributes:
+        file: Its name, as it was given.
+        digest: Hash of all lines except comments. Two releases with the same digest need the same packages.
+        local: Whether a package is built from files, which may change while the lines stay the same.
+    """
+
+    file: str
+    digest: str
+    local: bool
+
+
+def read(source: Path, wanted: Mapping[str, Any]) -> Requirements:
+    """Read a requirements file with all files that it includes.
+
+    Args:
+        source: Directory with the application's source.
+        wanted: celery_app_source. Its `requirements` are relative to its `directory` or to the source.
+
+    Raises:
+        UserError: A file is missing.
+    """
+    directory = str(wanted.get("directory") or ".")
+    name = str(wanted.get("requirements") or "requirements.txt")
+    places = [source / directory / name, source / name]
+    first = next((path for path in places if path.is_file()), None)
+    if first is None:
+        raise UserError(
+            f"celery_app_source.requirements: the source has no {Path(directory, name)}. Name the file that lists the "
+            "application's packages, relative to celery_app_source.directory."
+        )
+    lines: list[str] = []
+    _collect(first, source, lines, set())
+    local = any(_LOCAL.match(line) and "--hash" not in line for line in lines)
+    return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local)
+
+
+def _collect(path: Path, source: Path, lines: list[str], seen: set[Path]) -> None:
+    """Append the lines of a file and of those that it includes, each file once, as pip reads them."""
+    seen.add(path.resolve())
+    text = path.read_text(encoding="utf-8", errors="replace")
+    joined = re.sub(r"\\\r?\n", " ", text)
+    for number, raw in enumerate(joined.splitlines(), 1):
+        line = " ".join(_COMMENT.sub("", raw).split())
+        if not line:
+            continue
+        included = _INCLUDES.match(line)
+        if included is None or _URL.match(included[1]):
+            lines.append(line)
+            continue
+        # Requirements and constraints mean different things, so keep which it is.
+        lines.append("--constraint" if line.startswith(("-c", "--constraint")) else "--requirement")
+        other = path.parent / included[1]
+        if not other.is_file():
+            shown = path.relative_to(source) if path.is_relative_to(source) else path
+            raise UserError(
+                f"celery_app_source.requirements: {shown}, line {number}, includes {included[1]}, which the "
+                "source lacks"
+            )
+        if other.resolve() not in seen:
+            _collect(other, source, lines, seen)

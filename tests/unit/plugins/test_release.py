@@ -1,0 +1,130 @@
+"""The action `release`: what it sends to which host, and how packages get from one to another."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, wheels
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import virtualenvs
+
+from tests.unit.plugins.test_action_remedies import action
+
+NEEDED = {"file": "requirements.txt", "digest": "d", "local": False}
+PLATFORM = "/usr/bin/python3.11 cpython-311-x86_64-linux-gnu linux-x86_64 ID=debian VERSION_ID=12"
+NAME = wheels.name_of("d", PLATFORM, "")
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the control node keeps the packages."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext())
+    return tmp_path / f"celery-fleet/wheels/{NAME}.tar"
+
+
+class Host:
+    """A host without the release: what it was sent, and with which arguments the module was called."""
+
+    def __init__(self, name: str, virtualenvs: list[str] | None = None, **result: Any) -> None:
+        self.sent: dict[str, str] = {}
+        self.called: dict[str, Any] = {}
+        self.name = name
+        self.seen = {"platform": PLATFORM, "virtualenvs": virtualenvs or []}
+        self.result = result
+
+    def _fetch(self, remote: str, path: str) -> None:
+        assert remote == self.called["hand_over"]
+        Path(path).write_text(f"of {self.name}")
+
+    def _execute(self, _name: str, args: dict[str, Any], _variables: dict[str, Any]) -> Any:
+        self.called = args
+        handed = {"handed_over": bool(args.get("hand_over"))}
+        return {"changed": True, "packages": [], **handed, **self.result}
+
+    def build(self, *hosts: str, **needed: Any) -> dict[str, Any]:
+        args = {
+            "id": "r1",
+            "archive": "/cache/r1.tar.gz",
+            "root": "/opt/shop",
+            "python": "/usr/bin/python3",
+            "requirements": {**NEEDED, **needed},
+            "hosts": hosts,
+        }
+        shell = SimpleNamespace(tmpdir="", join_path=lambda *parts: "/".join(parts))
+        made = action("release", args)
+        vars(made).update(
+            _connection=SimpleNamespace(_shell=shell, fetch_file=self._fetch),
+            _low_level_execute_command=lambda *_, **__: {"rc": 0, "stdout": "", "stderr": ""},
+            _make_tmp_path=lambda: "/tmp/made",
+            _transfer_file=lambda local, remote: self.sent.update({remote: local}),
+            ask=lambda _script, _request: self.seen,
+            execute=self._execute,
+        )
+        return dict(made.run(task_vars={"inventory_hostname": self.name}))
+
+
+def test_the_first_host_hands_its_packages_to_the_next(kept: Path) -> None:
+    first, second = Host("worker1"), Host("worker2")
+    first.build("worker1", "worker2")
+    assert first.called["virtualenv"] == NAME
+    assert "wheels" not in first.called
+    assert kept.read_text() == "of worker1"
+    second.build("worker1", "worker2")
+    assert second.sent[second.called["wheels"]] == str(kept)
+    assert "hand_over" not in second.called
+
+
+def test_a_host_that_has_the_virtualenv_is_sent_the_code_alone(kept: Path) -> None:
+    host = Host("worker1", [NAME])
+    host.build("worker1", "worker2")
+    assert list(host.sent.values()) == ["/cache/r1.tar.gz"]
+    assert not {"wheels", "hand_over"} & host.called.keys()
+    assert not kept.exists()
+
+
+def test_the_only_host_keeps_its_packages(kept: Path) -> None:
+    host = Host("worker1")
+    host.build("worker1", "worker1")
+    assert not {"wheels", "hand_over"} & host.called.keys()
+    assert not kept.exists()
+
+
+def test_projects_of_the_source_have_a_virtualenv_for_each_release() -> None:
+    host = Host("worker1", [NAME])
+    host.build("worker1", "worker2", local=True)
+    assert host.called["virtualenv"] == wheels.name_of("d", PLATFORM, "r1")
+    assert host.called["local"]
+
+
+def test_a_host_that_fails_keeps_the_others_from_trying(kept: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match="no index"):
+        Host("worker1", failed=True, msg="no index").build("worker1", "worker2")
+    second = Host("worker2")
+    with pytest.raises(AnsibleActionFail, match="the same failed on worker1"):
+        second.build("worker1", "worker2")
+    assert second.called == {}
+    assert not kept.exists()
+
+
+def test_the_platform_of_a_host() -> None:
+    told = virtualenvs.platform("/usr/bin/python3").split()
+    assert told[0].startswith("/usr/bin/python3.")
+    assert told[1].startswith("cpython-3")
+    assert "ID=debian" in told
+    assert virtualenvs.platform("/nowhere/python3") == ""
+
+
+def test_virtualenvs_that_are_complete(tmp_path: Path) -> None:
+    assert virtualenvs.complete(str(tmp_path)) == []
+    for name, note in (("whole", True), ("half", False)):
+        path = tmp_path / "virtualenvs" / name
+        path.mkdir(parents=True)
+        if note:
+            (path / "virtualenv.json").write_text("{}")
+    found = virtualenvs.main({"root": str(tmp_path), "python": "/usr/bin/python3"})
+    assert found["virtualenvs"] == ["whole"]

@@ -1,0 +1,129 @@
+"""Packages that one host hands to the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache, wheels
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "celery-fleet/wheels"
+
+
+def test_a_name_follows_all_that_decides_which_packages_there_are() -> None:
+    one = wheels.name_of("digest", "platform", "")
+    assert len(one) == 12
+    assert wheels.name_of("digest", "platform", "") == one
+    others = [("other", "platform", ""), ("digest", "other", ""), ("digest", "platform", "r1")]
+    assert len({one, *(wheels.name_of(*other) for other in others)}) == 4
+
+
+def test_the_first_makes_them_and_the_next_finds_them(directory: Path) -> None:
+    with wheels.turn("v1", "worker1") as (path, there):
+        assert not there
+        path.write_bytes(b"wheels")
+    with wheels.turn("v1", "worker2") as (path, there):
+        assert there
+        assert path.read_bytes() == b"wheels"
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def host(number: int, results: Any, *, fails: bool) -> None:
+    try:
+        with wheels.turn("v1", f"worker{number}") as (path, there):
+            if not there:
+                time.sleep(0.3)
+                if fails:
+                    raise UserError("no index")
+                path.write_bytes(b"wheels")
+        results.put("found" if there else "made")
+    except UserError as error:
+        results.put(str(error))
+
+
+def run(*, fails: bool) -> list[str]:
+    """Several hosts at once, each in a process, as Ansible runs them."""
+    results = FORK.Queue()
+    hosts = [
+        FORK.Process(target=host, args=(number, results), kwargs={"fails": fails})
+        for number in range(3)
+    ]
+    for process in hosts:
+        process.start()
+    found = [results.get(timeout=20) for _ in hosts]
+    for process in hosts:
+        process.join()
+    return sorted(found)
+
+
+def test_the_others_wait_for_the_first() -> None:
+    assert run(fails=False) == ["found", "found", "made"]
+
+
+def test_if_the_first_fails_the_others_say_so_and_do_not_try() -> None:
+    found = run(fails=True)
+    assert found.count("no index") == 1
+    assert sum("because the same failed on worker" in text for text in found) == 2
+
+
+def test_the_next_run_tries_again(directory: Path) -> None:
+    with pytest.raises(UserError), wheels.turn("v1", "worker1"):
+        raise UserError("no index")
+    # Another run has another process for all its hosts.
+    lock = directory / "v1.lock"
+    assert lock.read_text() == f"{os.getppid()} worker1"
+    lock.write_text("1 worker1")
+    with wheels.turn("v1", "worker1") as (_, there):
+        assert not there
+
+
+def test_a_host_that_goes_away_keeps_no_other_from_trying() -> None:
+    with pytest.raises(ConnectionError), wheels.turn("v1", "worker1"):
+        raise ConnectionError
+    with wheels.turn("v1", "worker2") as (_, there):
+        assert not there
+
+
+def test_wheels_that_no_run_uses_go(directory: Path) -> None:
+    for name in ("old", "new"):
+        with wheels.turn(name, "worker1") as (path, _):
+            path.write_bytes(b"")
+    os.utime(directory / "old.tar", (time.time() - cache.KEPT - 60,) * 2)
+    with wheels.turn("v2", "worker1") as (path, _):
+        path.write_bytes(b"")
+    assert {path.name for path in directory.glob("*.tar")} == {"new.tar", "v2.tar"}
+
+
+def packages(**versions: str) -> dict[str, Any]:
+    return {
+        "__celery_release_built": {
+            "packages": [{"name": name, "version": v} for name, v in versions.items()]
+        }
+    }
+
+
+def test_differences_between_hosts() -> None:
+    variables = {
+        "a": packages(celery="5.5", kombu="5.5"),
+        "b": packages(celery="5.6", kombu="5.5", tomli="2"),
+        # Built before packages were noted, or not part of the run.
+        "c": packages(),
+        "d": {},
+    }
+    told = wheels.differences(["a", "b", "c", "d"], variables)
+    assert told == "celery is 5.5 on a and 5.6 on b"
+    assert wheels.differences(["b", "c", "d"], variables) == ""
+    many = {"a": packages(**{f"p{n}": "1" for n in range(7)})}
+    many["b"] = packages(**{f"p{n}": "2" for n in range(7)})
+    assert wheels.differences(["a", "b"], many).endswith("; and 2 more")
