@@ -37,9 +37,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 
 from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
+# The entry point with a role's own variables; the second one is that of a role without tasks.
+FIRST = ("main", "variables")
 # Role and entry point of its specs -> the table of their options.
 TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
-    ("celery_app", "main"): application_options.APPLICATION,
+    ("celery_app", "variables"): application_options.APPLICATION,
     ("celery_app", "url"): application_options.URL,
     ("celery_worker", "main"): worker_options.WORKER_VARIABLES,
 }
@@ -116,7 +118,7 @@ class Role:
 
     Attributes:
         name: Its name.
-        entries: Its entry points, `main` first.
+        entries: Its entry points, the one in `FIRST` first.
         use: How `site.yml` uses it; None if only other roles or playbooks do.
         about: The comment that begins its tasks, as paragraphs.
         example: Variables of an inventory as YAML, or nothing.
@@ -313,7 +315,7 @@ def parse(
             paragraphs=texts(spec.get("description")),
             options=completed(spec.get("options") or {}, TABLES.get((name, entry), ())),
         )
-        for entry, spec in sorted(specs.items(), key=lambda item: (item[0] != "main", item[0]))
+        for entry, spec in sorted(specs.items(), key=lambda item: (item[0] not in FIRST, item[0]))
     ]
     return Role(name, tuple(entries), use, about, example)
 
@@ -362,7 +364,7 @@ def main(arguments: Sequence[str]) -> int:
             print(told, file=sys.stderr)
 
     for role, entry in TABLES:
-        if entry == "main":
+        if entry in FIRST:
             write(ROOT / "roles" / role / "meta/argument_specs.yml", specs_text(ROOT, role))
     # The rest is made from the specs.
     roles = read(ROOT)

@@ -167,9 +167,9 @@ def test_no_check_is_silenced_without_a_reason() -> None:
 
 
 def options_of(role: Path) -> dict[str, dict[str, Any]]:
-    """The documented options of a role's entry point `main`."""
+    """The documented options of a role's entry point `main`, or of the only one."""
     specs = load(role / "meta" / "argument_specs.yml")["argument_specs"]
-    options: dict[str, dict[str, Any]] = specs["main"].get("options") or {}
+    options: dict[str, dict[str, Any]] = (specs.get("main") or next(iter(specs.values()))).get("options") or {}
     return options
 
 

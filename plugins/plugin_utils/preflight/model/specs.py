@@ -167,7 +167,8 @@ def parse_role(name: str, argument_specs: object, defaults: object, path: str = 
     }
     return RoleSpec(
         name=name,
-        options=parsed.pop("main", {}),
+        # `celery_app` has no tasks, and so no `main`.
+        options=parsed.pop("main", None) or parsed.pop("variables", {}),
         defaults={
             key: value
             for key, value in (defaults.items() if isinstance(defaults, Mapping) else ())
