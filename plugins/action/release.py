@@ -44,13 +44,18 @@ class ActionModule(FleetAction):
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
     ) -> dict[str, Any]:
         requirements, hosts = args.pop("requirements"), args.pop("hosts", [])
+        index = args.pop("index", None) or {}
+        self.secrets.extend(str(login["password"]) for login in index.get("logins") or [])
         seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
         own = str(args["id"]) if requirements["local"] else ""
-        name = wheels.name_of(requirements["digest"], seen["platform"], own)
+        # Another index may have other packages of the same names.
+        urls = [str(index.get("url") or ""), *map(str, index.get("extra_urls") or [])]
+        name = wheels.name_of(requirements["digest"], [seen["platform"], *urls], own)
         made = self._make_tmp_path()
         args |= {
             "archive": self._send(archive, made, "release.tar.gz"),
             "demands": transport.pack(args.get("demands") or {}),
+            "index": transport.pack(index),
             "requirements": requirements["file"],
             "local": requirements["local"],
             "virtualenv": name,

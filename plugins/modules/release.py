@@ -46,6 +46,12 @@ options:
     description: Whether a package is built from files of the source. The action plugin sets it.
     type: bool
     default: false
+  index:
+    description:
+      - Where pip gets packages, C(celery_app_package_index).
+      - The action plugin sends it to the host as compressed JSON in base64.
+    type: raw
+    default: ""
   wheels:
     description: Archive of the packages, empty if the host has to get them. The action plugin sends it.
     type: path
@@ -154,6 +160,8 @@ def main() -> None:
             "hosts": {"type": "list", "elements": "str", "default": []},
             "virtualenv": {"type": "str", "default": ""},
             "local": {"type": "bool", "default": False},
+            # Packed like the demands: it has logins.
+            "index": {"type": "raw", "default": "", "no_log": True},
             "wheels": {"type": "path", "default": ""},
             "hand_over": {"type": "path", "default": ""},
             "app": {"type": "str", "default": ""},
@@ -171,7 +179,8 @@ def main() -> None:
         supports_check_mode=False,
     )
     params = {name: value for name, value in module.params.items() if name != "hosts"}
-    params["demands"] = unpack(params["demands"]) if params["demands"] else {}
+    for name in ("demands", "index"):
+        params[name] = unpack(params[name]) if params[name] else {}
     wanted = Build(**params)
     try:
         for warning in build(wanted):

@@ -21,6 +21,7 @@ LOG = "build.log"
 
 # Output of pip and compilers if something is missing on the host, what that is, and what to do.
 _PACKAGES = "celery_runtime_packages"
+_INDEX = "celery_app_package_index"
 
 _MISSING = (
     (r"fatal error: Python\.h", "Python's headers", f"add python3-dev to {_PACKAGES}"),
@@ -53,12 +54,32 @@ _MISSING = (
         f"add the -dev package of that library to {_PACKAGES} (`apt-file search` finds it)",
     ),
     (
+        r"\b401 Client Error|User for \S+: |\b403 Client Error",
+        "a login that the package index accepts",
+        f"correct {_INDEX}.logins, whose host has to be the one in the index's URL",
+    ),
+    (
+        r"\b407 Proxy Authentication",
+        "a login that the proxy accepts",
+        f"correct {_INDEX}.logins, whose host has to be the one in {_INDEX}.proxy",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED",
+        "the authority that has signed the certificate of the package index",
+        f"give its certificate as {_INDEX}.ca",
+    ),
+    (
+        r"alert certificate required|alert handshake failure|EOF occurred in violation of protocol",
+        "a client certificate that the package index accepts",
+        f"give certificate and key as {_INDEX}.client_certificate",
+    ),
+    (
         (
             r"(?i)temporary failure in name resolution|failed to establish a new connection"
             r"|connection (?:refused|timed out)"
         ),
         "a way to the package index",
-        "let this host reach it, or name another index or a proxy in its /etc/pip.conf",
+        f"let this host reach it, or name another index or a proxy in {_INDEX}",
     ),
     (
         r"No matching distribution found for (\S+)",
@@ -75,9 +96,15 @@ _AT = (
 )
 
 
-def explained(failure: CommandFailed, log: Path) -> BuildError:
-    """Return an error: which package can't be installed, what the host probably lacks, and where the output is."""
-    output = failure.output
+def explained(failure: CommandFailed, log: Path, details: str = "") -> BuildError:
+    """Return an error: which package can't be installed, what the host probably lacks, and where the output is.
+
+    Args:
+        failure: What pip has printed.
+        log: Where to write all of it.
+        details: What pip has written to its own log.
+    """
+    output = "\n".join(filter(None, [details, failure.output]))
     at = next((found[-1] for pattern in _AT if (found := re.findall(pattern, output))), None)
     words = [str(failure)]
     if at:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
 
 class BuildError(Exception):
@@ -41,6 +43,7 @@ class Build:
     local: bool = False
     wheels: str = ""
     hand_over: str = ""
+    index: dict[str, Any] = field(default_factory=dict)
     demands: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     secret_environment: dict[str, Any] = field(default_factory=dict)
@@ -80,12 +83,13 @@ def run(
     user: pwd.struct_passwd,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     directory: str = "/",
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run a command as the build's user, without Ansible's environment; return its output."""
     try:
         done = subprocess.run(
             list(command),
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"},
+            env={**_ENVIRONMENT, **(environment or {})},
             cwd=directory,
             user=user.pw_uid,
             group=user.pw_gid,

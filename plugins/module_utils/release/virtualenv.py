@@ -19,9 +19,10 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.index import settings
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     VIRTUALENV_NOTE,
     works,
@@ -53,6 +54,10 @@ _WHEEL = re.compile(r"([^-]+)-([^-]+)(?:-[^-]+){3,4}\.whl")
 
 # As in preflight/checks/source.py, which only sees the path in the inventory.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
+
+
+# Bytes of pip's log that are kept when it fails.
+_LONGEST_LOG = 4_000_000
 
 
 def compile_all(build: Build) -> list[str]:
@@ -129,7 +134,8 @@ def _make(build: Build, venv: Path, left: Callable[[], float]) -> list[dict[str,
     if build.wheels:
         _unpack_wheels(build, wheels, left(), user)
     else:
-        _collect_wheels(build, pip, wheels, left(), user)
+        with settings(build.index, venv / "pip", user) as environment:
+            _collect_wheels(build, pip, wheels, left(), user, environment)
     _install(build, pip, wheels, left(), user)
     # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.
     quietly = [*compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]
@@ -161,7 +167,12 @@ def _owned(path: Path, user: pwd.struct_passwd) -> Path:
 
 
 def _collect_wheels(
-    build: Build, pip: list[str], wheels: Path, timeout: float, user: pwd.struct_passwd
+    build: Build,
+    pip: list[str],
+    wheels: Path,
+    timeout: float,
+    user: pwd.struct_passwd,
+    environment: Mapping[str, str],
 ) -> None:
     """Download the requirements with everything that they need as wheels; build those that the index has as source."""
     source = build.path / "source"
@@ -176,11 +187,16 @@ def _collect_wheels(
         raise BuildError(
             f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
         )
+    # What pip does not print: among others, what an index answered.
+    log = wheels.parent / "pip.log"
     command = [
         *pip,
         "wheel",
         "--no-input",
+        "--no-cache-dir",
         "--progress-bar=off",
+        "--log",
+        str(log),
         # Without it, old packages need setuptools in the virtualenv.
         "--use-pep517",
         "--wheel-dir",
@@ -189,11 +205,30 @@ def _collect_wheels(
         str(base / build.requirements),
     ]
     try:
-        run(command, timeout, "installing the requirements", user, directory=str(base))
+        run(
+            command,
+            timeout,
+            "installing the requirements",
+            user,
+            directory=str(base),
+            environment=environment,
+        )
     except CommandFailed as failure:
-        raise explained(failure, build.path.parent / LOG) from None
+        raise explained(failure, build.path.parent / LOG, _read(log)) from None
+    log.unlink(missing_ok=True)
     if build.local:
         shutil.rmtree(source)
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file of the user's, who may have put something else in its place."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with open(handle, "rb") as stream:
+        regular = stat.S_ISREG(os.fstat(handle).st_mode)
+        return stream.read(_LONGEST_LOG).decode(errors="replace") if regular else ""
 
 
 def _install(

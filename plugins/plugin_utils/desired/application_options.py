@@ -24,6 +24,27 @@ URL: Final[tuple[Option, ...]] = (
     Option("query", "dict", "Parameters after the question mark, name to value. A list of values repeats the name."),
 )
 
+LOGIN: Final[tuple[Option, ...]] = (
+    Option("host", "str", "The host in the URL of the index or the proxy, without a port.", required=True),
+    Option("user", "str", "Name of the login. Some services take any name with a token as password.", required=True),
+    Option("password", "str", "Its password or token.", required=True, secret=True),
+)
+
+PACKAGE_INDEX: Final[tuple[Option, ...]] = (
+    Option("url", "str",
+           "URL of the index that replaces PyPI, such as C(https://packages.example.org/simple), without a login."),
+    Option("extra_urls", "list",
+           "URLs of further indexes. pip takes the highest version of all indexes, so an index that others can write "
+           "to can replace your own packages. A lock with hashes prevents that.",
+           elements="str"),
+    Option("logins", "list", "Logins of indexes and of the proxy.", elements="dict", options=LOGIN),
+    Option("ca", "str",
+           "Certificates of the authorities that have signed the indexes' certificates, in PEM form. The host's own "
+           "are trusted as well."),
+    Option("client_certificate", "str", "Certificate of the client, followed by its key, in PEM form.", secret=True),
+    Option("proxy", "str", "URL of an HTTP proxy, such as C(http://proxy.example.org:3128), without a login."),
+)
+
 LOG_ROTATE: Final[tuple[Option, ...]] = (
     Option("when", "str", "How often.", default="daily", choices=("daily", "weekly")),
     Option("keep", "int", "Number of old files to keep. Those of workers and beat are compressed, except the newest.",
@@ -59,6 +80,11 @@ APPLICATION: Final[tuple[Option, ...]] = (
                       "it has them.",
                       default="requirements.txt"),
            )),
+    Option("celery_app_package_index", "dict",
+           "Where pip gets the packages of the application, of Flower and of the operator's command. What is not set "
+           "here is as C(/etc/pip.conf) on the host says, or PyPI.",
+           default={},
+           options=PACKAGE_INDEX),
     Option("celery_app_inventory_name", "str",
            "The inventory that the application is deployed from, by default the name of the inventory's directory, "
            "which is the same in each checkout.\n"

@@ -17,15 +17,16 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.errors import Us
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache
 
 
-def name_of(digest: str, platform: str, release: str) -> str:
+def name_of(digest: str, circumstances: Iterable[str], release: str) -> str:
     """Return the name of a virtualenv, twelve hexadecimal digits.
 
     Args:
         digest: Hash of the requirements.
-        platform: Platform of the host, as the script `virtualenvs` names it.
+        circumstances: What else decides which packages these are: the host's platform, as the script `virtualenvs`
+            names it, and the indexes.
         release: Name of the release if a package is built from its source; else empty.
     """
-    return hashlib.sha256(f"{digest}\0{platform}\0{release}".encode()).hexdigest()[:12]
+    return hashlib.sha256("\0".join([digest, *circumstances, release]).encode()).hexdigest()[:12]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tests.unit.plugins.test_action_remedies import action
 
 NEEDED = {"file": "requirements.txt", "digest": "d", "local": False}
 PLATFORM = "/usr/bin/python3.11 cpython-311-x86_64-linux-gnu linux-x86_64 ID=debian VERSION_ID=12"
-NAME = wheels.name_of("d", PLATFORM, "")
+NAME = wheels.name_of("d", [PLATFORM, ""], "")
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,7 @@ class Host:
             _transfer_file=lambda local, remote: self.sent.update({remote: local}),
             ask=lambda _script, _request: self.seen,
             execute=self._execute,
+            secrets=[],
         )
         return dict(made.run(task_vars={"inventory_hostname": self.name}))
 
@@ -97,7 +98,7 @@ def test_the_only_host_keeps_its_packages(kept: Path) -> None:
 def test_projects_of_the_source_have_a_virtualenv_for_each_release() -> None:
     host = Host("worker1", [NAME])
     host.build("worker1", "worker2", local=True)
-    assert host.called["virtualenv"] == wheels.name_of("d", PLATFORM, "r1")
+    assert host.called["virtualenv"] == wheels.name_of("d", [PLATFORM, ""], "r1")
     assert host.called["local"]
 
 

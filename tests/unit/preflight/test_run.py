@@ -95,6 +95,8 @@ W = "celery_worker_instances"
 D = f"{W}/discounts"
 B = "celery_beat_schedule"
 S = "celery_app_source"
+IN = "celery_app_package_index"
+PEM = "-----BEGIN {}-----\n…".format
 P = "celery_producer_web_protected_paths"
 U = "celery_app_env_urls/OTHER_URL"
 R = "celery_release_commands"
@@ -411,6 +413,24 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_env/A", "a\x1bb", "celery_app_env.A", "control character", "base64"),
     ("celery_app_secret_env/A", "a\r\n", "celery_app_secret_env.A", "control character", "base64"),
     (f"{D}/environment", {"A": "\0"}, f"{W}.discounts.environment.A", "control character", "base64"),
+    (IN, {"url": "packages.example.org/simple"}, f"{IN}.url", "not the URL of an HTTP server", "https://packages"),
+    (IN, {"url": "https://me:hush@packages.example.org"}, f"{IN}.url", "contains a login", f"{IN}.logins"),
+    (IN, {"url": "https://a/simple", "extra_urls": ["https://token@b/"]}, f"{IN}.extra_urls[0]", "contains a login",
+     "remove it"),
+    (IN, {"proxy": "proxy.example.org:3128"}, f"{IN}.proxy", "not the URL", "http://proxy.example.org:3128"),
+    (IN, {"proxy": "http://a:b@proxy:3128"}, f"{IN}.proxy", "contains a login", f"{IN}.logins"),
+    (IN, {"url": "https://a:x/simple"}, f"{IN}.url", "not the URL", "https://"),
+    (IN, {"url": "https://a", "logins": [{"host": "b", "user": "u", "password": "p"}]}, f"{IN}.logins[0].host",
+     "the host of no URL", "one of a"),
+    (IN, {"url": "https://a", "logins": [{"host": "a", "user": "u", "password": "p"}] * 2}, f"{IN}.logins[1].host",
+     "two logins", "one of them"),
+    (IN, {"url": "https://a", "logins": [{"host": "a", "user": "u", "password": "p\nq"}]}, f"{IN}.logins[0].password",
+     "more than one line", "as the service gives it"),
+    (IN, {"url": "https://a", "logins": [{"host": "a", "user": "u"}]}, f"{IN}.logins[0].password", "", ""),
+    (IN, {"ca": "/etc/ssl/ca.pem"}, f"{IN}.ca", "not in PEM form", "lookup('file'"),
+    (IN, {"client_certificate": PEM("CERTIFICATE")}, f"{IN}.client_certificate", "lacks PRIVATE KEY", "lookup"),
+    (IN, {"client_certificate": PEM("CERTIFICATE") + PEM("ENCRYPTED PRIVATE KEY")},
+     f"{IN}.client_certificate", "encrypted key", "without a passphrase"),
     ("celery_app_env/HOSTS", ["a", "b"], "celery_app_env.HOSTS", "a list, but must be a string", "JSON in quotes"),
     ("celery_app_env/MAP", {"a": 1}, "celery_app_env.MAP", "a mapping, but must be a string", "JSON in quotes"),
     ("celery_app_secret_env/HOSTS", ["a"], "celery_app_secret_env.HOSTS", "a list, but must be a string", "a,b"),
@@ -584,6 +604,27 @@ def test_a_mistake_is_refused(
         and problem.severity is Severity.ERROR
         for problem in fitting
     ), text_of(found)
+
+
+def test_an_index_without_encryption_is_a_warning(variables: Variables) -> None:
+    found = only(problems({**variables, IN: {"url": "http://packages.example.org/simple"}}))
+    assert found.severity is Severity.WARNING
+    assert "replace packages" in found.message
+
+
+def test_an_index_with_everything(variables: Variables) -> None:
+    index = {
+        "url": "https://packages.example.org:8443/simple",
+        "extra_urls": ["https://pypi.org/simple"],
+        "proxy": "http://proxy.example.org:3128",
+        "ca": PEM("CERTIFICATE"),
+        "client_certificate": PEM("CERTIFICATE") + PEM("PRIVATE KEY"),
+        "logins": [
+            {"host": "packages.example.org", "user": "u", "password": "p"},
+            {"host": "proxy.example.org", "user": "u", "password": "p"},
+        ],
+    }
+    assert problems({**variables, IN: index}) == []
 
 
 def test_the_same_port_twice_on_redis(variables: Variables) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 PIP = """
 import pathlib, sys
 *words, directory, option, requirements = sys.argv[1:]
-options = ["--no-input", "--progress-bar=off", "--use-pep517", "--wheel-dir"]
+options = ["--no-input", "--no-cache-dir", "--progress-bar=off", "--log", "LOG", "--use-pep517", "--wheel-dir"]
+words[words.index("--log") + 1] = "LOG"
 assert [*words, option] == ["--disable-pip-version-check", "wheel", *options, "--requirement"]
 text = open(requirements).read()
 if "nothing-of-the-kind" in text:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import pwd
 import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,150 +31,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
-pytestmark = pytest.mark.slow
+from tests.unit.release.place import CHECK, PYTHON, USER, Place, wheel
 
-# Root builds as another user, so that what should be neither root's to run nor the user's to write can be told apart.
-USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-# As on hosts. The one that runs the tests may lie where that user can't go.
-PYTHON = "/usr/bin/python3"
-# Says what it was asked, as `celery_fleet.release.check` would answer.
-CHECK = """
-import json, os, sys
-request = json.load(sys.stdin)
-print("the application prints")
-seen = {"cwd": os.getcwd(), "A": os.environ.get("A"), "FLAG": os.environ.get("FLAG"), "request": request,
-        "home": os.environ["HOME"], "path": os.environ["PATH"].split(":")[0]}
-import app
-print(json.dumps({"ok": True, "errors": [], "tasks": ["app.x"], "versions": {"celery": "5.7.0"}, "seen": seen,
-                  "application": {"zone": "UTC"}}))
-open(os.environ["SEEN"], "w").write(json.dumps(seen))
-"""
-
-
-@pytest.fixture(autouse=True)
-def umask() -> Iterator[None]:
-    """The module is a process of its own, and sets its umask; here that would outlive the test."""
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
-
-
-@pytest.fixture(autouse=True)
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The command and options of each process that was started.
-
-    Someone else than root can build, who can't become another user or give away files but need not.
-    """
-    run, found = subprocess.run, []
-
-    def recorded(command: Any, **options: Any) -> Any:
-        found.append({"command": command, **options})
-        if os.geteuid() != 0:
-            for name in ("user", "group", "extra_groups"):
-                options.pop(name, None)
-        return run(command, **options)
-
-    monkeypatch.setattr(subprocess, "run", recorded)
-    if os.geteuid() != 0:
-        monkeypatch.setattr(os, "chown", lambda *_args, **_options: None)
-    return found
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """A directory that the build's user can enter; pytest's own is closed to all but its owner."""
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o755)
-        yield Path(made).resolve()
-
-
-@pytest.fixture
-def quick_python(tmp_path: Path) -> str:
-    path = tmp_path / "quick-python"
-    script = Path(__file__).with_name("quick_python.py")
-    path.write_text(f"#!{PYTHON}\n{script.read_text()}")
-    path.chmod(0o755)
-    return str(path)
-
-
-class Place:
-    """An application's root, the runtime, and archives."""
-
-    def __init__(self, root: Path, python: str) -> None:
-        self.root = root / "opt"
-        self.runtime = root / "runtime"
-        self.seen = root / "seen/seen.json"
-        self.python = python
-        (self.runtime / "celery_fleet/release").mkdir(parents=True)
-        self.check(CHECK)
-        for path, mode in (
-            (self.seen.parent, 0o777),
-            (self.root, 0o755),
-            (self.root / "releases", 0o755),
-            (self.runtime, 0o755),
-            (self.runtime / "celery_fleet", 0o755),
-            (self.runtime / "celery_fleet/release", 0o755),
-        ):
-            path.mkdir(exist_ok=True)
-            path.chmod(mode)
-
-    def check(self, text: str) -> None:
-        path = self.runtime / "celery_fleet" / "release" / "check.py"
-        path.write_text(text)
-        path.chmod(0o644)
-
-    def wanted(
-        self,
-        identity: str = "r1",
-        files: dict[str, str] | None = None,
-        links: dict[str, str] | None = None,
-        **more: Any,
-    ) -> Build:
-        given = {"app.py": "x = 1\n", "requirements.txt": ""} if files is None else files
-        archive = self.root.parent / f"{identity}.tar.gz"
-        with tarfile.open(archive, "w:gz") as opened:
-            for name, text in given.items():
-                info = tarfile.TarInfo(name)
-                info.size, info.mode = len(text.encode()), 0o644
-                opened.addfile(info, io.BytesIO(text.encode()))
-            for name, target in (links or {}).items():
-                info = tarfile.TarInfo(name)
-                info.type, info.linkname = tarfile.SYMTYPE, target
-                opened.addfile(info)
-        options: dict[str, Any] = {
-            "directory": ".",
-            "requirements": "requirements.txt",
-            # As the control node names it: another for other requirements.
-            "virtualenv": hashlib.sha256(given.get("requirements.txt", "").encode()).hexdigest()[
-                :12
-            ],
-            "app": "app",
-            "python": self.python,
-            "environment": {"SEEN": str(self.seen)},
-            **more,
-        }
-        return Build(
-            id=identity,
-            archive=str(archive),
-            root=str(self.root),
-            runtime=str(self.runtime),
-            user=USER.pw_name,
-            **options,
-        )
-
-    def releases(self) -> list[str]:
-        found = (self.root / "releases").glob("*")
-        return sorted(path.name for path in found if path.is_dir())
-
-    def note(self, identity: str = "r1") -> dict[str, Any]:
-        text = (self.root / "releases" / identity / "release.json").read_text()
-        note: dict[str, Any] = json.loads(text)
-        return note
-
-
-@pytest.fixture
-def place(tmp_path: Path, quick_python: str) -> Place:
-    return Place(tmp_path, quick_python)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("umask", "ran")]
 
 
 def test_a_release(place: Place) -> None:
@@ -213,21 +67,6 @@ def test_a_release(place: Place) -> None:
 def test_a_release_with_the_real_pip(place: Place) -> None:
     build(place.wanted(python=PYTHON))
     assert place.note()["id"] == "r1"
-
-
-def wheel(directory: Path, name: str = "small", code: str = "x = 1\n") -> str:
-    """A wheel, and the line of requirements that asks for it by its hash."""
-    path = directory / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}/__init__.py", code)
-        archive.writestr(f"{name}/old.py", "print 'Python 2'\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        archive.writestr(f"{info}/WHEEL", tag)
-        archive.writestr(f"{info}/RECORD", "")
-    path.chmod(0o644)
-    return f"{name} @ file://{path} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
 @pytest.mark.parametrize("hosts_own", [True, False])
@@ -700,7 +539,7 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
                 "Failed to establish a new connection: [Errno 111] Connection refused'))\n"
                 "ERROR: No matching distribution found for celery==5.5"
             ),
-            ["a way to the package index", "/etc/pip.conf"],
+            ["a way to the package index", "celery_app_package_index"],
             marks=pytest.mark.slow,
         ),
     ],

@@ -22,11 +22,16 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_name_follows_all_that_decides_which_packages_there_are() -> None:
-    one = wheels.name_of("digest", "platform", "")
+    one = wheels.name_of("digest", ["platform"], "")
     assert len(one) == 12
-    assert wheels.name_of("digest", "platform", "") == one
-    others = [("other", "platform", ""), ("digest", "other", ""), ("digest", "platform", "r1")]
-    assert len({one, *(wheels.name_of(*other) for other in others)}) == 4
+    assert wheels.name_of("digest", ["platform"], "") == one
+    others = [
+        wheels.name_of("other", ["platform"], ""),
+        wheels.name_of("digest", ["other"], ""),
+        wheels.name_of("digest", ["platform", "https://packages.example.org/simple"], ""),
+        wheels.name_of("digest", ["platform"], "r1"),
+    ]
+    assert len({one, *others}) == 5
 
 
 def test_the_first_makes_them_and_the_next_finds_them(directory: Path) -> None:

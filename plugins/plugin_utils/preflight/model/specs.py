@@ -168,7 +168,7 @@ def parse_role(name: str, argument_specs: object, defaults: object, path: str = 
     return RoleSpec(
         name=name,
         # `celery_app` has no tasks, and so no `main`.
-        options=parsed.pop("main", None) or parsed.pop("variables", {}),
+        options=parsed.pop("main", {}) or parsed.pop("variables", {}),
         defaults={
             key: value
             for key, value in (defaults.items() if isinstance(defaults, Mapping) else ())

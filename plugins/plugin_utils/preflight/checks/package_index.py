@@ -1,0 +1,135 @@
+"""Checks where pip gets packages: `celery_app_package_index`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    FLEET,
+    UNKNOWN,
+    Model,
+    Problem,
+    Severity,
+    as_list,
+    as_mapping,
+    as_text,
+    dotted,
+)
+
+NAME: Final = "celery_app_package_index"
+_LIKE: Final = "https://packages.example.org/simple"
+_LOOKUP: Final = "{{ lookup('file', inventory_dir ~ '/…') }}"
+
+
+def check_package_index(model: Model) -> Iterator[Problem]:
+    """Check URLs, logins and certificates. Whether the index answers is seen when a release is built."""
+    for value, hosts in model.distinct(NAME, model.members(FLEET)):
+        if isinstance(value, Mapping):
+            for problem in _index(model, as_mapping(value)):
+                yield replace(problem, hosts=hosts)
+
+
+def _index(model: Model, index: Mapping[str, object]) -> Iterator[Problem]:
+    known: set[str] = set()
+    unknown = False
+    for path, value in _urls(index):
+        text = as_text(value)
+        if text is None:
+            unknown |= value is UNKNOWN
+            continue
+        parts = _split(text)
+        if parts is None:
+            yield Problem(
+                path,
+                "is not the URL of an HTTP server",
+                f"write it as in {_LIKE if 'proxy' not in path else 'http://proxy.example.org:3128'}",
+                value=model.show((NAME, path.rpartition(".")[2]), text),
+            )
+            continue
+        known.add(parts.hostname or "")
+        if parts.username or parts.password:
+            yield Problem(
+                path,
+                "contains a login, which every user of a host could see",
+                f"remove it from the URL, and give host, user and password in {NAME}.logins",
+            )
+        elif parts.scheme == "http" and "proxy" not in path:
+            yield Problem(
+                path,
+                "is not encrypted: whoever is between a host and the index can replace packages, which then run as "
+                "the application's user",
+                "use https, with the certificate of the index's authority in celery_app_package_index.ca",
+                value=model.show((NAME, path.rpartition(".")[2]), text),
+                severity=Severity.WARNING,
+            )
+    yield from _logins(index, set() if unknown else known)
+    yield from _certificates(index)
+
+
+def _urls(index: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key in ("url", "proxy"):
+        if index.get(key) not in (None, ""):
+            yield dotted((NAME, key)), index[key]
+    for number, value in enumerate(as_list(index.get("extra_urls"))):
+        yield f"{NAME}.extra_urls[{number}]", value
+
+
+def _split(text: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        return None
+    return parts if valid and not any(letter.isspace() for letter in text) else None
+
+
+def _logins(index: Mapping[str, object], known: set[str]) -> Iterator[Problem]:
+    """Check that each login is for a host that is asked; `known` is empty if that can't be told."""
+    seen = set()
+    for number, item in enumerate(as_list(index.get("logins"))):
+        path = f"{NAME}.logins[{number}]"
+        login = as_mapping(item)
+        host = as_text(login.get("host"))
+        if host is None:
+            continue
+        if known and host not in known:
+            yield Problem(
+                f"{path}.host",
+                "is the host of no URL here, so the login would never be used",
+                f"write one of {', '.join(sorted(known))}",
+                value=host,
+            )
+        if host in seen:
+            yield Problem(f"{path}.host", "has two logins", "keep one of them", value=host)
+        seen.add(host)
+        for key in ("user", "password"):
+            text = as_text(login.get(key))
+            if text is not None and ("\n" in text or not text):
+                what = "is empty" if not text else "has more than one line"
+                yield Problem(f"{path}.{key}", what, "write it as the service gives it")
+
+
+def _certificates(index: Mapping[str, object]) -> Iterator[Problem]:
+    for key, parts in (
+        ("ca", ("-----BEGIN CERTIFICATE-----",)),
+        ("client_certificate", ("-----BEGIN CERTIFICATE-----", "PRIVATE KEY-----")),
+    ):
+        text = as_text(index.get(key))
+        if not text:
+            continue
+        missing = [part for part in parts if part not in text]
+        if missing:
+            yield Problem(
+                dotted((NAME, key)),
+                f"is not in PEM form: it lacks {' and '.join(missing)}",
+                f"give the content of the file, as in {_LOOKUP}",
+            )
+        elif "ENCRYPTED" in text:
+            yield Problem(
+                dotted((NAME, key)),
+                "has an encrypted key, for which pip has no passphrase",
+                "give the key without a passphrase, in a file that Ansible Vault encrypts",
+            )
