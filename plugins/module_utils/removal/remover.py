@@ -25,6 +25,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host imp
 RUN = "/run/celery-fleet"
 _NGINX = "nginx.service"
 
+# What 0.1.0 called the lock. The next version drops it, like the list of names in `footprint`.
+_OLD_LOCK = "/run/celery-fleet-settle.lock"
+
 
 class Remover:
     """Removes one application from one host.
@@ -74,7 +77,7 @@ class Remover:
             return
         if self.host.exists(RUN) and not self.host.glob(f"{RUN}/*.lease.json"):
             self.deletion.tree(RUN, self.there.owners_of(RUN))
-        self.deletion.files([str(LOCK)])
+        self.deletion.files([str(LOCK), _OLD_LOCK])
 
     def _refuse_what_runs(self) -> None:
         states = self.host.show([*self.there.units(), *self.there.commands()])

@@ -822,6 +822,10 @@ def test_what_came_before_the_manifest_goes_as_well(ground: Ground, bare: list[s
         path, manifest.Manifest(files={"/etc/celery-fleet/shop/fleet.json"}, whole=False)
     )
     ground.stop()
+    # The name that 0.1.0 gave to its lock.
+    lock = ground.base / "run/celery-fleet-settle.lock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
     ground.remover().remove()
     ground.remover().finish()
     assert ground.paths() == bare
