@@ -27,7 +27,7 @@ class ActionModule(FleetAction):
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
             source = args["source"]
             packed = pack(source, base, Path(scratch), str(args.get("python", "")))
-            needed = requirements.read(packed.directory, source)
+            needed = requirements.read(packed.directory, source, packed.exported)
         path = cache.directory("releases") / f"{packed.id}.tar.gz"
         # A dry run builds nothing, so it needs no archive.
         if not self._task.check_mode:

@@ -150,7 +150,8 @@ def test_an_option_of_the_application_reaches_a_host(path: str, option: Option) 
 @pytest.mark.parametrize("option", SOURCE, ids=lambda option: option.name)
 def test_an_option_of_the_source_is_read_by_what_packs_it_or_refused(option: Option) -> None:
     """A release is packed by the run itself."""
-    packs = (ROOT / "plugins/plugin_utils/run/source.py").read_text()
+    programs = ("source.py", "lock_files.py", "requirements.py")
+    packs = "".join((ROOT / "plugins/plugin_utils/run" / name).read_text() for name in programs)
     refused = [
         problem
         for problem in problems(with_value("celery_app_source", {option.name: "x"}))

@@ -81,9 +81,9 @@ def run(
     timeout: float,
     what: str,
     user: pwd.struct_passwd,
-    stdin: int | IO[bytes] = subprocess.DEVNULL,
     directory: str = "/",
     environment: Mapping[str, str] | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
 ) -> str:
     """Run a command as the build's user, without Ansible's environment; return its output."""
     try:
@@ -119,4 +119,4 @@ def unpack(build: Build, target: Path, timeout: float, user: pwd.struct_passwd) 
     command = ["tar", "--extract", "--gzip", "--file", "-", "--directory", str(target)]
     # Only root can open the archive.
     with open(build.archive, "rb") as stream:
-        run(command, timeout, "unpacking the source", user, stream)
+        run(command, timeout, "unpacking the source", user, stdin=stream)

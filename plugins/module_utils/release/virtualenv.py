@@ -187,6 +187,10 @@ def _collect_wheels(
         raise BuildError(
             f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
         )
+    file = base / build.requirements
+    # Exported from a lock; see `plugin_utils/run/lock_files.py`.
+    exported = file.parent.name == ".celery-fleet"
+    root = file.parents[1] if exported else base
     # What pip does not print: among others, what an index answered.
     log = wheels.parent / "pip.log"
     command = [
@@ -202,17 +206,15 @@ def _collect_wheels(
         "--wheel-dir",
         str(wheels),
         "--requirement",
-        str(base / build.requirements),
     ]
+    environment = {**environment, "PROJECT_ROOT": str(root)}
+    what = "installing the requirements"
     try:
-        run(
-            command,
-            timeout,
-            "installing the requirements",
-            user,
-            directory=str(base),
-            environment=environment,
-        )
+        run([*command, str(file)], timeout, what, user, str(root), environment)
+        projects = file.with_name("projects.txt")
+        if exported and projects.is_file():
+            # What they need is in the lock.
+            run([*command, str(projects), "--no-deps"], timeout, what, user, str(root), environment)
     except CommandFailed as failure:
         raise explained(failure, build.path.parent / LOG, _read(log)) from None
     log.unlink(missing_ok=True)
@@ -249,7 +251,7 @@ def _unpack_wheels(build: Build, wheels: Path, timeout: float, user: pwd.struct_
     command = ["tar", "--extract", "--file", "-", "--directory", str(wheels)]
     # Only root can open the archive.
     with open(build.wheels, "rb") as stream:
-        run(command, timeout, "unpacking the packages", user, stream)
+        run(command, timeout, "unpacking the packages", user, stdin=stream)
 
 
 def _hand_over(build: Build, wheels: Path, timeout: float, user: pwd.struct_passwd) -> None:

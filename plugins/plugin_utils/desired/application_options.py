@@ -77,8 +77,12 @@ APPLICATION: Final[tuple[Option, ...]] = (
                       default="."),
                Option("requirements", "str",
                       "The requirements file, in that directory or else in the source's root. Hashes are checked if "
-                      "it has them.",
+                      "it has them.\n"
+                      "Or a lock beside its C(pyproject.toml): C(uv.lock), C(poetry.lock) or C(pdm.lock). The tool "
+                      "that wrote it exports it on the control node, without groups for development.",
                       default="requirements.txt"),
+               Option("extras", "list", "With a lock, the project's extras to install.", elements="str"),
+               Option("groups", "list", "With a lock, the dependency groups to install.", elements="str"),
            )),
     Option("celery_app_package_index", "dict",
            "Where pip gets the packages of the application, of Flower and of the operator's command. What is not set "

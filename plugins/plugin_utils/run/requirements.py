@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lock_files import (
+    EXPORTED,
+    LOCAL,
+)
 
 # `-r other.txt`, `--constraint=limits.txt` and so on, at the beginning of a line.
 _INCLUDES = re.compile(r"^(?:-r|-c|--requirement|--constraint)(?:\s+|=|(?<=-[rc]))(\S+)")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _URL = re.compile(r"^[a-z+]+://")
-# Projects that are built from files rather than fetched by name: `.`, `./lib`, `-e .`, `lib @ file:…`.
-_LOCAL = re.compile(r"^(?:-e\s*|--editable(?:\s+|=))?(?:\.|/|file:)|^[^#]*@\s*file:")
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,22 @@ class Requirements:
     local: bool
 
 
-def read(source: Path, wanted: Mapping[str, Any]) -> Requirements:
+def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requirements:
     """Read a requirements file with all files that it includes.
 
     Args:
         source: Directory with the application's source.
         wanted: celery_app_source. Its `requirements` are relative to its `directory` or to the source.
+        exported: The requirements from the lock that it names; empty if it names no lock.
 
     Raises:
         UserError: A file is missing.
     """
     directory = str(wanted.get("directory") or ".")
     name = str(wanted.get("requirements") or "requirements.txt")
+    if exported:
+        name = str(Path(name).parent / EXPORTED)
+        return _summary(name, [line for line in _lines(exported.decode()) if line])
     places = [source / directory / name, source / name]
     first = next((path for path in places if path.is_file()), None)
     if first is None:
@@ -55,17 +61,25 @@ def read(source: Path, wanted: Mapping[str, Any]) -> Requirements:
         )
     lines: list[str] = []
     _collect(first, source, lines, set())
-    local = any(_LOCAL.match(line) and "--hash" not in line for line in lines)
+    return _summary(name, lines)
+
+
+def _summary(name: str, lines: list[str]) -> Requirements:
+    local = any(LOCAL.match(line) and "--hash" not in line for line in lines)
     return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a file without comments and blanks, an empty one for each line that has nothing else."""
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        yield " ".join(_COMMENT.sub("", line).split())
 
 
 def _collect(path: Path, source: Path, lines: list[str], seen: set[Path]) -> None:
     """Append the lines of a file and of those that it includes, each file once, as pip reads them."""
     seen.add(path.resolve())
     text = path.read_text(encoding="utf-8", errors="replace")
-    joined = re.sub(r"\\\r?\n", " ", text)
-    for number, raw in enumerate(joined.splitlines(), 1):
-        line = " ".join(_COMMENT.sub("", raw).split())
+    for number, line in enumerate(_lines(text), 1):
         if not line:
             continue
         included = _INCLUDES.match(line)

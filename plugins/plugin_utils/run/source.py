@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lock_files
 
 # Files that no release needs, for sources without git.
 _LEFT_OUT = {
@@ -130,8 +131,14 @@ def files_of(directory: Path) -> list[Path]:
     return sorted(found)
 
 
-def _tar(directory: Path, names: Iterable[Path]) -> bytes:
-    """Return a tar archive that only depends on the content: no times, no owners, two modes."""
+def _tar(directory: Path, names: Iterable[Path], made: Mapping[Path, bytes]) -> bytes:
+    """Return a tar archive that only depends on the content: no times, no owners, two modes.
+
+    Args:
+        directory: Directory with the files.
+        names: Their names, relative to it.
+        made: More files, with their content.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in names:
@@ -152,6 +159,11 @@ def _tar(directory: Path, names: Iterable[Path]) -> bytes:
                 raise SourceError(
                     f"{path} is neither a file nor a link; leave it out of the source"
                 )
+        for name, content in made.items():
+            info = tarfile.TarInfo(str(name))
+            info.uname = info.gname = "root"
+            info.size, info.mode = len(content), 0o644
+            archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -184,11 +196,13 @@ class Packed:
         id: Name of the release, twelve hexadecimal digits.
         archive: Its files (tar, compressed by gzip).
         directory: Where these files are now; temporary for a source in git.
+        exported: The requirements of its lock; empty if there is none.
     """
 
     id: str
     archive: bytes
     directory: Path
+    exported: bytes
 
 
 def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Packed:
@@ -220,7 +234,8 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Pac
         # It may have files, but git ignores all of them.
         raise SourceError(f"celery_app_source: {directory} has no file that git does not ignore")
     _refuse_pointers(directory, names)
-    archive = _tar(directory, names)
+    exported = lock_files.export(directory, names, source, scratch)
+    archive = _tar(directory, names, exported)
     # Everything besides its files that defines a release.
     recipe = "\0".join(
         [
@@ -230,4 +245,5 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Pac
         ]
     )
     digest = hashlib.sha256(archive + recipe.encode()).hexdigest()
-    return Packed(digest[:12], gzip.compress(archive, compresslevel=6, mtime=0), directory)
+    compressed = gzip.compress(archive, compresslevel=6, mtime=0)
+    return Packed(digest[:12], compressed, directory, b"".join(exported.values()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     is_atomic,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
+    LOCKS,
     expand_home,
     is_file,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
+    as_list,
     as_mapping,
     as_text,
     dotted,
@@ -153,6 +157,9 @@ def _requirements(file: Path, seen: set[Path]) -> Iterator[tuple[str, Requiremen
     if file.resolve() in seen or not is_file(file):
         return
     seen.add(file.resolve())
+    if file.name in LOCKS:
+        yield from _locked(file)
+        return
     try:
         text = file.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
@@ -166,6 +173,21 @@ def _requirements(file: Path, seen: set[Path]) -> Iterator[tuple[str, Requiremen
             yield f"{file.name}:{number}", Requirement(line.split(" --")[0])
         except InvalidRequirement:
             continue  # an option, a path or a URL; pip reports what is wrong
+
+
+def _locked(file: Path) -> Iterator[tuple[str, Requirement]]:
+    """Yield the packages of a lock, which all have the same form: tables `package` with `name` and `version`."""
+    try:
+        packages = tomllib.loads(file.read_text(encoding="utf-8")).get("package")
+    except (OSError, ValueError):
+        return  # the tool that exports it reports what is wrong
+    names = [as_text(as_mapping(package).get("name")) for package in as_list(packages)]
+    for name, package in zip(names, as_list(packages), strict=True):
+        version = as_text(as_mapping(package).get("version"))
+        # With several versions of a package, the platform decides.
+        if name and version and names.count(name) == 1:
+            with contextlib.suppress(InvalidRequirement):
+                yield file.name, Requirement(f"{name}=={version}")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

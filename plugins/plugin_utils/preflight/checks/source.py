@@ -27,6 +27,8 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
 PYTHON: Final = "celery_release_python"
+#: Locks that the tool which wrote them can export; see `run/lock_files.py`.
+LOCKS: Final = ("uv.lock", "poetry.lock", "pdm.lock")
 ANOTHER_PYTHON: Final = (
     "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
 )
@@ -77,6 +79,15 @@ def _source(
                 value=model.show((_NAME, key), text),
             )
             return
+    name = as_text(source.get("requirements")) or "requirements.txt"
+    for key in ("extras", "groups"):
+        if source.get(key) and PurePosixPath(name).name not in LOCKS:
+            yield Problem(
+                dotted((_NAME, key)),
+                f"has no effect, because {name} is no lock",
+                f"remove it, or name {', '.join(LOCKS[:-1])} or {LOCKS[-1]} in {_NAME}.requirements",
+                value=model.show((_NAME, key), source[key]),
+            )
     if kind == "git":
         yield from _git(model, source)
     else:
@@ -187,7 +198,15 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
             "is a file that the source does not have",
             f"write it below {directory}, or name the one that is there"
             + (
-                "; from a pyproject.toml, `uv export` and `poetry export` make one"
+                f", such as {' or '.join(locks)}"
+                if (
+                    locks := [
+                        name
+                        for name in LOCKS
+                        if any(is_file(place / name) for place in (directory, root))
+                    ]
+                )
+                else "; from a pyproject.toml, `uv lock` makes one"
                 if any(is_file(place / "pyproject.toml") for place in (directory, root))
                 else ""
             ),

@@ -85,3 +85,52 @@ def test_of_two_files_the_one_beside_the_code_is_read(tmp_path: Path) -> None:
     assert len(problems(variables)) == 1
     (tmp_path / "code/requirements.txt").touch()
     assert problems(variables) == []
+
+
+LOCK = """
+[[package]]
+name = "celery"
+version = "{}"
+
+[[package]]
+name = "redis"
+version = "6.2.0"
+
+[[package]]
+name = "numpy"
+version = "1.26.0"
+
+[[package]]
+name = "numpy"
+version = "2.0.0"
+"""
+
+
+@pytest.mark.parametrize("name", ["uv.lock", "poetry.lock", "pdm.lock"])
+def test_versions_of_a_lock(tmp_path: Path, name: str) -> None:
+    variables = valid(tmp_path / "source")
+    variables["celery_app_source"] = {**variables["celery_app_source"], "requirements": name}
+    (tmp_path / "source" / name).write_text(LOCK.format("5.7.0"))
+    assert problems(variables) == []
+    (tmp_path / "source" / name).write_text(LOCK.format("5.3.6"))
+    (problem,) = problems(variables)
+    assert f"asks for celery==5.3.6 ({name})" in problem.message
+    # What is wrong with it, the tool says that exports it.
+    (tmp_path / "source" / name).write_text("[[package")
+    assert problems(variables) == []
+
+
+def test_a_lock_that_is_there_is_named(tmp_path: Path) -> None:
+    variables = valid(tmp_path / "source")
+    (tmp_path / "source/requirements.txt").unlink()
+    (tmp_path / "source/uv.lock").touch()
+    (problem,) = problems(variables)
+    assert "name the one that is there, such as uv.lock" in problem.remedy
+
+
+def test_extras_without_a_lock(tmp_path: Path) -> None:
+    variables = valid(tmp_path / "source")
+    variables["celery_app_source"] = {**variables["celery_app_source"], "extras": ["web"]}
+    (problem,) = problems(variables)
+    assert problem.variable == "celery_app_source.extras"
+    assert "no effect, because requirements.txt is no lock" in problem.message

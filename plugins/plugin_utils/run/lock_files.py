@@ -1,0 +1,174 @@
+"""Turns the lock of uv, Poetry or PDM into requirements files, by the tool that wrote it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+
+#: Where the exported requirements are in a release, beside the lock.
+EXPORTED = ".celery-fleet/requirements.txt"
+
+#: The same for projects of the source. They have no hashes, and pip takes hashes for all requirements or none.
+PROJECTS = ".celery-fleet/projects.txt"
+
+#: A requirement that is built from files rather than fetched by name: `.`, `./lib`, `-e .`, `lib @ file:…`.
+LOCAL = re.compile(r"^(?:-e\s*|--editable(?:\s+|=))?(?:\.|/|file:)|^[^#]*@\s*file:")
+
+# Seconds for a tool. It resolves nothing and needs no network.
+_TIMEOUT = 120
+
+
+@dataclass(frozen=True)
+class LockTool:
+    """A tool that exports its lock.
+
+    Attributes:
+        program: Name of the program.
+        packages: What pip installs to get it.
+        check: Arguments that fail if the lock does not match `pyproject.toml`; empty if exporting finds that out.
+        export: Arguments that print the requirements.
+        chosen: Returns arguments for extras and groups.
+        remedy: Command that writes a matching lock.
+        unhashed: Argument that a tool needs for a lock with projects of the source, because these have no hashes.
+    """
+
+    program: str
+    packages: str
+    check: tuple[str, ...]
+    export: tuple[str, ...]
+    chosen: Callable[[list[str], list[str]], list[str]]
+    remedy: str
+    unhashed: str = ""
+
+
+def _each(flag: str, names: Iterable[str]) -> list[str]:
+    return [word for name in names for word in (flag, name)]
+
+
+TOOLS = {
+    "uv.lock": LockTool(
+        "uv",
+        "uv",
+        (),
+        (
+            *("export", "--locked", "--offline", "--no-dev", "--no-editable", "--no-header"),
+            *("--no-annotate", "--no-progress", "--quiet", "--format", "requirements-txt"),
+        ),
+        lambda extras, groups: [*_each("--extra", extras), *_each("--group", groups)],
+        "uv lock",
+    ),
+    "poetry.lock": LockTool(
+        "poetry",
+        "poetry poetry-plugin-export",
+        ("check", "--lock", "--no-interaction", "--quiet"),
+        ("export", "--no-interaction", "--format", "requirements.txt"),
+        lambda extras, groups: [*_each("--extras", extras), *_each("--with", groups)],
+        "poetry lock",
+    ),
+    "pdm.lock": LockTool(
+        "pdm",
+        "pdm",
+        ("lock", "--check"),
+        ("export", "--format", "requirements", "--production"),
+        lambda extras, groups: _each("--group", [*extras, *groups]),
+        "pdm lock",
+        unhashed="--no-hashes",
+    ),
+}
+
+
+def export(
+    directory: Path, names: Iterable[Path], source: Mapping[str, Any], scratch: Path
+) -> dict[Path, bytes]:
+    """Return the requirements of a lock, by their path in the source; empty if the source needs none from a lock.
+
+    Args:
+        directory: Directory with the source.
+        names: Its files, relative to it.
+        source: celery_app_source.
+        scratch: Directory for a copy, in which the tool runs, because some tools write into a project.
+
+    Raises:
+        UserError: The tool is missing or refuses the lock.
+    """
+    name = str(source.get("requirements") or "")
+    tool = TOOLS.get(Path(name).name)
+    files = list(names)
+    places = [Path(os.path.normpath(Path(str(source.get("directory") or "."), name))), Path(name)]
+    lock = next((place for place in places if place in files), None)
+    if tool is None or lock is None:
+        return {}
+    copy = scratch / "locked"
+    for file in files:
+        target = copy / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(directory / file, target, follow_symlinks=False)
+    project = copy / lock.parent
+    chosen = tool.chosen(
+        [str(extra) for extra in source.get("extras") or []],
+        [str(group) for group in source.get("groups") or []],
+    )
+    if tool.check:
+        _run(tool, tool.check, project, lock)
+    try:
+        text = _run(tool, [*tool.export, *chosen], project, lock)
+    except UserError as error:
+        if not tool.unhashed or tool.unhashed not in str(error):
+            raise
+        text = _run(tool, [*tool.export, tool.unhashed, *chosen], project, lock)
+    # pip reads this variable as the directory in which it runs.
+    text = text.replace(project.resolve().as_uri(), "file://${PROJECT_ROOT}")
+    lines = text.splitlines(keepends=True)
+    projects = "".join(line for line in lines if LOCAL.match(line))
+    packages = "".join(line for line in lines if not LOCAL.match(line))
+    made = {lock.parent / EXPORTED: packages.encode()}
+    return made | ({lock.parent / PROJECTS: projects.encode()} if projects else {})
+
+
+def _run(tool: LockTool, arguments: Iterable[str], project: Path, lock: Path) -> str:
+    # Also beside Ansible's own Python, whose virtualenv need not be active.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which(tool.program, path=path)
+    if program is None:
+        raise UserError(
+            f"celery_app_source.requirements: {tool.program}, which exports {lock}, is not on the control node. Type "
+            f"`{sys.executable} -m pip install {tool.packages}`, or export a requirements file and name that."
+        )
+    # Another project's virtualenv means nothing here.
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            cwd=project,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"celery_app_source.requirements: {tool.program} took more than {_TIMEOUT} s to export {lock}"
+        ) from None
+    if done.returncode != 0:
+        words = "\n".join(f"  {line}" for line in (done.stderr or done.stdout).strip().splitlines())
+        raise UserError(
+            f"celery_app_source.requirements: {tool.program} can't export {lock}:\n{words}\n"
+            f"If the lock does not match pyproject.toml, type `{tool.remedy}` and commit the result."
+            + (
+                f" `{tool.program} export` is part of {tool.packages.split()[-1]}."
+                if tool.program == "poetry"
+                else ""
+            )
+        )
+    return done.stdout
