@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lock_files import (
     EXPORTED,
     LOCAL,
 )
-
-# `-r other.txt`, `--constraint=limits.txt` and so on, at the beginning of a line.
-_INCLUDES = re.compile(r"^(?:-r|-c|--requirement|--constraint)(?:\s+|=|(?<=-[rc]))(\S+)")
-_COMMENT = re.compile(r"(^|\s+)#.*$")
-_URL = re.compile(r"^[a-z+]+://")
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requ
     name = str(wanted.get("requirements") or "requirements.txt")
     if exported:
         name = str(Path(name).parent / EXPORTED)
-        return _summary(name, [line for line in _lines(exported.decode()) if line])
+        return _summary(name, [line.text for line in requirements_file.lines(exported.decode())])
     places = [source / directory / name, source / name]
     first = next((path for path in places if path.is_file()), None)
     if first is None:
@@ -69,31 +64,22 @@ def _summary(name: str, lines: list[str]) -> Requirements:
     return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local)
 
 
-def _lines(text: str) -> Iterator[str]:
-    """Yield the lines of a file without comments and blanks, an empty one for each line that has nothing else."""
-    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
-        yield " ".join(_COMMENT.sub("", line).split())
-
-
-def _collect(path: Path, source: Path, lines: list[str], seen: set[Path]) -> None:
+def _collect(path: Path, source: Path, found: list[str], seen: set[Path]) -> None:
     """Append the lines of a file and of those that it includes, each file once, as pip reads them."""
     seen.add(path.resolve())
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(_lines(text), 1):
-        if not line:
-            continue
-        included = _INCLUDES.match(line)
-        if included is None or _URL.match(included[1]):
-            lines.append(line)
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    for line in requirements_file.lines(text):
+        if not line.included:
+            found.append(line.text)
             continue
         # Requirements and constraints mean different things, so keep which it is.
-        lines.append("--constraint" if line.startswith(("-c", "--constraint")) else "--requirement")
-        other = path.parent / included[1]
+        found.append("--constraint" if line.constrains else "--requirement")
+        other = path.parent / line.included
         if not other.is_file():
             shown = path.relative_to(source) if path.is_relative_to(source) else path
             raise UserError(
-                f"celery_app_source.requirements: {shown}, line {number}, includes {included[1]}, which the "
+                f"celery_app_source.requirements: {shown}, line {line.number}, includes {line.included}, which the "
                 "source lacks"
             )
         if other.resolve() not in seen:
-            _collect(other, source, lines, seen)
+            _collect(other, source, found, seen)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lock_files
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.requirements import read
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import Packed, pack
@@ -111,6 +112,10 @@ def test_a_requirements_file_needs_no_tool(tool: Path) -> None:
     root = source(tool / "app", {**FILES, "requirements.txt": "celery\n", "uv.lock": ""})
     assert packed(root)[1] == {}
     assert not (tool / "called").exists()
+
+
+def test_each_lock_that_preflight_takes_has_a_tool() -> None:
+    assert tuple(lock_files.TOOLS) == requirements_file.LOCKS
 
 
 def test_a_tool_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

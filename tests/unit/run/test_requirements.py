@@ -110,6 +110,10 @@ def test_it_stands_beside_the_code_or_above_it(tmp_path: Path) -> None:
             "requirements.txt, line 3, includes base.txt, which the source lacks",
         ),
         (
+            {"requirements.txt": "x==1 \\\n  --hash=sha256:aa\n-r base.txt\n"},
+            "requirements.txt, line 3, includes base.txt",
+        ),
+        (
             {"requirements.txt": "-r needs/a.txt\n", "needs/a.txt": "-c b.txt"},
             "needs/a.txt, line 1, includes b.txt",
         ),

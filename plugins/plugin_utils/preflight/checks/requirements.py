@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import ATOMIC
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.delivery import (
     is_atomic,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
-    LOCKS,
     expand_home,
     is_file,
 )
@@ -39,8 +38,6 @@ _REDIS_FROM_KOMBU57: Final = (6, 1)
 _LATEST_REDIS: Final = 20
 # More patch releases than any minor of these packages ever had.
 _PATCHES: Final = 30
-_INCLUDE: Final = re.compile(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
-_COMMENT: Final = re.compile(r"(^|\s)#.*")
 
 
 @dataclass
@@ -157,20 +154,20 @@ def _requirements(file: Path, seen: set[Path]) -> Iterator[tuple[str, Requiremen
     if file.resolve() in seen or not is_file(file):
         return
     seen.add(file.resolve())
-    if file.name in LOCKS:
+    if file.name in requirements_file.LOCKS:
         yield from _locked(file)
         return
     try:
         text = file.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return
-    for number, line in _lines(text):
-        if include := _INCLUDE.match(line):
-            yield from _requirements(file.parent / include[1], seen)
+    for line in requirements_file.lines(text):
+        if line.included:
+            yield from _requirements(file.parent / line.included, seen)
             continue
         try:
             # Options such as --hash follow the requirement.
-            yield f"{file.name}:{number}", Requirement(line.split(" --")[0])
+            yield f"{file.name}:{line.number}", Requirement(line.text.split(" --")[0])
         except InvalidRequirement:
             continue  # an option, a path or a URL; pip reports what is wrong
 
@@ -188,15 +185,3 @@ def _locked(file: Path) -> Iterator[tuple[str, Requirement]]:
         if name and version and names.count(name) == 1:
             with contextlib.suppress(InvalidRequirement):
                 yield file.name, Requirement(f"{name}=={version}")
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield lines with their numbers, without comments, joining lines that end with a backslash."""
-    whole, first = "", 0
-    for number, line in enumerate([*text.splitlines(), ""], 1):
-        first = first if whole else number
-        if line.endswith("\\"):
-            whole += line[:-1]
-            continue
-        yield first, _COMMENT.sub("", whole + line).strip()
-        whole = ""

@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.requirements_file import (
+    LOCKS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
@@ -27,8 +30,6 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
 PYTHON: Final = "celery_release_python"
-#: Locks that the tool which wrote them can export; see `run/lock_files.py`.
-LOCKS: Final = ("uv.lock", "poetry.lock", "pdm.lock")
 ANOTHER_PYTHON: Final = (
     "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
 )
