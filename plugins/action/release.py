@@ -32,8 +32,9 @@ class ActionModule(FleetAction):
             words = refusals(identity, found["stdout"], demands) if demands else []
             if words:
                 raise UserError("\n".join([*words, "Running processes are not affected."]))
-            packages = json.loads(found["stdout"]).get("packages") or []
-            return {"release": identity, "path": path, "packages": packages}
+            note = json.loads(found["stdout"])
+            kept = {name: note.get(name) for name in ("virtualenv", "packages")}
+            return {"release": identity, "path": path, **kept}
         if self._task.check_mode:
             told = f"release {identity} would be built"
             return {"changed": True, "release": identity, "path": path, "msg": told}
@@ -47,10 +48,17 @@ class ActionModule(FleetAction):
         index = args.pop("index", None) or {}
         self.secrets.extend(str(login["password"]) for login in index.get("logins") or [])
         seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
+        if not seen["platform"]:
+            raise UserError(
+                f"celery_release_python: {args['python']} does not run on this host. Install it, or name another "
+                "interpreter; nothing was changed."
+            )
         own = str(args["id"]) if requirements["local"] else ""
         # Another index may have other packages of the same names.
         urls = [str(index.get("url") or ""), *map(str, index.get("extra_urls") or [])]
         name = wheels.name_of(requirements["digest"], [seen["platform"], *urls], own)
+        # Hosts only take wheels that the same user of the same application in the same inventory has made.
+        scope = [str(variables.get("inventory_dir")), str(args["root"]), str(args["user"])]
         made = self._make_tmp_path()
         args |= {
             "archive": self._send(archive, made, "release.tar.gz"),
@@ -63,10 +71,14 @@ class ActionModule(FleetAction):
         # No other host could use the packages, or this one has them.
         if len(set(hosts)) < 2 or name in seen["virtualenvs"]:
             return self.execute("release", args, variables)
-        with wheels.turn(name, str(variables["inventory_hostname"])) as (kept, there):
+        with wheels.turn(name, scope, str(variables["inventory_hostname"])) as (kept, there):
             if there:
                 args["wheels"] = self._send(str(kept), made, "wheels.tar")
-                return self.execute("release", args, variables)
+                result = self.execute("release", args, variables)
+                if result.get("failed"):
+                    # The next run gets them from the index again.
+                    kept.unlink(missing_ok=True)
+                return result
             remote = self._connection._shell.join_path(made, "made.tar")  # noqa: SLF001 - see below
             result = self.execute("release", {**args, "hand_over": remote}, variables)
             if result.get("failed"):

@@ -123,6 +123,10 @@ path:
   description: Its directory.
   returned: success
   type: str
+virtualenv:
+  description: Name of its virtualenv.
+  returned: success
+  type: str
 packages:
   description: Its packages; each has C(name), C(version) and the C(sha256) of its wheel.
   returned: success
@@ -191,6 +195,7 @@ def main() -> None:
         changed=True,
         release=wanted.id,
         path=str(wanted.path),
+        virtualenv=wanted.virtualenv,
         packages=packages_of((wanted.path / "venv").resolve()),
         handed_over=os.path.isfile(wanted.hand_over),
     )

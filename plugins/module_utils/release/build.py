@@ -249,6 +249,7 @@ def _build_alone(wanted: Build) -> list[str]:
             "tasks": answer["tasks"],
             "versions": answer["versions"],
             "application": answer.get("application") or {},
+            "virtualenv": wanted.virtualenv,
             "packages": packages_of((path / "venv").resolve()),
         }
         fresh = path / f".{NOTE}"
@@ -256,6 +257,8 @@ def _build_alone(wanted: Build) -> list[str]:
         os.replace(fresh, path / NOTE)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
+        # Its virtualenv as well: what was wrong may be a version that the requirements leave open.
+        prune_virtualenvs(Path(wanted.root))
         raise
     # No link points to it yet.
     prune(Path(wanted.root), wanted.keep, spared=wanted.id)

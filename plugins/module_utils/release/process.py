@@ -84,8 +84,9 @@ def run(
     directory: str = "/",
     environment: Mapping[str, str] | None = None,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.PIPE,
 ) -> str:
-    """Run a command as the build's user, without Ansible's environment; return its output."""
+    """Run a command as the build's user, without Ansible's environment; return its output, unless it goes elsewhere."""
     try:
         done = subprocess.run(
             list(command),
@@ -95,8 +96,8 @@ def run(
             group=user.pw_gid,
             extra_groups=[],
             stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=stdout,
+            stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE,
             text=True,
             errors="replace",
             timeout=timeout,
@@ -109,8 +110,8 @@ def run(
     except FileNotFoundError as missing:
         raise BuildError(f"{what}: {missing.filename} is not on this host") from None
     if done.returncode != 0:
-        raise CommandFailed(what, done.stdout)
-    return str(done.stdout)
+        raise CommandFailed(what, done.stdout or done.stderr or "")
+    return str(done.stdout or "")
 
 
 def unpack(build: Build, target: Path, timeout: float, user: pwd.struct_passwd) -> None:

@@ -18,7 +18,6 @@ import pwd
 import re
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -54,7 +53,6 @@ _WHEEL = re.compile(r"([^-]+)-([^-]+)(?:-[^-]+){3,4}\.whl")
 
 # As in preflight/checks/source.py, which only sees the path in the inventory.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
-
 
 # Bytes of pip's log that are kept when it fails.
 _LONGEST_LOG = 4_000_000
@@ -130,11 +128,14 @@ def _make(build: Build, venv: Path, left: Callable[[], float]) -> list[dict[str,
         *([f"{host_pip}/pip"] if host_pip else ["-m", "pip"]),
         "--disable-pip-version-check",
     ]
-    wheels = _owned(venv / "wheels", user)
+    # In a directory of root's: in one of the user's, a link could take the place of what root makes and gives away.
+    work = build.path / "work"
+    work.mkdir()
+    wheels = _owned(work / "wheels", user)
     if build.wheels:
         _unpack_wheels(build, wheels, left(), user)
     else:
-        with settings(build.index, venv / "pip", user) as environment:
+        with settings(build.index, work / "pip", user) as environment:
             _collect_wheels(build, pip, wheels, left(), user, environment)
     _install(build, pip, wheels, left(), user)
     # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.
@@ -145,8 +146,9 @@ def _make(build: Build, venv: Path, left: Callable[[], float]) -> list[dict[str,
         _hand_over(build, wheels, left(), user)
     give_to_root(venv)
     refuse_links_out(venv, made)
+    give_to_root(wheels)
     packages = _packages(wheels)
-    shutil.rmtree(wheels)
+    shutil.rmtree(work)
     return packages
 
 
@@ -191,8 +193,8 @@ def _collect_wheels(
     # Exported from a lock; see `plugin_utils/run/lock_files.py`.
     exported = file.parent.name == ".celery-fleet"
     root = file.parents[1] if exported else base
-    # What pip does not print: among others, what an index answered.
-    log = wheels.parent / "pip.log"
+    # What pip does not print: among others, what an index answered. The user writes it, so it lies among the wheels.
+    log = wheels / "pip.log"
     command = [
         *pip,
         "wheel",
@@ -265,19 +267,7 @@ def _hand_over(build: Build, wheels: Path, timeout: float, user: pwd.struct_pass
         command = ["tar", "--create", "--file", "-", "--directory", str(wheels), "--", *names]
         if not names:
             command = ["tar", "--create", "--file", "-", "--files-from", "/dev/null"]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.PIPE,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-            timeout=timeout,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise BuildError(f"packing the wheels failed: {done.stderr.decode(errors='replace')}")
+        run(command, timeout, "packing the wheels", user, stdout=stream)
     # The user who logs in to the host fetches it.
     owner = target.parent.stat()
     os.chown(target, owner.st_uid, owner.st_gid)

@@ -38,7 +38,8 @@ def lines(text: str) -> Iterator[Line]:
     whole, first = "", 0
     for number, line in enumerate([*text.splitlines(), ""], 1):
         first = first if whole else number
-        if line.endswith("\\"):
+        # Like pip, continue no line that is only a comment.
+        if line.endswith("\\") and (whole or not line.lstrip().startswith("#")):
             whole += line[:-1]
             continue
         plain = " ".join(_COMMENT.sub("", whole + line).split())
@@ -49,4 +50,4 @@ def lines(text: str) -> Iterator[Line]:
         if include is None or _URL.match(include[2]):
             yield Line(first, plain)
         else:
-            yield Line(first, plain, include[2], include[1] in ("-c", "--constraint"))
+            yield Line(first, plain, include[2].strip("'\""), include[1] in ("-c", "--constraint"))

@@ -20,8 +20,12 @@ EXPORTED = ".celery-fleet/requirements.txt"
 #: The same for projects of the source. They have no hashes, and pip takes hashes for all requirements or none.
 PROJECTS = ".celery-fleet/projects.txt"
 
-#: A requirement that is built from files rather than fetched by name: `.`, `./lib`, `-e .`, `lib @ file:…`.
-LOCAL = re.compile(r"^(?:-e\s*|--editable(?:\s+|=))?(?:\.|/|file:)|^[^#]*@\s*file:")
+# Options whose value may be a path: a project, or a directory with archives.
+_OPTION = re.compile(r"(?:-e|-f|--editable|--find-links)(?:\s+|=|(?<=-[ef]))")
+_ARCHIVE = re.compile(r"\.(?:whl|zip|tar\.gz|tar\.bz2|tgz)(?:\[[^]]*\])?$")
+
+# Where Poetry and PDM look for plugins and for an interpreter of a project.
+_PLUGINS = (".poetry", ".pdm-plugins", ".pdm-python", ".venv")
 
 # Seconds for a tool. It resolves nothing and needs no network.
 _TIMEOUT = 120
@@ -48,6 +52,20 @@ class LockTool:
     chosen: Callable[[list[str], list[str]], list[str]]
     remedy: str
     unhashed: str = ""
+
+
+def is_local(line: str) -> bool:
+    """Return whether a requirement is built from files rather than fetched: `.`, `-e lib`, `lib @ file:…`, `a.whl`."""
+    option = _OPTION.match(line)
+    words = line[option.end() if option else 0 :].split()
+    first = words[0] if words else ""
+    if "file:" in line or "${PROJECT_ROOT}" in line:
+        return True
+    if "://" in line or (first.startswith("-") and not option):
+        return False
+    return (
+        bool(option) or first.startswith(".") or "/" in first or _ARCHIVE.search(first) is not None
+    )
 
 
 def _each(flag: str, names: Iterable[str]) -> list[str]:
@@ -109,6 +127,9 @@ def export(
         return {}
     copy = scratch / "locked"
     for file in files:
+        # The tools would run plugins of a project, as whoever runs Ansible.
+        if not set(file.parts).isdisjoint(_PLUGINS):
+            continue
         target = copy / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(directory / file, target, follow_symlinks=False)
@@ -126,10 +147,12 @@ def export(
             raise
         text = _run(tool, [*tool.export, tool.unhashed, *chosen], project, lock)
     # pip reads this variable as the directory in which it runs.
+    above = "/.." * len(lock.parent.parts)
     text = text.replace(project.resolve().as_uri(), "file://${PROJECT_ROOT}")
+    text = text.replace(copy.resolve().as_uri(), f"file://${{PROJECT_ROOT}}{above}")
     lines = text.splitlines(keepends=True)
-    projects = "".join(line for line in lines if LOCAL.match(line))
-    packages = "".join(line for line in lines if not LOCAL.match(line))
+    projects = "".join(line for line in lines if is_local(line))
+    packages = "".join(line for line in lines if not is_local(line))
     made = {lock.parent / EXPORTED: packages.encode()}
     return made | ({lock.parent / PROJECTS: projects.encode()} if projects else {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.errors import Us
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lock_files import (
     EXPORTED,
-    LOCAL,
+    is_local,
 )
 
 
@@ -60,12 +61,15 @@ def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requ
 
 
 def _summary(name: str, lines: list[str]) -> Requirements:
-    local = any(LOCAL.match(line) and "--hash" not in line for line in lines)
+    local = any(is_local(line) and "--hash" not in line for line in lines)
     return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local)
 
 
 def _collect(path: Path, source: Path, found: list[str], seen: set[Path]) -> None:
-    """Append the lines of a file and of those that it includes, each file once, as pip reads them."""
+    """Append the lines of a file and of those that it includes, each file once, as pip reads them.
+
+    Names and ends of files are among them: the same line means something else in a file of constraints.
+    """
     seen.add(path.resolve())
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     for line in requirements_file.lines(text):
@@ -81,5 +85,7 @@ def _collect(path: Path, source: Path, found: list[str], seen: set[Path]) -> Non
                 f"celery_app_source.requirements: {shown}, line {line.number}, includes {line.included}, which the "
                 "source lacks"
             )
+        found.append(os.path.relpath(other, source))
         if other.resolve() not in seen:
             _collect(other, source, found, seen)
+        found.append("--end")

@@ -30,11 +30,16 @@ def name_of(digest: str, circumstances: Iterable[str], release: str) -> str:
 
 
 @contextmanager
-def turn(virtualenv: str, host: str) -> Iterator[tuple[Path, bool]]:
+def turn(virtualenv: str, scope: Iterable[str], host: str) -> Iterator[tuple[Path, bool]]:
     """Let one host at a time look for the wheels of a virtualenv, and the first one make them.
 
     Each host of a task has its own process, so a host that finds no wheels keeps the others waiting until it has
     stored them, or until it has failed. Then the others fail as well, instead of trying one after the other.
+
+    Args:
+        virtualenv: Name of the virtualenv.
+        scope: Who may share its wheels: inventory, application and user.
+        host: Name of the host.
 
     Yields:
         Where the wheels belong, and whether they are there. Only who finds none may write them.
@@ -43,10 +48,10 @@ def turn(virtualenv: str, host: str) -> Iterator[tuple[Path, bool]]:
         UserError: Another host has failed to make them, in this run.
     """
     directory = cache.make(cache.directory("wheels"))
-    path = directory / f"{virtualenv}.tar"
-    lock = os.open(directory / f"{virtualenv}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    # All processes of a run have the same parent.
-    run = str(os.getppid())
+    name = name_of(virtualenv, scope, "")
+    path = directory / f"{name}.tar"
+    lock = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    run = _run()
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if cache.used(path):
@@ -69,21 +74,31 @@ def turn(virtualenv: str, host: str) -> Iterator[tuple[Path, bool]]:
         os.close(lock)
 
 
-def differences(hosts: Iterable[str], variables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return which hosts of a release have other versions of a package than the first of them; empty if none has.
+def _run() -> str:
+    """Return a name of this run: all its processes have the same parent, and its number may be used again later."""
+    parent = os.getppid()
+    # The 22nd field is when it started; the second one, in brackets, may contain blanks.
+    started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{parent}/{started}"
 
-    A package that only some hosts have is no difference: requirements may name a platform.
+
+def differences(hosts: Iterable[str], variables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which hosts have other versions in a virtualenv than the first of them; empty if none has.
+
+    On another platform, it is another virtualenv, for which a lock may name other versions.
 
     Args:
         hosts: Hosts of the release.
         variables: Ansible's `hostvars`, with the results of the action `release`.
     """
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[tuple[object, str], tuple[str, str]] = {}
     found = []
     for host in hosts:
         result = variables[host].get("__celery_release_built") or {}
         for package in result.get("packages") or []:
-            first, version = seen.setdefault(package["name"], (host, package["version"]))
+            key = (result.get("virtualenv"), package["name"])
+            first, version = seen.setdefault(key, (host, package["version"]))
             if version != package["version"]:
                 own = package["version"]
                 found.append(f"{package['name']} is {version} on {first} and {own} on {host}")

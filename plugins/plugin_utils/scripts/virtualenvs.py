@@ -24,9 +24,13 @@ _INTERPRETER = (
 
 def platform(python: str) -> str:
     """Return interpreter, binary interface and distribution, whose libraries packages may have been built with."""
+    command = [python, "-S", "-I", "-c", _INTERPRETER]
+    if os.geteuid() == 0:
+        # It may belong to the application.
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
     try:
         done = subprocess.run(
-            [python, "-S", "-I", "-c", _INTERPRETER],
+            command,
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,

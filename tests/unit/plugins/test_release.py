@@ -24,7 +24,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the control node keeps the packages."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext())
-    return tmp_path / f"celery-fleet/wheels/{NAME}.tar"
+    name = wheels.name_of(NAME, ["/inventory", "/opt/shop", "shop"], "")
+    return tmp_path / f"celery-fleet/wheels/{name}.tar"
 
 
 class Host:
@@ -52,6 +53,7 @@ class Host:
             "archive": "/cache/r1.tar.gz",
             "root": "/opt/shop",
             "python": "/usr/bin/python3",
+            "user": "shop",
             "requirements": {**NEEDED, **needed},
             "hosts": hosts,
         }
@@ -66,7 +68,9 @@ class Host:
             execute=self._execute,
             secrets=[],
         )
-        return dict(made.run(task_vars={"inventory_hostname": self.name}))
+        return dict(
+            made.run(task_vars={"inventory_hostname": self.name, "inventory_dir": "/inventory"})
+        )
 
 
 def test_the_first_host_hands_its_packages_to_the_next(kept: Path) -> None:
@@ -110,6 +114,23 @@ def test_a_host_that_fails_keeps_the_others_from_trying(kept: Path) -> None:
         second.build("worker1", "worker2")
     assert second.called == {}
     assert not kept.exists()
+
+
+def test_packages_that_fail_elsewhere_are_not_kept(kept: Path) -> None:
+    Host("worker1").build("worker1", "worker2")
+    assert kept.exists()
+    Host("worker2", failed=True, msg="no such file").build("worker1", "worker2")
+    assert not kept.exists()
+
+
+def test_an_interpreter_that_does_not_run() -> None:
+    host = Host("worker1")
+    host.seen["platform"] = ""
+    with pytest.raises(
+        AnsibleActionFail, match=r"celery_release_python: /usr/bin/python3 does not run"
+    ):
+        host.build("worker1", "worker2")
+    assert host.called == {}
 
 
 def test_the_platform_of_a_host() -> None:

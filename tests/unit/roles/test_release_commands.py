@@ -77,6 +77,7 @@ class Fleet:
         source = root / "source"
         source.mkdir()
         (source / "app.py").touch()
+        (source / "requirements.txt").touch()
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         names = ("worker1", "worker2", "redis1")
         self.variables: dict[str, Any] = {

@@ -64,6 +64,21 @@ def test_an_include_is_relative_to_its_file(tmp_path: Path) -> None:
     assert wanted(tmp_path, files).digest
 
 
+def test_where_a_line_stands_makes_a_difference(tmp_path: Path) -> None:
+    inside = {"requirements.txt": "-c limits.txt\ncelery\n", "limits.txt": "kombu\nredis==5.2\n"}
+    below = {"requirements.txt": "-c limits.txt\nredis==5.2\ncelery\n", "limits.txt": "kombu\n"}
+    assert wanted(tmp_path / "a", inside) != wanted(tmp_path / "b", below)
+
+
+def test_a_comment_does_not_go_on_after_a_backslash(tmp_path: Path) -> None:
+    one = wanted(tmp_path / "a", {"requirements.txt": "# needs \\\ncelery==5.5\n"})
+    assert wanted(tmp_path / "b", {"requirements.txt": "# needs \\\ncelery==5.6\n"}) != one
+
+
+def test_an_include_in_quotes(tmp_path: Path) -> None:
+    assert wanted(tmp_path, {"requirements.txt": '-r "base.txt"\n', "base.txt": "x\n"}).digest
+
+
 def test_hashes_on_continued_lines_count(tmp_path: Path) -> None:
     one = wanted(tmp_path, {"requirements.txt": "x==1 \\\n    --hash=sha256:aa\n"})
     assert wanted(tmp_path, {"requirements.txt": "x==1 \\\n    --hash=sha256:bb\n"}) != one
@@ -89,6 +104,16 @@ def test_hashes_on_continued_lines_count(tmp_path: Path) -> None:
         ("--editable=./lib", True),
         ("lib @ file:/opt/lib", True),
         ("file:./lib", True),
+        ("-e lib", True),
+        ("-e libs/shared", True),
+        ("libs/shared", True),
+        ("vendor/foo-1.0-py3-none-any.whl", True),
+        ("foo-1.0.tar.gz", True),
+        ("-f vendor", True),
+        ("--find-links=./wheels", True),
+        ("-f https://example.com/wheels", False),
+        ("--extra-index-url https://example.com/x", False),
+        ("--no-binary :all:", False),
     ],
 )
 def test_what_is_built_from_files(tmp_path: Path, line: str, local: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache, wheels
 
+SCOPE = ["/inventory", "/opt/shop", "shop"]
 FORK = multiprocessing.get_context("fork")
 
 
@@ -35,10 +36,10 @@ def test_a_name_follows_all_that_decides_which_packages_there_are() -> None:
 
 
 def test_the_first_makes_them_and_the_next_finds_them(directory: Path) -> None:
-    with wheels.turn("v1", "worker1") as (path, there):
+    with wheels.turn("v1", SCOPE, "worker1") as (path, there):
         assert not there
         path.write_bytes(b"wheels")
-    with wheels.turn("v1", "worker2") as (path, there):
+    with wheels.turn("v1", SCOPE, "worker2") as (path, there):
         assert there
         assert path.read_bytes() == b"wheels"
     assert directory.stat().st_mode & 0o777 == 0o700
@@ -46,7 +47,7 @@ def test_the_first_makes_them_and_the_next_finds_them(directory: Path) -> None:
 
 def host(number: int, results: Any, *, fails: bool) -> None:
     try:
-        with wheels.turn("v1", f"worker{number}") as (path, there):
+        with wheels.turn("v1", SCOPE, f"worker{number}") as (path, there):
             if not there:
                 time.sleep(0.3)
                 if fails:
@@ -83,31 +84,45 @@ def test_if_the_first_fails_the_others_say_so_and_do_not_try() -> None:
 
 
 def test_the_next_run_tries_again(directory: Path) -> None:
-    with pytest.raises(UserError), wheels.turn("v1", "worker1"):
+    with pytest.raises(UserError), wheels.turn("v1", SCOPE, "worker1"):
         raise UserError("no index")
     # Another run has another process for all its hosts.
-    lock = directory / "v1.lock"
-    assert lock.read_text() == f"{os.getppid()} worker1"
-    lock.write_text("1 worker1")
-    with wheels.turn("v1", "worker1") as (_, there):
+    (lock,) = directory.glob("*.lock")
+    run, _, host = lock.read_text().partition(" ")
+    assert host == "worker1"
+    # A process that has the same number after it.
+    lock.write_text(f"{run}0 worker1")
+    with wheels.turn("v1", SCOPE, "worker1") as (_, there):
         assert not there
 
 
 def test_a_host_that_goes_away_keeps_no_other_from_trying() -> None:
-    with pytest.raises(ConnectionError), wheels.turn("v1", "worker1"):
+    with pytest.raises(ConnectionError), wheels.turn("v1", SCOPE, "worker1"):
         raise ConnectionError
-    with wheels.turn("v1", "worker2") as (_, there):
+    with wheels.turn("v1", SCOPE, "worker2") as (_, there):
         assert not there
 
 
 def test_wheels_that_no_run_uses_go(directory: Path) -> None:
+    made = []
     for name in ("old", "new"):
-        with wheels.turn(name, "worker1") as (path, _):
+        with wheels.turn(name, SCOPE, "worker1") as (path, _):
             path.write_bytes(b"")
-    os.utime(directory / "old.tar", (time.time() - cache.KEPT - 60,) * 2)
-    with wheels.turn("v2", "worker1") as (path, _):
+            made.append(path)
+    os.utime(made[0], (time.time() - cache.KEPT - 60,) * 2)
+    with wheels.turn("v2", SCOPE, "worker1") as (path, _):
         path.write_bytes(b"")
-    assert {path.name for path in directory.glob("*.tar")} == {"new.tar", "v2.tar"}
+    assert set(directory.glob("*.tar")) == {made[1], path}
+
+
+def test_another_inventory_application_or_user_takes_none() -> None:
+    """Whoever makes wheels decides what runs where they are installed."""
+    with wheels.turn("v1", SCOPE, "worker1") as (path, _):
+        path.write_bytes(b"")
+    for place, other in ((0, "/staging"), (1, "/usr/lib/celery-fleet/cli"), (2, "root")):
+        scope = [*SCOPE[:place], other, *SCOPE[place + 1 :]]
+        with wheels.turn("v1", scope, "worker1") as (_, there):
+            assert not there
 
 
 def packages(**versions: str) -> dict[str, Any]:
@@ -125,8 +140,15 @@ def test_differences_between_hosts() -> None:
         # Built before packages were noted, or not part of the run.
         "c": packages(),
         "d": {},
+        # Another platform has another virtualenv, and a lock may name other versions for it.
+        "e": {
+            "__celery_release_built": {
+                "virtualenv": "v2",
+                **packages(celery="5.7")["__celery_release_built"],
+            }
+        },
     }
-    told = wheels.differences(["a", "b", "c", "d"], variables)
+    told = wheels.differences(["a", "b", "c", "d", "e"], variables)
     assert told == "celery is 5.5 on a and 5.6 on b"
     assert wheels.differences(["b", "c", "d"], variables) == ""
     many = {"a": packages(**{f"p{n}": "1" for n in range(7)})}
