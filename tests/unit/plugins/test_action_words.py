@@ -111,7 +111,13 @@ def test_a_release_that_can_t_be_built(tmp_path: Path, monkeypatch: pytest.Monke
     made._connection._shell.join_path = lambda *parts: "/".join(parts)
     vars(made).update(_make_tmp_path=lambda: "/tmp", _transfer_file=lambda *_: None)
     needed = {"file": "requirements.txt", "digest": "d", "local": False}
-    args = {"id": "r1", "root": "/opt/shop", "python": "python3", "requirements": needed}
+    args = {
+        "id": "r1",
+        "root": "/opt/shop",
+        "python": "python3",
+        "requirements": needed,
+        "user": "shop",
+    }
     assert made._build(dict(args), "/a", {}) == REDACTED
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError) as failed:
