@@ -79,7 +79,7 @@ class ActionModule(FleetAction):
                     # The next run gets them from the index again.
                     kept.unlink(missing_ok=True)
                 return result
-            remote = self._connection._shell.join_path(made, "made.tar")  # noqa: SLF001 - see below
+            remote = self._path(made, "made.tar")
             result = self.execute("release", {**args, "hand_over": remote}, variables)
             if result.get("failed"):
                 raise UserError(str(result["msg"]))
@@ -87,11 +87,14 @@ class ActionModule(FleetAction):
                 self._fetch(remote, kept)
             return result
 
-    def _send(self, path: str, directory: str, name: str) -> str:
+    def _path(self, directory: str, name: str) -> str:
         shell = self._connection._shell  # noqa: SLF001 - as Ansible's own action plugins do
-        sent = shell.join_path(directory, name)
+        return str(shell.join_path(directory, name))
+
+    def _send(self, path: str, directory: str, name: str) -> str:
+        sent = self._path(directory, name)
         self._transfer_file(path, sent)
-        return str(sent)
+        return sent
 
     def _fetch(self, remote: str, path: Path) -> None:
         partial = path.with_name(f".{path.name}")

@@ -35,7 +35,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     CommandFailed,
     run,
     tail,
-    unpack,
+    unpack_source,
     user_of,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
@@ -142,7 +142,7 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     # Until it is complete, it belongs to the application's user.
     source.mkdir()
     os.chown(source, user.pw_uid, user.pw_gid)
-    unpack(build, source, left(), user)
+    unpack_source(build, source, left(), user)
     try:
         run([*compile_all(build), str(source)], left(), "compiling the source", user)
     except CommandFailed as failure:

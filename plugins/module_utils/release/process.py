@@ -114,10 +114,25 @@ def run(
     return str(done.stdout or "")
 
 
-def unpack(build: Build, target: Path, timeout: float, user: pwd.struct_passwd) -> None:
-    """Unpack the source into a directory of the user."""
+def unpack(
+    archive: str, target: Path, timeout: float, what: str, user: pwd.struct_passwd, *options: str
+) -> None:
+    """Unpack a tar archive, which only root can open, into a directory of the user.
+
+    Args:
+        archive: Path of the archive.
+        target: The directory.
+        timeout: Seconds that it may take.
+        what: What is done, for an error message.
+        user: Who unpacks it.
+        options: More options of tar, such as `--gzip`.
+    """
     # Don't use tarfile: its filters against unsafe names came with Python 3.11.4, and Debian 12 has 3.11.2.
-    command = ["tar", "--extract", "--gzip", "--file", "-", "--directory", str(target)]
-    # Only root can open the archive.
-    with open(build.archive, "rb") as stream:
-        run(command, timeout, "unpacking the source", user, stdin=stream)
+    command = ["tar", "--extract", *options, "--file", "-", "--directory", str(target)]
+    with open(archive, "rb") as stream:
+        run(command, timeout, what, user, stdin=stream)
+
+
+def unpack_source(build: Build, target: Path, timeout: float, user: pwd.struct_passwd) -> None:
+    """Unpack the source into a directory of the user."""
+    unpack(build.archive, target, timeout, "unpacking the source", user, "--gzip")

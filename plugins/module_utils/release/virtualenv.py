@@ -42,6 +42,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     CommandFailed,
     run,
     unpack,
+    unpack_source,
     user_of,
 )
 
@@ -133,7 +134,7 @@ def _make(build: Build, venv: Path, left: Callable[[], float]) -> list[dict[str,
     work.mkdir()
     wheels = _owned(work / "wheels", user)
     if build.wheels:
-        _unpack_wheels(build, wheels, left(), user)
+        unpack(build.wheels, wheels, left(), "unpacking the packages", user)
     else:
         with settings(build.index, work / "pip", user) as environment:
             _collect_wheels(build, pip, wheels, left(), user, environment)
@@ -181,7 +182,7 @@ def _collect_wheels(
     if build.local:
         # Building a package writes beside its code, and the release's source belongs to root by now.
         source = _owned(wheels.parent / "source", user)
-        unpack(build, source, timeout, user)
+        unpack_source(build, source, timeout, user)
     # `.` and `./lib` are relative to the directory for which the file was named.
     places = [Path(os.path.normpath(source / build.directory)), source]
     base = next((path for path in places if (path / build.requirements).is_file()), None)
@@ -247,13 +248,6 @@ def _install(
         run([*pip, "install", *options, *names], timeout, "installing the packages", user)
     except CommandFailed as failure:
         raise explained(failure, build.path.parent / LOG) from None
-
-
-def _unpack_wheels(build: Build, wheels: Path, timeout: float, user: pwd.struct_passwd) -> None:
-    command = ["tar", "--extract", "--file", "-", "--directory", str(wheels)]
-    # Only root can open the archive.
-    with open(build.wheels, "rb") as stream:
-        run(command, timeout, "unpacking the packages", user, stdin=stream)
 
 
 def _hand_over(build: Build, wheels: Path, timeout: float, user: pwd.struct_passwd) -> None:

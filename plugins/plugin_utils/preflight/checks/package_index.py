@@ -61,7 +61,7 @@ def _index(model: Model, index: Mapping[str, object]) -> Iterator[Problem]:
                 path,
                 "is not encrypted: whoever is between a host and the index can replace packages, which then run as "
                 "the application's user",
-                "use https, with the certificate of the index's authority in celery_app_package_index.ca",
+                f"use https, with the certificate of the index's authority in {NAME}.ca",
                 value=model.show((NAME, path.rpartition(".")[2]), text),
                 severity=Severity.WARNING,
             )
@@ -107,9 +107,10 @@ def _logins(index: Mapping[str, object], known: set[str]) -> Iterator[Problem]:
         seen.add(host)
         for key in ("user", "password"):
             text = as_text(login.get(key))
-            if text is not None and ("\n" in text or not text):
-                what = "is empty" if not text else "has more than one line"
-                yield Problem(f"{path}.{key}", what, "write it as the service gives it")
+            if text is not None and "\n" in text:
+                yield Problem(
+                    f"{path}.{key}", "has more than one line", "write it as the service gives it"
+                )
 
 
 def _certificates(index: Mapping[str, object]) -> Iterator[Problem]:

@@ -197,20 +197,7 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
         yield Problem(
             dotted((_NAME, "requirements")),
             "is a file that the source does not have",
-            f"write it below {directory}, or name the one that is there"
-            + (
-                f", such as {' or '.join(locks)}"
-                if (
-                    locks := [
-                        name
-                        for name in LOCKS
-                        if any(is_file(place / name) for place in (directory, root))
-                    ]
-                )
-                else "; from a pyproject.toml, `uv lock` makes one"
-                if any(is_file(place / "pyproject.toml") for place in (directory, root))
-                else ""
-            ),
+            f"write it below {directory}, or name the one that is there{_instead(directory, root)}",
             value=model.show((_NAME, "requirements"), requirements),
         )
     for module in {str(model.value(host, "celery_app_module")): None for host in hosts}:
@@ -223,6 +210,16 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
                 f"`{import_line(module)}`",
                 value=model.show(("celery_app_module",), module),
             )
+
+
+def _instead(*places: Path) -> str:
+    """Return text on what could be named instead of a missing requirements file; empty if there is nothing."""
+    there = [name for name in LOCKS if any(is_file(place / name) for place in places)]
+    if there:
+        return f", such as {' or '.join(there)}"
+    if any(is_file(place / "pyproject.toml") for place in places):
+        return "; from a pyproject.toml, `uv lock` makes one"
+    return ""
 
 
 def address_fits(address: str) -> bool:
