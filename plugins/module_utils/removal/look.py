@@ -113,13 +113,18 @@ def _measure(there: InstalledApplication, path: str) -> tuple[int, list[str]]:
 
 
 def _strangers(there: InstalledApplication) -> dict[str, str]:
-    """Return files in our directories that are in none of our lists: they stay, and so does the directory."""
+    """Return files in our directories that are in none of our lists: they stay, and so does the directory.
+
+    systemd's links to our units go with the units, and what Python has compiled goes with its source.
+    """
     listed = there.manifest
     known = {*listed.files, *listed.directories, *listed.data, *there.own_marks}
+    trees = tuple(f"{path}/" for path in there.trees())
+    ours = {*there.units(), "__pycache__"}
     return {
         path: "is not the fleet's"
         for directory in there.directories()
         if directory not in listed.data
         for path in there.host.glob(f"{directory}/*")
-        if path not in known
+        if path not in known and not path.startswith(trees) and os.path.basename(path) not in ours
     }

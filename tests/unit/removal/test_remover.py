@@ -357,6 +357,15 @@ def test_a_users_own_file_stays_and_is_named(ground: Ground, bare: list[str], pa
     assert set(ground.paths()) - set(bare) <= more
 
 
+def test_systemds_links_and_compiled_files_are_not_strangers(ground: Ground) -> None:
+    ground.deploy("shop")
+    there = ground.there()
+    for directory in there.directories():
+        ground.write(f"{directory}/__pycache__/module.pyc")
+        ground.write(f"{directory}/{there.units()[0]}")
+    assert "is not the fleet's" not in look(there).stay.values()
+
+
 def test_somebody_elses_file_in_the_state_stays(ground: Ground, bare: list[str]) -> None:
     ground.deploy("shop")
     stranger = ground.write("/var/lib/shop/backup/of-alice.tar")
