@@ -16,6 +16,7 @@ because its wrapper is compiled on the host in each call.)
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # owners of existing directories
       marks: [claims of all applications on the host],
       listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
+      redis_service: {broker: …},         # what servers that the fleet does not run answer; else missing
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
       interpreter: {path, exists, version, places},  # celery_release_python; empty if a package brings it
       files: [existing nginx files for this application's ports],
@@ -112,6 +113,24 @@ class ActionModule(FleetAction):
         claims = variables.get("__celery_app_claims")
         return dict(self._templar.template(claims)) if claims else {}
 
+    def _services(self, variables: dict[str, Any]) -> list[dict[str, str]]:
+        """Return the Redis servers that the fleet does not run, as `scripts/redis_service.py` takes them."""
+        urls = {
+            kind: str(self._templar.template(variables.get(f"celery_app_{kind}_url", "")))
+            for kind in ("broker", "results")
+        }
+        ca = str(self._templar.template(variables.get("celery_app_redis_ca", "")))
+        return [{"kind": kind, "url": url, "ca": ca} for kind, url in urls.items() if url]
+
+    def _asked(self, services: list[dict[str, str]]) -> dict[str, Any]:
+        """Return what the servers answer to this host."""
+        command, request = host_scripts.call("redis_service", {"servers": services})
+        result = self._low_level_execute_command(command, in_data=request, sudoable=True)
+        try:
+            return dict(host_scripts.answer(result, [service["url"] for service in services]))
+        except host_scripts.RemoteError as error:
+            return {service["kind"]: {"error": str(error)} for service in services}
+
     def _facts(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         claims = self._claims(variables)
         interpreter = str(variables.get("ansible_python_interpreter") or "")
@@ -141,6 +160,8 @@ class ActionModule(FleetAction):
                 "its answer can't be parsed: a login script may print to the output"
             )
         clock = facts.pop("clock")
+        if services := self._services(variables):
+            facts["redis_service"] = self._asked(services)
         facts["clock_offset"] = round(min(clock - before, 0.0) or max(clock - after, 0.0), 3)
         of_ours = {"claims": claims, "redis_flavor": self._flavor(variables)}
         return {"reachable": True, "reason": "", **of_ours, **facts}

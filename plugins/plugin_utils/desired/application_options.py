@@ -149,12 +149,27 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "Otherwise the default is an hour, or longer if a worker without the lease needs that, by its "
            "C(prefetch_multiplier), C(time_limit) and C(drain_timeout) or by C(task_time_limit) and "
            "C(worker_prefetch_multiplier) of C(celery_app_settings)."),
+    Option("celery_app_broker_url", "str",
+           "URL of a Redis or Valkey that the fleet does not run, such as C(rediss://user:password@host:6379/0). The "
+           "group C(redis) is then empty.\n"
+           "The application needs a database of its own there. docs/redis.md says which rights the user needs.",
+           default="", secret=True),
+    Option("celery_app_results_url", "str",
+           "URL of the result store, if the fleet does not run it. The default is the broker's URL.", secret=True),
+    Option("celery_app_redis_ca", "str",
+           "With C(celery_app_broker_url): the authorities that sign the servers' certificates, in PEM form. Without "
+           "them, the authorities that the host's own system trusts are used.",
+           default=""),
+    Option("celery_app_lease_host", "str",
+           "Host that has what exists once for the whole fleet, regardless of C(--limit): the lease of a run, and "
+           "marks of release commands that ran once. The default is the host of Redis; without one it has to be "
+           "set."),
     Option("celery_app_broker_host", "str",
            "Name or address of the broker's host, as in its certificate; an IPv6 address without brackets."),
-    Option("celery_app_broker_port", "int", "TLS port of the broker.", default=6379),
+    Option("celery_app_broker_port", "int", "TLS port of the broker."),
     Option("celery_app_results_host", "str",
            "Name or address of the result store's host, as in its certificate; an IPv6 address without brackets."),
-    Option("celery_app_results_port", "int", "TLS port of the result store.", default=6380),
+    Option("celery_app_results_port", "int", "TLS port of the result store."),
     Option("celery_app_host_names", "list",
            "Names by which others call this host, for certificates and web sites: by default its name in the "
            "inventory and its address.",

@@ -10,6 +10,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
     Facts,
     log_directory,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_service import limits
 
 FORMAT = 1
 
@@ -44,9 +45,14 @@ def application(
         kind: {
             "host": str(address["host"]),
             "port": int(address["port"]),
-            "unit": f"redis@{app}-{kind}.service",
+            "unit": "" if address.get("url") else f"redis@{app}-{kind}.service",
             "acl": f"{redis_config}/{app}-{kind}/users.acl",
             "here": "redis" in servers.get(facts["host"], []),
+            **(
+                {"limits": limits(kind, facts["redis_service"].get(kind, {}))}
+                if address.get("url")
+                else {}
+            ),
         }
         for kind, address in (("broker", facts["broker"]), ("results", facts["results"]))
     }
@@ -64,7 +70,7 @@ def application(
         "hosts": servers,
         "workers": {node: list(of["queues"]) for node, of in sorted(facts["nodes"].items())},
         "queues": list(facts["queues"]),
-        "redis": {"ca": facts["ca"], "client": dict(facts["client"]), "instances": instances},
+        "redis": {"ca": facts["redis_ca"], "client": dict(facts["client"]), "instances": instances},
         "schedule": f"/run/{app}-beat/schedule.json",
         # The zone that the inventory sets, or None.
         "timezone": facts["settings"].get("timezone"),

@@ -7,17 +7,18 @@ does not need cost nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 # Options by the name of a worker; None for a worker with only the defaults.
 Instances = Mapping[str, Mapping[str, Any] | None]
 
 
 class Address(TypedDict):
-    """Host and port of a Redis instance."""
+    """Host and port of a Redis instance, and its whole URL if the fleet does not run it."""
 
     host: str
     port: int
+    url: NotRequired[str]
 
 
 class Facts(TypedDict):
@@ -41,9 +42,13 @@ class Facts(TypedDict):
     # Path of the authorities' certificates; paths of the `certificate` and `key` that clients show, empty
     # if Redis does not ask for them.
     ca: str
+    # Path of the authorities that sign Redis's certificate: `ca`, unless the fleet does not run Redis.
+    redis_ca: str
     client: Mapping[str, str]
     broker: Address
     results: Address
+    # What servers that the fleet does not run have answered, by `broker` and `results`; see `redis_service.limits`.
+    redis_service: Mapping[str, Mapping[str, Any]]
     # The inventory's variables celery_app_delivery, _settings, _task_routes and _visibility_timeout.
     delivery: str
     settings: Mapping[str, Any]

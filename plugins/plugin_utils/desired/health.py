@@ -140,7 +140,7 @@ def setup(
             kind: {"host": str(server["host"]), "port": int(server["port"])}
             for kind, server in (("broker", facts["broker"]), ("results", facts["results"]))
         },
-        "ca": facts["ca"],
+        "ca": facts["redis_ca"],
         "client": dict(facts["client"]),
         "beat": {
             "unit": f"{app}-beat.service",

@@ -24,10 +24,15 @@ def _tls(ca: str, client: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _url(user: str, password: str, address: Address) -> str:
+    """Return the URL of an instance; a server that the fleet does not run has no users for the components."""
+    if address.get("url"):
+        return str(address["url"])
     host = str(address["host"])
     host = f"[{host}]" if ":" in host else host
     return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{int(address['port'])}/0"
 
+
+_TLS = "rediss://"
 
 # Settings that are dictionaries of options: an inventory that sets one option keeps the others.
 _MERGED = (
@@ -73,7 +78,9 @@ def process_settings(
         schedule: The schedule, only for beat.
         parts: The enabled parts of the delivery (`delivery.document`), only for workers.
     """
-    tls = _tls(facts["ca"], facts["client"])
+    broker = _url(component, password, facts["broker"])
+    results = _url(component, password, facts["results"])
+    tls = _tls(facts["redis_ca"], facts["client"])
     # Flower sends nothing.
     promise = "inherit" if component == "flower" else facts["delivery"]
     # A half-open connection is noticed within seconds, and no publish or acknowledgement waits for ever.
@@ -87,10 +94,10 @@ def process_settings(
         "unacked_mutex_expire": 30,
     }
     pins: dict[str, Any] = {
-        "broker_url": _url(component, password, facts["broker"]),
+        "broker_url": broker,
         "broker_read_url": None,
         "broker_write_url": None,
-        "broker_use_ssl": tls,
+        "broker_use_ssl": tls if broker.startswith(_TLS) else False,
         "broker_transport_options": transport,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -161,8 +168,8 @@ def process_settings(
         # Its user may not have a mailbox, so beat would try every 5 s. The unit's watchdog checks whether it is alive.
         pins["beat_enable_remote_control"] = False
     else:
-        pins["result_backend"] = _url(component, password, facts["results"])
-        pins["redis_backend_use_ssl"] = tls
+        pins["result_backend"] = results
+        pins["redis_backend_use_ssl"] = tls if results.startswith(_TLS) else False
     if facts["routes"] and component != "flower":
         pins["task_routes"] = facts["routes"]
     beat = (schedule or _EMPTY) if component == "beat" else None

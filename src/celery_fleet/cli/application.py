@@ -17,7 +17,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Instance:
-    """One Redis instance of the application."""
+    """One Redis instance of the application.
+
+    Attributes:
+        unit: Its systemd unit; empty if the fleet does not run it.
+        limits: What a server that the fleet does not run can't do.
+    """
 
     kind: str
     host: str
@@ -25,6 +30,7 @@ class Instance:
     unit: str
     acl: Path
     here: bool
+    limits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,7 @@ def parse(raw: Mapping[str, Any]) -> Application:
                 unit=one["unit"],
                 acl=Path(one["acl"]),
                 here=bool(one["here"]),
+                limits=tuple(one.get("limits") or ()),
             )
             for kind, one in redis["instances"].items()
         },

@@ -35,6 +35,7 @@ class Server:
     ca: str | None = None
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    database: int = 0
     #: Client certificate and key files, for a server that asks for them.
     certificate: str | None = None
     key: str | None = None
@@ -61,6 +62,7 @@ def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
         ca=ca if parts.scheme == "rediss" else None,
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
+        database=int(parts.path.strip("/") or 0),
         certificate=str((tls or {}).get("ssl_certfile") or "") or None,
         key=str((tls or {}).get("ssl_keyfile") or "") or None,
     )
@@ -101,6 +103,8 @@ class Client:
                 self.ask("AUTH", server.user, server.password or "")
             elif server.password is not None:
                 self.ask("AUTH", server.password)
+            if server.database:
+                self.ask("SELECT", str(server.database))
         except BaseException:
             if hasattr(self, "_stream"):
                 self._stream.close()

@@ -62,7 +62,7 @@ def application(root: Path, **more: Any) -> Application:
 
 def settings(component: str = "operator", port: int = 1) -> dict[str, Any]:
     """Return a component's settings, for a broker at a port of this machine."""
-    url = f"redis://{component}:{PASSWORD}@127.0.0.1:{port}/0"
+    url = f"rediss://{component}:{PASSWORD}@127.0.0.1:{port}/0"
     celery = {"broker_url": url, "result_backend": url}
     return {"format": 1, "app": "shop", "component": component, "celery": celery}
 

@@ -539,7 +539,7 @@ def test_redis_by_the_real_redis_cli(
     assert call("redis", "--", "echo", long).exit_code == 0
     assert capfd.readouterr().out == f"{long}\n"
     assert call("redis", "--", "get", "x").exit_code == 1
-    monkeypatch.setattr(redis, "password", lambda *_: "wrong")
+    monkeypatch.setattr(redis, "login", lambda *_: redis.Login("operator", "wrong"))
     assert call("redis", "--", "ping").exit_code == 1
 
 

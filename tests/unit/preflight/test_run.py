@@ -666,7 +666,7 @@ def test_own_variables_are_allowed_by_list(variables: Variables) -> None:
     [
         ({"fleet": []}, "fleet", "without hosts"),
         ({"celery_workers": []}, "celery_workers", "without hosts"),
-        ({"redis": []}, "redis", "external broker"),
+        ({"redis": []}, "redis", "celery_app_broker_url is not set"),
         ({"redis": ["redis1", "worker1"]}, "redis", "more than one host"),
         ({"redis": ["redis1", "worker1"]}, "redis", CLUSTER),
         ({"redis": ["redis1", "other"]}, "redis", "not in fleet"),

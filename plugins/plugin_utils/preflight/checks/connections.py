@@ -37,10 +37,8 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
     if _BROKER.fullmatch(name):
         yield Problem(
             dotted(path),
-            "is an address of the broker, but the broker has to be the fleet's own: it has the users' rights, the "
-            "firewall and the leases of workers",
-            "remove it; processes get the address from celery_app_broker_host and celery_app_broker_port. An "
-            "external broker is not supported",
+            "is an address of the broker, which Celery Fleet sets for each process",
+            "remove it; for a Redis that the fleet does not run, set celery_app_broker_url",
             value=model.show(path, item),
         )
     elif _RESULTS.fullmatch(name) and _is_redis(item):

@@ -21,6 +21,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     INSTEAD,
     NO_CLUSTER,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.redis_service import (
+    BROKER,
+    is_used,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     FLEET,
     MEMBER_GROUPS,
@@ -57,11 +61,12 @@ def check_groups(model: Model) -> Iterator[Problem]:
             _guess(model, "celery_workers") or "put the hosts that run workers into it",
         )
     redis = model.members("redis")
-    if not redis:
+    if not redis and not is_used(model):
         yield Problem(
             "redis",
-            f"{_absence(model, 'redis')}; an external broker, given by URL, is not supported yet",
-            _guess(model, "redis") or "put the one host that runs Redis into it",
+            f"{_absence(model, 'redis')}, and {BROKER} is not set",
+            _guess(model, "redis")
+            or f"put the one host that runs Redis into it, or set {BROKER} to a server of your own",
         )
     elif len(redis) > 1:
         yield Problem(

@@ -37,8 +37,14 @@ _PLACEHOLDER = re.compile(
 _GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
 _PLACEHOLDER_LEFT: Final = "is a placeholder that has not been replaced"
 _ALLOW: Final = "if it is the real one, add the variable's name to preflight_allowed_placeholders"
-# Secrets with their own checks: the application's, and keys, which have several lines.
-_OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
+# Secrets with their own checks: the application's, URLs, and keys, which have several lines.
+_OF_THEIR_OWN: Final = (
+    "celery_app_secret_env",
+    "celery_app_broker_url",
+    "celery_app_results_url",
+    "pki_ca_key",
+    "pki_key",
+)
 
 
 def check_secrets(model: Model) -> Iterator[Problem]:

@@ -22,6 +22,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.owners import (
     check_owners,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.redis_service import (
+    check_redis_service,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     MEMBER_GROUPS,
     Problem,
@@ -100,6 +103,7 @@ def check_facts(
             )
         else:
             found += _host(host, as_mapping(value), hints.get(host, ""))
+            found += check_redis_service(host, as_mapping(value))
             found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
     return grouped(
         [

@@ -9,6 +9,7 @@ import ssl
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import click
@@ -31,16 +32,31 @@ def split(words: tuple[str, ...]) -> tuple[str, list[str]]:
     return "broker", list(words)
 
 
-def password(application: Application, instance: Instance, user: str) -> str:
-    """Return the user's password, from a file that only root may read.
+class Login(NamedTuple):
+    """How to log in to an instance."""
+
+    user: str
+    password: str
+    database: str = ""
+    tls: bool = True
+
+
+def login(application: Application, instance: Instance, user: str) -> Login:
+    """Return the login of a user, from a file that only root may read.
 
     Raises:
-        CommandError: It is not on this host.
+        CommandError: They are not on this host.
     """
     if user == "operator":
         setting = "broker_url" if instance.kind == "broker" else "result_backend"
         settings: Mapping[str, str] = application.settings()["celery"]
-        return unquote(urlsplit(settings[setting]).password or "")
+        url = urlsplit(settings[setting])
+        name, secret = unquote(url.username or "default"), unquote(url.password or "")
+        return Login(name, secret, url.path.strip("/").removeprefix("0"), url.scheme == "rediss")
+    if not instance.unit:
+        raise CommandError(
+            f"the fleet does not run {instance.host}, so it has no admin there", USAGE
+        )
     try:
         found = _ADMIN.search(instance.acl.read_text(encoding="utf-8"))
     except PermissionError:
@@ -51,10 +67,10 @@ def password(application: Application, instance: Instance, user: str) -> str:
         raise CommandError(
             f"admin's password is only on the Redis host; run this on {instance.host}"
         )
-    return found[1]
+    return Login(user, found[1])
 
 
-def line(application: Application, instance: Instance, user: str, words: list[str]) -> list[str]:
+def line(application: Application, instance: Instance, who: Login, words: list[str]) -> list[str]:
     """Return the command line of redis-cli, or of Valkey's equivalent, without the socket.
 
     The password is not in it.
@@ -62,12 +78,13 @@ def line(application: Application, instance: Instance, user: str, words: list[st
     found = (shutil.which(name, path="/usr/local/bin:/usr/bin:/bin") for name in CLIENTS)
     program = next((path for path in found if path is not None), None)
     if program is None:
+        there = f"run this on {instance.host}, or " if instance.unit else ""
         raise CommandError(
-            f"redis-cli is not on {application.host}: run this on {instance.host}, or apt install"
-            " redis-tools"
+            f"redis-cli is not on {application.host}: {there}apt install redis-tools"
         )
     # Without -e, the exit status is 0 even if Redis refuses a command or the login fails.
-    return [program, "-e", "--user", user, *words]
+    database = ["-n", who.database] if who.database else []
+    return [program, "-e", "--user", who.user, *database, *words]
 
 
 class Tunnel:
@@ -77,9 +94,10 @@ class Tunnel:
     certificate of the same authority. So this class does TLS, and redis-cli connects to it.
     """
 
-    def __init__(self, application: Application, instance: Instance) -> None:
+    def __init__(self, application: Application, instance: Instance, tls: bool = True) -> None:
         self._application = application
         self._instance = instance
+        self._tls = tls
         #: The error if a connection could not be made.
         self.trouble: OSError | None = None
 
@@ -107,12 +125,8 @@ class Tunnel:
 
     async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            context = ssl.create_default_context(cafile=self._application.ca)
-            if self._application.client:
-                pair = self._application.client
-                context.load_cert_chain(pair["certificate"], pair["key"])
             answers, questions = await asyncio.open_connection(
-                self._instance.host, self._instance.port, ssl=context
+                self._instance.host, self._instance.port, ssl=self._context() if self._tls else None
             )
         except OSError as error:
             self.trouble = error
@@ -129,6 +143,13 @@ class Tunnel:
                 way.cancel()
             writer.close()
             questions.transport.abort()
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._application.ca)
+        if self._application.client:
+            pair = self._application.client
+            context.load_cert_chain(pair["certificate"], pair["key"])
+        return context
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,18 +191,18 @@ def redis(context: Context, words: tuple[str, ...], user: str, timeout: float | 
     if not rest:
         raise CommandError("no command for Redis: celery-fleet redis broker -- ping", USAGE)
     instance = context.application.redis[kind]
-    secret = password(context.application, instance, user)
-    program = line(context.application, instance, user, rest)
-    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "REDISCLI_AUTH": secret}
-    tunnel = Tunnel(context.application, instance)
+    who = login(context.application, instance, user)
+    program = line(context.application, instance, who, rest)
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "REDISCLI_AUTH": who.password}
+    tunnel = Tunnel(context.application, instance, who.tls)
     timeout = context.bound() if timeout is None else timeout
     try:
         status = asyncio.run(tunnel.run(program, environment, timeout))
     except TimeoutError:
-        raise CommandError(
-            f"{kind} {instance.host}:{instance.port}: no answer within {timeout:g} s; see"
-            f" systemctl status {instance.unit} on {instance.host}"
-        ) from None
+        text = f"{kind} {instance.host}:{instance.port}: no answer within {timeout:g} s"
+        if instance.unit:
+            text += f"; see systemctl status {instance.unit} on {instance.host}"
+        raise CommandError(text) from None
     except OSError as error:
         raise CommandError(f"{program[0]} can't be run: {error.strerror}") from None
     if tunnel.trouble is not None:

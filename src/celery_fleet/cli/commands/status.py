@@ -244,6 +244,17 @@ def show(found: StatusReport, application: Application) -> None:
         )
     if found.due:
         output.say(f"Next due: {found.due['name']} at {found.due['due']}\n")
+    for instance in application.redis.values():
+        if not instance.unit:
+            output.say(
+                "; ".join(
+                    [
+                        f"The fleet does not run its {instance.kind}, {instance.host}:{instance.port}",
+                        *instance.limits,
+                    ]
+                )
+                + "."
+            )
     if found.note:
         output.say(f"Note: {found.note}.")
     for problem in found.problems:

@@ -1,0 +1,146 @@
+"""Checks the addresses of a Redis that the fleet does not run: `celery_app_broker_url` and `celery_app_results_url`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.secrets import (
+    is_placeholder,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    FLEET,
+    Model,
+    Problem,
+    Severity,
+    as_text,
+)
+
+BROKER: Final = "celery_app_broker_url"
+RESULTS: Final = "celery_app_results_url"
+CA: Final = "celery_app_redis_ca"
+LEASE_HOST: Final = "celery_app_lease_host"
+_LIKE: Final = "write it as in rediss://user:password@redis.example.org:6379/0"
+
+
+def is_used(model: Model) -> bool:
+    """Return whether the inventory names a Redis that the fleet does not run."""
+    return any(BROKER in given for given in model.given.values())
+
+
+def check_redis_service(model: Model) -> Iterator[Problem]:
+    """Check URLs and authorities, and that the inventory names a host for the lease."""
+    for variable in (BROKER, RESULTS):
+        values = model.distinct_given(variable)
+        if len(values) > 1:
+            yield Problem(
+                variable, "differs between hosts", "set it once, for all hosts of the fleet"
+            )
+        for value, hosts in values:
+            text = as_text(value)
+            if text is not None:
+                yield from _url(variable, text, hosts)
+    yield from _together(model)
+    for value, hosts in model.distinct_given(CA):
+        if isinstance(value, str) and value and "-----BEGIN CERTIFICATE-----" not in value:
+            yield Problem(
+                CA,
+                "is not in PEM form: it lacks -----BEGIN CERTIFICATE-----",
+                "give the content of the file, as in {{ lookup('file', inventory_dir ~ '/…') }}",
+                hosts=hosts,
+            )
+
+
+def _together(model: Model) -> Iterator[Problem]:
+    redis = model.members("redis")
+    if not is_used(model):
+        for variable in (RESULTS, CA):
+            if variable in model.given_names:
+                yield Problem(
+                    variable,
+                    f"is set, but {BROKER} is not",
+                    "set both: the fleet runs either both instances or none",
+                    hosts=model.given_names[variable],
+                )
+        return
+    if redis:
+        yield Problem(
+            BROKER,
+            "is set, but the group redis has hosts. The fleet runs either both instances or none",
+            "leave the group redis empty, or remove the variable",
+            hosts=tuple(redis),
+        )
+    hosts = [
+        text
+        for value, _ in model.distinct_given(LEASE_HOST)
+        if (text := as_text(value)) is not None
+    ]
+    members = model.groups.get(FLEET, ())
+    if LEASE_HOST not in model.given_names:
+        yield Problem(
+            LEASE_HOST,
+            "is not set. Without a host of Redis, the inventory names the host that has the lease of a run and the "
+            "marks of release commands",
+            f"write the name of a host that stays, such as {next(iter(members), 'the one of beat')}",
+        )
+    for name in dict.fromkeys(hosts):
+        if name not in members:
+            yield Problem(LEASE_HOST, f"is no host of {FLEET}", "write the name of one", value=name)
+
+
+def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    """Check one address, which is never shown, because it may contain a password."""
+    parts = _split(text)
+    if parts is None:
+        yield Problem(variable, "is not the URL of a Redis server", _LIKE, hosts=hosts)
+        return
+    if parts.query or parts.fragment:
+        yield Problem(
+            variable,
+            "has options, which would replace those of the fleet, such as the check of the certificate",
+            "remove what begins with ? or #; options of Celery belong to celery_app_settings",
+            hosts=hosts,
+        )
+    if not parts.password:
+        yield Problem(
+            variable,
+            "has no password: everyone who reaches the server can run code on the workers",
+            f"give the server a user with a password, and {_LIKE}",
+            hosts=hosts,
+            severity=Severity.WARNING,
+        )
+    elif is_placeholder(unquote(parts.password)):
+        yield Problem(
+            variable,
+            "has a placeholder as its password",
+            "put the real URL into the environment's vault.yml",
+            hosts=hosts,
+        )
+    if parts.scheme == "redis" and not _is_loopback(parts.hostname or ""):
+        yield Problem(
+            variable,
+            "is not encrypted: whoever is between a host and the server reads tasks and password, and can add tasks",
+            "use rediss:// if the service offers TLS",
+            hosts=hosts,
+            severity=Severity.WARNING,
+        )
+
+
+def _split(text: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("redis", "rediss") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        return None
+    usual = re.fullmatch(r"/?[0-9]*", parts.path) and not re.search(r"[\s,]", text)
+    return parts if valid and usual else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
