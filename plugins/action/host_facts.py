@@ -60,7 +60,7 @@ class ActionModule(FleetAction):
     def _request(
         self, args: dict[str, Any], variables: dict[str, Any], claims: dict[str, Any]
     ) -> dict[str, Any]:
-        redis = list(variables["groups"].get("redis", []))
+        redis = self.groups(variables)["redis"]
         names = {
             str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
             for kind in ("broker", "results")
@@ -94,7 +94,7 @@ class ActionModule(FleetAction):
 
     def _flavor(self, variables: dict[str, Any]) -> str:
         """Return `redis` or `valkey`; empty on a host with neither. The role's default is not known here."""
-        if "redis" not in variables["group_names"]:
+        if variables["inventory_hostname"] not in self.groups(variables)["redis"]:
             return ""
         return str(self._templar.template(variables.get("redis_flavor", "redis")))
 
@@ -104,8 +104,12 @@ class ActionModule(FleetAction):
         packages = self._templar.template(variables.get("celery_runtime_packages", []))
         name = Path(path).name
         brought = any(f"{package}-".startswith(f"{name}-") for package in packages)
-        builds = {*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"]}
-        return "" if brought or not builds & {*variables["group_names"]} else path
+        groups = self.groups(variables)
+        needed = any(
+            variables["inventory_hostname"] in groups[name]
+            for name in (*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"])
+        )
+        return path if needed and not brought else ""
 
     def _claims(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Return what the inventory wants on the host, from celery_app's variables; empty without that role."""

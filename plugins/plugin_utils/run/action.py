@@ -10,6 +10,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils import redact
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    fleet_groups,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, rendering
 
 
@@ -55,6 +58,11 @@ class FleetAction(ActionBase):
     def secrets(self) -> list[str]:
         """Return values that may not be shown. They are rendered once, as each may query a password manager."""
         return rendering.secrets(self._templar)
+
+    def groups(self, variables: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return the hosts of the fleet's groups by the names that Celery Fleet uses."""
+        given = variables.get("fleet_groups")
+        return fleet_groups(variables["groups"], given and self._templar.template(given))
 
     def ask(
         self, script: str, request: Mapping[str, Any], secrets: Iterable[str] = ()

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    MEMBER_GROUPS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
@@ -23,7 +26,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.
     check_owners,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    MEMBER_GROUPS,
     Problem,
     Severity,
     as_mapping,
@@ -54,7 +56,7 @@ def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) ->
 
     Args:
         facts: The same as for `check_facts`.
-        groups: The groups of the inventory.
+        groups: The fleet's groups.
     """
     needed = {
         host for name in MEMBER_GROUPS if name != "celery_workers" for host in groups.get(name, ())
