@@ -7,10 +7,12 @@ because its wrapper is compiled on the host in each call.)
       reachable: true, reason: "",        # false, with the reason in one line; then nothing else is set
       hostname, architecture, uid,        # uid is 0 if privilege escalation works
       distribution: debian, distribution_version: "12", distribution_codename: bookworm, distribution_name,
+      distribution_like: [],              # distributions that it is derived from, such as debian
       systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},
       packages: [names of the installed Debian packages],
-      versions: {redis-server: "5:7.0.15-1"},  # on a host of Redis: the installed version, else the one to install
+      versions: {redis-server: "5:7.0.15-1"},  # of a server that the host needs: the installed version, else the one to
+                                          # install, empty if its package lists have none
       claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see desired/claims.py
       redis_flavor: redis,                # wanted flavor on a host of Redis; else empty
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # owners of existing directories
@@ -72,7 +74,7 @@ class ActionModule(FleetAction):
             "paths": PATHS,
             "names": sorted(names),
             "units": [f"{flavor}-server.service"] if flavor else [],
-            "versions": [f"{flavor}-server"] if flavor else [],
+            "versions": _versions(flavor, claims),
             "data": [
                 f"/var/lib/celery-fleet-redis/{claims.get('app')}-{kind}"
                 for kind in ("broker", "results")
@@ -148,6 +150,16 @@ class ActionModule(FleetAction):
         facts["clock_offset"] = round(min(clock - before, 0.0) or max(clock - after, 0.0), 3)
         of_ours = {"claims": claims, "redis_flavor": self._flavor(variables)}
         return {"reachable": True, "reason": "", **of_ours, **facts}
+
+
+def _versions(flavor: str, claims: dict[str, Any]) -> list[str]:
+    """Return the packages of servers whose versions matter on a host."""
+    found = {"redis": ["redis-server"], "valkey": ["valkey-server", "redis-server"]}.get(flavor, [])
+    if claims.get("nginx"):
+        found.append("nginx-common")
+    if f"{claims.get('app')}-firewall.service" in claims.get("units", []):
+        found.append("nftables")
+    return found
 
 
 def _unreachable(text: str, status: int = 0) -> dict[str, Any]:
