@@ -37,7 +37,8 @@ class FleetAction(ActionBase):
         """
         result = {**super().run(tmp, task_vars), "changed": False}
         try:
-            return {**result, **self.act(self._task.args, task_vars or {})}
+            with rendering.compiled_once():
+                return {**result, **self.act(self._task.args, task_vars or {})}
         except UserError as error:
             raise AnsibleActionFail(str(error)) from None
         except host_scripts.RemoteError as error:
