@@ -135,10 +135,8 @@ def check_capacity(
     yield from _disk(host, facts, asked)
     yield from _missing(host, facts, asked)
     flavor = str(facts.get("redis_flavor") or "redis")
-    for package in ([f"{flavor}-server"] if "redis" in asked else []) + [
-        "nginx-common",
-        "nftables",
-    ]:
+    servers = [f"{flavor}-server"] if "redis" in asked else []
+    for package in (*servers, "nginx-common", "nftables"):
         yield from _package(host, package, facts)
 
 

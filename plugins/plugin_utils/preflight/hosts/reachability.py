@@ -191,7 +191,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "ansible_become",
             "does not give root on the host",
-            "allow the user of ansible_user to become root with sudo, and leave ansible_become on",
+            "let ansible_user become root (“Becoming root” in docs/environments.md), and leave ansible_become on",
             value=f"uid {facts.get('uid')}",
             hosts=(host,),
         )

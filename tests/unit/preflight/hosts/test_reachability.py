@@ -405,3 +405,32 @@ def probed(
     assert answer.stdout.startswith('{"clock"')
     facts: dict[str, Any] = json.loads(answer.stdout)
     return facts
+
+
+POLICY = """nginx-common:
+  Installed: (none)
+  Candidate: 1.24.0-2ubuntu7
+  Version table:
+     1.24.0-2ubuntu7 500
+valkey-server:
+  Installed: (none)
+  Candidate: (none)
+  Version table:
+nftables:
+  Installed: (none)
+  Candidate: 1.0.9-1build1
+"""
+
+
+def test_the_versions_that_apt_would_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apt-cache").write_text(f"#!/bin/sh\ncat <<'E'\n{POLICY}E\n")
+    (tmp_path / "apt-cache").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    probe = runpy.run_path(str(PROBE))
+    asked = ["nginx-common", "valkey-server", "nftables"]
+    assert probe["candidates"](asked) == {
+        "nginx-common": "1.24.0-2ubuntu7",
+        "nftables": "1.0.9-1build1",
+    }
