@@ -7,10 +7,12 @@ because its wrapper is compiled on the host in each call.)
       reachable: true, reason: "",        # false, with the reason in one line; then nothing else is set
       hostname, architecture, uid,        # uid is 0 if privilege escalation works
       distribution: debian, distribution_version: "12", distribution_codename: bookworm, distribution_name,
+      distribution_like: [],              # distributions that it is derived from, such as debian
       systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},
       packages: [names of the installed Debian packages],
-      versions: {redis-server: "5:7.0.15-1"},  # on a host of Redis: the installed version, else the one to install
+      versions: {redis-server: "5:7.0.15-1"},  # of a server that the host needs: the installed version, else the one to
+                                          # install, empty if its package lists have none
       claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see desired/claims.py
       redis_flavor: redis,                # wanted flavor on a host of Redis; else empty
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # owners of existing directories
@@ -61,7 +63,7 @@ class ActionModule(FleetAction):
     def _request(
         self, args: dict[str, Any], variables: dict[str, Any], claims: dict[str, Any]
     ) -> dict[str, Any]:
-        redis = list(variables["groups"].get("redis", []))
+        redis = self.groups(variables)["redis"]
         names = {
             str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
             for kind in ("broker", "results")
@@ -73,7 +75,7 @@ class ActionModule(FleetAction):
             "paths": PATHS,
             "names": sorted(names),
             "units": [f"{flavor}-server.service"] if flavor else [],
-            "versions": [f"{flavor}-server"] if flavor else [],
+            "versions": _versions(flavor, claims),
             "data": [
                 f"/var/lib/celery-fleet-redis/{claims.get('app')}-{kind}"
                 for kind in ("broker", "results")
@@ -95,7 +97,7 @@ class ActionModule(FleetAction):
 
     def _flavor(self, variables: dict[str, Any]) -> str:
         """Return `redis` or `valkey`; empty on a host with neither. The role's default is not known here."""
-        if "redis" not in variables["group_names"]:
+        if variables["inventory_hostname"] not in self.groups(variables)["redis"]:
             return ""
         return str(self._templar.template(variables.get("redis_flavor", "redis")))
 
@@ -105,8 +107,12 @@ class ActionModule(FleetAction):
         packages = self._templar.template(variables.get("celery_runtime_packages", []))
         name = Path(path).name
         brought = any(f"{package}-".startswith(f"{name}-") for package in packages)
-        builds = {*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"]}
-        return "" if brought or not builds & {*variables["group_names"]} else path
+        groups = self.groups(variables)
+        needed = any(
+            variables["inventory_hostname"] in groups[name]
+            for name in (*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"])
+        )
+        return path if needed and not brought else ""
 
     def _claims(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Return what the inventory wants on the host, from celery_app's variables; empty without that role."""
@@ -165,6 +171,16 @@ class ActionModule(FleetAction):
         facts["clock_offset"] = round(min(clock - before, 0.0) or max(clock - after, 0.0), 3)
         of_ours = {"claims": claims, "redis_flavor": self._flavor(variables)}
         return {"reachable": True, "reason": "", **of_ours, **facts}
+
+
+def _versions(flavor: str, claims: dict[str, Any]) -> list[str]:
+    """Return the packages of servers whose versions matter on a host."""
+    found = {"redis": ["redis-server"], "valkey": ["valkey-server", "redis-server"]}.get(flavor, [])
+    if claims.get("nginx"):
+        found.append("nginx-common")
+    if f"{claims.get('app')}-firewall.service" in claims.get("units", []):
+        found.append("nftables")
+    return found
 
 
 def _unreachable(text: str, status: int = 0) -> dict[str, Any]:

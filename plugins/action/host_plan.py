@@ -22,9 +22,9 @@ class ActionModule(FleetAction):
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return `items` of this host, and `due`: the parts that a run has to apply."""
-        parts = parts_of(
-            variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
-        )
+        host = str(variables["inventory_hostname"])
+        member = [group for group, hosts in self.groups(variables).items() if host in hosts]
+        parts = parts_of(member, variables["ansible_run_tags"], variables["ansible_skip_tags"])
         renderer = rendering.Renderer(self._templar, self._loader, variables)
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
@@ -32,7 +32,6 @@ class ActionModule(FleetAction):
         answer = self.execute("reconcile", renderer.module_args({"parts": wanted}), variables)
         if answer.get("failed"):
             return answer
-        host = str(variables["inventory_hostname"])
         items = [item.as_dict() for item in plan.items_of(host, answer["pending"])]
         result = {
             # In a run that changes things, `changed` comes from the tasks that do it.

@@ -55,7 +55,7 @@ class ActionModule(FleetAction):
         Display().display("\n" + whole.text() + "\n")
         left_out = [
             str(host)
-            for host in variables["groups"].get("fleet", ())
+            for host in self.groups(variables)["fleet"]
             if str(host) not in hosts and str(host) not in missing
         ]
         tags = variables["ansible_run_tags"], variables["ansible_skip_tags"]

@@ -42,7 +42,7 @@ class ActionModule(FleetAction):
             str(name): [str(host) for host in members]
             for name, members in variables["groups"].items()
         }
-        spared = missing(facts, groups)
+        spared = missing(facts, self.groups(variables))
         hints = {host: self._hint(variables, host) for host in hosts}
         problems = check_facts(facts, hints, spared, args.get("asked"))
         for problem in problems:

@@ -13,6 +13,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.release import __version__ as ansible_version
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    fleet_names,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
 )
@@ -59,7 +62,8 @@ class ActionModule(FleetAction):
             str(name): [str(host) for host in hosts] for name, hosts in variables["groups"].items()
         }
         control = Control(ansible_version, platform.python_version(), _base_dir(variables))
-        model = build(self._specs(), groups, of_host, renderer, control)
+        names = fleet_names(hostvars)
+        model = build(self._specs(), groups, of_host, renderer, control, names)
         problems = check(model)
         errors = [problem for problem in problems if problem.severity is Severity.ERROR]
         warnings = [problem for problem in problems if problem.severity is Severity.WARNING]

@@ -56,18 +56,18 @@ class ActionModule(FleetAction):
 
     @property
     def _left_out(self) -> list[str]:
-        return [host for host in self._variables["groups"]["fleet"] if host not in self._facts]
+        return [host for host in self.groups(self._variables)["fleet"] if host not in self._facts]
 
     def _check(self) -> dict[str, Any]:
-        args = self._task.args
+        args, groups = self._task.args, self.groups(self._variables)
         # The playbook has no preflight.
         words = renamed.told(self._variables)
         words += removal_plan.refusals(
             args["app"],
             str(args["owner"]),
             self._facts,
-            redis=self._variables["groups"].get("redis", []),
-            fleet=self._variables["groups"]["fleet"],
+            redis=groups["redis"],
+            fleet=groups["fleet"],
             keep=args["keep"],
             without=boolean(args["without"]),
         )

@@ -53,6 +53,11 @@ ansible_facts:
           description: ID of the distribution, such as V(debian).
           returned: when reachable
           type: str
+        distribution_like:
+          description: IDs of the distributions that it is derived from, such as V(debian).
+          returned: when reachable
+          type: list
+          elements: str
         distribution_version:
           description: Its version, such as V(12).
           returned: when reachable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,11 @@ import yaml
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS
 
 from tests.contract.test_repository import ROOT, load
+
+
+def groups_of(play: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments of the lookup `fleet_hosts`."""
+    return tuple(re.findall(r", '(\w+)'", play["hosts"]))
 
 
 def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
@@ -19,19 +25,19 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
             name = role["role"].removeprefix("celery_fleet.core.")
             if name == "fleet":
                 continue
-            hosts = tuple(play["hosts"].split(":"))
+            hosts = groups_of(play)
             # `verify` alone proves what is there; the plan has a part of it that comes with a deploy only.
             tags = {*play["tags"], *role["tags"]} - {"verify"}
             found[name] = (hosts, tags)
     end = next(play for play in plays if play.get("name") == "Stop what moved to another host")
     # A part of the role celery_release, in a play of its own.
     commands = next(play for play in plays if play.get("name") == "Run the release's commands")
-    found["celery_release_commands"] = (tuple(commands["hosts"].split(":")), set(commands["tags"]))
+    found["celery_release_commands"] = (groups_of(commands), set(commands["tags"]))
     # A part of the role celery_beat, in a play of its own, right before beat's.
     schedule = next(
         play for play in plays if play.get("name") == "Write the schedule into the database"
     )
-    found["celery_beat_schedule"] = ((schedule["hosts"],), set(schedule["tags"]))
+    found["celery_beat_schedule"] = (groups_of(schedule), set(schedule["tags"]))
     found["celery_runtime_surplus"] = (("fleet",), set(end["tags"]))
     found["verify"] = (("celery_workers", "celery_beat", "celery_producers"), found["verify"][1])
     # The mark is left in a play that always runs.

@@ -145,9 +145,12 @@ def knows_setinfo(flavor: str, facts: Mapping[str, Any]) -> bool:
     """
     package = str((facts.get("versions") or {}).get("redis-server") or "")
     found = re.match(r"(?:\d+:)?(\d+)\.(\d+)", package)
-    if flavor != "redis" or not found:
-        # With empty package lists a host does not know which version it will get.
-        return flavor != "redis" or str(facts.get("distribution_version", "12")) != "12"
+    if flavor != "redis":
+        return True
+    if not found:
+        # With empty package lists a host does not know which version it will get. Redis does not start with a rule for
+        # a command that it lacks, and clients go on without this one.
+        return (facts.get("distribution"), facts.get("distribution_version")) == ("debian", "13")
     return (int(found[1]), int(found[2])) >= (7, 2)
 
 

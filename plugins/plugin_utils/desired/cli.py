@@ -10,6 +10,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
     Facts,
     log_directory,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    MEMBER_GROUPS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_service import limits
 
 FORMAT = 1
@@ -19,11 +22,10 @@ def hosts(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return every host of the fleet with its groups of the fleet.
 
     Args:
-        groups: Ansible's groups.
+        groups: The fleet's groups.
     """
-    of_ours = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
     found: dict[str, list[str]] = {str(host): [] for host in groups.get("fleet", ())}
-    for group in of_ours:
+    for group in MEMBER_GROUPS:
         for host in groups.get(group, ()):
             found.setdefault(str(host), []).append(group)
     return found

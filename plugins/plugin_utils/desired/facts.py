@@ -58,7 +58,7 @@ class Facts(TypedDict):
     host: str
     components: Sequence[str]
     units: Sequence[str]
-    # Ansible's groups, all workers by node name as `workers.nodes` returns them, and all queues of the inventory.
+    # The fleet's groups, all workers by node name as `workers.nodes` returns them, and all queues of the inventory.
     groups: Mapping[str, Sequence[str]]
     nodes: Mapping[str, Mapping[str, Any]]
     queues: Sequence[str]

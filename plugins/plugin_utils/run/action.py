@@ -10,6 +10,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils import redact
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    fleet_groups,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, rendering
 
 
@@ -34,7 +37,8 @@ class FleetAction(ActionBase):
         """
         result = {**super().run(tmp, task_vars), "changed": False}
         try:
-            return {**result, **self.act(self._task.args, task_vars or {})}
+            with rendering.compiled_once():
+                return {**result, **self.act(self._task.args, task_vars or {})}
         except UserError as error:
             raise AnsibleActionFail(str(error)) from None
         except host_scripts.RemoteError as error:
@@ -55,6 +59,11 @@ class FleetAction(ActionBase):
     def secrets(self) -> list[str]:
         """Return values that may not be shown. They are rendered once, as each may query a password manager."""
         return rendering.secrets(self._templar)
+
+    def groups(self, variables: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return the hosts of the fleet's groups by the names that Celery Fleet uses."""
+        given = variables.get("fleet_groups")
+        return fleet_groups(variables["groups"], given and self._templar.template(given))
 
     def ask(
         self, script: str, request: Mapping[str, Any], secrets: Iterable[str] = ()

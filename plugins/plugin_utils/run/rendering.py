@@ -6,16 +6,24 @@ Runs only on the control node: it uses Ansible's templating.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import generate_ansible_template_vars, trust_as_template
 from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import KEYS
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
 
+# What a template's text can change for itself (`#jinja2:`).
+_SYNTAX = (
+    *("block_start_string", "block_end_string", "variable_start_string", "variable_end_string"),
+    *("comment_start_string", "comment_end_string", "line_statement_prefix", "line_comment_prefix"),
+    *("trim_blocks", "lstrip_blocks", "newline_sequence", "keep_trailing_newline"),
+)
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 
 
@@ -24,6 +32,31 @@ def secrets(templar: Any) -> list[str]:
     return secrets_of(
         templar.template(trust_as_template("{{ __celery_app_secret_env | default({}) }}"))
     )
+
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Compile each template once, which otherwise takes almost half of the time that a host's plan takes.
+
+    Ansible compiles a variable's template each time that another one names it.
+    """
+    compiled: dict[tuple[object, ...], Any] = {}
+    original = jinja2.Environment.compile
+
+    def once(self: jinja2.Environment, source: Any, *args: Any, **options: Any) -> Any:
+        # Ansible may escape backslashes while it compiles, which the text does not show.
+        if not isinstance(source, str) or "\\" in source or args or options:
+            return original(self, source, *args, **options)
+        key = (str(source), *(getattr(self, name) for name in _SYNTAX))
+        if key not in compiled:
+            compiled[key] = original(self, source)
+        return compiled[key]
+
+    jinja2.Environment.compile = once  # type: ignore[method-assign]  # until the task's process ends, or below
+    try:
+        yield
+    finally:
+        jinja2.Environment.compile = original  # type: ignore[method-assign]  # see above
 
 
 class Renderer:

@@ -63,20 +63,25 @@ def packages() -> dict[str, str]:
     return found
 
 
-def candidate(name: str) -> str:
-    """Return the version that apt would install; empty if its lists have none."""
-    command = ["apt-cache", "policy", name]
+def candidates(names: list[str]) -> dict[str, str]:
+    """Return the versions of packages that apt would install, without those that its lists don't have."""
+    if not names:
+        return {}
+    command = ["apt-cache", "policy", *names]
     try:
         answer = subprocess.run(
             command, stdout=subprocess.PIPE, timeout=20, env={**os.environ, "LC_ALL": "C"}
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return {}
+    found, name = {}, ""
     for line in answer.stdout.decode("utf-8", "replace").splitlines():
-        key, _, version = line.strip().partition(": ")
-        if key == "Candidate" and version != "(none)":
-            return version
-    return ""
+        key, _, version = line.strip().partition(":")
+        if not line.startswith(" "):
+            name = key
+        elif key == "Candidate" and version.strip() != "(none)":
+            found[name] = version.strip()
+    return found
 
 
 def memory() -> int:
@@ -252,10 +257,12 @@ def main() -> None:
     wanted = json.load(sys.stdin)
     names = release()
     installed = packages()
+    available = candidates([name for name in wanted["versions"] if name not in installed])
     facts = {
         "clock": clock,
         "hostname": platform.node(),
         "distribution": names.get("ID", ""),
+        "distribution_like": names.get("ID_LIKE", "").split(),
         "distribution_version": names.get("VERSION_ID", ""),
         "distribution_name": names.get("PRETTY_NAME", ""),
         "distribution_codename": names.get("VERSION_CODENAME", ""),
@@ -267,7 +274,9 @@ def main() -> None:
         "memory_bytes": memory(),
         "free_bytes": {path: free(path) for path in wanted["paths"]},
         "packages": sorted(installed),
-        "versions": {name: installed.get(name) or candidate(name) for name in wanted["versions"]},
+        "versions": {
+            name: installed.get(name) or available.get(name, "") for name in wanted["versions"]
+        },
         "unresolved_names": unresolved(wanted["names"]),
         "active_units": active(wanted["units"]),
         "marks": marks(wanted["marks"]),

@@ -587,12 +587,16 @@ def test_setinfo_only_where_the_server_knows_it() -> None:
 def test_whether_the_server_knows_setinfo_is_its_version(
     flavor: str, debian: str, version: str, knows: bool
 ) -> None:
-    facts = {"distribution_version": debian, "versions": {"redis-server": version}}
+    system = {"distribution": "debian", "distribution_version": debian}
+    facts = {**system, "versions": {"redis-server": version}}
     assert acl.knows_setinfo(flavor, facts) == knows
 
 
-def test_a_host_of_which_nothing_is_known_gets_the_oldest_servers_rules() -> None:
-    assert not acl.knows_setinfo("redis", {})
+@pytest.mark.parametrize("facts", [{}, {"distribution": "ubuntu", "distribution_version": "24.04"}])
+def test_a_host_of_which_nothing_is_known_gets_the_oldest_servers_rules(
+    facts: dict[str, Any],
+) -> None:
+    assert not acl.knows_setinfo("redis", facts)
 
 
 def test_queues_may_come_from_anything_that_is_walked_once() -> None:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    fleet_groups,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
 
@@ -33,11 +36,11 @@ def facts(args: Variables, variables: Variables) -> Variables:
 
 def planned(args: Variables, variables: Variables) -> Variables:
     """Return a plan in which everything is due."""
-    parts = parts_of(
-        variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
-    )
-    due = [part.name for part in parts]
     host = str(variables["inventory_hostname"])
+    groups = fleet_groups(variables["groups"], variables.get("fleet_groups"))
+    member = [group for group, hosts in groups.items() if host in hosts]
+    parts = parts_of(member, variables["ansible_run_tags"], variables["ansible_skip_tags"])
+    due = [part.name for part in parts]
     items = [PlanItem(host, name, "", "write", ("something",)).as_dict() for name in due]
     return {"changed": False, "items": items, "due": due, "states": {}}
 

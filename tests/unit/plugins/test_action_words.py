@@ -20,7 +20,7 @@ CLEAN = "failed: ***, postgresql://***@db/shop"
 #: The application's secret environment, as Ansible renders it for the action.
 TEMPLAR = SimpleNamespace(template=lambda text: {"PASSWORD": "quite-secret"})
 UNIT = "shop-worker@a.service"
-RUN = ("group_names", "ansible_run_tags", "ansible_skip_tags")
+RUN = {"ansible_run_tags": [], "ansible_skip_tags": [], "inventory_hostname": "h1", "groups": {}}
 
 
 def free(*_: Any, **__: Any) -> Any:
@@ -94,7 +94,7 @@ def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     part = SimpleNamespace(name="redis", variable="x")
     monkeypatch.setitem(type(made).act.__globals__, "parts_of", lambda *_: [part])
     monkeypatch.setattr(made, "_value", lambda name: {})
-    found = made.run(task_vars={name: [] for name in RUN})
+    found = made.run(task_vars=dict(RUN))
     assert found == {**REDACTED, "changed": False}
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    group_names,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Control,
     Model,
@@ -118,7 +121,12 @@ def model(
         return Templar(loader=DataLoader(), variables=available).template
 
     return build(
-        specs(), members, variables, renderer, control or Control("2.19.14", "3.11.2", ROOT)
+        specs(),
+        members,
+        variables,
+        renderer,
+        control or Control("2.19.14", "3.11.2", ROOT),
+        group_names(shared.get("fleet_groups")),
     )
 
 

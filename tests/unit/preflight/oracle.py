@@ -21,7 +21,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVarsVars
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import desired_state
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     MEMBER_GROUPS,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (

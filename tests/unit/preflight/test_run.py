@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    group_names,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
     near_miss,
     queue_fits,
@@ -926,7 +929,7 @@ def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
     groups = {**GROUPS, "celery_worker": GROUPS["celery_workers"]}
     del groups["celery_workers"]
     found = problems(variables, groups=groups)
-    assert any("rename the group celery_worker to" in problem.remedy for problem in found)
+    assert any("the group celery_worker is, rename it to" in problem.remedy for problem in found)
 
 
 @pytest.mark.parametrize(
@@ -938,7 +941,37 @@ def test_a_group_that_lacks_or_has_a_word_is_guessed(
 ) -> None:
     groups = {theirs if name == ours else name: hosts for name, hosts in GROUPS.items()}
     found = {one.variable: one.remedy for one in problems(variables, groups=groups)}
-    assert found[ours] == f"rename the group {theirs} to {ours}, if that is what it is"
+    assert found[ours].startswith(f"if that is what the group {theirs} is, rename it to {ours}")
+
+
+RENAMED = {"fleet_groups": {"fleet": "shop", "redis": "celery_redis"}}
+THEIRS = {"fleet": "shop", "redis": "celery_redis"}
+
+
+def test_groups_may_have_other_names_beside_groups_with_ours(variables: Variables) -> None:
+    groups = {THEIRS.get(name, name): hosts for name, hosts in GROUPS.items()}
+    groups |= {"fleet": ["van1"], "redis": ["cache1", "cache2"]}
+    found = model({**variables, **RENAMED}, groups=groups)
+    assert found.members("redis") == ("redis1",)
+    assert list(found.hosts) == GROUPS["fleet"]
+    assert check(found) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "hosts", "variable", "message"),
+    [
+        ({"redis": "celery_redis"}, None, "celery_redis", "is a group that the inventory lacks"),
+        ({"celery_beat": "redis"}, None, "fleet_groups", "one group for redis and celery_beat"),
+        ({"reddis": "x"}, None, "fleet_groups.reddis", "is not a known key"),
+        ({"redis": ["x"]}, None, "fleet_groups.redis", "is a list"),
+        ({}, {"worker1": {"fleet_groups": {"redis": "x"}}}, "fleet_groups", "first host has"),
+    ],
+)
+def test_wrong_names_of_groups(
+    variables: Variables, given: dict[str, Any], hosts: Any, variable: str, message: str
+) -> None:
+    found = problems({**variables, "fleet_groups": given}, hosts)
+    assert any(one.variable == variable and message in one.message for one in found), text_of(found)
 
 
 def test_an_optional_group_that_is_misspelt_is_refused(variables: Variables) -> None:
@@ -1590,6 +1623,7 @@ def test_a_value_that_all_hosts_share_is_rendered_once(variables: Variables) -> 
     made = build(
         *(specs(), GROUPS, lambda host: {**everywhere, "inventory_hostname": host}, renderer),
         Control("2.19.14", "3.11.2", ROOT),
+        group_names(None),
     )
     assert [*map(repr, rendered)].count("{'A': '{{ ours }}'}") == 1
     assert {str(made.value(host, "celery_app_env")) for host in GROUPS["fleet"]} == {"{'A': 'x'}"}

@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    FLEET,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover, wanted, x509
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import Fault
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import PkiVariables
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    FLEET,
     UNKNOWN,
     Model,
     Problem,

@@ -10,6 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    FLEET,
+    MEMBER_GROUPS,
+    group_names,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.ansible_variables import (
     is_local,
@@ -26,8 +31,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     is_used,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    FLEET,
-    MEMBER_GROUPS,
     Model,
     Problem,
     Severity,
@@ -48,29 +51,32 @@ _SEALED: Final = re.compile(r"^\$ANSIBLE_VAULT;|!vault\b|\blookup\(|\bquery\(", 
 
 def check_groups(model: Model) -> Iterator[Problem]:
     """Report groups that are missing, empty, too big, or outside `fleet`."""
-    if not model.groups.get(FLEET):
+    names = model.group_names
+    yield from _names_of_groups(model)
+    if not model.members(FLEET):
+        parts = ", ".join(names[group] for group in MEMBER_GROUPS)
         yield Problem(
-            FLEET,
+            names[FLEET],
             _absence(model, FLEET),
-            f"make it the parent of {', '.join(MEMBER_GROUPS)} in the inventory's hosts file",
+            f"make it the parent of {parts} in the inventory's hosts file",
         )
-    if not model.groups.get("celery_workers"):
+    if not model.members("celery_workers"):
         yield Problem(
-            "celery_workers",
+            names["celery_workers"],
             f"{_absence(model, 'celery_workers')}, so nothing would run a task",
             _guess(model, "celery_workers") or "put the hosts that run workers into it",
         )
     redis = model.members("redis")
     if not redis and not is_used(model):
         yield Problem(
-            "redis",
+            names["redis"],
             f"{_absence(model, 'redis')}, and {BROKER} is not set",
             _guess(model, "redis")
             or f"put the one host that runs Redis into it, or set {BROKER} to a server of your own",
         )
     elif len(redis) > 1:
         yield Problem(
-            "redis",
+            names["redis"],
             f"has more than one host; replicated Redis is not supported yet, and {NO_CLUSTER}",
             f"leave one host in it: {INSTEAD}",
             value=", ".join(redis),
@@ -79,6 +85,31 @@ def check_groups(model: Model) -> Iterator[Problem]:
     yield from _outside(model)
     yield from _nearly_ours(model)
     yield from _without_a_part(model)
+
+
+def _names_of_groups(model: Model) -> Iterator[Problem]:
+    """Report one group for two purposes, and names that only some hosts have: `hosts` of a play can't see these."""
+    names = list(model.group_names.values())
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        twice = [ours for ours, other in model.group_names.items() if other == name]
+        yield Problem(
+            "fleet_groups",
+            f"has one group for {' and '.join(twice)}",
+            "name a different group for each; a host may be in several groups",
+            value=name,
+        )
+    others = tuple(
+        host
+        for host in model.hosts
+        if group_names(model.value(host, "fleet_groups")) != model.group_names
+    )
+    if others:
+        yield Problem(
+            "fleet_groups",
+            "differs from what the inventory's first host has",
+            "set it once for all hosts, in group_vars/all",
+            hosts=others,
+        )
 
 
 def _beat(model: Model) -> Iterator[Problem]:
@@ -93,30 +124,30 @@ def _beat(model: Model) -> Iterator[Problem]:
     ]
     if len(beat) > 1:
         yield Problem(
-            "celery_beat",
+            model.group_names["celery_beat"],
             "has more than one host, so every entry would be sent more than once",
             "leave one host in it",
             value=", ".join(beat),
         )
     elif not beat and scheduled:
         yield Problem(
-            "celery_beat",
+            model.group_names["celery_beat"],
             f"{_absence(model, 'celery_beat')}, but celery_beat_schedule has entries: nothing would send them",
             _guess(model, "celery_beat") or "put one host into it, or empty celery_beat_schedule",
         )
 
 
 def _outside(model: Model) -> Iterator[Problem]:
-    fleet = set(model.groups.get(FLEET, ()))
+    fleet, name = model.members(FLEET), model.group_names[FLEET]
     if not fleet:
         return
     for group in MEMBER_GROUPS:
-        outside = tuple(host for host in model.groups.get(group, ()) if host not in fleet)
+        outside = tuple(host for host in model.members(group) if host not in fleet)
         if outside:
             yield Problem(
-                group,
-                "has hosts that are not in fleet, so site.yml would skip them",
-                f"list {group} among the children of fleet",
+                model.group_names[group],
+                f"has hosts that are not in {name}, so site.yml would skip them",
+                f"list {model.group_names[group]} among the children of {name}",
                 value=", ".join(outside),
             )
 
@@ -124,10 +155,10 @@ def _outside(model: Model) -> Iterator[Problem]:
 def _nearly_ours(model: Model) -> Iterator[Problem]:
     """Report groups with almost the same name as one of ours, if they have hosts that our group lacks."""
     for name, hosts in model.groups.items():
-        if name in (*_OURS, "all", "ungrouped"):
+        if name in (*_OURS, *model.group_names.values(), "all", "ungrouped"):
             continue
-        for ours in _OURS:
-            there = model.groups.get(ours, ())
+        for ours in (ours for ours, other in model.group_names.items() if ours == other):
+            there = model.members(ours)
             lost = [host for host in hosts if host not in there]
             # A required group without hosts has already been reported, with a guess.
             is_reported = not there and ours not in _OPTIONAL
@@ -145,7 +176,7 @@ def _nearly_ours(model: Model) -> Iterator[Problem]:
 def _without_a_part(model: Model) -> Iterator[Problem]:
     """Warn about hosts of the fleet that would run nothing."""
     used = model.members(*MEMBER_GROUPS)
-    idle = tuple(host for host in model.groups.get(FLEET, ()) if host not in used)
+    idle = tuple(host for host in model.members(FLEET) if host not in used)
     if idle and used:
         misspelt = [
             f"({other}, which is in a group, may be {host} misspelt)"
@@ -153,9 +184,10 @@ def _without_a_part(model: Model) -> Iterator[Problem]:
             for other in used
             if _alike(other, host)
         ]
+        parts = ", ".join(model.group_names[group] for group in MEMBER_GROUPS)
         yield Problem(
-            FLEET,
-            f"has hosts that are in none of its groups ({', '.join(MEMBER_GROUPS)}), so nothing would run there: "
+            model.group_names[FLEET],
+            f"has hosts that are in none of its groups ({parts}), so nothing would run there: "
             f"{', '.join(idle)}",
             " ".join(["put them into a group, or take them out of fleet", *misspelt]),
             severity=Severity.WARNING,
@@ -232,7 +264,7 @@ def check_files(model: Model) -> Iterator[Problem]:
                     else f"rename or remove it, or add the {kind}",
                     # Variables of a removed host do no harm, but variables for one of our groups would be missing.
                     severity=Severity.ERROR
-                    if folder == "group_vars" and set(near) & {*_OURS}
+                    if folder == "group_vars" and set(near) & {*model.group_names.values()}
                     else Severity.WARNING,
                 )
             yield from _plain_vaults(directory, folder)
@@ -304,18 +336,22 @@ def _names(directory: Path) -> Sequence[str]:
 def _absence(model: Model, group: str) -> str:
     return (
         "is a group without hosts"
-        if group in model.groups
+        if model.group_names[group] in model.groups
         else "is a group that the inventory lacks"
     )
 
 
 def _guess(model: Model, group: str) -> str:
-    if group in model.groups:
+    if model.group_names[group] in model.groups:
         return ""
-    others = [
-        name for name in model.groups if name not in (FLEET, *MEMBER_GROUPS, "all", "ungrouped")
-    ]
+    if model.group_names[group] != group:
+        return "correct its name in fleet_groups"
+    others = [name for name in model.groups if name not in (*_OURS, "all", "ungrouped")]
     near = difflib.get_close_matches(group, others, n=1, cutoff=0.75) or [
         name for name in others if group.endswith(f"_{name}") or name.startswith(f"{group}_")
     ]
-    return f"rename the group {near[0]} to {group}, if that is what it is" if near else ""
+    if not near:
+        return ""
+    return (
+        f"if that is what the group {near[0]} is, rename it to {group}, or name it in fleet_groups"
+    )

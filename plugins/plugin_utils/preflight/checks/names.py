@@ -37,6 +37,7 @@ _ALLOWANCES: Final = {
     "preflight_allowed_variables": "name the variables that are your own",
     "preflight_allowed_placeholders": "name each secret that only looks like a placeholder, such as "
     "celery_app_secret_env.API_TOKEN",
+    "preflight_allowed_distributions": "name each distribution with its version, such as ubuntu-24.04",
 }
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
 # Redis's ACL file has no quoting (tried: control bytes can't be written), and its patterns are globs. `celery -Q`

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     FLEET,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
     Problem,

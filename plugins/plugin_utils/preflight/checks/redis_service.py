@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    FLEET,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.secrets import (
     is_placeholder,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    FLEET,
     Model,
     Problem,
     Severity,
@@ -78,7 +80,7 @@ def _together(model: Model) -> Iterator[Problem]:
         for value, _ in model.distinct_given(LEASE_HOST)
         if (text := as_text(value)) is not None
     ]
-    members = model.groups.get(FLEET, ())
+    members = model.members(FLEET)
     if LEASE_HOST not in model.given_names:
         yield Problem(
             LEASE_HOST,

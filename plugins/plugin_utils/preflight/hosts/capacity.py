@@ -23,6 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Model,
     Problem,
     Severity,
+    as_list,
     as_mapping,
     as_strings,
 )
@@ -41,8 +42,13 @@ _ROOM: Final = 1000 * _MIB
 # With less than this, Redis and logs may soon fail to write.
 _LEAST_ROOM: Final = 250 * _MIB
 
-# The versions that access rules and settings are written for. Valkey began with 7.2.
-_REDIS_FROM: Final = {"redis": (7, 0), "valkey": (7, 2)}
+# Debian 12's versions, which files and access rules are written for. Valkey began with 7.2.
+_FROM: Final = {
+    "redis-server": (7, 0),
+    "valkey-server": (7, 2),
+    "nginx-common": (1, 22),
+    "nftables": (1, 0),
+}
 
 _REDIS_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory")
 
@@ -54,8 +60,9 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
 
     `workers` has their limits, `redis` its memory in bytes, and `release` says whether releases are built there.
     `directories` has those that must exist already, each with the first worker that may write there.
-    `certificate` lists why strict Pythons on other hosts would refuse the host's certificate. `authorities` names the
-    files of the fleet's own authorities, if it has any.
+    `distributions` has the untested ones that the inventory allows. `certificate` lists why strict Pythons on other
+    hosts would refuse the host's certificate. `authorities` names the files of the fleet's own authorities, if it has
+    any.
     """
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
@@ -66,6 +73,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
         asked: dict[str, object] = {
             "release": host in releases,
             "certificate": faults.not_strict(given) if given else [],
+            "distributions": as_list(model.value(host, "preflight_allowed_distributions")),
         }
         if given and given.source == wanted.OWN:
             asked["authorities"] = {"directory": given.directory, "bundle": given.ca_bundle}
@@ -126,8 +134,10 @@ def check_capacity(
     yield from _memory(host, facts, asked)
     yield from _disk(host, facts, asked)
     yield from _missing(host, facts, asked)
-    if "redis" in asked:
-        yield from _redis(host, facts)
+    flavor = str(facts.get("redis_flavor") or "redis")
+    servers = [f"{flavor}-server"] if "redis" in asked else []
+    for package in (*servers, "nginx-common", "nftables"):
+        yield from _package(host, package, facts)
 
 
 def _missing(
@@ -217,10 +227,9 @@ def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -
         )
 
 
-def _redis(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
-    """Check the version of the installed server, or of the package that would be installed, if the host knows it."""
-    flavor = str(facts.get("redis_flavor") or "redis")
-    package, least = f"{flavor}-server", _REDIS_FROM.get(flavor)
+def _package(host: str, package: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+    """Check the version of the installed package, or of the one that would be installed, if the host knows it."""
+    least = _FROM.get(package)
     text = str(as_mapping(facts.get("versions")).get(package, "")).rpartition(":")[2]
     if least and text and version(text) < least:
         yield Problem(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    MEMBER_GROUPS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
@@ -26,7 +30,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.
     check_redis_service,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    MEMBER_GROUPS,
     Problem,
     Severity,
     as_mapping,
@@ -36,14 +39,15 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     grouped,
 )
 
-SUPPORTED: Final = {"debian": ("12", "13")}
+# Others with the same versions of everything may work, but nobody has tried.
+TESTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
 # The first Python with an ssl.create_default_context() that enforces all of RFC 5280.
 STRICT_FROM: Final = (3, 13)
 FLAVORS: Final = ("redis", "valkey")
-# Versions of Debian without a package of Valkey.
-WITHOUT_VALKEY: Final = ("12",)
+# It has no package of Valkey. A host's package lists say so of others, if it has any.
+WITHOUT_VALKEY: Final = ("debian", "12")
 # Hosts compare unacknowledged tasks, certificates and schedules with their own clocks.
 CLOCK_WITHIN: Final = 5.0
 # Beyond this, a host may treat tasks that others hold as abandoned, or refuse new certificates.
@@ -57,7 +61,7 @@ def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) ->
 
     Args:
         facts: The same as for `check_facts`.
-        groups: The groups of the inventory.
+        groups: The fleet's groups.
     """
     needed = {
         host for name in MEMBER_GROUPS if name != "celery_workers" for host in groups.get(name, ())
@@ -104,6 +108,7 @@ def check_facts(
         else:
             found += _host(host, as_mapping(value), hints.get(host, ""))
             found += check_redis_service(host, as_mapping(value))
+            found += _distribution(host, as_mapping(value), (asked or {}).get(host, {}))
             found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
     return grouped(
         [
@@ -190,22 +195,8 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "ansible_become",
             "does not give root on the host",
-            "allow the user of ansible_user to become root with sudo, and leave ansible_become on",
+            "let ansible_user become root (“Becoming root” in docs/environments.md), and leave ansible_become on",
             value=f"uid {facts.get('uid')}",
-            hosts=(host,),
-        )
-    distribution = str(facts.get("distribution", ""))
-    if str(facts.get("distribution_version", "")) not in SUPPORTED.get(distribution, ()):
-        supported = ", ".join(
-            f"{name.capitalize()} {number}"
-            for name, numbers in SUPPORTED.items()
-            for number in numbers
-        )
-        yield Problem(
-            "distribution",
-            "is not supported",
-            f"use a host with {supported}",
-            value=str(facts.get("distribution_name") or distribution or "unknown"),
             hosts=(host,),
         )
     if facts.get("systemd_is_init") is not True:
@@ -266,6 +257,39 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
     yield from check_owners(host, facts)
 
 
+def _distribution(
+    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
+) -> Iterator[Problem]:
+    """Refuse a distribution without Debian's packages; warn about one that is not tested and not acknowledged."""
+    if facts.get("reachable") is not True:
+        return
+    name, number = str(facts.get("distribution", "")), str(facts.get("distribution_version", ""))
+    shown = str(facts.get("distribution_name") or name or "unknown")
+    tested = ", ".join(f"{one.capitalize()} {' or '.join(those)}" for one, those in TESTED.items())
+    if name != "debian" and "debian" not in as_strings(facts.get("distribution_like")):
+        yield Problem(
+            "distribution",
+            "is not supported: it is neither Debian nor derived from it",
+            f"use a host with {tested}",
+            value=shown,
+            hosts=(host,),
+        )
+        return
+    release = f"{name}-{number}".rstrip("-")
+    patterns = as_strings(asked.get("distributions"))
+    if number not in TESTED.get(name, ()) and not any(
+        fnmatchcase(release, one) for one in patterns
+    ):
+        yield Problem(
+            "distribution",
+            f"is not tested with Celery Fleet; {tested} is. What a host needs is checked by version, so it may work",
+            f"try it on a fleet that may break, then write preflight_allowed_distributions: [{release}]",
+            value=shown,
+            hosts=(host,),
+            severity=Severity.WARNING,
+        )
+
+
 def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
     """Refuse a Python for releases that is missing, too old, or hidden from the units."""
     path, text = str(found.get("path", "")), str(found.get("version", ""))
@@ -291,16 +315,16 @@ def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
 def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
     """Refuse a `redis_flavor` without a package for the host, or one that can't read the existing data."""
     flavor = str(facts.get("redis_flavor") or "")
-    lacking = str(facts.get("distribution_version", "")) in WITHOUT_VALKEY
+    versions = as_mapping(facts.get("versions"))
+    release = (facts.get("distribution"), facts.get("distribution_version"))
+    lacking = release == WITHOUT_VALKEY or bool(versions.get("redis-server"))
     # Installed, or available from other package sources.
-    there = "valkey-server" in as_strings(facts.get("packages")) or as_mapping(
-        facts.get("versions")
-    ).get("valkey-server")
+    there = "valkey-server" in as_strings(facts.get("packages")) or versions.get("valkey-server")
     if flavor == "valkey" and lacking and not there:
         yield Problem(
             "redis_flavor",
-            "is in no package of this host's distribution",
-            "use a host with Debian 13, or write redis_flavor: redis",
+            "is in none of this host's package sources",
+            "use a host that has the package valkey-server, such as one with Debian 13, or write redis_flavor: redis",
             value=flavor,
             hosts=(host,),
         )

@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    group_names,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.redact import (
     one_line,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import Specs
 
-FLEET: Final = "fleet"
 # Ansible's variables that say which machine a host is, and where its inventory is.
 CONNECTION: Final = ("ansible_host", "ansible_port", "ansible_connection", "inventory_dir")
 # Ansible's variables that say how it works on a host. Their templates may need facts, so they may fail.
@@ -27,8 +29,6 @@ ACCESS: Final = (
 )
 # The reason given if no password opens a value encrypted by ansible-vault.
 ENCRYPTED: Final = "is encrypted, but none of the given vault passwords opens it"
-MEMBER_GROUPS: Final = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
-
 
 _PLAIN_KEY = re.compile(r"[\w-]{1,64}|\(.*\)")
 
@@ -118,6 +118,7 @@ class Model:
         control: The control side.
         failures: Values that could not be rendered.
         raw: The variables of each host as Ansible read them.
+        group_names: The inventory's name of each of our groups.
     """
 
     specs: Specs
@@ -127,13 +128,15 @@ class Model:
     control: Control
     failures: Sequence[RenderFailure] = ()
     raw: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
+    group_names: Mapping[str, str] = field(default_factory=lambda: group_names(None))
     _distinct: dict[tuple[str, tuple[str, ...] | None], list[tuple[object, tuple[str, ...]]]] = (
         field(default_factory=dict, repr=False)
     )
 
     def members(self, *groups: str) -> tuple[str, ...]:
-        """Return the hosts of these groups, each once, in the inventory's order."""
-        return tuple(dict.fromkeys(host for group in groups for host in self.groups.get(group, ())))
+        """Return the hosts of these groups of ours, each once, in the inventory's order."""
+        theirs = [self.group_names[group] for group in groups]
+        return tuple(dict.fromkeys(host for group in theirs for host in self.groups.get(group, ())))
 
     def hosts_of_role(self, role: str) -> tuple[str, ...]:
         """Return the hosts on which `site.yml` runs a role; none for a role that only other roles call."""

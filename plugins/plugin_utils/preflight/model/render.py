@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    FLEET,
+    MEMBER_GROUPS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     ACCESS,
     CONNECTION,
     ENCRYPTED,
-    FLEET,
-    MEMBER_GROUPS,
     UNKNOWN,
     Control,
     Model,
@@ -150,6 +152,7 @@ def build(
     variables: Callable[[str], dict[str, object]],
     make_render: MakeRender,
     control: Control,
+    names: Mapping[str, str],
 ) -> Model:
     """Return the model of all our variables for all hosts of `fleet` and its member groups.
 
@@ -159,28 +162,27 @@ def build(
         variables: A function that returns all variables of a host, not rendered.
         make_render: A function that takes a host's variables and returns one that renders values with them.
         control: The control side.
+        names: The inventory's name of each of our groups.
     """
-    names = dict.fromkeys(
-        host for group in (FLEET, *MEMBER_GROUPS) for host in groups.get(group, ())
-    )
+    of_ours = {ours: groups.get(theirs, ()) for ours, theirs in names.items()}
     hosts: dict[str, dict[str, object]] = {}
     given: dict[str, frozenset[str]] = {}
     failures: list[RenderFailure] = []
     plain: dict[int, tuple[object, object]] = {}
     raw: dict[str, Mapping[str, object]] = {}
     shared = _Shared()
-    for name in names:
+    for name in dict.fromkeys(host for group in (FLEET, *MEMBER_GROUPS) for host in of_ours[group]):
         own = raw[name] = variables(name)
         roles = [
             role
             for role in specs.roles.values()
-            if any(name in groups.get(group, ()) for group in specs.groups_of(role.name))
+            if any(name in of_ours[group] for group in specs.groups_of(role.name))
             or FLEET in specs.groups_of(role.name)
         ]
         given[name] = frozenset(key for key in own if isinstance(key, str))
         hosts[name], failed = _host(name, specs, own, roles, make_render, plain, shared)
         failures += failed
-    return Model(specs, groups, hosts, given, control, tuple(failures), raw)
+    return Model(specs, groups, hosts, given, control, tuple(failures), raw, group_names=names)
 
 
 def _host(

@@ -42,6 +42,22 @@ GOOD: dict[str, Any] = {
 }
 
 
+UBUNTU = {
+    "distribution": "ubuntu",
+    "distribution_like": ["debian"],
+    "distribution_version": "24.04",
+    "distribution_name": "Ubuntu 24.04.3 LTS",
+    "systemd_version": 255,
+    "python_version": "3.12.3",
+}
+
+
+@pytest.mark.parametrize("pattern", ["ubuntu-24.04", "ubuntu-*"])
+def test_a_distribution_that_the_inventory_allows_passes(pattern: str) -> None:
+    asked = {"a": {"distributions": [pattern]}}
+    assert check_facts({"a": {**GOOD, **UBUNTU}}, {}, None, asked) == []
+
+
 def test_a_good_host_passes() -> None:
     assert check_facts({"a": GOOD}, {}) == []
 
@@ -51,9 +67,18 @@ def test_a_good_host_passes() -> None:
     [
         ({"reachable": False, "reason": "no route"}, "host", "no route", Severity.ERROR),
         ({"uid": 1000}, "ansible_become", "root", Severity.ERROR),
-        ({"distribution_version": "11"}, "distribution", "not supported", Severity.ERROR),
-        ({"distribution_version": "14"}, "distribution", "not supported", Severity.ERROR),
-        ({"distribution": "ubuntu"}, "distribution", "not supported", Severity.ERROR),
+        ({"distribution_version": "14"}, "distribution", "not tested", Severity.WARNING),
+        ({"distribution_version": ""}, "distribution", "not tested", Severity.WARNING),
+        (UBUNTU, "distribution", "not tested", Severity.WARNING),
+        ({"distribution": "fedora"}, "distribution", "neither Debian", Severity.ERROR),
+        (
+            {"distribution": "rhel", "distribution_like": ["fedora"]},
+            "distribution",
+            "neither Debian",
+            Severity.ERROR,
+        ),
+        ({"versions": {"nginx-common": "1.18.0-6"}}, "nginx-common", "older", Severity.ERROR),
+        ({"versions": {"nftables": "0.9.8-3"}}, "nftables", "older", Severity.ERROR),
         ({"systemd_is_init": False}, "systemd", "process 1", Severity.ERROR),
         ({"systemd_version": 247}, "systemd", "older than 252", Severity.ERROR),
         ({"python_version": "3.9.2"}, "python", "older", Severity.ERROR),
@@ -90,11 +115,21 @@ def test_a_good_host_passes() -> None:
             "is not Debian's",
             Severity.ERROR,
         ),
-        ({"redis_flavor": "valkey"}, "redis_flavor", "in no package", Severity.ERROR),
+        ({"redis_flavor": "valkey"}, "redis_flavor", "in none of", Severity.ERROR),
         (
             {"redis_flavor": "valkey", "versions": {"valkey-server": ""}},
             "redis_flavor",
-            "in no package",
+            "in none of",
+            Severity.ERROR,
+        ),
+        (
+            {
+                "redis_flavor": "valkey",
+                "distribution_version": "13",
+                "versions": {"valkey-server": "", "redis-server": "5:7.0.15-1"},
+            },
+            "redis_flavor",
+            "in none of",
             Severity.ERROR,
         ),
         (
@@ -223,9 +258,9 @@ def test_room_for_releases_where_there_are_some() -> None:
     ],
 )
 def test_the_server_that_a_host_would_get(flavor: str, version: str, right: bool) -> None:
-    # What the host has beside it is not asked.
+    # The version of the other server does not matter.
     other = {"redis": "valkey", "valkey": "redis"}[flavor]
-    versions = {f"{flavor}-server": version, f"{other}-server": "1.0"}
+    versions = {f"{flavor}-server": version, f"{other}-server": "1.0" if version else ""}
     facts = {**GOOD, "distribution_version": "13", "redis_flavor": flavor, "versions": versions}
     found = check_facts({"x": facts}, {}, None, {"x": {"redis": {}}})
     assert [one.variable for one in found] == ([] if right else [f"{flavor}-server"])
@@ -239,7 +274,11 @@ def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
         "worker2": {"celery_worker_host_instances": ["discounts"], "redis_broker_maxmemory": "9gb"}
     }
     found: dict[str, Any] = demands(model(variables, hosts))
-    pki = {"certificate": [], "authorities": {"directory": "/inventory/pki", "bundle": ""}}
+    pki = {
+        "distributions": [],
+        "certificate": [],
+        "authorities": {"directory": "/inventory/pki", "bundle": ""},
+    }
     assert found["redis1"] == {
         "release": False,
         **pki,
@@ -366,3 +405,32 @@ def probed(
     assert answer.stdout.startswith('{"clock"')
     facts: dict[str, Any] = json.loads(answer.stdout)
     return facts
+
+
+POLICY = """nginx-common:
+  Installed: (none)
+  Candidate: 1.24.0-2ubuntu7
+  Version table:
+     1.24.0-2ubuntu7 500
+valkey-server:
+  Installed: (none)
+  Candidate: (none)
+  Version table:
+nftables:
+  Installed: (none)
+  Candidate: 1.0.9-1build1
+"""
+
+
+def test_the_versions_that_apt_would_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apt-cache").write_text(f"#!/bin/sh\ncat <<'E'\n{POLICY}E\n")
+    (tmp_path / "apt-cache").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    probe = runpy.run_path(str(PROBE))
+    asked = ["nginx-common", "valkey-server", "nftables"]
+    assert probe["candidates"](asked) == {
+        "nginx-common": "1.24.0-2ubuntu7",
+        "nftables": "1.0.9-1build1",
+    }
