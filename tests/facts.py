@@ -40,6 +40,8 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "groups": {},
             "nodes": {},
             "queues": [],
+            "external": [],
+            "clients": {},
             **given,
         },
     )

@@ -68,10 +68,15 @@ def test_the_port_of_a_web_process_is_closed(odd: Fleet) -> None:
     (host,) = odd.hosts.values()
     text = table(host)
     assert "tcp dport { 5000 } jump web" in text
-    assert "saddr" not in text, "a fleet of one host lets nobody in"
+    assert "saddr" not in text.split("chain web")[1], "a fleet of one host lets nobody in"
     claim = host.text("/etc/celery-fleet/other-shop/fleet.json")
     assert '"backend": 5000' in claim
     assert "other-shop-firewall.service" in claim
+
+
+def test_a_client_outside_of_the_fleet_is_let_in_to_redis(odd: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    assert "ip saddr { 198.51.100.7 } return" in table(host).split("chain web")[0]
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         demands: Requirements of the inventory: `schedule` (celery_beat_schedule), `policy`
             (celery_beat_schedule_policy), `routes` (celery_app_task_routes), `settings`
             (celery_app_settings), `queues` (all that workers consume), `scheduler` (celery_beat_scheduler),
-            `atomic` (whether any worker fetches atomically).
+            `atomic` (whether any worker fetches atomically), `external` (celery_app_external_queues).
     """
     try:
         whole = json.loads(note)
@@ -222,7 +222,8 @@ def _lacking(
 ) -> list[str]:
     found = []
     for name, item in sorted(scheduled(inventory, demands.get("routes")).items()):
-        if item["task"] not in tasks:
+        # The tasks of an external queue belong to another application.
+        if item["task"] not in tasks and item["queue"] not in (demands.get("external") or ()):
             near = difflib.get_close_matches(item["task"], tasks, n=1)
             guess = f" Did you mean {near[0]}?" if near else ""
             found.append(
@@ -343,6 +344,9 @@ def _unserved(
     what = f"beat_schedule of release {identity}, in its code: entry {name}"
     off = f"disable it with celery_beat_schedule: {{{name}: {{enabled: false}}}}"
     task = str(entry["task"])
+    queue = queue_of(entry, told, demands)
+    if queue in (demands.get("external") or ()):
+        return []
     if task not in tasks and not task.startswith("celery."):
         last = task.rpartition(".")[2]
         near = sorted(other for other in tasks if other.rpartition(".")[2] == last)
@@ -353,7 +357,6 @@ def _unserved(
             f"{what} sends {task}, which the release does not register: {hint} Fix it there, or {off}."
         ]
     queues = demands.get("queues")
-    queue = queue_of(entry, told, demands)
     if queues is None or queue is None or queue in queues:
         return []
     return [

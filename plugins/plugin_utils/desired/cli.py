@@ -64,6 +64,12 @@ def application(
         "hosts": servers,
         "workers": {node: list(of["queues"]) for node, of in sorted(facts["nodes"].items())},
         "queues": list(facts["queues"]),
+        **({"external": list(facts["external"])} if facts["external"] else {}),
+        **(
+            {"clients": {name: dict(of) for name, of in facts["clients"].items()}}
+            if facts["clients"]
+            else {}
+        ),
         "redis": {"ca": facts["ca"], "client": dict(facts["client"]), "instances": instances},
         "schedule": f"/run/{app}-beat/schedule.json",
         # The zone that the inventory sets, or None.

@@ -57,6 +57,9 @@ class Facts(TypedDict):
     groups: Mapping[str, Sequence[str]]
     nodes: Mapping[str, Mapping[str, Any]]
     queues: Sequence[str]
+    # The inventory's variables celery_app_external_queues, which `queues` contains, and celery_app_clients.
+    external: Sequence[str]
+    clients: Mapping[str, Mapping[str, Any]]
 
 
 class Workers(TypedDict):

@@ -42,7 +42,7 @@ def redis_state(
         facts: The application's facts. If clients show a certificate, Redis reads their authorities, too.
         servers: Setup of the servers.
         instances: Each with `kind` (broker or results) and `name`, and the variables of the configuration's template.
-        passwords: Passwords of the ACL users.
+        passwords: Passwords of the ACL users, including those of clients.
     """
     config, tls, flavor = servers["config"], servers["tls"], servers["flavor"]
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
@@ -70,6 +70,7 @@ def redis_state(
                     facts["queues"],
                     servers["setinfo"],
                     servers["remote_control"],
+                    facts["clients"],
                 ),
                 "group": flavor,
                 "mode": "0640",

@@ -558,6 +558,16 @@ def test_the_admin_has_no_key() -> None:
         assert keys(rules(instance)["admin"]) == []
 
 
+def test_a_client_gets_its_own_user_and_changes_no_other() -> None:
+    clients = {"shop": {"queues": ["mail"], "results": True}}
+    for instance in ("broker", "results"):
+        before = acl.acl(instance, PASSWORDS, QUEUES).splitlines()
+        after = acl.acl(instance, {**PASSWORDS, "shop": "s"}, QUEUES, clients=clients).splitlines()
+        (own,) = (line for line in after if line not in before)
+        assert own.startswith("user shop on >s resetchannels -@all ")
+        assert [line for line in after if line != own] == before
+
+
 def test_who_has_no_password_gets_no_user() -> None:
     text = acl.acl("broker", {"worker": "x"}, QUEUES)
     assert [line.split()[1] for line in text.splitlines()] == ["default", "worker"]

@@ -171,6 +171,13 @@ def test_a_queue_that_nobody_consumes() -> None:
     assert refused(note({"e": entry(goes_to=None, fixed=True)})) == []
 
 
+def test_an_external_queue_is_served_by_others_who_have_its_tasks() -> None:
+    ours = {"mine": {"task": "partner.print", "interval": 5, "queue": "letters"}}
+    code = {"e": entry("partner.scan", goes_to="letters", queue="letters", fixed=True)}
+    assert len(refused(note(code), schedule=ours)) == 2
+    assert refused(note(code), schedule=ours, external=["letters"]) == []
+
+
 ROUTES = {"app.*": {"queue": "q"}}
 
 

@@ -40,6 +40,8 @@ _ALLOW: Final = "if it is the real one, add the variable's name to preflight_all
 # Secrets with their own checks: the application's, and keys, which have several lines.
 _OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
 
+_REDIS: Final = ("redis_passwords", "celery_app_client_passwords")
+
 
 def check_secrets(model: Model) -> Iterator[Problem]:
     """Check each secret of the roles, then whether any two are the same."""
@@ -125,7 +127,7 @@ def _one(
     elif any(ord(c) < 32 or ord(c) == 127 for c in text):
         reason = "has a line end or a control character"
         remedy = "write it on one line; a block scalar (|) adds a line end"
-    elif path[0] == "redis_passwords" and (" " in text or not text.isascii()):
+    elif path[0] in _REDIS and (" " in text or not text.isascii()):
         reason = "has a space or a character outside ASCII, which Redis's ACL file can't contain"
         remedy = _GENERATE
     elif path[0] == "flower_auth_password" and "," in text:

@@ -21,7 +21,6 @@ from celery_fleet.cli.options import Context, command
 KINDS = ("broker", "results")
 #: Both work with Redis and with Valkey, and read REDISCLI_AUTH.
 CLIENTS = ("redis-cli", "valkey-cli")
-_ADMIN = re.compile(r"^user admin .*?>(\S+)", re.MULTILINE)
 
 
 def split(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -41,15 +40,16 @@ def password(application: Application, instance: Instance, user: str) -> str:
         setting = "broker_url" if instance.kind == "broker" else "result_backend"
         settings: Mapping[str, str] = application.settings()["celery"]
         return unquote(urlsplit(settings[setting]).password or "")
+    pattern = rf"^user {re.escape(user)} .*?>(\S+)"
     try:
-        found = _ADMIN.search(instance.acl.read_text(encoding="utf-8"))
+        found = re.search(pattern, instance.acl.read_text(encoding="utf-8"), re.MULTILINE)
     except PermissionError:
         raise need_root(instance.acl) from None
     except OSError:
         found = None
     if found is None:
         raise CommandError(
-            f"admin's password is only on the Redis host; run this on {instance.host}"
+            f"{user}'s password is only on the Redis host; run this on {instance.host}"
         )
     return found[1]
 
