@@ -98,6 +98,8 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         )
     if policy == ADD:
         found += _contradictions(identity, inventory, code)
+        if "schedule" in told:
+            found += _overriding_nothing(identity, inventory, code)
     if demands.get("scheduler") == "database":
         found += _homeless(identity, told, in_effect(code, inventory, policy))
     for name, entry in in_effect(code, inventory, policy).items():
@@ -251,15 +253,28 @@ def _contradictions(
     found = []
     for name in sorted(inventory.keys() & code.keys()):
         ours, theirs = inventory[name], code[name]
-        if not ours.get("enabled", True):
+        if not ours.get("enabled", True) or ours.get("override"):
             continue
         differing = _differing(ours, theirs)
         if differing:
             found.append(
                 f"celery_beat_schedule.{name}: the code of release {identity} has an entry of this name with another "
-                f"{' and '.join(differing)}. Remove one of the two, give ours another name and switch the code's off "
-                f"({name}: {{enabled: false}}), or set celery_beat_schedule_policy: replace, by which the inventory's "
-                "schedule is the whole."
+                f"{' and '.join(differing)}. Add override: true to ours to replace it, remove one of the two, or set "
+                "celery_beat_schedule_policy: replace, by which the inventory's schedule is the whole."
+            )
+    return found
+
+
+def _overriding_nothing(
+    identity: str, inventory: Mapping[str, Any], code: Mapping[str, Any]
+) -> list[str]:
+    found = []
+    for name, entry in sorted(inventory.items()):
+        if entry.get("override") and name not in code:
+            near = difflib.get_close_matches(name, code, n=1)
+            found.append(
+                f"celery_beat_schedule.{name}: override is true, but the code of release {identity} has no entry of "
+                f"this name. {f'Did you mean {near[0]}?' if near else 'Remove override.'}"
             )
     return found
 

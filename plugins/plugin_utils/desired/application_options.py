@@ -213,6 +213,10 @@ ENTRY: Final[tuple[Option, ...]] = (
     Option("enabled", "bool",
            "Whether it is sent. An entry that only has this, as false, switches off one in the application's code.",
            default=True),
+    Option("override", "bool",
+           "Whether it replaces an entry of the same name in the application's code. Otherwise the policy C(add) "
+           "refuses a different one.",
+           default=False),
 )
 
 # Of celery_release_commands.

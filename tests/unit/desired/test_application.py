@@ -30,6 +30,7 @@ from celery.app.routes import MapRoute
 from kombu import Connection
 
 from celery_fleet.common import redis_client as health_redis
+from celery_fleet.config.entries import parse_entries
 from tests.facts import facts
 from tests.facts import schedule as schedule_of
 from tests.facts import workers as workers_of_host
@@ -214,6 +215,14 @@ def test_in_a_database_an_entry_that_is_off_is_whole() -> None:
     assert "beat_scheduler" not in whole("beat", schedule=schedule_of(schedule))
     in_database = schedule_of({}, scheduler="database")
     assert "beat_scheduler" not in whole("worker", schedule=in_database)
+
+
+@pytest.mark.parametrize("scheduler", ["persistent", "database"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_beat_is_not_told_of_an_override(scheduler: str, enabled: bool) -> None:
+    entry = {"task": "t", "interval": 5, "override": True, "enabled": enabled}
+    pins = settings("beat", schedule=schedule_of({"a": entry}, scheduler=scheduler))
+    assert parse_entries(pins["beat_schedule"])["a"].enabled == enabled
 
 
 def test_beat_knows_whose_schedule_counts() -> None:
