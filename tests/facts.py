@@ -30,6 +30,7 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "client": {},
             "broker": {"host": "redis1", "port": 6379},
             "results": {"host": "redis1", "port": "6380"},
+            "cache": {},
             "delivery": "inherit",
             "settings": {},
             "routes": {},

@@ -42,8 +42,11 @@ def test_hosts_with_something_to_close_have_a_table(closed: Fleet) -> None:
         app, variables = host.variables["celery_app_name"], host.variables
         text = table(host)
         assert f"table inet celery_fleet_{app} {{" in text
-        ports = (variables["redis_broker_port"], variables["redis_results_port"])
-        assert "tcp dport {{ {}, {} }} jump redis".format(*sorted(ports)) in text
+        ports = [variables["redis_broker_port"], variables["redis_results_port"]]
+        if variables["celery_app_cache"]:
+            ports.append(variables["celery_app_cache_port"])
+        listed = ", ".join(str(port) for port in sorted(map(int, ports)))
+        assert f"tcp dport {{ {listed} }} jump redis" in text
         done = subprocess.run(
             [*OWN, tool("nft"), "--check", "--file", "-"],
             input=text,

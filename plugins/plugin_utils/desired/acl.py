@@ -37,6 +37,12 @@ _RESULTS_COMMANDS = {
     "operator": "+select +get +mget +subscribe +unsubscribe +info",
 }
 
+# The application may do anything with its cache, but not with the server. Django's `cache.clear()` is FLUSHDB.
+_CACHE_USERS = {
+    "cache": "+@all -@admin -@dangerous +flushdb ~* &*",
+    "operator": "+select +info",
+}
+
 # The fleet's own user, who changes settings and the ACL live but has no key. redis-cli asks for the commands'
 # descriptions when it reads from a file.
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
@@ -146,6 +152,8 @@ _RESULTS_GROUPS = "+get +set +setex +del +publish"
 
 def _client_rules(instance: str, name: str, client: Mapping[str, Any]) -> str:
     """Return what a client outside of the fleet may do on an instance; an empty string if it gets no user there."""
+    if instance == "cache":
+        return ""
     consumed = client.get("consume") or ()
     if instance == "results":
         meta, groups = _RESULT_KEYS
@@ -197,7 +205,7 @@ def acl(
     """Return the ACL file of one Redis instance: one user for each component and client, with only the rights it needs.
 
     Args:
-        instance: `broker` or `results`.
+        instance: `broker`, `results` or `cache`.
         passwords: Passwords of the users; a component or client without one gets no user.
         names: All queues.
         setinfo: Whether the server knows `CLIENT SETINFO` (since 7.2), which clients send when they connect. Older
@@ -210,13 +218,19 @@ def acl(
     # MULTI. Without them tasks and acknowledgements would be lost at a restart.
     lines = ["user default off resetpass allkeys allchannels +@all"]
     extra = " +client|setinfo" if setinfo else ""
-    commands = _BROKER_COMMANDS if instance == "broker" else _RESULTS_COMMANDS
+    commands = {
+        "broker": _BROKER_COMMANDS,
+        "results": _RESULTS_COMMANDS,
+        "cache": _CACHE_USERS,
+    }[instance]
     for component, rules in commands.items():
         if component not in passwords:
             continue
         if instance == "broker":
             keys = _broker_keys(component, names)
             channels = _BROKER_CHANNELS[component]
+        elif instance == "cache":
+            keys, channels = [], ()
         else:
             reader = component in ("flower", "operator")
             keys = [

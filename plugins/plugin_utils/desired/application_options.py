@@ -166,6 +166,13 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_results_host", "str",
            "Name or address of the result store's host, as in its certificate; an IPv6 address without brackets."),
     Option("celery_app_results_port", "int", "TLS port of the result store.", default=6380),
+    Option("celery_app_cache", "bool",
+           "Whether the fleet has a third instance of Redis, for the application's own cache. Its processes get the "
+           "address as C(CELERY_FLEET_CACHE_URL). See docs/redis.md.",
+           default=False),
+    Option("celery_app_cache_host", "str",
+           "Name or address of the cache's host, as in its certificate; an IPv6 address without brackets."),
+    Option("celery_app_cache_port", "int", "TLS port of the cache.", default=6381),
     Option("celery_app_host_names", "list",
            "Names by which others call this host, for certificates and web sites: by default its name in the "
            "inventory and its address.",

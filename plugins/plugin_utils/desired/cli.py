@@ -8,6 +8,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
+    instances,
     log_directory,
 )
 
@@ -40,7 +41,7 @@ def application(
     """
     app = facts["name"]
     servers = hosts(facts["groups"])
-    instances = {
+    redis = {
         kind: {
             "host": str(address["host"]),
             "port": int(address["port"]),
@@ -48,7 +49,7 @@ def application(
             "acl": f"{redis_config}/{app}-{kind}/users.acl",
             "here": "redis" in servers.get(facts["host"], []),
         }
-        for kind, address in (("broker", facts["broker"]), ("results", facts["results"]))
+        for kind, address in instances(facts).items()
     }
     return {
         "format": FORMAT,
@@ -70,7 +71,7 @@ def application(
             if facts["clients"]
             else {}
         ),
-        "redis": {"ca": facts["ca"], "client": dict(facts["client"]), "instances": instances},
+        "redis": {"ca": facts["ca"], "client": dict(facts["client"]), "instances": redis},
         "schedule": f"/run/{app}-beat/schedule.json",
         # The zone that the inventory sets, or None.
         "timezone": facts["settings"].get("timezone"),

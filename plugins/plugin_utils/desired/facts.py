@@ -44,6 +44,8 @@ class Facts(TypedDict):
     client: Mapping[str, str]
     broker: Address
     results: Address
+    # Empty without a Redis for the application's cache.
+    cache: Address | Mapping[str, Any]
     # The inventory's variables celery_app_delivery, _settings, _task_routes and _visibility_timeout.
     delivery: str
     settings: Mapping[str, Any]
@@ -79,6 +81,12 @@ class BeatSchedule(TypedDict):
     policy: str
     scheduler: str
     edited: str
+
+
+def instances(facts: Facts) -> dict[str, Address | Mapping[str, Any]]:
+    """Return the addresses of the application's Redis instances by their kind."""
+    found = {"broker": facts["broker"], "results": facts["results"], "cache": facts["cache"]}
+    return {kind: address for kind, address in found.items() if address}
 
 
 def log_directory(app: str) -> str:

@@ -60,6 +60,11 @@ def test_the_example_is_python(place: Path, call: Call) -> None:
     compile(text[text.index("from celery") :], "example", "exec")
 
 
+def test_a_cache_that_the_application_does_not_have(place: Path, call: Call) -> None:
+    done = call("redis", "cache", "--", "ping")
+    assert (done.exit_code, "shop has no cache" in done.stderr) == (2, True)
+
+
 def test_an_unknown_client(place: Path, call: Call) -> None:
     done = call("client", "nosuch")
     assert (done.exit_code, "celery_app_clients has partner, web" in done.stderr) == (2, True)

@@ -577,6 +577,13 @@ def test_a_client_gets_its_own_user_and_changes_no_other() -> None:
         assert [line for line in after if line != own] == before
 
 
+def test_an_application_owns_its_cache_but_not_the_server() -> None:
+    lines = acl.acl("cache", {**PASSWORDS, "cache": "c"}, QUEUES).splitlines()
+    assert [line.split()[1] for line in lines] == ["default", "cache", "operator", "admin"]
+    assert {"+@all", "-@admin", "-@dangerous", "+flushdb", "~*"} <= {*lines[1].split()}
+    assert keys(lines[2].split()) == []
+
+
 def test_who_has_no_password_gets_no_user() -> None:
     text = acl.acl("broker", {"worker": "x"}, QUEUES)
     assert [line.split()[1] for line in text.splitlines()] == ["default", "worker"]

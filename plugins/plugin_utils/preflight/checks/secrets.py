@@ -63,6 +63,7 @@ def check_secrets(model: Model) -> Iterator[Problem]:
                 hosts=tuple(dict.fromkeys(host for hosts in paths.values() for host in hosts)),
             )
     yield from _web_password(model)
+    yield from _cache_password(model)
     yield from _application(model)
 
 
@@ -149,6 +150,23 @@ def _web_password(model: Model) -> Iterator[Problem]:
             yield Problem(
                 name,
                 "is not set, but celery_producer_web_protected_paths has paths",
+                _GENERATE,
+                hosts=(host,),
+            )
+
+
+def _cache_password(model: Model) -> Iterator[Problem]:
+    """Refuse a cache without a password."""
+    for host in model.members("fleet"):
+        passwords = model.value(host, "redis_passwords")
+        if (
+            model.value(host, "celery_app_cache") is True
+            and passwords is not UNKNOWN
+            and "cache" not in as_mapping(passwords)
+        ):
+            yield Problem(
+                "redis_passwords.cache",
+                "is not set, but celery_app_cache is true",
                 _GENERATE,
                 hosts=(host,),
             )

@@ -15,6 +15,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     version,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
+    redis_memory,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
     enabled,
     memory_bytes,
@@ -44,8 +47,6 @@ _LEAST_ROOM: Final = 250 * _MIB
 # The versions that access rules and settings are written for. Valkey began with 7.2.
 _REDIS_FROM: Final = {"redis": (7, 0), "valkey": (7, 2)}
 
-_REDIS_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory")
-
 _OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "memory_max")
 
 
@@ -72,7 +73,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
         if host in redis:
             asked["redis"] = {
                 name: size
-                for name in _REDIS_MEMORY
+                for name in redis_memory(model, host)
                 if (size := redis_bytes(model.value(host, name)))
             }
         if host in workers:
