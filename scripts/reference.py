@@ -43,6 +43,7 @@ FIRST = ("main", "variables")
 TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
     ("celery_app", "variables"): application_options.APPLICATION,
     ("celery_app", "url"): application_options.URL,
+    ("celery_app", "client"): application_options.CLIENT,
     ("celery_worker", "main"): worker_options.WORKER_VARIABLES,
 }
 # Ansible's specs can't describe the elements of these variables. Variable -> suffix and options of an element; the page

@@ -32,6 +32,7 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "broker": {"host": "redis1", "port": 6379},
             "results": {"host": "redis1", "port": "6380"},
             "redis_service": {},
+            "cache": {},
             "delivery": "inherit",
             "settings": {},
             "routes": {},
@@ -42,6 +43,8 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "groups": {},
             "nodes": {},
             "queues": [],
+            "external": [],
+            "clients": {},
             **given,
         },
     )

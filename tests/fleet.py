@@ -199,20 +199,23 @@ def running(
     celery: dict[str, Any] | None = None,
     python: str = sys.executable,
     remote_control: bool = False,
+    clients: dict[str, Any] | None = None,
 ) -> Iterator[Fleet]:
     """Run a fleet in a directory, its worker with further options.
 
     ``delivery`` belongs to the worker's settings; ``celery`` overrides its Celery settings;
-    ``python`` is the Python of all its processes; ``remote_control`` is that of producers.
+    ``python`` is the Python of all its processes; ``remote_control`` is that of producers; ``clients`` are those
+    outside of it, each with the password ``pw-of-<name>``.
     """
     ports = {kind: free_port() for kind in ("broker", "results")}
     made = Fleet(directory, ports, delivery, celery, python)
+    passwords = {**PASSWORDS, **{name: f"pw-of-{name}" for name in clients or {}}}
     with ExitStack() as stack:
         for kind, port in ports.items():
             own = directory / kind
             own.mkdir()
             (own / "users.acl").write_text(
-                acl.acl(kind, PASSWORDS, QUEUES, knows_setinfo(), remote_control)
+                acl.acl(kind, passwords, QUEUES, knows_setinfo(), remote_control, clients)
             )
             server = subprocess.Popen(
                 [

@@ -66,7 +66,7 @@ class ActionModule(FleetAction):
         redis = self.groups(variables)["redis"]
         names = {
             str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
-            for kind in ("broker", "results")
+            for kind in ("broker", "results", *self._cache(variables))
             if variables.get(f"celery_app_{kind}_host") or redis
         }
         flavor = self._flavor(variables)
@@ -94,6 +94,10 @@ class ActionModule(FleetAction):
             if claims
             else [],
         }
+
+    def _cache(self, variables: dict[str, Any]) -> tuple[str, ...]:
+        wanted = self._templar.template(variables.get("celery_app_cache", False))
+        return ("cache",) if wanted is True else ()
 
     def _flavor(self, variables: dict[str, Any]) -> str:
         """Return `redis` or `valkey`; empty on a host with neither. The role's default is not known here."""

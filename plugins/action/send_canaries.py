@@ -68,7 +68,11 @@ class ActionModule(FleetAction):
             if entry.get("queue") and entry.get("source") != "database"
         }
         declared = routing.scheduled(args["schedule"], args["routes"])
-        return {**loaded, **{name: one for name, one in declared.items() if one["queue"]}}
+        found = {**loaded, **{name: one for name, one in declared.items() if one["queue"]}}
+        # No worker of the fleet consumes an external queue.
+        return {
+            name: one for name, one in found.items() if one["queue"] not in args.get("external", [])
+        }
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
         """Return the last lines of the units' journals. A single worker is probed from its own host, which has them."""

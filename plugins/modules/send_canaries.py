@@ -39,6 +39,11 @@ options:
     description: Queues by name of task, C(celery_app_task_routes).
     type: dict
     required: true
+  external:
+    description: Queues that no worker of the fleet consumes, C(celery_app_external_queues).
+    type: list
+    elements: str
+    default: []
   pins:
     description: Directory on the host with a link to the release of each process.
     type: str

@@ -112,7 +112,7 @@ def secrets(page: Page) -> Iterator[str]:
         given = [
             unit
             if True in seen or not thing.default
-            else f"{unit} ({option_of(name, GIVEN_BY, 'GIVEN_BY')})"
+            else f"{unit} ({option_of(f'{name} {unit}', GIVEN_BY, 'GIVEN_BY')})"
             for unit, seen in sorted(page.given.get(name, {}).items())
         ]
         given += [text for pattern, text in READ_BY.items() if re.search(pattern, name)]

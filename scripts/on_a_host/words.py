@@ -28,6 +28,7 @@ has there; [a removal](removal.md#taking-a-fleet-off-its-hosts) follows it.
 # Patterns of things that no delivered fleet has, and the variable that adds each.
 OPTIONS = {
     r"valkey": "`redis_flavor: valkey`",
+    r"<app>-cache|^cache$": "`celery_app_cache`",
     r"firewall|celery_fleet_<app>": "`firewall_enabled`",
     r"logrotate|/var/log/<app>": "`celery_app_log_destination: file`",
     r"credentials/schedule\.json": "`celery_beat_scheduler: database`",
@@ -38,6 +39,7 @@ OPTIONS = {
 PORTS = {
     "broker": ("Redis, broker", "celery_app_broker_port", "TLS, a password for each component"),
     "results": ("Redis, results", "celery_app_results_port", "TLS, a password for each component"),
+    "cache": ("Redis, the application's cache", "celery_app_cache_port", "TLS, a password"),
     "web": (
         "nginx, web process",
         "celery_producer_web_port",
@@ -49,6 +51,7 @@ PORTS = {
 PORTS_ROLE = {
     "broker": "redis",
     "results": "redis",
+    "cache": "redis",
     "web": "celery_producer",
     "flower": "flower",
     "backend": "celery_producer",
@@ -70,8 +73,8 @@ READ_BY = {
     r"health\.json$": "the health check",
     r"users\.acl$": "Redis, `celery-fleet redis --as admin`",
 }
-# The option that adds a reader which a file does not have by default.
-GIVEN_BY = {r"host\.key$": "`pki_mode: mutual`"}
+# The option that adds a reader (the second word) which a file does not have by default.
+GIVEN_BY = {r"<app>-cache": "`celery_app_cache`", r"host\.key ": "`pki_mode: mutual`"}
 INTRODUCTIONS = {
     "Secrets": (
         "Root can open all of them. Only root can open files in `credentials/`, its directory with mode 0700: systemd",

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
     APPLICATION,
+    CLIENT,
     COMMAND,
     ENTRY,
     LOG_ROTATE,
@@ -40,6 +41,8 @@ TABLE = "plugins/plugin_utils/desired/worker_options.py"
 SAMPLES: dict[str, Any] = {
     "autoscale": "10,3",
     "celery_app_task_routes": {"app.*": {"queue": "mail"}},
+    "celery_app_clients": {"partner": {"queues": ["maintenance"]}},
+    "celery_app_client_passwords": {"partner": "another"},
     "celery_app_env_urls": {"A_URL": {"scheme": "https", "host": "h"}},
     "celery_worker_host_instances": ["discounts"],
     "celery_worker_instances": {"mail": {}},
@@ -50,11 +53,15 @@ SAMPLES: dict[str, Any] = {
 RENDERED: dict[str, tuple[Option, ...]] = {
     "": tuple(option for option in (*APPLICATION, *WORKER_VARIABLES) if not option.options),
     "celery_app_env_urls/OTHER_URL/": URL,
+    "celery_app_clients/partner/": CLIENT,
     "celery_app_log_rotate/": LOG_ROTATE,
 }
 SOURCE = next(option for option in APPLICATION if option.name == "celery_app_source").options
 # Parts of the plan that render what is in the tables, that of most options first.
-PARTS = ("celery_worker", "celery_runtime", "fleet", "celery_beat", "celery_producer")
+PARTS = (
+    *("celery_worker", "celery_runtime", "fleet", "celery_beat", "celery_producer"),
+    *("redis", "celery_cli"),
+)
 # The inventory that all others differ from.
 BASE: dict[str, Any] = {}
 
@@ -78,11 +85,13 @@ def values(option: Option) -> list[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # Each part of the delivery is on, and logs go to files.
+    # Each part of the delivery is on, logs go to files, and there is a client outside of the fleet.
     BASE.update(
         valid(tmp_path_factory.mktemp("source")),
         celery_app_delivery="at_least_once",
         celery_app_log_destination="file",
+        celery_app_clients={"partner": {"queues": ["discounts"]}},
+        celery_app_client_passwords={"partner": "one"},
     )
     with oracle.compiled_once():
         yield
@@ -160,7 +169,10 @@ def test_an_option_of_the_source_is_read_by_what_packs_it_or_refused(option: Opt
     assert f'"{option.name}"' in packs or ("Not supported yet" in option.meaning and refused)
 
 
-@pytest.mark.parametrize("option", ENTRY, ids=lambda option: option.name)
+# Only the check of a release reads `override`, and beat is not told of it.
+@pytest.mark.parametrize(
+    "option", [one for one in ENTRY if one.name != "override"], ids=lambda option: option.name
+)
 def test_an_option_of_an_entry_is_read_by_beat(option: Option) -> None:
     base = {"task": "app.tasks.clean", "interval": 5}
     times = ("crontab", "interval", "solar")

@@ -74,6 +74,13 @@ ODD: dict[str, Any] = {
     "celery_app_delivery": "at_least_once",
     "celery_worker_requeue_on_crash": False,
     "celery_worker_max_crashes_per_task": 5,
+    "celery_app_cache": True,
+    "redis_passwords": {**PRODUCTION["redis_passwords"], "cache": "not-a-real-one-of/the:cache"},
+    "celery_app_external_queues": ["letters"],
+    "celery_app_clients": {
+        "partner": {"queues": ["discounts"], "consume": ["letters"], "addresses": ["198.51.100.7"]}
+    },
+    "celery_app_client_passwords": {"partner": "not-a-real-one-of-partner"},
     "celery_worker_instances": {
         "discounts": {"concurrency": 1, "fetch": "stock"},
         "maintenance": {"concurrency": 1},

@@ -42,8 +42,11 @@ def test_hosts_with_something_to_close_have_a_table(closed: Fleet) -> None:
         app, variables = host.variables["celery_app_name"], host.variables
         text = table(host)
         assert f"table inet celery_fleet_{app} {{" in text
-        ports = (variables["redis_broker_port"], variables["redis_results_port"])
-        assert "tcp dport {{ {}, {} }} jump redis".format(*sorted(ports)) in text
+        ports = [variables["redis_broker_port"], variables["redis_results_port"]]
+        if variables["celery_app_cache"]:
+            ports.append(variables["celery_app_cache_port"])
+        listed = ", ".join(str(port) for port in sorted(map(int, ports)))
+        assert f"tcp dport {{ {listed} }} jump redis" in text
         done = subprocess.run(
             [*OWN, tool("nft"), "--check", "--file", "-"],
             input=text,
@@ -68,10 +71,15 @@ def test_the_port_of_a_web_process_is_closed(odd: Fleet) -> None:
     (host,) = odd.hosts.values()
     text = table(host)
     assert "tcp dport { 5000 } jump web" in text
-    assert "saddr" not in text, "a fleet of one host lets nobody in"
+    assert "saddr" not in text.split("chain web")[1], "a fleet of one host lets nobody in"
     claim = host.text("/etc/celery-fleet/other-shop/fleet.json")
     assert '"backend": 5000' in claim
     assert "other-shop-firewall.service" in claim
+
+
+def test_a_client_outside_of_the_fleet_is_let_in_to_redis(odd: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    assert "ip saddr { 198.51.100.7 } return" in table(host).split("chain web")[0]
 
 
 @pytest.mark.slow

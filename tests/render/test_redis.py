@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from tests.programs import DURABLE
 from tests.render.fleet import Fleet, Host
@@ -112,7 +113,9 @@ def test_one_user_for_each_component(host: Host, fleet: Fleet, name: str, kind: 
         for line in host.text(f"{DIRECTORY}/{name}/users.acl").splitlines()
     }
     expected = {"default", "worker", "producer", "flower", "operator", "admin"}
-    assert set(users) == expected | ({"beat"} if kind == "broker" else set())
+    # Neither this client of one of the fleets nor beat has results.
+    more = {"beat", *host.variables["celery_app_clients"]} if kind == "broker" else set()
+    assert set(users) == expected | more
     assert users["default"][2] == "off"
     for user, words in users.items():
         if user != "default":
@@ -120,6 +123,7 @@ def test_one_user_for_each_component(host: Host, fleet: Fleet, name: str, kind: 
             assert password in (
                 fleet.secrets.get(f"redis_{user}"),
                 fleet.secrets.get(f"redis_passwords {user}"),
+                fleet.secrets.get(f"celery_app_client_passwords {user}"),
             )
 
 
@@ -136,3 +140,39 @@ def test_every_queue_can_be_used(host: Host, fleet: Fleet) -> None:
 
 def test_debians_own_instance_never_runs(host: Host) -> None:
     assert host.links["/etc/systemd/system/redis-server.service"] == "/dev/null"
+
+
+def test_a_cache_evicts_and_writes_nothing(odd: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    found = configuration(host.text(f"{DIRECTORY}/other-shop-cache/redis.conf"))
+    assert (found["maxmemory"], found["maxmemory-policy"]) == ("128mb", "allkeys-lru")
+    assert (found["appendonly"], found["save"], found["tls-port"]) == ("no", "", "6381")
+    assert found["tls-auth-clients"] == "no"
+    assert "redis@other-shop-cache.service" in host.units
+
+
+def test_the_application_gets_the_url_of_its_cache(odd: Fleet, local: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    (line,) = (
+        line
+        for line in host.text("/etc/celery-fleet/other-shop/credentials/secret.env").splitlines()
+        if line.startswith("CELERY_FLEET_CACHE_URL=")
+    )
+    pool = redis.ConnectionPool.from_url(line.partition("=")[2].strip('"'))
+    assert pool.connection_class is redis.SSLConnection
+    # Other entries are redis-py's own.
+    assert (
+        pool.connection_kwargs.items()
+        >= {
+            "username": "cache",
+            "password": "not-a-real-one-of/the:cache",
+            "host": "staging1.example.com",
+            "port": 6381,
+            "db": 0,
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": "/etc/celery-fleet/other-shop/pki/ca.crt",
+        }.items()
+    )
+    for other in local.hosts.values():
+        assert not [path for path in other.files if "cache" in path]

@@ -74,7 +74,7 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         demands: Requirements of the inventory: `schedule` (celery_beat_schedule), `policy`
             (celery_beat_schedule_policy), `routes` (celery_app_task_routes), `settings`
             (celery_app_settings), `queues` (all that workers consume), `scheduler` (celery_beat_scheduler),
-            `atomic` (whether any worker fetches atomically).
+            `atomic` (whether any worker fetches atomically), `external` (celery_app_external_queues).
     """
     try:
         whole = json.loads(note)
@@ -98,6 +98,8 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         )
     if policy == ADD:
         found += _contradictions(identity, inventory, code)
+        if "schedule" in told:
+            found += _overriding_nothing(identity, inventory, code)
     if demands.get("scheduler") == "database":
         found += _homeless(identity, told, in_effect(code, inventory, policy))
     for name, entry in in_effect(code, inventory, policy).items():
@@ -222,7 +224,8 @@ def _lacking(
 ) -> list[str]:
     found = []
     for name, item in sorted(scheduled(inventory, demands.get("routes")).items()):
-        if item["task"] not in tasks:
+        # The tasks of an external queue belong to another application.
+        if item["task"] not in tasks and item["queue"] not in (demands.get("external") or ()):
             near = difflib.get_close_matches(item["task"], tasks, n=1)
             guess = f" Did you mean {near[0]}?" if near else ""
             found.append(
@@ -250,15 +253,28 @@ def _contradictions(
     found = []
     for name in sorted(inventory.keys() & code.keys()):
         ours, theirs = inventory[name], code[name]
-        if not ours.get("enabled", True):
+        if not ours.get("enabled", True) or ours.get("override"):
             continue
         differing = _differing(ours, theirs)
         if differing:
             found.append(
                 f"celery_beat_schedule.{name}: the code of release {identity} has an entry of this name with another "
-                f"{' and '.join(differing)}. Remove one of the two, give ours another name and switch the code's off "
-                f"({name}: {{enabled: false}}), or set celery_beat_schedule_policy: replace, by which the inventory's "
-                "schedule is the whole."
+                f"{' and '.join(differing)}. Add override: true to ours to replace it, remove one of the two, or set "
+                "celery_beat_schedule_policy: replace, by which the inventory's schedule is the whole."
+            )
+    return found
+
+
+def _overriding_nothing(
+    identity: str, inventory: Mapping[str, Any], code: Mapping[str, Any]
+) -> list[str]:
+    found = []
+    for name, entry in sorted(inventory.items()):
+        if entry.get("override") and name not in code:
+            near = difflib.get_close_matches(name, code, n=1)
+            found.append(
+                f"celery_beat_schedule.{name}: override is true, but the code of release {identity} has no entry of "
+                f"this name. {f'Did you mean {near[0]}?' if near else 'Remove override.'}"
             )
     return found
 
@@ -343,6 +359,9 @@ def _unserved(
     what = f"beat_schedule of release {identity}, in its code: entry {name}"
     off = f"disable it with celery_beat_schedule: {{{name}: {{enabled: false}}}}"
     task = str(entry["task"])
+    queue = queue_of(entry, told, demands)
+    if queue in (demands.get("external") or ()):
+        return []
     if task not in tasks and not task.startswith("celery."):
         last = task.rpartition(".")[2]
         near = sorted(other for other in tasks if other.rpartition(".")[2] == last)
@@ -353,7 +372,6 @@ def _unserved(
             f"{what} sends {task}, which the release does not register: {hint} Fix it there, or {off}."
         ]
     queues = demands.get("queues")
-    queue = queue_of(entry, told, demands)
     if queues is None or queue is None or queue in queues:
         return []
     return [

@@ -37,6 +37,12 @@ _RESULTS_COMMANDS = {
     "operator": "+select +get +mget +subscribe +unsubscribe +info",
 }
 
+# The application may do anything with its cache, but not with the server. Django's `cache.clear()` is FLUSHDB.
+_CACHE_USERS = {
+    "cache": "+@all -@admin -@dangerous +flushdb ~* &*",
+    "operator": "+select +info",
+}
+
 # The fleet's own user, who changes settings and the ACL live but has no key. redis-cli asks for the commands'
 # descriptions when it reads from a file.
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
@@ -132,6 +138,43 @@ def _remote_control() -> str:
     return f"({' '.join(rules)})"
 
 
+# What a process outside of the fleet needs to consume queues with Celery, or only with kombu. It has its own selector,
+# so POP and DEL can't reach the queues that it may only send to.
+_CONSUME = (
+    f"+brpop +del +exists +get +hdel +hget +hset +llen +lpush +rpush +set {_SCRIPTS} +time +unwatch +watch +zadd +zrem "
+    "+zrange +zrangebyscore +zrevrangebyscore"
+)
+
+# A client reads results, but writes only its own groups and chords, so it can't forge the result of a task.
+_RESULTS_READ = "+select +get +mget +subscribe +unsubscribe +multi +exec +discard"
+_RESULTS_GROUPS = "+get +set +setex +del +publish"
+
+
+def _client_rules(instance: str, name: str, client: Mapping[str, Any]) -> str:
+    """Return what a client outside of the fleet may do on an instance; an empty string if it gets no user there."""
+    if instance == "cache":
+        return ""
+    consumed = client.get("consume") or ()
+    if instance == "results":
+        meta, groups = _RESULT_KEYS
+        if not client.get("results"):
+            return ""
+        if consumed:
+            return f"{_RESULTS_COMMANDS['worker']} ~{meta} ~{groups} &{meta} &{groups}"
+        return f"{_RESULTS_READ} %R~{meta} &{meta} ({_RESULTS_GROUPS} ~{groups} &{groups})"
+    parts = [
+        _BROKER_COMMANDS["producer"],
+        *_broker_keys("producer", client.get("queues") or ()),
+        *(f"&{channel}" for channel in _BROKER_CHANNELS["producer"]),
+    ]
+    if consumed:
+        keys = [*(key for queue in consumed for key in _lists(queue)), f"{name}:unacked*"]
+        parts.append(f"({_CONSUME} {' '.join(f'~{key}' for key in keys)})")
+    if client.get("control"):
+        parts.append(_remote_control())
+    return " ".join(parts)
+
+
 def _user(name: str, password: str, rules: str) -> str:
     return f"user {name} on >{password} resetchannels -@all +ping {rules}".rstrip()
 
@@ -160,29 +203,37 @@ def acl(
     names: Iterable[str],
     setinfo: bool = False,
     remote_control: bool = False,
+    clients: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Return the ACL file of one Redis instance: one user for each component, with no more rights than it needs.
+    """Return the ACL file of one Redis instance: one user for each component and client, with only the rights it needs.
 
     Args:
-        instance: `broker` or `results`.
-        passwords: Passwords of the users; a component without one gets no user.
+        instance: `broker`, `results` or `cache`.
+        passwords: Passwords of the users; a component or client without one gets no user.
         names: All queues.
         setinfo: Whether the server knows `CLIENT SETINFO` (since 7.2), which clients send when they connect. Older
             servers refuse to start with a rule that they don't know.
         remote_control: celery_producer_remote_control.
+        clients: celery_app_clients.
     """
     names = list(names)
     # No client can log in as this user. Redis replays its append-only file with its rights and checks them within
     # MULTI. Without them tasks and acknowledgements would be lost at a restart.
     lines = ["user default off resetpass allkeys allchannels +@all"]
     extra = " +client|setinfo" if setinfo else ""
-    commands = _BROKER_COMMANDS if instance == "broker" else _RESULTS_COMMANDS
+    commands = {
+        "broker": _BROKER_COMMANDS,
+        "results": _RESULTS_COMMANDS,
+        "cache": _CACHE_USERS,
+    }[instance]
     for component, rules in commands.items():
         if component not in passwords:
             continue
         if instance == "broker":
             keys = _broker_keys(component, names)
             channels = _BROKER_CHANNELS[component]
+        elif instance == "cache":
+            keys, channels = [], ()
         else:
             reader = component in ("flower", "operator")
             keys = [
@@ -194,6 +245,10 @@ def acl(
         if remote_control and (instance, component) == ("broker", "producer"):
             text += f" {_remote_control()}"
         lines.append(_user(component, passwords[component], text))
+    for name, client in (clients or {}).items():
+        rules = _client_rules(instance, name, client)
+        if rules and name in passwords:
+            lines.append(_user(name, passwords[name], rules + extra))
     if "admin" in passwords:
         lines.append(_user("admin", passwords["admin"], _ADMIN))
     return "\n".join(lines) + "\n"

@@ -116,6 +116,17 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_task_routes", "dict",
            "Celery's C(task_routes): patterns of task names to dictionaries with C(queue).",
            default={}),
+    Option("celery_app_external_queues", "list",
+           "Queues to which the application sends, and which only processes outside of the fleet consume. Routes and "
+           "entries of the schedule may name them. See docs/clients.md.",
+           default=[], elements="str"),
+    Option("celery_app_clients", "dict",
+           "Applications outside of the fleet that use its queues, by name, which is also that of their Redis user. "
+           "The entry point C(client) has the options. See docs/clients.md.",
+           default={}),
+    Option("celery_app_client_passwords", "dict",
+           "Passwords of C(celery_app_clients), by name.",
+           default={}, secret=True),
     Option("celery_app_delivery", "str",
            "What the fleet promises on delivery; C(inherit) leaves it to the application. See docs/delivery.md.\n"
            "C(at_least_once) acknowledges a task when it has ended, prefetches one task for each process, and "
@@ -170,6 +181,13 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_results_host", "str",
            "Name or address of the result store's host, as in its certificate; an IPv6 address without brackets."),
     Option("celery_app_results_port", "int", "TLS port of the result store."),
+    Option("celery_app_cache", "bool",
+           "Whether the fleet has a third instance of Redis, for the application's own cache. Its processes get the "
+           "address as C(CELERY_FLEET_CACHE_URL). See docs/redis.md.",
+           default=False),
+    Option("celery_app_cache_host", "str",
+           "Name or address of the cache's host, as in its certificate; an IPv6 address without brackets."),
+    Option("celery_app_cache_port", "int", "TLS port of the cache.", default=6381),
     Option("celery_app_host_names", "list",
            "Names by which others call this host, for certificates and web sites: by default its name in the "
            "inventory and its address.",
@@ -183,6 +201,24 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_runtime", "path", "Directory of Celery Fleet's own runtime on a host."),
     Option("celery_app_proxy_group", "str",
            "Unix group that may open the sockets of Flower and the web process; nginx is a member."),
+)
+
+# Of celery_app_clients.
+CLIENT: Final[tuple[Option, ...]] = (
+    Option("queues", "list", "Queues that it may send tasks to.", default=[], elements="str"),
+    Option("results", "bool",
+           "Whether it may read the results of tasks, and store its groups and chords. A client with C(consume) may "
+           "also write results.",
+           default=False),
+    Option("control", "bool",
+           "Whether it may ping, inspect and control workers, which includes stopping them. See docs/network.md first.",
+           default=False),
+    Option("consume", "list",
+           "Queues that it consumes, of C(celery_app_external_queues).",
+           default=[], elements="str"),
+    Option("addresses", "list",
+           "Addresses and networks that it connects from. The firewall (C(firewall_enabled)) lets them reach Redis.",
+           default=[], elements="str"),
 )
 
 # Of celery_beat_schedule. An entry has one of the first three.
@@ -199,6 +235,10 @@ ENTRY: Final[tuple[Option, ...]] = (
     Option("enabled", "bool",
            "Whether it is sent. An entry that only has this, as false, switches off one in the application's code.",
            default=True),
+    Option("override", "bool",
+           "Whether it replaces an entry of the same name in the application's code. Otherwise the policy C(add) "
+           "refuses a different one.",
+           default=False),
 )
 
 # Of celery_release_commands.

@@ -20,6 +20,7 @@ FORMAT = 1
 _COMPONENT_OF_PORT = {
     "broker": "redis",
     "results": "redis",
+    "cache": "cache",
     "web": "web_site",
     "flower": "flower_site",
     "backend": "web_backend",
@@ -31,11 +32,11 @@ def claims(facts: Facts, ports: Mapping[str, int | str]) -> dict[str, Any]:
 
     Args:
         facts: The application's facts; its components may include `redis`.
-        ports: Ports of `broker`, `results`, `web`, `flower` and `backend`, whether or not this host has them.
+        ports: Ports of `broker`, `results`, `cache`, `web`, `flower` and `backend`, whether or not this host has them.
     """
     app, user = facts["name"], facts["user"]
     here = set(facts["components"])
-    own = bool(here - {"redis", "firewall"})
+    own = bool(here - {"redis", "cache", "firewall"})
     units = [slice_unit(app), f"{app}-health.service", f"{app}-health.timer"]
     paths = [facts["directory"]]
     if own:
@@ -43,6 +44,8 @@ def claims(facts: Facts, ports: Mapping[str, int | str]) -> dict[str, Any]:
         paths += [facts["root"], facts["state"], log_directory(app), f"/etc/logrotate.d/{app}"]
     if "redis" in here:
         units += [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    if "cache" in here:
+        units.append(f"redis@{app}-cache.service")
     if "firewall" in here:
         units += [f"{app}-firewall.service", f"{app}-firewall-rollback.*"]
     if "worker" in here:

@@ -8,6 +8,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
+    instances,
     log_directory,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
@@ -43,7 +44,7 @@ def application(
     """
     app = facts["name"]
     servers = hosts(facts["groups"])
-    instances = {
+    redis = {
         kind: {
             "host": str(address["host"]),
             "port": int(address["port"]),
@@ -56,7 +57,7 @@ def application(
                 else {}
             ),
         }
-        for kind, address in (("broker", facts["broker"]), ("results", facts["results"]))
+        for kind, address in instances(facts).items()
     }
     return {
         "format": FORMAT,
@@ -72,7 +73,13 @@ def application(
         "hosts": servers,
         "workers": {node: list(of["queues"]) for node, of in sorted(facts["nodes"].items())},
         "queues": list(facts["queues"]),
-        "redis": {"ca": facts["redis_ca"], "client": dict(facts["client"]), "instances": instances},
+        **({"external": list(facts["external"])} if facts["external"] else {}),
+        **(
+            {"clients": {name: dict(of) for name, of in facts["clients"].items()}}
+            if facts["clients"]
+            else {}
+        ),
+        "redis": {"ca": facts["redis_ca"], "client": dict(facts["client"]), "instances": redis},
         "schedule": f"/run/{app}-beat/schedule.json",
         # The zone that the inventory sets, or None.
         "timezone": facts["settings"].get("timezone"),

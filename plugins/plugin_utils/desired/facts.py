@@ -49,6 +49,8 @@ class Facts(TypedDict):
     results: Address
     # What servers that the fleet does not run have answered, by `broker` and `results`; see `redis_service.limits`.
     redis_service: Mapping[str, Mapping[str, Any]]
+    # Empty without a Redis for the application's cache.
+    cache: Address | Mapping[str, Any]
     # The inventory's variables celery_app_delivery, _settings, _task_routes and _visibility_timeout.
     delivery: str
     settings: Mapping[str, Any]
@@ -62,6 +64,9 @@ class Facts(TypedDict):
     groups: Mapping[str, Sequence[str]]
     nodes: Mapping[str, Mapping[str, Any]]
     queues: Sequence[str]
+    # The inventory's variables celery_app_external_queues, which `queues` contains, and celery_app_clients.
+    external: Sequence[str]
+    clients: Mapping[str, Mapping[str, Any]]
 
 
 class Workers(TypedDict):
@@ -81,6 +86,12 @@ class BeatSchedule(TypedDict):
     policy: str
     scheduler: str
     edited: str
+
+
+def instances(facts: Facts) -> dict[str, Address | Mapping[str, Any]]:
+    """Return the addresses of the application's Redis instances by their kind."""
+    found = {"broker": facts["broker"], "results": facts["results"], "cache": facts["cache"]}
+    return {kind: address for kind, address in found.items() if address}
 
 
 def log_directory(app: str) -> str:

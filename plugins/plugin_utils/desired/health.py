@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
+    instances,
     log_directory,
 )
 
@@ -138,7 +139,7 @@ def setup(
         "queues": list(facts["queues"]),
         "servers": {
             kind: {"host": str(server["host"]), "port": int(server["port"])}
-            for kind, server in (("broker", facts["broker"]), ("results", facts["results"]))
+            for kind, server in instances(facts).items()
         },
         "ca": facts["redis_ca"],
         "client": dict(facts["client"]),

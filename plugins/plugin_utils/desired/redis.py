@@ -41,8 +41,9 @@ def redis_state(
     Args:
         facts: The application's facts. If clients show a certificate, Redis reads their authorities, too.
         servers: Setup of the servers.
-        instances: Each with `kind` (broker or results) and `name`, and the variables of the configuration's template.
-        passwords: Passwords of the ACL users.
+        instances: Each with `kind` (broker, results, cache) and `name`, and the variables of the configuration's
+            template.
+        passwords: Passwords of the ACL users, including those of clients.
     """
     config, tls, flavor = servers["config"], servers["tls"], servers["flavor"]
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
@@ -70,6 +71,7 @@ def redis_state(
                     facts["queues"],
                     servers["setinfo"],
                     servers["remote_control"],
+                    facts["clients"],
                 ),
                 "group": flavor,
                 "mode": "0640",

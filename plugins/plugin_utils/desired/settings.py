@@ -175,10 +175,11 @@ def process_settings(
     beat = (schedule or _EMPTY) if component == "beat" else None
     if beat and beat["policy"] != "refuse":
         # An entry that is switched off here may be one of the code's; in a database it exists and is disabled.
+        # `override` is for the check of a release: here an entry always goes before the code's of the same name.
         pins["beat_schedule"] = {
-            name: {key: value for key, value in entry.items() if key != "enabled"}
+            name: {key: value for key, value in entry.items() if key not in ("enabled", "override")}
             if entry.get("enabled", True)
-            else dict(entry)
+            else {key: value for key, value in entry.items() if key != "override"}
             if beat["scheduler"] == "database"
             else {"enabled": False}
             for name, entry in beat["entries"].items()

@@ -10,6 +10,7 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
     ansible_variables,
     certificates,
+    clients,
     commands,
     connections,
     control,
@@ -108,6 +109,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     delivery.check_parts,
     delivery.check_numbers,
     delivery.check_rollout,
+    queues.check_external,
+    clients.check_clients,
     queues.check_keys,
     queues.check_exchanges,
     queues.check_default,

@@ -303,5 +303,7 @@ def redis_notes(items: Sequence[PlanItem], drain: float) -> list[str]:
         f"{item.subject.removesuffix('.service')} on {item.host} restarts: all workers pause before and resume after; "
         f"running tasks are waited for, up to {drain:.0f} s."
         for item in items
-        if item.part == "redis" and item.action == "restart"
+        if item.part == "redis"
+        and item.action == "restart"
+        and not item.subject.endswith("-cache.service")
     ]

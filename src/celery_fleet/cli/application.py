@@ -44,6 +44,8 @@ class Application:
         hosts: All hosts of the fleet with their groups.
         workers: Queues by node name, for all hosts.
         queues: All queues that the inventory names.
+        external: Those of them that only processes outside of the fleet consume.
+        clients: Options of the applications outside of the fleet that use these Redis servers, by name.
         client: `certificate` and `key` to present to Redis, if it asks for them.
         schedule: The file in which the running beat lists what it has loaded; it only exists on beat's host.
         log_directory: Directory of log files; None if the logs are in the journal.
@@ -66,6 +68,8 @@ class Application:
     client: Mapping[str, Path] = field(default_factory=dict)
     timezone: str | None = None
     log_directory: Path | None = None
+    external: tuple[str, ...] = ()
+    clients: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def in_group(self, group: str) -> list[str]:
         """Return the hosts of a group of the inventory."""
@@ -80,8 +84,9 @@ class Application:
 
     @property
     def consumed(self) -> list[str]:
-        """Return the queues that a worker of the inventory consumes."""
-        return sorted({queue for queues in self.workers.values() for queue in queues})
+        """Return the queues that a worker of the inventory, or a process outside of the fleet, consumes."""
+        ours = {queue for queues in self.workers.values() for queue in queues}
+        return sorted({*ours, *self.external})
 
     @property
     def release(self) -> Path:
@@ -219,5 +224,7 @@ def parse(raw: Mapping[str, Any]) -> Application:
         client={name: Path(path) for name, path in (redis.get("client") or {}).items()},
         schedule=Path(raw["schedule"]),
         timezone=raw.get("timezone"),
+        external=tuple(raw.get("external") or ()),
+        clients=raw.get("clients") or {},
         log_directory=Path(logs["directory"]) if logs.get("destination") == "file" else None,
     )

@@ -42,6 +42,13 @@ def queue(context: click.Context, parameter: click.Parameter, typed: str) -> lis
     return _beginning(typed, application.queues if application else ())
 
 
+def client(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Complete the inventory's clients outside of the fleet."""
+    del parameter
+    application = known(context)
+    return _beginning(typed, application.clients if application else ())
+
+
 def node(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Complete the node names of the inventory's workers."""
     del parameter

@@ -13,6 +13,7 @@ import click
 
 from celery_fleet import __version__
 from celery_fleet.cli.commands import (
+    client,
     completion,
     dead_letters,
     exec_,
@@ -43,7 +44,7 @@ class Whole(Group):
             "Look": ("status", "health", "monitor", "tasks", "result", "schedule", "logs"),
             "Ask the workers": ("inspect", *inspect.SHORT_FORMS),
             "Act": ("run", "revoke", "purge", "dead-letters", "start", "stop", "restart"),
-            "Other tools": ("exec", "redis", "completion", "help"),
+            "Other tools": ("exec", "redis", "client", "completion", "help"),
         }
     )
 
@@ -89,6 +90,7 @@ for found in (
     exec_.exec_,
     schedule.schedule,
     redis.redis,
+    client.client,
     logs.logs,
     completion.completion,
     help_.help_,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from celery_fleet.health.text import combined, reason
 
 
 def server(setup: Setup, kind: str) -> Server:
-    """Return the broker or the result store, with the operator's login if this host has it."""
+    """Return the server of a kind of instance, with the operator's login if this host has it."""
     if setup.operator is not None:
         pins = setup.operator["celery"]
         url, tls = (
@@ -27,7 +28,12 @@ def server(setup: Setup, kind: str) -> Server:
             if kind == "broker"
             else ("result_backend", "redis_backend_use_ssl")
         )
-        return health_redis.server_of(str(pins[url]), pins.get(tls))
+        found = health_redis.server_of(str(pins[url]), pins.get(tls))
+        if kind != "cache":
+            return found
+        # The operator has the same login on each instance, but no setting of Celery names the cache.
+        about = setup.servers[kind]
+        return replace(found, host=str(about["host"]), port=int(about["port"]))
     about = setup.servers[kind]
     return Server(
         str(about["host"]),
@@ -59,7 +65,7 @@ def trying(ask: Callable[[], Any], tries: int = 3, pause: float = 2.0) -> Any:
 def redis(setup: Setup) -> Finding:
     """Check that broker and result store accept the login and answer, and how full their memory is."""
     parts, value, words = [], {}, []
-    for kind in ("broker", "results"):
+    for kind in ("broker", "results", *({"cache"} & {*setup.servers})):
         where = server(setup, kind)
         try:
             about, seconds = trying(partial(_about, where))

@@ -57,7 +57,8 @@ class Setup:
             same kind, by the name of a queue.
         units: Units of this host, except for those of workers and beat.
         workers: Workers of the whole fleet, by node name.
-        servers: Host and port of `broker` and `results`, for hosts without the operator's credentials.
+        servers: Host and port of `broker`, `results` and `cache`, if there is one; for `cache`, and for hosts without
+            the operator's credentials.
         beat: Beat's unit, its runtime directory, and the seconds between two looks at its schedule; only on its host.
     """
 

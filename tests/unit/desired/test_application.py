@@ -30,6 +30,7 @@ from celery.app.routes import MapRoute
 from kombu import Connection
 
 from celery_fleet.common import redis_client as health_redis
+from celery_fleet.config.entries import parse_entries
 from tests.facts import facts
 from tests.facts import schedule as schedule_of
 from tests.facts import workers as workers_of_host
@@ -214,6 +215,14 @@ def test_in_a_database_an_entry_that_is_off_is_whole() -> None:
     assert "beat_scheduler" not in whole("beat", schedule=schedule_of(schedule))
     in_database = schedule_of({}, scheduler="database")
     assert "beat_scheduler" not in whole("worker", schedule=in_database)
+
+
+@pytest.mark.parametrize("scheduler", ["persistent", "database"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_beat_is_not_told_of_an_override(scheduler: str, enabled: bool) -> None:
+    entry = {"task": "t", "interval": 5, "override": True, "enabled": enabled}
+    pins = settings("beat", schedule=schedule_of({"a": entry}, scheduler=scheduler))
+    assert parse_entries(pins["beat_schedule"])["a"].enabled == enabled
 
 
 def test_beat_knows_whose_schedule_counts() -> None:
@@ -556,6 +565,23 @@ def test_results_are_read_by_those_who_look_and_written_by_those_who_make_them()
 def test_the_admin_has_no_key() -> None:
     for instance in ("broker", "results"):
         assert keys(rules(instance)["admin"]) == []
+
+
+def test_a_client_gets_its_own_user_and_changes_no_other() -> None:
+    clients = {"shop": {"queues": ["mail"], "results": True}}
+    for instance in ("broker", "results"):
+        before = acl.acl(instance, PASSWORDS, QUEUES).splitlines()
+        after = acl.acl(instance, {**PASSWORDS, "shop": "s"}, QUEUES, clients=clients).splitlines()
+        (own,) = (line for line in after if line not in before)
+        assert own.startswith("user shop on >s resetchannels -@all ")
+        assert [line for line in after if line != own] == before
+
+
+def test_an_application_owns_its_cache_but_not_the_server() -> None:
+    lines = acl.acl("cache", {**PASSWORDS, "cache": "c"}, QUEUES).splitlines()
+    assert [line.split()[1] for line in lines] == ["default", "cache", "operator", "admin"]
+    assert {"+@all", "-@admin", "-@dangerous", "+flushdb", "~*"} <= {*lines[1].split()}
+    assert keys(lines[2].split()) == []
 
 
 def test_who_has_no_password_gets_no_user() -> None:

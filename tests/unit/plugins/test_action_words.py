@@ -58,6 +58,27 @@ def test_a_canary_that_fails_and_the_journal_of_its_worker() -> None:
     assert "other@" not in str(found)
 
 
+def test_no_worker_is_asked_for_an_external_queue() -> None:
+    node = {"host": "h1", "worker": "a", "unit": UNIT, "queues": ["q"]}
+    entries = {name: {"task": "t", "interval": 5, "queue": name} for name in ("q", "letters")}
+    args = {"nodes": {"a@h1": node}, "hosts": ["h1"], "settings": {}, "schedule": entries}
+    args |= {"routes": {}, "timeout": 1, "pins": "/pins", "runtime": "/r", "user": "shop"}
+    asked: list[dict[str, Any]] = []
+
+    def execute(*_: Any, in_data: bytes) -> dict[str, Any]:
+        asked.append(json.loads(in_data))
+        return {"rc": 0, "stdout": '{"nodes": {}, "errors": []}', "stderr": ""}
+
+    made = answering(
+        "send_canaries",
+        {**args, "external": ["letters"]},
+        {},
+        _low_level_execute_command=execute,
+    )
+    made.run(task_vars={"inventory_hostname": "h1"})
+    assert list(asked[0]["schedule"]) == ["q"]
+
+
 def test_a_turn_of_a_worker() -> None:
     answer = {"units": {UNIT: {"status": WORDS}}, "journals": {UNIT: WORDS}, "error": WORDS}
     found = answering("rolling_restart", {}, answer).move({"journals": [UNIT]})

@@ -171,6 +171,13 @@ def test_a_queue_that_nobody_consumes() -> None:
     assert refused(note({"e": entry(goes_to=None, fixed=True)})) == []
 
 
+def test_an_external_queue_is_served_by_others_who_have_its_tasks() -> None:
+    ours = {"mine": {"task": "partner.print", "interval": 5, "queue": "letters"}}
+    code = {"e": entry("partner.scan", goes_to="letters", queue="letters", fixed=True)}
+    assert len(refused(note(code), schedule=ours)) == 2
+    assert refused(note(code), schedule=ours, external=["letters"]) == []
+
+
 ROUTES = {"app.*": {"queue": "q"}}
 
 
@@ -252,11 +259,21 @@ def test_one_name_with_two_contents(
     assert bool(found) == bool(differing)
     if differing:
         assert found[0].startswith(
-            f"celery_beat_schedule.e: the code of release r1 has an entry of this name with another {differing}. Remove"
+            f"celery_beat_schedule.e: the code of release r1 has an entry of this name with another {differing}. Add"
         )
+        assert refused(note({"e": theirs}), schedule={"e": {**ours, "override": True}}) == []
         assert "celery_beat_schedule_policy: replace" in found[0]
     # Whoever says that the inventory's is the whole means it.
     assert refused(note({"e": theirs}), schedule={"e": ours}, policy="replace") == []
+
+
+def test_an_override_of_nothing() -> None:
+    ours = {"nightli": {"task": "app.y", "interval": 5, "override": True}}
+    (words,) = refused(note({"nightly": entry()}), schedule=ours)
+    assert words.endswith("no entry of this name. Did you mean nightly?")
+    assert refused(note(), schedule=ours)[0].endswith("Remove override.")
+    # A release of an older version does not say what its code has.
+    assert refused('{"tasks": ["app.y"]}', schedule=ours) == []
 
 
 def test_a_schedule_that_is_left_to_the_code() -> None:

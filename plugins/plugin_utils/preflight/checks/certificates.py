@@ -256,7 +256,10 @@ def _called(model: Model) -> Iterator[Problem]:
         for host in model.members("redis")
         for name in as_strings(model.value(host, "pki_subject_alt_names"))
     }
-    for variable in ("celery_app_broker_host", "celery_app_results_host"):
+    variables = ["celery_app_broker_host", "celery_app_results_host"]
+    if any(value is True for value, _ in model.distinct("celery_app_cache")):
+        variables.append("celery_app_cache_host")
+    for variable in variables:
         for value, on in model.distinct(variable) if given else ():
             if isinstance(value, str) and not x509.is_named(value, given):
                 whole = _WITH_PORT.fullmatch(value)

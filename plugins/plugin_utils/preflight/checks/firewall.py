@@ -33,7 +33,7 @@ def check_firewall(model: Model) -> Iterator[Problem]:
     yield from _addresses(model, tuple(needed))
     for value, hosts in model.distinct(_CLIENTS):
         for index, item in enumerate(value if isinstance(value, list) else []):
-            yield from _network(model, (_CLIENTS, index), item, hosts)
+            yield from check_network(model, (_CLIENTS, index), item, hosts)
     for host in model.members("celery_producers"):
         found = listen_address(model.value(host, _WEB))
         open_to_all = found is not None and not ipaddress.ip_address(found[0]).is_loopback
@@ -67,16 +67,17 @@ def _addresses(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
             if not value:
                 yield _problem(model, (_ADDRESS,), value, on, "is empty")
             for index, item in enumerate(value):
-                yield from _network(model, (_ADDRESS, index), item, on)
+                yield from check_network(model, (_ADDRESS, index), item, on)
         else:
-            yield from _network(model, (_ADDRESS,), value, on)
+            yield from check_network(model, (_ADDRESS,), value, on)
 
 
-def _network(
+def check_network(
     model: Model, path: tuple[object, ...], value: object, hosts: tuple[str, ...]
 ) -> Iterator[Problem]:
+    """Check one address or network that the firewall is to let in."""
     # The specs accept a number as a string; another check reports other types.
-    typed = path[0] == _CLIENTS and (value is None or isinstance(value, (Mapping, list, bool)))
+    typed = path[0] != _ADDRESS and (value is None or isinstance(value, (Mapping, list, bool)))
     if value is UNKNOWN or typed:
         return
     text = value if isinstance(value, str) else ""

@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     unknown_keys,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    consumed,
+    served,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -79,7 +79,7 @@ def _thresholds(model: Model, value: object) -> Iterator[Problem]:
         remedy = "write the bounds by queue, as in {emails: {warning: 10, bad: 100}}"
         yield not_a_mapping(model, (_THRESHOLDS, QUEUES), queues, remedy)
         return
-    known = tuple(sorted(consumed(model)))
+    known = tuple(sorted(served(model)))
     general = as_mapping(given.get("queue_length"))
     own = THRESHOLDS["queue_length"].bounds
     base = [general.get(level, own[level]) for level in _LEVELS]

@@ -201,7 +201,7 @@ def _name(value: object) -> str | None:
 
 
 def check_workers_and_queues(model: Model) -> Iterator[Problem]:
-    """Check names of workers and of all queues: consumed, routed to and scheduled."""
+    """Check names of workers and of all queues: consumed, routed to, scheduled and external."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
         if not _WORKER.fullmatch(name):
@@ -226,6 +226,9 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
         default = as_mapping(value).get("task_default_queue")
         if isinstance(default, str):
             yield from _queue(model, ("celery_app_settings", "task_default_queue"), default, hosts)
+    for value, hosts in model.distinct("celery_app_external_queues"):
+        for queue in as_strings(value):
+            yield from _queue(model, ("celery_app_external_queues",), queue, hosts)
     for value, hosts in model.distinct("celery_beat_schedule"):
         for entry, body in as_mapping(value).items():
             named = as_mapping(body).get("queue")

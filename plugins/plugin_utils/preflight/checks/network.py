@@ -34,6 +34,7 @@ class _Port:
 _PORTS: Final = (
     _Port("redis_broker_port", "redis"),
     _Port("redis_results_port", "redis"),
+    _Port("celery_app_cache_port", "redis"),
     _Port("flower_port", "flower"),
     _Port("celery_producer_web_port", "celery_producers"),
     _Port("celery_producer_web_listen", "celery_producers"),
@@ -47,6 +48,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 # characters can't be in one word of its configuration.
 _PROTECTED = re.compile(r"""(?!.*//)(?!.*/\.\.?(/|$))/[^\s%?#*;{}"'\\$]*""")
 _AUTH_USER = re.compile(r"[\w.@+-]{1,128}")
+_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory", "redis_cache_maxmemory")
 # Redis itself takes about one MiB.
 _LEAST_MEMORY: Final = 4 * 2**20
 
@@ -138,6 +140,8 @@ def _is_used(model: Model, host: str, variable: str) -> bool:
     prefix = host in model.members("flower") and _prefix(model.value(host, "flower_url_prefix"))
     if variable == "flower_port":
         return not prefix
+    if variable == "celery_app_cache_port":
+        return model.value(host, "celery_app_cache") is True
     if variable == "celery_producer_web_port":
         web = as_mapping(model.value(host, "celery_producer_web"))
         return bool(web.get("command") or prefix)
@@ -246,9 +250,14 @@ def _clients(model: Model) -> Iterator[Problem]:
                 )
 
 
+def redis_memory(model: Model, host: str) -> tuple[str, ...]:
+    """Return the variables with the memory limits of a host's Redis instances."""
+    return _MEMORY if model.value(host, "celery_app_cache") is True else _MEMORY[:2]
+
+
 def check_memory(model: Model) -> Iterator[Problem]:
     """Check that Redis's memory limits are ones that redis.conf accepts, and large enough."""
-    for variable in ("redis_broker_maxmemory", "redis_results_maxmemory"):
+    for variable in _MEMORY:
         for value, hosts in model.distinct(variable):
             if value is UNKNOWN or isinstance(value, bool) or not isinstance(value, (str, int)):
                 continue

@@ -1,4 +1,4 @@
-"""Checks that routes and scheduled entries send tasks to queues that workers consume."""
+"""Checks that routes and scheduled entries send tasks to queues that workers, or others, consume."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
     consumed,
+    served,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
     Problem,
+    as_list,
     as_mapping,
     as_text,
     dotted,
 )
 
+_EXTERNAL: Final = "celery_app_external_queues"
 # The keys that Celery copies from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Other
 # keys would become properties of the message without effect.
 _ROUTE: Final = tuple(
@@ -148,7 +151,7 @@ def _route(model: Model, pattern: str, route: object) -> Iterator[Problem]:
 
 def check_default(model: Model) -> Iterator[Problem]:
     """Check that a default queue in the inventory is consumed."""
-    known = consumed(model)
+    known = served(model)
     if _workers_unknown(model):
         return
     for value, hosts in model.distinct("celery_app_settings"):
@@ -158,9 +161,25 @@ def check_default(model: Model) -> Iterator[Problem]:
             yield _unconsumed(model, path, queue, hosts, known)
 
 
+def check_external(model: Model) -> Iterator[Problem]:
+    """Refuse an external queue that a worker of the fleet consumes."""
+    ours = consumed(model)
+    for value, hosts in model.distinct(_EXTERNAL):
+        for index, queue in enumerate(as_list(value)):
+            if isinstance(queue, str) and queue in ours:
+                yield Problem(
+                    dotted((_EXTERNAL, index)),
+                    f"is a queue of {ours[queue][0]}: a task would go to that worker or to the consumer outside of the "
+                    "fleet, whichever is first",
+                    "remove it here, or from the worker's queues",
+                    value=model.show((_EXTERNAL,), queue),
+                    hosts=hosts,
+                )
+
+
 def check_routes(model: Model) -> Iterator[Problem]:
     """Check that each route's queue is consumed."""
-    known = consumed(model)
+    known = served(model)
     if _workers_unknown(model):
         return
     for value, hosts in model.distinct("celery_app_task_routes"):
@@ -173,7 +192,7 @@ def check_routes(model: Model) -> Iterator[Problem]:
 
 def check_scheduled(model: Model) -> Iterator[Problem]:
     """Check that each scheduled entry goes to a queue that is consumed."""
-    known = consumed(model)
+    known = served(model)
     if _workers_unknown(model):
         return
     for host in _schedulers(model):
@@ -232,7 +251,7 @@ def _unconsumed(
         dotted(path),
         "is a queue that no enabled worker consumes",
         suggestion(queue, tuple(known))
-        or f"write one of {_listing(known)}, or add it to a worker's queues",
+        or f"write one of {_listing(known)}, add it to a worker's queues, or, if others consume it, to {_EXTERNAL}",
         value=model.show(path, queue),
         hosts=hosts,
     )

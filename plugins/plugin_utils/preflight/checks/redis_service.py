@@ -24,6 +24,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 BROKER: Final = "celery_app_broker_url"
 RESULTS: Final = "celery_app_results_url"
 CA: Final = "celery_app_redis_ca"
+CACHE: Final = "celery_app_cache"
+CLIENTS: Final = "celery_app_clients"
 LEASE_HOST: Final = "celery_app_lease_host"
 _LIKE: Final = "write it as in rediss://user:password@redis.example.org:6379/0"
 
@@ -75,6 +77,15 @@ def _together(model: Model) -> Iterator[Problem]:
             "leave the group redis empty, or remove the variable",
             hosts=tuple(redis),
         )
+    for variable in (CACHE, CLIENTS):
+        for value, on in model.distinct_given(variable):
+            if value:
+                yield Problem(
+                    variable,
+                    f"needs a Redis of the fleet, but {BROKER} names another one",
+                    "remove it; your own server has users and databases for that",
+                    hosts=on,
+                )
     hosts = [
         text
         for value, _ in model.distinct_given(LEASE_HOST)

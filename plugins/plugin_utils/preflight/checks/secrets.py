@@ -46,6 +46,8 @@ _OF_THEIR_OWN: Final = (
     "pki_key",
 )
 
+_REDIS: Final = ("redis_passwords", "celery_app_client_passwords")
+
 
 def check_secrets(model: Model) -> Iterator[Problem]:
     """Check each secret of the roles, then whether any two are the same."""
@@ -67,6 +69,7 @@ def check_secrets(model: Model) -> Iterator[Problem]:
                 hosts=tuple(dict.fromkeys(host for hosts in paths.values() for host in hosts)),
             )
     yield from _web_password(model)
+    yield from _cache_password(model)
     yield from _application(model)
 
 
@@ -131,7 +134,7 @@ def _one(
     elif any(ord(c) < 32 or ord(c) == 127 for c in text):
         reason = "has a line end or a control character"
         remedy = "write it on one line; a block scalar (|) adds a line end"
-    elif path[0] == "redis_passwords" and (" " in text or not text.isascii()):
+    elif path[0] in _REDIS and (" " in text or not text.isascii()):
         reason = "has a space or a character outside ASCII, which Redis's ACL file can't contain"
         remedy = _GENERATE
     elif path[0] == "flower_auth_password" and "," in text:
@@ -153,6 +156,23 @@ def _web_password(model: Model) -> Iterator[Problem]:
             yield Problem(
                 name,
                 "is not set, but celery_producer_web_protected_paths has paths",
+                _GENERATE,
+                hosts=(host,),
+            )
+
+
+def _cache_password(model: Model) -> Iterator[Problem]:
+    """Refuse a cache without a password."""
+    for host in model.members("fleet"):
+        passwords = model.value(host, "redis_passwords")
+        if (
+            model.value(host, "celery_app_cache") is True
+            and passwords is not UNKNOWN
+            and "cache" not in as_mapping(passwords)
+        ):
+            yield Problem(
+                "redis_passwords.cache",
+                "is not set, but celery_app_cache is true",
                 _GENERATE,
                 hosts=(host,),
             )

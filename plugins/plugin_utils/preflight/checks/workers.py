@@ -82,6 +82,16 @@ def consumed(model: Model) -> dict[str, list[str]]:
     return found
 
 
+def served(model: Model) -> dict[str, list[str]]:
+    """Return each queue that has consumers: our workers' node names, or none of them for an external queue."""
+    external = [
+        queue
+        for value, _ in model.distinct("celery_app_external_queues")
+        for queue in as_strings(value)
+    ]
+    return {**{queue: [] for queue in external}, **consumed(model)}
+
+
 def check_enabled(model: Model) -> Iterator[Problem]:
     """Check that `celery_worker_host_instances` only names existing workers, and that each worker runs on a host."""
     taken: set[str] = set()

@@ -15,6 +15,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     version,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
+    redis_memory,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
     enabled,
     memory_bytes,
@@ -50,8 +53,6 @@ _FROM: Final = {
     "nftables": (1, 0),
 }
 
-_REDIS_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory")
-
 _OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "memory_max")
 
 
@@ -80,7 +81,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
         if host in redis:
             asked["redis"] = {
                 name: size
-                for name in _REDIS_MEMORY
+                for name in redis_memory(model, host)
                 if (size := redis_bytes(model.value(host, name)))
             }
         if host in workers:

@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 _PORTS: Final = {
     "broker": "celery_app_broker_port",
     "results": "celery_app_results_port",
+    "cache": "celery_app_cache_port",
     "web": "celery_producer_web_port",
     "flower": "flower_port",
     "backend": "celery_producer_web_listen",
@@ -183,7 +184,7 @@ def _strangers(
         elif name == "backend":
             ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()
         else:
-            ours = tuple(f"redis@{app}-{kind}.service" for kind in ("broker", "results"))
+            ours = tuple(f"redis@{app}-{kind}.service" for kind in ("broker", "results", "cache"))
         strangers = [
             as_mapping(who)
             for who in as_list(listeners.get(str(port)))

@@ -15,7 +15,7 @@ from celery_fleet.cli.options import Context, command, known
 #: Directories of journald's files.
 JOURNALS = ("/var/log/journal", "/run/log/journal")
 
-PARTS = ("worker", "beat", "flower", "web", "broker", "results")
+PARTS = ("worker", "beat", "flower", "web", "broker", "results", "cache")
 
 
 def workers(application: Application) -> list[str]:
@@ -60,7 +60,7 @@ def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
                     USAGE,
                 )
         units = [f"{app}-worker@{name}.service" for name in names or have]
-    elif part in ("broker", "results"):
+    elif part in ("broker", "results", "cache"):
         units = [f"redis@{app}-{part}.service"]
     else:
         units = [f"{app}-{part}.service"]
@@ -182,7 +182,7 @@ def require_readable(words: list[str]) -> None:
 def logs(
     context: Context, what: tuple[str, ...], follow: bool, number: int | None, since: str | None
 ) -> None:
-    """Show the logs of this host's units, or of PART: worker [NAME], beat, flower, web, broker, results."""
+    """Show the logs of this host's units, or of PART: worker [NAME], beat, flower, web, broker, results, cache."""
     words = line(context.application, what, follow, number, since)
     require_readable(words)
     path = shutil.which(words[0], path="/usr/local/bin:/usr/bin:/bin")

@@ -19,10 +19,9 @@ from celery_fleet.cli.application import Application, Instance
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command
 
-KINDS = ("broker", "results")
+KINDS = ("broker", "results", "cache")
 #: Both work with Redis and with Valkey, and read REDISCLI_AUTH.
 CLIENTS = ("redis-cli", "valkey-cli")
-_ADMIN = re.compile(r"^user admin .*?>(\S+)", re.MULTILINE)
 
 
 def split(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -57,15 +56,16 @@ def login(application: Application, instance: Instance, user: str) -> Login:
         raise CommandError(
             f"the fleet does not run {instance.host}, so it has no admin there", USAGE
         )
+    pattern = rf"^user {re.escape(user)} .*?>(\S+)"
     try:
-        found = _ADMIN.search(instance.acl.read_text(encoding="utf-8"))
+        found = re.search(pattern, instance.acl.read_text(encoding="utf-8"), re.MULTILINE)
     except PermissionError:
         raise need_root(instance.acl) from None
     except OSError:
         found = None
     if found is None:
         raise CommandError(
-            f"admin's password is only on the Redis host; run this on {instance.host}"
+            f"{user}'s password is only on the Redis host; run this on {instance.host}"
         )
     return Login(user, found[1])
 
@@ -184,12 +184,14 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     metavar="SECONDS",
     help=f"Stop redis-cli after this time, {ask.BOUND:g} by default; 0 waits forever.",
 )
-@click.argument("words", nargs=-1, required=True, metavar="[broker|results] -- COMMAND...")
+@click.argument("words", nargs=-1, required=True, metavar="[broker|results|cache] -- COMMAND...")
 def redis(context: Context, words: tuple[str, ...], user: str, timeout: float | None) -> None:
-    """Run a Redis COMMAND on the broker (default) or the result store."""
+    """Run a Redis COMMAND on the broker (default), the result store or the application's cache."""
     kind, rest = split(words)
     if not rest:
         raise CommandError("no command for Redis: celery-fleet redis broker -- ping", USAGE)
+    if kind not in context.application.redis:
+        raise CommandError(f"{context.application.name} has no {kind} (celery_app_cache)", USAGE)
     instance = context.application.redis[kind]
     who = login(context.application, instance, user)
     program = line(context.application, instance, who, rest)

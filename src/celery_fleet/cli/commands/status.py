@@ -132,6 +132,10 @@ def judge(found: StatusReport, application: Application, answer: Mapping[str, An
         if node not in application.workers:
             found.workers[node] = {**seen[node], "ok": True}
     for queue, waiting in answer["queues"].items():
+        if queue in application.external:
+            # It is not known whether something consumes it.
+            found.queues[queue] = {"waiting": waiting, "consumers": None}
+            continue
         consumers = [node for node, worker in seen.items() if queue in worker["queues"]]
         found.queues[queue] = {"waiting": waiting, "consumers": len(consumers)}
         if not consumers:

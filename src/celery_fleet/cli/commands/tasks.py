@@ -18,7 +18,8 @@ def tasks(context: Context) -> None:
     """Show the tasks that the current release registers, each with its queue.
 
     NAME is the shortest name that `celery-fleet run` accepts. The queue comes from the inventory's routes, or else from
-    the application's when the release was built; `!` marks one that no worker of the inventory consumes.
+    the application's when the release was built; `!` marks one that neither a worker of the inventory nor a client
+    consumes.
     """
     application = context.application
     note = note_of(application)

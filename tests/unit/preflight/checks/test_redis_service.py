@@ -42,6 +42,12 @@ def test_a_fleet_without_redis_needs_only_url_and_lease_host(variables: dict[str
         ({BROKER: "rediss://h/0"}, BROKER, "no password"),
         ({BROKER: URL.replace("rediss", "redis")}, BROKER, "not encrypted"),
         ({"celery_app_redis_ca": "/etc/ssl/ca.pem"}, "celery_app_redis_ca", "not in PEM form"),
+        ({"celery_app_cache": True}, "celery_app_cache", "needs a Redis of the fleet"),
+        (
+            {"celery_app_clients": {"billing": {"queues": ["discounts"]}}},
+            "celery_app_clients",
+            "needs a Redis of the fleet",
+        ),
         ({"celery_app_lease_host": "redis1"}, "celery_app_lease_host", "no host of fleet"),
     ],
 )

@@ -126,6 +126,18 @@ def test_both_servers_answer(running: Running, tmp_path: Path) -> None:
     assert PASSWORD not in str(found)
 
 
+def test_a_cache_is_asked_at_its_own_address(running: Running, tmp_path: Path) -> None:
+    one = setup(running, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = free.getsockname()[1]
+    there = {"host": "127.0.0.1", "port": running.port}
+    well = redis_checks.redis(replace(one, servers={**one.servers, "cache": there}))
+    assert (well.state, [*well.value]) == (GOOD, ["broker", "results", "cache"])
+    away = {"cache": {**there, "port": nobody}}
+    found = redis_checks.redis(replace(one, servers={**one.servers, **away}))
+    assert (found.state, f"cache 127.0.0.1:{nobody}" in found.text) == (BAD, True)
+
+
 def test_who_has_no_login_is_told_so_and_that_is_an_answer(
     running: Running, tmp_path: Path
 ) -> None:
