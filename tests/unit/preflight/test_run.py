@@ -470,7 +470,6 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     # source
     (S, {}, S, "none of path", "exactly one"),
     (S, {"path": "a", "git": "https://x/y"}, S, "path and git", "exactly one"),
-    (S, {"archive": "a.tar"}, f"{S}.archive", "not supported yet", "use path"),
     (S, {"git": "not an address"}, f"{S}.git", "not the address", "https://"),
     (S, {"git": "--upload-pack=x"}, f"{S}.git", "not the address", "https://"),
     (S, {"git": "https://ghp_token@github.com/a/b"}, f"{S}.git", "contains a login", "credential helper"),
@@ -482,9 +481,18 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"git": "https://example.org/a", "version": 1.1}, f"{S}.version", "YAML changes numbers", "in quotes"),
     (f"{S}/directory", "../x", f"{S}.directory", "leads outside", "without .."),
     (f"{S}/requirements", "req.txt", f"{S}.requirements", "does not have", "name the one"),
-    ("celery_app_module", "shop.celery", "celery_app_module", "not below", "celery_app_source"),
-    ("celery_app_module", "package.utils", "celery_app_module", "not below", "`from package.utils import app`"),
-    ("celery_app_module", "package:capp", "celery_app_module", "not below", "`from package import capp`"),
+    ("celery_app_module", "app.celery", "celery_app_module", "not below", "celery_app_source"),
+    (S, {"pip": "shop=1.2"}, f"{S}.pip", "not a package of the index", "shop==1.2"),
+    (S, {"pip": "shop @ https://a/shop.whl"}, f"{S}.pip", "not a package of the index", "shop==1.2"),
+    (S, {"pip": "shop==1.2", "requirements": "no/lock.txt"}, f"{S}.requirements", "does not exist", str(ROOT)),
+    (S, {"pip": "shop==1.2", "directory": "backend"}, f"{S}.directory", "no effect with pip", "remove it"),
+    (S, {"archive": "no/such.tar"}, f"{S}.archive", "not a file", str(ROOT)),
+    (S, {"archive": "ftp://a/b.tar.gz"}, f"{S}.archive", "neither the URL", "https://"),
+    (S, {"archive": "https://a/b.tar.gz"}, f"{S}.sha256", "is not set", "`sha256sum`"),
+    (S, {"archive": "https://me:hush@a/b.tar.gz", "sha256": "0" * 64}, f"{S}.archive", "contains a login", "~/.netrc"),
+    (S, {"archive": "https://a/b.tar.gz", "sha256": "0" * 40}, f"{S}.sha256", "not a SHA-256", "64 hexadecimal"),
+    (f"{S}/sha256", "0" * 64, f"{S}.sha256", "no effect with path", "remove it"),
+    (f"{S}/extras", ["a"], f"{S}.extras", "no lock", "pyproject.toml"),
     # network
     ("redis_broker_port", 70000, "redis_broker_port", "not a TCP port", "1 to 65535"),
     ("redis_broker_maxmemory", "256 MB", "redis_broker_maxmemory", "not a memory limit", "256mb"),
@@ -869,6 +877,34 @@ def test_a_value_that_looks_like_a_placeholder_is_allowed_by_name(
     assert "preflight_allowed_placeholders" in only(problems(given)).remedy
     assert problems({**given, "preflight_allowed_placeholders": [allowed]}) == []
     assert len(problems({**given, "preflight_allowed_placeholders": ["another"]})) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"pip": "shop[web]==1.2", "extras": ["mail"]},
+        {"archive": "https://packages.example.org/shop-1.2.tar.gz", "sha256": "0" * 64},
+    ],
+)
+def test_a_source_of_another_kind_passes(variables: Variables, source: dict[str, Any]) -> None:
+    assert problems({**variables, S: source, "celery_app_module": "shop.celery"}) == []
+
+
+def test_a_package_whose_version_is_open_makes_a_warning(variables: Variables) -> None:
+    found = only(problems({**variables, S: {"pip": "shop>=1.2"}}))
+    assert (found.variable, found.severity) == (f"{S}.pip", Severity.WARNING)
+    assert "shop==1.2" in found.remedy
+
+
+def test_a_module_that_only_a_package_can_have_makes_a_warning(
+    variables: Variables, tmp_path: Path
+) -> None:
+    found = only(problems({**variables, "celery_app_module": "shop_core.celery:app"}))
+    assert (found.variable, found.severity) == ("celery_app_module", Severity.WARNING)
+    assert "a package of the requirements has to bring it" in found.message
+    # Unless the requirements list it.
+    (tmp_path / "source/requirements.txt").write_text("Shop.Core[web]==1.2\n")
+    assert problems({**variables, "celery_app_module": "shop_core.celery:app"}) == []
 
 
 def test_code_from_git_without_a_version(variables: Variables) -> None:
