@@ -95,7 +95,15 @@ options:
     type: int
     default: 5
   timeout:
-    description: Seconds that the build may take.
+    description: Seconds that the build may take, without the import.
+    type: int
+    default: 900
+  import_timeout:
+    description: Seconds that the import of the application may take.
+    type: int
+    default: 120
+  compile_timeout:
+    description: Seconds that compiling the source, or the packages, may take.
     type: int
     default: 900
 author: Celery Fleet (!UNKNOWN)
@@ -179,6 +187,8 @@ def main() -> None:
             "secret_environment": {"type": "dict", "default": {}, "no_log": True},
             "keep": {"type": "int", "default": 5},
             "timeout": {"type": "int", "default": 900},
+            "import_timeout": {"type": "int", "default": 120},
+            "compile_timeout": {"type": "int", "default": 900},
         },
         supports_check_mode=False,
     )

@@ -155,7 +155,6 @@ def test_an_option_of_the_source_is_read_by_what_packs_it(option: Option) -> Non
     assert f'"{option.name}"' in packs
 
 
-
 @pytest.mark.parametrize("option", ENTRY, ids=lambda option: option.name)
 def test_an_option_of_an_entry_is_read_by_beat(option: Option) -> None:
     base = {"task": "app.tasks.clean", "interval": 5}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     Build,
     BuildError,
     CommandFailed,
+    Limit,
     run,
     tail,
     unpack_source,
@@ -40,14 +42,12 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
+    COMPILING,
     compile_all,
     packages_of,
     provide,
     prune_virtualenvs,
 )
-
-# Seconds for the import of the application.
-_IMPORT = 120.0
 
 
 def _checked(build: Build) -> dict[str, Any]:
@@ -79,14 +79,13 @@ def _checked(build: Build) -> dict[str, Any]:
             user=user.pw_uid,
             group=user.pw_gid,
             extra_groups=[],
-            timeout=min(build.timeout, _IMPORT),
+            timeout=build.import_timeout,
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        limit = "celery_release_timeout" if build.timeout < _IMPORT else "a fixed limit"
         raise BuildError(
-            f"importing {build.app} took more than {late.timeout:.0f} s ({limit}): code that waits for a database or "
-            "a network must do so in tasks, not during the import"
+            f"importing {build.app} took more than {late.timeout:.0f} s (celery_release_import_timeout): code that "
+            "waits for a database or a network must do so in tasks, not during the import"
         ) from None
     try:
         # An application may print while it is imported, so the answer is the last line.
@@ -134,8 +133,9 @@ def _uncompiled(failure: CommandFailed, source: Path) -> str:
 def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     deadline = time.monotonic() + build.timeout
 
-    def left() -> float:
-        return max(1.0, deadline - time.monotonic())
+    def left(own: float = math.inf, variable: str = "") -> Limit:
+        rest = max(1.0, deadline - time.monotonic())
+        return Limit(own, variable) if own < rest else Limit(rest)
 
     user = user_of(build.user)
     source = build.path / "source"
@@ -144,7 +144,12 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     os.chown(source, user.pw_uid, user.pw_gid)
     unpack_source(build, source, left(), user)
     try:
-        run([*compile_all(build), str(source)], left(), "compiling the source", user)
+        run(
+            [*compile_all(build), str(source)],
+            left(build.compile_timeout, COMPILING),
+            "compiling the source",
+            user,
+        )
     except CommandFailed as failure:
         warnings.append(_uncompiled(failure, source))
     give_to_root(source)

@@ -12,6 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     Build,
     BuildError,
     CommandFailed,
+    Limit,
     run,
 )
 
@@ -135,7 +136,10 @@ def pip_wheel(build: Build, user: pwd.struct_passwd) -> str:
         # For an interpreter that is not Debian's, pip and Python may each need another version than Debian has.
         try:
             bundled = run(
-                [build.python, "-I", "-c", _BUNDLED], min(30, build.timeout), "asking for pip", user
+                [build.python, "-I", "-c", _BUNDLED],
+                Limit(min(30, build.timeout)),
+                "asking for pip",
+                user,
             )
         except BuildError:
             return ""

@@ -28,6 +28,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.build im
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
+    Limit,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
@@ -232,7 +233,7 @@ def test_a_link_among_the_wheels_leads_the_other_hosts_to_nothing(
     made.mkdir()
     made.chmod(0o755)
     (made / "a-1-py3-none-any.whl").symlink_to(secret)
-    virtualenv._hand_over(place.wanted(hand_over=str(handed)), made, 20, USER)
+    virtualenv._hand_over(place.wanted(hand_over=str(handed)), made, Limit(20), USER)
     with tarfile.open(handed) as opened:
         assert [member.issym() for member in opened] == [True]
     give = made / "b-1-py3-none-any.whl"
@@ -605,24 +606,18 @@ def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
     assert place.releases() == []
 
 
-@pytest.mark.parametrize(
-    ("timeout", "fixed", "words"),
-    [
-        # Enough for the virtualenv, too little for the import.
-        (10, 120.0, r"10 s \(celery_release_timeout\): "),
-        (900, 1.0, r"1 s \(a fixed limit\): "),
-    ],
-    ids=["variable", "fixed"],
-)
-def test_an_import_that_takes_too_long(
-    place: Place, monkeypatch: pytest.MonkeyPatch, timeout: float, fixed: float, words: str
-) -> None:
-    monkeypatch.setattr(release_build, "_IMPORT", fixed)
+def test_an_import_that_takes_too_long(place: Place) -> None:
     place.check("import time; time.sleep(30)")
-    with pytest.raises(
-        BuildError, match=f"importing app took more than {words}.* in tasks, not during"
-    ):
-        build(place.wanted(timeout=timeout))
+    words = r"1 s \(celery_release_import_timeout\): .* in tasks, not during"
+    with pytest.raises(BuildError, match=f"importing app took more than {words}"):
+        build(place.wanted(import_timeout=1))
+    assert place.releases() == []
+
+
+def test_compiling_that_takes_too_long(place: Place) -> None:
+    words = "compiling the source took more than 0 s; raise celery_release_compile_timeout"
+    with pytest.raises(BuildError, match=words):
+        build(place.wanted(compile_timeout=0.001))
     assert place.releases() == []
 
 
@@ -630,7 +625,7 @@ def test_whatever_the_timeout_is_said_to_bound_it_does(
     place: Place, ran: list[dict[str, Any]]
 ) -> None:
     """Else `raise celery_release_timeout` would be a remedy that has no effect."""
-    build(place.wanted(timeout=5000))
+    build(place.wanted(timeout=5000, compile_timeout=6000))
     other = ("import ensurepip", "celery_fleet.release.check")
     bounds = {
         str(each["command"]): each["timeout"]
