@@ -44,6 +44,7 @@ class ActionModule(FleetAction):
     def _build(
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
     ) -> dict[str, Any]:
+        args["python"] = _interpreter(str(args["python"]), variables)
         requirements, hosts = args.pop("requirements"), args.pop("hosts", [])
         index = args.pop("index", None) or {}
         self.secrets.extend(str(login["password"]) for login in index.get("logins") or [])
@@ -100,3 +101,11 @@ class ActionModule(FleetAction):
         partial = path.with_name(f".{path.name}")
         self._connection.fetch_file(remote, str(partial))
         os.replace(partial, path)
+
+
+def _interpreter(wanted: str, variables: dict[str, Any]) -> str:
+    """Return the path of an interpreter. Preflight has found that of a version, unless a package of the run brings it."""
+    if "/" in wanted:
+        return wanted
+    found = (variables.get("ansible_facts") or {}).get("fleet", {}).get("interpreter") or {}
+    return str(found.get("path") or f"/usr/bin/python{wanted}")

@@ -71,7 +71,7 @@ options:
     type: raw
     default: ""
   python:
-    description: Interpreter of the virtualenv.
+    description: Interpreter of the virtualenv. The action plugin also takes a version, and gives the module the path.
     type: path
     default: /usr/bin/python3
   runtime:

@@ -37,6 +37,7 @@ class Host:
         self.name = name
         self.seen = {"platform": PLATFORM, "virtualenvs": virtualenvs or []}
         self.result = result
+        self.facts: dict[str, Any] = {}
 
     def _fetch(self, remote: str, path: str) -> None:
         assert remote == self.called["hand_over"]
@@ -47,12 +48,12 @@ class Host:
         handed = {"handed_over": bool(args.get("hand_over"))}
         return {"changed": True, "packages": [], **handed, **self.result}
 
-    def build(self, *hosts: str, **needed: Any) -> dict[str, Any]:
+    def build(self, *hosts: str, python: object = "/usr/bin/python3", **needed: Any) -> Any:
         args = {
             "id": "r1",
             "archive": "/cache/r1.tar.gz",
             "root": "/opt/shop",
-            "python": "/usr/bin/python3",
+            "python": python,
             "user": "shop",
             "requirements": {**NEEDED, **needed},
             "hosts": hosts,
@@ -68,9 +69,8 @@ class Host:
             execute=self._execute,
             secrets=[],
         )
-        return dict(
-            made.run(task_vars={"inventory_hostname": self.name, "inventory_dir": "/inventory"})
-        )
+        variables = {"inventory_hostname": self.name, "inventory_dir": "/inventory"}
+        return made.run(task_vars={**variables, "ansible_facts": self.facts})
 
 
 def test_the_first_host_hands_its_packages_to_the_next(kept: Path) -> None:
@@ -131,6 +131,18 @@ def test_an_interpreter_that_does_not_run() -> None:
     ):
         host.build("worker1", "worker2")
     assert host.called == {}
+
+
+def test_a_version_is_the_interpreter_that_preflight_has_found() -> None:
+    host = Host("worker1")
+    host.build("worker1", python=3.12)
+    # A package of this run has brought it.
+    assert host.called["python"] == "/usr/bin/python3.12"
+    host.facts = {"fleet": {"interpreter": {"path": "/opt/python3.12/bin/python3.12"}}}
+    host.build("worker1", python=3.12)
+    assert host.called["python"] == "/opt/python3.12/bin/python3.12"
+    host.build("worker1", python="/usr/bin/python3")
+    assert host.called["python"] == "/usr/bin/python3"
 
 
 def test_the_platform_of_a_host() -> None:

@@ -288,7 +288,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_task_time_limit", 5, "celery_task_time_limit", "is a setting of Celery", "task_time_limit in"),
     ("CELERY_BEAT_SCHEDULE", {}, "CELERY_BEAT_SCHEDULE", "is a setting of Celery", "use celery_beat_schedule"),
     ("celery_app_module", "shop.celery.py", "celery_app_module", "not a module", "without .py"),
-    ("celery_release_python", 3.12, "celery_release_python", "not an absolute path", "/usr/bin/python3"),
+    ("celery_release_python", 3.9, "celery_release_python", "nor a version from 3.11 on", "such as 3.12"),
     (f"{D}/loglevel", "info", f"{W}.discounts.loglevel", "none of the allowed", "did you mean INFO?"),
     ("celery_app_broker_host", "redis://redis1", "celery_app_broker_host", "more than a host", "broker_port"),
     ("celery_app_broker_host", "redis1:6379", "celery_app_broker_host", "more than a host", "broker_port"),
@@ -451,7 +451,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_release_python", "/home//python3", "celery_release_python", "below /home", "one below /opt"),
     ("celery_release_python", "/opt/../root", "celery_release_python", "below /root", "/usr/bin/python3"),
     ("celery_release_python", "/tmp/python3", "celery_release_python", "PrivateTmp=", "below /opt"),
-    ("celery_release_python", "python3.12", "celery_release_python", "not an absolute path", "/usr/bin/python3"),
+    ("celery_release_python", "python3.12", "celery_release_python", "neither a path", "/usr/bin/python3"),
     (f"{D}/read_write_paths", ["/srv/a", '/srv/"b'], f"{W}.discounts.read_write_paths[1]", "quotation mark", "rename"),
     (f"{D}/read_write_paths", ["/srv/a\nUser=root"], f"{W}.discounts.read_write_paths[0]",
      "control character", "rename"),
@@ -905,6 +905,11 @@ def test_a_module_that_only_a_package_can_have_makes_a_warning(
     # Unless the requirements list it.
     (tmp_path / "source/requirements.txt").write_text("Shop.Core[web]==1.2\n")
     assert problems({**variables, "celery_app_module": "shop_core.celery:app"}) == []
+
+
+@pytest.mark.parametrize("python", [3.12, "3.11", "/opt/python3"])
+def test_an_interpreter_is_a_path_or_a_version(variables: Variables, python: object) -> None:
+    assert problems({**variables, "celery_release_python": python}) == []
 
 
 def test_code_from_git_without_a_version(variables: Variables) -> None:

@@ -35,6 +35,7 @@ _ONLY: Final = {
     "version": ("path", "git"),
 }
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PYTHON = re.compile(r"3\.(?:1[1-9]|[2-9][0-9])")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 # The user of an SSH URL is not a secret login: it is the same for everyone, and needs a key.
@@ -44,7 +45,8 @@ _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
 PYTHON: Final = "celery_release_python"
 ANOTHER_PYTHON: Final = (
-    "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
+    "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt, or a version such as "
+    "3.12"
 )
 # Hidden by ProtectHome= and PrivateTmp= in templates/systemd/_service.j2.
 HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
@@ -194,11 +196,11 @@ def check_interpreter(model: Model) -> Iterator[Problem]:
         # YAML reads 3.12 as a number.
         path = PurePosixPath(os.path.normpath(str(value)))
         message = hidden_by_sandbox(path)
-        if not message and path.is_absolute():
+        if not message and (path.is_absolute() or _PYTHON.fullmatch(str(value))):
             continue
         yield Problem(
             PYTHON,
-            f"is {message}" if message else "is not an absolute path",
+            f"is {message}" if message else "is neither a path nor a version from 3.11 on",
             ANOTHER_PYTHON,
             value=model.show((PYTHON,), value),
             hosts=hosts,
