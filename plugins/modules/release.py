@@ -60,6 +60,15 @@ options:
     description: Where to write such an archive for the other hosts. The action plugin sets it.
     type: path
     default: ""
+  wheelhouse:
+    description: Directory on the control node with the packages of all platforms, C(celery_release_wheelhouse). Only
+      the action plugin uses it. In check mode it looks whether the packages are there.
+    type: path
+    default: ""
+  only_wheels:
+    description: Build nothing that stays. Only put the packages into the wheelhouse, if they are not there.
+    type: bool
+    default: false
   app:
     description: What C(celery -A) takes; empty if there is no application to check.
     type: str
@@ -149,7 +158,10 @@ handed_over:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import (
+    build,
+    make_wheels,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
@@ -176,6 +188,8 @@ def main() -> None:
             "index": {"type": "raw", "default": "", "no_log": True},
             "wheels": {"type": "path", "default": ""},
             "hand_over": {"type": "path", "default": ""},
+            "wheelhouse": {"type": "path", "default": ""},
+            "only_wheels": {"type": "bool", "default": False},
             "app": {"type": "str", "default": ""},
             # Packed, because Celery's settings may contain a secret and Ansible logs the arguments of modules.
             "demands": {"type": "raw", "default": "", "no_log": True},
@@ -192,11 +206,15 @@ def main() -> None:
         },
         supports_check_mode=False,
     )
-    params = {name: value for name, value in module.params.items() if name != "hosts"}
+    ours = ("hosts", "wheelhouse", "only_wheels")
+    params = {name: value for name, value in module.params.items() if name not in ours}
     for name in ("demands", "index"):
         params[name] = unpack(params[name]) if params[name] else {}
     wanted = Build(**params)
     try:
+        if module.params["only_wheels"]:
+            make_wheels(wanted)
+            module.exit_json(changed=True)
         for warning in build(wanted):
             module.warn(f"release {wanted.id}: {warning}")
     except (BuildError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lock_files i
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+_PIN = re.compile(r"([\w.-]+)(?:\[[^]]*\])?==([\w.+!-]+)")
+
 
 @dataclass(frozen=True)
 class Requirements:
@@ -28,11 +31,13 @@ class Requirements:
         file: Its name, as it was given.
         digest: Hash of all lines except comments. Two releases with the same digest need the same packages.
         local: Whether a package is built from files, which may change while the lines stay the same.
+        pins: Each `name==version` among the lines that applies to every platform.
     """
 
     file: str
     digest: str
     local: bool
+    pins: tuple[str, ...]
 
 
 def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requirements:
@@ -110,7 +115,10 @@ def of_package(wanted: Mapping[str, Any], base: Path) -> bytes:
 
 def _summary(name: str, lines: list[str]) -> Requirements:
     local = any(is_local(line) and "--hash" not in line for line in lines)
-    return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local)
+    pins = tuple(
+        f"{pin[1]}=={pin[2]}" for line in lines if (pin := _PIN.match(line)) and ";" not in line
+    )
+    return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local, pins)
 
 
 def _collect(path: Path, source: Path, found: list[str], seen: set[Path]) -> None:

@@ -24,7 +24,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
 from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
     pip as pip_of,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build, prune
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import (
+    build,
+    make_wheels,
+    prune,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
@@ -210,6 +214,16 @@ def test_one_host_hands_its_packages_to_another(place: Place, tmp_path: Path) ->
     (made,) = (other.root / "virtualenvs").iterdir()
     assert list(made.glob("lib/python3*/site-packages/small/__init__.py"))
     assert not (made / "wheels").exists()
+
+
+def test_wheels_are_made_without_a_release(place: Place, tmp_path: Path) -> None:
+    handed = tmp_path / "handed.tar"
+    files = {"requirements.txt": wheel(tmp_path)}
+    make_wheels(place.wanted(python=PYTHON, files=files, hand_over=str(handed)))
+    assert names_in(handed) == ["small-1.0-py3-none-any.whl"]
+    assert place.releases() == []
+    assert not (place.root / "virtualenvs").exists()
+    assert not list(Path("/var/tmp").glob("celery-fleet-*"))
 
 
 def test_packages_without_requirements_are_handed_over_as_none(
