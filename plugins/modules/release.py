@@ -52,6 +52,11 @@ options:
       - The action plugin sends it to the host as compressed JSON in base64.
     type: raw
     default: ""
+  build_packages:
+    description: Debian packages with which packages are built. The host that builds has them meanwhile.
+    type: list
+    elements: str
+    default: []
   wheels:
     description: Archive of the packages, empty if the host has to get them. The action plugin sends it.
     type: path
@@ -186,6 +191,7 @@ def main() -> None:
             "local": {"type": "bool", "default": False},
             # Packed like the demands: it has logins.
             "index": {"type": "raw", "default": "", "no_log": True},
+            "build_packages": {"type": "list", "elements": "str", "default": []},
             "wheels": {"type": "path", "default": ""},
             "hand_over": {"type": "path", "default": ""},
             "wheelhouse": {"type": "path", "default": ""},

@@ -52,6 +52,7 @@ class Build:
     wheels: str = ""
     hand_over: str = ""
     index: dict[str, Any] = field(default_factory=dict)
+    build_packages: list[str] = field(default_factory=list)
     demands: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     secret_environment: dict[str, Any] = field(default_factory=dict)

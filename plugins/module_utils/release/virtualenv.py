@@ -21,6 +21,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import installed
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.index import settings
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     VIRTUALENV_NOTE,
@@ -140,7 +141,10 @@ def _make(build: Build, venv: Path, left: Callable[..., Limit]) -> list[dict[str
     if build.wheels:
         unpack(build.wheels, wheels, left(), "unpacking the packages", user)
     else:
-        with settings(build.index, work / "pip", user) as environment:
+        with (
+            installed(build.build_packages, left()),
+            settings(build.index, work / "pip", user) as environment,
+        ):
             _collect_wheels(build, pip, wheels, left(), user, environment)
     _install(build, pip, wheels, left(), user)
     # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.

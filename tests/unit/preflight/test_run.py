@@ -447,6 +447,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_producer_web/environment", {"CELERY_FLEET_ARGS": "x"},
      "celery_producer_web.environment.CELERY_FLEET_ARGS", "has no effect", "the fleet's own"),
     ("celery_app_env/1ST", "x", "celery_app_env.1ST", "name of an environment variable", "letters"),
+    ("celery_release_build_packages", ["gcc", "-oAPT::x=y"], "celery_release_build_packages[1]", "not the name",
+     "libpq-dev"),
     # what the sandbox hides
     ("celery_release_python", "/home//python3", "celery_release_python", "below /home", "one below /opt"),
     ("celery_release_python", "/opt/../root", "celery_release_python", "below /root", "/usr/bin/python3"),

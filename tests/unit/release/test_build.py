@@ -216,6 +216,26 @@ def test_one_host_hands_its_packages_to_another(place: Place, tmp_path: Path) ->
     assert not (made / "wheels").exists()
 
 
+def test_what_building_needs_is_there_while_wheels_are_made(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[dict[str, Any]]
+) -> None:
+    handed, during = tmp_path / "handed.tar", []
+
+    @contextmanager
+    def installed(names: list[str], _limit: Limit) -> Iterator[None]:
+        before = len(ran)
+        yield
+        during.append((names, ["wheel" in each["command"] for each in ran[before:]]))
+
+    monkeypatch.setattr(virtualenv, "installed", installed)
+    build(place.wanted(build_packages=["gcc"], hand_over=str(handed)))
+    assert during == [(["gcc"], [True])]
+    # Another host installs these wheels.
+    other = place.wanted("r2", {"app.py": "", "requirements.txt": "# two\n"})
+    build(Build(**{**vars(other), "build_packages": ["gcc"], "wheels": str(handed)}))
+    assert len(during) == 1
+
+
 def test_wheels_are_made_without_a_release(place: Place, tmp_path: Path) -> None:
     handed = tmp_path / "handed.tar"
     files = {"requirements.txt": wheel(tmp_path)}
@@ -547,14 +567,24 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
     [
         (
             "Collecting psycopg2\nerror: subprocess-exited-with-error\nError: pg_config executable not found.",
-            ["The package is psycopg2.", "libpq-dev", "celery_runtime_packages"],
+            [
+                "The package is psycopg2.",
+                "libpq-dev",
+                "celery_release_build_packages",
+                "celery_runtime_packages",
+            ],
         ),
         (
             (
                 "Collecting a\nCollecting uwsgi==2.0\nerror: command 'x86_64-linux-gnu-gcc' failed: No such file or "
                 "directory\nERROR: Failed building wheel for uwsgi\nERROR: Could not build wheels"
             ),
-            ["The package is uwsgi.", "a compiler", "build-essential", "celery_runtime_packages"],
+            [
+                "The package is uwsgi.",
+                "a compiler",
+                "build-essential",
+                "celery_release_build_packages",
+            ],
         ),
         (
             "src/a.c:3:10: fatal error: Python.h: No such file or directory\nFailed building wheel for a",
@@ -562,7 +592,7 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
         ),
         pytest.param(
             "src/a.c:3:10: fatal error: ldap.h: No such file or directory\nFailed building wheel for a",
-            ["Probably missing: ldap.h.", "celery_runtime_packages"],
+            ["Probably missing: ldap.h.", "celery_release_build_packages"],
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -19,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Model,
     Problem,
     Severity,
+    as_list,
     as_mapping,
     as_text,
     dotted,
@@ -36,6 +37,7 @@ _ONLY: Final = {
 }
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON = re.compile(r"3\.(?:1[1-9]|[2-9][0-9])")
+_DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.:=~/-]+")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 # The user of an SSH URL is not a secret login: it is the same for everyone, and needs a key.
@@ -44,6 +46,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
 PYTHON: Final = "celery_release_python"
+BUILD_PACKAGES: Final = "celery_release_build_packages"
 ANOTHER_PYTHON: Final = (
     "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt, or a version such as "
     "3.12"
@@ -205,6 +208,20 @@ def check_interpreter(model: Model) -> Iterator[Problem]:
             value=model.show((PYTHON,), value),
             hosts=hosts,
         )
+
+
+def check_build_packages(model: Model) -> Iterator[Problem]:
+    """Refuse what apt would not read as the name of a package, such as an option."""
+    for value, hosts in model.distinct(BUILD_PACKAGES, model.hosts_of_role("celery_release")):
+        for number, name in enumerate(as_list(value)):
+            if isinstance(name, str) and not _DEBIAN.fullmatch(name):
+                yield Problem(
+                    f"{BUILD_PACKAGES}[{number}]",
+                    "is not the name of a Debian package",
+                    "write it as in libpq-dev",
+                    value=model.show((BUILD_PACKAGES,), name),
+                    hosts=hosts,
+                )
 
 
 def hidden_by_sandbox(path: PurePosixPath) -> str:
