@@ -37,12 +37,15 @@ def unpack(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
     try:
         with open(archive, "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            # Don't use is_zipfile(): it looks at the end, where a tar archive may have a zip archive.
+            zipped = stream.read(4) == b"PK\x03\x04"
         if source.get("sha256") and digest != str(source["sha256"]).lower():
             raise UserError(
                 f"celery_app_source.sha256: {text} has the hash {digest}. If this is the archive that you want, write "
                 "this hash; if not, name the right archive."
             )
-        if zipfile.is_zipfile(archive):
+        if zipped:
             _unzip(archive, target)
         else:
             _untar(archive, target)

@@ -114,6 +114,15 @@ def test_a_link_within_the_archive_is_kept(tmp_path: Path) -> None:
     assert "link" in packed(tmp_path, "a.tar.gz")[1]
 
 
+def test_a_tar_archive_that_ends_with_a_zip_archive_is_a_tar_archive(tmp_path: Path) -> None:
+    inner = zipped(tmp_path / "inner.zip").read_bytes()
+    with tarfile.open(tmp_path / "a.tar", "w") as opened:
+        info = tarfile.TarInfo("inner.zip")
+        info.size = len(inner)
+        opened.addfile(info, io.BytesIO(inner))
+    assert packed(tmp_path, "a.tar")[1] == {"inner.zip": 0o644}
+
+
 def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_text("<html>")
     with pytest.raises(UserError, match=r"celery_app_source.archive: a.tar.gz can't be unpacked"):
