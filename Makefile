@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery report-restarts report-delivery report-tested docs clean
+.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-tested docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,9 @@ demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates
 new-env: setup ## create an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOURCE=…; HELP=1 lists all options
 	@PYTHONPATH=collections python -m ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env \
 		$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
+
+wheelhouse: setup ## fill celery_release_wheelhouse of an inventory: INVENTORY=inventories/production
+	@ansible-playbook --inventory "$${INVENTORY:?is missing, as in INVENTORY=inventories/production}" playbooks/wheelhouse.yml
 
 bench: setup ## time runs of site.yml, on hosts of its own; the demo must be running
 	@python -m scripts.bench

@@ -20,7 +20,7 @@ because its wrapper is compiled on the host in each call.)
       listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
       redis_service: {broker: …},         # what servers that the fleet does not run answer; else missing
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
-      interpreter: {path, exists, version, places},  # celery_release_python; empty if a package brings it
+      interpreter: {path, exists, version, places, others},  # celery_release_python; empty if a package brings it
       files: [existing nginx files for this application's ports],
       missing: [directories of the option that don't exist],
       clock_offset: 0.0,                  # seconds that its clock certainly differs from ours, + if ahead
@@ -109,7 +109,7 @@ class ActionModule(FleetAction):
         """Return the Python of releases; empty if the host needs none, or if a package of the run may bring it."""
         path = str(self._templar.template(variables.get("celery_release_python", "")))
         packages = self._templar.template(variables.get("celery_runtime_packages", []))
-        name = Path(path).name
+        name = Path(path).name if "/" in path else f"python{path}"
         brought = any(f"{package}-".startswith(f"{name}-") for package in packages)
         groups = self.groups(variables)
         needed = any(

@@ -25,6 +25,8 @@ class ActionModule(FleetAction):
         """Build the release if it is missing, and check that it fits the inventory."""
         args = dict(args)
         identity, archive = str(args["id"]), str(args.pop("archive"))
+        if args.get("only_wheels"):
+            return self._fill(args, archive, variables)
         path = f"{args['root']}/releases/{identity}"
         found = self._low_level_execute_command(host_scripts.release_note(path))
         if found["stdout"].strip():
@@ -36,6 +38,8 @@ class ActionModule(FleetAction):
             kept = {name: note.get(name) for name in ("virtualenv", "packages")}
             return {"release": identity, "path": path, **kept}
         if self._task.check_mode:
+            if args.get("wheelhouse"):
+                self._look(args, variables)
             told = f"release {identity} would be built"
             return {"changed": True, "release": identity, "path": path, "msg": told}
         with lease.held(variables, check=False):
@@ -44,33 +48,17 @@ class ActionModule(FleetAction):
     def _build(
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
     ) -> dict[str, Any]:
-        requirements, hosts = args.pop("requirements"), args.pop("hosts", [])
-        index = args.pop("index", None) or {}
-        self.secrets.extend(str(login["password"]) for login in index.get("logins") or [])
-        seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
-        if not seen["platform"]:
-            raise UserError(
-                f"celery_release_python: {args['python']} does not run on this host. Install it, or name another "
-                "interpreter; nothing was changed."
-            )
-        own = str(args["id"]) if requirements["local"] else ""
-        # Another index may have other packages of the same names.
-        urls = [str(index.get("url") or ""), *map(str, index.get("extra_urls") or [])]
-        name = wheels.name_of(requirements["digest"], [seen["platform"], *urls], own)
+        seen = self._look(args, variables)
+        name, made = seen["name"], self._make_tmp_path()
+        housed, hosts = args.pop("wheelhouse", ""), args.pop("hosts", [])
+        args |= self._sent(args, archive, made, name)
+        if seen["housed"]:
+            args["wheels"] = self._send(seen["housed"], made, "wheels.tar")
+        # No other host could use the packages, or this one has them.
+        if housed or len(set(hosts)) < 2 or name in seen["virtualenvs"]:
+            return self.execute("release", args, variables)
         # Hosts only take wheels that the same user of the same application in the same inventory has made.
         scope = [str(variables.get("inventory_dir")), str(args["root"]), str(args["user"])]
-        made = self._make_tmp_path()
-        args |= {
-            "archive": self._send(archive, made, "release.tar.gz"),
-            "demands": transport.pack(args.get("demands") or {}),
-            "index": transport.pack(index),
-            "requirements": requirements["file"],
-            "local": requirements["local"],
-            "virtualenv": name,
-        }
-        # No other host could use the packages, or this one has them.
-        if len(set(hosts)) < 2 or name in seen["virtualenvs"]:
-            return self.execute("release", args, variables)
         with wheels.turn(name, scope, str(variables["inventory_hostname"])) as (kept, there):
             if there:
                 args["wheels"] = self._send(str(kept), made, "wheels.tar")
@@ -87,6 +75,76 @@ class ActionModule(FleetAction):
                 self._fetch(remote, kept)
             return result
 
+    def _look(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the host's virtualenvs, the name of the release's, and the file of a wheelhouse that it needs.
+
+        Raises:
+            UserError: The interpreter does not run, or the wheelhouse has no wheels for it.
+        """
+        args["python"] = _interpreter(str(args["python"]), variables)
+        index, requirements = args.get("index") or {}, args["requirements"]
+        self.secrets.extend(str(login["password"]) for login in index.get("logins") or [])
+        seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
+        if not seen["platform"]:
+            # A package of the run may bring it.
+            if self._task.check_mode:
+                return seen
+            raise UserError(
+                f"celery_release_python: {args['python']} does not run on this host. Install it, or name another "
+                "interpreter; nothing was changed."
+            )
+        own = str(args["id"]) if requirements["local"] else ""
+        housed = str(args.get("wheelhouse") or "")
+        # Another index may have other packages of the same names.
+        urls = [str(index.get("url") or ""), *map(str, index.get("extra_urls") or [])]
+        circumstances = [seen["platform"], *([] if housed else urls)]
+        name = wheels.name_of(requirements["digest"], circumstances, own)
+        found = {**seen, "name": name, "housed": ""}
+        if housed and (args.get("only_wheels") or name not in seen["virtualenvs"]):
+            config = variables.get("ansible_config_file")
+            base = Path(config).parent if config else Path.cwd()
+            path = wheels.housed(base / Path(housed).expanduser(), seen["platform"], name)
+            if not args.get("only_wheels") and not path.is_file():
+                raise UserError(wheels.lacking(path, requirements["pins"]))
+            found["housed"] = str(path)
+        return found
+
+    def _sent(
+        self, args: dict[str, Any], archive: str, directory: str, name: str
+    ) -> dict[str, Any]:
+        """Send the source; return the arguments that the module gets in another form."""
+        return {
+            "archive": self._send(archive, directory, "release.tar.gz"),
+            "demands": transport.pack(args.get("demands") or {}),
+            "index": transport.pack(args.get("index") or {}),
+            "requirements": args["requirements"]["file"],
+            "local": args["requirements"]["local"],
+            "virtualenv": name,
+        }
+
+    def _fill(
+        self, args: dict[str, Any], archive: str, variables: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Make the wheels for a wheelhouse that it lacks."""
+        seen = self._look(args, variables)
+        # In a dry run, the interpreter may be missing.
+        path = Path(seen.get("housed") or "/nowhere")
+        if self._task.check_mode or path.is_file():
+            return {"changed": not path.is_file()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wheels.alone(path, str(variables["inventory_hostname"])) as there:
+            if there:
+                return {}
+            made = self._make_tmp_path()
+            args.pop("wheelhouse")
+            args |= self._sent(args, archive, made, seen["name"])
+            remote = self._path(made, "made.tar")
+            result = self.execute("release", {**args, "hand_over": remote}, variables)
+            if result.get("failed"):
+                raise UserError(str(result["msg"]))
+            self._fetch(remote, path)
+            return result
+
     def _path(self, directory: str, name: str) -> str:
         shell = self._connection._shell  # noqa: SLF001 - as Ansible's own action plugins do
         return str(shell.join_path(directory, name))
@@ -100,3 +158,11 @@ class ActionModule(FleetAction):
         partial = path.with_name(f".{path.name}")
         self._connection.fetch_file(remote, str(partial))
         os.replace(partial, path)
+
+
+def _interpreter(wanted: str, variables: dict[str, Any]) -> str:
+    """Return the path of an interpreter; preflight has found that of a version, if no package of the run brings it."""
+    if "/" in wanted:
+        return wanted
+    found = (variables.get("ansible_facts") or {}).get("fleet", {}).get("interpreter") or {}
+    return str(found.get("path") or f"/usr/bin/python{wanted}")

@@ -52,6 +52,11 @@ options:
       - The action plugin sends it to the host as compressed JSON in base64.
     type: raw
     default: ""
+  build_packages:
+    description: Debian packages with which packages are built. The host that builds has them meanwhile.
+    type: list
+    elements: str
+    default: []
   wheels:
     description: Archive of the packages, empty if the host has to get them. The action plugin sends it.
     type: path
@@ -60,6 +65,15 @@ options:
     description: Where to write such an archive for the other hosts. The action plugin sets it.
     type: path
     default: ""
+  wheelhouse:
+    description: Directory on the control node with the packages of all platforms, C(celery_release_wheelhouse). Only
+      the action plugin uses it. In check mode it looks whether the packages are there.
+    type: path
+    default: ""
+  only_wheels:
+    description: Build nothing that stays. Only put the packages into the wheelhouse, if they are not there.
+    type: bool
+    default: false
   app:
     description: What C(celery -A) takes; empty if there is no application to check.
     type: str
@@ -71,7 +85,7 @@ options:
     type: raw
     default: ""
   python:
-    description: Interpreter of the virtualenv.
+    description: Interpreter of the virtualenv. The action plugin also takes a version, and gives the module the path.
     type: path
     default: /usr/bin/python3
   runtime:
@@ -95,7 +109,15 @@ options:
     type: int
     default: 5
   timeout:
-    description: Seconds that the build may take.
+    description: Seconds that the build may take, without the import.
+    type: int
+    default: 900
+  import_timeout:
+    description: Seconds that the import of the application may take.
+    type: int
+    default: 120
+  compile_timeout:
+    description: Seconds that compiling the source, or the packages, may take.
     type: int
     default: 900
 author: Celery Fleet (!UNKNOWN)
@@ -141,7 +163,10 @@ handed_over:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import (
+    build,
+    make_wheels,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
@@ -166,8 +191,11 @@ def main() -> None:
             "local": {"type": "bool", "default": False},
             # Packed like the demands: it has logins.
             "index": {"type": "raw", "default": "", "no_log": True},
+            "build_packages": {"type": "list", "elements": "str", "default": []},
             "wheels": {"type": "path", "default": ""},
             "hand_over": {"type": "path", "default": ""},
+            "wheelhouse": {"type": "path", "default": ""},
+            "only_wheels": {"type": "bool", "default": False},
             "app": {"type": "str", "default": ""},
             # Packed, because Celery's settings may contain a secret and Ansible logs the arguments of modules.
             "demands": {"type": "raw", "default": "", "no_log": True},
@@ -179,14 +207,20 @@ def main() -> None:
             "secret_environment": {"type": "dict", "default": {}, "no_log": True},
             "keep": {"type": "int", "default": 5},
             "timeout": {"type": "int", "default": 900},
+            "import_timeout": {"type": "int", "default": 120},
+            "compile_timeout": {"type": "int", "default": 900},
         },
         supports_check_mode=False,
     )
-    params = {name: value for name, value in module.params.items() if name != "hosts"}
+    ours = ("hosts", "wheelhouse", "only_wheels")
+    params = {name: value for name, value in module.params.items() if name not in ours}
     for name in ("demands", "index"):
         params[name] = unpack(params[name]) if params[name] else {}
     wanted = Build(**params)
     try:
+        if module.params["only_wheels"]:
+            make_wheels(wanted)
+            module.exit_json(changed=True)
         for warning in build(wanted):
             module.warn(f"release {wanted.id}: {warning}")
     except (BuildError, OSError) as error:

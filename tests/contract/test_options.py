@@ -32,7 +32,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import relea
 
 from celery_fleet.config import entries
 from tests.unit.preflight import oracle
-from tests.unit.preflight.inventory import problems, valid
+from tests.unit.preflight.inventory import valid
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = "plugins/plugin_utils/desired/worker_options.py"
@@ -157,16 +157,11 @@ def test_an_option_of_the_application_reaches_a_host(path: str, option: Option) 
 
 
 @pytest.mark.parametrize("option", SOURCE, ids=lambda option: option.name)
-def test_an_option_of_the_source_is_read_by_what_packs_it_or_refused(option: Option) -> None:
+def test_an_option_of_the_source_is_read_by_what_packs_it(option: Option) -> None:
     """A release is packed by the run itself."""
-    programs = ("source.py", "lock_files.py", "requirements.py")
+    programs = ("source.py", "archives.py", "lock_files.py", "requirements.py")
     packs = "".join((ROOT / "plugins/plugin_utils/run" / name).read_text() for name in programs)
-    refused = [
-        problem
-        for problem in problems(with_value("celery_app_source", {option.name: "x"}))
-        if problem.variable == f"celery_app_source.{option.name}"
-    ]
-    assert f'"{option.name}"' in packs or ("Not supported yet" in option.meaning and refused)
+    assert f'"{option.name}"' in packs
 
 
 # Only the check of a release reads `override`, and beat is not told of it.

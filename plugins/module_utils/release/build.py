@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     Build,
     BuildError,
     CommandFailed,
+    Limit,
     run,
     tail,
     unpack_source,
@@ -40,14 +44,12 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
+    COMPILING,
     compile_all,
     packages_of,
     provide,
     prune_virtualenvs,
 )
-
-# Seconds for the import of the application.
-_IMPORT = 120.0
 
 
 def _checked(build: Build) -> dict[str, Any]:
@@ -79,14 +81,13 @@ def _checked(build: Build) -> dict[str, Any]:
             user=user.pw_uid,
             group=user.pw_gid,
             extra_groups=[],
-            timeout=min(build.timeout, _IMPORT),
+            timeout=build.import_timeout,
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        limit = "celery_release_timeout" if build.timeout < _IMPORT else "a fixed limit"
         raise BuildError(
-            f"importing {build.app} took more than {late.timeout:.0f} s ({limit}): code that waits for a database or "
-            "a network must do so in tasks, not during the import"
+            f"importing {build.app} took more than {late.timeout:.0f} s (celery_release_import_timeout): code that "
+            "waits for a database or a network must do so in tasks, not during the import"
         ) from None
     try:
         # An application may print while it is imported, so the answer is the last line.
@@ -134,8 +135,9 @@ def _uncompiled(failure: CommandFailed, source: Path) -> str:
 def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     deadline = time.monotonic() + build.timeout
 
-    def left() -> float:
-        return max(1.0, deadline - time.monotonic())
+    def left(own: float = math.inf, variable: str = "") -> Limit:
+        rest = max(1.0, deadline - time.monotonic())
+        return Limit(own, variable) if own < rest else Limit(rest)
 
     user = user_of(build.user)
     source = build.path / "source"
@@ -144,7 +146,12 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     os.chown(source, user.pw_uid, user.pw_gid)
     unpack_source(build, source, left(), user)
     try:
-        run([*compile_all(build), str(source)], left(), "compiling the source", user)
+        run(
+            [*compile_all(build), str(source)],
+            left(build.compile_timeout, COMPILING),
+            "compiling the source",
+            user,
+        )
     except CommandFailed as failure:
         warnings.append(_uncompiled(failure, source))
     give_to_root(source)
@@ -228,6 +235,21 @@ def build(wanted: Build) -> list[str]:
         return _build_alone(wanted)
     finally:
         os.close(lock)
+
+
+def make_wheels(wanted: Build) -> None:
+    """Make the wheels of a release, by building it in a directory that is removed, and write them to `hand_over`.
+
+    Raises:
+        BuildError: It failed; the message is for the person who runs the play.
+    """
+    os.umask(0o022)
+    with tempfile.TemporaryDirectory(prefix="celery-fleet-", dir="/var/tmp") as root:
+        Path(root).chmod(0o755)
+        # The application is not imported: its environment belongs to hosts that run it.
+        scratch = replace(wanted, root=root, app="")
+        scratch.path.mkdir(parents=True)
+        _build(scratch, [])
 
 
 def _build_alone(wanted: Build) -> list[str]:

@@ -12,6 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     Build,
     BuildError,
     CommandFailed,
+    Limit,
     run,
 )
 
@@ -20,7 +21,8 @@ LOG = "build.log"
 
 
 # Output of pip and compilers if something is missing on the host, what that is, and what to do.
-_PACKAGES = "celery_runtime_packages"
+_PACKAGES = "celery_release_build_packages"
+_LIBRARIES = "celery_runtime_packages"
 _INDEX = "celery_app_package_index"
 
 _MISSING = (
@@ -28,12 +30,18 @@ _MISSING = (
     (
         r"pg_config(?: executable)? (?:is required|not found)",
         "PostgreSQL's headers",
-        f"add libpq-dev, python3-dev and build-essential to {_PACKAGES}, or require psycopg2-binary",
+        (
+            f"add libpq-dev, python3-dev and build-essential to {_PACKAGES} and libpq5 to {_LIBRARIES}, or require "
+            "psycopg2-binary"
+        ),
     ),
     (
         r"mysql_config.*not found|Can not find valid pkg-config name",
         "MySQL's headers",
-        f"add default-libmysqlclient-dev, pkg-config, python3-dev and build-essential to {_PACKAGES}",
+        (
+            f"add default-libmysqlclient-dev, pkg-config, python3-dev and build-essential to {_PACKAGES} and "
+            f"libmariadb3 to {_LIBRARIES}"
+        ),
     ),
     (
         (
@@ -51,7 +59,10 @@ _MISSING = (
     (
         r"fatal error: (\S+\.h\w*): No such file|cannot find -l(\S+)",
         "{}",
-        f"add the -dev package of that library to {_PACKAGES} (`apt-file search` finds it)",
+        (
+            f"add the -dev package of that library to {_PACKAGES} (`apt-file search` finds it) and the library to "
+            f"{_LIBRARIES}"
+        ),
     ),
     (
         r"\b401 Client Error|User for \S+: |\b403 Client Error",
@@ -135,7 +146,10 @@ def pip_wheel(build: Build, user: pwd.struct_passwd) -> str:
         # For an interpreter that is not Debian's, pip and Python may each need another version than Debian has.
         try:
             bundled = run(
-                [build.python, "-I", "-c", _BUNDLED], min(30, build.timeout), "asking for pip", user
+                [build.python, "-I", "-c", _BUNDLED],
+                Limit(min(30, build.timeout)),
+                "asking for pip",
+                user,
             )
         except BuildError:
             return ""

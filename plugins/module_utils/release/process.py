@@ -27,6 +27,14 @@ class CommandFailed(BuildError):  # noqa: N818 - what a program says, not an err
 
 
 @dataclass(frozen=True)
+class Limit:
+    """Seconds that a step of a build may take, and the variable that sets them."""
+
+    seconds: float
+    variable: str = "celery_release_timeout"
+
+
+@dataclass(frozen=True)
 class Build:
     """A release to build; the fields are the options of the module `release`."""
 
@@ -44,11 +52,14 @@ class Build:
     wheels: str = ""
     hand_over: str = ""
     index: dict[str, Any] = field(default_factory=dict)
+    build_packages: list[str] = field(default_factory=list)
     demands: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     secret_environment: dict[str, Any] = field(default_factory=dict)
     keep: int = 5
     timeout: float = 900.0
+    import_timeout: float = 120.0
+    compile_timeout: float = 900.0
 
     @property
     def path(self) -> Path:
@@ -78,7 +89,7 @@ def user_of(name: str) -> pwd.struct_passwd:
 
 def run(
     command: Sequence[str],
-    timeout: float,
+    limit: Limit,
     what: str,
     user: pwd.struct_passwd,
     directory: str = "/",
@@ -100,12 +111,12 @@ def run(
             stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=timeout,
+            timeout=limit.seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise BuildError(
-            f"{what} took more than {timeout:.0f} s; raise celery_release_timeout"
+            f"{what} took more than {limit.seconds:.0f} s; raise {limit.variable}"
         ) from None
     except FileNotFoundError as missing:
         raise BuildError(f"{what}: {missing.filename} is not on this host") from None
@@ -115,14 +126,14 @@ def run(
 
 
 def unpack(
-    archive: str, target: Path, timeout: float, what: str, user: pwd.struct_passwd, *options: str
+    archive: str, target: Path, limit: Limit, what: str, user: pwd.struct_passwd, *options: str
 ) -> None:
     """Unpack a tar archive, which only root can open, into a directory of the user.
 
     Args:
         archive: Path of the archive.
         target: The directory.
-        timeout: Seconds that it may take.
+        limit: How long it may take.
         what: What is done, for an error message.
         user: Who unpacks it.
         options: More options of tar, such as `--gzip`.
@@ -130,9 +141,9 @@ def unpack(
     # Don't use tarfile: its filters against unsafe names came with Python 3.11.4, and Debian 12 has 3.11.2.
     command = ["tar", "--extract", *options, "--file", "-", "--directory", str(target)]
     with open(archive, "rb") as stream:
-        run(command, timeout, what, user, stdin=stream)
+        run(command, limit, what, user, stdin=stream)
 
 
-def unpack_source(build: Build, target: Path, timeout: float, user: pwd.struct_passwd) -> None:
+def unpack_source(build: Build, target: Path, limit: Limit, user: pwd.struct_passwd) -> None:
     """Unpack the source into a directory of the user."""
-    unpack(build.archive, target, timeout, "unpacking the source", user, "--gzip")
+    unpack(build.archive, target, limit, "unpacking the source", user, "--gzip")

@@ -21,6 +21,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import installed
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.index import settings
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     VIRTUALENV_NOTE,
@@ -40,6 +41,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     Build,
     BuildError,
     CommandFailed,
+    Limit,
     run,
     unpack,
     unpack_source,
@@ -51,6 +53,9 @@ VIRTUALENVS = "virtualenvs"
 
 # `celery-5.5.0-py3-none-any.whl`: its first two parts are name and version.
 _WHEEL = re.compile(r"([^-]+)-([^-]+)(?:-[^-]+){3,4}\.whl")
+
+#: Variable that limits the compilation.
+COMPILING = "celery_release_compile_timeout"
 
 # As in preflight/checks/source.py, which only sees the path in the inventory.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
@@ -67,12 +72,12 @@ def compile_all(build: Build) -> list[str]:
     return [build.python, "-I", "-m", "compileall", "-q", "-j", "0"]
 
 
-def provide(build: Build, left: Callable[[], float]) -> Path:
+def provide(build: Build, left: Callable[..., Limit]) -> Path:
     """Return the virtualenv of a release; make it if this host has none of this name.
 
     Args:
         build: The release, with its source unpacked.
-        left: Returns the seconds that the build may still take.
+        left: Returns how long the build, or a step with its own limit, may still take.
 
     Raises:
         BuildError: A package can't be installed. Nothing is left except pip's output.
@@ -113,7 +118,7 @@ def prune_virtualenvs(root: Path) -> None:
                 shutil.rmtree(path)
 
 
-def _make(build: Build, venv: Path, left: Callable[[], float]) -> list[dict[str, str]]:
+def _make(build: Build, venv: Path, left: Callable[..., Limit]) -> list[dict[str, str]]:
     user = user_of(build.user)
     # Until it is complete, it belongs to the application's user.
     os.chown(venv, user.pw_uid, user.pw_gid)
@@ -136,13 +141,16 @@ def _make(build: Build, venv: Path, left: Callable[[], float]) -> list[dict[str,
     if build.wheels:
         unpack(build.wheels, wheels, left(), "unpacking the packages", user)
     else:
-        with settings(build.index, work / "pip", user) as environment:
+        with (
+            installed(build.build_packages, left()),
+            settings(build.index, work / "pip", user) as environment,
+        ):
             _collect_wheels(build, pip, wheels, left(), user, environment)
     _install(build, pip, wheels, left(), user)
     # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.
     quietly = [*compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]
     with contextlib.suppress(CommandFailed):
-        run(quietly, left(), "compiling the packages", user)
+        run(quietly, left(build.compile_timeout, COMPILING), "compiling the packages", user)
     if build.hand_over:
         _hand_over(build, wheels, left(), user)
     give_to_root(venv)
@@ -173,7 +181,7 @@ def _collect_wheels(
     build: Build,
     pip: list[str],
     wheels: Path,
-    timeout: float,
+    limit: Limit,
     user: pwd.struct_passwd,
     environment: Mapping[str, str],
 ) -> None:
@@ -182,7 +190,7 @@ def _collect_wheels(
     if build.local:
         # Building a package writes beside its code, and the release's source belongs to root by now.
         source = _owned(wheels.parent / "source", user)
-        unpack_source(build, source, timeout, user)
+        unpack_source(build, source, limit, user)
     # `.` and `./lib` are relative to the directory for which the file was named.
     places = [Path(os.path.normpath(source / build.directory)), source]
     base = next((path for path in places if (path / build.requirements).is_file()), None)
@@ -213,11 +221,11 @@ def _collect_wheels(
     environment = {**environment, "PROJECT_ROOT": str(root)}
     what = "installing the requirements"
     try:
-        run([*command, str(file)], timeout, what, user, str(root), environment)
+        run([*command, str(file)], limit, what, user, str(root), environment)
         projects = file.with_name("projects.txt")
         if exported and projects.is_file():
             # What they need is in the lock.
-            run([*command, str(projects), "--no-deps"], timeout, what, user, str(root), environment)
+            run([*command, str(projects), "--no-deps"], limit, what, user, str(root), environment)
     except CommandFailed as failure:
         raise explained(failure, build.path.parent / LOG, _read(log)) from None
     log.unlink(missing_ok=True)
@@ -237,7 +245,7 @@ def _read(path: Path) -> str:
 
 
 def _install(
-    build: Build, pip: list[str], wheels: Path, timeout: float, user: pwd.struct_passwd
+    build: Build, pip: list[str], wheels: Path, limit: Limit, user: pwd.struct_passwd
 ) -> None:
     names = sorted(str(path) for path in wheels.glob("*.whl"))
     if not names:
@@ -245,12 +253,12 @@ def _install(
     options = ("--no-input", "--progress-bar=off", "--no-index", "--no-deps", "--no-compile")
     try:
         # It is compiled later, on all processors at once.
-        run([*pip, "install", *options, *names], timeout, "installing the packages", user)
+        run([*pip, "install", *options, *names], limit, "installing the packages", user)
     except CommandFailed as failure:
         raise explained(failure, build.path.parent / LOG) from None
 
 
-def _hand_over(build: Build, wheels: Path, timeout: float, user: pwd.struct_passwd) -> None:
+def _hand_over(build: Build, wheels: Path, limit: Limit, user: pwd.struct_passwd) -> None:
     """Write the wheels to a file from which the other hosts get them.
 
     tar runs as the application's user, who owns the wheels: a link among them must not lead to root's files.
@@ -261,7 +269,7 @@ def _hand_over(build: Build, wheels: Path, timeout: float, user: pwd.struct_pass
         command = ["tar", "--create", "--file", "-", "--directory", str(wheels), "--", *names]
         if not names:
             command = ["tar", "--create", "--file", "-", "--files-from", "/dev/null"]
-        run(command, timeout, "packing the wheels", user, stdout=stream)
+        run(command, limit, "packing the wheels", user, stdout=stream)
     # The user who logs in to the host fetches it.
     owner = target.parent.stat()
     os.chown(target, owner.st_uid, owner.st_gid)

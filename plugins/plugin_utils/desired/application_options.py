@@ -70,8 +70,14 @@ APPLICATION: Final[tuple[Option, ...]] = (
                       "URL of a repository that the control node can read. A login must not be in it; git finds that "
                       "by itself."),
                Option("version", "str", "Branch, tag or commit of the repository."),
-               Option("archive", "str", "A tar archive. Not supported yet."),
-               Option("pip", "str", "A requirement that pip installs. Not supported yet."),
+               Option("archive", "str",
+                      "A tar or zip archive, a file on the control node or a URL. If one directory holds all of its "
+                      "files, that is the source's root. A login is taken from C(~/.netrc) on the control node."),
+               Option("sha256", "str",
+                      "SHA-256 of the archive, in hexadecimal digits. An archive that comes from a URL needs it."),
+               Option("pip", "str",
+                      "The application as a package of the index, such as C(shop==1.2). The release has no files of "
+                      "its own; its processes run in an empty directory."),
                Option("directory", "str",
                       "Directory in the source that holds the code and in which the processes run.",
                       default="."),
@@ -79,9 +85,15 @@ APPLICATION: Final[tuple[Option, ...]] = (
                       "The requirements file, in that directory or else in the source's root. Hashes are checked if "
                       "it has them.\n"
                       "Or a lock beside its C(pyproject.toml): C(uv.lock), C(poetry.lock) or C(pdm.lock). The tool "
-                      "that wrote it exports it on the control node, without groups for development.",
+                      "that wrote it exports it on the control node, without groups for development.\n"
+                      "Or C(pyproject.toml) itself. Then the project is installed as a package, with all that it "
+                      "requires.\n"
+                      "With C(pip), a file on the control node with the versions of further packages. It may include "
+                      "the application, as a lock with hashes does.",
                       default="requirements.txt"),
-               Option("extras", "list", "With a lock, the project's extras to install.", elements="str"),
+               Option("extras", "list",
+                      "With a lock, C(pyproject.toml) or C(pip), the project's extras to install.",
+                      elements="str"),
                Option("groups", "list", "With a lock, the dependency groups to install.", elements="str"),
            )),
     Option("celery_app_package_index", "dict",

@@ -51,6 +51,8 @@ RANGES: Final[Mapping[str, Range]] = {
     "redis_start_timeout": Range(1, None, _SECONDS, "redis"),
     "celery_release_keep": Range(0, None, _RELEASES, _FLEET),
     "celery_release_timeout": Range(1, None, _SECONDS, _FLEET),
+    "celery_release_import_timeout": Range(1, None, _SECONDS, _FLEET),
+    "celery_release_compile_timeout": Range(1, None, _SECONDS, _FLEET),
     "verify_canary_timeout": Range(1, None, _SECONDS, _FLEET),
     "verify_timeout": Range(1, None, _SECONDS, _FLEET),
     "web_proxy_read_timeout": Range(1, None, _SECONDS, _FLEET),

@@ -10,6 +10,9 @@ from typing import Final
 #: Locks that the tool which wrote them can export as such a file; see `run/lock_files.py`.
 LOCKS: Final = ("uv.lock", "poetry.lock", "pdm.lock")
 
+#: A project that pip builds as a package, with what it needs.
+PROJECT: Final = "pyproject.toml"
+
 # `-r other.txt`, `--constraint=limits.txt` and so on.
 _INCLUDE: Final = re.compile(r"(-r|-c|--requirement(?=[ =])|--constraint(?=[ =]))[ =]*(\S+)")
 _COMMENT: Final = re.compile(r"(^|\s)#.*")

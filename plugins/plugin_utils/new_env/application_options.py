@@ -141,12 +141,16 @@ def _code(answers: Answers, root: Path, directory: Path) -> None:
             "write one, with the application's packages; or name the directory that has it in DIRECTORY",
         )
     module = answers.given.get("MODULE", "")
-    if names.module_fits(module) and not source.find_module(directory, module):
+    # Preflight warns of a module that a package has to bring.
+    if (
+        names.module_fits(module)
+        and not source.find_module(directory, module)
+        and not source.in_package(directory, module)
+    ):
         answers.wrong(
             "MODULE",
             f"is a module that is not below {directory}",
-            "write it relative to that, or name the directory that it is imported from in DIRECTORY. If a package of "
-            f"the requirements brings it, name a module of your own that has `{source.import_line(module)}`",
+            "write it relative to that, or name the directory that it is imported from in DIRECTORY",
         )
 
 

@@ -118,6 +118,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     queues.check_scheduled,
     source.check_source,
     source.check_interpreter,
+    source.check_build_packages,
     package_index.check_package_index,
     requirements.check_versions,
     network.check_ports,

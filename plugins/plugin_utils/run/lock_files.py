@@ -1,4 +1,4 @@
-"""Turns the lock of uv, Poetry or PDM into requirements files, by the tool that wrote it."""
+"""Turns a project into requirements files: the lock of uv, Poetry or PDM by the tool that wrote it, or none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 
 #: Where the exported requirements are in a release, beside the lock.
 EXPORTED = ".celery-fleet/requirements.txt"
@@ -107,7 +108,7 @@ TOOLS = {
 def export(
     directory: Path, names: Iterable[Path], source: Mapping[str, Any], scratch: Path
 ) -> dict[Path, bytes]:
-    """Return the requirements of a lock, by their path in the source; empty if the source needs none from a lock.
+    """Return the requirements of a lock or a project, by their path in the source; empty if the source names none.
 
     Args:
         directory: Directory with the source.
@@ -123,6 +124,10 @@ def export(
     files = list(names)
     places = [Path(os.path.normpath(Path(str(source.get("directory") or "."), name))), Path(name)]
     lock = next((place for place in places if place in files), None)
+    if lock is not None and lock.name == requirements_file.PROJECT:
+        # pip builds it as a package, and finds out what it needs.
+        extras = ",".join(str(extra) for extra in source.get("extras") or [])
+        return {lock.parent / EXPORTED: (f".[{extras}]\n" if extras else ".\n").encode()}
     if tool is None or lock is None:
         return {}
     copy = scratch / "locked"

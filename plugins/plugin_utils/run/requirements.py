@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lock_files i
     EXPORTED,
     is_local,
 )
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+_PIN = re.compile(r"([\w.-]+)(?:\[[^]]*\])?==([\w.+!-]+)")
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,13 @@ class Requirements:
         file: Its name, as it was given.
         digest: Hash of all lines except comments. Two releases with the same digest need the same packages.
         local: Whether a package is built from files, which may change while the lines stay the same.
+        pins: Each `name==version` among the lines that applies to every platform.
     """
 
     file: str
     digest: str
     local: bool
+    pins: tuple[str, ...]
 
 
 def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requirements:
@@ -38,13 +46,15 @@ def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requ
     Args:
         source: Directory with the application's source.
         wanted: celery_app_source. Its `requirements` are relative to its `directory` or to the source.
-        exported: The requirements from the lock that it names; empty if it names no lock.
+        exported: Requirements that are in no file of the source, but come from a lock or are a package of the index.
 
     Raises:
         UserError: A file is missing.
     """
     directory = str(wanted.get("directory") or ".")
     name = str(wanted.get("requirements") or "requirements.txt")
+    if wanted.get("pip"):
+        name = "requirements.txt"
     if exported:
         name = str(Path(name).parent / EXPORTED)
         return _summary(name, [line.text for line in requirements_file.lines(exported.decode())])
@@ -60,9 +70,55 @@ def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requ
     return _summary(name, lines)
 
 
+def of_package(wanted: Mapping[str, Any], base: Path) -> bytes:
+    """Return the requirements of an application that is a package of the index.
+
+    Args:
+        wanted: celery_app_source. Its `requirements` are a file on the control node that may list the application too.
+        base: Base of relative paths.
+
+    Raises:
+        UserError: The file includes others, or asks for another version of the application.
+    """
+    package = Requirement(str(wanted["pip"]))
+    extras = sorted(package.extras | {str(extra) for extra in wanted.get("extras") or []})
+    chosen = f"[{','.join(extras)}]" if extras else ""
+    line = f"{package.name}{chosen}{package.specifier}"
+    if not wanted.get("requirements"):
+        return f"{line}\n".encode()
+    file = base / Path(str(wanted["requirements"])).expanduser()
+    try:
+        lines = list(requirements_file.lines(file.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"celery_app_source.requirements: {file} can't be read: {error}") from None
+    listed = False
+    for given in lines:
+        where = f"celery_app_source.requirements: {file.name}, line {given.number},"
+        if given.included:
+            raise UserError(
+                f"{where} includes {given.included}. Name one file that lists all packages, such as a lock."
+            )
+        with contextlib.suppress(InvalidRequirement):
+            same = Requirement(given.text.split(" --")[0])
+            if canonicalize_name(same.name) == canonicalize_name(package.name):
+                listed = True
+                pins = [one.version for one in same.specifier if one.operator == "=="]
+                if not all(package.specifier.contains(pin, prereleases=True) for pin in pins):
+                    raise UserError(
+                        f"{where} asks for {same.name}{same.specifier}, but celery_app_source.pip is "
+                        f"{wanted['pip']}. Write the same version in both."
+                    )
+    # With hashes, pip would refuse the line that has none.
+    texts = [*([] if listed else [line]), *(given.text for given in lines)]
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
 def _summary(name: str, lines: list[str]) -> Requirements:
     local = any(is_local(line) and "--hash" not in line for line in lines)
-    return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local)
+    pins = tuple(
+        f"{pin[1]}=={pin[2]}" for line in lines if (pin := _PIN.match(line)) and ";" not in line
+    )
+    return Requirements(name, hashlib.sha256("\n".join(lines).encode()).hexdigest(), local, pins)
 
 
 def _collect(path: Path, source: Path, found: list[str], seen: set[Path]) -> None:

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lock_files
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    archives,
+    lock_files,
+    requirements,
+)
 
 # Files that no release needs, for sources without git.
 _LEFT_OUT = {
@@ -116,6 +120,11 @@ def files_of(directory: Path) -> list[Path]:
                     raise _empty(directory, path)
                 found += [path / inner for inner in files_of(directory / path)]
         return sorted(found)
+    return _all_files(directory)
+
+
+def _all_files(directory: Path) -> list[Path]:
+    """Return the files of a directory without asking git, whose settings in an archive could run programs."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for text in _SUBMODULE.findall((directory / ".gitmodules").read_text()):
@@ -195,8 +204,8 @@ class Packed:
     Attributes:
         id: Name of the release, twelve hexadecimal digits.
         archive: Its files (tar, compressed by gzip).
-        directory: Where these files are now; temporary for a source in git.
-        exported: The requirements of its lock; empty if there is none.
+        directory: Where these files are now; temporary unless the source is a path.
+        exported: Requirements that are in no file of the source; empty if there are none.
     """
 
     id: str
@@ -217,24 +226,21 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Pac
     Raises:
         SourceError: The source is missing or can't be read.
     """
-    if source.get("git"):
-        directory = _clone(str(source["git"]), str(source.get("version") or "HEAD"), scratch)
-    elif source.get("path"):
-        directory = (base / Path(str(source["path"])).expanduser()).resolve()
+    if source.get("pip"):
+        # Nothing but its requirements; the code comes with the packages.
+        directory, names = scratch, []
+        exported = {Path(lock_files.EXPORTED): requirements.of_package(source, base)}
+        source = {}
     else:
-        raise SourceError(
-            "celery_app_source: give `path` or `git`; other sources are not supported yet"
-        )
-    if not directory.is_dir():
-        raise SourceError(
-            f"celery_app_source.path: {directory} is not a directory on the control node"
-        )
-    names = files_of(directory)
-    if not names:
-        # It may have files, but git ignores all of them.
-        raise SourceError(f"celery_app_source: {directory} has no file that git does not ignore")
-    _refuse_pointers(directory, names)
-    exported = lock_files.export(directory, names, source, scratch)
+        directory = _directory(source, base, scratch)
+        names = _all_files(directory) if source.get("archive") else files_of(directory)
+        if not names:
+            # It may have files, but git ignores all of them.
+            raise SourceError(
+                f"celery_app_source: {directory} has no file that git does not ignore"
+            )
+        _refuse_pointers(directory, names)
+        exported = lock_files.export(directory, names, source, scratch)
     archive = _tar(directory, names, exported)
     # Everything besides its files that defines a release.
     recipe = "\0".join(
@@ -247,3 +253,19 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Pac
     digest = hashlib.sha256(archive + recipe.encode()).hexdigest()
     compressed = gzip.compress(archive, compresslevel=6, mtime=0)
     return Packed(digest[:12], compressed, directory, b"".join(exported.values()))
+
+
+def _directory(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
+    """Return the directory of the source's files, of a copy in `scratch` if they come from elsewhere."""
+    if source.get("git"):
+        return _clone(str(source["git"]), str(source.get("version") or "HEAD"), scratch)
+    if source.get("archive"):
+        return archives.unpack(source, base, scratch)
+    if not source.get("path"):
+        raise SourceError("celery_app_source: give one of path, git, archive and pip")
+    directory = (base / Path(str(source["path"])).expanduser()).resolve()
+    if not directory.is_dir():
+        raise SourceError(
+            f"celery_app_source.path: {directory} is not a directory on the control node"
+        )
+    return directory

@@ -8,6 +8,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
+import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,12 +31,57 @@ def name_of(digest: str, circumstances: Iterable[str], release: str) -> str:
     return hashlib.sha256("\0".join([digest, *circumstances, release]).encode()).hexdigest()[:12]
 
 
+def housed(wheelhouse: Path, platform: str, virtualenv: str) -> Path:
+    """Return where a wheelhouse has the wheels of a virtualenv: in a directory for each platform.
+
+    Args:
+        wheelhouse: The directory.
+        platform: The host's platform, as the script `virtualenvs` names it.
+        virtualenv: Name of the virtualenv.
+    """
+    return wheelhouse / _short(platform) / f"{virtualenv}.tar"
+
+
+def _short(platform: str) -> str:
+    """Return a platform as the name of a directory, such as `debian-12-cpython-311-x86_64-linux-gnu`."""
+    words = platform.replace('"', "").split()
+    system = [word.partition("=")[2] for word in words if word.startswith(("ID=", "VERSION_ID="))]
+    return "-".join([*system, words[1]])
+
+
+def lacking(path: Path, pins: Iterable[str]) -> str:
+    """Return an error message: the wheels of a virtualenv are not in a wheelhouse.
+
+    Args:
+        path: Where they should be.
+        pins: The packages with their versions, as far as the requirements name them.
+    """
+    there = set()
+    for tar in path.parent.glob("*.tar"):
+        with tarfile.open(tar) as opened:
+            there |= {
+                "==".join(_plain(part) for part in name.split("-")[:2])
+                for name in opened.getnames()
+            }
+    missing = [
+        pin for pin in pins if "==".join(_plain(part) for part in pin.split("==")) not in there
+    ]
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return (
+        f"celery_release_wheelhouse: {path.parent.parent} has no wheels of these requirements for {path.parent.name}"
+        + (f". It lacks {', '.join(missing[:5])}{more}" if missing else "")
+        + ". Run the playbook celery_fleet.core.wheelhouse on a host of this platform that reaches the package index. "
+        "Nothing was changed."
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[-_.]+", "-", text).lower()
+
+
 @contextmanager
 def turn(virtualenv: str, scope: Iterable[str], host: str) -> Iterator[tuple[Path, bool]]:
-    """Let one host at a time look for the wheels of a virtualenv, and the first one make them.
-
-    Each host of a task has its own process, so a host that finds no wheels keeps the others waiting until it has
-    stored them, or until it has failed. Then the others fail as well, instead of trying one after the other.
+    """Let one host at a time look for the wheels that the control node keeps for a week.
 
     Args:
         virtualenv: Name of the virtualenv.
@@ -42,21 +89,38 @@ def turn(virtualenv: str, scope: Iterable[str], host: str) -> Iterator[tuple[Pat
         host: Name of the host.
 
     Yields:
-        Where the wheels belong, and whether they are there. Only who finds none may write them.
+        Where the wheels belong, and whether they are there; see `alone`.
+    """
+    path = cache.make(cache.directory("wheels")) / f"{name_of(virtualenv, scope, '')}.tar"
+    with alone(path, host) as there:
+        yield path, there
+    cache.sweep(path.parent)
+
+
+@contextmanager
+def alone(path: Path, host: str) -> Iterator[bool]:
+    """Let one host at a time look for the wheels of a virtualenv, and the first one make them.
+
+    Each host of a task has its own process, so a host that finds no wheels keeps the others waiting until it has
+    stored them, or until it has failed. Then the others fail as well, instead of trying one after the other.
+
+    Args:
+        path: Where the wheels belong.
+        host: Name of the host.
+
+    Yields:
+        Whether they are there. Only who finds none may write them.
 
     Raises:
         UserError: Another host has failed to make them, in this run.
     """
-    directory = cache.make(cache.directory("wheels"))
-    name = name_of(virtualenv, scope, "")
-    path = directory / f"{name}.tar"
-    lock = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     run = _run()
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if cache.used(path):
             fcntl.flock(lock, fcntl.LOCK_UN)
-            yield path, True
+            yield True
             return
         failed = os.pread(lock, 1000, 0).decode().split(" ", 1)
         if failed[0] == run:
@@ -65,11 +129,10 @@ def turn(virtualenv: str, scope: Iterable[str], host: str) -> Iterator[tuple[Pat
             )
         os.ftruncate(lock, 0)
         try:
-            yield path, False
+            yield False
         except UserError:
             os.pwrite(lock, f"{run} {host}".encode(), 0)
             raise
-        cache.sweep(directory)
     finally:
         os.close(lock)
 

@@ -226,15 +226,24 @@ def unit_of(cgroups: str) -> str:
     return "no unit"
 
 
-def interpreter(path: str) -> dict[str, object]:
-    """Return facts about the Python at a path: whether it exists, real paths of it and its library, and its version.
+def interpreters(version: str) -> list[str]:
+    """Return the paths of the Pythons whose version matches a pattern, the preferred one first."""
+    places = ("/usr/bin", "/usr/local/bin", "/opt/python*/bin")
+    return [path for place in places for path in sorted(glob.glob(f"{place}/python{version}"))]
 
-    It is run as the user ``nobody``, because it may belong to the application. If this user can't run it, its version
-    is unknown.
+
+def interpreter(wanted: str) -> dict[str, object]:
+    """Return facts about a Python: whether it exists, real paths of it and its library, and its version.
+
+    It is given by path or version. It is run as the user ``nobody``, because it may belong to the application. If this
+    user can't run it, its version is unknown. If there is none, ``others`` are the Pythons of the host.
     """
-    if not path:
+    if not wanted:
         return {}
+    path = wanted if "/" in wanted else next(iter(interpreters(wanted)), wanted)
     found: dict[str, object] = {"path": path, "exists": os.path.isfile(path)}
+    if not found["exists"]:
+        found["others"] = interpreters("3.[0-9]") + interpreters("3.[0-9][0-9]")
     code = "import sys; print('%d.%d.%d' % sys.version_info[:3]); print(sys.base_prefix)"
     command = [path, "-S", "-I", "-c", code]
     if os.geteuid() == 0:

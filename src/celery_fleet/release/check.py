@@ -301,6 +301,8 @@ def _import_error(where: str, exc: BaseException) -> str:
         )
     elif isinstance(exc, ModuleNotFoundError):
         remedy = f"add the package with {exc.name} to the application's requirements"
+    elif "cannot open shared object file" in text:
+        remedy = "add the Debian package with this library to celery_runtime_packages"
     elif isinstance(exc, SyntaxError):
         remedy = "correct it there; this is how the release's Python reads it"
     elif isinstance(exc, SystemExit):

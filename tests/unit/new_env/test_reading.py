@@ -212,9 +212,8 @@ def test_what_can_not_be_is_refused_with_its_remedy(
     assert "hush" not in str(found)
 
 
-def test_a_module_of_a_package_gets_a_remedy(tmp_path: Path) -> None:
-    (one,) = mistakes({**SMALL, "MODULE": "package.utils"}, project(tmp_path))
-    assert "`from package.utils import app`" in one.remedy
+def test_a_module_may_be_in_a_package(tmp_path: Path) -> None:
+    assert mistakes({**SMALL, "MODULE": "package.utils"}, project(tmp_path)) == []
 
 
 def test_everything_is_said_at_once(tmp_path: Path) -> None:

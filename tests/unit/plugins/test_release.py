@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import v
 
 from tests.unit.plugins.test_action_remedies import action
 
-NEEDED = {"file": "requirements.txt", "digest": "d", "local": False}
+NEEDED = {"file": "requirements.txt", "digest": "d", "local": False, "pins": []}
 PLATFORM = "/usr/bin/python3.11 cpython-311-x86_64-linux-gnu linux-x86_64 ID=debian VERSION_ID=12"
 NAME = wheels.name_of("d", [PLATFORM, ""], "")
+HOUSED = wheels.name_of("d", [PLATFORM], "")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,7 @@ class Host:
         self.name = name
         self.seen = {"platform": PLATFORM, "virtualenvs": virtualenvs or []}
         self.result = result
+        self.facts: dict[str, Any] = {}
 
     def _fetch(self, remote: str, path: str) -> None:
         assert remote == self.called["hand_over"]
@@ -47,7 +50,7 @@ class Host:
         handed = {"handed_over": bool(args.get("hand_over"))}
         return {"changed": True, "packages": [], **handed, **self.result}
 
-    def build(self, *hosts: str, **needed: Any) -> dict[str, Any]:
+    def build(self, *hosts: str, check: bool = False, more: Any = None, **needed: Any) -> Any:
         args = {
             "id": "r1",
             "archive": "/cache/r1.tar.gz",
@@ -56,9 +59,11 @@ class Host:
             "user": "shop",
             "requirements": {**NEEDED, **needed},
             "hosts": hosts,
+            **(more or {}),
         }
         shell = SimpleNamespace(tmpdir="", join_path=lambda *parts: "/".join(parts))
         made = action("release", args)
+        made._task.check_mode = check
         vars(made).update(
             _connection=SimpleNamespace(_shell=shell, fetch_file=self._fetch),
             _low_level_execute_command=lambda *_, **__: {"rc": 0, "stdout": "", "stderr": ""},
@@ -68,9 +73,8 @@ class Host:
             execute=self._execute,
             secrets=[],
         )
-        return dict(
-            made.run(task_vars={"inventory_hostname": self.name, "inventory_dir": "/inventory"})
-        )
+        variables = {"inventory_hostname": self.name, "inventory_dir": "/inventory"}
+        return made.run(task_vars={**variables, "ansible_facts": self.facts})
 
 
 def test_the_first_host_hands_its_packages_to_the_next(kept: Path) -> None:
@@ -133,6 +137,18 @@ def test_an_interpreter_that_does_not_run() -> None:
     assert host.called == {}
 
 
+def test_a_version_is_the_interpreter_that_preflight_has_found() -> None:
+    host = Host("worker1")
+    host.build("worker1", more={"python": 3.12})
+    # A package of this run has brought it.
+    assert host.called["python"] == "/usr/bin/python3.12"
+    host.facts = {"fleet": {"interpreter": {"path": "/opt/python3.12/bin/python3.12"}}}
+    host.build("worker1", more={"python": 3.12})
+    assert host.called["python"] == "/opt/python3.12/bin/python3.12"
+    host.build("worker1")
+    assert host.called["python"] == "/usr/bin/python3"
+
+
 def test_the_platform_of_a_host() -> None:
     told = virtualenvs.platform("/usr/bin/python3").split()
     assert told[0].startswith("/usr/bin/python3.")
@@ -150,3 +166,71 @@ def test_virtualenvs_that_are_complete(tmp_path: Path) -> None:
             (path / "virtualenv.json").write_text("{}")
     found = virtualenvs.main({"root": str(tmp_path), "python": "/usr/bin/python3"})
     assert found["virtualenvs"] == ["whole"]
+
+
+# --- a wheelhouse ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """The packages of the release in a wheelhouse."""
+    path = tmp_path / f"house/debian-12-cpython-311-x86_64-linux-gnu/{HOUSED}.tar"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def filled(path: Path, *names: str) -> None:
+    with tarfile.open(path, "w") as opened:
+        for name in names:
+            opened.addfile(tarfile.TarInfo(name))
+
+
+def test_every_host_gets_its_packages_from_the_wheelhouse(house: Path, kept: Path) -> None:
+    filled(house)
+    given = {"wheelhouse": str(house.parents[1])}
+    # Also one that shares them with no other.
+    for hosts in (("worker1",), ("worker1", "worker2")):
+        host = Host("worker1")
+        host.build(*hosts, more=given)
+        assert host.sent[host.called["wheels"]] == str(house)
+        assert "hand_over" not in host.called
+        assert "wheelhouse" not in host.called
+    there = Host("worker1", [HOUSED])
+    there.build("worker1", more=given)
+    assert "wheels" not in there.called
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_packages_that_the_wheelhouse_lacks_are_named(house: Path, check: bool) -> None:
+    filled(house.with_name("other.tar"), "Celery-5.6.0-py3-none-any.whl", "a_b-1-py3-none-any.whl")
+    host = Host("worker1")
+    pins = ["celery==5.6.0", "a.b==1", "kombu==5.6.1"]
+    with pytest.raises(AnsibleActionFail) as failed:
+        host.build("worker1", check=check, more={"wheelhouse": str(house.parents[1])}, pins=pins)
+    for words in (
+        "house has no wheels",
+        "debian-12-cpython-311-x86_64",
+        "It lacks kombu==5.6.1.",
+        "core.wheelhouse",
+    ):
+        assert words in str(failed.value)
+    assert host.called == {}
+
+
+def test_a_dry_run_of_a_host_without_its_interpreter_is_no_error(house: Path) -> None:
+    host = Host("worker1")
+    host.seen["platform"] = ""
+    assert host.build("worker1", check=True, more={"wheelhouse": str(house.parents[1])})["changed"]
+
+
+def test_a_wheelhouse_is_filled_once_for_each_platform(house: Path) -> None:
+    given = {"wheelhouse": str(house.parents[1]), "only_wheels": True}
+    first, second = Host("worker1"), Host("worker2")
+    assert first.build(check=True, more=given)["changed"]
+    assert first.called == {}
+    first.build(more=given)
+    assert first.called["only_wheels"]
+    assert house.read_text() == "of worker1"
+    assert not second.build(more=given)["changed"]
+    assert second.called == {}

@@ -291,7 +291,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_task_time_limit", 5, "celery_task_time_limit", "is a setting of Celery", "task_time_limit in"),
     ("CELERY_BEAT_SCHEDULE", {}, "CELERY_BEAT_SCHEDULE", "is a setting of Celery", "use celery_beat_schedule"),
     ("celery_app_module", "shop.celery.py", "celery_app_module", "not a module", "without .py"),
-    ("celery_release_python", 3.12, "celery_release_python", "not an absolute path", "/usr/bin/python3"),
+    ("celery_release_python", 3.9, "celery_release_python", "nor a version from 3.11 on", "such as 3.12"),
     (f"{D}/loglevel", "info", f"{W}.discounts.loglevel", "none of the allowed", "did you mean INFO?"),
     ("celery_app_broker_host", "redis://redis1", "celery_app_broker_host", "more than a host", "broker_port"),
     ("celery_app_broker_host", "redis1:6379", "celery_app_broker_host", "more than a host", "broker_port"),
@@ -450,11 +450,13 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_producer_web/environment", {"CELERY_FLEET_ARGS": "x"},
      "celery_producer_web.environment.CELERY_FLEET_ARGS", "has no effect", "the fleet's own"),
     ("celery_app_env/1ST", "x", "celery_app_env.1ST", "name of an environment variable", "letters"),
+    ("celery_release_build_packages", ["gcc", "-oAPT::x=y"], "celery_release_build_packages[1]", "not the name",
+     "libpq-dev"),
     # what the sandbox hides
     ("celery_release_python", "/home//python3", "celery_release_python", "below /home", "one below /opt"),
     ("celery_release_python", "/opt/../root", "celery_release_python", "below /root", "/usr/bin/python3"),
     ("celery_release_python", "/tmp/python3", "celery_release_python", "PrivateTmp=", "below /opt"),
-    ("celery_release_python", "python3.12", "celery_release_python", "not an absolute path", "/usr/bin/python3"),
+    ("celery_release_python", "python3.12", "celery_release_python", "neither a path", "/usr/bin/python3"),
     (f"{D}/read_write_paths", ["/srv/a", '/srv/"b'], f"{W}.discounts.read_write_paths[1]", "quotation mark", "rename"),
     (f"{D}/read_write_paths", ["/srv/a\nUser=root"], f"{W}.discounts.read_write_paths[0]",
      "control character", "rename"),
@@ -473,7 +475,6 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     # source
     (S, {}, S, "none of path", "exactly one"),
     (S, {"path": "a", "git": "https://x/y"}, S, "path and git", "exactly one"),
-    (S, {"archive": "a.tar"}, f"{S}.archive", "not supported yet", "use path"),
     (S, {"git": "not an address"}, f"{S}.git", "not the address", "https://"),
     (S, {"git": "--upload-pack=x"}, f"{S}.git", "not the address", "https://"),
     (S, {"git": "https://ghp_token@github.com/a/b"}, f"{S}.git", "contains a login", "credential helper"),
@@ -485,9 +486,18 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"git": "https://example.org/a", "version": 1.1}, f"{S}.version", "YAML changes numbers", "in quotes"),
     (f"{S}/directory", "../x", f"{S}.directory", "leads outside", "without .."),
     (f"{S}/requirements", "req.txt", f"{S}.requirements", "does not have", "name the one"),
-    ("celery_app_module", "shop.celery", "celery_app_module", "not below", "celery_app_source"),
-    ("celery_app_module", "package.utils", "celery_app_module", "not below", "`from package.utils import app`"),
-    ("celery_app_module", "package:capp", "celery_app_module", "not below", "`from package import capp`"),
+    ("celery_app_module", "app.celery", "celery_app_module", "not below", "celery_app_source"),
+    (S, {"pip": "shop=1.2"}, f"{S}.pip", "not a package of the index", "shop==1.2"),
+    (S, {"pip": "shop @ https://a/shop.whl"}, f"{S}.pip", "not a package of the index", "shop==1.2"),
+    (S, {"pip": "shop==1.2", "requirements": "no/lock.txt"}, f"{S}.requirements", "does not exist", str(ROOT)),
+    (S, {"pip": "shop==1.2", "directory": "backend"}, f"{S}.directory", "no effect with pip", "remove it"),
+    (S, {"archive": "no/such.tar"}, f"{S}.archive", "not a file", str(ROOT)),
+    (S, {"archive": "ftp://a/b.tar.gz"}, f"{S}.archive", "neither the URL", "https://"),
+    (S, {"archive": "https://a/b.tar.gz"}, f"{S}.sha256", "is not set", "`sha256sum`"),
+    (S, {"archive": "https://me:hush@a/b.tar.gz", "sha256": "0" * 64}, f"{S}.archive", "contains a login", "~/.netrc"),
+    (S, {"archive": "https://a/b.tar.gz", "sha256": "0" * 40}, f"{S}.sha256", "not a SHA-256", "64 hexadecimal"),
+    (f"{S}/sha256", "0" * 64, f"{S}.sha256", "no effect with path", "remove it"),
+    (f"{S}/extras", ["a"], f"{S}.extras", "no lock", "pyproject.toml"),
     # network
     ("redis_broker_port", 70000, "redis_broker_port", "not a TCP port", "1 to 65535"),
     ("redis_broker_maxmemory", "256 MB", "redis_broker_maxmemory", "not a memory limit", "256mb"),
@@ -872,6 +882,39 @@ def test_a_value_that_looks_like_a_placeholder_is_allowed_by_name(
     assert "preflight_allowed_placeholders" in only(problems(given)).remedy
     assert problems({**given, "preflight_allowed_placeholders": [allowed]}) == []
     assert len(problems({**given, "preflight_allowed_placeholders": ["another"]})) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"pip": "shop[web]==1.2", "extras": ["mail"]},
+        {"archive": "https://packages.example.org/shop-1.2.tar.gz", "sha256": "0" * 64},
+    ],
+)
+def test_a_source_of_another_kind_passes(variables: Variables, source: dict[str, Any]) -> None:
+    assert problems({**variables, S: source, "celery_app_module": "shop.celery"}) == []
+
+
+def test_a_package_whose_version_is_open_makes_a_warning(variables: Variables) -> None:
+    found = only(problems({**variables, S: {"pip": "shop>=1.2"}}))
+    assert (found.variable, found.severity) == (f"{S}.pip", Severity.WARNING)
+    assert "shop==1.2" in found.remedy
+
+
+def test_a_module_that_only_a_package_can_have_makes_a_warning(
+    variables: Variables, tmp_path: Path
+) -> None:
+    found = only(problems({**variables, "celery_app_module": "shop_core.celery:app"}))
+    assert (found.variable, found.severity) == ("celery_app_module", Severity.WARNING)
+    assert "a package of the requirements has to bring it" in found.message
+    # Unless the requirements list it.
+    (tmp_path / "source/requirements.txt").write_text("Shop.Core[web]==1.2\n")
+    assert problems({**variables, "celery_app_module": "shop_core.celery:app"}) == []
+
+
+@pytest.mark.parametrize("python", [3.12, "3.11", "/opt/python3"])
+def test_an_interpreter_is_a_path_or_a_version(variables: Variables, python: object) -> None:
+    assert problems({**variables, "celery_release_python": python}) == []
 
 
 def test_code_from_git_without_a_version(variables: Variables) -> None:

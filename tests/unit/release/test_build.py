@@ -24,10 +24,15 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
 from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
     pip as pip_of,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build, prune
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import (
+    build,
+    make_wheels,
+    prune,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
+    Limit,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
@@ -211,6 +216,36 @@ def test_one_host_hands_its_packages_to_another(place: Place, tmp_path: Path) ->
     assert not (made / "wheels").exists()
 
 
+def test_what_building_needs_is_there_while_wheels_are_made(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[dict[str, Any]]
+) -> None:
+    handed, during = tmp_path / "handed.tar", []
+
+    @contextmanager
+    def installed(names: list[str], _limit: Limit) -> Iterator[None]:
+        before = len(ran)
+        yield
+        during.append((names, ["wheel" in each["command"] for each in ran[before:]]))
+
+    monkeypatch.setattr(virtualenv, "installed", installed)
+    build(place.wanted(build_packages=["gcc"], hand_over=str(handed)))
+    assert during == [(["gcc"], [True])]
+    # Another host installs these wheels.
+    other = place.wanted("r2", {"app.py": "", "requirements.txt": "# two\n"})
+    build(Build(**{**vars(other), "build_packages": ["gcc"], "wheels": str(handed)}))
+    assert len(during) == 1
+
+
+def test_wheels_are_made_without_a_release(place: Place, tmp_path: Path) -> None:
+    handed = tmp_path / "handed.tar"
+    files = {"requirements.txt": wheel(tmp_path)}
+    make_wheels(place.wanted(python=PYTHON, files=files, hand_over=str(handed)))
+    assert names_in(handed) == ["small-1.0-py3-none-any.whl"]
+    assert place.releases() == []
+    assert not (place.root / "virtualenvs").exists()
+    assert not list(Path("/var/tmp").glob("celery-fleet-*"))
+
+
 def test_packages_without_requirements_are_handed_over_as_none(
     place: Place, tmp_path: Path
 ) -> None:
@@ -232,7 +267,7 @@ def test_a_link_among_the_wheels_leads_the_other_hosts_to_nothing(
     made.mkdir()
     made.chmod(0o755)
     (made / "a-1-py3-none-any.whl").symlink_to(secret)
-    virtualenv._hand_over(place.wanted(hand_over=str(handed)), made, 20, USER)
+    virtualenv._hand_over(place.wanted(hand_over=str(handed)), made, Limit(20), USER)
     with tarfile.open(handed) as opened:
         assert [member.issym() for member in opened] == [True]
     give = made / "b-1-py3-none-any.whl"
@@ -532,14 +567,24 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
     [
         (
             "Collecting psycopg2\nerror: subprocess-exited-with-error\nError: pg_config executable not found.",
-            ["The package is psycopg2.", "libpq-dev", "celery_runtime_packages"],
+            [
+                "The package is psycopg2.",
+                "libpq-dev",
+                "celery_release_build_packages",
+                "celery_runtime_packages",
+            ],
         ),
         (
             (
                 "Collecting a\nCollecting uwsgi==2.0\nerror: command 'x86_64-linux-gnu-gcc' failed: No such file or "
                 "directory\nERROR: Failed building wheel for uwsgi\nERROR: Could not build wheels"
             ),
-            ["The package is uwsgi.", "a compiler", "build-essential", "celery_runtime_packages"],
+            [
+                "The package is uwsgi.",
+                "a compiler",
+                "build-essential",
+                "celery_release_build_packages",
+            ],
         ),
         (
             "src/a.c:3:10: fatal error: Python.h: No such file or directory\nFailed building wheel for a",
@@ -547,7 +592,7 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
         ),
         pytest.param(
             "src/a.c:3:10: fatal error: ldap.h: No such file or directory\nFailed building wheel for a",
-            ["Probably missing: ldap.h.", "celery_runtime_packages"],
+            ["Probably missing: ldap.h.", "celery_release_build_packages"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -605,24 +650,18 @@ def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
     assert place.releases() == []
 
 
-@pytest.mark.parametrize(
-    ("timeout", "fixed", "words"),
-    [
-        # Enough for the virtualenv, too little for the import.
-        (10, 120.0, r"10 s \(celery_release_timeout\): "),
-        (900, 1.0, r"1 s \(a fixed limit\): "),
-    ],
-    ids=["variable", "fixed"],
-)
-def test_an_import_that_takes_too_long(
-    place: Place, monkeypatch: pytest.MonkeyPatch, timeout: float, fixed: float, words: str
-) -> None:
-    monkeypatch.setattr(release_build, "_IMPORT", fixed)
+def test_an_import_that_takes_too_long(place: Place) -> None:
     place.check("import time; time.sleep(30)")
-    with pytest.raises(
-        BuildError, match=f"importing app took more than {words}.* in tasks, not during"
-    ):
-        build(place.wanted(timeout=timeout))
+    words = r"1 s \(celery_release_import_timeout\): .* in tasks, not during"
+    with pytest.raises(BuildError, match=f"importing app took more than {words}"):
+        build(place.wanted(import_timeout=1))
+    assert place.releases() == []
+
+
+def test_compiling_that_takes_too_long(place: Place) -> None:
+    words = "compiling the source took more than 0 s; raise celery_release_compile_timeout"
+    with pytest.raises(BuildError, match=words):
+        build(place.wanted(compile_timeout=0.001))
     assert place.releases() == []
 
 
@@ -630,7 +669,7 @@ def test_whatever_the_timeout_is_said_to_bound_it_does(
     place: Place, ran: list[dict[str, Any]]
 ) -> None:
     """Else `raise celery_release_timeout` would be a remedy that has no effect."""
-    build(place.wanted(timeout=5000))
+    build(place.wanted(timeout=5000, compile_timeout=6000))
     other = ("import ensurepip", "celery_fleet.release.check")
     bounds = {
         str(each["command"]): each["timeout"]

@@ -257,3 +257,19 @@ def test_the_real_tool(
     (root / "pyproject.toml").write_text(stale)
     with pytest.raises(UserError, match="If the lock does not match"):
         packed(root, requirements=lock)
+
+
+# --- a project without a lock ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("extras", "line"), [([], ".\n"), (["web", "mail"], ".[web,mail]\n")])
+def test_a_project_without_lock_is_installed_with_its_extras(
+    tmp_path: Path, extras: list[str], line: str
+) -> None:
+    root = source(tmp_path / "shop", FILES)
+    wanted = {"requirements": "pyproject.toml", "extras": extras}
+    made, added = packed(root, **wanted)
+    assert added == {".celery-fleet/requirements.txt": line}
+    needed = read(made.directory, wanted, made.exported)
+    # So each release has its own virtualenv.
+    assert (needed.file, needed.local) == (".celery-fleet/requirements.txt", True)

@@ -149,3 +149,14 @@ def test_a_file_that_is_missing(tmp_path: Path, files: dict[str, str], words: st
         wanted(tmp_path, files, "code")
     assert str(caught.value).startswith("celery_app_source.requirements: ")
     assert words in str(caught.value)
+
+
+def test_exact_versions_for_every_platform_are_pins(tmp_path: Path) -> None:
+    lines = [
+        "celery[redis]==5.6.0 --hash=sha256:00",
+        "redis>=5",
+        "colorama==0.4 ; sys_platform == 'win32'",
+        "kombu==5.6.1",
+    ]
+    needed = wanted(tmp_path, {"requirements.txt": "\n".join(lines)})
+    assert needed.pins == ("celery==5.6.0", "kombu==5.6.1")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import requirements
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import SourceError, pack
 
 FILES = {"app/tasks.py": "x = 1\n", "requirements.txt": "celery\n", "run.sh": "#!/bin/sh\n"}
@@ -56,6 +58,48 @@ def packed(
     made = pack(wanted, base, scratch, salt)
     with tarfile.open(fileobj=io.BytesIO(made.archive)) as opened:
         return made.id, {member.name: member for member in opened}
+
+
+# --- a package of the index --------------------------------------------------------------------------
+
+
+def test_a_package_of_the_index_is_a_release_without_files(tmp_path: Path) -> None:
+    wanted = {"pip": "shop[web]==1.2", "extras": ["mail"]}
+    made = pack(wanted, tmp_path, tmp_path, "")
+    with tarfile.open(fileobj=io.BytesIO(made.archive)) as opened:
+        assert opened.getnames() == [".celery-fleet/requirements.txt"]
+    assert made.exported == b"shop[mail,web]==1.2\n"
+    needed = requirements.read(made.directory, wanted, made.exported)
+    assert (needed.file, needed.local) == (".celery-fleet/requirements.txt", False)
+    other = pack({**wanted, "pip": "shop[web]==1.3"}, tmp_path, tmp_path, "")
+    assert other.id != made.id
+
+
+def test_a_packages_release_does_not_depend_on_where_its_lock_is(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("shop==1.2 --hash=sha256:00  # ours\n\ncelery==5.6\n")
+    one, two = (
+        pack({"pip": "shop==1.2", "requirements": name}, tmp_path, tmp_path, "")
+        for name in ("one", "two")
+    )
+    assert one.exported == b"shop==1.2 --hash=sha256:00\ncelery==5.6\n"
+    assert one.id == two.id
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("-r base.txt\n", "line 1, includes base.txt"),
+        (
+            "celery\nShop==1.3\n",
+            "line 2, asks for Shop==1.3, but celery_app_source.pip is shop==1.2",
+        ),
+    ],
+)
+def test_a_lock_that_does_not_fit_the_package(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "lock.txt").write_text(text)
+    with pytest.raises(UserError, match=words):
+        pack({"pip": "shop==1.2", "requirements": "lock.txt"}, tmp_path, tmp_path, "")
 
 
 # --- a directory -------------------------------------------------------------------------------------
@@ -140,8 +184,7 @@ def test_a_relative_path_starts_at_the_checkout(tmp_path: Path) -> None:
         ({"path": "none"}, "none is not a directory on the control node"),
         ({"path": "file"}, "file is not a directory on the control node"),
         ({"path": "empty"}, "empty has no file that git does not ignore"),
-        ({"pip": "shop"}, "give `path` or `git`"),
-        ({}, "give `path` or `git`"),
+        ({}, "give one of path, git, archive and pip"),
     ],
 )
 def test_what_can_not_be_packed(tmp_path: Path, wanted: dict[str, Any], words: str) -> None:

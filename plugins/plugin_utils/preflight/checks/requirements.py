@@ -138,13 +138,16 @@ def _fits(wanted: PackageRequirement | None, minors: Sequence[str]) -> bool:
 
 
 def _file(model: Model, source: object) -> Path | None:
-    """Return the file that a build would read, if the source is a directory here."""
+    """Return the file that a build would read, if it is here."""
     given = as_mapping(source)
+    file = as_text(given.get("requirements"))
+    if given.get("pip"):
+        return model.control.base_dir / expand_home(file) if file else None
     text = as_text(given.get("path"))
     if text is None or "\0" in text:
         return None
     root = model.control.base_dir / expand_home(text)
-    name = as_text(given.get("requirements")) or "requirements.txt"
+    name = file or "requirements.txt"
     places = (root / (as_text(given.get("directory")) or "."), root)
     return next((place / name for place in places if is_file(place / name)), None)
 
@@ -156,6 +159,9 @@ def _requirements(file: Path, seen: set[Path]) -> Iterator[tuple[str, Requiremen
     seen.add(file.resolve())
     if file.name in requirements_file.LOCKS:
         yield from _locked(file)
+        return
+    if file.name == requirements_file.PROJECT:
+        yield from _project(file)
         return
     try:
         text = file.read_text(encoding="utf-8-sig", errors="replace")
@@ -185,3 +191,14 @@ def _locked(file: Path) -> Iterator[tuple[str, Requirement]]:
         if name and version and names.count(name) == 1:
             with contextlib.suppress(InvalidRequirement):
                 yield file.name, Requirement(f"{name}=={version}")
+
+
+def _project(file: Path) -> Iterator[tuple[str, Requirement]]:
+    """Yield what a project requires, without its extras."""
+    try:
+        project = as_mapping(tomllib.loads(file.read_text(encoding="utf-8")).get("project"))
+    except (OSError, ValueError):
+        return  # pip reports what is wrong
+    for text in as_list(project.get("dependencies")):
+        with contextlib.suppress(InvalidRequirement):
+            yield file.name, Requirement(str(text))

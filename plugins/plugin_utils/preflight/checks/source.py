@@ -11,18 +11,34 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.requirements_file import (
     LOCKS,
+    PROJECT,
+    lines,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
     Problem,
     Severity,
+    as_list,
     as_mapping,
     as_text,
     dotted,
 )
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 _KINDS: Final = ("path", "git", "archive", "pip")
+# Keys that only some kinds have.
+_ONLY: Final = {
+    "directory": ("path", "git", "archive"),
+    "groups": ("path", "git", "archive"),
+    "sha256": ("archive",),
+    "version": ("path", "git"),
+}
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PYTHON = re.compile(r"3\.(?:1[1-9]|[2-9][0-9])")
+_DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.:=~/-]+")
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 # The user of an SSH URL is not a secret login: it is the same for everyone, and needs a key.
 _LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNORECASE)
@@ -30,8 +46,10 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
 PYTHON: Final = "celery_release_python"
+BUILD_PACKAGES: Final = "celery_release_build_packages"
 ANOTHER_PYTHON: Final = (
-    "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
+    "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt, or a version such as "
+    "3.12"
 )
 # Hidden by ProtectHome= and PrivateTmp= in templates/systemd/_service.j2.
 HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
@@ -55,20 +73,23 @@ def _source(
         yield Problem(
             _NAME,
             f"has {' and '.join(kinds)}" if kinds else "has none of path, git, archive and pip",
-            "give exactly one of path and git",
+            "give exactly one of path, git, archive and pip",
             value=model.show((_NAME,), source),
         )
         return
     kind = kinds[0]
     if source[kind] is UNKNOWN:
         return
-    if kind in ("archive", "pip"):
-        yield Problem(
-            dotted((_NAME, kind)),
-            "is a kind of source that is not supported yet",
-            "use path (a directory on the control node) or git",
-            value=model.show((_NAME, kind), source[kind]),
-        )
+    for key, those in _ONLY.items():
+        if source.get(key) and kind not in those:
+            yield Problem(
+                dotted((_NAME, key)),
+                f"has no effect with {kind}",
+                "remove it",
+                value=model.show((_NAME, key), source[key]),
+            )
+    if kind == "pip":
+        yield from _package(model, source)
         return
     for key in ("directory", "requirements"):
         text = as_text(source.get(key))
@@ -81,18 +102,93 @@ def _source(
             )
             return
     name = as_text(source.get("requirements")) or "requirements.txt"
-    for key in ("extras", "groups"):
-        if source.get(key) and PurePosixPath(name).name not in LOCKS:
+    for key, names in (("extras", (*LOCKS, PROJECT)), ("groups", LOCKS)):
+        if source.get(key) and PurePosixPath(name).name not in names:
             yield Problem(
                 dotted((_NAME, key)),
                 f"has no effect, because {name} is no lock",
-                f"remove it, or name {', '.join(LOCKS[:-1])} or {LOCKS[-1]} in {_NAME}.requirements",
+                f"remove it, or name {', '.join(names[:-1])} or {names[-1]} in {_NAME}.requirements",
                 value=model.show((_NAME, key), source[key]),
             )
     if kind == "git":
         yield from _git(model, source)
+    elif kind == "archive":
+        yield from _archive(model, source)
     else:
         yield from _path(model, source, hosts)
+
+
+def _package(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
+    shown = model.show((_NAME, "pip"), source["pip"])
+    try:
+        wanted = Requirement(str(source["pip"]))
+    except InvalidRequirement:
+        wanted = None
+    if wanted is None or wanted.url or wanted.marker:
+        yield Problem(
+            dotted((_NAME, "pip")),
+            "is not a package of the index with its version",
+            "write it as in shop==1.2",
+            value=shown,
+        )
+    elif not any(one.operator == "==" and "*" not in one.version for one in wanted.specifier):
+        yield Problem(
+            dotted((_NAME, "pip")),
+            "leaves the version open, so a new version of the package makes no new release",
+            f"write the exact version, as in {wanted.name}==1.2",
+            value=shown,
+            severity=Severity.WARNING,
+        )
+    text = as_text(source.get("requirements"))
+    if text is not None and not is_file(model.control.base_dir / expand_home(text)):
+        yield Problem(
+            dotted((_NAME, "requirements")),
+            "does not exist on the control node",
+            f"with pip, write the path of a file there; relative paths start from {model.control.base_dir}",
+            value=model.show((_NAME, "requirements"), text),
+        )
+
+
+def _archive(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
+    text = source["archive"]
+    shown = model.show((_NAME, "archive"), text)
+    digest = as_text(source.get("sha256"))
+    if not isinstance(text, str):
+        return  # another check reports the type
+    if has_login(text):
+        yield Problem(
+            dotted((_NAME, "archive")),
+            "contains a login",
+            "remove it from the URL, and write it into ~/.netrc of the user who runs Ansible",
+            value=shown,
+        )
+    elif "://" in text and not text.startswith(("http://", "https://")):
+        yield Problem(
+            dotted((_NAME, "archive")),
+            "is neither the URL of an HTTP server nor a file",
+            "write it as in https://packages.example.org/app-1.2.tar.gz, or name a file on the control node",
+            value=shown,
+        )
+    elif "://" in text and digest is None:
+        yield Problem(
+            dotted((_NAME, "sha256")),
+            "is not set, so the server could send any other archive",
+            "write the SHA-256 of the archive, which `sha256sum` prints",
+        )
+    elif "://" not in text and not is_file(model.control.base_dir / expand_home(text)):
+        yield Problem(
+            dotted((_NAME, "archive")),
+            "is not a file on the control node",
+            f"name a tar or zip archive; relative paths start from {model.control.base_dir}",
+            value=shown,
+        )
+    if digest is not None and not _SHA256.fullmatch(digest):
+        yield Problem(
+            dotted((_NAME, "sha256")),
+            "is not a SHA-256",
+            "write the 64 hexadecimal digits that `sha256sum` prints for the archive, in quotes",
+            value=model.show((_NAME, "sha256"), digest),
+        )
 
 
 def check_interpreter(model: Model) -> Iterator[Problem]:
@@ -103,15 +199,29 @@ def check_interpreter(model: Model) -> Iterator[Problem]:
         # YAML reads 3.12 as a number.
         path = PurePosixPath(os.path.normpath(str(value)))
         message = hidden_by_sandbox(path)
-        if not message and path.is_absolute():
+        if not message and (path.is_absolute() or _PYTHON.fullmatch(str(value))):
             continue
         yield Problem(
             PYTHON,
-            f"is {message}" if message else "is not an absolute path",
+            f"is {message}" if message else "is neither a path nor a version from 3.11 on",
             ANOTHER_PYTHON,
             value=model.show((PYTHON,), value),
             hosts=hosts,
         )
+
+
+def check_build_packages(model: Model) -> Iterator[Problem]:
+    """Refuse what apt would not read as the name of a package, such as an option."""
+    for value, hosts in model.distinct(BUILD_PACKAGES, model.hosts_of_role("celery_release")):
+        for number, name in enumerate(as_list(value)):
+            if isinstance(name, str) and not _DEBIAN.fullmatch(name):
+                yield Problem(
+                    f"{BUILD_PACKAGES}[{number}]",
+                    "is not the name of a Debian package",
+                    "write it as in libpq-dev",
+                    value=model.show((BUILD_PACKAGES,), name),
+                    hosts=hosts,
+                )
 
 
 def hidden_by_sandbox(path: PurePosixPath) -> str:
@@ -193,7 +303,10 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
         )
         return
     requirements = as_text(source.get("requirements")) or "requirements.txt"
-    if not any(is_file(place / requirements) for place in (directory, root)):
+    file = next(
+        (place / requirements for place in (directory, root) if is_file(place / requirements)), None
+    )
+    if file is None:
         yield Problem(
             dotted((_NAME, "requirements")),
             "is a file that the source does not have",
@@ -202,14 +315,39 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
         )
     for module in {str(model.value(host, "celery_app_module")): None for host in hosts}:
         if module != str(UNKNOWN) and not find_module(directory, module):
-            yield Problem(
-                "celery_app_module",
-                f"is a module that is not below {directory}",
-                "write it as seen from there, or set celery_app_source.directory to the directory it is imported from. "
-                "If a package of the requirements brings it, name a module of your own that has "
-                f"`{import_line(module)}`",
-                value=model.show(("celery_app_module",), module),
-            )
+            if in_package(directory, module) and file is not None and _lists(file, module):
+                continue
+            yield _no_module(model, directory, module)
+
+
+def _lists(file: Path, module: str) -> bool:
+    """Return whether a requirements file lists a package with the first name of a module."""
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return False
+    names = (_PACKAGE.match(line.text) for line in lines(text))
+    first = module.partition(":")[0].split(".")[0]
+    return any(canonicalize_name(name[0]) == canonicalize_name(first) for name in names if name)
+
+
+def _no_module(model: Model, directory: Path, module: str) -> Problem:
+    shown = model.show(("celery_app_module",), module)
+    elsewhere = "write it as seen from there, or set celery_app_source.directory to the directory it is imported from"
+    if in_package(directory, module):
+        return Problem(
+            "celery_app_module",
+            f"is a module that is not below {directory}, so a package of the requirements has to bring it",
+            f"if none does, {elsewhere}",
+            value=shown,
+            severity=Severity.WARNING,
+        )
+    return Problem(
+        "celery_app_module",
+        f"is a module that is not below {directory}",
+        elsewhere,
+        value=shown,
+    )
 
 
 def _instead(*places: Path) -> str:
@@ -217,8 +355,8 @@ def _instead(*places: Path) -> str:
     there = [name for name in LOCKS if any(is_file(place / name) for place in places)]
     if there:
         return f", such as {' or '.join(there)}"
-    if any(is_file(place / "pyproject.toml") for place in places):
-        return "; from a pyproject.toml, `uv lock` makes one"
+    if any(is_file(place / PROJECT) for place in places):
+        return f", such as {PROJECT}"
     return ""
 
 
@@ -249,10 +387,10 @@ def find_module(directory: Path, module: str) -> bool:
     return any(is_file(file) for file in files)
 
 
-def import_line(module: str) -> str:
-    """Return the line by which a module of the source takes the Celery application of another module."""
-    name, _, attribute = module.partition(":")
-    return f"from {name} import {attribute or 'app'}"
+def in_package(directory: Path, module: str) -> bool:
+    """Return whether a missing module may be in an installed package: the source has nothing of its first name."""
+    first = directory / module.partition(":")[0].split(".")[0]
+    return not is_dir(first) and not is_file(first.with_name(f"{first.name}.py"))
 
 
 def expand_home(text: str) -> Path:

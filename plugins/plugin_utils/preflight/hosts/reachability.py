@@ -298,11 +298,10 @@ def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
     places = [PurePosixPath(place) for place in as_strings(found.get("places"))]
     unseen = next((f"leads {why}" for place in places if (why := hidden_by_sandbox(place))), "")
     if found.get("exists") is not True:
-        message = "does not exist on the host"
-        remedy = (
-            f"install it there (the run does so if {PurePosixPath(path).name} is in celery_runtime_packages), or "
-            f"{ANOTHER_PYTHON}"
-        )
+        others = ", ".join(as_strings(found.get("others"))) or "no other Python 3"
+        message = f"does not exist on the host, which has {others}"
+        name = PurePosixPath(path).name if "/" in path else f"python{path}"
+        remedy = f"install it there (the run does so if {name} is in celery_runtime_packages), or {ANOTHER_PYTHON}"
     elif unseen:
         message, remedy = unseen, ANOTHER_PYTHON
     elif text and version(text) < PYTHON_FROM:

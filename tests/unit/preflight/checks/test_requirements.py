@@ -134,3 +134,23 @@ def test_extras_without_a_lock(tmp_path: Path) -> None:
     (problem,) = problems(variables)
     assert problem.variable == "celery_app_source.extras"
     assert "no effect, because requirements.txt is no lock" in problem.message
+
+
+def test_what_a_project_requires_is_read(tmp_path: Path) -> None:
+    variables = valid(tmp_path / "source")
+    project = '[project]\nname = "shop"\ndependencies = ["celery==5.3", "redis>=5"]\n'
+    (tmp_path / "source/pyproject.toml").write_text(project)
+    variables["celery_app_source"]["requirements"] = "pyproject.toml"
+    (found,) = problems(variables)
+    assert "asks for celery==5.3 (pyproject.toml)" in found.message
+
+
+def test_the_lock_of_a_package_is_read(tmp_path: Path) -> None:
+    variables = valid(tmp_path / "source")
+    (tmp_path / "lock.txt").write_text("shop==1.2\ncelery==5.3\n")
+    variables["celery_app_source"] = {
+        "pip": "shop==1.2",
+        "requirements": str(tmp_path / "lock.txt"),
+    }
+    (found,) = problems(variables)
+    assert "asks for celery==5.3 (lock.txt:2)" in found.message

@@ -83,9 +83,9 @@ def test_a_good_host_passes() -> None:
         ({"systemd_version": 247}, "systemd", "older than 252", Severity.ERROR),
         ({"python_version": "3.9.2"}, "python", "older", Severity.ERROR),
         (
-            {"interpreter": {"path": "/usr/bin/python3.9", "exists": False}},
+            {"interpreter": {"path": "3.12", "exists": False, "others": ["/opt/a", "/opt/b"]}},
             "celery_release_python",
-            "does not exist",
+            "does not exist on the host, which has /opt/a, /opt/b",
             Severity.ERROR,
         ),
         (
@@ -366,9 +366,20 @@ def test_an_interpreter_that_can_not_be_asked(
     tmp_path: Path, path: str, exists: bool | None
 ) -> None:
     found = probed(tmp_path, 1, interpreter=path)["interpreter"]
+    found.pop("others", None)
     assert found == (
         {"path": path, "exists": exists, "version": "", "places": [path]} if path else {}
     )
+
+
+def test_an_interpreter_is_found_by_its_version(tmp_path: Path) -> None:
+    name = os.path.basename(os.path.realpath(INTERPRETER))
+    found = probed(tmp_path, 1, interpreter=name.removeprefix("python"))["interpreter"]
+    assert (found["path"], found["exists"]) == (f"/usr/bin/{name}", True)
+    assert found["version"].startswith(f"{name.removeprefix('python')}.")
+    missing = probed(tmp_path, 1, interpreter="3.99")["interpreter"]
+    assert (missing["path"], missing["exists"]) == ("3.99", False)
+    assert f"/usr/bin/{name}" in missing["others"]
 
 
 def test_an_interpreter_that_leads_elsewhere(tmp_path: Path) -> None:

@@ -416,3 +416,12 @@ def test_a_django_application_needs_neither_its_database_nor_its_broker(
     (error,) = json.loads(run("-m", "celery_fleet.release.check", stdin=request).stdout)["errors"]
     assert "KeyError: 'SECRET_KEY' at site_settings.py, line 3" in error
     assert "celery_app_secret_env" in error
+
+
+def test_a_library_that_the_host_lacks_is_a_debian_package(run: Run, source: Path) -> None:
+    words = "libpq.so.5: cannot open shared object file: No such file or directory"
+    status, report = scheduled(run, source, f"raise ImportError({words!r})")
+
+    assert status == 1
+    (error,) = report["errors"]
+    assert error.endswith("add the Debian package with this library to celery_runtime_packages")
