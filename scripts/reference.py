@@ -3,10 +3,10 @@
     python scripts/reference.py           write the files
     python scripts/reference.py --check   check that they are up to date; exit status 1 if not
 
-The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. A role's README is
-made from its `meta/argument_specs.yml` and the first comment of its tasks (or of its `vars/main.yml`, if it has no
-tasks). Hosts and tags come from `playbooks/site.yml`, and examples from `role_examples.yml` next to this program.
-docs/reference.md lists the roles.
+The tables are `application_options.py`, `producer_options.py` and `worker_options.py` in
+`plugins/plugin_utils/desired/`. A role's README is made from its `meta/argument_specs.yml` and the first comment of its
+tasks (or of its `vars/main.yml`, if it has no tasks). Hosts and tags come from `playbooks/site.yml`, and examples from
+`role_examples.yml` next to this program. docs/reference.md lists the roles.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "collections")]
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (  # noqa: E402  # found by the line above
     application_options,
+    producer_options,
     worker_options,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (  # noqa: E402  # found by the line above
@@ -43,6 +44,8 @@ FIRST = ("main", "variables")
 TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
     ("celery_app", "variables"): application_options.APPLICATION,
     ("celery_app", "url"): application_options.URL,
+    ("celery_producer", "main"): producer_options.PRODUCER,
+    ("celery_producer", "static"): producer_options.STATIC,
     ("celery_worker", "main"): worker_options.WORKER_VARIABLES,
 }
 # Ansible's specs can't describe the elements of these variables. Variable -> suffix and options of an element; the page

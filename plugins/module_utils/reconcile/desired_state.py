@@ -86,12 +86,14 @@ class Check:
         redis: Path of a redis.conf, with which a server is started briefly, without data and without a port.
         files: Glob patterns of the files that the daemon reads.
         flavor: `redis` or `valkey`, the server to start.
+        hint: What to do if it fails; added to the error message.
     """
 
     files: tuple[str, ...]
     command: tuple[str, ...] = ()
     redis: str = ""
     flavor: str = "redis"
+    hint: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.redis):

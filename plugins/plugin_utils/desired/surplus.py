@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import (
+    certificate_hook,
     locations_directory,
     site_file,
 )
@@ -63,7 +64,11 @@ _OWNED = {
     ),
     "web_site": _Owned(
         ("celery_producer",),
-        files=("{directory}/credentials-nginx/web.htpasswd", site_file("{app}", "web")),
+        files=(
+            "{directory}/credentials-nginx/web.htpasswd",
+            site_file("{app}", "web"),
+            certificate_hook("{app}"),
+        ),
     ),
     "flower": _Owned(
         ("flower",),

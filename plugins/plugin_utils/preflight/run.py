@@ -36,6 +36,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     stray_options,
     values,
     visibility,
+    web,
     workers,
     yaml_texts,
 )
@@ -120,6 +121,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_protected_paths,
     network.check_users,
     network.check_memory,
+    web.check_web,
     firewall.check_firewall,
     environment.check_overruled,
     yaml_texts.check_texts,

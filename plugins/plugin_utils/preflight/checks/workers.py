@@ -68,16 +68,20 @@ def enabled(model: Model, host: str) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(as_strings(wanted)) if name in instances)
 
 
+def each_enabled(model: Model, host: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield each worker that a host runs, with its options over the defaults of all."""
+    defaults = as_mapping(model.value(host, "celery_worker_defaults"))
+    instances = as_mapping(model.value(host, "celery_worker_instances"))
+    for name in enabled(model, host):
+        yield name, {**defaults, **as_mapping(instances[name])}
+
+
 def consumed(model: Model) -> dict[str, list[str]]:
     """Return each queue that enabled workers consume, with these workers' node names."""
     found: dict[str, list[str]] = {}
     for host in model.members("celery_workers"):
-        defaults = as_mapping(model.value(host, "celery_worker_defaults"))
-        instances = as_mapping(model.value(host, "celery_worker_instances"))
-        for name in enabled(model, host):
-            for queue in consumed_queues(
-                name, parsed(WORKER, {**defaults, **as_mapping(instances[name])})
-            ):
+        for name, options in each_enabled(model, host):
+            for queue in consumed_queues(name, parsed(WORKER, options)):
                 found.setdefault(queue, []).append(f"{name}@{host}")
     return found
 
