@@ -24,6 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     redis,
     settings,
     surplus,
+    unit_options,
     visibility,
     workers,
 )
@@ -116,6 +117,7 @@ class FilterModule:
             "redis_knows_setinfo": _plain(acl.knows_setinfo),
             "redis_state": _plain(redis.redis_state),
             "surplus": _plain(surplus.surplus),
+            "unit_drop_in": _plain(unit_options.drop_in),
             "visibility_timeout": _plain(visibility.visibility_timeout),
             "stock_visibility": _plain(visibility.stock_visibility),
             "delivery_options": _plain(delivery.document),

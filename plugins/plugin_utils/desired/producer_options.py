@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import UNIT
 
 # fmt: off
 WEB: Final[tuple[Option, ...]] = (
@@ -19,7 +20,7 @@ WEB: Final[tuple[Option, ...]] = (
            "Versions of gunicorn that know C(--no-control-socket) need it, because the unit leaves no place for that "
            "socket.",
            elements="str"),
-    Option("environment", "dict", "Environment of the web process only."),
+    *UNIT,
 )
 
 # Of celery_producer_web_static.

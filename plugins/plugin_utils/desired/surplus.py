@@ -49,6 +49,7 @@ _OWNED = {
             "{directory}/credentials/schedule.json",
             "{root}/pins/beat",
             _UNITS + "/{app}-beat.service",
+            _UNITS + "/{app}-beat.service.d/10-fleet.conf",
         ),
     ),
     "web": _Owned(
@@ -59,6 +60,7 @@ _OWNED = {
             "{root}/pins/web",
             _UNITS + "/{app}-web.socket",
             _UNITS + "/{app}-web.service",
+            _UNITS + "/{app}-web.service.d/10-fleet.conf",
             "/run/{app}-web.sock",
         ),
     ),
@@ -75,6 +77,7 @@ _OWNED = {
         ("{app}-flower.service",),
         (
             "{directory}/flower.env",
+            _UNITS + "/{app}-flower.service.d/10-fleet.conf",
             "{directory}/credentials/flower.*",
             "{root}/pins/flower",
             _UNITS + "/{app}-flower.service",

@@ -15,14 +15,17 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     version,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
+    memory_bytes,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
     CERTIFICATES,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
     each_enabled,
-    memory_bytes,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNITS,
     Model,
     Problem,
     Severity,
@@ -119,6 +122,9 @@ def _processes(model: Model, host: str) -> Iterator[tuple[str, Mapping[str, obje
     if host in model.members("celery_workers"):
         for name, options in each_enabled(model, host):
             yield f"celery_worker_instances.{name}", options
+    for variable, group in UNITS.items():
+        if host in model.members(group):
+            yield variable, as_mapping(model.value(host, variable))
 
 
 def check_capacity(
