@@ -45,6 +45,7 @@ FIRST = ("main", "variables")
 TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
     ("celery_app", "variables"): application_options.APPLICATION,
     ("celery_app", "url"): application_options.URL,
+    ("celery_app", "directory"): application_options.DIRECTORY,
     ("celery_producer", "main"): producer_options.PRODUCER,
     ("celery_producer", "static"): producer_options.STATIC,
     ("celery_worker", "main"): worker_options.WORKER_VARIABLES,

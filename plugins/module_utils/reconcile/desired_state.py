@@ -23,12 +23,18 @@ class DesiredStateError(ValueError):
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory with its owner and mode; its parents must exist or come before it in the list."""
+    """A directory with its owner and mode; its parents must exist or come before it in the list.
+
+    Attributes:
+        follow: Whether links on the way to it are followed. If other users can write to its parents, they must not be;
+            missing parents are then made for root.
+    """
 
     path: str
     owner: str = "root"
     group: str = "root"
     mode: Mode = 0o755
+    follow: bool = True
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ UNIT: Final[tuple[Option, ...]] = (
            elements="path", directive="ReadWritePaths"),
     Option("umask", "str", "systemd's C(UMask): permissions that new files don't get. Without it only the unit's own "
            "user can read them (C(0077)).",
-           syntax=re.compile("[0-7]{3,4}"), like='"0027"', directive="UMask"),
+           syntax=re.compile("0[0-7]{3}"), like='"0027"', directive="UMask"),
     Option("requires_mounts_for", "list",
            "Paths whose filesystems must be mounted while it runs: systemd's C(RequiresMountsFor).",
            elements="path", directive="RequiresMountsFor", section="Unit"),

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils import routing
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     acl,
+    directories,
     nginx,
     redis,
     surplus,
@@ -959,3 +960,14 @@ def test_whatever_a_part_holds_a_client_reads_the_same() -> None:
     assert parse_qs(found.query) == {NASTY: [NASTY]}
     # libpq does not take a plus sign for a blank.
     assert "+" not in text
+
+
+def test_declared_directories_belong_to_the_application_unless_they_say_otherwise() -> None:
+    given = {"/srv/a/b/": {"mode": "2750", "group": "shop-proxy"}, "/srv/a": None}
+    found = directories.directories(facts(user="app"), given)
+    assert [(one["path"], one["owner"], one["group"], one["mode"]) for one in found] == [
+        ("/srv/a", "app", "app", "0750"),
+        ("/srv/a/b", "app", "shop-proxy", "2750"),
+    ]
+    # A process may own the parent.
+    assert {one["follow"] for one in found} == {False}

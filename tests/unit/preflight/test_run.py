@@ -101,6 +101,7 @@ P = "celery_producer_web_protected_paths"
 U = "celery_app_env_urls/OTHER_URL"
 R = "celery_release_commands"
 SET = "celery_app_settings"
+DIR = "celery_app_directories"
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"]}
 
 # path, value, variable that is named, part of the message, part of the remedy
@@ -187,6 +188,19 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/autoscale", "4000,2", f"{W}.discounts.autoscale", "more than the 1000", "pool: gevent"),
     (f"{D}/concurrency", 4000, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
     (D, {"concurrency": 4000, "pool": "threads"}, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
+    # directories
+    (DIR, {"srv": {}}, f"{DIR}.srv", "not an absolute path", "/srv/shop/media"),
+    (DIR, {"/srv": {}}, f"{DIR}['/srv']", "two parts", "/srv/shop/media"),
+    (DIR, {"/srv/../etc/x": {}}, f"{DIR}['/srv/../etc/x']", "absolute", "/srv/"),
+    (DIR, {"/etc/ssl": {}}, f"{DIR}['/etc/ssl']", "belongs to the system", "own"),
+    (DIR, {"/var/lib/": {}}, f"{DIR}['/var/lib/']", "to the system", "own"),
+    (DIR, {"/home/admin": {}}, f"{DIR}['/home/admin']", "the system", "own"),
+    (DIR, {"/opt/shop/pins": {}}, f"{DIR}['/opt/shop/pins']",
+     "belongs to the fleet (celery_app_root)", "own files"),
+    (DIR, {"/srv/a": {"mode": "rwx"}}, f"{DIR}['/srv/a'].mode", "be the mode", "2750"),
+    (DIR, {"/srv/a": {"mode": 0o1770}}, f"{DIR}['/srv/a'].mode", "the mode", '"2750"'),
+    (DIR, {"/srv/a": {"owner": "A B"}}, f"{DIR}['/srv/a'].owner", "the owner", "shop"),
+    (DIR, {"/srv/a": {"user": "x"}}, f"{DIR}['/srv/a'].user", "known key", "owner"),
     # the web process's address
     ("celery_producer_web_listen", "5000", "celery_producer_web_listen", "an address with a port", "127.0.0.1:5000"),
     ("celery_producer_web_listen", "localhost:5000", "celery_producer_web_listen", "not an address with", "[::1]:5000"),

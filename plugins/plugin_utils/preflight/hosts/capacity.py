@@ -101,6 +101,7 @@ def _paths(model: Model, host: str) -> dict[str, str]:
     """Return the paths that must exist and that no deploy creates, each with the first variable that names it."""
     app = str(model.value(host, "celery_app_name"))
     made = [f"{base}/{app}" for base in ("/opt", "/var/cache", "/var/lib", "/var/log")]
+    made += as_mapping(model.value(host, "celery_app_directories"))
     found: dict[str, str] = {}
     for name, options in _processes(model, host):
         for text in as_strings(options.get("read_write_paths")):

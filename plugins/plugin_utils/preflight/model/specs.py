@@ -34,6 +34,7 @@ ELEMENTS: Final[Mapping[str, tuple[str, str]]] = {
     "celery_worker_instances": ("instance", "celery_worker_defaults"),
     "celery_beat_schedule": ("entry", ""),
     "celery_app_env_urls": ("url", ""),
+    "celery_app_directories": ("directory", ""),
     "celery_producer_web_static": ("static", ""),
 }
 

@@ -264,6 +264,10 @@ def test_a_directory_that_is_missing_is_refused_before_a_worker_needs_it(tmp_pat
     assert [(one.value, one.hosts) for one in found] == [("/srv/c", ("worker1",))]
     assert "-/srv/c" in found[0].remedy
     assert check_facts({"worker1": {**GOOD, "missing": []}}, {}, None, asked) == []
+    # What a run makes itself need not be there.
+    variables["celery_app_directories"] = {"/srv/a": {}}
+    made: dict[str, Any] = demands(model(variables, {}))
+    assert set(made["worker1"]["paths"]) == {"/srv/c"}
 
 
 def test_a_certificate_that_is_missing_is_refused_before_nginx_refuses_it(tmp_path: Path) -> None:
