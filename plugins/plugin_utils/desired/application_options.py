@@ -211,5 +211,9 @@ COMMAND: Final[tuple[Option, ...]] = (
     Option("when", "str", "Once for each release, or once ever.", default="release", choices=("release", "once")),
     Option("hosts", "str", "On one host, or on all that have the release.", default="one", choices=("one", "all")),
     Option("timeout", "float", "Seconds that it may take.", default=600),
+    Option("umask", "str",
+           "Permissions that its new files don't get, as four digits in quotes; by default only the application's "
+           "user can read them.",
+           default="0077", syntax=re.compile("0[0-7]{3}"), like='"0027"'),
 )
 # fmt: on

@@ -272,6 +272,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (D, {"overlap": True, "pool": "solo"}, f"{W}.discounts.overlap", "pool solo", "prefork"),
     ("celery_app_delivery", "exactly_once", "celery_app_delivery", "none of the", "at_least_once"),
     # release commands
+    (R, [{**MIGRATE, "umask": 0o27}], f"{R}[0].umask", "is not a umask", '"0027"'),
+    (R, [{**MIGRATE, "umask": "rwx"}], f"{R}[0].umask", "is not a umask", '"0027"'),
     (R, {"migrate": []}, R, "a mapping, but must be a list", "- item"),
     (R, ["migrate"], f"{R}[0]", "a string, but must be a mapping", "name: migrate"),
     (R, [{"argv": ["x"]}], f"{R}[0].name", "is not set", "name the command"),

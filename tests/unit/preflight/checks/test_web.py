@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Problem,
     Severity,
 )
 
-from tests.unit.preflight.inventory import problems, valid
+from tests.unit.preflight.inventory import ROOT, problems, valid
 
 WEB = "celery_producer_web_"
 CERTIFICATE = {"certificate": "/etc/tls/shop.crt", "certificate_key": "/etc/tls/shop.key"}
@@ -97,3 +98,11 @@ def test_flower_can_not_be_part_of_a_site_that_does_not_exist(variables: dict[st
 )
 def test_what_is_right_passes(variables: dict[str, Any], options: dict[str, Any]) -> None:
     assert errors(with_web(variables, options)) == []
+
+
+def test_the_documented_site_passes(variables: dict[str, Any]) -> None:
+    page = (ROOT / "docs/web.md").read_text().partition("## A Django site")[2]
+    block = [line[4:] for line in page.partition("\n## ")[0].splitlines() if line[:4] == "    "]
+    documented = yaml.safe_load("\n".join(block))
+    assert "celery_producer_web_static" in documented
+    assert errors({**variables, **documented}) == []
