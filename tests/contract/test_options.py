@@ -43,6 +43,7 @@ TABLE = "plugins/plugin_utils/desired/worker_options.py"
 # What a value of the type alone would not do for.
 SAMPLES: dict[str, Any] = {
     "autoscale": "10,3",
+    "celery_app_directories": {"/srv/shop/media": {"mode": "0755"}},
     "celery_app_task_routes": {"app.*": {"queue": "mail"}},
     "celery_app_env_urls": {"A_URL": {"scheme": "https", "host": "h"}},
     "celery_producer_web_auth_password": "another-password",
