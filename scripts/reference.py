@@ -3,10 +3,10 @@
     python scripts/reference.py           write the files
     python scripts/reference.py --check   check that they are up to date; exit status 1 if not
 
-The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. A role's README is
-made from its `meta/argument_specs.yml` and the first comment of its tasks (or of its `vars/main.yml`, if it has no
-tasks). Hosts and tags come from `playbooks/site.yml`, and examples from `role_examples.yml` next to this program.
-docs/reference.md lists the roles.
+The tables are `application_options.py`, `producer_options.py`, `unit_options.py` and `worker_options.py` in
+`plugins/plugin_utils/desired/`. A role's README is made from its `meta/argument_specs.yml` and the first comment of its
+tasks (or of its `vars/main.yml`, if it has no tasks). Hosts and tags come from `playbooks/site.yml`, and examples from
+`role_examples.yml` next to this program. docs/reference.md lists the roles.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "collections")]
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (  # noqa: E402  # found by the line above
     application_options,
+    producer_options,
+    unit_options,
     worker_options,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (  # noqa: E402  # found by the line above
@@ -44,7 +46,15 @@ TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
     ("celery_app", "variables"): application_options.APPLICATION,
     ("celery_app", "url"): application_options.URL,
     ("celery_app", "client"): application_options.CLIENT,
+    ("celery_app", "directory"): application_options.DIRECTORY,
+    ("celery_producer", "main"): producer_options.PRODUCER,
+    ("celery_producer", "static"): producer_options.STATIC,
     ("celery_worker", "main"): worker_options.WORKER_VARIABLES,
+}
+# The same for single variables whose keys are in a table, in specs that are otherwise written by hand.
+ROWS: dict[tuple[str, str], tuple[Option, ...]] = {
+    ("celery_beat", "main"): (unit_options.variable("celery_beat_unit", "beat"),),
+    ("flower", "main"): (unit_options.variable("flower_unit", "Flower"),),
 }
 # Ansible's specs can't describe the elements of these variables. Variable -> suffix and options of an element; the page
 # lists them below the variable.
@@ -183,13 +193,16 @@ def specs_text(root: Path, role: str) -> str:
     path = root / "roles" / role
     document = yaml.safe_load((path / "meta/argument_specs.yml").read_text())
     defaults = yaml.safe_load((path / "defaults/main.yml").read_text())
-    for (name, entry), table in TABLES.items():
+    for (name, entry), table in (TABLES | ROWS).items():
         if name == role:
             options = {option.name: _on_one_line(option.spec()) for option in table}
             for key in options.keys() & defaults.keys():
                 options[key].setdefault("default", defaults[key])
-            document["argument_specs"][entry]["options"] = options
-    head = "---\n# The options are written by scripts/reference.py, from tables in plugins/plugin_utils/desired/.\n"
+            by_hand = document["argument_specs"][entry]["options"] if (name, entry) in ROWS else {}
+            kept = {key: _on_one_line(option) for key, option in by_hand.items()}
+            document["argument_specs"][entry]["options"] = kept | options
+    what = "Options of units" if (role, "main") in ROWS else "The options"
+    head = f"---\n# {what} are written by scripts/reference.py, from tables in plugins/plugin_utils/desired/.\n"
     return head + dump(document)
 
 
@@ -317,7 +330,7 @@ def parse(
             name=entry,
             title=str(spec["short_description"]),
             paragraphs=texts(spec.get("description")),
-            options=completed(spec.get("options") or {}, TABLES.get((name, entry), ())),
+            options=completed(spec.get("options") or {}, (TABLES | ROWS).get((name, entry), ())),
         )
         for entry, spec in sorted(specs.items(), key=lambda item: (item[0] not in FIRST, item[0]))
     ]
@@ -367,7 +380,7 @@ def main(arguments: Sequence[str]) -> int:
             told = f"{path.relative_to(ROOT)} is stale: run `python scripts/reference.py`"
             print(told, file=sys.stderr)
 
-    for role, entry in TABLES:
+    for role, entry in TABLES | ROWS:
         if entry in FIRST:
             write(ROOT / "roles" / role / "meta/argument_specs.yml", specs_text(ROOT, role))
     # The rest is made from the specs.

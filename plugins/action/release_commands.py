@@ -82,6 +82,7 @@ class ActionModule(FleetAction):
                 "resumed": bool(args["mark"]["resumed"]),
                 "argv": [str(word) for word in command["argv"]],
                 "timeout": float(command["timeout"]),
+                "umask": str(command["umask"]),
             },
             say=lambda line: Display().display(f"{here}: {line}"),
         )

@@ -13,7 +13,7 @@ description:
   - Changes nothing, so it also runs in check mode.
 options:
   directories:
-    description: Directories that have to exist. The fact names those that don't.
+    description: Directories and files that have to exist. The fact names those that don't.
     type: list
     elements: str
     default: []

@@ -23,6 +23,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
     URL,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import (
+    PRODUCER,
+    WEB,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
     WORKER,
     WORKER_VARIABLES,
@@ -40,10 +44,15 @@ TABLE = "plugins/plugin_utils/desired/worker_options.py"
 # What a value of the type alone would not do for.
 SAMPLES: dict[str, Any] = {
     "autoscale": "10,3",
+    "celery_app_directories": {"/srv/shop/media": {"mode": "0755"}},
     "celery_app_task_routes": {"app.*": {"queue": "mail"}},
     "celery_app_clients": {"partner": {"queues": ["maintenance"]}},
     "celery_app_client_passwords": {"partner": "another"},
     "celery_app_env_urls": {"A_URL": {"scheme": "https", "host": "h"}},
+    "celery_producer_web_auth_password": "another-password",
+    "celery_producer_web_listen": "127.0.0.1:5000",
+    "celery_producer_web_proxy": "none",
+    "celery_producer_web_static": {"/static/": {"path": "/srv/shop/static"}},
     "celery_worker_host_instances": ["discounts"],
     "celery_worker_instances": {"mail": {}},
     "crontab": {"minute": "5"},
@@ -51,7 +60,13 @@ SAMPLES: dict[str, Any] = {
 }
 # Path in an inventory -> the options below it. Those of workers, entries and commands have tests of their own.
 RENDERED: dict[str, tuple[Option, ...]] = {
-    "": tuple(option for option in (*APPLICATION, *WORKER_VARIABLES) if not option.options),
+    "": tuple(
+        option
+        for option in (*APPLICATION, *PRODUCER, *WORKER_VARIABLES)
+        # This one is in Redis's rules, which have tests of their own.
+        if not option.options and option.name != "celery_producer_remote_control"
+    ),
+    "celery_producer_web/": WEB,
     "celery_app_env_urls/OTHER_URL/": URL,
     "celery_app_clients/partner/": CLIENT,
     "celery_app_log_rotate/": LOG_ROTATE,
@@ -85,14 +100,16 @@ def values(option: Option) -> list[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # Each part of the delivery is on, logs go to files, and there is a client outside of the fleet.
+    # Each part of the delivery is on, logs go to files, and there are a cache and a client outside of the fleet.
     BASE.update(
         valid(tmp_path_factory.mktemp("source")),
         celery_app_delivery="at_least_once",
         celery_app_log_destination="file",
         celery_app_clients={"partner": {"queues": ["discounts"]}},
         celery_app_client_passwords={"partner": "one"},
+        celery_app_cache=True,
     )
+    BASE["redis_passwords"]["cache"] = "another"
     with oracle.compiled_once():
         yield
 

@@ -133,11 +133,10 @@ def given_by_filters() -> set[str]:
         socket="/s",
         protected=[],
         password_line="",
-        read_timeout=1,
-        ipv6=False,
+        proxy={},
     )
     location = nginx.location(
-        "flower", directory="/d", prefix="p", socket="/s", password_line="a:x", read_timeout=1
+        "flower", directory="/d", prefix="p", socket="/s", password_line="a:x", proxy={}
     )
     files = [*worker["files"], *redis["files"], *site["files"], *location["files"]]
     return {name for item in files for name in item.get("vars", {})}

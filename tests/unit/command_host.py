@@ -102,7 +102,8 @@ class Host:
         request = {"do": do, "app": "shop", "name": "migrate", "release": "r1", "mark": "r1"}
         # A request to wait names its command, as the control side does.
         self.argv = list(argv) if do == "start" else self.argv
-        request |= {"argv": self.argv, "resumed": False, "timeout": 30, "seconds": 20, **more}
+        request |= {"argv": self.argv, "resumed": False, "timeout": 30, "seconds": 20}
+        request |= {"umask": "0077", **more}
         done = subprocess.run(
             [sys.executable, "-S", "-I", str(self.runtime / "release_command.py")],
             input=json.dumps(request),

@@ -94,7 +94,8 @@ class DaemonChecks:
             else:
                 by, words = " ".join(check.command), self._command(check.command)
             if words:
-                return [f"{by} refuses {', '.join(found)}: {words}"]
+                hint = f"\n{check.hint}" if check.hint else ""
+                return [f"{by} refuses {', '.join(found)}: {words}{hint}"]
         return self._refused_units()
 
     def _command(self, command: Sequence[str]) -> str:

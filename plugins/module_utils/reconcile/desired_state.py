@@ -23,12 +23,18 @@ class DesiredStateError(ValueError):
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory with its owner and mode; its parents must exist or come before it in the list."""
+    """A directory with its owner and mode; its parents must exist or come before it in the list.
+
+    Attributes:
+        follow: Whether links on the way to it are followed. If other users can write to its parents, they must not be;
+            missing parents are then made for root.
+    """
 
     path: str
     owner: str = "root"
     group: str = "root"
     mode: Mode = 0o755
+    follow: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,14 @@ class Check:
         redis: Path of a redis.conf, with which a server is started briefly, without data and without a port.
         files: Glob patterns of the files that the daemon reads.
         flavor: `redis` or `valkey`, the server to start.
+        hint: What to do if it fails; added to the error message.
     """
 
     files: tuple[str, ...]
     command: tuple[str, ...] = ()
     redis: str = ""
     flavor: str = "redis"
+    hint: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.redis):

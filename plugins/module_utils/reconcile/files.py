@@ -19,6 +19,7 @@ from pathlib import Path
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     DesiredState,
+    Directory,
     File,
     Link,
 )
@@ -96,6 +97,37 @@ def replace(
         raise
 
 
+def open_directory(path: str, *, make: bool) -> int | None:
+    """Open a directory without following any link on the way to it.
+
+    Args:
+        path: Absolute path.
+        make: Whether to make what is missing, for root; otherwise None is returned.
+
+    Raises:
+        ReconcileError: A part of the path is a link or a file.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    place, handle = "", os.open("/", flags)
+    for name in Path(path).parts[1:]:
+        place = f"{place}/{name}"
+        try:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=handle)
+            below = os.open(name, flags, dir_fd=handle)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise ReconcileError(
+                f"{path}: {place} is a link or not a directory; write the path that it leads to, or move it away"
+            ) from None
+        finally:
+            os.close(handle)
+        handle = below
+    return handle
+
+
 class Files:
     """Applies the files of one role; `report` receives the differences."""
 
@@ -121,7 +153,12 @@ class Files:
             self._sweep()
         self._apply_sysusers()
         for directory in self.wanted.directories:
-            self._apply_directory(directory.path, directory.mode, directory.owner, directory.group)
+            if directory.follow:
+                self._apply_directory(
+                    directory.path, directory.mode, directory.owner, directory.group
+                )
+            else:
+                self._apply_without_links(directory)
         try:
             for item in self.wanted.files:
                 self._apply_file(item)
@@ -196,6 +233,26 @@ class Files:
             if not self.check:
                 os.chown(path, uid, gid)
                 os.chmod(path, mode)
+
+    def _apply_without_links(self, item: Directory) -> None:
+        """Apply a directory in a place that others may write to: by open directories, not by paths."""
+        uid, gid = _ids(item.owner, item.group, self.check)
+        handle = open_directory(item.path, make=not self.check)
+        wanted = f"directory {item.owner}:{item.group} {item.mode:04o}\n"
+        if handle is None:
+            self._changed(item.path, "", wanted)
+            return
+        try:
+            now = os.fstat(handle)
+            mode = stat.S_IMODE(now.st_mode)
+            if (now.st_uid, now.st_gid, mode) == (uid, gid, item.mode) or uid < 0:
+                return
+            self._changed(item.path, f"directory {now.st_uid}:{now.st_gid} {mode:04o}\n", wanted)
+            if not self.check:
+                os.fchown(handle, uid, gid)
+                os.fchmod(handle, item.mode)
+        finally:
+            os.close(handle)
 
     def _apply_file(self, item: File) -> None:
         path = Path(item.dest)

@@ -24,6 +24,16 @@ URL: Final[tuple[Option, ...]] = (
     Option("query", "dict", "Parameters after the question mark, name to value. A list of values repeats the name."),
 )
 
+_UNIX = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+
+# Of celery_app_directories.
+DIRECTORY: Final[tuple[Option, ...]] = (
+    Option("owner", "str", "Unix user that owns it; without it C(celery_app_user).", syntax=_UNIX, like="shop"),
+    Option("group", "str", "Its Unix group; without it that of C(celery_app_user).", syntax=_UNIX, like="shop-proxy"),
+    Option("mode", "str", "Its permissions as four digits in quotes; without them C(0750).",
+           syntax=re.compile("[0-7]{4}"), like='"2750"'),
+)
+
 LOGIN: Final[tuple[Option, ...]] = (
     Option("host", "str", "The host in the URL of the index or the proxy, without a port.", required=True),
     Option("user", "str", "Name of the login. Some services take any name with a token as password.", required=True),
@@ -204,6 +214,11 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "Names by which others call this host, for certificates and web sites: by default its name in the "
            "inventory and its address.",
            elements="str"),
+    Option("celery_app_directories", "dict",
+           "Directories for the application's own files, path to options. A run makes them on each host with the "
+           "application's processes before anything of it starts. See docs/web.md.\n"
+           "Processes need C(read_write_paths) to write there. No link on the way to such a directory is followed.",
+           default={}),
     Option("celery_app_config_directory", "path",
            "Directory of the application's configuration on a host. Other files rely on this and the following "
            "places."),
@@ -263,5 +278,9 @@ COMMAND: Final[tuple[Option, ...]] = (
     Option("when", "str", "Once for each release, or once ever.", default="release", choices=("release", "once")),
     Option("hosts", "str", "On one host, or on all that have the release.", default="one", choices=("one", "all")),
     Option("timeout", "float", "Seconds that it may take.", default=600),
+    Option("umask", "str",
+           "Permissions that its new files don't get, as four digits in quotes; by default only the application's "
+           "user can read them.",
+           default="0077", syntax=re.compile("0[0-7]{3}"), like='"0027"'),
 )
 # fmt: on

@@ -6,7 +6,7 @@ leaves its mark, and preflight refuses what another application's mark already n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
@@ -22,18 +22,27 @@ _COMPONENT_OF_PORT = {
     "results": "redis",
     "cache": "cache",
     "web": "web_site",
+    "redirect": "web_site",
     "flower": "flower_site",
     "backend": "web_backend",
 }
 
 
-def claims(facts: Facts, ports: Mapping[str, int | str]) -> dict[str, Any]:
+def claims(
+    facts: Facts,
+    ports: Mapping[str, int | str],
+    server_names: Sequence[str] = (),
+    redirects: bool = False,
+) -> dict[str, Any]:
     """Return the claim of one application on one host, with patterns for what it may have any number of.
 
     Args:
         facts: The application's facts; its components may include `redis`.
         ports: Ports of `broker`, `results`, `cache`, `web`, `flower` and `backend`, whether or not this host has them.
+        server_names: Names by which nginx tells the web site from others on the same port.
+        redirects: Whether the web site also has port 80.
     """
+    ports = {**ports, **({"redirect": 80} if redirects else {})}
     app, user = facts["name"], facts["user"]
     here = set(facts["components"])
     own = bool(here - {"redis", "cache", "firewall"})
@@ -71,8 +80,9 @@ def claims(facts: Facts, ports: Mapping[str, int | str]) -> dict[str, Any]:
         "ports": {
             name: int(ports[name])
             for name, component in _COMPONENT_OF_PORT.items()
-            if component in here
+            if name in ports and component in here
         },
+        **({"server_names": list(server_names)} if server_names and "web_site" in here else {}),
         "units": units,
         "paths": paths,
         # The names of nginx's variables can't contain a dash.

@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import SITE
+
+_PREFIX = "celery_producer_web_"
+# What users write that only nginx itself can check.
+_BY_USERS = ("certificate", "certificate_key", "site_snippet", "location_snippet")
+_CERTBOT = "/etc/letsencrypt"
 
 
 def site(
@@ -16,8 +22,8 @@ def site(
     socket: str,
     protected: Sequence[str],
     password_line: str,
-    read_timeout: float,
-    ipv6: bool,
+    proxy: Mapping[str, Any],
+    web: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the desired state of an nginx site in front of a socket.
 
@@ -31,30 +37,41 @@ def site(
             add to it.
         protected: Path prefixes that ask for a password; `/` is all of them.
         password_line: Name and password for them, as a line of an htpasswd file.
-        read_timeout: Seconds that nginx waits for an answer.
-        ipv6: Whether nginx listens on IPv6, too.
+        proxy: The variables of web_proxy: `read_timeout`, `send_timeout` and `ipv6`.
+        web: For the site `web`, the variables in the table `producer_options.SITE`.
     """
     configuration = site_file(facts["name"], name)
     directory = facts["directory"]
     parts = locations_directory(directory)
+    given = {option.name.removeprefix(_PREFIX): option.default for option in SITE} | dict(web or {})
     file = {
         "dest": configuration,
         "src": "nginx/site.conf.j2",
         "vars": {
             "site": {
+                **given,
+                **proxy,
                 "name": name,
                 "port": port,
                 "socket": socket,
                 "protected": list(protected),
+                "static": _static(given["static"], protected) if socket else [],
                 "htpasswd": _htpasswd(directory, name),
-                "read_timeout": read_timeout,
-                "ipv6": ipv6,
                 "added": parts if name == "web" else "",
             }
         },
     }
     line = password_line if protected else ""
-    return _proxied(name, directory, file, line, [{"path": parts}] if name == "web" else [])
+    found = _proxied(name, directory, file, line, [{"path": parts}] if name == "web" else [])
+    if name == "web":
+        _add_hook(found, certificate_hook(facts["name"]), str(given["certificate"]))
+    by_users = [f"{_PREFIX}{key}" for key in _BY_USERS if given[key]]
+    if by_users:
+        found["checks"][0]["hint"] = (
+            f"{configuration} has values of {', '.join(by_users)}: correct the one that nginx complains about, and "
+            "run again."
+        )
+    return found
 
 
 def location(
@@ -64,7 +81,7 @@ def location(
     prefix: str,
     socket: str,
     password_line: str,
-    read_timeout: float,
+    proxy: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the desired state of a location of the site `web`: another component's socket behind a password.
 
@@ -74,7 +91,7 @@ def location(
         prefix: Path without slashes at its ends.
         socket: Unix socket that answers.
         password_line: Name and password, as a line of an htpasswd file.
-        read_timeout: Seconds that nginx waits for an answer.
+        proxy: The variables of web_proxy.
     """
     parts = locations_directory(directory)
     file = {
@@ -82,13 +99,13 @@ def location(
         "src": "nginx/location.conf.j2",
         "vars": {
             "site": {
+                **proxy,
                 # It uses the variables of the site's map.
                 "name": "web",
                 "realm": name,
                 "prefix": prefix,
                 "socket": socket,
                 "htpasswd": _htpasswd(directory, name),
-                "read_timeout": read_timeout,
             }
         },
     }
@@ -100,6 +117,11 @@ def site_file(app: str, name: str) -> str:
     return f"/etc/nginx/conf.d/{app}-{name}.conf"
 
 
+def certificate_hook(app: str) -> str:
+    """Return the path of certbot's hook that reloads nginx after a renewal."""
+    return f"{_CERTBOT}/renewal-hooks/deploy/celery-fleet-{app}-web"
+
+
 def path_prefix(text: str | None) -> str:
     """Return a path prefix without slashes at its ends."""
     return (text or "").strip("/")
@@ -108,6 +130,34 @@ def path_prefix(text: str | None) -> str:
 def locations_directory(directory: str) -> str:
     """Return the directory of the locations that other components add to the site `web`."""
     return f"{directory}/nginx-web"
+
+
+def _static(
+    given: Mapping[str, Mapping[str, Any]], protected: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the locations of celery_producer_web_static, each with whether it asks for the password."""
+    return [
+        {
+            "prefix": prefix,
+            "path": str(one["path"]).rstrip("/"),
+            "max_age": one.get("max_age"),
+            "protected": any(prefix.startswith(path) for path in protected),
+        }
+        for prefix, one in given.items()
+    ]
+
+
+def _add_hook(state: dict[str, Any], hook: str, certificate: str) -> None:
+    """Add certbot's hook if the certificate is certbot's, otherwise remove it."""
+    if not certificate.startswith(f"{_CERTBOT}/"):
+        state.setdefault("owned", {"files": []})["files"].append(hook)
+        return
+    state["directories"] += [
+        {"path": f"{_CERTBOT}/renewal-hooks"},
+        {"path": f"{_CERTBOT}/renewal-hooks/deploy"},
+    ]
+    text = "#!/bin/sh\n# Written by Celery Fleet.\nexec systemctl reload nginx.service\n"
+    state["files"].append({"dest": hook, "content": text, "mode": "0755"})
 
 
 def _htpasswd(directory: str, name: str) -> str:

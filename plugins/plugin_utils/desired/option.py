@@ -34,6 +34,7 @@ class Option:
         flag: Flag of `celery worker` that passes it to the process. The option is named after it, with underscores.
         directive: Directive of the worker's unit with which systemd enforces it. The option is named after it, in lower
             case and with underscores.
+        section: The directive's section in the unit.
         words: Values of the directive for false and true.
         secret: Whether the value must never be shown.
         options: Keys below it.
@@ -52,6 +53,7 @@ class Option:
     like: str = ""
     flag: str = ""
     directive: str = ""
+    section: str = "Service"
     words: tuple[str, str] = ("no", "yes")
     secret: bool = False
     options: tuple[Option, ...] = ()
@@ -149,7 +151,7 @@ def flags(options: Iterable[Option], given: Mapping[str, Any]) -> list[str]:
 
 
 def directives(options: Iterable[Option], given: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the lines of a unit with which systemd enforces the options, each with its `option` and `line`."""
+    """Return the lines of a unit that enforce the options, each with its `option`, `line` and `section`."""
     found = []
     for option in options:
         value = given.get(option.name, option.default)
@@ -158,5 +160,12 @@ def directives(options: Iterable[Option], given: Mapping[str, Any]) -> list[dict
         texts = [f'"{one}"' for one in value] if option.kind == "list" else [str(value)]
         if option.kind in ("int", "bool"):
             texts = [option.words[bool(value)] if option.kind == "bool" else str(int(value))]
-        found += [{"option": option.name, "line": f"{option.directive}={text}"} for text in texts]
+        found += [
+            {
+                "option": option.name,
+                "line": f"{option.directive}={text}",
+                "section": option.section,
+            }
+            for text in texts
+        ]
     return found

@@ -1,4 +1,4 @@
-"""Lists the bounds of the roles' numbers, except those of workers and the application, which are in their tables.
+"""Lists the bounds of the roles' numbers, except those in a table of options.
 
 A number outside these bounds would fail, or have no meaning, on a host.
 """
@@ -46,7 +46,6 @@ RANGES: Final[Mapping[str, Range]] = {
     # Celery reads 0 as its own default, and with less beat never sleeps.
     "celery_beat_max_loop_interval": Range(1, None, _SECONDS, "celery_beat"),
     "celery_beat_start_timeout": Range(1, None, _SECONDS, "celery_beat"),
-    "celery_producer_web_start_timeout": Range(1, None, _SECONDS, "celery_producers"),
     "flower_start_timeout": Range(1, None, _SECONDS, "flower"),
     "redis_start_timeout": Range(1, None, _SECONDS, "redis"),
     "celery_release_keep": Range(0, None, _RELEASES, _FLEET),
@@ -56,5 +55,6 @@ RANGES: Final[Mapping[str, Range]] = {
     "verify_canary_timeout": Range(1, None, _SECONDS, _FLEET),
     "verify_timeout": Range(1, None, _SECONDS, _FLEET),
     "web_proxy_read_timeout": Range(1, None, _SECONDS, _FLEET),
+    "web_proxy_send_timeout": Range(1, None, _SECONDS, _FLEET),
     "pki_renew_before_days": Range(0, None, "write days, 0 or more; 30 is the default", _FLEET),
 }

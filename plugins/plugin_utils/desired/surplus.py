@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import (
+    certificate_hook,
     locations_directory,
     site_file,
 )
@@ -48,6 +49,7 @@ _OWNED = {
             "{directory}/credentials/schedule.json",
             "{root}/pins/beat",
             _UNITS + "/{app}-beat.service",
+            _UNITS + "/{app}-beat.service.d/10-fleet.conf",
         ),
     ),
     "web": _Owned(
@@ -58,18 +60,24 @@ _OWNED = {
             "{root}/pins/web",
             _UNITS + "/{app}-web.socket",
             _UNITS + "/{app}-web.service",
+            _UNITS + "/{app}-web.service.d/10-fleet.conf",
             "/run/{app}-web.sock",
         ),
     ),
     "web_site": _Owned(
         ("celery_producer",),
-        files=("{directory}/credentials-nginx/web.htpasswd", site_file("{app}", "web")),
+        files=(
+            "{directory}/credentials-nginx/web.htpasswd",
+            site_file("{app}", "web"),
+            certificate_hook("{app}"),
+        ),
     ),
     "flower": _Owned(
         ("flower",),
         ("{app}-flower.service",),
         (
             "{directory}/flower.env",
+            _UNITS + "/{app}-flower.service.d/10-fleet.conf",
             "{directory}/credentials/flower.*",
             "{root}/pins/flower",
             _UNITS + "/{app}-flower.service",

@@ -7,14 +7,10 @@ describes the fields of a row. "Your first change" in docs/development.md says h
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
-
-_MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
-_CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
-_TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import UNIT
 
 # fmt: off
 WORKER: Final[tuple[Option, ...]] = (
@@ -63,31 +59,7 @@ WORKER: Final[tuple[Option, ...]] = (
            "Seconds without proof of life after which systemd replaces the worker; 0 for never.\n"
            "With other pools than prefork, a task that keeps the interpreter busy for longer is taken for a hang.",
            default=30, lowest=0, directive="WatchdogSec"),
-    Option("memory_max", "str", "systemd's C(MemoryMax) with its unit, such as C(512M); 32M or more.",
-           syntax=_MEMORY, like="512M, 2G, 40% or infinity", directive="MemoryMax"),
-    Option("memory_high", "str", "systemd's C(MemoryHigh) with its unit; not above C(memory_max).",
-           syntax=_MEMORY, like="512M, 2G, 40% or infinity", directive="MemoryHigh"),
-    Option("cpu_quota", "str", "systemd's C(CPUQuota).",
-           syntax=_CPU, like="50% for half a core, or 200% for two", directive="CPUQuota"),
-    Option("tasks_max", "str", "systemd's C(TasksMax).", syntax=_TASKS, like="64 or infinity", directive="TasksMax"),
-    Option("nice", "int",
-           "systemd's C(Nice) for all processes of the worker. The higher it is, the longer they wait while others "
-           "want the processor.",
-           lowest=-20, highest=19, directive="Nice"),
-    Option("oom_score_adjust", "int",
-           "systemd's C(OOMScoreAdjust) for all processes of the worker. The higher it is, the more the kernel "
-           "prefers to kill them when memory runs out; with C(-1000) it never does.",
-           lowest=-1000, highest=1000, directive="OOMScoreAdjust"),
-    Option("environment", "dict", "Environment of this worker only."),
-    Option("memory_deny_write_execute", "bool",
-           "systemd's C(MemoryDenyWriteExecute). Applications with a JIT compiler need C(false).",
-           default=True, directive="MemoryDenyWriteExecute"),
-    Option("proc_subset_pid", "bool",
-           "Whether it only sees processes in C(/proc). What reads C(/proc/meminfo), such as psutil, needs C(false).",
-           default=True, directive="ProcSubset", words=("all", "pid")),
-    Option("read_write_paths", "list",
-           "Directories that it may write to besides its own. Each must exist on the host, or begin with C(-).",
-           elements="path", directive="ReadWritePaths"),
+    *UNIT,
     Option("delivery", "str", "Replaces C(celery_app_delivery) for the tasks that this worker runs.",
            choices=("inherit", "at_least_once", "at_most_once")),
     Option("fetch", "str", "Replaces C(celery_worker_fetch) for this worker.", choices=("auto", "atomic", "stock")),

@@ -28,9 +28,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
     Workers,
     log_directory,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    directives,
-    flags,
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import flags
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import (
+    unit_lines,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
     WORKER,
@@ -203,7 +203,7 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
                 "dest": f"{drop_in}/10-fleet.conf",
                 "src": "systemd/worker.conf.j2",
                 "vars": {
-                    "directives": directives(WORKER, options),
+                    "directives": unit_lines(WORKER, options),
                     "drain": drain_timeout(options),
                     # Threads would still finish the tasks that they return, and greenlets return nothing.
                     "may_quit": options.get("pool", "prefork") in ("prefork", "solo"),

@@ -46,6 +46,7 @@ class ReleaseCommand:
     when: str = _DEFAULTS["when"]
     hosts: str = _DEFAULTS["hosts"]
     timeout: float = _DEFAULTS["timeout"]
+    umask: str = _DEFAULTS["umask"]
 
     @property
     def often(self) -> str:
@@ -62,6 +63,7 @@ def parse(raw: Iterable[Mapping[Any, Any]]) -> list[ReleaseCommand]:
             when=str(given.get("when") or _DEFAULTS["when"]),
             hosts=str(given.get("hosts") or _DEFAULTS["hosts"]),
             timeout=float(given.get("timeout") or _DEFAULTS["timeout"]),
+            umask=str(given.get("umask") or _DEFAULTS["umask"]),
         )
         for given in raw
     ]
@@ -99,6 +101,7 @@ def due(
                     "when": command.when,
                     "hosts": command.hosts,
                     "timeout": command.timeout,
+                    "umask": command.umask,
                     "text": f"{command.name} ({command.often})",
                 }
             )
@@ -192,7 +195,7 @@ def carry_out(
 
     Args:
         ask: Runs `celery_fleet.system.release_command` on the host.
-        request: Its `app`, `name`, `release`, `mark`, `resumed`, `argv` and `timeout`.
+        request: Its `app`, `name`, `release`, `mark`, `resumed`, `argv`, `timeout` and `umask`.
         clock: Clock in seconds.
         say: Shows a line of progress.
 

@@ -1,7 +1,7 @@
 """Run a command as the application's user, with exactly the application's environment and credentials.
 
     /usr/bin/python3 -S -I exec.py --app APP [--as producer|operator|…] [--release ID] [--timeout SECONDS]
-        [--unit NAME] [--output PATH] -- CMD…
+        [--unit NAME] [--output PATH] [--umask MODE] -- CMD…
 
 Runs as root with the system's Python; standard library only. ``/etc/celery-fleet/<app>/cli.json`` describes the
 application and its directories. The command becomes a transient unit, so systemd gives it what the application's
@@ -87,7 +87,7 @@ def unit_command(
         f"LoadCredential=settings.json:{settings}",
         *(f"LoadCredential={path.name}:{path}" for path in shown(app, settings)),
         "NoNewPrivileges=yes",
-        "UMask=0077",
+        f"UMask={request.umask}",
         f"TimeoutStopSec={GRACE}",
         # An interactive shell ignores SIGTERM.
         "SendSIGHUP=yes",

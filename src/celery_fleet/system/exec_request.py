@@ -17,7 +17,7 @@ LONGEST = 1_000_000_000
 
 USAGE = (
     f"usage: exec.py --app APP [--as {'|'.join(COMPONENTS)}] [--release ID] [--timeout SECONDS]"
-    " [--unit NAME] [--output PATH] -- CMD…"
+    " [--unit NAME] [--output PATH] [--umask MODE] -- CMD…"
 )
 
 
@@ -40,6 +40,7 @@ class ExecRequest:
     timeout: float | None = None
     unit: str | None = None
     output: str | None = None
+    umask: str = "0077"
 
 
 def arguments(argv: Sequence[str]) -> ExecRequest:
@@ -61,6 +62,7 @@ def arguments(argv: Sequence[str]) -> ExecRequest:
         "--timeout": "timeout",
         "--unit": "unit",
         "--output": "output",
+        "--umask": "umask",
     }
     given: dict[str, str] = {}
     while own:
@@ -81,6 +83,7 @@ def arguments(argv: Sequence[str]) -> ExecRequest:
         timeout=_seconds(given.get("timeout")),
         unit=_unit(given.get("unit")),
         output=given.get("output"),
+        umask=given.get("umask", ExecRequest.umask),
     )
 
 

@@ -1,6 +1,6 @@
 """Run a command of a release on this host: ``python3 -S -I release_command.py`` with JSON on stdin, as root.
 
-    {"do": "start", "app", "name", "release", "mark", "resumed", "argv", "timeout"}
+    {"do": "start", "app", "name", "release", "mark", "resumed", "argv", "timeout", "umask"}
     {"do": "wait", "app", "name", "mark", "argv", "seconds"}
 
 ``start`` has systemd run the command in its own unit, so it goes on if the run that asked is killed. It starts nothing
@@ -137,7 +137,8 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
     attempt = secrets.token_hex(4)
     # Named by time, so that the oldest is removed first; and by attempt, since two can start in one second.
     log = command.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
-    request = {key: asked[key] for key in ("app", "name", "release", "mark", "argv", "timeout")}
+    keys = ("app", "name", "release", "mark", "argv", "timeout", "umask")
+    request = {key: asked[key] for key in keys}
     write(command.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
     argv = [
         "systemd-run",
@@ -181,6 +182,7 @@ def supervise(path: Path) -> int:
         *(PYTHON, "-S", "-I", str(Path(__file__).with_name("exec.py"))),
         *("--app", asked["app"], "--as", "producer", "--release", asked["release"]),
         *("--timeout", f"{float(asked['timeout']):.15g}", "--unit", inner),
+        *("--umask", asked["umask"]),
         *("--output", str(log), "--", *asked["argv"]),
     ]
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as stream:

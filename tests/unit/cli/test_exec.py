@@ -115,6 +115,11 @@ def test_nothing_secret_is_in_a_command_line(place: Place) -> None:
         assert f"--property={item}" in place.call["options"]
 
 
+def test_a_command_can_leave_its_files_to_others(place: Place) -> None:
+    place.run("--umask", "0027", "--", "python", "-c", "pass")
+    assert "--property=UMask=0027" in place.call["options"]
+
+
 def test_what_it_shows_to_redis_is_a_credential_as_well(place: Place) -> None:
     path = place.directory / "credentials/producer.json"
     document = json.loads(path.read_text())

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils import routing
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     acl,
+    directories,
     nginx,
     redis,
     surplus,
@@ -670,8 +671,7 @@ def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
         "port": 443,
         "socket": "/run/s",
         "password_line": "admin:x",
-        "read_timeout": 60,
-        "ipv6": True,
+        "proxy": {"read_timeout": 60, "send_timeout": 60, "ipv6": True},
     }
     site = nginx.site(facts(directory="/etc/shop"), "web", protected=["/admin/"], **options)
     (secret,) = [item for item in site["files"] if item.get("secret")]
@@ -679,8 +679,8 @@ def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
     open_to_all = nginx.site(facts(directory="/etc/shop"), "web", protected=[], **options)
     assert [item for item in open_to_all["files"] if item.get("secret")] == []
     # The one of before goes.
-    assert open_to_all["owned"] == {"files": [secret["dest"]]}
-    assert "owned" not in site
+    assert secret["dest"] in open_to_all["owned"]["files"]
+    assert secret["dest"] not in site["owned"]["files"]
     # nginx is asked about the site alone: its own drop-in is systemd's.
     assert [check["files"] for check in site["checks"]] == [["/etc/nginx/conf.d/shop-web.conf"]]
     # Deleted with the last site by whoever had only ours there.
@@ -990,3 +990,14 @@ def test_whatever_a_part_holds_a_client_reads_the_same() -> None:
     assert parse_qs(found.query) == {NASTY: [NASTY]}
     # libpq does not take a plus sign for a blank.
     assert "+" not in text
+
+
+def test_declared_directories_belong_to_the_application_unless_they_say_otherwise() -> None:
+    given = {"/srv/a/b/": {"mode": "2750", "group": "shop-proxy"}, "/srv/a": None}
+    found = directories.directories(facts(user="app"), given)
+    assert [(one["path"], one["owner"], one["group"], one["mode"]) for one in found] == [
+        ("/srv/a", "app", "app", "0750"),
+        ("/srv/a/b", "app", "shop-proxy", "2750"),
+    ]
+    # A process may own the parent.
+    assert {one["follow"] for one in found} == {False}

@@ -55,8 +55,7 @@ def htpasswd(password: str, user: str, name: str = "web", fleet: str = "shop.exa
         port=443,
         socket="/s",
         protected=["/"],
-        read_timeout=60,
-        ipv6=True,
+        proxy={"read_timeout": 60, "send_timeout": 60, "ipv6": True},
     )
     (line,) = [item["content"] for item in site["files"] if item.get("secret")]
     return str(line)

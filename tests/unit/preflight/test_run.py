@@ -104,6 +104,7 @@ P = "celery_producer_web_protected_paths"
 U = "celery_app_env_urls/OTHER_URL"
 R = "celery_release_commands"
 SET = "celery_app_settings"
+DIR = "celery_app_directories"
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"]}
 
 # path, value, variable that is named, part of the message, part of the remedy
@@ -173,11 +174,11 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "not a value that systemd", "64"),
     ("celery_worker_defaults", {"memory_max": "1GB"}, "celery_worker_defaults.memory_max", "not a value that", "1G?"),
     # sizes that are far off
-    (f"{D}/memory_max", "2048", f"{W}.discounts.memory_max", "less than a worker needs", "did you mean 2048M?"),
-    (f"{D}/memory_max", 2048, f"{W}.discounts.memory_max", "less than a worker needs", "without a unit is bytes"),
-    (f"{D}/memory_max", "31M", f"{W}.discounts.memory_max", "less than a worker needs", "512M or 2G"),
-    (f"{D}/memory_max", "20000000", f"{W}.discounts.memory_max", "less than a worker needs", "512M or 2G"),
-    (f"{D}/memory_high", "512", f"{W}.discounts.memory_high", "less than a worker needs", "did you mean 512M?"),
+    (f"{D}/memory_max", "2048", f"{W}.discounts.memory_max", "less than a process of Celery", "did you mean 2048M?"),
+    (f"{D}/memory_max", 2048, f"{W}.discounts.memory_max", "less than a process of Celery", "without a unit is bytes"),
+    (f"{D}/memory_max", "31M", f"{W}.discounts.memory_max", "less than a process of Celery", "512M or 2G"),
+    (f"{D}/memory_max", "20000000", f"{W}.discounts.memory_max", "less than a process of Celery", "512M or 2G"),
+    (f"{D}/memory_high", "512", f"{W}.discounts.memory_high", "less than a process of Celery", "did you mean 512M?"),
     (D, {"memory_max": "1G", "memory_high": "2G"}, f"{W}.discounts.memory_high", "above memory_max (1G)", "less than"),
     (D, {"memory_max": "1G", "memory_high": "1025M"}, f"{W}.discounts.memory_high", "above memory_max", "remove it"),
     (D, {"memory_max": "20%", "memory_high": "30%"}, f"{W}.discounts.memory_high", "above memory_max", "remove it"),
@@ -190,6 +191,19 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/autoscale", "4000,2", f"{W}.discounts.autoscale", "more than the 1000", "pool: gevent"),
     (f"{D}/concurrency", 4000, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
     (D, {"concurrency": 4000, "pool": "threads"}, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
+    # directories
+    (DIR, {"srv": {}}, f"{DIR}.srv", "not an absolute path", "/srv/shop/media"),
+    (DIR, {"/srv": {}}, f"{DIR}['/srv']", "two parts", "/srv/shop/media"),
+    (DIR, {"/srv/../etc/x": {}}, f"{DIR}['/srv/../etc/x']", "absolute", "/srv/"),
+    (DIR, {"/etc/ssl": {}}, f"{DIR}['/etc/ssl']", "belongs to the system", "own"),
+    (DIR, {"/var/lib/": {}}, f"{DIR}['/var/lib/']", "to the system", "own"),
+    (DIR, {"/home/admin": {}}, f"{DIR}['/home/admin']", "the system", "own"),
+    (DIR, {"/opt/shop/pins": {}}, f"{DIR}['/opt/shop/pins']",
+     "belongs to the fleet (celery_app_root)", "own files"),
+    (DIR, {"/srv/a": {"mode": "rwx"}}, f"{DIR}['/srv/a'].mode", "be the mode", "2750"),
+    (DIR, {"/srv/a": {"mode": 0o1770}}, f"{DIR}['/srv/a'].mode", "the mode", '"2750"'),
+    (DIR, {"/srv/a": {"owner": "A B"}}, f"{DIR}['/srv/a'].owner", "the owner", "shop"),
+    (DIR, {"/srv/a": {"user": "x"}}, f"{DIR}['/srv/a'].user", "known key", "owner"),
     # the web process's address
     ("celery_producer_web_listen", "5000", "celery_producer_web_listen", "an address with a port", "127.0.0.1:5000"),
     ("celery_producer_web_listen", "localhost:5000", "celery_producer_web_listen", "not an address with", "[::1]:5000"),
@@ -261,6 +275,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (D, {"overlap": True, "pool": "solo"}, f"{W}.discounts.overlap", "pool solo", "prefork"),
     ("celery_app_delivery", "exactly_once", "celery_app_delivery", "none of the", "at_least_once"),
     # release commands
+    (R, [{**MIGRATE, "umask": 0o27}], f"{R}[0].umask", "is not a umask", '"0027"'),
+    (R, [{**MIGRATE, "umask": "rwx"}], f"{R}[0].umask", "is not a umask", '"0027"'),
     (R, {"migrate": []}, R, "a mapping, but must be a list", "- item"),
     (R, ["migrate"], f"{R}[0]", "a string, but must be a mapping", "name: migrate"),
     (R, [{"argv": ["x"]}], f"{R}[0].name", "is not set", "name the command"),

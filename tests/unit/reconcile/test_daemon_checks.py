@@ -55,6 +55,12 @@ def test_a_check_runs_for_its_files_and_names_them() -> None:
     assert len(asked.commands) == 1
 
 
+def test_a_refusal_ends_with_what_to_do() -> None:
+    check = Check(("/n/a.conf",), command=("sh", "-t"), hint="Correct shop_snippet.")
+    made = DaemonChecks([check], ["/n/a.conf"], [], "/units/", Asked(Completed(1, "unknown")))
+    assert made.refusals() == ["sh -t refuses /n/a.conf: unknown\nCorrect shop_snippet."]
+
+
 def test_systemd_is_asked_for_units_whose_files_changed() -> None:
     asked = Asked()
     changed = ["w@.service", "x.service.d/1.conf", "y@.service", "z@a.service.d/1.conf", "no/unit"]

@@ -364,6 +364,36 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(host: Host) -> None:
     assert Path(host.path("passwd")).read_text() == "root\n"
 
 
+def declared(path: str, mode: str = "2750") -> dict[str, Any]:
+    item = {"path": path, "owner": ME, "group": MY_GROUP, "mode": mode, "follow": False}
+    return {"directories": [item]}
+
+
+def test_a_declared_directory_is_made_with_its_parents(host: Host) -> None:
+    path = host.path("srv/shop/media")
+    assert host.reconcile(declared(path), check=True).changed == [path]
+    assert not Path(host.path("srv")).exists()
+    assert host.reconcile(declared(path)).changed == [path]
+    assert (mode(path), mode(host.path("srv/shop"))) == (0o2750, 0o755)
+    assert host.reconcile(declared(path)).changed == []
+    assert host.reconcile(declared(path, "0755")).changed == [path]
+    assert mode(path) == 0o755
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("linked", ["media", "media/a"])
+def test_no_link_leads_root_to_another_directory(host: Host, linked: str, check: bool) -> None:
+    """A process that owns the parent may put a link there at any time."""
+    other = Path(host.path("other"))
+    (other / "a").mkdir(parents=True, mode=0o700)
+    place = Path(host.path(linked))
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(other)
+    with pytest.raises(ReconcileError, match=f"{linked} is a link or not a directory"):
+        host.reconcile(declared(host.path("media/a"), "0777"), check=check)
+    assert mode(str(other / "a")) == 0o700
+
+
 def test_an_unknown_owner_is_named(host: Host) -> None:
     wanted = {"files": [{**host.file("a", ""), "owner": "no-such-user"}]}
     with pytest.raises(ReconcileError, match=r"no such user or group on this host: .*no-such-user"):

@@ -147,6 +147,12 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     made.host.end()
 
 
+def test_its_files_can_be_left_to_others(fleet: Fleet) -> None:
+    status, output = fleet.run([fleet.command("collect", umask="0027")])
+    assert status == 0, output
+    assert json.loads(fleet.host.seen.read_text())["--umask"] == "0027"
+
+
 def test_each_runs_in_its_order_and_once(fleet: Fleet) -> None:
     listed = [
         fleet.command("migrate", "sleep 1"),

@@ -307,9 +307,9 @@ class Server:
         self.listener.close()
         self.thread.join(10)
 
-    def fetch(self, status: list[int], ca: str = "") -> str:
+    def fetch(self, status: list[int], ca: str = "", **more: str) -> str:
         address = {"host": "127.0.0.1", "port": self.port, "path": "/", "ca": ca or str(self.ca)}
-        return serving.fetch({**address, "status": status})
+        return serving.fetch({**address, "status": status, **more})
 
 
 @pytest.fixture
@@ -340,6 +340,13 @@ def test_an_address_that_does_not_speak_http(server: Server) -> None:
 @pytest.mark.parametrize("server", [{**OK, "names": ["DNS:other"]}], indirect=True)
 def test_a_certificate_for_another_name(server: Server) -> None:
     assert "SSLCertVerificationError" in server.fetch([401])
+
+
+@pytest.mark.parametrize("server", [{**OK, "names": ["DNS:shop.example.org"]}], indirect=True)
+def test_a_site_with_a_name_and_a_certificate_of_its_own(server: Server, tmp_path: Path) -> None:
+    """Neither has this host an address for the name, nor need it know the authority."""
+    own = tmp_path / "server.pem"
+    assert server.fetch([401], str(own), host="shop.example.org", address="127.0.0.1") == ""
 
 
 @pytest.mark.parametrize("server", [OK], indirect=True)

@@ -68,6 +68,7 @@ def _commands(model: Model, value: list[object]) -> Iterator[Problem]:
         yield from _argv(model, path, body)
         yield from _choices(model, path, body)
         yield from _timeout(model, path, body)
+        yield from _umask(model, path, body)
 
 
 def _name(
@@ -146,4 +147,16 @@ def _timeout(model: Model, path: Path, body: Mapping[object, object]) -> Iterato
             "is not a number of seconds above 0",
             "write the seconds as a number, without quotes or a unit",
             value=model.show((*path, "timeout"), value),
+        )
+
+
+def _umask(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[Problem]:
+    value = body.get("umask", UNKNOWN)
+    # Without quotes YAML makes a number of it.
+    if value is not UNKNOWN and not (isinstance(value, str) and _KEYS["umask"].fits(value)):
+        yield Problem(
+            dotted((*path, "umask")),
+            "is not a umask",
+            f"write it in quotes, as in {_KEYS['umask'].like}",
+            value=model.show((*path, "umask"), value),
         )

@@ -24,7 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_mapping,
     as_text,
     dotted,
-    each_worker,
+    each_process,
 )
 
 URLS: Final = "celery_app_env_urls"
@@ -163,12 +163,8 @@ def _environments(
     for variable in _OTHERS:
         for value, hosts in model.distinct(variable):
             yield (variable,), as_mapping(value), hosts
-    for name, options, hosts in each_worker(model):
-        of_worker = ("celery_worker_instances", name, "environment")
-        yield of_worker, as_mapping(options.get("environment")), hosts
-    for value, hosts in model.distinct("celery_producer_web", model.members("celery_producers")):
-        of_web = ("celery_producer_web", "environment")
-        yield of_web, as_mapping(as_mapping(value).get("environment")), hosts
+    for path, options, hosts in each_process(model):
+        yield (*path, "environment"), as_mapping(options.get("environment")), hosts
 
 
 def _parts(

@@ -8,6 +8,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
     Option,
     as_number,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import (
+    PRODUCER,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.ranges import (
     RANGES,
     Range,
@@ -27,8 +30,9 @@ def check_ranges(model: Model) -> Iterator[Problem]:
         (name, bounds, bounds.remedy, bounds.group) for name, bounds in RANGES.items()
     ]
     wanted += [
-        (option.name, option, f"write {option.bounds}", "celery_workers")
-        for option in WORKER_VARIABLES
+        (option.name, option, f"write {option.bounds}", group)
+        for group, table in (("celery_workers", WORKER_VARIABLES), ("celery_producers", PRODUCER))
+        for option in table
         if option.bounds
     ]
     for name, bounds, remedy, group in wanted:

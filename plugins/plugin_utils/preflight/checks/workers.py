@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    Option,
     as_number,
     parsed,
 )
@@ -17,6 +16,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
     consumed_queues,
     drain_timeout,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
+    LEAST_MEMORY,
+    check_options,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     suggestion,
@@ -34,29 +37,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     number_text,
 )
 
-_MIB: Final = 2**20
-# A process with Celery needs more than this before it runs its first task.
-_LEAST_MEMORY: Final = 32 * _MIB
 # Processes or threads of one worker: Celery can't handle more files, and each needs memory.
 _MOST: Final = 1000
 _GREENLETS: Final = ("gevent", "eventlet")
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
-_NOT_SYSTEMDS: Final = "not a value that systemd understands here"
-_UNQUOTABLE = re.compile(r'["\x00-\x1f\x7f]')
 _AUTOSCALE = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
-
-
-def _suggested_size(text: str, option: Option) -> str:
-    """Return a question with the size that another spelling, such as 512MB, probably means."""
-    found = re.fullmatch(r"([0-9.]+) ?([kmgt])(?:i?b|i)?", text.strip(), re.IGNORECASE)
-    guess = f"{found[1]}{found[2].upper()}" if found else ""
-    return f"did you mean {guess}?" if guess and option.fits(guess) else ""
-
-
-def memory_bytes(value: object) -> float | None:
-    """Return the bytes of a limit in systemd's notation; None for a percentage, infinity or an invalid value."""
-    found = _SIZE.fullmatch(str(value))
-    return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") if found else None
 
 
 def enabled(model: Model, host: str) -> tuple[str, ...]:
@@ -68,16 +52,20 @@ def enabled(model: Model, host: str) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(as_strings(wanted)) if name in instances)
 
 
+def each_enabled(model: Model, host: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield each worker that a host runs, with its options over the defaults of all."""
+    defaults = as_mapping(model.value(host, "celery_worker_defaults"))
+    instances = as_mapping(model.value(host, "celery_worker_instances"))
+    for name in enabled(model, host):
+        yield name, {**defaults, **as_mapping(instances[name])}
+
+
 def consumed(model: Model) -> dict[str, list[str]]:
     """Return each queue that enabled workers consume, with these workers' node names."""
     found: dict[str, list[str]] = {}
     for host in model.members("celery_workers"):
-        defaults = as_mapping(model.value(host, "celery_worker_defaults"))
-        instances = as_mapping(model.value(host, "celery_worker_instances"))
-        for name in enabled(model, host):
-            for queue in consumed_queues(
-                name, parsed(WORKER, {**defaults, **as_mapping(instances[name])})
-            ):
+        for name, options in each_enabled(model, host):
+            for queue in consumed_queues(name, parsed(WORKER, options)):
                 found.setdefault(queue, []).append(f"{name}@{host}")
     return found
 
@@ -155,22 +143,7 @@ def check_limits(model: Model) -> Iterator[Problem]:
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
         known = parsed(WORKER, options)
-        for option in WORKER:
-            value = options.get(option.name)
-            number = as_number(value)
-            outside = "" if number is None else option.violation(number)
-            remedy = f"write {option.bounds}"
-            if option.syntax and isinstance(value, (str, int)):
-                outside = "" if option.fits(str(value)) else _NOT_SYSTEMDS
-                remedy = _suggested_size(str(value), option) or f"write it as in {option.like}"
-            if outside:
-                yield Problem(
-                    dotted((*path, option.name)),
-                    f"is {outside}",
-                    remedy,
-                    value=model.show((*path, option.name), value),
-                    hosts=hosts,
-                )
+        yield from check_options(model, path, options, WORKER, hosts)
         hard, soft, drain = (
             known.get(key) for key in ("time_limit", "soft_time_limit", "drain_timeout")
         )
@@ -205,7 +178,7 @@ def check_limits(model: Model) -> Iterator[Problem]:
 
 
 def check_sizes(model: Model) -> Iterator[Problem]:
-    """Report memory limits and numbers of processes that are far off, mostly because of a wrong unit."""
+    """Report numbers of processes, and memory for each, that are far off."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
         for key, message, remedy in _sizes(options):
@@ -220,27 +193,9 @@ def check_sizes(model: Model) -> Iterator[Problem]:
 
 def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     """Yield option, message and remedy of each size that is far off."""
-    for key in ("memory_max", "memory_high"):
-        size = memory_bytes(options.get(key))
-        if size is not None and size < _LEAST_MEMORY:
-            unit = "a number without a unit is bytes"
-            likely = str(options[key]).isdigit() and _LEAST_MEMORY / _MIB <= size < 10**6
-            yield (
-                key,
-                f"is less than a worker needs to start ({_LEAST_MEMORY // _MIB}M or more)",
-                f"did you mean {options[key]}M? {unit.capitalize()}"
-                if likely
-                else f"write it as in 512M or 2G; {unit}",
-            )
-    if _above(options.get("memory_high"), options.get("memory_max")):
-        yield (
-            "memory_high",
-            f"is above memory_max ({options['memory_max']}), so it has no effect",
-            "write less than memory_max, or remove it",
-        )
     child = as_number(options.get("max_memory_per_child"))
-    if child is not None and 1 <= child < _LEAST_MEMORY / 1024:
-        likely = child * 1024 >= _LEAST_MEMORY / 1024
+    if child is not None and 1 <= child < LEAST_MEMORY / 1024:
+        likely = child * 1024 >= LEAST_MEMORY / 1024
         yield (
             "max_memory_per_child",
             "is in KiB, and less than a process needs before it runs a task: each would be replaced after every task",
@@ -279,44 +234,6 @@ def _processes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
                 f"is more than the {_MOST} processes or threads that one worker can have",
                 "write as many as the host has room for; for thousands of waiting tasks write pool: gevent",
             )
-
-
-def _above(one: object, other: object) -> bool:
-    """Return whether a limit is above another one of the same unit, bytes or percent."""
-    for read in (memory_bytes, _percent):
-        first, second = read(one), read(other)
-        if first is not None and second is not None:
-            return first > second
-    return False
-
-
-def _percent(value: object) -> float | None:
-    text = str(value)
-    return as_number(text[:-1]) if text.endswith("%") else None
-
-
-def check_paths(model: Model) -> Iterator[Problem]:
-    """Refuse paths that can't be one quoted word in a unit, and paths that are not absolute."""
-    for name, options, hosts in each_worker(model):
-        path = ("celery_worker_instances", name, "read_write_paths")
-        for number, text in enumerate(as_strings(options.get("read_write_paths"))):
-            if _UNQUOTABLE.search(text):
-                yield Problem(
-                    dotted((*path, number)),
-                    "has a quotation mark or a control character, which systemd does not accept in a path here",
-                    "rename the directory",
-                    value=model.show((*path, number), text),
-                    hosts=hosts,
-                )
-            # systemd's prefixes: - for a path that may be missing, + for one below RootDirectory=.
-            elif not text.lstrip("-+").startswith("/"):
-                yield Problem(
-                    dotted((*path, number)),
-                    "is not an absolute path",
-                    "begin it with /",
-                    value=model.show((*path, number), text or '""'),
-                    hosts=hosts,
-                )
 
 
 def _cut_short(

@@ -11,6 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import written
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNITS,
     Model,
     Problem,
     Severity,
@@ -56,7 +57,7 @@ def _environments(variables: Mapping[str, object]) -> Iterator[tuple[Path, Mappi
     """Yield each environment of a host with its path, as the inventory gives it."""
     for variable in ("celery_app_env", "celery_app_secret_env"):
         yield (variable,), as_mapping(variables.get(variable))
-    for variable in ("celery_worker_defaults", "celery_producer_web"):
+    for variable in ("celery_worker_defaults", *UNITS):
         options = as_mapping(variables.get(variable))
         yield (variable, "environment"), as_mapping(options.get("environment"))
     for name, worker in as_mapping(variables.get("celery_worker_instances")).items():

@@ -18,17 +18,24 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
     redis_memory,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    enabled,
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
     memory_bytes,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
+    CERTIFICATES,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    each_enabled,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNITS,
     Model,
     Problem,
     Severity,
     as_list,
     as_mapping,
     as_strings,
+    as_text,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
     redis_bytes,
@@ -60,10 +67,9 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
     """Return the inventory's requirements for each host, as plain data.
 
     `workers` has their limits, `redis` its memory in bytes, and `release` says whether releases are built there.
-    `directories` has those that must exist already, each with the first worker that may write there.
-    `distributions` has the untested ones that the inventory allows. `certificate` lists why strict Pythons on other
-    hosts would refuse the host's certificate. `authorities` names the files of the fleet's own authorities, if it has
-    any.
+    `distributions` has the untested ones that the inventory allows. `paths` has those that must exist already, each
+    with the first variable that names it. `certificate` lists why strict Pythons on other hosts would refuse the host's
+    certificate. `authorities` names the files of the fleet's own authorities, if it has any.
     """
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
@@ -85,41 +91,49 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
                 if (size := redis_bytes(model.value(host, name)))
             }
         if host in workers:
-            defaults = as_mapping(model.value(host, "celery_worker_defaults"))
-            instances = as_mapping(model.value(host, "celery_worker_instances"))
-            options = {
-                name: {**defaults, **as_mapping(instances[name])} for name in enabled(model, host)
-            }
             asked["workers"] = {
                 name: {
                     key: value
                     for key, value in own.items()
                     if key in _OPTIONS and isinstance(value, (str, int, float))
                 }
-                for name, own in options.items()
+                for name, own in each_enabled(model, host)
             }
-            app = str(model.value(host, "celery_app_name"))
-            if directories := _directories(app, options):
-                asked["directories"] = directories
+        if paths := _paths(model, host):
+            asked["paths"] = paths
         found[host] = asked
     return found
 
 
-def _directories(app: str, workers: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Return the paths of `read_write_paths` that no deploy creates, each with the first worker that names it."""
-    made = tuple(
-        PurePosixPath(base) / app for base in ("/opt", "/var/cache", "/var/lib", "/var/log")
-    )
+def _paths(model: Model, host: str) -> dict[str, str]:
+    """Return the paths that must exist and that no deploy creates, each with the first variable that names it."""
+    app = str(model.value(host, "celery_app_name"))
+    made = [f"{base}/{app}" for base in ("/opt", "/var/cache", "/var/lib", "/var/log")]
+    made += as_mapping(model.value(host, "celery_app_directories"))
     found: dict[str, str] = {}
-    for name, options in workers.items():
+    for name, options in _processes(model, host):
         for text in as_strings(options.get("read_write_paths")):
             path = text.removeprefix("+")
             # A path with - may be missing. Another check refuses one that is not absolute.
             if path.startswith("/") and not any(
                 PurePosixPath(path).is_relative_to(one) for one in made
             ):
-                found.setdefault(path, name)
+                found.setdefault(path, f"{name}.read_write_paths")
+    if host in model.members("celery_producers"):
+        for name in CERTIFICATES:
+            if certificate := as_text(model.value(host, name)):
+                found.setdefault(certificate, name)
     return found
+
+
+def _processes(model: Model, host: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the variable and the options of each process of the host."""
+    if host in model.members("celery_workers"):
+        for name, options in each_enabled(model, host):
+            yield f"celery_worker_instances.{name}", options
+    for variable, group in UNITS.items():
+        if host in model.members(group):
+            yield variable, as_mapping(model.value(host, variable))
 
 
 def check_capacity(
@@ -144,15 +158,18 @@ def check_capacity(
 def _missing(
     host: str, facts: Mapping[str, object], asked: Mapping[str, object]
 ) -> Iterator[Problem]:
-    workers = as_mapping(asked.get("directories"))
+    variables = as_mapping(asked.get("paths"))
     for path in as_strings(facts.get("missing")):
-        yield Problem(
-            f"celery_worker_instances.{workers.get(path)}.read_write_paths",
-            "does not exist on the host, so systemd would not start the worker (226/NAMESPACE)",
-            f"create it there, writable for the worker's user; or write -{path} if it may be missing",
-            value=path,
-            hosts=(host,),
-        )
+        name = str(variables.get(path))
+        if name in CERTIFICATES:
+            message = "does not exist on the host, so nginx would refuse the site"
+            remedy = "put it there first, for example with certbot, while the site has the fleet's own certificate"
+        else:
+            message = (
+                "does not exist on the host, so systemd would not start the process (226/NAMESPACE)"
+            )
+            remedy = f"create it there, writable for the process's user; or write -{path} if it may be missing"
+        yield Problem(name, message, remedy, value=path, hosts=(host,))
 
 
 def _memory(

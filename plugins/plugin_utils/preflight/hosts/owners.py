@@ -23,10 +23,13 @@ _PORTS: Final = {
     "results": "celery_app_results_port",
     "cache": "celery_app_cache_port",
     "web": "celery_producer_web_port",
+    "redirect": "celery_producer_web_redirect_http",
     "flower": "flower_port",
     "backend": "celery_producer_web_listen",
 }
 BEHIND_NGINX: Final = ("web", "flower")
+# Ports that several sites of nginx can share if they have different names.
+_SHARED: Final = ("web", "redirect")
 
 
 def web_socket(app: str) -> str:
@@ -119,10 +122,13 @@ def _renamed(
 def _collisions(
     host: str, claim: Mapping[str, object], mark: Mapping[str, object], taken: set[str]
 ) -> Iterator[Problem]:
+    sites, their_sites = (set(as_strings(one.get("server_names"))) for one in (claim, mark))
+    side_by_side = bool(sites and their_sites and sites.isdisjoint(their_sites))
     other = f"application {mark.get('app')} (owner {mark.get('owner')})"
     for name, port in as_mapping(claim.get("ports")).items():
         for theirs, number in as_mapping(mark.get("ports")).items():
-            if as_number(port) == as_number(number):
+            shared = side_by_side and name in _SHARED and theirs in _SHARED
+            if as_number(port) == as_number(number) and not shared:
                 taken.add(name)
                 yield Problem(
                     _PORTS.get(name, name),
@@ -178,9 +184,11 @@ def _strangers(
         if name in taken or as_number(port) in before:
             continue
         ours: tuple[str, ...]
-        if name in BEHIND_NGINX:
+        if name in (*BEHIND_NGINX, "redirect"):
             # One nginx serves the whole host. It may listen there for another site, which would continue to answer.
-            ours = ("nginx.service",) if site_file(app, name) in files else ()
+            site = site_file(app, "web" if name == "redirect" else name)
+            by_name = name in _SHARED and claim.get("server_names")
+            ours = ("nginx.service",) if by_name or site in files else ()
         elif name == "backend":
             ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()
         else:

@@ -231,3 +231,22 @@ def each_worker(model: Model) -> Iterator[tuple[str, Mapping[str, object], tuple
             found.setdefault((name, repr(merged)), (merged, []))[1].append(host)
     for (name, _), (options_there, hosts) in found.items():
         yield name, options_there, tuple(hosts)
+
+
+# Variables with the options of a unit that exists once on a host, each with its group.
+UNITS: Final = {
+    "celery_producer_web": "celery_producers",
+    "celery_beat_unit": "celery_beat",
+    "flower_unit": "flower",
+}
+
+
+def each_process(
+    model: Model,
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, object], tuple[str, ...]]]:
+    """Yield the path in the inventory, the options and the hosts of each distinct unit of Celery processes."""
+    for name, options, hosts in each_worker(model):
+        yield ("celery_worker_instances", name), options, hosts
+    for variable, group in UNITS.items():
+        for value, hosts in model.distinct(variable, model.members(group)):
+            yield (variable,), as_mapping(value), hosts

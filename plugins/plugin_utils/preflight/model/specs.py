@@ -35,6 +35,8 @@ ELEMENTS: Final[Mapping[str, tuple[str, str]]] = {
     "celery_beat_schedule": ("entry", ""),
     "celery_app_env_urls": ("url", ""),
     "celery_app_clients": ("client", ""),
+    "celery_app_directories": ("directory", ""),
+    "celery_producer_web_static": ("static", ""),
 }
 
 Option = Mapping[str, object]

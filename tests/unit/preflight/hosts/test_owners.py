@@ -73,6 +73,24 @@ def test_a_port_of_another_application_is_refused(name: str, variable: str) -> N
     assert "application shop (owner shop)" in problem.message
 
 
+def test_sites_with_different_names_share_ports() -> None:
+    def site(app: str, *names: str, port: int = 443) -> dict[str, Any]:
+        given = claims(
+            facts(app, owner=app, components=["web_site"]), {"web": port}, names, redirects=True
+        )
+        return {**given, "users": [app]}
+
+    nginx = {port: listener("nginx", "nginx.service") for port in ("80", "443")}
+    shop = site("shop", "shop.org")
+    assert found(site("flash", "flash.org"), shop, listeners=nginx) == []
+    variables = ["celery_producer_web_port", "celery_producer_web_redirect_http"]
+    for other in (site("flash", "shop.org"), site("flash")):
+        assert sorted(p.variable for p in found(other, shop, listeners=nginx)) == variables
+    # A site of somebody else, of which only nginx knows the names.
+    assert found(site("flash", "flash.org"), listeners=nginx) == []
+    assert sorted(p.variable for p in found(site("flash"), listeners=nginx)) == variables
+
+
 def test_a_user_of_another_application_is_refused() -> None:
     (problem,) = found(claim("flash", ports=OTHERS, user="shop"), claim("shop"))
     assert (problem.variable, problem.value) == ("celery_app_user", "shop")

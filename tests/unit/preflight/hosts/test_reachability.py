@@ -297,12 +297,26 @@ def test_a_directory_that_is_missing_is_refused_before_a_worker_needs_it(tmp_pat
     paths = ["/srv/a", "-/srv/b", "+/srv/c", f"/var/lib/{variables['celery_app_name']}/x"]
     variables["celery_worker_defaults"] = {"read_write_paths": paths}
     asked: dict[str, Any] = demands(model(variables, {}))
-    assert set(asked["worker1"]["directories"]) == {"/srv/a", "/srv/c"}
-    assert "directories" not in asked["redis1"]
+    assert set(asked["worker1"]["paths"]) == {"/srv/a", "/srv/c"}
+    assert "paths" not in asked["redis1"]
     found = check_facts({"worker1": {**GOOD, "missing": ["/srv/c"]}}, {}, None, asked)
     assert [(one.value, one.hosts) for one in found] == [("/srv/c", ("worker1",))]
     assert "-/srv/c" in found[0].remedy
     assert check_facts({"worker1": {**GOOD, "missing": []}}, {}, None, asked) == []
+    # What a run makes itself need not be there.
+    variables["celery_app_directories"] = {"/srv/a": {}}
+    made: dict[str, Any] = demands(model(variables, {}))
+    assert set(made["worker1"]["paths"]) == {"/srv/c"}
+
+
+def test_a_certificate_that_is_missing_is_refused_before_nginx_refuses_it(tmp_path: Path) -> None:
+    path = "/etc/letsencrypt/live/shop.org/privkey.pem"
+    variables = {**valid(tmp_path), "celery_producer_web_certificate_key": path}
+    asked: dict[str, Any] = demands(model(variables, {}))
+    (found,) = check_facts({"control1": {**GOOD, "missing": [path]}}, {}, None, asked)
+    assert (found.variable, found.value) == ("celery_producer_web_certificate_key", path)
+    assert "certbot" in found.remedy
+    assert "paths" not in asked["worker1"]
 
 
 @pytest.mark.parametrize("facts", [None, [], {}, "x", {"reachable": True}])

@@ -50,6 +50,7 @@ def test_a_command_runs_to_its_end(host: Host) -> None:
         "--as": "producer",
         "--release": "0123abcdef",
         "--timeout": "30",
+        "--umask": "0077",
         "--output": str(log),
     }
 

@@ -1,0 +1,67 @@
+"""Checks the directories that runs make for an application's files, celery_app_directories."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    DIRECTORY,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
+    is_plain_path,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    as_mapping,
+    as_text,
+    dotted,
+)
+
+VARIABLE: Final = "celery_app_directories"
+# Of the fleet itself. Whoever owns a directory there could replace what root and other processes run or read.
+_OURS: Final = ("celery_app_root", "celery_app_config_directory")
+_SYSTEM = re.compile(
+    r"/(bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|var/(run|tmp))/.*"
+    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+"
+)
+
+
+def check_directories(model: Model) -> Iterator[Problem]:
+    """Refuse directories that belong to others, and owners, groups and modes that don't exist."""
+    for host in model.hosts:
+        ours = {name: as_text(model.value(host, name)) for name in _OURS}
+        for path, options in as_mapping(model.value(host, VARIABLE)).items():
+            place = PurePosixPath(path)
+            closed = [name for name, one in ours.items() if one and place.is_relative_to(one)]
+            if not is_plain_path(path):
+                yield Problem(
+                    dotted((VARIABLE, path)),
+                    "is not an absolute path, in at least two parts of letters, digits and . _ + : @ -",
+                    "write it as in /srv/shop/media",
+                    hosts=(host,),
+                )
+            elif closed or _SYSTEM.fullmatch(str(place)):
+                yield Problem(
+                    dotted((VARIABLE, path)),
+                    f"belongs to the {'fleet (' + closed[0] + ')' if closed else 'system'}, not to the application",
+                    "choose a directory for the application's own files, as in /srv/shop/media",
+                    hosts=(host,),
+                )
+            given = as_mapping(options)
+            for option in DIRECTORY:
+                value = given.get(option.name)
+                # YAML reads digits without quotes as a number, and with a leading 0 as an octal one.
+                number = isinstance(value, int)
+                if number or (isinstance(value, str) and not option.fits(value)):
+                    where = (VARIABLE, path, option.name)
+                    yield Problem(
+                        dotted(where),
+                        f"can't be the {option.name} of a directory",
+                        f"write it as in {option.like}",
+                        value=model.show(where, value),
+                        hosts=(host,),
+                    )
