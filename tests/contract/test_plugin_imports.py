@@ -36,7 +36,7 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
     "run": frozenset({"model", "checks", "hosts"}),
 }
 # Most bytes that the files of a module may have together: what was measured, and a tenth.
-LARGEST = {"reconcile": 200_000, "release": 71_500, "remove_application": 132_500}
+LARGEST = {"reconcile": 200_000, "release": 79_500, "remove_application": 132_500}
 
 # Names of modules below `plugins`, such as `module_utils.text`, with their text. A package has its own name.
 Sources = Mapping[str, str]

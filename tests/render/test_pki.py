@@ -108,7 +108,7 @@ def test_workers_that_a_run_left_as_they_were_are_noted_by_no_host(
     variables = {
         "inventory_hostname": hosts[0],
         "ansible_play_hosts": hosts,
-        "groups": {"celery_workers": ["worker1", "worker2"]},
+        "__celery_app_groups": {"celery_workers": ["worker1", "worker2"]},
         "hostvars": {
             host: roll if host in hosts and host != "redis1" else {}
             for host in ("redis1", "worker1", "worker2")

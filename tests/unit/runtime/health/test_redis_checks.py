@@ -93,7 +93,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def setup(running: Running, tmp_path: Path, thresholds: Any = None, **celery_more: Any) -> Setup:
     address = {"host": "127.0.0.1", "port": running.port}
     pins = settings.process_settings(
-        facts(broker=address, results=address, ca=str(running.directory / "ca.crt")),
+        facts(broker=address, results=address, redis_ca=str(running.directory / "ca.crt")),
         "operator",
         PASSWORD,
     )
