@@ -111,7 +111,10 @@ Ansible runs modules, plugins send scripts</text>
 def deploy(playbook: str) -> list[tuple[str, str]]:
     """Return the roles of a playbook in order, each with the names of its parts, if it has several."""
     found: list[tuple[str, list[str]]] = []
-    for role, part in re.findall(r"celery_fleet\.core\.(\w+)(?:\n +tasks_from: (\w+))?", playbook):
+    # After a quotation mark it is a lookup, in `hosts` of a play.
+    for role, part in re.findall(
+        r"(?<!')celery_fleet\.core\.(\w+)(?:\n +tasks_from: (\w+))?", playbook
+    ):
         if not found or found[-1][0] != role:
             found.append((role, []))
         found[-1][1].append(part)

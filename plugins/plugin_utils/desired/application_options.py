@@ -185,7 +185,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_broker_url", "str",
            "URL of a Redis or Valkey that the fleet does not run, such as C(rediss://user:password@host:6379/0). The "
            "group C(redis) is then empty.\n"
-           "The application needs a database of its own there. docs/redis.md says which rights the user needs.",
+           "No other application may use the same database there. docs/redis.md says which rights the user needs.",
            default="", secret=True),
     Option("celery_app_results_url", "str",
            "URL of the result store, if the fleet does not run it. The default is the broker's URL.", secret=True),
@@ -194,9 +194,8 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "them, the authorities that the host's own system trusts are used.",
            default=""),
     Option("celery_app_lease_host", "str",
-           "Host that has what exists once for the whole fleet, regardless of C(--limit): the lease of a run, and "
-           "marks of release commands that ran once. The default is the host of Redis; without one it has to be "
-           "set."),
+           "Host that keeps the lease of a run, and the marks of release commands that run on one host. Each run must "
+           "reach it, also with C(--limit). The default is the host of Redis; if the fleet runs none, set it."),
     Option("celery_app_broker_host", "str",
            "Name or address of the broker's host, as in its certificate; an IPv6 address without brackets."),
     Option("celery_app_broker_port", "int", "TLS port of the broker."),
@@ -217,7 +216,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_directories", "dict",
            "Directories for the application's own files, path to options. A run makes them on each host with the "
            "application's processes before anything of it starts. See docs/web.md.\n"
-           "Processes need C(read_write_paths) to write there. No link on the way to such a directory is followed.",
+           "Processes need C(read_write_paths) to write there. A path with a symbolic link in it is refused.",
            default={}),
     Option("celery_app_config_directory", "path",
            "Directory of the application's configuration on a host. Other files rely on this and the following "

@@ -87,7 +87,7 @@ NEEDED = (
 OPTIONAL = (("CLIENT", "TRACKING", "ON"), ("CLIENT", "TRACKING", "OFF"))
 
 
-class RefusedError(Exception):
+class ServerError(Exception):
     """The server's answer is an error."""
 
 
@@ -98,7 +98,7 @@ class Connection:
         """Connect and log in.
 
         Raises:
-            OSError, ValueError, RefusedError: The server can't be reached or verified, or refuses the login.
+            OSError, ValueError, ServerError: The server can't be reached or verified, or refuses the login.
         """
         plain = socket.create_connection((address.hostname or "", address.port or 6379), TIMEOUT)
         if address.scheme == "rediss":
@@ -122,7 +122,7 @@ class Connection:
         """Send a command and return its answer.
 
         Raises:
-            OSError, ValueError, RefusedError: There is no answer, or it is an error.
+            OSError, ValueError, ServerError: There is no answer, or it is an error.
         """
         parts = [b"$%d\r\n%s\r\n" % (len(word), word) for word in map(str.encode, words)]
         self._socket.sendall(b"".join([b"*%d\r\n" % len(words), *parts]))
@@ -132,7 +132,7 @@ class Connection:
         line = self._stream.readline()
         kind, rest = line[:1], line[1:].strip().decode("utf-8", "replace")
         if kind == b"-":
-            raise RefusedError(rest)
+            raise ServerError(rest)
         if kind == b"+":
             return rest
         if kind not in b":$*" or not rest.lstrip("-").isdigit():
@@ -149,7 +149,7 @@ def information(connection: Connection, section: str) -> dict[str, str]:
     """Return one section of INFO; empty if the server does not allow it."""
     try:
         answer = connection.ask("INFO", section)
-    except RefusedError:
+    except ServerError:
         return {}
     lines = (line.partition(":") for line in str(answer).splitlines() if not line.startswith("#"))
     return {key: value.strip() for key, colon, value in lines if colon}
@@ -159,20 +159,20 @@ def found(server: dict[str, str]) -> dict[str, Any]:
     """Return what one server is and what it refuses.
 
     Raises:
-        OSError, ValueError, RefusedError: It can't be used.
+        OSError, ValueError, ServerError: It can't be used.
     """
     connection = Connection(urlsplit(server["url"]), server["ca"])
     about: dict[str, str] = {}
     for section in ("server", "replication", "cluster", "memory", "persistence"):
         about.update(information(connection, section))
     if "maxmemory_policy" not in about:
-        with contextlib.suppress(RefusedError, IndexError):
+        with contextlib.suppress(ServerError, IndexError):
             about["maxmemory_policy"] = connection.ask("CONFIG", "GET", "maxmemory-policy")[1]
     refused = {}
     for words in (*NEEDED, *OPTIONAL):
         try:
             connection.ask(*words)
-        except RefusedError as error:
+        except ServerError as error:
             # A server that lacks a command, or a user without the right. Errors of the probe itself say something else.
             if (
                 "NOPERM" in str(error)
@@ -199,7 +199,7 @@ def main() -> None:
     for server in json.load(sys.stdin)["servers"]:
         try:
             answers[server["kind"]] = found(server)
-        except (OSError, ValueError, RefusedError) as error:
+        except (OSError, ValueError, ServerError) as error:
             reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "")
             answers[server["kind"]] = {"error": str(reason or error)}
     print(json.dumps(answers))

@@ -73,7 +73,7 @@ def _together(model: Model) -> Iterator[Problem]:
     if redis:
         yield Problem(
             BROKER,
-            "is set, but the group redis has hosts. The fleet runs either both instances or none",
+            "is set, but the group redis has hosts: the fleet runs either both instances or none",
             "leave the group redis empty, or remove the variable",
             hosts=tuple(redis),
         )
@@ -95,8 +95,8 @@ def _together(model: Model) -> Iterator[Problem]:
     if LEASE_HOST not in model.given_names:
         yield Problem(
             LEASE_HOST,
-            "is not set. Without a host of Redis, the inventory names the host that has the lease of a run and the "
-            "marks of release commands",
+            "is not set. The group redis has no host, so the inventory must name one for the lease of a run and "
+            "the marks of release commands",
             f"write the name of a host that stays, such as {next(iter(members), 'the one of beat')}",
         )
     for name in dict.fromkeys(hosts):
@@ -113,7 +113,7 @@ def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
     if parts.query or parts.fragment:
         yield Problem(
             variable,
-            "has options, which would replace those of the fleet, such as the check of the certificate",
+            "has options, which would override the fleet's own, such as the check of the certificate",
             "remove what begins with ? or #; options of Celery belong to celery_app_settings",
             hosts=hosts,
         )
@@ -135,7 +135,7 @@ def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
     if parts.scheme == "redis" and not _is_loopback(parts.hostname or ""):
         yield Problem(
             variable,
-            "is not encrypted: whoever is between a host and the server reads tasks and password, and can add tasks",
+            "is not encrypted: anyone on the network between can read the password and tasks, and add tasks",
             "use rediss:// if the service offers TLS",
             hosts=hosts,
             severity=Severity.WARNING,

@@ -127,7 +127,7 @@ def _package(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
     if wanted is None or wanted.url or wanted.marker:
         yield Problem(
             dotted((_NAME, "pip")),
-            "is not a package of the index with its version",
+            "is not the name of a package with its version",
             "write it as in shop==1.2",
             value=shown,
         )

@@ -165,7 +165,7 @@ def _snippets(model: Model, host: str) -> Iterator[Problem]:
             yield Problem(
                 name,
                 fault,
-                "write whole directives of nginx, as in `gzip on;`: what comes after would change",
+                "write whole directives of nginx, as in `gzip on;`; otherwise they change the meaning of what follows",
             )
 
 
@@ -199,7 +199,7 @@ def _trusted(model: Model, host: str) -> Iterator[Problem]:
             continue
         yield Problem(
             dotted((_TRUSTED, index)),
-            "would let every host that reaches celery_producer_web_listen pretend to be another client",
+            "lets every host that reaches celery_producer_web_listen pretend to be another client",
             "write the addresses of your proxies",
             value=model.show((_TRUSTED,), text),
         )

@@ -39,7 +39,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     grouped,
 )
 
-# Others with the same versions of everything may work, but nobody has tried.
+# Others may work, but are not tested.
 TESTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
@@ -283,7 +283,7 @@ def _distribution(
         yield Problem(
             "distribution",
             f"is not tested with Celery Fleet; {tested} is. What a host needs is checked by version, so it may work",
-            f"try it on a fleet that may break, then write preflight_allowed_distributions: [{release}]",
+            f"try it outside of production first, then write preflight_allowed_distributions: [{release}]",
             value=shown,
             hosts=(host,),
             severity=Severity.WARNING,
