@@ -162,9 +162,18 @@ def _client_rules(instance: str, name: str, client: Mapping[str, Any]) -> str:
         if consumed:
             return f"{_RESULTS_COMMANDS['worker']} ~{meta} ~{groups} &{meta} &{groups}"
         return f"{_RESULTS_READ} %R~{meta} &{meta} ({_RESULTS_GROUPS} ~{groups} &{groups})"
+    queues = client.get("queues") or ()
+    # Only exchanges with the names of its queues, as Celery makes them: a client that could bind its queue to another
+    # exchange would get copies of tasks that are sent there.
+    exchanges = [*queues, *consumed]
+    written = [
+        *(key for queue in queues for key in _lists(queue)),
+        *(f"_kombu.binding_permanent.{exchange}" for exchange in exchanges),
+    ]
     parts = [
         _BROKER_COMMANDS["producer"],
-        *_broker_keys("producer", client.get("queues") or ()),
+        *(f"~_kombu.binding.{exchange}" for exchange in exchanges),
+        *(f"%W~{key}" for key in written),
         *(f"&{channel}" for channel in _BROKER_CHANNELS["producer"]),
     ]
     if consumed:
