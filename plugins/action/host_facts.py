@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ansible.errors import AnsibleError
+from ansible_collections.celery_fleet.core.plugins.module_utils import redact
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts import owners
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
@@ -134,10 +135,12 @@ class ActionModule(FleetAction):
 
     def _asked(self, services: list[dict[str, str]]) -> dict[str, Any]:
         """Return what the servers answer to this host."""
+        # A server without AUTH repeats its arguments.
+        secrets = redact.secrets_of({service["kind"]: service["url"] for service in services})
         command, request = host_scripts.call("redis_service", {"servers": services})
         result = self._low_level_execute_command(command, in_data=request, sudoable=True)
         try:
-            return dict(host_scripts.answer(result, [service["url"] for service in services]))
+            return dict(host_scripts.answer(result, secrets))
         except host_scripts.RemoteError as error:
             return {service["kind"]: {"error": str(error)} for service in services}
 

@@ -51,7 +51,7 @@ def unpack(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
             _untar(archive, target)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{_NAME}: {text} can't be unpacked: {error}") from None
-    _refuse_links_out(target)
+    _refuse_what_is_no_source(target)
     inside = list(target.iterdir())
     alone = len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink()
     return inside[0] if alone else target
@@ -100,12 +100,20 @@ def _unzip(archive: Path, target: Path) -> None:
                 path.chmod(0o755)
 
 
-def _refuse_links_out(directory: Path) -> None:
+def _refuse_what_is_no_source(directory: Path) -> None:
+    """Refuse links that lead out, and what waits for ever when it is read, such as a pipe."""
     root = directory.resolve()
     for base, directories, names in os.walk(root):
         for path in (Path(base, name) for name in (*directories, *names)):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            mode = path.lstat().st_mode
+            # Path.resolve() raises an error for a link to itself.
+            if stat.S_ISLNK(mode) and not Path(os.path.realpath(path)).is_relative_to(root):
                 raise UserError(
                     f"{_NAME}: its link {path.relative_to(root)} leads out of the archive, to {os.readlink(path)}. "
                     "Take it out of the archive."
+                )
+            if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(
+                    f"{_NAME}: its {path.relative_to(root)} is neither a file, a directory nor a link. Take it out of "
+                    "the archive."
                 )

@@ -47,7 +47,7 @@ def compiled_once() -> Iterator[None]:
         # Ansible may escape backslashes while it compiles, which the text does not show.
         if not isinstance(source, str) or "\\" in source or args or options:
             return original(self, source, *args, **options)
-        key = (str(source), *(getattr(self, name) for name in _SYNTAX))
+        key = (type(self), str(source), *(getattr(self, name) for name in _SYNTAX))
         if key not in compiled:
             compiled[key] = original(self, source)
         return compiled[key]

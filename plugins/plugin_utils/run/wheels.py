@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def _short(platform: str) -> str:
     """Return a platform as the name of a directory, such as `debian-12-cpython-311-x86_64-linux-gnu`."""
     words = platform.replace('"', "").split()
     system = [word.partition("=")[2] for word in words if word.startswith(("ID=", "VERSION_ID="))]
-    return "-".join([*system, words[1]])
+    # The host says it, which must not choose a place on the control node.
+    return re.sub(r"\.\.|[^\w.+-]", "_", "-".join([*system, words[1]]))
 
 
 def lacking(path: Path, pins: Iterable[str]) -> str:
@@ -58,7 +59,8 @@ def lacking(path: Path, pins: Iterable[str]) -> str:
     """
     there = set()
     for tar in path.parent.glob("*.tar"):
-        with tarfile.open(tar) as opened:
+        # One that was not copied completely has nothing to offer.
+        with suppress(tarfile.TarError), tarfile.open(tar) as opened:
             there |= {
                 "==".join(_plain(part) for part in name.split("-")[:2])
                 for name in opened.getnames()

@@ -197,6 +197,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (DIR, {"/srv/../etc/x": {}}, f"{DIR}['/srv/../etc/x']", "absolute", "/srv/"),
     (DIR, {"/etc/ssl": {}}, f"{DIR}['/etc/ssl']", "belongs to the system", "own"),
     (DIR, {"/var/lib/": {}}, f"{DIR}['/var/lib/']", "to the system", "own"),
+    (DIR, {"/var/lib/celery-fleet/x": {}}, f"{DIR}['/var/lib/celery-fleet/x']", "system", "own"),
     (DIR, {"/home/admin": {}}, f"{DIR}['/home/admin']", "the system", "own"),
     (DIR, {"/opt/shop/pins": {}}, f"{DIR}['/opt/shop/pins']",
      "belongs to the fleet (celery_app_root)", "own files"),

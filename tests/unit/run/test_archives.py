@@ -114,6 +114,20 @@ def test_a_link_within_the_archive_is_kept(tmp_path: Path) -> None:
     assert "link" in packed(tmp_path, "a.tar.gz")[1]
 
 
+def test_a_link_to_itself_is_kept(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar.gz", link="link")
+    assert "link" in packed(tmp_path, "a.tar.gz")[1]
+
+
+def test_a_pipe_in_an_archive_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as opened:
+        info = tarfile.TarInfo("pipe")
+        info.type = tarfile.FIFOTYPE
+        opened.addfile(info)
+    with pytest.raises(UserError, match="its pipe is neither a file"):
+        packed(tmp_path, "a.tar")
+
+
 def test_a_tar_archive_that_ends_with_a_zip_archive_is_a_tar_archive(tmp_path: Path) -> None:
     inner = zipped(tmp_path / "inner.zip").read_bytes()
     with tarfile.open(tmp_path / "a.tar", "w") as opened:

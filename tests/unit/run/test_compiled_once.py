@@ -49,6 +49,13 @@ def test_a_template_with_other_syntax_is_another() -> None:
         assert rendered(text, {}, overrides={"trim_blocks": False}) == "\nx"
 
 
+def test_a_template_of_jinja_itself_is_another() -> None:
+    plain = jinja2.Environment(trim_blocks=True)  # noqa: S701  # no HTML
+    with compiled_once():
+        assert rendered("{{ 1 + 1 }}", {}) == 2
+        assert plain.from_string("{{ 1 + 1 }}").render() == "2"
+
+
 def test_backslashes_are_escaped_as_asked() -> None:
     text = "{{ 'a\\nb' }}"
     with compiled_once():

@@ -35,6 +35,14 @@ def test_a_name_follows_all_that_decides_which_packages_there_are() -> None:
     assert len({one, *others}) == 5
 
 
+def test_a_host_does_not_choose_a_place_on_the_control_node(tmp_path: Path) -> None:
+    platform = 'python ../../x linux ID=../../home VERSION_ID="/etc"'
+    path = wheels.housed(tmp_path, platform, "v1")
+    assert path.parent.parent == tmp_path
+    assert ".." not in path.parts
+    assert wheels.housed(tmp_path, "python .. linux", "v1").parts[-2] != ".."
+
+
 def test_the_first_makes_them_and_the_next_finds_them(directory: Path) -> None:
     with wheels.turn("v1", SCOPE, "worker1") as (path, there):
         assert not there

@@ -26,7 +26,7 @@ VARIABLE: Final = "celery_app_directories"
 _OURS: Final = ("celery_app_root", "celery_app_config_directory")
 _SYSTEM = re.compile(
     r"/(bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|var/(run|tmp))/.*"
-    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+"
+    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+|/var/lib/celery-fleet(-redis)?(/.*)?"
 )
 
 

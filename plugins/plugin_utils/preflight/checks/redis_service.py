@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     is_placeholder,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
     Model,
     Problem,
     Severity,
@@ -26,6 +27,11 @@ RESULTS: Final = "celery_app_results_url"
 CA: Final = "celery_app_redis_ca"
 CACHE: Final = "celery_app_cache"
 CLIENTS: Final = "celery_app_clients"
+PKI_MODE: Final = "pki_mode"
+# What the URLs say.
+_PARTS: Final = tuple(
+    f"celery_app_{kind}_{part}" for kind in ("broker", "results") for part in ("host", "port")
+)
 LEASE_HOST: Final = "celery_app_lease_host"
 _LIKE: Final = "write it as in rediss://user:password@redis.example.org:6379/0"
 
@@ -49,7 +55,7 @@ def check_redis_service(model: Model) -> Iterator[Problem]:
                 yield from _url(variable, text, hosts)
     yield from _together(model)
     for value, hosts in model.distinct_given(CA):
-        if isinstance(value, str) and value and "-----BEGIN CERTIFICATE-----" not in value:
+        if value and value is not UNKNOWN and "-----BEGIN CERTIFICATE-----" not in str(value):
             yield Problem(
                 CA,
                 "is not in PEM form: it lacks -----BEGIN CERTIFICATE-----",
@@ -77,13 +83,26 @@ def _together(model: Model) -> Iterator[Problem]:
             "leave the group redis empty, or remove the variable",
             hosts=tuple(redis),
         )
-    for variable in (CACHE, CLIENTS):
+    for variable in _PARTS:
+        if variable in model.given_names:
+            yield Problem(
+                variable,
+                f"is set, but {BROKER} is too, which also has the address",
+                f"remove it, or remove {BROKER}",
+                hosts=model.given_names[variable],
+            )
+    has_its_own = "remove it; your own server has users and databases for that"
+    for variable, remedy in (
+        (CACHE, has_its_own),
+        (CLIENTS, has_its_own),
+        (PKI_MODE, "remove it; clients show no certificate to other servers"),
+    ):
         for value, on in model.distinct_given(variable):
-            if value:
+            if value and value != "server":
                 yield Problem(
                     variable,
                     f"needs a Redis of the fleet, but {BROKER} names another one",
-                    "remove it; your own server has users and databases for that",
+                    remedy,
                     hosts=on,
                 )
     hosts = [

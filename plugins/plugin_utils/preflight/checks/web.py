@@ -184,8 +184,7 @@ def _fault(text: str) -> str:
 def _trusted(model: Model, host: str) -> Iterator[Problem]:
     for index, text in enumerate(as_strings(model.value(host, _TRUSTED))):
         try:
-            if text != "*":
-                ipaddress.ip_network(text)
+            if text != "*" and ipaddress.ip_network(text).prefixlen:
                 continue
             if firewall.is_local(as_text(model.value(host, f"{_WEB}listen"))):
                 continue

@@ -42,7 +42,10 @@ def test_a_fleet_without_redis_needs_only_url_and_lease_host(variables: dict[str
         ({BROKER: "rediss://h/0"}, BROKER, "no password"),
         ({BROKER: URL.replace("rediss", "redis")}, BROKER, "not encrypted"),
         ({"celery_app_redis_ca": "/etc/ssl/ca.pem"}, "celery_app_redis_ca", "not in PEM form"),
+        ({"celery_app_redis_ca": 5}, "celery_app_redis_ca", "not in PEM form"),
         ({"celery_app_cache": True}, "celery_app_cache", "needs a Redis of the fleet"),
+        ({"pki_mode": "mutual"}, "pki_mode", "needs a Redis of the fleet"),
+        ({"celery_app_broker_host": "other"}, "celery_app_broker_host", "also has the address"),
         (
             {"celery_app_clients": {"billing": {"queues": ["discounts"]}}},
             "celery_app_clients",

@@ -46,6 +46,7 @@ ERRORS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"location_snippet": "if ($a) { gzip on; '}';"}, "location_snippet", "braces", "whole"),
     ({"trusted_proxies": ["proxy1"]}, "trusted_proxies[0]", "is not an address", "10.0.0.5"),
     ({"trusted_proxies": ["*"], "listen": "0.0.0.0:5000"}, "trusted_proxies[0]", "pretend", "your proxies"),
+    ({"trusted_proxies": ["::/0"], "listen": "0.0.0.0:5000"}, "trusted_proxies[0]", "pretend", "your proxies"),
     ({"proxy": "none"}, "protected_paths", "has no effect", "in your own proxy"),
     ({"proxy": "none", "protected_paths": [], "max_body_size": "1g"}, "max_body_size", "has no effect", "remove"),
 ]  # fmt: skip

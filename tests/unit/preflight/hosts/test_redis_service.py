@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.action import host_facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.redis_service import (
     check_redis_service,
@@ -125,6 +126,17 @@ def test_what_would_lose_tasks_is_refused(change: dict[str, Any], words: str) ->
 
 def test_a_result_store_may_evict_and_forget() -> None:
     assert judged(FREE | {"policy": "allkeys-lru", "aof": "0"}, "results") == []
+
+
+def test_a_server_that_repeats_the_login_shows_no_password() -> None:
+    facts = object.__new__(host_facts.ActionModule)
+    said = {"broker": {"error": "ERR unknown command 'AUTH', with args: 'shop' 'a@b-secret'"}}
+    result = {"rc": 0, "stdout": json.dumps(said)}
+    facts._low_level_execute_command = lambda *_, **__: result  # type: ignore[method-assign]
+    service = {"kind": "broker", "url": "rediss://shop:a%40b-secret@h:6379/0", "ca": ""}
+    answer = facts._asked([service])
+    assert "unknown command" in answer["broker"]["error"]
+    assert "a@b-secret" not in str(answer)
 
 
 def test_the_probe_tries_every_command_that_a_worker_may_run() -> None:
