@@ -23,6 +23,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
     environment_text,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import installed
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     NOTE,
     built,
@@ -244,12 +245,26 @@ def make_wheels(wanted: Build) -> None:
         BuildError: It failed; the message is for the person who runs the play.
     """
     os.umask(0o022)
-    with tempfile.TemporaryDirectory(prefix="celery-fleet-", dir="/var/tmp") as root:
+    limit = Limit(wanted.timeout)
+    # No run has been on this host yet, if the wheelhouse is for new hosts.
+    lacking = [] if _has_venv(wanted.python, limit) else ["python3-venv"]
+    with (
+        installed(lacking, limit),
+        tempfile.TemporaryDirectory(prefix="celery-fleet-", dir="/var/tmp") as root,
+    ):
         Path(root).chmod(0o755)
         # The application is not imported: its environment belongs to hosts that run it.
         scratch = replace(wanted, root=root, app="")
         scratch.path.mkdir(parents=True)
         _build(scratch, [])
+
+
+def _has_venv(python: str, limit: Limit) -> bool:
+    try:
+        run([python, "-c", "import ensurepip"], limit, "looking for venv", user_of("nobody"))
+    except CommandFailed:
+        return False
+    return True
 
 
 def _build_alone(wanted: Build) -> list[str]:

@@ -64,7 +64,7 @@ def _there(names: Sequence[str], limit: Limit) -> bool:
 
 
 def _apt(limit: Limit, *words: str) -> str:
-    what = f"{'removing' if 'purge' in words else 'installing'} celery_release_build_packages"
+    what = f"{'removing' if 'purge' in words else 'installing'} Debian packages for the build"
     # A host that has just booted may be busy upgrading itself.
     command = ["apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=300", *words]
     return run(command, limit, what, user_of("root"), environment=_ENVIRONMENT)

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,26 @@ def test_wheels_are_made_without_a_release(place: Place, tmp_path: Path) -> None
     assert place.releases() == []
     assert not (place.root / "virtualenvs").exists()
     assert not list(Path("/var/tmp").glob("celery-fleet-*"))
+
+
+def test_a_new_host_has_venv_only_while_wheels_are_made(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    @contextmanager
+    def installed(names: list[str], _limit: Limit) -> Iterator[None]:
+        asked.append(names)
+        yield
+
+    monkeypatch.setattr(release_build, "installed", installed)
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\n[ "$2" != "import ensurepip" ] && exec {PYTHON} "$@"\n')
+    python.chmod(0o755)
+    wanted = place.wanted(python=str(python), hand_over=str(tmp_path / "one.tar"))
+    make_wheels(wanted)
+    make_wheels(replace(wanted, python=PYTHON, hand_over=str(tmp_path / "two.tar")))
+    assert asked == [["python3-venv"], []]
 
 
 def test_packages_without_requirements_are_handed_over_as_none(

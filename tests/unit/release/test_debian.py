@@ -90,7 +90,7 @@ def test_packages_go_after_a_build_that_failed(apt: Apt) -> None:
 def test_an_installation_that_fails_leaves_nothing(apt: Apt) -> None:
     apt.broken.touch()
     with (
-        pytest.raises(BuildError, match="installing celery_release_build_packages failed"),
+        pytest.raises(BuildError, match="installing Debian packages for the build failed"),
         installed(["gcc", "make"], Limit(20)),
     ):
         pass
