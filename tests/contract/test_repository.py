@@ -118,7 +118,7 @@ def test_no_path_of_one_machine() -> None:
 def test_no_package_mirror() -> None:
     lines = hits(
         # Those of documentation and of tests are nobody's.
-        r"(https?://(?!(packages\.)?example\.org|pypi\.org|localhost|[abc][:/])\S+/(simple|debian|debian-security)\b"
+        r"(https?://(?!(packages\.)?example\.org|pypi\.org|services1/|localhost|[abc][:/])\S+/(simple|debian|debian-security)\b"
         r"|--find-links[= ]+\w+:/|index-url\s*=(?!\s*(\{|https://a/|\\n|\"|$)))",
         others(),
     )
