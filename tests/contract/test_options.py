@@ -58,13 +58,18 @@ SAMPLES: dict[str, Any] = {
     "crontab": {"minute": "5"},
     "solar": {"event": "sunrise", "latitude": 1, "longitude": 1},
 }
+# Options that another test covers, or that tasks of a run read themselves.
+ELSEWHERE = (
+    "celery_producer_remote_control",  # in Redis's rules, tests/contract/test_acl_application.py
+    "celery_app_redis_ca",  # below
+    "celery_app_lease_host",  # in `delegate_to`
+)
 # Path in an inventory -> the options below it. Those of workers, entries and commands have tests of their own.
 RENDERED: dict[str, tuple[Option, ...]] = {
     "": tuple(
         option
         for option in (*APPLICATION, *PRODUCER, *WORKER_VARIABLES)
-        # This one is in Redis's rules, which have tests of their own.
-        if not option.options and option.name != "celery_producer_remote_control"
+        if not option.options and option.name not in ELSEWHERE
     ),
     "celery_producer_web/": WEB,
     "celery_app_env_urls/OTHER_URL/": URL,
@@ -171,6 +176,13 @@ def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
 )
 def test_an_option_of_the_application_reaches_a_host(path: str, option: Option) -> None:
     assert any(changed_by(with_value(path, value)) for value in values(option))
+
+
+@pytest.mark.slow
+def test_the_authority_of_a_redis_elsewhere_reaches_a_host() -> None:
+    everywhere = with_value("celery_app_broker_url", "rediss://shop:password@redis.example.org/0")
+    own = everywhere | {"celery_app_redis_ca": "-----BEGIN CERTIFICATE-----"}
+    assert rendered(own, "celery_worker") != rendered(everywhere, "celery_worker")
 
 
 @pytest.mark.parametrize("option", SOURCE, ids=lambda option: option.name)

@@ -87,7 +87,7 @@ _MISSING = (
     (
         (
             r"(?i)temporary failure in name resolution|failed to establish a new connection"
-            r"|connection (?:refused|timed out)"
+            r"|connection (?:refused|timed out)|tunnel connection failed|cannot connect to proxy"
         ),
         "a way to the package index",
         f"let this host reach it, or name another index or a proxy in {_INDEX}",
@@ -95,7 +95,7 @@ _MISSING = (
     (
         r"No matching distribution found for (\S+)",
         "{} in the package index, for this Python",
-        "correct the requirement, or set celery_release_python to a Python that it supports",
+        "correct the requirement or celery_app_source.pip, or set celery_release_python to a Python that it supports",
     ),
 )
 

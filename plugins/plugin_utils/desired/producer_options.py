@@ -26,8 +26,8 @@ WEB: Final[tuple[Option, ...]] = (
 # Of celery_producer_web_static.
 STATIC: Final[tuple[Option, ...]] = (
     Option("path", "path",
-           "Directory on the host that nginx's user C(www-data) can read. It can't enter the directories of releases "
-           "and of the application's state. See docs/web.md.",
+           "Directory on the host that nginx's user C(www-data) can read. This user can't enter the directories of "
+           "releases and of the application's state. See docs/web.md.",
            required=True),
     Option("max_age", "int", "Seconds for which browsers may keep a file; without it nginx sends no cache headers.",
            lowest=0),

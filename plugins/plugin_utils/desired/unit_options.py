@@ -43,7 +43,8 @@ UNIT: Final[tuple[Option, ...]] = (
            "Whether it only sees processes in C(/proc). What reads C(/proc/meminfo), such as psutil, needs C(false).",
            default=True, directive="ProcSubset", words=("all", "pid")),
     Option("read_write_paths", "list",
-           "Directories that it may write to besides its own. Each must exist on the host, or begin with C(-).",
+           "Directories that it may write to besides its own. Each must exist on the host, be in "
+           "C(celery_app_directories), or begin with C(-).",
            elements="path", directive="ReadWritePaths"),
     Option("umask", "str", "systemd's C(UMask): permissions that new files don't get. Without it only the unit's own "
            "user can read them (C(0077)).",

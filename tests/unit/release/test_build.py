@@ -629,6 +629,14 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
             ["a way to the package index", "celery_app_package_index"],
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            (
+                "Cannot connect to proxy.', OSError('Tunnel connection failed: 500 Unable to connect')\n"
+                "ERROR: No matching distribution found for celery==5.5"
+            ),
+            ["a way to the package index", "celery_app_package_index"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_failed_installation_names_package_cause_and_log(
