@@ -63,8 +63,11 @@ RENDERED: dict[str, tuple[Option, ...]] = {
     "": tuple(
         option
         for option in (*APPLICATION, *PRODUCER, *WORKER_VARIABLES)
-        # This one is in Redis's rules, which have tests of their own.
-        if not option.options and option.name != "celery_producer_remote_control"
+        # The lease is in no file of the plan. The others are in Redis's rules, or need celery_app_broker_url, and have
+        # tests of their own.
+        if not option.options
+        and option.name
+        not in ("celery_producer_remote_control", "celery_app_lease_host", "celery_app_redis_ca")
     ),
     "celery_producer_web/": WEB,
     "celery_app_env_urls/OTHER_URL/": URL,
@@ -171,6 +174,13 @@ def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
 )
 def test_an_option_of_the_application_reaches_a_host(path: str, option: Option) -> None:
     assert any(changed_by(with_value(path, value)) for value in values(option))
+
+
+@pytest.mark.slow
+def test_the_authorities_of_another_redis_reach_its_clients() -> None:
+    outside = with_value("celery_app_broker_url", "rediss://u:p@redis.example.org/0")
+    own = {**outside, "celery_app_redis_ca": "-----BEGIN CERTIFICATE-----"}
+    assert rendered(own, "celery_worker") != rendered(outside, "celery_worker")
 
 
 @pytest.mark.parametrize("option", SOURCE, ids=lambda option: option.name)
