@@ -166,7 +166,15 @@ def check_external(model: Model) -> Iterator[Problem]:
     ours = consumed(model)
     for value, hosts in model.distinct(_EXTERNAL):
         for index, queue in enumerate(as_list(value)):
-            if isinstance(queue, str) and queue in ours:
+            if isinstance(queue, (int, float)):
+                yield Problem(
+                    dotted((_EXTERNAL, index)),
+                    "is a number, not the name of a queue",
+                    "write it in quotes",
+                    value=model.show((_EXTERNAL,), queue),
+                    hosts=hosts,
+                )
+            elif isinstance(queue, str) and queue in ours:
                 yield Problem(
                     dotted((_EXTERNAL, index)),
                     f"is a queue of {ours[queue][0]}: a task would go to that worker or to the consumer outside of the "

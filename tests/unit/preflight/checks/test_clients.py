@@ -43,6 +43,12 @@ def test_a_client_passes(found: Found) -> None:
     assert found(**partner(**options), **{E: ["letters"]}) == []
 
 
+def test_an_external_queue_is_a_text(found: Found) -> None:
+    ((variable, message, remedy),) = found(**{E: [1]})
+    assert (variable, remedy) == (f"{E}[0]", "write it in quotes")
+    assert "is a number" in message
+
+
 def test_a_route_and_an_entry_to_an_external_queue_pass(found: Found) -> None:
     entry = {"task": "partner.print", "interval": 60, "queue": "letters"}
     more: dict[str, Any] = {
