@@ -329,3 +329,14 @@ def test_release_before_is_kept(changes: Fleets, rotation: Rotation) -> None:
     for name, release in rotation.releases.items():
         path = f"/opt/{changes.app}/releases/{release}"
         changes.fleet.must(name, ["test", "-e", f"{path}/release.json"])
+
+
+def test_releases_with_the_same_requirements_share_a_virtualenv(
+    changes: Fleets, rotation: Rotation
+) -> None:
+    for name, release in rotation.second.releases.items():
+        both = [
+            changes.fleet.must(name, ["readlink", f"/opt/{changes.app}/releases/{one}/venv"])
+            for one in (release, rotation.releases[name])
+        ]
+        assert both[0] == both[1]
