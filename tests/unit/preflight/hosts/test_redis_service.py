@@ -128,11 +128,11 @@ def test_a_result_store_may_evict_and_forget() -> None:
     assert judged(FREE | {"policy": "allkeys-lru", "aof": "0"}, "results") == []
 
 
-def test_a_server_that_repeats_the_login_shows_no_password() -> None:
+def test_a_server_that_repeats_the_login_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = object.__new__(host_facts.ActionModule)
     said = {"broker": {"error": "ERR unknown command 'AUTH', with args: 'shop' 'a@b-secret'"}}
     result = {"rc": 0, "stdout": json.dumps(said)}
-    facts._low_level_execute_command = lambda *_, **__: result  # type: ignore[method-assign]  # answers at once
+    monkeypatch.setattr(facts, "_low_level_execute_command", lambda *_, **__: result)
     service = {"kind": "broker", "url": "rediss://shop:a%40b-secret@h:6379/0", "ca": ""}
     answer = facts._asked([service])
     assert "unknown command" in answer["broker"]["error"]
