@@ -32,7 +32,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
     WORKER_VARIABLES,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import release_commands
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    release_commands,
+    rendering,
+)
 
 from celery_fleet.config import entries
 from tests.unit.preflight import oracle
@@ -115,7 +118,7 @@ def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         celery_app_cache=True,
     )
     BASE["redis_passwords"]["cache"] = "another"
-    with oracle.compiled_once():
+    with rendering.compiled_once():
         yield
 
 

@@ -11,6 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_opt
     UNIT,
     unit_lines,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import rendering
 
 from tests import systemd
 from tests.unit.preflight import oracle
@@ -57,7 +58,7 @@ UNITS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once() -> Iterator[None]:
-    with oracle.compiled_once():
+    with rendering.compiled_once():
         yield
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import rendering
 
 from tests.programs import required
 from tests.support.certificates import Authority
@@ -38,7 +39,7 @@ ALL = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once() -> Iterator[None]:
-    with oracle.compiled_once():
+    with rendering.compiled_once():
         yield
 
 

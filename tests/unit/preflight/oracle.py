@@ -10,11 +10,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Final
-from unittest import mock
 
-import jinja2
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
@@ -63,24 +60,6 @@ RUN: Final[Mapping[str, Any]] = {
 # pki reads certificates that do not exist yet; its specs say what it needs from the inventory.
 LEFT_OUT: Final = ("pki",)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-
-
-@contextmanager
-def compiled_once() -> Iterator[None]:
-    """Keep compiled templates: each host of each inventory has the same ones, and compiling takes longest."""
-    compiled: dict[tuple[str, bool], Any] = {}
-    compile_it = jinja2.Environment.compile
-
-    def compile_once(self: jinja2.Environment, source: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(source, str) or args or kwargs:
-            return compile_it(self, source, *args, **kwargs)
-        key = (str(source), self.trim_blocks)
-        if key not in compiled:
-            compiled[key] = compile_it(self, source)
-        return compiled[key]
-
-    with mock.patch.object(jinja2.Environment, "compile", compile_once):
-        yield
 
 
 @functools.cache
