@@ -86,7 +86,7 @@ def test_a_client_outside_of_the_fleet_is_let_in_to_redis(odd: Fleet) -> None:
 def test_a_socket_is_left_behind_by_nobody(odd: Fleet, local: Fleet, flower_alone: Fleet) -> None:
     path = "/run/other-shop-web.sock"
     (host,) = odd.hosts.values()
-    assert host.parts["celery_producer"]["owned"]["files"] == [path]
+    assert path in host.parts["celery_producer"]["owned"]["files"]
     (host,) = flower_alone.hosts.values()
     assert path in host.parts["celery_runtime_surplus"]["owned"]["files"]
     for other in local.hosts.values():

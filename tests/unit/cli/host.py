@@ -60,9 +60,9 @@ def application(root: Path, **more: Any) -> Application:
     return parse(document(root, **more))
 
 
-def settings(component: str = "operator", port: int = 1) -> dict[str, Any]:
+def settings(component: str = "operator", port: int = 1, scheme: str = "redis") -> dict[str, Any]:
     """Return a component's settings, for a broker at a port of this machine."""
-    url = f"rediss://{component}:{PASSWORD}@127.0.0.1:{port}/0"
+    url = f"{scheme}://{component}:{PASSWORD}@127.0.0.1:{port}/0"
     celery = {"broker_url": url, "result_backend": url}
     return {"format": 1, "app": "shop", "component": component, "celery": celery}
 
@@ -74,7 +74,7 @@ def install(root: Path, name: str = "shop", **more: Any) -> Path:
     (directory / "cli.json").write_text(json.dumps(document(root, name, **more)))
     for component in ("operator", "producer"):
         path = directory / "credentials" / f"{component}.json"
-        path.write_text(json.dumps(settings(component)))
+        path.write_text(json.dumps(settings(component, scheme="rediss")))
     return directory
 
 

@@ -52,7 +52,7 @@ class Mutual:
         return desired_settings.process_settings(
             facts(
                 **address,
-                ca=str(self.pki / "ca.crt"),
+                redis_ca=str(self.pki / "ca.crt"),
                 routes={"shop.*": {"queue": "mail"}},
                 client={"certificate": f"{place}/host.crt", "key": f"{place}/host.key"},
             ),
