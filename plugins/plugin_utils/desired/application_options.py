@@ -204,7 +204,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_results_port", "int", "TLS port of the result store."),
     Option("celery_app_cache", "bool",
            "Whether the fleet has a third instance of Redis, for the application's own cache. Its processes get the "
-           "address as C(CELERY_FLEET_CACHE_URL). See docs/redis.md.",
+           "address as CELERY_FLEET_CACHE_URL. See docs/redis.md.",
            default=False),
     Option("celery_app_cache_host", "str",
            "Name or address of the cache's host, as in its certificate; an IPv6 address without brackets."),
