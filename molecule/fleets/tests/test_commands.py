@@ -261,7 +261,7 @@ def test_without_its_broker_each_command_says_so_in_time(
     wrong = []
     with fleets.stopped(fleet, server, f"redis@{app}-broker.service"):
         for group, words in WITHOUT[name]:
-            done = fleets.call(fleet, fleet.one(group), words)
+            done = fleets.call(fleet, fleet.one(group), words, hurried=True)
             clear = re.search(r"(?i)broker|connect|refused", done.text) and port in done.text
             if (
                 done.status == 0
@@ -288,6 +288,6 @@ def test_without_its_broker_the_shells_call_fails_in_time(flash: Fleet) -> None:
     with fleets.stopped(flash, flash.one("redis"), f"redis@{app}-broker.service"):
         began = time.monotonic()
         words = ["exec", "--", "python", "manage.py", "shell", "--command", SHELL]
-        done = fleets.call(flash, flash.one("celery_producers"), words)
+        done = fleets.call(flash, flash.one("celery_producers"), words, hurried=True)
         assert (done.status != 0, "OperationalError" in done.errors) == (True, True), done.text
         assert time.monotonic() - began <= BOUND + PYTHON

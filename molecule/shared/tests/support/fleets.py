@@ -108,11 +108,27 @@ def hidden(name: str) -> tuple[tuple[str, str], ...]:
 
 
 def call(
-    fleet: Fleet, host: str, words: str | Sequence[str], stdin: str = "", timeout: float = 120
+    fleet: Fleet,
+    host: str,
+    words: str | Sequence[str],
+    stdin: str = "",
+    timeout: float = 120,
+    *,
+    hurried: bool = False,
 ) -> Answer:
-    """Run celery-fleet as documented for hosts with several applications; check that it prints no secret of any."""
+    """Run celery-fleet as documented for hosts with several applications; check that it prints no secret of any.
+
+    Args:
+        fleet: The application's fleet.
+        host: Where to run it.
+        words: What is typed behind celery-fleet.
+        stdin: Text on its standard input.
+        timeout: Seconds after which the test ends it.
+        hurried: Whether it has its default --timeout, instead of the tests'.
+    """
     listed = shlex.split(words) if isinstance(words, str) else list(words)
-    command = ["env", f"CELERY_FLEET_APP={app_of(fleet)}", "celery-fleet", *listed]
+    default = ["-u", "CELERY_FLEET_TIMEOUT"] if hurried else []
+    command = ["env", *default, f"CELERY_FLEET_APP={app_of(fleet)}", "celery-fleet", *listed]
     began = time.monotonic()
     done = fleet.execute(host, command, stdin, timeout)
     answer = Answer(done.status, done.output, done.errors, time.monotonic() - began)

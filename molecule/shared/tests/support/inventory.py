@@ -35,6 +35,11 @@ class Variables(dict[str, Any]):
         return f"<{len(self)} variables>"
 
 
+#: Seconds that celery-fleet may take for an answer, unless a test chooses others: the hosts of two scenarios share a
+#: machine, and a slow answer is no wrong one. Tests of the default unset CELERY_FLEET_TIMEOUT.
+ANSWER = 60
+
+
 @dataclass(frozen=True)
 class Done:
     """The result of a command on a host."""
@@ -98,6 +103,7 @@ class Fleet:
     ) -> Done:
         """Run a command (by a shell, if it is a text) as root on a host, with text on its standard input."""
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        words = ["env", f"CELERY_FLEET_TIMEOUT={ANSWER}", *words]
         done = subprocess.run(
             self.way(name, words),
             input=stdin.encode(),
