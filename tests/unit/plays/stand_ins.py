@@ -42,6 +42,8 @@ def planned(args: Variables, variables: Variables) -> Variables:
     parts = parts_of(member, variables["ansible_run_tags"], variables["ansible_skip_tags"])
     due = [part.name for part in parts]
     items = [PlanItem(host, name, "", "write", ("something",)).as_dict() for name in due]
+    if {"celery_producer", "flower"} & set(due):
+        items.append(PlanItem(host, due[-1], "nginx.service", "reload", ("site",)).as_dict())
     return {"changed": False, "items": items, "due": due, "states": {}}
 
 

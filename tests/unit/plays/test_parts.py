@@ -42,7 +42,7 @@ class Walk:
         """Part -> its hosts."""
         found: dict[str, set[str]] = {}
         for call in self.calls:
-            if call["action"] == "reconcile":
+            if call["action"] == "reconcile" and not call["args"].get("trial"):
                 found.setdefault(call["part"], set()).add(call["host"])
         return found
 
@@ -102,7 +102,8 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     ended_well(found)
     everywhere = set(found.groups["fleet"])
     assert found.settled == found.expected({"all"}, everywhere)
-    order = [call["part"] for call in found.calls if call["action"] == "reconcile"]
+    settling = [call for call in found.calls if call["action"] == "reconcile"]
+    order = [call["part"] for call in settling if not call["args"].get("trial")]
     names = [part.name for part in PARTS if part.name in order]
     assert list(dict.fromkeys(order)) == names
     # Once more at the end: what Redis allowed processes of before ends then.
@@ -110,6 +111,10 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     assert finish == [False, True]
     assert order[-len(found.settled["verify"]) - 1] == "redis"
     assert found.hosts("rolling_restart", phase="restart") == set(found.groups["celery_workers"])
+    # nginx checks the site while everything still serves.
+    assert found.hosts("reconcile", trial=True) == set(found.groups["celery_producers"])
+    actions = [(call["action"], bool(call["args"].get("trial"))) for call in found.calls]
+    assert actions.index(("reconcile", True)) < actions.index(("rolling_restart", False))
     lease = [call["args"]["state"] for call in found.calls if call["action"] == "run_lease"]
     assert lease == ["present", "absent"]
 
