@@ -63,7 +63,12 @@ class ActionModule(FleetAction):
         if words:
             raise AnsibleActionFail(words)
         self._require_approved(str(args.get("approved") or ""), whole.as_dict())
-        return {"changes": bool(whole.items), "plan": whole.as_dict()}
+        due = {
+            part
+            for host in hosts
+            for part in (hostvars[host].get("__fleet_plan") or {}).get("due", [])
+        }
+        return {"changes": bool(whole.items), "due": sorted(due), "plan": whole.as_dict()}
 
     def _require_approved(self, path: str, fresh: Mapping[str, Any]) -> None:
         """Refuse a plan that goes beyond the approved one."""

@@ -6,9 +6,11 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     host_scripts,
@@ -34,9 +36,7 @@ class ActionModule(FleetAction):
             words = refusals(identity, found["stdout"], demands) if demands else []
             if words:
                 raise UserError("\n".join([*words, "Running processes are not affected."]))
-            note = json.loads(found["stdout"])
-            kept = {name: note.get(name) for name in ("virtualenv", "packages")}
-            return {"release": identity, "path": path, **kept}
+            return {"release": identity, "path": path, **_kept(identity, found["stdout"])}
         if self._task.check_mode:
             if args.get("wheelhouse"):
                 self._look(args, variables)
@@ -83,7 +83,9 @@ class ActionModule(FleetAction):
         """
         args["python"] = _interpreter(str(args["python"]), variables)
         index, requirements = args.get("index") or {}, args["requirements"]
-        self.secrets.extend(str(login["password"]) for login in index.get("logins") or [])
+        passwords = [str(login["password"]) for login in index.get("logins") or []]
+        # pip may print the URL of a proxy, which has the password in its quoted form.
+        self.secrets.extend([*passwords, *(quote(password, safe="") for password in passwords)])
         seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
         if not seen["platform"]:
             # A package of the run may bring it.
@@ -158,6 +160,17 @@ class ActionModule(FleetAction):
         partial = path.with_name(f".{path.name}")
         self._connection.fetch_file(remote, str(partial))
         os.replace(partial, path)
+
+
+def _kept(identity: str, text: str) -> dict[str, Any]:
+    """Return what the note of a release that is there says about its packages."""
+    try:
+        note = json.loads(text)
+        return {name: note.get(name) for name in ("virtualenv", "packages")}
+    except (ValueError, AttributeError):
+        raise UserError(
+            f"release {identity}: its {NOTE} can't be read. Remove the release's directory and run again."
+        ) from None
 
 
 def _interpreter(wanted: str, variables: dict[str, Any]) -> str:

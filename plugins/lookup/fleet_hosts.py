@@ -8,6 +8,9 @@ author: Celery Fleet (!UNKNOWN)
 short_description: Return the inventory's names of the fleet's groups
 description:
   - Returns the names that the variable C(fleet_groups) gives to groups of Celery Fleet.
+  - Leaves out groups that the inventory lacks, such as C(redis) if the application uses an external Redis, because
+    Ansible would warn of them. If none is left, it returns C(!all), which matches no host. The group C(fleet) is
+    never left out.
   - Ansible renders C(hosts) of a play without the variables of any host. So this reads the variable from C(hostvars) of
     the inventory's first host, which Ansible provides once a play has run. A playbook therefore begins with a play over
     C(all) that has no tasks.
@@ -43,6 +46,7 @@ from typing import Any
 
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
+    FLEET,
     fleet_names,
     group_names,
 )
@@ -61,8 +65,9 @@ class LookupModule(LookupBase):
             if "hostvars" in known
             else group_names(known.get("fleet_groups"))
         )
-        found = [names[term] for term in terms]
+        groups = known.get("groups", {})
         otherwise = kwargs.get("otherwise")
-        if otherwise and not any(known.get("groups", {}).get(name) for name in found):
+        if otherwise and not any(groups.get(names[term]) for term in terms):
             return [str(otherwise)]
-        return found
+        found = [names[term] for term in terms if term == FLEET or names[term] in groups]
+        return found or ["!all"]

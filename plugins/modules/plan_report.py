@@ -86,6 +86,11 @@ changes:
   description: Whether there is anything to do.
   returned: success
   type: bool
+due:
+  description: The parts that a run has to apply on any host.
+  returned: success
+  type: list
+  elements: str
 plan:
   description: The plan as data, with C(hosts), C(missing), C(items) and C(notes).
   returned: success

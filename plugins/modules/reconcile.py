@@ -30,6 +30,10 @@ options:
     description: Whether to restart units that have to be; otherwise they stay pending, and the rest is done.
     type: bool
     default: true
+  trial:
+    description: Only let daemons check the files, which are restored afterwards. Units are left alone.
+    type: bool
+    default: false
   finish:
     description:
       - Whether users of running Redis servers are limited to their rules.
@@ -110,6 +114,7 @@ def main() -> None:
             "wanted": {"type": "raw", "required": True, "no_log": True},
             "units": {"type": "str", "choices": ["act", "leave"], "default": "act"},
             "restart": {"type": "bool", "default": True},
+            "trial": {"type": "bool", "default": False},
             "finish": {"type": "bool", "default": False},
             "manifest": {"type": "str", "default": ""},
         },
@@ -119,6 +124,7 @@ def main() -> None:
     options = ReconcileOptions(
         act=module.params["units"] == "act",
         restart=module.params["restart"],
+        trial=module.params["trial"],
         finish=module.params["finish"],
         manifest=module.params["manifest"],
     )

@@ -55,6 +55,10 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
         "celery_cli",
         "celery_worker",
     ]
+    # nginx may refuse the site, whose certificate is there by then, before anything restarts.
+    at = titles.index("Check the site of the web process")
+    assert titles.index("Give each host its certificate") < at
+    assert at < titles.index("Run the broker and the result store")
     # Workers serve elsewhere before, beat starts after.
     names = [part.name for part in PARTS]
     at = names.index("celery_runtime_surplus")
@@ -66,6 +70,25 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
     ]
     at = titles.index("Write the schedule into the database")
     assert titles[at + 1] == "Run beat"
+
+
+def test_a_play_that_ends_without_its_part_has_nothing_else() -> None:
+    plays = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    ending = {}
+    for play in plays:
+        for task in play.get("pre_tasks", []):
+            if ".due" in str(task["when"]):
+                (part,) = set(re.findall(r"'(\w+)'", task["when"]))
+                ending.setdefault(part, []).append(play)
+    assert {"celery_runtime", "redis", "firewall", "celery_cli", "flower"} <= ending.keys()
+    named = {part.name: part for part in PARTS}
+    for part, found in ending.items():
+        for play in found:
+            assert groups_of(play) == named[part].groups
+            assert {*play["tags"]} <= {*named[part].tags}
+            roles = [role["role"] for role in play.get("roles", [])]
+            roles += [task["ansible.builtin.import_role"]["name"] for task in play.get("tasks", [])]
+            assert roles == [f"celery_fleet.core.{part.removesuffix('_surplus')}"]
 
 
 def test_a_run_of_the_commands_role_alone_brings_the_runtime_that_it_names() -> None:

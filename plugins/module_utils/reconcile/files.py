@@ -6,6 +6,7 @@ Files are compared whole and replaced atomically. If a check refuses them, all o
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import grp
 import os
 import pwd
@@ -168,6 +169,22 @@ class Files:
             raise
         for link in self.wanted.links:
             self._apply_link(link)
+
+    def try_out(self, validate: Callable[[], None]) -> None:
+        """Write the files that daemons check, call `validate`, and restore what was there before.
+
+        A file whose directory does not exist yet is left out.
+        """
+        self._sweep()
+        patterns = [pattern for check in self.wanted.checks for pattern in check.files]
+        try:
+            for item in self.wanted.files:
+                read = any(fnmatch.fnmatch(item.dest, pattern) for pattern in patterns)
+                if read and os.path.isdir(os.path.dirname(item.dest)):
+                    self._apply_file(item)
+            validate()
+        finally:
+            self._take_back()
 
     def _sweep(self) -> None:
         """Remove temporary files that a killed run left next to files and links: they may hold secrets."""

@@ -59,12 +59,14 @@ class ReconcileOptions:
     Attributes:
         act: Whether to start, change and remove units at all. Files, links and enabling happen either way.
         restart: Whether to restart units that need it; otherwise they stay pending.
+        trial: Only let daemons check the files; afterwards everything is as it was.
         finish: Limit the users of running Redis servers to their rules, as all clients with older rules were restarted.
         manifest: Path of the list of what the application has on the host; empty for no list.
     """
 
     act: bool = True
     restart: bool = True
+    trial: bool = False
     finish: bool = False
     manifest: str = ""
 
@@ -110,6 +112,13 @@ class HostReconciler:
             recorder.install_program(
                 part_with_units, self.paths, self.disk, self.report, check=self.check
             )
+
+    def try_files(self) -> None:
+        """Let daemons check the files, and restore what was there before; report nothing."""
+        for part, wanted in self.parts:
+            files = Files(part, wanted, self.report, check=False, runner=self.host.run)
+            files.try_out(self.validation.check_written)
+        self.report = HostReport()
 
     def _list(self) -> None:
         """Write the manifest before anything in it is on the host."""
@@ -229,6 +238,9 @@ def reconcile(parts: Sequence[Part], options: ReconcileOptions, *, check: bool) 
     try:
         with shared() if check else exclusive():
             reconciler = HostReconciler(parts, options, check=check)
+            if options.trial:
+                reconciler.try_files()
+                return reconciler.report
             reconciler.apply_files()
             reconciler.plan_units()
             reconciler.apply_units()

@@ -23,7 +23,10 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
     environment_text,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import installed
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import (
+    clean_up,
+    installed,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     NOTE,
     built,
@@ -229,11 +232,12 @@ def build(wanted: Build) -> list[str]:
     os.umask(0o022)
     releases = wanted.path.parent
     releases.mkdir(parents=True, exist_ok=True)
+    remarks = clean_up(Limit(wanted.timeout))
     # An interrupted run leaves its build running here; the next run waits for it.
     lock = os.open(releases, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _build_alone(wanted)
+        return [*remarks, *_build_alone(wanted)]
     finally:
         os.close(lock)
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from ansible.module_utils.urls import open_url
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 
 _NAME = "celery_app_source.archive"
+
+# Errors of the module zipfile: RuntimeError is an encrypted file or an unknown method.
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def unpack(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
@@ -49,7 +53,7 @@ def unpack(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
             _unzip(archive, target)
         else:
             _untar(archive, target)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, *_BAD_ZIP) as error:
         raise UserError(f"{_NAME}: {text} can't be unpacked: {error}") from None
     _refuse_what_is_no_source(target)
     inside = list(target.iterdir())

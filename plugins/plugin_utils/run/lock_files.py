@@ -23,7 +23,10 @@ PROJECTS = ".celery-fleet/projects.txt"
 
 # Options whose value may be a path: a project, or a directory with archives.
 _OPTION = re.compile(r"(?:-e|-f|--editable|--find-links)(?:\s+|=|(?<=-[ef]))")
-_ARCHIVE = re.compile(r"\.(?:whl|zip|tar\.gz|tar\.bz2|tgz)(?:\[[^]]*\])?$")
+# What pip takes for an archive.
+_ARCHIVE = re.compile(
+    r"\.(?:whl|zip|tar|tgz|tbz|txz|tlz|tar\.(?:gz|bz2|xz|lz|lzma))(?:\[[^]]*\])?$", re.IGNORECASE
+)
 
 # Where Poetry and PDM look for plugins and for an interpreter of a project.
 _PLUGINS = (".poetry", ".pdm-plugins", ".pdm-python", ".venv")
@@ -59,7 +62,8 @@ def is_local(line: str) -> bool:
     """Return whether a requirement is built from files rather than fetched: `.`, `-e lib`, `lib @ file:…`, `a.whl`."""
     option = _OPTION.match(line)
     words = line[option.end() if option else 0 :].split()
-    first = words[0] if words else ""
+    # A marker may follow without a blank.
+    first = words[0].partition(";")[0] if words else ""
     if "file:" in line or "${PROJECT_ROOT}" in line:
         return True
     if "://" in line or (first.startswith("-") and not option):

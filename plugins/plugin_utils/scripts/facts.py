@@ -44,8 +44,12 @@ def systemd() -> int:
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
 
+# As in module_utils/release/debian.py, which is not on the host.
+FOR_BUILDS = "/var/lib/celery-fleet/build-packages"
+
+
 def packages() -> dict[str, str]:
-    """Return the installed Debian packages with their versions."""
+    """Return the installed Debian packages with their versions, without those that are about to be removed."""
     found = {}
     name = ""
     installed = False
@@ -60,6 +64,9 @@ def packages() -> dict[str, str]:
                     found[name] = line[9:].strip()
     except OSError:
         return {}
+    # apt keeps such a package if a run installs it meanwhile.
+    for name in text(FOR_BUILDS).split():
+        found.pop(name, None)
     return found
 
 

@@ -35,13 +35,16 @@ def facts(args: Variables, variables: Variables) -> Variables:
 
 
 def planned(args: Variables, variables: Variables) -> Variables:
-    """Return a plan in which everything is due."""
+    """Return a plan in which everything is due, or the parts in the environment."""
     host = str(variables["inventory_hostname"])
     groups = fleet_groups(variables["groups"], variables.get("fleet_groups"))
     member = [group for group, hosts in groups.items() if host in hosts]
     parts = parts_of(member, variables["ansible_run_tags"], variables["ansible_skip_tags"])
-    due = [part.name for part in parts]
+    only = os.environ.get("DUE", "").split()
+    due = [part.name for part in parts if not only or part.name in only]
     items = [PlanItem(host, name, "", "write", ("something",)).as_dict() for name in due]
+    if not only and {"celery_producer", "flower"} & set(due):
+        items.append(PlanItem(host, due[-1], "nginx.service", "reload", ("site",)).as_dict())
     return {"changed": False, "items": items, "due": due, "states": {}}
 
 

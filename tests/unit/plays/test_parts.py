@@ -7,6 +7,7 @@ rendered. Everything is due, so no play ends because there is nothing to do.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Walk:
         """Part -> its hosts."""
         found: dict[str, set[str]] = {}
         for call in self.calls:
-            if call["action"] == "reconcile":
+            if call["action"] == "reconcile" and not call["args"].get("trial"):
                 found.setdefault(call["part"], set()).add(call["host"])
         return found
 
@@ -67,7 +68,7 @@ class Walk:
 
 @pytest.fixture
 def walk(tmp_path: Path) -> Any:
-    def run(*options: str) -> Walk:
+    def run(*options: str, **environment: str) -> Walk:
         made = prepare("local", tmp_path, {"firewall_enabled": True})
         calls = tmp_path / "calls"
         calls.mkdir()
@@ -80,6 +81,7 @@ def walk(tmp_path: Path) -> Any:
             PYTHONPATH=str(ROOT),
             CALLS=str(calls),
             XDG_CACHE_HOME=str(tmp_path / "cache"),
+            **environment,
         )
         ordered = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         groups = yaml.safe_load((made.inventory / "hosts.yml").read_text())["fleet"]["children"]
@@ -102,7 +104,8 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     ended_well(found)
     everywhere = set(found.groups["fleet"])
     assert found.settled == found.expected({"all"}, everywhere)
-    order = [call["part"] for call in found.calls if call["action"] == "reconcile"]
+    settling = [call for call in found.calls if call["action"] == "reconcile"]
+    order = [call["part"] for call in settling if not call["args"].get("trial")]
     names = [part.name for part in PARTS if part.name in order]
     assert list(dict.fromkeys(order)) == names
     # Once more at the end: what Redis allowed processes of before ends then.
@@ -110,8 +113,31 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     assert finish == [False, True]
     assert order[-len(found.settled["verify"]) - 1] == "redis"
     assert found.hosts("rolling_restart", phase="restart") == set(found.groups["celery_workers"])
+    # nginx checks the site while everything still serves.
+    assert found.hosts("reconcile", trial=True) == set(found.groups["celery_producers"])
+    actions = [(call["action"], bool(call["args"].get("trial"))) for call in found.calls]
+    assert actions.index(("reconcile", True)) < actions.index(("rolling_restart", False))
     lease = [call["args"]["state"] for call in found.calls if call["action"] == "run_lease"]
     assert lease == ["present", "absent"]
+
+
+@pytest.mark.slow
+def test_a_play_without_a_part_in_the_plan_costs_no_host_a_task(walk: Any) -> None:
+    code = {"celery_worker", "celery_beat", "celery_producer", "verify"}
+    found: Walk = walk(DUE=" ".join(code))
+    ended_well(found)
+    assert found.settled.keys() == code - BY_OTHERS
+    assert found.hosts("rolling_restart", phase="restart") == set(found.groups["celery_workers"])
+    assert found.hosts("reconcile", trial=True) == set()
+    tasks = re.findall(
+        r"^TASK \[celery_fleet\.core\.(\w+) : (.*?)\]", found.done.stdout, re.MULTILINE
+    )
+    acting = {role for role, task in tasks if not task.startswith("plan | ")}
+    assert not acting & {"celery_runtime", "firewall", "redis", "flower", "celery_health"}
+    # The operator's command is packed for the plan, and not looked for on the hosts.
+    assert "celery_cli" not in acting
+    built = [call["args"]["root"] for call in found.calls if call["action"] == "release"]
+    assert set(built) == {"/opt/flexiprice"}
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,13 @@ def test_workers_that_can_t_be_asked_before_a_roll() -> None:
     assert str(failed.value).endswith(AGAIN)
 
 
-def planned(*items: plan.PlanItem, **args: Any) -> dict[str, Any]:
-    """Run `plan_report` for a host of which `host_plan` found this."""
+def planned(
+    *items: plan.PlanItem, found: dict[str, Any] | None = None, **args: Any
+) -> dict[str, Any]:
+    """Run `plan_report` for a host of which `host_plan` found these items, or for several hosts."""
+    plans = found or {"redis1": {"items": [item.as_dict() for item in items]}}
     whole = {
-        "hosts": ["redis1"],
+        "hosts": list(plans),
         "missing": {},
         "workers": [],
         "instances": {},
@@ -81,13 +84,21 @@ def planned(*items: plan.PlanItem, **args: Any) -> dict[str, Any]:
         **args,
     }
     variables = {
-        "hostvars": {"redis1": {"__fleet_plan": {"items": [item.as_dict() for item in items]}}},
-        "groups": {"fleet": ["redis1"]},
+        "hostvars": {host: {"__fleet_plan": made} for host, made in plans.items()},
+        "groups": {"fleet": list(plans)},
         "ansible_run_tags": ["all"],
         "ansible_skip_tags": [],
     }
     done: dict[str, Any] = action("plan_report", whole).run(task_vars=variables)
     return done
+
+
+def test_a_plan_names_the_parts_that_are_due_on_any_host() -> None:
+    found = {
+        "redis1": {"items": [], "due": ["redis", "pki"]},
+        "worker1": {"items": [], "due": ["pki", "celery_worker"]},
+    }
+    assert planned(found=found)["due"] == ["celery_worker", "pki", "redis"]
 
 
 def test_a_plan_that_can_t_be_written(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ class Host:
         self.seen = {"platform": PLATFORM, "virtualenvs": virtualenvs or []}
         self.result = result
         self.facts: dict[str, Any] = {}
+        self.note = ""
+        self.secrets: list[str] = []
 
     def _fetch(self, remote: str, path: str) -> None:
         assert remote == self.called["hand_over"]
@@ -66,12 +68,12 @@ class Host:
         made._task.check_mode = check
         vars(made).update(
             _connection=SimpleNamespace(_shell=shell, fetch_file=self._fetch),
-            _low_level_execute_command=lambda *_, **__: {"rc": 0, "stdout": "", "stderr": ""},
+            _low_level_execute_command=lambda *_, **__: {"rc": 0, "stdout": self.note},
             _make_tmp_path=lambda: "/tmp/made",
             _transfer_file=lambda local, remote: self.sent.update({remote: local}),
             ask=lambda _script, _request: self.seen,
             execute=self._execute,
-            secrets=[],
+            secrets=self.secrets,
         )
         variables = {"inventory_hostname": self.name, "inventory_dir": "/inventory"}
         return made.run(task_vars={**variables, "ansible_facts": self.facts})
@@ -125,6 +127,22 @@ def test_packages_that_fail_elsewhere_are_not_kept(kept: Path) -> None:
     assert kept.exists()
     Host("worker2", failed=True, msg="no such file").build("worker1", "worker2")
     assert not kept.exists()
+
+
+def test_the_password_of_a_proxy_is_hidden_as_it_is_in_its_url_too() -> None:
+    """pip names the proxy in the command lines of its processes, which it prints if one fails."""
+    logins = [{"host": "proxy", "user": "deploy", "password": "a/b@c d"}]
+    host = Host("worker1", failed=True, msg="broken")
+    host.build("worker1", more={"index": {"proxy": "http://proxy:3128", "logins": logins}})
+    assert {"a/b@c d", "a%2Fb%40c%20d"} <= set(host.secrets)
+
+
+@pytest.mark.parametrize("note", ["{", "[]", "null"])
+def test_a_release_whose_note_is_damaged_is_named(note: str) -> None:
+    host = Host("worker1")
+    host.note = note
+    with pytest.raises(AnsibleActionFail, match=r"release r1: its release\.json can't be read"):
+        host.build("worker1")
 
 
 def test_an_interpreter_that_does_not_run() -> None:

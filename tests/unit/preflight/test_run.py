@@ -469,6 +469,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_env/1ST", "x", "celery_app_env.1ST", "name of an environment variable", "letters"),
     ("celery_release_build_packages", ["gcc", "-oAPT::x=y"], "celery_release_build_packages[1]", "not the name",
      "libpq-dev"),
+    ("celery_release_build_packages", ["g++", "sudo-"], "celery_release_build_packages[1]", "not the name",
+     "libpq-dev"),
     # what the sandbox hides
     ("celery_release_python", "/home//python3", "celery_release_python", "below /home", "one below /opt"),
     ("celery_release_python", "/opt/../root", "celery_release_python", "below /root", "/usr/bin/python3"),

@@ -437,6 +437,34 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
     assert mode(host.path("a.conf")) == 0o640
 
 
+@pytest.mark.parametrize("words", ["", "unknown directive in a.conf:1"])
+def test_a_trial_asks_the_daemon_and_leaves_everything_as_it_was(host: Host, words: str) -> None:
+    host.reconcile({"files": [host.file("a.conf", "a1\n", mode="0640"), host.file("c", "c1\n")]})
+    before = host.tree()
+    seen: dict[str, dict[str, str]] = {}
+    host.systemd.before = lambda command: seen.update({command: host.tree()})
+    wanted = checked(
+        host,
+        host.file("a.conf", "a2\n", mode="0600"),
+        host.file("b.conf", "b\n"),
+        host.file("c", "c2\n"),
+        host.file("later/d.conf", "d\n"),
+    )
+    wanted["checks"][0]["files"].append(host.path("later/*.conf"))
+    wanted["units"] = [{"name": "a.service", "files": [host.path("a.conf")]}]
+    settler = host.settler(("", wanted), trial=True)
+    if words:
+        host.systemd.refused["nginx"] = words
+        with pytest.raises(ReconcileError, match=words):
+            settler.try_files()
+    else:
+        settler.try_files()
+        assert not settler.report.changes
+    assert seen == {"nginx -t": {**before, "a.conf": "a2\n", "b.conf": "b\n"}}
+    assert host.tree() == before
+    assert mode(host.path("a.conf")) == 0o640
+
+
 def test_check_mode_asks_no_daemon(running: Host) -> None:
     wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}NoSuch=1\n")
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]

@@ -237,6 +237,13 @@ def test_what_building_needs_is_there_while_wheels_are_made(
     assert len(during) == 1
 
 
+def test_each_build_removes_the_debian_packages_of_a_killed_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_build, "clean_up", lambda _limit: ["apt is broken"])
+    assert build(place.wanted()) == ["apt is broken"]
+
+
 def test_wheels_are_made_without_a_release(place: Place, tmp_path: Path) -> None:
     handed = tmp_path / "handed.tar"
     files = {"requirements.txt": wheel(tmp_path)}

@@ -1,103 +1,240 @@
-"""Debian packages that are there for as long as a build needs them, with an apt-get of the test's own."""
+"""Debian packages that are there for as long as a build needs them, with the real apt on a directory of the test's."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.release import debian
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import installed
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import (
+    clean_up,
+    installed,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     BuildError,
     Limit,
 )
 
-# gcc needs cpp, and libc6 would be upgraded with it.
-APT = """#!/bin/sh
-echo "$*" >> {noted}
-case "$(echo "$*" | sed 's/.*Timeout=300 //')" in
-  *--simulate*) printf '%s' "$(cat {answer})" ;;
-  update) exit 100 ;;
-  *install*) test ! -e {broken} || exit 100 ;;
-esac
+from tests.programs import required
+
+LIMIT = Limit(60)
+# Name -> its relations to others.
+MIRROR = {
+    "cpp": "",
+    "gcc": "Depends: cpp",
+    "make": "",
+    "perl": "Suggests: make",
+    "dkms": "Depends: gcc",
+    "tcc": "Conflicts: gcc",
+    # The directory has no shell that could run its script.
+    "broken": "Depends: cpp",
+}
+CONFIGURATION = """
+Dir "{root}";
+Dir::State::status "{root}/var/lib/dpkg/status";
+Dir::Bin::dpkg "/usr/bin/dpkg";
+Dir::Bin::methods "/usr/lib/apt/methods";
+Dir::Etc::trusted "/dev/null";
+APT::Architecture "amd64";
+APT::Sandbox::User "root";
+DPkg::Path "/usr/sbin:/usr/bin:/sbin:/bin";
+DPkg::Options {{ "--root={root}"; "--log=/dev/null"; "--force-not-root"; }};
 """
-DPKG = """#!/bin/sh
-cat {known} || exit 1
-"""
-ANSWER = """Reading package lists...
-Inst libc6 [2.36-1] (2.36-2 Debian:12/stable [amd64])
-Inst cpp (4:12.2.0-3 Debian:12.0/stable [amd64])
-Inst gcc (4:12.2.0-3 Debian:12.0/stable [amd64])
-Conf gcc (4:12.2.0-3 Debian:12.0/stable [amd64])
-"""
 
 
-class Apt:
-    """What apt-get was asked to do."""
+class Host:
+    """A directory with packages, and a mirror that has more."""
 
-    def __init__(self, root: Path) -> None:
-        self.noted, self.answer, self.broken = root / "noted", root / "answer", root / "broken"
-        self.answer.write_text(ANSWER)
-        self.known = root / "known"
-        for name, text in (("apt-get", APT), ("dpkg-query", DPKG)):
-            (root / name).write_text(text.format(**vars(self)))
-            (root / name).chmod(0o755)
+    def __init__(self, directory: Path) -> None:
+        self.root, self.mirror = directory / "root", directory / "mirror"
+        self.dpkg = self.root / "var/lib/dpkg"
+        for name in (
+            *("var/lib/dpkg/updates", "var/lib/dpkg/info", "var/lib/apt/lists/partial"),
+            *("var/cache/apt/archives/partial", "var/log/apt", "etc/apt/sources.list.d"),
+            *("etc/apt/preferences.d", "etc/apt/apt.conf.d", "etc/apt/trusted.gpg.d"),
+        ):
+            (self.root / name).mkdir(parents=True)
+        (self.dpkg / "status").touch()
+        (self.root / "etc/apt/sources.list").write_text(
+            f"deb [trusted=yes] file:{self.mirror} ./\n"
+        )
+        configuration = directory / "apt.conf"
+        configuration.write_text(CONFIGURATION.format(root=self.root))
+        self.environment = {
+            **debian._ENVIRONMENT,
+            "APT_CONFIG": str(configuration),
+            "DPKG_ADMINDIR": str(self.dpkg),
+        }
+        self._fill(directory / "package")
 
-    def did(self) -> list[str]:
-        words = self.noted.read_text().splitlines() if self.noted.exists() else []
-        return [line.partition("Timeout=300 ")[2] for line in words]
+    def _fill(self, scratch: Path) -> None:
+        self.mirror.mkdir()
+        (scratch / "DEBIAN").mkdir(parents=True)
+        index = ""
+        for name, relation in MIRROR.items():
+            control = (
+                f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\n"
+                f"Description: {name}\n" + (f"{relation}\n" if relation else "")
+            )
+            (scratch / "DEBIAN/control").write_text(control)
+            if name == "broken":
+                (scratch / "DEBIAN/postinst").write_text("#!/bin/sh\n")
+                (scratch / "DEBIAN/postinst").chmod(0o755)
+            path = self.mirror / f"{name}.deb"
+            build = [required("dpkg-deb"), "--root-owner-group", "-Znone", "--build", scratch, path]
+            subprocess.run(build, check=True, capture_output=True)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            size = path.stat().st_size
+            index += f"{control}Filename: ./{path.name}\nSize: {size}\nSHA256: {digest}\n\n"
+        (self.mirror / "Packages").write_text(index)
+
+    def apt(self, *words: str) -> None:
+        command = [required("apt-get"), "-q", "-y", *words]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True)
+
+    def has(self) -> set[str]:
+        return debian._installed(LIMIT)
 
 
 @pytest.fixture
-def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[object]) -> Apt:
-    path = {**debian._ENVIRONMENT, "PATH": f"{tmp_path}:/usr/bin:/bin"}
-    monkeypatch.setattr(debian, "_ENVIRONMENT", path)
-    monkeypatch.setenv("PATH", path["PATH"])
-    return Apt(tmp_path)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[object]) -> Host:
+    made = Host(tmp_path)
+    made.apt("update")
+    made.apt("install", "perl")
+    monkeypatch.setattr(debian, "_ENVIRONMENT", made.environment)
+    monkeypatch.setattr(debian, "_LOCKED", str(made.dpkg))
+    monkeypatch.setattr(debian, "RECORD", tmp_path / "celery-fleet/build-packages")
+    return made
 
 
-INSTALL = "install --no-install-recommends --no-upgrade -- gcc make"
+def test_packages_that_were_not_there_go_again(host: Host) -> None:
+    with installed(["gcc", "make"], LIMIT):
+        assert host.has() == {"perl", "cpp", "gcc", "make"}
+    assert host.has() == {"perl"}
+    assert not debian.RECORD.parent.exists()
 
 
-def test_packages_that_were_not_there_go_again(apt: Apt) -> None:
-    with installed(["gcc", "make"], Limit(20)):
-        assert apt.did() == ["update", f"--simulate {INSTALL}", INSTALL]
-    # Not the one that was upgraded.
-    assert apt.did()[3:] == ["purge -- cpp gcc"]
-
-
-def test_a_host_that_has_all_packages_needs_no_mirror(apt: Apt) -> None:
-    apt.known.write_text("installed\ninstalled\n")
-    with installed(["gcc", "make"], Limit(20)):
+def test_a_host_that_has_all_packages_needs_no_mirror(host: Host, ran: list[object]) -> None:
+    host.apt("install", "gcc", "make")
+    ran.clear()
+    with installed(["gcc", "make"], LIMIT):
         pass
-    assert apt.did() == []
+    assert "apt-get" not in str(ran)
+    assert host.has() == {"perl", "cpp", "gcc", "make"}
 
 
-def test_packages_that_are_there_stay(apt: Apt) -> None:
-    apt.known.write_text("installed\nnot-installed\n")
-    apt.answer.write_text("gcc is already the newest version (4:12.2.0-3).\n")
-    with installed(["gcc", "make"], Limit(20)):
-        pass
-    assert apt.did() == ["update", f"--simulate {INSTALL}"]
+def test_packages_that_are_there_stay(host: Host) -> None:
+    host.apt("install", "make", "cpp")
+    with installed(["gcc", "make"], LIMIT):
+        assert host.has() == {"perl", "cpp", "gcc", "make"}
+    assert host.has() == {"perl", "cpp", "make"}
 
 
-def test_packages_go_after_a_build_that_failed(apt: Apt) -> None:
-    with pytest.raises(ValueError, match="broken"), installed(["gcc", "make"], Limit(20)):
+def test_packages_go_after_a_build_that_failed(host: Host) -> None:
+    with pytest.raises(ValueError, match="broken"), installed(["gcc"], LIMIT):
         raise ValueError("broken")
-    assert apt.did()[-1] == "purge -- cpp gcc"
+    assert host.has() == {"perl"}
 
 
-def test_an_installation_that_fails_leaves_nothing(apt: Apt) -> None:
-    apt.broken.touch()
-    with (
-        pytest.raises(BuildError, match="installing Debian packages for the build failed"),
-        installed(["gcc", "make"], Limit(20)),
-    ):
+def test_an_installation_that_fails_leaves_nothing(host: Host) -> None:
+    failing = pytest.raises(BuildError, match="installing Debian packages for the build failed")
+    with failing, installed(["broken"], LIMIT):
         pass
-    assert apt.did()[-1] == "purge -- cpp gcc"
+    assert host.has() == {"perl"}
+    assert not debian.RECORD.exists()
 
 
-def test_without_packages_apt_is_not_asked(apt: Apt) -> None:
-    with installed([], Limit(20)):
+def test_a_package_of_the_host_makes_no_room_for_one_of_the_build(host: Host) -> None:
+    host.apt("install", "tcc")
+    failing = pytest.raises(BuildError, match="need to be removed but remove is disabled")
+    with failing, installed(["gcc"], LIMIT):
         pass
-    assert apt.did() == []
+    assert host.has() == {"perl", "tcc"}
+
+
+def test_without_packages_apt_is_not_asked(host: Host, ran: list[object]) -> None:
+    ran.clear()
+    with installed([], LIMIT):
+        pass
+    assert clean_up(LIMIT) == []
+    assert ran == []
+
+
+def test_of_two_builds_the_last_one_removes_the_packages_of_both(host: Host) -> None:
+    one, other = ExitStack(), ExitStack()
+    one.enter_context(installed(["gcc"], LIMIT))
+    other.enter_context(installed(["cpp", "make"], LIMIT))
+    one.close()
+    assert host.has() == {"perl", "cpp", "gcc", "make"}
+    # Another run looks for what was left behind, and leaves what is still needed.
+    assert clean_up(LIMIT) == []
+    assert host.has() == {"perl", "cpp", "gcc", "make"}
+    other.close()
+    assert host.has() == {"perl"}
+
+
+def test_a_build_waits_while_another_one_removes_packages(host: Host) -> None:
+    entered = threading.Event()
+
+    def build() -> None:
+        with installed(["make"], LIMIT):
+            entered.set()
+
+    lock = os.open(host.dpkg, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    thread = threading.Thread(target=build)
+    thread.start()
+    assert not entered.wait(0.5)
+    os.close(lock)
+    assert entered.wait(30)
+    thread.join()
+
+
+def killed(names: list[str]) -> None:
+    """Let a build install packages, and end it at once."""
+    child = os.fork()
+    if child == 0:
+        with installed(names, LIMIT):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_what_a_killed_build_left_goes_with_the_next_one(host: Host) -> None:
+    killed(["gcc"])
+    assert host.has() == {"perl", "cpp", "gcc"}
+    with installed(["gcc", "make"], LIMIT):
+        assert host.has() == {"perl", "cpp", "gcc", "make"}
+    assert host.has() == {"perl"}
+
+
+def test_a_build_without_such_packages_removes_what_a_killed_one_left(host: Host) -> None:
+    killed(["gcc"])
+    assert clean_up(LIMIT) == []
+    assert host.has() == {"perl"}
+    assert not debian.RECORD.exists()
+
+
+@pytest.mark.parametrize("wanted", ["gcc", "dkms"])
+def test_what_somebody_needs_by_now_stays(host: Host, wanted: str) -> None:
+    with installed(["gcc", "make"], LIMIT):
+        host.apt("install", wanted)
+    assert host.has() == {"perl", "cpp", "gcc", wanted}
+
+
+def test_a_removal_that_fails_does_not_stop_another_build(host: Host) -> None:
+    killed(["gcc"])
+    status = host.dpkg / "status"
+    before = status.read_text()
+    status.write_text("nonsense")
+    (remark,) = clean_up(LIMIT)
+    assert "removing Debian packages for the build failed" in remark
+    status.write_text(before)
+    assert clean_up(LIMIT) == []
+    assert host.has() == {"perl"}

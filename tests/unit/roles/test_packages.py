@@ -39,7 +39,7 @@ def test_nginx_never_serves_its_example_site(tmp_path: Path, before: str) -> Non
         (nginx / "sites-available/default").write_text("server { listen 80; }\n")
         (nginx / "sites-enabled").mkdir()
         (nginx / "sites-enabled/default").symlink_to("../sites-available/default")
-    text = (ROOT / "roles/fleet/tasks/packages.yml").read_text()
+    text = (ROOT / "roles/fleet/tasks/install.yml").read_text()
     tasks = yaml.safe_load(text.replace("/etc/", f"{tmp_path}/etc/").replace("owner: root", ""))
     tasks = [task(one, nginx) for one in tasks if "celery_fleet.core.reconcile" not in one]
     for one in tasks:

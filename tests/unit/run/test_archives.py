@@ -8,7 +8,7 @@ import stat
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -135,6 +135,32 @@ def test_a_tar_archive_that_ends_with_a_zip_archive_is_a_tar_archive(tmp_path: P
         info.size = len(inner)
         opened.addfile(info, io.BytesIO(inner))
     assert packed(tmp_path, "a.tar")[1] == {"inner.zip": 0o644}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        # The bit of an encrypted file, in its header and in the directory at the end.
+        pytest.param(
+            lambda text: text.replace(b"\x14\0\0\0\x08", b"\x14\0\1\0\x08"), id="encrypted"
+        ),
+        pytest.param(lambda text: text.replace(b"\0\0\x08\0", b"\0\0\x63\0"), id="unknown method"),
+        pytest.param(lambda text: text.replace(text[50:90], b"\xff" * 40), id="damaged"),
+    ],
+)
+def test_a_zip_archive_that_cannot_be_read_is_named(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "shop.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("app.py", "\n".join(f"x{number} = {number}" for number in range(500)))
+    before = path.read_bytes()
+    path.write_bytes(damage(before))
+    assert path.read_bytes() != before
+    with pytest.raises(
+        UserError, match=r"celery_app_source.archive: shop.zip can't be unpacked: \S"
+    ):
+        packed(tmp_path, "shop.zip")
 
 
 def test_what_is_no_archive_is_named(tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ def test_a_package_of_the_index_is_a_release_without_files(tmp_path: Path) -> No
     assert (needed.file, needed.local) == (".celery-fleet/requirements.txt", False)
     other = pack({**wanted, "pip": "shop[web]==1.3"}, tmp_path, tmp_path, "")
     assert other.id != made.id
+    # Another spelling of the interpreter makes a release, but no virtualenv.
+    again = pack(wanted, tmp_path, tmp_path, "3.11")
+    assert again.id != made.id
+    assert requirements.read(again.directory, wanted, again.exported) == needed
 
 
 def test_a_packages_release_does_not_depend_on_where_its_lock_is(tmp_path: Path) -> None:

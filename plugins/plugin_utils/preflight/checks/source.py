@@ -37,7 +37,8 @@ _ONLY: Final = {
 }
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON = re.compile(r"3\.(?:1[1-9]|[2-9][0-9])")
-_DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.:=~/-]+")
+# With a hyphen at its end, apt would remove the package.
+_DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.:=~/-]*[a-z0-9+.~]")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 # The user of an SSH URL is not a secret login: it is the same for everyone, and needs a key.

@@ -402,6 +402,18 @@ def test_an_interpreter_that_leads_elsewhere(tmp_path: Path) -> None:
     assert found["places"] == ["/home/admin/bin/python3"]
 
 
+def test_a_package_that_is_only_there_for_a_build_does_not_count_as_installed(
+    tmp_path: Path,
+) -> None:
+    """Otherwise no run would ask apt for it, and it would be gone after the build."""
+    packages = runpy.run_path(str(PROBE))["packages"]
+    packages.__globals__["FOR_BUILDS"] = str(tmp_path / "build-packages")
+    before = packages()
+    assert {"dpkg", "base-files"} <= before.keys()
+    (tmp_path / "build-packages").write_text("dpkg\nno-such-package\n")
+    assert before.keys() - packages().keys() == {"dpkg"}
+
+
 def probed(
     tmp_path: Path, port: int, certificate: str = "a/fleet.json", interpreter: str = INTERPRETER
 ) -> dict[str, Any]:
