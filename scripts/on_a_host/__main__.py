@@ -3,13 +3,14 @@
     python -m scripts.on_a_host           write the file
     python -m scripts.on_a_host --check   check that it is up to date; exit status 1 if not
 
-The page comes from real dry runs of `site.yml` with the inventories of the render tests. So it takes a minute, and one
-of these tests compares it. Values that belong to one inventory are replaced by placeholders.
+The page comes from real dry runs of `site.yml` with the inventories of the render tests. So it takes some minutes, and
+one of these tests compares it. Values that belong to one inventory are replaced by placeholders.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     check = parser.parse_args(arguments).check
     wanted = {name: (name, given) for name, given in FILLED_IN.items()} | VARIANTS
     wanted["valkey"] = ("staging", VALKEY)
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = {
             title: pool.submit(
                 render, inventory, Path(name), given, 257 if title == "valkey" else 252, title

@@ -147,6 +147,7 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
         "Links": table(page, "links", ("Link", "To")),
         "Directories": table(page, "directories", ("Directory", "Owner", "Mode")),
         "Directories of units": table(page, "made", ("Directory", "Owner", "Mode", "Of")),
+        "Data": table(page, "data", ("Path", "Kept by")),
     }
     text = [HEAD]
     for title, rows in sections.items():

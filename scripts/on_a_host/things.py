@@ -16,6 +16,8 @@ from scripts.on_a_host.words import PORTS_ROLE
 from tests.render.fleet import Fleet, Host
 
 ROOT = Path(__file__).resolve().parents[2]
+# As in `module_utils/release/virtualenv.py`, which only the tests can import.
+VIRTUALENVS = "virtualenvs"
 _UNIT_FILE = re.compile(
     r"/etc/systemd/system/([^/]+\.(?:service|socket|timer|target|slice))(\.d/[^/]+\.conf)?"
 )
@@ -171,11 +173,20 @@ def take_host(page: Page, fleet: Fleet, host: Host, default: bool) -> None:
                 for port, number in yaml.safe_load(item["content"])["ports"].items():
                     page.add("ports", port, [str(number)], PORTS_ROLE[port], default)
         for item in part.get("directories", []):
-            if "/<version>/" not in plain(item["path"]):
+            declared = item["path"] in host.variables["celery_app_directories"]
+            name = "<directory>" if declared else plain(item["path"])
+            if "/<version>/" not in name:
                 who, mode = rights(item, "0755")
-                page.add("directories", plain(item["path"]), [plain(who), mode], role, default)
+                page.add("directories", name, [plain(who), mode], role, default)
         for item in part.get("releases", []):
-            page.add("directories", plain(item["path"]), ["", ""], role, default)
+            name = plain(item["path"])
+            virtualenv = f"{name.removesuffix('releases/<id>')}{VIRTUALENVS}/<virtualenv>"
+            for path in (name, virtualenv):
+                page.add("directories", path, ["", ""], role, default)
+        for item in part.get("data", []):
+            if item.get("whole", True):
+                kept = f"`{item['keep']}`" if item.get("keep") else ""
+                page.add("data", plain(item["path"]), [kept], role, default)
         for item in part.get("links", []):
             page.add("links", plain(item["path"]), [f"`{plain(item['target'])}`"], role, default)
         take_units(page, part, role, plain, default)

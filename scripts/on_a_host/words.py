@@ -14,15 +14,17 @@ can read which secret.
 `python -m scripts.on_a_host` generates this page from dry runs of `site.yml`: what the roles put on the hosts of the
 delivered inventories, and of inventories that also use all other options. To change it, edit the roles.
 
-`<app>` is `celery_app_name`, `<worker>` a key of `celery_worker_instances`, `<id>` a release, `<version>` the runtime's
-version. *Option* names the variable for a thing that a fleet does not have by default. *By* is the role that puts it
-there, on [its hosts](#roles-and-hosts). If no owner is listed, it is root; if no mode is listed, it is 0644 for a file
-and 0755 for a directory.
+`<app>` is `celery_app_name`, `<worker>` a key of `celery_worker_instances`, `<directory>` one of
+`celery_app_directories`, `<id>` a release, `<virtualenv>` the name of a virtualenv, which releases with the same
+packages share, and `<version>` the runtime's version. *Option* names the variable for a thing that a fleet does not
+have by default. *By* is the role that puts it there, on [its hosts](#roles-and-hosts). If no owner is listed, it is
+root; if no mode is listed, it is 0644 for a file and 0755 for a directory.
 
 These lists leave out Debian's packages ([dependencies](dependencies.md#on-the-hosts)), the files in a release and in
-the runtime, and the files that processes write while they work; [names](names.md#places-on-a-host) lists their
-directories. On each host, `/etc/celery-fleet/<app>/manifest.json`, which only root can read, lists what the application
-has there; [a removal](removal.md#taking-a-fleet-off-its-hosts) follows it.
+the runtime, and the files that processes and runs write while they work. [Data](#data) has the places of most of them,
+and [names](names.md#places-on-a-host) says what they are. On each host, `/etc/celery-fleet/<app>/manifest.json`, which
+only root can read, lists what the application has there; [a removal](removal.md#taking-a-fleet-off-its-hosts) follows
+it.
 """
 
 # Patterns of things that no delivered fleet has, and the variable that adds each.
@@ -34,6 +36,12 @@ OPTIONS = {
     r"credentials/schedule\.json": "`celery_beat_scheduler: database`",
     r"nginx-web/flower\.conf": "`flower_url_prefix`",
     r"^backend$": "`celery_producer_web_listen`",
+    r"redis-ca\.crt": "`celery_app_redis_ca`",
+    r"letsencrypt": "`celery_producer_web_certificate`",
+    r"-beat\.service\.d": "`celery_beat_unit`",
+    r"-flower\.service\.d": "`flower_unit`",
+    r"-web\.service\.d": "[options of the unit](web.md#options-of-the-unit) in `celery_producer_web`",
+    r"^<directory>$": "`celery_app_directories`",
 }
 # The purpose of each port, its variable, and the requirements for a caller.
 PORTS = {
@@ -72,6 +80,7 @@ READ_BY = {
     r"schedule\.json$": "`celery-fleet schedule`",
     r"health\.json$": "the health check",
     r"users\.acl$": "Redis, `celery-fleet redis --as admin`",
+    r"-broker/users\.acl$": "`celery-fleet client --show-password`",
 }
 # The option that adds a reader (the second word) which a file does not have by default.
 GIVEN_BY = {r"<app>-cache": "`celery_app_cache`", r"host\.key ": "`pki_mode: mutual`"}
@@ -79,7 +88,9 @@ INTRODUCTIONS = {
     "Secrets": (
         "Root can open all of them. Only root can open files in `credentials/`, its directory with mode 0700: systemd",
         "reads them and gives them to the listed units. A process's user can read what the process was given.",
-        "Secrets of the control side: [operations](operations.md#secrets).",
+        "With [a Redis that the fleet does not run](redis.md#a-redis-that-the-fleet-does-not-run), the files hold",
+        "`celery_app_broker_url` in place of the `redis_passwords`. Secrets of the control side:",
+        "[operations](operations.md#secrets).",
         "",
     ),
     "Ports": (
@@ -89,6 +100,11 @@ INTRODUCTIONS = {
     ),
     "Directories of units": (
         "systemd creates them when it starts the unit, and removes those below `/run` when it stops.",
+        "",
+    ),
+    "Data": (
+        "What builds, systemd and programs write here goes with [a removal](removal.md), unless another application of",
+        "the host has it too. `fleet_remove_keep` with the name in *Kept by* keeps it.",
         "",
     ),
 }

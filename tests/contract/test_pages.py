@@ -318,6 +318,13 @@ def test_each_table_of_figures_names_its_command() -> None:
     assert [one.partition("\n")[0] for one in sections if not commands.search(one)] == []
 
 
+def test_each_table_of_figures_names_its_commit_and_date() -> None:
+    text = (ROOT / "docs/performance.md").read_text()
+    tables = [one for one in re.split(r"^## ", text, flags=re.MULTILINE) if "\n|" in one]
+    measured = re.compile(r"`[0-9a-f]{7}`, \d{4}-\d\d-\d\d")
+    assert [one.partition("\n")[0] for one in tables if not measured.search(one)] == []
+
+
 def test_the_readme_has_the_figures_of_restarts() -> None:
     """It shows what late acknowledgement does, too, without which the comparison would be unfair."""
 

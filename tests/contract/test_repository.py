@@ -13,6 +13,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# The address on pages until the project has one.
+PLACEHOLDER = "https://git.example.com/platform/celery-fleet"
+
 # Where an application's name would mean that the project knows one of its users.
 NEUTRAL = ("roles/", "plugins/", "src/", "templates/", "playbooks/")
 
@@ -102,6 +105,20 @@ def test_no_application_is_known_by_name() -> None:
     applications = [path.parent.name for path in (ROOT / "examples").glob("*/README.md")]
     assert applications, "examples/ holds no application to look for"
     assert hits(rf"(?i)({'|'.join(map(re.escape, applications))})", names_under(*NEUTRAL)) == []
+
+
+def test_pages_and_examples_name_one_address() -> None:
+    """The one of galaxy.yml, or as long as it has none, the placeholder."""
+    address = load(ROOT / "galaxy.yml").get("repository", PLACEHOLDER).removesuffix(".git")
+    found = [
+        (name, one)
+        for name in files()
+        if name.startswith(("README.md", "docs/", "examples/automation/"))
+        for one in re.findall(r"\S+/celery-fleet\.git", text(name))
+    ]
+    assert len(found) > 4
+    wrong = [one for one in found if one[1].removeprefix("git+") != f"{address}.git"]
+    assert wrong == []
 
 
 def test_no_path_of_one_machine() -> None:

@@ -8,6 +8,7 @@ needs one makes it.
 from __future__ import annotations
 
 import fcntl
+import os
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     with ExitStack() as stack:
         if not session.config.option.collectonly:
-            pool = stack.enter_context(ThreadPoolExecutor())
+            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
             renders = Renders(pool, shared(session.config))
             session.config.stash[RENDERS] = renders
             for title in asked_for(session.items):

@@ -87,6 +87,24 @@ ODD: dict[str, Any] = {
         "analytics": {"concurrency": 1, "memory_max": "768M"},
     },
 }
+# A Redis that the fleet does not run, a certificate of certbot's, declared directories, and options for each unit.
+OUTSIDE: dict[str, Any] = {
+    **PRODUCTION,
+    "fleet_groups": {"redis": "none_of_the_fleet"},
+    "celery_app_broker_url": "rediss://shop:not-a-real-one-of-a-service@redis.example.org:6379/0",
+    "celery_app_redis_ca": Authority("service").pem,
+    "celery_app_lease_host": "control1",
+    "celery_app_directories": {"/srv/media": {}},
+    "celery_beat_unit": {"memory_max": "256M"},
+    "flower_unit": {"memory_max": "512M"},
+    "celery_producer_web": {
+        "command": ["python", "-m", "uvicorn", "app.main:app", "--fd", "3"],
+        "memory_max": "1G",
+    },
+    "celery_producer_web_server_names": ["shop.example.org"],
+    "celery_producer_web_certificate": "/etc/letsencrypt/live/shop.example.org/fullchain.pem",
+    "celery_producer_web_certificate_key": "/etc/letsencrypt/live/shop.example.org/privkey.pem",
+}
 # Further renders: a name, the inventory, and variables.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd": ("staging", ODD),
@@ -105,6 +123,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "pki_mode": "mutual",
         },
     ),
+    "outside": ("local", OUTSIDE),
 }
 # Also on Debian 13, with certificates for all clients, and a site without a password. Checks by this machine's own
 # systemd are left out.
@@ -180,7 +199,7 @@ def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess[st
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -304,7 +323,7 @@ def _secrets(inventory: Path, given: dict[str, Any]) -> dict[str, str]:
         }
     )
     for name, value in given.items():
-        if re.search(r"password|passphrase|secret", name):
+        if re.search(r"password|passphrase|secret|broker_url", name):
             parts = value.items() if isinstance(value, dict) else [("", value)]
             found.update({f"{name} {part}": str(secret) for part, secret in parts})
     return found

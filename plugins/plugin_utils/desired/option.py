@@ -1,4 +1,4 @@
-"""Defines an option of the inventory: the type of the tables in `worker_options` and `application_options`.
+"""Defines an option of the inventory: the type of the tables in the files `*_options.py` here.
 
 Preflight's checks, the functions that compute the desired state, the roles' argument specs and the reference page read
 these tables. `python scripts/reference.py` writes the last two.

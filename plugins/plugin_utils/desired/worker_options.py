@@ -2,7 +2,8 @@
 
 They are data on the control node: preflight checks the inventory by them, `workers.py` makes command lines and units
 from them, and `python scripts/reference.py` writes the role's argument spec and README. `Option` in `option.py`
-describes the fields of a row. "Your first change" in docs/development.md says how to add one.
+describes the fields of a row. Options that systemd enforces for other units too are in `unit_options.py`. "Your first
+change" in docs/development.md says how to add one.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import virtualenv
 
 from scripts.on_a_host.page import PageError, lines, option, secrets
 from scripts.on_a_host.things import (
+    VIRTUALENVS,
     Page,
     Thing,
     accounts,
@@ -14,7 +16,9 @@ from scripts.on_a_host.things import (
     handed,
     readable,
     spellings,
+    take,
 )
+from tests.render.fleet import Fleet, Host
 
 
 @pytest.mark.parametrize(
@@ -101,3 +105,35 @@ def test_a_secret_that_nobody_can_name_is_no_row() -> None:
     page.holds["/etc/new"].add("redis_passwords worker")
     with pytest.raises(PageError, match="/etc/new: say in READ_BY"):
         list(secrets(page))
+
+
+def test_directories_of_the_inventory_of_builds_and_of_programs_are_on_the_page() -> None:
+    variables = {
+        "celery_app_name": "shop",
+        "celery_worker_instances": {},
+        "celery_app_directories": {"/srv/media": {}},
+    }
+    part = {
+        "directories": [{"path": "/srv/media", "owner": "shop", "group": "shop", "mode": "0750"}],
+        "releases": [{"path": "/opt/shop/flower/releases/0123456789ab"}],
+        "data": [
+            {"path": "/var/log/shop", "keep": "logs"},
+            {"path": "/run/shop.sock"},
+            {"path": "/var/log", "whole": False},
+        ],
+    }
+    page = Page()
+    take(page, Fleet({"h1": Host("h1", variables, {"flower": part})}, {}, ""), default=True)
+    assert {name: one.cells for name, one in page.things["directories"].items()} == {
+        "<directory>": ("`<app>:<app>`", "`0750`"),
+        "/opt/<app>/flower/releases/<id>": ("", ""),
+        "/opt/<app>/flower/virtualenvs/<virtualenv>": ("", ""),
+    }
+    assert {name: one.cells for name, one in page.things["data"].items()} == {
+        "/var/log/<app>": ("`logs`",),
+        "/run/<app>.sock": ("",),
+    }
+
+
+def test_virtualenvs_are_where_a_build_puts_them() -> None:
+    assert VIRTUALENVS == virtualenv.VIRTUALENVS
