@@ -97,8 +97,8 @@ class ActionModule(FleetAction):
         housed = str(args.get("wheelhouse") or "")
         # Another index may have other packages of the same names.
         urls = [str(index.get("url") or ""), *map(str, index.get("extra_urls") or [])]
-        circumstances = [seen["platform"], *([] if housed else urls)]
-        name = wheels.name_of(requirements["digest"], circumstances, own)
+        which = [requirements["digest"], seen["platform"], *([] if housed else urls), own]
+        name = wheels.name_of(*which)
         found = {**seen, "name": name, "housed": ""}
         if housed and (args.get("only_wheels") or name not in seen["virtualenvs"]):
             config = variables.get("ansible_config_file")

@@ -19,16 +19,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.errors import Us
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache
 
 
-def name_of(digest: str, circumstances: Iterable[str], release: str) -> str:
-    """Return the name of a virtualenv, twelve hexadecimal digits.
-
-    Args:
-        digest: Hash of the requirements.
-        circumstances: What else decides which packages these are: the host's platform, as the script `virtualenvs`
-            names it, and the indexes.
-        release: Name of the release if a package is built from its source; else empty.
-    """
-    return hashlib.sha256("\0".join([digest, *circumstances, release]).encode()).hexdigest()[:12]
+def name_of(*parts: str) -> str:
+    """Return the name of what these texts define, such as a virtualenv: twelve hexadecimal digits."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def housed(wheelhouse: Path, platform: str, virtualenv: str) -> Path:
@@ -93,7 +86,7 @@ def turn(virtualenv: str, scope: Iterable[str], host: str) -> Iterator[tuple[Pat
     Yields:
         Where the wheels belong, and whether they are there; see `alone`.
     """
-    path = cache.make(cache.directory("wheels")) / f"{name_of(virtualenv, scope, '')}.tar"
+    path = cache.make(cache.directory("wheels")) / f"{name_of(virtualenv, *scope)}.tar"
     with alone(path, host) as there:
         yield path, there
     cache.sweep(path.parent)

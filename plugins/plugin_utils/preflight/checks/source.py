@@ -11,8 +11,10 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.requirements_file import (
     LOCKS,
+    NAME,
     PROJECT,
     lines,
+    places,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -101,7 +103,7 @@ def _source(
                 value=model.show((_NAME, key), text),
             )
             return
-    name = as_text(source.get("requirements")) or "requirements.txt"
+    name = as_text(source.get("requirements")) or NAME
     for key, names in (("extras", (*LOCKS, PROJECT)), ("groups", LOCKS)):
         if source.get(key) and PurePosixPath(name).name not in names:
             yield Problem(
@@ -302,16 +304,13 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
             value=model.show((_NAME, "directory"), source.get("directory")),
         )
         return
-    requirements = as_text(source.get("requirements")) or "requirements.txt"
-    file = next(
-        (place / requirements for place in (directory, root) if is_file(place / requirements)), None
-    )
+    file = next((path for path in places(source, root) if is_file(path)), None)
     if file is None:
         yield Problem(
             dotted((_NAME, "requirements")),
             "is a file that the source does not have",
             f"write it below {directory}, or name the one that is there{_instead(directory, root)}",
-            value=model.show((_NAME, "requirements"), requirements),
+            value=model.show((_NAME, "requirements"), source.get("requirements") or NAME),
         )
     for module in {str(model.value(host, "celery_app_module")): None for host in hosts}:
         if module != str(UNKNOWN) and not find_module(directory, module):
@@ -350,12 +349,12 @@ def _no_module(model: Model, directory: Path, module: str) -> Problem:
     )
 
 
-def _instead(*places: Path) -> str:
+def _instead(*directories: Path) -> str:
     """Return text on what could be named instead of a missing requirements file; empty if there is nothing."""
-    there = [name for name in LOCKS if any(is_file(place / name) for place in places)]
+    there = [name for name in LOCKS if any(is_file(one / name) for one in directories)]
     if there:
         return f", such as {' or '.join(there)}"
-    if any(is_file(place / PROJECT) for place in places):
+    if any(is_file(one / PROJECT) for one in directories):
         return f", such as {PROJECT}"
     return ""
 
