@@ -86,7 +86,7 @@ class ActionModule(FleetAction):
         self.secrets.extend(str(login["password"]) for login in index.get("logins") or [])
         seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
         if not seen["platform"]:
-            # A package of the run may bring it.
+            # A package that the run installs may provide it.
             if self._task.check_mode:
                 return seen
             raise UserError(
@@ -125,7 +125,7 @@ class ActionModule(FleetAction):
     def _fill(
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
     ) -> dict[str, Any]:
-        """Make the wheels for a wheelhouse that it lacks."""
+        """Build the wheels that the wheelhouse lacks."""
         seen = self._look(args, variables)
         # In a dry run, the interpreter may be missing.
         path = Path(seen.get("housed") or "/nowhere")
@@ -161,7 +161,7 @@ class ActionModule(FleetAction):
 
 
 def _interpreter(wanted: str, variables: dict[str, Any]) -> str:
-    """Return the path of an interpreter; preflight has found that of a version, if no package of the run brings it."""
+    """Return the path of an interpreter. Preflight has found a version's, unless a package of the run provides it."""
     if "/" in wanted:
         return wanted
     found = (variables.get("ansible_facts") or {}).get("fleet", {}).get("interpreter") or {}

@@ -1,4 +1,4 @@
-"""Installs Debian packages for as long as packages of Python are built."""
+"""Installs Debian packages that are only needed while Python packages are built."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 )
 
 _ENVIRONMENT = {
-    # dpkg looks for programs of root in it.
+    # dpkg refuses to run if the directories of root's programs are missing.
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "DEBIAN_FRONTEND": "noninteractive",
     "LC_ALL": "C",
-    # No process of the host is to restart because of them.
+    # needrestart would restart services of the host.
     "NEEDRESTART_SUSPEND": "1",
 }
 
-# In a simulation, a package that would be upgraded has its old version in brackets behind its name.
+# In a simulation, apt lists a new package without an old version in brackets after its name.
 _NEW = re.compile(r"^Inst (\S+) \(", re.MULTILINE)
 
 
 @contextmanager
 def installed(names: Sequence[str], limit: Limit) -> Iterator[None]:
-    """Have packages installed; at the end, remove those that were not there before, also those that they needed.
+    """Install packages for a while; at the end, remove the new ones, including their dependencies.
 
     Args:
         names: Names of the packages.
-        limit: How long apt may take, each time.
+        limit: How long each call of apt may take.
 
     Raises:
         BuildError: apt failed.
@@ -41,7 +41,7 @@ def installed(names: Sequence[str], limit: Limit) -> Iterator[None]:
         yield
         return
     install = ("install", "--no-install-recommends", "--no-upgrade", "--", *names)
-    # If it fails, the installation says what is missing.
+    # If this fails, installing reports what is missing.
     with suppress(CommandFailed):
         _apt(limit, "update")
     new = _NEW.findall(_apt(limit, "--simulate", *install))
@@ -59,7 +59,7 @@ def _there(names: Sequence[str], limit: Limit) -> bool:
     try:
         answer = run(ask, limit, "asking dpkg", user_of("root"), environment=_ENVIRONMENT)
     except CommandFailed:
-        return False  # it does not know one of them
+        return False  # dpkg does not know one of them
     return {"installed"} == set(answer.split())
 
 

@@ -11,7 +11,7 @@ from typing import Final
 #: Locks that the tool which wrote them can export as such a file; see `run/lock_files.py`.
 LOCKS: Final = ("uv.lock", "poetry.lock", "pdm.lock")
 
-#: A project that pip builds as a package, with what it needs.
+#: A project that pip installs as a package, with its dependencies.
 PROJECT: Final = "pyproject.toml"
 
 # `-r other.txt`, `--constraint=limits.txt` and so on.

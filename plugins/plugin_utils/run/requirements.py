@@ -123,7 +123,7 @@ def _summary(name: str, lines: list[str]) -> Requirements:
 def _collect(path: Path, source: Path, found: list[str], seen: set[Path]) -> None:
     """Append the lines of a file and of those that it includes, each file once, as pip reads them.
 
-    Names and ends of files are among them: the same line means something else in a file of constraints.
+    The names and ends of files are recorded too, because the same line means something else in a file of constraints.
     """
     seen.add(path.resolve())
     text = path.read_text(encoding="utf-8-sig", errors="replace")

@@ -39,7 +39,7 @@ def _short(platform: str) -> str:
     """Return a platform as the name of a directory, such as `debian-12-cpython-311-x86_64-linux-gnu`."""
     words = platform.replace('"', "").split()
     system = [word.partition("=")[2] for word in words if word.startswith(("ID=", "VERSION_ID="))]
-    # The host says it, which must not choose a place on the control node.
+    # The text comes from the host, which must not choose a path on the control node.
     return re.sub(r"\.\.|[^\w.+-]", "_", "-".join([*system, words[1]]))
 
 
@@ -52,7 +52,7 @@ def lacking(path: Path, pins: Iterable[str]) -> str:
     """
     there = set()
     for tar in path.parent.glob("*.tar"):
-        # One that was not copied completely has nothing to offer.
+        # Ignore incomplete copies.
         with suppress(tarfile.TarError), tarfile.open(tar) as opened:
             there |= {
                 "==".join(_plain(part) for part in name.split("-")[:2])
@@ -104,7 +104,7 @@ def alone(path: Path, host: str) -> Iterator[bool]:
         host: Name of the host.
 
     Yields:
-        Whether they are there. Only who finds none may write them.
+        Whether they are there. Only a host that finds none may write them.
 
     Raises:
         UserError: Another host has failed to make them, in this run.
@@ -133,9 +133,9 @@ def alone(path: Path, host: str) -> Iterator[bool]:
 
 
 def _run() -> str:
-    """Return a name of this run: all its processes have the same parent, and its number may be used again later."""
+    """Return a name for this run: its processes have the same parent, whose number is unique with its start time."""
     parent = os.getppid()
-    # The 22nd field is when it started; the second one, in brackets, may contain blanks.
+    # The 22nd field is the start time; the second one, in brackets, may contain blanks.
     started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{parent}/{started}"

@@ -923,7 +923,7 @@ def test_a_module_that_only_a_package_can_have_makes_a_warning(
 ) -> None:
     found = only(problems({**variables, "celery_app_module": "shop_core.celery:app"}))
     assert (found.variable, found.severity) == ("celery_app_module", Severity.WARNING)
-    assert "a package of the requirements has to bring it" in found.message
+    assert "a package in the requirements must provide it" in found.message
     # Unless the requirements list it.
     (tmp_path / "source/requirements.txt").write_text("Shop.Core[web]==1.2\n")
     assert problems({**variables, "celery_app_module": "shop_core.celery:app"}) == []

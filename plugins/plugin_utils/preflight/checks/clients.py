@@ -55,13 +55,13 @@ def check_clients(model: Model) -> Iterator[Problem]:
             if password is not UNKNOWN and not isinstance(password, str):
                 yield Problem(
                     dotted((_PASSWORDS, name)),
-                    f"is not set to a text, but {_CLIENTS} has a client of this name",
+                    f"is not set to a string, but {_CLIENTS} has a client of this name",
                     "put a random one into the environment's vault.yml: openssl rand -hex 24",
                     hosts=(host,),
                 )
         for name in passwords:
             if name not in clients:
-                # In place of a name there may be a password.
+                # The key may be a password by mistake.
                 shown = name if _NAME.fullmatch(name) else "(a key that is not shown)"
                 yield Problem(
                     dotted((_PASSWORDS, shown)),

@@ -66,8 +66,8 @@ def _index(model: Model, index: Mapping[str, object]) -> Iterator[Problem]:
         elif parts.scheme == "http" and "proxy" not in path:
             yield Problem(
                 path,
-                "is not encrypted: whoever is between a host and the index can replace packages, which then run as "
-                "the application's user",
+                "is not encrypted: anyone on the network between can replace packages, which then run as the "
+                "application's user",
                 f"use https, with the certificate of the index's authority in {NAME}.ca",
                 value=model.show((NAME, path.rpartition(".")[2]), text),
                 severity=Severity.WARNING,

@@ -36,7 +36,7 @@ CA: Final = "celery_app_redis_ca"
 CACHE: Final = "celery_app_cache"
 CLIENTS: Final = "celery_app_clients"
 PKI_MODE: Final = "pki_mode"
-# What the URLs say.
+# Variables that the URLs replace.
 _PARTS: Final = tuple(
     f"celery_app_{kind}_{part}" for kind in ("broker", "results") for part in ("host", "port")
 )
@@ -120,11 +120,13 @@ def _together(model: Model) -> Iterator[Problem]:
             LEASE_HOST,
             "is not set. The group redis has no host, so the inventory must name one for the lease of a run and "
             "the marks of release commands",
-            f"write the name of a host that stays, such as {next(iter(members), 'the one of beat')}",
+            f"write the name of a host that you will keep, such as {next(iter(members), 'the one of beat')}",
         )
     for name in dict.fromkeys(hosts):
         if name not in members:
-            yield Problem(LEASE_HOST, f"is no host of {FLEET}", "write the name of one", value=name)
+            yield Problem(
+                LEASE_HOST, f"is not a host of {FLEET}", "write the name of one", value=name
+            )
 
 
 def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:

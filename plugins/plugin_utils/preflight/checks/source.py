@@ -174,7 +174,7 @@ def _archive(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
     elif "://" in text and digest is None:
         yield Problem(
             dotted((_NAME, "sha256")),
-            "is not set, so the server could send any other archive",
+            "is not set, so the server could send a different archive",
             "write the SHA-256 of the archive, which `sha256sum` prints",
         )
     elif "://" not in text and not is_file(model.control.base_dir / expand_home(text)):
@@ -332,11 +332,11 @@ def _lists(file: Path, module: str) -> bool:
 
 def _no_module(model: Model, directory: Path, module: str) -> Problem:
     shown = model.show(("celery_app_module",), module)
-    elsewhere = "write it as seen from there, or set celery_app_source.directory to the directory it is imported from"
+    elsewhere = "write it relative to that, or set celery_app_source.directory to the directory it is imported from"
     if in_package(directory, module):
         return Problem(
             "celery_app_module",
-            f"is a module that is not below {directory}, so a package of the requirements has to bring it",
+            f"is a module that is not below {directory}, so a package in the requirements must provide it",
             f"if none does, {elsewhere}",
             value=shown,
             severity=Severity.WARNING,
@@ -350,7 +350,7 @@ def _no_module(model: Model, directory: Path, module: str) -> Problem:
 
 
 def _instead(*directories: Path) -> str:
-    """Return text on what could be named instead of a missing requirements file; empty if there is nothing."""
+    """Return the end of a message with files to name instead of a missing one; empty if there are none."""
     there = [name for name in LOCKS if any(is_file(one / name) for one in directories)]
     if there:
         return f", such as {' or '.join(there)}"
@@ -387,7 +387,7 @@ def find_module(directory: Path, module: str) -> bool:
 
 
 def in_package(directory: Path, module: str) -> bool:
-    """Return whether a missing module may be in an installed package: the source has nothing of its first name."""
+    """Return whether a missing module may be in an installed package: its top-level name is not in the source."""
     first = directory / module.partition(":")[0].split(".")[0]
     return not is_dir(first) and not is_file(first.with_name(f"{first.name}.py"))
 

@@ -158,7 +158,7 @@ def not_a_mapping(model: Model, path: Path, value: object, remedy: str) -> Probl
 
 
 def check_pem(path: Path, text: str, parts: Iterable[str]) -> Iterator[Problem]:
-    """Check that a text has parts of the PEM form. The most likely mistake is the path of a file."""
+    """Check that a text has these parts of the PEM form. Often it is the path of a file by mistake."""
     missing = [part for part in parts if part not in text]
     if missing:
         yield Problem(

@@ -52,7 +52,7 @@ def test_a_fleet_without_redis_needs_only_url_and_lease_host(variables: dict[str
             "celery_app_clients",
             "needs a Redis of the fleet",
         ),
-        ({"celery_app_lease_host": "redis1"}, "celery_app_lease_host", "no host of fleet"),
+        ({"celery_app_lease_host": "redis1"}, "celery_app_lease_host", "not a host of fleet"),
     ],
 )
 def test_what_is_refused_or_warned_of(
