@@ -1024,7 +1024,7 @@ def test_groups_may_have_other_names_beside_groups_with_ours(variables: Variable
         ({"celery_beat": "redis"}, None, "fleet_groups", "one group for redis and celery_beat"),
         ({"reddis": "x"}, None, "fleet_groups.reddis", "is not a known key"),
         ({"redis": ["x"]}, None, "fleet_groups.redis", "is a list"),
-        ({}, {"worker1": {"fleet_groups": {"redis": "x"}}}, "fleet_groups", "first host has"),
+        ({}, {"worker1": {"fleet_groups": {"redis": "x"}}}, "fleet_groups", "first host"),
     ],
 )
 def test_wrong_names_of_groups(
