@@ -239,6 +239,21 @@ def running(
         yield made
 
 
+def printed(directory: Path, environment: dict[str, str], *argv: str) -> Any:
+    """Return the JSON that a command prints."""
+    done = subprocess.run(
+        argv,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def wait_for(look: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while True:

@@ -88,7 +88,7 @@ class ActionModule(FleetAction):
         self.secrets.extend([*passwords, *(quote(password, safe="") for password in passwords)])
         seen = self.ask("virtualenvs", {"root": args["root"], "python": args["python"]})
         if not seen["platform"]:
-            # A package of the run may bring it.
+            # A package that the run installs may provide it.
             if self._task.check_mode:
                 return seen
             raise UserError(
@@ -99,8 +99,8 @@ class ActionModule(FleetAction):
         housed = str(args.get("wheelhouse") or "")
         # Another index may have other packages of the same names.
         urls = [str(index.get("url") or ""), *map(str, index.get("extra_urls") or [])]
-        circumstances = [seen["platform"], *([] if housed else urls)]
-        name = wheels.name_of(requirements["digest"], circumstances, own)
+        which = [requirements["digest"], seen["platform"], *([] if housed else urls), own]
+        name = wheels.name_of(*which)
         found = {**seen, "name": name, "housed": ""}
         if housed and (args.get("only_wheels") or name not in seen["virtualenvs"]):
             config = variables.get("ansible_config_file")
@@ -127,7 +127,7 @@ class ActionModule(FleetAction):
     def _fill(
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
     ) -> dict[str, Any]:
-        """Make the wheels for a wheelhouse that it lacks."""
+        """Build the wheels that the wheelhouse lacks."""
         seen = self._look(args, variables)
         # In a dry run, the interpreter may be missing.
         path = Path(seen.get("housed") or "/nowhere")
@@ -174,7 +174,7 @@ def _kept(identity: str, text: str) -> dict[str, Any]:
 
 
 def _interpreter(wanted: str, variables: dict[str, Any]) -> str:
-    """Return the path of an interpreter; preflight has found that of a version, if no package of the run brings it."""
+    """Return the path of an interpreter. Preflight has found a version's, unless a package of the run provides it."""
     if "/" in wanted:
         return wanted
     found = (variables.get("ansible_facts") or {}).get("fleet", {}).get("interpreter") or {}

@@ -53,7 +53,7 @@ options:
     type: raw
     default: ""
   build_packages:
-    description: Debian packages with which packages are built. The host that builds has them meanwhile.
+    description: Debian packages that are only installed while Python packages are built.
     type: list
     elements: str
     default: []
@@ -71,7 +71,7 @@ options:
     type: path
     default: ""
   only_wheels:
-    description: Build nothing that stays. Only put the packages into the wheelhouse, if they are not there.
+    description: Install no release. Only put the packages into the wheelhouse, if they are not there yet.
     type: bool
     default: false
   app:

@@ -6,14 +6,13 @@ Redis logs what it refuses; that log has to stay empty.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from tests.fleet import NODE, Fleet, client, running, wait_for
+from tests.fleet import NODE, Fleet, client, printed, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -112,17 +111,7 @@ def sent(fleet: Fleet, expression: str, user: str = "producer") -> Any:
         "import json; from celery import chord, group; from more import *;"
         f"print(json.dumps({expression}))"
     )
-    done = subprocess.run(
-        [fleet.python, "-c", code],
-        cwd=fleet.directory,
-        env=fleet.environment(user),
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return printed(fleet.directory, fleet.environment(user), fleet.python, "-c", code)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ They are plain Celery, without the fleet's loader and settings.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.fleet import NODE, Fleet, running, wait_for
+from tests.fleet import NODE, Fleet, printed, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -104,17 +103,10 @@ def prepared(fleet: Fleet, name: str) -> Path:
 
 
 def said(fleet: Fleet, name: str, expression: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "outside.py", expression],
-        cwd=prepared(fleet, name),
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
+    directory = prepared(fleet, name)
+    return printed(
+        directory, {"PATH": os.environ["PATH"]}, sys.executable, "outside.py", expression
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -16,6 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.finger
     RECORDS,
     read_object,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import shortened
 
 # In the order in which they are shown.
 _KINDS = (
@@ -103,8 +104,8 @@ def _readable(kind: str, before: str, after: str) -> bool:
     )
 
 
-def _short(text: str, most: int = 60) -> str:
-    return (text if len(text) <= most else text[: most - 1] + "…") or '""'
+def _short(text: str) -> str:
+    return shortened(text, 60) or '""'
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

@@ -26,8 +26,8 @@ class Directory:
     """A directory with its owner and mode; its parents must exist or come before it in the list.
 
     Attributes:
-        follow: Whether links on the way to it are followed. If other users can write to its parents, they must not be;
-            missing parents are then made for root.
+        follow: Whether symbolic links in its path are followed. If not, missing parents are created and belong to root.
+            Don't follow links in places that other users can write to.
     """
 
     path: str

@@ -99,11 +99,11 @@ def replace(
 
 
 def open_directory(path: str, *, make: bool) -> int | None:
-    """Open a directory without following any link on the way to it.
+    """Open a directory without following symbolic links in its path.
 
     Args:
         path: Absolute path.
-        make: Whether to make what is missing, for root; otherwise None is returned.
+        make: Whether to create missing directories, owned by root. Without it, the result is None if one is missing.
 
     Raises:
         ReconcileError: A part of the path is a link or a file.
@@ -121,7 +121,7 @@ def open_directory(path: str, *, make: bool) -> int | None:
             return None
         except NotADirectoryError:
             raise ReconcileError(
-                f"{path}: {place} is a link or not a directory; write the path that it leads to, or move it away"
+                f"{path}: {place} is a link or not a directory; write the path that it points to, or move it away"
             ) from None
         finally:
             os.close(handle)
@@ -252,7 +252,7 @@ class Files:
                 os.chmod(path, mode)
 
     def _apply_without_links(self, item: Directory) -> None:
-        """Apply a directory in a place that others may write to: by open directories, not by paths."""
+        """Apply a directory whose parents other users may write to. Only use open directories, never paths."""
         uid, gid = _ids(item.owner, item.group, self.check)
         handle = open_directory(item.path, make=not self.check)
         wanted = f"directory {item.owner}:{item.group} {item.mode:04o}\n"

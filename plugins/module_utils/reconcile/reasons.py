@@ -13,6 +13,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import shortened
+
 ARGUMENTS = "environment CELERY_FLEET_ARGS"
 DELIVERY = "environment CELERY_FLEET_DELIVERY"
 DROP_IN = "drop-in 10-fleet.conf"
@@ -116,8 +118,7 @@ def _difference(name: str, before: str | None, after: str | None) -> str:
 
 
 def _short(text: str | None) -> str:
-    text = str(text)
-    return (text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…") or '""'
+    return shortened(str(text), _LONGEST) or '""'
 
 
 def _options(command: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import shortened
 
 _PROPERTIES = (
     "Id",
@@ -103,12 +104,8 @@ class UnitState:
             text += f", restarted {self.restarts} times"
         # A status text outlives the process that wrote it, so it is only valid while one runs.
         if self.status and self.main_pid:
-            text += f", says “{_short(self.status)}”"
+            text += f", says “{shortened(self.status, 200)}”"
         return text
-
-
-def _short(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _number(text: str) -> int:

@@ -243,21 +243,21 @@ def build(wanted: Build) -> list[str]:
 
 
 def make_wheels(wanted: Build) -> None:
-    """Make the wheels of a release, by building it in a directory that is removed, and write them to `hand_over`.
+    """Build a release in a temporary directory, and write its wheels to `hand_over`.
 
     Raises:
         BuildError: It failed; the message is for the person who runs the play.
     """
     os.umask(0o022)
     limit = Limit(wanted.timeout)
-    # No run has been on this host yet, if the wheelhouse is for new hosts.
+    # If the wheelhouse is for new hosts, nothing has been deployed to this one yet.
     lacking = [] if _has_venv(wanted.python, limit) else ["python3-venv"]
     with (
         installed(lacking, limit),
         tempfile.TemporaryDirectory(prefix="celery-fleet-", dir="/var/tmp") as root,
     ):
         Path(root).chmod(0o755)
-        # The application is not imported: its environment belongs to hosts that run it.
+        # Don't import the application, because only hosts that run it have its environment.
         scratch = replace(wanted, root=root, app="")
         scratch.path.mkdir(parents=True)
         _build(scratch, [])
@@ -298,7 +298,7 @@ def _build_alone(wanted: Build) -> list[str]:
         os.replace(fresh, path / NOTE)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
-        # Its virtualenv as well: what was wrong may be a version that the requirements leave open.
+        # Remove its virtualenv as well, because the fault may be a version that the requirements leave open.
         prune_virtualenvs(Path(wanted.root))
         raise
     # No link points to it yet.

@@ -97,7 +97,7 @@ def run(
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
 ) -> str:
-    """Run a command as the build's user, without Ansible's environment; return its output, unless it goes elsewhere."""
+    """Run a command as the build's user, without Ansible's environment; return its output, unless `stdout` takes it."""
     try:
         done = subprocess.run(
             list(command),

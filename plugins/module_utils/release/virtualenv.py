@@ -134,7 +134,7 @@ def _make(build: Build, venv: Path, left: Callable[..., Limit]) -> list[dict[str
         *([f"{host_pip}/pip"] if host_pip else ["-m", "pip"]),
         "--disable-pip-version-check",
     ]
-    # In a directory of root's: in one of the user's, a link could take the place of what root makes and gives away.
+    # In the user's own directory, a link could replace what root creates there before it changes the owner.
     work = build.path / "work"
     work.mkdir()
     wheels = _owned(work / "wheels", user)
@@ -202,7 +202,7 @@ def _collect_wheels(
     # Exported from a lock; see `plugin_utils/run/lock_files.py`.
     exported = file.parent.name == ".celery-fleet"
     root = file.parents[1] if exported else base
-    # What pip does not print: among others, what an index answered. The user writes it, so it lies among the wheels.
+    # It has what pip does not print, such as an index's answers. The user writes it, so it is among the wheels.
     log = wheels / "pip.log"
     command = [
         *pip,

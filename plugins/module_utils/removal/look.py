@@ -113,9 +113,9 @@ def _measure(there: InstalledApplication, path: str) -> tuple[int, list[str]]:
 
 
 def _strangers(there: InstalledApplication) -> dict[str, str]:
-    """Return files in our directories that are in none of our lists: they stay, and so does the directory.
+    """Return files in our directories that we did not put there; they stay, and so do their directories.
 
-    systemd's links to our units go with the units, and what Python has compiled goes with its source.
+    systemd's links to our units don't count, nor do compiled Python files: they are removed with what they belong to.
     """
     listed = there.manifest
     known = {*listed.files, *listed.directories, *listed.data, *there.own_marks}

@@ -200,8 +200,8 @@ def knows_setinfo(flavor: str, facts: Mapping[str, Any]) -> bool:
     if flavor != "redis":
         return True
     if not found:
-        # With empty package lists a host does not know which version it will get. Redis does not start with a rule for
-        # a command that it lacks, and clients go on without this one.
+        # If a host's package lists are empty, the version is unknown. Redis refuses to start with a rule for a command
+        # that it lacks, and clients can do without this one.
         return (facts.get("distribution"), facts.get("distribution_version")) == ("debian", "13")
     return (int(found[1]), int(found[2])) >= (7, 2)
 

@@ -28,9 +28,9 @@ _UNIX = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
 # Of celery_app_directories.
 DIRECTORY: Final[tuple[Option, ...]] = (
-    Option("owner", "str", "Unix user that owns it; without it C(celery_app_user).", syntax=_UNIX, like="shop"),
-    Option("group", "str", "Its Unix group; without it that of C(celery_app_user).", syntax=_UNIX, like="shop-proxy"),
-    Option("mode", "str", "Its permissions as four digits in quotes; without them C(0750).",
+    Option("owner", "str", "Unix user that owns it; by default C(celery_app_user).", syntax=_UNIX, like="shop"),
+    Option("group", "str", "Its Unix group; by default that of C(celery_app_user).", syntax=_UNIX, like="shop-proxy"),
+    Option("mode", "str", "Its permissions as four digits in quotes; by default C(0750).",
            syntax=re.compile("[0-7]{4}"), like='"2750"'),
 )
 
@@ -81,10 +81,10 @@ APPLICATION: Final[tuple[Option, ...]] = (
                       "by itself."),
                Option("version", "str", "Branch, tag or commit of the repository."),
                Option("archive", "str",
-                      "A tar or zip archive, a file on the control node or a URL. If one directory holds all of its "
+                      "A tar or zip archive: a file on the control node, or a URL. If one directory holds all of its "
                       "files, that is the source's root. A login is taken from C(~/.netrc) on the control node."),
                Option("sha256", "str",
-                      "SHA-256 of the archive, in hexadecimal digits. An archive that comes from a URL needs it."),
+                      "SHA-256 of the archive, in hexadecimal digits; required for a URL."),
                Option("pip", "str",
                       "The application as a package of the index, such as C(shop==1.2). The release has no files of "
                       "its own; its processes run in an empty directory."),
@@ -94,10 +94,10 @@ APPLICATION: Final[tuple[Option, ...]] = (
                Option("requirements", "str",
                       "The requirements file, in that directory or else in the source's root. Hashes are checked if "
                       "it has them.\n"
-                      "Or a lock beside its C(pyproject.toml): C(uv.lock), C(poetry.lock) or C(pdm.lock). The tool "
-                      "that wrote it exports it on the control node, without groups for development.\n"
-                      "Or C(pyproject.toml) itself. Then the project is installed as a package, with all that it "
-                      "requires.\n"
+                      "It may also be a lock beside its C(pyproject.toml): C(uv.lock), C(poetry.lock) or C(pdm.lock). "
+                      "The tool that wrote it exports it on the control node, without development dependencies.\n"
+                      "Or it is C(pyproject.toml) itself. Then the project is installed as a package, with its "
+                      "dependencies.\n"
                       "With C(pip), a file on the control node with the versions of further packages. It may include "
                       "the application, as a lock with hashes does.",
                       default="requirements.txt"),
@@ -139,11 +139,11 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "Celery's C(task_routes): patterns of task names to dictionaries with C(queue).",
            default={}),
     Option("celery_app_external_queues", "list",
-           "Queues to which the application sends, and which only processes outside of the fleet consume. Routes and "
-           "entries of the schedule may name them. See docs/clients.md.",
+           "Queues that the application sends to, but only processes outside of the fleet consume. Routes and entries "
+           "of the schedule may name them. See docs/clients.md.",
            default=[], elements="str"),
     Option("celery_app_clients", "dict",
-           "Applications outside of the fleet that use its queues, by name, which is also that of their Redis user. "
+           "Applications outside of the fleet that use its queues, by name. Their Redis users have the same names. "
            "The entry point C(client) has the options. See docs/clients.md.",
            default={}),
     Option("celery_app_client_passwords", "dict",
@@ -214,8 +214,8 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "inventory and its address.",
            elements="str"),
     Option("celery_app_directories", "dict",
-           "Directories for the application's own files, path to options. A run makes them on each host with the "
-           "application's processes before anything of it starts. See docs/web.md.\n"
+           "Directories for the application's own files, path to options. A run creates them on each host with the "
+           "application's processes, before any of these start. See docs/web.md.\n"
            "Processes need C(read_write_paths) to write there. A path with a symbolic link in it is refused.",
            default={}),
     Option("celery_app_config_directory", "path",
@@ -240,7 +240,7 @@ CLIENT: Final[tuple[Option, ...]] = (
            "Whether it may ping, inspect and control workers, which includes stopping them. See docs/network.md first.",
            default=False),
     Option("consume", "list",
-           "Queues that it consumes, of C(celery_app_external_queues).",
+           "Queues that it consumes; each must be in C(celery_app_external_queues).",
            default=[], elements="str"),
     Option("addresses", "list",
            "Addresses and networks that it connects from. The firewall (C(firewall_enabled)) lets them reach Redis.",
@@ -262,8 +262,8 @@ ENTRY: Final[tuple[Option, ...]] = (
            "Whether it is sent. An entry that only has this, as false, switches off one in the application's code.",
            default=True),
     Option("override", "bool",
-           "Whether it replaces an entry of the same name in the application's code. Otherwise the policy C(add) "
-           "refuses a different one.",
+           "Whether it replaces the entry of the same name in the application's code. Without this, the policy C(add) "
+           "refuses an entry that differs from the code's.",
            default=False),
 )
 

@@ -47,7 +47,7 @@ class Facts(TypedDict):
     client: Mapping[str, str]
     broker: Address
     results: Address
-    # What servers that the fleet does not run have answered, by `broker` and `results`; see `redis_service.limits`.
+    # Answers of servers that the fleet does not run, by `broker` and `results`; see `redis_service.limits`.
     redis_service: Mapping[str, Mapping[str, Any]]
     # Empty without a Redis for the application's cache.
     cache: Address | Mapping[str, Any]

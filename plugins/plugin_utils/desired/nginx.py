@@ -9,7 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import SITE
 
 _PREFIX = "celery_producer_web_"
-# What users write that only nginx itself can check.
+# Variables that only nginx itself can check.
 _BY_USERS = ("certificate", "certificate_key", "site_snippet", "location_snippet")
 _CERTBOT = "/etc/letsencrypt"
 

@@ -44,7 +44,7 @@ SITE: Final[tuple[Option, ...]] = (
     Option("celery_producer_web_certificate", "path",
            "Certificate of the web site on the host, with its chain, for example certbot's C(fullchain.pem); by "
            "default the host's certificate from the fleet's authority.\n"
-           "What renews it must reload nginx. For certificates below C(/etc/letsencrypt) the fleet installs a hook "
+           "Whatever renews it must reload nginx. For certificates below C(/etc/letsencrypt) the fleet installs a hook "
            "of certbot that does.",
            default=""),
     Option("celery_producer_web_certificate_key", "path",
@@ -64,9 +64,9 @@ SITE: Final[tuple[Option, ...]] = (
            "C(/.well-known/acme-challenge/), as C(certbot certonly --webroot) needs it.",
            default=False),
     Option("celery_producer_web_site_snippet", "str",
-           "Directives of nginx for the site, inside of its C(server) block.", default=""),
+           "Directives of nginx for the site, inside its C(server) block.", default=""),
     Option("celery_producer_web_location_snippet", "str",
-           "Directives of nginx for what reaches the web process, inside of each such C(location) block.",
+           "Directives of nginx for requests to the web process, inside each of their C(location) blocks.",
            default=""),
 )
 

@@ -1,4 +1,4 @@
-"""Judges what a Redis that the fleet does not run can't do or does not tell, which the fleet can live with."""
+"""Lists what a Redis that the fleet does not run can't do or does not tell, as far as the fleet can do without."""
 
 from __future__ import annotations
 

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 #: Locks that the tool which wrote them can export as such a file; see `run/lock_files.py`.
 LOCKS: Final = ("uv.lock", "poetry.lock", "pdm.lock")
 
-#: A project that pip builds as a package, with what it needs.
+#: A project that pip installs as a package, with its dependencies.
 PROJECT: Final = "pyproject.toml"
 
 # `-r other.txt`, `--constraint=limits.txt` and so on.
 _INCLUDE: Final = re.compile(r"(-r|-c|--requirement(?=[ =])|--constraint(?=[ =]))[ =]*(\S+)")
 _COMMENT: Final = re.compile(r"(^|\s)#.*")
 _URL: Final = re.compile(r"[a-z+]+://")
+
+
+#: Its name, unless the inventory gives another one.
+NAME: Final = "requirements.txt"
+
+
+def places(source: Mapping[str, object], root: Path) -> tuple[Path, Path]:
+    """Return where the file may be: below `celery_app_source.directory` or below the source's root.
+
+    Args:
+        source: celery_app_source.
+        root: The source's root.
+    """
+    directory, name = (
+        value if isinstance(value := source.get(key), str) and value else default
+        for key, default in (("directory", "."), ("requirements", NAME))
+    )
+    return root / directory / name, root / name
 
 
 @dataclass(frozen=True)

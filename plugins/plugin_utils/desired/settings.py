@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
@@ -16,15 +16,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
 )
 
 
-def _tls(ca: str, client: Mapping[str, str] | None) -> dict[str, Any]:
-    options = {"ssl_cert_reqs": "required", "ssl_ca_certs": ca, "ssl_check_hostname": True}
-    if client:
-        options |= {"ssl_certfile": client["certificate"], "ssl_keyfile": client["key"]}
-    return options
-
-
 def _url(user: str, password: str, address: Address) -> str:
-    """Return the URL of an instance; a server that the fleet does not run has no users for the components."""
+    """Return the URL of an instance. The inventory gives the whole URL of a server that the fleet does not run."""
     if address.get("url"):
         return str(address["url"])
     host = str(address["host"])
@@ -32,7 +25,19 @@ def _url(user: str, password: str, address: Address) -> str:
     return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{int(address['port'])}/0"
 
 
-_TLS = "rediss://"
+def _tls(url: str, facts: Facts) -> dict[str, Any] | Literal[False]:
+    """Return the TLS options for a URL; False if it is one without TLS."""
+    if not url.startswith("rediss://"):
+        return False
+    options: dict[str, Any] = {
+        "ssl_cert_reqs": "required",
+        "ssl_ca_certs": facts["redis_ca"],
+        "ssl_check_hostname": True,
+    }
+    if client := facts["client"]:
+        options |= {"ssl_certfile": client["certificate"], "ssl_keyfile": client["key"]}
+    return options
+
 
 # Settings that are dictionaries of options: an inventory that sets one option keeps the others.
 _MERGED = (
@@ -58,6 +63,19 @@ _EMPTY: BeatSchedule = {
 }
 
 
+def _entry(entry: Mapping[str, Any], scheduler: str) -> dict[str, Any]:
+    """Return a scheduled entry as beat gets it.
+
+    `override` is left out, because only the check of a release reads it. A disabled entry may be one of the code's, so
+    beat must know that it is disabled; in a database it also keeps its other fields.
+    """
+    if entry.get("enabled", True):
+        return {key: value for key, value in entry.items() if key not in ("enabled", "override")}
+    if scheduler != "database":
+        return {"enabled": False}
+    return {key: value for key, value in entry.items() if key != "override"}
+
+
 def process_settings(
     facts: Facts,
     component: str,
@@ -80,7 +98,6 @@ def process_settings(
     """
     broker = _url(component, password, facts["broker"])
     results = _url(component, password, facts["results"])
-    tls = _tls(facts["redis_ca"], facts["client"])
     # Flower sends nothing.
     promise = "inherit" if component == "flower" else facts["delivery"]
     # A half-open connection is noticed within seconds, and no publish or acknowledgement waits for ever.
@@ -97,7 +114,7 @@ def process_settings(
         "broker_url": broker,
         "broker_read_url": None,
         "broker_write_url": None,
-        "broker_use_ssl": tls if broker.startswith(_TLS) else False,
+        "broker_use_ssl": _tls(broker, facts),
         "broker_transport_options": transport,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -169,20 +186,13 @@ def process_settings(
         pins["beat_enable_remote_control"] = False
     else:
         pins["result_backend"] = results
-        pins["redis_backend_use_ssl"] = tls if results.startswith(_TLS) else False
+        pins["redis_backend_use_ssl"] = _tls(results, facts)
     if facts["routes"] and component != "flower":
         pins["task_routes"] = facts["routes"]
     beat = (schedule or _EMPTY) if component == "beat" else None
     if beat and beat["policy"] != "refuse":
-        # An entry that is switched off here may be one of the code's; in a database it exists and is disabled.
-        # `override` is for the check of a release: here an entry always goes before the code's of the same name.
         pins["beat_schedule"] = {
-            name: {key: value for key, value in entry.items() if key not in ("enabled", "override")}
-            if entry.get("enabled", True)
-            else {key: value for key, value in entry.items() if key != "override"}
-            if beat["scheduler"] == "database"
-            else {"enabled": False}
-            for name, entry in beat["entries"].items()
+            name: _entry(entry, beat["scheduler"]) for name, entry in beat["entries"].items()
         }
     for name, value in {**(defaults or {}), **facts["settings"]}.items():
         ours = pins.get(name)

@@ -59,7 +59,7 @@ UNIT: Final[tuple[Option, ...]] = (
 )
 # fmt: on
 
-# Directives that unit_lines must not have: a process would not start, stop or be compared as it should.
+# Directives that unit_lines must not set, because the fleet needs its own values to start, stop and compare processes.
 RESERVED: Final = re.compile(
     r"Exec.*|Type|NotifyAccess|User|Group|DynamicUser|Slice|(Unset|Pass)?Environment(File)?|(Load|Set|Import)Credential.*"
     r"|Restart.*|Kill(Mode|Signal)|FinalKillSignal|SendSIGKILL|Timeout.*|Watchdog.*|OOMPolicy|Sockets|PIDFile|BusName"
@@ -68,7 +68,7 @@ RESERVED: Final = re.compile(
 
 
 def variable(name: str, process: str) -> Option:
-    """Return the variable of a role with the options of the one unit that it starts."""
+    """Return the variable with the options of the only unit that a role starts."""
     return Option(name, "dict", f"Options of the unit of {process}.", default={}, options=UNIT)
 
 

@@ -32,7 +32,7 @@ def unpack(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
         scratch: An empty directory for temporary files.
 
     Raises:
-        UserError: The archive is missing, is another one than `sha256` says, or is not safe to unpack.
+        UserError: The archive is missing, does not match `sha256`, or is not safe to unpack.
     """
     text = str(source["archive"])
     archive = _download(text, scratch) if "://" in text else base / Path(text).expanduser()
@@ -42,7 +42,7 @@ def unpack(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
         with open(archive, "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
-            # Don't use is_zipfile(): it looks at the end, where a tar archive may have a zip archive.
+            # Don't use is_zipfile(): it looks at the end of the file, and a tar archive may end with a zip archive.
             zipped = stream.read(4) == b"PK\x03\x04"
         if source.get("sha256") and digest != str(source["sha256"]).lower():
             raise UserError(
@@ -98,14 +98,14 @@ def _unzip(archive: Path, target: Path) -> None:
                 raise UserError(
                     f"{_NAME}: {archive.name} has the link {item.filename}; use a tar archive for links"
                 )
-            # It changes names that lead out of the directory.
+            # zipfile changes names that lead out of the directory.
             path = Path(opened.extract(item, target))
             if mode & 0o100 and path.is_file():
                 path.chmod(0o755)
 
 
 def _refuse_what_is_no_source(directory: Path) -> None:
-    """Refuse links that lead out, and what waits for ever when it is read, such as a pipe."""
+    """Refuse links that lead out of the archive, and files such as pipes, which block when they are read."""
     root = directory.resolve()
     for base, directories, names in os.walk(root):
         for path in (Path(base, name) for name in (*directories, *names)):

@@ -41,20 +41,20 @@ class LockTool:
 
     Attributes:
         program: Name of the program.
-        packages: What pip installs to get it.
         check: Arguments that fail if the lock does not match `pyproject.toml`; empty if exporting finds that out.
         export: Arguments that print the requirements.
         chosen: Returns arguments for extras and groups.
         remedy: Command that writes a matching lock.
+        plugin: Package that brings the command `export`, if the tool itself does not have it.
         unhashed: Argument that a tool needs for a lock with projects of the source, because these have no hashes.
     """
 
     program: str
-    packages: str
     check: tuple[str, ...]
     export: tuple[str, ...]
     chosen: Callable[[list[str], list[str]], list[str]]
     remedy: str
+    plugin: str = ""
     unhashed: str = ""
 
 
@@ -80,7 +80,6 @@ def _each(flag: str, names: Iterable[str]) -> list[str]:
 TOOLS = {
     "uv.lock": LockTool(
         "uv",
-        "uv",
         (),
         (
             *("export", "--locked", "--offline", "--no-dev", "--no-editable", "--no-header"),
@@ -91,14 +90,13 @@ TOOLS = {
     ),
     "poetry.lock": LockTool(
         "poetry",
-        "poetry poetry-plugin-export",
         ("check", "--lock", "--no-interaction", "--quiet"),
         ("export", "--no-interaction", "--format", "requirements.txt"),
         lambda extras, groups: [*_each("--extras", extras), *_each("--with", groups)],
         "poetry lock",
+        plugin="poetry-plugin-export",
     ),
     "pdm.lock": LockTool(
-        "pdm",
         "pdm",
         ("lock", "--check"),
         ("export", "--format", "requirements", "--production"),
@@ -123,20 +121,21 @@ def export(
     Raises:
         UserError: The tool is missing or refuses the lock.
     """
-    name = str(source.get("requirements") or "")
-    tool = TOOLS.get(Path(name).name)
     files = list(names)
-    places = [Path(os.path.normpath(Path(str(source.get("directory") or "."), name))), Path(name)]
-    lock = next((place for place in places if place in files), None)
-    if lock is not None and lock.name == requirements_file.PROJECT:
+    places = (Path(os.path.normpath(path)) for path in requirements_file.places(source, Path()))
+    lock = next((path for path in places if path in files), None)
+    if lock is None:
+        return {}
+    if lock.name == requirements_file.PROJECT:
         # pip builds it as a package, and finds out what it needs.
         extras = ",".join(str(extra) for extra in source.get("extras") or [])
         return {lock.parent / EXPORTED: (f".[{extras}]\n" if extras else ".\n").encode()}
-    if tool is None or lock is None:
+    tool = TOOLS.get(lock.name)
+    if tool is None:
         return {}
     copy = scratch / "locked"
     for file in files:
-        # The tools would run plugins of a project, as whoever runs Ansible.
+        # The tools would run a project's plugins, with the rights of the user who runs Ansible.
         if not set(file.parts).isdisjoint(_PLUGINS):
             continue
         target = copy / file
@@ -171,9 +170,10 @@ def _run(tool: LockTool, arguments: Iterable[str], project: Path, lock: Path) ->
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     program = shutil.which(tool.program, path=path)
     if program is None:
+        packages = f"{tool.program} {tool.plugin}".strip()
         raise UserError(
             f"celery_app_source.requirements: {tool.program}, which exports {lock}, is not on the control node. Type "
-            f"`{sys.executable} -m pip install {tool.packages}`, or export a requirements file and name that."
+            f"`{sys.executable} -m pip install {packages}`, or export a requirements file and name that."
         )
     # Another project's virtualenv means nothing here.
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
@@ -197,10 +197,6 @@ def _run(tool: LockTool, arguments: Iterable[str], project: Path, lock: Path) ->
         raise UserError(
             f"celery_app_source.requirements: {tool.program} can't export {lock}:\n{words}\n"
             f"If the lock does not match pyproject.toml, type `{tool.remedy}` and commit the result."
-            + (
-                f" `{tool.program} export` is part of {tool.packages.split()[-1]}."
-                if tool.program == "poetry"
-                else ""
-            )
+            + (f" `{tool.program} export` is part of {tool.plugin}." if tool.plugin else "")
         )
     return done.stdout

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
-from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count, shortened
 
 # A host's answers to `host_facts`, and to `remove_application: {do: look}`.
 Facts = Mapping[str, Any]
@@ -143,7 +143,9 @@ def _counted(messages: Mapping[str, Any]) -> str:
     parts = []
     if messages.get("waiting"):
         queues = ", ".join(f"{name} {number}" for name, number in messages["queues"].items())
-        parts.append(f"{count(messages['waiting'], 'message')} that wait ({_cut(queues)})")
+        parts.append(
+            f"{count(messages['waiting'], 'message')} that wait ({shortened(queues, 120)})"
+        )
     if messages.get("held"):
         parts.append(f"{messages['held']} that workers hold")
     if messages.get("dead"):
@@ -254,10 +256,6 @@ def _short(names: Iterable[str]) -> list[str]:
 def _several(words: Sequence[str]) -> str:
     more = f" and {len(words) - _MOST} more" if len(words) > _MOST else ""
     return ", ".join(words[:_MOST]) + more
-
-
-def _cut(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def size_of(number: float) -> str:

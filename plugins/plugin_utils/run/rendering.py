@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import KEYS
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
 
-# What a template's text can change for itself (`#jinja2:`).
+# Options of Jinja that a template can set in its own text (`#jinja2:`).
 _SYNTAX = (
     *("block_start_string", "block_end_string", "variable_start_string", "variable_end_string"),
     *("comment_start_string", "comment_end_string", "line_statement_prefix", "line_comment_prefix"),
@@ -36,9 +36,9 @@ def secrets(templar: Any) -> list[str]:
 
 @contextmanager
 def compiled_once() -> Iterator[None]:
-    """Compile each template once, which otherwise takes almost half of the time that a host's plan takes.
+    """Compile each template once; otherwise this takes almost half the time of a host's plan.
 
-    Ansible compiles a variable's template each time that another one names it.
+    Ansible compiles a variable's template every time another variable uses it.
     """
     compiled: dict[tuple[object, ...], Any] = {}
     original = jinja2.Environment.compile

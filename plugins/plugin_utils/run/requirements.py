@@ -51,19 +51,18 @@ def read(source: Path, wanted: Mapping[str, Any], exported: bytes = b"") -> Requ
     Raises:
         UserError: A file is missing.
     """
-    directory = str(wanted.get("directory") or ".")
-    name = str(wanted.get("requirements") or "requirements.txt")
-    if wanted.get("pip"):
-        name = "requirements.txt"
+    # With `pip` the variable names a file on the control node.
+    named = "" if wanted.get("pip") else wanted.get("requirements")
+    name = str(named or requirements_file.NAME)
     if exported:
         name = str(Path(name).parent / EXPORTED)
         return _summary(name, [line.text for line in requirements_file.lines(exported.decode())])
-    places = [source / directory / name, source / name]
+    places = requirements_file.places(wanted, source)
     first = next((path for path in places if path.is_file()), None)
     if first is None:
         raise UserError(
-            f"celery_app_source.requirements: the source has no {Path(directory, name)}. Name the file that lists the "
-            "application's packages, relative to celery_app_source.directory."
+            f"celery_app_source.requirements: the source has no {places[0].relative_to(source)}. Name the file "
+            "that lists the application's packages, relative to celery_app_source.directory."
         )
     lines: list[str] = []
     _collect(first, source, lines, set())
@@ -124,7 +123,7 @@ def _summary(name: str, lines: list[str]) -> Requirements:
 def _collect(path: Path, source: Path, found: list[str], seen: set[Path]) -> None:
     """Append the lines of a file and of those that it includes, each file once, as pip reads them.
 
-    Names and ends of files are among them: the same line means something else in a file of constraints.
+    The names and ends of files are recorded too, because the same line means something else in a file of constraints.
     """
     seen.add(path.resolve())
     text = path.read_text(encoding="utf-8-sig", errors="replace")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     archives,
     lock_files,
@@ -247,7 +248,7 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Pac
         [
             salt,
             str(source.get("directory") or "."),
-            str(source.get("requirements") or "requirements.txt"),
+            str(source.get("requirements") or requirements_file.NAME),
         ]
     )
     digest = hashlib.sha256(archive + recipe.encode()).hexdigest()

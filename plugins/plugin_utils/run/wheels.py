@@ -19,16 +19,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.errors import Us
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache
 
 
-def name_of(digest: str, circumstances: Iterable[str], release: str) -> str:
-    """Return the name of a virtualenv, twelve hexadecimal digits.
-
-    Args:
-        digest: Hash of the requirements.
-        circumstances: What else decides which packages these are: the host's platform, as the script `virtualenvs`
-            names it, and the indexes.
-        release: Name of the release if a package is built from its source; else empty.
-    """
-    return hashlib.sha256("\0".join([digest, *circumstances, release]).encode()).hexdigest()[:12]
+def name_of(*parts: str) -> str:
+    """Return the name of what these texts define, such as a virtualenv: twelve hexadecimal digits."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def housed(wheelhouse: Path, platform: str, virtualenv: str) -> Path:
@@ -46,7 +39,7 @@ def _short(platform: str) -> str:
     """Return a platform as the name of a directory, such as `debian-12-cpython-311-x86_64-linux-gnu`."""
     words = platform.replace('"', "").split()
     system = [word.partition("=")[2] for word in words if word.startswith(("ID=", "VERSION_ID="))]
-    # The host says it, which must not choose a place on the control node.
+    # The text comes from the host, which must not choose a path on the control node.
     return re.sub(r"\.\.|[^\w.+-]", "_", "-".join([*system, words[1]]))
 
 
@@ -59,7 +52,7 @@ def lacking(path: Path, pins: Iterable[str]) -> str:
     """
     there = set()
     for tar in path.parent.glob("*.tar"):
-        # One that was not copied completely has nothing to offer.
+        # Ignore incomplete copies.
         with suppress(tarfile.TarError), tarfile.open(tar) as opened:
             there |= {
                 "==".join(_plain(part) for part in name.split("-")[:2])
@@ -93,7 +86,7 @@ def turn(virtualenv: str, scope: Iterable[str], host: str) -> Iterator[tuple[Pat
     Yields:
         Where the wheels belong, and whether they are there; see `alone`.
     """
-    path = cache.make(cache.directory("wheels")) / f"{name_of(virtualenv, scope, '')}.tar"
+    path = cache.make(cache.directory("wheels")) / f"{name_of(virtualenv, *scope)}.tar"
     with alone(path, host) as there:
         yield path, there
     cache.sweep(path.parent)
@@ -111,7 +104,7 @@ def alone(path: Path, host: str) -> Iterator[bool]:
         host: Name of the host.
 
     Yields:
-        Whether they are there. Only who finds none may write them.
+        Whether they are there. Only a host that finds none may write them.
 
     Raises:
         UserError: Another host has failed to make them, in this run.
@@ -140,9 +133,9 @@ def alone(path: Path, host: str) -> Iterator[bool]:
 
 
 def _run() -> str:
-    """Return a name of this run: all its processes have the same parent, and its number may be used again later."""
+    """Return a name for this run: its processes have the same parent, whose number is unique with its start time."""
     parent = os.getppid()
-    # The 22nd field is when it started; the second one, in brackets, may contain blanks.
+    # The 22nd field is the start time; the second one, in brackets, may contain blanks.
     started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{parent}/{started}"

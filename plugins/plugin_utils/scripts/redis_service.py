@@ -136,7 +136,7 @@ class Connection:
         if kind == b"+":
             return rest
         if kind not in b":$*" or not rest.lstrip("-").isdigit():
-            raise ValueError("what answers is no Redis")
+            raise ValueError("what answers is not Redis")
         number = int(rest)
         if kind == b":" or number < 0:
             return number

@@ -80,7 +80,7 @@ def fetch(wanted: dict[str, Any]) -> str:
     request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     try:
         context = ssl.create_default_context(cafile=wanted["ca"])
-        # The file may only have the site's own certificate and its intermediates.
+        # The file may lack the root, and have just the site's own certificate and its intermediates.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         with (
             socket.create_connection((address, wanted["port"]), timeout=5) as plain,

@@ -2,58 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import click
 
 from celery_fleet.cli import tasks
+from celery_fleet.cli.application import Application
 from celery_fleet.cli.options import known
+
+Completion = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
 def task(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Complete the release's tasks, with their short names first."""
     del parameter
-    application = known(context)
-    if application is None:
-        return []
-    try:
-        names = tasks.registered(application)
-    except click.ClickException:
-        return []
+    names = _tasks(context)
     return _beginning(typed, [*tasks.short_names(names).values(), *names])
 
 
 def registered(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Complete the release's tasks by their full names."""
     del parameter
+    return _beginning(typed, _tasks(context))
+
+
+def _tasks(context: click.Context) -> list[str]:
     application = known(context)
-    if application is None:
-        return []
     try:
-        return _beginning(typed, tasks.registered(application))
+        return tasks.registered(application) if application else []
     except click.ClickException:
         return []
 
 
-def queue(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Complete the inventory's queues."""
-    del parameter
-    application = known(context)
-    return _beginning(typed, application.queues if application else ())
+def _listed(names: Callable[[Application], Iterable[str]]) -> Completion:
+    """Return the completion of names that the application's inventory lists."""
+
+    def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+        del parameter
+        application = known(context)
+        return _beginning(typed, names(application) if application else ())
+
+    return complete
 
 
-def client(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Complete the inventory's clients outside of the fleet."""
-    del parameter
-    application = known(context)
-    return _beginning(typed, application.clients if application else ())
-
-
-def node(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Complete the node names of the inventory's workers."""
-    del parameter
-    application = known(context)
-    return _beginning(typed, application.workers if application else ())
+queue = _listed(lambda application: application.queues)
+client = _listed(lambda application: application.clients)
+#: The node names of the inventory's workers.
+node = _listed(lambda application: application.workers)
 
 
 def workers(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:

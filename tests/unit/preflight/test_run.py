@@ -925,7 +925,7 @@ def test_a_module_that_only_a_package_can_have_makes_a_warning(
 ) -> None:
     found = only(problems({**variables, "celery_app_module": "shop_core.celery:app"}))
     assert (found.variable, found.severity) == ("celery_app_module", Severity.WARNING)
-    assert "a package of the requirements has to bring it" in found.message
+    assert "a package in the requirements must provide it" in found.message
     # Unless the requirements list it.
     (tmp_path / "source/requirements.txt").write_text("Shop.Core[web]==1.2\n")
     assert problems({**variables, "celery_app_module": "shop_core.celery:app"}) == []
@@ -1026,7 +1026,7 @@ def test_groups_may_have_other_names_beside_groups_with_ours(variables: Variable
         ({"celery_beat": "redis"}, None, "fleet_groups", "one group for redis and celery_beat"),
         ({"reddis": "x"}, None, "fleet_groups.reddis", "is not a known key"),
         ({"redis": ["x"]}, None, "fleet_groups.redis", "is a list"),
-        ({}, {"worker1": {"fleet_groups": {"redis": "x"}}}, "fleet_groups", "first host has"),
+        ({}, {"worker1": {"fleet_groups": {"redis": "x"}}}, "fleet_groups", "first host"),
     ],
 )
 def test_wrong_names_of_groups(

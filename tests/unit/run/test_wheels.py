@@ -23,14 +23,14 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_name_follows_all_that_decides_which_packages_there_are() -> None:
-    one = wheels.name_of("digest", ["platform"], "")
+    one = wheels.name_of("digest", "platform", "")
     assert len(one) == 12
-    assert wheels.name_of("digest", ["platform"], "") == one
+    assert wheels.name_of("digest", "platform", "") == one
     others = [
-        wheels.name_of("other", ["platform"], ""),
-        wheels.name_of("digest", ["other"], ""),
-        wheels.name_of("digest", ["platform", "https://packages.example.org/simple"], ""),
-        wheels.name_of("digest", ["platform"], "r1"),
+        wheels.name_of("other", "platform", ""),
+        wheels.name_of("digest", "other", ""),
+        wheels.name_of("digest", "platform", "https://packages.example.org/simple", ""),
+        wheels.name_of("digest", "platform", "r1"),
     ]
     assert len({one, *others}) == 5
 

@@ -14,6 +14,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     suggestion,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    EXTERNAL,
+    external,
     served,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -31,7 +33,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 _CLIENTS: Final = "celery_app_clients"
 _PASSWORDS: Final = "celery_app_client_passwords"
-_EXTERNAL: Final = "celery_app_external_queues"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
@@ -54,13 +55,13 @@ def check_clients(model: Model) -> Iterator[Problem]:
             if password is not UNKNOWN and not isinstance(password, str):
                 yield Problem(
                     dotted((_PASSWORDS, name)),
-                    f"is not set to a text, but {_CLIENTS} has a client of this name",
+                    f"is not set to a string, but {_CLIENTS} has a client of this name",
                     "put a random one into the environment's vault.yml: openssl rand -hex 24",
                     hosts=(host,),
                 )
         for name in passwords:
             if name not in clients:
-                # In place of a name there may be a password.
+                # The key may be a password by mistake.
                 shown = name if _NAME.fullmatch(name) else "(a key that is not shown)"
                 yield Problem(
                     dotted((_PASSWORDS, shown)),
@@ -87,10 +88,13 @@ def _name(model: Model, name: str) -> Iterator[Problem]:
 
 
 def _queues(model: Model, name: str, options: Mapping[str, object]) -> Iterator[Problem]:
-    external = tuple(queue for value, _ in model.distinct(_EXTERNAL) for queue in as_strings(value))
     for key, known, what in (
-        ("queues", tuple(sorted(served(model))), f"a worker's queue or one of {_EXTERNAL}"),
-        ("consume", external, f"one of {_EXTERNAL}, because the fleet's workers own their queues"),
+        ("queues", tuple(sorted(served(model))), f"a worker's queue or one of {EXTERNAL}"),
+        (
+            "consume",
+            external(model),
+            f"one of {EXTERNAL}, because the fleet's workers own their queues",
+        ),
     ):
         for index, queue in enumerate(as_strings(options.get(key))):
             if queue not in known:
@@ -98,7 +102,7 @@ def _queues(model: Model, name: str, options: Mapping[str, object]) -> Iterator[
                     dotted((_CLIENTS, name, key, index)),
                     f"is not {what}",
                     suggestion(queue, known)
-                    or f"choose from {', '.join(known) or '(none)'}, or add it to {_EXTERNAL}",
+                    or f"choose from {', '.join(known) or '(none)'}, or add it to {EXTERNAL}",
                     value=model.show((_CLIENTS, name, key), queue),
                 )
 

@@ -152,7 +152,7 @@ def _timeout(model: Model, path: Path, body: Mapping[object, object]) -> Iterato
 
 def _umask(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[Problem]:
     value = body.get("umask", UNKNOWN)
-    # Without quotes YAML makes a number of it.
+    # Without quotes, YAML reads it as a number.
     if value is not UNKNOWN and not (isinstance(value, str) and _KEYS["umask"].fits(value)):
         yield Problem(
             dotted((*path, "umask")),

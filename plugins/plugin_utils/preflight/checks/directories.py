@@ -1,4 +1,4 @@
-"""Checks the directories that runs make for an application's files, celery_app_directories."""
+"""Checks celery_app_directories, the directories that a run creates for an application's files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 VARIABLE: Final = "celery_app_directories"
-# Of the fleet itself. Whoever owns a directory there could replace what root and other processes run or read.
+# Directories of the fleet itself. The owner of a directory in them could replace files that root or other processes run
+# or read.
 _OURS: Final = ("celery_app_root", "celery_app_config_directory")
 _SYSTEM = re.compile(
     r"/(bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|var/(run|tmp))/.*"
@@ -31,7 +32,7 @@ _SYSTEM = re.compile(
 
 
 def check_directories(model: Model) -> Iterator[Problem]:
-    """Refuse directories that belong to others, and owners, groups and modes that don't exist."""
+    """Refuse directories that belong to the fleet or the system, and invalid owners, groups and modes."""
     for host in model.hosts:
         ours = {name: as_text(model.value(host, name)) for name in _OURS}
         for path, options in as_mapping(model.value(host, VARIABLE)).items():

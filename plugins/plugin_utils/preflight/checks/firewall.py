@@ -8,6 +8,7 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
     is_address,
+    is_loopback,
     listen_address,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -35,9 +36,7 @@ def check_firewall(model: Model) -> Iterator[Problem]:
         for index, item in enumerate(value if isinstance(value, list) else []):
             yield from check_network(model, (_CLIENTS, index), item, hosts)
     for host in model.members("celery_producers"):
-        found = listen_address(model.value(host, _WEB))
-        open_to_all = found is not None and not ipaddress.ip_address(found[0]).is_loopback
-        if open_to_all and _web(model, host) and model.value(host, "firewall_enabled") is False:
+        if _web_is_open(model, host) and model.value(host, "firewall_enabled") is False:
             yield Problem(
                 _WEB,
                 "is open to everyone who can reach the host, without nginx's TLS and passwords",
@@ -48,16 +47,17 @@ def check_firewall(model: Model) -> Iterator[Problem]:
             )
 
 
-def _web(model: Model, host: str) -> bool:
-    return bool(as_mapping(model.value(host, "celery_producer_web")).get("command"))
+def _web_is_open(model: Model, host: str) -> bool:
+    """Return whether the host has a web process that listens for other hosts."""
+    command = as_mapping(model.value(host, "celery_producer_web")).get("command")
+    found = listen_address(model.value(host, _WEB))
+    return bool(command) and found is not None and not is_loopback(found[0])
 
 
 def _closes(model: Model, host: str) -> bool:
     """Return whether the host has a port that its firewall only opens to the fleet."""
-    found = listen_address(model.value(host, _WEB))
-    web = host in model.members("celery_producers") and _web(model, host)
     return host in model.members("redis") or (
-        web and found is not None and not ipaddress.ip_address(found[0]).is_loopback
+        host in model.members("celery_producers") and _web_is_open(model, host)
     )
 
 

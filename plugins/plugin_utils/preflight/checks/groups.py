@@ -88,7 +88,7 @@ def check_groups(model: Model) -> Iterator[Problem]:
 
 
 def _names_of_groups(model: Model) -> Iterator[Problem]:
-    """Report one group for two purposes, and names that only some hosts have: `hosts` of a play can't see these."""
+    """Report a group that has two purposes, and hosts with other names: a play's `hosts` can't depend on the host."""
     names = list(model.group_names.values())
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         twice = [ours for ours, other in model.group_names.items() if other == name]
@@ -106,7 +106,7 @@ def _names_of_groups(model: Model) -> Iterator[Problem]:
     if others:
         yield Problem(
             "fleet_groups",
-            "differs from what the inventory's first host has",
+            "differs from the value of the inventory's first host",
             "set it once for all hosts, in group_vars/all",
             hosts=others,
         )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import SplitResult, urlsplit
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
@@ -105,6 +106,22 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a name or an address is this machine's own, as in localhost or 127.0.0.1."""
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def split_url(text: str, schemes: tuple[str, ...]) -> SplitResult | None:
+    """Return the parts of a URL with a host and one of the schemes; None for any other text."""
+    try:
+        parts = urlsplit(text)
+        # Reading the port raises ValueError if it is not a number.
+        valid = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts if valid and not re.search(r"\s", text) else None
 
 
 def listen_address(value: object) -> tuple[str, int] | None:

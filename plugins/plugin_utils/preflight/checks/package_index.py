@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     FLEET,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
+    split_url,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    CERTIFICATE,
+    check_pem,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -23,7 +29,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 NAME: Final = "celery_app_package_index"
 _LIKE: Final = "https://packages.example.org/simple"
-_LOOKUP: Final = "{{ lookup('file', inventory_dir ~ '/…') }}"
 
 
 def check_package_index(model: Model) -> Iterator[Problem]:
@@ -42,7 +47,7 @@ def _index(model: Model, index: Mapping[str, object]) -> Iterator[Problem]:
         if text is None:
             unknown |= value is UNKNOWN
             continue
-        parts = _split(text)
+        parts = split_url(text, ("http", "https"))
         if parts is None:
             yield Problem(
                 path,
@@ -61,8 +66,8 @@ def _index(model: Model, index: Mapping[str, object]) -> Iterator[Problem]:
         elif parts.scheme == "http" and "proxy" not in path:
             yield Problem(
                 path,
-                "is not encrypted: whoever is between a host and the index can replace packages, which then run as "
-                "the application's user",
+                "is not encrypted: anyone on the network between can replace packages, which then run as the "
+                "application's user",
                 f"use https, with the certificate of the index's authority in {NAME}.ca",
                 value=model.show((NAME, path.rpartition(".")[2]), text),
                 severity=Severity.WARNING,
@@ -77,15 +82,6 @@ def _urls(index: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield dotted((NAME, key)), index[key]
     for number, value in enumerate(as_list(index.get("extra_urls"))):
         yield f"{NAME}.extra_urls[{number}]", value
-
-
-def _split(text: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-    except ValueError:
-        return None
-    return parts if valid and not any(letter.isspace() for letter in text) else None
 
 
 def _logins(index: Mapping[str, object], known: set[str]) -> Iterator[Problem]:
@@ -117,20 +113,13 @@ def _logins(index: Mapping[str, object], known: set[str]) -> Iterator[Problem]:
 
 def _certificates(index: Mapping[str, object]) -> Iterator[Problem]:
     for key, parts in (
-        ("ca", ("-----BEGIN CERTIFICATE-----",)),
-        ("client_certificate", ("-----BEGIN CERTIFICATE-----", "PRIVATE KEY-----")),
+        ("ca", (CERTIFICATE,)),
+        ("client_certificate", (CERTIFICATE, "PRIVATE KEY-----")),
     ):
-        text = as_text(index.get(key))
-        if not text:
-            continue
-        missing = [part for part in parts if part not in text]
-        if missing:
-            yield Problem(
-                dotted((NAME, key)),
-                f"is not in PEM form: it lacks {' and '.join(missing)}",
-                f"give the content of the file, as in {_LOOKUP}",
-            )
-        elif "ENCRYPTED" in text:
+        text = as_text(index.get(key)) or ""
+        if text:
+            yield from check_pem((NAME, key), text, parts)
+        if "ENCRYPTED" in text:
             yield Problem(
                 dotted((NAME, key)),
                 "has an encrypted key, for which pip has no passphrase",

@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     unknown_keys,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    EXTERNAL,
     consumed,
     served,
 )
@@ -34,7 +35,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
 )
 
-_EXTERNAL: Final = "celery_app_external_queues"
 # The keys that Celery copies from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Other
 # keys would become properties of the message without effect.
 _ROUTE: Final = tuple(
@@ -164,23 +164,23 @@ def check_default(model: Model) -> Iterator[Problem]:
 def check_external(model: Model) -> Iterator[Problem]:
     """Refuse an external queue that a worker of the fleet consumes."""
     ours = consumed(model)
-    for value, hosts in model.distinct(_EXTERNAL):
+    for value, hosts in model.distinct(EXTERNAL):
         for index, queue in enumerate(as_list(value)):
             if isinstance(queue, (int, float)):
                 yield Problem(
-                    dotted((_EXTERNAL, index)),
+                    dotted((EXTERNAL, index)),
                     "is a number, not the name of a queue",
                     "write it in quotes",
-                    value=model.show((_EXTERNAL,), queue),
+                    value=model.show((EXTERNAL,), queue),
                     hosts=hosts,
                 )
             elif isinstance(queue, str) and queue in ours:
                 yield Problem(
-                    dotted((_EXTERNAL, index)),
+                    dotted((EXTERNAL, index)),
                     f"is a queue of {ours[queue][0]}: a task would go to that worker or to the consumer outside of the "
                     "fleet, whichever is first",
                     "remove it here, or from the worker's queues",
-                    value=model.show((_EXTERNAL,), queue),
+                    value=model.show((EXTERNAL,), queue),
                     hosts=hosts,
                 )
 
@@ -259,7 +259,7 @@ def _unconsumed(
         dotted(path),
         "is a queue that no enabled worker consumes",
         suggestion(queue, tuple(known))
-        or f"write one of {_listing(known)}, add it to a worker's queues, or, if others consume it, to {_EXTERNAL}",
+        or f"write one of {_listing(known)}, add it to a worker's queues, or, if others consume it, to {EXTERNAL}",
         value=model.show(path, queue),
         hosts=hosts,
     )

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     FLEET,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
+    is_loopback,
+    split_url,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.secrets import (
     is_placeholder,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    CERTIFICATE,
+    check_pem,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -28,7 +36,7 @@ CA: Final = "celery_app_redis_ca"
 CACHE: Final = "celery_app_cache"
 CLIENTS: Final = "celery_app_clients"
 PKI_MODE: Final = "pki_mode"
-# What the URLs say.
+# Variables that the URLs replace.
 _PARTS: Final = tuple(
     f"celery_app_{kind}_{part}" for kind in ("broker", "results") for part in ("host", "port")
 )
@@ -55,13 +63,9 @@ def check_redis_service(model: Model) -> Iterator[Problem]:
                 yield from _url(variable, text, hosts)
     yield from _together(model)
     for value, hosts in model.distinct_given(CA):
-        if value and value is not UNKNOWN and "-----BEGIN CERTIFICATE-----" not in str(value):
-            yield Problem(
-                CA,
-                "is not in PEM form: it lacks -----BEGIN CERTIFICATE-----",
-                "give the content of the file, as in {{ lookup('file', inventory_dir ~ '/…') }}",
-                hosts=hosts,
-            )
+        if value and value is not UNKNOWN:
+            for problem in check_pem((CA,), str(value), (CERTIFICATE,)):
+                yield replace(problem, hosts=hosts)
 
 
 def _together(model: Model) -> Iterator[Problem]:
@@ -116,17 +120,20 @@ def _together(model: Model) -> Iterator[Problem]:
             LEASE_HOST,
             "is not set. The group redis has no host, so the inventory must name one for the lease of a run and "
             "the marks of release commands",
-            f"write the name of a host that stays, such as {next(iter(members), 'the one of beat')}",
+            f"write the name of a host that you will keep, such as {next(iter(members), 'the one of beat')}",
         )
     for name in dict.fromkeys(hosts):
         if name not in members:
-            yield Problem(LEASE_HOST, f"is no host of {FLEET}", "write the name of one", value=name)
+            yield Problem(
+                LEASE_HOST, f"is not a host of {FLEET}", "write the name of one", value=name
+            )
 
 
 def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
     """Check one address, which is never shown, because it may contain a password."""
-    parts = _split(text)
-    if parts is None:
+    parts = split_url(text, ("redis", "rediss"))
+    usual = parts and re.fullmatch(r"/?[0-9]*", parts.path) and "," not in text
+    if parts is None or not usual:
         yield Problem(variable, "is not the URL of a Redis server", _LIKE, hosts=hosts)
         return
     if parts.query or parts.fragment:
@@ -151,7 +158,7 @@ def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
             "put the real URL into the environment's vault.yml",
             hosts=hosts,
         )
-    if parts.scheme == "redis" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "redis" and not is_loopback(parts.hostname or ""):
         yield Problem(
             variable,
             "is not encrypted: anyone on the network between can read the password and tasks, and add tasks",
@@ -159,20 +166,3 @@ def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
             hosts=hosts,
             severity=Severity.WARNING,
         )
-
-
-def _split(text: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("redis", "rediss") and parts.hostname and (parts.port or 1)
-    except ValueError:
-        return None
-    usual = re.fullmatch(r"/?[0-9]*", parts.path) and not re.search(r"[\s,]", text)
-    return parts if valid and usual else None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -147,9 +147,7 @@ def _file(model: Model, source: object) -> Path | None:
     if text is None or "\0" in text:
         return None
     root = model.control.base_dir / expand_home(text)
-    name = file or "requirements.txt"
-    places = (root / (as_text(given.get("directory")) or "."), root)
-    return next((place / name for place in places if is_file(place / name)), None)
+    return next((path for path in requirements_file.places(given, root) if is_file(path)), None)
 
 
 def _requirements(file: Path, seen: set[Path]) -> Iterator[tuple[str, Requirement]]:

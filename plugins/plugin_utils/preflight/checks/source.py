@@ -11,8 +11,10 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.requirements_file import (
     LOCKS,
+    NAME,
     PROJECT,
     lines,
+    places,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -102,7 +104,7 @@ def _source(
                 value=model.show((_NAME, key), text),
             )
             return
-    name = as_text(source.get("requirements")) or "requirements.txt"
+    name = as_text(source.get("requirements")) or NAME
     for key, names in (("extras", (*LOCKS, PROJECT)), ("groups", LOCKS)):
         if source.get(key) and PurePosixPath(name).name not in names:
             yield Problem(
@@ -173,7 +175,7 @@ def _archive(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
     elif "://" in text and digest is None:
         yield Problem(
             dotted((_NAME, "sha256")),
-            "is not set, so the server could send any other archive",
+            "is not set, so the server could send a different archive",
             "write the SHA-256 of the archive, which `sha256sum` prints",
         )
     elif "://" not in text and not is_file(model.control.base_dir / expand_home(text)):
@@ -303,16 +305,13 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
             value=model.show((_NAME, "directory"), source.get("directory")),
         )
         return
-    requirements = as_text(source.get("requirements")) or "requirements.txt"
-    file = next(
-        (place / requirements for place in (directory, root) if is_file(place / requirements)), None
-    )
+    file = next((path for path in places(source, root) if is_file(path)), None)
     if file is None:
         yield Problem(
             dotted((_NAME, "requirements")),
             "is a file that the source does not have",
             f"write it below {directory}, or name the one that is there{_instead(directory, root)}",
-            value=model.show((_NAME, "requirements"), requirements),
+            value=model.show((_NAME, "requirements"), source.get("requirements") or NAME),
         )
     for module in {str(model.value(host, "celery_app_module")): None for host in hosts}:
         if module != str(UNKNOWN) and not find_module(directory, module):
@@ -334,11 +333,11 @@ def _lists(file: Path, module: str) -> bool:
 
 def _no_module(model: Model, directory: Path, module: str) -> Problem:
     shown = model.show(("celery_app_module",), module)
-    elsewhere = "write it as seen from there, or set celery_app_source.directory to the directory it is imported from"
+    elsewhere = "write it relative to that, or set celery_app_source.directory to the directory it is imported from"
     if in_package(directory, module):
         return Problem(
             "celery_app_module",
-            f"is a module that is not below {directory}, so a package of the requirements has to bring it",
+            f"is a module that is not below {directory}, so a package in the requirements must provide it",
             f"if none does, {elsewhere}",
             value=shown,
             severity=Severity.WARNING,
@@ -351,12 +350,12 @@ def _no_module(model: Model, directory: Path, module: str) -> Problem:
     )
 
 
-def _instead(*places: Path) -> str:
-    """Return text on what could be named instead of a missing requirements file; empty if there is nothing."""
-    there = [name for name in LOCKS if any(is_file(place / name) for place in places)]
+def _instead(*directories: Path) -> str:
+    """Return the end of a message with files to name instead of a missing one; empty if there are none."""
+    there = [name for name in LOCKS if any(is_file(one / name) for one in directories)]
     if there:
         return f", such as {' or '.join(there)}"
-    if any(is_file(place / PROJECT) for place in places):
+    if any(is_file(one / PROJECT) for one in directories):
         return f", such as {PROJECT}"
     return ""
 
@@ -389,7 +388,7 @@ def find_module(directory: Path, module: str) -> bool:
 
 
 def in_package(directory: Path, module: str) -> bool:
-    """Return whether a missing module may be in an installed package: the source has nothing of its first name."""
+    """Return whether a missing module may be in an installed package: its top-level name is not in the source."""
     first = directory / module.partition(":")[0].split(".")[0]
     return not is_dir(first) and not is_file(first.with_name(f"{first.name}.py"))
 

@@ -43,7 +43,7 @@ Path = tuple[str, ...]
 
 
 def check_units(model: Model) -> Iterator[Problem]:
-    """Check the options of each unit. Ranges and syntax of workers' options have a check with all their options."""
+    """Check the options of each unit. `workers` checks ranges and syntax of all options of workers."""
     for path, options, hosts in each_process(model):
         if path[0] != "celery_worker_instances":
             yield from check_options(model, path, options, UNIT, hosts)
@@ -154,7 +154,7 @@ def _paths(options: Mapping[str, object]) -> Iterator[Fault]:
 
 
 def _lines(options: Mapping[str, object]) -> Iterator[Fault]:
-    """Yield directives that would break the fleet's own, or what is around them."""
+    """Yield directives that conflict with the fleet's own, or are not valid lines of a unit."""
     for name, given in as_mapping(options.get("unit_lines")).items():
         where = ("unit_lines", name)
         if not _DIRECTIVE.fullmatch(name):

@@ -28,6 +28,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 Path = tuple[object, ...]
 
+CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
+
 # Lists with their own check of the elements (`commands`).
 _OWN_ELEMENTS: Final = ("celery_release_commands",)
 # Variables for the command line: `-e name=value` turns every value into text, which their roles accept.
@@ -153,6 +155,17 @@ def not_a_mapping(model: Model, path: Path, value: object, remedy: str) -> Probl
         remedy,
         value=model.show(path, value),
     )
+
+
+def check_pem(path: Path, text: str, parts: Iterable[str]) -> Iterator[Problem]:
+    """Check that a text has these parts of the PEM form. Often it is the path of a file by mistake."""
+    missing = [part for part in parts if part not in text]
+    if missing:
+        yield Problem(
+            dotted(path),
+            f"is not in PEM form: it lacks {' and '.join(missing)}",
+            "give the content of the file, as in {{ lookup('file', inventory_dir ~ '/…') }}",
+        )
 
 
 def safe_key(key: object) -> object:

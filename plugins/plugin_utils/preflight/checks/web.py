@@ -18,6 +18,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
     is_request_path,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
+    check_options,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
@@ -127,14 +130,7 @@ def _static(model: Model, host: str) -> Iterator[Problem]:
                 "is not a path below the site that nginx could serve from a directory",
                 "begin and end it with /, as in /static/",
             )
-        for option in STATIC:
-            number = as_number(as_mapping(one).get(option.name))
-            if number is not None and (outside := option.violation(number)):
-                yield Problem(
-                    dotted((_STATIC, prefix, option.name)),
-                    f"is {outside}",
-                    f"write {option.bounds}",
-                )
+        yield from check_options(model, (_STATIC, prefix), as_mapping(one), STATIC, (host,))
         path = as_text(as_mapping(one).get("path"))
         if path is None:
             continue

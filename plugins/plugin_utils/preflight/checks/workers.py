@@ -37,6 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     number_text,
 )
 
+EXTERNAL: Final = "celery_app_external_queues"
 # Processes or threads of one worker: Celery can't handle more files, and each needs memory.
 _MOST: Final = 1000
 _GREENLETS: Final = ("gevent", "eventlet")
@@ -70,14 +71,14 @@ def consumed(model: Model) -> dict[str, list[str]]:
     return found
 
 
+def external(model: Model) -> tuple[str, ...]:
+    """Return the queues that only processes outside of the fleet consume."""
+    return tuple(queue for value, _ in model.distinct(EXTERNAL) for queue in as_strings(value))
+
+
 def served(model: Model) -> dict[str, list[str]]:
-    """Return each queue that has consumers: our workers' node names, or none of them for an external queue."""
-    external = [
-        queue
-        for value, _ in model.distinct("celery_app_external_queues")
-        for queue in as_strings(value)
-    ]
-    return {**{queue: [] for queue in external}, **consumed(model)}
+    """Return each queue that has consumers, with the node names of our workers; external queues have none of them."""
+    return {**{queue: [] for queue in external(model)}, **consumed(model)}
 
 
 def check_enabled(model: Model) -> Iterator[Problem]:

@@ -46,7 +46,7 @@ PYTHON_FROM: Final = (3, 11)
 # The first Python with an ssl.create_default_context() that enforces all of RFC 5280.
 STRICT_FROM: Final = (3, 13)
 FLAVORS: Final = ("redis", "valkey")
-# It has no package of Valkey. A host's package lists say so of others, if it has any.
+# This release has no package of Valkey. For others, a host's package lists tell, if it has any.
 WITHOUT_VALKEY: Final = ("debian", "12")
 # Hosts compare unacknowledged tasks, certificates and schedules with their own clocks.
 CLOCK_WITHIN: Final = 5.0

@@ -86,7 +86,7 @@ def _wrong(kind: str, told: Mapping[str, object]) -> Iterator[_Judgement]:
 
 
 def _limits(kind: str, told: Mapping[str, object]) -> Iterator[_Judgement]:
-    """Yield what the fleet does without; the run continues."""
+    """Warn about limits that the fleet can live with."""
     if found := limits(kind, told):
         yield (
             f"works, with limits: {'; '.join(found)}",

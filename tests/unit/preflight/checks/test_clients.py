@@ -75,8 +75,8 @@ def test_a_route_and_an_entry_to_an_external_queue_pass(found: Found) -> None:
         ({E: ["a b"]}, E, "is not a queue name", "begin with"),
         ({C: {"worker": {}}, P: {"worker": secret(30)}}, f"{C}.worker", "own Redis users", ""),
         ({C: {"Shop": {}}, P: {"Shop": secret(30)}}, f"{C}.Shop", "Redis user", "a-z"),
-        ({C: {"shop": {}}}, f"{P}.shop", "is not set to a text", "openssl"),
-        ({C: {"shop": {}}, P: {"shop": None}}, f"{P}.shop", "is not set to a text", "openssl"),
+        ({C: {"shop": {}}}, f"{P}.shop", "is not set to a string", "openssl"),
+        ({C: {"shop": {}}, P: {"shop": None}}, f"{P}.shop", "is not set to a string", "openssl"),
         ({P: {"shop": secret(30)}}, f"{P}.shop", "does not have", "add the client"),
         ({C: {"shop": {}}, P: {"shop": "short"}}, f"{P}.shop", "shorter than 16", "openssl"),
         (

@@ -36,6 +36,7 @@ def test_a_fleet_without_redis_needs_only_url_and_lease_host(variables: dict[str
         ({BROKER: "amqp://u:p@h/0"}, BROKER, "not the URL of a Redis"),
         ({BROKER: "rediss://u:p@h1,h2/0"}, BROKER, "not the URL of a Redis"),
         ({BROKER: "rediss://u:p@h:port/0"}, BROKER, "not the URL of a Redis"),
+        ({BROKER: "rediss://u:p@h:0/0"}, BROKER, "not the URL of a Redis"),
         ({BROKER: "rediss://u:p@h/shop"}, BROKER, "not the URL of a Redis"),
         ({BROKER: f"{URL}?ssl_cert_reqs=none"}, BROKER, "has options"),
         ({BROKER: "rediss://u:CHANGE_ME@h/0"}, BROKER, "placeholder"),
@@ -51,7 +52,7 @@ def test_a_fleet_without_redis_needs_only_url_and_lease_host(variables: dict[str
             "celery_app_clients",
             "needs a Redis of the fleet",
         ),
-        ({"celery_app_lease_host": "redis1"}, "celery_app_lease_host", "no host of fleet"),
+        ({"celery_app_lease_host": "redis1"}, "celery_app_lease_host", "not a host of fleet"),
     ],
 )
 def test_what_is_refused_or_warned_of(
