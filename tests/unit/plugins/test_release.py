@@ -17,8 +17,8 @@ from tests.unit.plugins.test_action_remedies import action
 
 NEEDED = {"file": "requirements.txt", "digest": "d", "local": False, "pins": []}
 PLATFORM = "/usr/bin/python3.11 cpython-311-x86_64-linux-gnu linux-x86_64 ID=debian VERSION_ID=12"
-NAME = wheels.name_of("d", [PLATFORM, ""], "")
-HOUSED = wheels.name_of("d", [PLATFORM], "")
+NAME = wheels.name_of("d", PLATFORM, "", "")
+HOUSED = wheels.name_of("d", PLATFORM, "")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the control node keeps the packages."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext())
-    name = wheels.name_of(NAME, ["/inventory", "/opt/shop", "shop"], "")
+    name = wheels.name_of(NAME, "/inventory", "/opt/shop", "shop")
     return tmp_path / f"celery-fleet/wheels/{name}.tar"
 
 
@@ -108,7 +108,7 @@ def test_the_only_host_keeps_its_packages(kept: Path) -> None:
 def test_projects_of_the_source_have_a_virtualenv_for_each_release() -> None:
     host = Host("worker1", [NAME])
     host.build("worker1", "worker2", local=True)
-    assert host.called["virtualenv"] == wheels.name_of("d", [PLATFORM, ""], "r1")
+    assert host.called["virtualenv"] == wheels.name_of("d", PLATFORM, "", "r1")
     assert host.called["local"]
 
 
