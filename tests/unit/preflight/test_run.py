@@ -1293,6 +1293,9 @@ def test_versions_of_the_control_side(
 ) -> None:
     one = only(problems(variables, control=Control(ansible, python, ROOT)))
     assert (one.variable, one.severity) == (variable, severity)
+    # Without a checkout there is no make setup.
+    assert "; in a checkout, run make setup" in one.remedy
+    assert "ansible-core" in one.remedy
 
 
 def test_relative_sources_start_beside_ansible_cfg(variables: Variables, tmp_path: Path) -> None:

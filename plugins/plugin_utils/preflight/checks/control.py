@@ -28,7 +28,8 @@ def check_versions(model: Model) -> Iterator[Problem]:
             "ansible-core",
             f"is not at least {_text(ANSIBLE_FROM)} and below {_text(ANSIBLE_BELOW)}"
             + (", the versions that are tested" if is_new else ""),
-            "run make setup and use .venv/bin/ansible-playbook",
+            f"pip install 'ansible-core>={_text(ANSIBLE_FROM)},<{_text(ANSIBLE_BELOW)}'; in a checkout, run make setup "
+            "and use .venv/bin/ansible-playbook",
             severity=Severity.WARNING if is_new else Severity.ERROR,
             value=model.control.ansible_version,
         )
@@ -36,7 +37,7 @@ def check_versions(model: Model) -> Iterator[Problem]:
         yield Problem(
             "python",
             f"on the control node is older than {_text(PYTHON_FROM)}",
-            f"install Python {_text(PYTHON_FROM)} or newer and run make setup",
+            f"install Python {_text(PYTHON_FROM)} or newer, and ansible-core with it; in a checkout, run make setup",
             value=model.control.python_version,
         )
 
