@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds within which the command answers, whatever is down, plus some for a busy machine that starts three Pythons.
 BOUND = 12
+#: Goes before a command that shall have its default --timeout, or say what a user would see.
+AS_USER = "env -u CELERY_FLEET_TIMEOUT"
 
 
 def call(fleet: Fleet, name: str, *argv: str, before: str = "", stdin: str = "") -> Done:
@@ -176,8 +178,7 @@ def test_logs(fleet: Fleet) -> None:
 @pytest.mark.parametrize("argv", [("status",), ("inspect", "active")])
 def test_with_the_broker_down_it_says_so_in_time(fleet: Fleet, argv: tuple[str, ...]) -> None:
     began = time.monotonic()
-    before = "env -u CELERY_FLEET_TIMEOUT unshare --net"
-    done = call(fleet, fleet.one("celery_workers"), *argv, before=before)
+    done = call(fleet, fleet.one("celery_workers"), *argv, before=f"{AS_USER} unshare --net")
     assert time.monotonic() - began < BOUND
     assert (done.status, "the broker can't be asked" in done.errors) == (3, True), done.errors
 
@@ -189,6 +190,6 @@ def test_whoever_is_not_root_is_told_what_to_type(fleet: Fleet) -> None:
         *(("tasks",), ("run", "nothing"), ("logs",)),
     )
     for argv in commands:
-        done = call(fleet, name, *argv, before="runuser --user nobody --")
+        done = call(fleet, name, *argv, before=f"{AS_USER} runuser --user nobody --")
         assert done.status == 3
         assert f"sudo celery-fleet {shlex.join(argv)}" in done.errors
