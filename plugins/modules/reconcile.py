@@ -31,7 +31,7 @@ options:
     type: bool
     default: true
   trial:
-    description: Only let daemons check the files, which are restored afterwards. Units are left alone.
+    description: Only let daemons check the files, and restore them afterwards. Units are not changed.
     type: bool
     default: false
   finish:

@@ -4,8 +4,8 @@ Applications on the same host may build at the same time. So each build holds a 
 the last one removes what all of them have installed. `RECORD` lists these packages before apt installs them. If a build
 is killed, the kernel releases its lock, and the next build on the host removes what is listed.
 
-apt counts them as installed automatically. It keeps those that somebody has asked for since, or that another package
-needs.
+These packages are marked as installed automatically. So apt keeps one that a user has installed since, or that another
+package needs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RECORD = Path("/var/lib/celery-fleet/build-packages")
 _LOCKED = "/var/lib/dpkg"
 
 _ENVIRONMENT = {
-    # dpkg looks for programs of root in it.
+    # dpkg refuses to run if the directories of root's programs are missing.
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "DEBIAN_FRONTEND": "noninteractive",
     "LC_ALL": "C",

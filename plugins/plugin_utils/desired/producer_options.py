@@ -44,8 +44,8 @@ SITE: Final[tuple[Option, ...]] = (
     Option("celery_producer_web_certificate", "path",
            "Certificate of the web site on the host, with its chain, for example certbot's C(fullchain.pem); by "
            "default the host's certificate from the fleet's authority.\n"
-           "Whatever renews it must reload nginx. For certificates below C(/etc/letsencrypt) the fleet installs a hook "
-           "of certbot that does.",
+           "The program that renews it must reload nginx. For certificates below C(/etc/letsencrypt) the fleet "
+           "installs a hook of certbot that does.",
            default=""),
     Option("celery_producer_web_certificate_key", "path",
            "Key of C(celery_producer_web_certificate) on the host. It must have no passphrase.", default=""),
