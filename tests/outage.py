@@ -93,8 +93,15 @@ def failed(task_id=None, exception=None, args=None, **_):
     write("ledger", f"failed {args[0] if args else '?'} {type(exception).__name__}")
 """
 
-#: Every option of this part; the others as in the settings.
-DELIVERY = {"profile": "at_least_once", "fetch": "atomic", "carry": True, "outage": True}
+#: Every option of this part, with the lease: if a connection ends between a fetch and its reply, only Redis knows the
+#: message, and the lease puts it back.
+DELIVERY = {
+    "profile": "at_least_once",
+    "fetch": "atomic",
+    "lease": True,
+    "carry": True,
+    "outage": True,
+}
 
 
 def wait_for(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
@@ -154,11 +161,13 @@ class Server:
 
 
 class Proxy:
-    """Sits between worker and Redis, and passes bytes on, with a delay if told so, or not at all."""
+    """Sits between worker and Redis, and passes bytes on: after a delay, or not at all."""
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.delay = 0.0
+        #: The first connection that carries these bytes ends before they arrive.
+        self.cut_at: bytes | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._sockets: list[socket.socket] = []
@@ -178,6 +187,9 @@ class Proxy:
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(65536):
+                if self.cut_at is not None and self.cut_at in data:
+                    self.cut_at = None
+                    break
                 time.sleep(self.delay)
                 sink.sendall(data)
         except OSError:

@@ -8,7 +8,8 @@ tasks run twice, and their acknowledgements fail. Here
   on the next connection, because nothing can be sent on the lost one;
 * acknowledgements that fail are kept (:mod:`celery_fleet.delivery.outage.pending`) and sent again.
 
-If the reply to a fetch was lost, only Redis knows the message, and a sweep puts it back.
+If the reply to a fetch was lost, only Redis knows the message. With the lease, a sweep puts it back after about 15 s
+(:mod:`celery_fleet.delivery.lease.sweep`); without it, only after the visibility timeout.
 """
 
 from __future__ import annotations

@@ -120,8 +120,6 @@ def test_a_redis_that_hangs_holds_neither_time_limits_nor_results(tmp_path: Path
             tmp_path,
             server,
             *("-P", "prefork", "-c", "3", "-E"),
-            # A message that Redis hands out once it continues, on the old connection, comes back by the lease.
-            delivery={**DELIVERY, "lease": True},
             conf={
                 "result_backend": f"redis://127.0.0.1:{server.port}/1",
                 "redis_socket_timeout": 10,
@@ -215,6 +213,17 @@ def test_answers_that_come_late_lose_and_double_nothing(tmp_path: Path) -> None:
         wait_for(lambda: "connection to broker lost" in worker.log, "given up")
         worker.proxy.delay = 0.0
         settled(worker, [*first, *late])
+
+
+def test_a_message_whose_fetch_lost_its_reply_goes_back_by_the_lease(tmp_path: Path) -> None:
+    """Otherwise it would wait for the visibility timeout, because no worker knows it."""
+    with working(tmp_path, "-P", "prefork", "-c", "2", proxied=True) as worker:
+        assert worker.proxy is not None
+        worker.proxy.cut_at = b"shop.work"
+        numbers = worker.send(1, 0)
+        settled(worker, numbers)
+        assert worker.proxy.cut_at is None
+        assert "put back 1 messages, since the replies with them came too late" in worker.log
 
 
 def test_the_next_broker_of_the_list_is_used(tmp_path: Path) -> None:
@@ -371,6 +380,7 @@ def test_each_works_without_the_other(tmp_path: Path, alone: str) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=options) as worker:
         numbers = worker.send(4, 0.5)
         worker.done(numbers)
+        wait_for(lambda: worker.unacked == 0, "nothing unacked")  # without carry, it would run again
         cut(worker)
         numbers += worker.send(4, 0, first=10)
         settled(worker, numbers)
