@@ -92,6 +92,19 @@ def front(fleet: Fleet) -> dict[str, Any]:
     return page
 
 
+def test_hosts_ask_for_a_password_or_need_the_bastion(fleet: Fleet) -> None:
+    """So the runs of these tests became root with sudo, su and doas, and reached worker2 by way of services1."""
+    asked = fleet.execute("web1", "runuser --user=admin -- sudo --non-interactive id")
+    assert "a password is required" in asked.errors
+    for host in ("worker1", "worker2"):
+        assert fleet.execute(host, "command -v sudo").status == 127
+    address = json.loads((fleet.state / "fleet.json").read_text())["hosts"]["worker2"]["address"]
+    for way, status in (("none", 255), ("bastion", 0)):
+        login = ["ssh", "-F", str(fleet.state / "project/ssh_config"), "-o", f"ProxyJump={way}"]
+        done = subprocess.run([*login, address, "true"], capture_output=True, check=False)
+        assert done.returncode == status, (way, done.stderr)
+
+
 def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
     before = pids(fleet)
     run = site(fleet, "again")
