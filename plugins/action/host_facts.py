@@ -90,7 +90,7 @@ class ActionModule(FleetAction):
             "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
             "files": [
                 *(site_file(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
-                owners.web_socket(str(claims["app"])),
+                *owners.socket_files(str(claims["app"])),
             ]
             if claims
             else [],

@@ -25,7 +25,12 @@ _COMPONENT_OF_PORT = {
     "redirect": "web_site",
     "flower": "flower_site",
     "backend": "web_backend",
+    "metrics": "exporter_site",
+    "exporter": "exporter_listen",
 }
+
+# Its user is not the application's.
+_EXPORTER = ("exporter", "exporter_site", "exporter_listen")
 
 
 def claims(
@@ -38,14 +43,15 @@ def claims(
 
     Args:
         facts: The application's facts; its components may include `redis`.
-        ports: Ports of `broker`, `results`, `cache`, `web`, `flower` and `backend`, whether or not this host has them.
+        ports: Ports of `broker`, `results`, `cache`, `web`, `flower`, `backend`, `metrics` and `exporter`, whether or not
+            this host has them.
         server_names: Names by which nginx tells the web site from others on the same port.
         redirects: Whether the web site also has port 80.
     """
     ports = {**ports, **({"redirect": 80} if redirects else {})}
     app, user = facts["name"], facts["user"]
     here = set(facts["components"])
-    own = bool(here - {"redis", "cache", "firewall"})
+    own = bool(here - {"redis", "cache", "firewall", *_EXPORTER})
     units = [slice_unit(app), f"{app}-health.service", f"{app}-health.timer"]
     paths = [facts["directory"]]
     if own:
@@ -69,14 +75,22 @@ def claims(
     if "flower" in here:
         units.append(f"{app}-flower.service")
         paths += [f"/run/{app}-flower", f"/var/lib/{app}-flower", f"/var/log/{app}-flower"]
+    if "exporter" in here:
+        units += [f"{app}-exporter.socket", f"{app}-exporter.service"]
+        paths.append(f"/run/{app}-exporter.sock")
     sites = [site.removesuffix("_site") for site in ("web_site", "flower_site") if site in here]
+    if "exporter_site" in here:
+        sites.append("metrics")
     return {
         "format": FORMAT,
         "app": app,
         "owner": facts["owner"],
         "user": user,
         # Users and groups share these names. Every host gets all of them, unless it only has Redis.
-        "users": [user, f"{app}-flower", facts["proxy_group"]] if own else [],
+        "users": [
+            *([user, f"{app}-flower", facts["proxy_group"]] if own else []),
+            *([f"{app}-exporter"] if "exporter" in here else []),
+        ],
         "ports": {
             name: int(ports[name])
             for name, component in _COMPONENT_OF_PORT.items()

@@ -24,6 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 # useradd takes 32 characters, and `<application>-flower` is a user too.
 _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
+_LONGEST_WITH_EXPORTER: Final = 32 - len("-exporter")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -143,6 +144,15 @@ def check_application(model: Model) -> Iterator[Problem]:
                 value=model.show(("celery_app_name",), name),
                 hosts=hosts,
             )
+        elif name is not None and len(name) > _LONGEST_WITH_EXPORTER:
+            exporters = [h for h in hosts if model.value(h, "celery_exporter_enabled") is True]
+            if exporters:
+                yield Problem(
+                    "celery_exporter_enabled",
+                    f"needs a Unix user {name}-exporter, but Linux takes 32 characters",
+                    f"choose a celery_app_name of at most {_LONGEST_WITH_EXPORTER} characters, or switch it off",
+                    hosts=tuple(exporters),
+                )
     for value, hosts in model.distinct("celery_app_inventory_name"):
         if isinstance(value, str) and not (value.isprintable() and value.strip()):
             yield Problem(

@@ -39,7 +39,10 @@ _PORTS: Final = (
     _Port("flower_port", "flower"),
     _Port("celery_producer_web_port", "celery_producers"),
     _Port("celery_producer_web_listen", "celery_producers"),
+    _Port("celery_exporter_port", "fleet"),
+    _Port("celery_exporter_listen", "fleet"),
 )
+_LISTEN: Final = ("celery_producer_web_listen", "celery_exporter_listen")
 _CLIENT_PORTS: Final = {
     "celery_app_broker_port": ("celery_app_broker_host", "redis_broker_port"),
     "celery_app_results_port": ("celery_app_results_host", "redis_results_port"),
@@ -57,7 +60,7 @@ _LEAST_MEMORY: Final = 4 * 2**20
 def check_ports(model: Model) -> Iterator[Problem]:
     """Check that ports are valid and unique on each host, and that clients use the one that Redis listens on."""
     yield from _listen(model)
-    numbers = (port.variable for port in _PORTS if port.variable != "celery_producer_web_listen")
+    numbers = (port.variable for port in _PORTS if port.variable not in _LISTEN)
     for variable in (*numbers, *_CLIENT_PORTS):
         for value, hosts in model.distinct(variable):
             number = as_number(value)
@@ -78,7 +81,7 @@ def check_ports(model: Model) -> Iterator[Problem]:
             if not _is_used(model, host, port.variable):
                 continue
             value = model.value(host, port.variable)
-            if port.variable == "celery_producer_web_listen":
+            if port.variable in _LISTEN:
                 value = (listen_address(value) or ("", None))[1]
             number = as_number(value)
             if number is None:
@@ -138,18 +141,25 @@ def is_port(number: float) -> bool:
 
 
 def _listen(model: Model) -> Iterator[Problem]:
-    name = "celery_producer_web_listen"
     # Check every host of the fleet, because the ports of each host are computed regardless of its groups.
-    for value, hosts in model.distinct(name, model.members("fleet")):
-        # The specs accept a bare number as a string.
-        if isinstance(value, (str, int)) and value != "" and listen_address(value) is None:
-            yield Problem(
-                name,
-                "is not an address with a port",
-                'write it as in 127.0.0.1:5000 or [::1]:5000; "" is a Unix socket',
-                value=model.show((name,), value),
-                hosts=hosts,
-            )
+    for name in _LISTEN:
+        for value, hosts in model.distinct(name, model.members("fleet")):
+            # The specs accept a bare number as a string.
+            if not isinstance(value, (str, int)) or value == "":
+                continue
+            address = listen_address(value)
+            if address is None:
+                reason = "is not an address with a port"
+                remedy = 'write it as in 127.0.0.1:5000 or [::1]:5000; "" is a Unix socket'
+            elif name == "celery_exporter_listen" and not is_loopback(address[0]):
+                reason = "is an address that others can reach, but there is neither TLS nor a password"
+                remedy = (
+                    'write 127.0.0.1:9808 for an agent on the host, or "" and celery_exporter_auth_password for a '
+                    "Prometheus elsewhere"
+                )
+            else:
+                continue
+            yield Problem(name, reason, remedy, value=model.show((name,), value), hosts=hosts)
 
 
 def _is_used(model: Model, host: str, variable: str) -> bool:
@@ -164,6 +174,11 @@ def _is_used(model: Model, host: str, variable: str) -> bool:
         return bool(web.get("command") or prefix)
     if variable == "celery_producer_web_listen":
         return bool(as_mapping(model.value(host, "celery_producer_web")).get("command"))
+    if variable == "celery_exporter_port":
+        listen = model.value(host, "celery_exporter_listen")
+        return model.value(host, "celery_exporter_enabled") is True and listen == ""
+    if variable == "celery_exporter_listen":
+        return model.value(host, "celery_exporter_enabled") is True
     return True
 
 
@@ -199,6 +214,7 @@ def check_users(model: Model) -> Iterator[Problem]:
     for name, group in (
         ("flower_auth_user", "flower"),
         ("celery_producer_web_auth_user", "celery_producers"),
+        ("celery_exporter_auth_user", "fleet"),
     ):
         for value, hosts in model.distinct(name, model.members(group)):
             if isinstance(value, (str, int)) and not _AUTH_USER.fullmatch(str(value)):

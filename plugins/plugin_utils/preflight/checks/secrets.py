@@ -70,6 +70,7 @@ def check_secrets(model: Model) -> Iterator[Problem]:
             )
     yield from _web_password(model)
     yield from _cache_password(model)
+    yield from _exporter_passwords(model)
     yield from _application(model)
 
 
@@ -173,6 +174,33 @@ def _cache_password(model: Model) -> Iterator[Problem]:
             yield Problem(
                 "redis_passwords.cache",
                 "is not set, but celery_app_cache is true",
+                _GENERATE,
+                hosts=(host,),
+            )
+
+
+def _exporter_passwords(model: Model) -> Iterator[Problem]:
+    """Refuse an exporter without a password for Prometheus or, if the fleet runs Redis, for its user there."""
+    name = "celery_exporter_auth_password"
+    for host in model.members("fleet"):
+        if model.value(host, "celery_exporter_enabled") is not True:
+            continue
+        if model.value(host, "celery_exporter_listen") == "" and name not in model.given[host]:
+            yield Problem(
+                name,
+                "is not set, but celery_exporter_enabled is true",
+                f"{_GENERATE}; or, for an agent on the host, set celery_exporter_listen: 127.0.0.1:9808",
+                hosts=(host,),
+            )
+        passwords = model.value(host, "redis_passwords")
+        if (
+            model.members("redis")
+            and passwords is not UNKNOWN
+            and "exporter" not in as_mapping(passwords)
+        ):
+            yield Problem(
+                "redis_passwords.exporter",
+                "is not set, but celery_exporter_enabled is true",
                 _GENERATE,
                 hosts=(host,),
             )

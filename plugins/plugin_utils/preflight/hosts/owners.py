@@ -26,15 +26,23 @@ _PORTS: Final = {
     "redirect": "celery_producer_web_redirect_http",
     "flower": "flower_port",
     "backend": "celery_producer_web_listen",
+    "metrics": "celery_exporter_port",
+    "exporter": "celery_exporter_listen",
 }
-BEHIND_NGINX: Final = ("web", "flower")
+BEHIND_NGINX: Final = ("web", "flower", "metrics")
 # Ports that several sites of nginx can share if they have different names.
 _SHARED: Final = ("web", "redirect")
+# Ports for which systemd itself listens, and what follows the application's name in the names of their units.
+_BY_SOCKET: Final = {"backend": "web", "exporter": "exporter"}
 
 
-def web_socket(app: str) -> str:
-    """Return the path of an application's socket unit, for which systemd itself listens."""
-    return f"/etc/systemd/system/{app}-web.socket"
+def socket_files(app: str) -> list[str]:
+    """Return the paths of an application's socket units."""
+    return [_socket_file(app, unit) for unit in _BY_SOCKET.values()]
+
+
+def _socket_file(app: str, unit: str) -> str:
+    return f"/etc/systemd/system/{app}-{unit}.socket"
 
 
 def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
@@ -189,8 +197,9 @@ def _strangers(
             site = site_file(app, "web" if name == "redirect" else name)
             by_name = name in _SHARED and claim.get("server_names")
             ours = ("nginx.service",) if by_name or site in files else ()
-        elif name == "backend":
-            ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()
+        elif name in _BY_SOCKET:
+            unit = _BY_SOCKET[name]
+            ours = ("init.scope", f"{app}-{unit}.service") if _socket_file(app, unit) in files else ()
         else:
             ours = tuple(f"redis@{app}-{kind}.service" for kind in ("broker", "results", "cache"))
         strangers = [

@@ -1,0 +1,74 @@
+"""The exporter's variables: its passwords, and who may reach it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.preflight.inventory import problems, secret, valid
+
+
+def with_exporter(directory: Path, **more: Any) -> dict[str, Any]:
+    made = {
+        **valid(directory),
+        "celery_exporter_enabled": True,
+        "celery_exporter_auth_password": secret(31),
+        **more,
+    }
+    made["redis_passwords"]["exporter"] = secret(30)
+    return {name: value for name, value in made.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"celery_exporter_listen": "127.0.0.1:9808", "celery_exporter_auth_password": None},
+        {"celery_exporter_listen": "[::1]:9808", "celery_exporter_auth_password": None},
+    ],
+)
+def test_an_exporter_passes(tmp_path: Path, more: dict[str, Any]) -> None:
+    assert problems(with_exporter(tmp_path, **more)) == []
+
+
+def test_it_needs_its_user_in_redis(tmp_path: Path) -> None:
+    inventory = with_exporter(tmp_path)
+    del inventory["redis_passwords"]["exporter"]
+    (one,) = problems(inventory)
+    assert (one.variable, "is not set" in one.message) == ("redis_passwords.exporter", True)
+
+
+@pytest.mark.parametrize(
+    ("more", "variable", "words"),
+    [
+        ({"celery_exporter_auth_password": None}, "auth_password", "is not set"),
+        ({"celery_exporter_auth_password": "short"}, "auth_password", "is shorter than 16"),
+        ({"celery_exporter_auth_user": "a:b"}, "auth_user", "is not a name"),
+        ({"celery_exporter_listen": "0.0.0.0:9808"}, "listen", "others can reach"),
+        ({"celery_exporter_listen": "9808"}, "listen", "is not an address with a port"),
+        ({"celery_exporter_port": 6380}, "port", "is the port of redis_results_port"),
+        ({"celery_exporter_port": 0}, "port", "is not a TCP port"),
+        ({"celery_exporter_interval": 0}, "interval", "at least"),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path, more: dict[str, Any], variable: str, words: str
+) -> None:
+    found = problems(with_exporter(tmp_path, **more))
+    assert [one.variable for one in found] == [f"celery_exporter_{variable}"]
+    assert words in found[0].message
+
+
+def test_the_name_of_its_user_is_not_too_long(tmp_path: Path) -> None:
+    name = "a" * 23
+    assert problems(with_exporter(tmp_path, celery_app_name=name)) == []
+    (one,) = problems(with_exporter(tmp_path, celery_app_name=name + "b"))
+    assert one.variable == "celery_exporter_enabled"
+    assert problems({**valid(tmp_path), "celery_app_name": name + "b"}) == []
+
+
+def test_a_port_of_an_exporter_that_is_off_collides_with_nothing(tmp_path: Path) -> None:
+    inventory = with_exporter(tmp_path, celery_exporter_port=6380)
+    assert problems({**inventory, "celery_exporter_enabled": False}) == []
