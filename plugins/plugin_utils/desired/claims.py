@@ -43,8 +43,8 @@ def claims(
 
     Args:
         facts: The application's facts; its components may include `redis`.
-        ports: Ports of `broker`, `results`, `cache`, `web`, `flower`, `backend`, `metrics` and `exporter`, whether or not
-            this host has them.
+        ports: Ports of `broker`, `results`, `cache`, `web`, `flower`, `backend`, `metrics` and `exporter`, whether or
+            not this host has them.
         server_names: Names by which nginx tells the web site from others on the same port.
         redirects: Whether the web site also has port 80.
     """

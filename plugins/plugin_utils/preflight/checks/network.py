@@ -152,7 +152,9 @@ def _listen(model: Model) -> Iterator[Problem]:
                 reason = "is not an address with a port"
                 remedy = 'write it as in 127.0.0.1:5000 or [::1]:5000; "" is a Unix socket'
             elif name == "celery_exporter_listen" and not is_loopback(address[0]):
-                reason = "is an address that others can reach, but there is neither TLS nor a password"
+                reason = (
+                    "is an address that others can reach, but there is neither TLS nor a password"
+                )
                 remedy = (
                     'write 127.0.0.1:9808 for an agent on the host, or "" and celery_exporter_auth_password for a '
                     "Prometheus elsewhere"

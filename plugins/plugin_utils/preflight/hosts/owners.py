@@ -199,7 +199,9 @@ def _strangers(
             ours = ("nginx.service",) if by_name or site in files else ()
         elif name in _BY_SOCKET:
             unit = _BY_SOCKET[name]
-            ours = ("init.scope", f"{app}-{unit}.service") if _socket_file(app, unit) in files else ()
+            ours = (
+                ("init.scope", f"{app}-{unit}.service") if _socket_file(app, unit) in files else ()
+            )
         else:
             ours = tuple(f"redis@{app}-{kind}.service" for kind in ("broker", "results", "cache"))
         strangers = [

@@ -53,9 +53,7 @@ def test_it_needs_its_user_in_redis(tmp_path: Path) -> None:
         ({"celery_exporter_interval": 0}, "interval", "at least"),
     ],
 )
-def test_what_is_refused(
-    tmp_path: Path, more: dict[str, Any], variable: str, words: str
-) -> None:
+def test_what_is_refused(tmp_path: Path, more: dict[str, Any], variable: str, words: str) -> None:
     found = problems(with_exporter(tmp_path, **more))
     assert [one.variable for one in found] == [f"celery_exporter_{variable}"]
     assert words in found[0].message

@@ -11,7 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx im
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.surplus import surplus
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.owners import (
     BEHIND_NGINX,
-    web_socket,
+    socket_files,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
@@ -176,9 +176,9 @@ def test_nginx_may_listen_there_for_somebody_else() -> None:
     assert "nginx (nginx.service)" in problem.message
     # Flower's file says nothing of the web site's.
     assert found(shop, listeners=taken, files=["/etc/nginx/conf.d/shop-flower.conf"]) == [problem]
-    assert {site_file("shop", kind) for kind in BEHIND_NGINX} <= set(
-        surplus("shop", [], "", "")["files"]
-    )
+    # Every host of the fleet may have an exporter, so its role removes its site itself.
+    removed = {*surplus("shop", [], "", "")["files"], site_file("shop", "metrics")}
+    assert {site_file("shop", kind) for kind in BEHIND_NGINX} <= removed
     # Of a version before the marks, and what its mark names.
     assert found(shop, listeners=taken, files=[SITE]) == []
     assert found(shop, shop, listeners=taken) == []
@@ -228,8 +228,12 @@ def test_who_listens_on_the_port_of_a_web_process() -> None:
     mine = claim("shop", BACKEND, ports={**PORTS, "backend": 5000})
     systemd = {"command": "systemd", "unit": "init.scope"}
     process = {"command": "python", "unit": "shop-web.service"}
-    own = {"listeners": {"5000": [systemd, process]}, "files": [web_socket("shop")]}
+    own = {"listeners": {"5000": [systemd, process]}, "files": socket_files("shop")}
     assert found(mine, **own) == []
+    exporter = claim("shop", ("exporter", "exporter_listen"), ports={**PORTS, "exporter": 5000})
+    assert found(exporter, listeners={"5000": [systemd]}, files=socket_files("shop")) == []
+    (one,) = found(exporter, listeners={"5000": [systemd]})
+    assert (one.variable, one.value) == ("celery_exporter_listen", "5000")
     # systemd listens for others, too.
     (one,) = found(mine, listeners={"5000": [systemd]})
     assert (one.variable, one.value) == ("celery_producer_web_listen", "5000")
