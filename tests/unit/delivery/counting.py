@@ -99,7 +99,7 @@ def check(found: dict[str, Any], *, prefork: bool) -> None:
     tasks = {one.pop("name"): one for one in found["tasks"]}
     runtimes = {name: one.pop("runtime") for name, one in tasks.items()}
     expected = {
-        "shop.work": counted(received=5, started=5, succeeded=5, revoked=1),
+        "shop.work": counted(received=6, started=5, succeeded=5, revoked=1),
         "shop.fail": counted(received=4, started=4, rejected=1, failed={"ValueError": 1, "Odd": 1}),
         "shop.again": counted(received=2, started=2, succeeded=1, retried=1),
     }
@@ -120,6 +120,37 @@ def check(found: dict[str, Any], *, prefork: bool) -> None:
     assert waits["unknown"] == started - 5
     assert buckets[BOUNDS.index(120)] == 2
     assert 200 <= waits["sum"] < 300
+
+
+def writing_every(workers: Workers, seconds: float) -> dict[str, str]:
+    """Return the environment of a worker that writes its file more often."""
+    (workers.directory / "sitecustomize.py").write_text(
+        f"import celery_fleet.worker.metrics as metrics\nmetrics.INTERVAL = {seconds}\n"
+    )
+    return {"PYTHONPATH": str(workers.directory)}
+
+
+def hold(workers: Workers) -> None:
+    """Have a worker hold tasks, and compare its file with them."""
+    options = ("-P", "threads", "-c", "1", "--prefetch-multiplier", "3")
+    workers.start("w", *options, **writing_every(workers, 0.2))
+    workers.send("wait", "first")
+    workers.until(lambda: workers.ledger.count("begin")["first"], "it runs")
+    workers.send("work", "second")
+    workers.send("work", "later", countdown=600)
+
+    def held() -> list[int]:
+        return [workers.metrics("w")[name] for name in ("active", "prefetched", "eta")]
+
+    workers.until(lambda: held() == [1, 1, 1], "all are in the file")
+    found = workers.metrics("w")
+    assert found["queues"] == ["mail"]
+    before = found["held_oldest"]
+    assert before >= 0
+    workers.until(lambda: workers.metrics("w")["held_oldest"] > before + 0.1, "it gets older")
+    workers.go("w")
+    workers.until(lambda: held() == [0, 0, 1], "only the task with an ETA is left")
+    assert workers.metrics("w")["held_oldest"] is None
 
 
 def counted(**given: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 
 
 @pytest.mark.parametrize("events", [False, True], ids=["no-events", "events"])
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_a_worker_counts_every_end_of_a_task(workers: Workers, pool: str, events: bool) -> None:
     options = ("-P", pool, *(() if pool == "solo" else ("-c", "4")), *(["-E"] if events else []))
     found = counting.run_everything(workers, *options)
@@ -57,28 +57,8 @@ def test_counts_continue_when_the_worker_starts_again(workers: Workers) -> None:
         assert found["waits"][0]["unknown"] == number
 
 
-def test_the_file_shows_what_a_worker_holds(workers: Workers, monkeypatch: Any) -> None:
-    """The file is written often here."""
-    (workers.directory / "sitecustomize.py").write_text(
-        "import celery_fleet.worker.metrics as metrics\nmetrics.INTERVAL = 0.2\n"
-    )
-    options = ("-P", "threads", "-c", "1", "--prefetch-multiplier", "3")
-    workers.start("w", *options, PYTHONPATH=str(workers.directory))
-    workers.send("wait", "first")
-    workers.until(lambda: workers.ledger.count("begin")["first"], "it runs")
-    workers.send("work", "second")
-    workers.send("work", "later", countdown=600)
-
-    def held() -> list[int]:
-        return [workers.metrics("w")[name] for name in ("active", "prefetched", "eta")]
-
-    workers.until(lambda: held() == [1, 1, 1], "all are in the file")
-    found = workers.metrics("w")
-    assert found["queues"] == ["mail"]
-    before = found["held_oldest"]
-    assert before >= 0
-    workers.until(lambda: workers.metrics("w")["held_oldest"] > before + 0.1, "it gets older")
-    workers.go("w")
+def test_the_file_shows_what_a_worker_holds(workers: Workers) -> None:
+    counting.hold(workers)
 
 
 @pytest.mark.parametrize("delivery", [ATOMIC, STOCK], ids=["atomic", "stock"])
@@ -129,10 +109,8 @@ def test_processes_of_the_fleet_say_when_they_send(
 def test_a_file_that_cannot_be_written_is_logged_once(workers: Workers) -> None:
     (workers.directory / "w").mkdir()
     os.symlink(workers.directory / "missing" / "file", workers.directory / "w" / "metrics.new")
-    (workers.directory / "sitecustomize.py").write_text(
-        "import celery_fleet.worker.metrics as metrics\nmetrics.INTERVAL = 0.05\n"
-    )
-    workers.start("w", "-P", "solo", PYTHONPATH=str(workers.directory))
+    options = counting.writing_every(workers, 0.05)
+    workers.start("w", "-P", "solo", **options)
     workers.send("work", "task")
     workers.until(lambda: workers.ledger.count("end")["task"], "it has ended")
     workers.stop("w")
