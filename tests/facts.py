@@ -26,6 +26,7 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "state": f"/var/lib/{name}",
             "runtime": "/rt",
             "logs": "journal",
+            "metrics": False,
             "ca": "/ca.crt",
             "redis_ca": "/ca.crt",
             "client": {},

@@ -96,6 +96,8 @@ class Fleet:
         self.ports = ports
         #: Seconds, for everything that starts from now on.
         self.visibility_timeout = 3600.0
+        #: For all processes: celery_app_metrics.
+        self.metrics = False
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (directory / "shop.py").write_text(SHOP)
 
@@ -107,6 +109,8 @@ class Fleet:
                 **address,
                 visibility_timeout=self.visibility_timeout,
                 routes={"shop.*": {"queue": "mail"}},
+                metrics=self.metrics,
+                state=str(self.directory),
             ),
             user,
             PASSWORDS[user],

@@ -43,7 +43,7 @@ from celery_fleet.config.settings import (
     FleetSettings,
     with_essentials,
 )
-from celery_fleet.delivery import tags
+from celery_fleet.delivery import sending_time, tags
 from celery_fleet.delivery.fetch import install as take
 from celery_fleet.delivery.hand_back import worker_side
 from celery_fleet.supervision.notify import Notifier
@@ -77,6 +77,9 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             schedule = _celery_schedule(settings, self.app)
         except FleetError as exc:
             errors.refuse(exc, os.environ)
+
+        if settings.metrics:
+            sending_time.install()
 
         def pin(sender: Any = None, source: Any = None, **_: Any) -> None:
             try:
@@ -113,7 +116,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             _install_delivery(self.app)
             # An application's process that embeds a worker fetches as stock Celery does, so it has no delivery.
             delivery = current_settings().delivery if COMPONENT == "worker" else None
-            worker.install(self.app, NOTIFIER, delivery)
+            worker.install(self.app, NOTIFIER, delivery, current_settings().metrics_file)
             signals.celeryd_after_setup.connect(
                 lambda **_: log_precedence(self.app), weak=False, dispatch_uid="celery_fleet.log"
             )

@@ -185,6 +185,8 @@ def _setting(name: str, before: Any, after: Any) -> list[str] | None:
         return _each("entry", before, after, _entry, _due)
     if name == "task_routes":
         return _each("route", before, after, _fields, _to)
+    if name == "metrics":
+        return [f"{name} {_how(before, after)}"]
     if name == "delivery":
         return _delivery(
             None if before is None else {"delivery": before},

@@ -159,6 +159,11 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "C(celery_app_settings) override what it sets, and a task's own options override both. C(delivery) of a "
            "worker overrides it for that worker.",
            default="inherit", choices=("inherit", "at_least_once", "at_most_once")),
+    Option("celery_app_metrics", "bool",
+           "Whether workers and beat count tasks, in files in C(/var/lib/<app>/metrics) on their hosts.\n"
+           "Each process of the fleet then adds the header C(x-fleet-sent) to the messages that it sends, so that "
+           "workers know how long a message waited. Senders outside of the fleet add none.",
+           default=True),
     Option("celery_app_log_destination", "str",
            "Where workers, beat and Flower write their log.\n"
            "C(file) means C(celery_<worker>.log) and C(celery_beat.log) in C(/var/log/<application>), rotated by "

@@ -39,6 +39,8 @@ class Facts(TypedDict):
     runtime: str
     # `journal` or `file`.
     logs: str
+    # The inventory's variable celery_app_metrics.
+    metrics: bool
     # Path of the authorities' certificates; paths of the `certificate` and `key` that clients show, empty
     # if Redis does not ask for them.
     ca: str

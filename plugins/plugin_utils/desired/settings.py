@@ -214,4 +214,8 @@ def process_settings(
             document["beat_schedule_on_edit"] = beat["edited"]
     if component == "worker" and parts:
         document["delivery"] = dict(parts)
+    if facts["metrics"] and component != "flower":
+        # Celery's abbreviation for a worker's name: all workers of a host read the same settings.
+        file = {"worker": "worker-%n", "beat": "beat"}.get(component)
+        document["metrics"] = {"file": f"{facts['state']}/metrics/{file}.json"} if file else {}
     return document

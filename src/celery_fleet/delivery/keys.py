@@ -19,6 +19,10 @@ DEATHS = "x-fleet-deaths"
 CRASHES = "x-fleet-crashes"
 SUSPECT = 2
 
+#: Header: when the message was sent (Unix time, rounded to milliseconds), by the sender's clock; see
+#: `celery_fleet.delivery.sending_time`.
+SENT = "x-fleet-sent"
+
 #: The list of items that could not be read if there are no dead letters; the newest come first.
 UNREADABLE = "fleet:unreadable"
 UNREADABLE_KEPT = 1000

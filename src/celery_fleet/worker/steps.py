@@ -22,7 +22,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import Look, State, Watch
-from celery_fleet.worker import drain
+from celery_fleet.worker import drain, metrics
 from celery_fleet.worker.drainer import DrainStatus, Mode
 
 #: Seconds without a tick of the event loop after which it counts as blocked.
@@ -105,7 +105,12 @@ def own_queues(view: compat_worker.WorkerView, node: str) -> compat_worker.Worke
     return replace(view, queues=shown or view.queues)
 
 
-def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> None:
+def install(
+    app: Any,
+    notifier: Notifier,
+    delivery: Options | None = None,
+    metrics_file: str | None = None,
+) -> None:
     """Add the steps to the app's worker; call this before the worker builds its blueprints."""
     pulse = Pulse()
     drainer = drain.install(app)
@@ -127,6 +132,8 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
 
         # After the outage guard, which limits the attempts to store a result.
         sending.install(app, delivery)
+    if metrics_file is not None:
+        metrics.install(app, metrics_file, lambda: drainer.is_ending)
     verdict = lease_thread.install(app, delivery or Options(), done=ended)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

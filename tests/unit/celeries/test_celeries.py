@@ -20,7 +20,9 @@ from celery import chord
 from celery_fleet.compat import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
 from tests.follow_ups import survives
+from tests.unit.delivery import counting
 from tests.unit.delivery.worker_group import message
+from tests.unit.delivery.workers import working
 
 from .environments import Environment, here, interpreter, made, missing, wanted
 
@@ -215,6 +217,24 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
         assert worker.wait(PATIENCE) == 0, one.log()
         assert last.get(timeout=5) is None
         assert one.refused() == []
+
+
+@long
+@each
+@pytest.mark.parametrize("events", [(), ("-E",)], ids=["no-events", "events"])
+def test_its_workers_count_every_end_of_a_task(
+    tmp_path: Path, environment: Environment, events: tuple[str, ...]
+) -> None:
+    with working(tmp_path, str(made(environment))) as workers:
+        found = counting.run_everything(workers, "-P", "prefork", "-c", "4", *events)
+    counting.check(found, prefork=True)
+
+
+@long
+@each
+def test_its_workers_show_what_they_hold(tmp_path: Path, environment: Environment) -> None:
+    with working(tmp_path, str(made(environment))) as workers:
+        counting.hold(workers)
 
 
 @long

@@ -84,7 +84,8 @@ class Ledger:
 class Workers:
     """Workers of one application, each with its own settings."""
 
-    def __init__(self, directory: Path, store: Store) -> None:
+    def __init__(self, directory: Path, store: Store, python: str = sys.executable) -> None:
+        self.python = python
         self.directory = directory
         self.store = store
         self.ledger = Ledger(directory / "ledger")
@@ -115,7 +116,7 @@ class Workers:
             environ: further variables.
         """
         own = self.directory / node
-        own.mkdir()
+        own.mkdir(exist_ok=True)
         document = self._fleet.settings("worker")
         conf = document["celery"]
         conf.update(
@@ -132,6 +133,7 @@ class Workers:
             "unacked_mutex_expire": 5,
         }
         document["delivery"] = dict(delivery)
+        document["metrics"] = {"file": f"{self.directory}/%n/metrics.json"}
         (own / "settings.json").write_text(json.dumps(document))
         paths = [self._fleet.environment("worker")["PYTHONPATH"]]
         if clock:
@@ -147,7 +149,7 @@ class Workers:
         with (own / "log").open("wb") as log:
             self.running[node] = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{node}@test"),
+                    *(self.python, "-m", "celery", "-A", "shop", "worker", "-n", f"{node}@test"),
                     *("-Q", "mail", "-l", "INFO", "--without-mingle", "--without-gossip", *options),
                 ],
                 cwd=self.directory,
@@ -160,6 +162,11 @@ class Workers:
     def log(self, node: str) -> str:
         """What a worker has said."""
         return (self.directory / node / "log").read_text()
+
+    def metrics(self, node: str) -> dict[str, Any]:
+        """What a worker has counted."""
+        found: dict[str, Any] = json.loads((self.directory / node / "metrics.json").read_text())
+        return found
 
     def send(self, task: str, name: str, *args: Any, **options: Any) -> None:
         """Have a task run by one of them."""
@@ -196,12 +203,12 @@ class Workers:
 
 
 @contextmanager
-def working(directory: Path) -> Iterator[Workers]:
+def working(directory: Path, python: str = sys.executable) -> Iterator[Workers]:
     """A broker, and at the end none of the workers any more."""
     own = directory / "redis"
     own.mkdir()
     with serving(own) as store:
-        workers = Workers(directory, store)
+        workers = Workers(directory, store, python)
         try:
             yield workers
         finally:

@@ -71,6 +71,21 @@ def test_each_component_has_its_own_user_and_tls(component: str) -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("component", "metrics"),
+    [
+        ("worker", {"file": "/var/lib/shop/metrics/worker-%n.json"}),
+        ("beat", {"file": "/var/lib/shop/metrics/beat.json"}),
+        ("producer", {}),
+        ("operator", {}),
+        ("flower", None),
+    ],
+)
+def test_workers_and_beat_count_and_senders_say_when(component: str, metrics: Any) -> None:
+    assert whole(component, metrics=True).get("metrics") == metrics
+    assert "metrics" not in whole(component)
+
+
 def test_beat_knows_nothing_of_the_result_store() -> None:
     pins = settings("beat")
     assert pins["result_backend"] == "disabled://"

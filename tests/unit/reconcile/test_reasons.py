@@ -109,6 +109,8 @@ def test_drop_ins(before: str, after: str, words: list[str]) -> None:
         ("delivery", None, delivery.document("at_least_once"), ["delivery → at_least_once"]),
         ("delivery", delivery.document("at_least_once"),
          delivery.document("at_least_once", {"poison_deaths": 5}), ["max_crashes_per_task 3 → 5"]),
+        ("metrics", None, {}, ["metrics new"]),
+        ("metrics", {"file": "/m"}, None, ["metrics removed"]),
     ],
 )  # fmt: skip
 def test_settings(name: str, before: Any, after: Any, words: list[str]) -> None:

@@ -42,6 +42,11 @@ def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
     return requests
 
 
+def scheduled(consumer: Any) -> int:
+    """Return the number of requests that wait for their ETA, which only the timer holds."""
+    return len(_waiting(consumer.timer))
+
+
 def is_known(identifier: str, consumer: Any) -> bool:
     """Return whether the worker has a request with this id. Requests that wait for their ETA are only in the timer."""
     if identifier in worker_state.requests:

@@ -26,6 +26,11 @@ def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
     return requests
 
 
+def scheduled(_consumer: Any) -> int:
+    """Return the number of requests that wait for their ETA (celery/worker/state.py)."""
+    return len(worker_state.scheduled_requests)
+
+
 def is_known(identifier: str, _consumer: Any) -> bool:
     """Return whether the worker has a request of this id, waiting or running (celery/worker/state.py)."""
     return identifier in worker_state.requests

@@ -218,12 +218,19 @@ def header(message: Mapping[str, Any], name: str) -> float:
 
 
 def replayed(item: str, fresh: Mapping[str, Any]) -> str:
-    """Return the item that a replay puts into the list: the message with ``fresh`` headers instead of the fleet's."""
+    """Return the item that a replay puts into the list: the message with ``fresh`` headers instead of the fleet's.
+
+    It is still the same message, so it keeps its sending time.
+    """
     message = parsed(item)
     headers = message.get("headers")
     if not isinstance(headers, Mapping) or not isinstance(message.get("properties"), Mapping):
         return item
-    kept = {name: value for name, value in headers.items() if not name.startswith(OWN_HEADERS)}
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if name == keys.SENT or not name.startswith(OWN_HEADERS)
+    }
     return json.dumps({**neutral(message), "headers": {**kept, **fresh}})
 
 

@@ -230,14 +230,20 @@ def test_a_replay_forgets_what_the_fleet_noted(
 ) -> None:
     worker.lpush("mail", "first")
     tag = Tags(Owner("w@test")).next()
-    raw = message(redelivered=True, **{keys.DEATHS: 3, keys.UNKNOWN: 1, "mine": 2})
+    raw = message(redelivered=True, **{keys.DEATHS: 3, keys.UNKNOWN: 1, keys.SENT: 5.5, "mine": 2})
     raw["properties"]["delivery_tag"] = tag
     park(worker, json.dumps(raw))
     assert store.replay(store.choose(Choice(), payload=True)) == [1]
     newest, first = look.lrange("mail", 0, -1)
     assert first == b"first", "it goes to the far end"
     back = json.loads(newest)
-    assert back["headers"] == {"task": "shop.add", "id": "id-1", "redelivered": True, "mine": 2}
+    assert back["headers"] == {
+        "task": "shop.add",
+        "id": "id-1",
+        "redelivered": True,
+        keys.SENT: 5.5,
+        "mine": 2,
+    }
     assert back["properties"]["delivery_tag"] != tag, "a stock worker would hold it as another's"
     assert back["body"] == raw["body"]
     assert store.count() == 0

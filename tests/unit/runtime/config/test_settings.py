@@ -47,6 +47,23 @@ def test_values_get_pythons_types() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "metrics", "file"),
+    [({}, False, None), ({"metrics": {}}, True, None), ({"metrics": {"file": "/m"}}, True, "/m")],
+)
+def test_metrics_may_be_off_or_without_a_file(
+    given: dict[str, Any], metrics: bool, file: str | None
+) -> None:
+    settings = parse({**document(), **given}, "s")
+    assert (settings.metrics, settings.metrics_file) == (metrics, file)
+
+
+@pytest.mark.parametrize("given", [True, {"file": 3}])
+def test_metrics_of_another_form_are_refused(given: Any) -> None:
+    with pytest.raises(FleetError, match="metrics must be a mapping, and its file a path"):
+        parse({**document(), "metrics": given}, "s")
+
+
+@pytest.mark.parametrize(
     ("celery", "message"),
     [
         ({"imports": ["x"]}, "imports can't be pinned"),

@@ -1,0 +1,154 @@
+"""Follow what becomes of a worker's tasks, whether or not it sends events (celery/worker/strategy.py, request.py).
+
+A worker creates a subclass of Request for each task. It reports everything to `send_event`, which itself checks
+whether events are on. Only a success is not reported if they are off.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import Reject
+from celery.utils.serialization import get_pickled_exception
+from celery.worker import state as worker_state
+from celery.worker import strategy
+from celery.worker.request import Request
+
+from celery_fleet.compat.minors import chosen as minors
+from celery_fleet.compat.tasks import running_tasks
+
+logger = logging.getLogger("celery_fleet.metrics")
+
+RECEIVED, STARTED, SUCCEEDED, FAILED = "received", "started", "succeeded", "failed"
+RETRIED, REVOKED, REJECTED = "retried", "revoked", "rejected"
+
+#: Celery's events of a request's end, at most one of which counts: a task that is terminated or reaches its hard time
+#: limit is reported twice.
+_ENDS = {
+    "task-succeeded": SUCCEEDED,
+    "task-failed": FAILED,
+    "task-retried": RETRIED,
+    "task-revoked": REVOKED,
+}
+_OTHERS = {"task-started": STARTED, "task-rejected": REJECTED}
+
+#: Called with the request, what has happened to it, and a detail: the run time in seconds of a task that succeeded
+#: (None if unknown), or the name of the exception of one that failed. May be called in any thread.
+Seen = Callable[[Any, str, Any], object]
+
+
+def follow(seen: Seen) -> bool:
+    """Call ``seen`` for everything that happens to a request from now on; errors that it raises are logged once.
+
+    Return whether this Celery has what that needs; if not, nothing is followed.
+    """
+    create = getattr(strategy, "create_request_cls", None)
+    if create is None or not hasattr(Request, "send_event"):
+        return False
+    broken: list[Exception] = []
+
+    def tell(request: Any, what: str, detail: Any = None) -> None:
+        try:
+            seen(request, what, detail)
+        except Exception as exc:  # a missing count must not harm a task
+            if not broken:
+                logger.exception("tasks can't be counted")
+            broken.append(exc)
+
+    def create_followed(base: Any, *args: Any, **options: Any) -> Any:
+        return _followed(create(base, *args, **options), tell)
+
+    strategy.create_request_cls = create_followed
+    return True
+
+
+def _followed(base: Any, tell: Callable[..., None]) -> Any:
+    class Followed(base):  # type: ignore[misc]  # a class of Celery
+        celery_fleet_error: Any = None
+        celery_fleet_ended = False
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            # Not by the signal task_received, which takes ten times as long.
+            self.celery_fleet_received = time.time()
+            tell(self, RECEIVED)
+
+        def on_success(self, result: Any, **options: Any) -> Any:
+            failed, _, runtime = result
+            if not failed and not self.celery_fleet_ended:
+                self.celery_fleet_ended = True
+                tell(self, SUCCEEDED, runtime)
+            return super().on_success(result, **options)
+
+        def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+            self.celery_fleet_error = exc_info
+            return super().on_failure(exc_info, *args, **options)
+
+        def send_event(self, event: str, **fields: Any) -> Any:
+            end = _ENDS.get(event)
+            if end is None:
+                if event in _OTHERS:
+                    tell(self, _OTHERS[event])
+            elif not self.celery_fleet_ended:
+                error = _error(self.celery_fleet_error) if end == FAILED else None
+                # Celery 5.7 also reports a task that rejects its message as failed.
+                if not isinstance(error, Reject):
+                    self.celery_fleet_ended = True
+                    detail = type_name(error) if end == FAILED else fields.get("runtime")
+                    tell(self, end, detail)
+            return super().send_event(event, **fields)
+
+    return Followed
+
+
+def _error(exc_info: Any) -> BaseException | None:
+    exc = getattr(exc_info, "exception", None)
+    return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
+
+
+def type_name(error: BaseException | None) -> str:
+    """Return the name of an error's class; an error that can't be pickled is in a wrapper with that name.
+
+    Only a hard time limit has no error (Request.on_timeout), and SystemExit means a lost process (Request.on_failure).
+    """
+    if error is None:
+        return "TimeLimitExceeded"
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return "WorkerLostError"
+    return type(get_pickled_exception(error)).__name__
+
+
+@dataclass(frozen=True)
+class Held:
+    """The requests that a worker has: running, waiting for a process, and waiting for their ETA.
+
+    ``oldest`` is the number of seconds since the oldest one was received, without those that wait for their ETA; None
+    if there is none.
+    """
+
+    active: int
+    prefetched: int
+    eta: int
+    oldest: float | None
+
+
+def held(consumer: Any) -> Held:
+    """Return a worker's requests; may be called in any thread (celery/worker/state.py)."""
+    now = time.time()
+    active = running_tasks()
+    since = []
+    for request in list(worker_state.requests.values()):
+        received = getattr(request, "celery_fleet_received", now)
+        since.append(max(received, request.eta.timestamp()) if request.eta else received)
+    due = [moment for moment in since if moment <= now]
+    return Held(
+        active=active,
+        prefetched=max(0, len(worker_state.reserved_requests) - active),
+        eta=minors.celery.scheduled(consumer) if consumer is not None else 0,
+        oldest=now - min(due) if due else None,
+    )

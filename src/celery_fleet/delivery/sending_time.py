@@ -1,0 +1,31 @@
+"""A header that says when a message was sent, so that workers know how long it waited.
+
+Celery puts no time into a message. Each process of the fleet that sends tasks adds it here. A retry is sent as a new
+message, so it has a new time. A message that returns to its queue (hand-back, redelivery, replay of a dead letter) is
+the same one and keeps its time. Senders outside of the fleet add none.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from celery import signals
+
+from celery_fleet.delivery.keys import SENT
+
+
+def install() -> None:
+    """Add the header to everything that this process sends from now on; repeatable."""
+    signals.before_task_publish.connect(_add, weak=False, dispatch_uid="celery_fleet.sending_time")
+
+
+def _add(headers: dict[str, Any], **_: Any) -> None:
+    headers[SENT] = round(time.time(), 3)
+
+
+def sent_at(message: Any) -> float | None:
+    """Return when a kombu message was sent (Unix time); None if it does not say."""
+    found = (message.headers or {}).get(SENT)
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None

@@ -1,0 +1,326 @@
+"""Count a worker's tasks and write the counts to a file, which the host's exporter reads.
+
+Counting needs neither Celery's events nor Redis. It continues in the file when the worker starts again. After a kill,
+what the worker counted since the file was last written is lost. A thread of its own writes the file: a disk
+that hangs must stop neither the event loop nor the watchdog.
+
+    {"format": 1, "node": "mail@worker1", "worker": "mail", "written": <Unix time>, "release": "<id>",
+     "counts_tasks": true,
+     "tasks": [{"name": "shop.pay", "queue": "mail", "received": 3, "started": 3, "succeeded": 1, "retried": 1,
+                "revoked": 0, "rejected": 0, "failed": {"ValueError": 1},
+                "runtime": {"buckets": [0, …], "sum": 1.25}}],
+     "waits": [{"queue": "mail", "buckets": [0, …], "sum": 0.5, "unknown": 0}],
+     "queues": ["mail"], "slots": 4, "active": 1, "prefetched": 2, "eta": 0, "held_oldest": 12.5, "drains": 1}
+
+``tasks`` and ``waits`` count since the file exists, and so does ``drains``; the rest is the state when it was written.
+``counts_tasks`` is false if this Celery has no place for the hooks. ``runtime`` has the tasks that succeeded. A wait
+lasts from the sending, or the ETA if that is later, to the start; it is ``unknown`` if the message does not say when it
+was sent. Times are in seconds. Canaries are not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypedDict
+
+from celery import bootsteps, signals
+from celery.utils.nodenames import node_format, nodesplit
+
+from celery_fleet.common.errors import error_text
+from celery_fleet.common.periodic import Periodic
+from celery_fleet.compat import requests
+from celery_fleet.compat import worker as compat_worker
+from celery_fleet.delivery.sending_time import sent_at
+from celery_fleet.worker import canary
+
+logger = logging.getLogger("celery_fleet.metrics")
+
+FORMAT = 1
+
+#: Seconds between two writes of the file.
+INTERVAL = 10.0
+
+#: Upper bounds of the histograms' buckets in seconds; the last bucket, which has none, is for everything above.
+BOUNDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+#: Different tasks, and exceptions of each, that are counted by name; the others count as `OTHER`.
+MOST_TASKS = 200
+MOST_ERRORS = 50
+OTHER = "other"
+
+
+class Histogram(TypedDict):
+    """The number of values in each bucket, not cumulative, and the sum of the values."""
+
+    buckets: list[int]
+    sum: float
+
+
+class TaskCounts(TypedDict):
+    """What has become of the messages of one task in one queue; ``failed`` is by the exception's name."""
+
+    name: str
+    queue: str
+    received: int
+    started: int
+    succeeded: int
+    retried: int
+    revoked: int
+    rejected: int
+    failed: dict[str, int]
+    runtime: Histogram
+
+
+class Waits(Histogram):
+    """How long messages waited in a queue, and how many don't say when they were sent."""
+
+    queue: str
+    unknown: int
+
+
+class Recorder:
+    """Counts what happens to tasks; it may be told in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tasks: dict[tuple[str, str], TaskCounts] = {}
+        self._names: set[str] = set()
+        self._waits: dict[str, Waits] = {}
+
+    def continue_from(self, tasks: Iterable[TaskCounts], waits: Iterable[Waits]) -> None:
+        """Continue earlier counts, as `counts` returns them."""
+        self._tasks = {(counts["name"], counts["queue"]): counts for counts in tasks}
+        self._names = {name for name, _ in self._tasks}
+        self._waits = {found["queue"]: found for found in waits}
+
+    def seen(self, request: Any, what: str, detail: Any = None) -> None:
+        """Count what has happened to a request; see `celery_fleet.compat.requests.follow`."""
+        name = request.task.name
+        if name == canary.NAME:
+            return
+        queue = _queue(request.message)
+        with self._lock:
+            counts: Any = self._tasks.get((name, queue)) or self._new(name, queue)
+            if what == requests.FAILED:
+                _count(counts["failed"], detail)
+                return
+            counts[what] += 1
+            if what == requests.SUCCEEDED and detail is not None:
+                _add(counts["runtime"], detail)
+            elif what == requests.STARTED:
+                self._started(request, queue)
+
+    def _new(self, name: str, queue: str) -> TaskCounts:
+        if name not in self._names and len(self._names) >= MOST_TASKS:
+            name = OTHER
+        self._names.add(name)
+        counts = TaskCounts(
+            name=name,
+            queue=queue,
+            received=0,
+            started=0,
+            succeeded=0,
+            retried=0,
+            revoked=0,
+            rejected=0,
+            failed={},
+            runtime=Histogram(buckets=_none(), sum=0.0),
+        )
+        return self._tasks.setdefault((name, queue), counts)
+
+    def _started(self, request: Any, queue: str) -> None:
+        waits = self._waits.get(queue)
+        if waits is None:
+            waits = self._waits[queue] = Waits(queue=queue, buckets=_none(), sum=0.0, unknown=0)
+        sent = sent_at(request.message)
+        if sent is None:
+            waits["unknown"] += 1
+            return
+        if request.eta:
+            sent = max(sent, request.eta.timestamp())
+        # The clocks of two hosts may differ.
+        _add(waits, max(0.0, request.time_start - sent))
+
+    def counts(self) -> tuple[list[TaskCounts], list[Waits]]:
+        """Return a copy of all counts, for tasks and for waits."""
+        # This is much faster than deepcopy, and meanwhile the event loop may wait for the lock.
+        with self._lock:
+            tasks = [
+                counts | {"failed": dict(counts["failed"]), "runtime": _copy(counts["runtime"])}
+                for counts in self._tasks.values()
+            ]
+            waits = [found | {"buckets": list(found["buckets"])} for found in self._waits.values()]
+        return tasks, waits
+
+
+def _queue(message: Any) -> str:
+    """Return the queue that a message came from; see `celery_fleet.compat.queues.note_queues`."""
+    queue = getattr(message, "queue", None)
+    return str(queue or (message.delivery_info or {}).get("routing_key") or "")
+
+
+def _none() -> list[int]:
+    return [0] * (len(BOUNDS) + 1)
+
+
+def _copy(histogram: Histogram) -> Histogram:
+    return {"buckets": list(histogram["buckets"]), "sum": histogram["sum"]}
+
+
+def _add(histogram: Histogram, value: float) -> None:
+    histogram["buckets"][bisect_left(BOUNDS, value)] += 1
+    histogram["sum"] += value
+
+
+def _count(errors: dict[str, int], name: str) -> None:
+    key = name if name in errors or len(errors) < MOST_ERRORS else OTHER
+    errors[key] = errors.get(key, 0) + 1
+
+
+class MetricsFile(Periodic):
+    """Writes the file every `INTERVAL` seconds and at the end of the worker.
+
+    Args:
+        path: The file.
+        worker: Celery's worker.
+        recorder: The counts, which continue those of the file.
+        counts_tasks: Whether the recorder is told of tasks.
+        is_ending: Returns whether the worker drains.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        worker: Any,
+        recorder: Recorder,
+        *,
+        counts_tasks: bool,
+        is_ending: Callable[[], bool],
+    ) -> None:
+        super().__init__("celery_fleet.metrics")
+        self._path = path
+        self._worker = worker
+        self._recorder = recorder
+        self._counts_tasks = counts_tasks
+        self._is_ending = is_ending
+        self._drains = 0
+        self._drained = False
+        self._told = False
+
+    def start(self) -> None:
+        """Read the earlier counts and start to write."""
+        try:
+            document = json.loads(self._path.read_text(encoding="utf-8"))
+            if document["format"] != FORMAT:
+                raise ValueError(f"its format is {document['format']!r}")
+            drains, tasks, waits = document["drains"], document["tasks"], document["waits"]
+            self._recorder.continue_from(tasks, waits)
+            self._drains = drains
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning(
+                "%s can't be read, so its counts start at 0: %s", self._path, error_text(error)
+            )
+        super().start()
+
+    def turn(self) -> float:
+        """Write the file and log the first error; return the seconds until the next write."""
+        try:
+            self._write(self.document())
+        except Exception as error:
+            if not self._told:
+                self._told = True
+                trace = None if isinstance(error, OSError) else error
+                logger.warning(
+                    "%s can't be written: %s", self._path, error_text(error), exc_info=trace
+                )
+        return INTERVAL
+
+    def end(self) -> None:
+        """Stop, and write the last counts unless the disk hangs."""
+        self.stop()
+        if self._thread is None or not self._thread.is_alive():
+            self.turn()
+
+    def document(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        if self._is_ending() and not self._drained:
+            self._drained = True
+            self._drains += 1
+        node = self._worker.hostname
+        pool = self._worker.pool
+        tasks, waits = self._recorder.counts()
+        view = compat_worker.view_worker(self._worker)
+        held = requests.held(getattr(self._worker, "consumer", None))
+        return {
+            "format": FORMAT,
+            "node": node,
+            "worker": nodesplit(node)[0],
+            "written": round(time.time(), 3),
+            "release": os.environ.get("CELERY_FLEET_RELEASE"),
+            "counts_tasks": self._counts_tasks,
+            "tasks": tasks,
+            "waits": waits,
+            "queues": [queue for queue in view.queues if queue != f"{node}.dq2"],
+            "slots": pool.num_processes if pool is not None and pool.active else 0,
+            "active": held.active,
+            "prefetched": held.prefetched,
+            "eta": held.eta,
+            "held_oldest": None if held.oldest is None else round(held.oldest, 3),
+            "drains": self._drains,
+        }
+
+    def _write(self, document: dict[str, Any]) -> None:
+        fresh = self._path.with_suffix(".new")
+        with open(fresh, "w", encoding="utf-8") as stream:
+            # The unit's umask would keep out the exporter, which is in the application's group.
+            os.fchmod(stream.fileno(), 0o640)
+            stream.write(json.dumps(document))
+        os.replace(fresh, self._path)
+
+
+def install(app: Any, path: str, is_ending: Callable[[], bool]) -> None:
+    """Count the tasks of the app's worker; call this before the worker builds its blueprints.
+
+    Args:
+        app: The Celery app.
+        path: The file, with Celery's abbreviations for a node, such as ``%n`` for its name.
+        is_ending: Returns whether the worker drains.
+    """
+    recorder = Recorder()
+    counts_tasks = requests.follow(recorder.seen)
+    if not counts_tasks:
+        logger.error("tasks can't be counted: this Celery is not supported")
+
+    class Metrics(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Starts the thread once the pool has forked."""
+
+        name = "celery_fleet.Metrics"
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, worker: Any) -> None:
+            file = MetricsFile(
+                Path(node_format(path, worker.hostname)),
+                worker,
+                recorder,
+                counts_tasks=counts_tasks,
+                is_ending=is_ending,
+            )
+            # Not in this step's stop(): tasks still run after that.
+            signals.worker_shutdown.connect(
+                lambda **_: file.end(), weak=False, dispatch_uid="celery_fleet.metrics"
+            )
+            file.start()
+
+        def stop(self, worker: Any) -> None:
+            """Do nothing; `start` says why."""
+
+    app.steps["worker"].add(Metrics)

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.exceptions import Reject
+from celery.worker import strategy
+from celery.worker.request import Request
+
+from celery_fleet.compat import requests
+from celery_fleet.delivery.keys import SENT
+from celery_fleet.worker import canary, metrics
+from celery_fleet.worker.metrics import BOUNDS, MOST_ERRORS, MOST_TASKS, MetricsFile, Recorder
+
+
+@dataclass
+class Told:
+    """A request as a recorder is told of it."""
+
+    name: str = "shop.pay"
+    sent: Any = None
+    queue: str | None = "mail"
+    time_start: float = 1000.0
+    eta: datetime | None = None
+    delivery_info: dict[str, Any] = field(default_factory=lambda: {"routing_key": "key"})
+
+    @property
+    def task(self) -> Any:
+        return SimpleNamespace(name=self.name)
+
+    @property
+    def message(self) -> Any:
+        headers = {} if self.sent is None else {SENT: self.sent}
+        return SimpleNamespace(queue=self.queue, headers=headers, delivery_info=self.delivery_info)
+
+
+def wait_of(**told: Any) -> Any:
+    recorder = Recorder()
+    recorder.seen(Told(**told), requests.STARTED)
+    [found] = recorder.counts()[1]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"),
+    [(0, 0), (0.1, 0), (0.11, 1), (1, 2), (1.5, 3), (3600, 12), (3601, 13), (-5, 0)],
+)
+def test_a_wait_is_in_the_bucket_of_the_first_bound_that_it_does_not_exceed(
+    seconds: float, bucket: int
+) -> None:
+    found = wait_of(sent=0, time_start=seconds)
+    assert found["buckets"] == [int(number == bucket) for number in range(len(BOUNDS) + 1)]
+    assert found["sum"] == max(0, seconds)
+    assert found["unknown"] == 0
+
+
+def test_a_wait_begins_at_a_later_eta() -> None:
+    due = datetime.fromtimestamp(990, UTC)
+    assert wait_of(sent=900.0, eta=due)["sum"] == 10
+    assert wait_of(sent=995.0, eta=due)["sum"] == 5
+
+
+@pytest.mark.parametrize("sent", [None, "900", math.nan, math.inf, [900]])
+def test_a_message_without_a_time_has_an_unknown_wait(sent: Any) -> None:
+    found = wait_of(sent=sent)
+    assert (found["unknown"], sum(found["buckets"]), found["sum"]) == (1, 0, 0)
+
+
+def test_a_message_without_a_queue_has_its_routing_key() -> None:
+    assert wait_of(queue=None)["queue"] == "key"
+    assert wait_of(queue=None, delivery_info=None)["queue"] == ""
+
+
+def test_more_tasks_and_exceptions_than_are_kept_are_counted_together() -> None:
+    recorder = Recorder()
+    for number in range(MOST_TASKS + 3):
+        for queue in ("mail", "bulk"):
+            recorder.seen(Told(f"task-{number}", queue=queue), requests.RECEIVED)
+    for number in range(MOST_ERRORS + 3):
+        recorder.seen(Told("task-0"), requests.FAILED, f"Error{number}")
+    recorder.seen(Told("task-0"), requests.FAILED, "Error0")
+    tasks = {(one["name"], one["queue"]): one for one in recorder.counts()[0]}
+    assert len(tasks) == 2 * (MOST_TASKS + 1)
+    assert tasks["other", "mail"]["received"] == tasks["other", "bulk"]["received"] == 3
+    failed = tasks["task-0", "mail"]["failed"]
+    assert len(failed) == MOST_ERRORS + 1
+    assert (failed["Error0"], failed["other"]) == (2, 3)
+
+
+def test_a_canary_is_not_counted() -> None:
+    recorder = Recorder()
+    recorder.seen(Told(canary.NAME), requests.STARTED)
+    assert recorder.counts() == ([], [])
+
+
+def test_counts_are_a_copy() -> None:
+    recorder = Recorder()
+    recorder.seen(Told(sent=0), requests.STARTED)
+    recorder.seen(Told(), requests.SUCCEEDED, 1.0)
+    before = json.dumps(recorder.counts())
+    copy = recorder.counts()
+    recorder.seen(Told(sent=0), requests.STARTED)
+    recorder.seen(Told(), requests.SUCCEEDED, 1.0)
+    recorder.seen(Told(), requests.FAILED, "ValueError")
+    assert json.dumps(copy) == before
+
+
+def file_at(path: Path, recorder: Recorder) -> MetricsFile:
+    worker = SimpleNamespace(
+        hostname="mail@worker1", pool=None, pool_cls=None, consumer=None, blueprint=None
+    )
+    return MetricsFile(path, worker, recorder, counts_tasks=True, is_ending=lambda: False)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "drains": 1}'])
+def test_a_file_that_cannot_be_read_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    path = tmp_path / "worker-mail.json"
+    path.write_text(text)
+    file = file_at(path, Recorder())
+    file.start()
+    file.end()
+    [record] = caplog.records
+    assert "so its counts start at 0" in record.message
+    found = json.loads(path.read_text())
+    assert (found["tasks"], found["waits"], found["drains"]) == ([], [], 0)
+
+
+def test_a_missing_directory_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = file_at(tmp_path / "missing" / "worker-mail.json", Recorder())
+    assert [file.turn(), file.turn()] == [metrics.INTERVAL] * 2
+    assert [record.message.count("can't be written") for record in caplog.records] == [1]
+
+
+# --- the hooks ---
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery as it is, and so again after the test."""
+    monkeypatch.setattr(strategy, "create_request_cls", strategy.create_request_cls)
+
+
+@pytest.mark.usefixtures("stock")
+def test_a_celery_without_the_hooks_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Request, "send_event")
+    assert requests.follow(lambda *_: None) is False
+    monkeypatch.undo()
+    monkeypatch.delattr(strategy, "create_request_cls")
+    assert requests.follow(lambda *_: None) is False
+
+
+class Base:
+    """Celery's Request, as far as it is followed."""
+
+    def on_success(self, result: Any, **_: Any) -> str:
+        return f"success {result}"
+
+    def on_failure(self, exc_info: Any, *_: Any) -> None:
+        self.send_event("task-failed", exception=repr(exc_info.exception))
+
+    def send_event(self, event: str, **fields: Any) -> str:
+        return f"sent {event} {fields}"
+
+
+def followed(monkeypatch: pytest.MonkeyPatch, seen: Any) -> Any:
+    monkeypatch.setattr(strategy, "create_request_cls", lambda *_: Base)
+    assert requests.follow(seen)
+    return strategy.create_request_cls(None, None)()
+
+
+@pytest.mark.usefixtures("stock")
+def test_an_end_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    request = followed(monkeypatch, lambda _, what, detail: said.append((what, detail)))
+    assert request.send_event("task-started") == "sent task-started {}"
+    assert request.on_success((0, "value", 1.5)) == "success (0, 'value', 1.5)"
+    request.send_event("task-succeeded", runtime=1.5)
+    request.send_event("task-revoked")
+    request.send_event("task-rejected")
+    ends = [("succeeded", 1.5), ("rejected", None)]
+    assert said == [("received", None), ("started", None), *ends]
+
+
+@pytest.mark.usefixtures("stock")
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (ValueError("secret"), "ValueError"),
+        (SystemExit(1), "WorkerLostError"),
+        (Reject("not wanted"), None),
+    ],
+)
+def test_a_failure_has_the_name_of_its_exception(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, name: str | None
+) -> None:
+    said: list[Any] = []
+    request = followed(monkeypatch, lambda _, what, detail: said.append((what, detail)))
+    request.on_failure(SimpleNamespace(exception=error))
+    assert said[1:] == ([] if name is None else [("failed", name)])
+
+
+@pytest.mark.usefixtures("stock")
+def test_an_error_of_the_counts_is_logged_once_and_harms_no_task(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    request = followed(monkeypatch, lambda *_: 1 / 0)
+    for _ in range(2):
+        assert request.send_event("task-started") == "sent task-started {}"
+    assert [record.message for record in caplog.records] == ["tasks can't be counted"]
