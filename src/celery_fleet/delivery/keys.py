@@ -18,6 +18,8 @@ DEATHS = "x-fleet-deaths"
 #: such task at a time.
 CRASHES = "x-fleet-crashes"
 SUSPECT = 2
+#: Header: when the message was sent, in Unix time, if the sender notes it.
+SENT = "x-fleet-sent"
 
 #: The list of items that could not be read if there are no dead letters; the newest come first.
 UNREADABLE = "fleet:unreadable"
