@@ -18,7 +18,9 @@ DEATHS = "x-fleet-deaths"
 #: such task at a time.
 CRASHES = "x-fleet-crashes"
 SUSPECT = 2
-#: Header: when the message was sent, in Unix time, if the sender notes it.
+
+#: Header: when the message was sent (Unix time, rounded to milliseconds), by the sender's clock; see
+#: `celery_fleet.delivery.sending_time`.
 SENT = "x-fleet-sent"
 
 #: The list of items that could not be read if there are no dead letters; the newest come first.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from celery_fleet.cli.exporter.places import Places, counted
 from celery_fleet.cli.exporter.samples import Sample
@@ -17,6 +18,12 @@ from celery_fleet.health import units as health_units
 from celery_fleet.health.certificates import Validity, ends_of, validities
 from celery_fleet.health.setup import Setup, Worker, known
 from celery_fleet.health.units import MonitoredUnit
+
+#: What becomes of a message that a worker held when it ended.
+_OUTCOMES = ("returned", "acknowledged", "parked", "left")
+
+#: States of a canary that is well: it has come back, or all processes of its worker run tasks.
+_WELL = ("answered", "busy")
 
 _STATES = {result.GOOD: 0.0, result.WARNING: 1.0, result.BAD: 2.0}
 
@@ -79,6 +86,20 @@ def ends(setup: Setup, places: Places) -> Iterator[Sample]:
         with contextlib.suppress(FileNotFoundError):
             for ended, number in counted(places.ends(unit))["results"].items():
                 yield Sample("celery_fleet_unit_ends_total", float(number), (unit, ended))
+
+
+def hand_backs(setup: Setup, places: Places) -> Iterator[Sample]:
+    """Yield what became of the messages that workers held when they ended.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: A file is damaged.
+    """
+    for node, worker in own_workers(setup).items():
+        with contextlib.suppress(FileNotFoundError):
+            found = counted(places.hand_backs(worker.unit))
+            for outcome in _OUTCOMES:
+                labels = (*labels_of(node), outcome)
+                yield Sample("celery_fleet_handed_back_total", float(found[outcome]), labels)
 
 
 def releases(setup: Setup) -> Iterator[Sample]:
@@ -152,8 +173,14 @@ def health(places: Places) -> Iterator[Sample]:
     checked = datetime.fromisoformat(found["checked"]).timestamp()
     yield Sample("celery_fleet_health_checked_timestamp_seconds", checked)
     # A check that failed has no value.
-    if value := (found["checks"].get("clock") or {}).get("value"):
-        yield Sample("celery_fleet_clock_offset_seconds", float(value["offset_seconds"]))
+    values: dict[str, Any] = {name: check.get("value") or {} for name, check in checks.items()}
+    if clock := values.get("clock"):
+        yield Sample("celery_fleet_clock_offset_seconds", float(clock["offset_seconds"]))
+    for node, canary in values.get("canary", {}).items():
+        labels = labels_of(node)
+        yield Sample("celery_fleet_canary_ok", float(canary["state"] in _WELL), labels)
+        if canary["seconds"] is not None:
+            yield Sample("celery_fleet_canary_seconds", float(canary["seconds"]), labels)
 
 
 def change(places: Places) -> Iterator[Sample]:

@@ -38,6 +38,10 @@ class Places:
         """Return the file with the ends of a unit."""
         return self.root / f"var/lib/celery-fleet/ends/{unit}.json"
 
+    def hand_backs(self, unit: str) -> Path:
+        """Return the file with what the hand-backs of a worker's unit have done."""
+        return self.root / f"var/lib/celery-fleet/hand_backs/{unit}.json"
+
     @property
     def changed(self) -> Path:
         """The file whose time is that of the last run that changed this host."""

@@ -93,6 +93,7 @@ def _local(setup: Setup, places: Places) -> Iterator[Part]:
         yield Part(f"worker:{name}", partial(workers.worker, node, worker.unit, file))
     yield Part("units", partial(host.units, setup, places))
     yield Part("ends", partial(host.ends, setup, places))
+    yield Part("hand_backs", partial(host.hand_backs, setup, places))
     yield Part("releases", partial(host.releases, setup))
     yield Part("disk", partial(host.disk, setup))
     yield Part("memory", partial(host.memory, setup))

@@ -64,7 +64,12 @@ SOURCES = (
                 (*_TASK, "exception"),
                 "Tasks that have failed, by the class of the exception.",
             ),
-            Metric("celery_task_runtime", HISTOGRAM, _TASK, "Run time of tasks in seconds."),
+            Metric(
+                "celery_task_runtime",
+                HISTOGRAM,
+                _TASK,
+                "Run time of the tasks that have succeeded, in seconds.",
+            ),
             Metric(
                 "celery_fleet_task_wait_seconds",
                 HISTOGRAM,
@@ -141,6 +146,22 @@ SOURCES = (
                 COUNTER,
                 ("unit", "result"),
                 "Ends of the unit, with a result such as `success`, `watchdog`, `oom-kill` or `exit-code`.",
+            ),
+        ),
+    ),
+    Source(
+        "Hand-backs",
+        ("hand_backs",),
+        "What became of the messages that a worker still held when it ended, from "
+        "`/var/lib/celery-fleet/hand_backs/<unit>.json`. A drain leaves none.",
+        "one small file for each worker",
+        (
+            Metric(
+                "celery_fleet_handed_back_total",
+                COUNTER,
+                (*_WORKER, "outcome"),
+                "Messages by outcome: `returned` to their queues, `acknowledged` because their tasks had ended, "
+                "`parked` as dead letters, `left` until the lease runs out.",
             ),
         ),
     ),
@@ -266,6 +287,13 @@ SOURCES = (
                 (),
                 "When the last check began.",
             ),
+            Metric(
+                "celery_fleet_canary_ok",
+                GAUGE,
+                _WORKER,
+                "1 if the worker ran the last test task, or only had other tasks to run; any host's worker.",
+            ),
+            Metric("celery_fleet_canary_seconds", GAUGE, _WORKER, "Time that the test task took."),
             Metric(
                 "celery_fleet_clock_offset_seconds",
                 GAUGE,

@@ -59,9 +59,8 @@ def worker(node: str, unit: str, path: Path) -> Iterator[Sample]:
     yield Sample("celery_fleet_task_metrics", float(bool(found["counts_tasks"])), own)
     if seconds <= FRESH:
         yield from _now(found, own)
-        yield Sample(
-            "celery_fleet_release_info", 1.0, (unit, str(found["release"] or ""), "running")
-        )
+        if release := found["release"]:
+            yield Sample("celery_fleet_release_info", 1.0, (unit, str(release), "running"))
 
 
 def _task(task: Mapping[str, Any], host: str, worker: str) -> Iterator[Sample]:

@@ -99,6 +99,11 @@ def test_of_an_old_file_only_the_counts_are_used(tmp_path: Path) -> None:
         assert name not in found
 
 
+def test_a_worker_that_knows_no_release(tmp_path: Path) -> None:
+    write(tmp_path / "w.json", worker(release=None))
+    assert "celery_fleet_release_info" not in read(tmp_path / "w.json")
+
+
 def test_a_worker_without_a_file(tmp_path: Path) -> None:
     assert read(tmp_path / "w.json") == {}
 

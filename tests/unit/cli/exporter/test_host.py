@@ -102,6 +102,22 @@ def test_ends_of_units(tmp_path: Path) -> None:
     }
 
 
+def test_hand_backs(tmp_path: Path) -> None:
+    places = Places("shop", tmp_path)
+    counts = {"acknowledged": 1, "returned": 5, "begun": 2, "parked": 0, "left": 3}
+    write(places.hand_backs(MAIL), {"format": 1, **counts})
+    write(places.hand_backs("shop-worker@gone.service"), {"format": 1, **counts})
+    found = parsed(text(host.hand_backs(documents.setup(tmp_path), places)))
+    own = {"hostname": "worker1", "worker": "mail"}
+    # Those that it had begun are among those that were returned.
+    assert found["celery_fleet_handed_back_total"] == {
+        labels(**own, outcome="returned"): 5,
+        labels(**own, outcome="acknowledged"): 1,
+        labels(**own, outcome="parked"): 0,
+        labels(**own, outcome="left"): 3,
+    }
+
+
 def test_releases(tmp_path: Path) -> None:
     beat = {"unit": "shop-beat.service", "directory": "/run/shop-beat", "interval": 5}
     setup = documents.setup(
@@ -179,6 +195,14 @@ def test_health(tmp_path: Path) -> None:
             "disk": Finding(result.BAD, "full"),
             "queues": Finding(result.WARNING, "long"),
             "clock": Finding(result.GOOD, "right", {"offset_seconds": -0.25}),
+            "canary": Finding(
+                result.WARNING,
+                "slow",
+                {
+                    "mail@worker1": {"state": "answered", "seconds": 0.5},
+                    "bulk@worker2": {"state": "unknown", "seconds": None},
+                },
+            ),
         },
         last={},
         checked="2026-01-02T03:00:00.120+00:00",
@@ -192,7 +216,11 @@ def test_health(tmp_path: Path) -> None:
         labels(check="disk"): 2,
         labels(check="queues"): 1,
         labels(check="clock"): 0,
+        labels(check="canary"): 1,
     }
+    lost = labels(hostname="worker2", worker="bulk")
+    assert found["celery_fleet_canary_ok"] == {OWN: 1, lost: 0}
+    assert found["celery_fleet_canary_seconds"] == {OWN: 0.5}
     assert [*found["celery_fleet_health_checked_timestamp_seconds"].values()] == [1767322800.12]
     assert [*found["celery_fleet_clock_offset_seconds"].values()] == [-0.25]
     made["checks"]["clock"]["value"] = None
