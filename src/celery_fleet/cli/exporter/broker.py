@@ -173,8 +173,8 @@ class Queues:
 def sent_at(item: str) -> float | None:
     """Return when a message was sent, in Unix time; None if it does not say.
 
-    The message is not decoded. In its texts, such as `argsrepr`, a quotation mark has a backslash before it.
+    The message is not decoded. In its texts, such as `argsrepr`, quotation marks have a backslash before them.
     """
-    before, name, rest = item.rpartition(f'"{SENT}":')
-    found = _NUMBER.match(rest) if name and not before.endswith("\\") else None
+    _, _, rest = item.rpartition(f'"{SENT}":')
+    found = _NUMBER.match(rest) if rest != item else None
     return float(found[1]) if found else None
