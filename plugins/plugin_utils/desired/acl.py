@@ -26,6 +26,7 @@ _BROKER_COMMANDS = {
     "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +zrevrangebyscore +time +lpush +smembers +lrange +lrem +info "
     # For dead letters.
     "+hget +hlen +hdel +zcard",
+    "exporter": "+exists +llen +lindex +hlen +zrange +zcard +info +time",
 }
 
 _RESULTS_COMMANDS = {
@@ -35,12 +36,14 @@ _RESULTS_COMMANDS = {
     "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
     "flower": "+select +get +mget +subscribe +unsubscribe",
     "operator": "+select +get +mget +subscribe +unsubscribe +info",
+    "exporter": "+info",
 }
 
 # The application may do anything with its cache, but not with the server. Django's `cache.clear()` is FLUSHDB.
 _CACHE_USERS = {
     "cache": "+@all -@admin -@dangerous +flushdb ~* &*",
     "operator": "+select +info",
+    "exporter": "+info",
 }
 
 # The fleet's own user, who changes settings and the ACL live but has no key. redis-cli asks for the commands'
@@ -84,6 +87,10 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         # For all exchanges, because the application's code names them. A sender reads which queues are bound to one.
         written = [*tasks, "_kombu.binding_permanent.*", _ROOM_KEY]
         return ["~_kombu.binding.*", *(f"%W~{key}" for key in written)]
+    if component == "exporter":
+        # LINDEX shows a waiting message, of which only the header with its sending time is used.
+        read = [*tasks, "unacked", "unacked_index", "fleet:dead-letters:index"]
+        return [f"%R~{key}" for key in read]
     if component == "flower":
         bindings = [
             f"_kombu.binding{kind}.{name}"
@@ -117,6 +124,7 @@ _BROKER_CHANNELS = {
     "producer": ("/0.celeryev/task.sent",),
     "flower": ("/0.celeryev/*", "/0.celery.pidbox"),
     "operator": ("/0.celeryev/*", "/0.celery.pidbox"),
+    "exporter": (),
 }
 
 # What a producer may do to inspect and control workers. It has its own selector, so DEL and SET can't reach queues.
@@ -241,7 +249,7 @@ def acl(
         if instance == "broker":
             keys = _broker_keys(component, names)
             channels = _BROKER_CHANNELS[component]
-        elif instance == "cache":
+        elif instance == "cache" or component == "exporter":
             keys, channels = [], ()
         else:
             reader = component in ("flower", "operator")

@@ -11,5 +11,6 @@ runs in the release's Python, through :mod:`celery_fleet.ops` and :mod:`celery_f
 ``output``         tables and JSON
 ``errors``         errors and exit codes
 ``main``           the command line; ``commands`` has one module for each command
+``exporter``       a program by itself: it serves metrics, and imports nothing else from here
 =================  =======================================================================
 """

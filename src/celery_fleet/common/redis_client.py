@@ -170,12 +170,19 @@ class Client:
             return None
         if kind == b"*":
             return [self._answer() for _ in range(min(number, self.longest))]
-        if number > self.longest:
-            raise ProtocolError(f"an answer of {number} bytes")
-        content = self._stream.read(number + 2)
-        if len(content) < number + 2:
+        return self._text(number).decode(errors=self.undecodable)
+
+    def _text(self, size: int) -> bytes:
+        """Read a text of this many bytes, and the line end after it."""
+        if size > self.longest:
+            raise ProtocolError(f"an answer of {size} bytes")
+        return self._read(size + 2)[:-2]
+
+    def _read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        if len(content) < size:
             raise ConnectionError("the connection was closed")
-        return content[:-2].decode(errors=self.undecodable)
+        return content
 
 
 def information(text: str) -> dict[str, str]:

@@ -63,8 +63,8 @@ CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
 }
 
 
-def read(path: Path) -> Setup:
-    """Read what to check on this host.
+def read(path: Path, login: Path | None = None) -> Setup:
+    """Read what to check on this host. `login` is that of `Setup`.
 
     Raises:
         CheckError: The file is missing or not valid.
@@ -95,6 +95,7 @@ def read(path: Path) -> Setup:
             logs=tuple(raw["logs"]),
             certificates=tuple(raw["certificates"]),
             on_change=tuple(raw["on_change"]),
+            login=login,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         words = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -38,13 +38,8 @@ def beat(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
     if unit is None or unit.active != "active":
         return Finding(state, text)
     up = max(0.0, time.monotonic() - unit.up)
-    try:
-        touched = os.lstat(Path(about["directory"]) / "tick")
-        if not stat.S_ISREG(touched.st_mode):
-            raise CheckError(f"{about['directory']}/tick is not a file")
-        seconds: float | None = max(0.0, time.time() - touched.st_mtime)
-    except FileNotFoundError:
-        seconds = None
+    touched = last_tick(Path(about["directory"]))
+    seconds = None if touched is None else max(0.0, time.time() - touched)
     pause = float(about["interval"])
     overdue = (up if seconds is None else seconds) - pause
     said = "none since its start" if seconds is None else f"{seconds:.0f} s ago"
@@ -56,6 +51,21 @@ def beat(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
         text,
         {"tick_seconds": None if seconds is None else round(seconds, 1)},
     )
+
+
+def last_tick(directory: Path) -> float | None:
+    """Return when beat last looked at its schedule, in Unix time; None if its runtime directory does not say.
+
+    Raises:
+        OSError, CheckError: It can't be read, or something else is in its place.
+    """
+    try:
+        touched = os.lstat(directory / "tick")
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(touched.st_mode):
+        raise CheckError(f"{directory}/tick is not a file")
+    return touched.st_mtime
 
 
 def workers(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from celery_fleet.common import client_certificate
 from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common.redis_client import Client, RedisError, Server
 from celery_fleet.common.text import count
@@ -20,7 +22,7 @@ from celery_fleet.health.text import combined, reason
 
 
 def server(setup: Setup, kind: str) -> Server:
-    """Return the server of a kind of instance, with the operator's login if this host has it."""
+    """Return the server of a kind of instance, with the setup's login if this host has it."""
     if setup.operator is not None:
         pins = setup.operator["celery"]
         url, tls = (
@@ -28,10 +30,11 @@ def server(setup: Setup, kind: str) -> Server:
             if kind == "broker"
             else ("result_backend", "redis_backend_use_ssl")
         )
-        found = health_redis.server_of(str(pins[url]), pins.get(tls))
+        options = client_certificate.resolved(pins.get(tls) or {}, os.environ)
+        found = health_redis.server_of(str(pins[url]), options)
         if kind != "cache":
             return found
-        # The operator has the same login on each instance, but no setting of Celery names the cache.
+        # A user has the same login on each instance, but no setting of Celery names the cache.
         about = setup.servers[kind]
         return replace(found, host=str(about["host"]), port=int(about["port"]))
     about = setup.servers[kind]
@@ -110,22 +113,32 @@ def _about(where: Server) -> tuple[dict[str, str], float]:
     return about, time.monotonic() - began
 
 
-def queues(setup: Setup) -> Finding:
-    """Check how many tasks wait in each queue."""
+def lists(setup: Setup) -> dict[str, list[str]]:
+    """Return the keys of each queue's lists, one for each priority that has a list, in the order of the priorities.
+
+    Raises:
+        CheckError: This host has no login.
+    """
     if setup.operator is None:
         raise CheckError("this host lacks the operator's credentials; run site.yml")
     options = setup.operator["celery"].get("broker_transport_options") or {}
     steps = options.get("priority_steps") or STEPS
     separator = options.get("sep") or SEPARATOR
+    return {
+        queue: [f"{queue}{separator}{step}" if step else queue for step in steps]
+        for queue in setup.queues
+    }
+
+
+def queues(setup: Setup) -> Finding:
+    """Check how many tasks wait in each queue."""
+    wanted = lists(setup)
 
     def ask() -> dict[str, int]:
         with Client(server(setup, "broker")) as client:
             return {
-                queue: sum(
-                    int(client.ask("LLEN", f"{queue}{separator}{step}" if step else queue))
-                    for step in steps
-                )
-                for queue in setup.queues
+                queue: sum(int(client.ask("LLEN", key)) for key in keys)
+                for queue, keys in wanted.items()
             }
 
     lengths: dict[str, int] = trying(ask)

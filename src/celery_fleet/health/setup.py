@@ -60,6 +60,7 @@ class Setup:
         servers: Host and port of `broker`, `results` and `cache`, if there is one; for `cache`, and for hosts without
             the operator's credentials.
         beat: Beat's unit, its runtime directory, and the seconds between two looks at its schedule; only on its host.
+        login: The settings with the login at Redis; by default the operator's.
     """
 
     app: str
@@ -83,11 +84,12 @@ class Setup:
     logs: tuple[str, ...] = ()
     certificates: tuple[str, ...] = ()
     on_change: tuple[str, ...] = ()
+    login: Path | None = None
 
     @cached_property
     def operator(self) -> Mapping[str, Any] | None:
-        """The operator's settings, if this host has them."""
-        path = self.directory / "credentials" / "operator.json"
+        """The settings with the login at Redis: the operator's, or those of `login`. None if this host lacks them."""
+        path = self.login or self.directory / "credentials" / "operator.json"
         try:
             found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

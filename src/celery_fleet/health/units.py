@@ -35,6 +35,11 @@ class MonitoredUnit:
         """The name without its suffix."""
         return self.name.removesuffix(".service")
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is up."""
+        return self.active in ("active", "reloading")
+
 
 Ask = Callable[[Sequence[str]], Mapping[str, MonitoredUnit]]
 
@@ -82,7 +87,7 @@ def judge(
     if unit is None or unit.load == "not-found":
         return BAD, f"{short} is missing; run site.yml"
     said = f" ({unit.status})" if unit.status else ""
-    if unit.active in ("active", "reloading"):
+    if unit.runs:
         return GOOD, ""
     if unit.active == "deactivating":
         # A worker drains for as long as its tasks may run, and a person or a deploy has stopped it.

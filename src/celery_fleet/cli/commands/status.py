@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,9 +14,7 @@ from celery_fleet.cli import ask, output, units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
-
-#: Maximum number of bytes to read from beat's schedule file.
-LARGEST = 1 << 20
+from celery_fleet.common.small_file import content
 
 
 @dataclass
@@ -150,23 +145,6 @@ def next_due(application: Application) -> dict[str, Any] | None:
         return {name: first[name] for name in ("name", "task", "queue", "due")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def content(path: Path) -> bytes:
-    """Read a small file. Another user may have replaced it with a pipe without a writer, a link, or a huge file.
-
-    Raises:
-        OSError, ValueError: It is one of these.
-    """
-    with open(
-        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
-    ) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{path} is no file")
-        found = file.read(LARGEST + 1)
-    if len(found) > LARGEST:
-        raise ValueError(f"{path} is too large")
-    return found
 
 
 @command(

@@ -1,0 +1,59 @@
+"""Metrics of beat, from its tick, its schedule, and its counts."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from celery_fleet.beat.loaded import NAME
+from celery_fleet.cli.exporter.places import Places, counted, document
+from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.health.fleet import last_tick
+from celery_fleet.health.setup import Setup
+
+#: The number of entries that have their own series; a database may have thousands.
+SHOWN = 100
+
+_MISSED = ("failed", "late", "collapsed")
+
+
+def beat(setup: Setup, places: Places) -> Iterator[Sample]:
+    """Yield the metrics of beat. Its runtime directory is gone if it does not run.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError, CheckError: A file is damaged.
+    """
+    directory = Path((setup.beat or {})["directory"])
+    ticked = last_tick(directory)
+    if ticked is not None:
+        yield Sample("celery_fleet_beat_tick_timestamp_seconds", ticked)
+    with contextlib.suppress(FileNotFoundError):
+        yield from _schedule(document(directory / NAME))
+    with contextlib.suppress(FileNotFoundError):
+        yield from _counts(counted(places.beat)["entries"])
+
+
+def _schedule(found: Mapping[str, Any]) -> Iterator[Sample]:
+    due = {
+        str(entry["name"]): datetime.fromisoformat(entry["due"]).timestamp()
+        for entry in found["entries"]
+    }
+    yield Sample("celery_fleet_beat_entries", float(len(due)))
+    if due:
+        first = min(due.values())
+        yield Sample("celery_fleet_beat_next_due_timestamp_seconds", first)
+        yield Sample("celery_fleet_beat_overdue_seconds", max(0.0, time.time() - first))
+    for name in sorted(due)[:SHOWN]:
+        yield Sample("celery_fleet_beat_entry_due_timestamp_seconds", due[name], (name,))
+
+
+def _counts(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[Sample]:
+    for name in sorted(entries)[:SHOWN]:
+        yield Sample("celery_fleet_beat_sent_total", float(entries[name]["sent"]), (name,))
+        for reason in _MISSED:
+            number = float(entries[name][reason])
+            yield Sample("celery_fleet_beat_missed_total", number, (name, reason))

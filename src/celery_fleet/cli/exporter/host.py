@@ -1,0 +1,190 @@
+"""Metrics of a host: its units, releases, disks, memory, certificates, and the result of the health check."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from celery_fleet.cli.exporter.places import Places, counted
+from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.cli.exporter.workers import FRESH, age, labels_of, name_of
+from celery_fleet.health import host, result
+from celery_fleet.health import units as health_units
+from celery_fleet.health.certificates import Validity, ends_of, validities
+from celery_fleet.health.setup import Setup, Worker, known
+from celery_fleet.health.units import MonitoredUnit
+
+#: What becomes of a message that a worker held when it ended.
+_OUTCOMES = ("returned", "acknowledged", "parked", "left")
+
+#: States of a canary that is well: it has come back, or all processes of its worker run tasks.
+_WELL = ("answered", "busy")
+
+_STATES = {result.GOOD: 0.0, result.WARNING: 1.0, result.BAD: 2.0}
+
+
+def own_workers(setup: Setup) -> dict[str, Worker]:
+    """Return the workers of this host that are in the inventory, by node."""
+    there = known(setup).get("workers", setup.workers)
+    return {
+        node: worker
+        for node, worker in setup.workers.items()
+        if worker.host == setup.host and node in there
+    }
+
+
+def own_units(setup: Setup) -> list[str]:
+    """Return the units of this host that are in the inventory."""
+    there = known(setup).get("units", setup.units)
+    return [
+        *(unit for unit in setup.units if unit in there),
+        *(worker.unit for worker in own_workers(setup).values()),
+        *([str(setup.beat["unit"])] if setup.beat else []),
+    ]
+
+
+def units(
+    setup: Setup, places: Places, show: health_units.Ask = health_units.show
+) -> Iterator[Sample]:
+    """Yield which units and workers are up, and how often systemd has restarted them.
+
+    Raises:
+        OSError: systemd can't be asked.
+    """
+    found = show(own_units(setup))
+    for name, unit in found.items():
+        yield Sample("celery_fleet_unit_up", float(unit.runs), (name,))
+        yield Sample("celery_fleet_unit_restarts_total", float(unit.restarts), (name,))
+    for node, worker in own_workers(setup).items():
+        up = _works(found.get(worker.unit), places.worker(name_of(node)))
+        yield Sample("celery_worker_up", float(up), labels_of(node))
+
+
+def _works(unit: MonitoredUnit | None, path: Path) -> bool:
+    """Return whether a worker runs and has not stopped writing its file.
+
+    A file from before this start says nothing: the worker may just have started, or it does not count its tasks.
+    """
+    if unit is None or not unit.runs:
+        return False
+    seconds = age(path)
+    return seconds is None or not FRESH < seconds < time.monotonic() - unit.up
+
+
+def ends(setup: Setup, places: Places) -> Iterator[Sample]:
+    """Yield how often units have ended, by the result.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: A file is damaged.
+    """
+    for unit in own_units(setup):
+        with contextlib.suppress(FileNotFoundError):
+            for ended, number in counted(places.ends(unit))["results"].items():
+                yield Sample("celery_fleet_unit_ends_total", float(number), (unit, ended))
+
+
+def hand_backs(setup: Setup, places: Places) -> Iterator[Sample]:
+    """Yield what became of the messages that workers held when they ended.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: A file is damaged.
+    """
+    for node, worker in own_workers(setup).items():
+        with contextlib.suppress(FileNotFoundError):
+            found = counted(places.hand_backs(worker.unit))
+            for outcome in _OUTCOMES:
+                labels = (*labels_of(node), outcome)
+                yield Sample("celery_fleet_handed_back_total", float(found[outcome]), labels)
+
+
+def releases(setup: Setup) -> Iterator[Sample]:
+    """Yield the release that each unit starts from.
+
+    Raises:
+        OSError: A link can't be read.
+    """
+    for unit in own_units(setup):
+        # `shop-worker@mail.service` has the link `worker-mail`.
+        name = unit.removeprefix(f"{setup.app}-").removesuffix(".service").replace("@", "-", 1)
+        with contextlib.suppress(FileNotFoundError):
+            release = os.path.basename(os.readlink(setup.root / "pins" / name))
+            yield Sample("celery_fleet_release_info", 1.0, (unit, release, "pinned"))
+
+
+def disk(setup: Setup) -> Iterator[Sample]:
+    """Yield the free space and the free inodes."""
+    for path, value in host.disk(setup).value.items():
+        free, inodes = value["free_percent"] / 100, value["free_inodes_percent"] / 100
+        yield Sample("celery_fleet_filesystem_free_ratio", free, (path,))
+        yield Sample("celery_fleet_filesystem_inodes_free_ratio", inodes, (path,))
+
+
+def memory(setup: Setup) -> Iterator[Sample]:
+    """Yield the available memory."""
+    percent = host.memory(setup).value["available_percent"]
+    yield Sample("celery_fleet_memory_available_ratio", percent / 100)
+
+
+class Certificates:
+    """Reads certificates, each again only if its file has changed, because that starts OpenSSL."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._read: dict[str, tuple[tuple[int, int], list[Validity]]] = {}
+
+    def __call__(self) -> Iterator[Sample]:
+        """Yield when each certificate expires.
+
+        Raises:
+            OSError, CheckError: A file can't be read, or is no certificate.
+        """
+        for path in self._paths:
+            about = os.stat(path)
+            mark = (about.st_mtime_ns, about.st_ino)
+            if path not in self._read or self._read[path][0] != mark:
+                self._read[path] = (mark, validities(Path(path).read_text(encoding="utf-8")))
+        ends = ends_of({path: self._read[path][1] for path in self._paths})
+        for path, moment in ends.items():
+            yield Sample(
+                "celery_fleet_certificate_expiry_timestamp_seconds", moment.timestamp(), (path,)
+            )
+
+
+def health(places: Places) -> Iterator[Sample]:
+    """Yield the result of the last health check; nothing if there was none.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: The result is damaged.
+    """
+    try:
+        found = result.read(places.health)
+    except FileNotFoundError:
+        return
+    checks: Mapping[str, Mapping[str, object]] = found["checks"]
+    yield Sample("celery_fleet_health_state", _STATES[found["state"]])
+    for name, check in checks.items():
+        state = _STATES[str(check["state"])]
+        yield Sample("celery_fleet_health_check_state", state, (name,))
+    checked = datetime.fromisoformat(found["checked"]).timestamp()
+    yield Sample("celery_fleet_health_checked_timestamp_seconds", checked)
+    # A check that failed has no value.
+    values: dict[str, Any] = {name: check.get("value") or {} for name, check in checks.items()}
+    if clock := values.get("clock"):
+        yield Sample("celery_fleet_clock_offset_seconds", float(clock["offset_seconds"]))
+    for node, canary in values.get("canary", {}).items():
+        labels = labels_of(node)
+        yield Sample("celery_fleet_canary_ok", float(canary["state"] in _WELL), labels)
+        if canary["seconds"] is not None:
+            yield Sample("celery_fleet_canary_seconds", float(canary["seconds"]), labels)
+
+
+def change(places: Places) -> Iterator[Sample]:
+    """Yield when a run last changed this host; nothing if none did."""
+    with contextlib.suppress(FileNotFoundError):
+        changed = places.changed.stat().st_mtime
+        yield Sample("celery_fleet_last_change_timestamp_seconds", changed)

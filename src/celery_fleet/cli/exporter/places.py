@@ -1,0 +1,86 @@
+"""Where the files that the exporter reads are, and how it reads them; any may be missing, damaged or hostile."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from celery_fleet.common.small_file import content
+from celery_fleet.health import result
+
+#: The only format of these files.
+FORMAT = 1
+
+# JSON can contain halves of a surrogate pair, which have no bytes in UTF-8.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True)
+class Places:
+    """The files of an application on this host; tests have them below another root."""
+
+    app: str
+    root: Path = Path("/")
+
+    def worker(self, name: str) -> Path:
+        """Return the file of a worker."""
+        return self.root / f"var/lib/{self.app}/metrics/worker-{name}.json"
+
+    @property
+    def beat(self) -> Path:
+        """The file with beat's counts."""
+        return self.root / f"var/lib/{self.app}/metrics/beat.json"
+
+    def ends(self, unit: str) -> Path:
+        """Return the file with the ends of a unit."""
+        return self.root / f"var/lib/celery-fleet/ends/{unit}.json"
+
+    def hand_backs(self, unit: str) -> Path:
+        """Return the file with what the hand-backs of a worker's unit have done."""
+        return self.root / f"var/lib/celery-fleet/hand_backs/{unit}.json"
+
+    @property
+    def changed(self) -> Path:
+        """The file whose time is that of the last run that changed this host."""
+        return self.root / f"var/lib/celery-fleet/changed/{self.app}"
+
+    @property
+    def health(self) -> Path:
+        """The result of the health check."""
+        return result.path_of(self.app, self.root / result.STATE.relative_to("/"))
+
+
+def document(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        OSError, ValueError: It can't be read, or is not what it should be.
+    """
+    raw = content(path)
+    found = json.loads(raw, parse_constant=_refuse)
+    if _SURROGATE.search(raw):
+        found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return found
+
+
+def counted(path: Path) -> dict[str, Any]:
+    """Return the content of a file with counts.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        OSError, ValueError: It can't be read, or has another format.
+    """
+    found = document(path)
+    if found.get("format") != FORMAT:
+        raise ValueError(f"{path} has no format {FORMAT}")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")

@@ -1,0 +1,147 @@
+"""Read what to export, and serve it.
+
+``/etc/celery-fleet/<app>/exporter.json`` has the keys of ``health.json`` and `exporter`:
+
+    {"listen": "unix:/run/<app>-exporter/exporter.sock", "interval": 15, "asks_redis": true}
+
+With `asks_redis` systemd hands over the login, settings like those of the operator, as the credential
+``exporter-login.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from celery_fleet import __version__
+from celery_fleet.cli.exporter import beat, broker, host, workers
+from celery_fleet.cli.exporter.collect import Collector, Part
+from celery_fleet.cli.exporter.places import Places
+from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.cli.exporter.server import serve
+from celery_fleet.common.client_certificate import CREDENTIALS_VARIABLE
+from celery_fleet.common.errors import EX_CONFIG
+from celery_fleet.common.redact import redact, secrets_in
+from celery_fleet.health.checks import read as read_setup
+from celery_fleet.health.program import CONFIGURATION
+from celery_fleet.health.redis_checks import server
+from celery_fleet.health.setup import CheckError, Setup
+from celery_fleet.health.text import reason
+from celery_fleet.supervision.notify import Notifier
+
+LOGIN = "exporter-login.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The key `exporter` of the file: where to listen, seconds between two collections, and whether to ask Redis."""
+
+    listen: str
+    interval: float
+    asks_redis: bool
+
+
+def read(path: Path, credentials: Path) -> tuple[Setup, Settings]:
+    """Read the setup of this host.
+
+    Raises:
+        CheckError: The file or the login is missing or not valid.
+    """
+    setup = read_setup(path, credentials / LOGIN)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))["exporter"]
+        settings = Settings(str(raw["listen"]), float(raw["interval"]), bool(raw["asks_redis"]))
+        login = setup.operator if settings.asks_redis else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckError(f"{path} or its login can't be read ({reason(error)})") from None
+    if login is None:
+        raise CheckError(f"the credential {LOGIN} is missing; run site.yml again")
+    return setup, settings
+
+
+Connections = Mapping[str, broker.Connection]
+
+
+def collector(
+    setup: Setup, settings: Settings, places: Places, connections: Connections
+) -> Collector:
+    """Return the collector of all metrics of a host, which asks Redis only by these connections."""
+    secrets = secrets_in(dict(setup.operator or {}))
+
+    def extra() -> Iterator[Sample]:
+        asks = "true" if settings.asks_redis else "false"
+        yield Sample("celery_fleet_build_info", 1.0, (__version__, asks))
+        sent = sum(connection.commands for connection in connections.values())
+        yield Sample("celery_fleet_collect_redis_commands_total", float(sent))
+
+    def say(line: str) -> None:
+        print(redact(line, secrets), file=sys.stderr, flush=True)
+
+    parts = [*_local(setup, places), *_remote(setup, settings.interval, connections)]
+    return Collector(parts, settings.interval, extra, say)
+
+
+def _local(setup: Setup, places: Places) -> Iterator[Part]:
+    for node, worker in host.own_workers(setup).items():
+        name = workers.name_of(node)
+        file = places.worker(name)
+        yield Part(f"worker:{name}", partial(workers.worker, node, worker.unit, file))
+    yield Part("units", partial(host.units, setup, places))
+    yield Part("ends", partial(host.ends, setup, places))
+    yield Part("hand_backs", partial(host.hand_backs, setup, places))
+    yield Part("releases", partial(host.releases, setup))
+    yield Part("disk", partial(host.disk, setup))
+    yield Part("memory", partial(host.memory, setup))
+    yield Part("certificates", host.Certificates(setup.certificates))
+    yield Part("health", partial(host.health, places))
+    yield Part("change", partial(host.change, places))
+    if setup.beat:
+        yield Part("beat", partial(beat.beat, setup, places))
+
+
+def connections_of(setup: Setup) -> Connections:
+    """Return a connection for each part that asks Redis, by the part's name. None is open yet."""
+    kinds = ("broker", "results", *({"cache"} & {*setup.servers}))
+    found = {kind: broker.Connection(partial(server, setup, kind)) for kind in kinds}
+    # The queues have a connection of their own, because the parts are collected at the same time.
+    return {**found, "queues": broker.Connection(partial(server, setup, "broker"))}
+
+
+def _remote(setup: Setup, interval: float, connections: Connections) -> Iterator[Part]:
+    others = 0.0
+    for kind, connection in connections.items():
+        if kind == "queues":
+            yield Part(kind, broker.Queues(setup, connection, others))
+        else:
+            down = Sample("celery_fleet_redis_up", 0.0, (kind,))
+            yield Part(kind, partial(broker.instance, kind, connection), (down,))
+            others += broker.COMMANDS_OF_INSTANCE / interval
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve the metrics of an application on this host until the process is stopped."""
+    if len(argv) != 1:
+        print("usage: python -m celery_fleet.cli.exporter APP", file=sys.stderr)
+        return EX_CONFIG
+    notifier = Notifier.take(os.environ)
+    credentials = Path(os.environ.get(CREDENTIALS_VARIABLE, "/"))
+    try:
+        setup, settings = read(CONFIGURATION / argv[0] / "exporter.json", credentials)
+        connections = connections_of(setup) if settings.asks_redis else {}
+        collected = collector(setup, settings, Places(setup.app), connections)
+        serving = serve(settings.listen, collected.text)
+    except (CheckError, ValueError) as error:
+        print(f"<3>{reason(error)}", file=sys.stderr)
+        return EX_CONFIG
+    except OSError as error:
+        print(f"<3>it can't listen: {reason(error)}", file=sys.stderr)
+        return 1
+    with serving:
+        notifier.ready(f"serves {settings.listen}")
+        serving.serve_forever()
+    return 0

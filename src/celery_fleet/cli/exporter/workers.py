@@ -1,0 +1,93 @@
+"""Metrics of a worker, from the file that it writes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from celery_fleet.cli.exporter.places import counted
+from celery_fleet.cli.exporter.samples import Histogram, Sample
+from celery_fleet.cli.exporter.table import BOUNDS
+
+#: A file that is older than this many seconds says nothing about what its worker does now; it is written every 10 s.
+FRESH = 30.0
+
+_COUNTS = ("received", "started", "succeeded", "retried", "revoked", "rejected")
+
+
+def name_of(node: str) -> str:
+    """Return the name of a worker in the inventory."""
+    return node.partition("@")[0]
+
+
+def labels_of(node: str) -> tuple[str, str]:
+    """Return the labels `hostname` and `worker` of a node."""
+    worker, _, host = node.partition("@")
+    return host, worker
+
+
+def age(path: Path) -> float | None:
+    """Return how many seconds ago a worker has written its file; None if there is none."""
+    try:
+        return time.time() - os.lstat(path).st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def worker(node: str, unit: str, path: Path) -> Iterator[Sample]:
+    """Yield the metrics of a worker.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: Its file is damaged.
+    """
+    # The time comes first: a file that is replaced now counts as older than it is.
+    seconds = age(path)
+    if seconds is None:
+        return
+    found = counted(path)
+    host, name = own = labels_of(node)
+    for task in found["tasks"]:
+        yield from _task(task, host, name)
+    for wait in found["waits"]:
+        labels = (*own, str(wait["queue"]))
+        yield Sample("celery_fleet_task_wait_seconds", _histogram(wait), labels)
+        yield Sample("celery_fleet_task_wait_unknown_total", float(wait["unknown"]), labels)
+    yield Sample("celery_fleet_drains_total", float(found["drains"]), own)
+    yield Sample("celery_fleet_task_metrics", float(bool(found["counts_tasks"])), own)
+    if seconds <= FRESH:
+        yield from _now(found, own)
+        if release := found["release"]:
+            yield Sample("celery_fleet_release_info", 1.0, (unit, str(release), "running"))
+
+
+def _task(task: Mapping[str, Any], host: str, worker: str) -> Iterator[Sample]:
+    labels = (str(task["name"]), host, worker, str(task["queue"]))
+    for what in _COUNTS:
+        yield Sample(f"celery_task_{what}_total", float(task[what]), labels)
+    for exception, number in task["failed"].items():
+        yield Sample("celery_task_failed_total", float(number), (*labels, exception))
+    yield Sample("celery_task_runtime", _histogram(task["runtime"]), labels)
+
+
+def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[Sample]:
+    """Yield what the worker did when it wrote the file."""
+    slots, held = float(found["slots"]), found["held_oldest"]
+    yield Sample("celery_worker_tasks_active", float(found["active"]), own)
+    yield Sample("celery_fleet_worker_slots", slots, own)
+    yield Sample("celery_fleet_worker_prefetched", float(found["prefetched"]), own)
+    yield Sample("celery_fleet_worker_eta", float(found["eta"]), own)
+    yield Sample("celery_fleet_held_oldest_seconds", 0.0 if held is None else float(held), own)
+    queues: Iterable[object] = found["queues"]
+    for queue in queues:
+        yield Sample("celery_active_worker_count", 1.0, (str(queue),))
+        yield Sample("celery_active_process_count", slots, (str(queue),))
+
+
+def _histogram(found: Mapping[str, Any]) -> Histogram:
+    counts = tuple(map(float, found["buckets"]))
+    if len(counts) != len(BOUNDS) + 1:
+        raise ValueError(f"a histogram has {len(counts)} buckets")
+    return Histogram(counts, float(found["sum"]))

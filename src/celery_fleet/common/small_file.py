@@ -1,0 +1,27 @@
+"""Read a small file that another user may have written; standard library only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+#: The largest accepted size in bytes.
+LARGEST = 4 << 20
+
+
+def content(path: Path) -> bytes:
+    """Read a small file. Another user may have replaced it with a pipe without a writer, a link, or a huge file.
+
+    Raises:
+        OSError, ValueError: It is one of these.
+    """
+    with open(
+        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
+    ) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path} is no file")
+        found = file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise ValueError(f"{path} is too large")
+    return found

@@ -1,0 +1,280 @@
+"""What workers and beat write is exported; a file that is missing, damaged or hostile only costs its own metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_fleet.cli.exporter import beat, workers
+from celery_fleet.cli.exporter.places import Places
+from celery_fleet.cli.exporter.program import Settings, collector
+from celery_fleet.cli.exporter.samples import text
+from celery_fleet.health.setup import CheckError
+from celery_fleet.health.setup import Worker as Known
+from tests.unit.cli.exporter import documents
+from tests.unit.cli.exporter.documents import histogram, labels, parsed, task, worker, write
+
+UNIT = "shop-worker@mail.service"
+OWN = {"hostname": "worker1", "worker": "mail"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return parsed(text(workers.worker("mail@worker1", UNIT, path)))
+
+
+def all_of(directory: Path, *names: str) -> dict[str, Any]:
+    """Return what is exported on a host with these workers."""
+    setup = documents.setup(directory, names)
+    settings = Settings("", 15, asks_redis=False)
+    return parsed(collector(setup, settings, Places("shop", directory), {}).text())
+
+
+def test_a_workers_file(tmp_path: Path) -> None:
+    path = tmp_path / "worker-mail.json"
+    write(path, worker())
+    found = read(path)
+    of_task = {"name": "shop.pay", **OWN, "queue_name": "mail"}
+    counts = {
+        name.removeprefix("celery_task_").removesuffix("_total"): values[labels(**of_task)]
+        for name, values in found.items()
+        if labels(**of_task) in values and name.endswith("_total")
+    }
+    assert counts == {
+        "received": 4,
+        "started": 3,
+        "succeeded": 1,
+        "retried": 1,
+        "revoked": 0,
+        "rejected": 0,
+    }
+    assert found["celery_task_failed_total"] == {labels(**of_task, exception="ValueError"): 1}
+    assert found["celery_task_runtime_sum"] == {labels(**of_task): 1.25}
+    assert found["celery_task_runtime_bucket"][labels(**of_task, le="0.5")] == 1
+    assert found["celery_task_runtime_bucket"][labels(**of_task, le="1.0")] == 2
+    of_queue = labels(**OWN, queue_name="mail")
+    assert found["celery_fleet_task_wait_seconds_count"] == {of_queue: 3}
+    assert found["celery_fleet_task_wait_unknown_total"] == {of_queue: 1}
+    gauges = {
+        "celery_worker_tasks_active": 1,
+        "celery_fleet_worker_slots": 4,
+        "celery_fleet_worker_prefetched": 2,
+        "celery_fleet_worker_eta": 0,
+        "celery_fleet_held_oldest_seconds": 12.5,
+        "celery_fleet_drains_total": 1,
+        "celery_fleet_task_metrics": 1,
+    }
+    for name, value in gauges.items():
+        assert found[name] == {labels(**OWN): value}, name
+    assert found["celery_active_worker_count"] == {labels(queue_name="mail"): 1}
+    assert found["celery_active_process_count"] == {labels(queue_name="mail"): 4}
+    release = labels(unit=UNIT, release="20260101-1", state="running")
+    assert found["celery_fleet_release_info"] == {release: 1}
+
+
+def test_a_worker_that_holds_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "w.json", worker(held_oldest=None, tasks=[], waits=[]))
+    assert read(tmp_path / "w.json")["celery_fleet_held_oldest_seconds"] == {labels(**OWN): 0}
+
+
+def test_of_an_old_file_only_the_counts_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    write(path, worker(), age=workers.FRESH + 5)
+    found = read(path)
+    assert [*found["celery_fleet_drains_total"].values()] == [1]
+    assert "celery_task_received_total" in found
+    for name in (
+        "celery_worker_tasks_active",
+        "celery_fleet_held_oldest_seconds",
+        "celery_active_worker_count",
+        "celery_fleet_release_info",
+    ):
+        assert name not in found
+
+
+def test_a_worker_that_knows_no_release(tmp_path: Path) -> None:
+    write(tmp_path / "w.json", worker(release=None))
+    assert "celery_fleet_release_info" not in read(tmp_path / "w.json")
+
+
+def test_a_worker_without_a_file(tmp_path: Path) -> None:
+    assert read(tmp_path / "w.json") == {}
+
+
+def half(path: Path) -> None:
+    text = json.dumps(worker("bulk"))
+    write(path, text[: len(text) // 2])
+
+
+def number_is_none(path: Path) -> None:
+    write(path, json.dumps(worker("bulk")).replace('"slots": 4', '"slots": NaN'))
+
+
+def pipe(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    write(path.with_suffix(".other"), worker("bulk"))
+    path.symlink_to(path.with_suffix(".other"))
+
+
+def huge(path: Path) -> None:
+    write(path, worker("bulk"))
+    os.truncate(path, 5 << 20)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        half,
+        number_is_none,
+        pipe,
+        link,
+        huge,
+        lambda path: write(path, ""),
+        lambda path: write(path, []),
+        lambda path: write(path, "[" * 100_000),
+        lambda path: write(path, worker("bulk", format=2)),
+        lambda path: write(path, worker("bulk", tasks=[{}])),
+        lambda path: write(path, worker("bulk", tasks=[task(runtime=histogram(*[1] * 15))])),
+        lambda path: write(path, worker("bulk", slots="many")),
+        lambda path: write(path, worker("bulk", waits=None)),
+    ],
+)
+def test_a_damaged_file_costs_only_its_own_worker(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    places = Places("shop", tmp_path)
+    write(places.worker("mail"), worker())
+    damage(places.worker("bulk"))
+    found = all_of(tmp_path, "mail", "bulk")
+    errors = found["celery_fleet_collect_error"]
+    assert errors[labels(part="worker:bulk")] == 1
+    assert errors[labels(part="worker:mail")] == 0
+    assert found["celery_fleet_worker_slots"] == {labels(**OWN): 4}
+    assert {dict(one)["worker"] for one in found["celery_task_received_total"]} == {"mail"}
+
+
+def test_a_worker_that_was_removed_is_not_exported(tmp_path: Path) -> None:
+    places = Places("shop", tmp_path)
+    write(places.worker("mail"), worker())
+    write(places.worker("gone"), worker("gone"))
+    found = all_of(tmp_path, "mail")
+    assert {dict(one)["worker"] for one in found["celery_fleet_drains_total"]} == {"mail"}
+
+
+def test_a_worker_that_a_run_is_about_to_remove_is_not_exported(tmp_path: Path) -> None:
+    """The run has written cli.json by then, and not yet exporter.json."""
+    places = Places("shop", tmp_path)
+    write(tmp_path / "etc/cli.json", {"units": [], "workers": {"mail@worker1": {}}})
+    for name in ("mail", "gone"):
+        write(places.worker(name), worker(name))
+    found = all_of(tmp_path, "mail", "gone")
+    assert {dict(one)["worker"] for one in found["celery_fleet_drains_total"]} == {"mail"}
+
+
+def test_workers_of_other_hosts_are_theirs(tmp_path: Path) -> None:
+    places = Places("shop", tmp_path)
+    write(places.worker("mail"), worker())
+    setup = documents.setup(tmp_path)
+    setup = replace(setup, workers={**setup.workers, "mail@worker2": Known(UNIT, "worker2")})
+    found = parsed(collector(setup, Settings("", 15, False), places, {}).text())
+    assert found["celery_fleet_worker_slots"] == {labels(**OWN): 4}
+
+
+@pytest.mark.parametrize("hostile", ['a"} 1\nup 1', "\ud800", "\udfff\\ud800", "😀", 7])
+def test_names_of_tasks_can_be_anything(hostile: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    write(path, worker(tasks=[task(name=hostile, failed={str(hostile): 1})]))
+    shown = str(hostile).encode(errors="replace").decode()
+    failed = labels(name=shown, **OWN, queue_name="mail", exception=shown)
+    assert read(path)["celery_task_failed_total"] == {failed: 1}
+
+
+# --- beat --------------------------------------------------------------------------------------------
+
+
+def beat_of(directory: Path) -> dict[str, Any]:
+    about = {"unit": "shop-beat.service", "directory": str(directory / "run"), "interval": 5}
+    made = beat.beat(documents.setup(directory, beat=about), Places("shop", directory))
+    return parsed(text(made))
+
+
+def schedule(**seconds: float) -> dict[str, Any]:
+    """Return beat's schedule with entries that are due in some seconds."""
+    now = datetime.now(UTC)
+    return {
+        "zone": "UTC",
+        "entries": [
+            {"name": name, "task": "t", "due": (now + timedelta(seconds=due)).isoformat()}
+            for name, due in seconds.items()
+        ],
+    }
+
+
+def test_beat(tmp_path: Path) -> None:
+    write(tmp_path / "run/tick", "", age=7)
+    write(tmp_path / "run/schedule.json", schedule(nightly=3600, hourly=60))
+    counts = {"sent": 4, "failed": 0, "late": 2, "collapsed": 1}
+    write(
+        Places("shop", tmp_path).beat, {"format": 1, "written": 0, "entries": {"nightly": counts}}
+    )
+    found, now = beat_of(tmp_path), time.time()
+    (tick,) = found["celery_fleet_beat_tick_timestamp_seconds"].values()
+    assert 7 <= now - tick < 60
+    assert [*found["celery_fleet_beat_entries"].values()] == [2]
+    (due,) = found["celery_fleet_beat_next_due_timestamp_seconds"].values()
+    assert 0 < due - now <= 60
+    assert [*found["celery_fleet_beat_overdue_seconds"].values()] == [0]
+    assert {dict(one)["entry"] for one in found["celery_fleet_beat_entry_due_timestamp_seconds"]}
+    assert found["celery_fleet_beat_sent_total"] == {labels(entry="nightly"): 4}
+    assert found["celery_fleet_beat_missed_total"] == {
+        labels(entry="nightly", reason="failed"): 0,
+        labels(entry="nightly", reason="late"): 2,
+        labels(entry="nightly", reason="collapsed"): 1,
+    }
+
+
+def test_an_entry_is_overdue(tmp_path: Path) -> None:
+    write(tmp_path / "run/schedule.json", schedule(nightly=-90, hourly=60))
+    (overdue,) = beat_of(tmp_path)["celery_fleet_beat_overdue_seconds"].values()
+    assert 90 <= overdue < 150
+
+
+def test_a_beat_that_does_not_run_keeps_its_counts(tmp_path: Path) -> None:
+    counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0}
+    write(
+        Places("shop", tmp_path).beat, {"format": 1, "written": 0, "entries": {"nightly": counts}}
+    )
+    names = {"celery_fleet_beat_sent_total", "celery_fleet_beat_missed_total"}
+    assert {*beat_of(tmp_path)} == names
+
+
+def test_a_schedule_without_entries_is_never_overdue(tmp_path: Path) -> None:
+    write(tmp_path / "run/schedule.json", schedule())
+    assert {*beat_of(tmp_path)} == {"celery_fleet_beat_entries"}
+
+
+def test_of_thousands_of_entries_a_hundred_are_shown(tmp_path: Path) -> None:
+    write(tmp_path / "run/schedule.json", schedule(**{f"e{n}": n + 60 for n in range(2000)}))
+    found = beat_of(tmp_path)
+    assert [*found["celery_fleet_beat_entries"].values()] == [2000]
+    assert len(found["celery_fleet_beat_entry_due_timestamp_seconds"]) == beat.SHOWN
+
+
+def test_what_is_no_tick_or_no_schedule_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "run/schedule.json", '{"entries": [')
+    with pytest.raises(ValueError, match="Expecting"):
+        beat_of(tmp_path)
+    (tmp_path / "run/tick").mkdir()
+    with pytest.raises(CheckError, match="tick is not a file"):
+        beat_of(tmp_path)

@@ -1,0 +1,241 @@
+"""The metrics of a host: units, releases, certificates, health."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_fleet.cli.exporter import host
+from celery_fleet.cli.exporter.places import Places
+from celery_fleet.cli.exporter.samples import text
+from celery_fleet.health import result
+from celery_fleet.health.result import Finding
+from celery_fleet.health.setup import CheckError
+from celery_fleet.health.units import MonitoredUnit
+from tests.support.certificates import Authority
+from tests.unit.cli.exporter import documents
+from tests.unit.cli.exporter.documents import labels, parsed, worker, write
+
+MAIL = "shop-worker@mail.service"
+OWN = labels(hostname="worker1", worker="mail")
+
+
+def unit(name: str = MAIL, active: str = "active", up: float = 1000.0, **more: Any) -> Any:
+    """Return a unit that came up some seconds ago."""
+    return MonitoredUnit(name, "loaded", active, "running", up=time.monotonic() - up, **more)
+
+
+def shown(*units: MonitoredUnit) -> Any:
+    def show(names: Sequence[str]) -> Mapping[str, MonitoredUnit]:
+        return {one.name: one for one in units if one.name in names}
+
+    return show
+
+
+def units(directory: Path, *found: MonitoredUnit, **more: Any) -> dict[str, Any]:
+    setup = documents.setup(directory, **more)
+    return parsed(text(host.units(setup, Places("shop", directory), shown(*found))))
+
+
+def test_units(tmp_path: Path) -> None:
+    beat = {"unit": "shop-beat.service", "directory": "/run/shop-beat", "interval": 5}
+    found = units(
+        tmp_path,
+        unit(restarts=3),
+        unit("shop-web.service", "failed"),
+        unit("shop-beat.service", "reloading"),
+        unit("foreign.service"),
+        units=("shop-web.service",),
+        beat=beat,
+    )
+    assert found["celery_fleet_unit_up"] == {
+        labels(unit="shop-web.service"): 0,
+        labels(unit=MAIL): 1,
+        labels(unit="shop-beat.service"): 1,
+    }
+    assert found["celery_fleet_unit_restarts_total"][labels(unit=MAIL)] == 3
+
+
+@pytest.mark.parametrize(
+    ("active", "up", "age", "works"),
+    [
+        ("active", 1000, 5, 1),
+        ("active", 1000, None, 1),  # a worker of an older version, or with metrics off
+        ("active", 1000, 45, 0),  # it hangs
+        ("active", 10, 45, 1),  # it has just started, and the file is that of the process before
+        ("active", 1000, 5000, 1),  # metrics were switched off later
+        ("deactivating", 1000, 5, 0),
+        ("failed", 1000, None, 0),
+        ("activating", 0, 5, 0),
+    ],
+)
+def test_a_worker_is_up_if_its_unit_is_and_it_writes(
+    active: str, up: float, age: float | None, works: int, tmp_path: Path
+) -> None:
+    if age is not None:
+        write(Places("shop", tmp_path).worker("mail"), worker(), age)
+    assert units(tmp_path, unit(active=active, up=up))["celery_worker_up"] == {OWN: works}
+
+
+def test_a_unit_that_systemd_does_not_know_is_no_worker_that_runs(tmp_path: Path) -> None:
+    assert units(tmp_path)["celery_worker_up"] == {OWN: 0}
+
+
+def test_a_unit_that_a_run_is_about_to_remove_is_not_reported(tmp_path: Path) -> None:
+    write(tmp_path / "etc/cli.json", {"units": [], "workers": {}})
+    assert units(tmp_path, unit(), units=("shop-web.service",)) == {}
+
+
+def test_ends_of_units(tmp_path: Path) -> None:
+    places = Places("shop", tmp_path)
+    write(places.ends(MAIL), {"format": 1, "results": {"watchdog": 1, "success": 3}})
+    write(places.ends("other-worker@x.service"), {"format": 1, "results": {"watchdog": 9}})
+    found = parsed(text(host.ends(documents.setup(tmp_path), places)))
+    assert found["celery_fleet_unit_ends_total"] == {
+        labels(unit=MAIL, result="watchdog"): 1,
+        labels(unit=MAIL, result="success"): 3,
+    }
+
+
+def test_hand_backs(tmp_path: Path) -> None:
+    places = Places("shop", tmp_path)
+    counts = {"acknowledged": 1, "returned": 5, "begun": 2, "parked": 0, "left": 3}
+    write(places.hand_backs(MAIL), {"format": 1, **counts})
+    write(places.hand_backs("shop-worker@gone.service"), {"format": 1, **counts})
+    found = parsed(text(host.hand_backs(documents.setup(tmp_path), places)))
+    own = {"hostname": "worker1", "worker": "mail"}
+    # Those that it had begun are among those that were returned.
+    assert found["celery_fleet_handed_back_total"] == {
+        labels(**own, outcome="returned"): 5,
+        labels(**own, outcome="acknowledged"): 1,
+        labels(**own, outcome="parked"): 0,
+        labels(**own, outcome="left"): 3,
+    }
+
+
+def test_releases(tmp_path: Path) -> None:
+    beat = {"unit": "shop-beat.service", "directory": "/run/shop-beat", "interval": 5}
+    setup = documents.setup(
+        tmp_path, beat=beat, units=("shop-web.service", "redis@shop-broker.service")
+    )
+    pins = setup.root / "pins"
+    pins.mkdir(parents=True)
+    for name, release in (("worker-mail", "2"), ("worker-gone", "1"), ("beat", "1"), ("web", "2")):
+        (pins / name).symlink_to(f"../releases/{release}")
+    found = parsed(text(host.releases(setup)))
+    assert found["celery_fleet_release_info"] == {
+        labels(unit=MAIL, release="2", state="pinned"): 1,
+        labels(unit="shop-beat.service", release="1", state="pinned"): 1,
+        labels(unit="shop-web.service", release="2", state="pinned"): 1,
+    }
+
+
+def test_disk_and_memory(tmp_path: Path) -> None:
+    setup = documents.setup(tmp_path)
+    found = parsed(text([*host.disk(setup), *host.memory(setup)]))
+    for name in (
+        "celery_fleet_filesystem_free_ratio",
+        "celery_fleet_filesystem_inodes_free_ratio",
+        "celery_fleet_memory_available_ratio",
+    ):
+        (ratio,) = found[name].values()
+        assert 0 < ratio <= 1, name
+
+
+def test_certificates_are_read_again_only_if_they_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = host.validities
+    monkeypatch.setattr(host, "validities", lambda pem: asked.append(pem) or real(pem))
+    authority = Authority("fleet")
+    path = tmp_path / "host.crt"
+    path.write_text(authority.issue(["IP:127.0.0.1"])[0])
+    collect = host.Certificates([str(path)])
+
+    def ends() -> float:
+        (moment,) = parsed(text(collect()))[
+            "celery_fleet_certificate_expiry_timestamp_seconds"
+        ].values()
+        return float(moment)
+
+    first = ends()
+    assert first > time.time()
+    assert ends() == first
+    assert len(asked) == 1
+    fresh = tmp_path / "new"
+    fresh.write_text(authority.issue(["IP:127.0.0.2"])[0])
+    os.replace(fresh, path)
+    ends()
+    assert len(asked) == 2
+    path.write_text("nothing")
+    with pytest.raises(CheckError):
+        ends()
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        ends()
+
+
+def health(directory: Path) -> dict[str, Any]:
+    return parsed(text(host.health(Places("shop", directory))))
+
+
+def test_health(tmp_path: Path) -> None:
+    path = Places("shop", tmp_path).health
+    made = result.compose(
+        app="shop",
+        host="worker1",
+        interval=300,
+        findings={
+            "disk": Finding(result.BAD, "full"),
+            "queues": Finding(result.WARNING, "long"),
+            "clock": Finding(result.GOOD, "right", {"offset_seconds": -0.25}),
+            "canary": Finding(
+                result.WARNING,
+                "slow",
+                {
+                    "mail@worker1": {"state": "answered", "seconds": 0.5},
+                    "bulk@worker2": {"state": "unknown", "seconds": None},
+                },
+            ),
+        },
+        last={},
+        checked="2026-01-02T03:00:00.120+00:00",
+        seconds=1,
+        invocation="",
+    )
+    write(path, made)
+    found = health(tmp_path)
+    assert [*found["celery_fleet_health_state"].values()] == [2]
+    assert found["celery_fleet_health_check_state"] == {
+        labels(check="disk"): 2,
+        labels(check="queues"): 1,
+        labels(check="clock"): 0,
+        labels(check="canary"): 1,
+    }
+    lost = labels(hostname="worker2", worker="bulk")
+    assert found["celery_fleet_canary_ok"] == {OWN: 1, lost: 0}
+    assert found["celery_fleet_canary_seconds"] == {OWN: 0.5}
+    assert [*found["celery_fleet_health_checked_timestamp_seconds"].values()] == [1767322800.12]
+    assert [*found["celery_fleet_clock_offset_seconds"].values()] == [-0.25]
+    made["checks"]["clock"]["value"] = None
+    write(path, made)
+    assert "celery_fleet_clock_offset_seconds" not in health(tmp_path)
+
+
+def test_a_host_that_was_never_checked_or_changed(tmp_path: Path) -> None:
+    assert health(tmp_path) == {}
+    assert [*host.change(Places("shop", tmp_path))] == []
+
+
+def test_the_last_run_that_changed_something(tmp_path: Path) -> None:
+    places = Places("shop", tmp_path)
+    write(places.changed, "", age=600)
+    ((_, moment, _),) = host.change(places)
+    assert isinstance(moment, float)
+    assert 600 <= time.time() - moment < 660

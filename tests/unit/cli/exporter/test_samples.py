@@ -1,0 +1,85 @@
+"""The text is what Prometheus's own parser reads, and names follow its conventions."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from celery_fleet.cli.exporter.samples import Histogram, Sample, text
+from celery_fleet.cli.exporter.table import BOUNDS, COUNTER, HISTOGRAM, METRICS, SOURCES, Metric
+from tests.unit.cli.exporter.documents import labels, parsed
+
+#: Names of well-known exporters of Celery, which are kept so that their dashboards work.
+KEPT = {"celery_task_runtime", "celery_active_worker_count", "celery_active_process_count"}
+
+#: Labels of targets. Prometheus renames a metric's own label of the same name.
+OF_TARGETS = {"job", "instance", "app", "namespace", "host", "exporter"}
+
+
+def sample(metric: Metric) -> Sample:
+    values = tuple(f"of {label}" for label in metric.labels)
+    value = Histogram((1.0,) * 14, 3.0) if metric.kind == HISTOGRAM else 1.0
+    return Sample(metric.name, value, values)
+
+
+def test_every_metric_is_read_by_prometheus_with_its_type_and_labels() -> None:
+    made = text([sample(metric) for metric in METRICS.values()])
+    families = {family.name: family for family in text_string_to_metric_families(made.decode())}
+    assert len(families) == len(METRICS)
+    for name, metric in METRICS.items():
+        family = families[name.removesuffix("_total") if metric.kind == COUNTER else name]
+        assert (family.type, family.documentation) == (metric.kind, metric.meaning)
+        assert {*family.samples[0].labels} - {"le"} == {*metric.labels}
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_names_follow_the_conventions(metric: Metric) -> None:
+    assert re.fullmatch(r"celery_[a-z]+(_[a-z]+)*", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == COUNTER)
+    for label in metric.labels:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", label)
+        assert label not in OF_TARGETS
+    if metric.name not in KEPT:
+        assert not re.search(r"_(count|sum|bucket|ms|milliseconds|percent|mb)$", metric.name)
+        assert metric.kind != HISTOGRAM or metric.name.endswith("_seconds")
+    assert metric.meaning.endswith(".")
+    assert "\n" not in metric.meaning
+
+
+def test_no_name_is_in_the_table_twice() -> None:
+    assert len(METRICS) == sum(len(source.metrics) for source in SOURCES)
+
+
+def test_a_histogram_has_cumulative_buckets() -> None:
+    counts = (1.0, *[0.0] * 6, 2.0, *[0.0] * 5, 4.0)
+    found = parsed(
+        text([Sample("celery_fleet_task_wait_seconds", Histogram(counts, 9.5), ("h", "w", "q"))])
+    )
+    own = {"hostname": "h", "worker": "w", "queue_name": "q"}
+    buckets = found["celery_fleet_task_wait_seconds_bucket"]
+    assert len(buckets) == len(BOUNDS) + 1
+    assert buckets[labels(**own, le="0.1")] == 1
+    assert buckets[labels(**own, le="30.0")] == 1
+    assert buckets[labels(**own, le="60.0")] == 3
+    assert buckets[labels(**own, le="3600.0")] == 3
+    assert buckets[labels(**own, le="+Inf")] == 7
+    assert found["celery_fleet_task_wait_seconds_sum"][labels(**own)] == 9.5
+
+
+def test_equal_samples_are_added_up_since_prometheus_refuses_a_line_that_is_there_twice() -> None:
+    one = Sample("celery_active_process_count", 2.0, ("mail",))
+    runtime = Sample("celery_task_runtime", Histogram((1.0,) * 14, 2.0), ("t", "h", "w", "q"))
+    found = parsed(text([one, runtime, one, runtime]))
+    assert found["celery_active_process_count"] == {labels(queue_name="mail"): 4}
+    assert [*found["celery_task_runtime_count"].values()] == [28]
+    assert [*found["celery_task_runtime_sum"].values()] == [4]
+
+
+@pytest.mark.parametrize(
+    "hostile", ['"', "\\", 'a"} 1\nup 1', "\n", "\r", "\0", "{}", "=,", "ä✓😀", " ", "", "x" * 9999]
+)
+def test_a_label_can_be_any_text(hostile: str) -> None:
+    found = parsed(text([Sample("celery_queue_length", 1.0, (hostile,))]))
+    assert found == {"celery_queue_length": {labels(queue_name=hostile): 1}}
