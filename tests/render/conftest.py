@@ -29,7 +29,13 @@ WANTED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 FLEETS = ("local", "production", "odd")
 # The title that each fixture returns. Other titles are parameters of fixtures.
-GIVEN = {"local": "local", "odd": "odd", "flower_alone": "flower-alone", "valkey": "valkey"}
+GIVEN = {
+    "local": "local",
+    "odd": "odd",
+    "flower_alone": "flower-alone",
+    "outside": "outside",
+    "valkey": "valkey",
+}
 
 
 class Renders(dict[str, "Future[Fleet]"]):
@@ -119,6 +125,12 @@ def odd(pytestconfig: pytest.Config) -> Fleet:
 def flower_alone(pytestconfig: pytest.Config) -> Fleet:
     """Return the same without a web process, and with the schedule in a database."""
     return pytestconfig.stash[RENDERS]["flower-alone"].result()
+
+
+@pytest.fixture(scope="session")
+def outside(pytestconfig: pytest.Config) -> Fleet:
+    """Return a fleet with a Redis that it does not run, and an exporter for an agent on each host."""
+    return pytestconfig.stash[RENDERS]["outside"].result()
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,13 @@ ODD: dict[str, Any] = {
     "celery_worker_requeue_on_crash": False,
     "celery_worker_max_crashes_per_task": 5,
     "celery_app_cache": True,
-    "redis_passwords": {**PRODUCTION["redis_passwords"], "cache": "not-a-real-one-of/the:cache"},
+    "redis_passwords": {
+        **PRODUCTION["redis_passwords"],
+        "cache": "not-a-real-one-of/the:cache",
+        "exporter": "not-a-real-one-of-exporter",
+    },
+    "celery_exporter_enabled": True,
+    "celery_exporter_auth_password": "not-a-real-password-of-prometheus",
     "celery_app_external_queues": ["letters"],
     "celery_app_clients": {
         "partner": {"queues": ["discounts"], "consume": ["letters"], "addresses": ["198.51.100.7"]}
@@ -94,6 +100,8 @@ OUTSIDE: dict[str, Any] = {
     "celery_app_broker_url": "rediss://shop:not-a-real-one-of-a-service@redis.example.org:6379/0",
     "celery_app_redis_ca": Authority("service").pem,
     "celery_app_lease_host": "control1",
+    "celery_exporter_enabled": True,
+    "celery_exporter_listen": "127.0.0.1:9808",
     "celery_app_directories": {"/srv/media": {}},
     "celery_beat_unit": {"memory_max": "256M"},
     "flower_unit": {"memory_max": "512M"},

@@ -50,7 +50,7 @@ def test_it_needs_its_user_in_redis(tmp_path: Path) -> None:
         ({"celery_exporter_listen": "9808"}, "listen", "is not an address with a port"),
         ({"celery_exporter_port": 6380}, "port", "is the port of redis_results_port"),
         ({"celery_exporter_port": 0}, "port", "is not a TCP port"),
-        ({"celery_exporter_interval": 0}, "interval", "at least"),
+        ({"celery_exporter_interval": 0}, "interval", "is below 5"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, more: dict[str, Any], variable: str, words: str) -> None:
