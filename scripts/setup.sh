@@ -15,6 +15,11 @@ can() { command -v "$1" >/dev/null 2>&1; }
 
 engine_answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
+# promtool_package: print the name of the package with promtool.
+promtool_package() {
+  if (. /etc/os-release && [[ ${VERSION_CODENAME:-} == bookworm ]]); then echo prometheus; else echo promtool; fi
+}
+
 install_missing_packages() {
   local missing=() masked=() unit
   # Debian's python3 has the venv module without the ensurepip that it calls.
@@ -34,6 +39,11 @@ install_missing_packages() {
   # The tests load firewall rules in their own network namespaces.
   can nft || { missing+=(nftables); masked+=(nftables.service); }
   can ip || missing+=(iproute2)
+  # Prometheus checks and tests the rules that are made for it. In Debian 13 promtool is a package of its own.
+  if ! can promtool; then
+    missing+=("$(promtool_package)")
+    masked+=(prometheus.service prometheus-node-exporter.service)
+  fi
   # A client is only useful if it reaches an engine; otherwise the engine's package brings its own client.
   if ! engine_answers && ! can dockerd; then
     missing+=(docker.io)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 
 def required(name: str) -> str:
     """Return the path of a program; fail without it, because skipping the test would hide what it shows."""
-    path = shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    path = shutil.which(name, path=f"{system}:{os.environ.get('PATH', '')}")
     if path is None:
         pytest.fail(f"{name} is not installed; run `make setup`")
     return path

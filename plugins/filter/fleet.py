@@ -31,6 +31,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import files
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
     records,
     wanted,
@@ -113,6 +114,7 @@ class FilterModule:
             "worker_nodes": _plain(workers.nodes),
             "cli_application": _plain(cli.application),
             "health_setup": _plain(health.setup),
+            "monitoring_files": _plain(files.files),
             "fleet_groups": _plain(groups.fleet_groups),
             "running_workers": _plain(workers.running),
             "plan_parts": _plain(parts),

@@ -157,7 +157,9 @@ def in_a_roll(options: Mapping[str, Any]) -> Any:
     return found.can_overlap
 
 
-@pytest.mark.parametrize("option", WORKER, ids=lambda option: option.name)
+@pytest.mark.parametrize(
+    "option", [one for one in WORKER if one.name != "slo"], ids=lambda option: option.name
+)
 def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
     path = f"celery_worker_instances/discounts/{option.name}"
     for value in values(option):
@@ -170,6 +172,12 @@ def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
         f"{option.name} changes nothing. Give it a flag or a directive in {TABLE}, or use its value in workers.py, "
         "in the same directory."
     )
+
+
+def test_an_slo_restarts_no_worker() -> None:
+    """It is for those who watch; tests/unit/monitoring is about what becomes of it."""
+    given = with_value("celery_worker_instances/discounts/slo", {"wait": "30s", "failures": "1%"})
+    assert rendered(given, "celery_worker") == without("celery_worker")
 
 
 @pytest.mark.slow

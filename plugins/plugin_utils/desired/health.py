@@ -60,11 +60,13 @@ QUEUES = "queues"
 _RELEASE = frozenset(("celery_workers", "celery_beat", "celery_producers"))
 
 
-def merged(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the default thresholds, with each value that the inventory gives in its place."""
+def merged(
+    given: Mapping[str, Any] | None, table: Mapping[str, Threshold] = THRESHOLDS
+) -> dict[str, Any]:
+    """Return the default thresholds of a table, with each value that the inventory gives in its place."""
     chosen = given or {}
     found: dict[str, Any] = {
-        name: {**default.bounds, **(chosen.get(name) or {})} for name, default in THRESHOLDS.items()
+        name: {**default.bounds, **(chosen.get(name) or {})} for name, default in table.items()
     }
     found[QUEUES] = {queue: dict(bounds) for queue, bounds in (chosen.get(QUEUES) or {}).items()}
     return found

@@ -14,6 +14,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import UNIT
 
 # fmt: off
+SLO: Final[tuple[Option, ...]] = (
+    Option("wait", "str",
+           "How long a task may wait from its sending to its start, as in C(30s). It is one of the "
+           "durations that workers count: 100ms, 500ms, 1s, 2s, 5s, 10s, 30s, 1m, 2m, 5m, 10m, 30m, 1h."),
+    Option("failures", "str", "Share of tasks that may fail for good, from C(0.01%) to C(6%)."),
+    Option("objective", "str",
+           "Share of tasks that keep to C(wait), from C(94%) to C(99.99%); C(99%) by default."),
+)
 WORKER: Final[tuple[Option, ...]] = (
     Option("queues", "list",
            "Queues that it consumes; by default the queue with the worker's own name.", elements="str"),
@@ -69,6 +77,8 @@ WORKER: Final[tuple[Option, ...]] = (
            "consumers.\n"
            "The default is C(true) for a prefork pool with more than one process. With threads and gevent it must be "
            "set; other pools never overlap."),
+    Option("slo", "dict",
+           "What its users may expect. It becomes alerts, see docs/monitoring.md, and restarts nothing.", options=SLO),
 )
 
 # How tasks are delivered.

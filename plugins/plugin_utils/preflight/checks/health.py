@@ -61,30 +61,49 @@ def check_health(model: Model) -> Iterator[Problem]:
                 "write it as in [/usr/local/bin/tell-us, --host, worker1]",
                 hosts=hosts,
             )
-    for value, hosts in model.distinct(_THRESHOLDS):
-        for problem in _thresholds(model, value):
+    yield from check_thresholds(model, _THRESHOLDS, THRESHOLDS, "queue_length")
+
+
+def check_thresholds(
+    model: Model, variable: str, table: Mapping[str, Threshold], general: str
+) -> Iterator[Problem]:
+    """Check a variable with thresholds.
+
+    Args:
+        model: The inventory.
+        variable: The variable.
+        table: The thresholds that it may have.
+        general: The one of these that `queues` replaces for single queues.
+    """
+    for value, hosts in model.distinct(variable):
+        for problem in _thresholds(model, variable, as_mapping(value), table, general):
             yield replace(problem, hosts=hosts)
 
 
-def _thresholds(model: Model, value: object) -> Iterator[Problem]:
-    given = as_mapping(value)
-    yield from unknown_keys((_THRESHOLDS,), given, (*THRESHOLDS, QUEUES))
-    for name, default in THRESHOLDS.items():
+def _thresholds(
+    model: Model,
+    variable: str,
+    given: Mapping[str, object],
+    table: Mapping[str, Threshold],
+    of_queues: str,
+) -> Iterator[Problem]:
+    yield from unknown_keys((variable,), given, (*table, QUEUES))
+    for name, default in table.items():
         if name in given:
-            yield from _bounds(model, (_THRESHOLDS, name), given[name], default)
+            yield from _bounds(model, (variable, name), given[name], default)
     if QUEUES not in given or given[QUEUES] is UNKNOWN:
         return
     queues = given[QUEUES]
     if not isinstance(queues, Mapping):
         remedy = "write the bounds by queue, as in {emails: {warning: 10, bad: 100}}"
-        yield not_a_mapping(model, (_THRESHOLDS, QUEUES), queues, remedy)
+        yield not_a_mapping(model, (variable, QUEUES), queues, remedy)
         return
     known = tuple(sorted(served(model)))
-    general = as_mapping(given.get("queue_length"))
-    own = THRESHOLDS["queue_length"].bounds
+    general = as_mapping(given.get(of_queues))
+    own = table[of_queues].bounds
     base = [general.get(level, own[level]) for level in _LEVELS]
     for queue, bounds in queues.items():
-        path = (_THRESHOLDS, QUEUES, queue)
+        path = (variable, QUEUES, queue)
         if known and queue not in known:
             yield Problem(
                 dotted(path),

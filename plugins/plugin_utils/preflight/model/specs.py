@@ -27,6 +27,7 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "flower": ("flower",),
     "celery_health": ("fleet",),
     "celery_exporter": ("fleet",),
+    "celery_monitoring": ("fleet",),
 }
 
 # Argument specs can't describe a mapping with free keys. The options of its elements are in an entry point of the same

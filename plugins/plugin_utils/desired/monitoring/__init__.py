@@ -1,0 +1,1 @@
+"""Computes files for Prometheus, Alertmanager and Grafana from the inventory."""

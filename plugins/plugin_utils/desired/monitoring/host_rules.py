@@ -1,0 +1,294 @@
+"""The alerts about units, beat, Redis, hosts and releases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
+    Fleet,
+    grouped,
+    quoted,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
+    CRITICAL,
+    INTERVAL,
+    MINUTE,
+    WARNING,
+    Rule,
+    Series,
+    at,
+    graded,
+    one,
+    plain,
+    while_up,
+)
+
+DAY: Final = 24 * 60 * MINUTE
+# Releases may differ for as long as a deploy takes.
+_DEPLOY: Final = 15 * MINUTE
+
+
+def rules(fleet: Fleet) -> Iterator[Rule]:
+    """Yield the alerts about units, beat, Redis, hosts and releases."""
+    for part in (_units, _beat, _redis, _hosts, _releases):
+        yield from part(fleet)
+
+
+def _counted(fleet: Fleet, alert: str, metric: str, more: float, **rule: Any) -> Rule:
+    """Return a rule for a counter that grows by more than a number in fifteen minutes."""
+    host, labels = rule.pop("host"), rule.pop("found")
+    series = fleet.of(metric, host=host, **labels)
+    fixed = {"result": labels["result"]} if "result" in labels else {}
+    return Rule(
+        alert,
+        WARNING,
+        f"increase({fleet.of(metric, **fixed)}[15m]) > {plain(more)}",
+        0,
+        MINUTE / 2,
+        calm={series: at(0)},
+        fires=({series: at(0, more + 1)},),
+        found={"host": host, **labels},
+        **rule,
+    )
+
+
+def _units(fleet: Fleet) -> Iterator[Rule]:
+    host, unit = fleet.collector, f"{fleet.app}-worker@mail.service"
+    again = "a-worker-restarts-again-and-again"
+    yield _counted(
+        fleet,
+        "CeleryUnitRestarting",
+        "celery_fleet_unit_restarts_total",
+        2,
+        host=host,
+        found={"unit": unit},
+        summary="systemd has restarted $unit on $host more than twice in fifteen minutes.",
+        section=again,
+    )
+    yield _counted(
+        fleet,
+        "CeleryWatchdogKill",
+        "celery_fleet_unit_ends_total",
+        0,
+        host=host,
+        found={"unit": unit, "result": "watchdog"},
+        summary="systemd has replaced $unit on $host, which showed no sign of life.",
+        section=again,
+    )
+
+
+def _beat(fleet: Fleet) -> Iterator[Rule]:
+    if not fleet.beat:
+        return
+    host = fleet.beat
+    tick = fleet.of("celery_fleet_beat_tick_timestamp_seconds", host=host)
+    overdue = fleet.of("celery_fleet_beat_overdue_seconds", host=host)
+    condition, answers = while_up(fleet, host)
+    bounds = Threshold(**fleet.hosts[host].thresholds["beat_tick_seconds"])
+    warning, bad = (
+        None if bound is None else fleet.beat_interval + bound
+        for bound in (bounds.warning, bounds.bad)
+    )
+    section = "beat-sends-nothing"
+    yield Rule(
+        "CeleryBeatDown",
+        CRITICAL,
+        f"absent({tick}) {condition}",
+        MINUTE,
+        2 * MINUTE,
+        "Beat does not run on $host, so nothing scheduled is sent.",
+        section,
+        calm={**answers, tick: at(0, INTERVAL)},
+        fires=({tick: None},),
+        found={"host": host},
+    )
+    for alert, expr, series, what in (
+        (
+            "CeleryBeatLate",
+            f"time() - {tick}",
+            lambda _, value: {tick: at(-value, INTERVAL)},
+            "has not looked at its schedule for {} s or more",
+        ),
+        ("CeleryBeatOverdue", overdue, one(overdue), "should have sent an entry {} s ago or more"),
+    ):
+        yield from graded(
+            Threshold(warning, bad),
+            partial(_same, expr),
+            series,
+            alert=alert,
+            hold=MINUTE,
+            within=2 * MINUTE,
+            summary=f"Beat on $host {what}.",
+            section=section,
+            found=lambda _: {"host": host},
+        )
+    yield _counted(
+        fleet,
+        "CeleryBeatMissed",
+        "celery_fleet_beat_missed_total",
+        0,
+        host=host,
+        found={"entry": "nightly", "reason": "failed"},
+        summary="Beat on $host has not sent the entry $entry as it was due: $reason.",
+        section=section,
+    )
+
+
+def _redis(fleet: Fleet) -> Iterator[Rule]:
+    labels = {"host": fleet.collector, "instance": "broker"}
+    answers, used, most = (
+        fleet.of(f"celery_fleet_redis_{what}", **labels)
+        for what in ("up", "memory_used_bytes", "memory_max_bytes")
+    )
+    yield Rule(
+        "CeleryRedisDown",
+        CRITICAL,
+        f"{fleet.of('celery_fleet_redis_up')} == 0",
+        MINUTE / 2,
+        1.25 * MINUTE,
+        "Redis does not answer $host: $instance.",
+        "redis-is-down",
+        calm={answers: at(1)},
+        fires=({answers: at(0)},),
+        found=labels,
+    )
+    # The cache evicts keys, so it is always full.
+    no_cache = 'instance!="cache"'
+    yield from graded(
+        fleet.threshold("redis_memory_percent"),
+        lambda _: (
+            f"100 * {fleet.of('celery_fleet_redis_memory_used_bytes', no_cache)}"
+            f" / ({fleet.of('celery_fleet_redis_memory_max_bytes', no_cache)} > 0)"
+        ),
+        lambda _, share: {used: at(share), most: at(100)},
+        alert="CeleryRedisFull",
+        hold=MINUTE,
+        within=2 * MINUTE,
+        summary="Redis uses {} % or more of its memory: $instance.",
+        section="redis-is-full",
+        found=lambda _: labels,
+    )
+
+
+def _hosts(fleet: Fleet) -> Iterator[Rule]:
+    expiry, file = "celery_fleet_certificate_expiry_timestamp_seconds", "/etc/celery-fleet/host.crt"
+    yield from graded(
+        fleet.by_host("certificate_days"),
+        lambda hosts: f"({fleet.of(expiry, hosts)} - time()) / {plain(DAY)}",
+        # Time begins at 0 and goes on.
+        lambda host, days: {fleet.of(expiry, host=host, file=file): at(days * DAY, INTERVAL)},
+        label="host",
+        out_of=fleet.hosts,
+        found=lambda host: {"host": host, "file": file},
+        alert="CeleryCertificateExpires",
+        hold=MINUTE,
+        within=2 * MINUTE,
+        summary="$file on $host is valid for {} days or less.",
+        section="a-certificate-expires-or-has-expired",
+    )
+    for alert, name, metric, what in (
+        ("CeleryDiskFull", "disk_free_percent", "celery_fleet_filesystem_free_ratio", "free"),
+        (
+            *("CeleryInodesFull", "inodes_free_percent"),
+            *("celery_fleet_filesystem_inodes_free_ratio", "of inodes free"),
+        ),
+    ):
+        yield from graded(
+            fleet.by_host(name),
+            partial(_percent, fleet, metric),
+            partial(_path, fleet, metric),
+            label="host",
+            out_of=fleet.hosts,
+            found=lambda host: {"host": host, "path": "/var/log"},
+            alert=alert,
+            hold=MINUTE,
+            within=2 * MINUTE,
+            summary=f"The filesystem of $path on $host has {{}} % {what} or less.",
+            section="a-disk-is-full",
+        )
+    checked = {name: host.stale for name, host in fleet.hosts.items() if host.stale}
+    for host in [*checked][:1]:
+        state = fleet.of("celery_fleet_health_state", host=host)
+        yield Rule(
+            "CeleryHealthBad",
+            WARNING,
+            f"{fleet.of('celery_fleet_health_state')} == 2",
+            0,
+            6 * MINUTE,
+            "The health check of $host is bad.",
+            "first",
+            calm={state: at(1)},
+            fires=({state: at(2)},),
+            found={"host": host},
+        )
+    for stale, hosts, (host, *_) in grouped("host", checked, fleet.hosts):
+        series = fleet.of("celery_fleet_health_checked_timestamp_seconds", host=host)
+        yield Rule(
+            "CeleryHealthStale",
+            WARNING,
+            f"time() - {fleet.of('celery_fleet_health_checked_timestamp_seconds', hosts)} > {plain(stale)}",
+            0,
+            stale + MINUTE,
+            "The health check of $host has not run for two intervals.",
+            "the-health-unit-has-failed",
+            calm={series: at(-stale, INTERVAL)},
+            fires=({series: at(0)},),
+            found={"host": host},
+            labels={"threshold": plain(stale)},
+        )
+
+
+def _same(expr: str, _: str) -> str:
+    return expr
+
+
+def _percent(fleet: Fleet, metric: str, hosts: str) -> str:
+    return f"100 * {fleet.of(metric, hosts)}"
+
+
+def _path(fleet: Fleet, metric: str, host: str, percent: float) -> Series:
+    return {fleet.of(metric, host=host, path="/var/log"): at(percent / 100)}
+
+
+def _releases(fleet: Fleet) -> Iterator[Rule]:
+    metric = "celery_fleet_release_info"
+    own = rf"unit=~{quoted(re.escape(fleet.app) + '-(worker@.*|beat|web)' + re.escape('.service'))}"
+    hold = max(_DEPLOY, fleet.drain + 5 * MINUTE)
+    host = fleet.collector
+    unit = f"{fleet.app}-beat.service"
+    running, pinned, other = (
+        fleet.of(metric, host=host, unit=name, release=release, state=state)
+        for name, release, state in (
+            (unit, "one", "running"),
+            (unit, "one", "pinned"),
+            (f"{fleet.app}-web.service", "two", "running"),
+        )
+    )
+    shared: dict[str, Any] = {
+        "severity": WARNING,
+        "hold": hold,
+        "within": hold + MINUTE,
+        "section": "a-deploy-is-half-finished",
+    }
+    yield Rule(
+        alert="CeleryReleaseOutdated",
+        expr=f"{fleet.of(metric, state='running')} unless on (host, unit, release) {fleet.of(metric, state='pinned')}",
+        summary="$unit on $host runs the release $release, but another one was deployed there.",
+        calm={running: at(1), pinned: at(1)},
+        fires=({pinned: None},),
+        found={"host": host, "unit": unit, "release": "one", "state": "running"},
+        **shared,
+    )
+    yield Rule(
+        alert="CeleryReleasesDiffer",
+        expr=f"count by (app) (count by (app, release) ({fleet.of(metric, own, state='running')})) > 1",
+        summary="The fleet's processes run different releases.",
+        calm={running: at(1)},
+        fires=({other: at(1)},),
+        found={},
+        **shared,
+    )

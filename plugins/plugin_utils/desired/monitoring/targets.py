@@ -1,0 +1,98 @@
+"""What Prometheus scrapes, and an example of how Alertmanager tells people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
+    Fleet,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
+    CRITICAL,
+    INTERVAL,
+    WARNING,
+)
+
+# Labels that say what an alert is about.
+_ABOUT: Final = (
+    *("host", "worker", "queue_name", "name", "unit", "instance"),
+    *("path", "file", "entry", "slo"),
+)
+
+
+def targets(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return the targets for `file_sd_configs`. Exporters on their host's loopback are not among them."""
+    return [
+        {
+            "targets": [host.address],
+            "labels": {
+                "app": fleet.app,
+                # Dashboards for other exporters of Celery select by this.
+                "namespace": fleet.app,
+                "host": host.name,
+                "exporter": exporter,
+                "__metrics_path__": path,
+            },
+        }
+        for host in fleet.hosts.values()
+        if host.address
+        for exporter, path in host.exporters.items()
+    ]
+
+
+def scrape(fleet: Fleet, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job that scrapes the targets.
+
+    Args:
+        fleet: The fleet.
+        variables: Variables of its collector, with the name of the scraper.
+    """
+    directory = f"/etc/prometheus/celery-fleet/{fleet.app}"
+    return {
+        "scrape_configs": [
+            {
+                "job_name": f"celery-fleet-{fleet.app}",
+                "scheme": "https",
+                "scrape_interval": f"{INTERVAL}s",
+                # The exporter's own label `instance` names a Redis.
+                "honor_labels": True,
+                "tls_config": {"ca_file": f"{directory}/ca.crt"},
+                "basic_auth": {
+                    "username": variables.get("celery_exporter_auth_user", "prometheus"),
+                    "password_file": f"{directory}/password",
+                },
+                "file_sd_configs": [{"files": [f"{directory}/targets.json"]}],
+                "relabel_configs": [{"source_labels": ["host"], "target_label": "instance"}],
+            }
+        ]
+    }
+
+
+def alertmanager() -> dict[str, Any]:
+    """Return an example for Alertmanager: who is told is for the reader to say, what silences what is not."""
+    return {
+        "route": {
+            "receiver": "team",
+            "group_by": ["app", "alertname"],
+            "routes": [{"matchers": [f"severity={CRITICAL}"], "receiver": "pager"}],
+        },
+        "receivers": [{"name": "team"}, {"name": "pager"}],
+        "inhibit_rules": [
+            {
+                "source_matchers": [f"severity={CRITICAL}"],
+                "target_matchers": [f"severity={WARNING}"],
+                "equal": ["app", "alertname", *_ABOUT],
+            },
+            {
+                "source_matchers": ["alertname=CeleryRedisDown"],
+                "target_matchers": ["alertname=~Celery(Queue|Worker|Canary).*"],
+                "equal": ["app"],
+            },
+            {
+                "source_matchers": ["alertname=CeleryExporterDown"],
+                "target_matchers": [f"severity={WARNING}"],
+                "equal": ["app", "host"],
+            },
+        ],
+    }

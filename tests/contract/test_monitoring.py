@@ -1,0 +1,38 @@
+"""Pages have what alerts refer to: each alert is listed, and its section of the runbook exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.files import (
+    alerts,
+)
+
+from tests.unit.monitoring.fleets import made
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+ALERTS = alerts(made())
+
+
+def test_the_runbook_has_the_sections() -> None:
+    headings = re.findall(r"^#+ (.*)$", (DOCS / "runbook.md").read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+    assert {rule.section for rule in ALERTS} - anchors == set()
+
+
+def test_the_page_lists_each_alert_with_its_severity() -> None:
+    table = (DOCS / "monitoring.md").read_text().split("## Alerts")[1]
+    listed = dict(re.findall(r"^\| `(\w+)` \|.*\| (\w+) \|[^|]*\|$", table, re.MULTILINE))
+    assert listed.keys() == {rule.alert for rule in ALERTS}
+    for rule in ALERTS:
+        assert listed[rule.alert] in (rule.severity, "both") or rule.alert == "CeleryDeadLetters"
+
+
+def test_the_page_says_how_soon_an_alert_comes() -> None:
+    table = (DOCS / "monitoring.md").read_text().split("## Alerts")[1]
+    found = re.findall(r"^\| `(\w+)` \|.*\| (\d+) (s|min)[^|]*\|$", table, re.MULTILINE)
+    told = {name: int(number) * (60 if unit == "min" else 1) for name, number, unit in found}
+    for rule in ALERTS:
+        if rule.alert != "CeleryHealthStale":  # the interval comes first
+            assert told[rule.alert] == rule.within, rule.alert

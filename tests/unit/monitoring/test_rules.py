@@ -1,0 +1,295 @@
+"""Rules, targets and dashboard of a fleet; Prometheus's own `promtool` runs the cases of the rules."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
+    objectives,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.files import (
+    RULES,
+    alerts,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import Rule
+
+from tests.programs import required
+from tests.unit.monitoring.fleets import made, written
+
+ALERTS = alerts(made())
+
+
+def promtool(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [required("promtool"), *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def of(name: str, severity: str = "") -> list[Rule]:
+    return [rule for rule in ALERTS if rule.alert == name and severity in ("", rule.severity)]
+
+
+# --- Prometheus itself -----------------------------------------------------------------------------
+
+
+def test_every_rule_has_a_firing_and_a_silent_case() -> None:
+    for rule in ALERTS:
+        silent, *firing = rule.cases(made())
+        expected = [case["alert_rule_test"][0]["exp_alerts"] for case in (silent, *firing)]
+        assert expected[0] == []
+        assert firing
+        assert all(expected[1:]), rule.alert
+
+
+@pytest.mark.slow
+def test_each_rule_fires_and_is_silent(tmp_path: Path) -> None:
+    for name, content in written().items():
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    assert "SUCCESS" in promtool(tmp_path, "check", "rules", RULES)
+    promtool(tmp_path, "test", "rules", "rules-tests.yml")
+    # Each has the other's series; a rule that does not look at them at all would still pass one of both.
+    tests = yaml.safe_load((tmp_path / "rules-tests.yml").read_text())
+    tried = {test["alertname"] for one in tests["tests"] for test in one["alert_rule_test"]}
+    assert tried == {rule.alert for rule in ALERTS}
+
+
+@pytest.mark.slow
+def test_prometheus_takes_the_job(tmp_path: Path) -> None:
+    config = tmp_path / "prometheus.yml"
+    config.write_text(yaml.safe_dump(written()["scrape.yml"]))
+    promtool(tmp_path, "check", "config", "--syntax-only", config.name)
+
+
+@pytest.mark.slow
+def test_prometheus_can_parse_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    panels = written()["grafana-dashboard.json"]["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(queries) > len(panels) > 15
+    rules = [
+        {
+            "record": f"query:{number}".replace("-", "_"),
+            "expr": query.replace("$__rate_interval", "1m"),
+        }
+        for number, query in enumerate(queries)
+    ]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool(tmp_path, "check", "rules", path.name)
+
+
+# --- what an alert says ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: f"{rule.alert}-{rule.severity}")
+def test_an_alert_says_what_it_is_about(rule: Rule) -> None:
+    alert = rule.expected(made(), rule.found)
+    labels, summary = alert["exp_labels"], alert["exp_annotations"]["summary"]
+    assert labels["app"] == "shop"
+    assert labels["severity"] in ("warning", "critical")
+    assert summary.endswith(".")
+    assert "$" not in summary
+    for label in ("host", "worker", "queue", "unit", "entry"):
+        if label in labels and label != "host":
+            assert labels[label] in summary
+    assert ("queue_name" in labels) == ("queue" in labels)
+    assert re.fullmatch(r"docs/runbook\.md#[a-z-]+", alert["exp_annotations"]["runbook"])
+
+
+def test_every_selector_names_the_application() -> None:
+    """Several applications share a Prometheus."""
+    for group in written()[RULES]["groups"]:
+        for rule in group["rules"]:
+            selectors = re.findall(r"\{([^{}]*)\}", rule["expr"])
+            assert selectors
+            assert all('app="shop"' in selector for selector in selectors), rule["expr"]
+
+
+def test_the_runbook_may_be_elsewhere() -> None:
+    from tests.unit.monitoring import fleets
+
+    found = fleets.files(*fleets.given(), "https://docs.example.com/runbook")
+    alert = found[RULES]["groups"][-1]["rules"][0]
+    assert alert["annotations"]["runbook"].startswith("https://docs.example.com/runbook#")
+
+
+# --- thresholds ------------------------------------------------------------------------------------
+
+
+def test_queues_have_their_own_thresholds() -> None:
+    lengths = {rule.expr for rule in of("CeleryQueueLong")}
+    selector = 'celery_queue_length{app="shop",queue_name=~"'
+    assert lengths == {
+        f'{selector}external|mail|mail\\\\.high|odd"}} >= 50',
+        f'{selector}external|mail|mail\\\\.high|odd"}} >= 10000',
+        f'{selector}bulk"}} >= 5000',
+    }
+
+
+def test_an_slo_of_the_wait_decides_how_old_a_task_may_get() -> None:
+    ages = {
+        tuple(re.findall(r'=~"(.*)"', rule.expr)[0].split("|")): rule.expr.split()[-1]
+        for rule in of("CeleryQueueOld", "warning")
+    }
+    assert ages == {
+        ("mail", r"mail\\.high"): "60",
+        ("bulk",): "600",
+        ("external",): "300",
+        ("odd",): "7",
+    }
+
+
+def test_hosts_have_their_own_thresholds() -> None:
+    exprs = {rule.expr.split("{")[1] for rule in of("CeleryDiskFull", "warning")}
+    assert exprs == {
+        'app="shop",host=~"redis1|worker1|control1"} <= 15',
+        'app="shop",host=~"worker2"} <= 30',
+    }
+    stale = {rule.expr.split("{")[1] for rule in of("CeleryHealthStale")}
+    # worker2 has no check.
+    assert stale == {
+        'app="shop",host=~"redis1|worker1"} > 600',
+        'app="shop",host=~"control1"} > 120',
+    }
+
+
+def test_a_warning_that_is_bad_as_well_is_one_alert() -> None:
+    assert [rule.severity for rule in of("CeleryDeadLetters")] == ["critical"]
+
+
+def test_null_means_never() -> None:
+    thresholds = {"queue_age_seconds": {"warning": None, "bad": None}}
+    found = alerts(made(celery_monitoring_thresholds=thresholds))
+    # redis1 has its own value of the variable.
+    assert {rule.alert for rule in found} == {rule.alert for rule in ALERTS}
+    silent = alerts(
+        made(celery_health_thresholds={"certificate_days": thresholds["queue_age_seconds"]})
+    )
+    hosts = [rule.expr for rule in silent if rule.alert == "CeleryCertificateExpires"]
+    assert hosts
+    assert all("redis1|worker2" in expr for expr in hosts)
+
+
+def test_a_worker_may_hold_what_it_has_prefetched() -> None:
+    limits = {rule.found["worker"]: rule.expr.split()[-1] for rule in of("CeleryHeldTooLong")}
+    # Celery prefetches four tasks for each process; `odd` has no limit.
+    assert limits == {"mail": "120", "bulk": "460"}
+
+
+def test_releases_may_differ_for_as_long_as_the_longest_drain() -> None:
+    # `odd` drains for 600 s.
+    assert [rule.hold for rule in of("CeleryReleasesDiffer")] == [900]
+    assert of("CeleryReleasesDiffer")[0].document(made())["for"] == "900s"
+
+
+# --- hosts -----------------------------------------------------------------------------------------
+
+
+def test_a_host_without_an_exporter_is_not_missed() -> None:
+    names = {
+        rule.found["host"]
+        for rule in alerts(made())
+        if rule.alert in ("CeleryTargetMissing", "CeleryWorkerDown")
+    }
+    assert names == {"redis1", "worker1", "worker2", "control1"}
+
+
+def test_a_fleet_without_the_exporter_that_asks_redis_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="redis1 has no exporter, and it is the host that asks Redis"
+    ):
+        made(celery_exporter_enabled=False)
+
+
+def test_targets_are_the_exporters_that_can_be_reached() -> None:
+    found = [
+        (
+            target["targets"],
+            *(target["labels"][key] for key in ("host", "exporter", "__metrics_path__")),
+        )
+        for target in written()["targets.json"]
+    ]
+    assert found == [
+        (["redis1:9808"], "redis1", "fleet", "/metrics"),
+        (["redis1:9808"], "redis1", "node", "/node/metrics"),
+        (["redis1:9808"], "redis1", "redis-broker", "/redis/broker"),
+        (["redis1:9808"], "redis1", "redis-results", "/redis/results"),
+        (["worker1.example.com:9808"], "worker1", "fleet", "/metrics"),
+        (["control1:9900"], "control1", "fleet", "/metrics"),
+        (["control1:9900"], "control1", "flower", "/flower/metrics"),
+    ]
+
+
+def test_nothing_secret_is_written() -> None:
+    text = json.dumps(written(celery_exporter_auth_password="hush", celery_exporter_auth_user="me"))
+    assert '"username": "me"' in text
+    assert "hush" not in text
+
+
+# --- SLOs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("30s", 30),
+        ("500ms", 0.5),
+        ("0.5s", 0.5),
+        ("1 h", 3600),
+        ("30", None),
+        ("1d", None),
+        ("", None),
+    ],
+)
+def test_durations(text: str, value: float | None) -> None:
+    assert objectives.seconds(text) == value
+
+
+def test_durations_are_shown_as_they_are_written() -> None:
+    shown = [objectives.duration(one) for one in objectives.BUCKETS]
+    assert shown == [
+        "100ms",
+        "500ms",
+        "1s",
+        "2s",
+        "5s",
+        "10s",
+        "30s",
+        "1m",
+        "2m",
+        "5m",
+        "10m",
+        "30m",
+        "1h",
+    ]
+    assert [objectives.seconds(one) for one in shown] == [*objectives.BUCKETS]
+
+
+def test_budgets() -> None:
+    slo: dict[str, Any] = {"wait": "30s", "objective": "99.5%", "failures": "0.1%"}
+    assert [one[:3] for one in objectives.objectives(slo)] == [
+        ("wait", 0.005, 30.0),
+        ("failures", 0.001, 0.0),
+    ]
+    assert objectives.objectives({}) == []
+    with pytest.raises(ValueError, match="can't be measured"):
+        objectives.objectives({"wait": "45s"})
+
+
+def test_the_shares_of_all_workers_are_recorded() -> None:
+    record = written()[RULES]["groups"][0]["rules"]
+    # Two waits, and failures of both workers at once.
+    assert len(record) == 3 * 7
+    assert len(of("CelerySloBurnFast")) == 3
