@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,13 +142,13 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def broken(fleet: Fleet, prometheus: Prometheus) -> Iterator[Callable[[str], float]]:
+def broken(fleet: Fleet, prometheus: Prometheus) -> Callable[[str], float]:
     """Break all of it; return when each fault began."""
     began = {}
     for title, fault in FAULTS.items():
         fleet.must(fault.host, fault.do)
         began[title] = time.monotonic()
-    yield began.__getitem__
+    return began.__getitem__
 
 
 @pytest.mark.parametrize("title", FAULTS)
