@@ -95,6 +95,9 @@ class FleetSettings:
         scheduler: where beat keeps the schedule.
         schedule_edited: what happens to entries that users edited in the database.
         delivery: which parts of the delivery are enabled.
+        metrics: whether messages carry their sending time, and whether workers and beat count.
+        metrics_file: the file for these counts, None for components that count nothing. ``%n`` stands for the worker's
+            name, because one file of settings serves all workers of a host.
     """
 
     component: str
@@ -106,6 +109,8 @@ class FleetSettings:
     scheduler: str = PERSISTENT
     schedule_edited: str = EDITED[0]
     delivery: Options = field(default_factory=Options)
+    metrics: bool = False
+    metrics_file: str | None = None
 
 
 def locate(environ: Mapping[str, str]) -> Path:
@@ -191,6 +196,10 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         delivery = delivery_options.parse(document.get("delivery"))
     except FleetError as exc:
         errors.append(str(exc))
+    metrics = document.get("metrics")
+    metrics_file = metrics.get("file") if isinstance(metrics, Mapping) else None
+    if not isinstance(metrics, Mapping | None) or not isinstance(metrics_file, str | None):
+        errors.append("metrics must be a mapping, and its file a path")
     celery = document.get("celery")
     pins: dict[str, Any] = {}
     schedule: dict[str, Entry] | None = None
@@ -215,6 +224,8 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         scheduler=str(scheduler),
         schedule_edited=str(edited),
         delivery=delivery,
+        metrics=metrics is not None,
+        metrics_file=metrics_file,
     )
 
 
