@@ -102,12 +102,19 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
         if COMPONENT == "beat":
             from celery_fleet.beat import steps as beat
 
-            in_database = current_settings().scheduler == DATABASE
+            settings = current_settings()
+            in_database = settings.scheduler == DATABASE
             if in_database:
                 from celery_fleet.beat.database import scheduler as database_beat
 
                 database_beat.prepare(self.app, NOTIFIER)
-            beat.install(self.app, NOTIFIER, log_precedence, in_database=in_database)
+            beat.install(
+                self.app,
+                NOTIFIER,
+                log_precedence,
+                in_database=in_database,
+                metrics=settings.metrics_file,
+            )
         else:
             from celery_fleet.worker import steps as worker
 

@@ -222,6 +222,17 @@ class TestProcessOfTheFleet:
             assert sections["Unit"]["PartOf"] == [target]
             assert target in host.unit_files()
 
+    def test_its_ends_are_counted_by_root(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            command = parse(whole(host, unit))["Service"]["ExecStopPost"][0]
+            runtime = host.variables["celery_app_runtime"]
+            assert command == (
+                f"-+/usr/bin/env -i /usr/bin/python3 -S -I {runtime}/celery_fleet/system/ended.py "
+                "/var/lib/celery-fleet/ends/%n.json ${SERVICE_RESULT}"
+            )
+            made = [one["path"] for one in host.parts["celery_runtime"]["directories"]]
+            assert "/var/lib/celery-fleet/ends" in made
+
     def test_nothing_secret_is_in_the_unit(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
             assert "Environment" not in parse(whole(host, unit))["Service"], "anyone can ask for it"
@@ -335,6 +346,25 @@ def test_a_worker_consumes_what_the_inventory_says(fleet: Fleet, tmp_path: Path)
         assert words[words.index("-n") + 1] == f"{name}@{host.name}"
         assert f"--concurrency={options['concurrency']}" in words
         assert f"--time-limit={options['time_limit']}" in words
+
+
+@pytest.mark.parametrize("template", ["worker@.service", "beat.service"])
+def test_its_counters_are_for_the_applications_group(fleet: Fleet, template: str) -> None:
+    for host, unit in services(fleet, template):
+        state = host.variables["celery_app_state_directory"]
+        service = parse(whole(host, unit))["Service"]
+        assert service["ReadWritePaths"][0] == f"-{state}/metrics"
+        (made,) = (
+            one
+            for one in host.parts["celery_runtime"]["directories"]
+            if one["path"] == f"{state}/metrics"
+        )
+        user = service["User"][-1]
+        assert (made["owner"], made["group"], made["mode"]) == (user, user, "0750")
+        # The application could put a link there for root to follow.
+        assert made["follow"] is False
+        # Tasks use it as one path.
+        assert len(service["StateDirectory"][0].split()) == 1
 
 
 def test_there_is_one_beat(fleet: Fleet) -> None:
@@ -578,6 +608,7 @@ def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
         # By the instance's own name: a stand-in has a copy of the drop-in.
         *("--directory", "%t/shop-worker-%i"),
         *("--user", "shop-user"),
+        *("--counts", "/var/lib/celery-fleet/hand_backs/%n.json"),
     ]
 
 
@@ -586,8 +617,10 @@ def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> No
         given = {name: host.variables[name] for name in APP}
         text = whole(host, unit)
         # One whose inventory has it off gets it here.
-        found = parse(text if "ExecStopPost" in text else text + with_hand_back(**given))["Service"]
-        (command,) = found["ExecStopPost"]
+        found = parse(text if "/hand_back.py" in text else text + with_hand_back(**given))
+        found = found["Service"]
+        # The end is counted first, which is quick.
+        _, command = found["ExecStopPost"]
         options = dict(itertools.pairwise(command.split()))
         instance = unit.partition("@")[2].removesuffix(".service")
         assert (

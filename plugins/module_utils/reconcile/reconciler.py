@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     manifest,
@@ -200,6 +201,17 @@ class HostReconciler:
                 continue
             self.report.done.append(item)
 
+    def note_change(self) -> None:
+        """Touch the file whose time is that of the last change on this host, if this call has changed something."""
+        manifest_path = self.options.manifest
+        changed = self.report.changes or self.report.done
+        if self.check or not manifest_path or not changed:
+            return
+        directory = Path(self.paths.changed)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        (directory / os.path.basename(os.path.dirname(manifest_path))).touch()
+
 
 def _overlay(parts: Sequence[Part], paths: HostPaths) -> Overlay:
     overlay = Overlay()
@@ -242,8 +254,11 @@ def reconcile(parts: Sequence[Part], options: ReconcileOptions, *, check: bool) 
                 reconciler.try_files()
                 return reconciler.report
             reconciler.apply_files()
-            reconciler.plan_units()
-            reconciler.apply_units()
+            try:
+                reconciler.plan_units()
+                reconciler.apply_units()
+            finally:
+                reconciler.note_change()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise ReconcileError(

@@ -67,7 +67,7 @@ class Surplus:
         for part, wanted in self.parts:
             rest = surplus_files(wanted, paths)
             for name in (name for name, owner in self.units.items() if owner == part):
-                notes = [f"{d}/{name}.json" for d in (paths.lists, paths.records)]
+                notes = [f"{d}/{name}.json" for d in paths.notes]
                 listed = fingerprint.read_object(notes[0])
                 own = {*states[name].sources, *_texts(listed, "files"), *_texts(listed, "links")}
                 gone = [path for path in rest if path in own]
@@ -80,7 +80,7 @@ class Surplus:
                 self.report.pending.append(PendingAction(part, "", "remove", (why, *rest)))
 
     def remove_unit(self, name: str) -> None:
-        """Stop and disable a unit, and remove its list of inputs and its record."""
+        """Stop and disable a unit, and remove its list of inputs, its record and its counters."""
         # Stopping drains. It may take as long as the unit's own TimeoutStopSec.
         self.host.command(["systemctl", "stop", name])
         if self.host.show([name])[name].active == "failed":
@@ -88,7 +88,7 @@ class Surplus:
             self.host.run(["systemctl", "reset-failed", name])
         self.host.command(["systemctl", "disable", "--quiet", name])
         self.report.changes.append(Change(self.units[name], f"remove {name}"))
-        for directory in (self.host.paths.lists, self.host.paths.records):
+        for directory in self.host.paths.notes:
             Path(f"{directory}/{name}.json").unlink(missing_ok=True)
 
     def remove_files(self) -> None:
@@ -123,7 +123,7 @@ def surplus_files(wanted: DesiredState, paths: HostPaths) -> list[str]:
         if os.path.islink(path) or not os.path.isdir(path)
     }
     units = {unit.name for unit in wanted.units}
-    for directory in (paths.lists, paths.records):
+    for directory in paths.notes:
         for path in glob.glob(f"{directory}/*.json"):
             name = os.path.basename(path).removesuffix(".json")
             if name not in units and any(

@@ -32,7 +32,13 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages
 MARK = "fleet.json"
 # File next to the mark during a removal: it was already decided what happens to the messages in Redis.
 SETTLED = "removal.json"
-_LISTS = ("/var/lib/celery-fleet/inputs", "/run/celery-fleet/fingerprints")
+# Directories with a JSON file for each unit.
+_LISTS = (
+    "/var/lib/celery-fleet/inputs",
+    "/var/lib/celery-fleet/ends",
+    "/var/lib/celery-fleet/hand_backs",
+    "/run/celery-fleet/fingerprints",
+)
 
 
 class InstalledApplication:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from celery import signals
 
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
+from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.compat import beat
 from celery_fleet.compat.schedule import DATABASE
 from celery_fleet.config.pins import PinnedSchedule
@@ -42,6 +44,12 @@ class Progress:
     def age(self) -> float:
         """Return the seconds since beat's last sign of life."""
         return time.monotonic() - self.last
+
+    def planned(self, name: str) -> float | None:
+        """Return the Unix time for which an entry was planned, if it was the next one when the last tick ended."""
+        if self.scheduled is None or self.scheduled[2] != name:
+            return None
+        return self.scheduled[1]
 
 
 def judge(progress: Progress, broker_answered: bool) -> Look:
@@ -77,8 +85,11 @@ def install(
     log_precedence: Callable[[Any], None],
     *,
     in_database: bool = False,
+    metrics: str | None = None,
 ) -> None:
     """Watch the beat of this process from the moment when its schedule is loaded.
+
+    ``metrics`` is the file for its counters; None if it keeps none.
 
     ``beat_init`` marks that moment: just before Service.start sends it, it builds the scheduler, which
     loads the schedule.
@@ -87,7 +98,7 @@ def install(
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)
         if notifier.connected:
-            watch = watch_service(app, sender, notifier, in_database=in_database)
+            watch = watch_service(app, sender, notifier, in_database=in_database, metrics=metrics)
             atexit.register(watch.stop)
             watch.start()
 
@@ -95,7 +106,12 @@ def install(
 
 
 def watch_service(
-    app: Any, service: Any, notifier: Notifier, *, in_database: bool = False
+    app: Any,
+    service: Any,
+    notifier: Notifier,
+    *,
+    in_database: bool = False,
+    metrics: str | None = None,
 ) -> Watch:
     """Hook into a beat service; return its watch, which is not started yet."""
     progress = Progress(beat.loop_interval(service))
@@ -110,6 +126,7 @@ def watch_service(
     writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
     tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
     schedule = app.conf.beat_schedule
+    counters = None if metrics is None else BeatMetrics(Path(metrics))
     own = schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
     routes: dict[Any, Any] = {}
 
@@ -121,6 +138,10 @@ def watch_service(
     def note_all() -> None:
         progress.last = time.monotonic()
         tick.note()
+        names = beat.names(service)
+        # A signal that stops beat may come while an entry is out of the heap, to be sent.
+        if counters is not None and names is not None and not progress.stopping:
+            counters.note(names)
         try:
             progress.scheduled = beat.scheduled(service)
             held = beat.loaded(service, own, routes)
@@ -133,8 +154,19 @@ def watch_service(
                 told[0] = True
                 logger.exception("beat's schedule can't be shown")
 
+    def note_send(entry: Any, sent: bool) -> None:
+        # A stop in the middle of a send makes it fail, because it closes the schedule's file.
+        if counters is not None and not progress.stopping:
+            counters.count(entry, sent, progress.planned(str(entry.name)))
+
+    def note_stop() -> None:
+        progress.stopping = True
+        if counters is not None:
+            counters.write()
+
     beat.on_tick(service, note, note_all)
-    beat.on_stop(service, lambda: setattr(progress, "stopping", True))
+    beat.on_stop(service, note_stop)
+    beat.on_send(service, note_send)
     question = broker.question(app)
 
     def ask() -> str | None:

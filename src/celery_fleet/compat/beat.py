@@ -42,6 +42,31 @@ def on_stop(service: Any, called: Callable[[], None]) -> None:
     service.sync = announced_sync
 
 
+def on_send(service: Any, called: Callable[[Any, bool], None]) -> None:
+    """Call ``called`` after each attempt to send, with the entry as it was before and whether it was sent.
+
+    Scheduler.apply_entry logs an error of apply_async, and beat goes on.
+    """
+    send = service.scheduler.apply_async
+
+    def told_send(entry: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            result = send(entry, *args, **kwargs)
+        except Exception:
+            called(entry, False)
+            raise
+        called(entry, True)
+        return result
+
+    service.scheduler.apply_async = told_send  # apply_entry looks it up on the instance
+
+
+def names(service: Any) -> list[str] | None:
+    """Return the names of all entries; None before the first tick. Call it only in beat's own thread, between ticks."""
+    heap = getattr(service.scheduler, "_heap", None)
+    return None if heap is None else [str(event.entry.name) for event in heap]
+
+
 def scheduled(service: Any) -> tuple[int, float, str] | None:
     """Return the number of entries, and the Unix time and name of the next due one; None if there is no heap (yet).
 

@@ -1,11 +1,15 @@
 """Hand back the messages that a worker's process held when it ended, for any reason: ExecStopPost= of its unit.
 
-    /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER
+    /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER --counts FILE
 
 It is run as root, outside the unit's sandbox, since by now the unit has no credentials any more. Root only reads the
 broker's address from the settings file, and then becomes the process's user. The process has left what
 :mod:`celery_fleet.delivery.hand_back.worker_record` describes in the runtime directory, which exists until the unit's
 commands have ended, even if a restart follows.
+
+The counters file, ``/var/lib/celery-fleet/hand_backs/<unit>.json``, has the sums over all ends of the unit:
+``{"format": 1, "acknowledged": n, "returned": n, "begun": n, "parked": n, "left": n}``. A child process that stays root
+writes it.
 
 A worker that has drained leaves nothing, which costs one look into Redis. The program never takes longer than
 :data:`BOUND` seconds, and its status is always 0. Messages that it does not hand back wait until the lease runs out,
@@ -34,6 +38,7 @@ if __name__ == "__main__":
     # `python3 -I` leaves the directory of a file that it runs out of the path; the package is beside it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from celery_fleet.common import counters
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.common.redis_client import RedisError, Server, server_of
@@ -56,6 +61,9 @@ _SOON = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "READONLY")
 
 #: Errors that will be the same at the next attempt: a certificate that is not the CA's, a file that does not exist.
 _FOR_GOOD = (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError)
+
+#: The fields of an outcome that are counted.
+COUNTED = ("acknowledged", "returned", "begun", "parked", "left")
 
 # The journal reads a line's level at its beginning (sd-daemon(3)).
 _WARNING, _INFO, _DEBUG = "<4>", "<6>", "<7>"
@@ -185,15 +193,18 @@ def lines(outcome: Outcome, record: WorkerRecord) -> list[str]:
     return said or [f"{_DEBUG}nothing was left to hand back"]
 
 
-def hand_back(broker: BrokerServers, directory: Path, seconds: float | None = None) -> list[str]:
+def hand_back(
+    broker: BrokerServers, directory: Path, outcome: Outcome, seconds: float | None = None
+) -> list[str]:
     """Hand back what the directory's process held, within :data:`BOUND`; return the lines for the journal.
+
+    ``outcome`` is a new one, which also says in numbers what was done, even if an error ends it.
 
     Raises:
         FleetError, OSError: The process's files can't be read.
     """
     seconds = BOUND if seconds is None else seconds
     record = None
-    outcome = Outcome()
     try:
         # The files count as well: the process wrote them, and one may be a pipe without a writer.
         with bounded(seconds):
@@ -256,11 +267,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--directory", type=Path, required=True, help="the unit's runtime directory"
     )
     parser.add_argument("--user", required=True, help="who the worker runs as")
+    parser.add_argument("--counts", type=Path, required=True, help="the unit's counters file")
     options = parser.parse_args(argv)
+    outcome = Outcome()
     try:
         broker = BrokerServers.read(options.settings)
-        become(options.user)
-        said = hand_back(broker, options.directory)
+        with counters.adding(options.counts) as counts:
+            become(options.user)
+            try:
+                said = hand_back(broker, options.directory, outcome)
+            finally:
+                counts.update({name: getattr(outcome, name) for name in COUNTED})
     except (FleetError, OSError) as error:
         why = redact(one_line(error))
         said = [f"{_WARNING}nothing is handed back: {why}; what is left waits for its lease"]

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fleet import wait_for
+
 from .conftest import HERE, Project
 
 BEAT = """
@@ -46,6 +48,7 @@ class Beat:
             "data_folder_in": str(directory),
             "data_folder_out": str(directory),
         }
+        document["metrics"] = {"file": str(directory / "beat.json")}
         # Beat's own file has no entries; where it had some, its scheduler must not get them.
         (directory / "settings.json").write_text(json.dumps(document))
         self.log = directory / "beat.log"
@@ -105,6 +108,19 @@ def beat(project: Project, directory: Path) -> Iterator[Beat]:
 
 def sent(beat: Beat) -> int:
     return beat.log.read_text().count("Sending due task often")
+
+
+@pytest.mark.slow
+def test_beat_counts_the_entries_of_the_database(beat: Beat) -> None:
+    path = beat.directory / "beat.json"
+    beat.says("READY=1")
+
+    def counts() -> dict[str, int]:
+        entries: dict[str, dict[str, int]] = json.loads(path.read_text())["entries"]
+        return entries["often"]
+
+    wait_for(lambda: path.exists() and counts()["sent"] >= 2)
+    assert counts() == {"sent": counts()["sent"], "failed": 0, "late": 0, "collapsed": 0}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import grp
@@ -120,6 +121,8 @@ class Host:
             key=f"{state}/key",
             lists=f"{state}/inputs",
             records=f"{state}/records",
+            counters=(f"{state}/ends", f"{state}/hand_backs"),
+            changed=f"{state}/changed",
         )
 
     def build(self, release: str, note: str = '{"tasks": ["a.x"]}') -> None:
@@ -1307,6 +1310,9 @@ def with_surplus(running: Host) -> Host:
     inputs = {"files": [running.path("worker-old.env")], "links": [running.path("pin-old")]}
     fingerprint.write_object(f"{running.paths.lists}/{OLD}.json", inputs)
     fingerprint.write_record(OLD, "old", {}, directory=running.paths.records)
+    for directory in running.paths.counters:
+        Path(directory).mkdir()
+        (Path(directory) / f"{OLD}.json").write_text("{}")
     return running
 
 
@@ -1812,6 +1818,44 @@ def test_settle_reports_what_it_did(
     done = reconciler.reconcile([("", parse({}))], ReconcileOptions(), check=False).done
     assert [p.action for p in done] == ["start"]
     assert lock.exists()
+
+
+def test_the_last_change_of_a_host_has_a_time(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wanted = worker(host)
+    wanted["files"].append(host.file("a", "1\n"))
+    monkeypatch.setattr(
+        reconciler,
+        "HostReconciler",
+        lambda _, options, check: host.settler(("", wanted), check=check, **vars(options)),
+    )
+    monkeypatch.setattr(reconciler, "exclusive", lambda: contextlib.nullcontext())
+    monkeypatch.setattr(reconciler, "shared", lambda: contextlib.nullcontext())
+    path = Path(host.paths.changed) / "shop"
+
+    def touched(*, check: bool = False, **more: Any) -> bool:
+        path.unlink(missing_ok=True)
+        options = ReconcileOptions(manifest=str(tmp_path / "shop/manifest.json"), **more)
+        reconciler.reconcile([("", parse({}))], options, check=check)
+        return path.exists()
+
+    assert not touched(check=True)
+    assert touched()
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    assert not touched()
+    Path(host.path("a")).write_text("edited\n")
+    assert not touched(trial=True)
+    assert touched()
+    host.systemd.units[UNIT].state["ActiveState"] = "inactive"
+    assert touched()
+    # Files were changed, but the unit does not start.
+    Path(host.path("a")).write_text("edited\n")
+    host.systemd.units[UNIT].state["ActiveState"] = "inactive"
+    host.systemd.refused["systemctl start"] = "no"
+    with pytest.raises(ReconcileError):
+        touched()
+    assert path.exists()
 
 
 def test_systemd_is_asked_for_units_in_one_call(running: Host) -> None:

@@ -8,6 +8,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -125,6 +126,7 @@ class Dead:
         self.directory = directory / "run"
         self.directory.mkdir()
         self.settings = directory / "worker.json"
+        self.counts = directory / "shop-worker@mail.service.json"
         self.write_settings(f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{server.port}/0")
         self.owner = Owner(NODE)
         self.tags = Tags(self.owner)
@@ -148,20 +150,32 @@ class Dead:
 
     def hand_back(self, **more: float) -> str:
         broker = hand_back.BrokerServers.read(self.settings)
-        return "\n".join(hand_back.hand_back(broker, self.directory, **more))
+        return "\n".join(hand_back.hand_back(broker, self.directory, returning.Outcome(), **more))
 
     def run(self, user: str | None = None) -> subprocess.CompletedProcess[str]:
         """As the unit does it."""
         return subprocess.run(
             [
-                *("/usr/bin/python3", "-S", "-I", str(PROGRAM), "--settings", str(self.settings)),
-                *("--directory", str(self.directory), "--user", user or getpass.getuser()),
+                *("/usr/bin/python3", "-S", "-I", str(PROGRAM), *self.arguments),
+                *("--user", user or getpass.getuser()),
             ],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            *("--settings", str(self.settings), "--directory", str(self.directory)),
+            *("--counts", str(self.counts)),
+        ]
+
+    @property
+    def counted(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads(self.counts.read_text())
+        return found
 
     def queued(self, key: str = "mail") -> list[dict[str, Any]]:
         """In the order in which they would be popped."""
@@ -590,13 +604,14 @@ def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
         content = path.read_bytes() if path.exists() else b""
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-        arguments = ["--settings", str(dead.settings), "--directory", str(dead.directory)]
-        writer = threading.Timer(20, lambda there=path: os.close(os.open(there, os.O_RDWR)))
-        writer.start()
+        # A process, since the program forks.
+        opens = f"import os, time; time.sleep(20); os.open({str(path)!r}, os.O_RDWR)"
+        writer = subprocess.Popen([sys.executable, "-c", opens])
         began = time.monotonic()
-        assert hand_back.main([*arguments, "--user", getpass.getuser()]) == 0
+        assert hand_back.main([*dead.arguments, "--user", getpass.getuser()]) == 0
         assert time.monotonic() - began < 15
-        writer.cancel()
+        writer.kill()
+        writer.wait()
         assert " not done within 0 s" in capsys.readouterr().out
         path.unlink()
         path.write_bytes(content)
@@ -672,7 +687,7 @@ def test_a_certificate_is_shown_whose_key_is_roots_alone(
         secured_settings(dead, server, **shown)
         broker = hand_back.BrokerServers.read(dead.settings)
         key.unlink()
-        said = hand_back.hand_back(broker, dead.directory)
+        said = hand_back.hand_back(broker, dead.directory, returning.Outcome())
         assert said == ["<6>handed back 1 task, none of them had begun"]
     finally:
         client(server.port, "admin").config_set("tls-auth-clients", "no")
@@ -744,6 +759,29 @@ def test_it_runs_with_nothing_but_the_standard_library(dead: Dead) -> None:
     done = dead.run()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "<6>handed back 1 task, 1 of them had begun\n"
+    zero = {"acknowledged": 0, "parked": 0, "left": 0}
+    assert dead.counted == {"format": 1, **zero, "returned": 1, "begun": 1}
+
+
+def test_outcomes_are_summed_over_all_ends(dead: Dead) -> None:
+    for name in ("one", "two"):
+        dead.begun.note(dead.take(message(name)))
+        dead.run()
+    assert (dead.counted["returned"], dead.counted["begun"]) == (2, 2)
+    unreadable = dead.tags.next()
+    dead.broker.hset("unacked", unreadable, "no json")
+    dead.broker.zadd("unacked_index", {unreadable: 1.0})
+    dead.run()
+    assert (dead.counted["returned"], dead.counted["left"]) == (2, 1)
+
+
+def test_a_disk_that_takes_no_counters_does_not_stop_the_hand_back(dead: Dead) -> None:
+    dead.counts = dead.counts.parent / "none" / "counts.json"
+    dead.take(message("one"))
+    done = dead.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "<6>handed back 1 task" in done.stdout
+    assert f"<4>{dead.counts} can't be written" in done.stdout
 
 
 def test_root_becomes_the_user_before_it_speaks_to_redis(
@@ -756,9 +794,8 @@ def test_root_becomes_the_user_before_it_speaks_to_redis(
     monkeypatch.setattr(os, "setgid", lambda number: done.append(("group", number)))
     monkeypatch.setattr(os, "setuid", lambda number: done.append(("user", number)))
     monkeypatch.setattr(hand_back, "hand_back", lambda *_: done.append("work") or [])
-    argv = ["--settings", str(dead.settings), "--directory", str(dead.directory)]
 
-    assert hand_back.main([*argv, "--user", "nobody"]) == 0
+    assert hand_back.main([*dead.arguments, "--user", "nobody"]) == 0
     # The groups first: who has given up the user can't change them any more.
     assert done == [
         ("nobody", nobody.pw_gid),
@@ -767,5 +804,5 @@ def test_root_becomes_the_user_before_it_speaks_to_redis(
         "work",
     ]
     done.clear()
-    assert hand_back.main([*argv, "--user", "no-such-user"]) == 0
+    assert hand_back.main([*dead.arguments, "--user", "no-such-user"]) == 0
     assert done == []

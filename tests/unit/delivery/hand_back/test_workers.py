@@ -115,6 +115,7 @@ class Workers:
                 *("/usr/bin/python3", "-S", "-I", str(PROGRAM), "--user", "root"),
                 *("--settings", str(self.fleet.directory / "worker.json")),
                 *("--directory", str(directory)),
+                *("--counts", str(self.runs / "counts.json")),
             ],
             capture_output=True,
             text=True,

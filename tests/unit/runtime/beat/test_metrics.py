@@ -1,0 +1,380 @@
+"""What becomes of beat's entries is counted, and the counters go on with the next beat."""
+
+from __future__ import annotations
+
+import json
+import os
+import shelve
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.beat import Scheduler, Service
+from celery.schedules import crontab, schedule
+
+from celery_fleet.beat import metrics
+from celery_fleet.beat import steps as beat
+from celery_fleet.beat.metrics import BeatMetrics
+from celery_fleet.supervision.notify import Notifier
+from tests.fleet import free_port, wait_for
+from tests.programs import required
+from tests.unit.runtime.conftest import SOURCE, Manager, document
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "beat.json"
+
+
+@pytest.fixture
+def start(path: Path, manager: Manager) -> Callable[..., Any]:
+    """Start a beat in this process, without its loop; it sends to memory."""
+
+    def started(**entries: dict[str, Any]) -> Any:
+        app = Celery("shop", set_as_current=False, broker="memory://", backend="disabled://")
+        app.conf.beat_schedule = {
+            name: {"task": "t", "schedule": schedule(HOUR), **entry}
+            for name, entry in entries.items()
+        }
+        service = Service(app, scheduler_cls=Scheduler)
+        beat.watch_service(app, service, Notifier(manager.address), metrics=str(path))
+        return service
+
+    return started
+
+
+def counted(path: Path) -> dict[str, dict[str, int]]:
+    """The counters that are not 0."""
+    entries = json.loads(path.read_text())["entries"]
+    return {
+        name: {counter: number for counter, number in counts.items() if number}
+        for name, counts in entries.items()
+    }
+
+
+def before(path: Path, seconds: float, **entries: Any) -> None:
+    """Leave the file of a beat that was last alive some time ago."""
+    found = {"format": 1, "written": time.time() - seconds, "entries": entries}
+    path.write_text(json.dumps(found))
+
+
+def ran(service: Any, name: str, seconds: float) -> None:
+    """Have an entry's last run some time ago."""
+    service.scheduler.schedule[name].last_run_at = datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def tick(service: Any, number: int = 1) -> None:
+    for _ in range(number):
+        service.scheduler.tick()
+
+
+def test_what_is_sent_and_what_fails_is_counted(start: Any, path: Path) -> None:
+    service = start(good={}, bad={"args": 1}, idle={})
+    for name in ("good", "bad"):
+        ran(service, name, HOUR)
+    tick(service, 2)
+    service.sync()
+    assert counted(path) == {"good": {"sent": 1}, "bad": {"failed": 1}, "idle": {}}
+    found = json.loads(path.read_text())
+    assert set(found["entries"]["idle"]) == set(metrics.COUNTERS)
+    assert (found["format"], found["written"]) == (1, pytest.approx(time.time(), abs=60))
+
+
+def test_the_file_is_for_the_applications_group(start: Any, path: Path) -> None:
+    mask = os.umask(0o077)
+    try:
+        tick(start(one={}))
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_it_is_written_now_and_then_and_at_the_end(
+    start: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    service = start(one={})
+    for moment, written in ((100.0, True), (109.0, False), (110.0, True)):
+        now[0] = moment
+        path.unlink(missing_ok=True)
+        tick(service)
+        assert path.exists() is written, moment
+    path.unlink()
+    service.sync()
+    assert path.exists()
+
+
+def test_counters_go_on_and_those_of_an_entry_that_has_left_do_not(start: Any, path: Path) -> None:
+    counts = {"sent": 4, "failed": 3, "late": 2, "collapsed": 1}
+    before(path, 10, stays=counts, left=counts)
+    tick(start(stays={}, new={}))
+    assert counted(path) == {"stays": counts, "new": {}}
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_stop_in_the_middle_of_a_send_changes_no_counters(
+    start: Any, path: Path, is_closed: bool
+) -> None:
+    """Meanwhile the entry is not in the heap, and Celery may want to write to the schedule that it has closed."""
+    counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0}
+    before(path, 10, one=counts)
+    service = start(one={})
+    tick(service)
+    ran(service, "one", HOUR)
+    service.scheduler.populate_heap()
+
+    def stopped(*_: Any, **__: Any) -> None:
+        service.sync()
+        raise SystemExit
+
+    def write() -> None:
+        if is_closed:
+            raise ValueError("invalid operation on closed shelf")
+
+    service.scheduler.send_task = stopped
+    service.scheduler._do_sync = write
+    with suppress(SystemExit):
+        tick(service)
+    service.sync()
+    assert counted(path) == {"one": {"sent": 4}}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"written": 1}', '{"written": 1, "entries": {"a": {}}}']
+)
+def test_a_file_that_cannot_be_read_begins_at_zero(
+    start: Any, path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(text)
+    tick(start(one={}))
+    assert counted(path) == {"one": {}}
+    assert "counters begin at zero" in caplog.text
+
+
+def test_a_file_that_cannot_be_written_does_not_stop_beat(
+    start: Any, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = start(one={})
+    path.mkdir()
+    tick(service)
+    service.sync()
+    assert caplog.text.count("beat.json can't be written") == 1
+
+
+# --- late, collapsed ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ago", "down", "found"),
+    [
+        # Due every hour: seconds since its last run, and since beat was last alive.
+        (HOUR + 30, 1000, {"sent": 1}),
+        (HOUR + 90, 1000, {"sent": 1, "late": 1}),
+        (2 * HOUR - 30, 2 * HOUR, {"sent": 1, "late": 1}),
+        (2 * HOUR + 30, 2 * HOUR, {"sent": 1, "late": 1, "collapsed": 1}),
+        # Beat was alive when this schedule says that it was due: the schedule is new.
+        (9 * HOUR, 1000, {"sent": 1}),
+    ],
+)
+def test_what_was_due_while_beat_was_away(
+    start: Any, path: Path, ago: float, down: float, found: dict[str, int]
+) -> None:
+    before(path, down)
+    service = start(one={})
+    ran(service, "one", ago)
+    tick(service)
+    service.sync()
+    assert counted(path)["one"] == found
+
+
+def test_without_a_previous_beat_nothing_was_missed(start: Any, path: Path) -> None:
+    """The first start after the upgrade knows nothing of the last one."""
+    service = start(one={})
+    ran(service, "one", 9 * HOUR)
+    tick(service)
+    service.sync()
+    assert counted(path)["one"] == {"sent": 1}
+
+
+def test_crontabs_are_missed_too(start: Any, path: Path) -> None:
+    before(path, 9 * HOUR)
+    service = start(minutely={"schedule": crontab()})
+    ran(service, "minutely", 8 * HOUR)
+    tick(service)
+    service.sync()
+    assert counted(path)["minutely"] == {"sent": 1, "late": 1, "collapsed": 1}
+
+
+def test_an_entry_that_is_due_only_once_has_missed_no_second_run(path: Path) -> None:
+    before(path, HOUR)
+    due = time.time() - 600
+
+    class Once:
+        def remaining_estimate(self, last: datetime) -> timedelta:
+            return timedelta(seconds=due - time.time())
+
+    entry = Scheduler.Entry(
+        name="once", task="t", schedule=schedule(1), last_run_at=datetime.now(UTC), app=Celery()
+    )
+    entry.schedule = Once()
+    found = BeatMetrics(path)
+    found.count(entry, True, None)
+    found.note(["once"])
+    assert counted(path)["once"] == {"sent": 1, "late": 1}
+
+
+def test_a_schedule_that_cannot_be_asked_does_not_stop_beat(
+    start: Any, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(schedule):  # type: ignore[misc]  # Celery ships no types
+        def is_due(self, last: datetime) -> tuple[bool, float]:
+            return True, HOUR
+
+        def remaining_estimate(self, last: datetime) -> timedelta:
+            raise TypeError("no such thing")
+
+    before(path, HOUR)
+    service = start(one={"schedule": Broken(HOUR)})
+    tick(service)
+    service.sync()
+    assert counted(path)["one"] == {"sent": 1}
+    assert "the runs that one has missed can't be counted" in caplog.text
+
+
+@pytest.mark.parametrize(("behind", "late"), [(metrics.LATE - 10, 0), (metrics.LATE + 1, 1)])
+def test_what_a_running_beat_sends_late_is_counted(
+    start: Any, path: Path, behind: float, late: int
+) -> None:
+    """The broker was away for a while, so the second one had to wait for the first."""
+    service = start(first={}, second={})
+    tick(service)
+    for name in ("first", "second"):
+        ran(service, name, HOUR + behind)
+    heap = service.scheduler._heap
+    service.scheduler._heap = sorted(event._replace(time=time.time() - behind) for event in heap)
+    tick(service, 2)
+    service.sync()
+    found = counted(path).values()
+    assert [counts["sent"] for counts in found] == [1, 1]
+    assert sum(counts.get("late", 0) for counts in found) == late
+
+
+# --- a real beat --------------------------------------------------------------------------------------
+
+
+class RealBeat:
+    """Beat as its unit runs it, with a real Redis."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.directory = directory
+        self.port = port
+        self.path = directory / "metrics/beat.json"
+        self.path.parent.mkdir()
+        (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
+
+    @contextmanager
+    def running(self, **entries: dict[str, Any]) -> Iterator[None]:
+        settings = document(
+            "beat",
+            broker_url=f"redis://127.0.0.1:{self.port}/0",
+            result_backend="disabled://",
+            beat_sync_every=1,
+            beat_enable_remote_control=False,
+            beat_schedule=entries,
+        )
+        settings["metrics"] = {"file": str(self.path)}
+        (self.directory / "settings.json").write_text(json.dumps(settings))
+        argv = (
+            "-A",
+            "shop",
+            "beat",
+            "-l",
+            "INFO",
+            "--max-interval=1",
+            "--pidfile=",
+            "-s",
+            "schedule",
+        )
+        with (self.directory / "beat.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", *argv],
+                cwd=self.directory,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONPATH": str(SOURCE),
+                    "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+                    "CELERY_FLEET_COMPONENT": "beat",
+                    "CELERY_FLEET_SETTINGS": str(self.directory / "settings.json"),
+                    "NOTIFY_SOCKET": "@nobody-listens",
+                },
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield
+        finally:
+            process.terminate()
+            # Its status is 1 if the signal comes while beat sends: Celery then writes to the file that it has closed.
+            process.wait(60)
+
+    def arrived(self, task: str) -> int:
+        messages = redis.Redis(port=self.port).lrange("celery", 0, -1)
+        return sum(json.loads(message)["headers"]["task"] == task for message in messages)
+
+    def counts(self, name: str, counter: str) -> int:
+        found = counted(self.path) if self.path.exists() else {}
+        return found.get(name, {}).get(counter, 0)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RealBeat]:
+    port = free_port()
+    server = subprocess.Popen(
+        [required("redis-server"), "--port", str(port), "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    yield RealBeat(tmp_path, port)
+    server.terminate()
+    server.wait(20)
+
+
+@pytest.mark.slow
+def test_a_real_beat_counts_across_restarts(real: RealBeat) -> None:
+    often = {"task": "shop.often", "interval": 1}
+    bad = {"task": "shop.bad", "interval": 1, "options": {"serializer": "no-such"}}
+    rare = {"task": "shop.rare", "interval": 1800}
+    with real.running(often=often, bad=bad, rare=rare):
+        wait_for(lambda: real.counts("often", "sent") > 1 and real.counts("bad", "failed"))
+    first = real.counts("often", "sent")
+    # A stop may come before the last one is counted.
+    assert real.arrived("shop.often") - first in (0, 1)
+    assert set(counted(real.path)["often"]) == {"sent"}
+    assert set(counted(real.path)["bad"]) == {"failed"}
+    assert counted(real.path)["rare"] == {}
+
+    # An hour and a quarter without beat.
+    content = json.loads(real.path.read_text())
+    content["written"] -= 4500
+    real.path.write_text(json.dumps(content))
+    stored = str(real.directory / "schedule")
+    with shelve.open(stored, writeback=True) as kept:  # noqa: S301  # beat has just written it
+        for entry in kept["entries"].values():
+            entry.last_run_at -= timedelta(seconds=4500)
+    with real.running(often=often, rare=rare):
+        wait_for(lambda: real.counts("rare", "sent") and real.counts("often", "sent") > first)
+    once = {"late": 1, "collapsed": 1}
+    again = real.counts("often", "sent")
+    assert counted(real.path) == {"often": {"sent": again, **once}, "rare": {"sent": 1, **once}}
+    assert real.arrived("shop.rare") == 1

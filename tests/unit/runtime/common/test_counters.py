@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_fleet.common import counters
+
+
+def counts(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_counters_are_summed_in_a_file_that_everybody_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "shop-web.service.json"
+    before = os.umask(0o077)
+    try:
+        counters.add(path, {"success": 1}, "results")
+        counters.add(path, {"success": 1, "watchdog": 1}, "results")
+    finally:
+        os.umask(before)
+    assert counts(path) == {"format": 1, "results": {"success": 2, "watchdog": 1}}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    # Whoever can open the lock can hold up the end of a unit.
+    assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
+    assert {item.name for item in tmp_path.iterdir()} == {path.name, ".lock"}
+
+
+def test_a_second_instance_counts_for_its_worker(tmp_path: Path) -> None:
+    for name in ("shop-worker@mail.service.json", "shop-worker@mail.next.service.json"):
+        counters.add(tmp_path / name, {"left": 2})
+    assert counts(tmp_path / "shop-worker@mail.service.json") == {"format": 1, "left": 4}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 2, "left": 9}'])
+def test_a_file_of_another_kind_begins_at_zero(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "unit.json"
+    path.write_text(text)
+    counters.add(path, {"left": 1})
+    assert counts(path) == {"format": 1, "left": 1}
+
+
+def test_two_that_end_at_once_are_both_counted(tmp_path: Path) -> None:
+    path = tmp_path / "unit.json"
+    ends = [threading.Thread(target=counters.add, args=(path, {"left": 1})) for _ in range(20)]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join()
+    assert counts(path) == {"format": 1, "left": 20}
+
+
+GIVES_UP_ROOT = """
+import os, sys
+from pathlib import Path
+from celery_fleet.common import counters
+with counters.adding(Path(sys.argv[1])) as more:
+    os.setuid(65534)
+    more["left"] = 3
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_writes_the_numbers_of_a_process_that_is_no_longer_root(tmp_path: Path) -> None:
+    path = tmp_path / "unit.json"
+    source = Path(counters.__file__).parents[2]
+    argv = [sys.executable, "-c", GIVES_UP_ROOT, str(path)]
+    subprocess.run(argv, env={"PYTHONPATH": str(source)}, timeout=60, check=True)
+    assert (counts(path)["left"], path.stat().st_uid) == (3, 0)
+
+
+def test_numbers_are_added_at_the_end_of_the_block_even_after_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "unit.json"
+    with suppress(KeyError), counters.adding(path) as more:
+        more["left"] = 3
+        raise KeyError
+    assert counts(path) == {"format": 1, "left": 3}
+
+
+def test_numbers_that_cannot_be_written_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with counters.adding(tmp_path / "none/unit.json") as more:
+        more["left"] = 3
+    out = capfd.readouterr().out
+    assert out.startswith("<4>")
+    assert "can't be written: FileNotFoundError" in out
