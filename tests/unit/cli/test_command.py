@@ -23,6 +23,7 @@ from celery_fleet.cli.commands import logs, redis, status
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
 from celery_fleet.common import systemctl
+from celery_fleet.common.small_file import LARGEST
 from tests.programs import required
 from tests.support.certificates import Authority
 from tests.unit.cli import host
@@ -836,7 +837,7 @@ def test_next_due_takes_no_harm_from_what_the_applications_user_made(place: Path
     path = place / "schedule.json"
     path.write_text(text)
     assert status.next_due(found) == entry
-    for harm in (text + " " * status.LARGEST, "[" * 100_000, '{"entries": [{"due": 1}]}'):
+    for harm in (text + " " * LARGEST, "[" * 100_000, '{"entries": [{"due": 1}]}'):
         path.write_text(harm)
         assert status.next_due(found) is None
     path.unlink()
