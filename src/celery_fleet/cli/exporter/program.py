@@ -2,16 +2,17 @@
 
 ``/etc/celery-fleet/<app>/exporter.json`` has the keys of ``health.json`` and `exporter`:
 
-    {"listen": "unix:/run/<app>-exporter/exporter.sock", "interval": 15, "asks_redis": true}
+    {"interval": 15, "asks_redis": true}
 
-With `asks_redis` systemd hands over the login, settings like those of the operator, as the credential
-``exporter-login.json``.
+systemd hands over the socket on which it listens, and with `asks_redis` the login, settings like those of the operator,
+as the credential ``login.json``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,14 +35,16 @@ from celery_fleet.health.setup import CheckError, Setup
 from celery_fleet.health.text import reason
 from celery_fleet.supervision.notify import Notifier
 
-LOGIN = "exporter-login.json"
+LOGIN = "login.json"
+
+#: The descriptor of the first socket that systemd hands over (sd_listen_fds(3)).
+_SOCKET = 3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The key `exporter` of the file: where to listen, seconds between two collections, and whether to ask Redis."""
+    """The key `exporter` of the file: seconds between two collections, and whether to ask Redis."""
 
-    listen: str
     interval: float
     asks_redis: bool
 
@@ -55,7 +58,7 @@ def read(path: Path, credentials: Path) -> tuple[Setup, Settings]:
     setup = read_setup(path, credentials / LOGIN)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))["exporter"]
-        settings = Settings(str(raw["listen"]), float(raw["interval"]), bool(raw["asks_redis"]))
+        settings = Settings(float(raw["interval"]), bool(raw["asks_redis"]))
         login = setup.operator if settings.asks_redis else {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(f"{path} or its login can't be read ({reason(error)})") from None
@@ -134,14 +137,14 @@ def main(argv: Sequence[str]) -> int:
         setup, settings = read(CONFIGURATION / argv[0] / "exporter.json", credentials)
         connections = connections_of(setup) if settings.asks_redis else {}
         collected = collector(setup, settings, Places(setup.app), connections)
-        serving = serve(settings.listen, collected.text)
     except (CheckError, ValueError) as error:
         print(f"<3>{reason(error)}", file=sys.stderr)
         return EX_CONFIG
-    except OSError as error:
-        print(f"<3>it can't listen: {reason(error)}", file=sys.stderr)
-        return 1
-    with serving:
-        notifier.ready(f"serves {settings.listen}")
+    if os.environ.get("LISTEN_FDS") != "1":
+        print("<3>there is no socket: start the unit of the socket instead", file=sys.stderr)
+        return EX_CONFIG
+    with socket.socket(fileno=_SOCKET) as listening:
+        serving = serve(listening, collected.text)
+        notifier.ready("serves metrics")
         serving.serve_forever()
     return 0

@@ -1,22 +1,17 @@
-"""Answer ``GET /metrics`` on a Unix socket or on the loopback; everything else is not found."""
+"""Answer ``GET /metrics`` on the socket that systemd has opened; everything else is not found."""
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import socket
 import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
-from socketserver import BaseServer, TCPServer, ThreadingMixIn, UnixStreamServer
+from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from celery_fleet.common.errors import error_text
-
-UNIX = "unix:"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,8 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: scrapes come every few seconds, and a client may send anything."""
 
 
-class _Server(ThreadingMixIn, BaseServer):
-    """What both servers share. `answer` returns the metrics."""
+class _Server(ThreadingMixIn, TCPServer):
+    """The server, also on a Unix socket. `answer` returns the metrics."""
 
     daemon_threads = True
     answer: Callable[[], bytes]
@@ -61,45 +56,11 @@ class _Server(ThreadingMixIn, BaseServer):
             print(f"<3>the request failed: {error_text(error)}", file=sys.stderr, flush=True)
 
 
-class _OnUnix(_Server, UnixStreamServer):
-    def server_bind(self) -> None:
-        path = Path(str(self.server_address))
-        if path.is_socket():
-            # A process that was killed has left it.
-            path.unlink()
-        super().server_bind()
-        # Despite the umask: the group is that of the web server.
-        os.chmod(path, 0o660)
-
-
-class _OnLoopback(_Server, TCPServer):
-    allow_reuse_address = True
-
-
-class _OnLoopback6(_OnLoopback):
-    address_family = socket.AF_INET6
-
-
-def serve(listen: str, answer: Callable[[], bytes]) -> _OnUnix | _OnLoopback:
-    """Return a server that listens; its `serve_forever` answers.
-
-    Args:
-        listen: `unix:` and a path, or an address of the loopback with a port, such as `127.0.0.1:9808` or `[::1]:9808`.
-        answer: Returns the metrics.
-
-    Raises:
-        OSError: It can't listen there.
-        ValueError: The address is none of these.
-    """
-    server: _OnUnix | _OnLoopback
-    if listen.startswith(UNIX):
-        server = _OnUnix(listen.removeprefix(UNIX), _Handler)
-    else:
-        host, _, port = listen.rpartition(":")
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-        if not address.is_loopback:
-            raise ValueError(f"{listen} is not on the loopback")
-        kind = _OnLoopback6 if address.version == 6 else _OnLoopback
-        server = kind((str(address), int(port)), _Handler)
+def serve(listening: socket.socket, answer: Callable[[], bytes]) -> BaseServer:
+    """Return a server on a socket that already listens; its `serve_forever` answers with `answer`."""
+    server = _Server(listening.getsockname(), _Handler, bind_and_activate=False)
+    # The base class has made one of its own.
+    server.socket.close()
+    server.socket = listening
     server.answer = answer
     return server

@@ -34,7 +34,7 @@ def setup_of(directory: Path, port: int, password: str = PASSWORD) -> Setup:
         pins[name] = False
     for name in ("broker_url", "result_backend"):
         pins[name] = pins[name].replace("rediss://", "redis://")
-    path = directory / "exporter-login.json"
+    path = directory / "login.json"
     path.write_text(json.dumps(login))
     servers = dict.fromkeys(("broker", "results", "cache"), address)
     return documents.setup(directory, queues=QUEUES, servers=servers, login=path)
