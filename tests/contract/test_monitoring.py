@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
+    dashboard,
+    objectives,
+    slo,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.files import (
     alerts,
 )
 
+from celery_fleet.cli.exporter import table
+from celery_fleet.cli.exporter.table import METRICS
+from celery_fleet.worker import metrics
 from tests.unit.monitoring.fleets import made
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -36,3 +44,28 @@ def test_the_page_says_how_soon_an_alert_comes() -> None:
     for rule in ALERTS:
         if rule.alert != "CeleryHealthStale":  # the interval comes first
             assert told[rule.alert] == rule.within, rule.alert
+
+
+def test_rules_and_dashboard_only_ask_for_what_is_exported() -> None:
+    """With labels that it has; `app` and `host` are the target's."""
+    asked = [rule.expr for rule in ALERTS]
+    asked += [
+        target["expr"]
+        for panel in dashboard.dashboard()["panels"]
+        for target in panel.get("targets", ())
+    ]
+    own = {rule["record"] for rule in slo.recorded(made())}
+    found = set()
+    for expression in asked + [rule["expr"] for rule in slo.recorded(made())]:
+        for name, labels in re.findall(r"\b(celery_[\w:]+|up)(?:\{([^}]*)\})?", expression):
+            if name == "up" or name in own:
+                continue
+            about = METRICS.get(name) or METRICS[re.sub("_(bucket|count|sum)$", "", name)]
+            given = set(re.findall(r"(\w+)(?:=~?|!=|!~)\"", labels))
+            assert given <= {*about.labels, "app", "host", "le"}, (name, given)
+            found.add(about.name)
+    assert len(found) > 30
+
+
+def test_all_have_the_same_buckets() -> None:
+    assert objectives.BUCKETS == table.BOUNDS == tuple(map(float, metrics.BOUNDS))

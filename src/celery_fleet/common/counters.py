@@ -18,8 +18,8 @@ from celery_fleet.common import json_file
 
 FORMAT = 1
 
-#: In the name of a worker's second instance.
-_SECOND = ".next."
+#: What the name of a worker's second instance ends with.
+SECOND = ".next"
 
 #: The file that a writer locks. Only root can open it, so no other user can hold up the end of a unit.
 _LOCK = ".lock"
@@ -36,7 +36,7 @@ def add(path: Path, more: Mapping[str, int], group: str = "") -> None:
     Raises:
         OSError: The file can't be written.
     """
-    path = path.with_name(path.name.replace(_SECOND, "."))
+    path = path.with_name(path.name.replace(f"{SECOND}.", "."))
     lock = os.open(path.with_name(_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

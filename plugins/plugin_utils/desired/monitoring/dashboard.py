@@ -125,14 +125,14 @@ PANELS: Final = (
         "percentunit",
         {
             f"celery_fleet_redis_memory_used_bytes{{{_APP}}} / celery_fleet_redis_memory_max_bytes{{{_APP}}}": (
-                "{{instance}}"
+                "{{redis}}"
             )
         },
     ),
     Panel(
         "Redis: time of an answer",
         "s",
-        {f"celery_fleet_redis_seconds{{{_APP}}}": "{{instance}}"},
+        {f"celery_fleet_redis_seconds{{{_APP}}}": "{{redis}}"},
     ),
     Panel(
         "Free on filesystems",

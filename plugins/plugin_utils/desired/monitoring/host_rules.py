@@ -139,7 +139,7 @@ def _beat(fleet: Fleet) -> Iterator[Rule]:
 
 
 def _redis(fleet: Fleet) -> Iterator[Rule]:
-    labels = {"host": fleet.collector, "instance": "broker"}
+    labels = {"host": fleet.collector, "redis": "broker"}
     answers, used, most = (
         fleet.of(f"celery_fleet_redis_{what}", **labels)
         for what in ("up", "memory_used_bytes", "memory_max_bytes")
@@ -150,14 +150,14 @@ def _redis(fleet: Fleet) -> Iterator[Rule]:
         f"{fleet.of('celery_fleet_redis_up')} == 0",
         MINUTE / 2,
         1.25 * MINUTE,
-        "Redis does not answer $host: $instance.",
+        "Redis does not answer $host: $redis.",
         "redis-is-down",
         calm={answers: at(1)},
         fires=({answers: at(0)},),
         found=labels,
     )
     # The cache evicts keys, so it is always full.
-    no_cache = 'instance!="cache"'
+    no_cache = 'redis!="cache"'
     yield from graded(
         fleet.threshold("redis_memory_percent"),
         lambda _: (
@@ -168,7 +168,7 @@ def _redis(fleet: Fleet) -> Iterator[Rule]:
         alert="CeleryRedisFull",
         hold=MINUTE,
         within=2 * MINUTE,
-        summary="Redis uses {} % or more of its memory: $instance.",
+        summary="Redis uses {} % or more of its memory: $redis.",
         section="redis-is-full",
         found=lambda _: labels,
     )

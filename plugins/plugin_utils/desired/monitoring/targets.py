@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 
 # Labels that say what an alert is about.
 _ABOUT: Final = (
-    *("host", "worker", "queue_name", "name", "unit", "instance"),
+    *("host", "worker", "queue_name", "name", "unit", "redis"),
     *("path", "file", "entry", "slo"),
 )
 
@@ -55,8 +55,6 @@ def scrape(fleet: Fleet, variables: Mapping[str, Any]) -> dict[str, Any]:
                 "job_name": f"celery-fleet-{fleet.app}",
                 "scheme": "https",
                 "scrape_interval": f"{INTERVAL}s",
-                # The exporter's own label `instance` names a Redis.
-                "honor_labels": True,
                 "tls_config": {"ca_file": f"{directory}/ca.crt"},
                 "basic_auth": {
                     "username": variables.get("celery_exporter_auth_user", "prometheus"),

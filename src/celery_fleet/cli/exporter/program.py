@@ -26,6 +26,7 @@ from celery_fleet.cli.exporter.places import Places
 from celery_fleet.cli.exporter.samples import Sample
 from celery_fleet.cli.exporter.server import serve
 from celery_fleet.common.client_certificate import CREDENTIALS_VARIABLE
+from celery_fleet.common.counters import SECOND
 from celery_fleet.common.errors import EX_CONFIG
 from celery_fleet.common.redact import redact, secrets_in
 from celery_fleet.health.checks import read as read_setup
@@ -94,6 +95,8 @@ def _local(setup: Setup, places: Places) -> Iterator[Part]:
         name = workers.name_of(node)
         file = places.worker(name)
         yield Part(f"worker:{name}", partial(workers.worker, node, worker.unit, file))
+        second = places.worker(f"{name}{SECOND}")
+        yield Part(f"worker:{name}{SECOND}", partial(workers.stand_in, node, second))
     yield Part("units", partial(host.units, setup, places))
     yield Part("ends", partial(host.ends, setup, places))
     yield Part("hand_backs", partial(host.hand_backs, setup, places))

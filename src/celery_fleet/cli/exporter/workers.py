@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,19 +49,33 @@ def worker(node: str, unit: str, path: Path) -> Iterator[Sample]:
     if seconds is None:
         return
     found = counted(path)
-    host, name = own = labels_of(node)
-    for task in found["tasks"]:
-        yield from _task(task, host, name)
-    for wait in found["waits"]:
-        labels = (*own, str(wait["queue"]))
-        yield Sample("celery_fleet_task_wait_seconds", _histogram(wait), labels)
-        yield Sample("celery_fleet_task_wait_unknown_total", float(wait["unknown"]), labels)
-    yield Sample("celery_fleet_drains_total", float(found["drains"]), own)
+    own = labels_of(node)
+    yield from _counts(found, own)
     yield Sample("celery_fleet_task_metrics", float(bool(found["counts_tasks"])), own)
     if seconds <= FRESH:
         yield from _now(found, own)
         if release := found["release"]:
             yield Sample("celery_fleet_release_info", 1.0, (unit, str(release), "running"))
+
+
+def stand_in(node: str, path: Path) -> Iterator[Sample]:
+    """Yield what the second instance of a worker, which serves its queues during its restarts, has counted for it.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: Its file is damaged.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        yield from _counts(counted(path), labels_of(node))
+
+
+def _counts(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[Sample]:
+    for task in found["tasks"]:
+        yield from _task(task, *own)
+    for wait in found["waits"]:
+        labels = (*own, str(wait["queue"]))
+        yield Sample("celery_fleet_task_wait_seconds", _histogram(wait), labels)
+        yield Sample("celery_fleet_task_wait_unknown_total", float(wait["unknown"]), labels)
+    yield Sample("celery_fleet_drains_total", float(found["drains"]), own)
 
 
 def _task(task: Mapping[str, Any], host: str, worker: str) -> Iterator[Sample]:

@@ -248,7 +248,7 @@ def test_the_program_serves_until_it_is_stopped(tmp_path: Path) -> None:
         manager.settimeout(60)
         # systemd's sockets begin at descriptor 3.
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{ours.fileno()}', "sh", sys.executable, "-c", code],
+            ["bash", "-c", f'exec "$@" 3<&{ours.fileno()}', "bash", sys.executable, "-c", code],
             pass_fds=[ours.fileno()],
             env={
                 "PATH": os.environ["PATH"],
