@@ -40,8 +40,6 @@ HOSTVARS: dict[str, dict[str, Any]] = {
             "queues": {"bulk": {"warning": None, "bad": 5000}},
             "dead_letters": {"warning": 3, "bad": 3},
         },
-        "celery_exporter_redis": True,
-        "celery_exporter_node": True,
     },
     "worker1": {"celery_app_host_names": ["worker1.example.com", "192.0.2.1"]},
     "worker2": {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.preflight.inventory import GROUPS, valid
+from tests.unit.preflight.inventory import GROUPS, secret, valid
 from tests.unit.preflight.test_playbook import play_of
 
 pytestmark = pytest.mark.slow
@@ -22,8 +22,11 @@ def run(directory: Path, *options: str, **more: Any) -> tuple[int, str]:
         for group, hosts in GROUPS.items()
         if group not in ("all", "fleet")
     }
+    given = valid(directory / "source")
     variables = {
-        **valid(directory / "source"),
+        **given,
+        "redis_passwords": {**given["redis_passwords"], "exporter": secret(30)},
+        "celery_exporter_auth_password": secret(31),
         "ansible_host": "{{ inventory_hostname }}.example.org",
         "celery_exporter_enabled": True,
         **more,

@@ -43,8 +43,7 @@ class Host:
 
     Attributes:
         name: Its name in the inventory.
-        address: Address and port of its exporters; empty if they only listen on its loopback.
-        exporters: Name of each exporter -> the path of its metrics.
+        address: Address and port of its exporter; empty if it only listens on its loopback.
         thresholds: Those of both variables, by name, each with `warning` and `bad`.
         queue_ages: Thresholds for the age of single queues.
         stale: Seconds after which a result of its health check is too old; 0 if it has no check.
@@ -52,7 +51,6 @@ class Host:
 
     name: str
     address: str
-    exporters: Mapping[str, str]
     thresholds: Mapping[str, Any]
     queue_ages: Mapping[str, Mapping[str, Any]]
     stale: float
@@ -198,7 +196,7 @@ def fleet(
     """
     groups = facts["groups"]
     hosts = {
-        name: _host(name, hostvars[name], groups)
+        name: _host(name, hostvars[name])
         for name in groups["fleet"]
         if hostvars[name].get("celery_exporter_enabled", False)
     }
@@ -246,14 +244,7 @@ def fleet(
     )
 
 
-def _host(name: str, variables: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> Host:
-    exporters = {"fleet": "/metrics"}
-    if variables.get("celery_exporter_node", False):
-        exporters["node"] = "/node/metrics"
-    if variables.get("celery_exporter_redis", False) and name in groups.get("redis", ()):
-        exporters |= {f"redis-{kind}": f"/redis/{kind}" for kind in ("broker", "results")}
-    if variables.get("celery_exporter_flower", True) and name in groups.get("flower", ()):
-        exporters["flower"] = "/flower/metrics"
+def _host(name: str, variables: Mapping[str, Any]) -> Host:
     given = variables.get("celery_monitoring_thresholds") or {}
     own = health.merged(given, THRESHOLDS)
     checked = variables.get("celery_health_enabled", True)
@@ -263,7 +254,6 @@ def _host(name: str, variables: Mapping[str, Any], groups: Mapping[str, Sequence
     return Host(
         name=name,
         address="" if variables.get("celery_exporter_listen") else f"{address}:{port}",
-        exporters=exporters,
         thresholds={
             **own,
             **health.merged(variables.get("celery_health_thresholds")),

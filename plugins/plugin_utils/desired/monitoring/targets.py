@@ -31,13 +31,11 @@ def targets(fleet: Fleet) -> list[dict[str, Any]]:
                 # Dashboards for other exporters of Celery select by this.
                 "namespace": fleet.app,
                 "host": host.name,
-                "exporter": exporter,
-                "__metrics_path__": path,
+                "exporter": "fleet",
             },
         }
         for host in fleet.hosts.values()
         if host.address
-        for exporter, path in host.exporters.items()
     ]
 
 
