@@ -33,6 +33,7 @@ from typing import Any, TypedDict
 from celery import bootsteps, signals
 from celery.utils.nodenames import node_format, nodesplit
 
+from celery_fleet.common import json_file
 from celery_fleet.common.errors import error_text
 from celery_fleet.common.periodic import Periodic
 from celery_fleet.compat import requests
@@ -234,7 +235,8 @@ class MetricsFile(Periodic):
     def turn(self) -> float:
         """Write the file and log the first error; return the seconds until the next write."""
         try:
-            self._write(self.document())
+            # The exporter is in the application's group.
+            json_file.replace(self._path, self.document(), 0o640)
         except Exception as error:
             if not self._told:
                 self._told = True
@@ -277,14 +279,6 @@ class MetricsFile(Periodic):
             "held_oldest": None if held.oldest is None else round(held.oldest, 3),
             "drains": self._drains,
         }
-
-    def _write(self, document: dict[str, Any]) -> None:
-        fresh = self._path.with_suffix(".new")
-        with open(fresh, "w", encoding="utf-8") as stream:
-            # The unit's umask would keep out the exporter, which is in the application's group.
-            os.fchmod(stream.fileno(), 0o640)
-            stream.write(json.dumps(document))
-        os.replace(fresh, self._path)
 
 
 def install(app: Any, path: str, is_ending: Callable[[], bool]) -> None:
