@@ -57,7 +57,11 @@ def test_for_an_agent_on_the_host_there_is_no_site(outside: Fleet) -> None:
 
 def test_one_host_asks_redis(odd: Fleet, outside: Fleet) -> None:
     (host,) = odd.hosts.values()
-    assert setup(host)["exporter"] == {"interval": 15, "asks_redis": True}
+    assert setup(host)["exporter"] == {
+        "interval": 15,
+        "asks_redis": True,
+        "state": "/var/lib/other-shop",
+    }
     asking = [host.name for host in outside.hosts.values() if setup(host)["exporter"]["asks_redis"]]
     assert asking == ["control1"]
 

@@ -29,15 +29,15 @@ class HostPaths:
     key: str = fingerprint.KEY
     lists: str = fingerprint.LISTS
     records: str = fingerprint.RECORDS
-    # Counters of units, which programs of the runtime write when a process ends.
-    counters: tuple[str, ...] = (f"{fingerprint.STATE}/ends", f"{fingerprint.STATE}/hand_backs")
+    # Counters of units, which the runtime writes when a process ends.
+    ends: str = f"{fingerprint.STATE}/ends"
     # A file for each application, whose time is that of the last run that changed something on the host.
     changed: str = f"{fingerprint.STATE}/changed"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return the directories with a JSON file for each unit."""
-        return (self.lists, self.records, *self.counters)
+        return (self.lists, self.records, self.ends)
 
 
 @dataclass(frozen=True)

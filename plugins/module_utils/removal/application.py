@@ -36,7 +36,6 @@ SETTLED = "removal.json"
 _LISTS = (
     "/var/lib/celery-fleet/inputs",
     "/var/lib/celery-fleet/ends",
-    "/var/lib/celery-fleet/hand_backs",
     "/run/celery-fleet/fingerprints",
 )
 

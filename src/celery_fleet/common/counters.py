@@ -1,4 +1,4 @@
-"""Counters in a file that outlives the processes of a unit; root writes it and everybody may read it.
+"""Counters in a file that outlives the processes of a unit, and that everybody may read.
 
 A worker's restart may start a second instance, ``<app>-worker@<name>.next.service``. It counts for the worker. Standard
 library only.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from celery_fleet.common import json_file
 
@@ -21,7 +21,7 @@ FORMAT = 1
 #: What the name of a worker's second instance ends with.
 SECOND = ".next"
 
-#: The file that a writer locks. Only root can open it, so no other user can hold up the end of a unit.
+#: The file that a writer locks. Only the same user can open it, so no other one can hold up the end of a unit.
 _LOCK = ".lock"
 
 
@@ -50,36 +50,3 @@ def add(path: Path, more: Mapping[str, int], group: str = "") -> None:
         json_file.replace(path, document, 0o644)
     finally:
         os.close(lock)
-
-
-@contextmanager
-def adding(path: Path) -> Iterator[dict[str, int]]:
-    """Yield an empty dictionary; at the end of the block add what is in it to the counters in a file.
-
-    A child process does that, so the block may give up root for good. A failure is told on standard output.
-    """
-    source, sink = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(sink)
-        _add_what_comes(path, source)
-    os.close(source)
-    more: dict[str, int] = {}
-    try:
-        yield more
-    finally:
-        with open(sink, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(more) + "\n")
-        os.waitpid(child, 0)
-
-
-def _add_what_comes(path: Path, source: int) -> NoReturn:
-    try:
-        with open(source, encoding="utf-8") as stream:
-            for line in stream:
-                add(path, json.loads(line))
-    except Exception as error:  # noqa: BLE001  # the caller's code must not go on in this process
-        # The journal reads a line's level at its beginning (sd-daemon(3)).
-        print(f"<4>{path} can't be written: {type(error).__name__}: {error}", flush=True)
-    finally:
-        os._exit(0)

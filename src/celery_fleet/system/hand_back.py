@@ -7,9 +7,9 @@ broker's address from the settings file, and then becomes the process's user. Th
 :mod:`celery_fleet.delivery.hand_back.worker_record` describes in the runtime directory, which exists until the unit's
 commands have ended, even if a restart follows.
 
-The counters file, ``/var/lib/celery-fleet/hand_backs/<unit>.json``, has the sums over all ends of the unit:
-``{"format": 1, "acknowledged": n, "returned": n, "begun": n, "parked": n, "left": n}``. A child process that stays root
-writes it.
+The counters file, ``<state>/metrics/hand-back-<worker>.json``, has the sums over all ends of the worker: ``{"format":
+1, "acknowledged": n, "returned": n, "begun": n, "parked": n, "left": n}``. Like the worker's own file, it is the
+process's user's.
 
 A worker that has drained leaves nothing, which costs one look into Redis. The program never takes longer than
 :data:`BOUND` seconds, and its status is always 0. Messages that it does not hand back wait until the lease runs out,
@@ -259,6 +259,14 @@ def _carry_out(broker: BrokerServers, work: Return, outcome: Outcome) -> None:
         time.sleep(AGAIN)
 
 
+def _count(path: Path, outcome: Outcome) -> None:
+    """Add an outcome to the counters; not as root, because the directory is the user's."""
+    try:
+        counters.add(path, {name: getattr(outcome, name) for name in COUNTED})
+    except OSError as error:
+        print(f"{_WARNING}this hand-back is not counted: {error}", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Hand back and tell the journal; return 0 in any case, since the unit's result is that of its process."""
     parser = argparse.ArgumentParser(prog="hand_back.py")
@@ -267,17 +275,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--directory", type=Path, required=True, help="the unit's runtime directory"
     )
     parser.add_argument("--user", required=True, help="who the worker runs as")
-    parser.add_argument("--counts", type=Path, required=True, help="the unit's counters file")
+    parser.add_argument("--counts", type=Path, required=True, help="the worker's counters file")
     options = parser.parse_args(argv)
     outcome = Outcome()
     try:
         broker = BrokerServers.read(options.settings)
-        with counters.adding(options.counts) as counts:
-            become(options.user)
-            try:
-                said = hand_back(broker, options.directory, outcome)
-            finally:
-                counts.update({name: getattr(outcome, name) for name in COUNTED})
+        become(options.user)
+        try:
+            said = hand_back(broker, options.directory, outcome)
+        finally:
+            _count(options.counts, outcome)
     except (FleetError, OSError) as error:
         why = redact(one_line(error))
         said = [f"{_WARNING}nothing is handed back: {why}; what is left waits for its lease"]

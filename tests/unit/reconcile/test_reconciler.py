@@ -121,7 +121,7 @@ class Host:
             key=f"{state}/key",
             lists=f"{state}/inputs",
             records=f"{state}/records",
-            counters=(f"{state}/ends", f"{state}/hand_backs"),
+            ends=f"{state}/ends",
             changed=f"{state}/changed",
         )
 
@@ -1310,9 +1310,8 @@ def with_surplus(running: Host) -> Host:
     inputs = {"files": [running.path("worker-old.env")], "links": [running.path("pin-old")]}
     fingerprint.write_object(f"{running.paths.lists}/{OLD}.json", inputs)
     fingerprint.write_record(OLD, "old", {}, directory=running.paths.records)
-    for directory in running.paths.counters:
-        Path(directory).mkdir()
-        (Path(directory) / f"{OLD}.json").write_text("{}")
+    Path(running.paths.ends).mkdir()
+    Path(running.paths.ends, f"{OLD}.json").write_text("{}")
     return running
 
 

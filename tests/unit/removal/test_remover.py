@@ -151,7 +151,7 @@ class Ground:
             pattern = re.sub(rf"({app}-)\*", r"\1broker", pattern.replace("worker@*", "worker@w"))
             self.write(pattern.replace("[\\]", "\\").replace("*", "w"))
         for unit in (f"{app}-worker@w", "nginx") if nginx else (f"{app}-worker@w",):
-            for notes in ("inputs", "ends", "hand_backs"):
+            for notes in ("inputs", "ends"):
                 self.write(f"{footprint.STATE}/{notes}/{unit}.service.json")
             self.write(f"/run/celery-fleet/fingerprints/{unit}.service.json")
         self.write("/usr/lib/celery-fleet/0.1/celery_fleet/system/launch.py")

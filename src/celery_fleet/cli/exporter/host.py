@@ -94,11 +94,12 @@ def hand_backs(setup: Setup, places: Places) -> Iterator[Sample]:
     Raises:
         OSError, ValueError, LookupError, TypeError: A file is damaged.
     """
-    for node, worker in own_workers(setup).items():
+    for node in own_workers(setup):
+        host, name = labels_of(node)
         with contextlib.suppress(FileNotFoundError):
-            found = counted(places.hand_backs(worker.unit))
+            found = counted(places.hand_backs(name))
             for outcome in _OUTCOMES:
-                labels = (*labels_of(node), outcome)
+                labels = (host, name, outcome)
                 yield Sample("celery_fleet_handed_back_total", float(found[outcome]), labels)
 
 

@@ -24,23 +24,29 @@ class Places:
 
     app: str
     root: Path = Path("/")
+    #: The application's state directory; empty for the default.
+    state: str = ""
+
+    @property
+    def _metrics(self) -> Path:
+        return self.root / (self.state or f"/var/lib/{self.app}").lstrip("/") / "metrics"
 
     def worker(self, name: str) -> Path:
         """Return the file of a worker."""
-        return self.root / f"var/lib/{self.app}/metrics/worker-{name}.json"
+        return self._metrics / f"worker-{name}.json"
 
     @property
     def beat(self) -> Path:
         """The file with beat's counts."""
-        return self.root / f"var/lib/{self.app}/metrics/beat.json"
+        return self._metrics / "beat.json"
 
     def ends(self, unit: str) -> Path:
         """Return the file with the ends of a unit."""
         return self.root / f"var/lib/celery-fleet/ends/{unit}.json"
 
-    def hand_backs(self, unit: str) -> Path:
-        """Return the file with what the hand-backs of a worker's unit have done."""
-        return self.root / f"var/lib/celery-fleet/hand_backs/{unit}.json"
+    def hand_backs(self, name: str) -> Path:
+        """Return the file with what the hand-backs of a worker have done."""
+        return self._metrics / f"hand-back-{name}.json"
 
     @property
     def changed(self) -> Path:

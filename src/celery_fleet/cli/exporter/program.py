@@ -2,7 +2,7 @@
 
 ``/etc/celery-fleet/<app>/exporter.json`` has the keys of ``health.json`` and `exporter`:
 
-    {"interval": 15, "asks_redis": true}
+    {"interval": 15, "asks_redis": true, "state": "/var/lib/<app>"}
 
 systemd hands over the socket on which it listens, and with `asks_redis` the login, settings like those of the operator,
 as the credential ``login.json``.
@@ -34,7 +34,6 @@ from celery_fleet.health.program import CONFIGURATION
 from celery_fleet.health.redis_checks import server
 from celery_fleet.health.setup import CheckError, Setup
 from celery_fleet.health.text import reason
-from celery_fleet.supervision.notify import Notifier
 
 LOGIN = "login.json"
 
@@ -44,10 +43,11 @@ _SOCKET = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """The key `exporter` of the file: seconds between two collections, and whether to ask Redis."""
+    """The key `exporter` of the file: seconds between two collections, whether to ask Redis, the state directory."""
 
     interval: float
     asks_redis: bool
+    state: str
 
 
 def read(path: Path, credentials: Path) -> tuple[Setup, Settings]:
@@ -59,7 +59,7 @@ def read(path: Path, credentials: Path) -> tuple[Setup, Settings]:
     setup = read_setup(path, credentials / LOGIN)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))["exporter"]
-        settings = Settings(float(raw["interval"]), bool(raw["asks_redis"]))
+        settings = Settings(float(raw["interval"]), bool(raw["asks_redis"]), str(raw["state"]))
         login = setup.operator if settings.asks_redis else {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(f"{path} or its login can't be read ({reason(error)})") from None
@@ -134,12 +134,11 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1:
         print("usage: python -m celery_fleet.cli.exporter APP", file=sys.stderr)
         return EX_CONFIG
-    notifier = Notifier.take(os.environ)
     credentials = Path(os.environ.get(CREDENTIALS_VARIABLE, "/"))
     try:
         setup, settings = read(CONFIGURATION / argv[0] / "exporter.json", credentials)
         connections = connections_of(setup) if settings.asks_redis else {}
-        collected = collector(setup, settings, Places(setup.app), connections)
+        collected = collector(setup, settings, Places(setup.app, state=settings.state), connections)
     except (CheckError, ValueError) as error:
         print(f"<3>{reason(error)}", file=sys.stderr)
         return EX_CONFIG
@@ -148,6 +147,5 @@ def main(argv: Sequence[str]) -> int:
         return EX_CONFIG
     with socket.socket(fileno=_SOCKET) as listening:
         serving = serve(listening, collected.text)
-        notifier.ready("serves metrics")
         serving.serve_forever()
     return 0

@@ -153,7 +153,7 @@ SOURCES = (
         "Hand-backs",
         ("hand_backs",),
         "What became of the messages that a worker still held when it ended, from "
-        "`/var/lib/celery-fleet/hand_backs/<unit>.json`. A drain leaves none.",
+        "`/var/lib/<app>/metrics/hand-back-<worker>.json`. A drain leaves none.",
         "one small file for each worker",
         (
             Metric(

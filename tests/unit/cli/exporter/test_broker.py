@@ -70,7 +70,7 @@ def scrape(directory: Path, port: int, password: str = PASSWORD) -> dict[str, An
     """Return what a host exports that asks this Redis as all three instances."""
     setup = setup_of(directory, port, password)
     connections = connections_of(setup)
-    settings = Settings(15, asks_redis=True)
+    settings = Settings(15, asks_redis=True, state="")
     try:
         return parsed(collector(setup, settings, Places("shop", directory), connections).text())
     finally:

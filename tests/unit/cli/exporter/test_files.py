@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, Any]:
 def all_of(directory: Path, *names: str) -> dict[str, Any]:
     """Return what is exported on a host with these workers."""
     setup = documents.setup(directory, names)
-    settings = Settings(15, asks_redis=False)
+    settings = Settings(15, asks_redis=False, state="")
     return parsed(collector(setup, settings, Places("shop", directory), {}).text())
 
 
@@ -187,7 +187,7 @@ def test_workers_of_other_hosts_are_theirs(tmp_path: Path) -> None:
     write(places.worker("mail"), worker())
     setup = documents.setup(tmp_path)
     setup = replace(setup, workers={**setup.workers, "mail@worker2": Known(UNIT, "worker2")})
-    found = parsed(collector(setup, Settings(15, False), places, {}).text())
+    found = parsed(collector(setup, Settings(15, False, ""), places, {}).text())
     assert found["celery_fleet_worker_slots"] == {labels(**OWN): 4}
 
 

@@ -105,8 +105,8 @@ def test_ends_of_units(tmp_path: Path) -> None:
 def test_hand_backs(tmp_path: Path) -> None:
     places = Places("shop", tmp_path)
     counts = {"acknowledged": 1, "returned": 5, "begun": 2, "parked": 0, "left": 3}
-    write(places.hand_backs(MAIL), {"format": 1, **counts})
-    write(places.hand_backs("shop-worker@gone.service"), {"format": 1, **counts})
+    write(places.hand_backs("mail"), {"format": 1, **counts})
+    write(places.hand_backs("gone"), {"format": 1, **counts})
     found = parsed(text(host.hand_backs(documents.setup(tmp_path), places)))
     own = {"hostname": "worker1", "worker": "mail"}
     # Those that it had begun are among those that were returned.

@@ -3,10 +3,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,40 +54,3 @@ def test_two_that_end_at_once_are_both_counted(tmp_path: Path) -> None:
     for end in ends:
         end.join()
     assert counts(path) == {"format": 1, "left": 20}
-
-
-GIVES_UP_ROOT = """
-import os, sys
-from pathlib import Path
-from celery_fleet.common import counters
-with counters.adding(Path(sys.argv[1])) as more:
-    os.setuid(65534)
-    more["left"] = 3
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_root_writes_the_numbers_of_a_process_that_is_no_longer_root(tmp_path: Path) -> None:
-    path = tmp_path / "unit.json"
-    source = Path(counters.__file__).parents[2]
-    argv = [sys.executable, "-c", GIVES_UP_ROOT, str(path)]
-    subprocess.run(argv, env={"PYTHONPATH": str(source)}, timeout=60, check=True)
-    assert (counts(path)["left"], path.stat().st_uid) == (3, 0)
-
-
-def test_numbers_are_added_at_the_end_of_the_block_even_after_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "unit.json"
-    with suppress(KeyError), counters.adding(path) as more:
-        more["left"] = 3
-        raise KeyError
-    assert counts(path) == {"format": 1, "left": 3}
-
-
-def test_numbers_that_cannot_be_written_are_told(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with counters.adding(tmp_path / "none/unit.json") as more:
-        more["left"] = 3
-    out = capfd.readouterr().out
-    assert out.startswith("<4>")
-    assert "can't be written: FileNotFoundError" in out
