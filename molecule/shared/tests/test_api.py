@@ -105,7 +105,7 @@ def test_triggers_a_task_that_its_queues_worker_runs(fleet: Fleet) -> None:
     # The workers themselves report in events which of them ran it.
     seen = wait_for(
         "Flower hears of the task",
-        60,
+        10,
         lambda: [a for a in [web.flower(fleet, f"/api/task/info/{task}")] if a.status == 200],
     )
     worker, _, name = seen[0].json["worker"].partition("@")

@@ -192,7 +192,7 @@ def ran_on(fleet: Fleet, identity: str) -> list[str]:
         answer = web.flower(fleet, path)
         return answer.json if answer.status == 200 and answer.json.get("worker") else None
 
-    return nodes(fleet)[wait_for(f"Flower hears of {identity}", 60, look)["worker"]]
+    return nodes(fleet)[wait_for(f"Flower hears of {identity}", 15, look)["worker"]]
 
 
 # --- processes and files ---------------------------------------------------------------------------
