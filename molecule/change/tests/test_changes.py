@@ -358,8 +358,10 @@ def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
         wait_for(
             "the first one changes something",
             60,
+            # A task after the plan, which has others of this role.
             lambda: (
-                "TASK [celery_fleet.core.celery_cli" in first.transcript.read_text(errors="replace")
+                "TASK [celery_fleet.core.celery_cli : Build"
+                in first.transcript.read_text(errors="replace")
             ),
             pause=0.2,
         )
