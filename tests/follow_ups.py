@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests import outage
 from tests.outage import PATIENCE, QUEUE, Server, Worker, wait_for, working
 
 SHOP = """
@@ -126,14 +127,7 @@ def ending(number):
     write(f"end {number}")
 """
 
-DELIVERY = {
-    "profile": "at_least_once",
-    "fetch": "atomic",
-    "lease": True,
-    "carry": True,
-    "outage": True,
-    "dead_letters": True,
-}
+DELIVERY = {**outage.DELIVERY, "dead_letters": True}
 
 #: Each kind of follow-up, by the number of its task.
 KINDS = ("retry", "autoretry", "link", "group", "chain", "chord", "replace", "send")

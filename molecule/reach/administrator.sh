@@ -1,26 +1,22 @@
 #!/usr/bin/env bash
-# Leave the administrator one way to become root. From prepare.yml: PASSWORD, and BASTION, the address of services1.
+# Leave the administrator one way to become root; both have a password.
 #
-# usage: administrator.sh sudo|su|doas
+# usage: administrator.sh sudo|su|doas BASTION
 #   sudo    with the administrator's password
 #   su      with root's password; sudo is not installed
-#   doas    without a password; sudo is not installed, and only the bastion may log in
+#   doas    without a password; sudo is not installed, and only BASTION (an address) may log in
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
 case $1 in
 sudo)
-  chpasswd <<<"admin:$PASSWORD"
   echo 'admin ALL=(ALL) ALL' >/etc/sudoers.d/admin
-  ;;
-su)
-  chpasswd <<<"root:$PASSWORD"
   ;;
 doas)
   apt-get -q update
   apt-get -qy install --no-install-recommends doas
   echo 'permit nopass admin' >/etc/doas.conf
-  echo "AllowUsers admin@$BASTION" >/etc/ssh/sshd_config.d/bastion.conf
+  echo "AllowUsers admin@$2" >/etc/ssh/sshd_config.d/bastion.conf
   systemctl reload ssh
   ;;
 esac

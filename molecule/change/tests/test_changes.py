@@ -350,6 +350,7 @@ def test_site_restarts_the_workers_of_one_name(changes: Fleets) -> None:
     assert left == all_workers(changes) - named(changes, "discounts")
 
 
+@pytest.mark.usefixtures("settled")
 def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
     arguments = changes.variables(celery_app_env={"SOME_SWITCH": "at-once"})
     first = changes.start("at-once-first", arguments)
@@ -357,8 +358,9 @@ def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
         wait_for(
             "the first one changes something",
             60,
+            # A task after the plan, which has others of this role.
             lambda: (
-                "TASK [celery_fleet.core.celery_runtime"
+                "TASK [celery_fleet.core.celery_cli : Build"
                 in first.transcript.read_text(errors="replace")
             ),
             pause=0.2,
@@ -369,8 +371,6 @@ def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
     finally:
         assert first.process.wait(timeout=300) == 0, first.transcript.read_text()[-3000:]
     assert changes.plan("at-once-after", *arguments).items == []
-    restored = changes.site("at-once-restored")
-    assert restored.run.status == 0, restored.run.end
 
 
 # --- what else restarts ----------------------------------------------------------------------------

@@ -72,11 +72,15 @@ def pids(fleet: Fleet) -> dict[tuple[str, str], str]:
     return found
 
 
+def address(fleet: Fleet, host: str) -> str:
+    found: str = json.loads((fleet.state / "fleet.json").read_text())["hosts"][host]["address"]
+    return found
+
+
 def ask(fleet: Fleet, path: str, body: bytes | None = None) -> tuple[bytes, HTTPMessage]:
     """Send a request to the site, with a body as POST; return body and headers of the answer."""
-    address = json.loads((fleet.state / "fleet.json").read_text())["hosts"]["web1"]["address"]
     context = ssl.create_default_context(cafile=str(fleet.state / "project/pki/ca.crt"))
-    connection = http.client.HTTPSConnection(address, timeout=60, context=context)
+    connection = http.client.HTTPSConnection(address(fleet, "web1"), timeout=60, context=context)
     try:
         connection.request("GET" if body is None else "POST", path, body=body)
         answer = connection.getresponse()
@@ -98,10 +102,10 @@ def test_hosts_ask_for_a_password_or_need_the_bastion(fleet: Fleet) -> None:
     assert "a password is required" in asked.errors
     for host in ("worker1", "worker2"):
         assert fleet.execute(host, "command -v sudo").status == 127
-    address = json.loads((fleet.state / "fleet.json").read_text())["hosts"]["worker2"]["address"]
     for way, status in (("none", 255), ("bastion", 0)):
         login = ["ssh", "-F", str(fleet.state / "project/ssh_config"), "-o", f"ProxyJump={way}"]
-        done = subprocess.run([*login, address, "true"], capture_output=True, check=False)
+        command = [*login, address(fleet, "worker2"), "true"]
+        done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == status, (way, done.stderr)
 
 
@@ -138,8 +142,8 @@ def test_an_upload_of_2_mb_comes_back(fleet: Fleet) -> None:
 
 def test_packages_come_through_the_proxy_and_with_a_login(fleet: Fleet) -> None:
     """The same connection succeeds on services1, so it is the hosts that have no other way."""
-    address = fleet.must("services1", "getent ahostsv4 pypi.org").split()[0]
-    connect = ["timeout", "20", "bash", "-c", f"</dev/tcp/{address}/443"]
+    pypi = fleet.must("services1", "getent ahostsv4 pypi.org").split()[0]
+    connect = ["timeout", "20", "bash", "-c", f"</dev/tcp/{pypi}/443"]
     reached = {host: fleet.execute(host, connect).status == 0 for host in ["services1", *UNITS]}
     assert reached == {"services1": True} | dict.fromkeys(UNITS, False)
     proxied = fleet.must(

@@ -380,9 +380,8 @@ def test_each_works_without_the_other(tmp_path: Path, alone: str) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=options) as worker:
         numbers = worker.send(4, 0.5)
         worker.done(numbers)
-        wait_for(
-            lambda: worker.unacked == 0, "nothing unacked"
-        )  # without carry, it would run again
+        # Without carry, a task that is not acknowledged runs again.
+        wait_for(lambda: worker.unacked == 0, "nothing unacked")
         cut(worker)
         numbers += worker.send(4, 0, first=10)
         settled(worker, numbers)
