@@ -44,6 +44,8 @@ THRESHOLDS: dict[str, Threshold] = {
     "load_per_core": Threshold(4, 20),
     # How long a unit that should be up has been starting; without its broker a worker never finishes starting.
     "starting_seconds": Threshold(0, 180),
+    # How long a test task takes through a worker. After 18 s it counts as lost.
+    "canary_seconds": Threshold(5, 15),
     # In addition to celery_beat_max_loop_interval.
     "beat_tick_seconds": Threshold(30, 120),
     "queue_length": Threshold(1000, 10000),
@@ -105,6 +107,7 @@ def setup(
         "database": release,
         "units": bool(others),
         "workers": release and (here or fleet),
+        "canary": release and fleet and bool(nodes),
         "beat": "celery_beat" in member,
         "queues": fleet,
         "dead_letters": fleet,

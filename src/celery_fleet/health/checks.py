@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from celery_fleet.health.canary import TIMEOUT, canary
 from celery_fleet.health.certificates import certificates
 from celery_fleet.health.fleet import beat, units, workers
 from celery_fleet.health.host import clock, cpu, disk, logs, memory
@@ -54,6 +55,7 @@ CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
     "cpu": (cpu, 5.0),
     "units": (units, 10.0),
     "workers": (workers, 48.0),
+    "canary": (canary, TIMEOUT + 10),
     "beat": (beat, 10.0),
     "queues": (queues, 15.0),
     "dead_letters": (dead_letters, 15.0),

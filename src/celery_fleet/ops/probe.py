@@ -298,6 +298,10 @@ class Probe:
             expected = next(node for node in self._request.nodes if node.name == name)
             report.errors += unexpected(Node(name, pid=expected.pid), report.answer)
             return
+        if load.halted:
+            report.state = load.halted
+            report.errors.append(f"is {load.halted}: it takes no tasks")
+            return
         report.state = "no answer"
         waited = f"no answer within {self._request.timeout * CANARY_PART:.0f} s"
         if load.running is None:

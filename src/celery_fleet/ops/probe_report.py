@@ -66,6 +66,8 @@ class NodeLoad:
     running: int | None
     slots: int | None
     pid: int | None
+    #: `paused` or `draining` if it takes no tasks; see :class:`celery_fleet.worker.drainer.Mode`.
+    halted: str | None = None
 
     @classmethod
     def of(cls, canary: str, active: Any, stats: Any) -> NodeLoad:
@@ -74,10 +76,12 @@ class NodeLoad:
             task for task in active or () if task.get("worker_pid") and task.get("id") != canary
         ]
         pool = (stats or {}).get("pool") or {}
+        mode = ((stats or {}).get("fleet") or {}).get("state")
         return cls(
             running=None if active is None else len(running),
             slots=pool.get("max-concurrency") if isinstance(pool, Mapping) else None,
             pid=(stats or {}).get("pid"),
+            halted=mode if mode in ("paused", "draining") else None,
         )
 
     @property

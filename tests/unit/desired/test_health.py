@@ -56,7 +56,7 @@ ALWAYS = {"redis", "disk", "memory", "cpu", "certificates", "logs"}
         (
             "control1",
             ["shop-beat.service", "shop-web.service"],
-            {"database", "workers", "clock", "units", "beat", "queues", "dead_letters"},
+            {"database", "workers", "canary", "clock", "units", "beat", "queues", "dead_letters"},
         ),
         ("web1", ["shop-flower.service"], {"units"}),
     ],

@@ -28,8 +28,6 @@ THRESHOLDS: Final[Mapping[str, Threshold]] = {
     "queue_age_seconds": Threshold(300, 1800),
     # Of a task's runs in five minutes, if there were ten at least.
     "tasks_failed_percent": Threshold(50, None),
-    # How long a test task takes through a worker.
-    "canary_seconds": Threshold(10, 60),
 }
 # With an SLO for the wait, the defaults of its queues' age are these multiples of it.
 _AGES: Final = (2, 12)

@@ -22,8 +22,8 @@ from celery_fleet.health.units import MonitoredUnit
 #: What becomes of a message that a worker held when it ended.
 _OUTCOMES = ("returned", "acknowledged", "parked", "left")
 
-#: States of a canary that is well: it has come back, or all processes of its worker run tasks.
-_WELL = ("answered", "busy")
+#: States of a worker whose canary is well: it has come back, or the worker is not supposed to take it now.
+_WELL = ("answered", "busy", "paused", "draining")
 
 _STATES = {result.GOOD: 0.0, result.WARNING: 1.0, result.BAD: 2.0}
 

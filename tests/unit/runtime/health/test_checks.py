@@ -22,6 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 
 from celery_fleet.common import systemctl
+from celery_fleet.health import canary as health_canary
 from celery_fleet.health import certificates, checks, host, in_release
 from celery_fleet.health import database as health_database
 from celery_fleet.health import fleet as health_fleet
@@ -471,6 +472,78 @@ def test_a_worker_that_left_the_inventory_is_not_missed(tmp_path: Path) -> None:
         answering("mail@worker1"),
     )
     assert (found.state, found.text) == (GOOD, "1 of 1 online")
+
+
+# --- canaries ----------------------------------------------------------------------------------------
+
+
+def reported(**states: tuple[str, float | None]) -> Any:
+    """Return a stand-in for the probe, with state and seconds of each worker in `WORKERS`."""
+    nodes = {
+        node: dict(
+            zip(
+                ("state", "seconds"),
+                states.get(node.split("@")[0], ("answered", 0.02)),
+                strict=True,
+            )
+        )
+        for node in WORKERS
+    }
+    return lambda setup, asked: {node: nodes[node] for node in asked}
+
+
+@pytest.mark.parametrize(
+    ("mail", "slow", "state", "text"),
+    [
+        (
+            ("answered", 0.5),
+            ("answered", 0.02),
+            GOOD,
+            "3 of 3 returned, the slowest after 0.50 s",
+        ),
+        (("answered", 5.0), ("answered", 0.02), WARNING, "mail@worker1 took 5.0 s"),
+        (("answered", 15.0), ("answered", 0.02), BAD, "mail@worker1 took 15.0 s"),
+        (("no answer", None), ("busy", None), WARNING, "mail@worker1 did not return its test task"),
+        # A solo pool can't say that it runs a task.
+        (
+            ("draining", None),
+            ("no answer", None),
+            GOOD,
+            "1 of 3 returned, the slowest after 0.02 s",
+        ),
+    ],
+)
+def test_canaries(
+    tmp_path: Path,
+    mail: tuple[str, float | None],
+    slow: tuple[str, float | None],
+    state: str,
+    text: str,
+) -> None:
+    one = setup(tmp_path, workers=WORKERS, fleet=True)
+    found = health_canary.canary(one, reported(mail=mail, slow=slow))
+    assert (found.state, found.text) == (state, text)
+    assert found.value["mail@worker1"] == {"state": mail[0], "seconds": mail[1]}
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"nodes": {}, "errors": ["the broker refuses"]}, "the broker refuses"),
+        (
+            {"nodes": {"mail@worker1": {"state": "unknown"}}, "errors": ["not finished"]},
+            "not finished",
+        ),
+    ],
+)
+def test_canaries_that_were_not_sent_are_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Any, message: str
+) -> None:
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials" / "operator.json").write_text("{}")
+    monkeypatch.setattr(health_canary, "in_release", lambda *_: report)
+    one = setup(tmp_path, workers=WORKERS, fleet=True)
+    assert runner.guarded(lambda: health_canary.canary(one)) == Finding(BAD, message)
 
 
 # --- databases ---------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class Fleet:
         self.active: dict[str, list[dict[str, Any]]] = {}
         self.slots = 2
         self.pid = 7
+        self.mode = "consuming"
         self.registered: dict[str, list[str]] = {}
         self.lists: dict[str, list[bytes]] = {}
         #: Processes that answer to each name; the second one is not the fleet's.
@@ -106,9 +107,8 @@ class Fleet:
 
             def stats(self) -> dict[str, Any]:
                 pool = {"max-concurrency": fleet.slots}
-                return self._reply(
-                    "stats", {n: {"pid": fleet.pid, "pool": pool} for n in fleet.active}
-                )
+                one = {"pid": fleet.pid, "pool": pool, "fleet": {"state": fleet.mode}}
+                return self._reply("stats", dict.fromkeys(fleet.active, one))
 
             def registered(self) -> dict[str, Any]:
                 return self._reply("registered", fleet.registered)
@@ -265,6 +265,17 @@ def test_a_silent_worker_is_not_well(fleet: Fleet, active: Any, message: str) ->
     assert report["nodes"][NODE]["state"] == "no answer"
     assert any(error.startswith(f"{NODE}: no answer within") for error in report["errors"])
     assert any(message in error for error in report["errors"])
+
+
+@pytest.mark.parametrize("mode", ["paused", "draining"])
+def test_a_worker_that_takes_no_tasks_is_not_called_silent(fleet: Fleet, mode: str) -> None:
+    fleet.answers, fleet.active, fleet.mode = {}, {NODE: []}, mode
+
+    report = probe.run(request())
+
+    assert not report["ok"]
+    assert report["nodes"][NODE]["state"] == mode
+    assert f"{NODE}: is {mode}: it takes no tasks" in report["errors"]
 
 
 def test_a_queue_that_is_not_consumed_is_named(fleet: Fleet) -> None:
