@@ -56,7 +56,7 @@ demo-hosts: setup ## make the demo's hosts, or start them again
 		| python -c "import json, sys; print(*json.load(sys.stdin)['_meta']['hostvars'])" \
 		| xargs python -m scripts.hosts create $(DEMO)
 
-demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at any time
+demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at any time. PROMETHEUS=1 has Prometheus watch it
 	@scripts/demo.sh
 
 demo-%: demo-hosts ## another example on the same hosts: demo-aiecommerce, demo-flash_promos, demo-marketplace_ops, demo-processing
@@ -64,7 +64,7 @@ demo-%: demo-hosts ## another example on the same hosts: demo-aiecommerce, demo-
 
 demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates of all examples
 	@python -m scripts.hosts destroy $(DEMO)
-	@rm -rf $(foreach name,local aiecommerce flash_promos marketplace_ops processing,$(addprefix inventories/$(name)/,.secrets pki demo.yml))
+	@rm -rf $(foreach name,local aiecommerce flash_promos marketplace_ops processing,$(addprefix inventories/$(name)/,.secrets pki demo.yml)) inventories/local/monitoring inventories/local/prometheus.yml
 
 # Names alone are handed on: the values come through the environment, so that no shell reads them.
 new-env: setup ## create an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOURCE=…; HELP=1 lists all options
