@@ -22,6 +22,9 @@ from celery_fleet.health.units import MonitoredUnit
 #: What becomes of a message that a worker held when it ended.
 _OUTCOMES = ("returned", "acknowledged", "parked", "left")
 
+#: Results of a unit that alerts are about. They are there from the start: `increase()` needs a value before the first one.
+_ALERTED_ENDS = {"watchdog": 0}
+
 #: States of a worker whose canary is well: it has come back, or the worker is not supposed to take it now.
 _WELL = ("answered", "busy", "paused", "draining")
 
@@ -83,9 +86,11 @@ def ends(setup: Setup, places: Places) -> Iterator[Sample]:
         OSError, ValueError, LookupError, TypeError: A file is damaged.
     """
     for unit in own_units(setup):
+        found = dict(_ALERTED_ENDS)
         with contextlib.suppress(FileNotFoundError):
-            for ended, number in counted(places.ends(unit))["results"].items():
-                yield Sample("celery_fleet_unit_ends_total", float(number), (unit, ended))
+            found |= counted(places.ends(unit))["results"]
+        for ended, number in found.items():
+            yield Sample("celery_fleet_unit_ends_total", float(number), (unit, ended))
 
 
 def hand_backs(setup: Setup, places: Places) -> Iterator[Sample]:
