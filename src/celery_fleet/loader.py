@@ -46,6 +46,7 @@ from celery_fleet.config.settings import (
 from celery_fleet.delivery import sending_time, tags
 from celery_fleet.delivery.fetch import install as take
 from celery_fleet.delivery.hand_back import worker_side
+from celery_fleet.supervision import journal
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.worker import canary
 
@@ -99,10 +100,15 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
         if COMPONENT in BORROWED:
             _refuse_service(current_settings().app)
         super().on_worker_init()
+        if COMPONENT in NOTIFYING:
+            worker_name = os.environ.get("CELERY_FLEET_NODE", "").partition("@")[0]
+            settings = current_settings()
+            journal.install(
+                settings.app, worker_name, as_json=settings.log_json, environ=os.environ
+            )
         if COMPONENT == "beat":
             from celery_fleet.beat import steps as beat
 
-            settings = current_settings()
             in_database = settings.scheduler == DATABASE
             if in_database:
                 from celery_fleet.beat.database import scheduler as database_beat

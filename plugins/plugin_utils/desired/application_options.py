@@ -171,7 +171,8 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "before its log is set up still goes to the journal.",
            default="journal", choices=("journal", "file")),
     Option("celery_app_log_format", "str",
-           "Celery's C(worker_log_format) for workers and beat; empty for the application's own.",
+           "Celery's C(worker_log_format) for workers and beat; empty for the application's own. C(json) writes one "
+           "JSON object a line, without results of tasks, for both kinds of logs. See docs/logs.md.",
            default=""),
     Option("celery_app_task_log_format", "str",
            "Celery's C(worker_task_log_format) for what tasks log; empty for the application's own.",

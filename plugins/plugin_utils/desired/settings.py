@@ -212,6 +212,11 @@ def process_settings(
         if beat["scheduler"] != "persistent":
             document["beat_scheduler"] = beat["scheduler"]
             document["beat_schedule_on_edit"] = beat["edited"]
+    if component in ("worker", "beat") and pins.get("worker_log_format") == "json":
+        # Not a format of Celery's.
+        del pins["worker_log_format"]
+        pins.pop("worker_task_log_format", None)
+        document["log"] = "json"
     if component == "worker" and parts:
         document["delivery"] = dict(parts)
     if facts["metrics"] and component != "flower":

@@ -37,6 +37,9 @@ SCHEDULERS = {
 #: What to do with a declared entry of the database that a user has edited.
 EDITED = ("keep", "reset")
 
+#: What a log consists of.
+LOGS = ("text", "json")
+
 COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
 PATH_VARIABLE = "CELERY_FLEET_SETTINGS"
 CREDENTIALS_VARIABLE = client_certificate.CREDENTIALS_VARIABLE
@@ -98,6 +101,7 @@ class FleetSettings:
         metrics: whether messages carry their sending time, and whether workers and beat count.
         metrics_file: the file for these counts, None for components that count nothing. ``%n`` stands for the worker's
             name, because one file of settings serves all workers of a host.
+        log_json: whether the log has lines of JSON.
     """
 
     component: str
@@ -111,6 +115,7 @@ class FleetSettings:
     delivery: Options = field(default_factory=Options)
     metrics: bool = False
     metrics_file: str | None = None
+    log_json: bool = False
 
 
 def locate(environ: Mapping[str, str]) -> Path:
@@ -200,6 +205,9 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     metrics_file = metrics.get("file") if isinstance(metrics, Mapping) else None
     if not isinstance(metrics, Mapping | None) or not isinstance(metrics_file, str | None):
         errors.append("metrics must be a mapping, and its file a path")
+    log = document.get("log", "text")
+    if log not in LOGS:
+        errors.append(f"log is {log!r}, not one of {', '.join(LOGS)}")
     celery = document.get("celery")
     pins: dict[str, Any] = {}
     schedule: dict[str, Entry] | None = None
@@ -226,6 +234,7 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         delivery=delivery,
         metrics=metrics is not None,
         metrics_file=metrics_file,
+        log_json=log == "json",
     )
 
 

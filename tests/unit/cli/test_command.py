@@ -389,6 +389,8 @@ def test_inspect_with_the_broker_down(place: Path, call: Call) -> None:
         ("logs", "beat", "more"),
         ("logs", "worker", "nobody"),
         ("logs", "-n", "0"),
+        ("logs", "--task", "--output=cat"),
+        ("logs", "--task", "a b"),
         ("schedule", "-n", "0"),
         ("nothing",),
         ("--format", "xml", "status"),
@@ -621,6 +623,32 @@ def test_logs_of_the_journal(place: Path) -> None:
         "--since=-1h",
         both[1],
     ]
+
+
+def test_logs_of_a_task(place: Path, tmp_path: Path) -> None:
+    found = host.application(place)
+    both = ["--unit=shop-worker@mail.service", "--unit=shop-worker@bulk.service"]
+    assert logs.line(found, (), False, None, None, "7-7") == [
+        *("journalctl", "--no-pager"),
+        *(*both, "CELERY_TASK_ID=7-7"),
+    ]
+    files = {"destination": "file", "directory": str(tmp_path)}
+    found = host.application(place, logs=files, units=["shop-worker@mail.service"])
+    for name, age in (
+        ("celery_mail.log", 0),
+        ("celery_mail.log.2.gz", 9),
+        ("celery_mail.log.1", 5),
+    ):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    (tmp_path / "celery_mailer.log").touch()
+    search = ["zgrep", "--no-filename", "--fixed-strings", "--regexp", "7-7", "--"]
+    assert logs.line(found, (), False, None, None, "7-7") == [
+        *search,
+        *(str(tmp_path / f"celery_mail.log{end}") for end in (".2.gz", ".1", "")),
+    ]
+    with pytest.raises(Exception, match="--task searches all log files of shop"):
+        logs.line(found, (), False, 5, None, "7-7")
 
 
 def test_logs_in_files(place: Path) -> None:

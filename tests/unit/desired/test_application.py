@@ -57,6 +57,17 @@ def settings(component: str = "worker", password: str = WORD, **more: Any) -> di
     return pins
 
 
+@pytest.mark.parametrize(
+    ("component", "log"), [("worker", "json"), ("beat", "json"), ("producer", None)]
+)
+def test_a_log_of_json_is_not_a_format_of_celerys(component: str, log: str | None) -> None:
+    given = {"worker_log_format": "json", "worker_task_log_format": "%(message)s"}
+    options = {"defaults": given} if component != "producer" else {}
+    made = desired_settings.process_settings(facts(), component, WORD, **options)
+    assert made.get("log") == log
+    assert not [name for name in made["celery"] if name.endswith("log_format")]
+
+
 @pytest.mark.parametrize("component", ["worker", "producer", "flower", "operator"])
 def test_each_component_has_its_own_user_and_tls(component: str) -> None:
     pins = settings(component)

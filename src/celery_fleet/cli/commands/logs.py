@@ -9,6 +9,7 @@ import shutil
 import click
 
 from celery_fleet.cli.application import Application
+from celery_fleet.cli.commands.results import checked_id
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command, known
 
@@ -113,14 +114,34 @@ def line(
     follow: bool,
     number: int | None,
     since: str | None,
+    task: str | None = None,
 ) -> list[str]:
-    """Return the command line of the program that shows the logs.
+    """Return the command line of the program that shows the logs; with `task`, those of the task with this id.
 
     Raises:
         CommandError: As :func:`wanted`; or an option does not work with files.
     """
     units = wanted(application, words)
     files = log_files(application, units)
+    if files and task is not None:
+        if follow or number is not None or since is not None:
+            raise CommandError(
+                f"--task searches all log files of {application.name}, so it takes no -f, -n or --since",
+                USAGE,
+            )
+        rotated = sorted(
+            (path for file in files for path in glob.glob(f"{glob.escape(file)}*")),
+            key=os.path.getmtime,
+        )
+        return [
+            "zgrep",
+            "--no-filename",
+            "--fixed-strings",
+            "--regexp",
+            task,
+            "--",
+            *(rotated or files),
+        ]
     if files:
         if since is not None:
             raise CommandError(
@@ -133,10 +154,12 @@ def line(
     shown = ["--follow"] if follow else []
     shown += [f"--lines={number}"] if number is not None else []
     shown += [f"--since={since}"] if since is not None else []
-    if number is None and since is None:
+    if number is None and since is None and task is None:
         shown.append("--lines=200")
     pager = [] if follow else ["--no-pager"]
-    return ["journalctl", *pager, *shown, *(f"--unit={unit}" for unit in units)]
+    matches = [f"--unit={unit}" for unit in units]
+    matches += [f"CELERY_TASK_ID={task}"] if task is not None else []
+    return ["journalctl", *pager, *shown, *matches]
 
 
 def require_readable(words: list[str]) -> None:
@@ -147,7 +170,7 @@ def require_readable(words: list[str]) -> None:
     """
     if os.geteuid() == 0:
         return
-    if words[0] == "tail":
+    if words[0] != "journalctl":
         closed = [word for word in words if word.startswith("/") and not os.access(word, os.R_OK)]
         if closed:
             raise need_root(closed[0])
@@ -167,6 +190,7 @@ def require_readable(words: list[str]) -> None:
         "celery-fleet logs worker discounts -f",
         "celery-fleet logs beat -n 50",
         "celery-fleet logs web --since -1h",
+        "celery-fleet logs --task 6c3f0b52-8f0f-4a5e-9d2a-3f2f6a0a7d11",
     ),
 )
 @click.argument("what", nargs=-1, metavar="[PART [WORKER]...]", shell_complete=complete)
@@ -179,11 +203,21 @@ def require_readable(words: list[str]) -> None:
     metavar="TIME",
     help="Only lines since TIME, as journalctl takes it: '-1h', '2026-01-02 03:00'.",
 )
+@click.option(
+    "--task", metavar="ID", help="Only what workers on this host have logged about a task."
+)
 def logs(
-    context: Context, what: tuple[str, ...], follow: bool, number: int | None, since: str | None
+    context: Context,
+    what: tuple[str, ...],
+    follow: bool,
+    number: int | None,
+    since: str | None,
+    task: str | None,
 ) -> None:
     """Show the logs of this host's units, or of PART: worker [NAME], beat, flower, web, broker, results, cache."""
-    words = line(context.application, what, follow, number, since)
+    if task is not None:
+        task = checked_id(task)
+    words = line(context.application, what, follow, number, since, task)
     require_readable(words)
     path = shutil.which(words[0], path="/usr/local/bin:/usr/bin:/bin")
     if path is None:

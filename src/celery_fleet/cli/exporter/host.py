@@ -22,7 +22,7 @@ from celery_fleet.health.units import MonitoredUnit
 #: What becomes of a message that a worker held when it ended.
 _OUTCOMES = ("returned", "acknowledged", "parked", "left")
 
-#: Results of a unit that alerts are about. They are there from the start: `increase()` needs a value before the first one.
+#: Results of a unit that alerts are about. They begin with 0, because `increase()` needs a value before the first one.
 _ALERTED_ENDS = {"watchdog": 0}
 
 #: States of a worker whose canary is well: it has come back, or the worker is not supposed to take it now.

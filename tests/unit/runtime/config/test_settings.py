@@ -57,6 +57,14 @@ def test_metrics_may_be_off_or_without_a_file(
     assert (settings.metrics, settings.metrics_file) == (metrics, file)
 
 
+def test_a_log_is_text_or_json() -> None:
+    assert not parse(document(), "s").log_json
+    assert not parse({**document(), "log": "text"}, "s").log_json
+    assert parse({**document(), "log": "json"}, "s").log_json
+    with pytest.raises(FleetError, match="log is 'xml', not one of text, json"):
+        parse({**document(), "log": "xml"}, "s")
+
+
 @pytest.mark.parametrize("given", [True, {"file": 3}])
 def test_metrics_of_another_form_are_refused(given: Any) -> None:
     with pytest.raises(FleetError, match="metrics must be a mapping, and its file a path"):
