@@ -27,6 +27,7 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "runtime": "/rt",
             "logs": "journal",
             "metrics": False,
+            "history": 0,
             "ca": "/ca.crt",
             "redis_ca": "/ca.crt",
             "client": {},

@@ -98,6 +98,8 @@ class Fleet:
         self.visibility_timeout = 3600.0
         #: For all processes: celery_app_metrics.
         self.metrics = False
+        #: celery_app_history_mb.
+        self.history = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (directory / "shop.py").write_text(SHOP)
 
@@ -110,6 +112,7 @@ class Fleet:
                 visibility_timeout=self.visibility_timeout,
                 routes={"shop.*": {"queue": "mail"}},
                 metrics=self.metrics,
+                history=self.history,
                 state=str(self.directory),
             ),
             user,
@@ -132,7 +135,7 @@ class Fleet:
         path.write_text(json.dumps(self.settings(user)))
         return {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT / "src"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(self.directory)]),
             "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
             "CELERY_FLEET_COMPONENT": user,
             "CELERY_FLEET_SETTINGS": str(path),
@@ -204,15 +207,18 @@ def running(
     python: str = sys.executable,
     remote_control: bool = False,
     clients: dict[str, Any] | None = None,
+    history: int = 0,
 ) -> Iterator[Fleet]:
     """Run a fleet in a directory, its worker with further options.
 
     ``delivery`` belongs to the worker's settings; ``celery`` overrides its Celery settings;
     ``python`` is the Python of all its processes; ``remote_control`` is that of producers; ``clients`` are those
-    outside of it, each with the password ``pw-of-<name>``.
+    outside of it, each with the password ``pw-of-<name>``. With a ``history`` of some megabytes, processes also count
+    tasks, and load the directory's own ``sitecustomize.py``.
     """
     ports = {kind: free_port() for kind in ("broker", "results")}
     made = Fleet(directory, ports, delivery, celery, python)
+    made.history, made.metrics = history, bool(history)
     passwords = {**PASSWORDS, **{name: f"pw-of-{name}" for name in clients or {}}}
     with ExitStack() as stack:
         for kind, port in ports.items():

@@ -100,9 +100,9 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
         if COMPONENT in BORROWED:
             _refuse_service(current_settings().app)
         super().on_worker_init()
+        settings = current_settings()
         if COMPONENT in NOTIFYING:
             worker_name = os.environ.get("CELERY_FLEET_NODE", "").partition("@")[0]
-            settings = current_settings()
             journal.install(
                 settings.app, worker_name, as_json=settings.log_json, environ=os.environ
             )
@@ -129,7 +129,9 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             _install_delivery(self.app)
             # An application's process that embeds a worker fetches as stock Celery does, so it has no delivery.
             delivery = current_settings().delivery if COMPONENT == "worker" else None
-            worker.install(self.app, NOTIFIER, delivery, current_settings().metrics_file)
+            worker.install(
+                self.app, NOTIFIER, delivery, settings.metrics_file, settings.history_size
+            )
             signals.celeryd_after_setup.connect(
                 lambda **_: log_precedence(self.app), weak=False, dispatch_uid="celery_fleet.log"
             )

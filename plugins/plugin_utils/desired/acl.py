@@ -32,10 +32,12 @@ _BROKER_COMMANDS = {
 _RESULTS_COMMANDS = {
     # The last is for `Task.add_to_chord`, the lists are for chords with `result_chord_ordered: false`.
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
-    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember +rpush +lrange +llen +incrby",
+    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember +rpush +lrange +llen +incrby "
+    # For the history of tasks.
+    "+xadd +xlen +xtrim +memory|usage",
     "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
     "flower": "+select +get +mget +subscribe +unsubscribe",
-    "operator": "+select +get +mget +subscribe +unsubscribe +info",
+    "operator": "+select +get +mget +subscribe +unsubscribe +info +xrevrange",
     "exporter": "+info",
 }
 
@@ -55,6 +57,9 @@ _FLEET_KEYS = "fleet:*"
 
 # The probe for a full broker, which all components run, would write to this (`celery_fleet.supervision.broker.ROOM`).
 _ROOM_KEY = "fleet:room"
+
+# The fleet's own key in the result store, from the same file.
+_HISTORY = "fleet:history"
 
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
@@ -257,6 +262,7 @@ def acl(
                 f"{'%R' if reader else ''}~{key}"
                 for key in (_RESULT_KEYS[:1] if reader else _RESULT_KEYS)
             ]
+            keys += {"worker": [f"~{_HISTORY}"], "operator": [f"%R~{_HISTORY}"]}.get(component, [])
             channels = _RESULT_KEYS[:1] if reader else _RESULT_KEYS
         text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
         if remote_control and (instance, component) == ("broker", "producer"):

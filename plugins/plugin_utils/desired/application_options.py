@@ -164,6 +164,10 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "Each process of the fleet then adds the header C(x-fleet-sent) to the messages that it sends, so that "
            "workers know how long a message waited. Senders outside of the fleet add none.",
            default=True),
+    Option("celery_app_history_mb", "int",
+           "Megabytes that the history of tasks may take in the result store, for C(celery-fleet task); 0 keeps none.\n"
+           "About 35,000 tasks fit into a megabyte. It needs C(celery_app_metrics), and results in Redis.",
+           default=32),
     Option("celery_app_log_destination", "str",
            "Where workers, beat and Flower write their log.\n"
            "C(file) means C(celery_<worker>.log) and C(celery_beat.log) in C(/var/log/<application>), rotated by "

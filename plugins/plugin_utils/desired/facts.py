@@ -41,6 +41,8 @@ class Facts(TypedDict):
     logs: str
     # The inventory's variable celery_app_metrics.
     metrics: bool
+    # The inventory's variable celery_app_history_mb.
+    history: int
     # Path of the authorities' certificates; paths of the `certificate` and `key` that clients show, empty
     # if Redis does not ask for them.
     ca: str

@@ -223,4 +223,6 @@ def process_settings(
         # Celery's abbreviation for a worker's name: all workers of a host read the same settings.
         file = {"worker": "worker-%n", "beat": "beat"}.get(component)
         document["metrics"] = {"file": f"{facts['state']}/metrics/{file}.json"} if file else {}
+    if component == "worker" and facts["metrics"] and facts["history"]:
+        document["history"] = facts["history"] * 2**20
     return document

@@ -29,6 +29,7 @@ from celery_fleet.cli.commands import (
     schedule,
     services,
     status,
+    task,
     tasks,
 )
 from celery_fleet.cli.errors import UNKNOWN
@@ -41,7 +42,7 @@ class Whole(Group):
 
     sections: Mapping[str, tuple[str, ...]] = MappingProxyType(
         {
-            "Look": ("status", "health", "monitor", "tasks", "result", "schedule", "logs"),
+            "Look": ("status", "health", "monitor", "tasks", "task", "result", "schedule", "logs"),
             "Ask the workers": ("inspect", *inspect.SHORT_FORMS),
             "Act": ("run", "revoke", "purge", "dead-letters", "start", "stop", "restart"),
             "Other tools": ("exec", "redis", "client", "completion", "help"),
@@ -61,6 +62,7 @@ class Whole(Group):
             "sudo celery-fleet exec -- python manage.py shell",
             "sudo celery-fleet inspect active",
             "sudo celery-fleet redis -- ping",
+            "sudo celery-fleet task 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
             "celery-fleet logs worker discounts -f",
         ),
     ),
@@ -80,6 +82,7 @@ for found in (
     monitor.monitor,
     tasks.tasks,
     run_.run,
+    task.task,
     results.result,
     results.revoke,
     inspect.inspect,

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import redis
 from kombu.connection import Connection
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,29 @@ def result_endpoints(app: Any) -> list[Endpoint]:
         return []
     connection: Any = Connection  # typed in part only
     return _endpoints(connection(url, ssl=app.conf.redis_backend_use_ssl or False))
+
+
+def result_client(app: Any, timeout: float) -> redis.Redis | None:
+    """Return a client of the result backend that gives up quickly; None if that is not Redis. It does not connect yet.
+
+    Args:
+        app: The Celery app.
+        timeout: Seconds each for connecting and for a command.
+    """
+    for endpoint in result_endpoints(app):
+        return redis.Redis(
+            host=endpoint.host,
+            port=endpoint.port,
+            username=endpoint.username,
+            password=endpoint.password,
+            db=endpoint.database,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            ssl=endpoint.tls is not None,
+            **(endpoint.tls or {}),
+        )
+    return None
 
 
 def _endpoints(first: Any) -> list[Endpoint]:

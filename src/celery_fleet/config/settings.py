@@ -101,6 +101,7 @@ class FleetSettings:
         metrics: whether messages carry their sending time, and whether workers and beat count.
         metrics_file: the file for these counts, None for components that count nothing. ``%n`` stands for the worker's
             name, because one file of settings serves all workers of a host.
+        history_size: bytes that the history of tasks may take in the result store; 0 for none.
         log_json: whether the log has lines of JSON.
     """
 
@@ -115,6 +116,7 @@ class FleetSettings:
     delivery: Options = field(default_factory=Options)
     metrics: bool = False
     metrics_file: str | None = None
+    history_size: int = 0
     log_json: bool = False
 
 
@@ -205,6 +207,9 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     metrics_file = metrics.get("file") if isinstance(metrics, Mapping) else None
     if not isinstance(metrics, Mapping | None) or not isinstance(metrics_file, str | None):
         errors.append("metrics must be a mapping, and its file a path")
+    history_size = document.get("history", 0)
+    if type(history_size) is not int or history_size < 0:
+        errors.append(f"history must be a number of bytes, not {history_size!r}")
     log = document.get("log", "text")
     if log not in LOGS:
         errors.append(f"log is {log!r}, not one of {', '.join(LOGS)}")
@@ -234,6 +239,7 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         delivery=delivery,
         metrics=metrics is not None,
         metrics_file=metrics_file,
+        history_size=history_size,
         log_json=log == "json",
     )
 

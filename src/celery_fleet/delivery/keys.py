@@ -23,6 +23,9 @@ SUSPECT = 2
 #: `celery_fleet.delivery.sending_time`.
 SENT = "x-fleet-sent"
 
+#: The stream in the result store that says what became of each task; see `celery_fleet.worker.history`.
+HISTORY = "fleet:history"
+
 #: The list of items that could not be read if there are no dead letters; the newest come first.
 UNREADABLE = "fleet:unreadable"
 UNREADABLE_KEPT = 1000

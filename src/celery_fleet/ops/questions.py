@@ -8,6 +8,7 @@
     {"question": "revoke", "ids": ["6f1e…"], "terminate": false, "signal": "SIGTERM", "expected": […], …}
     {"question": "dead_letters", "do": "list", "choose": {"queue": "discounts"}, "payload": false, …}
     {"question": "result", "id": "6f1e…", "wait": 0, …}
+    {"question": "task", "id": "6f1e…", "seconds": 7, …}
 
 prints ``{"ok": true, "answer": …}``, or ``{"ok": false, "error": "one line"}`` if no server or worker could be asked.
 Never takes longer than ``timeout`` plus one second. A full broker passes no question to the workers, but it still
@@ -201,6 +202,19 @@ def result(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         time.sleep(min(PAUSE, max(end - time.monotonic(), 0)))
 
 
+def task(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the history has of a task, as `celery_fleet.ops.history.search` does, and the state of its result."""
+    from celery_fleet.compat import broker as compat_broker
+    from celery_fleet.ops import history
+
+    identity = str(request["id"])
+    found = history.search(
+        compat_broker.result_client(app, WAIT), identity, float(request.get("seconds") or 1)
+    )
+    meta = stored(app.backend, identity)
+    return {"id": identity, **found, "result": {key: meta[key] for key in ("state", "done")}}
+
+
 def stored(backend: Any, identity: str) -> dict[str, Any]:
     """Return a task's stored state, result, error and traceback; the class of its exception is not needed."""
     from celery import states
@@ -257,8 +271,12 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "purge": purge,
     "result": result,
     "revoke": revoke,
+    "task": task,
     "workers": workers,
 }
+
+#: Questions that are for the result store.
+_OF_RESULTS = ("result", "task")
 
 #: Questions that also work with a full broker, since they send nothing.
 _OF_QUEUES = ("lengths", "purge", "dead_letters")
@@ -279,7 +297,7 @@ def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict
         app = make_app(parse(raw.get("settings"), "settings"))
         question = str(raw["question"])
         trouble, full = _trouble(app, question, note)
-        asked = "the result store" if question == "result" else "the broker"
+        asked = "the result store" if question in _OF_RESULTS else "the broker"
         note(f"{asked} answers, but not all of what was asked for had come yet")
         if full and question == "workers":
             queues = lengths(app, raw.get("queues") or ())
@@ -306,7 +324,7 @@ def _trouble(app: Any, question: str, note: Callable[[str], None]) -> tuple[str 
     """Return why the server for a question can't be asked (None if it can), and whether it is a full broker."""
     from celery_fleet.supervision import broker
 
-    if question == "result":
+    if question in _OF_RESULTS:
         note("the result store had not answered yet")
         return no_results(app), False
     note(f"the broker {broker.name(app)} had not answered yet")

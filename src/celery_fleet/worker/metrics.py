@@ -106,7 +106,7 @@ class Recorder:
         name = request.task.name
         if name == canary.NAME:
             return
-        queue = _queue(request.message)
+        queue = queue_of(request.message)
         with self._lock:
             counts: Any = self._tasks.get((name, queue)) or self._new(name, queue)
             if what == requests.FAILED:
@@ -161,7 +161,7 @@ class Recorder:
         return tasks, waits
 
 
-def _queue(message: Any) -> str:
+def queue_of(message: Any) -> str:
     """Return the queue that a message came from; see `celery_fleet.compat.queues.note_queues`."""
     queue = getattr(message, "queue", None)
     return str(queue or (message.delivery_info or {}).get("routing_key") or "")
@@ -281,16 +281,25 @@ class MetricsFile(Periodic):
         }
 
 
-def install(app: Any, path: str, is_ending: Callable[[], bool]) -> None:
+def install(
+    app: Any, path: str, is_ending: Callable[[], bool], others: Iterable[requests.Seen] = ()
+) -> None:
     """Count the tasks of the app's worker; call this before the worker builds its blueprints.
 
     Args:
         app: The Celery app.
         path: The file, with Celery's abbreviations for a node, such as ``%n`` for its name.
         is_ending: Returns whether the worker drains.
+        others: Who else must be told of what happens to requests.
     """
     recorder = Recorder()
-    counts_tasks = requests.follow(recorder.seen)
+    watchers = (recorder.seen, *others)
+
+    def seen(request: Any, what: str, detail: Any) -> None:
+        for watcher in watchers:
+            watcher(request, what, detail)
+
+    counts_tasks = requests.follow(seen)
     if not counts_tasks:
         logger.error("tasks can't be counted: this Celery is not supported")
 

@@ -22,7 +22,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import Look, State, Watch
-from celery_fleet.worker import drain, metrics
+from celery_fleet.worker import drain, history, metrics
 from celery_fleet.worker.drainer import DrainStatus, Mode
 
 #: Seconds without a tick of the event loop after which it counts as blocked.
@@ -110,6 +110,7 @@ def install(
     notifier: Notifier,
     delivery: Options | None = None,
     metrics_file: str | None = None,
+    history_size: int = 0,
 ) -> None:
     """Add the steps to the app's worker; call this before the worker builds its blueprints."""
     pulse = Pulse()
@@ -133,7 +134,10 @@ def install(
         # After the outage guard, which limits the attempts to store a result.
         sending.install(app, delivery)
     if metrics_file is not None:
-        metrics.install(app, metrics_file, lambda: drainer.is_ending)
+        told = history.install(app, history_size) if history_size else None
+        metrics.install(
+            app, metrics_file, lambda: drainer.is_ending, () if told is None else (told,)
+        )
     verdict = lease_thread.install(app, delivery or Options(), done=ended)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

@@ -1,0 +1,245 @@
+"""The history of tasks, with a real worker and real Redis servers, whose users have the rights of a fleet's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_fleet.delivery.keys import HISTORY
+from celery_fleet.ops import history as reader
+from celery_fleet.ops import questions
+from tests.fleet import NODE, Fleet, client, running, wait_for
+
+pytestmark = pytest.mark.slow
+
+MORE = """
+from shop import app
+
+@app.task(bind=True, max_retries=1, name="shop.again")
+def again(self):
+    if not self.request.retries:
+        raise self.retry(countdown=0.1)
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with with_history(tmp_path) as found:
+        yield found
+
+
+def with_history(directory: Path, *more: str) -> Any:
+    """Run a fleet whose workers write their history at once, instead of every 2 s."""
+    (directory / "sitecustomize.py").write_text(
+        "import celery_fleet.worker.history as history\nhistory.INTERVAL = 0.2\n"
+    )
+    return running(directory, *more, history=1)
+
+
+def ask(fleet: Fleet, task_id: str, seconds: float = 5) -> dict[str, Any]:
+    """Ask as `celery-fleet task` does."""
+    request = {"question": "task", "id": task_id, "seconds": seconds}
+    answer = questions.answer({**request, "settings": fleet.settings("operator")})
+    assert answer["ok"], answer
+    found: dict[str, Any] = answer["answer"]
+    return found
+
+
+def runs(fleet: Fleet, task_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask(fleet, task_id)["runs"]
+    return found
+
+
+def over(fleet: Fleet, task_id: str, number: int = 1) -> list[dict[str, Any]]:
+    """Wait for so many runs that are over."""
+    wait_for(lambda: [run["ended"] is not None for run in runs(fleet, task_id)] == [True] * number)
+    return runs(fleet, task_id)
+
+
+def send(fleet: Fleet, name: str, *args: Any, **options: Any) -> str:
+    task_id = str(uuid.uuid4())
+    fleet.app().send_task(f"shop.{name}", args, task_id=task_id, queue="mail", **options)
+    return task_id
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "states", "detail"),
+    [
+        ("add", [1, 2], ["succeeded"], None),
+        ("fail", ["s3cret"], ["failed"], "ValueError"),
+        ("again", [], ["retried", "succeeded"], None),
+    ],
+)
+def test_a_task_of_each_end(
+    tmp_path: Path, name: str, args: list[Any], states: list[str], detail: str | None
+) -> None:
+    (tmp_path / "more.py").write_text(MORE)
+    with with_history(tmp_path, "--include", "more") as fleet:
+        began = time.time()
+        task_id = send(fleet, name, *args)
+        found = over(fleet, task_id, len(states))
+        assert [run["state"] for run in found] == states
+        for run in found:
+            assert (run["node"], run["queue"], run["name"]) == (NODE, "mail", f"shop.{name}")
+            moments = [began - 1, run["received"], run["started"], run["ended"], time.time() + 1]
+            assert moments == sorted(moments)
+        if detail:
+            assert found[0]["detail"] == detail
+        assert "s3cret" not in str(ask(fleet, task_id))
+        assert fleet.refused() == []
+
+
+def test_a_task_that_runs_is_there_before_its_end(fleet: Fleet) -> None:
+    task_id = send(fleet, "slow", 3)
+    wait_for(lambda: [run["state"] for run in runs(fleet, task_id)] == ["started"])
+    (run,) = over(fleet, task_id)
+    assert run["state"] == "succeeded"
+    assert run["detail"] >= 3
+
+
+def test_a_task_that_waits_for_its_time_is_there(fleet: Fleet) -> None:
+    task_id = send(fleet, "add", 1, 2, countdown=600)
+    wait_for(lambda: runs(fleet, task_id))
+    (run,) = runs(fleet, task_id)
+    assert (run["state"], run["started"]) == ("received", None)
+    assert run["eta"] > time.time() + 500
+
+
+def test_the_history_outlives_a_worker_that_is_killed(fleet: Fleet) -> None:
+    done, running_ = send(fleet, "add", 1, 2), send(fleet, "slow", 600)
+    over(fleet, done)
+    wait_for(lambda: [run["state"] for run in runs(fleet, running_)] == ["started"])
+    fleet.processes["worker"].kill()
+    fleet.processes["worker"].wait(30)
+    assert runs(fleet, done)[0]["state"] == "succeeded"
+    assert runs(fleet, running_)[0]["ended"] is None
+
+
+def test_a_worker_that_ends_says_what_it_gives_back(fleet: Fleet) -> None:
+    task_id = send(fleet, "add", 1, 2, countdown=600)
+    wait_for(lambda: runs(fleet, task_id))
+    fleet.processes["worker"].terminate()
+    fleet.processes["worker"].wait(60)
+    (run,) = runs(fleet, task_id)
+    assert run["state"] == "returned"
+
+
+def test_a_task_that_nobody_has_received(fleet: Fleet) -> None:
+    over(fleet, send(fleet, "add", 1, 2))
+    found = ask(fleet, str(uuid.uuid4()))
+    assert (found["runs"], found["whole"]) == ([], True)
+    assert time.time() - 60 < found["since"] < time.time()
+
+
+def test_a_server_that_forbids_it_only_costs_the_history(fleet: Fleet) -> None:
+    admin = client(fleet.ports["results"], "admin")
+    admin.execute_command("ACL", "SETUSER", "worker", "-xadd")
+    task_id = send(fleet, "note", 1)
+    wait_for(lambda: "the history of tasks is off until this worker restarts" in fleet.log())
+    send(fleet, "note", 2)
+    wait_for(lambda: fleet.ledger() == [1, 2])
+    assert runs(fleet, task_id) == []
+    assert fleet.log().count("the history of tasks") == 1
+    assert len(fleet.refused()) == 1
+
+
+def test_a_server_that_hangs_slows_no_task(fleet: Fleet) -> None:
+    """Tasks without a result, because Celery itself waits for the result store."""
+    send(fleet, "note", 0)
+    wait_for(lambda: fleet.ledger() == [0])
+    server = fleet.processes["results"]
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        for number in range(1, 101):
+            send(fleet, "note", number, ignore_result=True)
+        wait_for(lambda: len(fleet.ledger()) == 101)
+        assert time.monotonic() - began < 15
+        wait_for(lambda: "the history of tasks has gaps" in fleet.log())
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def test_the_stream_stays_below_its_size(tmp_path: Path) -> None:
+    with with_history(tmp_path) as fleet:
+        full = client(fleet.ports["results"], "worker")
+        content = os.urandom(5000)
+        for _ in range(400):
+            full.xadd(HISTORY, {"b": content})
+        assert full.memory_usage(HISTORY) > 1.8 * 2**20
+        fleet.processes["worker"].terminate()
+        fleet.processes["worker"].wait(60)
+        (tmp_path / "sitecustomize.py").write_text(
+            "import celery_fleet.worker.history as history\nhistory.INTERVAL = history.TRIM = 0.2\n"
+        )
+        options = ("-n", NODE, "-Q", "mail", "-P", "threads", "-c", "2", "-l", "WARNING")
+        fleet.processes["worker"] = fleet.start("celery", "-A", "shop", "worker", *options)
+        wait_for(lambda: full.memory_usage(HISTORY) < 2**20)
+        # The newest ones stay, also those that another version has written.
+        assert full.xlen(HISTORY) > 100
+        task_id = send(fleet, "add", 1, 2)
+        over(fleet, task_id)
+        fleet.processes["worker"].terminate()
+        fleet.processes["worker"].wait(60)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", reader.zlib.compress(b"{"), reader.zlib.compress(b"0" * 20_000_000)]
+)
+def test_an_entry_that_is_damaged_is_passed_over(content: bytes) -> None:
+    assert list(reader.records(content, "7-7")) == []
+
+
+def test_a_search_ends_in_time_and_says_how_far_it_got() -> None:
+    data = reader.zlib.compress(json.dumps({"node": NODE, "release": None, "tasks": []}).encode())
+
+    class Endless:
+        def xrevrange(self, *_: Any, count: int, **__: Any) -> Any:
+            time.sleep(0.05)
+            return [
+                (f"{1_700_000_000_000 - number}-0".encode(), {b"b": data})
+                for number in range(count)
+            ]
+
+    began = time.monotonic()
+    found = reader.search(Endless(), "7-7", 0.3)
+    assert time.monotonic() - began < 2
+    assert (found["runs"], found["whole"]) == ([], False)
+    assert found["since"] == pytest.approx(1_700_000_000, abs=1)
+
+
+def test_a_search_stops_before_the_task_was_sent() -> None:
+    sent = time.time()
+    record = ["7-7", "shop.add", "mail", None, sent, None, sent, sent, sent, "succeeded", 0.1]
+    document = {"format": 1, "node": NODE, "release": None, "tasks": [record]}
+    data = reader.zlib.compress(json.dumps(document).encode())
+    pages = []
+
+    class Long:
+        def xrevrange(self, *_: Any, count: int, **__: Any) -> Any:
+            pages.append(count)
+            newest = int((sent - 3600 * (len(pages) - 1)) * 1000)
+            return [(f"{newest - number}-0", {"b": data}) for number in range(count)]
+
+    found = reader.search(Long(), "7-7", 60)
+    assert len(pages) == 2
+    assert found["whole"]
+    assert len(found["runs"]) == 1
+
+
+def test_a_redis_that_is_down_is_an_error_in_one_line(fleet: Fleet) -> None:
+    server = fleet.processes["results"]
+    server.terminate()
+    server.wait(30)
+    request = {"question": "task", "id": "7-7-7-7-7", "settings": fleet.settings("operator")}
+    answer = questions.answer(request)
+    assert not answer["ok"]
+    assert "the result store can't be asked" in answer["error"]
