@@ -37,18 +37,17 @@ def task_fields(record: logging.LogRecord) -> dict[str, str]:
     Celery's own records about a task carry its id and its name in ``data``, together with its arguments, which are not
     used. All others belong to the task that this process runs.
     """
-    data = getattr(record, "data", None)
-    if isinstance(data, Mapping) and data.get("id"):
-        found = {"task": data.get("name"), "task_id": data["id"]}
-    else:
-        from celery._state import get_current_task
+    from celery._state import get_current_task
 
-        task = get_current_task()
-        request = getattr(task, "request", None)
-        if request is None or not request.id:
-            return {}
+    found: dict[str, Any] = {}
+    task = get_current_task()
+    request = getattr(task, "request", None)
+    if request is not None and request.id:
         info = request.delivery_info or {}
         found = {"task": task.name, "task_id": request.id, "queue": info.get("routing_key")}
+    data = getattr(record, "data", None)
+    if isinstance(data, Mapping) and data.get("id", found.get("task_id")) != found.get("task_id"):
+        found = {"task": data.get("name"), "task_id": data["id"]}
     return {name: str(value) for name, value in found.items() if value}
 
 
