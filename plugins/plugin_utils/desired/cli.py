@@ -14,9 +14,21 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     MEMBER_GROUPS,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
+    objectives,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_service import limits
 
 FORMAT = 1
+
+
+def _slos(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the SLOs of each worker that has some; preflight refuses a worker with different ones on its hosts."""
+    return {
+        of["worker"]: [one._asdict() for one in objectives(of["slo"])]
+        for of in nodes.values()
+        if of.get("slo")
+    }
 
 
 def hosts(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -73,6 +85,7 @@ def application(
         "hosts": servers,
         "workers": {node: list(of["queues"]) for node, of in sorted(facts["nodes"].items())},
         "queues": list(facts["queues"]),
+        **({"slos": slos} if (slos := _slos(facts["nodes"])) else {}),
         **({"external": list(facts["external"])} if facts["external"] else {}),
         **(
             {"clients": {name: dict(of) for name, of in facts["clients"].items()}}

@@ -236,7 +236,7 @@ def nodes(
     hosts: Iterable[str],
     instances: Mapping[str, Mapping[str, Any] | None],
 ) -> dict[str, dict[str, Any]]:
-    """Return every worker of the fleet by its node name, with host, worker, unit, queues and pool, from the inventory.
+    """Return every worker of the fleet by its node name, with host, worker, unit, queues, pool and SLOs.
 
     Args:
         hostvars: Ansible's `hostvars`, from which `celery_app_name` and the variables of celery_worker are read.
@@ -257,6 +257,7 @@ def nodes(
                 "unit": f"{variables['celery_app_name']}-worker@{name}.service",
                 "queues": consumed_queues(name, options),
                 "pool": str(options.get("pool") or "prefork"),
+                **({"slo": dict(options["slo"])} if options.get("slo") else {}),
             }
     return found
 

@@ -44,6 +44,7 @@ class Application:
         hosts: All hosts of the fleet with their groups.
         workers: Queues by node name, for all hosts.
         queues: All queues that the inventory names.
+        slos: SLOs by worker, each with `kind` (wait or failures), `budget` (share of tasks), `seconds` and `words`.
         external: Those of them that only processes outside of the fleet consume.
         clients: Options of the applications outside of the fleet that use these Redis servers, by name.
         client: `certificate` and `key` to present to Redis, if it asks for them.
@@ -69,6 +70,7 @@ class Application:
     timezone: str | None = None
     log_directory: Path | None = None
     external: tuple[str, ...] = ()
+    slos: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     clients: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def in_group(self, group: str) -> list[str]:
@@ -226,5 +228,6 @@ def parse(raw: Mapping[str, Any]) -> Application:
         timezone=raw.get("timezone"),
         external=tuple(raw.get("external") or ()),
         clients=raw.get("clients") or {},
+        slos={worker: tuple(found) for worker, found in (raw.get("slos") or {}).items()},
         log_directory=Path(logs["directory"]) if logs.get("destination") == "file" else None,
     )

@@ -136,6 +136,7 @@ def _worker(node: str, stats: Mapping[str, Any], active: Any, consumed: Any) -> 
         "running": None if active is None else len(active),
         "pid": stats.get("pid"),
         "uptime": stats.get("uptime"),
+        "last_hour": stats.get("fleet_last_hour"),
     }
 
 

@@ -26,9 +26,10 @@ import os
 import threading
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from celery import bootsteps, signals
 from celery.utils.nodenames import node_format, nodesplit
@@ -161,6 +162,18 @@ class Recorder:
         return tasks, waits
 
 
+def total(tasks: Iterable[TaskCounts], waits: Iterable[Waits]) -> Totals:
+    """Return the totals of a recorder's counts."""
+    tasks = list(tasks)
+    failed = sum(sum(one["failed"].values()) for one in tasks)
+    buckets = [one["buckets"] for one in waits] or [_none()]
+    return Totals(
+        tuple(map(sum, zip(*buckets, strict=True))),
+        failed + sum(one["succeeded"] for one in tasks),
+        failed,
+    )
+
+
 def queue_of(message: Any) -> str:
     """Return the queue that a message came from; see `celery_fleet.compat.queues.note_queues`."""
     queue = getattr(message, "queue", None)
@@ -183,6 +196,36 @@ def _add(histogram: Histogram, value: float) -> None:
 def _count(errors: dict[str, int], name: str) -> None:
     key = name if name in errors or len(errors) < MOST_ERRORS else OTHER
     errors[key] = errors.get(key, 0) + 1
+
+
+class Totals(NamedTuple):
+    """What a worker has counted so far, of all its tasks together: waits by bucket, ends, and failures."""
+
+    waits: tuple[int, ...]
+    ended: int
+    failed: int
+
+
+class LastHour:
+    """Keeps totals once a minute, to say what has been counted in the last hour, or since the worker's start."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, Totals]] = deque(maxlen=61)
+
+    def keep(self, now: float, totals: Totals) -> None:
+        """Keep totals, unless the last minute has some."""
+        if not self._kept or now - self._kept[-1][0] >= 60:
+            self._kept.append((now, totals))
+
+    def since(self, now: float, totals: Totals) -> dict[str, Any]:
+        """Return the difference: `seconds` that it covers, `waits` by bucket, `ended` and `failed`."""
+        then, before = self._kept[0] if self._kept else (now, totals)
+        return {
+            "seconds": round(now - then),
+            "waits": [new - old for new, old in zip(totals.waits, before.waits, strict=True)],
+            "ended": totals.ended - before.ended,
+            "failed": totals.failed - before.failed,
+        }
 
 
 class MetricsFile(Periodic):
@@ -214,6 +257,7 @@ class MetricsFile(Periodic):
         self._drains = 0
         self._drained = False
         self._told = False
+        self._hour = LastHour()
 
     def start(self) -> None:
         """Read the earlier counts and start to write."""
@@ -234,6 +278,7 @@ class MetricsFile(Periodic):
 
     def turn(self) -> float:
         """Write the file and log the first error; return the seconds until the next write."""
+        self._hour.keep(time.monotonic(), total(*self._recorder.counts()))
         try:
             # The exporter is in the application's group.
             json_file.replace(self._path, self.document(), 0o640)
@@ -245,6 +290,10 @@ class MetricsFile(Periodic):
                     "%s can't be written: %s", self._path, error_text(error), exc_info=trace
                 )
         return INTERVAL
+
+    def last_hour(self) -> dict[str, Any]:
+        """Return what was counted in the last hour; see `LastHour.since`."""
+        return self._hour.since(time.monotonic(), total(*self._recorder.counts()))
 
     def end(self) -> None:
         """Stop, and write the last counts unless the disk hangs."""
@@ -322,8 +371,13 @@ def install(
                 lambda **_: file.end(), weak=False, dispatch_uid="celery_fleet.metrics"
             )
             file.start()
+            self._file = file
 
         def stop(self, worker: Any) -> None:
             """Do nothing; `start` says why."""
+
+        def info(self, worker: Any) -> dict[str, Any]:
+            """Return what ``inspect stats`` shows."""
+            return {"fleet_last_hour": self._file.last_hour()}
 
     app.steps["worker"].add(Metrics)

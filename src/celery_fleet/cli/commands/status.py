@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from celery_fleet.cli import ask, output, units
+from celery_fleet.cli import ask, output, slo, units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
@@ -25,6 +25,7 @@ class StatusReport:
         unknown: Why workers and queues could not be asked; None if they were.
         note: Why they were not asked, if there is nothing wrong with that.
         dead_letters: How many there are; None if unknown.
+        slos: How workers have kept their SLOs.
     """
 
     units: list[units.UnitStatus]
@@ -35,6 +36,7 @@ class StatusReport:
     unknown: str | None = None
     note: str | None = None
     dead_letters: int | None = None
+    slos: list[slo.Kept] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -56,6 +58,7 @@ class StatusReport:
             "workers": self.workers,
             "queues": self.queues,
             "dead_letters": self.dead_letters,
+            "slos": [one.as_dict() for one in self.slos],
             "due": self.due,
         }
 
@@ -126,6 +129,12 @@ def judge(found: StatusReport, application: Application, answer: Mapping[str, An
         # For example the second instance of a worker that restarts.
         if node not in application.workers:
             found.workers[node] = {**seen[node], "ok": True}
+    found.slos = list(slo.kept(application.slos, seen))
+    found.problems += [
+        f"worker {one.worker} breaks its SLO ({one.words}): {one.text}"
+        for one in found.slos
+        if not one.well
+    ]
     for queue, waiting in answer["queues"].items():
         if queue in application.external:
             # It is not known whether something consumes it.
@@ -219,6 +228,15 @@ def show(found: StatusReport, application: Application) -> None:
                 for queue, one in found.queues.items()
             ],
             right=("waiting", "consumers"),
+        )
+    if found.slos:
+        output.table(
+            "SLOs, in the last hour",
+            ("worker", "SLO", "kept", "tasks"),
+            [
+                (one.worker, one.words, ("yes" if one.well else "no", one.well), one.text)
+                for one in found.slos
+            ],
         )
     if found.dead_letters:
         output.say(
