@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings
 )
 
 from celery_fleet.cli.exporter import broker
-from celery_fleet.cli.exporter.broker import Connection, Queues
+from celery_fleet.cli.exporter.broker import ExporterConnection, QueueCollector
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.redis_checks import server
 from tests.facts import facts
@@ -93,11 +93,11 @@ def test_all_that_the_exporter_asks(ports: Ports, tmp_path: Path) -> None:
         servers={kind: {"host": "127.0.0.1", "port": port} for kind, port in ports.items()},
     )
     for kind in KINDS:
-        connection = Connection(partial(server, setup, kind))
+        connection = ExporterConnection(partial(server, setup, kind))
         names = {sample.name for sample in broker.instance(kind, connection)}
         assert "celery_fleet_redis_memory_used_bytes" in names
         if kind == "broker":
-            samples = Queues(setup, connection)() or []
+            samples = QueueCollector(setup, connection)() or []
             found = {(sample.name, *sample.labels): sample.value for sample in samples}
             assert found["celery_queue_length", "mail"] == len(STEPS)
             assert found["celery_fleet_messages_held",] == 1

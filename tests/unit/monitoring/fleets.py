@@ -67,7 +67,7 @@ def given(**everywhere: Any) -> tuple[Any, ...]:
     return (found, variables, INSTANCES)
 
 
-def made(**everywhere: Any) -> monitoring_fleet.Fleet:
+def made(**everywhere: Any) -> monitoring_fleet.MonitoredFleet:
     """Return the fleet."""
     return monitoring_fleet.fleet(*given(**everywhere), runbook="")
 

@@ -12,7 +12,7 @@ _WIDTH: Final = 24 // _COLUMNS
 _HEIGHT: Final = 8
 
 
-class Panel(NamedTuple):
+class DashboardPanel(NamedTuple):
     """A graph over time.
 
     Attributes:
@@ -35,32 +35,32 @@ def _quantile(share: float, by: str, metric: str) -> str:
 
 
 PANELS: Final = (
-    Panel(
+    DashboardPanel(
         "SLO: share of tasks that broke it in the last hour",
         "percentunit",
         {f"celery_fleet:slo_bad:ratio_rate1h{{{_APP}}}": "{{worker}} {{slo}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Alerts",
         "short",
         {f'count by (alertname) (ALERTS{{{_APP},alertstate="firing"}})': "{{alertname}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Tasks that wait",
         "short",
         {f"celery_queue_length{{{_QUEUE}}}": "{{queue_name}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Age of the oldest task that waits",
         "s",
         {f"celery_fleet_queue_oldest_seconds{{{_QUEUE}}}": "{{queue_name}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Tasks started per second",
         "ops",
         {_by("queue_name", "celery_task_started_total", _QUEUE): "{{queue_name}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Tasks ended per second",
         "ops",
         {
@@ -68,7 +68,7 @@ PANELS: Final = (
             for end in ("succeeded", "failed", "retried", "rejected")
         },
     ),
-    Panel(
+    DashboardPanel(
         "Wait from sending to start",
         "s",
         {
@@ -76,29 +76,29 @@ PANELS: Final = (
             for share, name in ((0.5, "{{queue_name}} median"), (0.99, "{{queue_name}} 99 %"))
         },
     ),
-    Panel(
+    DashboardPanel(
         "Run time, 95 %",
         "s",
         {_quantile(0.95, "name", "celery_task_runtime"): "{{name}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Failures per second",
         "ops",
         {_by("name, exception", "celery_task_failed_total", _QUEUE): "{{name}} {{exception}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Workers up",
         "short",
         {f"celery_worker_up{{{_HOST}}}": "{{worker}}@{{host}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Busy processes",
         "percentunit",
         {
             f"celery_worker_tasks_active{{{_HOST}}} / celery_fleet_worker_slots{{{_HOST}}}": "{{worker}}@{{host}}"
         },
     ),
-    Panel(
+    DashboardPanel(
         "Tasks that workers hold",
         "short",
         {
@@ -107,7 +107,7 @@ PANELS: Final = (
             f"celery_fleet_dead_letters{{{_APP}}}": "dead letters",
         },
     ),
-    Panel(
+    DashboardPanel(
         "Beat: behind its schedule",
         "s",
         {
@@ -115,12 +115,12 @@ PANELS: Final = (
             f"celery_fleet_beat_overdue_seconds{{{_APP}}}": "overdue entry",
         },
     ),
-    Panel(
+    DashboardPanel(
         "Beat: entries sent per second",
         "ops",
         {_by("entry", "celery_fleet_beat_sent_total", _APP): "{{entry}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Redis: memory",
         "percentunit",
         {
@@ -129,17 +129,17 @@ PANELS: Final = (
             )
         },
     ),
-    Panel(
+    DashboardPanel(
         "Redis: time of an answer",
         "s",
         {f"celery_fleet_redis_seconds{{{_APP}}}": "{{redis}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Free on filesystems",
         "percentunit",
         {f"celery_fleet_filesystem_free_ratio{{{_HOST}}}": "{{host}} {{path}}"},
     ),
-    Panel(
+    DashboardPanel(
         "Certificates: time left",
         "s",
         {

@@ -14,7 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
     targets,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    Fleet,
+    MonitoredFleet,
     fleet,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
@@ -43,12 +43,12 @@ def files(
     }
 
 
-def alerts(found: Fleet) -> list[Rule]:
+def alerts(found: MonitoredFleet) -> list[Rule]:
     """Return all alerts of a fleet."""
     return [*rules.rules(found), *host_rules.rules(found), *slo.rules(found)]
 
 
-def rules_of(found: Fleet) -> dict[str, Any]:
+def rules_of(found: MonitoredFleet) -> dict[str, Any]:
     """Return the file of rules. Groups have the fleet's name, so those of several fleets can be told apart."""
     groups = {
         "slo": list(slo.recorded(found)),
@@ -63,7 +63,7 @@ def rules_of(found: Fleet) -> dict[str, Any]:
     }
 
 
-def tests_of(found: Fleet) -> dict[str, Any]:
+def tests_of(found: MonitoredFleet) -> dict[str, Any]:
     """Return the tests of the rules. Rules that only differ in their host or worker are tested once."""
     every = alerts(found)
     # What a rule reads would also make others of the same name fire.

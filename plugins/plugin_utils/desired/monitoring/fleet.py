@@ -36,7 +36,7 @@ _Value = TypeVar("_Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Host:
+class MonitoredHost:
     """A host with an exporter.
 
     Attributes:
@@ -55,7 +55,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Worker:
+class MonitoredWorker:
     """A worker of the inventory, on all its hosts.
 
     Attributes:
@@ -73,7 +73,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class MonitoredFleet:
     """An application's fleet.
 
     Attributes:
@@ -87,8 +87,8 @@ class Fleet:
     """
 
     app: str
-    hosts: Mapping[str, Host]
-    workers: Sequence[Worker]
+    hosts: Mapping[str, MonitoredHost]
+    workers: Sequence[MonitoredWorker]
     queues: Sequence[str]
     external: Sequence[str]
     collector: str
@@ -180,7 +180,7 @@ def fleet(
     hostvars: Mapping[str, Mapping[str, Any]],
     instances: Mapping[str, Mapping[str, Any] | None],
     runbook: str,
-) -> Fleet:
+) -> MonitoredFleet:
     """Return a fleet as the inventory has it.
 
     Args:
@@ -205,7 +205,7 @@ def fleet(
             f"{collector} has no exporter, and it is the host that asks Redis. Set celery_exporter_enabled: true for "
             "all hosts of the fleet"
         )
-    workers: dict[str, Worker] = {}
+    workers: dict[str, MonitoredWorker] = {}
     drains = []
     for node in facts["nodes"].values():
         variables = hostvars[node["host"]]
@@ -219,7 +219,7 @@ def fleet(
         before = workers[name].hosts if name in workers else ()
         here = [node["host"]] if node["host"] in hosts else []
         hold = hold_time(options, promise_of(options, facts["delivery"]), facts["settings"])
-        workers[name] = Worker(
+        workers[name] = MonitoredWorker(
             name,
             [*before, *here],
             node["queues"],
@@ -227,7 +227,7 @@ def fleet(
             hold.ahead * hold.limit if hold else None,
         )
     beat = next(iter(groups.get("celery_beat", ())), "")
-    return Fleet(
+    return MonitoredFleet(
         app=facts["name"],
         hosts=hosts,
         workers=tuple(workers.values()),
@@ -242,14 +242,14 @@ def fleet(
     )
 
 
-def _host(name: str, variables: Mapping[str, Any]) -> Host:
+def _host(name: str, variables: Mapping[str, Any]) -> MonitoredHost:
     given = variables.get("celery_monitoring_thresholds") or {}
     own = health.merged(given, THRESHOLDS)
     checked = variables.get("celery_health_enabled", True)
     address = (variables.get("celery_app_host_names") or [name])[0]
     address = f"[{address}]" if ":" in address else address
     port = variables.get("celery_exporter_port", PORT)
-    return Host(
+    return MonitoredHost(
         name=name,
         address="" if variables.get("celery_exporter_listen") else f"{address}:{port}",
         thresholds={

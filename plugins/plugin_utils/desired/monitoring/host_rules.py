@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    Fleet,
+    MonitoredFleet,
     grouped,
     quoted,
 )
@@ -32,13 +32,13 @@ DAY: Final = 24 * 60 * MINUTE
 _DEPLOY: Final = 15 * MINUTE
 
 
-def rules(fleet: Fleet) -> Iterator[Rule]:
+def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
     """Yield the alerts about units, beat, Redis, hosts and releases."""
     for part in (_units, _beat, _redis, _hosts, _releases):
         yield from part(fleet)
 
 
-def _counted(fleet: Fleet, alert: str, metric: str, more: float, **rule: Any) -> Rule:
+def _counted(fleet: MonitoredFleet, alert: str, metric: str, more: float, **rule: Any) -> Rule:
     """Return a rule for a counter that grows by more than a number in fifteen minutes."""
     host, labels = rule.pop("host"), rule.pop("found")
     series = fleet.of(metric, host=host, **labels)
@@ -56,7 +56,7 @@ def _counted(fleet: Fleet, alert: str, metric: str, more: float, **rule: Any) ->
     )
 
 
-def _units(fleet: Fleet) -> Iterator[Rule]:
+def _units(fleet: MonitoredFleet) -> Iterator[Rule]:
     host, unit = fleet.collector, f"{fleet.app}-worker@mail.service"
     again = "a-worker-restarts-again-and-again"
     yield _counted(
@@ -81,7 +81,7 @@ def _units(fleet: Fleet) -> Iterator[Rule]:
     )
 
 
-def _beat(fleet: Fleet) -> Iterator[Rule]:
+def _beat(fleet: MonitoredFleet) -> Iterator[Rule]:
     if not fleet.beat:
         return
     host = fleet.beat
@@ -138,7 +138,7 @@ def _beat(fleet: Fleet) -> Iterator[Rule]:
     )
 
 
-def _redis(fleet: Fleet) -> Iterator[Rule]:
+def _redis(fleet: MonitoredFleet) -> Iterator[Rule]:
     labels = {"host": fleet.collector, "redis": "broker"}
     answers, used, most = (
         fleet.of(f"celery_fleet_redis_{what}", **labels)
@@ -174,7 +174,7 @@ def _redis(fleet: Fleet) -> Iterator[Rule]:
     )
 
 
-def _hosts(fleet: Fleet) -> Iterator[Rule]:
+def _hosts(fleet: MonitoredFleet) -> Iterator[Rule]:
     expiry, file = "celery_fleet_certificate_expiry_timestamp_seconds", "/etc/celery-fleet/host.crt"
     yield from graded(
         fleet.by_host("certificate_days"),
@@ -246,15 +246,15 @@ def _same(expr: str, _: str) -> str:
     return expr
 
 
-def _percent(fleet: Fleet, metric: str, hosts: str) -> str:
+def _percent(fleet: MonitoredFleet, metric: str, hosts: str) -> str:
     return f"100 * {fleet.of(metric, hosts)}"
 
 
-def _path(fleet: Fleet, metric: str, host: str, percent: float) -> Series:
+def _path(fleet: MonitoredFleet, metric: str, host: str, percent: float) -> Series:
     return {fleet.of(metric, host=host, path="/var/log"): at(percent / 100)}
 
 
-def _releases(fleet: Fleet) -> Iterator[Rule]:
+def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
     metric = "celery_fleet_release_info"
     own = rf"unit=~{quoted(re.escape(fleet.app) + '-(worker@.*|beat|web)' + re.escape('.service'))}"
     hold = max(_DEPLOY, fleet.drain + 5 * MINUTE)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    Fleet,
+    MonitoredFleet,
     grouped,
 )
 
@@ -24,7 +24,7 @@ _NAME = re.compile(r"\$(\w+)")
 # The name of a metric in an expression.
 METRIC: Final = re.compile(r"\b(?:celery_[\w:]+|up)\b")
 
-# Series by their text, as `Fleet.of` returns it -> first value, and growth with each scrape; None for no such series.
+# Series by their text, as `MonitoredFleet.of` returns it -> first value, and growth with each scrape; None for no such one.
 Series = Mapping[str, tuple[float, float] | None]
 
 
@@ -62,7 +62,7 @@ class Rule:
     keep: float = 0
     also: Sequence[Rule] = ()
 
-    def document(self, fleet: Fleet) -> dict[str, Any]:
+    def document(self, fleet: MonitoredFleet) -> dict[str, Any]:
         """Return the rule for a file of Prometheus."""
         return {
             "alert": self.alert,
@@ -80,7 +80,7 @@ class Rule:
             },
         }
 
-    def expected(self, fleet: Fleet, result: Mapping[str, str]) -> dict[str, Any]:
+    def expected(self, fleet: MonitoredFleet, result: Mapping[str, str]) -> dict[str, Any]:
         """Return the alert for a result of the expression, with these labels."""
         found = {"app": fleet.app, **result}
         own = {name: Template(text).substitute(found) for name, text in self.labels.items()}
@@ -98,7 +98,7 @@ class Rule:
         """Names of all metrics that it reads."""
         return set(METRIC.findall(self.expr))
 
-    def cases(self, fleet: Fleet) -> Iterator[dict[str, Any]]:
+    def cases(self, fleet: MonitoredFleet) -> Iterator[dict[str, Any]]:
         """Yield the silent case and the firing ones."""
         alerts = [rule.expected(fleet, self.found) for rule in (self, *self.also)]
         for series, exp_alerts in (
@@ -146,7 +146,7 @@ def one(series: str) -> Callable[[str, float], Series]:
     return lambda _, value: {series: at(value)}
 
 
-def while_up(fleet: Fleet, host: str) -> tuple[str, Series]:
+def while_up(fleet: MonitoredFleet, host: str) -> tuple[str, Series]:
     """Return a condition that a host's exporter answers, and a series with which it does."""
     series = fleet.of("up", exporter="fleet", host=host)
     return f"and on () {series} == 1", {series: at(1)}

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    Fleet,
+    MonitoredFleet,
     any_of,
     grouped,
 )
@@ -42,7 +42,9 @@ _CANARY: Final[dict[str, Any]] = {
 }
 
 
-def failed_and_ended(fleet: Fleet, labels: str, window: str, *matchers: str) -> tuple[str, str]:
+def failed_and_ended(
+    fleet: MonitoredFleet, labels: str, window: str, *matchers: str
+) -> tuple[str, str]:
     """Return how many tasks have failed in a window, and how many have ended, by some labels.
 
     A task that has never succeeded has no series for that, so the sum is over both names.
@@ -58,13 +60,13 @@ def failed_and_ended(fleet: Fleet, labels: str, window: str, *matchers: str) -> 
     return failed, both
 
 
-def rules(fleet: Fleet) -> Iterator[Rule]:
+def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
     """Yield the alerts about workers, queues and tasks."""
     for part in (_monitoring, _workers, _queues, _tasks):
         yield from part(fleet)
 
 
-def _monitoring(fleet: Fleet) -> Iterator[Rule]:
+def _monitoring(fleet: MonitoredFleet) -> Iterator[Rule]:
     hosts = {name: fleet.of("up", exporter="fleet", host=name) for name in fleet.hosts}
     first = next(iter(hosts))
     yield Rule(
@@ -95,7 +97,7 @@ def _monitoring(fleet: Fleet) -> Iterator[Rule]:
         )
 
 
-def _workers(fleet: Fleet) -> Iterator[Rule]:
+def _workers(fleet: MonitoredFleet) -> Iterator[Rule]:
     for worker in fleet.workers:
         for host in worker.hosts:
             condition, answers = while_up(fleet, host)
@@ -160,7 +162,7 @@ def _workers(fleet: Fleet) -> Iterator[Rule]:
     )
 
 
-def _queues(fleet: Fleet) -> Iterator[Rule]:
+def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
     host = fleet.collector
     own = [queue for queue in fleet.queues if queue not in fleet.external]
     others = f"queue_name!~{any_of(fleet.external)}" if fleet.external else ""
@@ -224,11 +226,11 @@ def _queues(fleet: Fleet) -> Iterator[Rule]:
         )
 
 
-def _queue(fleet: Fleet, metric: str, queue: str, value: float) -> Series:
+def _queue(fleet: MonitoredFleet, metric: str, queue: str, value: float) -> Series:
     return {fleet.of(metric, host=fleet.collector, queue_name=queue): at(value)}
 
 
-def _tasks(fleet: Fleet) -> Iterator[Rule]:
+def _tasks(fleet: MonitoredFleet) -> Iterator[Rule]:
     labels = {"queue_name": "mail", "name": "app.pay"}
     failed, ended = failed_and_ended(fleet, "app, queue_name, name", "5m")
     wrong = fleet.of("celery_task_failed_total", **labels, exception="ValueError")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    Fleet,
+    MonitoredFleet,
     any_of,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
@@ -52,7 +52,7 @@ ALERTS: Final[Mapping[str, tuple[str, tuple[Burn, Burn]]]] = {
 WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 
-def recorded(fleet: Fleet) -> Iterator[dict[str, Any]]:
+def recorded(fleet: MonitoredFleet) -> Iterator[dict[str, Any]]:
     """Yield recording rules: the share of each worker's tasks that broke an SLO, for each window."""
     measures: dict[tuple[str, float], list[str]] = {}
     for slo, workers in _slos(fleet).items():
@@ -67,7 +67,7 @@ def recorded(fleet: Fleet) -> Iterator[dict[str, Any]]:
             }
 
 
-def rules(fleet: Fleet) -> Iterator[Rule]:
+def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
     """Yield the alerts of all SLOs."""
     for slo, workers in _slos(fleet).items():
         for alert, (severity, burns) in ALERTS.items():
@@ -89,7 +89,7 @@ def rules(fleet: Fleet) -> Iterator[Rule]:
             )
 
 
-def _slos(fleet: Fleet) -> dict[Objective, list[str]]:
+def _slos(fleet: MonitoredFleet) -> dict[Objective, list[str]]:
     """Return the names of the workers with each SLO."""
     found: dict[Objective, list[str]] = {}
     for worker in fleet.workers:
@@ -104,7 +104,7 @@ def _labels(kind: str, seconds: float) -> dict[str, str]:
 
 
 def _measured(
-    fleet: Fleet, workers: Sequence[str], kind: str, seconds: float, window: str
+    fleet: MonitoredFleet, workers: Sequence[str], kind: str, seconds: float, window: str
 ) -> tuple[str, str]:
     """Return how many tasks of each worker broke an SLO in a window, and how many count."""
     matcher = f"worker=~{any_of(workers)}"
@@ -120,7 +120,7 @@ def _measured(
     return f"({started} - {good})", started
 
 
-def _burns(fleet: Fleet, workers: Sequence[str], slo: Objective, burn: Burn) -> str:
+def _burns(fleet: MonitoredFleet, workers: Sequence[str], slo: Objective, burn: Burn) -> str:
     matcher = f"worker=~{any_of(workers)}"
     shares = (
         f"{fleet.of(RECORDED + window, matcher, **_labels(slo.kind, slo.seconds))} > {plain(burn.factor * slo.budget)}"
@@ -130,7 +130,7 @@ def _burns(fleet: Fleet, workers: Sequence[str], slo: Objective, burn: Burn) -> 
     return f"{' and '.join(shares)} and on (app, worker) {counted} >= {FEWEST}"
 
 
-def _tasks(fleet: Fleet, worker: str, slo: Objective, broken: float) -> Series:
+def _tasks(fleet: MonitoredFleet, worker: str, slo: Objective, broken: float) -> Series:
     """Return series of a worker with many tasks, a share of which breaks its SLO."""
     labels = {"host": fleet.collector, "worker": worker, "queue_name": "mail"}
     bad = broken * _MANY

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    Fleet,
+    MonitoredFleet,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
     CRITICAL,
@@ -21,7 +21,7 @@ _ABOUT: Final = (
 )
 
 
-def targets(fleet: Fleet) -> list[dict[str, Any]]:
+def targets(fleet: MonitoredFleet) -> list[dict[str, Any]]:
     """Return the targets for `file_sd_configs`. Exporters on their host's loopback are not among them."""
     return [
         {
@@ -39,7 +39,7 @@ def targets(fleet: Fleet) -> list[dict[str, Any]]:
     ]
 
 
-def scrape(fleet: Fleet, variables: Mapping[str, Any]) -> dict[str, Any]:
+def scrape(fleet: MonitoredFleet, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the job that scrapes the targets.
 
     Args:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.beat.loaded import NAME
-from celery_fleet.cli.exporter.places import Places, counted, document
-from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.cli.exporter.places import MetricPlaces, counted, document
+from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.health.fleet import last_tick
 from celery_fleet.health.setup import Setup
 
@@ -21,7 +21,7 @@ SHOWN = 100
 _MISSED = ("failed", "late", "collapsed")
 
 
-def beat(setup: Setup, places: Places) -> Iterator[Sample]:
+def beat(setup: Setup, places: MetricPlaces) -> Iterator[MetricSample]:
     """Yield the metrics of beat. Its runtime directory is gone if it does not run.
 
     Raises:
@@ -30,30 +30,30 @@ def beat(setup: Setup, places: Places) -> Iterator[Sample]:
     directory = Path((setup.beat or {})["directory"])
     ticked = last_tick(directory)
     if ticked is not None:
-        yield Sample("celery_fleet_beat_tick_timestamp_seconds", ticked)
+        yield MetricSample("celery_fleet_beat_tick_timestamp_seconds", ticked)
     with contextlib.suppress(FileNotFoundError):
         yield from _schedule(document(directory / NAME))
     with contextlib.suppress(FileNotFoundError):
         yield from _counts(counted(places.beat)["entries"])
 
 
-def _schedule(found: Mapping[str, Any]) -> Iterator[Sample]:
+def _schedule(found: Mapping[str, Any]) -> Iterator[MetricSample]:
     due = {
         str(entry["name"]): datetime.fromisoformat(entry["due"]).timestamp()
         for entry in found["entries"]
     }
-    yield Sample("celery_fleet_beat_entries", float(len(due)))
+    yield MetricSample("celery_fleet_beat_entries", float(len(due)))
     if due:
         first = min(due.values())
-        yield Sample("celery_fleet_beat_next_due_timestamp_seconds", first)
-        yield Sample("celery_fleet_beat_overdue_seconds", max(0.0, time.time() - first))
+        yield MetricSample("celery_fleet_beat_next_due_timestamp_seconds", first)
+        yield MetricSample("celery_fleet_beat_overdue_seconds", max(0.0, time.time() - first))
     for name in sorted(due)[:SHOWN]:
-        yield Sample("celery_fleet_beat_entry_due_timestamp_seconds", due[name], (name,))
+        yield MetricSample("celery_fleet_beat_entry_due_timestamp_seconds", due[name], (name,))
 
 
-def _counts(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[Sample]:
+def _counts(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[MetricSample]:
     for name in sorted(entries)[:SHOWN]:
-        yield Sample("celery_fleet_beat_sent_total", float(entries[name]["sent"]), (name,))
+        yield MetricSample("celery_fleet_beat_sent_total", float(entries[name]["sent"]), (name,))
         for reason in _MISSED:
             number = float(entries[name][reason])
-            yield Sample("celery_fleet_beat_missed_total", number, (name, reason))
+            yield MetricSample("celery_fleet_beat_missed_total", number, (name, reason))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.cli.exporter.table import COMMANDS_PER_SECOND, LONGEST_PAUSE
 from celery_fleet.common.redis_client import Client, RedisError, Server, information
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, SENT
@@ -34,7 +34,7 @@ class _Client(Client):
         return super()._text(min(size, KEPT))
 
 
-class Connection:
+class ExporterConnection:
     """A connection to an instance that stays open, and is opened again if it was lost.
 
     `commands` is the number of commands that were sent.
@@ -71,7 +71,7 @@ class Connection:
         self._client = None
 
 
-def instance(kind: str, connection: Connection) -> Iterator[Sample]:
+def instance(kind: str, connection: ExporterConnection) -> Iterator[MetricSample]:
     """Yield whether an instance answers, how fast, and how full its memory is.
 
     Raises:
@@ -82,17 +82,17 @@ def instance(kind: str, connection: Connection) -> Iterator[Sample]:
     if isinstance(answer, RedisError):
         raise answer
     seconds = time.monotonic() - began
-    yield Sample("celery_fleet_redis_up", 1.0, (kind,))
-    yield Sample("celery_fleet_redis_seconds", seconds, (kind,))
+    yield MetricSample("celery_fleet_redis_up", 1.0, (kind,))
+    yield MetricSample("celery_fleet_redis_seconds", seconds, (kind,))
     # Users of services that others run may not ask for this.
     if not isinstance(about, RedisError):
         memory = information(about)
         used, limit = float(memory["used_memory"]), float(memory["maxmemory"])
-        yield Sample("celery_fleet_redis_memory_used_bytes", used, (kind,))
-        yield Sample("celery_fleet_redis_memory_max_bytes", limit, (kind,))
+        yield MetricSample("celery_fleet_redis_memory_used_bytes", used, (kind,))
+        yield MetricSample("celery_fleet_redis_memory_max_bytes", limit, (kind,))
 
 
-class Queues:
+class QueueCollector:
     """Looks at the queues, as often as the number of commands allows.
 
     Args:
@@ -101,7 +101,7 @@ class Queues:
         others: Commands per second that the other parts send.
     """
 
-    def __init__(self, setup: Setup, connection: Connection, others: float = 0.0) -> None:
+    def __init__(self, setup: Setup, connection: ExporterConnection, others: float = 0.0) -> None:
         self._lists = lists(setup)
         self._connection = connection
         self._rate = COMMANDS_PER_SECOND - others
@@ -109,7 +109,7 @@ class Queues:
         # For each list that is not empty: which message is at its head, and when that was first seen.
         self._heads: dict[str, tuple[int, float]] = {}
 
-    def __call__(self) -> list[Sample] | None:
+    def __call__(self) -> list[MetricSample] | None:
         """Return the metrics of the queues; None if it is too early to look again.
 
         Raises:
@@ -125,7 +125,7 @@ class Queues:
             pause = (self._connection.commands - before) / self._rate
             self._next = began + min(pause, LONGEST_PAUSE)
 
-    def _look(self) -> Iterator[Sample]:
+    def _look(self) -> Iterator[MetricSample]:
         steps = list(zip(*self._lists.values(), strict=True))
         held, oldest, letters, *there = self._ask(
             [
@@ -141,12 +141,12 @@ class Queues:
         for queue, keys in self._lists.items():
             waiting = float(sum(lengths.get(key, 0) for key in keys))
             age = max((ages[key] for key in keys if key in ages), default=0.0)
-            yield Sample("celery_queue_length", waiting, (queue,))
-            yield Sample("celery_fleet_queue_oldest_seconds", age, (queue,))
-        yield Sample("celery_fleet_messages_held", float(held))
+            yield MetricSample("celery_queue_length", waiting, (queue,))
+            yield MetricSample("celery_fleet_queue_oldest_seconds", age, (queue,))
+        yield MetricSample("celery_fleet_messages_held", float(held))
         lease = max(0.0, time.time() - float(oldest[1])) if oldest else 0.0
-        yield Sample("celery_fleet_lease_oldest_seconds", lease)
-        yield Sample("celery_fleet_dead_letters", float(letters))
+        yield MetricSample("celery_fleet_lease_oldest_seconds", lease)
+        yield MetricSample("celery_fleet_dead_letters", float(letters))
 
     def _ages(self, keys: Sequence[str]) -> dict[str, float]:
         """Return the age in seconds of the message at the head of each list, from which workers take the next one."""

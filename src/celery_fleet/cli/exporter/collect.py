@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from celery_fleet.cli.exporter.samples import Sample, text
+from celery_fleet.cli.exporter.samples import MetricSample, text
 from celery_fleet.health.text import reason
 
 #: Seconds after which a part counts as failed. A scrape is answered within 5 s.
@@ -18,7 +18,7 @@ _EARLY = 0.9
 
 
 @dataclass(frozen=True)
-class Part:
+class MetricPart:
     """What is collected by itself.
 
     Attributes:
@@ -28,15 +28,15 @@ class Part:
     """
 
     name: str
-    collect: Callable[[], Iterable[Sample] | None]
-    failing: tuple[Sample, ...] = ()
+    collect: Callable[[], Iterable[MetricSample] | None]
+    failing: tuple[MetricSample, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Outcome:
     """What a part has last found; `error` is empty if it did not fail."""
 
-    samples: Sequence[Sample] = ()
+    samples: Sequence[MetricSample] = ()
     error: str = ""
     seconds: float = 0.0
     collected: float = 0.0
@@ -45,7 +45,7 @@ class _Outcome:
 class _Runner:
     """Runs one part, in a thread for each collection but never in two at a time."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: MetricPart) -> None:
         self.part = part
         self._outcome = _Outcome()
         self._thread = threading.Thread()
@@ -89,9 +89,9 @@ class Collector:
 
     def __init__(
         self,
-        parts: Iterable[Part],
+        parts: Iterable[MetricPart],
         interval: float,
-        extra: Callable[[], Iterable[Sample]],
+        extra: Callable[[], Iterable[MetricSample]],
         say: Callable[[str], None],
     ) -> None:
         self._runners = [_Runner(part) for part in parts]
@@ -112,16 +112,16 @@ class Collector:
                 self._began = now
             return self._text
 
-    def _samples(self, deadline: float) -> Iterator[Sample]:
+    def _samples(self, deadline: float) -> Iterator[MetricSample]:
         for runner in self._runners:
             runner.start()
         for runner in self._runners:
             found, own = runner.outcome(deadline), (runner.part.name,)
             yield from found.samples
-            yield Sample("celery_fleet_collect_seconds", found.seconds, own)
-            yield Sample("celery_fleet_collect_error", float(bool(found.error)), own)
+            yield MetricSample("celery_fleet_collect_seconds", found.seconds, own)
+            yield MetricSample("celery_fleet_collect_error", float(bool(found.error)), own)
             if not found.error:
-                yield Sample("celery_fleet_collected_timestamp_seconds", found.collected, own)
+                yield MetricSample("celery_fleet_collected_timestamp_seconds", found.collected, own)
             self._tell(runner.part.name, found.error)
         yield from self._extra()
 

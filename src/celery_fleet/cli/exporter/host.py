@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from celery_fleet.cli.exporter.places import Places, counted
-from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.cli.exporter.places import MetricPlaces, counted
+from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.cli.exporter.workers import FRESH, age, labels_of, name_of
 from celery_fleet.health import host, result
 from celery_fleet.health import units as health_units
@@ -52,8 +52,8 @@ def own_units(setup: Setup) -> list[str]:
 
 
 def units(
-    setup: Setup, places: Places, show: health_units.Ask = health_units.show
-) -> Iterator[Sample]:
+    setup: Setup, places: MetricPlaces, show: health_units.Ask = health_units.show
+) -> Iterator[MetricSample]:
     """Yield which units and workers are up, and how often systemd has restarted them.
 
     Raises:
@@ -61,11 +61,11 @@ def units(
     """
     found = show(own_units(setup))
     for name, unit in found.items():
-        yield Sample("celery_fleet_unit_up", float(unit.runs), (name,))
-        yield Sample("celery_fleet_unit_restarts_total", float(unit.restarts), (name,))
+        yield MetricSample("celery_fleet_unit_up", float(unit.runs), (name,))
+        yield MetricSample("celery_fleet_unit_restarts_total", float(unit.restarts), (name,))
     for node, worker in own_workers(setup).items():
         up = _works(found.get(worker.unit), places.worker(name_of(node)))
-        yield Sample("celery_worker_up", float(up), labels_of(node))
+        yield MetricSample("celery_worker_up", float(up), labels_of(node))
 
 
 def _works(unit: MonitoredUnit | None, path: Path) -> bool:
@@ -79,7 +79,7 @@ def _works(unit: MonitoredUnit | None, path: Path) -> bool:
     return seconds is None or not FRESH < seconds < time.monotonic() - unit.up
 
 
-def ends(setup: Setup, places: Places) -> Iterator[Sample]:
+def ends(setup: Setup, places: MetricPlaces) -> Iterator[MetricSample]:
     """Yield how often units have ended, by the result.
 
     Raises:
@@ -90,10 +90,10 @@ def ends(setup: Setup, places: Places) -> Iterator[Sample]:
         with contextlib.suppress(FileNotFoundError):
             found |= counted(places.ends(unit))["results"]
         for ended, number in found.items():
-            yield Sample("celery_fleet_unit_ends_total", float(number), (unit, ended))
+            yield MetricSample("celery_fleet_unit_ends_total", float(number), (unit, ended))
 
 
-def hand_backs(setup: Setup, places: Places) -> Iterator[Sample]:
+def hand_backs(setup: Setup, places: MetricPlaces) -> Iterator[MetricSample]:
     """Yield what became of the messages that workers held when they ended.
 
     Raises:
@@ -105,10 +105,10 @@ def hand_backs(setup: Setup, places: Places) -> Iterator[Sample]:
             found = counted(places.hand_backs(name))
             for outcome in _OUTCOMES:
                 labels = (host, name, outcome)
-                yield Sample("celery_fleet_handed_back_total", float(found[outcome]), labels)
+                yield MetricSample("celery_fleet_handed_back_total", float(found[outcome]), labels)
 
 
-def releases(setup: Setup) -> Iterator[Sample]:
+def releases(setup: Setup) -> Iterator[MetricSample]:
     """Yield the release that each unit starts from.
 
     Raises:
@@ -119,21 +119,21 @@ def releases(setup: Setup) -> Iterator[Sample]:
         name = unit.removeprefix(f"{setup.app}-").removesuffix(".service").replace("@", "-", 1)
         with contextlib.suppress(FileNotFoundError):
             release = os.path.basename(os.readlink(setup.root / "pins" / name))
-            yield Sample("celery_fleet_release_info", 1.0, (unit, release, "pinned"))
+            yield MetricSample("celery_fleet_release_info", 1.0, (unit, release, "pinned"))
 
 
-def disk(setup: Setup) -> Iterator[Sample]:
+def disk(setup: Setup) -> Iterator[MetricSample]:
     """Yield the free space and the free inodes."""
     for path, value in host.disk(setup).value.items():
         free, inodes = value["free_percent"] / 100, value["free_inodes_percent"] / 100
-        yield Sample("celery_fleet_filesystem_free_ratio", free, (path,))
-        yield Sample("celery_fleet_filesystem_inodes_free_ratio", inodes, (path,))
+        yield MetricSample("celery_fleet_filesystem_free_ratio", free, (path,))
+        yield MetricSample("celery_fleet_filesystem_inodes_free_ratio", inodes, (path,))
 
 
-def memory(setup: Setup) -> Iterator[Sample]:
+def memory(setup: Setup) -> Iterator[MetricSample]:
     """Yield the available memory."""
     percent = host.memory(setup).value["available_percent"]
-    yield Sample("celery_fleet_memory_available_ratio", percent / 100)
+    yield MetricSample("celery_fleet_memory_available_ratio", percent / 100)
 
 
 class Certificates:
@@ -143,7 +143,7 @@ class Certificates:
         self._paths = paths
         self._read: dict[str, tuple[tuple[int, int], list[Validity]]] = {}
 
-    def __call__(self) -> Iterator[Sample]:
+    def __call__(self) -> Iterator[MetricSample]:
         """Yield when each certificate expires.
 
         Raises:
@@ -156,12 +156,12 @@ class Certificates:
                 self._read[path] = (mark, validities(Path(path).read_text(encoding="utf-8")))
         ends = ends_of({path: self._read[path][1] for path in self._paths})
         for path, moment in ends.items():
-            yield Sample(
+            yield MetricSample(
                 "celery_fleet_certificate_expiry_timestamp_seconds", moment.timestamp(), (path,)
             )
 
 
-def health(places: Places) -> Iterator[Sample]:
+def health(places: MetricPlaces) -> Iterator[MetricSample]:
     """Yield the result of the last health check; nothing if there was none.
 
     Raises:
@@ -172,25 +172,25 @@ def health(places: Places) -> Iterator[Sample]:
     except FileNotFoundError:
         return
     checks: Mapping[str, Mapping[str, object]] = found["checks"]
-    yield Sample("celery_fleet_health_state", _STATES[found["state"]])
+    yield MetricSample("celery_fleet_health_state", _STATES[found["state"]])
     for name, check in checks.items():
         state = _STATES[str(check["state"])]
-        yield Sample("celery_fleet_health_check_state", state, (name,))
+        yield MetricSample("celery_fleet_health_check_state", state, (name,))
     checked = datetime.fromisoformat(found["checked"]).timestamp()
-    yield Sample("celery_fleet_health_checked_timestamp_seconds", checked)
+    yield MetricSample("celery_fleet_health_checked_timestamp_seconds", checked)
     # A check that failed has no value.
     values: dict[str, Any] = {name: check.get("value") or {} for name, check in checks.items()}
     if clock := values.get("clock"):
-        yield Sample("celery_fleet_clock_offset_seconds", float(clock["offset_seconds"]))
+        yield MetricSample("celery_fleet_clock_offset_seconds", float(clock["offset_seconds"]))
     for node, canary in values.get("canary", {}).items():
         labels = labels_of(node)
-        yield Sample("celery_fleet_canary_ok", float(canary["state"] in _WELL), labels)
+        yield MetricSample("celery_fleet_canary_ok", float(canary["state"] in _WELL), labels)
         if canary["seconds"] is not None:
-            yield Sample("celery_fleet_canary_seconds", float(canary["seconds"]), labels)
+            yield MetricSample("celery_fleet_canary_seconds", float(canary["seconds"]), labels)
 
 
-def change(places: Places) -> Iterator[Sample]:
+def change(places: MetricPlaces) -> Iterator[MetricSample]:
     """Yield when a run last changed this host; nothing if none did."""
     with contextlib.suppress(FileNotFoundError):
         changed = places.changed.stat().st_mtime
-        yield Sample("celery_fleet_last_change_timestamp_seconds", changed)
+        yield MetricSample("celery_fleet_last_change_timestamp_seconds", changed)

@@ -19,7 +19,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
-class Places:
+class MetricPlaces:
     """The files of an application on this host; tests have them below another root."""
 
     app: str

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from celery_fleet import __version__
 from celery_fleet.cli.exporter import beat, broker, host, workers
-from celery_fleet.cli.exporter.collect import Collector, Part
-from celery_fleet.cli.exporter.places import Places
-from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.cli.exporter.collect import Collector, MetricPart
+from celery_fleet.cli.exporter.places import MetricPlaces
+from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.cli.exporter.server import serve
 from celery_fleet.common.client_certificate import CREDENTIALS_VARIABLE
 from celery_fleet.common.counters import SECOND
@@ -68,20 +68,20 @@ def read(path: Path, credentials: Path) -> tuple[Setup, Settings]:
     return setup, settings
 
 
-Connections = Mapping[str, broker.Connection]
+Connections = Mapping[str, broker.ExporterConnection]
 
 
 def collector(
-    setup: Setup, settings: Settings, places: Places, connections: Connections
+    setup: Setup, settings: Settings, places: MetricPlaces, connections: Connections
 ) -> Collector:
     """Return the collector of all metrics of a host, which asks Redis only by these connections."""
     secrets = secrets_in(dict(setup.operator or {}))
 
-    def extra() -> Iterator[Sample]:
+    def extra() -> Iterator[MetricSample]:
         asks = "true" if settings.asks_redis else "false"
-        yield Sample("celery_fleet_build_info", 1.0, (__version__, asks))
+        yield MetricSample("celery_fleet_build_info", 1.0, (__version__, asks))
         sent = sum(connection.commands for connection in connections.values())
-        yield Sample("celery_fleet_collect_redis_commands_total", float(sent))
+        yield MetricSample("celery_fleet_collect_redis_commands_total", float(sent))
 
     def say(line: str) -> None:
         print(redact(line, secrets), file=sys.stderr, flush=True)
@@ -90,42 +90,42 @@ def collector(
     return Collector(parts, settings.interval, extra, say)
 
 
-def _local(setup: Setup, places: Places) -> Iterator[Part]:
+def _local(setup: Setup, places: MetricPlaces) -> Iterator[MetricPart]:
     for node, worker in host.own_workers(setup).items():
         name = workers.name_of(node)
         file = places.worker(name)
-        yield Part(f"worker:{name}", partial(workers.worker, node, worker.unit, file))
+        yield MetricPart(f"worker:{name}", partial(workers.worker, node, worker.unit, file))
         second = places.worker(f"{name}{SECOND}")
-        yield Part(f"worker:{name}{SECOND}", partial(workers.stand_in, node, second))
-    yield Part("units", partial(host.units, setup, places))
-    yield Part("ends", partial(host.ends, setup, places))
-    yield Part("hand_backs", partial(host.hand_backs, setup, places))
-    yield Part("releases", partial(host.releases, setup))
-    yield Part("disk", partial(host.disk, setup))
-    yield Part("memory", partial(host.memory, setup))
-    yield Part("certificates", host.Certificates(setup.certificates))
-    yield Part("health", partial(host.health, places))
-    yield Part("change", partial(host.change, places))
+        yield MetricPart(f"worker:{name}{SECOND}", partial(workers.stand_in, node, second))
+    yield MetricPart("units", partial(host.units, setup, places))
+    yield MetricPart("ends", partial(host.ends, setup, places))
+    yield MetricPart("hand_backs", partial(host.hand_backs, setup, places))
+    yield MetricPart("releases", partial(host.releases, setup))
+    yield MetricPart("disk", partial(host.disk, setup))
+    yield MetricPart("memory", partial(host.memory, setup))
+    yield MetricPart("certificates", host.Certificates(setup.certificates))
+    yield MetricPart("health", partial(host.health, places))
+    yield MetricPart("change", partial(host.change, places))
     if setup.beat:
-        yield Part("beat", partial(beat.beat, setup, places))
+        yield MetricPart("beat", partial(beat.beat, setup, places))
 
 
 def connections_of(setup: Setup) -> Connections:
     """Return a connection for each part that asks Redis, by the part's name. None is open yet."""
     kinds = ("broker", "results", *({"cache"} & {*setup.servers}))
-    found = {kind: broker.Connection(partial(server, setup, kind)) for kind in kinds}
+    found = {kind: broker.ExporterConnection(partial(server, setup, kind)) for kind in kinds}
     # The queues have a connection of their own, because the parts are collected at the same time.
-    return {**found, "queues": broker.Connection(partial(server, setup, "broker"))}
+    return {**found, "queues": broker.ExporterConnection(partial(server, setup, "broker"))}
 
 
-def _remote(setup: Setup, interval: float, connections: Connections) -> Iterator[Part]:
+def _remote(setup: Setup, interval: float, connections: Connections) -> Iterator[MetricPart]:
     others = 0.0
     for kind, connection in connections.items():
         if kind == "queues":
-            yield Part(kind, broker.Queues(setup, connection, others))
+            yield MetricPart(kind, broker.QueueCollector(setup, connection, others))
         else:
-            down = Sample("celery_fleet_redis_up", 0.0, (kind,))
-            yield Part(kind, partial(broker.instance, kind, connection), (down,))
+            down = MetricSample("celery_fleet_redis_up", 0.0, (kind,))
+            yield MetricPart(kind, partial(broker.instance, kind, connection), (down,))
             others += broker.COMMANDS_OF_INSTANCE / interval
 
 
@@ -138,7 +138,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         setup, settings = read(CONFIGURATION / argv[0] / "exporter.json", credentials)
         connections = connections_of(setup) if settings.asks_redis else {}
-        collected = collector(setup, settings, Places(setup.app, state=settings.state), connections)
+        collected = collector(
+            setup, settings, MetricPlaces(setup.app, state=settings.state), connections
+        )
     except (CheckError, ValueError) as error:
         print(f"<3>{reason(error)}", file=sys.stderr)
         return EX_CONFIG

@@ -20,22 +20,22 @@ from celery_fleet.cli.exporter.table import BOUNDS, COUNTER, METRICS
 _BOUNDS = [*map(repr, BOUNDS), "+Inf"]
 
 
-class Histogram(NamedTuple):
+class HistogramSample(NamedTuple):
     """A histogram: the counts of its buckets, not cumulative, and the sum of its values in seconds."""
 
     buckets: tuple[float, ...]
     sum: float
 
 
-class Sample(NamedTuple):
+class MetricSample(NamedTuple):
     """One value of a metric in the table. Samples with the same name and labels are added up."""
 
     name: str
-    value: float | Histogram
+    value: float | HistogramSample
     labels: tuple[str, ...] = ()
 
 
-def text(samples: Iterable[Sample]) -> bytes:
+def text(samples: Iterable[MetricSample]) -> bytes:
     """Return the text of some samples, in the order of the table."""
     return generate_latest(_Families(samples))
 
@@ -43,11 +43,11 @@ def text(samples: Iterable[Sample]) -> bytes:
 class _Families(Collector):
     """The samples as `generate_latest` takes them."""
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
+    def __init__(self, samples: Iterable[MetricSample]) -> None:
         self._numbers: dict[str, dict[tuple[str, ...], float]] = {}
-        self._histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
+        self._histograms: dict[str, dict[tuple[str, ...], HistogramSample]] = {}
         for name, value, labels in samples:
-            if isinstance(value, Histogram):
+            if isinstance(value, HistogramSample):
                 histograms = self._histograms.setdefault(name, {})
                 histograms[labels] = _both(histograms.get(labels), value)
             else:
@@ -71,8 +71,8 @@ class _Families(Collector):
                 yield family
 
 
-def _both(one: Histogram | None, two: Histogram) -> Histogram:
+def _both(one: HistogramSample | None, two: HistogramSample) -> HistogramSample:
     if one is None:
         return two
     counts = zip(one.buckets, two.buckets, strict=True)
-    return Histogram(tuple(map(sum, counts)), one.sum + two.sum)
+    return HistogramSample(tuple(map(sum, counts)), one.sum + two.sum)

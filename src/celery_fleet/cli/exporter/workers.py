@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.cli.exporter.places import counted
-from celery_fleet.cli.exporter.samples import Histogram, Sample
+from celery_fleet.cli.exporter.samples import HistogramSample, MetricSample
 from celery_fleet.cli.exporter.table import BOUNDS
 
 #: A file that is older than this many seconds says nothing about what its worker does now; it is written every 10 s.
@@ -38,7 +38,7 @@ def age(path: Path) -> float | None:
         return None
 
 
-def worker(node: str, unit: str, path: Path) -> Iterator[Sample]:
+def worker(node: str, unit: str, path: Path) -> Iterator[MetricSample]:
     """Yield the metrics of a worker.
 
     Raises:
@@ -51,14 +51,14 @@ def worker(node: str, unit: str, path: Path) -> Iterator[Sample]:
     found = counted(path)
     own = labels_of(node)
     yield from _counts(found, own)
-    yield Sample("celery_fleet_task_metrics", float(bool(found["counts_tasks"])), own)
+    yield MetricSample("celery_fleet_task_metrics", float(bool(found["counts_tasks"])), own)
     if seconds <= FRESH:
         yield from _now(found, own)
         if release := found["release"]:
-            yield Sample("celery_fleet_release_info", 1.0, (unit, str(release), "running"))
+            yield MetricSample("celery_fleet_release_info", 1.0, (unit, str(release), "running"))
 
 
-def stand_in(node: str, path: Path) -> Iterator[Sample]:
+def stand_in(node: str, path: Path) -> Iterator[MetricSample]:
     """Yield what the second instance of a worker, which serves its queues during its restarts, has counted for it.
 
     Raises:
@@ -68,41 +68,43 @@ def stand_in(node: str, path: Path) -> Iterator[Sample]:
         yield from _counts(counted(path), labels_of(node))
 
 
-def _counts(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[Sample]:
+def _counts(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSample]:
     for task in found["tasks"]:
         yield from _task(task, *own)
     for wait in found["waits"]:
         labels = (*own, str(wait["queue"]))
-        yield Sample("celery_fleet_task_wait_seconds", _histogram(wait), labels)
-        yield Sample("celery_fleet_task_wait_unknown_total", float(wait["unknown"]), labels)
-    yield Sample("celery_fleet_drains_total", float(found["drains"]), own)
+        yield MetricSample("celery_fleet_task_wait_seconds", _histogram(wait), labels)
+        yield MetricSample("celery_fleet_task_wait_unknown_total", float(wait["unknown"]), labels)
+    yield MetricSample("celery_fleet_drains_total", float(found["drains"]), own)
 
 
-def _task(task: Mapping[str, Any], host: str, worker: str) -> Iterator[Sample]:
+def _task(task: Mapping[str, Any], host: str, worker: str) -> Iterator[MetricSample]:
     labels = (str(task["name"]), host, worker, str(task["queue"]))
     for what in _COUNTS:
-        yield Sample(f"celery_task_{what}_total", float(task[what]), labels)
+        yield MetricSample(f"celery_task_{what}_total", float(task[what]), labels)
     for exception, number in task["failed"].items():
-        yield Sample("celery_task_failed_total", float(number), (*labels, exception))
-    yield Sample("celery_task_runtime", _histogram(task["runtime"]), labels)
+        yield MetricSample("celery_task_failed_total", float(number), (*labels, exception))
+    yield MetricSample("celery_task_runtime", _histogram(task["runtime"]), labels)
 
 
-def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[Sample]:
+def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSample]:
     """Yield what the worker did when it wrote the file."""
     slots, held = float(found["slots"]), found["held_oldest"]
-    yield Sample("celery_worker_tasks_active", float(found["active"]), own)
-    yield Sample("celery_fleet_worker_slots", slots, own)
-    yield Sample("celery_fleet_worker_prefetched", float(found["prefetched"]), own)
-    yield Sample("celery_fleet_worker_eta", float(found["eta"]), own)
-    yield Sample("celery_fleet_held_oldest_seconds", 0.0 if held is None else float(held), own)
+    yield MetricSample("celery_worker_tasks_active", float(found["active"]), own)
+    yield MetricSample("celery_fleet_worker_slots", slots, own)
+    yield MetricSample("celery_fleet_worker_prefetched", float(found["prefetched"]), own)
+    yield MetricSample("celery_fleet_worker_eta", float(found["eta"]), own)
+    yield MetricSample(
+        "celery_fleet_held_oldest_seconds", 0.0 if held is None else float(held), own
+    )
     queues: Iterable[object] = found["queues"]
     for queue in queues:
-        yield Sample("celery_active_worker_count", 1.0, (str(queue),))
-        yield Sample("celery_active_process_count", slots, (str(queue),))
+        yield MetricSample("celery_active_worker_count", 1.0, (str(queue),))
+        yield MetricSample("celery_active_process_count", slots, (str(queue),))
 
 
-def _histogram(found: Mapping[str, Any]) -> Histogram:
+def _histogram(found: Mapping[str, Any]) -> HistogramSample:
     counts = tuple(map(float, found["buckets"]))
     if len(counts) != len(BOUNDS) + 1:
         raise ValueError(f"a histogram has {len(counts)} buckets")
-    return Histogram(counts, float(found["sum"]))
+    return HistogramSample(counts, float(found["sum"]))

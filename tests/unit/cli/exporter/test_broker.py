@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 
 from celery_fleet.cli.exporter import broker as exporter_broker
-from celery_fleet.cli.exporter.broker import KEPT, Connection, Queues, instance, sent_at
-from celery_fleet.cli.exporter.places import Places
+from celery_fleet.cli.exporter.broker import (
+    KEPT,
+    ExporterConnection,
+    QueueCollector,
+    instance,
+    sent_at,
+)
+from celery_fleet.cli.exporter.places import MetricPlaces
 from celery_fleet.cli.exporter.program import Settings, collector, connections_of
 from celery_fleet.cli.exporter.samples import text
 from celery_fleet.cli.exporter.table import COMMANDS_PER_SECOND, LONGEST_PAUSE
@@ -57,8 +63,8 @@ class Host:
 
     def __init__(self, directory: Path, port: int) -> None:
         self.setup = setup_of(directory, port)
-        self.connection = Connection(partial(server_of, self.setup, "broker"))
-        self.queues = Queues(self.setup, self.connection)
+        self.connection = ExporterConnection(partial(server_of, self.setup, "broker"))
+        self.queues = QueueCollector(self.setup, self.connection)
 
     def read(self) -> dict[str, Any]:
         samples = self.queues()
@@ -72,7 +78,9 @@ def scrape(directory: Path, port: int, password: str = PASSWORD) -> dict[str, An
     connections = connections_of(setup)
     settings = Settings(15, asks_redis=True, state="")
     try:
-        return parsed(collector(setup, settings, Places("shop", directory), connections).text())
+        return parsed(
+            collector(setup, settings, MetricPlaces("shop", directory), connections).text()
+        )
     finally:
         for connection in connections.values():
             connection.close()

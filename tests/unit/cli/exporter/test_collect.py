@@ -10,30 +10,30 @@ from typing import Any
 import pytest
 
 from celery_fleet.cli.exporter import collect
-from celery_fleet.cli.exporter.collect import Collector, Part
-from celery_fleet.cli.exporter.samples import Sample
+from celery_fleet.cli.exporter.collect import Collector, MetricPart
+from celery_fleet.cli.exporter.samples import MetricSample
 from tests.unit.cli.exporter.documents import labels, parsed
 
-Collect = Callable[[], Iterable[Sample] | None]
+Collect = Callable[[], Iterable[MetricSample] | None]
 
 
 class Parts:
     """Two parts, of which a test replaces the second."""
 
-    def __init__(self, bad: Collect, interval: float = 0.0, failing: tuple[Sample, ...] = ()):
+    def __init__(self, bad: Collect, interval: float = 0.0, failing: tuple[MetricSample, ...] = ()):
         self.said: list[str] = []
         self.collected = 0
-        parts = [Part("good", self.good), Part("bad", bad, failing)]
+        parts = [MetricPart("good", self.good), MetricPart("bad", bad, failing)]
         self.collector = Collector(
             parts,
             interval,
-            lambda: [Sample("celery_fleet_build_info", 1.0, ("1", "true"))],
+            lambda: [MetricSample("celery_fleet_build_info", 1.0, ("1", "true"))],
             self.say,
         )
 
-    def good(self) -> list[Sample]:
+    def good(self) -> list[MetricSample]:
         self.collected += 1
-        return [Sample("celery_fleet_messages_held", float(self.collected))]
+        return [MetricSample("celery_fleet_messages_held", float(self.collected))]
 
     def say(self, line: str) -> None:
         self.said.append(line)
@@ -42,22 +42,22 @@ class Parts:
         return parsed(self.collector.text())
 
 
-def dead_letters(number: float = 5.0) -> list[Sample]:
-    return [Sample("celery_fleet_dead_letters", number)]
+def dead_letters(number: float = 5.0) -> list[MetricSample]:
+    return [MetricSample("celery_fleet_dead_letters", number)]
 
 
-def half() -> Iterable[Sample]:
-    yield Sample("celery_queue_length", 1.0, ("mail",))
+def half() -> Iterable[MetricSample]:
+    yield MetricSample("celery_queue_length", 1.0, ("mail",))
     raise OSError("gone")
 
 
-def broken() -> Iterable[Sample]:
+def broken() -> Iterable[MetricSample]:
     raise KeyError("slots")
 
 
 @pytest.mark.parametrize("bad", [half, broken])
 def test_a_part_that_fails_is_left_out_whole_and_alone(bad: Collect) -> None:
-    parts = Parts(bad, failing=(Sample("celery_fleet_redis_up", 0.0, ("broker",)),))
+    parts = Parts(bad, failing=(MetricSample("celery_fleet_redis_up", 0.0, ("broker",)),))
     found = parts.read()
     assert found["celery_fleet_collect_error"] == {labels(part="good"): 0, labels(part="bad"): 1}
     assert "celery_queue_length" not in found
@@ -73,12 +73,12 @@ def test_a_part_that_hangs_does_not_delay_an_answer_and_is_not_started_twice(
     monkeypatch.setattr(collect, "DEADLINE", 0.2)
     end, begun = threading.Event(), threading.Semaphore(0)
 
-    def hangs() -> list[Sample]:
+    def hangs() -> list[MetricSample]:
         begun.release()
         end.wait(60)
         return dead_letters()
 
-    parts = Parts(hangs, failing=(Sample("celery_fleet_redis_up", 0.0, ("broker",)),))
+    parts = Parts(hangs, failing=(MetricSample("celery_fleet_redis_up", 0.0, ("broker",)),))
     for number in (1, 2):
         found = parts.read()
         assert found["celery_fleet_messages_held"] == {labels(): number}
@@ -130,7 +130,7 @@ def test_of_many_scrapes_at_once_one_collects() -> None:
 
 
 def test_a_part_can_keep_its_last_values_and_their_time() -> None:
-    answers: list[list[Sample] | None] = [dead_letters(), None]
+    answers: list[list[MetricSample] | None] = [dead_letters(), None]
     parts = Parts(lambda: answers.pop(0))
     first = parts.read()
     second = parts.read()
@@ -143,7 +143,7 @@ def test_a_part_can_keep_its_last_values_and_their_time() -> None:
 def test_an_error_is_said_when_it_changes() -> None:
     errors = ["a", "a", "b", ""]
 
-    def fails() -> list[Sample]:
+    def fails() -> list[MetricSample]:
         if error := errors.pop(0):
             raise OSError(error)
         return []

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from celery_fleet.cli.exporter import beat, workers
-from celery_fleet.cli.exporter.places import Places
+from celery_fleet.cli.exporter.places import MetricPlaces
 from celery_fleet.cli.exporter.program import Settings, collector
 from celery_fleet.cli.exporter.samples import text
 from celery_fleet.health.setup import CheckError
@@ -34,7 +34,7 @@ def all_of(directory: Path, *names: str) -> dict[str, Any]:
     """Return what is exported on a host with these workers."""
     setup = documents.setup(directory, names)
     settings = Settings(15, asks_redis=False, state="")
-    return parsed(collector(setup, settings, Places("shop", directory), {}).text())
+    return parsed(collector(setup, settings, MetricPlaces("shop", directory), {}).text())
 
 
 def test_a_workers_file(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def huge(path: Path) -> None:
 def test_a_damaged_file_costs_only_its_own_worker(
     damage: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    places = Places("shop", tmp_path)
+    places = MetricPlaces("shop", tmp_path)
     write(places.worker("mail"), worker())
     damage(places.worker("bulk"))
     found = all_of(tmp_path, "mail", "bulk")
@@ -165,7 +165,7 @@ def test_a_damaged_file_costs_only_its_own_worker(
 
 
 def test_a_worker_that_was_removed_is_not_exported(tmp_path: Path) -> None:
-    places = Places("shop", tmp_path)
+    places = MetricPlaces("shop", tmp_path)
     write(places.worker("mail"), worker())
     write(places.worker("gone"), worker("gone"))
     found = all_of(tmp_path, "mail")
@@ -174,7 +174,7 @@ def test_a_worker_that_was_removed_is_not_exported(tmp_path: Path) -> None:
 
 def test_a_worker_that_a_run_is_about_to_remove_is_not_exported(tmp_path: Path) -> None:
     """The run has written cli.json by then, and not yet exporter.json."""
-    places = Places("shop", tmp_path)
+    places = MetricPlaces("shop", tmp_path)
     write(tmp_path / "etc/cli.json", {"units": [], "workers": {"mail@worker1": {}}})
     for name in ("mail", "gone"):
         write(places.worker(name), worker(name))
@@ -183,7 +183,7 @@ def test_a_worker_that_a_run_is_about_to_remove_is_not_exported(tmp_path: Path) 
 
 
 def test_workers_of_other_hosts_are_theirs(tmp_path: Path) -> None:
-    places = Places("shop", tmp_path)
+    places = MetricPlaces("shop", tmp_path)
     write(places.worker("mail"), worker())
     setup = documents.setup(tmp_path)
     setup = replace(setup, workers={**setup.workers, "mail@worker2": Known(UNIT, "worker2")})
@@ -205,7 +205,7 @@ def test_names_of_tasks_can_be_anything(hostile: Any, tmp_path: Path) -> None:
 
 def beat_of(directory: Path) -> dict[str, Any]:
     about = {"unit": "shop-beat.service", "directory": str(directory / "run"), "interval": 5}
-    made = beat.beat(documents.setup(directory, beat=about), Places("shop", directory))
+    made = beat.beat(documents.setup(directory, beat=about), MetricPlaces("shop", directory))
     return parsed(text(made))
 
 
@@ -226,7 +226,8 @@ def test_beat(tmp_path: Path) -> None:
     write(tmp_path / "run/schedule.json", schedule(nightly=3600, hourly=60))
     counts = {"sent": 4, "failed": 0, "late": 2, "collapsed": 1}
     write(
-        Places("shop", tmp_path).beat, {"format": 1, "written": 0, "entries": {"nightly": counts}}
+        MetricPlaces("shop", tmp_path).beat,
+        {"format": 1, "written": 0, "entries": {"nightly": counts}},
     )
     found, now = beat_of(tmp_path), time.time()
     (tick,) = found["celery_fleet_beat_tick_timestamp_seconds"].values()
@@ -253,7 +254,8 @@ def test_an_entry_is_overdue(tmp_path: Path) -> None:
 def test_a_beat_that_does_not_run_keeps_its_counts(tmp_path: Path) -> None:
     counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0}
     write(
-        Places("shop", tmp_path).beat, {"format": 1, "written": 0, "entries": {"nightly": counts}}
+        MetricPlaces("shop", tmp_path).beat,
+        {"format": 1, "written": 0, "entries": {"nightly": counts}},
     )
     names = {"celery_fleet_beat_sent_total", "celery_fleet_beat_missed_total"}
     assert {*beat_of(tmp_path)} == names

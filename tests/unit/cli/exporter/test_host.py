@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_fleet.cli.exporter import host
-from celery_fleet.cli.exporter.places import Places
+from celery_fleet.cli.exporter.places import MetricPlaces
 from celery_fleet.cli.exporter.samples import text
 from celery_fleet.health import result
 from celery_fleet.health.result import Finding
@@ -39,7 +39,7 @@ def shown(*units: MonitoredUnit) -> Any:
 
 def units(directory: Path, *found: MonitoredUnit, **more: Any) -> dict[str, Any]:
     setup = documents.setup(directory, **more)
-    return parsed(text(host.units(setup, Places("shop", directory), shown(*found))))
+    return parsed(text(host.units(setup, MetricPlaces("shop", directory), shown(*found))))
 
 
 def test_units(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_worker_is_up_if_its_unit_is_and_it_writes(
     active: str, up: float, age: float | None, works: int, tmp_path: Path
 ) -> None:
     if age is not None:
-        write(Places("shop", tmp_path).worker("mail"), worker(), age)
+        write(MetricPlaces("shop", tmp_path).worker("mail"), worker(), age)
     assert units(tmp_path, unit(active=active, up=up))["celery_worker_up"] == {OWN: works}
 
 
@@ -92,7 +92,7 @@ def test_a_unit_that_a_run_is_about_to_remove_is_not_reported(tmp_path: Path) ->
 
 
 def test_ends_of_units(tmp_path: Path) -> None:
-    places = Places("shop", tmp_path)
+    places = MetricPlaces("shop", tmp_path)
     write(places.ends(MAIL), {"format": 1, "results": {"watchdog": 1, "success": 3}})
     write(places.ends("other-worker@x.service"), {"format": 1, "results": {"watchdog": 9}})
     setup = documents.setup(tmp_path)
@@ -106,7 +106,7 @@ def test_ends_of_units(tmp_path: Path) -> None:
 
 
 def test_hand_backs(tmp_path: Path) -> None:
-    places = Places("shop", tmp_path)
+    places = MetricPlaces("shop", tmp_path)
     counts = {"acknowledged": 1, "returned": 5, "begun": 2, "parked": 0, "left": 3}
     write(places.hand_backs("mail"), {"format": 1, **counts})
     write(places.hand_backs("gone"), {"format": 1, **counts})
@@ -185,11 +185,11 @@ def test_certificates_are_read_again_only_if_they_changed(
 
 
 def health(directory: Path) -> dict[str, Any]:
-    return parsed(text(host.health(Places("shop", directory))))
+    return parsed(text(host.health(MetricPlaces("shop", directory))))
 
 
 def test_health(tmp_path: Path) -> None:
-    path = Places("shop", tmp_path).health
+    path = MetricPlaces("shop", tmp_path).health
     made = result.compose(
         app="shop",
         host="worker1",
@@ -233,11 +233,11 @@ def test_health(tmp_path: Path) -> None:
 
 def test_a_host_that_was_never_checked_or_changed(tmp_path: Path) -> None:
     assert health(tmp_path) == {}
-    assert [*host.change(Places("shop", tmp_path))] == []
+    assert [*host.change(MetricPlaces("shop", tmp_path))] == []
 
 
 def test_the_last_run_that_changed_something(tmp_path: Path) -> None:
-    places = Places("shop", tmp_path)
+    places = MetricPlaces("shop", tmp_path)
     write(places.changed, "", age=600)
     ((_, moment, _),) = host.change(places)
     assert isinstance(moment, float)

@@ -7,7 +7,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from celery_fleet.cli.exporter.samples import Histogram, Sample, text
+from celery_fleet.cli.exporter.samples import HistogramSample, MetricSample, text
 from celery_fleet.cli.exporter.table import BOUNDS, COUNTER, HISTOGRAM, METRICS, SOURCES, Metric
 from tests.unit.cli.exporter.documents import labels, parsed
 
@@ -18,10 +18,10 @@ KEPT = {"celery_task_runtime", "celery_active_worker_count", "celery_active_proc
 OF_TARGETS = {"job", "instance", "app", "namespace", "host", "exporter"}
 
 
-def sample(metric: Metric) -> Sample:
+def sample(metric: Metric) -> MetricSample:
     values = tuple(f"of {label}" for label in metric.labels)
-    value = Histogram((1.0,) * 14, 3.0) if metric.kind == HISTOGRAM else 1.0
-    return Sample(metric.name, value, values)
+    value = HistogramSample((1.0,) * 14, 3.0) if metric.kind == HISTOGRAM else 1.0
+    return MetricSample(metric.name, value, values)
 
 
 def test_every_metric_is_read_by_prometheus_with_its_type_and_labels() -> None:
@@ -55,7 +55,13 @@ def test_no_name_is_in_the_table_twice() -> None:
 def test_a_histogram_has_cumulative_buckets() -> None:
     counts = (1.0, *[0.0] * 6, 2.0, *[0.0] * 5, 4.0)
     found = parsed(
-        text([Sample("celery_fleet_task_wait_seconds", Histogram(counts, 9.5), ("h", "w", "q"))])
+        text(
+            [
+                MetricSample(
+                    "celery_fleet_task_wait_seconds", HistogramSample(counts, 9.5), ("h", "w", "q")
+                )
+            ]
+        )
     )
     own = {"hostname": "h", "worker": "w", "queue_name": "q"}
     buckets = found["celery_fleet_task_wait_seconds_bucket"]
@@ -69,8 +75,10 @@ def test_a_histogram_has_cumulative_buckets() -> None:
 
 
 def test_equal_samples_are_added_up_since_prometheus_refuses_a_line_that_is_there_twice() -> None:
-    one = Sample("celery_active_process_count", 2.0, ("mail",))
-    runtime = Sample("celery_task_runtime", Histogram((1.0,) * 14, 2.0), ("t", "h", "w", "q"))
+    one = MetricSample("celery_active_process_count", 2.0, ("mail",))
+    runtime = MetricSample(
+        "celery_task_runtime", HistogramSample((1.0,) * 14, 2.0), ("t", "h", "w", "q")
+    )
     found = parsed(text([one, runtime, one, runtime]))
     assert found["celery_active_process_count"] == {labels(queue_name="mail"): 4}
     assert [*found["celery_task_runtime_count"].values()] == [28]
@@ -81,5 +89,5 @@ def test_equal_samples_are_added_up_since_prometheus_refuses_a_line_that_is_ther
     "hostile", ['"', "\\", 'a"} 1\nup 1', "\n", "\r", "\0", "{}", "=,", "ä✓😀", " ", "", "x" * 9999]
 )
 def test_a_label_can_be_any_text(hostile: str) -> None:
-    found = parsed(text([Sample("celery_queue_length", 1.0, (hostile,))]))
+    found = parsed(text([MetricSample("celery_queue_length", 1.0, (hostile,))]))
     assert found == {"celery_queue_length": {labels(queue_name=hostile): 1}}

@@ -28,7 +28,7 @@ from tests.unit.cli.exporter.documents import parsed
 SOURCE = Path(__file__).parents[4] / "src"
 
 
-class Connection(http.client.HTTPConnection):
+class ExporterConnection(http.client.HTTPConnection):
     """HTTP on a Unix socket."""
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class Connection(http.client.HTTPConnection):
 
 
 def ask(path: Path, method: str = "GET", address: str = "/metrics") -> tuple[int, bytes, Any]:
-    connection = Connection(path)
+    connection = ExporterConnection(path)
     connection.request(method, address)
     answer = connection.getresponse()
     content = answer.read()
