@@ -24,7 +24,7 @@ _NAME = re.compile(r"\$(\w+)")
 # The name of a metric in an expression.
 METRIC: Final = re.compile(r"\b(?:celery_[\w:]+|up)\b")
 
-# Series by their text, as `MonitoredFleet.of` returns it -> first value, and growth with each scrape; None for no series.
+# Series by their text (`MonitoredFleet.of`) -> first value, and growth with each scrape; None for no such series.
 Series = Mapping[str, tuple[float, float] | None]
 
 
