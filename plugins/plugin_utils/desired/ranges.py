@@ -52,6 +52,7 @@ RANGES: Final[Mapping[str, Range]] = {
     "celery_release_timeout": Range(1, None, _SECONDS, _FLEET),
     "celery_release_import_timeout": Range(1, None, _SECONDS, _FLEET),
     "celery_release_compile_timeout": Range(1, None, _SECONDS, _FLEET),
+    "celery_app_history_mb": Range(0, 10_000, "write megabytes, 0 to 10000", _FLEET),
     "celery_exporter_interval": Range(5, 300, "write seconds, 5 to 300", _FLEET),
     "verify_canary_timeout": Range(1, None, _SECONDS, _FLEET),
     "verify_timeout": Range(1, None, _SECONDS, _FLEET),
