@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.settings import (
     KNOWN,
 )
-from celery import chord
+from celery import Celery, chord
 
 from celery_fleet.compat import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
@@ -217,6 +219,41 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
         assert worker.wait(PATIENCE) == 0, one.log()
         assert last.get(timeout=5) is None
         assert one.refused() == []
+
+
+@contextmanager
+def listening(one: Fleet) -> Iterator[Counter[str]]:
+    """Count the events of tasks by type, as Flower hears them."""
+    app = Celery("listener", set_as_current=False)
+    app.conf.update(one.settings("operator")["celery"])
+    heard: Counter[str] = Counter()
+    ready = threading.Event()
+
+    def hear(event: dict[str, Any]) -> None:
+        ready.set()
+        if event["type"].startswith("task-"):
+            heard[event["type"]] += 1
+
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": hear})
+        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
+        thread.start()
+        try:
+            assert ready.wait(PATIENCE)  # a worker's heartbeat
+            yield heard
+        finally:
+            receiver.should_stop = True
+            thread.join()
+
+
+@long
+@each
+def test_task_events_arrive(tmp_path: Path, environment: Environment) -> None:
+    with fleet(tmp_path, environment, "-E", **DELIVERY) as one, listening(one) as heard:
+        for number in range(20):
+            one.app().send_task("shop.note", (number,), ignore_result=True)
+        expected = dict.fromkeys(("task-received", "task-started", "task-succeeded"), 20)
+        wait_for(lambda: heard == expected, PATIENCE)
 
 
 @long

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from types import GeneratorType
 from typing import Any, TypeVar
 
@@ -193,9 +194,15 @@ def track_living_children(consumer: Any) -> None:
 def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
     """Pass the events of a dispatcher to ``put`` as (event, routing key).
 
-    The dispatcher sends all of them with its ``_publish`` (celery/events/dispatcher.py).
+    The dispatcher sends all of them with its ``_publish`` (celery/events/dispatcher.py). Before 5.7 it empties a list
+    of events right after that, so the list is copied.
     """
-    dispatcher._publish = lambda event, producer, routing_key, **_: put((event, routing_key))
+
+    def publish(event: Any, producer: Any, routing_key: str, **_: Any) -> None:
+        if event:
+            put((copy(event), routing_key))
+
+    dispatcher._publish = publish
 
 
 # --- the result store (celery/app/base.py) ---
