@@ -126,9 +126,9 @@ FAULTS = {
         {"alertname": "CeleryCertificateExpires", "host": "worker1"},
         120,
         "worker1",
-        "cd /etc/celery-fleet/flexiprice/pki && cp -p host.crt /root/ && openssl req -x509 -key host.key -days 3 "
+        "cd /etc/celery-fleet/flexiprice/pki && cp -p host.crt /var/tmp/ && openssl req -x509 -key host.key -days 3 "
         "-subj /CN=worker1 -addext subjectAltName=DNS:worker1 -out host.crt",
-        "cp -p /root/host.crt /etc/celery-fleet/flexiprice/pki/host.crt",
+        "cp -p /var/tmp/host.crt /etc/celery-fleet/flexiprice/pki/host.crt",
     ),
     "a disk is full": Fault(
         {"alertname": "CeleryDiskFull", "host": "redis1"},

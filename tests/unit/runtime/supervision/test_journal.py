@@ -92,7 +92,7 @@ def test_what_a_task_logs_belongs_to_it(listener: socket.socket) -> None:
     app = Celery("shop", set_as_current=False)
     seen = []
 
-    @app.task(name="shop.pay", bind=True)  # type: ignore[untyped-decorator]
+    @app.task(name="shop.pay", bind=True)  # type: ignore[untyped-decorator]  # Celery ships no types
     def pay(self: Any) -> None:
         self.request.delivery_info = {"routing_key": "money"}
         seen.append(sent(listener, record("paid")))
