@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Leave the administrator one way to become root; both have a password.
+# Leave the administrator one way to become root. The administrator and root already have a password.
 #
 # usage: administrator.sh sudo|su|doas BASTION
 #   sudo    with the administrator's password

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.settings import (
     KNOWN,
 )
-from celery import Celery, chord
+from celery import chord
 
 from celery_fleet.compat import versions
+from celery_fleet.config.settings import parse
+from celery_fleet.ops.monitoring import Listener, Tally
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
 from tests.follow_ups import survives
 from tests.unit.delivery import counting
@@ -221,39 +223,36 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
         assert one.refused() == []
 
 
-@contextmanager
-def listening(one: Fleet) -> Iterator[Counter[str]]:
-    """Count the events of tasks by type, as Flower hears them."""
-    app = Celery("listener", set_as_current=False)
-    app.conf.update(one.settings("operator")["celery"])
-    heard: Counter[str] = Counter()
-    ready = threading.Event()
+class Heard(Tally):
+    """Counts all events of tasks by type, and notes that any event has come."""
 
-    def hear(event: dict[str, Any]) -> None:
-        ready.set()
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: Counter[str] = Counter()
+        self.any = threading.Event()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        self.any.set()
         if event["type"].startswith("task-"):
-            heard[event["type"]] += 1
-
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": hear})
-        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
-        thread.start()
-        try:
-            assert ready.wait(PATIENCE)  # a worker's heartbeat
-            yield heard
-        finally:
-            receiver.should_stop = True
-            thread.join()
+            self.tasks[event["type"]] += 1
 
 
 @long
 @each
 def test_task_events_arrive(tmp_path: Path, environment: Environment) -> None:
-    with fleet(tmp_path, environment, "-E", **DELIVERY) as one, listening(one) as heard:
-        for number in range(20):
-            one.app().send_task("shop.note", (number,), ignore_result=True)
-        expected = dict.fromkeys(("task-received", "task-started", "task-succeeded"), 20)
-        wait_for(lambda: heard == expected, PATIENCE)
+    """At what `celery-fleet monitor` listens with; Flower listens in the same way."""
+    heard = Heard()
+    with fleet(tmp_path, environment, "-E", **DELIVERY) as one:
+        listener = Listener(parse(one.settings("operator"), "operator"), heard)
+        listener.start()
+        try:
+            assert heard.any.wait(PATIENCE)  # a worker's heartbeat
+            for number in range(20):
+                one.app().send_task("shop.note", (number,), ignore_result=True)
+            expected = dict.fromkeys(("task-received", "task-started", "task-succeeded"), 20)
+            wait_for(lambda: heard.tasks == expected, PATIENCE)
+        finally:
+            listener.stop()
 
 
 @long
