@@ -82,6 +82,7 @@ ODD: dict[str, Any] = {
     },
     "celery_exporter_enabled": True,
     "celery_exporter_auth_password": "not-a-real-password-of-prometheus",
+    "celery_exporter_others": {"node": "http://127.0.0.1:9100/metrics"},
     "celery_app_external_queues": ["letters"],
     "celery_app_clients": {
         "partner": {"queues": ["discounts"], "consume": ["letters"], "addresses": ["198.51.100.7"]}

@@ -41,10 +41,19 @@ def test_behind_nginx_only_it_reaches_the_socket(odd: Fleet) -> None:
     site = host.text("/etc/nginx/conf.d/other-shop-metrics.conf")
     assert "listen 9808 ssl;" in site
     assert "proxy_pass http://unix:/run/other-shop-exporter.sock:;" in site
-    # The only location asks for the password.
-    assert len(re.findall(r"^\s*location ", site, re.MULTILINE)) == 1
-    assert site.count("auth_basic_user_file ") == 1
+    # Each location asks for the password.
+    locations = re.findall(r"^\s*location (.*) \{", site, re.MULTILINE)
+    assert locations == ["^~ /", "= /node"]
+    assert site.count("auth_basic_user_file ") == 2
     assert "/etc/celery-fleet/other-shop/credentials-nginx/metrics.htpasswd" in host.files
+
+
+def test_its_site_passes_other_exporters_on_without_the_password(odd: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    site = host.text("/etc/nginx/conf.d/other-shop-metrics.conf")
+    node = site[site.index("location = /node") :].partition("}\n}")[0]
+    assert "proxy_pass http://127.0.0.1:9100/metrics;" in node
+    assert 'proxy_set_header Authorization "";' in node
 
 
 def test_for_an_agent_on_the_host_there_is_no_site(outside: Fleet) -> None:

@@ -32,11 +32,33 @@ def test_each_exporter_asks_for_the_password(fleet: Fleet, prometheus: Prometheu
         assert fleet.must(HOST, [*ask, f"{url}/metrics"]) == "401"
         assert fleet.must(HOST, [*ask, "--user", user, f"{url}/metrics"]) == "200"
         assert fleet.must(HOST, [*ask, "--user", user, f"{url}/other"]) == "404"
+        assert fleet.must(HOST, [*ask, f"{url}/node"]) == "401"
+        assert fleet.must(HOST, [*ask, "--user", user, f"{url}/node?target=other"]) == "400"
 
 
 def test_no_part_of_an_exporter_fails(prometheus: Prometheus) -> None:
     failing = prometheus.query("celery_fleet_collect_error == 1")
     assert [series["metric"] for series in failing] == []
+
+
+@pytest.mark.parametrize(
+    ("exporter", "hosts", "query"),
+    [
+        ("node", ["control1", "redis1", "worker1", "worker2"], "node_load1"),
+        ("redis", ["redis1"], "redis_up == 1"),
+        ("flower", ["control1"], "flower_worker_online == 1"),
+    ],
+)
+def test_other_exporters_are_scraped(
+    prometheus: Prometheus, exporter: str, hosts: list[str], query: str
+) -> None:
+    wait_for(
+        f"{exporter} is there",
+        60,
+        lambda: {series["metric"]["host"] for series in prometheus.query(query)} == set(hosts),
+        pause=2,
+    )
+    assert len(prometheus.query(f'up{{exporter="{exporter}"}} == 1')) == len(hosts)
 
 
 def test_every_rule_can_be_evaluated(prometheus: Prometheus) -> None:

@@ -24,6 +24,7 @@ def site(
     password_line: str,
     proxy: Mapping[str, Any],
     web: Mapping[str, Any] | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the desired state of an nginx site in front of a socket.
 
@@ -31,7 +32,7 @@ def site(
 
     Args:
         facts: The application's facts.
-        name: `web` or `flower`; it follows the application's name in the names of files.
+        name: `web`, `flower` or `metrics`; it follows the application's name in the names of files.
         port: TLS port.
         socket: Path of the Unix socket that answers, or `ADDRESS:PORT`. If it is empty, the site only has what others
             add to it.
@@ -39,6 +40,7 @@ def site(
         password_line: Name and password for them, as a line of an htpasswd file.
         proxy: The variables of web_proxy: `read_timeout`, `send_timeout` and `ipv6`.
         web: For the site `web`, the variables in the table `producer_options.SITE`.
+        others: Addresses that answer at one path each, by its name, as nginx takes them.
     """
     configuration = site_file(facts["name"], name)
     directory = facts["directory"]
@@ -58,6 +60,7 @@ def site(
                 "static": _static(given["static"], protected) if socket else [],
                 "htpasswd": _htpasswd(directory, name),
                 "added": parts if name == "web" else "",
+                "others": dict(others or {}),
             }
         },
     }

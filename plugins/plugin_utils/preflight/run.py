@@ -132,6 +132,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_flower_prefix,
     network.check_protected_paths,
     network.check_users,
+    monitoring.check_other_exporters,
     network.check_memory,
     web.check_web,
     firewall.check_firewall,

@@ -214,12 +214,30 @@ def test_a_fleet_without_the_exporter_that_asks_redis_is_refused() -> None:
 
 
 def test_targets_are_the_exporters_that_can_be_reached() -> None:
-    found = {target["labels"]["host"]: target["targets"] for target in written()["targets.json"]}
+    targets = written()["targets.json"]
+    found = {
+        target["labels"]["host"]: target["targets"]
+        for target in targets
+        if target["labels"]["exporter"] == "fleet"
+    }
     assert found == {
         "redis1": ["redis1:9808"],
         "worker1": ["worker1.example.com:9808"],
         "control1": ["control1:9900"],
     }
+    others = [target for target in targets if target["labels"]["exporter"] != "fleet"]
+    assert [(target["targets"], target["labels"]) for target in others] == [
+        (
+            ["redis1:9808"],
+            {
+                "app": "shop",
+                "namespace": "shop",
+                "host": "redis1",
+                "exporter": "node",
+                "__metrics_path__": "/node",
+            },
+        )
+    ]
 
 
 def test_nothing_secret_is_written() -> None:

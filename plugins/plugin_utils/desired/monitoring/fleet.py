@@ -45,6 +45,7 @@ class MonitoredHost:
         thresholds: Those of both variables, by name, each with `warning` and `bad`.
         queue_ages: Thresholds for the age of single queues.
         stale: Seconds after which a result of its health check is too old; 0 if it has no check.
+        others: Names of other exporters that its site passes on.
     """
 
     name: str
@@ -52,6 +53,7 @@ class MonitoredHost:
     thresholds: Mapping[str, Any]
     queue_ages: Mapping[str, Mapping[str, Any]]
     stale: float
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -258,4 +260,5 @@ def _host(name: str, variables: Mapping[str, Any]) -> MonitoredHost:
         },
         queue_ages=own[health.QUEUES],
         stale=2 * float(variables.get("celery_health_interval", 300)) if checked else 0,
+        others=tuple(variables.get("celery_exporter_others") or ()),
     )

@@ -23,20 +23,21 @@ _ABOUT: Final = (
 
 def targets(fleet: MonitoredFleet) -> list[dict[str, Any]]:
     """Return the targets for `file_sd_configs`. Exporters on their host's loopback are not among them."""
-    return [
-        {
-            "targets": [host.address],
-            "labels": {
-                "app": fleet.app,
-                # Dashboards for other exporters of Celery select by this.
-                "namespace": fleet.app,
-                "host": host.name,
-                "exporter": "fleet",
-            },
-        }
-        for host in fleet.hosts.values()
-        if host.address
-    ]
+    found = []
+    for host in fleet.hosts.values():
+        if not host.address:
+            continue
+        # Dashboards for other exporters of Celery select by `namespace`.
+        labels = {"app": fleet.app, "namespace": fleet.app, "host": host.name}
+        found.append({"targets": [host.address], "labels": {**labels, "exporter": "fleet"}})
+        found += [
+            {
+                "targets": [host.address],
+                "labels": {**labels, "exporter": name, "__metrics_path__": f"/{name}"},
+            }
+            for name in host.others
+        ]
+    return found
 
 
 def scrape(fleet: MonitoredFleet, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -26,6 +27,12 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 _METRICS: Final = "celery_app_metrics"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+# The characters are those that stand for themselves in nginx's configuration.
+_ON_THE_HOST: Final = re.compile(
+    r"http://(127(\.\d{1,3}){3}(:\d{1,5})?|localhost(:\d{1,5})?|\[::1\](:\d{1,5})?|unix:/[\w./@-]+:)"
+    r"/[\w./?=&%:@+,~-]*"
+)
 _INSTANCES: Final = "celery_worker_instances"
 _DEFAULTS: Final = "celery_worker_defaults"
 
@@ -36,6 +43,41 @@ def check_thresholds(model: Model) -> Iterator[Problem]:
     """Check the thresholds of alerts as those of the health check."""
     variable = "celery_monitoring_thresholds"
     yield from health.check_thresholds(model, variable, THRESHOLDS, "queue_age_seconds")
+
+
+def check_other_exporters(model: Model) -> Iterator[Problem]:
+    """Refuse other exporters that the site can't pass on, or that are not on the host."""
+    variable = "celery_exporter_others"
+    for value, hosts in model.distinct(variable, model.members("fleet")):
+        others = as_mapping(value)
+        listening = tuple(
+            host
+            for host in hosts
+            if others
+            and model.value(host, "celery_exporter_enabled") is True
+            and model.value(host, "celery_exporter_listen") != ""
+        )
+        if listening:
+            yield Problem(
+                variable,
+                "needs the site of the exporter, which celery_exporter_listen switches off",
+                "have the agent scrape the other exporters at their own addresses",
+                hosts=listening,
+            )
+        for name, address in others.items():
+            if not _NAME.fullmatch(name) or name == "metrics":
+                message = "is not a name that the site can have as a path"
+                remedy = "use letters, digits, - and _, as in node; /metrics is the fleet's own"
+            elif not isinstance(address, str) or not _ON_THE_HOST.fullmatch(address):
+                message = "is not an address of the host itself"
+                remedy = (
+                    "write it as in http://127.0.0.1:9100/metrics or "
+                    "http://unix:/run/shop-flower/flower.sock:/metrics"
+                )
+            else:
+                continue
+            shown = model.show((variable, name), address)
+            yield Problem(dotted((variable, name)), message, remedy, value=shown, hosts=hosts)
 
 
 def check_slos(model: Model) -> Iterator[Problem]:

@@ -10,6 +10,9 @@ import pytest
 from tests.unit.preflight.inventory import problems, secret, valid
 
 
+NODE = "http://127.0.0.1:9100/metrics"
+
+
 def with_exporter(directory: Path, **more: Any) -> dict[str, Any]:
     made = {
         **valid(directory),
@@ -33,6 +36,21 @@ def test_an_exporter_passes(tmp_path: Path, more: dict[str, Any]) -> None:
     assert problems(with_exporter(tmp_path, **more)) == []
 
 
+def test_other_exporters_of_the_host_pass(tmp_path: Path) -> None:
+    others = {
+        "node": NODE,
+        "redis-broker": "http://[::1]:9121/scrape?target=rediss://exporter@redis1:6379",
+        "flower": "http://unix:/run/shop-flower/flower.sock:/metrics",
+    }
+    assert problems(with_exporter(tmp_path, celery_exporter_others=others)) == []
+
+
+def test_other_exporters_need_the_site(tmp_path: Path) -> None:
+    listen = {"celery_exporter_listen": "127.0.0.1:9808", "celery_exporter_auth_password": None}
+    (one,) = problems(with_exporter(tmp_path, celery_exporter_others={"node": NODE}, **listen))
+    assert (one.variable, "needs the site" in one.message) == ("celery_exporter_others", True)
+
+
 def test_it_needs_its_user_in_redis(tmp_path: Path) -> None:
     inventory = with_exporter(tmp_path)
     del inventory["redis_passwords"]["exporter"]
@@ -51,6 +69,23 @@ def test_it_needs_its_user_in_redis(tmp_path: Path) -> None:
         ({"celery_exporter_port": 6380}, "port", "is the port of redis_results_port"),
         ({"celery_exporter_port": 0}, "port", "is not a TCP port"),
         ({"celery_exporter_interval": 0}, "interval", "is below 5"),
+        ({"celery_exporter_others": {"metrics": NODE}}, "others.metrics", "can have as a path"),
+        ({"celery_exporter_others": {"a;b": NODE}}, "others['a;b']", "can have as a path"),
+        ({"celery_exporter_others": {"node": 9100}}, "others.node", "not an address of the host"),
+        *(
+            ({"celery_exporter_others": {"node": address}}, "others.node", "not an address of")
+            for address in (
+                "127.0.0.1:9100",
+                "http://127.0.0.1:9100",
+                "https://127.0.0.1:9100/metrics",
+                "http://node1:9100/metrics",
+                "http://127.0.0.1:9100/$host",
+                "http://127.0.0.1:9100/a;return 200",
+                "http://127.0.0.1:9100/a b",
+                "http://127.0.0.1:9100/a{}",
+                "http://unix:/run/../x y.sock:/metrics",
+            )
+        ),
     ],
 )
 def test_what_is_refused(tmp_path: Path, more: dict[str, Any], variable: str, words: str) -> None:
