@@ -9,7 +9,6 @@ import pytest
 
 from tests.unit.preflight.inventory import problems, secret, valid
 
-
 NODE = "http://127.0.0.1:9100/metrics"
 
 
