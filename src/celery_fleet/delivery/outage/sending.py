@@ -180,15 +180,19 @@ class PatientProducer:
         """
         # Disable kombu's own retry: if it reconnects to declare the queue, it publishes on the closed channel.
         options["retry"] = False
-        return patiently(
-            lambda: self._producer.publish(*args, **options),
-            f"the broker, to send {self._task}",
-            self._reconnect,
-        )
+
+        def attempt() -> Any:
+            # Otherwise kombu would connect with pauses of its own, of 6 s in all, in which the broker may come and go.
+            self._producer.connection.ensure_connection(max_retries=0)
+            return self._producer.publish(*args, **options)
+
+        return patiently(attempt, f"the broker, to send {self._task}", self._reconnect)
 
     def _reconnect(self) -> None:
         connection = self._producer.connection
         connection.collect()
+        # If there are several brokers, the next one is asked.
+        connection.maybe_switch_next()
         self._producer.revive(connection)
 
 

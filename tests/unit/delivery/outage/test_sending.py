@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,10 @@ from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
 from redis import exceptions as redis_errors
 
+from celery_fleet.delivery.outage import sending
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.outage.sending import PatientProducer, is_away
+from tests.fleet import free_port
 from tests.follow_ups import DELIVERY, SHOP, away, send, settled, survives
 from tests.outage import Server, Worker, wait_for, working
 
@@ -101,6 +104,36 @@ def test_what_depends_on_the_result_store_waits_for_it(tmp_path: Path, fault: st
     assert worker.times("end") == dict.fromkeys(range(5), 1)
 
 
+@pytest.fixture
+def in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True)
+    monkeypatch.setattr("celery_fleet.compat.tasks.running_task", lambda: task)
+
+
+def test_an_attempt_does_not_wait_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kombu would try for 6 s, in pauses of up to 4 s, and the broker may be there only in one of these."""
+    monkeypatch.setattr(sending, "patiently", lambda attempt, *_: attempt())
+    with Connection(f"redis://127.0.0.1:{free_port()}") as connection:
+        began = time.monotonic()
+        with pytest.raises(OperationalError):
+            PatientProducer(Producer(connection), "t").publish("body", routing_key="mail")
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.usefixtures("in_a_task")
+def test_the_next_of_several_brokers_is_asked(tmp_path: Path) -> None:
+    server = Server(tmp_path / "redis")
+    urls = [f"redis://127.0.0.1:{port}" for port in (free_port(), server.port)]
+    try:
+        with Connection(";".join(urls)) as connection:
+            producer = PatientProducer(Producer(connection), "t")
+            producer.publish("body", routing_key="mail", declare=[Queue("mail")])
+        assert server.client.llen("mail") == 1
+    finally:
+        server.end()
+
+
+@pytest.mark.usefixtures("in_a_task")
 def test_a_lost_connection_while_a_queue_is_declared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,10 +147,6 @@ def test_a_lost_connection_while_a_queue_is_declared(
         return int(sizes(self, queue))
 
     monkeypatch.setattr(Channel, "_size", size)
-    monkeypatch.setattr(
-        "celery_fleet.compat.tasks.running_task",
-        lambda: SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True),
-    )
     try:
         with Connection(f"redis://127.0.0.1:{server.port}") as connection:
             producer = PatientProducer(Producer(connection), "t")
