@@ -24,7 +24,6 @@ def site(
     password_line: str,
     proxy: Mapping[str, Any],
     web: Mapping[str, Any] | None = None,
-    others: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the desired state of an nginx site in front of a socket.
 
@@ -38,9 +37,9 @@ def site(
             add to it.
         protected: Path prefixes that ask for a password; `/` is all of them.
         password_line: Name and password for them, as a line of an htpasswd file.
-        proxy: The variables of web_proxy: `read_timeout`, `send_timeout` and `ipv6`.
+        proxy: The variables of web_proxy: `read_timeout`, `send_timeout` and `ipv6`. For the site `metrics` also
+            `others`: addresses that answer at one path each, by its name, as nginx takes them.
         web: For the site `web`, the variables in the table `producer_options.SITE`.
-        others: Addresses that answer at one path each, by its name, as nginx takes them.
     """
     configuration = site_file(facts["name"], name)
     directory = facts["directory"]
@@ -60,7 +59,6 @@ def site(
                 "static": _static(given["static"], protected) if socket else [],
                 "htpasswd": _htpasswd(directory, name),
                 "added": parts if name == "web" else "",
-                "others": dict(others or {}),
             }
         },
     }
