@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-tested docs clean
+.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-tested screenshots docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -88,6 +88,10 @@ report-tested: setup ## docs/tested.md, from the last run of each part
 
 report-delivery: setup ## docs/delivery-proof.md, from the last soak-delivery
 	@python -m scripts.restarts.delivery_report
+
+screenshots: setup ## the pictures of Flower and Prometheus in docs/pictures, from the hosts of the scenario observe
+	@scripts/check.sh molecule:observe
+	@install -D -m 0644 -t docs/pictures .state/results/pictures/*.png
 
 docs: setup ## write the generated pages and build all pages as a site in .state/docs/html
 	@python scripts/reference.py

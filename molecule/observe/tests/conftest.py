@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from prometheus import Prometheus
+from prometheus import HalfDeployed, Prometheus
 from support.inventory import Fleet, load_fleet
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
@@ -22,6 +23,17 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
     return load_fleet()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def half_deployed(fleet: Fleet) -> HalfDeployed:
+    """As if a run had died after it deployed a release for a worker, and before it restarted the worker.
+
+    It begins with the first test, because its alert waits for as long as a deploy may take.
+    """
+    before = fleet.must(HalfDeployed.host, ["readlink", HalfDeployed.pin]).strip()
+    fleet.must(HalfDeployed.host, ["ln", "-sfn", "../releases/0123456789ab", HalfDeployed.pin])
+    return HalfDeployed(time.monotonic(), before)
 
 
 @pytest.fixture(scope="session")

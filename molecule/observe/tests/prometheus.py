@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from support.inventory import Fleet
 from support.waiting import wait_for
 
 HOST = "prometheus1"
+
+
+@dataclass(frozen=True)
+class HalfDeployed:
+    """A worker that was not restarted after a release was deployed for it.
+
+    Attributes:
+        began: When that was, by the monotonic clock.
+        before: What its pin led to.
+    """
+
+    began: float
+    before: str
+    host: ClassVar = "worker1"
+    unit: ClassVar = "flexiprice-worker@maintenance.service"
+    pin: ClassVar = "/opt/flexiprice/pins/worker-maintenance"
 
 
 @dataclass(frozen=True)

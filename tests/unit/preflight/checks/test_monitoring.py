@@ -98,9 +98,9 @@ def test_hosts_of_a_worker_share_its_slo(tmp_path: Path) -> None:
         ({"queues": {"maintenanc": {"bad": 9}}}, "queues.maintenanc", "no worker consumes"),
         ({"queues": {"maintenance": {"bad": 9}}}, "queues.maintenance", "is bad (9) before"),
         (
-            {"canary_seconds": {"warning": 90}},
-            "canary_seconds",
-            "is bad (60) before it is a warning",
+            {"queue_age_seconds": {"warning": 3600}},
+            "queue_age_seconds",
+            "is bad (1800) before it is a warning",
         ),
     ],
 )

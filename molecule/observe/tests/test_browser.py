@@ -1,0 +1,174 @@
+"""Flower and Prometheus in a browser: what their pages show, and that Flower shows nothing without a password."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from prometheus import HOST, Prometheus
+from support.inventory import ROOT, Fleet
+from support.tasks import Task, send, tracer
+from support.waiting import wait_for
+
+#: Pictures of the pages; `make screenshots` puts those of the documentation into docs/pictures.
+PICTURES = ROOT / ".state" / "results" / "pictures"
+PROGRAM = Path(__file__).resolve().parents[1] / "files" / "browser.py"
+INSTALL = (
+    "export DEBIAN_FRONTEND=noninteractive; apt-get update && "
+    "apt-get install --yes --no-install-recommends chromium chromium-driver python3-selenium fonts-dejavu-core"
+)
+RATE = 'sum by (queue_name) (rate(celery_task_succeeded_total{app="flexiprice"}[1m]))'
+
+
+class Browser:
+    """A browser on prometheus1, which is not of the fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def show(self, *pages: dict[str, str]) -> list[dict[str, str]]:
+        """Open pages one after another; return title and text of each. A page's `name` is that of its picture."""
+        given = [
+            {**page, "picture": f"/tmp/{page['name']}.png"} if "name" in page else page
+            for page in pages
+        ]
+        shown: list[dict[str, str]] = json.loads(
+            self._fleet.must(HOST, ["python3", "/root/browser.py", json.dumps(given)])
+        )
+        for page in given:
+            if "name" in page:
+                encoded = self._fleet.must(HOST, ["base64", page["picture"]])
+                (PICTURES / f"{page['name']}.png").write_bytes(base64.b64decode(encoded))
+        return shown
+
+
+@pytest.fixture(scope="module")
+def browser(fleet: Fleet) -> Browser:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    done = fleet.execute(HOST, INSTALL, timeout=900)
+    assert done.status == 0, done.errors
+    fleet.must(HOST, "cat >/root/browser.py", stdin=PROGRAM.read_text())
+    return Browser(fleet)
+
+
+@pytest.fixture(scope="module")
+def ran(fleet: Fleet, prometheus: Prometheus) -> str:
+    """Some minutes' worth of tasks, of which some failed; return the id of one that succeeded."""
+    tasks = [tracer(f"browser-{number}", "discounts", 0.2) for number in range(120)]
+    tasks += [tracer(f"browser-a-{number}", "analytics", 0.3) for number in range(40)]
+    first, *_ = send(fleet, tasks)
+    send(fleet, [Task("app.tasks.my_custom_task", "analytics")] * 2)
+    wait_for(
+        "Prometheus has counted them",
+        120,
+        lambda: len(prometheus.query(f"{RATE} > 0")) >= 2,
+        pause=2,
+    )
+    return first
+
+
+def flower(fleet: Fleet, path: str, *, login: bool = True) -> str:
+    variables = fleet.of("flower")
+    user, password = variables["flower_auth_user"], quote(str(variables["flower_auth_password"]))
+    return f"https://{f'{user}:{password}@' if login else ''}control1:{variables.get('flower_port', 5555)}{path}"
+
+
+def test_flower_shows_workers_tasks_and_the_broker(
+    fleet: Fleet, browser: Browser, ran: str
+) -> None:
+    workers, tasks, task, broker = browser.show(
+        {"url": flower(fleet, "/workers"), "wait": "analytics@worker2", "name": "flower-workers"},
+        {"url": flower(fleet, "/tasks"), "wait": "app.tasks.record_run", "name": "flower-tasks"},
+        {"url": flower(fleet, f"/task/{ran}"), "wait": "SUCCESS"},
+        {"url": flower(fleet, "/broker"), "wait": "analytics"},
+    )
+    for node in ("discounts@worker1", "discounts@worker2", "maintenance@worker1"):
+        assert node in workers["text"]
+    assert "Online" in workers["text"]
+    assert "SUCCESS" in tasks["text"]
+    for words in (ran, "record_run", "discounts@worker"):
+        assert words in task["text"]
+    for queue in ("discounts", "maintenance", "analytics"):
+        assert queue in broker["text"]
+
+
+def test_flower_shows_nothing_without_the_password(fleet: Fleet, browser: Browser) -> None:
+    paths = ["/", "/workers", "/tasks", "/broker"]
+    shown = browser.show(
+        *({"url": flower(fleet, path, login=False), "wait": "401"} for path in paths)
+    )
+    for page in shown:
+        assert "401 Authorization Required" in page["text"]
+        assert "worker" not in page["text"]
+
+
+def routes(fleet: Fleet) -> list[str]:
+    """All paths that Flower has, with something for each of their parameters."""
+    program = (
+        "import json\n"
+        "from flower.urls import handlers\n"
+        "print(json.dumps([one[0] if isinstance(one, tuple) else one.matcher.regex.pattern for one in handlers]))\n"
+    )
+    python = "/opt/flexiprice/flower/current/venv/bin/python"
+    patterns: list[str] = json.loads(fleet.must("control1", [python, "-c", program]))
+    return patterns
+
+
+def path_of(pattern: str) -> str:
+    """Return a path that a route's regular expression matches."""
+    text = pattern.removesuffix("$").removesuffix("/?")
+    while "(" in text:
+        start = text.index("(")
+        depth, end = 0, start
+        for end in range(start, len(text)):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            if depth == 0:
+                break
+        text = f"{text[:start]}x{text[end + 1 :]}"
+    return text.replace("\\", "")
+
+
+def test_every_route_of_flower_asks_for_the_password(fleet: Fleet) -> None:
+    """Those that Flower registers, whatever its version."""
+    patterns = routes(fleet)
+    assert len(patterns) > 20
+    statuses: dict[str, Any] = {}
+    for pattern in patterns:
+        path = path_of(pattern)
+        ask = [
+            "curl",
+            "--silent",
+            "--insecure",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]
+        for method in ("GET", "POST"):
+            found = fleet.must(HOST, [*ask, "--request", method, flower(fleet, path, login=False)])
+            statuses[f"{method} {path}"] = found
+    assert {path: found for path, found in statuses.items() if found != "401"} == {}
+
+
+def test_prometheus_shows_the_load(browser: Browser, ran: str) -> None:
+    url = f"http://127.0.0.1:9090/classic/graph?g0.expr={quote(RATE)}&g0.tab=0&g0.range_input=10m"
+    graph, alerts, targets = browser.show(
+        {"url": url, "wait": "discounts", "name": "prometheus-graph"},
+        {
+            "url": "http://127.0.0.1:9090/classic/alerts",
+            "wait": "CeleryWorkerDown",
+            "name": "prometheus-alerts",
+        },
+        {
+            "url": "http://127.0.0.1:9090/classic/targets",
+            "wait": "worker2",
+            "name": "prometheus-targets",
+        },
+    )
+    assert "discounts" in graph["text"]
+    assert "CeleryQueueOld" in alerts["text"]
+    assert targets["text"].count("UP") >= 4
