@@ -37,7 +37,7 @@ class Browser:
             for page in pages
         ]
         shown: list[dict[str, str]] = json.loads(
-            self._fleet.must(HOST, ["python3", "/root/browser.py", json.dumps(given)])
+            self._fleet.must(HOST, ["python3", "/var/tmp/browser.py", json.dumps(given)])
         )
         for page in given:
             if "name" in page:
@@ -51,7 +51,7 @@ def browser(fleet: Fleet) -> Browser:
     PICTURES.mkdir(parents=True, exist_ok=True)
     done = fleet.execute(HOST, INSTALL, timeout=900)
     assert done.status == 0, done.errors
-    fleet.must(HOST, "cat >/root/browser.py", stdin=PROGRAM.read_text())
+    fleet.must(HOST, "cat >/var/tmp/browser.py", stdin=PROGRAM.read_text())
     return Browser(fleet)
 
 

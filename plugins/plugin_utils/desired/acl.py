@@ -37,7 +37,7 @@ _RESULTS_COMMANDS = {
     "+xadd +xlen +xtrim +memory|usage",
     "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
     "flower": "+select +get +mget +subscribe +unsubscribe",
-    "operator": "+select +get +mget +subscribe +unsubscribe +info +xrevrange",
+    "operator": "+select +get +mget +subscribe +unsubscribe +info +xrevrange +memory|usage",
     "exporter": "+info",
 }
 
