@@ -87,7 +87,14 @@ def test_the_answer_of_a_stand_in_does_not_end_the_wait() -> None:
 def test_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "lengths", lambda app, queues: dict.fromkeys(queues, 7))
     app = App(
-        stats={"a@h": {"pid": 5, "pool": {"max-concurrency": 4}, "uptime": 9}},
+        stats={
+            "a@h": {
+                "pid": 5,
+                "pool": {"max-concurrency": 4},
+                "uptime": 9,
+                "fleet_last_hour": {"ended": 3},
+            }
+        },
         active={"a@h": [{"id": "1"}, {"id": "2"}]},
         active_queues={"a@h": [{"name": "mail"}, {"name": "a@h.dq2"}]},
     )
@@ -100,6 +107,7 @@ def test_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
                 "running": 2,
                 "pid": 5,
                 "uptime": 9,
+                "last_hour": {"ended": 3},
             }
         },
         "queues": {"mail": 7},
