@@ -583,9 +583,11 @@ def test_lower_priorities_of_a_queue_are_covered_and_other_queues_are_not() -> N
 
 def test_results_are_read_by_those_who_look_and_written_by_those_who_make_them() -> None:
     found = rules("results")
-    assert keys(found["worker"]) == ["~celery-task-meta-*", "~celery-taskset-meta-*"]
+    history = "~fleet:history"
+    assert keys(found["worker"]) == ["~celery-task-meta-*", "~celery-taskset-meta-*", history]
+    assert keys(found["flower"]) == ["%R~celery-task-meta-*"]
+    assert keys(found["operator"]) == ["%R~celery-task-meta-*", f"%R{history}"]
     for user in ("flower", "operator"):
-        assert keys(found[user]) == ["%R~celery-task-meta-*"]
         assert not {"+set", "+setex", "+del"} & set(found[user])
 
 
