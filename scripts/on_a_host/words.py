@@ -38,6 +38,7 @@ OPTIONS = {
     r"^backend$": "`celery_producer_web_listen`",
     r"redis-ca\.crt": "`celery_app_redis_ca`",
     r"letsencrypt": "`celery_producer_web_certificate`",
+    r"exporter|metrics": "`celery_exporter_enabled`",
     r"-beat\.service\.d": "`celery_beat_unit`",
     r"-flower\.service\.d": "`flower_unit`",
     r"-web\.service\.d": "[options of the unit](web.md#options-of-the-unit) in `celery_producer_web`",
@@ -55,6 +56,8 @@ PORTS = {
     ),
     "flower": ("nginx, Flower", "flower_port", "TLS, a password"),
     "backend": ("web process, past nginx", "celery_producer_web_listen", "nothing"),
+    "metrics": ("nginx, exporter", "celery_exporter_port", "TLS, a password"),
+    "exporter": ("exporter, on loopback", "celery_exporter_listen", "nothing"),
 }
 PORTS_ROLE = {
     "broker": "redis",
@@ -63,11 +66,14 @@ PORTS_ROLE = {
     "web": "celery_producer",
     "flower": "flower",
     "backend": "celery_producer",
+    "metrics": "celery_exporter",
+    "exporter": "celery_exporter",
 }
 # Secrets that can't be found in a file by their value, because it has a hash or is made from others.
 HOLDS = {
     r"web\.htpasswd$": "a hash of `celery_producer_web_auth_password`",
     r"flower\.htpasswd$": "a hash of `flower_auth_password`",
+    r"metrics\.htpasswd$": "a hash of `celery_exporter_auth_password`",
     r"host\.key$": "the host's private key",
     r"health\.json$": "`celery_health_on_change`",
 }

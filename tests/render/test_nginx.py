@@ -338,6 +338,7 @@ class Answer(socketserver.StreamRequestHandler):
 def running(odd: Fleet, tmp_path: Path) -> Iterator[tuple[int, Backend]]:
     """The web site with Flower in it, as a host would have it: its port, and what is behind it."""
     command = written(odd, tmp_path, "daemon off; master_process off;")
+    (tmp_path / "etc/nginx/conf.d/other-shop-metrics.conf").unlink()
     (site,) = (tmp_path / "etc/nginx/conf.d").iterdir()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

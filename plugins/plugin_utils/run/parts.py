@@ -91,15 +91,15 @@ PARTS = (
     Part("flower", ("flower",), ("configure", "flower")),
     # It lists units and workers, so it comes with everything that changes them.
     Part(
-        "celery_health",
-        ("fleet",),
-        (*_BOTH, "celery_health", "celery_worker", "celery_beat", "celery_producer", "flower"),
-    ),
-    # So does this one.
-    Part(
         "celery_exporter",
         ("fleet",),
         (*_BOTH, "celery_exporter", "celery_worker", "celery_beat", "celery_producer", "flower"),
+    ),
+    # So does this one, which also looks at the exporter's units.
+    Part(
+        "celery_health",
+        ("fleet",),
+        (*_BOTH, "celery_health", "celery_worker", "celery_beat", "celery_producer", "flower"),
     ),
     # The link to the current release. Not with just `verify`, which builds no release that it could point to.
     Part("verify", _APPLICATION, _BOTH),
