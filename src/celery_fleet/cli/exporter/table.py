@@ -217,7 +217,8 @@ SOURCES = (
                 "celery_fleet_beat_missed_total",
                 COUNTER,
                 ("entry", "reason"),
-                "Times it was not sent as planned, by reason: `failed`, `late` or `collapsed`.",
+                "Runs that were not sent on schedule, by reason: `failed` (sending failed), `late` (sent more than a "
+                "minute late), `collapsed` (missed while beat was down, and sent once for all).",
             ),
         ),
     ),
