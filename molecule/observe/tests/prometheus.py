@@ -68,6 +68,9 @@ class Prometheus:
         wait_for(
             "every host is scraped",
             90,
-            lambda: {series["metric"]["host"] for series in self.query("up == 1")} >= hosts,
+            lambda: (
+                {series["metric"]["host"] for series in self.query('up{exporter="fleet"} == 1')}
+                >= hosts
+            ),
             pause=2,
         )

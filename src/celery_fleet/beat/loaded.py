@@ -9,14 +9,13 @@ scheduler holds, from any source, which the inventory can't tell.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from celery_fleet.common import json_file
 from celery_fleet.compat.schedule import Loaded
 
 log = logging.getLogger(__name__)
@@ -50,12 +49,10 @@ class Writer:
         if self.path is None or now == self._written:
             return
         self._written = now
-        fresh = self.path.with_suffix(".new")
+        found = {"zone": zone, "entries": [asdict(entry) for entry in now]}
         try:
-            fresh.write_text(
-                json.dumps({"zone": zone, "entries": [asdict(entry) for entry in now]}) + "\n"
-            )
-            os.replace(fresh, self.path)
+            # The exporter is in the application's group.
+            json_file.replace(self.path, found, 0o640)
         except OSError as error:
             log.warning("%s can't be written: %s", self.path, error)
 
