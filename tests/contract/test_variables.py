@@ -33,6 +33,7 @@ MAGIC = {
     "ansible_play_hosts",
     "ansible_play_hosts_all",
     "ansible_limit",
+    "ansible_inventory_sources",
     "ansible_run_tags",
     "ansible_skip_tags",
     "ansible_version",

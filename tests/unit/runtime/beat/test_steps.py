@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import stat
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,7 +172,10 @@ def test_what_is_held_is_written_down_with_its_zone_its_queue_and_where_it_stand
     service.scheduler.tick()
     service.scheduler.tick()
 
-    found = json.loads((tmp_path / "schedule.json").read_text())
+    written = tmp_path / "schedule.json"
+    # The exporter is in the application's group.
+    assert stat.S_IMODE(written.stat().st_mode) == 0o640
+    found = json.loads(written.read_text())
     assert found["zone"] == "America/Guayaquil"
     mine, code = found["entries"]
     assert (mine["name"], mine["queue"], mine["source"]) == ("ours", "q", "inventory")
