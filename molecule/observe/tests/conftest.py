@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from prometheus import HalfDeployed, Prometheus
 from support.inventory import Fleet, load_fleet
+from support.notes import note, pytest_terminal_summary  # noqa: F401  # a fixture and a hook
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 from celery.utils.serialization import get_pickled_exception
 from celery.worker import state as worker_state
 from celery.worker import strategy
@@ -26,6 +26,7 @@ logger = logging.getLogger("celery_fleet.metrics")
 
 RECEIVED, STARTED, SUCCEEDED, FAILED = "received", "started", "succeeded", "failed"
 RETRIED, REVOKED, REJECTED = "retried", "revoked", "rejected"
+IGNORED = "ignored"
 
 #: Celery's events of a request's end, at most one of which counts: a task that is terminated or reaches its hard time
 #: limit is reported twice.
@@ -50,15 +51,17 @@ def follow(seen: Seen) -> bool:
     create = getattr(strategy, "create_request_cls", None)
     if create is None or not hasattr(Request, "send_event"):
         return False
-    broken: list[Exception] = []
+    is_broken = False
 
     def tell(request: Any, what: str, detail: Any = None) -> None:
+        nonlocal is_broken
         try:
             seen(request, what, detail)
-        except Exception as exc:  # a missing count must not harm a task
-            if not broken:
+        except Exception:  # a missing count must not harm a task
+            # Don't keep the error: its traceback has the request.
+            if not is_broken:
+                is_broken = True
                 logger.exception("tasks can't be counted")
-            broken.append(exc)
 
     def create_followed(base: Any, *args: Any, **options: Any) -> Any:
         return _followed(create(base, *args, **options), tell)
@@ -87,6 +90,10 @@ def _followed(base: Any, tell: Callable[..., None]) -> Any:
 
         def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
             self.celery_fleet_error = exc_info
+            # Celery reports nothing of a task that ends so, such as one that replaces itself.
+            if isinstance(_error(exc_info), Ignore) and not self.celery_fleet_ended:
+                self.celery_fleet_ended = True
+                tell(self, IGNORED)
             return super().on_failure(exc_info, *args, **options)
 
         def send_event(self, event: str, **fields: Any) -> Any:
@@ -137,12 +144,24 @@ class Held:
     oldest: float | None
 
 
+def _here() -> set[Any]:
+    """Return a worker's requests.
+
+    Not by `requests` of celery/worker/state.py: before 5.7, those of a lost connection stay there.
+    """
+    while True:
+        try:
+            return {*worker_state.reserved_requests, *worker_state.active_requests}
+        except RuntimeError:  # another thread has added one meanwhile
+            continue
+
+
 def held(consumer: Any) -> Held:
     """Return a worker's requests; may be called in any thread (celery/worker/state.py)."""
     now = time.time()
     active = running_tasks()
     since = []
-    for request in list(worker_state.requests.values()):
+    for request in _here():
         received = getattr(request, "celery_fleet_received", now)
         since.append(max(received, request.eta.timestamp()) if request.eta else received)
     due = [moment for moment in since if moment <= now]

@@ -46,8 +46,11 @@ def task_fields(record: logging.LogRecord) -> dict[str, str]:
         info = request.delivery_info or {}
         found = {"task": task.name, "task_id": request.id, "queue": info.get("routing_key")}
     data = getattr(record, "data", None)
-    if isinstance(data, Mapping) and data.get("id", found.get("task_id")) != found.get("task_id"):
-        found = {"task": data.get("name"), "task_id": data["id"]}
+    # An application's own records may have a field of this name.
+    if record.name.startswith("celery.") and isinstance(data, Mapping):
+        name, task_id = data.get("name"), data.get("id")
+        if isinstance(task_id, str) and task_id != found.get("task_id"):
+            found = {"task": name if isinstance(name, str) else None, "task_id": task_id}
     return {name: str(value) for name, value in found.items() if value}
 
 

@@ -24,11 +24,12 @@ import time
 import weakref
 import zlib
 from collections import deque
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from celery import bootsteps, signals
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.common.periodic import Periodic
@@ -52,8 +53,14 @@ BATCH = 200
 #: Ended tasks that wait to be written, at most; the oldest are dropped.
 WAITING = 10_000
 
+#: Longest text that is kept of a message's headers. Whoever may send can put anything there.
+LONGEST = 200
+
 #: Seconds between two looks at the size of the stream.
 TRIM = 60.0
+
+#: Seconds for which the stream stays after the last entry.
+KEPT = 30 * 86_400
 
 #: Seconds without an attempt after an error, and after one that says that the server is full.
 PAUSE, PAUSE_FULL = 30.0, 300.0
@@ -103,6 +110,8 @@ class History:
     def seen(self, request: Any, what: str, detail: Any = None) -> None:
         """Note what has happened to a request; see `celery_fleet.compat.requests.follow`."""
         if request.task.name == canary.NAME:
+            return
+        if len(str(request.id)) > LONGEST:
             return
         now = round(time.time(), 3)
         with self._lock:
@@ -168,7 +177,7 @@ def _received(request: Any, now: float) -> Record:
         id=request.id,
         name=request.task.name,
         queue=queue_of(message),
-        origin=str(origin) if origin else None,
+        origin=str(origin)[:LONGEST] if origin else None,
         sent=sent_at(message),
         eta=round(request.eta.timestamp(), 3) if request.eta else None,
         received=now,
@@ -227,9 +236,12 @@ class HistoryWriter(Periodic):
                 release = os.environ.get("CELERY_FLEET_RELEASE")
                 self._client.xadd(HISTORY, {"b": packed(self._node, release, batch)})
                 done += len(batch)
-            if time.monotonic() >= self._trim_at:
-                self._trim_at = time.monotonic() + TRIM
-                self._trim()
+            self._trim_if_due()
+        except OutOfMemoryError as error:
+            # Redis lets this through when it is full, and then it is needed most.
+            with suppress(RedisError, OSError):
+                self._trim_if_due()
+            return self._failed(error)
         except Exception as error:  # noqa: BLE001  # whatever it is, tasks go on
             return self._failed(error)
         finally:
@@ -237,7 +249,12 @@ class HistoryWriter(Periodic):
         self._told = False
         return INTERVAL
 
-    def _trim(self) -> None:
+    def _trim_if_due(self) -> None:
+        if time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + TRIM
+        # If the history is switched off, it disappears.
+        self._client.expire(HISTORY, KEPT)
         used = self._client.memory_usage(HISTORY) or 0
         if used > self._size:
             # Entries differ in size, so this is only right on average, which is enough.
@@ -248,7 +265,9 @@ class HistoryWriter(Periodic):
         """Log the first error in a row; return the seconds until the next attempt."""
         full = isinstance(error, OutOfMemoryError)
         # Such as a server that forbids the command: it will not allow it later either.
-        self._refused = isinstance(error, ResponseError) and not full
+        self._refused = isinstance(error, NoPermissionError) or (
+            isinstance(error, ResponseError) and str(error).lower().startswith("unknown command")
+        )
         if not self._told:
             self._told = True
             what = "is off until this worker restarts" if self._refused else "has gaps"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -51,6 +52,8 @@ INTERVAL = 10.0
 
 #: Upper bounds of the histograms' buckets in seconds; the last bucket, which has none, is for everything above.
 BOUNDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+_COUNTED = ("received", "started", "succeeded", "retried", "revoked", "rejected")
 
 #: Different tasks, and exceptions of each, that are counted by name; the others count as `OTHER`.
 MOST_TASKS = 200
@@ -105,7 +108,7 @@ class Recorder:
     def seen(self, request: Any, what: str, detail: Any = None) -> None:
         """Count what has happened to a request; see `celery_fleet.compat.requests.follow`."""
         name = request.task.name
-        if name == canary.NAME:
+        if name == canary.NAME or what == requests.IGNORED:
             return
         queue = queue_of(request.message)
         with self._lock:
@@ -160,6 +163,26 @@ class Recorder:
             ]
             waits = [found | {"buckets": list(found["buckets"])} for found in self._waits.values()]
         return tasks, waits
+
+
+def check(tasks: Any, waits: Any) -> None:
+    """Check counts that were read from a file, which a task may have written.
+
+    Raises:
+        ValueError, KeyError, TypeError: They are not what `Recorder.counts` returns.
+    """
+    numbers = []
+    for one in tasks:
+        if not (isinstance(one["name"], str) and isinstance(one["queue"], str)):
+            raise TypeError("a task has no name")
+        numbers += [one[what] for what in _COUNTED] + list(one["failed"].values())
+    for histogram in [*(one["runtime"] for one in tasks), *waits]:
+        if len(histogram["buckets"]) != len(BOUNDS) + 1:
+            raise ValueError("a histogram has another number of buckets")
+        numbers += [*histogram["buckets"], histogram["sum"]]
+    numbers += [one["unknown"] for one in waits if isinstance(one["queue"], str)]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("a count is not finite")
 
 
 def total(tasks: Iterable[TaskCounts], waits: Iterable[Waits]) -> Totals:
@@ -266,8 +289,9 @@ class MetricsFile(Periodic):
             if document["format"] != FORMAT:
                 raise ValueError(f"its format is {document['format']!r}")
             drains, tasks, waits = document["drains"], document["tasks"], document["waits"]
+            check(tasks, waits)
             self._recorder.continue_from(tasks, waits)
-            self._drains = drains
+            self._drains = int(drains)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -278,8 +302,8 @@ class MetricsFile(Periodic):
 
     def turn(self) -> float:
         """Write the file and log the first error; return the seconds until the next write."""
-        self._hour.keep(time.monotonic(), total(*self._recorder.counts()))
         try:
+            self._hour.keep(time.monotonic(), total(*self._recorder.counts()))
             # The exporter is in the application's group.
             json_file.replace(self._path, self.document(), 0o640)
         except Exception as error:

@@ -23,6 +23,11 @@ pytestmark = pytest.mark.slow
 MORE = """
 from shop import app
 
+@app.task(name="shop.ignored")
+def ignored():
+    from celery.exceptions import Ignore
+    raise Ignore
+
 @app.task(bind=True, max_retries=1, name="shop.again")
 def again(self):
     if not self.request.retries:
@@ -76,6 +81,7 @@ def send(fleet: Fleet, name: str, *args: Any, **options: Any) -> str:
         ("add", [1, 2], ["succeeded"], None),
         ("fail", ["s3cret"], ["failed"], "ValueError"),
         ("again", [], ["retried", "succeeded"], None),
+        ("ignored", [], ["ignored"], None),
     ],
 )
 def test_a_task_of_each_end(

@@ -64,7 +64,7 @@ def given(**everywhere: Any) -> tuple[Any, ...]:
     variables = hostvars(**everywhere)
     nodes = workers.nodes(variables, GROUPS["celery_workers"], INSTANCES)
     queues = sorted({*workers.queues(INSTANCES), "external"})
-    found = facts(groups=GROUPS, nodes=nodes, queues=queues, external=["external"])
+    found = facts(groups=GROUPS, nodes=nodes, queues=queues, external=["external"], metrics=True)
     return (found, variables, INSTANCES)
 
 

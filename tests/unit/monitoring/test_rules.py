@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
+    fleet as monitoring_fleet,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
     objectives,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.files import (
@@ -20,7 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import Rule
 
 from tests.programs import required
-from tests.unit.monitoring.fleets import made, written
+from tests.unit.monitoring.fleets import given, hostvars, made, written
 
 ALERTS = alerts(made())
 
@@ -238,6 +241,20 @@ def test_targets_are_the_exporters_that_can_be_reached() -> None:
             },
         )
     ]
+
+
+def test_a_queue_of_which_nobody_counts_the_workers_has_no_alert_without_them() -> None:
+    """Its worker has no exporter, so it would look as if nobody consumed the queue."""
+    rules = "prometheus-rules.yml"
+    everywhere = json.dumps(written()[rules])
+    assert "CeleryQueueWithoutWorker" in everywhere
+    assert made().uncounted == []
+    partly = hostvars()
+    partly["worker1"]["celery_exporter_enabled"] = False
+    facts, _, instances = given()
+    some = monitoring_fleet.fleet(facts, partly, instances, runbook="")
+    # worker2 has an exporter, and not these workers.
+    assert set(some.uncounted) >= {"mail", "mail.high", "bulk"}
 
 
 def test_nothing_secret_is_written() -> None:

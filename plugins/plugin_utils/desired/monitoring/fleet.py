@@ -84,6 +84,7 @@ class MonitoredFleet:
         beat: Beat's host; empty without one.
         beat_interval: Seconds after which beat looks at its schedule again.
         external: Queues that only others consume.
+        uncounted: Queues of which it is not known who consumes them: a worker counts nothing, or has no exporter.
         drain: Seconds of the longest drain.
         runbook: Address of the runbook.
     """
@@ -93,6 +94,7 @@ class MonitoredFleet:
     workers: Sequence[MonitoredWorker]
     queues: Sequence[str]
     external: Sequence[str]
+    uncounted: Sequence[str]
     collector: str
     beat: str
     beat_interval: float
@@ -209,6 +211,7 @@ def fleet(
         )
     workers: dict[str, MonitoredWorker] = {}
     drains = []
+    uncounted: set[str] = set()
     for node in facts["nodes"].values():
         variables = hostvars[node["host"]]
         options = worker_options(
@@ -220,6 +223,8 @@ def fleet(
         name = node["worker"]
         before = workers[name].hosts if name in workers else ()
         here = [node["host"]] if node["host"] in hosts else []
+        if not here or not facts["metrics"]:
+            uncounted.update(node["queues"])
         hold = hold_time(options, promise_of(options, facts["delivery"]), facts["settings"])
         workers[name] = MonitoredWorker(
             name,
@@ -235,6 +240,7 @@ def fleet(
         workers=tuple(workers.values()),
         queues=facts["queues"],
         external=facts["external"],
+        uncounted=sorted(uncounted),
         collector=collector,
         beat=beat if beat in hosts else "",
         beat_interval=float(hostvars[beat].get("celery_beat_max_loop_interval", 5)) if beat else 0,

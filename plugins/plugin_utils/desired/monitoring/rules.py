@@ -137,7 +137,8 @@ def _workers(fleet: MonitoredFleet) -> Iterator[Rule]:
             found={"host": fleet.collector, "worker": name},
             labels={"threshold": plain(limit)},
         )
-    labels = {"host": fleet.collector, "worker": "mail"}
+    # `host` is the one that has checked it, `hostname` the worker's own.
+    labels = {"host": fleet.collector, "hostname": "worker1", "worker": "mail"}
     answered, took = (
         fleet.of(f"celery_fleet_canary_{what}", **labels) for what in ("ok", "seconds")
     )
@@ -145,7 +146,7 @@ def _workers(fleet: MonitoredFleet) -> Iterator[Rule]:
         "CeleryCanaryLost",
         WARNING,
         f"{fleet.of('celery_fleet_canary_ok')} == 0",
-        summary="A test task does not come back from the worker $worker on $host.",
+        summary="A test task does not come back from the worker $worker on $hostname.",
         calm={answered: at(1)},
         fires=({answered: at(0)},),
         found=labels,
@@ -156,7 +157,7 @@ def _workers(fleet: MonitoredFleet) -> Iterator[Rule]:
         lambda _: fleet.of("celery_fleet_canary_seconds"),
         one(took),
         alert="CeleryCanarySlow",
-        summary="A test task takes {} s or more through the worker $worker on $host.",
+        summary="A test task takes {} s or more through the worker $worker on $hostname.",
         found=lambda _: labels,
         **_CANARY,
     )
@@ -164,8 +165,9 @@ def _workers(fleet: MonitoredFleet) -> Iterator[Rule]:
 
 def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
     host = fleet.collector
-    own = [queue for queue in fleet.queues if queue not in fleet.external]
-    others = f"queue_name!~{any_of(fleet.external)}" if fleet.external else ""
+    left_out = [*fleet.external, *fleet.uncounted]
+    own = [queue for queue in fleet.queues if queue not in left_out]
+    others = f"queue_name!~{any_of(left_out)}" if left_out else ""
     if own:
         length = fleet.of("celery_queue_length", host=host, queue_name=own[0])
         consumers = fleet.of("celery_active_worker_count", host=host, queue_name=own[0])

@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 
 # Labels that say what an alert is about.
 _ABOUT: Final = (
-    *("host", "worker", "queue_name", "name", "unit", "redis"),
+    *("host", "hostname", "worker", "queue_name", "name", "unit", "redis"),
     *("path", "file", "entry", "slo"),
 )
 

@@ -22,6 +22,7 @@ _ENDS = {
     "retried": "ended with a retry",
     "revoked": "was revoked",
     "rejected": "was rejected",
+    "ignored": "ended without a result: it raised Ignore, or replaced itself by another task",
     "returned": "was given back: the worker ended or lost its connection",
 }
 

@@ -89,7 +89,9 @@ def instance(kind: str, connection: ExporterConnection) -> Iterator[MetricSample
         memory = information(about)
         used, limit = float(memory["used_memory"]), float(memory["maxmemory"])
         yield MetricSample("celery_fleet_redis_memory_used_bytes", used, (kind,))
-        yield MetricSample("celery_fleet_redis_memory_max_bytes", limit, (kind,))
+        # One that evicts is always full.
+        if memory["maxmemory_policy"] == "noeviction":
+            yield MetricSample("celery_fleet_redis_memory_max_bytes", limit, (kind,))
 
 
 class QueueCollector:

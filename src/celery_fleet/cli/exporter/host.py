@@ -73,9 +73,12 @@ def _works(unit: MonitoredUnit | None, path: Path) -> bool:
 
     A file from before this start says nothing: the worker may just have started, or it does not count its tasks.
     """
+    seconds = age(path)
+    if unit is not None and unit.active == "deactivating":
+        # It drains, for as long as its tasks run, and still writes its file.
+        return seconds is not None and seconds <= FRESH
     if unit is None or not unit.runs:
         return False
-    seconds = age(path)
     return seconds is None or not FRESH < seconds < time.monotonic() - unit.up
 
 

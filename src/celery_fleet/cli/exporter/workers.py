@@ -64,8 +64,14 @@ def stand_in(node: str, path: Path) -> Iterator[MetricSample]:
     Raises:
         OSError, ValueError, LookupError, TypeError: Its file is damaged.
     """
+    seconds = age(path)
+    if seconds is None:
+        return
     with contextlib.suppress(FileNotFoundError):
-        yield from _counts(counted(path), labels_of(node))
+        found = counted(path)
+        yield from _counts(found, labels_of(node))
+        if seconds <= FRESH:
+            yield from _consumers(found)
 
 
 def _counts(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSample]:
@@ -97,6 +103,11 @@ def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSampl
     yield MetricSample(
         "celery_fleet_held_oldest_seconds", 0.0 if held is None else float(held), own
     )
+    yield from _consumers(found)
+
+
+def _consumers(found: Mapping[str, Any]) -> Iterator[MetricSample]:
+    slots = float(found["slots"])
     queues: Iterable[object] = found["queues"]
     for queue in queues:
         yield MetricSample("celery_active_worker_count", 1.0, (str(queue),))

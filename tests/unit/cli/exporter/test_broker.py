@@ -260,6 +260,16 @@ def test_an_instance(broker: Broker, host: Host) -> None:
     assert [*found["celery_fleet_redis_memory_max_bytes"].values()] == [1 << 30]
 
 
+def test_an_instance_that_evicts_has_no_limit_to_be_full_at(broker: Broker, host: Host) -> None:
+    broker.admin.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = parsed(text(instance("results", host.connection)))
+    finally:
+        broker.admin.config_set("maxmemory-policy", "noeviction")
+    assert "celery_fleet_redis_memory_used_bytes" in found
+    assert "celery_fleet_redis_memory_max_bytes" not in found
+
+
 def test_the_connection_stays_open_and_is_opened_again(broker: Broker, host: Host) -> None:
     for _ in range(3):
         host.connection.ask_all([("PING",)])

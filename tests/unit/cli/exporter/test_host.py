@@ -69,7 +69,9 @@ def test_units(tmp_path: Path) -> None:
         ("active", 1000, 45, 0),  # it hangs
         ("active", 10, 45, 1),  # it has just started, and the file is that of the process before
         ("active", 1000, 5000, 1),  # metrics were switched off later
-        ("deactivating", 1000, 5, 0),
+        ("deactivating", 1000, 5, 1),  # it drains
+        ("deactivating", 1000, 45, 0),
+        ("deactivating", 1000, None, 0),
         ("failed", 1000, None, 0),
         ("activating", 0, 5, 0),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -38,7 +39,10 @@ def test_a_second_instance_counts_for_its_worker(tmp_path: Path) -> None:
     assert counts(tmp_path / "shop-worker@mail.service.json") == {"format": 1, "left": 4}
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 2, "left": 9}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{}", "[]", "null", '{"format": 2, "left": 9}', '{"format": 1, "left": "x"}'],
+)
 def test_a_file_of_another_kind_begins_at_zero(tmp_path: Path, text: str) -> None:
     path = tmp_path / "unit.json"
     path.write_text(text)
@@ -54,3 +58,23 @@ def test_two_that_end_at_once_are_both_counted(tmp_path: Path) -> None:
     for end in ends:
         end.join()
     assert counts(path) == {"format": 1, "left": 20}
+
+
+def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "unit.json"
+    os.mkfifo(path)
+    counters.add(path, {"left": 1})
+    assert counts(path) == {"format": 1, "left": 1}
+
+
+def test_a_lock_that_another_process_keeps_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counters, "PATIENCE", 0.1)
+    path = tmp_path / "unit.json"
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            counters.add(path, {"left": 1})
+    counters.add(path, {"left": 1})
+    assert counts(path) == {"format": 1, "left": 1}

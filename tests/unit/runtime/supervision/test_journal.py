@@ -82,10 +82,16 @@ def test_a_message_can_not_become_a_field(listener: socket.socket, text: str) ->
 def test_celerys_own_records_name_their_task_without_its_arguments(
     listener: socket.socket,
 ) -> None:
-    found = sent(listener, record("Task %(name)s[%(id)s] received", RECEIVED, data=RECEIVED))
+    message = "Task %(name)s[%(id)s] received"
+    found = sent(listener, record(message, RECEIVED, name="celery.worker.strategy", data=RECEIVED))
     assert found["CELERY_TASK"] == "shop.pay"
     assert found["CELERY_TASK_ID"] == "7-7"
     assert "s3cret" not in str(found)
+
+
+def test_the_applications_own_fields_are_no_task(listener: socket.socket) -> None:
+    found = sent(listener, record("saved", data={"id": "42", "name": "a customer"}))
+    assert {"CELERY_TASK", "CELERY_TASK_ID"} & set(found) == set()
 
 
 def test_what_a_task_logs_belongs_to_it(listener: socket.socket) -> None:
@@ -133,7 +139,10 @@ def test_json_leaves_out_arguments_and_results() -> None:
     formatter = journal.JsonFormatter("shop", "mail")
     context = {**RECEIVED, "runtime": 0.5, "return_value": "'s3cret'"}
     one = record(
-        "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s", context, data=context
+        "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s",
+        context,
+        name="celery.app.trace",
+        data=context,
     )
     text = formatter.format(one)
     assert "\n" not in text
@@ -142,7 +151,7 @@ def test_json_leaves_out_arguments_and_results() -> None:
     assert found.pop("host")
     assert found == {
         "level": "INFO",
-        "logger": "shop",
+        "logger": "celery.app.trace",
         "message": "Task shop.pay[7-7] succeeded in 0.5s: …",
         "app": "shop",
         "worker": "mail",

@@ -17,7 +17,14 @@ from celery.worker.request import Request
 from celery_fleet.compat import requests
 from celery_fleet.delivery.keys import SENT
 from celery_fleet.worker import canary, metrics
-from celery_fleet.worker.metrics import BOUNDS, MOST_ERRORS, MOST_TASKS, MetricsFile, Recorder
+from celery_fleet.worker.metrics import (
+    BOUNDS,
+    MOST_ERRORS,
+    MOST_TASKS,
+    MetricsFile,
+    Recorder,
+    check,
+)
 
 
 @dataclass
@@ -59,6 +66,43 @@ def test_a_wait_is_in_the_bucket_of_the_first_bound_that_it_does_not_exceed(
     assert found["buckets"] == [int(number == bucket) for number in range(len(BOUNDS) + 1)]
     assert found["sum"] == max(0, seconds)
     assert found["unknown"] == 0
+
+
+@pytest.mark.parametrize(
+    "sent", [-1.7e308, -1, 1e12, 10**400, float("inf"), float("nan"), True, "1", [1]]
+)
+def test_what_is_no_time_is_an_unknown_wait(sent: Any) -> None:
+    """Whoever may send can put it there."""
+    found = wait_of(sent=sent, time_start=1000.0)
+    assert (found["sum"], found["unknown"], sum(found["buckets"])) == (0, 1, 0)
+
+
+def damaged(**waits: Any) -> dict[str, Any]:
+    recorder = Recorder()
+    for what in (requests.RECEIVED, requests.STARTED):
+        recorder.seen(Told(), what)
+    tasks, found = recorder.counts()
+    return {"tasks": tasks, "waits": [{**found[0], **waits}]}
+
+
+def test_counts_that_were_written_can_be_continued() -> None:
+    check(**damaged())
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        damaged(sum=float("inf")),
+        damaged(buckets=[1]),
+        damaged(unknown=None),
+        {"tasks": [{"name": "t", "queue": "q"}], "waits": []},
+        {"tasks": [None], "waits": []},
+        {"tasks": None, "waits": []},
+    ],
+)
+def test_counts_that_a_task_has_damaged_are_refused(found: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        check(**found)
 
 
 def test_a_wait_begins_at_a_later_eta() -> None:
