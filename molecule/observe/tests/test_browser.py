@@ -82,7 +82,7 @@ def test_flower_shows_workers_tasks_and_the_broker(
 ) -> None:
     workers, tasks, task, broker = browser.show(
         {"url": flower(fleet, "/workers"), "wait": "analytics@worker2", "name": "flower-workers"},
-        {"url": flower(fleet, "/tasks"), "wait": "app.tasks.record_run", "name": "flower-tasks"},
+        {"url": flower(fleet, "/tasks"), "wait": "SUCCESS", "name": "flower-tasks"},
         {"url": flower(fleet, f"/task/{ran}"), "wait": "SUCCESS"},
         {"url": flower(fleet, "/broker"), "wait": "analytics"},
     )

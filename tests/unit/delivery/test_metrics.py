@@ -106,7 +106,7 @@ def test_processes_of_the_fleet_say_when_they_send(
 
 
 def test_a_file_that_cannot_be_written_is_logged_once(workers: Workers) -> None:
-    (workers.directory / "w" / "metrics.new").mkdir(parents=True)
+    (workers.directory / "w" / "metrics.json.new").mkdir(parents=True)
     options = counting.writing_every(workers, 0.05)
     workers.start("w", "-P", "solo", **options)
     workers.send("work", "task")
