@@ -47,6 +47,8 @@ Prometheus and Alertmanager listen on control1 only. This opens a tunnel to them
     ssh -N -L 9090:127.0.0.1:9090 -L 9093:127.0.0.1:9093 -i .state/demo/id_ed25519 \\
       -o UserKnownHostsFile=.state/demo/known_hosts admin@$address
 
-While it runs, Prometheus is at http://127.0.0.1:9090/alerts and Alertmanager at http://127.0.0.1:9093.
+While it runs, Prometheus is at http://127.0.0.1:9090. Debian's Alertmanager has no pages; on control1, this shows its alerts:
+
+    amtool --alertmanager.url=http://127.0.0.1:9093 alert
 END
 fi

@@ -88,6 +88,7 @@ def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
             "producer.json",
             "operator.json",
             "flower.json",
+            "exporter.json",
         )
     }
 
