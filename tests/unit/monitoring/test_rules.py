@@ -70,6 +70,40 @@ def test_each_rule_fires_and_is_silent(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("up", "fires"),
+    [("1x120", True), ("_x60 1x60", False)],
+    ids=["as the first of their kind", "after a gap"],
+)
+def test_tasks_that_fail_at_once_are_told(tmp_path: Path, up: str, fires: bool) -> None:
+    """Their series begin with the failures, so there is nothing that they could have grown from."""
+    (tmp_path / RULES).write_text(yaml.safe_dump(written()[RULES]))
+    labels = 'app="shop",host="worker1"'
+    pay = f'{labels},queue_name="mail",name="app.pay"'
+    series = {
+        f'up{{{labels},exporter="fleet"}}': up,
+        f'celery_task_failed_total{{{pay},exception="ValueError"}}': "_x60 12x60",
+        f"celery_task_succeeded_total{{{pay}}}": "_x60 1x60",
+    }
+    # The rule itself, because others fire as well here.
+    (rule, *_) = of("CeleryTasksFailing")
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": f"count({rule.expr})",
+                "eval_time": "18m",
+                "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+            }
+        ],
+    }
+    document = {"rule_files": [RULES], "evaluation_interval": "15s", "tests": [test]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
+    promtool(tmp_path, "test", "rules", "test.yml")
+
+
+@pytest.mark.slow
 def test_prometheus_takes_the_job(tmp_path: Path) -> None:
     config = tmp_path / "prometheus.yml"
     config.write_text(yaml.safe_dump(written()["scrape.yml"]))

@@ -40,8 +40,8 @@ def test_parts_of_a_host_are_those_of_its_groups_in_the_order_of_the_run() -> No
         "redis",
         "celery_cli",
         "celery_runtime_surplus",
-        "celery_health",
         "celery_exporter",
+        "celery_health",
     ]
     everything = names({group for part in PARTS for group in part.groups})
     assert everything == [part.name for part in PARTS]
@@ -58,8 +58,8 @@ def test_tags_leave_parts_out() -> None:
         "celery_release_commands",
         "celery_worker",
         "celery_runtime_surplus",
-        "celery_health",
         "celery_exporter",
+        "celery_health",
     ]
     # Whatever opens a port of Redis's or of the web process's closes it to strangers first.
     for tag in ("redis", "celery_producer", "deploy", "configure", "firewall"):

@@ -43,15 +43,23 @@ _CANARY: Final[dict[str, Any]] = {
 
 
 def failed_and_ended(
-    fleet: MonitoredFleet, labels: str, window: str, *matchers: str
+    fleet: MonitoredFleet, labels: str, window: str, *matchers: str, first: bool = False
 ) -> tuple[str, str]:
     """Return how many tasks have failed in a window, and how many have ended, by some labels.
 
-    A task that has never succeeded has no series for that, so the sum is over both names.
+    A task that has never succeeded has no series for that, so the sum is over both names. With `first`, a series that
+    begins in the window counts from zero; otherwise its first tasks are not seen. Its host must have been scraped
+    before, because after a gap all series look new.
     """
     ended = '__name__=~"celery_task_failed_total|celery_task_succeeded_total"'
+    scraped = f"({fleet.of('up', exporter='fleet')} offset {window} == 1)"
+
+    def grown(selector: str) -> str:
+        new = f"((({selector}) and on (host) {scraped}) unless {selector} offset {window}) or "
+        return f"{new if first else ''}increase({selector}[{window}])"
+
     failed, both = (
-        f"sum by ({labels}) (increase({selector}[{window}]))"
+        f"sum by ({labels}) ({grown(selector)})"
         for selector in (
             fleet.of("celery_task_failed_total", *matchers),
             fleet.of("", ended, *matchers),
@@ -234,7 +242,7 @@ def _queue(fleet: MonitoredFleet, metric: str, queue: str, value: float) -> Seri
 
 def _tasks(fleet: MonitoredFleet) -> Iterator[Rule]:
     labels = {"queue_name": "mail", "name": "app.pay"}
-    failed, ended = failed_and_ended(fleet, "app, queue_name, name", "5m")
+    failed, ended = failed_and_ended(fleet, "app, queue_name, name", "5m", first=True)
     wrong = fleet.of("celery_task_failed_total", **labels, exception="ValueError")
     right = fleet.of("celery_task_succeeded_total", **labels)
     yield from graded(
