@@ -91,7 +91,7 @@ report-delivery: setup ## docs/delivery-proof.md, from the last soak-delivery
 
 screenshots: setup ## the pictures of Flower and Prometheus in docs/pictures, from the hosts of the scenario observe
 	@scripts/check.sh molecule:observe
-	@install -D -m 0644 -t docs/pictures .state/results/pictures/*.png
+	@install -m 0644 $(addprefix .state/results/pictures/,$(notdir $(wildcard docs/pictures/*.png))) docs/pictures/
 
 docs: setup ## write the generated pages and build all pages as a site in .state/docs/html
 	@python scripts/reference.py
