@@ -31,6 +31,6 @@ def sent_at(message: Any) -> float | None:
     """Return when a kombu message was sent (Unix time); None if it does not say."""
     found = (message.headers or {}).get(SENT)
     # Anybody who may send can put anything there. Comparing it can't overflow.
-    if type(found) in (int, float) and 0 <= found < LATEST:
+    if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < LATEST:
         return float(found)
     return None
