@@ -136,7 +136,7 @@ def path_of(pattern: str) -> str:
 
 
 def test_every_route_of_flower_asks_for_the_password(fleet: Fleet) -> None:
-    """Those that Flower registers, whatever its version."""
+    """The routes come from the installed version of Flower."""
     patterns = routes(fleet)
     assert len(patterns) > 20
     statuses: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A deploy that nobody finished is told. It is the last test, because that takes a quarter of an hour."""
+"""An unfinished deploy raises its alert. This test comes last, because that takes a quarter of an hour."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from celery.worker import strategy
 from celery.worker.request import Request
 
 from celery_fleet.compat.minors import chosen as minors
-from celery_fleet.compat.tasks import running_tasks
+from celery_fleet.compat.tasks import running_tasks, snapshot
 
 logger = logging.getLogger("celery_fleet.metrics")
 
@@ -149,11 +149,7 @@ def _here() -> set[Any]:
 
     Not by `requests` of celery/worker/state.py: before 5.7, those of a lost connection stay there.
     """
-    while True:
-        try:
-            return {*worker_state.reserved_requests, *worker_state.active_requests}
-        except RuntimeError:  # another thread has added one meanwhile
-            continue
+    return {*snapshot(worker_state.reserved_requests), *snapshot(worker_state.active_requests)}
 
 
 def held(consumer: Any) -> Held:

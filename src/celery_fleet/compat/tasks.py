@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import signals
 from celery._state import get_current_worker_task
@@ -14,6 +14,8 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 
 logger = logging.getLogger("celery_fleet")
+
+T = TypeVar("T")
 
 
 def run_first(signal: Any, receiver: Callable[..., Any], uid: Any) -> None:
@@ -24,6 +26,15 @@ def run_first(signal: Any, receiver: Callable[..., Any], uid: Any) -> None:
         mine = [item for item in signal.receivers if item[0][0] == uid]
         signal.receivers[:] = mine + [item for item in signal.receivers if item not in mine]
         signal.sender_receivers_cache.clear()
+
+
+def snapshot(items: Collection[T]) -> list[T]:
+    """Return the items of a collection that another thread may change at the same time."""
+    while True:
+        try:
+            return list(items)
+        except RuntimeError:  # it changed while it was read
+            continue
 
 
 def running_tasks() -> int:

@@ -30,7 +30,7 @@ def _add(headers: dict[str, Any], **_: Any) -> None:
 def sent_at(message: Any) -> float | None:
     """Return when a kombu message was sent (Unix time); None if it does not say."""
     found = (message.headers or {}).get(SENT)
-    # Anybody who may send can put anything there. Comparing it can't overflow.
+    # Any sender can write anything there. Comparing it can't overflow.
     if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < LATEST:
         return float(found)
     return None

@@ -53,7 +53,7 @@ BATCH = 200
 #: Ended tasks that wait to be written, at most; the oldest are dropped.
 WAITING = 10_000
 
-#: Longest text that is kept of a message's headers. Whoever may send can put anything there.
+#: Longest text that is kept of a message's headers. Any sender can write anything there.
 LONGEST = 200
 
 #: Seconds between two looks at the size of the stream.
@@ -111,11 +111,11 @@ class History:
         """Note what has happened to a request; see `celery_fleet.compat.requests.follow`."""
         if request.task.name == canary.NAME:
             return
-        if len(str(request.id)) > LONGEST:
-            return
         now = round(time.time(), 3)
         with self._lock:
             if what == requests.RECEIVED:
+                if len(str(request.id)) > LONGEST:
+                    return
                 self._open[id(request)] = _Open(_received(request, now), weakref.ref(request))
                 return
             found = self._open.get(id(request))

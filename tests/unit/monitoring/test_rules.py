@@ -278,7 +278,7 @@ def test_targets_are_the_exporters_that_can_be_reached() -> None:
 
 
 def test_a_queue_of_which_nobody_counts_the_workers_has_no_alert_without_them() -> None:
-    """Its worker has no exporter, so it would look as if nobody consumed the queue."""
+    """Without its worker's exporter, the queue would seem to have no consumer."""
     rules = "prometheus-rules.yml"
     everywhere = json.dumps(written()[rules])
     assert "CeleryQueueWithoutWorker" in everywhere

@@ -8,29 +8,19 @@ They were checked in the sources of celery 5.7.0 and kombu 5.7.0; each function 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from types import GeneratorType
-from typing import Any, TypeVar
+from typing import Any
 
 from celery import bootsteps
 from celery.worker import state as worker_state
 
 from celery_fleet.compat.minors import chosen as minors
+from celery_fleet.compat.tasks import snapshot
 
 logger = logging.getLogger("celery_fleet.delivery")
-
-T = TypeVar("T")
-
-
-def snapshot(items: Collection[T]) -> list[T]:
-    """Return the items of a collection that another thread may change at the same time."""
-    while True:
-        try:
-            return list(items)
-        except RuntimeError:  # it changed while it was read
-            continue
 
 
 # --- running tasks and held messages (celery/worker/state.py, kombu/transport/virtual/base.py) ---

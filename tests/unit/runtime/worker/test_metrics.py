@@ -72,7 +72,7 @@ def test_a_wait_is_in_the_bucket_of_the_first_bound_that_it_does_not_exceed(
     "sent", [-1.7e308, -1, 1e12, 10**400, float("inf"), float("nan"), True, "1", [1]]
 )
 def test_what_is_no_time_is_an_unknown_wait(sent: Any) -> None:
-    """Whoever may send can put it there."""
+    """Any sender can write it there."""
     found = wait_of(sent=sent, time_start=1000.0)
     assert (found["sum"], found["unknown"], sum(found["buckets"])) == (0, 1, 0)
 
