@@ -28,6 +28,9 @@ logger = logging.getLogger("celery_fleet.beat")
 #: Seconds that a tick may take longer than beat's own pause.
 TICK_LIMIT = 10.0
 
+#: Seconds that beat's stop waits for the tick in which it comes; the unit's TimeoutStopSec= is longer.
+STOP_LIMIT = 5.0
+
 
 class Progress:
     """The last activity of beat's thread, which writes it; the watchdog's thread reads it."""
@@ -101,6 +104,7 @@ def install(
             watch = watch_service(app, sender, notifier, in_database=in_database, metrics=metrics)
             atexit.register(watch.stop)
             watch.start()
+        beat.finish_tick_before_stop(sender, STOP_LIMIT)
 
     signals.beat_init.connect(started, weak=False, dispatch_uid="celery_fleet.beat")
 

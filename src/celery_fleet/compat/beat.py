@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
+from threading import Timer
+from types import FrameType
 from typing import Any
 
 from celery import beat
@@ -24,6 +28,48 @@ def on_tick(service: Any, before: Callable[[], None], after: Callable[[], None])
             after()
 
     service.scheduler.tick = timed_tick  # Service.start looks it up on the instance each time
+
+
+def finish_tick_before_stop(service: Any, limit: float) -> None:
+    """Let a signal that stops beat wait for the tick in which it comes; call this in beat's main thread.
+
+    Celery's own handler closes the schedule and the connection at once. In the middle of a send, that loses the
+    entry's run, because the schedule says already that it was sent. And Redis' client may replace the handler's
+    SystemExit by an error of the closed connection; Celery logs that, and beat goes on until it fails.
+
+    A tick sends at most one task. If it takes longer than ``limit`` seconds, as while the broker is away, or if
+    a second signal comes, Celery's own handler runs.
+    """
+    own: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    ticking = False
+    asked: Timer | None = None
+    tick = service.scheduler.tick
+
+    def waiting(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if ticking and asked is None:
+            asked = Timer(limit, os.kill, (os.getpid(), number))
+            asked.daemon = True
+            asked.start()
+            return
+        own[number](number, frame)
+
+    def guarded_tick(*args: Any, **kwargs: Any) -> Any:
+        nonlocal ticking
+        ticking = True
+        try:
+            return tick(*args, **kwargs)
+        finally:
+            ticking = False
+            if asked is not None:
+                asked.cancel()
+                raise SystemExit
+
+    service.scheduler.tick = guarded_tick  # Service.start looks it up on the instance each time
+    for number in own:
+        signal.signal(number, waiting)
 
 
 def loop_interval(service: Any) -> float:

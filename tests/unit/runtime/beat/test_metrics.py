@@ -6,17 +6,14 @@ import json
 import os
 import shelve
 import stat
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from celery import Celery
 from celery.beat import Scheduler, Service
 from celery.schedules import crontab, schedule
@@ -25,9 +22,9 @@ from celery_fleet.beat import metrics
 from celery_fleet.beat import steps as beat
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.supervision.notify import Notifier
-from tests.fleet import free_port, wait_for
-from tests.programs import required
-from tests.unit.runtime.conftest import SOURCE, Manager, document
+from tests.fleet import wait_for
+from tests.unit.runtime.beat.real import RealBeat, counted
+from tests.unit.runtime.conftest import Manager
 
 HOUR = 3600.0
 
@@ -52,15 +49,6 @@ def start(path: Path, manager: Manager) -> Callable[..., Any]:
         return service
 
     return started
-
-
-def counted(path: Path) -> dict[str, dict[str, int]]:
-    """The counters that are not 0."""
-    entries = json.loads(path.read_text())["entries"]
-    return {
-        name: {counter: number for counter, number in counts.items() if number}
-        for name, counts in entries.items()
-    }
 
 
 def before(path: Path, seconds: float, **entries: Any) -> None:
@@ -271,110 +259,37 @@ def test_what_a_running_beat_sends_late_is_counted(
     assert sum(counts.get("late", 0) for counts in found) == late
 
 
-# --- a real beat --------------------------------------------------------------------------------------
-
-
-class RealBeat:
-    """Beat as its unit runs it, with a real Redis."""
-
-    def __init__(self, directory: Path, port: int) -> None:
-        self.directory = directory
-        self.port = port
-        self.path = directory / "metrics/beat.json"
-        self.path.parent.mkdir()
-        (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
-
-    @contextmanager
-    def running(self, **entries: dict[str, Any]) -> Iterator[None]:
-        settings = document(
-            "beat",
-            broker_url=f"redis://127.0.0.1:{self.port}/0",
-            result_backend="disabled://",
-            beat_sync_every=1,
-            beat_enable_remote_control=False,
-            beat_schedule=entries,
-        )
-        settings["metrics"] = {"file": str(self.path)}
-        (self.directory / "settings.json").write_text(json.dumps(settings))
-        argv = (
-            "-A",
-            "shop",
-            "beat",
-            "-l",
-            "INFO",
-            "--max-interval=1",
-            "--pidfile=",
-            "-s",
-            "schedule",
-        )
-        with (self.directory / "beat.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celery", *argv],
-                cwd=self.directory,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(SOURCE),
-                    "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-                    "CELERY_FLEET_COMPONENT": "beat",
-                    "CELERY_FLEET_SETTINGS": str(self.directory / "settings.json"),
-                    "NOTIFY_SOCKET": "@nobody-listens",
-                },
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            yield
-        finally:
-            process.terminate()
-            # Its status is 1 if the signal comes while beat sends: Celery then writes to the file that it has closed.
-            process.wait(60)
-
-    def arrived(self, task: str) -> int:
-        messages = redis.Redis(port=self.port).lrange("celery", 0, -1)
-        return sum(json.loads(message)["headers"]["task"] == task for message in messages)
-
-    def counts(self, name: str, counter: str) -> int:
-        found = counted(self.path) if self.path.exists() else {}
-        return found.get(name, {}).get(counter, 0)
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[RealBeat]:
-    port = free_port()
-    server = subprocess.Popen(
-        [required("redis-server"), "--port", str(port), "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-    )
-    yield RealBeat(tmp_path, port)
-    server.terminate()
-    server.wait(20)
-
-
 @pytest.mark.slow
-def test_a_real_beat_counts_across_restarts(real: RealBeat) -> None:
+def test_a_real_beat_counts_across_restarts(real_beat: RealBeat) -> None:
     often = {"task": "shop.often", "interval": 1}
     bad = {"task": "shop.bad", "interval": 1, "options": {"serializer": "no-such"}}
     rare = {"task": "shop.rare", "interval": 1800}
-    with real.running(often=often, bad=bad, rare=rare):
-        wait_for(lambda: real.counts("often", "sent") > 1 and real.counts("bad", "failed"))
-    first = real.counts("often", "sent")
-    # A stop may come before the last one is counted.
-    assert real.arrived("shop.often") - first in (0, 1)
-    assert set(counted(real.path)["often"]) == {"sent"}
-    assert set(counted(real.path)["bad"]) == {"failed"}
-    assert counted(real.path)["rare"] == {}
+    with real_beat.running(often=often, bad=bad, rare=rare):
+        wait_for(
+            lambda: real_beat.counts("often", "sent") > 1 and real_beat.counts("bad", "failed")
+        )
+    first = real_beat.counts("often", "sent")
+    assert real_beat.arrived("shop.often") == first
+    assert set(counted(real_beat.path)["often"]) == {"sent"}
+    assert set(counted(real_beat.path)["bad"]) == {"failed"}
+    assert counted(real_beat.path)["rare"] == {}
 
     # An hour and a quarter without beat.
-    content = json.loads(real.path.read_text())
+    content = json.loads(real_beat.path.read_text())
     content["written"] -= 4500
-    real.path.write_text(json.dumps(content))
-    stored = str(real.directory / "schedule")
+    real_beat.path.write_text(json.dumps(content))
+    stored = str(real_beat.directory / "schedule")
     with shelve.open(stored, writeback=True) as kept:  # noqa: S301  # beat has just written it
         for entry in kept["entries"].values():
             entry.last_run_at -= timedelta(seconds=4500)
-    with real.running(often=often, rare=rare):
-        wait_for(lambda: real.counts("rare", "sent") and real.counts("often", "sent") > first)
+    with real_beat.running(often=often, rare=rare):
+        wait_for(
+            lambda: real_beat.counts("rare", "sent") and real_beat.counts("often", "sent") > first
+        )
     once = {"late": 1, "collapsed": 1}
-    again = real.counts("often", "sent")
-    assert counted(real.path) == {"often": {"sent": again, **once}, "rare": {"sent": 1, **once}}
-    assert real.arrived("shop.rare") == 1
+    again = real_beat.counts("often", "sent")
+    assert counted(real_beat.path) == {
+        "often": {"sent": again, **once},
+        "rare": {"sent": 1, **once},
+    }
+    assert real_beat.arrived("shop.rare") == 1

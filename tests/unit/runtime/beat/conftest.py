@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.runtime.beat.real import RealBeat
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Restore this process's own after a test that installs beat's."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def real_beat(tmp_path: Path) -> Iterator[RealBeat]:
+    made = RealBeat(tmp_path)
+    yield made
+    made.close()

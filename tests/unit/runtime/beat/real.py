@@ -1,0 +1,97 @@
+"""Beat as its unit runs it, with a real Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.fleet import free_port
+from tests.programs import required
+from tests.unit.runtime.conftest import SOURCE, document
+
+
+def counted(path: Path) -> dict[str, dict[str, int]]:
+    """The counters of beat's entries that are not 0."""
+    entries = json.loads(path.read_text())["entries"]
+    return {
+        name: {counter: number for counter, number in counts.items() if number}
+        for name, counts in entries.items()
+    }
+
+
+class RealBeat:
+    """A Redis, and one beat after the other that sends to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.path = directory / "metrics/beat.json"
+        self.path.parent.mkdir()
+        (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
+        self.server = subprocess.Popen(
+            [required("redis-server"), "--port", str(self.port), "--save", ""],
+            cwd=directory,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        self.server.send_signal(signal.SIGCONT)
+        self.server.terminate()
+        self.server.wait(20)
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "beat.log").read_text()
+
+    @contextmanager
+    def running(self, **entries: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a beat with these entries; at the end it is stopped, and must report success."""
+        settings = document(
+            "beat",
+            broker_url=f"redis://127.0.0.1:{self.port}/0",
+            result_backend="disabled://",
+            beat_sync_every=1,
+            beat_enable_remote_control=False,
+            beat_schedule=entries,
+        )
+        settings["metrics"] = {"file": str(self.path)}
+        (self.directory / "settings.json").write_text(json.dumps(settings))
+        options = ("-l", "INFO", "--max-interval=1", "--pidfile=", "-s", "schedule")
+        with (self.directory / "beat.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "shop", "beat", *options],
+                cwd=self.directory,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONPATH": str(SOURCE),
+                    "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+                    "CELERY_FLEET_COMPONENT": "beat",
+                    "CELERY_FLEET_SETTINGS": str(self.directory / "settings.json"),
+                    "NOTIFY_SOCKET": "@nobody-listens",
+                },
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            status = process.wait(60)
+        assert status == 0, self.log
+
+    def arrived(self, task: str) -> int:
+        messages = redis.Redis(port=self.port).lrange("celery", 0, -1)
+        return sum(json.loads(message)["headers"]["task"] == task for message in messages)
+
+    def counts(self, name: str, counter: str) -> int:
+        found = counted(self.path) if self.path.exists() else {}
+        return found.get(name, {}).get(counter, 0)
