@@ -26,6 +26,20 @@ def ends(fleet: Fleet, task_id: str) -> list[tuple[str, str]]:
     return [(run["node"], run["state"]) for run in history(fleet, task_id)["runs"]]
 
 
+def wait_for_ends(fleet: Fleet, task_id: str, seconds: float, *states: str) -> None:
+    """Wait until a task's runs have these states; otherwise fail with the history."""
+    try:
+        wait_for(
+            f"{task_id} has {', '.join(states)}",
+            seconds,
+            lambda: [state for _, state in ends(fleet, task_id)] == list(states),
+            pause=1,
+        )
+    except AssertionError as error:
+        error.add_note(json.dumps(history(fleet, task_id), indent=1))
+        raise
+
+
 def journal(fleet: Fleet, host: str, task_id: str) -> list[dict[str, Any]]:
     command = ["journalctl", "--output=json", "--all", f"CELERY_TASK_ID={task_id}"]
     return [json.loads(line) for line in fleet.must(host, command).splitlines()]
@@ -52,17 +66,12 @@ def test_the_history_tells_who_ran_a_task(fleet: Fleet) -> None:
 def test_the_history_tells_of_a_worker_that_died(fleet: Fleet) -> None:
     """The task ran there for some seconds; another worker, or the same one, runs it again."""
     (task_id,) = send(fleet, [tracer("died", "discounts", 8)])
-    wait_for("it runs", 60, lambda: [state for _, state in ends(fleet, task_id)] == ["started"])
+    wait_for_ends(fleet, task_id, 60, "started")
     ((node, _),) = ends(fleet, task_id)
     worker, host = node.split("@")
     unit = f"{APP}-worker@{worker}"
     fleet.must(host, ["systemctl", "kill", "--signal=KILL", "--kill-whom=all", unit])
-    wait_for(
-        "it has ended",
-        90,
-        lambda: [state for _, state in ends(fleet, task_id)] == ["started", "succeeded"],
-        pause=1,
-    )
+    wait_for_ends(fleet, task_id, 90, "started", "succeeded")
     assert ends(fleet, task_id)[0][0] == node
     shown = fleet.must("control1", ["celery-fleet", "task", task_id])
     assert "has no recorded end: the worker died" in shown
