@@ -226,7 +226,8 @@ class TestProcessOfTheFleet:
 
     def test_its_ends_are_counted_by_root(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
-            command = parse(whole(host, unit))["Service"]["ExecStopPost"][0]
+            # The last one: a hand-back must not wait for it.
+            command = parse(whole(host, unit))["Service"]["ExecStopPost"][-1]
             runtime = host.variables["celery_app_runtime"]
             assert command == (
                 f"-+/usr/bin/env -i /usr/bin/python3 -S -I {runtime}/celery_fleet/system/ended.py "
@@ -599,9 +600,10 @@ def with_hand_back(**given: Any) -> str:
 
 
 def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
-    assert "ExecStopPost" not in drop_in()
-    assert "ExecStopPost" not in parse(with_hand_back(hand_back=False))["Service"]
-    (command,) = parse(with_hand_back())["Service"]["ExecStopPost"]
+    for off in (drop_in(), parse(with_hand_back(hand_back=False))["Service"]):
+        assert not any("hand_back.py" in command for command in off["ExecStopPost"])
+    command, ended = parse(with_hand_back())["Service"]["ExecStopPost"]
+    assert "ended.py" in ended
     program, *words = command.split()
     # Its end is not the unit's, and it runs as root without the sandbox.
     assert program == "-+/usr/bin/env"
@@ -622,8 +624,8 @@ def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> No
         # One whose inventory has it off gets it here.
         found = parse(text if "/hand_back.py" in text else text + with_hand_back(**given))
         found = found["Service"]
-        # The end is counted first, which is quick.
-        _, command = found["ExecStopPost"]
+        *_, command, _ = found["ExecStopPost"]
+        assert "hand_back.py" in command
         options = dict(itertools.pairwise(command.split()))
         instance = unit.partition("@")[2].removesuffix(".service")
         assert (
