@@ -16,7 +16,8 @@ LASTS, RATE = 120, 40
 QUEUES = 24
 
 COMMANDS = "celery_fleet_collect_redis_commands_total"
-SUCCEEDED = "sum(celery_task_succeeded_total)"
+# None may have succeeded yet.
+SUCCEEDED = "sum(celery_task_succeeded_total) or vector(0)"
 
 
 def processor_seconds(fleet: Fleet, host: str) -> float:
