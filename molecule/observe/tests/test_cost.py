@@ -15,7 +15,7 @@ LASTS, RATE = 120, 40
 #: Queues of the inventory.
 QUEUES = 24
 
-COMMANDS = "celery_fleet_collect_redis_commands_total"
+COMMANDS = "sum(celery_fleet_collect_redis_commands_total)"
 # None may have succeeded yet.
 SUCCEEDED = "sum(celery_task_succeeded_total) or vector(0)"
 

@@ -85,12 +85,17 @@ def test_every_query_of_the_dashboard_has_data(fleet: Fleet, prometheus: Prometh
     chosen = {"$app": "flexiprice", "$host": ".*", "$queue": ".*", "$__rate_interval": "1m"}
     for name, value in chosen.items():
         queries = {query.replace(name, value) for query in queries}
-    wait_for(
-        "every query has data",
-        120,
-        lambda: [query for query in queries if not prometheus.query(query)] == [] or None,
-        pause=5,
-    )
+    without: list[str] = []
+
+    def all_have_data() -> bool:
+        without[:] = [query for query in queries if not prometheus.query(query)]
+        return not without
+
+    try:
+        wait_for("every query has data", 120, all_have_data, pause=5)
+    except AssertionError as error:
+        error.add_note("\n".join(without))
+        raise
 
 
 def test_tasks_are_counted_by_what_became_of_them(fleet: Fleet, prometheus: Prometheus) -> None:
