@@ -1,23 +1,57 @@
-"""An unfinished deploy raises its alert. This test comes last, because that takes a quarter of an hour."""
+"""An unfinished deploy raises its alert. These tests come last, because that takes a quarter of an hour."""
 
 from __future__ import annotations
 
+import json
 import time
 
 from prometheus import HalfDeployed, Prometheus
 from support.inventory import Fleet
+from support.tasks import Task, send, tracer
 from support.waiting import wait_for
+
+OUTDATED = {
+    "alertname": "CeleryReleaseOutdated",
+    "host": HalfDeployed.host,
+    "unit": HalfDeployed.unit,
+}
 
 
 def test_a_half_finished_deploy_is_told(
+    prometheus: Prometheus, half_deployed: HalfDeployed
+) -> None:
+    left = 16 * 60 + 60 - (time.monotonic() - half_deployed.began)
+    wait_for("the release is outdated", max(left, 5), lambda: prometheus.fires(**OUTDATED), pause=5)
+
+
+def test_every_query_of_the_dashboard_has_data(fleet: Fleet, prometheus: Prometheus) -> None:
+    """Also the query for alerts, because the one above fires."""
+    send(fleet, [tracer("observe", "discounts", 0.1)] * 20)
+    # It fails: its arguments are missing.
+    send(fleet, [Task("app.tasks.my_custom_task", "discounts")])
+    dashboard = json.loads((fleet.state / "monitoring/grafana-dashboard.json").read_text())
+    queries = {
+        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
+    }
+    assert len(queries) > 10
+    chosen = {"$app": "flexiprice", "$host": ".*", "$queue": ".*", "$__rate_interval": "1m"}
+    for name, value in chosen.items():
+        queries = {query.replace(name, value) for query in queries}
+    without: list[str] = []
+
+    def all_have_data() -> bool:
+        without[:] = [query for query in queries if not prometheus.query(query)]
+        return not without
+
+    try:
+        wait_for("every query has data", 120, all_have_data, pause=5)
+    except AssertionError as error:
+        error.add_note("\n".join(without))
+        raise
+
+
+def test_a_deploy_that_was_finished_is_quiet(
     fleet: Fleet, prometheus: Prometheus, half_deployed: HalfDeployed
 ) -> None:
-    labels = {
-        "alertname": "CeleryReleaseOutdated",
-        "host": half_deployed.host,
-        "unit": half_deployed.unit,
-    }
-    left = 16 * 60 + 60 - (time.monotonic() - half_deployed.began)
-    wait_for("the release is outdated", max(left, 5), lambda: prometheus.fires(**labels), pause=5)
     fleet.must(half_deployed.host, ["ln", "-sfn", half_deployed.before, half_deployed.pin])
-    wait_for("it is not", 120, lambda: not prometheus.fires(**labels), pause=5)
+    wait_for("it is not", 120, lambda: not prometheus.fires(**OUTDATED), pause=5)
