@@ -166,7 +166,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
            default=True),
     Option("celery_app_history_mb", "int",
            "Megabytes that the history of tasks may take in the result store, for C(celery-fleet task); 0 keeps none.\n"
-           "Under load, a megabyte holds at least 15,000 tasks. It needs C(celery_app_metrics), and results in Redis.",
+           "Under load, a megabyte holds at least 10,000 tasks. It needs C(celery_app_metrics), and results in Redis.",
            default=32),
     Option("celery_app_log_destination", "str",
            "Where workers, beat and Flower write their log.\n"
