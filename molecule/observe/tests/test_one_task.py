@@ -28,16 +28,13 @@ def ends(fleet: Fleet, task_id: str) -> list[tuple[str, str]]:
 
 def wait_for_ends(fleet: Fleet, task_id: str, seconds: float, *states: str) -> None:
     """Wait until a task's runs have these states; otherwise fail with the history."""
-    try:
-        wait_for(
-            f"{task_id} has {', '.join(states)}",
-            seconds,
-            lambda: [state for _, state in ends(fleet, task_id)] == list(states),
-            pause=1,
-        )
-    except AssertionError as error:
-        error.add_note(json.dumps(history(fleet, task_id), indent=1))
-        raise
+    wait_for(
+        f"{task_id} has {', '.join(states)}",
+        seconds,
+        lambda: [state for _, state in ends(fleet, task_id)] == list(states),
+        pause=1,
+        explain=lambda: json.dumps(history(fleet, task_id), indent=1),
+    )
 
 
 def journal(fleet: Fleet, host: str, task_id: str) -> list[dict[str, Any]]:

@@ -37,17 +37,17 @@ def test_every_query_of_the_dashboard_has_data(fleet: Fleet, prometheus: Prometh
     chosen = {"$app": "flexiprice", "$host": ".*", "$queue": ".*", "$__rate_interval": "1m"}
     for name, value in chosen.items():
         queries = {query.replace(name, value) for query in queries}
-    without: list[str] = []
 
-    def all_have_data() -> bool:
-        without[:] = [query for query in queries if not prometheus.query(query)]
-        return not without
+    def without() -> list[str]:
+        return [query for query in queries if not prometheus.query(query)]
 
-    try:
-        wait_for("every query has data", 120, all_have_data, pause=5)
-    except AssertionError as error:
-        error.add_note("\n".join(without))
-        raise
+    wait_for(
+        "every query has data",
+        120,
+        lambda: not without(),
+        pause=5,
+        explain=lambda: "\n".join(without()),
+    )
 
 
 def test_a_deploy_that_was_finished_is_quiet(

@@ -91,16 +91,13 @@ def test_comes_up_by_itself(
         if order == "redis-late" and names is others:
             time.sleep(LATE)
     last = time.monotonic()
-
-    def up() -> bool:
-        missing[:] = works(fleet)
-        return not missing
-
-    missing: list[str] = []
-    try:
-        wait_for("the whole fleet is up", BOOT, up, pause=1)
-    except AssertionError as error:
-        raise AssertionError("\n".join([str(error), *missing])) from None
+    wait_for(
+        "the whole fleet is up",
+        BOOT,
+        lambda: not works(fleet),
+        pause=1,
+        explain=lambda: "\n".join(works(fleet)),
+    )
     prove(fleet)
     now = time.monotonic()
     assert started - asked < STOP, "this is how long a host took to stop"

@@ -34,7 +34,7 @@ def finish_tick_before_stop(service: Any, limit: float) -> None:
     """Let a signal that stops beat wait for the tick in which it comes; call this in beat's main thread.
 
     Celery's own handler closes the schedule and the connection at once. In the middle of a send, that loses the
-    entry's run, because the schedule says already that it was sent. And Redis' client may replace the handler's
+    entry's run, because the schedule says already that it was sent. And Redis's client may replace the handler's
     SystemExit by an error of the closed connection; Celery logs that, and beat goes on until it fails.
 
     A tick sends at most one task. If it takes longer than ``limit`` seconds, as while the broker is away, or if

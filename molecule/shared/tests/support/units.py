@@ -71,16 +71,13 @@ def down(fleet: Fleet) -> list[str]:
 
 def wait_until_up(fleet: Fleet, seconds: float) -> None:
     """Wait until every unit of the fleet is active."""
-
-    def look() -> bool:
-        remaining[:] = down(fleet)
-        return not remaining
-
-    remaining: list[str] = []
-    try:
-        wait_for("all units are active", seconds, look, pause=1)
-    except AssertionError as error:
-        raise AssertionError("\n".join([str(error), *remaining])) from None
+    wait_for(
+        "all units are active",
+        seconds,
+        lambda: not down(fleet),
+        pause=1,
+        explain=lambda: "\n".join(down(fleet)),
+    )
 
 
 def main_pids(fleet: Fleet) -> dict[tuple[str, str], str]:

@@ -9,13 +9,23 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(what: str, seconds: float, look: Callable[[], T], pause: float = 0.5) -> T:
-    """Return the first true answer of `look`; after `seconds`, AssertionError with `what` and the last answer."""
+def wait_for(
+    what: str,
+    seconds: float,
+    look: Callable[[], T],
+    pause: float = 0.5,
+    explain: Callable[[], str] | None = None,
+) -> T:
+    """Return the first true answer of `look`.
+
+    After `seconds`, it raises AssertionError with `what`, the last answer and what `explain` says.
+    """
     deadline = time.monotonic() + seconds
     while True:
         seen = look()
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what} (last seen: {seen!r})")
+            more = "" if explain is None else f"\n{explain()}"
+            raise AssertionError(f"not within {seconds:g} s: {what} (last seen: {seen!r}){more}")
         time.sleep(pause)

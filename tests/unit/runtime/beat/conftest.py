@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.delivery.servers import serving
 from tests.unit.runtime.beat.real import RealBeat
 
 
@@ -20,6 +21,7 @@ def signal_handlers() -> Iterator[None]:
 
 @pytest.fixture
 def real_beat(tmp_path: Path) -> Iterator[RealBeat]:
-    made = RealBeat(tmp_path)
-    yield made
-    made.close()
+    with serving(tmp_path) as server:
+        made = RealBeat(tmp_path, server)
+        yield made
+        made.signal_redis(signal.SIGCONT)

@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from tests.fleet import free_port
-from tests.programs import required
+from tests.unit.delivery.servers import Server
 from tests.unit.runtime.conftest import SOURCE, document
 
 
@@ -29,24 +26,19 @@ def counted(path: Path) -> dict[str, dict[str, int]]:
 
 
 class RealBeat:
-    """A Redis, and one beat after the other that sends to it."""
+    """One beat after the other that sends to the same Redis."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, redis: Server) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.redis = redis
         self.path = directory / "metrics/beat.json"
         self.path.parent.mkdir()
         (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
-        self.server = subprocess.Popen(
-            [required("redis-server"), "--port", str(self.port), "--save", ""],
-            cwd=directory,
-            stdout=subprocess.DEVNULL,
-        )
 
-    def close(self) -> None:
-        self.server.send_signal(signal.SIGCONT)
-        self.server.terminate()
-        self.server.wait(20)
+    def signal_redis(self, number: signal.Signals) -> None:
+        """Freeze it or let it go on."""
+        assert self.redis.process is not None
+        self.redis.process.send_signal(number)
 
     @property
     def log(self) -> str:
@@ -57,7 +49,7 @@ class RealBeat:
         """Run a beat with these entries; at the end it is stopped, and must report success."""
         settings = document(
             "beat",
-            broker_url=f"redis://127.0.0.1:{self.port}/0",
+            broker_url=self.redis.url,
             result_backend="disabled://",
             beat_sync_every=1,
             beat_enable_remote_control=False,
@@ -76,7 +68,7 @@ class RealBeat:
                     "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
                     "CELERY_FLEET_COMPONENT": "beat",
                     "CELERY_FLEET_SETTINGS": str(self.directory / "settings.json"),
-                    "NOTIFY_SOCKET": "@nobody-listens",
+                    "NOTIFY_SOCKET": "@no-listener",
                 },
                 stdout=log,
                 stderr=log,
@@ -89,7 +81,7 @@ class RealBeat:
         assert status == 0, self.log
 
     def arrived(self, task: str) -> int:
-        messages = redis.Redis(port=self.port).lrange("celery", 0, -1)
+        messages = self.redis.client.lrange("celery", 0, -1)
         return sum(json.loads(message)["headers"]["task"] == task for message in messages)
 
     def counts(self, name: str, counter: str) -> int:
