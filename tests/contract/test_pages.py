@@ -343,3 +343,9 @@ def test_the_readme_has_the_figures_of_restarts() -> None:
     ]
     assert readme["lost"] == [f"{measured['lost'][n]} of {measured['sent'][n]}" for n in order]
     assert readme["run twice"] == [measured["doubled"][n] for n in order]
+
+
+def test_the_readme_names_the_tests() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "`make test`" in text
+    assert "`molecule test`" in text

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -287,6 +288,22 @@ def test_exec_becomes_the_script_that_runs_commands(
     assert seen == [
         ["/usr/bin/python3", "-S", "-I", script, "--app", "shop", *options, "--", *words]
     ]
+
+
+def test_a_time_limit_is_a_round_number(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is part of messages: `no answer within 6.3 s`."""
+    seen: list[float] = []
+
+    def run(argv: list[str], **options: Any) -> Any:
+        seen.extend((json.loads(options["input"])["timeout"], options["timeout"]))
+        return subprocess.CompletedProcess(argv, 0, '{"ok": true, "answer": null}', "")
+
+    host.release(place)
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(ask, "as_user", lambda name: {})
+    with ask.bounded("it", 8.33101990816021):
+        ask.question(host.application(place), "workers")
+    assert seen == [6.3, 11.3]
 
 
 def test_a_long_timeout_is_handed_on_as_it_is(
@@ -662,6 +679,42 @@ def test_logs_in_files(place: Path) -> None:
     assert logs.line(found, ("beat",), True, 9, None) == follow
     with pytest.raises(Exception, match="--since only works with the journal"):
         logs.line(found, ("beat",), False, None, "-1h")
+
+
+def test_a_terminal_gets_no_escape_sequence_from_a_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "celery_mail.log"
+    path.write_bytes(b"a\x1b[2Jb\xff\n\tc\n")
+    assert logs.printed(["tail", str(path)]) == 0
+    assert capfd.readouterr().out == "a\ufffd[2Jb\ufffd\n\tc\n"
+    assert logs.printed(["tail", str(tmp_path / "gone")]) == 1
+
+
+def test_only_a_terminal_has_logs_filtered(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def execv(path: str, argv: list[str]) -> None:
+        seen.append(argv)
+        raise SystemExit(0)
+
+    def printed(argv: list[str]) -> int:
+        seen.append(["filtered", *argv[1:]])
+        return 0
+
+    document = host.document(place, units=["shop-beat.service"])
+    document["logs"]["destination"] = "file"
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(logs, "printed", printed)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    call("logs", "beat")
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(logs, "sys", SimpleNamespace(stdout=terminal))
+    call("logs", "beat")
+    assert [argv[0] for argv in seen] == ["tail", "filtered"]
 
 
 def test_logs_in_files_name_what_they_leave_out(

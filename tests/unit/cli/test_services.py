@@ -20,12 +20,13 @@ UNITS = [
     "shop-worker@mail.service",
     "shop-worker@bulk.service",
     "shop-beat.service",
+    "shop-flower.service",
     "shop-web.socket",
     "shop-web.service",
     "redis@shop-broker.service",
     "nginx.service",
 ]
-MAIL, BULK, BEAT, SOCKET, WEB, *_ = UNITS
+MAIL, BULK, BEAT, FLOWER, SOCKET, WEB, *_ = UNITS
 UP = {"ActiveState": "active", "SubState": "running", "Job": "0", "StatusText": "consuming mail"}
 DOWN = {"ActiveState": "inactive", "SubState": "dead", "Job": "0", "StatusText": ""}
 DRAINING = {
@@ -105,7 +106,15 @@ def test_all_of_the_host_but_what_holds_the_tasks(systemd: Systemd, call: Call) 
     for name in UNITS:
         systemd.course("stop", name, DOWN)
     assert call("stop").exit_code == 0
-    assert systemd.log() == [["stop", "--no-block", "--", MAIL, BULK, BEAT, SOCKET, WEB]]
+    assert systemd.log() == [["stop", "--no-block", "--", MAIL, BULK, BEAT, FLOWER, SOCKET, WEB]]
+
+
+def test_a_restart_of_all_is_of_beat_and_flower_too(systemd: Systemd, call: Call) -> None:
+    for name in UNITS:
+        systemd.course("restart", name, UP | {"InvocationID": "two"})
+    done = call("restart", "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert systemd.log() == [["restart", "--no-block", "--", MAIL, BULK, BEAT, FLOWER, WEB]]
 
 
 def test_a_restart_is_done_when_the_new_one_is_up(systemd: Systemd, call: Call) -> None:
@@ -171,7 +180,7 @@ def test_systemd_refuses(systemd: Systemd, call: Call) -> None:
 def test_names_that_are_not_here(systemd: Systemd, call: Call, name: str) -> None:
     done = call("stop", name)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "; this host has mail, bulk, beat, web" in done.stderr
+    assert "; this host has mail, bulk, beat, flower, web" in done.stderr
     assert systemd.log() == []
 
 

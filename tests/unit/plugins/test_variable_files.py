@@ -196,12 +196,15 @@ def test_a_variable_that_two_files_set_is_named(tmp_path: Path) -> None:
     assert "token is set" not in done.stderr
 
 
-def test_an_old_ansible_is_refused() -> None:
+def test_an_old_ansible_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         AnsibleError, match=r"ansible-core 2\.16\.3, .* 2\.19 or newer.*`make setup`"
     ):
         PLUGIN.refuse_version("2.16.3")
     PLUGIN.refuse_version("2.19.0b1")
+    monkeypatch.setattr(PLUGIN, "__version__", "2.18.9")
+    with pytest.raises(AnsibleError, match=r"ansible-core 2\.18\.9"):
+        PLUGIN.refuse_ansible.__wrapped__()
     # Which of the newer ones are untested, preflight says.
     assert ANSIBLE_FROM == PLUGIN.OLDEST
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import subprocess
+import sys
 
 import click
 
@@ -225,4 +227,21 @@ def logs(
     note = left_out(context.application, wanted(context.application, what))
     if note:
         click.echo(f"celery-fleet: {note}", err=True)
-    os.execv(path, words)  # noqa: S606  # no shell is wanted
+    if words[0] == "journalctl" or not sys.stdout.isatty():
+        os.execv(path, words)  # noqa: S606  # no shell is wanted
+    raise click.exceptions.Exit(printed([path, *words[1:]]))
+
+
+def printed(words: list[str]) -> int:
+    """Print a program's output without control characters, which journalctl leaves out itself; return its status."""
+    from celery_fleet.cli.output import say  # rich takes long to load
+
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+    ) as program:
+        try:
+            for row in program.stdout or ():
+                say(row.rstrip("\n"))
+        except KeyboardInterrupt:
+            program.terminate()
+    return program.returncode
