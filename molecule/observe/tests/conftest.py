@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,8 +18,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from prometheus import HalfDeployed, Prometheus
-from support.inventory import Fleet, load_fleet
+from prometheus import HalfDeployed, Prometheus, pins
+from support.inventory import (
+    ROOT,
+    Fleet,
+    ansible_environment,
+    inventory_arguments,
+    load_fleet,
+)
 from support.notes import note, pytest_terminal_summary  # noqa: F401  # a fixture and a hook
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
@@ -26,14 +38,36 @@ def fleet() -> Fleet:
     return load_fleet()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def half_deployed(fleet: Fleet) -> HalfDeployed:
-    """As if a run had died after it deployed a release for a worker, and before it restarted the worker.
-
-    It begins with the first test, because its alert waits for as long as a deploy may take.
-    """
-    before = fleet.must(HalfDeployed.host, ["readlink", HalfDeployed.pin]).strip()
-    fleet.must(HalfDeployed.host, ["ln", "-sfn", "../releases/0123456789ab", HalfDeployed.pin])
+@pytest.fixture(scope="session")
+def half_deployed(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> HalfDeployed:
+    """A run that deploys another release, and is killed when it has brought the first worker to it."""
+    directory = tmp_path_factory.mktemp("half")
+    source = ROOT / fleet.of("fleet")["celery_app_source"]["path"]
+    shutil.copytree(source, directory / "other")
+    with (directory / "other/app/tasks.py").open("a") as tasks:
+        tasks.write("# another release\n")
+    wanted = {"celery_app_source": {"path": str(directory / "other")}}
+    before = pins(fleet)
+    with (directory / "run.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *("ansible-playbook", *inventory_arguments(fleet.sources)),
+                *(f"--extra-vars={json.dumps(wanted)}", "site.yml"),
+            ],
+            cwd=ROOT,
+            env=ansible_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while pins(fleet) == before:
+                assert process.poll() is None, (directory / "run.log").read_text()[-3000:]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return HalfDeployed(time.monotonic(), before)
 
 

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import quote
 
-from support.inventory import Fleet
+from support.inventory import ROOT, Fleet
 from support.waiting import wait_for
 
 HOST = "prometheus1"
 
+#: Seconds that a look at Prometheus takes, twice on a busy machine, and the pause between two.
+LOOK = 5
+
+#: Seconds in which Alertmanager has heard of an alert that fires, and of its end: Prometheus sends at each evaluation.
+TOLD = 30
+
+
+def documented(alert: str) -> float:
+    """Return the seconds within which docs/monitoring.md says that people are told."""
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    (row,) = re.findall(rf"^\| `{alert}` \|.*\| (\d+) (s|min)[^|]*\|$", page, re.MULTILINE)
+    return float(row[0]) * {"s": 1, "min": 60}[row[1]]
+
 
 @dataclass(frozen=True)
 class HalfDeployed:
-    """A worker that was not restarted after a release was deployed for it.
+    """A run that was killed in the middle.
 
     Attributes:
         began: When that was, by the monotonic clock.
-        before: What its pin led to.
+        before: The workers' releases by host, before the run.
     """
 
     began: float
-    before: str
-    host: ClassVar = "worker1"
-    unit: ClassVar = "flexiprice-worker@maintenance.service"
-    pin: ClassVar = "/opt/flexiprice/pins/worker-maintenance"
+    before: dict[str, str]
+
+
+def pins(fleet: Fleet) -> dict[str, str]:
+    """Return which release each worker has, by host."""
+    return {
+        host: fleet.must(host, "readlink /opt/flexiprice/pins/worker-*")
+        for host in fleet.hosts("celery_workers")
+    }
 
 
 @dataclass(frozen=True)
@@ -56,11 +76,31 @@ class Prometheus:
         """Return whether an alert with these labels fires."""
         return any(labels.items() <= alert.items() for alert in self.firing())
 
-    def told(self, name: str) -> bool:
-        """Return whether Alertmanager has an alert of this name."""
-        return any(
-            alert["labels"]["alertname"] == name for alert in self.ask("api/v2/alerts", port=9093)
-        )
+    def told(self, **labels: str) -> bool:
+        """Return whether Alertmanager has an alert with these labels that has not ended."""
+        alerts = self.ask("api/v2/alerts?active=true", port=9093)
+        return any(labels.items() <= alert["labels"].items() for alert in alerts)
+
+    def wait_for_alert(self, began: float, **labels: str) -> float:
+        """Wait until an alert fires, within the documented seconds, and Alertmanager has it.
+
+        Args:
+            began: When its fault began, by the monotonic clock.
+            labels: Its labels.
+
+        Returns:
+            The seconds from the fault to the alert in Prometheus.
+        """
+        left = documented(labels["alertname"]) + LOOK - (time.monotonic() - began)
+        wait_for(f"{labels} fires", max(left, 1), lambda: self.fires(**labels), pause=1)
+        seconds = time.monotonic() - began
+        wait_for(f"Alertmanager has {labels}", TOLD, lambda: self.told(**labels), pause=1)
+        return seconds
+
+    def wait_for_end(self, seconds: float, **labels: str) -> None:
+        """Wait until an alert no longer fires, and Alertmanager knows that."""
+        wait_for(f"{labels} ends", seconds, lambda: not self.fires(**labels), pause=2)
+        wait_for(f"Alertmanager ends {labels}", TOLD, lambda: not self.told(**labels), pause=2)
 
     def wait_for_all_targets(self) -> None:
         """Wait until each host of the fleet was scraped."""
