@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from browser import Browser
 from prometheus import HalfDeployed, Prometheus, pins
 from support.inventory import (
     ROOT,
@@ -77,3 +78,8 @@ def prometheus(fleet: Fleet) -> Prometheus:
     found = Prometheus(fleet)
     found.wait_for_all_targets()
     return found
+
+
+@pytest.fixture(scope="session")
+def browser(fleet: Fleet) -> Browser:
+    return Browser(fleet)

@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from browser import Browser
 from prometheus import HOST, Prometheus
-from support.inventory import ROOT, Fleet
+from support.inventory import Fleet
 from support.tasks import Task, send, tracer
 from support.waiting import wait_for
 
-#: Pictures of the pages; `make screenshots` puts those of the documentation into docs/pictures.
-PICTURES = ROOT / ".state" / "results" / "pictures"
-PROGRAM = Path(__file__).resolve().parents[1] / "files" / "browser.py"
-INSTALL = (
-    "export DEBIAN_FRONTEND=noninteractive; apt-get update && "
-    "apt-get install --yes --no-install-recommends chromium chromium-driver python3-selenium fonts-dejavu-core"
-)
 RATE = 'sum by (queue_name) (rate(celery_task_succeeded_total{app="flexiprice"}[1m]))'
-
-
-class Browser:
-    """A browser on prometheus1, which is not of the fleet."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-
-    def show(self, *pages: dict[str, str]) -> list[dict[str, str]]:
-        """Open pages one after another; return title and text of each. A page's `name` is that of its picture."""
-        given = [
-            {**page, "picture": f"/tmp/{page['name']}.png"} if "name" in page else page
-            for page in pages
-        ]
-        shown: list[dict[str, str]] = json.loads(
-            self._fleet.must(HOST, ["python3", "/var/tmp/browser.py", json.dumps(given)])
-        )
-        for page in given:
-            if "name" in page:
-                encoded = self._fleet.must(HOST, ["base64", page["picture"]])
-                (PICTURES / f"{page['name']}.png").write_bytes(base64.b64decode(encoded))
-        return shown
-
-
-@pytest.fixture(scope="module")
-def browser(fleet: Fleet) -> Browser:
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    done = fleet.execute(HOST, INSTALL, timeout=900)
-    assert done.status == 0, done.errors
-    fleet.must(HOST, "cat >/var/tmp/browser.py", stdin=PROGRAM.read_text())
-    return Browser(fleet)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +125,6 @@ def test_prometheus_shows_the_load(browser: Browser, ran: str) -> None:
         {
             "url": "http://127.0.0.1:9090/classic/alerts",
             "wait": "CeleryWorkerDown",
-            "name": "prometheus-alerts",
         },
         {
             "url": "http://127.0.0.1:9090/classic/targets",

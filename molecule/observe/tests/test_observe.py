@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from browser import Browser
 from load import Load
 from prometheus import HOST, Prometheus
 from support import database
@@ -175,6 +176,17 @@ def test_a_fault_is_told_in_time(
     labels = FAULTS[title].labels
     seconds = prometheus.wait_for_alert(broken(title), **labels)
     note(f"{labels['alertname']} after {seconds:.0f} s or less")
+
+
+def test_the_page_of_alerts_shows_them(prometheus: Prometheus, browser: Browser) -> None:
+    address = "http://127.0.0.1:9090/classic/alerts"
+    (page,) = browser.show(
+        {"url": address, "wait": "CeleryWorkerDown", "name": "prometheus-alerts"}
+    )
+    firing = {alert["alertname"] for alert in prometheus.firing()}
+    assert {fault.labels["alertname"] for fault in FAULTS.values()} <= firing
+    for name in firing:
+        assert f"{name} (0 active)" not in page["text"]
 
 
 @pytest.mark.parametrize("title", FAULTS)
