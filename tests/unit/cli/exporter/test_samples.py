@@ -18,6 +18,21 @@ KEPT = {"celery_task_runtime", "celery_active_worker_count", "celery_active_proc
 OF_TARGETS = {"job", "instance", "app", "namespace", "host", "exporter"}
 
 
+#: What the dashboards of celery-exporter 0.12.2 (its celery-mixin) ask for, without the labels of targets. Only
+#: `celery_task_sent_total` is left out: without events nothing counts what is sent.
+OF_DASHBOARDS = {
+    **{
+        f"celery_task_{what}_total": {"name", "queue_name"}
+        for what in ("received", "succeeded", "rejected", "retried", "revoked")
+    },
+    "celery_task_failed_total": {"name", "queue_name", "exception"},
+    "celery_task_runtime": {"name", "queue_name"},
+    "celery_queue_length": {"queue_name"},
+    "celery_worker_tasks_active": set(),
+    "celery_worker_up": set(),
+}
+
+
 def sample(metric: Metric) -> MetricSample:
     values = tuple(f"of {label}" for label in metric.labels)
     value = HistogramSample((1.0,) * 14, 3.0) if metric.kind == HISTOGRAM else 1.0
@@ -91,3 +106,9 @@ def test_equal_samples_are_added_up_since_prometheus_refuses_a_line_that_is_ther
 def test_a_label_can_be_any_text(hostile: str) -> None:
     found = parsed(text([MetricSample("celery_queue_length", 1.0, (hostile,))]))
     assert found == {"celery_queue_length": {labels(queue_name=hostile): 1}}
+
+
+def test_a_dashboard_for_another_exporter_finds_its_metrics() -> None:
+    assert OF_DASHBOARDS.keys() <= METRICS.keys()
+    for name, wanted in OF_DASHBOARDS.items():
+        assert wanted <= set(METRICS[name].labels), name
