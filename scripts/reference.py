@@ -6,8 +6,7 @@
 The tables are `application_options.py`, `producer_options.py`, `unit_options.py` and `worker_options.py` in
 `plugins/plugin_utils/desired/`. A role's README is made from its `meta/argument_specs.yml` and the first comment of its
 tasks (or of its `vars/main.yml`, if it has no tasks). Hosts and tags come from `playbooks/site.yml`, and examples from
-`role_examples.yml` next to this program. docs/reference.md lists the roles. docs/metrics.md is made from the table of
-metrics, `src/celery_fleet/cli/exporter/table.py`.
+`role_examples.yml` next to this program. docs/reference.md lists the roles. `metrics_page.py` makes docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
     Option,
 )
 
-from celery_fleet.cli.exporter import table as metrics_table  # noqa: E402  # found by the line above
+from scripts import metrics_page  # noqa: E402  # found by the line above
 from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
 # The entry point with a role's own variables; the second one is that of a role without tasks.
@@ -67,7 +66,6 @@ ELEMENTS: dict[str, tuple[str, tuple[Option, ...]]] = {
 # Prefix of a role's name.
 COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "reference.md"
-
 EXAMPLES = ROOT / "scripts" / "role_examples.yml"
 
 HEAD = """\
@@ -80,23 +78,6 @@ them in the inventory's `group_vars`, or for one host in `hosts.yml`. A default 
 variables. Preflight refuses a variable that has a role's prefix and is not on the role's page.
 
 ## Roles
-"""
-METRICS = ROOT / "docs" / "metrics.md"
-
-METRICS_HEAD = """\
-# Metrics
-
-<!-- Made by scripts/reference.py from src/celery_fleet/cli/exporter/table.py. -->
-
-Use this page to look up a metric of the exporter, which answers Prometheus on each host. It reads files, asks systemd
-and, on one host of a fleet, Redis. It never asks a worker, and listens to no events. If a part of it fails, the series
-of that part are missing (except `celery_fleet_redis_up`, which is 0), `celery_fleet_collect_error` is 1, and all others
-are there.
-
-Names that don't begin with `celery_fleet_` are those of well-known Celery exporters, with the same meaning. So queries of
-dashboards for [celery-exporter](https://github.com/danihodovic/celery-exporter) find them, except
-`celery_task_sent_total`: without events nothing counts what is sent. `hostname` and `worker` are the two parts of a
-node's name, `worker@hostname`.
 """
 README_HEAD = """\
 <!-- Made by scripts/reference.py from the argument specs, the first comment of the tasks and the examples. -->
@@ -381,30 +362,6 @@ def render(roles: Sequence[Role]) -> str:
     return "\n".join([HEAD, *lines]) + "\n"
 
 
-def metrics(sources: Sequence[metrics_table.Source]) -> str:
-    """Return the page that lists all metrics."""
-    lines = [METRICS_HEAD]
-    bounds = ", ".join(f"{bound:g}" for bound in metrics_table.BOUNDS)
-    lines += [f"Buckets of all histograms, in seconds: {bounds}."]
-    for source in sources:
-        lines += [
-            "",
-            f"## {source.title}",
-            "",
-            *textwrap.wrap(source.text, 120, break_on_hyphens=False),
-        ]
-        cost = f"Cost of a scrape: {source.cost}."
-        if source.parts:
-            parts = ", ".join(f"`{part}`" for part in source.parts)
-            cost += f" {'Parts' if len(source.parts) > 1 else 'Part'}: {parts}."
-        lines += ["", *textwrap.wrap(cost, 120, break_on_hyphens=False)]
-        lines += ["", "| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
-        for metric in source.metrics:
-            labels = ", ".join(f"`{label}`" for label in metric.labels)
-            lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {cell(metric.meaning)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, and write or compare the files."""
     parser = argparse.ArgumentParser(description="Write argument specs and the roles' pages.")
@@ -434,7 +391,7 @@ def main(arguments: Sequence[str]) -> int:
         if defaults.is_file():
             write(defaults, defaults_text(defaults.read_text(), one.entries[0].options))
     write(OUTPUT, render(roles))
-    write(METRICS, metrics(metrics_table.SOURCES))
+    write(ROOT / "docs" / "metrics.md", metrics_page.render())
     return int(stale)
 
 

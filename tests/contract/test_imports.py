@@ -1,4 +1,4 @@
-"""What a file may import, what it starts with, and how long it may be: read from the files alone."""
+"""What a file may import and what it starts with, read from the files."""
 
 from __future__ import annotations
 
@@ -35,10 +35,6 @@ PLAIN = ("common", "health", "system")
 
 #: Packages with files that systemd starts by their path: a file's name must hide no module of Python's.
 BY_PATH = ("health", "system")
-
-LONGEST = 450
-#: Files that are longer and still have to be split. One that no longer is must leave the list.
-TO_BE_SPLIT: frozenset[str] = frozenset()
 
 Graph = Mapping[str, frozenset[str]]
 
@@ -118,12 +114,6 @@ def starts(module: str, source: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def unlisted(lengths: Mapping[str, int], listed: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Files that are too long and not listed, and listed ones that are not too long or are gone."""
-    long = {name for name, number in lengths.items() if number > LONGEST}
-    return sorted(long - set(listed)), sorted(set(listed) - long)
-
-
 def _of(packages: Iterable[str]) -> list[str]:
     """The modules of some packages, those below them included."""
     return [
@@ -164,14 +154,6 @@ def test_no_file_that_systemd_starts_hides_a_module_of_pythons() -> None:
     names = _of(BY_PATH)
     assert names
     assert hidden(names) == []
-
-
-def test_no_file_is_too_long() -> None:
-    paths = [path for part in ("src", "plugins", "scripts") for path in (ROOT / part).rglob("*.py")]
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
-    too_long, to_be_taken_off = unlisted(lengths, TO_BE_SPLIT)
-    assert too_long == [], "split it by what it is responsible for"
-    assert to_be_taken_off == [], "it is short enough, or gone: take it off the list"
 
 
 # --- that each of these can fail ---
@@ -244,8 +226,3 @@ def test_what_does_not_start_and_what_hides_a_module_is_found(tmp_path: Path) ->
     assert starts("asks_later", tmp_path).returncode == 0
     names = ["celery_fleet.system.stop", "celery_fleet.system.select"]
     assert hidden(names) == ["celery_fleet.system.select"]
-
-
-def test_a_long_file_and_a_stale_entry_are_found() -> None:
-    lengths = {"a.py": LONGEST + 1, "b.py": LONGEST, "c.py": LONGEST + 1}
-    assert unlisted(lengths, ["b.py", "c.py", "gone.py"]) == (["a.py"], ["b.py", "gone.py"])

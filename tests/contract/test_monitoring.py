@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 
 from celery_fleet.cli.exporter import table
 from celery_fleet.cli.exporter.table import METRICS
-from celery_fleet.worker import metrics
+from celery_fleet.worker import task_counts
 from tests.unit.monitoring.fleets import made
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -68,4 +68,4 @@ def test_rules_and_dashboard_only_ask_for_what_is_exported() -> None:
 
 
 def test_all_have_the_same_buckets() -> None:
-    assert objectives.BUCKETS == table.BOUNDS == tuple(map(float, metrics.BOUNDS))
+    assert objectives.BUCKETS == table.BOUNDS == tuple(map(float, task_counts.BOUNDS))

@@ -58,7 +58,7 @@ def kept(
 
     Args:
         slos: `Application.slos`.
-        workers: The workers' answers, by node, each with `last_hour` as `celery_fleet.worker.metrics.LastHour` says.
+        workers: The workers' answers, by node, each with `last_hour` as `worker.task_counts.LastHour` says.
     """
     for worker, objectives in slos.items():
         hours = [

@@ -38,7 +38,7 @@ from celery_fleet.compat import requests
 from celery_fleet.delivery.keys import HISTORY
 from celery_fleet.delivery.sending_time import sent_at
 from celery_fleet.worker import canary
-from celery_fleet.worker.metrics import queue_of
+from celery_fleet.worker.task_counts import queue_of
 
 logger = logging.getLogger("celery_fleet.history")
 

@@ -8,7 +8,7 @@ import pytest
 
 from celery_fleet.cli import slo
 from celery_fleet.cli.exporter.table import BOUNDS
-from celery_fleet.worker.metrics import LastHour, Totals
+from celery_fleet.worker.task_counts import LastHour, Totals
 
 WAIT = {"kind": "wait", "budget": 0.01, "seconds": 30, "words": "99 % start within 30s"}
 FAILURES = {"kind": "failures", "budget": 0.05, "seconds": 0, "words": "at most 5 % fail"}

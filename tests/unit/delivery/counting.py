@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 
 from celery_fleet.delivery.keys import SENT
-from celery_fleet.worker.metrics import BOUNDS
+from celery_fleet.worker.task_counts import BOUNDS
 from tests.fleet import PASSWORDS
 from tests.unit.delivery.workers import SHOP, Workers
 

@@ -35,7 +35,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     BuildError,
     Limit,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import interpreter
 
 from tests.unit.release.place import CHECK, PYTHON, USER, Place, wheel
 
@@ -662,7 +662,7 @@ def test_a_failed_installation_names_package_cause_and_log(
 def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert virtualenv._HIDDEN == source.HIDDEN
+    assert virtualenv._HIDDEN == interpreter.HIDDEN
     monkeypatch.setattr(virtualenv, "_HIDDEN", (*virtualenv._HIDDEN, "/usr/bin"))
     with pytest.raises(BuildError, match=r"leads to /usr/bin/python3\.\d+, which .* ProtectHome="):
         build(place.wanted())

@@ -1,8 +1,7 @@
-"""Checks the source of the application's code, and the Python that builds its releases."""
+"""Checks the source of the application's code."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,7 +20,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Model,
     Problem,
     Severity,
-    as_list,
     as_mapping,
     as_text,
     dotted,
@@ -38,9 +36,6 @@ _ONLY: Final = {
     "version": ("path", "git"),
 }
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PYTHON = re.compile(r"3\.(?:1[1-9]|[2-9][0-9])")
-# With a hyphen at its end, apt would remove the package.
-_DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.:=~/-]*[a-z0-9+.~]")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 # The user of an SSH URL is not a secret login: it is the same for everyone, and needs a key.
@@ -48,14 +43,6 @@ _LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNOR
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
-PYTHON: Final = "celery_release_python"
-BUILD_PACKAGES: Final = "celery_release_build_packages"
-ANOTHER_PYTHON: Final = (
-    "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt, or a version such as "
-    "3.12"
-)
-# Hidden by ProtectHome= and PrivateTmp= in templates/systemd/_service.j2.
-HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
 
 
 def check_source(model: Model) -> Iterator[Problem]:
@@ -192,49 +179,6 @@ def _archive(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
             "write the 64 hexadecimal digits that `sha256sum` prints for the archive, in quotes",
             value=model.show((_NAME, "sha256"), digest),
         )
-
-
-def check_interpreter(model: Model) -> Iterator[Problem]:
-    """Refuse an interpreter that the units' sandbox hides: its releases could not start."""
-    for value, hosts in model.distinct(PYTHON, model.hosts_of_role("celery_release")):
-        if value is UNKNOWN:
-            continue
-        # YAML reads 3.12 as a number.
-        path = PurePosixPath(os.path.normpath(str(value)))
-        message = hidden_by_sandbox(path)
-        if not message and (path.is_absolute() or _PYTHON.fullmatch(str(value))):
-            continue
-        yield Problem(
-            PYTHON,
-            f"is {message}" if message else "is neither a path nor a version from 3.11 on",
-            ANOTHER_PYTHON,
-            value=model.show((PYTHON,), value),
-            hosts=hosts,
-        )
-
-
-def check_build_packages(model: Model) -> Iterator[Problem]:
-    """Refuse what apt would not read as the name of a package, such as an option."""
-    for value, hosts in model.distinct(BUILD_PACKAGES, model.hosts_of_role("celery_release")):
-        for number, name in enumerate(as_list(value)):
-            if isinstance(name, str) and not _DEBIAN.fullmatch(name):
-                yield Problem(
-                    f"{BUILD_PACKAGES}[{number}]",
-                    "is not the name of a Debian package",
-                    "write it as in libpq-dev",
-                    value=model.show((BUILD_PACKAGES,), name),
-                    hosts=hosts,
-                )
-
-
-def hidden_by_sandbox(path: PurePosixPath) -> str:
-    """Return a message with the hidden directory that contains a path; an empty string if the path is not hidden."""
-    place = next((place for place in HIDDEN if path.is_relative_to(place)), None)
-    return (
-        f"below {place}, which the fleet's processes can't see: their units have ProtectHome= and PrivateTmp="
-        if place
-        else ""
-    )
 
 
 def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollo
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     version,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.interpreter import (
     ANOTHER_PYTHON,
     PYTHON,
     hidden_by_sandbox,

@@ -1,4 +1,7 @@
-"""The table of all metrics, from which docs/metrics.md is made; standard library only."""
+"""The table of all metrics, from which docs/metrics.md is made; standard library only.
+
+It is a single file so that you can read all metrics, their cost and their source in one place.
+"""
 
 from __future__ import annotations
 

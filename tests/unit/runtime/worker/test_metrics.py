@@ -17,11 +17,11 @@ from celery.worker.request import Request
 from celery_fleet.compat import requests
 from celery_fleet.delivery.keys import SENT
 from celery_fleet.worker import canary, metrics
-from celery_fleet.worker.metrics import (
+from celery_fleet.worker.metrics import MetricsFile
+from celery_fleet.worker.task_counts import (
     BOUNDS,
     MOST_ERRORS,
     MOST_TASKS,
-    MetricsFile,
     Recorder,
     check,
 )

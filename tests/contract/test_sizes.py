@@ -1,0 +1,131 @@
+"""How long a file may be, how many arguments a function may take, and that a class has a name of its own."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Lines of a file. One with more than `LONG` lines has to say at its head why it is not split.
+LONGEST = 450
+LONG = 400
+#: The words that begin this reason, in the file's docstring.
+REASON = "it is a single file"
+
+MOST_ARGUMENTS = 8
+
+#: Public classes whose names something else decides, so that several files define them.
+SHARED_NAMES = {
+    "LookupModule",  # Ansible's, for each lookup plugin
+    "Channel",  # kombu's, for each of its minors
+    "SentinelChannel",
+    "Transport",
+    "RedisError",  # redis-py's, in the small client of each tree; the trees don't import each other
+}
+#: The name that Ansible gives to each action plugin.
+EACH_HAS_ONE = "ActionModule"
+
+
+def sources() -> dict[str, str]:
+    """Return the product's Python by path."""
+    paths = [path for part in ("src", "plugins", "scripts") for path in (ROOT / part).rglob("*.py")]
+    return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(paths)}
+
+
+def too_long(texts: Mapping[str, str]) -> list[str]:
+    """Return files that are too long, or long without a reason in their docstring."""
+    found = []
+    for name, text in texts.items():
+        lines = len(text.splitlines())
+        docstring = " ".join((ast.get_docstring(ast.parse(text)) or "").split())
+        if lines > LONGEST or (lines > LONG and REASON not in docstring.lower()):
+            found.append(name)
+    return found
+
+
+def with_too_many_arguments(texts: Mapping[str, str]) -> list[str]:
+    """Return functions with more than `MOST_ARGUMENTS` arguments, without `self` and `cls`."""
+    return [
+        f"{name}: {node.name}"
+        for name, node in _functions(texts)
+        if _arguments(node) > MOST_ARGUMENTS
+    ]
+
+
+def _functions(
+    texts: Mapping[str, str],
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for name, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield name, node
+
+
+def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    given = function.args
+    names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def doubled_classes(texts: Mapping[str, str]) -> set[str]:
+    """Return the names of public classes that several files define."""
+    homes: dict[str, set[str]] = {}
+    for name, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(name)
+    return {name for name, files in homes.items() if len(files) > 1} - {EACH_HAS_ONE}
+
+
+def test_no_file_is_too_long() -> None:
+    assert too_long(sources()) == [], (
+        f"split it by what it is responsible for; up to {LONGEST} lines, its docstring may say instead why {REASON}"
+    )
+
+
+def test_no_function_takes_too_many_arguments() -> None:
+    assert with_too_many_arguments(sources()) == [], "pass what belongs together as one object"
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    assert doubled_classes(sources()) == SHARED_NAMES, (
+        "rename a new one; take off the list what is gone"
+    )
+
+
+# --- that each of these can fail ---
+
+
+def test_a_long_file_without_a_reason_is_found() -> None:
+    def lines(number: int, docstring: str = "Text.") -> str:
+        return f'"""{docstring}"""\n' + "x = 1\n" * (number - 1)
+
+    reason = "Therefore it is a single file."
+    texts = {
+        "short.py": lines(LONG),
+        "long.py": lines(LONG + 1),
+        "with_reason.py": lines(LONGEST, reason),
+        "too_long.py": lines(LONGEST + 1, reason),
+        "in_a_comment.py": "# It is a single file.\n" * (LONG + 1),
+    }
+    assert too_long(texts) == ["long.py", "too_long.py", "in_a_comment.py"]
+
+
+def test_too_many_arguments_are_found() -> None:
+    nine = ", ".join("abcdefghi")
+    texts = {
+        "a.py": f"def f({nine}): ...",
+        "b.py": f"class A:\n    async def f({nine[:-3]}, *, i): ...",
+        "c.py": f"class A:\n    def f(self, {nine[:-3]}): ...\n    def g(cls, /, {nine[:-3]}): ...",
+        "d.py": f"class A:\n    def f(self, {nine}): ...",
+    }
+    assert with_too_many_arguments(texts) == ["a.py: f", "b.py: f", "d.py: f"]
+
+
+def test_a_doubled_class_is_found() -> None:
+    both = "class ActionModule: ...\nclass _Own: ...\n"
+    texts = {"a.py": f"{both}class Plan: ...\n", "b.py": f"{both}def f():\n    class Plan: ...\n"}
+    assert doubled_classes(texts) == {"Plan"}
+    assert doubled_classes({"a.py": "class Plan: ...\nclass Plan: ...\n"}) == set()
