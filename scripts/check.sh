@@ -165,7 +165,7 @@ part() {
     fast) timed 'fast, altogether' fast ;;
     slow) timed 'slow, altogether' slow ;;
     long) tests long 'long tests without hosts' long ;;
-    sanity) timed 'ansible-test sanity' scripts/sanity.sh ;;
+    sanity) tested sanity 'ansible-test sanity' scripts/sanity.sh ;;
     molecule:*,*)
       local names
       IFS=, read -ra names <<<"${1#molecule:}"

@@ -3,7 +3,7 @@
     python -m scripts.tested record PART JUNIT SECONDS STATUS    after each part, whether it passed or not
     python -m scripts.tested page                                docs/tested.md, from the last run of each part
 
-A record is `.state/tested/<part>.json`; the number of tests comes from the part's JUnit file.
+A record is `.state/tested/<part>.json`. The number of tests comes from the part's JUnit file; `sanity` has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ WITHOUT_HOSTS = {
     "fast": "without hosts",
     "slow": "without hosts, slow",
     "long": "without hosts, long",
+    "sanity": "`ansible-test sanity`",
 }
+
+#: Parts whose tests are not counted: whether they passed is their command's exit status.
+NOT_COUNTED = ("sanity",)
 
 #: Scenarios that `make soak` runs with more faults, for the published tables.
 SOAKED = ("delivery", "restarts")
@@ -49,7 +53,7 @@ class PartRun:
     """One run of a part.
 
     Attributes:
-        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or `soak-` and the name of a scenario.
+        part: `fast`, `slow`, `long`, `sanity`, the name of a Molecule scenario, or `soak-` and the name of a scenario.
         passed: Whether its command succeeded.
         tests: Number of tests that ran.
         failed: Number of tests that failed.
@@ -91,8 +95,8 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
     tests, failed = counted(junit)
     run = PartRun(
         part=part,
-        # A part that ran no tests proves nothing.
-        passed=status == 0 and tests > 0 and not failed,
+        # A part that should have run tests and ran none proves nothing.
+        passed=status == 0 and not failed and (tests > 0 or part in NOT_COUNTED),
         tests=tests,
         failed=failed,
         seconds=round(seconds, 1),
@@ -145,7 +149,7 @@ def row(part: str, run: PartRun | None) -> Sequence[str]:
     return (
         name,
         result,
-        str(run.tests),
+        "" if part in NOT_COUNTED else str(run.tests),
         f"{run.seconds / 60:.1f}",
         which,
         run.made[:16].replace("T", " "),

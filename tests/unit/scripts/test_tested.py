@@ -79,6 +79,14 @@ def test_what_failed_or_had_no_test_is_not_passed(
     assert rows(checkout)["without hosts"][0] == result
 
 
+@pytest.mark.parametrize(("status", "result"), [(0, "passed"), (1, "**did not end well**")])
+def test_the_sanity_tests_pass_if_their_command_does(
+    checkout: Path, status: int, result: str
+) -> None:
+    assert ran(checkout, "sanity", None, status).passed == (status == 0)
+    assert rows(checkout)["`ansible-test sanity`"][:3] == [result, "", "1.5"]
+
+
 def test_uncommitted_changes_are_named_but_those_of_the_page(checkout: Path) -> None:
     (checkout / tested.PAGE).write_text("new\n")
     assert not ran(checkout, "fast", PASSED).commit.endswith("-dirty")
