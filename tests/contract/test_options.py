@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import index
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
     APPLICATION,
     CLIENT,
     COMMAND,
+    DIRECTORY,
     ENTRY,
     LOG_ROTATE,
+    LOGIN,
+    PACKAGE_INDEX,
     URL,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import (
     PRODUCER,
+    STATIC,
     WEB,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
@@ -47,7 +52,7 @@ TABLE = "plugins/plugin_utils/desired/worker_options.py"
 # What a value of the type alone would not do for.
 SAMPLES: dict[str, Any] = {
     "autoscale": "10,3",
-    "celery_app_directories": {"/srv/shop/media": {"mode": "0755"}},
+    "celery_app_directories": {"/srv/shop/another": {}},
     "celery_app_task_routes": {"app.*": {"queue": "mail"}},
     "celery_app_clients": {"partner": {"queues": ["maintenance"]}},
     "celery_app_client_passwords": {"partner": "another"},
@@ -55,10 +60,12 @@ SAMPLES: dict[str, Any] = {
     "celery_producer_web_auth_password": "another-password",
     "celery_producer_web_listen": "127.0.0.1:5000",
     "celery_producer_web_proxy": "none",
-    "celery_producer_web_static": {"/static/": {"path": "/srv/shop/static"}},
+    "celery_producer_web_static": {"/static/": {"path": "/srv/shop/another"}},
     "celery_worker_host_instances": ["discounts"],
     "celery_worker_instances": {"mail": {}},
     "crontab": {"minute": "5"},
+    "logins": [{"host": "index", "user": "another", "password": "another"}],
+    "owner": "another",
     "solar": {"event": "sunrise", "latitude": 1, "longitude": 1},
 }
 # Options that another test covers, or that tasks of a run read themselves.
@@ -67,17 +74,20 @@ ELSEWHERE = (
     "celery_app_redis_ca",  # below
     "celery_app_lease_host",  # in `delegate_to`
 )
-# Path in an inventory -> the options below it. Those of workers, entries and commands have tests of their own.
-RENDERED: dict[str, tuple[Option, ...]] = {
-    "": tuple(
+# Path in an inventory -> the options below it. Those of workers, entries, commands, the source and the package index
+# have their own tests.
+RENDERED: dict[tuple[str, ...], tuple[Option, ...]] = {
+    (): tuple(
         option
         for option in (*APPLICATION, *PRODUCER, *WORKER_VARIABLES)
         if not option.options and option.name not in ELSEWHERE
     ),
-    "celery_producer_web/": WEB,
-    "celery_app_env_urls/OTHER_URL/": URL,
-    "celery_app_clients/partner/": CLIENT,
-    "celery_app_log_rotate/": LOG_ROTATE,
+    ("celery_producer_web",): WEB,
+    ("celery_producer_web_static", "/static/"): STATIC,
+    ("celery_app_env_urls", "OTHER_URL"): URL,
+    ("celery_app_clients", "partner"): CLIENT,
+    ("celery_app_directories", "/srv/shop/media"): DIRECTORY,
+    ("celery_app_log_rotate",): LOG_ROTATE,
 }
 SOURCE = next(option for option in APPLICATION if option.name == "celery_app_source").options
 # Parts of the plan that render what is in the tables, that of most options first.
@@ -108,7 +118,8 @@ def values(option: Option) -> list[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # Each part of the delivery is on, logs go to files, and there are a cache and a client outside of the fleet.
+    # Each part of the delivery is on, logs go to files, and there are a cache, a client outside of the fleet, a
+    # directory and static files.
     BASE.update(
         valid(tmp_path_factory.mktemp("source")),
         celery_app_delivery="at_least_once",
@@ -116,16 +127,18 @@ def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         celery_app_clients={"partner": {"queues": ["discounts"]}},
         celery_app_client_passwords={"partner": "one"},
         celery_app_cache=True,
+        celery_app_directories={"/srv/shop/media": {}},
+        celery_producer_web_static={"/static/": {"path": "/srv/shop/static"}},
     )
     BASE["redis_passwords"]["cache"] = "another"
     with rendering.compiled_once():
         yield
 
 
-def with_value(path: str, value: Any) -> dict[str, Any]:
-    """Return the inventory with a value at a path such as `a/b`."""
+def with_value(value: Any, *path: str) -> dict[str, Any]:
+    """Return the inventory with a value at a path of keys."""
     made = copy.deepcopy(BASE)
-    *way, last = path.split("/")
+    *way, last = path
     inner = made
     for name in way:
         inner = inner.setdefault(name, {})
@@ -161,9 +174,9 @@ def in_a_roll(options: Mapping[str, Any]) -> Any:
     "option", [one for one in WORKER if one.name != "slo"], ids=lambda option: option.name
 )
 def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
-    path = f"celery_worker_instances/discounts/{option.name}"
     for value in values(option):
-        if rendered(with_value(path, value), "celery_worker") != without("celery_worker"):
+        given = with_value(value, "celery_worker_instances", "discounts", option.name)
+        if rendered(given, "celery_worker") != without("celery_worker"):
             return
         base = {"concurrency": 2}
         if in_a_roll({**base, option.name: value}) != in_a_roll(base):
@@ -176,22 +189,27 @@ def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
 
 def test_an_slo_restarts_no_worker() -> None:
     """It is for those who watch; tests/unit/monitoring is about what becomes of it."""
-    given = with_value("celery_worker_instances/discounts/slo", {"wait": "30s", "failures": "1%"})
+    slo = {"wait": "30s", "failures": "1%"}
+    given = with_value(slo, "celery_worker_instances", "discounts", "slo")
     assert rendered(given, "celery_worker") == without("celery_worker")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "option"),
-    [(f"{below}{option.name}", option) for below, table in RENDERED.items() for option in table],
+    [
+        pytest.param((*below, option.name), option, id=" ".join((*below, option.name)))
+        for below, table in RENDERED.items()
+        for option in table
+    ],
 )
-def test_an_option_of_the_application_reaches_a_host(path: str, option: Option) -> None:
-    assert any(changed_by(with_value(path, value)) for value in values(option))
+def test_an_option_of_the_application_reaches_a_host(path: tuple[str, ...], option: Option) -> None:
+    assert any(changed_by(with_value(value, *path)) for value in values(option))
 
 
 @pytest.mark.slow
 def test_the_authority_of_a_redis_elsewhere_reaches_a_host() -> None:
-    everywhere = with_value("celery_app_broker_url", "rediss://shop:password@redis.example.org/0")
+    everywhere = with_value("rediss://shop:password@redis.example.org/0", "celery_app_broker_url")
     own = everywhere | {"celery_app_redis_ca": "-----BEGIN CERTIFICATE-----"}
     assert rendered(own, "celery_worker") != rendered(everywhere, "celery_worker")
 
@@ -202,6 +220,24 @@ def test_an_option_of_the_source_is_read_by_what_packs_it(option: Option) -> Non
     programs = ("source.py", "archives.py", "lock_files.py", "requirements.py")
     packs = "".join((ROOT / "plugins/plugin_utils/run" / name).read_text() for name in programs)
     assert f'"{option.name}"' in packs
+
+
+@pytest.mark.parametrize("option", PACKAGE_INDEX, ids=lambda option: option.name)
+def test_an_option_of_the_package_index_reaches_pip(option: Option) -> None:
+    base = {"url": "https://index/simple"}
+    assert any(for_pip({**base, option.name: value}) != for_pip(base) for value in values(option))
+
+
+@pytest.mark.parametrize("option", LOGIN, ids=lambda option: option.name)
+def test_an_option_of_a_login_reaches_pip(option: Option) -> None:
+    base = {"host": "index", "user": "u", "password": "p"}
+    other = {**base, option.name: "another"}
+    assert for_pip({"logins": [base]}) != for_pip({"logins": [other]})
+
+
+def for_pip(given: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the files that tell pip of a package index."""
+    return index._files(given, Path("/srv/x"))
 
 
 # Only the check of a release reads `override`, and beat is not told of it.
