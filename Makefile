@@ -66,7 +66,7 @@ demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates
 	@python -m scripts.hosts destroy $(DEMO)
 	@rm -rf $(foreach name,local aiecommerce flash_promos marketplace_ops processing,$(addprefix inventories/$(name)/,.secrets pki demo.yml)) inventories/local/monitoring inventories/local/prometheus.yml
 
-# Names alone are handed on: the values come through the environment, so that no shell reads them.
+# Only names are passed on. The values come through the environment, so that no shell interprets them.
 new-env: setup ## create an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOURCE=…; HELP=1 lists all options
 	@PYTHONPATH=collections python -m ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env \
 		$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))

@@ -1,7 +1,7 @@
 """Sphinx's configuration of the pages: `make docs`.
 
-The pages are plain Markdown, read as well where no site is built. So the source directory is the checkout, by which
-links between pages are paths of the repository, and nothing of Sphinx stands in a page: what the contents are is read
+The pages are plain Markdown that people also read without the site. So links between pages are paths in the repository,
+for which the source directory is the checkout. Pages contain nothing for Sphinx either: it gets the tables of contents
 from the lists of links in docs/index.md.
 """
 
@@ -25,14 +25,14 @@ include_patterns = [
     "examples/*/README.md",
     "roles/*/README.md",
 ]
-# Sphinx would walk through them all the same.
+# Sphinx would search them even though nothing in them is included.
 exclude_patterns = [
     *(".*", "molecule", "playbooks", "plugins", "requirements", "scripts", "src", "templates"),
     *("tests", "examples/*/*[!.]/*/*"),
 ]
-# Headings are linked to as the usual hosts of repositories name them.
+# Headings get the anchors that GitHub and GitLab give them.
 myst_heading_anchors = 4
-# What is indented is commands and their output as often as it is a language.
+# An indented block is as often commands and their output as it is code.
 highlight_language = "none"
 
 html_theme = "furo"
@@ -49,7 +49,7 @@ _PAGE = re.compile(r"^- \[([^\]]+)\]\(([^)#]+)\.md\)")
 
 
 def contents(text: str) -> str:
-    """The tables of contents of a page: each heading with the pages that its list links to."""
+    """Return the tables of contents of a page: each heading with the pages that its list links to."""
     parts: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if found := _PART.match(line):
@@ -69,5 +69,5 @@ def _add_contents(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Connect the hook; Sphinx calls this."""
     app.connect("source-read", _add_contents)

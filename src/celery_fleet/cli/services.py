@@ -85,11 +85,11 @@ class UnitChange:
         return f"{name}: {state}" + (f", {self.unit.status}" if self.unit.status else "")
 
 
-class Course:
-    """Units that are being started, stopped or restarted.
+class UnitJobs:
+    """systemd's jobs that start, stop or restart units.
 
     Attributes:
-        longest: Seconds that the slowest of them may take according to its unit; None if that has no limit.
+        longest: Seconds that the slowest job may take according to its unit; None if that has no limit.
     """
 
     def __init__(self, verb: str, names: Sequence[str]) -> None:
@@ -129,7 +129,7 @@ class Course:
         return max(stops, default=0.0) + START
 
     def go(self) -> None:
-        """Give systemd the job.
+        """Give the jobs to systemd.
 
         Raises:
             CommandError: It refused.

@@ -45,18 +45,18 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
     if os.geteuid() != 0:
         raise need_root("systemd's jobs")
     with context.within(verb):
-        course = services.Course(verb, wanted)
-        course.go()
+        jobs = services.UnitJobs(verb, wanted)
+        jobs.go()
     say: Callable[..., None] = output.say
     last: dict[str, services.UnitChange] = {}
     if wait:
         if not context.json:
             say(
-                f"{_names(course.names)}: {verb}, {_bound(course)}; Ctrl-C only ends the watching",
+                f"{_names(jobs.names)}: {verb}, {_bound(jobs)}; Ctrl-C only ends the watching",
                 err=True,
             )
         try:
-            for step in course.steps(course.patience):
+            for step in jobs.steps(jobs.patience):
                 last[step.unit.name] = step
                 if not context.json:
                     say(step.text)
@@ -71,7 +71,7 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
             "celery-fleet: the next site.yml starts it again, and so does a reboot",
             err=True,
         )
-    _judge(verb, last, course)
+    _judge(verb, last, jobs)
 
 
 def _as_dict(
@@ -88,14 +88,14 @@ def _names(wanted: Sequence[str]) -> str:
     return ", ".join(name.removesuffix(".service") for name in wanted)
 
 
-def _bound(course: services.Course) -> str:
-    text = services.seconds_text(course.patience)
-    if course.longest is None:
+def _bound(jobs: services.UnitJobs) -> str:
+    text = services.seconds_text(jobs.patience)
+    if jobs.longest is None:
         return f"watched for {text}; a worker's start lasts until its broker answers"
     return f"{text} at most"
 
 
-def _judge(verb: str, last: dict[str, services.UnitChange], course: services.Course) -> None:
+def _judge(verb: str, last: dict[str, services.UnitChange], jobs: services.UnitJobs) -> None:
     bad = [step for step in last.values() if step.done and not step.well]
     if bad:
         raise CommandError(
@@ -106,7 +106,7 @@ def _judge(verb: str, last: dict[str, services.UnitChange], course: services.Cou
     late = [step for step in last.values() if not step.done]
     if late:
         raise CommandError(
-            f"not {services.VERBS[verb]} within {services.seconds_text(course.patience)}:"
+            f"not {services.VERBS[verb]} within {services.seconds_text(jobs.patience)}:"
             f" {'; '.join(step.text for step in late)}; systemd continues",
             BAD,
         )
