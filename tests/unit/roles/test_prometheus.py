@@ -1,0 +1,134 @@
+"""What the role `prometheus` refuses before it installs anything: its own tasks, run by Ansible on a directory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.render.fleet import ROOT, ansible
+
+pytestmark = pytest.mark.slow
+
+GIVEN = {"celery_app_name": "shop", "celery_exporter_auth_password": "a-password"}
+OURS = "# Written by Celery Fleet for shop."
+FILES = (
+    *("prometheus/prometheus.yml", "prometheus/alertmanager.yml"),
+    *("default/prometheus", "default/prometheus-alertmanager"),
+)
+
+
+def run(directory: Path, changed: str = "", **given: Any) -> str:
+    """Run the tasks that come before the installation, and return what Ansible prints.
+
+    Args:
+        directory: Its `etc` is the host's.
+        changed: What `dpkg --verify` prints.
+        given: Variables of the inventory; None removes one.
+    """
+    role = ROOT / "roles/prometheus"
+    text = (role / "tasks/main.yml").read_text().replace("/etc/", f"{directory}/etc/")
+    tasks = itertools.takewhile(
+        lambda task: "ansible.builtin.apt" not in task, yaml.safe_load(text)
+    )
+    dpkg = directory / "bin/dpkg"
+    dpkg.parent.mkdir()
+    # Its status says that files differ.
+    dpkg.write_text(
+        f"#!/bin/sh\ncat <<'END'\n{changed.replace('/etc/', f'{directory}/etc/')}\nEND\nexit 1\n"
+    )
+    dpkg.chmod(0o755)
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars_files": [str(role / name / "main.yml") for name in ("defaults", "vars")],
+        "vars": {"ansible_python_interpreter": "/usr/bin/python3"},
+        "tasks": [*tasks, {"ansible.builtin.debug": {"msg": "it would install now"}}],
+    }
+    (directory / "play.yml").write_text(yaml.safe_dump([play]))
+    variables = {name: value for name, value in (GIVEN | given).items() if value is not None}
+    (directory / "given.yml").write_text(yaml.safe_dump(variables))
+    done = ansible(
+        *("ansible-playbook", "--inventory=localhost,", f"--extra-vars=@{directory}/given.yml"),
+        str(directory / "play.yml"),
+        PATH=f"{dpkg.parent}:{os.environ['PATH']}",
+    )
+    output = " ".join((done.stdout + done.stderr).split())
+    assert (done.returncode == 0) == ("it would install now" in output), output
+    return output
+
+
+def accepted(output: str) -> bool:
+    return "it would install now" in output
+
+
+def write(directory: Path, name: str, first_line: str) -> None:
+    path = directory / "etc" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{first_line}\nmore: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("prometheus_listen", "0.0.0.0:9090"),
+        ("prometheus_listen", "prometheus1:9090"),
+        ("prometheus_listen", "127.0.0.1"),
+        ("prometheus_alertmanager_listen", "192.0.2.1:9093"),
+    ],
+)
+def test_an_address_that_other_hosts_may_reach_is_refused(
+    tmp_path: Path, name: str, address: str
+) -> None:
+    output = run(tmp_path, **{name: address})
+    assert f"{name}: {address} is not an address of the host itself" in output
+
+
+def test_an_address_of_the_host_itself_is_accepted(tmp_path: Path) -> None:
+    given = {"prometheus_listen": "[::1]:9099", "prometheus_alertmanager_listen": "localhost:9093"}
+    assert accepted(run(tmp_path, **given))
+
+
+@pytest.mark.parametrize("password", [None, ""])
+def test_a_fleet_without_a_password_for_its_exporters_is_refused(
+    tmp_path: Path, password: str | None
+) -> None:
+    output = run(tmp_path, celery_exporter_auth_password=password)
+    assert "celery_exporter_auth_password is not set for localhost" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "first_line"),
+    [
+        *((name, "global:") for name in FILES),
+        (FILES[0], "# Written by Celery Fleet for another."),
+        (FILES[0], None),
+    ],
+)
+def test_a_configuration_of_others_is_refused(
+    tmp_path: Path, name: str, first_line: str | None
+) -> None:
+    """A file that was removed on purpose is one, too."""
+    for other in FILES:
+        write(tmp_path, other, OURS)
+    if first_line is None:
+        (tmp_path / "etc" / name).unlink()
+    else:
+        write(tmp_path, name, first_line)
+    how = "missing  " if first_line is None else "??5??????"
+    output = run(tmp_path, "\n".join(f"{how} c /etc/{other}" for other in FILES))
+    assert [one for one in FILES if f"etc/{one} was not written for shop." in output] == [name]
+
+
+def test_the_roles_own_files_and_those_of_the_packages_are_replaced(tmp_path: Path) -> None:
+    """dpkg does not list a file that is as the package brought it."""
+    first, *others = FILES
+    write(tmp_path, first, OURS)
+    for other in others:
+        write(tmp_path, other, "# Debian's")
+    assert accepted(run(tmp_path, f"??5?????? c /etc/{first}"))
