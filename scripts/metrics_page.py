@@ -16,8 +16,8 @@ and, on one host of a fleet, Redis. It never asks a worker, and listens to no ev
 of that part are missing (except `celery_fleet_redis_up`, which is 0), `celery_fleet_collect_error` is 1, and all others
 are there.
 
-Names that don't begin with `celery_fleet_` are those of well-known Celery exporters, with the same meaning. So queries of
-dashboards for [celery-exporter](https://github.com/danihodovic/celery-exporter) find them, except
+Names that don't begin with `celery_fleet_` are those of well-known Celery exporters, with the same meaning. So queries
+of dashboards for [celery-exporter](https://github.com/danihodovic/celery-exporter) find them, except
 `celery_task_sent_total`: without events nothing counts what is sent. `hostname` and `worker` are the two parts of a
 node's name, `worker@hostname`.
 """

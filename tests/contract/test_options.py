@@ -224,7 +224,7 @@ def test_an_option_of_the_source_is_read_by_what_packs_it(option: Option) -> Non
 
 @pytest.mark.parametrize("option", PACKAGE_INDEX, ids=lambda option: option.name)
 def test_an_option_of_the_package_index_reaches_pip(option: Option) -> None:
-    base = {"url": "https://index/simple"}
+    base = {"url": "https://example.org/simple"}
     assert any(for_pip({**base, option.name: value}) != for_pip(base) for value in values(option))
 
 

@@ -85,7 +85,13 @@ def systemd(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sys
 
 def test_what_can_be_named(place: Path) -> None:
     found = services.offered(host.application(place, units=UNITS))
-    assert found == {"mail": [MAIL], "bulk": [BULK], "beat": [BEAT], "web": [SOCKET, WEB]}
+    assert found == {
+        "mail": [MAIL],
+        "bulk": [BULK],
+        "beat": [BEAT],
+        "flower": [FLOWER],
+        "web": [SOCKET, WEB],
+    }
 
 
 def test_a_stop_shows_the_drain(systemd: Systemd, call: Call) -> None:
