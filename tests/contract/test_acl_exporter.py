@@ -27,7 +27,7 @@ from tests.unit.cli.exporter import documents
 
 KINDS = ("broker", "results", "cache")
 QUEUES = ("mail", "bulk")
-PASSWORDS = {"exporter": "e", "admin": "a"}
+PASSWORDS = {"exporter": "e", "redis_exporter": "r", "admin": "a"}
 
 Ports = dict[str, int]
 
@@ -141,3 +141,50 @@ def test_no_more(words: tuple[str, ...], ports: Ports) -> None:
 def test_without_a_password_there_is_no_such_user(kind: str) -> None:
     assert "user exporter" in acl.acl(kind, PASSWORDS, QUEUES)
     assert "exporter" not in acl.acl(kind, {"admin": "a"}, QUEUES)
+
+
+# --- Debian's exporter of Redis ----------------------------------------------------------------------
+
+# What prometheus-redis-exporter 1.45 (Debian 12) and 1.69 (Debian 13) ask with the options of our unit.
+ASKED = (
+    ("INFO", "ALL"),
+    ("SLOWLOG", "LEN"),
+    ("SLOWLOG", "GET", "1"),
+    ("LATENCY", "LATEST"),
+    ("LATENCY", "HISTOGRAM"),
+)
+
+
+def test_all_that_debians_exporter_of_redis_asks(ports: Ports) -> None:
+    for port in ports.values():
+        for words in ASKED:
+            client(port, "redis_exporter").execute_command(*words)
+        assert refused(port) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # Requests to the exporter may name keys to look at.
+        ("GET", "celery-task-meta-1"),
+        ("LLEN", "mail"),
+        ("LINDEX", "mail", "0"),
+        ("TYPE", "mail"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("MEMORY", "USAGE", "mail"),
+        ("EVAL", "return 1", "0"),
+        ("PUBLISH", "/0.celery.pidbox", "x"),
+        ("CONFIG", "GET", "*"),
+        ("CLIENT", "LIST"),
+        ("SLOWLOG", "RESET"),
+        ("LATENCY", "RESET"),
+        ("ACL", "LIST"),
+        ("MONITOR",),
+    ],
+)
+def test_debians_exporter_of_redis_does_nothing_else(words: tuple[str, ...], ports: Ports) -> None:
+    for port in ports.values():
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client(port, "redis_exporter").execute_command(*words)
+        assert len(refused(port)) == 1

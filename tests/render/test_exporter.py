@@ -43,17 +43,25 @@ def test_behind_nginx_only_it_reaches_the_socket(odd: Fleet) -> None:
     assert "proxy_pass http://unix:/run/other-shop-exporter.sock:;" in site
     # Each location asks for the password.
     locations = re.findall(r"^\s*location (.*) \{", site, re.MULTILINE)
-    assert locations == ["^~ /", "= /node"]
-    assert site.count("auth_basic_user_file ") == 2
+    exporters = ["node", "redis-broker", "redis-results", "redis-cache", "flower", "postgres"]
+    assert locations == ["^~ /", *(f"= /{name}" for name in exporters)]
+    assert site.count("auth_basic_user_file ") == len(locations)
     assert "/etc/celery-fleet/other-shop/credentials-nginx/metrics.htpasswd" in host.files
 
 
 def test_its_site_passes_other_exporters_on_without_the_password(odd: Fleet) -> None:
     (host,) = odd.hosts.values()
     site = host.text("/etc/nginx/conf.d/other-shop-metrics.conf")
-    node = site[site.index("location = /node") :].partition("}\n}")[0]
-    assert "proxy_pass http://127.0.0.1:9100/metrics;" in node
-    assert 'proxy_set_header Authorization "";' in node
+    redis = f"http://127.0.0.1:9121/scrape?target=rediss://{host.name}"
+    pattern = r'location = /(\S+) {[^}]*}[^}]*proxy_pass (\S+);[^}]*Authorization "";'
+    assert dict(re.findall(pattern, site)) == {
+        "node": "http://127.0.0.1:9100/metrics",
+        "redis-broker": f"{redis}:6379",
+        "redis-results": f"{redis}:6380",
+        "redis-cache": f"{redis}:6381",
+        "flower": "http://unix:/run/other-shop-flower/flower.sock:/metrics",
+        "postgres": "http://127.0.0.1:9187/metrics",
+    }
 
 
 def test_for_an_agent_on_the_host_there_is_no_site(outside: Fleet) -> None:
@@ -97,10 +105,50 @@ def test_it_may_do_nothing_but_read(odd: Fleet, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_debians_exporters_run_in_units_of_the_fleet(odd: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    node = parse(host.unit_files()["celery-fleet-node-exporter.service"])["Service"]
+    assert "--web.listen-address=127.0.0.1:9100 " in node["ExecStart"][0]
+    # The applications of a host share it.
+    assert "other-shop" not in host.unit_files()["celery-fleet-node-exporter.service"]
+    redis = parse(host.unit_files()["other-shop-redis-exporter.service"])["Service"]
+    assert "-web.listen-address=127.0.0.1:9121 " in redis["ExecStart"][0]
+    assert redis["DynamicUser"] == ["yes"]
+    logins = host.files["/etc/celery-fleet/other-shop/credentials/redis-exporter.json"]
+    assert (logins["mode"], logins["secret"]) == ("0600", True)
+    found = json.loads(logins["content"])
+    assert set(found.values()) == {"not-a-real-one-of-redis-exporter"}
+    assert {f"rediss://{user}{host.name}:6379" for user in ("", "redis_exporter@")} <= found.keys()
+    for name in ("node", "redis"):
+        package = f"prometheus-{name}-exporter"
+        assert package in host.parts["celery_exporter"]["packages"]
+        # The package's own would listen on all addresses.
+        assert host.links[f"/etc/systemd/system/{package}.service"] == "/dev/null"
+
+
+def test_they_show_redis_a_certificate_that_it_asks_for(flower_alone: Fleet) -> None:
+    (host,) = flower_alone.hosts.values()
+    redis = parse(host.unit_files()["other-shop-redis-exporter.service"])["Service"]
+    assert "host.key:/etc/celery-fleet/other-shop/pki/host.key" in redis["LoadCredential"]
+    options = " -tls-client-cert-file=%d/host.crt -tls-client-key-file=%d/host.key"
+    assert redis["ExecStart"][0].endswith(options)
+
+
+def test_without_a_redis_of_the_fleet_there_is_no_exporter_of_it(outside: Fleet) -> None:
+    for host in outside.hosts.values():
+        assert "celery-fleet-node-exporter.service" in host.units
+        assert "flexiprice-redis-exporter.service" not in host.units
+        owned = host.parts["celery_exporter"]["owned"]["units"]
+        assert owned == ["flexiprice-redis-exporter.service"]
+
+
 def test_without_it_nothing_is_left(local: Fleet) -> None:
     for host in local.hosts.values():
         app = host.variables["celery_app_name"]
         wanted = host.parts["celery_exporter"]
         assert wanted.get("units", []) == wanted.get("files", []) == []
-        assert wanted["owned"]["units"] == [f"{app}-exporter.socket", f"{app}-exporter.service"]
-        assert f"/etc/celery-fleet/{app}/credentials/exporter.json" in wanted["owned"]["files"]
+        exporters = [f"{app}-exporter.socket", f"{app}-exporter.service"]
+        exporters += ["celery-fleet-node-exporter.service", f"{app}-redis-exporter.service"]
+        assert wanted["owned"]["units"] == exporters
+        for name in ("exporter", "redis-exporter"):
+            assert f"/etc/celery-fleet/{app}/credentials/{name}.json" in wanted["owned"]["files"]

@@ -68,7 +68,8 @@ def services(fleet: Fleet, template: str) -> list[tuple[Host, str]]:
         found += [
             (host, unit)
             for unit in fleets
-            if template_of(host, unit) in (template, f"{app}-{template}")
+            if template_of(host, unit)
+            in (template, f"{app}-{template}", f"celery-fleet-{template}")
         ]
     return found
 

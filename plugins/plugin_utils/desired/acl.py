@@ -6,8 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import REDIS_USER
+
 # The commands that each component needs, found by running all of Celery with such rights until `ACL LOG` stayed empty.
 _SCRIPTS = "+evalsha +script|load +script|exists"
+
+# What Debian's prometheus-redis-exporter asks without CONFIG, which would show it all settings. It has no key, but an
+# entry of the slow log has the beginning of a command's arguments, so it may see parts of a message.
+_REDIS_EXPORTER = "+info +slowlog|len +slowlog|get +latency|latest +latency|histogram"
 
 _BROKER_COMMANDS = {
     # The second line is what the atomic fetch, the lease, hand-back and dead letters add to Celery's own commands,
@@ -27,6 +33,7 @@ _BROKER_COMMANDS = {
     # For dead letters.
     "+hget +hlen +hdel +zcard",
     "exporter": "+exists +llen +lindex +hlen +zrange +zcard +info +time",
+    REDIS_USER: _REDIS_EXPORTER,
 }
 
 _RESULTS_COMMANDS = {
@@ -39,6 +46,7 @@ _RESULTS_COMMANDS = {
     "flower": "+select +get +mget +subscribe +unsubscribe",
     "operator": "+select +get +mget +subscribe +unsubscribe +info +xrevrange +memory|usage",
     "exporter": "+info",
+    REDIS_USER: _REDIS_EXPORTER,
 }
 
 # The application may do anything with its cache, but not with the server. Django's `cache.clear()` is FLUSHDB.
@@ -46,6 +54,7 @@ _CACHE_USERS = {
     "cache": "+@all -@admin -@dangerous +flushdb ~* &*",
     "operator": "+select +info",
     "exporter": "+info",
+    REDIS_USER: _REDIS_EXPORTER,
 }
 
 # The fleet's own user, who changes settings and the ACL live but has no key. redis-cli asks for the commands'
@@ -92,6 +101,8 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         # For all exchanges, because the application's code names them. A sender reads which queues are bound to one.
         written = [*tasks, "_kombu.binding_permanent.*", _ROOM_KEY]
         return ["~_kombu.binding.*", *(f"%W~{key}" for key in written)]
+    if component == REDIS_USER:
+        return []
     if component == "exporter":
         # LINDEX shows a waiting message, of which only the header with its sending time is used.
         read = [*tasks, "unacked", "unacked_index", "fleet:dead-letters:index"]
@@ -129,7 +140,6 @@ _BROKER_CHANNELS = {
     "producer": ("/0.celeryev/task.sent",),
     "flower": ("/0.celeryev/*", "/0.celery.pidbox"),
     "operator": ("/0.celeryev/*", "/0.celery.pidbox"),
-    "exporter": (),
 }
 
 # What a producer may do to inspect and control workers. It has its own selector, so DEL and SET can't reach queues.
@@ -253,8 +263,8 @@ def acl(
             continue
         if instance == "broker":
             keys = _broker_keys(component, names)
-            channels = _BROKER_CHANNELS[component]
-        elif instance == "cache" or component == "exporter":
+            channels = _BROKER_CHANNELS.get(component, ())
+        elif instance == "cache" or component in ("exporter", REDIS_USER):
             keys, channels = [], ()
         else:
             reader = component in ("flower", "operator")

@@ -27,10 +27,12 @@ _COMPONENT_OF_PORT = {
     "backend": "web_backend",
     "metrics": "exporter_site",
     "exporter": "exporter_listen",
+    "node": "node_exporter",
+    "redis_exporter": "redis_exporter",
 }
 
 # Its user is not the application's.
-_EXPORTER = ("exporter", "exporter_site", "exporter_listen")
+_EXPORTER = ("exporter", "exporter_site", "exporter_listen", "node_exporter", "redis_exporter")
 
 
 def claims(
@@ -43,8 +45,8 @@ def claims(
 
     Args:
         facts: The application's facts; its components may include `redis`.
-        ports: Ports of `broker`, `results`, `cache`, `web`, `flower`, `backend`, `metrics` and `exporter`, whether or
-            not this host has them.
+        ports: Ports of `broker`, `results`, `cache`, `web`, `flower`, `backend`, `metrics`, `exporter`, `node`
+            and `redis_exporter`, whether or not this host has them.
         server_names: Names by which nginx tells the web site from others on the same port.
         redirects: Whether the web site also has port 80.
     """
@@ -78,6 +80,8 @@ def claims(
     if "exporter" in here:
         units += [f"{app}-exporter.socket", f"{app}-exporter.service"]
         paths.append(f"/run/{app}-exporter.sock")
+    if "redis_exporter" in here:
+        units.append(f"{app}-redis-exporter.service")
     sites = [site.removesuffix("_site") for site in ("web_site", "flower_site") if site in here]
     if "exporter_site" in here:
         sites.append("metrics")

@@ -133,6 +133,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_flower_prefix,
     network.check_protected_paths,
     network.check_users,
+    monitoring.check_known_exporters,
     monitoring.check_other_exporters,
     network.check_memory,
     web.check_web,

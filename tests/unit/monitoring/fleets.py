@@ -34,7 +34,7 @@ GROUPS = {
 }
 HOSTVARS: dict[str, dict[str, Any]] = {
     "redis1": {
-        "celery_exporter_others": {"node": "http://127.0.0.1:9100/metrics"},
+        "celery_exporter_others": {"postgres": "http://127.0.0.1:9187/metrics"},
         "celery_monitoring_thresholds": {"queues": {"odd": {"warning": 7}}},
         "celery_health_thresholds": {
             "queue_length": {"warning": 50},

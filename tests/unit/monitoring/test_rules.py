@@ -270,11 +270,27 @@ def test_targets_are_the_exporters_that_can_be_reached() -> None:
                 "app": "shop",
                 "namespace": "shop",
                 "host": "redis1",
-                "exporter": "node",
-                "__metrics_path__": "/node",
+                "exporter": "postgres",
+                "__metrics_path__": "/postgres",
             },
         )
     ]
+
+
+def test_known_exporters_are_targets_where_they_are() -> None:
+    enabled = {f"celery_exporter_{name}_enabled": True for name in ("node", "redis", "flower")}
+    targets = written(**enabled)["targets.json"]
+    paths: dict[str, list[str]] = {}
+    for target in (one["labels"] for one in targets if one["labels"]["exporter"] != "fleet"):
+        paths.setdefault(target["host"], []).append(target["__metrics_path__"])
+        if target["exporter"] == "redis":
+            assert target["__metrics_path__"] == f"/redis-{target['redis']}"
+    # worker2's is for an agent.
+    assert paths == {
+        "redis1": ["/node", "/redis-broker", "/redis-results", "/postgres"],
+        "worker1": ["/node"],
+        "control1": ["/node", "/flower"],
+    }
 
 
 def test_a_queue_of_which_nobody_counts_the_workers_has_no_alert_without_them() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import health
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import promise_of
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import others
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
@@ -45,7 +46,7 @@ class MonitoredHost:
         thresholds: Those of both variables, by name, each with `warning` and `bad`.
         queue_ages: Thresholds for the age of single queues.
         stale: Seconds after which a result of its health check is too old; 0 if it has no check.
-        others: Names of other exporters that its site passes on.
+        others: Labels of other exporters that its site passes on, by their path.
     """
 
     name: str
@@ -53,7 +54,7 @@ class MonitoredHost:
     thresholds: Mapping[str, Any]
     queue_ages: Mapping[str, Mapping[str, Any]]
     stale: float
-    others: Sequence[str] = ()
+    others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def fleet(
     """
     groups = facts["groups"]
     hosts = {
-        name: _host(name, hostvars[name])
+        name: _host(facts, name, hostvars[name])
         for name in groups["fleet"]
         if hostvars[name].get("celery_exporter_enabled", False)
     }
@@ -250,7 +251,7 @@ def fleet(
     )
 
 
-def _host(name: str, variables: Mapping[str, Any]) -> MonitoredHost:
+def _host(facts: Facts, name: str, variables: Mapping[str, Any]) -> MonitoredHost:
     given = variables.get("celery_monitoring_thresholds") or {}
     own = health.merged(given, THRESHOLDS)
     checked = variables.get("celery_health_enabled", True)
@@ -266,5 +267,5 @@ def _host(name: str, variables: Mapping[str, Any]) -> MonitoredHost:
         },
         queue_ages=own[health.QUEUES],
         stale=2 * float(variables.get("celery_health_interval", 300)) if checked else 0,
-        others=tuple(variables.get("celery_exporter_others") or ()),
+        others={path: one.labels for path, one in others(facts, name, variables).items()},
     )

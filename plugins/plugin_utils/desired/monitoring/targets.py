@@ -33,9 +33,9 @@ def targets(fleet: MonitoredFleet) -> list[dict[str, Any]]:
         found += [
             {
                 "targets": [host.address],
-                "labels": {**labels, "exporter": name, "__metrics_path__": f"/{name}"},
+                "labels": {**labels, **own, "__metrics_path__": f"/{path}"},
             }
-            for name in host.others
+            for path, own in host.others.items()
         ]
     return found
 

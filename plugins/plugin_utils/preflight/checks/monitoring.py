@@ -6,6 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
+    FLOWER,
+    NODE,
+    REDIS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
     THRESHOLDS,
 )
@@ -27,6 +32,12 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 _METRICS: Final = "celery_app_metrics"
+# Variables that switch other exporters on, by a path on the site.
+_KNOWN: Final = {
+    "node": NODE,
+    "flower": FLOWER,
+    **{f"redis-{kind}": REDIS for kind in ("broker", "results", "cache")},
+}
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 # The characters are those that stand for themselves in nginx's configuration.
 _ON_THE_HOST: Final = re.compile(
@@ -78,6 +89,38 @@ def check_other_exporters(model: Model) -> Iterator[Problem]:
                 continue
             shown = model.show((variable, name), address)
             yield Problem(dotted((variable, name)), message, remedy, value=shown, hosts=hosts)
+
+
+def check_known_exporters(model: Model) -> Iterator[Problem]:
+    """Refuse exporters that variables switch on and that nothing would pass on."""
+    enabled, listen = "celery_exporter_enabled", "celery_exporter_listen"
+    for name, variable in _KNOWN.items():
+        on = [host for host in model.members("fleet") if model.value(host, variable) is True]
+        without = tuple(host for host in on if model.value(host, enabled) is False)
+        if without:
+            yield Problem(
+                variable,
+                f"needs the fleet's own exporter, but {enabled} is false",
+                f"set {enabled}: true, or {variable}: false",
+                hosts=without,
+            )
+        twice = tuple(h for h in on if name in as_mapping(model.value(h, "celery_exporter_others")))
+        if twice:
+            yield Problem(
+                dotted(("celery_exporter_others", name)),
+                f"is the path of the exporter that {variable} adds",
+                f"remove it, or set {variable}: false",
+                hosts=twice,
+            )
+        flowers = model.members("flower") if variable == FLOWER else ()
+        unreachable = tuple(h for h in on if h in flowers and model.value(h, listen) != "")
+        if unreachable:
+            yield Problem(
+                variable,
+                f"needs the site of the exporter, which {listen} switches off: Flower only listens on a socket",
+                f"set {variable}: false, or remove {listen}",
+                hosts=unreachable,
+            )
 
 
 def check_slos(model: Model) -> Iterator[Problem]:

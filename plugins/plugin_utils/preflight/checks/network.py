@@ -41,6 +41,7 @@ _PORTS: Final = (
     _Port("celery_producer_web_listen", "celery_producers"),
     _Port("celery_exporter_port", "fleet"),
     _Port("celery_exporter_listen", "fleet"),
+    _Port("celery_exporter_redis_port", "redis"),
 )
 _LISTEN: Final = ("celery_producer_web_listen", "celery_exporter_listen")
 _CLIENT_PORTS: Final = {
@@ -181,6 +182,8 @@ def _is_used(model: Model, host: str, variable: str) -> bool:
         return model.value(host, "celery_exporter_enabled") is True and listen == ""
     if variable == "celery_exporter_listen":
         return model.value(host, "celery_exporter_enabled") is True
+    if variable == "celery_exporter_redis_port":
+        return model.value(host, "celery_exporter_redis_enabled") is True
     return True
 
 

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
+    REDIS,
+    REDIS_USER,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
     allowed,
 )
@@ -201,6 +205,18 @@ def _exporter_passwords(model: Model) -> Iterator[Problem]:
             yield Problem(
                 "redis_passwords.exporter",
                 "is not set, but celery_exporter_enabled is true",
+                _GENERATE,
+                hosts=(host,),
+            )
+        if (
+            host in model.members("redis")
+            and model.value(host, REDIS) is True
+            and passwords is not UNKNOWN
+            and REDIS_USER not in as_mapping(passwords)
+        ):
+            yield Problem(
+                f"redis_passwords.{REDIS_USER}",
+                f"is not set, but {REDIS} is true",
                 _GENERATE,
                 hosts=(host,),
             )

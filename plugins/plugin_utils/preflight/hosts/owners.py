@@ -7,6 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
+    NODE,
+    NODE_UNIT,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -28,10 +32,14 @@ _PORTS: Final = {
     "backend": "celery_producer_web_listen",
     "metrics": "celery_exporter_port",
     "exporter": "celery_exporter_listen",
+    "node": NODE,
+    "redis_exporter": "celery_exporter_redis_port",
 }
 BEHIND_NGINX: Final = ("web", "flower", "metrics")
 # Ports that several sites of nginx can share if they have different names.
 _SHARED: Final = ("web", "redirect")
+# The units that listen on other ports.
+_BY_UNIT: Final = {"node": NODE_UNIT, "redis_exporter": "{app}-redis-exporter.service"}
 # Ports for which systemd itself listens, and what follows the application's name in the names of their units.
 _BY_SOCKET: Final = {"backend": "web", "exporter": "exporter"}
 
@@ -136,6 +144,8 @@ def _collisions(
     for name, port in as_mapping(claim.get("ports")).items():
         for theirs, number in as_mapping(mark.get("ports")).items():
             shared = side_by_side and name in _SHARED and theirs in _SHARED
+            # The applications of a host share this exporter.
+            shared = shared or name == theirs == "node"
             if as_number(port) == as_number(number) and not shared:
                 taken.add(name)
                 yield Problem(
@@ -202,6 +212,8 @@ def _strangers(
             ours = (
                 ("init.scope", f"{app}-{unit}.service") if _socket_file(app, unit) in files else ()
             )
+        elif name in _BY_UNIT:
+            ours = (_BY_UNIT[name].format(app=app),)
         else:
             ours = tuple(f"redis@{app}-{kind}.service" for kind in ("broker", "results", "cache"))
         strangers = [
@@ -214,7 +226,9 @@ def _strangers(
             yield Problem(
                 _PORTS.get(name, name),
                 f"is taken on this host by {', '.join(names)}",
-                "choose another port, or stop what listens there",
+                "stop what listens there; or set it to false and name that exporter in celery_exporter_others"
+                if name == "node"
+                else "choose another port, or stop what listens there",
                 value=str(port),
                 hosts=(host,),
             )

@@ -57,6 +57,55 @@ def test_it_needs_its_user_in_redis(tmp_path: Path) -> None:
     assert (one.variable, "is not set" in one.message) == ("redis_passwords.exporter", True)
 
 
+KNOWN = ("node", "redis", "flower")
+
+
+def with_known(directory: Path, **more: Any) -> dict[str, Any]:
+    enabled = {f"celery_exporter_{name}_enabled": True for name in KNOWN}
+    inventory = with_exporter(directory, **{**enabled, **more})
+    inventory["redis_passwords"]["redis_exporter"] = secret(32)
+    return inventory
+
+
+def test_known_exporters_pass(tmp_path: Path) -> None:
+    assert problems(with_known(tmp_path)) == []
+    listen = {"celery_exporter_listen": "127.0.0.1:9808", "celery_exporter_auth_password": None}
+    agent = with_known(tmp_path, celery_exporter_flower_enabled=False, **listen)
+    assert problems(agent) == []
+
+
+def test_known_exporters_need_the_fleets(tmp_path: Path) -> None:
+    found = problems({**with_known(tmp_path), "celery_exporter_enabled": False})
+    assert {one.variable for one in found} == {f"celery_exporter_{name}_enabled" for name in KNOWN}
+    assert all("celery_exporter_enabled: true" in one.remedy for one in found)
+
+
+def test_flower_can_not_be_reached_without_the_site(tmp_path: Path) -> None:
+    listen = {"celery_exporter_listen": "127.0.0.1:9808", "celery_exporter_auth_password": None}
+    (one,) = problems(with_known(tmp_path, **listen))
+    assert (one.variable, "socket" in one.message) == ("celery_exporter_flower_enabled", True)
+
+
+def test_the_exporter_of_redis_needs_its_user(tmp_path: Path) -> None:
+    inventory = with_known(tmp_path)
+    del inventory["redis_passwords"]["redis_exporter"]
+    (one,) = problems(inventory)
+    assert (one.variable, "is not set" in one.message) == ("redis_passwords.redis_exporter", True)
+
+
+def test_a_path_belongs_to_one_exporter(tmp_path: Path) -> None:
+    others = {"node": NODE, "redis-broker": NODE}
+    found = problems(with_known(tmp_path, celery_exporter_others=others))
+    assert [one.variable for one in found] == [f"celery_exporter_others.{name}" for name in others]
+
+
+def test_the_port_of_the_exporter_of_redis_is_its_own(tmp_path: Path) -> None:
+    (one,) = problems(with_known(tmp_path, celery_exporter_redis_port=6380))
+    assert (one.variable, "is the port of" in one.message) == ("celery_exporter_redis_port", True)
+    off = {"celery_exporter_redis_port": 6380, "celery_exporter_redis_enabled": False}
+    assert problems(with_known(tmp_path, **off)) == []
+
+
 @pytest.mark.parametrize(
     ("more", "variable", "words"),
     [

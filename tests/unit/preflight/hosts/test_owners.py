@@ -239,3 +239,28 @@ def test_who_listens_on_the_port_of_a_web_process() -> None:
     assert (one.variable, one.value) == ("celery_producer_web_listen", "5000")
     (one,) = found(mine, listeners={"5000": [{"command": "nc", "unit": "x.scope"}]})
     assert "nc (x.scope)" in one.message
+
+
+def test_applications_of_a_host_share_the_exporter_of_the_host() -> None:
+    parts = ["exporter", "exporter_site", "node_exporter", "redis_exporter"]
+    ports = {"metrics": 9808, "node": 9100, "redis_exporter": 9121}
+    shop = claim("shop", parts, ports=ports)
+    both = {
+        "9100": listener("prometheus-node", "celery-fleet-node-exporter.service"),
+        "9121": listener("prometheus-redi", "shop-redis-exporter.service"),
+    }
+    assert found(shop, listeners=both) == []
+    flash = claim("flash", parts, ports={**ports, "metrics": 9809})
+    (one,) = found(flash, shop, listeners=both)
+    assert (one.variable, one.value) == ("celery_exporter_redis_port", "9121")
+    assert (
+        found(claim("flash", parts, ports={**flash["ports"], "redis_exporter": 9122}), shop) == []
+    )
+
+
+def test_an_exporter_of_others_is_not_replaced() -> None:
+    theirs = listener("prometheus-node", "prometheus-node-exporter.service")
+    shop = claim("shop", ["exporter", "node_exporter"], ports={"node": 9100})
+    (one,) = found(shop, listeners={"9100": theirs})
+    assert one.variable == "celery_exporter_node_enabled"
+    assert "celery_exporter_others" in one.remedy
