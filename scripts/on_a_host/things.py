@@ -229,6 +229,8 @@ def runs_as(name: str, text: str) -> str:
     user = re.search(r"^User=(.*)$", text, re.MULTILINE)
     if not name.endswith(".service"):
         return ""
+    if re.search(r"^DynamicUser=yes$", text, re.MULTILINE):
+        return "a dynamic one of systemd's"
     return f"`{user[1]}`" if user else "root"
 
 

@@ -38,6 +38,8 @@ OPTIONS = {
     r"^backend$": "`celery_producer_web_listen`",
     r"redis-ca\.crt": "`celery_app_redis_ca`",
     r"letsencrypt": "`celery_producer_web_certificate`",
+    r"node-exporter|^node$": "`celery_exporter_node_enabled`",
+    r"redis-exporter|^redis_exporter$": "`celery_exporter_redis_enabled`",
     r"exporter|metrics": "`celery_exporter_enabled`",
     r"-beat\.service\.d": "`celery_beat_unit`",
     r"-flower\.service\.d": "`flower_unit`",
@@ -58,6 +60,8 @@ PORTS = {
     "backend": ("web process, past nginx", "celery_producer_web_listen", "nothing"),
     "metrics": ("nginx, exporter", "celery_exporter_port", "TLS, a password"),
     "exporter": ("exporter, on loopback", "celery_exporter_listen", "nothing"),
+    "node": ("exporter of the host, on loopback", "celery_exporter_node_enabled", "nothing"),
+    "redis_exporter": ("exporter of Redis, on loopback", "celery_exporter_redis_port", "nothing"),
 }
 PORTS_ROLE = {
     "broker": "redis",
@@ -68,6 +72,8 @@ PORTS_ROLE = {
     "backend": "celery_producer",
     "metrics": "celery_exporter",
     "exporter": "celery_exporter",
+    "node": "celery_exporter",
+    "redis_exporter": "celery_exporter",
 }
 # Secrets that can't be found in a file by their value, because it has a hash or is made from others.
 HOLDS = {

@@ -113,8 +113,7 @@ def test_one_user_for_each_component(host: Host, fleet: Fleet, name: str, kind: 
         for line in host.text(f"{DIRECTORY}/{name}/users.acl").splitlines()
     }
     expected = {"default", "worker", "producer", "flower", "operator", "admin"}
-    if "exporter" in host.variables["redis_passwords"]:
-        expected.add("exporter")
+    expected |= {"exporter", "redis_exporter"} & set(host.variables["redis_passwords"])
     # Neither this client of one of the fleets nor beat has results.
     more = {"beat", *host.variables["celery_app_clients"]} if kind == "broker" else set()
     assert set(users) == expected | more

@@ -20,7 +20,16 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 from celery_fleet.system import hand_back
 from tests import systemd
 from tests.render.fleet import Fleet, Host
-from tests.render.units import SERVICES, covered, parse, render, services, template_of, whole
+from tests.render.units import (
+    SERVICES,
+    SHARED,
+    covered,
+    parse,
+    render,
+    services,
+    template_of,
+    whole,
+)
 
 CELERY = ["beat.service", "web.service", "worker@.service"]
 # Highest score of `systemd-analyze security`, times ten.
@@ -37,7 +46,7 @@ def put(host: Host, directory: Path) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             re.sub(
-                r"^(Exec\w+=[-+]*)(/usr/bin/(python3|redis-server)|/\S+/venv/bin/python) ",
+                r"^(Exec\w+=[-+]*)(/usr/bin/(python3|redis-server|prometheus-\w+-exporter)|/\S+/venv/bin/python) ",
                 r"\1/bin/sh ",
                 text,
                 flags=re.MULTILINE,
@@ -174,7 +183,7 @@ class TestService:
             service = parse(whole(host, unit))["Service"]
             read = {path.removeprefix("-") for path in service["EnvironmentFile"]}
             read |= {item.partition(":")[2] for item in service["LoadCredential"]}
-            known = set(host.units[unit]["files"])
+            known = set(host.units[unit].get("files", []))
             assert read <= known
             pins = set(re.findall(r"(?: --pin |^)(/\S+/pins/[^/\s]+)", service["ExecStart"][-1]))
             assert pins == set(host.units[unit].get("links", []))
@@ -411,7 +420,7 @@ def test_all_of_an_application_is_in_its_slice_and_no_other_one(fleet: Fleet) ->
         app = host.variables["celery_app_name"]
         assert slice_unit == app.replace("-", r"\x2d") + ".slice"
         for unit in host.units:
-            if unit.endswith(".service") and unit != "nginx.service":
+            if unit.endswith(".service") and unit not in SHARED:
                 assert parse(whole(host, unit))["Service"]["Slice"] == [slice_unit]
 
 
@@ -423,7 +432,7 @@ def test_each_host_has_the_mark_of_what_is_there(fleet: Fleet) -> None:
         mark = json.loads(host.text(path))
         assert mark["app"] == host.variables["celery_app_name"]
         assert mark["owner"] in ("local", "production", "staging")
-        claimed = [unit for unit in host.units if unit != "nginx.service"]
+        claimed = [unit for unit in host.units if unit not in SHARED]
         for unit in [*claimed, *(p for p in host.unit_files() if p.endswith(".slice"))]:
             assert any(fnmatch.fnmatchcase(unit, pattern) for pattern in mark["units"]), unit
         users = {

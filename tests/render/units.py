@@ -23,6 +23,8 @@ SERVICES = sorted(
     for name, path in _ALL.items()
     if name not in ONCE and "Type=oneshot" not in path.read_text()
 )
+# Units that all applications of a host share.
+SHARED = ("nginx.service", "celery-fleet-node-exporter.service")
 Sections = dict[str, dict[str, list[str]]]
 
 

@@ -18,6 +18,8 @@ from support.waiting import wait_for
 #: Tasks of a burst.
 BURST = 200
 
+UNIT_IS_ACTIVE = 'node_systemd_unit_state{name="flexiprice-worker@discounts.service",state="active",host="worker2"} == 1'
+
 
 def test_each_exporter_asks_for_the_password(fleet: Fleet, prometheus: Prometheus) -> None:
     user = f"prometheus:{fleet.of('fleet')['celery_exporter_auth_password']}"
@@ -41,7 +43,10 @@ def test_no_part_of_an_exporter_fails(prometheus: Prometheus) -> None:
     ("exporter", "hosts", "query"),
     [
         ("node", ["control1", "redis1", "worker1", "worker2"], "node_load1"),
-        ("redis", ["redis1"], "redis_up == 1"),
+        ("node", ["worker2"], UNIT_IS_ACTIVE),
+        ("redis", ["redis1"], 'redis_up{redis="broker"} == 1'),
+        ("redis", ["redis1"], 'redis_up{redis="results"} == 1'),
+        ("redis", ["redis1"], 'redis_slowlog_length{redis="broker"}'),
         ("flower", ["control1"], "flower_worker_online == 1"),
     ],
 )
@@ -54,7 +59,30 @@ def test_other_exporters_are_scraped(
         lambda: {series["metric"]["host"] for series in prometheus.query(query)} == set(hosts),
         pause=2,
     )
-    assert len(prometheus.query(f'up{{exporter="{exporter}"}} == 1')) == len(hosts)
+    assert prometheus.query(f'up{{exporter="{exporter}"}} == 0') == []
+
+
+def test_text_files_of_a_host_are_metrics(fleet: Fleet, prometheus: Prometheus) -> None:
+    path = "/var/lib/prometheus/node-exporter/backup.prom"
+    fleet.must("worker1", f"echo backup_succeeded_timestamp_seconds 1700000000 >{path}")
+    try:
+        wait_for(
+            "the text file is there",
+            60,
+            lambda: prometheus.query('backup_succeeded_timestamp_seconds{host="worker1"}'),
+            pause=2,
+        )
+    finally:
+        fleet.must("worker1", ["rm", path])
+
+
+def test_debians_own_exporters_do_not_run(fleet: Fleet) -> None:
+    """They would listen on all addresses."""
+    for host in fleet.hosts("fleet"):
+        listening = fleet.must(host, "ss --listening --tcp --numeric --no-header")
+        addresses = {line.split()[3] for line in listening.splitlines()}
+        ours = {"127.0.0.1:9100", *(["127.0.0.1:9121"] if host == "redis1" else [])}
+        assert {one for one in addresses if one.endswith((":9100", ":9121"))} == ours
 
 
 def test_every_rule_can_be_evaluated(prometheus: Prometheus) -> None:

@@ -76,8 +76,8 @@ def test_has_no_default_user(fleet: Fleet, kind: str) -> None:
 @both
 def test_has_a_user_for_each_component_and_no_other(fleet: Fleet, kind: str) -> None:
     with resp.session(fleet, kind, "admin") as admin:
-        # The exporter's is there with its password.
-        more = {"exporter"} & set(fleet.of("redis")["redis_passwords"])
+        # Those of exporters are there with their passwords.
+        more = {"exporter", "redis_exporter"} & set(fleet.of("redis")["redis_passwords"])
         assert set(admin.send("ACL", "USERS")) == {"default", *USERS[kind]} | more
 
 
