@@ -59,7 +59,7 @@ def test_its_site_passes_other_exporters_on_without_the_password(odd: Fleet) -> 
         "redis-broker": f"{redis}:6379",
         "redis-results": f"{redis}:6380",
         "redis-cache": f"{redis}:6381",
-        "flower": "http://unix:/run/other-shop-flower/flower.sock:/metrics",
+        "flower": "http://unix:/run/other-shop-flower/flower.sock:/tools/flower/metrics",
         "postgres": "http://127.0.0.1:9187/metrics",
     }
 

@@ -18,7 +18,10 @@ from support.waiting import wait_for
 #: Tasks of a burst.
 BURST = 200
 
-UNIT_IS_ACTIVE = 'node_systemd_unit_state{name="flexiprice-worker@discounts.service",state="active",host="worker2"} == 1'
+UNIT_IS_ACTIVE = (
+    'node_systemd_unit_state{name="flexiprice-worker@discounts.service",host="worker2",'
+    'state="active"} == 1'
+)
 
 
 def test_each_exporter_asks_for_the_password(fleet: Fleet, prometheus: Prometheus) -> None:

@@ -11,6 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
     Facts,
     instances,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import path_prefix
 
 NODE: Final = "celery_exporter_node_enabled"
 REDIS: Final = "celery_exporter_redis_enabled"
@@ -42,7 +43,7 @@ def others(facts: Facts, host: str, variables: Mapping[str, Any]) -> dict[str, O
     Args:
         facts: The application's facts.
         host: The host's name in the inventory.
-        variables: Its variables, of which those of the role celery_exporter are read.
+        variables: Its variables, of which those of the role celery_exporter and `flower_url_prefix` are read.
     """
     groups = facts["groups"]
     found = {}
@@ -55,7 +56,9 @@ def others(facts: Facts, host: str, variables: Mapping[str, Any]) -> dict[str, O
             address = f"http://127.0.0.1:{port}/scrape?target={_url(server)}"
             found[f"redis-{kind}"] = OtherExporter(address, {"exporter": "redis", "redis": kind})
     if variables.get(FLOWER, False) and host in groups.get("flower", ()):
-        address = f"http://unix:/run/{facts['name']}-flower/flower.sock:/metrics"
+        prefix = path_prefix(variables.get("flower_url_prefix"))
+        path = f"/{prefix}/metrics" if prefix else "/metrics"
+        address = f"http://unix:/run/{facts['name']}-flower/flower.sock:{path}"
         found["flower"] = OtherExporter(address, {"exporter": "flower"})
     for name, address in (variables.get("celery_exporter_others") or {}).items():
         found[name] = OtherExporter(str(address), {"exporter": name})

@@ -10,6 +10,10 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
+    NODE,
+    NODE_PORT,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -76,6 +80,8 @@ def check_ports(model: Model) -> Iterator[Problem]:
     collisions: dict[tuple[str, str, str], list[str]] = {}
     for host in model.hosts:
         taken: dict[str, str] = {"22": "SSH"}
+        if model.value(host, NODE) is True:
+            taken[str(NODE_PORT)] = NODE
         for port in _PORTS:
             if host not in model.members(port.group):
                 continue

@@ -102,6 +102,8 @@ def test_a_path_belongs_to_one_exporter(tmp_path: Path) -> None:
 def test_the_port_of_the_exporter_of_redis_is_its_own(tmp_path: Path) -> None:
     (one,) = problems(with_known(tmp_path, celery_exporter_redis_port=6380))
     assert (one.variable, "is the port of" in one.message) == ("celery_exporter_redis_port", True)
+    (one,) = problems(with_known(tmp_path, celery_exporter_redis_port=9100))
+    assert "is the port of celery_exporter_node_enabled" in one.message
     off = {"celery_exporter_redis_port": 6380, "celery_exporter_redis_enabled": False}
     assert problems(with_known(tmp_path, **off)) == []
 
