@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from tests.render.fleet import Fleet, Host
+from tests.render.units import SHARED
 
 # As needrestart.conf takes a file of conf.d: evaluated, with %nrconf as it is. Then one line for each unit that is
 # overridden, by the first expression that matches.
@@ -53,8 +54,8 @@ def test_upgrades_restart_no_service_of_a_host(fleet: Fleet) -> None:
                 for unit in (*host.units, *host.unit_files())
                 if unit.endswith(".service") and "@." not in unit and "/" not in unit
             }
-            # Debian's own: in nginx there may be others' sites, and the other never runs.
-            - {"nginx.service", "redis-server.service"}
+            # What applications share, and Debian's own, which never runs.
+            - {*SHARED, "redis-server.service"}
         )
         assert any(unit.startswith(f"redis@{app}-") for unit in ours) == ("redis" in host.parts)
         ours += [
