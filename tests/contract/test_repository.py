@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole, read from its files alone."""
+"""Rules for the whole repository, checked by reading its files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The address on pages until the project has one.
+# The address on pages until the project has its own.
 PLACEHOLDER = "https://git.example.com/platform/celery-fleet"
 
-# Where an application's name would mean that the project knows one of its users.
+# Here the name of an application would mean that the project knows one of its users.
 NEUTRAL = ("roles/", "plugins/", "src/", "templates/", "playbooks/")
 
 
@@ -33,7 +33,7 @@ Loader.add_multi_constructor("!", _plain)
 
 @cache
 def files() -> tuple[str, ...]:
-    """Every file that is, or is about to be, in git."""
+    """Return every file that is in git, or about to be."""
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -48,7 +48,7 @@ def files() -> tuple[str, ...]:
 
 @cache
 def text(name: str) -> str:
-    """A file's text; nothing for one that is not text."""
+    """Return a file's text; an empty string if it is not text."""
     try:
         return (ROOT / name).read_text()
     except UnicodeDecodeError:
@@ -56,12 +56,12 @@ def text(name: str) -> str:
 
 
 def load(path: Path) -> Any:
-    """A YAML file's content."""
+    """Return a YAML file's content."""
     return yaml.load(path.read_text(), Loader)  # noqa: S506 - a SafeLoader that knows Ansible's tags
 
 
 def hits(pattern: str, names: list[str]) -> list[str]:
-    """The places where a pattern is found, as FILE:LINE: TEXT."""
+    """Return the places where a pattern is found, as FILE:LINE: TEXT."""
     found = re.compile(pattern)
     return [
         f"{name}:{number}: {line.strip()}"
@@ -72,23 +72,23 @@ def hits(pattern: str, names: list[str]) -> list[str]:
 
 
 def names_under(*prefixes: str) -> list[str]:
-    """The files below some directories."""
+    """Return the files below some directories."""
     return [name for name in files() if name.startswith(prefixes)]
 
 
 def others() -> list[str]:
-    """All files but this one, which has to name what it forbids, and the applications of users."""
+    """Return all files except this one, which has to name what it forbids, and users' applications."""
     here = str(Path(__file__).relative_to(ROOT))
     return [name for name in files() if name != here and not name.startswith("examples/")]
 
 
 def roles() -> list[Path]:
-    """The directories of the roles."""
+    """Return the directories of the roles."""
     return sorted(path for path in (ROOT / "roles").glob("*") if path.is_dir())
 
 
 def playbooks() -> list[Path]:
-    """Everything that `ansible-playbook` is called with."""
+    """Return every playbook that `ansible-playbook` is called with."""
     candidates = [ROOT / "site.yml", *(ROOT / "playbooks").glob("*.yml")]
     molecule = [
         path
@@ -108,7 +108,7 @@ def test_no_application_is_known_by_name() -> None:
 
 
 def test_pages_and_examples_name_one_address() -> None:
-    """The one of galaxy.yml, or as long as it has none, the placeholder."""
+    """This is the address in galaxy.yml, or the placeholder while it has none."""
     address = load(ROOT / "galaxy.yml").get("repository", PLACEHOLDER).removesuffix(".git")
     found = [
         (name, one)
@@ -134,7 +134,7 @@ def test_no_path_of_one_machine() -> None:
 
 def test_no_package_mirror() -> None:
     lines = hits(
-        # Those of documentation and of tests are nobody's.
+        # Addresses for documentation and tests belong to no real host.
         r"(https?://(?!(packages\.)?example\.org|pypi\.org|services1/|localhost|[abc][:/])\S+/(simple|debian|debian-security)\b"
         r"|--find-links[= ]+\w+:/|index-url\s*=(?!\s*(\{|https://a/|\\n|\"|$)))",
         others(),
@@ -143,10 +143,10 @@ def test_no_package_mirror() -> None:
 
 
 def test_locks_name_versions_and_hashes_only() -> None:
-    # An example's lock is its author's.
+    # An example's lock comes from its author.
     locks = [name for name in others() if re.search(r"requirements[^/]*(/[^/]+)?\.txt$", name)]
     assert "requirements/dev.txt" in locks
-    # Whether packages may be built says nothing of where they come from.
+    # Whether packages may be built says nothing about their origin.
     assert hits(r"https?:|file:|^-(?!-only-binary )", locks) == []
     for name in locks:
         pins = re.findall(r"^[A-Za-z0-9]\S*", text(name), re.MULTILINE)
@@ -174,7 +174,7 @@ def test_no_failure_is_swallowed() -> None:
 def test_no_check_is_silenced_without_a_reason() -> None:
     silent = [
         r"# type: ignore(?!\[[\w, -]+\]  ?#? ?\S)",  # names the error, then a reason
-        r"# noqa(?!: ([A-Z0-9, ]+|[a-z-]+\[[a-z-]+\]) ?(-|#|\() ?\S)",  # names of ruff, and of ansible-lint
+        r"# noqa(?!: ([A-Z0-9, ]+|[a-z-]+\[[a-z-]+\]) ?(-|#|\() ?\S)",  # names of ruff and ansible-lint
         r"yamllint disable(?!-line rule:\S+)",
         r"#\s*(TODO|FIXME|XXX)\b",
         r"^\s*skip_list:|^\s*warn_list:",
@@ -186,7 +186,7 @@ def test_no_check_is_silenced_without_a_reason() -> None:
 
 
 def options_of(role: Path) -> dict[str, dict[str, Any]]:
-    """The documented options of a role's entry point `main`, or of the only one."""
+    """Return the documented options of a role's entry point `main`, or of its only one."""
     specs = load(role / "meta" / "argument_specs.yml")["argument_specs"]
     options: dict[str, dict[str, Any]] = (specs.get("main") or next(iter(specs.values()))).get(
         "options"
@@ -195,14 +195,14 @@ def options_of(role: Path) -> dict[str, dict[str, Any]]:
 
 
 def defaults_of(role: Path) -> set[str]:
-    """The names in a role's defaults, without the internal ones."""
+    """Return the names in a role's defaults, without the internal ones."""
     path = role / "defaults" / "main.yml"
     content: dict[str, Any] = (load(path) if path.exists() else None) or {}
     return {name for name in content if not name.startswith("__")}
 
 
 def undescribed(options: dict[str, dict[str, Any]], prefix: str = "") -> list[str]:
-    """The options, at any depth, that say nothing about themselves."""
+    """Return the options without a description, at any depth."""
     found = []
     for name, option in options.items():
         if not option.get("description"):
@@ -217,7 +217,7 @@ def test_there_are_roles() -> None:
 
 @pytest.mark.parametrize("role", roles(), ids=lambda role: role.name)
 class TestRole:
-    """One role."""
+    """Rules for each role."""
 
     def test_documents_its_variables(self, role: Path) -> None:
         assert (role / "meta" / "argument_specs.yml").exists()
@@ -225,7 +225,7 @@ class TestRole:
     def test_defaults_and_documentation_agree(self, role: Path) -> None:
         options = options_of(role)
         required = {name for name, option in options.items() if option.get("required")}
-        # Nobody can choose a secret for others. Where one is needed only sometimes, preflight asks for it.
+        # No default can be a secret. If one is only needed sometimes, preflight asks for it.
         asked = {n for n, option in options.items() if option.get("no_log")} - defaults_of(role)
         optional = set(options) - required - asked
         assert defaults_of(role) == optional, "a default without an option, or the other way round"
@@ -241,7 +241,8 @@ class TestRole:
         assert undescribed(options_of(role)) == []
 
     def test_variables_carry_a_role_as_prefix(self, role: Path) -> None:
-        # celery_app's facts are read by all, and a role may hand another its own; nobody invents a prefix.
+        # All roles read celery_app's facts, and a role may pass its variables to another. Other prefixes are not
+        # allowed.
         prefixes = tuple(f"{other.name}_" for other in roles())
         wrong = [n for n in {*options_of(role), *defaults_of(role)} if not n.startswith(prefixes)]
         assert wrong == []
@@ -251,7 +252,7 @@ class TestRole:
 
 
 def plays_without(path: Path, key: str) -> list[str]:
-    """The plays of a playbook that neither have `key` nor a comment with its name."""
+    """Return the plays of a playbook with neither `key` nor a comment that names it."""
     source = path.read_text()
     # A play begins at the left edge; what is before the first belongs to none.
     parts = re.split(r"^(?=- )", source, flags=re.MULTILINE)[1:]
@@ -269,7 +270,7 @@ def test_every_play_stops_at_an_error_or_says_why_not() -> None:
 
 
 def test_no_variables_beside_playbooks() -> None:
-    # They would beat the inventory's without a word.
+    # They would silently override the inventory's.
     found = names_under(
         "playbooks/group_vars/", "playbooks/host_vars/", "group_vars/", "host_vars/"
     )
@@ -280,7 +281,7 @@ def test_no_variables_beside_playbooks() -> None:
 
 
 def test_python_on_hosts_is_isolated() -> None:
-    """What root runs imports neither from the working directory nor from where the environment says."""
+    """Programs that root runs import neither from the working directory nor from a place that the environment names."""
     without_site = hits(r"-SE?\b", names_under("plugins/", "roles/", "src/", "templates/"))
     assert len(without_site) > 20
     assert [

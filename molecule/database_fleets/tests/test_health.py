@@ -1,4 +1,4 @@
-"""Health by the systemd timer: good, bad as things are stopped and filled in turn, and good again; and who is told."""
+"""Health by the systemd timer: good, bad as things are stopped and filled in turn, good again; and who hears of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASK = "core.tasks.system_health_check"
 
 
 def test_every_host_is_well(fleet: Fleet) -> None:
-    """By the operator's command, which runs a check; its status says the same as the result."""
+    """The operator's command runs a check; its status agrees with the result."""
     for host in fleet.hosts("fleet"):
         found = means.ask(fleet, host, "health --now")
         assert [name for name, one in found["checks"].items() if one["state"] == "bad"] == [], found
@@ -36,7 +36,7 @@ def test_every_host_is_well(fleet: Fleet) -> None:
 
 
 def test_all_that_is_documented_is_checked(fleet: Fleet) -> None:
-    """On the hosts that have it: beat's tick on beat's."""
+    """On the hosts that have it; beat's tick on beat's host."""
     host = fleet.one("celery_beat")
     found = means.check(fleet, host)["checks"]
     assert (CHECKED | {"beat"}) - found.keys() == set()
@@ -44,13 +44,13 @@ def test_all_that_is_documented_is_checked(fleet: Fleet) -> None:
         assert {"database", "redis", "disk", "workers"} <= means.check(fleet, worker)[
             "checks"
         ].keys()
-    # Every worker of the inventory is online, not this host's alone.
+    # Every worker of the inventory is online, not only this host's.
     text = json.dumps(found["workers"]["value"])
     assert [node for node in fleets.nodes(fleet) if node not in text] == []
 
 
 def test_timer_runs_it_every_five_minutes(fleet: Fleet) -> None:
-    """Also where nobody asks; without Celery, since it is systemd's."""
+    """This needs no command and no Celery, because systemd runs it."""
     timer = f"{fleets.app_of(fleet)}-health.timer"
     assert fleet.of("fleet")["celery_health_interval"] == INTERVAL
     for host in fleet.hosts("fleet"):
@@ -70,7 +70,7 @@ def test_result_is_readable_and_has_no_secret(fleet: Fleet) -> None:
 
 
 def test_documented_task_returns_the_last_result_with_its_age(market: Fleet) -> None:
-    """Of the host whose worker ran it; a minute later it is a minute older, without a check between."""
+    """On the host whose worker ran it; without a check in between, it is a minute older a minute later."""
     host = next(
         node.partition("@")[2] for node, queues in fleets.nodes(market).items() if "maintenance" in queues
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_documented_task_returns_the_last_result_with_its_age(market: Fleet) -> 
     second = means.run(market, TASK)["result"]
     assert second["checked"] == checked["checked"]
     assert second["age"] >= first["age"] + 3
-    # Every process of the application is told where the result lies.
+    # Every process of the application knows where the result is.
     environment = market.must(
         host, ["cat", "/etc/celery-fleet/marketplace_ops/worker-maintenance.env"]
     )
@@ -108,7 +108,7 @@ def stop(fleet: Fleet, host: str, unit: str) -> Iterator[None]:
 
 
 def turns_bad(fleet: Fleet, host: str, name: str, says: str) -> dict[str, Any]:
-    """One check is bad on a host, and so is the whole, with what and where; the command's status is 1."""
+    """If one check is bad, so is the host's state, with what and where, and the command's status is 1."""
     found = means.check(fleet, host)
     one = found["checks"][name]
     assert (found["state"], one["state"]) == ("bad", "bad"), found
@@ -129,7 +129,7 @@ def test_postgresql_stopped(market: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_redis_stopped(market: Fleet) -> None:
-    """The result itself is written all the same: Celery has no part in it."""
+    """The result is written anyway, because Celery has no part in it."""
     server, unit = means.broker(market)
     host, port = market.one("celery_workers"), market.of("redis")["redis_broker_port"]
     with stop(market, server, unit):
@@ -141,7 +141,7 @@ def test_redis_stopped(market: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_worker_stopped(market: Fleet) -> None:
-    """On its own host, and on that of beat, which looks after all."""
+    """On its own host, and on that of beat, which checks all workers."""
     host, unit = fleets.worker_units(market)[0]
     node = f"{unit.partition('@')[2].removesuffix('.service')}@{host}"
     control = market.one("celery_beat")
@@ -162,7 +162,7 @@ def test_beat_stopped(fleet: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_beat_that_hangs(market: Fleet) -> None:
-    """It is up by systemd's word, and does not tick: its watchdog replaces it, or health tells, whichever is first."""
+    """systemd says that it is up, but it does not tick: its watchdog replaces it, or health reports it first."""
     app, host = fleets.app_of(market), market.one("celery_beat")
     unit = f"{app}-beat.service"
     before = units.state(market, host, unit)["MainPID"]
@@ -185,7 +185,7 @@ def test_beat_that_hangs(market: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_disk_fills(market: Fleet) -> None:
-    """A small filesystem in the place of the application's state, on a host whose workers write nothing there."""
+    """Put a small filesystem in place of the application's state, on a host whose workers write nothing there."""
     app, host = fleets.app_of(market), market.one("celery_workers")
     path = f"/var/lib/{app}"
     watched = json.loads(market.must(host, ["cat", f"/etc/celery-fleet/{app}/health.json"]))[
@@ -195,7 +195,7 @@ def test_disk_fills(market: Fleet) -> None:
     market.must(host, ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", path])
     try:
         assert means.check(market, host)["checks"]["disk"]["state"] == "good"
-        # Ends with "no space left", which is what it is for.
+        # It fails with "no space left", as it should.
         market.execute(host, ["dd", "if=/dev/zero", f"of={path}/full", "bs=1M", "count=32"])
         turns_bad(market, host, "disk", rf"{path}: 0\.0 % free")
         market.must(host, ["rm", f"{path}/full"])
@@ -207,7 +207,7 @@ def test_disk_fills(market: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_queue_grows(market: Fleet) -> None:
-    """More wait than the inventory's bound, while nobody takes them; by the operator's hand they go."""
+    """More tasks wait than the inventory allows, and no worker takes them; the operator then removes them."""
     queue, control = "analytics", market.one("celery_beat")
     bound = market.of("fleet")["celery_health_thresholds"]["queue_length"]["bad"]
     host, unit = next(
@@ -244,5 +244,5 @@ def test_somebody_is_told_of_each_change_and_of_nothing_else(market: Fleet) -> N
     assert (bad, again) == ("bad", "bad")
     assert {first, last} <= {"good", "warning"}
     assert (one, other) == ("1", "1")
-    # The journal has what has changed, in words.
+    # The journal says what has changed.
     assert re.search(r"beat: (good|warning) -> bad", text), text[-3000:]

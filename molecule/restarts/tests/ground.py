@@ -1,4 +1,4 @@
-"""The ground of the proof: the load, the ways of running its workers, and the record of what became of it."""
+"""The setting of these tests: the load, the ways to run its workers, and the record of what became of the tasks."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from scripts.restarts.summary import Origin, RestartSummary, Rules, summarise
 APP = "load"
 ROLL = "playbooks/restart_workers.yml"
 SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
-VISIBILITY_TIMEOUT = 120  # seconds, as the application and the inventory have it
-BOOT = 60.0  # seconds in which all workers of a way have to consume
-#: Whether runs are made for the pages: each fault apart and often. Otherwise they are as short as they can be.
+VISIBILITY_TIMEOUT = 120  # seconds, as in the application and the inventory
+BOOT = 60.0  # seconds within which all workers have to consume
+#: Whether runs are for the pages: each fault separately and often. Otherwise they are as short as possible.
 SOAK = origin.is_soak()
 LEAD = 20.0 if SOAK else 10.0  # seconds of load before anything is done: long tasks run by then
 TAIL = 15.0 if SOAK else 5.0  # seconds of load after it
-# Seconds of load from the moment that something is done on, so that short ones compare.
+# Seconds of load after the action has begun, so that short runs can be compared.
 LEAST = 75.0 if SOAK else 0.0
-# A run comes to rest with its last ETA. This one is still above the lease of the scenario `delivery`.
+# A run ends with its last ETA. This one is still longer than the lease of the scenario `delivery`.
 LOAD = () if SOAK else ("--eta=18",)
 LONGEST = 600.0  # seconds after which the sender stops by itself
-# What is in the broker's hash of unacknowledged messages comes back after this and a sweep; then it has to run.
+# A message in the broker's hash of unacknowledged messages comes back after this time and a sweep; then it must run.
 REST = VISIBILITY_TIMEOUT + 75.0
-# So that a deploy of the tests' own takes few steps.
+# With these, a deploy by the tests takes few steps.
 QUICK: Mapping[str, object] = {"celery_restart_batch": 9, "celery_restart_min_capacity": 30}
 
 _EVERYTHING = """
@@ -66,7 +66,7 @@ SELECT json_build_object(
   'held_up', (SELECT coalesce(json_agg(h), '[]') FROM
     (SELECT task, attempt, node, at FROM held_up WHERE starts_with(task, :'run' || '.')) h))
 """
-# Tasks of a run that have not come to their end: not lost yet, since some may wait or run.
+# Tasks of a run that have not ended. They are not lost yet, because some may wait or run.
 _OPEN = """
 SELECT count(*) FROM sends s WHERE run = :'run' AND NOT refused AND NOT EXISTS
   (SELECT FROM runs r WHERE r.task = s.task AND r.attempt >= s.attempts - 1 AND r.ended IS NOT NULL)
@@ -77,13 +77,13 @@ _REFUSED = "SELECT count(*) FROM sends WHERE run = :'run' AND refused"
 
 @dataclass(frozen=True)
 class Way:
-    """One way of running the workers.
+    """One way to run the workers.
 
     Attributes:
         name: In results and in the table.
-        units: Host's units that are all of its workers; those of the fleet are the inventory's.
-        late: Whether late acknowledgement is asked of a stock unit; the fleet's own is the inventory's.
-        visibility_timeout: Seconds, of a stock unit; None is the application's.
+        units: Units of a host with all its workers; None for the fleet's, which the inventory names.
+        late: Whether a stock unit acknowledges late; for the fleet the inventory decides.
+        visibility_timeout: That of a stock unit in seconds; None for the application's.
     """
 
     name: str
@@ -105,10 +105,10 @@ class Case:
     """One run of the load, while it lasts.
 
     Attributes:
-        run: Its name, with which the ids of its tasks begin.
-        stem: Of its files, which take the place of those of the last such run.
+        run: Its name; the ids of its tasks begin with it.
+        stem: Path of its files without their suffixes; they replace those of the previous run of this kind.
         marks: What was done to the fleet.
-        report: The roll's own report, where there is one.
+        report: The report of the rolling restart, if there is one.
     """
 
     run: str
@@ -117,23 +117,23 @@ class Case:
     report: dict[str, Any] = field(default_factory=dict)
 
     def path(self, kind: str) -> Path:
-        """One of its files."""
+        """Return the path of one of its files."""
         return self.stem.with_name(f"{self.stem.name}.{kind}")
 
     @property
     def log(self) -> Path:
-        """What playbooks print."""
+        """Return the path of the file with the output of playbooks."""
         return self.path("log")
 
     def mark(
         self, what: str, host: str = "", node: str = "", *, fatal: bool = False, pid: int = 0
     ) -> None:
-        """Note what is done to the fleet in this moment."""
+        """Note what is done to the fleet at this moment."""
         self.marks.append(RecordMark(time.time(), what, host, fatal, node, pid))
 
     @contextmanager
     def lasting(self, what: str, host: str = "") -> Iterator[None]:
-        """Note what is done to the fleet, to all of it or to a host, until the block ends."""
+        """Note what is done to the fleet or to one host until the block ends."""
         began = time.time()
         try:
             yield
@@ -145,30 +145,30 @@ class Ground:
     """The hosts, and what a test does to them."""
 
     def __init__(self, fleet: Fleet, family: str = "") -> None:
-        """`family` is the directory of its results among those of all."""
+        """Take the name of the directory for its results as `family`."""
         self.fleet = fleet
         self.workers = fleet.hosts("celery_workers")
         self.control = fleet.one("celery_producers")
         self.instances = fleet.of("celery_workers")["celery_worker_instances"]
-        # Not among the scenario's own state, which goes with its hosts.
+        # Not in the scenario's state, which is removed with its hosts.
         self.results = origin.results(family)
         self.results.mkdir(parents=True, exist_ok=True)
         self.now_running: Way | None = None
-        #: With the commit of the checkout when the tests began.
+        #: The commit of the checkout when the tests began.
         scenario = Path(fleet.sources[-1]).parts[1]
         self.origin = Origin(origin.commit(scenario), scenario, origin.command_of(scenario))
-        #: More words for whoever sends; see `load.send`.
+        #: More arguments for the sender; see `load.send`.
         self.load_options: tuple[str, ...] = LOAD
         self._base = fleet
-        #: What the hosts were deployed with last, also by tests that ran before this process.
+        #: The variables of the last deploy, also if tests before this process made it.
         self._deployed = fleet.state / "deployed"
 
     def units(self, way: Way) -> Sequence[str]:
-        """The units of each host that are all of its workers."""
+        """Return for each host the units of all its workers."""
         return way.units or [f"{APP}-worker@{name}" for name in self.instances]
 
     def queues(self, delivery: str = "") -> list[str]:
-        """What the workers consume; of those with a promise of their own if one is given."""
+        """Return what the workers consume; if a promise is given, only that of workers with this promise."""
         return [
             queue
             for name, options in self.instances.items()
@@ -179,13 +179,13 @@ class Ground:
     # --- the record ------------------------------------------------------------------------------
 
     def ask(self, text: str, **values: object) -> str:
-        """What a statement prints in the database of the record."""
+        """Return what a statement prints in the record's database."""
         command = ["runuser", "-u", "postgres", "--", "psql", "-X", "-qAt", "-v", "ON_ERROR_STOP=1"]
         command += [word for key, value in values.items() for word in ("-v", f"{key}={value}")]
         return self.fleet.must(self.control, [*command, "-d", "load", "-f", "-"], f"{text};\n")
 
     def read(self, case: Case) -> LoadRecord:
-        """All of a run; of the workers, whatever they ever did."""
+        """Return the record of a run; of the workers, all that they ever did."""
         rows = json.loads(self.ask(_EVERYTHING, run=case.run))
         rows["marks"] = [asdict(mark) for mark in case.marks]
         rows["at_most_once"] = self.queues("at_most_once")
@@ -194,20 +194,20 @@ class Ground:
         return LoadRecord.of(rows)
 
     def waiting(self) -> int:
-        """Messages that the broker holds: in queues, and taken but not acknowledged."""
+        """Return how many messages the broker holds: in queues, and fetched but not acknowledged."""
         with resp.session(self.fleet, "broker", "worker") as broker:
             queued = sum(broker.send("LLEN", queue) for queue in self.queues())
             return int(queued) + len(broker.send("ZRANGE", "unacked_index", 0, -1))
 
     def refused(self, case: Case) -> int:
-        """Tasks of a case that its sender could not send until now."""
+        """Return how many tasks of a case its sender has not been able to send yet."""
         return int(self.ask(_REFUSED, run=case.run))
 
     # --- the load --------------------------------------------------------------------------------
 
     @contextmanager
     def loaded(self, *words: str) -> Iterator[None]:
-        """Send with more words, until the block ends."""
+        """Send with more arguments until the block ends."""
         before = self.load_options
         self.load_options = (*before, *words)
         try:
@@ -243,7 +243,7 @@ class Ground:
         self.fleet.must(self.control, words)
 
     def must_be_sending(self, run: str) -> None:
-        """AssertionError with what the sender said if it has ended."""
+        """Raise AssertionError with the sender's output if it has ended."""
         unit = f"load-{run}.service"
         answer = self.fleet.execute(self.control, ["systemctl", "is-active", "--quiet", unit])
         if answer.status:
@@ -251,14 +251,14 @@ class Ground:
             raise AssertionError(self.fleet.must(self.control, journal))
 
     def stop_load(self, run: str) -> None:
-        """Tell the sender to stop, and wait until it has recorded all it sent."""
+        """Tell the sender to stop, and wait until it has recorded everything that it sent."""
         self.fleet.execute(self.control, ["systemctl", "stop", f"load-{run}.service"])
 
     def settle(self, run: str, seconds: float, way: Way) -> None:
-        """Wait until each task has come to its end, or none that has not waits or runs any more."""
+        """Wait until each task has ended, or until no other task waits or runs any more."""
         quiet: list[float] = []
-        # A task that was acknowledged early and runs is nowhere in the broker. It sleeps for 20 s at most, and for 8 s
-        # where the fleet has such tasks.
+        # A running task that was acknowledged early is not in the broker. It sleeps for 20 s at most, or 8 s if the
+        # fleet has such tasks.
         silence = 10 if way is FLEET or way.late else 25
 
         def settled() -> bool:
@@ -275,7 +275,7 @@ class Ground:
     # --- the ways --------------------------------------------------------------------------------
 
     def switch(self, way: Way) -> None:
-        """Run the workers in one way, and in no other."""
+        """Run the workers in this way only."""
         if self.now_running == way:
             return
         own = self.units(way)
@@ -287,7 +287,7 @@ class Ground:
         def turn(name: str) -> None:
             self.fleet.must(name, ["systemctl", "stop", *sorted(others)])
             self.fleet.must(name, "cat > /etc/stock/acknowledge.env", environment)
-            # Stopped as well: one that stands may run with another environment.
+            # This one is stopped too, because it may run with another environment.
             if way is not FLEET:
                 self.fleet.must(name, ["systemctl", "stop", *own])
             self.fleet.must(name, ["systemctl", "start", *own])
@@ -300,15 +300,15 @@ class Ground:
         self.now_running = way
 
     def everywhere(self, act: Callable[[str], object], hosts: Iterable[str] = ()) -> None:
-        """Do something on all hosts of workers, or on some, side by side."""
+        """Do something on all or some worker hosts at the same time."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(act, hosts or self.workers))
 
     def deploy(self, layer: str = "", variables: Mapping[str, object] = {}) -> None:
-        """Make the fleet what the scenario's inventory says, one more and some variables, unless it is that.
+        """Deploy the scenario's inventory, with another one and some variables, unless the fleet is like that already.
 
-        Not under load: all workers are stopped first. Redis's rules are set before workers are, and would refuse those
-        whose queues go.
+        This can't be done under load: all workers are stopped first. Otherwise Redis's new rules, which come before the
+        workers, would refuse workers whose queues are removed.
         """
         wanted = json.dumps([layer, variables])
         if wanted != (self._deployed.read_text() if self._deployed.exists() else '["", {}]'):
@@ -321,7 +321,7 @@ class Ground:
         self.instances = self.fleet.of("celery_workers")["celery_worker_instances"]
 
     def site(self, log: Path, layer: str = "", variables: Mapping[str, object] = {}) -> None:
-        """`site.yml` as it is, whatever runs; nothing is known of the fleet until it is deployed again."""
+        """Run `site.yml` while anything may run. Nothing is known of the fleet until the next deploy."""
         self._deployed.write_text("")
         more = [f"--inventory={ROOT / layer}"] if layer else []
         with playbook(
@@ -330,7 +330,7 @@ class Ground:
             assert process.wait() == 0, end_of(log)
 
     def wait_for_workers(self, since: float) -> None:
-        """Wait until each worker of each host has begun to consume after a moment."""
+        """Wait until each worker of each host has begun to consume after this moment."""
         wanted = len(self.workers) * len(self.instances)
         text = "SELECT count(DISTINCT node) FROM workers WHERE event = 'ready' AND at > :'since'::float8"
         wait_for(
@@ -340,25 +340,25 @@ class Ground:
         )
 
     def left(self, since: float) -> list[str]:
-        """The nodes that were told to stop after a moment, in that order."""
+        """Return the nodes that were told to stop after this moment, in their order."""
         text = (
             "SELECT node FROM workers WHERE event = 'leaving' AND at > :'since'::float8 ORDER BY at"
         )
         return self.ask(text, since=since).split()
 
     def node_of(self, case: Case, seconds: float) -> str:
-        """The node that runs the task of a case that sleeps for so long."""
+        """Return the node that runs the task of a case with this sleep."""
         text = "SELECT node FROM runs JOIN sends USING (task) WHERE run = :'run' AND seconds = :seconds"
         return self.ask(text, run=case.run, seconds=seconds).strip()
 
     def roll(self, case: Case, *arguments: str) -> int:
-        """Restart all workers of the fleet; how ansible-playbook ended."""
+        """Restart all workers of the fleet; return how ansible-playbook ended."""
         with self.rolling(case, *arguments) as process:
             return process.wait()
 
     @contextmanager
     def rolling(self, case: Case, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The same, while it goes on; at the end its report is the case's."""
+        """Restart them while the block runs; at the end the case gets the report."""
         report = case.path("report.json")
         with playbook(
             "-e", f"celery_restart_report={report}", *arguments, ROLL, log=case.log
@@ -368,7 +368,7 @@ class Ground:
             case.report = json.loads(report.read_text())
 
     def restart(self, way: Way) -> None:
-        """As the users of a stock unit do: on each host in turn."""
+        """Restart them as users of a stock unit do, one host after another."""
         for name in self.workers:
             self.fleet.must(name, ["systemctl", "restart", *self.units(way)])
 
@@ -384,19 +384,19 @@ class Ground:
         rest: float = REST,
         longest: float = LONGEST,
     ) -> RestartSummary:
-        """Run the load, do something to the fleet meanwhile, and judge what became of the tasks.
+        """Run the load, do something to the fleet at the same time, and judge what became of the tasks.
 
         Args:
-            name: Of the case, in results and in the table.
+            name: Name of the case, in results and in the table.
             way: How the workers are run.
             act: What is done, after `LEAD` seconds; it returns when it is over.
-            long: Naps of so many seconds, sent first.
-            rest: Seconds in which, after the load, what waits has to have run.
-            longest: Seconds after which the load ends, whatever `act` does.
+            long: Lengths of naps in seconds, which are sent first.
+            rest: Seconds after the load within which all waiting tasks must have run.
+            longest: Seconds after which the load ends, even if `act` has not returned.
         """
         self.switch(way)
         stem = f"{way.name}-{name}".replace(" ", "-")
-        # Begins the ids of tasks: of letters, digits and `-`, and never used before.
+        # The ids of tasks begin with it, so it has only letters, digits and `-`, and was never used before.
         run = f"{stem}-{int(time.time())}"
         case = Case(run, self.results / stem)
         for kind in ("log", "report.json", "recovery.json", "summary.json"):
@@ -422,14 +422,14 @@ class Ground:
         return summary
 
     def sleep(self, seconds: float) -> None:
-        """Let the load run; AssertionError if a sleep was much longer, for then the machine itself stood still."""
+        """Let the load run. If a sleep lasts much longer, the machine itself stood still: raise AssertionError."""
         began = time.monotonic()
         time.sleep(seconds)
         late = time.monotonic() - began - seconds
         assert late < 5, f"the machine stood still for {late:.0f} s: such a run proves nothing"
 
     def rules(self) -> Rules:
-        """What the inventory asks of a roll, over what it wants on all hosts."""
+        """Return the inventory's settings of a rolling restart."""
         variables = self.fleet.of("celery_workers")
         capacity: dict[str, int] = {}
         for name in self.workers:
@@ -445,7 +445,7 @@ class Ground:
 def playbook(
     *arguments: str, log: Path, root: Path = ROOT, sources: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """ansible-playbook in a process group of its own, which is gone when the block ends.
+    """Run ansible-playbook in a separate process group, which is gone when the block ends.
 
     `root` is the checkout, or another version of it. `sources` are inventories other than those under test.
     """
@@ -469,19 +469,19 @@ def playbook(
 
 
 def end_of(path: Path) -> str:
-    """The last lines of a log, for the message of a failing test."""
+    """Return the last lines of a log, for the message of a failing test."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-40:])
 
 
 def assert_nothing_lost_or_doubled(summary: RestartSummary) -> None:
-    """As it has to be where nothing breaks."""
+    """Check that everything is as it has to be if nothing breaks."""
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert (summary.doubled, summary.doubled_causes) == (0, {})
     assert summary.refused == 0
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to all of its group, as a lost terminal or a full memory would do it."""
+    """Send SIGKILL to its group, as a lost terminal or a lack of memory would."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

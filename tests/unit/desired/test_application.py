@@ -152,7 +152,7 @@ def test_no_process_of_a_fleet_is_eager(component: str) -> None:
 
 
 def test_who_is_waited_for_gives_up_before_a_visitor_does() -> None:
-    """Seconds between the tries to send, as kombu counts them."""
+    """The seconds between tries to send are summed up as kombu counts them."""
 
     def waited(policy: dict[str, float]) -> float:
         steps = (
@@ -166,13 +166,13 @@ def test_who_is_waited_for_gives_up_before_a_visitor_does() -> None:
 
 
 def test_a_producer_without_the_result_store_gives_up_in_time() -> None:
-    """As Celery's own backend reads the settings; what the inventory sets beside it keeps it."""
+    """Celery's own backend reads the settings; those of the inventory keep their effect."""
     more = {"result_backend_transport_options": {"result_chord_ordered": False}}
     app = Celery("shop", set_as_current=False, fixups=[])
     app.conf.update(settings("producer", settings=more))
     assert app.backend.retry_policy["timeout"] <= 8
     assert app.conf.result_backend_transport_options["result_chord_ordered"] is False
-    # Workers wait for it: a result that is not written is lost.
+    # Workers wait for it, because a result that is not written is lost.
     assert "result_backend_transport_options" not in settings("worker")
 
 
@@ -185,7 +185,7 @@ def test_a_promise_on_delivery_is_its_settings() -> None:
     early = settings(delivery="at_most_once")
     assert early["task_acks_late"] is early["task_retry_on_worker_lost"] is False
     assert "worker_prefetch_multiplier" not in early
-    # What decides about a failed or a timed-out task is the application's.
+    # The application decides about a failed or timed-out task.
     assert not any(name.startswith("task_acks_on") for name in late)
 
 
@@ -225,7 +225,7 @@ def test_the_schedule_is_beats_alone_and_names_what_is_switched_off() -> None:
     pins = settings("beat", schedule=schedule_of(schedule))
     assert pins["beat_schedule"] == {
         "a": {"task": "x", "interval": 5},
-        # The application's code may have one of this name.
+        # The application's code may have an entry of this name.
         "b": {"enabled": False},
         "c": {"task": "z", "interval": 5},
     }
@@ -344,7 +344,7 @@ def test_a_command_line_of_every_option() -> None:
         "purge": False,
         "exclude_queues": ["c", "d"],
         "include": ["app.more tasks"],
-        # Enforced by systemd: no word of the command line.
+        # systemd enforces these; they are not on the command line.
         "memory_max": "1G",
         "drain_timeout": 60,
         "environment": {"A": "1"},
@@ -392,7 +392,7 @@ def test_all_that_the_workers_of_a_host_need() -> None:
     assert "-Q x,y" in text
     drop_in = files["/etc/systemd/system/shop-worker@both.service.d/10-fleet.conf"]
     assert drop_in["vars"]["drain"] == 100
-    # What a unit depends on is written by someone, and what is written is owned.
+    # The state writes every file that a unit depends on, and owns every file that it writes.
     for unit in state["units"]:
         assert unit["files"][0] in files
         assert unit["links"][0] in [link["path"] for link in state["links"]]
@@ -476,7 +476,7 @@ QUEUES = ["discounts", "mail"]
 
 
 def rules(instance: str, **more: Any) -> dict[str, list[str]]:
-    """Each user's rules in their order."""
+    """Return each user's rules in their order."""
     lines = acl.acl(instance, PASSWORDS, QUEUES, **more).splitlines()
     assert all(line.startswith("user ") for line in lines)
     return {line.split()[1]: line.split()[2:] for line in lines}
@@ -489,12 +489,12 @@ def keys(words: list[str]) -> list[str]:
 @pytest.mark.parametrize("instance", ["broker", "results"])
 def test_there_is_one_user_for_each_component_and_no_default(instance: str) -> None:
     found = rules(instance)
-    # Beat has no business with results.
+    # Beat needs no results.
     expected = ["worker", "beat", "producer", "flower", "operator", "admin"]
     assert sorted(found) == sorted(
         ["default", *(u for u in expected if (instance, u) != ("results", "beat"))]
     )
-    # Redis replays its append-only file with its rights; nobody can log in as it.
+    # Redis replays its append-only file with its rights; it has no password to log in with.
     assert found["default"][:2] == ["off", "resetpass"]
     assert not [word for word in found["default"] if word.startswith((">", "#", "nopass", "on"))]
     for user, words in found.items():
@@ -525,7 +525,7 @@ def test_a_producer_writes_to_queues_and_reads_none() -> None:
     for user in ("beat", "producer"):
         found = rules("broker")[user]
         assert keys(found) == [
-            # Bindings of exchanges, which hold no task.
+            # Bindings of exchanges, which contain no task.
             "~_kombu.binding.*",
             "%W~discounts",
             "%W~discounts??[369]",
@@ -542,7 +542,7 @@ def test_a_producer_has_remote_control_only_if_it_is_switched_on() -> None:
     assert "&/0.celery.pidbox" not in " ".join(before["producer"])
     size = len(before["producer"])
     assert after["producer"][:size] == before["producer"]
-    # One selector, which gives nothing to the rest, nor to a queue.
+    # One selector, which gives no right to the rest or to a queue.
     added = " ".join(after["producer"][size:])
     assert added.startswith("(+brpop ")
     assert added.endswith(" &/0.celery.pidbox)")
@@ -627,13 +627,13 @@ def test_setinfo_only_where_the_server_knows_it() -> None:
     ("flavor", "debian", "version", "knows"),
     [
         ("redis", "12", "5:7.0.15-1~deb12u4", False),
-        # packages.redis.io on Debian 12, and an older server than Debian 13's own.
+        # packages.redis.io on Debian 12, and a server older than Debian 13's own.
         ("redis", "12", "6:7.4.1-1rl1~bookworm1", True),
         ("redis", "12", "6:8.0.0-1rl1~bookworm1", True),
         ("redis", "13", "5:7.0.15-1", False),
         ("redis", "13", "5:7.2.0", True),
         ("redis", "13", "7.10.1", True),
-        # Nothing is known of the package yet.
+        # The package's version is not known yet.
         ("redis", "12", "", False),
         ("redis", "13", "", True),
         ("valkey", "12", "", True),
@@ -706,12 +706,12 @@ def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
     assert (secret["dest"], secret["mode"]) == ("/etc/shop/credentials-nginx/web.htpasswd", "0640")
     open_to_all = nginx.site(facts(directory="/etc/shop"), "web", protected=[], **options)
     assert [item for item in open_to_all["files"] if item.get("secret")] == []
-    # The one of before goes.
+    # The previous one is removed.
     assert secret["dest"] in open_to_all["owned"]["files"]
     assert secret["dest"] not in site["owned"]["files"]
-    # nginx is asked about the site alone: its own drop-in is systemd's.
+    # nginx only checks the site; its drop-in is for systemd.
     assert [check["files"] for check in site["checks"]] == [["/etc/nginx/conf.d/shop-web.conf"]]
-    # Deleted with the last site by whoever had only ours there.
+    # It is deleted with the last site on a host that had only ours there.
     assert {"path": "/etc/nginx/conf.d"} in site["directories"]
 
 
@@ -719,7 +719,7 @@ def test_workers_that_run_are_those_that_the_plan_has_seen() -> None:
     states = {
         "shop-worker@a.service": {"active": "active"},
         "shop-worker@b.service": {"active": "inactive"},
-        # A second instance that was left behind goes; nobody is asked by way of it.
+        # A second instance that was left behind will be removed, so it is not asked.
         "shop-worker@a.next.service": {"active": "active"},
         "shop-beat.service": {"active": "active"},
     }
@@ -751,7 +751,7 @@ def test_what_producers_read_goes_with_the_web_process_where_no_release_is_left(
     found = surplus.surplus("shop", ["redis"], "/etc/shop", "/opt/shop", ("celery_producer",))
     assert path in found["files"]
     assert "shop-web.service" in found["units"]
-    # Elsewhere a web process may still run that reads it.
+    # On another host a web process that reads it may still run.
     assert path not in files("redis", run="celery_worker")
     for component in ("worker", "beat", "producer"):
         assert path not in files(component)
@@ -768,7 +768,7 @@ def test_the_environment_goes_with_its_last_reader() -> None:
     assert files("flower", "flower_site") == {secret}
     for component in ("worker", "beat", "producer", "web"):
         assert files(component) == set()
-    # Whoever is not ended by this run still reads it.
+    # Any process that this run does not end still reads it.
     for role in ("celery_worker", "celery_beat", "celery_producer"):
         assert files("redis", run=role) == files("redis", skip=(role,)) == set()
     assert files("redis", skip=("flower",)) == {secret}
@@ -806,7 +806,7 @@ def test_a_site_goes_by_itself_where_flower_moves_into_the_other_one() -> None:
     assert to_location == {"units": [], "files": ["/etc/nginx/conf.d/shop-flower.conf"]}
     back = surplus.surplus("shop", [*here, "flower_site"], "/etc/shop", "/opt/shop")
     assert back == {"units": [], "files": ["/etc/shop/nginx-web/flower.conf"]}
-    # Flower alone is in the site: the web process goes, and the site stays.
+    # Only Flower is in the site: the web process is removed, and the site stays.
     without = surplus.surplus(
         "shop", [name for name in here if name != "web"], "/etc/shop", "/opt/shop"
     )
@@ -870,10 +870,10 @@ def test_no_task_is_given_away_while_a_worker_still_has_it(
 @pytest.mark.parametrize(
     ("options", "settings", "delivery", "seconds"),
     [
-        # Its own options leave the limit open; the drain of such a worker is ten minutes.
+        # Its own options leave the limit open, so the drain of such a worker is ten minutes.
         ({}, {"task_time_limit": 3600}, "inherit", 4 * 3600 + 600),
         ({}, {"task_time_limit": 3600}, "at_least_once", 3600 + 600),
-        # They win where they are given.
+        # They win if they are given.
         ({"time_limit": 1000}, {"task_time_limit": 9000}, "inherit", 4 * 1000 + 1000),
         ({"time_limit": 3600}, {"worker_prefetch_multiplier": 2}, "inherit", 2 * 3600 + 3600),
         ({"time_limit": 3600}, {"worker_prefetch_multiplier": 2}, "at_least_once", 3 * 3600),
@@ -900,11 +900,11 @@ LONG = {"time_limit": 3600, "prefetch_multiplier": 1}
         ({"a": LONG}, "at_least_once", {"lease": False}, 7200),
         ({"a": LONG}, "inherit", {"fetch": "atomic"}, 300),
         ({"a": LONG | {"delivery": "at_least_once"}}, "inherit", {}, 300),
-        # One that renews nothing is bounded by what it can hold; those that renew are not.
+        # A worker without a lease is bounded by what it can hold; those with one are not.
         ({"a": LONG, "b": {"fetch": "stock"}}, "at_least_once", {}, 3600),
         ({"a": LONG | {"fetch": "stock"}, "b": {}}, "at_least_once", {}, 7200),
         ({"a": {"time_limit": 3600, "delivery": "inherit"}, "b": {}}, "at_least_once", {}, 5 * 3600),
-        # Where nothing is known of workers, nothing is promised.
+        # If nothing is known of workers, nothing is promised.
         ({}, "at_least_once", {}, 3600),
     ],
 )  # fmt: skip
@@ -1027,5 +1027,5 @@ def test_declared_directories_belong_to_the_application_unless_they_say_otherwis
         ("/srv/a", "app", "app", "0750"),
         ("/srv/a/b", "app", "shop-proxy", "2750"),
     ]
-    # A process may own the parent.
+    # A process may own the parent directory.
     assert {one["follow"] for one in found} == {False}

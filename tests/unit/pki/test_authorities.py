@@ -1,4 +1,4 @@
-"""Certificates: what hosts are to get, what is refused, and how one authority takes over from another."""
+"""Certificates: what hosts should get, what is refused, and how one authority takes over from another."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ SIGNING = Authority("fleet signing", above=ROOT)
 OTHER = Authority("another root")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 HOST = "worker1"
-# That of the valid inventory.
+# The passphrase of the valid inventory.
 PASSPHRASE = secret(10)
-# In two parts: no file of the project has a key, and a test looks for one.
+# In two parts, because a test checks that no file of the project has a key.
 BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is refused is the point
 
 
 def given(**changes: Any) -> PkiVariables:
-    """A certificate from outside with which nothing is wrong, and changes to it."""
+    """A valid certificate from outside, and changes to it."""
     certificate, key = SIGNING.issue([f"DNS:{HOST}"])
     return replace(
         PkiVariables(
@@ -139,7 +139,7 @@ def test_all_that_is_wrong_comes_at_once() -> None:
 
 
 def test_an_authority_that_may_not_sign_is_refused() -> None:
-    """One host's certificate in place of an authority's."""
+    """Here a host's certificate takes an authority's place."""
     key = ec.generate_private_key(ec.SECP256R1())
     leaf, _ = ROOT.issue(["DNS:x"], key=key)
     middle = x509.load_pem_x509_certificate(leaf.encode())
@@ -161,12 +161,12 @@ def test_an_authority_that_may_not_sign_is_refused() -> None:
 
 
 def openssl(directory: Path, *words: str) -> None:
-    """For what the library makes no more."""
+    """Run openssl, for certificates that the library no longer makes."""
     subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True, timeout=60)
 
 
 def made_by_openssl(directory: Path, *how: str) -> tuple[str, str]:
-    """A certificate that signs itself, and its key."""
+    """Return a certificate that signs itself, and its key."""
     request = ["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=odd", "-out", "x.crt"]
     names = ["-addext", f"subjectAltName=DNS:{HOST}"]
     openssl(directory, *request, *names, "-keyout", "x.key", "-newkey", *how)
@@ -212,7 +212,7 @@ def test_a_root_with_a_weak_key_is_refused() -> None:
         "pki_certificate",
         "is refused by OpenSSL for servers: CA certificate key too weak (CN=corporate root)",
     )
-    # One to which nothing leads harms nobody.
+    # An authority that signed none of the certificates does no harm.
     assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
 
 
@@ -229,7 +229,7 @@ def test_an_authority_that_has_ended_is_refused() -> None:
     certificate, key = root.issue([f"DNS:{HOST}"])
     wrong = given(certificate=certificate, key=key, chain="", ca_bundle=root.pem)
     assert refusal(wrong)[0] == "pki_ca_bundle"
-    # One that is only there beside is nobody's matter.
+    # An authority that is only additional is not checked.
     assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
 
 
@@ -314,7 +314,7 @@ def test_a_host_of_an_intermediate_shows_its_chain(tmp_path: Path) -> None:
     assert not state["issue"]
     assert state["chain"] == certificate + SIGNING.pem
     assert pki_chain.is_trusted(state["chain"], ROOT.pem)
-    # A new intermediate under the same root: made anew.
+    # A new intermediate under the same root.
     new = intermediate(directory=str(tmp_path), ca_certificate=Authority("new", above=ROOT).pem)
     assert wanted.host_state(new, HOST)["issue"]
 
@@ -332,7 +332,7 @@ class Fleet:
         (directory / "hosts").mkdir()
 
     def put(self, number: int, authority: Authority, passphrase: str = PASSPHRASE) -> None:
-        """An authority's files."""
+        """Write an authority's files."""
         self.authorities[number] = authority
         directory = str(self.directory)
         wanted.authority_certificate(directory, number).write_text(authority.pem)
@@ -357,7 +357,7 @@ class Fleet:
     def run(
         self, hosts: tuple[str, ...] | None = None, record: bool = True, **changes: Any
     ) -> None:
-        """As the role does it."""
+        """Do what the role does."""
         assert self.refused(**changes) == []
         for host in hosts or self.hosts:
             of = self.inventory(**changes)[host]
@@ -400,7 +400,7 @@ def test_three_runs_bring_a_new_authority(fleet: Fleet) -> None:
     fleet.run(ca_generation=2)
     state = wanted.host_state(fleet.given(ca_generation=2, names=["redis1"]), "redis1")
     assert state["bundle"] == fleet.authorities[2].pem
-    # And on to a third.
+    # And on to a third one.
     fleet.run(ca_generation=2, ca_trusted_generations=[3])
     fleet.run(ca_generation=3, ca_trusted_generations=[2])
 
@@ -431,7 +431,7 @@ def test_hosts_that_a_run_leaves_out_are_waited_for(fleet: Fleet) -> None:
     fleet.run(("worker1",), ca_trusted_generations=[2])
     fleet.run(("redis1",), ca_generation=2, ca_trusted_generations=[1])
     assert ["worker1 still shows" in line for line in fleet.refused(ca_generation=2)] == [True] * 2
-    # Back again, as long as both are trusted.
+    # Back again, while both are trusted.
     fleet.run(ca_trusted_generations=[2])
 
 
@@ -478,13 +478,13 @@ def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
         True,
         True,
     ]
-    # There is no record of it in another checkout, where only the hosts can tell.
+    # Another checkout has no record of it; only the hosts know.
     shutil.rmtree(fleet.directory / "hosts")
     assert fleet.refused() == []
 
 
 def shown_by(fleet: Fleet, host: str = "redis1") -> str:
-    """What lies on a host after a run."""
+    """Return what is on a host after a run."""
     record = records.read_record(str(fleet.directory), host)
     assert record is not None
     return record.chain
@@ -500,10 +500,11 @@ def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_p
         assert fault.variable == "pki_directory"
         assert f"{words} the authority of this host's certificate, 'own 1'" in fault.message
         assert f"copy all of {tmp_path}/pki from the checkout" in fault.remedy
-        # The next one has made another authority of this name for a new host.
+        # The next run has made another authority of this name for a new host.
         (tmp_path / "pki").mkdir(exist_ok=True)
         (tmp_path / "pki/ca.crt").write_text(Authority("own 1").pem)
-    # A file that is none does not hide the others; to begin anew, the lost one is known by any name.
+    # A file that is not a certificate does not hide the others. Starting over, the lost one is recognised under any
+    # name.
     (tmp_path / "pki/broken.crt").write_text("broken")
     (tmp_path / "pki/directory.crt").mkdir()
     assert rollover.stranger(shown, str(tmp_path / "pki"))
@@ -549,7 +550,7 @@ def test_an_authority_without_its_key_signs_nothing(fleet: Fleet) -> None:
     fleet.run()
     (fleet.directory / "ca.key").unlink()
     assert "ca.crt without its ca.key" in refusal(fleet.given())[1]
-    # But is trusted.
+    # But it is trusted.
     assert refused(fleet.given(ca_generation=2, ca_trusted_generations=[1])) == []
 
 
@@ -557,7 +558,7 @@ def test_an_authority_whose_key_does_not_open_signs_nothing(fleet: Fleet) -> Non
     fleet.run()
     variable, words = refusal(fleet.given(ca_passphrase="another one"))
     assert (variable, words.endswith("/ca.key")) == ("pki_ca_passphrase", True)
-    # Also where a run was cut short before the certificate: the key is not made anew over it.
+    # This also applies if a run was interrupted before the certificate: the key is not made again over it.
     (fleet.directory / "ca.crt").unlink()
     assert refusal(fleet.given(ca_passphrase="another one"))[0] == "pki_ca_passphrase"
     assert refused(fleet.given()) == []
@@ -629,7 +630,7 @@ def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
 def test_an_authority_that_can_not_be_read_is_said(
     fleet: Fleet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a directory that belongs to whoever deployed first."""
+    """For example, a directory that belongs to the user who deployed first."""
     fleet.run()
     of = fleet.inventory()["redis1"]
 
@@ -673,7 +674,7 @@ def variables(tmp_path: Path) -> dict[str, Any]:
 
 
 def of_outside(**changes: Any) -> dict[str, dict[str, str]]:
-    """Variables of each host."""
+    """Return the variables of each host."""
     found = {}
     for host in GROUPS["fleet"]:
         certificate, key = SIGNING.issue([f"DNS:{host}"])
@@ -728,7 +729,7 @@ def test_no_key_is_ever_shown(variables: dict[str, Any]) -> None:
 def test_certificates_of_different_authorities_are_held_against_each_other(
     variables: dict[str, Any],
 ) -> None:
-    """Also where nothing was ever deployed."""
+    """This also holds before the first deploy."""
     certificate, key = OTHER.issue(["DNS:redis1"])
     redis = {
         "pki_source": "external",
@@ -736,13 +737,13 @@ def test_certificates_of_different_authorities_are_held_against_each_other(
         "pki_key": key,
         "pki_ca_bundle": OTHER.pem,
     }
-    # The others have an authority of the fleet's own, which is yet to be made.
+    # The others have the fleet's own authority, which does not exist yet.
     (found,) = problems(variables, hosts={"redis1": redis})
     assert (found.variable, found.hosts) == ("pki_ca_bundle", tuple(GROUPS["fleet"][1:]))
     assert "lacks the authority of what redis1 shows" in found.message
     trusting = {**variables, "pki_ca_bundle": OTHER.pem}
     assert problems(trusting, hosts={"redis1": redis}) == []
-    # Redis does not ask them for theirs, unless it is mutual.
+    # Redis does not ask them for theirs unless it is mutual.
     certificate, key = OTHER.issue(["DNS:redis1"], purposes=[SERVER, CLIENT])
     redis |= {"pki_certificate": certificate, "pki_key": key}
     (found,) = problems({**trusting, "pki_mode": "mutual"}, hosts={"redis1": redis})
@@ -786,7 +787,7 @@ def test_hosts_are_asked_where_an_authority_of_the_fleet_signs(variables: dict[s
     assert refused(demands(model(variables))) == [("pki_directory", ("redis1",))]
     assert str(directory) in str(demands(model(variables))["redis1"]["authorities"])
     assert refused(demands(model({**variables, "pki_ca_bundle": OTHER.pem}))) == []
-    # What comes from outside is held against what hosts trust, wherever the run is made.
+    # Certificates from outside are compared with what hosts trust, wherever the run is made.
     assert refused(demands(model(outside(variables), hosts=of_outside()))) == []
 
 
@@ -842,7 +843,7 @@ def test_values_that_can_not_be(
 def test_what_serves_has_a_name(variables: dict[str, Any], name: str, host: str) -> None:
     (found,) = problems(variables, {host: {name: []}})
     assert (found.variable, found.hosts) == ("pki_subject_alt_names", (host,))
-    # Nobody calls a host of workers.
+    # No client connects to a worker host.
     assert problems(variables, {"worker1": {name: []}}) == []
 
 
@@ -863,7 +864,7 @@ def test_names_that_a_certificate_can_be_for() -> None:
         "xn--mnchen-3ya.de",
     ):
         assert pki_x509.name_fits(name)
-    # A certificate has no place for the link; with it each run would make the certificate anew.
+    # A certificate has no place for the link; with it each run would make the certificate again.
     assert pki_x509.name_fits("fd00::1%eth0")
     assert pki_x509.alternative_name("fd00:0::1%eth0") == "IP:fd00::1"
 

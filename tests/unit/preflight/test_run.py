@@ -1,4 +1,4 @@
-"""Each kind of mistake in an inventory is refused, by name and with a remedy; a valid one is not."""
+"""Each kind of mistake in an inventory is refused, by name and with a remedy; a valid inventory is accepted."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/memory_high", "1GB", f"{W}.discounts.memory_high", "not a value that systemd", "1G?"),
     (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "not a value that systemd", "64"),
     ("celery_worker_defaults", {"memory_max": "1GB"}, "celery_worker_defaults.memory_max", "not a value that", "1G?"),
-    # sizes that are far off
+    # sizes that can't be meant
     (f"{D}/memory_max", "2048", f"{W}.discounts.memory_max", "less than a process of Celery", "did you mean 2048M?"),
     (f"{D}/memory_max", 2048, f"{W}.discounts.memory_max", "less than a process of Celery", "without a unit is bytes"),
     (f"{D}/memory_max", "31M", f"{W}.discounts.memory_max", "less than a process of Celery", "512M or 2G"),
@@ -236,7 +236,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_env.CELERY_BROKER_URL", CLUSTER, "remove it"),
     ("celery_app_env_urls", {"CELERY_RESULT_BACKEND": {"scheme": "rediscluster", "host": "h"}},
      "celery_app_env_urls.CELERY_RESULT_BACKEND.scheme", CLUSTER, "remove it"),
-    # settings that would leave the fleet's Redis, or its certificate unchecked
+    # settings that would lead away from the fleet's Redis, or leave its certificate unchecked
     (SET, {"broker_url": "redis://h/0"}, f"{SET}.broker_url", "is an address of the broker", "celery_app_broker_url"),
     (SET, {"broker_url": "amqp://h"}, f"{SET}.broker_url", "is an address of the broker", "remove it"),
     (SET, {"broker_read_url": "rediss://h"}, f"{SET}.broker_read_url", "is an address of the broker", "remove it"),
@@ -489,7 +489,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_log_rotate", {"size": "100 MB"}, "celery_app_log_rotate.size", "not a size", "100M"),
     ("celery_app_log_rotate", {"when": "hourly"}, "celery_app_log_rotate.when", "none of the allowed", "daily"),
     ("celery_app_log_destination", "syslog", "celery_app_log_destination", "none of the allowed", "journal"),
-    # the visibility timeout against what a worker can hold
+    # the visibility timeout compared with what a worker can hold
     ("celery_app_visibility_timeout", 3600, "celery_app_visibility_timeout", "second time", "9000"),
     # source
     (S, {}, S, "none of path", "exactly one"),
@@ -544,7 +544,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
 ]  # fmt: skip
 
 
-# Where the schedule is in a database.
+# If the schedule is in a database.
 DATABASE = [
     (
         f"{B}/{'x' * 201}",
@@ -594,7 +594,7 @@ def test_what_a_database_has_no_place_for_is_refused(
     given = changed(variables, path, value)
     assert problems(given) == []
     found = only(problems({**given, "celery_beat_scheduler": "database"}))
-    # A long name is cut where it is shown.
+    # A long name is cut in messages.
     assert found.variable[:50] == variable[:50]
     assert found.severity is Severity.ERROR
     assert message in found.message
@@ -720,7 +720,7 @@ def test_groups(
 @pytest.mark.parametrize(
     "groups",
     [
-        # A group within ours, one of the same kind elsewhere, and names that are nobody's.
+        # A group within ours, one of the same kind elsewhere, and names that belong to no group of ours.
         {"flowers": ["control1"]},
         {"redis2": ["cache1"], "redis_9": ["cache2"]},
         {"databases": ["db1"], "workers": ["worker9"]},
@@ -745,10 +745,10 @@ def test_a_machine_is_one_host(variables: Variables) -> None:
     one = only(problems(variables, twice))
     assert (one.variable, one.value, one.hosts) == ("ansible_host", "10.1.0.2", ("worker2",))
     assert "address of worker1" in one.message
-    # However it is written.
+    # In every notation.
     long = {"worker1": {"ansible_host": "FD00:0::1"}, "worker2": {"ansible_host": "fd00::1"}}
     assert only(problems(variables, long)).hosts == ("worker2",)
-    # By its name, too; but not another port of a machine that forwards, nor the control side itself.
+    # Also by its name; but not another port of a machine that forwards, nor the control node itself.
     assert only(problems(variables, {"worker2": {"ansible_host": "Worker1"}})).hosts == ("worker2",)
     twice["worker2"] = {**ADDRESSES["worker1"], "ansible_port": 2202}
     assert problems(variables, twice) == []
@@ -854,7 +854,7 @@ def test_a_vault_in_the_clear(
 def test_secrets_in_the_clear(
     variables: Variables, path: str, name: str, value: str, message: str
 ) -> None:
-    # One that is in both is refused.
+    # A name that is in both environments is refused.
     given = changed({**variables, "celery_app_secret_env": {}}, path, {name: value})
     found = problems(given)
     if not message:
@@ -1106,7 +1106,7 @@ def test_no_beat_without_a_schedule(variables: Variables) -> None:
         ("celery_worker_host_instances", ["discounts", "maintenance", "analytics"], None, None),
         (f"{W}/idle", {}, None, None),
         (f"{B}/clean/crontab", {"hour": 2}, f"{B}.clean.crontab.minute", "every minute"),
-        # What the command line gives is text.
+        # Values from the command line are text.
         ("celery_restart_workers", "discounts, analytics", None, None),
         ("celery_restart_workers", ["analytics"], None, None),
         ("celery_restart_workers", "", None, None),
@@ -1131,7 +1131,7 @@ def test_warnings(
         assert message in one.message
 
 
-# What the inventory gives beside 3600 s, and the least that does; None where 3600 do.
+# What the inventory sets instead of 3600 s, and the smallest number that is enough; None if 3600 is.
 HOUR = "celery_app_visibility_timeout"
 OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
 
@@ -1143,19 +1143,19 @@ OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
         ({"a": {"time_limit": 1801, "prefetch_multiplier": 1}}, {}, {}, "inherit", 3602),
         # The document's hour, from each of the three places.
         ({"a": {"time_limit": 3600}}, {}, {}, "at_least_once", 7200),
-        # What another worker has as a promise of its own.
+        # Another worker with its own promise.
         ({"a": {"time_limit": 3600, "delivery": "at_least_once"}}, {}, {}, "inherit", 7200),
         ({"a": {}}, {"time_limit": 3600, "prefetch_multiplier": 1}, {}, "inherit", 7200),
         ({"a": {}}, {}, {"task_time_limit": 3600}, "inherit", 4 * 3600 + 600),
         ({"a": {}}, {}, {"task_time_limit": 3600, "worker_prefetch_multiplier": 1}, "inherit", 4200),
-        # A worker's own option wins over the setting, whichever is longer.
+        # A worker's own option overrides the setting, whichever is longer.
         ({"a": {"time_limit": 60}}, {}, {"task_time_limit": 9000}, "inherit", None),
         ({"a": {"time_limit": 900, "prefetch_multiplier": 2}}, {}, {"worker_prefetch_multiplier": 1}, "inherit", None),
         # The drain counts as it is.
         ({"a": {"time_limit": 3000, "prefetch_multiplier": 1, "drain_timeout": 3000}}, {}, {}, "inherit", 6000),
-        # Nothing bounds a task.
+        # Nothing limits a task.
         ({"a": {}}, {}, {}, "inherit", None),
-        # The longest of all is said, so that the next run has nothing to add.
+        # The message names the longest of all, so that the next run has nothing to add.
         ({"a": {"time_limit": 60}, "b": {"time_limit": 7200}, "c": {"time_limit": 3600}}, {}, {}, "at_least_once",
          14400),
     ],
@@ -1283,7 +1283,7 @@ def test_hosts_that_exist_need_no_hint(variables: Variables) -> None:
     ("ansible", "python", "variable", "severity"),
     [
         ("2.18.1", "3.11.2", "ansible-core", Severity.ERROR),
-        # It may work, and who has it may have no other.
+        # It may work, and there may be no alternative.
         ("2.21.0", "3.11.2", "ansible-core", Severity.WARNING),
         ("2.19.0", "3.10.9", "python", Severity.ERROR),
     ],
@@ -1453,7 +1453,7 @@ GARBAGE: list[Any] = [
 ]  # fmt: skip
 
 
-# Those that checks look into; all the others are read by their specs alone.
+# Options that checks read; of the others only the specs are checked.
 LOOKED_INTO = [
     W, B, S, "celery_app_name", "celery_app_module", "celery_app_task_routes", "celery_worker_host_instances",
     "celery_worker_defaults", "redis_passwords", "preflight_allowed_variables", "preflight_hosts_hint",
@@ -1500,7 +1500,7 @@ def test_values_that_many_hosts_share_are_looked_at_once(variables: Variables) -
 
 def test_flower_within_the_web_site_needs_one_on_its_host(variables: Variables) -> None:
     variables["flower_url_prefix"] = "/flower/"
-    # The port of its own is nobody's then.
+    # Flower does not use its own port then.
     assert problems({**variables, "flower_port": 443}) == []
     # Even without a web process there is a site, and so a port.
     taken = {**variables, "celery_producer_web": {}, "celery_producer_web_protected_paths": []}
@@ -1592,9 +1592,9 @@ def test_addresses_that_it_does_not_take(variables: Variables, address: Any, mes
 def test_an_address_that_nobody_lets_in_may_be_missing(variables: Variables) -> None:
     # The host of Redis reaches itself by its loopback.
     assert closed(variables, redis1={"ansible_host": "redis1.example.com"}) == []
-    # And without a firewall nobody is asked for any.
+    # Without a firewall no host needs an address.
     assert problems(variables) == []
-    # A web process that others could reach is closed as well, so its host has to know all of them.
+    # A web process that other hosts could reach is closed too, so its host has to know all of them.
     found = closed(
         {**variables, "celery_producer_web_listen": "0.0.0.0:5000"},
         redis1={"ansible_host": "redis1.example.com"},
@@ -1732,7 +1732,7 @@ def test_directories_of_an_application_may_lie_elsewhere(variables: dict[str, An
 @pytest.mark.parametrize(
     "settings",
     [
-        # The command line and the plan know of results that are elsewhere.
+        # The command line and the plan also know that results are elsewhere.
         {"result_backend": "django-db"},
         {"result_backend": "db+postgresql://redis.example/x"},
         {"result_backend": None},

@@ -1,4 +1,4 @@
-"""Settling one host, on a directory and a systemd of the test's own."""
+"""Reconciling one host, on a directory and with a fake systemd."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class FakeRedis:
         self.before: Callable[[str], None] = lambda command: None
 
     def add(self, name: str, password: str, commands: str) -> None:
-        """A user that it knows."""
+        """Add a user that it knows."""
         self.users[name] = {
             "flags": ["on"],
             "passwords": [sha(password)],
@@ -103,7 +103,7 @@ class FakeRedis:
 
 
 class Host:
-    """A host below a directory; what lies in `state` is reconcile's own."""
+    """A host below a directory; `state` contains reconcile's own files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -126,14 +126,14 @@ class Host:
         )
 
     def build(self, release: str, note: str = '{"tasks": ["a.x"]}') -> None:
-        """A release as the build leaves it."""
+        """Make a release as the build leaves it."""
         path = self.root / "releases" / release
         path.mkdir(parents=True)
         (path / "release.json").write_text(note)
         self.python(release, "python3.13", "python3.13")
 
     def python(self, release: str, host: str, packages: str) -> None:
-        """The host's Python as its virtualenv finds it, and the directory in which its packages are."""
+        """Make the host's Python as its virtualenv finds it, and the directory with its packages."""
         programs = self.root / "state/programs"
         programs.mkdir(parents=True, exist_ok=True)
         (programs / host).touch(mode=0o755)
@@ -150,7 +150,7 @@ class Host:
         return {"dest": self.path(name), "content": content, "owner": ME, "group": MY_GROUP, **more}
 
     def record(self, unit: str, state: dict[str, str]) -> None:
-        """What the recorder does at the start of a service of ours."""
+        """Do what the recorder does when one of our services starts."""
         if not Path(self.paths.recorder).exists() or not unit.endswith(".service"):
             return
         listed = fingerprint.read_object(f"{self.paths.lists}/{unit}.json")
@@ -193,7 +193,7 @@ class Host:
         return settler.report
 
     def tree(self) -> dict[str, str]:
-        """Every path with its content, its target, or nothing for a directory."""
+        """Return every path with its content or its target, or `/` for a directory."""
         return {
             str(path.relative_to(self.root)): f"-> {os.readlink(path)}"
             if path.is_symlink()
@@ -244,7 +244,7 @@ def test_files_are_written_with_their_modes_and_again_only_on_difference(host: H
 
 
 def test_a_file_is_replaced_never_written_to(host: Host) -> None:
-    # Whoever reads the old file goes on reading the old file; and no reader meets half of the new one.
+    # A process that has opened the old file goes on reading that, and no reader sees half of the new one.
     host.reconcile({"files": [host.file("a", "old\n")]})
     with open(host.path("a")) as reader:
         host.reconcile({"files": [host.file("a", "new\n")]})
@@ -277,7 +277,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
     real = getattr(os, failing)
 
     def fail(*args: Any) -> None:
-        # Only once: what is taken back must not need luck.
+        # Only once: taking a change back must not need luck.
         monkeypatch.setattr(os, failing, real)
         raise OSError(28, "No space left on device")
 
@@ -305,7 +305,7 @@ def test_what_a_killed_write_left_is_swept_up_and_nothing_else(host: Host) -> No
 def test_nobody_can_read_a_secret_while_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its directory may be open to everybody, as that of users.acl is."""
+    """Its directory may be open to all users, like that of users.acl."""
     modes = []
     fchown = os.fchown
 
@@ -569,7 +569,7 @@ def test_a_link_to_a_release_that_is_not_built_is_refused_before_all_else(runnin
     for given, check in (
         (wanted, False),
         (wanted, True),
-        # Whoever builds it comes before, but for the plan.
+        # The step that builds it comes before, except in the plan.
         (wanted | {"releases": [{"path": running.path("releases/3"), "what": "release"}]}, False),
     ):
         with pytest.raises(ReconcileError, match=re.escape(words)):
@@ -641,7 +641,7 @@ def test_commands_that_another_step_runs_are_foretold_after_what_is_built(runnin
         ("release", "", "build", ("release 3",)),
         ("commands", "shop", "run", ("migrate (once per release)",)),
     ]
-    # Nothing that settling itself would do.
+    # Nothing that reconciling would do.
     assert running.reconcile(commands).pending == []
 
 
@@ -667,7 +667,7 @@ def test_a_check_runs_for_its_files_only(host: Host) -> None:
 def test_users_are_made_where_they_are_missing(host: Host) -> None:
     wanted = {"sysusers": [host.file("sysusers.d/shop.conf", "u no-such-user-1 -\n")]}
     host.reconcile(wanted)
-    # The fake makes nobody, so the next run tries again although the file is as it should be.
+    # The fake creates no user, so the next run tries again although the file is as it should be.
     host.reconcile(wanted)
     assert host.systemd.did() == [f"systemd-sysusers {host.path('sysusers.d/shop.conf')}"] * 2
     for check in (True, False):
@@ -715,7 +715,7 @@ def worker(
 
 @pytest.fixture
 def running(host: Host) -> Host:
-    """A host on which the worker of `worker()` was settled; it has a drop-in of its user's."""
+    """A host on which the worker of `worker()` was reconciled; it has a drop-in of its user's."""
     user_drop_in(host, "user.conf", "[Service]\nNice=5\n")
     host.reconcile(worker(host))
     assert host.systemd.units[UNIT].state["ActiveState"] == "active"
@@ -819,7 +819,7 @@ def test_a_difference_restarts_once(running: Host, change: dict[str, Any], why: 
 def with_options(
     host: Host, memory: str = "", runtime: str = "1", time: int = 5, **options: Any
 ) -> dict[str, Any]:
-    """A worker with a command line, a drop-in and settings as the role writes them."""
+    """Return a worker with a command line, a drop-in and settings as the role writes them."""
     command = workers.worker_command("app", "a@h1", {"queues": ["a"], **options})
     variables = environment.process_environment("worker", f"/lib/{runtime}", command)
     drop_in = f"units/{UNIT}.d/10-fleet.conf"
@@ -841,7 +841,7 @@ def test_a_plan_uses_the_words_of_the_inventory(host: Host) -> None:
     wanted = with_options(host, "# memory_max\nMemoryMax=512M\n", time=7, concurrency=3)
     expected = ["memory_max → 512M", "concurrency 4 → 3", "task_time_limit 5 → 7"]
     assert whys(host.reconcile(wanted, check=True).pending) == [(UNIT, "restart", expected)]
-    # What a killed run has written is not what the process has read: the old value is not known any more.
+    # What a killed run wrote is not what the process read: the old value is no longer known.
     host.reconcile(wanted, apply=False)
     assert whys(host.reconcile(wanted, check=True).pending) == [
         (
@@ -884,7 +884,7 @@ def test_a_drop_in_of_the_users_is_taken_up(running: Host) -> None:
 
 
 class Killed(BaseException):
-    """Nothing of Ansible is left after a kill."""
+    """After a kill nothing of Ansible is left."""
 
 
 @pytest.mark.parametrize("moment", ["daemon-reload", "show", "restart", "after restart"])
@@ -903,7 +903,7 @@ def test_a_run_that_is_killed_is_finished_by_the_next(running: Host, moment: str
     running.systemd.before = lambda command: None
     running.systemd.commands.clear()
     report = running.reconcile(wanted)
-    # systemd ends a restart that was begun, and the record tells that it was done.
+    # systemd finishes a restart that was begun, and the record shows it.
     assert [p.action for p in report.done] == ([] if moment == "after restart" else ["restart"])
     assert running.reconcile(wanted).done == []
 
@@ -958,7 +958,7 @@ def test_what_changes_while_the_process_starts_is_not_taken_as_known_to_it(host:
         if command.startswith("systemctl start"):
             Path(host.path("a.env")).write_text("A=3\n")
 
-    # No recorder: what reconcile itself writes down must be what was there before the start.
+    # Without a recorder, reconcile must write down what was there before the start.
     host.systemd.on_start = lambda name, state: None
     host.systemd.before = someone
     host.reconcile(worker(host, env="A=2\n"))
@@ -1018,7 +1018,7 @@ def test_a_reload_takes_the_change_up_and_the_record_follows(running: Host) -> N
     assert whys(report.done) == [(UNIT, "reload", ["environment A changed"])]
     assert running.systemd.did("reload", "restart") == [f"systemctl reload {UNIT}"]
     assert running.reconcile(wanted).done == []
-    # What was reloaded is known as such: the old file would be a difference now.
+    # A reload is recorded: otherwise the old file would be a difference now.
     assert [p.action for p in running.reconcile(worker(running), check=True).pending] == ["restart"]
 
 
@@ -1031,7 +1031,7 @@ def test_a_reload_that_nobody_wrote_down_is_done_again(running: Host) -> None:
     running.systemd.before = kill
     with pytest.raises(Killed):
         running.reconcile(worker(running, env="A=2\n", on_change="reload"))
-    # Whether or not systemd has done it, and although what lies on disk is again what it was.
+    # Whether or not systemd has done it, and although the disk has the same content as before.
     taken_back = worker(running, on_change="reload")
     assert whys(running.reconcile(taken_back).done) == [(UNIT, "reload", ["environment A changed"])]
     assert running.reconcile(taken_back).pending == []
@@ -1099,7 +1099,7 @@ def test_a_unit_that_somebody_stops_just_now_is_started(running: Host) -> None:
 
 
 def several(host: Host) -> dict[str, Any]:
-    """A changed worker, a new one and one that left."""
+    """Return a changed worker, a new one and one that was removed."""
     wanted = worker(host, env="A=2\n", text=f"{UNIT_TEXT}Nice=1\n")
     wanted["units"].append({"name": "shop-worker@new.service"})
     wanted["owned"] = {"units": ["shop-worker@*.service"], "files": [host.path("old-*")]}
@@ -1155,7 +1155,7 @@ def starts_as(host: Host, *course: dict[str, str]) -> None:
 
 def test_a_failed_unit_is_started(host: Host) -> None:
     host.systemd.add(UNIT, ActiveState="failed", InvocationID="old", ExecMainStatus="78")
-    # Before its process is spawned, what is told of one is that of the process before.
+    # Before its process is spawned, systemd still describes the previous one.
     host.systemd.units[UNIT].course = ({}, {}, {"ActiveState": "active", "ExecMainStatus": "0"})
     report = host.reconcile(worker(host))
     assert whys(report.done) == [(UNIT, "start", ["it is failed"])]
@@ -1192,7 +1192,7 @@ def test_a_timeout_names_the_unit_its_journal_and_the_next_command(host: Host) -
     assert "  KeyError: 'SECRET_KEY'" in text
     assert f"journalctl -u {UNIT} -n 100" in text
     assert text.endswith("Is Redis up?")
-    # It has started with what lies on disk and may yet get ready: the next run has nothing to restart.
+    # It has started with the files on disk and may yet become ready, so the next run has nothing to restart.
     assert host.reconcile(worker(host)).pending == []
 
 
@@ -1299,7 +1299,7 @@ OLD = "shop-worker@old.service"
 
 @pytest.fixture
 def with_surplus(running: Host) -> Host:
-    """A host with a second worker, which has left the inventory."""
+    """A host with a second worker, which was removed from the inventory."""
     drop_in = running.units / f"{OLD}.d"
     drop_in.mkdir()
     (drop_in / "10-fleet.conf").write_text("[Service]\n")
@@ -1351,7 +1351,7 @@ def test_a_unit_that_has_failed_is_not_listed_as_such_once_it_left(with_surplus:
 
 
 def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Host) -> None:
-    """A roll stops and disables a worker by itself; what is left of it is left to this."""
+    """A rolling restart stops and disables a worker itself; reconcile removes the rest."""
     host = with_surplus
     del host.systemd.units[OLD]
     other = "other-worker@old.service"
@@ -1410,7 +1410,7 @@ def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:
     host.systemd.before = lambda command: None
     host.reconcile(owning(host))
     assert host.systemd.units[OLD].state["UnitFileState"] == "disabled"
-    # systemd forgets a unit that is stopped and disabled, which leaves the files alone to tell.
+    # systemd forgets a unit that is stopped and disabled, so only its files show that it was there.
     del host.systemd.units[OLD]
     Path(host.path("worker-old.env")).write_text("A=1\n")
     report = host.reconcile(owning(host), apply=False)
@@ -1545,7 +1545,7 @@ def redis(
     admin: str = "hush",
     worker: str | None = ">w1 +get",
 ) -> dict[str, Any]:
-    """A server whose file has `admin` and, unless it left, `worker`."""
+    """A server whose file has `admin` and, unless it was removed, `worker`."""
     users = f"user admin on >{admin} +acl\n"
     users += f"user worker on {worker}\n" if worker else ""
     conf = f"maxmemory {memory}\ndatabases {databases}\ntls-cert-file {host.path('host.crt')}\n"
@@ -1625,7 +1625,7 @@ def test_what_redis_takes_at_its_start_alone_restarts_it(with_redis: Host) -> No
     ]
 
 
-# The worker's rules from before, beside its new ones.
+# The worker's previous rules, in addition to its new ones.
 KEPT = f"(resetchannels -@all +get) on #{sha('w1')}"
 STILL = [(REDIS, "live", ["user worker: what was allowed before still is"])]
 
@@ -1704,7 +1704,7 @@ def test_what_a_killed_run_set_is_known_to_the_next(with_redis: Host, taken_back
 
     def kill(command: str) -> None:
         if command.startswith("ACL SETUSER"):
-            # It has taken it, as the settings before, and nobody writes that down.
+            # It has accepted it, like the settings before, but this is not recorded.
             raise Killed
 
     host.redis.before = kill

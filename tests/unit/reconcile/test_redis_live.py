@@ -1,4 +1,4 @@
-"""Changes of a running Redis: which they are, and against a real server."""
+"""Changes of a running Redis: which they are, and on a real server."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ KNOWN = {
 
 
 def change(**labels: str | None) -> LiveChange | None:
-    """The change where labels (`_` for a blank, `__` for a dash) have other values; nothing is gone."""
+    """Return the change if labels (`_` for a blank, `__` for a dash) have other values; nothing is removed."""
     names = {k.replace("__", "-").replace("_", " ", 1): v for k, v in labels.items()}
     wanted = {k: v for k, v in {**KNOWN, **names}.items() if v is not None}
     return change_between(KNOWN, wanted, UNIT)
@@ -73,7 +73,7 @@ def test_a_new_key_goes_with_its_certificate() -> None:
     found = change_between(before, wanted, replace(UNIT, on_change="live", redis=access))
     settings = {"tls-key-file": "/run/redis-a/host.key", "tls-cert-file": "/t/host.crt"}
     assert found == LiveChange(settings, key="/t/host.key")
-    # Where it can't be put anywhere, or is nobody's key, only a restart takes it up.
+    # If there is no place for the key, or no setting names it, only a restart applies it.
     assert change_between(before, wanted, UNIT) is None
     assert (
         change_between(
@@ -99,7 +99,7 @@ def test_what_can_be_set_live() -> None:
     [
         {"setting_databases": "2"},
         {"setting_requirepass": "x"},
-        # What it would be without the directive only a start can tell.
+        # Only a start shows what it would be without the directive.
         {"setting_maxmemory": None},
         {"setting_tls__port": "7000"},
         {"file_host.key": "2"},
@@ -153,17 +153,17 @@ class Server:
         return self.ask("ACL", "DRYRUN", user, *command) == "OK"
 
     def apply(self, settings: Mapping[str, str] | None = None, **rules: str) -> tuple[str, ...]:
-        """Set these settings and users live, as in the middle of a run."""
+        """Apply these settings and users live, as in the middle of a run."""
         change = LiveChange(settings or {}, tuple(rules))
         return redis_live.apply(self.access, change, rules, talk)
 
     def finish(self, *gone: str, **rules: str) -> None:
-        """Leave these users no more than their rules."""
+        """Leave these users only the rights in their rules."""
         redis_live.finish(self.access, LiveChange(gone=gone), rules, rules, talk)
 
 
 class Connection:
-    """One connection that stays, as a worker's does."""
+    """A connection that stays open, like a worker's."""
 
     def __init__(self, server: Server, user: str, password: str) -> None:
         context = ssl.create_default_context(cafile=server.access.ca)
@@ -173,12 +173,12 @@ class Connection:
         assert self.ask(f"AUTH {user} {password}") == "+OK"
 
     def ask(self, command: str) -> object:
-        """The answer to a command whose words hold no blanks."""
+        """Return the answer to a command whose words contain no blanks."""
         self._socket.sendall(f"{command}\r\n".encode())
         return self.read()
 
     def read(self) -> object:
-        """What the server says next; it raises EOFError where it has closed the connection."""
+        """Return the server's next message; raise EOFError if it has closed the connection."""
         line = self._stream.readline().decode().rstrip()
         if not line:
             raise EOFError
@@ -234,7 +234,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
 
 
 def test_a_server_takes_every_directive_of_the_table(server: Server) -> None:
-    # With the value that it has. TLS files are read anew by it.
+    # With the same value. This makes it read TLS files again.
     for name in sorted(LIVE):
         found = server.ask("CONFIG", "GET", name)
         assert isinstance(found, dict), name
@@ -258,7 +258,7 @@ def test_settings_are_set_together_or_not_at_all(server: Server) -> None:
 
 @pytest.fixture
 def fresh(server: Server) -> Iterator[Server]:
-    """The server, after which all users are again as its file has them."""
+    """The server, after which all users are as in its file again."""
     yield server
     users = server.ask("ACL", "USERS")
     assert isinstance(users, list)
@@ -292,7 +292,7 @@ def test_who_is_connected_keeps_its_key_until_the_end(fresh: Server, old: Connec
     assert old.ask("PING") == "+PONG"
 
 
-# What the parts of the delivery send that Celery does not; HELLO is anybody's.
+# Commands of the delivery that Celery does not send; every client sends HELLO.
 DELIVERY = (
     "EVALSHA {sha} 1 fleet:x",
     "HGET fleet:x a",
@@ -316,7 +316,7 @@ ADDED = {
 def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
     fresh: Server, back: bool
 ) -> None:
-    """And keeps them, on the way back, until the last worker that needs them is gone."""
+    """On the way back it keeps them until the last worker that needs them is gone."""
     acl = desired_acl.acl("broker", {"worker": "w1"}, ["mail"]).splitlines()[1]
     new = acl.removeprefix("user worker ")
     assert set(new.split()) >= ADDED
@@ -371,7 +371,7 @@ def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:
     assert connection.ask("PING") == ["pong", ""]
     assert connection.ask("SUBSCRIBE y") == ["subscribe", "y", ":2"]
     fresh.finish(listener=f"{rules} &y")
-    # Redis has no other way to end what is subscribed.
+    # Redis has no other way to end a subscription.
     with pytest.raises(EOFError):
         connection.ask("PING")
     connection.close()
@@ -398,7 +398,7 @@ def test_a_new_user_has_its_rules_at_once_and_nobody_else_is_touched(
     assert old.ask("PING") == "+PONG"
 
 
-# Rules of before and after; what may be done in between; and what may not, then either.
+# Rules before and after; what is allowed in between; and what is not allowed even then.
 UNIONS = {
     "a new command and an old key": (
         "+get ~a",
@@ -456,7 +456,7 @@ def test_in_between_a_user_may_do_what_either_rules_allow_and_no_more(
     before, after = (f"on >w resetchannels -@all {rules}" for rules in (before, after))
     fresh.apply(user=before, twin=after)
     sizes = []
-    # As often as runs break off.
+    # As often as runs are interrupted.
     for _ in range(3):
         fresh.apply(user=after)
         found = [command for command in (*allowed, *refused) if fresh.may("user", *command.split())]
@@ -518,7 +518,7 @@ def test_a_renewed_certificate_is_read_without_a_restart(
     before = presented(server)
     issue(server.directory, authority)
     assert presented(server) == before
-    # In production the key stays: it reaches the process as a credential.
+    # In production the key stays, because it reaches the process as a credential.
     key = {"tls-key-file": str(server.directory / "host.key")}
     server.apply({"tls-cert-file": str(server.directory / "host.crt"), **key})
     assert presented(server) == (server.directory / "host.crt").read_text()
@@ -528,7 +528,7 @@ def test_a_renewed_certificate_is_read_without_a_restart(
 def test_a_new_key_is_taken_without_a_restart_and_nobody_is_cut_off(
     server: Server, authority: Authority, old: Connection
 ) -> None:
-    """The key that a running server was given at its start can't be replaced in its place."""
+    """The key that a running server got at its start can't be replaced in place."""
     identity = old.ask("CLIENT ID")
     staged = server.directory / "run/host.key"
     staged.parent.mkdir()
@@ -541,7 +541,7 @@ def test_a_new_key_is_taken_without_a_restart_and_nobody_is_cut_off(
     server.apply(files)
     assert presented(server) == certificate
     assert old.ask("CLIENT ID") == identity
-    # And again, as it lies there by now.
+    # And again, with the file that is there now.
     stage(str(server.directory / "host.key"), str(staged))
     server.apply({**files, "tls-cert-file": str(server.directory / "host.crt")})
     assert presented(server) == (server.directory / "host.crt").read_text()
@@ -561,7 +561,7 @@ def test_it_is_shown_a_certificate_where_it_asks_for_one(
     server.apply({"tls-auth-clients": "optional"})
     assert takes_password(server.access, talk)
     assert takes_password(shown, talk)
-    # Insisting on it cuts off nobody who is there without.
+    # Requiring it disconnects no client that is already connected without one.
     standing = Connection(server, "admin", "adm")
     server.apply({"tls-auth-clients": "yes"})
     try:
@@ -622,7 +622,7 @@ def test_who_can_not_get_in_is_told_so(server: Server) -> None:
 def test_the_password_is_not_for_a_server_of_another_name(
     server: Server, authority: Authority
 ) -> None:
-    """Any certificate of a company's authority would do otherwise."""
+    """Otherwise any certificate of a company's authority would be accepted."""
     other, key = authority.issue(["DNS:worker7.example"])
     (server.directory / "other.crt").write_text(other)
     (server.directory / "other.key").write_text(key)

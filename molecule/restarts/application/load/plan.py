@@ -1,17 +1,17 @@
-"""What is sent, and when: the same for the same seed, whoever runs the tasks.
+"""What is sent and when; it only depends on the seed, not on the workers that run the tasks.
 
-Of each hundred tasks, which at the usual rate take two seconds to send, 95 sleep 10 to 100 ms, four 1 to 5 s and one 20
-s; their order is drawn. The mix holds in each hundred rather than on the average, and queues are dealt rather than
-drawn, so that a run of a minute or two is as good as a long one: by chance alone, long tasks would pile up on one queue
-now and then, and the wait of the last percent would tell the seed rather than the restart.
+Of each hundred tasks, which take two seconds to send at the usual rate, 95 sleep 10 to 100 ms, four 1 to 5 s and one 20
+s. Their order is random. The mix holds in each hundred, not only on average, and queues take turns. So a run of a
+minute or two is as good as a long one. With random queues, long tasks would sometimes pile up in one of them, and the
+wait of the last percent would say more about the seed than about the restart.
 
-With `rich` the same tasks go to the same queues at the same moments, and are more than they were: all have a body of
-1 kB and a priority, and of each hundred one has a body of 1 MB, five have a rate limit and one, with an ETA, is revoked
-by another task.
+With `rich` the same tasks go to the same queues at the same moments, with more in them: all have a body of 1 kB and a
+priority. Of each hundred, one has a body of 1 MB, five have a rate limit, and one with an ETA is revoked by another
+task.
 
-`by_worker` is another load, for workers of several kinds. Each has a queue of its name, whose tasks publish only at
-their end, if at all: a retry, the next one of a chain, the body of a chord. So a process that runs one task has never
-published before.
+`by_worker` is another load, for workers of several kinds. Each has a queue with its name. The tasks there publish only
+at their end, if at all: a retry, the next task of a chain, the body of a chord. So a process that runs one task has
+never published before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-RATE = 50.0  # tasks a second, where nobody says another
+RATE = 50.0  # tasks per second, by default
 BLOCK = 100
 CHORD_EVERY = 5  # blocks
 CHORD_HEADERS = 4
@@ -34,8 +34,8 @@ LIMITED = 5  # of each hundred
 PRIORITIES = (0, 3, 6, 9)  # those that kombu has lists for
 
 CHAIN_LINKS = 3
-#: Workers of other kinds, with their shares of the load. What `exchanges` has is sent to named exchanges, by tasks of
-#: `warm`: senders have no right to it.
+#: Workers of other kinds, with their shares of the load. Tasks of `warm` send those of `exchanges` to named exchanges,
+#: because senders may not.
 WORKERS: Mapping[str, int] = {
     "warm": 4,
     "cold": 4,
@@ -44,12 +44,12 @@ WORKERS: Mapping[str, int] = {
     "once": 3,
     "exchanges": 2,
 }
-#: What each ten tasks of a worker are; those that are not named are naps.
+#: Kinds of each ten tasks of a worker; the others are naps.
 TENTHS: Mapping[int, str] = {3: "stumble", 6: "chain", 9: "chord"}
 #: Seconds of a nap, by its place in each twenty.
 NAPS: Mapping[int, float] = {1: 3.0, 10: 8.0}
 
-# In the proportion of the processes that the inventory gives to each queue.
+# Proportional to the processes that the inventory gives to each queue.
 SHARES: Mapping[str, int] = {"fast": 6, "medium": 4, "slow": 3}
 
 
@@ -58,16 +58,16 @@ class Send:
     """One task to send.
 
     Attributes:
-        number: Its place in the order; with the run's name, its id.
+        number: Its place in the order; the run's name and this number are its id.
         at: Seconds after the beginning.
-        kind: nap, eta, stumble or chord; a chord's number and seconds are its first header's. Of a rich load also
-            limited and revoked; the number after a revoked one's is that of the task that revokes it. Of a load by
-            worker also chain, whose number is its first link's, and relay, which sends the task of the next number.
-        queue: Where it goes.
+        kind: nap, eta, stumble or chord. A chord has the number and seconds of its first header. A rich load also has
+            limited and revoked; the task after a revoked one revokes it. A load by worker also has chain, with the
+            number of its first link, and relay, which sends the task with the next number.
+        queue: The queue that it goes to.
         seconds: How long it sleeps.
-        delay: Seconds until its ETA; 0 is at once.
-        size: Bytes of its body, beside what every message has.
-        priority: As Celery's; on Redis 0 is the highest.
+        delay: Seconds until its ETA; 0 for at once.
+        size: Bytes of its body, in addition to what every message has.
+        priority: Celery's priority; on Redis 0 is the highest.
     """
 
     number: int
@@ -81,7 +81,7 @@ class Send:
 
 
 def _deal(shares: Mapping[str, int]) -> Iterator[str]:
-    """Queues in turn, each as often as its share, as evenly as can be."""
+    """Yield queues in turn, each as often as its share, as evenly as possible."""
     total = sum(shares.values())
     owed = dict.fromkeys(shares, 0.0)
     while True:
@@ -100,17 +100,17 @@ def plan(
     rate: float = RATE,
     eta: float = ETA[1],
 ) -> Iterator[Send]:
-    """All sends, without an end.
+    """Yield all sends, without an end.
 
     Args:
-        seed: Of the random numbers.
-        long: Naps of so many seconds, sent first, one after the other, to the first queue.
+        seed: Seed of the random numbers.
+        long: Lengths of naps in seconds, sent first, one after the other, to the first queue.
         rich: See above.
-        rate: Tasks a second.
+        rate: Tasks per second.
         eta: The longest ETA, in seconds.
     """
     numbers = random.Random(seed)  # noqa: S311  # a load, no secret
-    # Numbers of their own, so that what is drawn for every load stays the same.
+    # Separate random numbers, so that those for every load stay the same.
     more = random.Random(seed + 1)  # noqa: S311  # a load, no secret
     queues = {length: _deal(SHARES) for length in ("short", "middle", "long")}
     number = 0
@@ -122,7 +122,7 @@ def plan(
         lengths = ["short"] * 95 + ["middle"] * 4 + ["long"]
         numbers.shuffle(lengths)
         shorts = [index for index, length in enumerate(lengths) if length == "short"]
-        # Of the short ones: one with an ETA, one that retries, and now and then a chord.
+        # Some of the short ones: one with an ETA, one that retries, and sometimes a chord.
         special = dict(zip(numbers.sample(shorts, 3), ("eta", "stumble", "chord"), strict=True))
         large = -1
         if rich:
@@ -148,12 +148,12 @@ def plan(
 
 
 def by_worker(seed: int, workers: Sequence[str], rate: float = RATE) -> Iterator[Send]:
-    """All sends to workers of some kinds, without an end.
+    """Yield all sends to workers of some kinds, without an end.
 
     Args:
-        seed: Of the random numbers.
-        workers: Which of `WORKERS`.
-        rate: Tasks a second.
+        seed: Seed of the random numbers.
+        workers: Names from `WORKERS`.
+        rate: Tasks per second.
     """
     numbers = random.Random(seed)  # noqa: S311  # a load, no secret
     queues = _deal({name: WORKERS[name] for name in workers})
@@ -164,7 +164,7 @@ def by_worker(seed: int, workers: Sequence[str], rate: float = RATE) -> Iterator
         place = sent[queue]
         sent[queue] += 1
         seconds = NAPS.get(place % 20) or round(numbers.uniform(0.01, 0.1), 3)
-        # What may be lost is no part of anything: other tasks would be waited for in vain.
+        # A task that may be lost is not part of a chain or chord, whose other tasks would be waited for in vain.
         kind = {"exchanges": "relay", "once": "nap"}.get(queue) or TENTHS.get(place % 10, "nap")
         yield Send(number, index / rate, kind, queue, seconds)
         number += {"chord": CHORD_HEADERS + 1, "chain": CHAIN_LINKS, "relay": 2}.get(kind, 1)

@@ -1,63 +1,63 @@
-"""How a worker of the model takes, acknowledges and puts back: ours, stock's, and ours with one part left out."""
+"""How a worker of the model fetches, acknowledges and puts back: our way, stock's, and ours with one part left out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-#: Seconds that a lease lasts, and between two renewals; also the visibility timeout of all.
+#: Seconds that a lease lasts, and seconds between two renewals. The visibility timeout is the same.
 LEASE, EVERY = 15, 5
-#: Seconds from which on an unknown tag of its own counts as one that a late take has left.
+#: Age in seconds from which an unknown tag of its own counts as left by a late fetch.
 LATE = 6
-#: Processes that may die of a message before it is a dead letter.
+#: A message that has killed this many processes becomes a dead letter.
 DEATHS = 3
-#: Messages that a process holds at most.
+#: Largest number of messages that a process holds.
 PREFETCH = 3
 
 
 @dataclass(frozen=True)
 class Design:
-    """One switch for each thing that keeps a message; all on is what ``celery_fleet.delivery`` does."""
+    """One switch for each thing that keeps a message; ``celery_fleet.delivery`` has all of them on."""
 
-    #: List and ``unacked`` in one step; else a pop, and a write in a second one.
+    #: List and ``unacked`` change in one step; otherwise a pop comes first, and a write in a second step.
     atomic_take: bool = True
-    #: A tag for each delivery, with its owner; else one that goes with the message for ever.
+    #: Each delivery has a tag with its owner; otherwise one tag stays with the message for ever.
     tag_per_delivery: bool = True
-    #: What runs goes on through a lost connection; else it is put back, and runs on all the same.
+    #: Tasks continue through a lost connection; otherwise they are put back although they still run.
     carry: bool = True
-    #: An acknowledgement that failed is sent again; else it is forgotten.
+    #: An acknowledgement that failed is sent again; otherwise it is forgotten.
     resend: bool = True
-    #: What is held is renewed while its process lives.
+    #: A process renews what it holds while it lives.
     lease: bool = True
-    #: Only what is known is renewed; else all that bears the owner's name.
+    #: It renews only messages that it knows; otherwise all that bear the owner's name.
     renews_known: bool = True
-    #: So is the tag of a take whose reply has not been read.
+    #: It also renews the tag of a fetch whose reply it has not read.
     renews_outstanding: bool = True
-    #: A renewal touches only what is there; else it makes what it does not find.
+    #: A renewal only touches tags that exist; otherwise it adds those that it does not find.
     renews_existing: bool = True
-    #: Scores are the broker's clock; else the host's.
+    #: Scores come from the broker's clock; otherwise from the host's.
     broker_clock: bool = True
-    #: What no lease covers is put back by whoever finds it.
+    #: Any worker puts back a message that no lease covers.
     sweeps: bool = True
-    #: The sweep leaves alone what the sweeper itself holds.
+    #: The sweep skips what the sweeper itself holds.
     spares_own: bool = True
-    #: After an outage the sweep gives the others the time of a renewal.
+    #: After an outage the sweep leaves other workers time for a renewal.
     patient: bool = True
-    #: The sweep of own tags leaves alone that of the take on its way.
+    #: The sweep of a worker's own tags skips that of a fetch on its way.
     spares_outstanding: bool = True
-    #: What is put back comes from ``unacked``, if it is still there; else from memory, come what may.
+    #: A message is put back from ``unacked``, if it is still there; otherwise from memory, in any case.
     guarded: bool = True
-    #: The hand-back waits until no process of the dead one lives.
+    #: The hand-back waits until all processes of the dead worker have ended.
     lock: bool = True
-    #: The hand-back acknowledges what was written down as ended.
+    #: The hand-back acknowledges messages that were written down as ended.
     acknowledges_dead: bool = True
 
     def without(self, *names: str) -> Design:
-        """The same with some parts left out."""
+        """Return the design with some parts left out."""
         return replace(self, **dict.fromkeys(names, False))
 
 
 OURS = Design()
-#: kombu 5.7. Its sweep is ``restore_visible``, at every worker, of what is older than the visibility timeout.
+#: kombu 5.7. At each worker, ``restore_visible`` sweeps messages that are older than the visibility timeout.
 STOCK = OURS.without(
     *("atomic_take", "tag_per_delivery", "carry", "resend", "lease", "broker_clock"),
     *("spares_own", "patient", "lock", "acknowledges_dead"),

@@ -1,35 +1,35 @@
-"""A model of the delivery: some hosts, their workers and one broker, and what may happen to them.
+"""A model of the delivery: a few hosts, their workers, one broker, and what may happen to them.
 
-It is there to try orders of events that no test on real servers meets often enough. Nothing of it runs Celery: it
-says, in some hundred lines, how a message is taken, run, acknowledged, put back, handed back, renewed and swept, and
-hypothesis (`test_model.py`) draws which of these steps comes next. What is one script or one command for Redis is one
-step here; what is two round trips is two, and anything may come between them.
+It tries orders of events that tests on real servers rarely meet. It does not run Celery. In a few hundred lines it
+describes how a message is fetched, run, acknowledged, put back, handed back, renewed and swept, and hypothesis
+(`test_model.py`) draws which of these steps comes next. One script or command for Redis is one step here. Two round
+trips are two steps, and anything may happen between them.
 
-**What is modelled.** A command lies on its connection until the server serves it (`serve`), its reply until the
-client reads it (`read`). A connection that breaks (`lose`) loses both, but what was sent may still be served:
-later, or never (`late`). A main process may be killed while its pool's children run on for a moment (`kill`, `bury`),
-be frozen, drain, quit; a child may die with its body; a host may be cut off, die with all that it ran, and boot
-without what its runtime directory held; Redis may be away for longer than the lease. Each host has a clock of its own.
+**What is modelled.** A command stays on its connection until the server serves it (`serve`), and its reply until the
+client reads it (`read`). If a connection breaks (`lose`), both are lost, but a command that was sent may still be
+served later (`late`). A main process may be killed while its pool's children run for another moment (`kill`, `bury`);
+it may be frozen, drain or quit. A child may die with its body. A host may be cut off, or die with everything on it and
+boot with an empty runtime directory. Redis may be away for longer than the lease. Each host has a separate clock.
 
-**What must hold** after each step, as `BrokenError` with its kind where it does not:
+**What must hold** after each step; otherwise `BrokenError` is raised with its kind:
 
-* `lost`: what was sent is in a list, in `unacked`, a dead letter, or its body has ended. What a living worker has
-  popped and not written yet counts as held, so that only its death is a loss.
-* `doubled`: a body begins while another of the same message runs, or after one has ended. Two cases are no fault and
-  are counted apart: `cut_off`, where one of the two was taken from a process that lived, but was cut off beyond its
-  lease (which is renewed every third of it, so that a cut of two thirds may be enough); and `unacknowledged`, where
-  the body had ended and its process died before the acknowledgement reached the broker. A body that died half-way is
-  run again on purpose: `again`. Nor is anything handed back whose end its process had written down.
+* `lost`: a message that was sent is in a list, in `unacked` or a dead letter, or its body has ended. A message that a
+  living worker has popped and not written yet counts as held, so only the worker's death is a loss.
+* `doubled`: a body begins while another one of the same message runs, or after one has ended. Two cases are not faults
+  and are counted separately. `cut_off`: one of the two was fetched from a process that was alive, but cut off for
+  longer than its lease. (The lease is renewed every third of its time, so a cut of two thirds may be enough.)
+  `unacknowledged`: the body had ended, and its process died before the acknowledgement reached the broker. A body that
+  died half-way is run again on purpose: `again`. A message whose end its process has written down is not handed back.
 * `disagree`: `unacked` and `unacked_index` name the same tags.
-* `uncovered`: what a living worker holds stands in `unacked`, unless it was cut off beyond its lease.
-* `stolen`: nor does another worker acknowledge or put back what it holds. Kombu's tags allow that, as they go with the
-  message: an owner of before can touch the delivery of today.
-* `stuck`: at the end faults cease, late commands are served, and one worker that lives gets everything done.
+* `uncovered`: what a living worker holds is in `unacked`, unless the worker was cut off for longer than its lease.
+* `stolen`: no other worker acknowledges or puts back what it holds. Kombu's tags allow that, because they stay with the
+  message: a previous owner can touch today's delivery.
+* `stuck`: at the end faults stop, late commands are served, and one living worker gets everything done.
 
-**How far to trust it.** `design.py` has a switch for each thing that keeps a message; `test_model.py` shows that the
-model with all of them on holds, and that it breaks in the expected way without each single one, stock Celery's faults
-first. What it does not have: priorities, ETAs, rate limits, replicas that lose writes, memory that runs out, and the
-code that really runs on hosts: that each step is one step there is for the tests with real servers to show.
+**How far to trust it.** `design.py` has a switch for each thing that keeps a message. `test_model.py` shows that the
+model holds with all of them on, and breaks in the expected way without each of them, beginning with stock Celery's
+faults. It leaves out priorities, ETAs, rate limits, replicas that lose writes, and memory that runs out. Nor does it
+have the code that runs on hosts: tests with real servers show that each step is a single step there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from tests.unit.delivery.model.design import EVERY, LEASE, OURS, Design
 from tests.unit.delivery.model.process import Connection, Host, Process
 
 KINDS = frozenset({"lost", "doubled", "disagree", "uncovered", "stolen", "stuck"})
-#: Rounds of everybody's work after which what is left counts as stuck; each takes a few seconds of the broker's clock.
+#: Rounds of work by all, after which a remaining message counts as stuck. Each takes a few seconds of the broker's
+#: clock.
 ROUNDS = 60
 
 
@@ -66,10 +67,10 @@ class HandBack:
 
 @dataclass
 class World:
-    """Everything, and the ledger. ``designs`` has one for each worker, ``hosts`` the host of each.
+    """All hosts, workers and the broker, with the ledger. ``designs`` and ``hosts`` have an item for each worker.
 
-    ``watched`` are the kinds that break; ``spared`` are workers, by their index, that meet no fault, and whose own
-    faults (a visibility timeout without a lease) are counted as theirs.
+    ``watched`` are the kinds that raise. ``spared`` are workers, by index, that meet no fault; faults that they cause
+    (by a visibility timeout without a lease) are counted as theirs.
     """
 
     designs: tuple[Design, ...] = (OURS, OURS, OURS)
@@ -98,26 +99,26 @@ class World:
         return made
 
     def is_spared(self, process: Process) -> bool:
-        """Whether no fault may befall it."""
+        """Whether it meets no fault."""
         return int(process.node[1:]) in self.spared
 
     # --- steps -------------------------------------------------------------------------------------
 
     def send(self, queue: str) -> None:
-        """A producer's message reaches the broker, whether the producer hears of it or not."""
+        """A producer's message reaches the broker, whether or not the producer gets the reply."""
         message = Message(len(self.sent), queue)
         self.sent.append(message)
         self.broker.push(message)
 
     def connections(self) -> Iterator[Connection]:
-        """All with something to serve."""
+        """Yield all connections with a command to serve."""
         for process in [*self.workers, *self.dead]:
             for connection in (process.poll, process.rest, *process.late):
                 if connection.commands:
                     yield connection
 
     def late(self) -> list[Connection]:
-        """Those with something to serve whose client is gone."""
+        """Return the connections with a command to serve whose client is gone."""
         return [one for one in self.connections() if not one.open]
 
     def read(self, connection: Connection) -> None:
@@ -126,7 +127,7 @@ class World:
         command.read(command.reply)
 
     def talk(self, process: Process) -> None:
-        """All that is on its way arrives, there and back."""
+        """All commands and replies on their way arrive."""
         for connection in (process.poll, process.rest, process.poll, process.rest):
             while connection.commands:
                 connection.serve()
@@ -134,7 +135,7 @@ class World:
                 self.read(connection)
 
     def begin(self, process: Process) -> None:
-        """The body of what came first begins; the ledger says whether it may."""
+        """The body of the message that came first begins; the ledger checks that it may."""
         delivery = process.waiting()[0]
         number = delivery.message.number
         for other in self.begun.setdefault(number, []):
@@ -158,7 +159,7 @@ class World:
             )
 
     def end(self, process: Process) -> None:
-        """The body that runs longest ends."""
+        """The body that has run longest ends."""
         delivery = process.running()[0]
         self.ended.add(delivery.message.number)
         process.end(delivery)
@@ -182,7 +183,7 @@ class World:
         self.dead.append(process)
 
     def start(self, index: int) -> None:
-        """The next start of a worker; systemd waits for the children of the last one, and for its hand-back."""
+        """A worker starts again; systemd waits for its previous children and their hand-back."""
         former = self.workers[index]
         if (
             former.design.lock
@@ -191,7 +192,7 @@ class World:
         self.workers[index] = self._process(index)
 
     def to_hand_back(self) -> list[Process]:
-        """Dead processes whose unit may hand back now."""
+        """Return dead processes whose unit may hand back now."""
         able = [one for one in self.dead if one.host in self.machines and not one.host.is_cut]
         return [one for one in able if not (one.children and one.design.lock)]
 
@@ -207,17 +208,17 @@ class World:
         if process.design.tag_per_delivery:
             held = [tag for tag in held if process.owner.holds(tag)]
         else:
-            # Kombu's tags say nothing of who holds them: a file of these would have to.
+            # Kombu's tags do not say who holds them, so a file would have to.
             held = [tag for tag in held if tag in {one.tag for one in process.held}]
         self.dead.remove(process)
         self.hand_backs.append(HandBack(process, held, written))
-        # What it sent may still come.
+        # Its commands may still arrive.
         if process.late:
             self.dead.append(process)
             process.host = Host()
 
     def finish_hand_back(self, found: HandBack) -> None:
-        """Second round trip: each goes back, if it is still there; newest first, so that the oldest runs next."""
+        """Second round trip: put each back if it is still there, newest first, so that the oldest runs next."""
         self.hand_backs.remove(found)
         for tag in reversed(found.tags):
             if tag in found.written and tag in self.broker.unacked:
@@ -225,7 +226,7 @@ class World:
             self.broker.restore(tag, found.process, deaths=int(tag in found.process.begun))
 
     def kill_host(self, index: int) -> None:
-        """Power is cut: nothing is handed back, and the runtime directory is gone."""
+        """The power fails: nothing is handed back, and the runtime directory is gone."""
         self.seen["host killed"] += 1
         host = self.machines[index]
         for process in self.workers:
@@ -240,11 +241,11 @@ class World:
         host.written.clear()
 
     def tick(self, seconds: int, up: bool = True) -> None:
-        """Time passes; whoever can reaches the broker each second, if it is up, and renews."""
+        """Time passes. Each second, workers that can reach the broker renew their leases."""
         for _ in range(seconds):
             self.broker.now += 1
             for process in self.dead:
-                # The kernel kills them with their parent (PR_SET_PDEATHSIG): an orphan sees no second pass.
+                # The kernel kills them with their parent (PR_SET_PDEATHSIG), so no orphan lives for a second.
                 process.bury()
             for process in self.workers:
                 if not up or not process.reaches:
@@ -258,7 +259,7 @@ class World:
                     process.renew()
 
     def outage(self, seconds: int) -> None:
-        """The broker is away, and comes back with all that it had; all connections are gone."""
+        """The broker goes away and comes back with all its data; all connections are gone."""
         self.seen["outage"] += 1
         for process in self.workers:
             if process.alive:
@@ -266,12 +267,12 @@ class World:
         self.tick(seconds, up=False)
 
     def may_sweep(self, process: Process) -> bool:
-        """Whether it would sweep now."""
+        """Return whether it would sweep now."""
         patient = not process.design.patient or process.in_touch > EVERY
         return process.reaches and process.connected and process.design.sweeps and patient
 
     def sweep(self, process: Process) -> None:
-        """Put back what no lease covers any more."""
+        """Put back messages that no lease covers any more."""
         clock = self.broker.now if process.design.broker_clock else process.score() or 0
         own = set(process.known) if process.design.spares_own else set()
         for tag in reversed(self.broker.older(clock - LEASE)):
@@ -291,7 +292,7 @@ class World:
     # --- what must hold ----------------------------------------------------------------------------
 
     def check(self) -> None:
-        """All but `doubled` and `stuck`, which have their moments."""
+        """Check everything except `doubled` and `stuck`, which are checked at other times."""
         if set(self.broker.unacked) != set(self.broker.index):
             odd = set(self.broker.unacked) ^ set(self.broker.index)
             self._break("disagree", f"unacked and its index about {sorted(odd)}")
@@ -299,7 +300,7 @@ class World:
             if not process.alive or self.is_spared(process):
                 continue
             for one in process.held:
-                # What has ended may be acknowledged by whoever finds it written down.
+                # A message that has ended may be acknowledged by any worker that finds it written down.
                 is_over = one.gone == "acknowledged" and one.state is State.ENDED
                 if one.gone and not (one.expired or is_over) and one.gone_by is not process:
                     kind = "uncovered" if one.gone == "swept" else "stolen"
@@ -326,7 +327,7 @@ class World:
     # --- the end -----------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Faults cease; then everybody works until nothing is left."""
+        """Stop all faults; then all workers work until nothing is left."""
         for host in self.machines:
             host.is_cut = False
         for connection in self.late():
