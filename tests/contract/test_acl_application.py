@@ -177,7 +177,7 @@ def test_a_producer_with_remote_control(controlled: Fleet) -> None:
 
 
 def test_a_producer_with_remote_control_leaves_overdue_tasks_alone(controlled: Fleet) -> None:
-    """Kombu has whoever waits for replies put such tasks back, and a producer may not."""
+    """Kombu makes a process that waits for replies put such tasks back, and a producer may not."""
     worker = client(controlled.ports["broker"], "worker")
     worker.hset("unacked", "t", '[{"properties": {"delivery_info": {}}}, "", "mail"]')
     worker.zadd("unacked_index", {"t": 1})

@@ -36,12 +36,12 @@ def nothing_refused(fleet: Fleet) -> Iterator[None]:
 def test_a_task_whose_time_is_up_is_no_business_of_a_question(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kombu has whoever consumes put it back, replies to a question included, and the operator may not."""
+    """Kombu makes every consumer put it back, even one that waits for replies, and the operator may not."""
     monkeypatch.setattr(fleet, "visibility_timeout", 60)
     worker = client(fleet.ports["broker"], "worker")
     message = {"body": "", "headers": {}, "properties": {"delivery_info": {}, "delivery_tag": "t"}}
     worker.hset("unacked", "t", json.dumps([message, "", "bulk"]))
-    # The worker is of before, and has an hour.
+    # The worker is from before the change, and has an hour.
     worker.zadd("unacked_index", {"t": time.time() - 600})
     assert NODE in fleet.celery("inspect", "ping")
     assert worker.hexists("unacked", "t")

@@ -85,7 +85,7 @@ def test_our_commands_are_known_to_the_command_line() -> None:
     found = [shlex.split(command) for command in ours() if command.startswith("celery-fleet ")]
     assert len(found) >= 40
     for _, name, *words in found:
-        # Its further words are commands of a group, where it is one.
+        # If it is a group, the words that follow are its commands.
         command: click.Command = cli.commands[name]
         options = {option for parameter in command.params for option in parameter.opts}
         if isinstance(command, click.Group) or name in ("schedule", "health"):

@@ -102,12 +102,12 @@ def not_only_docstring(texts: Mapping[str, str]) -> list[str]:
 
 
 def hidden(names: Iterable[str]) -> list[str]:
-    """Dotted names whose last part is a module of the standard library's."""
+    """Return dotted names that end in the name of a module of the standard library."""
     return [name for name in names if name.rpartition(".")[2] in sys.stdlib_module_names]
 
 
 def starts(module: str, source: Path) -> subprocess.CompletedProcess[str]:
-    """Import a module with the standard library alone."""
+    """Import a module with only the standard library."""
     code = f"import sys; sys.path.insert(0, {str(source)!r}); import {module}"
     return subprocess.run(
         [sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, check=False

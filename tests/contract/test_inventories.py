@@ -1,4 +1,4 @@
-"""The delivered inventories are taken by preflight, or refused for what a user has to fill in, and for that alone."""
+"""Preflight accepts the delivered inventories, or refuses only what a user has to fill in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.render.fleet import (
 )
 
 PLAY = "- {hosts: fleet, gather_facts: false, tasks: [{celery_fleet.core.preflight_inventory: , run_once: true}]}\n"
-# But for what `make new-env` has made in this checkout, which has a .gitignore of its own.
+# Without those that `make new-env` has made in this checkout; each of these has a .gitignore.
 INVENTORIES = sorted(
     path.name
     for path in (ROOT / "inventories").iterdir()
@@ -81,7 +81,7 @@ def test_one_with_placeholders_is_refused_for_these_alone(name: str, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*NOT_RENDERED, *TO_FILL_IN}))
 def test_one_that_is_filled_in_is_taken(name: str, tmp_path: Path) -> None:
-    """With a secret of its own at each place that asks for one, as a user puts it there."""
+    """It has a secret at each place that asks for one, as a user would put it there."""
     done = preflight(name, tmp_path, fill_in=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -146,7 +146,7 @@ def test_hosts_are_reached_by_ssh_and_by_a_bastion_where_its_line_is_taken(
     )
     assert bastion == 1
     path.write_text(asked)
-    # Nobody is there, and nobody is asked for a name.
+    # The host does not exist, and no user is asked for a name.
     program = tmp_path / "ssh"
     program.write_text("#!/bin/sh\nexit 255\n")
     program.chmod(0o755)

@@ -49,7 +49,7 @@ from tests.unit.preflight.inventory import valid
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = "plugins/plugin_utils/desired/worker_options.py"
 
-# What a value of the type alone would not do for.
+# Values of options that need more than the right type.
 SAMPLES: dict[str, Any] = {
     "autoscale": "10,3",
     "celery_app_directories": {"/srv/shop/another": {}},

@@ -63,7 +63,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         name = page.relative_to(ROOT).with_suffix(".html")
         assert (tmp_path / "html" / name).is_file()
     assert "docs/index.html" in (tmp_path / "html/index.html").read_text()
-    # Whoever reads it may have no network.
+    # A reader may have no network.
     for page in (tmp_path / "html").rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|link|img)[^>]* (?:src|href)="(https?:[^"]*)"', page.read_text()

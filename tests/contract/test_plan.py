@@ -26,14 +26,14 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
             if name == "fleet":
                 continue
             hosts = groups_of(play)
-            # `verify` alone proves what is there; the plan has a part of it that comes with a deploy only.
+            # `verify` by itself only checks what is there, so its part in the plan comes with a deploy.
             tags = {*play["tags"], *role["tags"]} - {"verify"}
             found[name] = (hosts, tags)
     end = next(play for play in plays if play.get("name") == "Stop what moved to another host")
-    # A part of the role celery_release, in a play of its own.
+    # This is part of the role celery_release, in a separate play.
     commands = next(play for play in plays if play.get("name") == "Run the release's commands")
     found["celery_release_commands"] = (groups_of(commands), set(commands["tags"]))
-    # A part of the role celery_beat, in a play of its own, right before beat's.
+    # This is part of the role celery_beat, in a separate play just before beat's.
     schedule = next(
         play for play in plays if play.get("name") == "Write the schedule into the database"
     )
@@ -55,7 +55,7 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
         "celery_cli",
         "celery_worker",
     ]
-    # nginx may refuse the site, whose certificate is there by then, before anything restarts.
+    # By then the site's certificate is there, and nginx can refuse the site before anything restarts.
     at = titles.index("Check the site of the web process")
     assert titles.index("Give each host its certificate") < at
     assert at < titles.index("Run the broker and the result store")

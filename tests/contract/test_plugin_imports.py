@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "new_env": frozenset({"preflight"}),
     "scripts": frozenset(),
 }
-# The same inside of preflight, whose file `run` puts everything together.
+# The same inside preflight, whose file `run` combines everything.
 INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
     "model": frozenset(),
     "checks": frozenset({"model"}),

@@ -1,4 +1,4 @@
-"""How long a file may be, how many arguments a function may take, and that a class has a name of its own."""
+"""How long a file may be, how many arguments a function may take, and that no two classes share a name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REASON = "it is a single file"
 
 MOST_ARGUMENTS = 8
 
-#: Public classes whose names something else decides, so that several files define them.
+#: Public classes that have names of other projects, so several files define them.
 SHARED_NAMES = {
     "LookupModule",  # Ansible's, for each lookup plugin
     "Channel",  # kombu's, for each of its minors

@@ -208,7 +208,7 @@ def test_every_variable_that_is_documented_is_read() -> None:
         name
         for role in roles()
         for name, option in options_of(role).items()
-        # Where there is but one choice there is nothing to read.
+        # If there is only one choice, there is nothing to read.
         if len(option.get("choices", [])) != 1
         and name not in read()
         and not re.search(rf"\b{name}\b", plugins)

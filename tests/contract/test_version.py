@@ -1,4 +1,4 @@
-"""Which version this is: it stands in one place, and CHANGELOG.md and the runtime on the hosts say the same."""
+"""The version is written in one place, and CHANGELOG.md and the runtime on the hosts agree with it."""
 
 from __future__ import annotations
 

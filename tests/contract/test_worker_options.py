@@ -68,7 +68,7 @@ def test_there_are_flags() -> None:
 @pytest.mark.parametrize("flag", flags())
 def test_each_flag_has_an_option(flag: str) -> None:
     ours = {option.flag for option in WORKER}
-    # Celery knows the scheduling of tasks as -O alone.
+    # Celery only knows the scheduling of tasks as -O.
     names = {flag, "-O"} if flag in ("--optimization", "-O") else {flag}
     assert names & ours, f"`celery worker` has {flag}: add an option with this flag to {TABLE}"
 

@@ -56,7 +56,7 @@ def test_the_runtime_with_the_command_is_where_the_file_says(fleet: Fleet) -> No
 def test_bash_completes_the_command(fleet: Fleet) -> None:
     path = "/usr/share/bash-completion/completions/celery-fleet"
     for host in fleet.hosts.values():
-        # For every user, so nobody has to put a line into a file of their own.
+        # It is there for every user, so users need no line in their own files.
         assert "celery-fleet completion bash" in host.text(path)
         assert host.files[path].get("mode", "0644") == "0644"
 

@@ -40,7 +40,7 @@ def test_every_host_has_a_timer_and_what_it_starts(fleet: Fleet, tmp_path: Path)
         app = host.variables["celery_app_name"]
         assert unit(host, "timer") in host.units
         assert host.units[unit(host, "timer")]["on_change"] == "nothing"
-        # It ends by itself, and is started by the timer alone.
+        # It ends by itself, and only the timer starts it.
         assert unit(host, "service") not in host.units
         directory = tmp_path / host.name
         directory.mkdir()

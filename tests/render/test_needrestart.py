@@ -96,7 +96,7 @@ def test_anybody_may_read_it_and_it_comes_before_what_it_is_about(fleet: Fleet) 
 
 @pytest.mark.slow
 def test_without_it_what_lies_there_goes(flower_alone: Fleet) -> None:
-    """Of what was there before, the file alone: others have theirs beside it."""
+    """Only the file is removed, because others may have files in that directory."""
     for host in flower_alone.hosts.values():
         assert path(host) not in host.files
         assert path(host) in host.parts["fleet"]["owned"]["files"]

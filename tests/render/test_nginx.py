@@ -74,13 +74,13 @@ def site(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["local", "production"])
 def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
-    """Those in which each site has a port of its own."""
+    """Fleets in which each site has its own port."""
     return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 @pytest.fixture
 def host(fleet: Fleet, site: str) -> Host:
-    """One that has the site: where there are several all have the same, each by its own names."""
+    """A host that has the site. If there are several, all have the same one under their own names."""
     found = [
         h
         for h in fleet.hosts.values()

@@ -100,7 +100,7 @@ def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
 def test_workers_that_a_run_left_as_they_were_are_noted_by_no_host(
     whole: bool, limited: list[str], noted: bool
 ) -> None:
-    """Also where the limit leaves out the first of them, who knows nothing of the roll."""
+    """This also holds if the limit leaves out the first host, which knows nothing of the rolling restart."""
     loader = DataLoader()
     path = Path(__file__).parents[2] / "roles/pki/vars/main.yml"
     own = loader.load_from_file(str(path), trusted_as_template=True)

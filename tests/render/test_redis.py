@@ -13,7 +13,7 @@ DIRECTORY = "/etc/celery-fleet/redis"
 
 
 def configuration(text: str) -> dict[str, str]:
-    """Directives of a redis.conf, each of which stands there once."""
+    """Return the directives of a redis.conf; each of them occurs once."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):

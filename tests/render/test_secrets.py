@@ -1,4 +1,4 @@
-"""What is secret in the inventory is in files for root or systemd alone, and nowhere else."""
+"""Secrets of the inventory are only in files for root or systemd."""
 
 from __future__ import annotations
 

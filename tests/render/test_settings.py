@@ -79,7 +79,7 @@ def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
     environment = host.text("/etc/celery-fleet/other-shop/beat.env")
     assert "--scheduler=django_celery_beat.schedulers:DatabaseScheduler" in environment
     assert "--schedule=" not in environment
-    # The plan says that nobody could be asked.
+    # The plan says that the database could not be asked.
     assert "the database is asked once the release is built" in flower_alone.output
 
 

@@ -62,7 +62,7 @@ def put(host: Host, directory: Path) -> list[str]:
 
 
 def verify(units: list[str]) -> str:
-    """What systemd says against units; nothing where it takes them."""
+    """Return systemd's complaints about units; an empty string if it accepts them."""
     done = systemd.analyze("verify", "--man=no", "--recursive-errors=no", *units)
     return done.stdout + done.stderr + (f"exit status {done.returncode}" if done.returncode else "")
 
@@ -346,7 +346,7 @@ def test_a_worker_has_the_limits_of_the_inventory(fleet: Fleet) -> None:
 
 
 def test_limits_of_all_workers_are_those_of_each(odd: Fleet) -> None:
-    """Where one has its own, that wins, option by option."""
+    """A worker's own limit overrides the one for all, option by option."""
     found = {unit.partition("@")[2]: options for _, unit, options in workers(odd)}
     assert {name: options["memory_max"] for name, options in found.items()} == {
         "analytics.service": "768M",
@@ -636,7 +636,7 @@ def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> No
     for host, unit in services(fleet, "worker@.service"):
         given = {name: host.variables[name] for name in APP}
         text = whole(host, unit)
-        # One whose inventory has it off gets it here.
+        # A unit for which the inventory switches it off gets it here.
         found = parse(text if "/hand_back.py" in text else text + with_hand_back(**given))
         found = found["Service"]
         *_, command, _ = found["ExecStopPost"]

@@ -43,7 +43,7 @@ print(json.dumps(answers))
 
 @pytest.fixture
 def closed() -> Iterator[int]:
-    """A port that nobody can listen on meanwhile."""
+    """A port on which no process can listen for this time."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

@@ -64,7 +64,7 @@ def test_the_lock_has_every_need_and_no_address(project: Path) -> None:
 
 
 def test_the_inventory_adds_no_schedule(project: Path) -> None:
-    """The document has it in config/celery.py, and there alone."""
+    """Only config/celery.py has it, as in the document."""
     inventory = project.parents[1] / "inventories" / "aiecommerce"
     for path in inventory.rglob("*.yml"):
         assert "celery_beat_schedule" not in (yaml.safe_load(path.read_text()) or {}), path

@@ -1,4 +1,4 @@
-"""What the document says of the settings, read in a process of their own."""
+"""What the document says about the settings, read in a separate process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.aiecommerce.conftest import Run
 
-# Each of them starts Django; what they are about changes with the example alone.
+# Each test starts Django; their results only change with the example.
 pytestmark = pytest.mark.slow
 
 READ = """
@@ -118,7 +118,7 @@ def test_the_old_name_of_eager_mode_is_no_variable(run: Run) -> None:
 def test_the_old_name_of_eager_mode_as_a_setting(
     run: Run, without_the_new: str, eager: bool
 ) -> None:
-    """As README.md has it: Celery takes it where it stands alone; the new name, which is here, wins."""
+    """As README.md says: Celery accepts the old name if it is the only one; the new name, used here, overrides it."""
     code = f"""
 from aiecommerce import settings
 settings.CELERY_ALWAYS_EAGER = True

@@ -1,4 +1,4 @@
-"""Celery's own integration tests, against a worker of ours whose connections are cut meanwhile.
+"""Celery's own integration tests, against one of our workers while its connections are cut.
 
 They are a load that was not written for this project: chords in chains in groups, which fail if a task is lost. They
 come with Celery's source distribution.

@@ -136,7 +136,7 @@ def test_status_counts_dead_letters(
 ) -> None:
     answers(monkeypatch, {**WELL, "dead_letters": number})
     done = call("status")
-    # They stay until somebody has looked at them; nothing stands still for that.
+    # They stay until an operator has dealt with them, and nothing stops for that.
     assert done.exit_code == 0
     words = "Dead letters: 3; to see them: celery-fleet dead-letters list"
     assert (words in done.stdout) == shown

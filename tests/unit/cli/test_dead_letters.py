@@ -47,7 +47,7 @@ DONE = {"done": 1, "gone": 0, "left": 0, "refused": 0, "reasons": []}
 
 
 class Answers:
-    """Stands where the release's Python is asked."""
+    """Answers instead of the release's Python."""
 
     def __init__(self, *letters: dict[str, Any], **changed: Any) -> None:
         self.letters = letters
@@ -157,7 +157,7 @@ def test_it_asks_and_tells_how_many(
         done = call("dead-letters", verb)
         assert done.stdout == f"1 dead letter {word}; 1 were already gone.\n"
     assert asked == ["Replay 2 dead letters?"] * 2 + ["Drop 2 dead letters?"] * 2
-    # With those that were counted, whatever comes meanwhile.
+    # Those that were counted, even if more have arrived.
     assert answers.seen[2] == {"do": "replay", "choose": {"ids": ["6f1e", "7"]}}
 
 

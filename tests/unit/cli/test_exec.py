@@ -49,7 +49,7 @@ class Place:
 
     @property
     def script(self) -> str:
-        """`exec.py` with the places of this host, for a process of its own."""
+        """Return `exec.py` with the paths of this host, for a separate process."""
         return textwrap.dedent(f"""
             import os, sys
             from pathlib import Path

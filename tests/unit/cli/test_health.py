@@ -93,7 +93,7 @@ def test_without_a_result(tmp_path: Path, run: Run) -> None:
 
 @pytest.fixture
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """A systemctl whose `start` leaves a result, at first that of a check which the timer began before."""
+    """A systemctl whose `start` leaves a result; the first is of a check that the timer had begun before."""
     calls: list[list[str]] = []
 
     def start(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:

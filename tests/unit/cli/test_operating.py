@@ -534,7 +534,7 @@ def test_the_output_file_is_no_link_of_somebody_else(
     assert refused.value.exit_code == 2
     assert target.read_text() == "root"
     everybodys.chmod(0o755)
-    # Where nobody else may write, they may well have a link.
+    # In a directory that other users can't write to, a link is fine.
     watching.OutputFile(str(everybodys / "out.json")).close()
 
 
@@ -543,7 +543,7 @@ def test_the_output_file_is_no_link_of_somebody_else(
 
 @pytest.mark.parametrize("propagates", [False, True])
 def test_a_task_that_fails_here_is_an_answer(propagates: bool) -> None:
-    """Whatever the application's own tests want of such tasks."""
+    """This does not depend on how the application's own tests run such tasks."""
     app = Celery("shop", set_as_current=False)
     app.conf.task_eager_propagates = propagates
 

@@ -1,4 +1,4 @@
-"""What others wrote, on somebody's terminal."""
+"""Texts of other programs and users on an operator's terminal."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_where_a_line_may_end(cell: str, parts: list[str]) -> None:
 
 
 def test_commands_print_by_this_alone() -> None:
-    """But for completion, whose output is a shell's, and logs, which loads fast and says a sentence of ours."""
+    """Except completion, whose output is for a shell, and logs, which loads fast and prints one sentence of ours."""
     commands = Path(inspect.__file__).parent.glob("*.py")
     found = {path.stem for path in commands if "click.echo" in path.read_text()}
     assert found == {"completion", "logs"}

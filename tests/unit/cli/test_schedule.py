@@ -1,4 +1,4 @@
-"""``celery-fleet schedule`` where the schedule is in the application's database."""
+"""``celery-fleet schedule`` if the schedule is in the application's database."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Beat:
             "data_folder_out": str(directory),
         }
         document["metrics"] = {"file": str(directory / "beat.json")}
-        # Beat's own file has no entries; where it had some, its scheduler must not get them.
+        # Beat's own file has no entries. If it had some, its scheduler must not get them.
         (directory / "settings.json").write_text(json.dumps(document))
         self.log = directory / "beat.log"
         with self.log.open("w") as log:
@@ -69,7 +69,7 @@ class Beat:
             )
 
     def says(self, words: str, seconds: float = 90) -> str:
-        """Wait until it says so."""
+        """Wait until beat has logged these words."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()
@@ -145,7 +145,7 @@ def test_beat_sends_what_the_database_holds_and_writes_no_entry(
 
 @pytest.mark.slow
 def test_beat_holds_what_is_due_much_later_too(project: Project, beat: Beat) -> None:
-    """The final table of a run shows what beat holds, and half a schedule looks like a loss."""
+    """The final table of a run shows what beat has loaded, and half a schedule looks like a loss."""
     hour = (datetime.now(UTC) + timedelta(hours=12)).hour
     project.python(
         f"c = CrontabSchedule.objects.create(minute=0, hour={hour});"
@@ -160,11 +160,11 @@ def test_without_its_database_beat_sends_what_it_knows(project: Project, beat: B
     beat.says("STATUS=1 entry, next often")
     database = project.directory / "db.sqlite3"
     away = project.directory / "away"
-    # A directory can't be opened as a database, nor made anew by mistake.
+    # A directory can't be opened as a database, nor be created again by mistake.
     shutil.move(database, away)
     database.mkdir()
     beat.says("waiting for the schedule's database, which gives errors; 1 entry, next often")
-    # The whole is read again meanwhile, which django_celery_beat's own scheduler does not survive.
+    # It reads the whole table again at that time, which django_celery_beat's own scheduler does not survive.
     beat.says("waiting for the schedule's database: unable to open database file")
     before = sent(beat)
     beat.says("waiting for the schedule's database: unable to open database file")
@@ -174,7 +174,7 @@ def test_without_its_database_beat_sends_what_it_knows(project: Project, beat: B
     beat.says("STATUS=1 entry, next often")
     beat.process.terminate()
     assert beat.process.wait(20) == 0
-    # What was sent while it was away is known, too.
+    # Beat also knows what it sent while the database was away.
     assert int(project.python("print(of('often').total_run_count)")) == sent(beat)
 
 
@@ -218,12 +218,12 @@ def test_an_application_without_the_package_is_refused_by_beat(
     ("meanwhile", "left"),
     [
         ("rows.update(queue='other')", "other 1"),
-        # Saved whole it would be there again, with nobody's mark.
+        # If the whole row were saved, it would be there again, without a mark.
         ("rows.delete()", "gone"),
     ],
 )
 def test_beat_writes_its_own_fields_alone(project: Project, meanwhile: str, left: str) -> None:
-    """Whoever synchronises or edits just then, between django_celery_beat's look at a row and its writing."""
+    """Another process writes or edits between django_celery_beat's look at a row and its writing."""
     project.entries = {"often": {"task": "shop.sync", "interval": 1}}
     project.policy = "replace"
     project.ask("sync")

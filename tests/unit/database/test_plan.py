@@ -62,7 +62,7 @@ OURS = Mark("a", 1, content())
         (content(), Row(1, content("b")), OURS, "reset", ("edited", "change")),
         (content(), None, OURS, "keep", ("deleted", "")),
         (content(), None, OURS, "reset", ("deleted", "add")),
-        # An edit stays one where the declaration changes, too; one that meets it is none any more.
+        # An edit also stays one if the declaration changes; if both become the same, it is no longer one.
         (content(task="u"), Row(1, content(schedule=DAILY)), OURS, "keep", ("edited", "")),
         (
             content(schedule=DAILY),

@@ -59,7 +59,7 @@ class Store:
         return Broker(**{**given, **changes})
 
     def hold(self, tag: str, age: float = 0.0, name: str = "", **changes: Any) -> str:
-        """Have somebody hold a message for some seconds; the message as it was sent."""
+        """Have a worker hold a message for some seconds; return the message as it was sent."""
         raw = message(name or tag, **changes)
         self.hold_entry(tag, f'[{raw}, "", "mail"]', age)
         return raw

@@ -111,7 +111,7 @@ class Worker:
 
 
 class Shop:
-    """The servers, an application in a directory, and whoever sends its tasks."""
+    """The servers, an application in a directory, and the sender of its tasks."""
 
     def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
         self.fleet = fleet

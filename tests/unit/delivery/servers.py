@@ -151,7 +151,7 @@ def installed() -> Iterator[None]:
 
 @contextmanager
 def redis_server(directory: Path, *options: str, users: str | None = None) -> Iterator[int]:
-    """A server without TLS, with the users of an ACL file where one is given; its port."""
+    """Run a server without TLS, with the users of an ACL file if there is one; yield its port."""
     port = free_port()
     argv: Sequence[str] = (
         *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),

@@ -182,7 +182,7 @@ app.conf.task_queues = [
 
 
 class Post:
-    """A shop whose queues are bound to an exchange, and who sends by that."""
+    """A shop whose queues are bound to an exchange, and a sender that uses it."""
 
     def __init__(self, made: Shop, kind: str) -> None:
         self.shop = made
@@ -206,7 +206,7 @@ class Post:
             ]
 
     def copies(self) -> Counter[str]:
-        """Ids of what waits in the queue that nobody consumes."""
+        """Return the ids of the messages in the queue that has no worker."""
         items = self.shop.witness.lrange("bulk", 0, -1)
         return Counter(json.loads(item)["headers"]["id"] for item in items)
 
@@ -219,7 +219,7 @@ def post(directory: Path, kind: str, delivery: dict[str, Any]) -> Iterator[Post]
 
 
 def begun(made: Post, number: int) -> tuple[Worker, list[str]]:
-    """A worker whose slots are taken, and all else is prefetched."""
+    """Start a worker with all its slots taken and all other tasks prefetched."""
     worker = made.shop.worker("prefork", SHOP_LATE="yes")
     sent = made.send(number, 3.0)
     until(lambda: busy(made.shop, "prefork") and len(made.shop.unacked()) == number)
@@ -286,7 +286,7 @@ def test_an_unknown_task_becomes_a_dead_letter(tmp_path: Path, kind: str, take: 
         until(lambda: store.count() == 1)
         (letter,) = store.choose(Choice(), False)
         assert (letter.id, letter.queue, letter.reason) == (sent, "mail", "unknown")
-        # It was offered to others in between, and in its own queue alone.
+        # In between it was offered to others, but only in its own queue.
         assert worker.log.count("is not known to this worker") > 1
         assert made.copies() == {sent: 1}
         until(lambda: made.shop.unacked() == set())

@@ -119,7 +119,7 @@ def effective(
 def test_a_worker_has_what_it_would_have_in_an_application_of_its_own(
     tmp_path: Path, app: str, own: str, take: str
 ) -> None:
-    """Settings and parts, whatever the others of its host have."""
+    """A worker's settings and parts don't depend on the other workers of its host."""
     knobs = {**KNOBS, "fetch": "atomic", "carry": False}
     options = {"delivery": own, "fetch": take}
     found = effective(tmp_path, app, knobs, options)

@@ -169,7 +169,7 @@ def test_the_fleet_gets_through_and_strangers_do_not(lan: Network, version: int)
     assert all(lan.reaches(neighbour, port) for port in (*REDIS, WEB, OTHER))
     assert not any(lan.reaches(stranger, port) for port in (*REDIS, WEB))
     assert lan.reaches(stranger, OTHER), "a port that is none of ours"
-    # The host itself, by whatever name.
+    # The host itself, by any of its names.
     assert all(lan.reaches("", port, HOST[version]) for port in (*REDIS, WEB))
     assert lan.reaches("", REDIS[0], ("127.0.0.1", "::1")[version])
 
@@ -262,7 +262,7 @@ def ask(lan: Network, who: int, **asked: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_who_connects_tells_an_answer_from_silence(lan: Network) -> None:
-    # Nobody listens at the last one: that is an answer.
+    # No process listens at the last one: a refusal is an answer too.
     targets = [[HOST[0], 6379], [HOST[0], 6380], [HOST[0], 7000]]
     asked = {"do": "connect", "targets": targets, "timeout": 1}
     assert ask(lan, lan.others, **asked) == {"silent": []}

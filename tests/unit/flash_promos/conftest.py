@@ -11,7 +11,7 @@ import pytest
 from tests.unit.django_example import EXAMPLES, Run, found_by, python_in
 
 EXAMPLE = EXAMPLES / "flash_promos"
-# What the application needs where it is no developer's machine; nobody is connected.
+# What the application needs except on a developer's machine; it connects to nothing.
 SERVED = {
     "DATABASE_URL": "postgresql://flash:p%40ss@db.example.com:5433/flash?sslmode=require&channel_binding=require",
     "DJANGO_SECRET_KEY": "not-a-real-key" * 5,

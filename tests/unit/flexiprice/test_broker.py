@@ -1,4 +1,4 @@
-"""What the web process hears of broker and results that are away: one error, whatever Celery raised."""
+"""What the web process reports if broker or results are away: one error, for every exception of Celery's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application's settings, read in a process of their own: a Celery application is global state."""
+"""The application's settings, read in a separate process, because a Celery application is global state."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_what_asks_becomes_celery_there_too(
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    # A package that stands in for Celery says what it was called with, and where.
+    # A fake package `celery` prints what it was called with, and where.
     (tmp_path / "celery").mkdir()
     (tmp_path / "celery/__main__.py").write_text(
         "import os, sys\nprint([os.getcwd(), *sys.argv[1:]])\n"

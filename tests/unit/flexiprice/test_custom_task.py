@@ -1,4 +1,4 @@
-"""The document's own task, called as documented, and run in a process of its own."""
+"""The document's own task, called as documented, in a separate process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-# The table of ticks is PostgreSQL's; a list stands in for it, and the driver is not needed here.
+# The table of ticks is in PostgreSQL; a list replaces it here, without the driver.
 PRELUDE = """
 import json, sys, types
 import app

@@ -1,4 +1,4 @@
-"""What the document of Marketplace Ops says, from the one place where it is typed by hand: the scenario's tests."""
+"""What the document of Marketplace Ops says, from the only place where it is typed by hand: the scenario's tests."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_places_are_those_where_the_worker_may_write(
     app, environment = inventory["celery_app_name"], inventory["celery_app_env"]
     writable = inventory["celery_worker_instances"]["maintenance"]["read_write_paths"]
     assert Path(environment["BACKUP_DIRECTORY"]).parent == Path(writable[0])
-    # It exists on every host of workers; a unit does not start where one of these does not.
+    # It exists on every worker host; a unit does not start if one of these is missing.
     assert writable == [f"/var/lib/{app}"]
     # LogsDirectory= of every unit that logs to a file.
     assert environment["LOG_DIRECTORY"] == f"/var/log/{app}"

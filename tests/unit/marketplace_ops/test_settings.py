@@ -10,7 +10,7 @@ import pytest
 from tests.unit.marketplace_ops import documented
 from tests.unit.marketplace_ops.conftest import Run
 
-# Each of them starts Django; what they are about changes with the example alone.
+# Each test starts Django; their results only change with the example.
 pytestmark = pytest.mark.slow
 
 Read = Callable[..., dict[str, Any]]

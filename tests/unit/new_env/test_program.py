@@ -59,7 +59,7 @@ def run(
 def ansible(
     inventory: Path, playbook: str, *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """ansible-playbook over an environment, its vault's password at hand where there is one."""
+    """Run ansible-playbook over an environment, with its vault's password if there is one."""
     password = inventory / ".vault-password"
     vault = {"ANSIBLE_VAULT_IDENTITY_LIST": f"shop@{password}"} if password.exists() else {}
     return subprocess.run(
@@ -269,13 +269,13 @@ def test_make_makes_an_environment(tmp_path: Path) -> None:
 
 
 class Terminal:
-    """The program on a terminal of its own."""
+    """The program on a separate terminal."""
 
     def __init__(self, *words: str) -> None:
         self.seen = ""
         self.descriptor, end = pty.openpty()
         self.process = subprocess.Popen(
-            # Makes it the controlling one, whose Ctrl-C is a signal.
+            # This makes it the controlling terminal, whose Ctrl-C is a signal.
             [
                 "setsid",
                 "--ctty",

@@ -13,13 +13,13 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins/action"
-#: What a host says where nothing of ours could run on it.
+#: What a host answers if no program of ours could run there.
 NO_ANSWER = {"rc": 1, "stdout": "", "stderr": "No space left on device"}
 AGAIN = "run the same command again."
 
 
 def action(name: str, args: dict[str, Any], **methods: Any) -> Any:
-    """An action whose host, where it is asked, gives no answer."""
+    """Make an action whose host gives no answer."""
     spec = importlib.util.spec_from_file_location(f"{name}_without_answer", PLUGINS / f"{name}.py")
     assert spec
     assert spec.loader

@@ -24,12 +24,12 @@ RUN = {"ansible_run_tags": [], "ansible_skip_tags": [], "inventory_hostname": "h
 
 
 def free(*_: Any, **__: Any) -> Any:
-    """A lease that nobody else holds."""
+    """Return a lease that no other run holds."""
     return nullcontext()
 
 
 def answering(name: str, args: dict[str, Any], answer: dict[str, Any], **methods: Any) -> Any:
-    """An action whose host gives this answer."""
+    """Make an action whose host gives this answer."""
     done = {"rc": 0, "stdout": json.dumps(answer), "stderr": ""}
     methods = {"_low_level_execute_command": lambda *_, **__: done, **methods}
     made = action(name, args, _templar=TEMPLAR)

@@ -1,4 +1,4 @@
-"""The action `rolling_restart` where it meets Ansible: what a lost host becomes, what an earlier run has left."""
+"""How the action `rolling_restart` works with Ansible: a lost host, and what an earlier run has left."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_an_interpreter_is_looked_for_where_no_package_brings_it(
     }
     done = run(tmp_path, HOSTS, variables)
     output = done.stdout + done.stderr
-    # Not on a host of Redis alone.
+    # Not on a host with only Redis.
     refused = "celery_release_python = /no/such/python3.9 (worker1, worker2, control1)" in output
     assert refused is (packages == []), output
     assert "python=3." in output
@@ -195,7 +195,7 @@ def test_refusals_that_differ_are_all_printed(tmp_path: Path) -> None:
 
 
 def test_what_fails_elsewhere_keeps_ansibles_own_words(tmp_path: Path) -> None:
-    """Where an expression of the inventory stands is said in the [ERROR] alone."""
+    """Only Ansible's [ERROR] says which expression of the inventory failed."""
     task = "- hosts: redis\n  gather_facts: false\n  tasks:\n    - ansible.builtin.debug: {msg: '{{ a }}'}\n"
     output = run(tmp_path, task, {"a": "{{ nosuch }}"})
     assert "[ERROR]" in output.stdout

@@ -50,7 +50,7 @@ def explore(source: Path, part: int, how: settings) -> None:
     @how
     @given(st.data())
     def hold(data: st.DataObject) -> None:
-        # Each part has numbers of its own.
+        # Each part has its own random numbers.
         data.draw(st.just(part))
         inventory = data.draw(mutations.inventories(source))
         assert_honest(data.draw(mutations.mutations(inventory)))

@@ -38,7 +38,7 @@ def test_stops_at_the_end(poll: str, status: str, then: str) -> None:
 
 
 def test_goes_on_otherwise(poll: str) -> None:
-    """Also where there was no answer, as during a deploy."""
+    """Even if there was no answer, as during a deploy."""
     assert poll.count("clearInterval") == 2
     trouble = re.search(r"catch \(error\) \{(.+?)^    \}$", poll, re.MULTILINE | re.DOTALL)
     assert trouble

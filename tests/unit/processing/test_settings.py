@@ -1,4 +1,4 @@
-"""Settings as the document has them, read in a process of their own."""
+"""Settings as in the document, read in a separate process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.processing.conftest import LOCAL, Run
 
-# Each of them starts Django; what they are about changes with the example alone.
+# Each test starts Django; their results only change with the example.
 pytestmark = pytest.mark.slow
 
 Read = Callable[..., dict[str, Any]]
@@ -56,7 +56,7 @@ def celery(read: Read) -> dict[str, Any]:
         ("task_default_queue", "celery"),
         ("task_always_eager", False),
         ("tasks", ["backend_django.tasks.cleanup_old_requests", "backend_django.tasks.process_data_task"]),
-        # It stands in the inventory, and from there in the database.
+        # It is in the inventory, and from there in the database.
         ("beat_schedule", {}),
     ],
 )  # fmt: skip

@@ -174,5 +174,5 @@ def test_the_children_of_a_process() -> None:
         assert child.pid in children(os.getpid())
         assert children(child.pid) == frozenset()
     assert child.pid not in children(os.getpid())
-    # Nobody's.
+    # No process has the ID 0.
     assert children(0) == frozenset()

@@ -16,7 +16,7 @@ from tests.unit.release.place import PYTHON, Place
 
 @pytest.fixture
 def umask() -> Iterator[None]:
-    """The module is a process of its own, and sets its umask; here that would outlive the test."""
+    """The module runs in a separate process and sets its umask; here that would outlive the test."""
     before = os.umask(0o077)
     yield
     os.umask(before)

@@ -1,4 +1,4 @@
-"""Where a release is built in tests: an application's root, a runtime with a check of the test's own, and archives."""
+"""A place for building releases in tests: an application's root, a runtime with the test's own check, and archives."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ def test_a_project_of_the_source_is_built_beside_the_release(place: Place, tmp_p
 
 
 def setup_py(*lines: str) -> dict[str, str]:
-    """A source whose only requirement runs these lines as it is installed."""
+    """Return a source whose only requirement runs these lines while it is installed."""
     return {"app.py": "x = 1\n", "requirements.txt": "\n".join(["# setup.py", *lines, ""])}
 
 
@@ -371,7 +371,7 @@ def test_nothing_in_a_release_stays_the_applications_to_write(place: Place) -> N
 
 @pytest.fixture
 def stdlib(tmp_path: Path) -> Path:
-    """Where an interpreter of root's would look for compiled code."""
+    """The directory where root's interpreter would look for compiled code."""
     path = tmp_path / "stdlib/__pycache__"
     path.mkdir(parents=True)
     path.parent.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Whether a release suits an inventory, told from its note."""
+"""Whether a release suits an inventory, according to its note."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EVERY = {"minute": "*", "hour": "*", "day_of_week": "*", "day_of_month": "*", "m
 
 
 def entry(task: str = "app.x", **more: Any) -> dict[str, Any]:
-    """One of the code's, as `celery_fleet.beat.described` writes it."""
+    """Return an entry of the code, as `celery_fleet.beat.described` writes it."""
     base = {"args": [], "kwargs": {}, "options": {}, "queue": None, "goes_to": "celery"}
     time = {} if {"crontab", "solar", "custom"} & more.keys() else {"interval": 30.0}
     return {"task": task, **time, "fixed": False, **base, **more}
@@ -49,7 +49,7 @@ def test_one_that_suits() -> None:
     ours = {"mine": {"task": "app.y", "interval": 5}, "theirs": {"enabled": False}}
     code = {"theirs": entry("app.gone"), "other": entry()}
     assert refused(note(code), schedule=ours) == []
-    # One of before the notes told of the application.
+    # A note from before notes described the application.
     assert refused('{"tasks": ["app.y"]}', schedule={"mine": ours["mine"]}) == []
 
 
@@ -80,7 +80,7 @@ def test_the_atomic_take_knows_some_minor_versions(found: dict[str, str], name: 
         f"release r1 has {name}, and atomic fetching only supports 5.7, 5.6, 5.5, 5.4."
     )
     assert "celery_worker_fetch: stock" in words
-    # Without it, and for a release whose note is older than this.
+    # Without it, and for a release with an older note.
     assert refused(versions(**found), atomic=False) == []
     assert refused(versions(celery=None, kombu=None), atomic=True) == []
     assert refused(note(), atomic=True) == []
@@ -110,7 +110,7 @@ def test_settings_that_the_celery_of_a_release_would_pass_over(
     assert f"Require celery=={minor}.*, or remove it" in words
     assert refused(versions(celery=f"{minor}.0"), settings={name: value}) == []
     assert refused(versions(celery=None), settings={name: value}) == []
-    # What an older one does anyway.
+    # An older version does that anyway.
     assert refused(versions(celery="5.4.0"), settings={"task_retry_on_worker_lost": False}) == []
 
 
@@ -167,7 +167,7 @@ def test_a_queue_that_nobody_consumes() -> None:
         "beat_schedule of release r1, in its code: entry e sends app.x to the queue r, which no worker of the "
         "inventory consumes (consumed are celery, q). Add it to a worker's queues, route the task elsewhere"
     )
-    # What an exchange alone says is nobody's to tell.
+    # The note can't say where an exchange sends a task.
     assert refused(note({"e": entry(goes_to=None, fixed=True)})) == []
 
 
@@ -186,10 +186,10 @@ ROUTES = {"app.*": {"queue": "q"}}
     [
         (entry(goes_to="own", fixed=True), {"routes": ROUTES}, "own"),
         (entry(goes_to="routed"), {}, "routed"),
-        # The inventory's routes stand in place of all of the application's.
+        # The inventory's routes replace all of the application's.
         (entry(goes_to="routed"), {"routes": ROUTES}, "q"),
         (entry(goes_to="routed"), {"settings": {"task_routes": ROUTES}}, "q"),
-        # The mere name of a queue is a route as well.
+        # Just the name of a queue is a route too.
         (entry(goes_to="routed"), {"settings": {"task_routes": {"app.x": "q"}}}, "q"),
         (entry(goes_to="routed"), {"settings": {"task_routes": {"app.*": "q"}}}, "q"),
         (entry("other.x", goes_to="routed"), {"routes": ROUTES}, "celery"),
@@ -207,7 +207,7 @@ def test_where_an_entry_of_the_code_goes(
 @pytest.mark.parametrize(
     ("code", "pinned", "demands", "queue"),
     [
-        # Set at the build, and now no longer: what the application's own say is not in the note.
+        # It was set at the build and no longer is; the note does not have the application's own value.
         (entry(goes_to="celery"), ["task_default_queue"], {}, None),
         (entry(), ["task_default_queue"], {"routes": {"other.*": {"queue": "q"}}}, None),
         (entry(goes_to="routed"), ["task_routes"], {}, None),
@@ -263,7 +263,7 @@ def test_one_name_with_two_contents(
         )
         assert refused(note({"e": theirs}), schedule={"e": {**ours, "override": True}}) == []
         assert "celery_beat_schedule_policy: replace" in found[0]
-    # Whoever says that the inventory's is the whole means it.
+    # With this policy, the inventory's schedule is meant to be the whole one.
     assert refused(note({"e": theirs}), schedule={"e": ours}, policy="replace") == []
 
 
@@ -272,7 +272,7 @@ def test_an_override_of_nothing() -> None:
     (words,) = refused(note({"nightly": entry()}), schedule=ours)
     assert words.endswith("no entry of this name. Did you mean nightly?")
     assert refused(note(), schedule=ours)[0].endswith("Remove override.")
-    # A release of an older version does not say what its code has.
+    # A release of an older version does not list the entries of its code.
     assert refused('{"tasks": ["app.y"]}', schedule=ours) == []
 
 
@@ -325,7 +325,7 @@ CUSTOM = entry(custom="shop.Moon 'full'")
         ({"e": entry(relative=True)}, {}, ["entry e has a relative interval"]),
         ({"e": entry(options={"compression": "gzip"})}, {}, ["entry e has an option compression"]),
         ({"e": entry(options={"priority": 1, "expires": 9})}, {}, []),
-        # A note of before the database was asked for.
+        # A note from before the check asked about the database.
         ({}, {}, []),
         ({}, {"no_database": ""}, []),
     ],
@@ -350,7 +350,7 @@ def test_what_can_not_be_in_a_database(
         ("python3.13", "python3.13", True),
         ("python3.13", "python3.11", False),
         ("python3.9", "python3.13", False),
-        # What has another name says nothing of its version.
+        # A file with another name says nothing about its version.
         ("python3", "python3.11", True),
         ("python3.13-dbg", "python3.13", True),
         ("pypy3.11", "pypy3.11", True),
@@ -363,7 +363,7 @@ def test_a_virtualenv_that_the_hosts_python_does_not_work_with(
     release = tmp_path / "it's r1"
     (release / "venv/bin").mkdir(parents=True)
     (release / "venv/lib" / packages).mkdir(parents=True)
-    # As Debian has them: python3 is a link to what it is today.
+    # As in Debian: python3 is a link to the current version.
     if host:
         (tmp_path / host).touch(mode=0o755)
         (tmp_path / "system").symlink_to(host)
@@ -377,7 +377,7 @@ def test_a_virtualenv_that_the_hosts_python_does_not_work_with(
 
 
 def told(release: Path) -> str:
-    """What the command says that looks for a release before anything is sent to its host."""
+    """Return the answer of the command that looks for a release before anything is sent to its host."""
     done = subprocess.run(
         ["/bin/sh", "-c", release_note(str(release))],
         env={"PATH": os.environ["PATH"]},

@@ -1,4 +1,4 @@
-"""Taking an application off a host: exactly what it has there, whoever's files lie beside, and however often."""
+"""Taking an application off a host: exactly what it has there, whatever else is there, and however often it runs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Ground:
             self.accounts.groups.pop(command[1], None)
         if command[0] == "groupdel":
             self.accounts.groups.pop(command[1])
-        # No package has a directory; nothing is installed.
+        # dpkg knows no package and no owner of a directory.
         return Completed(1 if command[0] == "dpkg-query" else 0, "")
 
     def talk(self, access: RedisAccess, commands: Sequence[Sequence[str]]) -> list[object]:
@@ -135,7 +135,7 @@ class Ground:
         return sorted(f"/{path.relative_to(self.base)}" for path in self.base.rglob("*"))
 
     def deploy(self, app: str, components: Sequence[str] = ALL, *, listed: bool = True) -> None:
-        """As the roles leave a host, with what processes write; `listed` is whether there is a manifest."""
+        """Put files there as the roles and the processes do; `listed` is whether there is a manifest."""
         place = ApplicationPaths.usual(app)
         mark = claims(
             facts(app, owner="inventory", components=components),
@@ -185,7 +185,7 @@ class Ground:
             self.enlist(app)
 
     def enlist(self, app: str, *packages: str) -> None:
-        """Write the manifest of all that is there by its names."""
+        """Write the manifest of everything that the names say is there."""
         found = footprint.derive(
             ApplicationPaths.usual(app), self.there(app).mark, self.there(app).host
         )
@@ -204,7 +204,7 @@ def ground(tmp_path: Path) -> Ground:
 
 @pytest.fixture
 def bare(ground: Ground) -> list[str]:
-    """What lies on the host before anything of the fleet's."""
+    """Put files there that a host has before the fleet."""
     ground.write("/etc/nginx/conf.d/own.conf")
     ground.write("/opt/other/x")
     own = ("/var/lib", "/var/log", "/usr/lib", "/usr/local/bin", "/usr/share", "/etc/logrotate.d")
@@ -324,7 +324,7 @@ def test_a_mark_that_cannot_be_read_is_that_of_a_neighbour(ground: Ground) -> No
     assert (ground.base / "usr/local/bin/celery-fleet").exists()
 
 
-# A path and whether its directory stays for it.
+# Paths, each with whether its directory stays for it.
 OTHERS = (
     "/etc/systemd/system/shop-worker@w.service.d/50-own.conf",
     "/etc/systemd/system/shop.slice.d/50-own.conf",
@@ -397,11 +397,11 @@ def test_what_is_kept_stays_with_its_owner(
     ground.stop()
     found = look(ground.there(keep=(keep,)))
     assert any(path.startswith(kept) for kept in found.kept)
-    # The plan's warning is about what the application has written, unless that stays.
+    # The plan warns about what the application has written, unless that is kept.
     assert any(one.startswith("/var/lib/shop") for one in found.state) is (keep != "state")
     ground.remover(keep=(keep,)).remove()
     assert (ground.base / path.lstrip("/")).exists()
-    # Redis's data are the user redis's.
+    # Redis's data belong to the user redis.
     assert ("shop" in ground.accounts.users) == (keep != "redis_data")
     assert not (ground.base / "etc/celery-fleet/shop/fleet.json").exists()
     assert bare
@@ -512,7 +512,7 @@ def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Gr
     assert messages(ground.there()) == {"state": "settled"}
     note = ground.base / "etc/celery-fleet/shop/removal.json"
     assert json.loads(note.read_text()) == {"messages": 5}
-    # Started again, it is asked again.
+    # After a start, Redis is asked again.
     ground.systemd.add("redis@shop-broker.service", running=True)
     assert messages(ground.there())["state"] == "counted"
 
@@ -520,7 +520,7 @@ def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Gr
 # -- packages -------------------------------------------------------------------------------------------------
 
 PACKAGES = ("nginx-light", "redis-server")
-# Each with what apt says of it: what a purge takes along, and that redis-server has brought liblzf1.
+# What apt says about each: what a purge also removes, and that redis-server brought liblzf1.
 APT = {
     "--no-auto-remove purge nginx-light": "Purg nginx-light [1]\n",
     "--no-auto-remove purge redis-server": "Purg redis-server [7]\n",
@@ -554,7 +554,7 @@ def test_packages_stay_and_the_command_that_purges_them_is_told(ground: Ground) 
     assert found.purge == f"apt purge liblzf1 nginx-light redis-server && rm {path}"
     assert path in found.stay
     ground.remover().remove()
-    # Debian's own would start with the next boot.
+    # Debian's own server would start at the next boot.
     assert os.path.lexists(mask)
     assert not any("purge" in one and "--simulate" not in one for one in ground.commands)
 
@@ -624,7 +624,7 @@ def test_the_slice_goes_unless_somebody_has_put_a_unit_into_it(
 def test_a_run_that_was_cut_short_before_the_reload_is_made_good(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or nginx would serve what is gone until somebody else reloads it."""
+    """Otherwise nginx would serve a site that is gone until the next reload."""
     ground.deploy("mails")
     ground.deploy("shop")
     ground.systemd.add("nginx.service", running=True)
@@ -667,7 +667,7 @@ def test_an_nginx_that_refuses_is_a_warning(ground: Ground) -> None:
 def test_where_a_users_link_leads_nothing_is_touched(
     ground: Ground, bare: list[str], place: str
 ) -> None:
-    """The state is the application's user's: root must not follow what that has put there."""
+    """The state belongs to the application's user, so root must not follow links there."""
     ground.deploy("shop")
     ground.stop()
     theirs = ground.write("/srv/others/important")
@@ -697,7 +697,7 @@ def test_a_directory_that_was_moved_to_another_disk_keeps_what_is_there(ground: 
 
 
 def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(ground: Ground) -> None:
-    """Where the other one has Redis alone, its mark names no user, and preflight allows both."""
+    """If the other application only has Redis here, its mark names no user, and preflight allows both."""
     ground.deploy("shop-flower")
     ground.write("/var/lib/shop-flower/own.db")
     ground.write("/var/log/shop-flower/celery_w.log")
@@ -717,7 +717,7 @@ def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(grou
 
 
 def test_a_host_of_redis_alone_has_nothing_elsewhere(ground: Ground) -> None:
-    """Where somebody had an application of this name before there was a fleet, which has its Redis there."""
+    """Before the fleet, the host had an application of this name; the fleet only has its Redis there."""
     theirs = [
         ground.write(path)
         for path in (
@@ -832,7 +832,7 @@ def test_what_came_before_the_manifest_goes_as_well(ground: Ground, bare: list[s
         path, manifest.Manifest(files={"/etc/celery-fleet/shop/fleet.json"}, whole=False)
     )
     ground.stop()
-    # The name that 0.1.0 gave to its lock.
+    # The name of 0.1.0's lock.
     lock = ground.base / "run/celery-fleet-settle.lock"
     lock.parent.mkdir(exist_ok=True)
     lock.touch()

@@ -1,4 +1,4 @@
-"""What pytest adds to a kept run when its tests are over, tried by a pytest of its own."""
+"""What pytest adds to a kept run when its tests are over, tried with a separate pytest."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
             "QUEUES": "{{ __celery_app_facts.queues }}",
         },
         "tasks": [
-            # For their variables alone.
+            # Only for their variables.
             *(
                 {
                     "import_role": {

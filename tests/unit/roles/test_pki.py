@@ -1,4 +1,4 @@
-"""The role's own tasks by Ansible: authorities and certificates are made, kept, renewed, and noted."""
+"""The role's own tasks, run by Ansible: authorities and certificates are made, kept, renewed, and recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAY = """
     - name: Note
       ansible.builtin.import_role: {name: celery_fleet.core.pki, tasks_from: record, rolespec_validate: false}
 """
-# Where the hosts' files would go.
+# Writes the hosts' files into a directory instead.
 STUB = """
 - ansible.builtin.copy:
     dest: "{{ installed }}-{{ inventory_hostname }}-{{ item.dest | basename }}"
@@ -48,7 +48,7 @@ class Role:
         (directory / "play.yml").write_text(PLAY)
 
     def run(self, hosts: dict[str, Any] | None = None, limit: str = "", **given: Any) -> str:
-        """Its output; no key and no passphrase may be in it."""
+        """Run the role and return its output, which must contain no key and no passphrase."""
         shared = {
             "celery_app_name": "shop",
             "celery_app_module": "app",
@@ -64,7 +64,7 @@ class Role:
             group: {"hosts": {host: own.get(host, {})}}
             for group, host in zip(("redis", "celery_workers"), HOSTS, strict=True)
         }
-        # Of the hosts alone: what is done on the control side has the Python of the control side.
+        # Only for hosts: tasks on the control node use its own Python.
         reached = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
         inventory = {"all": {"vars": shared}, "fleet": {"children": children, "vars": reached}}
         (self.directory / "hosts.yml").write_text(json.dumps(inventory))
@@ -119,13 +119,13 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     assert made["ca.key"] == made["redis1.key"] == 0o600
     assert made["hosts"] == 0o700
     assert "ENCRYPTED" in (role.directory / "pki/ca.key").read_text()
-    # A host whose clock is behind takes them at once.
+    # A host whose clock is slow accepts them at once.
     early = datetime.now(UTC) - timedelta(minutes=55)
     assert authority.not_valid_before_utc < early
     assert x509.certificates(role.file("host.crt"))[0].not_valid_before_utc < early
     assert changes(role.run()) == 0
 
-    # Both are trusted; nobody has a new certificate.
+    # Both are trusted, and no host has a new certificate.
     before = role.file("host.crt")
     role.run(pki_ca_trusted_generations=[2])
     assert role.file("host.crt") == before
@@ -133,7 +133,7 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     assert titles == ["'shop fleet CA'", "'shop fleet CA 2'"]
     assert role.record().bundle == role.file("ca.crt")
 
-    # Under a limit one host after the other gets its own, with the key that it had.
+    # With a limit, one host after another gets its certificate, with the key that it had.
     key = role.file("host.key")
     role.run(limit="redis1", pki_ca_generation=2, pki_ca_trusted_generations=[1])
     assert x509.issuer(x509.certificates(role.file("host.crt"))[0]) == "'shop fleet CA 2'"
@@ -165,7 +165,7 @@ def test_an_intermediate_of_the_users_signs(role: Role) -> None:
     assert pki_chain.is_trusted(role.file("host.crt"), root.pem)
     assert not list(role.directory.glob("pki/ca*"))
     assert changes(role.run(**given)) == 0
-    # One that lies open, beside a passphrase that is left of another source.
+    # An unencrypted key, and a passphrase that is left from another source.
     role.run(**given, pki_validity_days=500, pki_renew_before_days=400)
     role.run(
         **{**given, "pki_ca_key": text_of(middle.key)},
@@ -200,7 +200,7 @@ def test_clients_get_theirs_and_it_is_noted_that_they_lose_it(role: Role) -> Non
     role.run(pki_mode="mutual")
     assert x509.serves_clients(x509.certificates(role.file("host.crt"))[0])
     assert records.everybody_shows_one(f"{role.directory}/pki", HOSTS)
-    # A run that ends before its last play: nobody may insist on what is about to go.
+    # The run ends before its last play, so no host may rely on what is about to be removed.
     (role.directory / "play.yml").write_text(PLAY.partition("  post_tasks")[0])
     role.run(pki_mode="server")
     assert not role.record().clients

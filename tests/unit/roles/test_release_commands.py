@@ -159,7 +159,7 @@ def test_each_runs_in_its_order_and_once(fleet: Fleet) -> None:
         fleet.command("static") | {"hosts": "all"},
         fleet.command("demo", when="once"),
     ]
-    # One of the two: they would share what each of them has of its own.
+    # Only one of the two, because they would share files that real hosts don't.
     status, output = fleet.run(listed, "--limit=worker1")
     assert status == 0, output
     assert fleet.done == ["migrate", "static", "demo"]

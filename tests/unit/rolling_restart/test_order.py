@@ -330,7 +330,7 @@ def some_fleet(chance: random.Random) -> list[FleetWorker]:
 def consuming(
     fleet: list[FleetWorker], active: dict[str, Turn], ended: dict[str, Turn]
 ) -> Counter[str]:
-    """The same count as the module's, written down anew from what a worker does in its turn."""
+    """Count as the module does, but computed from what a worker does in its turn."""
     found: Counter[str] = Counter()
     for one in fleet:
         if one.node in active:

@@ -26,7 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state im
 
 from tests.unit.rolling_restart.test_order import restarting, worker
 
-# A new interpreter would import everything anew; the forks of Ansible don't either.
+# A new interpreter would import everything again; Ansible's forks don't either.
 PROCESSES = multiprocessing.get_context("fork")
 
 

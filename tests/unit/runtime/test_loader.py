@@ -77,7 +77,7 @@ def add_sum(app: Celery, **options: Any) -> Task:
 
 
 def with_policy(policy: str, **pins: Any) -> Any:
-    """The schedule of an application with one of its own, under a policy."""
+    """Return the schedule of an application that has its own one, under a policy."""
     made = document("beat", **(PINS | pins)) | {"beat_schedule_policy": policy}
     current.use_settings(parse(made, "test"))
     app = new(**THEIRS)

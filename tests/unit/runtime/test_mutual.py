@@ -61,7 +61,7 @@ class Mutual:
         )
 
     def environment(self, component: str) -> dict[str, str]:
-        """That of a unit, whose process can't read what the settings name."""
+        """Return the environment of a unit whose process can't read the files in the settings."""
         credentials = self.directory / f"credentials-{component}"
         credentials.mkdir()
         text = json.dumps(self.settings(component, Path("/root-alone")))
@@ -151,7 +151,7 @@ def mutual(tmp_path: Path) -> Iterator[Mutual]:
 
 @pytest.mark.slow
 def test_all_that_connects_shows_a_certificate(mutual: Mutual) -> None:
-    """The worker, whose pool's processes save results, and who sends to it: both by credential."""
+    """The worker, whose pool's processes save results, and the sender: both use the credential."""
     done = subprocess.run(
         [sys.executable, "-c", _SEND],
         cwd=mutual.directory,
@@ -171,7 +171,7 @@ def test_all_that_connects_shows_a_certificate(mutual: Mutual) -> None:
     sent = client_certificate.carried(settings)
     answer = mutual.ask("questions", {**question, "settings": sent})
     assert answer["ok"], answer
-    # Without a certificate nobody is answered.
+    # Without a certificate there is no answer.
     bare = {**settings, "celery": dict(settings["celery"])}
     for name in client_certificate.TLS_SETTINGS:
         tls = settings["celery"][name]

@@ -165,7 +165,7 @@ def test_what_kills_its_process_again_and_again_is_parked(fleet: WorkerGroup, ta
     wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
     assert fleet.said(task) == ["poison"] * 3
     assert worker.poll() is None
-    # Somebody has mended it: it may die as often as before.
+    # After a repair, it may crash as often as before.
     assert fleet.store.replay(fleet.store.choose(Choice(), payload=True)) == [1]
     wait_for(lambda: fleet.said(task) == ["poison"] * 6, PATIENCE)
     assert fleet.letters(1)["poison"].reason == "poison"
@@ -257,7 +257,7 @@ def test_a_task_that_fails_while_the_broker_is_away_is_kept_later(fleet: WorkerG
 @slow
 def test_what_redis_does_not_take_of_a_failed_task_is_told(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=100)
-    # Something of another type stands in the way.
+    # A key of another type has the name.
     fleet.look.set(keys.DEAD_LETTERS, "x")
     fleet.send(failing("once", "at once"))
     wait_for(lambda: "can't be kept" in fleet.log("a"), PATIENCE)
@@ -388,7 +388,7 @@ def test_a_lost_connection_gives_back_what_it_held(fleet: WorkerGroup) -> None:
 @slow
 def test_what_redis_does_not_take_is_tried_again(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a")
-    # Something of another type stands in the way.
+    # A key of another type has the name.
     fleet.look.set(keys.DEAD_LETTERS, "x")
     fleet.send(message("bad", body=[1, 2, 3]), message("good"))
     fleet.heard("add", "good")

@@ -57,7 +57,7 @@ class Wire:
         return list(self.poller._asked.lists)
 
     def unread(self) -> int:
-        """Bytes that have come and that nobody has read."""
+        """Return how many bytes have arrived and were not read."""
         size = fcntl.ioctl(self.connection._sock, termios.FIONREAD, bytes(4))
         return int.from_bytes(size, sys.byteorder)
 
@@ -373,7 +373,7 @@ def test_a_tracking_table_that_is_too_small_loses_nothing(server: Server, wire: 
 
 
 def test_a_push_of_a_list_that_is_none_of_ours(server: Server, wire: Wire) -> None:
-    """Of a queue of before, say: what is known is not relied on."""
+    """For example of a previous queue. What is known is not relied on."""
     wire.arm()
     wire.lists, wire.queues = LISTS[1:2], ['"bulk"']
     wire.poller.forget()
@@ -411,7 +411,7 @@ def test_an_answer_about_the_queues_of_before_arms_nothing(
 
 
 def test_what_another_connection_puts_back_rings(server: Server, wire: Wire) -> None:
-    """All that is put back goes by the pool: this connection would not hear of its own."""
+    """Messages are put back through the pool, because this connection would not hear its own push."""
     wire.arm()
     server.client.lpush("mail", "x")
     assert wire.hear() is None
@@ -550,7 +550,7 @@ def until_asleep(crowd: Crowd, server: Server, sent: int) -> None:
 
 
 def test_nothing_is_asked_before_a_take(server: Server, wire: Wire) -> None:
-    """redis-py would wait for the answer to a PING, and connect anew behind the loop's back without one."""
+    """redis-py would wait for the answer to a PING, or reconnect without the loop's knowledge."""
     wire.arm()
     server.client.config_resetstat()
     wire.connection.health_check_interval = 1

@@ -99,7 +99,7 @@ def test_a_message_is_held_under_a_tag_of_its_delivery(server: Server, mail: Con
     assert message.properties["delivery_tag"] == message.delivery_tag
     assert message.list_key == "mail"
     assert held(server) == [message.delivery_tag]
-    # What is noted is the sender's own message, as whoever puts it back needs it.
+    # It stores the sender's own message, which is needed to put it back.
     entry = json.loads(server.client.hget("unacked", message.delivery_tag) or "")
     assert entry == [sent, "", "mail"]
     assert message._raw == sent
@@ -326,7 +326,7 @@ def test_a_closing_channel_puts_back_in_order(server: Server) -> None:
 def test_a_rejected_message_is_gone_or_waits_behind_the_others(
     server: Server, mail: Consuming
 ) -> None:
-    """As with stock kombu: one that is rejected again and again keeps nobody waiting."""
+    """As with stock kombu, a message that is rejected again and again does not block the others."""
     send(server.url, "mail", 1, 2)
     mail.consumer.qos(prefetch_count=1)
     (message,) = mail.drain()
@@ -659,7 +659,7 @@ def test_a_redis_that_is_too_old_is_refused(
 ) -> None:
     monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
     monkeypatch.setenv("CELERY_FLEET_COMPONENT", "worker")
-    send(server.url, "mail", 1)  # a task may send to whatever there is
+    send(server.url, "mail", 1)  # a task may send to any queue
     with pytest.raises(SystemExit) as ended, consuming(server.url, "mail"):
         pass
     assert ended.value.code == 78
@@ -669,7 +669,7 @@ def test_a_redis_that_is_too_old_is_refused(
 def test_what_is_not_the_worker_s_is_taken_as_kombu_does(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody renews it; and a child of the pool would make the same tags as its parent."""
+    """Nothing renews it, and a child of the pool would make the same tags as its parent."""
     monkeypatch.setattr(HOOKS, "ours", lambda connection: False)
     monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
     send(server.url, "mail", 1)

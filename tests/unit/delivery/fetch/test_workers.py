@@ -44,7 +44,7 @@ def admin(made: Fleet) -> Any:
 
 
 def messages(made: Fleet) -> list[Any]:
-    """Those in the lists, as they stand there."""
+    """Return the messages in the lists, unchanged."""
     redis = broker(made, "operator")
     lists = [
         f"{queue}{end}"
@@ -114,7 +114,7 @@ def test_an_idle_worker_is_cheap_and_starts_at_once(tmp_path: Path) -> None:
         passed = time.monotonic() - begin
         calls = {k: v["calls"] for k, v in redis.info("commandstats").items()}
         calls = {k: v for k, v in calls.items() if "config" not in k and "info" not in k}
-        # Where the window begins and ends, each of its three timers may have one call more.
+        # At the start and end of the window, each of its three timers may make one more call.
         assert sum(calls.values()) <= 2 * passed + 3, calls
         assert made.refused() == []
         assert "delivery at_least_once: atomic fetch with pushes" in made.log()
@@ -186,7 +186,7 @@ def broker_clients(made: Fleet) -> list[Any]:
 
 
 def test_a_broker_that_restarts_ends_no_worker(tmp_path: Path) -> None:
-    """With a task running and the bell armed, where a stock worker ends with status 1."""
+    """A task is running and the bell is armed; a stock worker would end with status 1."""
     with fleet(tmp_path) as made:
         admin(made).config_set("appendonly", "yes")
         # Redis does not end before.

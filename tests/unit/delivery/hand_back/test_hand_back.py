@@ -217,7 +217,7 @@ def test_a_process_that_never_took_tasks_is_none_of_its_business(dead: Dead) -> 
 
 
 def test_messages_go_back_to_the_head_in_the_order_of_their_takes(dead: Dead) -> None:
-    # More than fit into one chunk, and numbers whose texts sort otherwise than they do.
+    # More than fit into one chunk, with numbers that sort differently as texts.
     taken = [f"t{number}" for number in range(45)]
     tags = [dead.take(message(name)) for name in taken]
     dead.broker.lpush("mail", message("waiting"))
@@ -644,7 +644,7 @@ def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Pat
     assert secured(dead, server) == "<6>handed back 1 task, none of them had begun"
     dead.broker.delete("mail")
 
-    # kombu speaks TLS wherever it has options for it, whatever the scheme.
+    # kombu uses TLS if it has options for it, even if the scheme says otherwise.
     dead.take(message("one"))
     assert secured(dead, server, scheme="redis") == "<6>handed back 1 task, none of them had begun"
     dead.broker.delete("mail")

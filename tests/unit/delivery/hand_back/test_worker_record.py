@@ -121,7 +121,7 @@ def test_killed_at_any_moment_it_leaves_what_had_begun(tmp_path: Path) -> None:
             threading.Event().wait(chance.uniform(0, 0.05))
             process_.send_signal(signal.SIGKILL)
         found = sorted(worker_record.read_begun(tmp_path))
-        # Three or four that follow one another, less where it had just begun.
+        # Three or four in a row, or fewer if it had just begun.
         assert len(found) <= 4
         assert not found or found == list(range(found[0], found[-1] + 1))
 

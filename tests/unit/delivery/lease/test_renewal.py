@@ -95,7 +95,7 @@ def test_a_redis_at_its_memory_limit_renews(store: Store) -> None:
 
 
 def test_it_is_due_at_once_and_then_every_few_seconds(case: Case) -> None:
-    """While a longer lease is rolled out, workers with the shorter one of before sweep by theirs."""
+    """While a longer lease is rolled out, workers with the previous, shorter one sweep by theirs."""
     assert case.lease.due_in == 0
     case.held = ["a"]
     case.renew()

@@ -252,7 +252,7 @@ def test_a_message_without_a_place_gets_one(
         store.hold(tag, 60)
 
     sweep.round(store.broker())
-    assert store.held() == set(kept)  # one look may fall between the steps of somebody's
+    assert store.held() == set(kept)  # one look may fall between two steps of another worker
     sweep.round(store.broker())
     assert len(store.held()) == 503
     assert store.age("lost-7") < 10

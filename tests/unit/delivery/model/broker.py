@@ -37,7 +37,7 @@ class Delivery:
     tag: str
     owner: Any
     state: State = State.HELD
-    #: How it left ``unacked``, and by whose hand.
+    #: How it left ``unacked``, and who removed it.
     gone: str = ""
     gone_by: Any = None
     #: It was taken from a process that lived, but was cut off beyond its lease.

@@ -245,7 +245,7 @@ def machine(
     watched: Collection[str] = KINDS,
     faults: Collection[str] = (),
 ) -> type[Machine]:
-    """A machine whose workers are of a design; the last one, with ``stock``, of that one, and no fault befalls it.
+    """Return a machine whose workers have a design. With ``stock``, the last worker has that one and meets no fault.
 
     ``faults`` are those that each run meets, instead of some drawn at random.
     """

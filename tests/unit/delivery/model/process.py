@@ -98,7 +98,7 @@ class Process:
 
     @property
     def reaches(self) -> bool:
-        """Whether a thread of its own reaches the broker."""
+        """Return whether a separate thread of it reaches the broker."""
         return self.acts and not self.host.is_cut
 
     @property

@@ -32,7 +32,7 @@ def explore(made: type[Machine], how: settings) -> None:
 
 
 def assert_breaks(kind: str, *left_out: str, faults: tuple[str, ...]) -> None:
-    """Without some parts something breaks in this way, where nothing worse befalls than these faults ..."""
+    """Check that something breaks in this way without some parts, even if only these faults happen."""
     with pytest.raises(BrokenError) as found:
         explore(machine(OURS.without(*left_out), watched={kind}, faults=faults), SEARCH)
     assert found.value.kind == kind

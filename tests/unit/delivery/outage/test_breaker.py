@@ -132,7 +132,7 @@ def test_trouble_soon_after_it_closed_makes_it_wait_longer() -> None:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """A port on which somebody listens and never answers."""
+    """A port with a listener that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield int(server.getsockname()[1])
 

@@ -21,7 +21,7 @@ def celery(name: str, text: str) -> frozenset[int] | None:
     field = crontab.FIELDS[name]
     try:
         return frozenset(crontab_parser(field.high - field.low + 1, field.low).parse(text))
-    # Its parser raises whatever its parts raise: ValueError, KeyError, IndexError, its own.
+    # Its parser raises what its parts raise: ValueError, KeyError, IndexError, and its own exceptions.
     except Exception:  # noqa: BLE001  # see above
         return None
 

@@ -262,7 +262,7 @@ def test_what_the_atomic_take_can_not_do_is_refused(
     assert (one.variable, one.severity) == (variable, Severity.ERROR)
     assert remedy in one.remedy
     assert one.hosts == ("worker1", "worker2")
-    # Nothing where it is not there.
+    # If it is not there, nothing is reported.
     assert problems({**given, TAKE: "stock"}) == []
     assert problems({**given, TAKE: "auto"}) == []
 
@@ -271,7 +271,7 @@ def test_what_the_atomic_take_can_not_do_is_refused(
     "settings",
     [
         {TRANSPORT: {"global_keyprefix": "", "ack_emulation": True}},
-        # Nobody consumes it.
+        # No worker consumes this queue.
         {"task_queues": {"other": {"no_ack": True}}},
         {"task_queues": {"discounts": {"no_ack": False}}},
     ],

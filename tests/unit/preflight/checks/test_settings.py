@@ -1,4 +1,4 @@
-"""Names in `celery_app_settings`: what has no effect or stops a process is refused; what is somebody else's is not."""
+"""Names in `celery_app_settings` without effect, or that stop a process, are refused; names of others are accepted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def found(variables: dict[str, Any], name: str, value: Any = 5) -> list[Problem]
         ("ONCE", "not the name of a setting", "in the application's code"),
         ("celery_task_time_limit", "another name", "write task_time_limit"),
         ("celeryd_concurrency", "another name", "write worker_concurrency"),
-        # what has a variable of its own
+        # settings that have their own variable
         ("beat_schedule", "its own variable", "move it to celery_beat_schedule"),
         ("CELERYBEAT_SCHEDULE", "its own variable", "move it to celery_beat_schedule"),
         ("task_routes", "its own variable", "move it to celery_app_task_routes"),
@@ -159,7 +159,7 @@ def test_the_types_are_those_of_celery() -> None:
     assert {name for name, type_ in types.items() if type_ in ("int", "float", int)} == (
         settings._NUMBERS
     )
-    # What a certificate is checked by is not a switch, and has a check of its own.
+    # Options for checking certificates are not switches, and have another check.
     assert {
         name for name, type_ in types.items() if type_ == "bool" and not name.endswith("use_ssl")
     } == settings._SWITCHES

@@ -1,4 +1,4 @@
-"""Options of a worker that are written where the names of workers belong."""
+"""A worker's options in a place for the names of workers."""
 
 from __future__ import annotations
 

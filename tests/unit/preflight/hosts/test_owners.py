@@ -46,7 +46,7 @@ def test_two_applications_that_share_nothing_pass() -> None:
     assert found(shop, shop) == []
     assert found(claim("flash", ports=OTHERS), shop) == []
     assert found(claim("flash", ports=OTHERS), claim("flash-promos")) == []
-    # Each on the same port, but on a host where the other has not that part.
+    # Both use the same port, but on a host where the other one lacks that part.
     assert found(claim("flash", ["worker"]), claim("shop", ["redis"])) == []
 
 
@@ -86,7 +86,7 @@ def test_sites_with_different_names_share_ports() -> None:
     variables = ["celery_producer_web_port", "celery_producer_web_redirect_http"]
     for other in (site("flash", "shop.org"), site("flash")):
         assert sorted(p.variable for p in found(other, shop, listeners=nginx)) == variables
-    # A site of somebody else, of which only nginx knows the names.
+    # A site of other people, whose names only nginx knows.
     assert found(site("flash", "flash.org"), listeners=nginx) == []
     assert sorted(p.variable for p in found(site("flash"), listeners=nginx)) == variables
 

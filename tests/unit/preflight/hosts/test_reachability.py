@@ -158,7 +158,7 @@ def test_a_host_that_is_refused(
         {"distribution_version": "13"},
         {"interpreter": {}},
         {"interpreter": {"path": "/p", "exists": True, "version": "3.11.2", "places": ["/p"]}},
-        # One that nobody but the application may run: the build tells.
+        # An interpreter that only the application may run: the build checks it.
         {"interpreter": {"path": "/p", "exists": True, "version": "", "places": ["/p"]}},
         {"redis_flavor": "valkey", "distribution_version": "13"},
         {"redis_flavor": "valkey", "packages": ["valkey-server"]},
@@ -169,7 +169,7 @@ def test_a_host_that_is_refused(
         # From other sources of packages than Debian's own.
         {"redis_flavor": "valkey", "versions": {"valkey-server": "8.1.1-1~bpo12+1"}},
         {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "redis"}},
-        # A user of neither: a directory that somebody has made, which systemd gives to the server.
+        # A user of neither flavor: the directory was made by hand, and systemd gives it to the server.
         {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "root"}},
     ],
 )
@@ -189,7 +189,7 @@ def test_clocks_that_agree_leave_the_control_side_at_fault() -> None:
     (found,) = check_facts({"a": ahead, "b": {**GOOD, "clock_offset": 31.0}}, {})
     assert (found.variable, found.hosts) == ("clock", ("a", "b"))
     assert "of the control side is behind those of all hosts" in found.message
-    # One host alone, or one that is right, says nothing of the others.
+    # A single host, or one that is right, says nothing about the others.
     for facts in ({"a": ahead}, {"a": ahead, "b": GOOD}):
         (found,) = check_facts(facts, {})
         assert (found.value, found.hosts) == ("+30 s", ("a",))

@@ -45,7 +45,7 @@ def read(tmp_path: Path) -> dict[str, Any]:
         ("celery_worker_instances", 1),
         ("celery_worker_instances.discounts", 2),
         ("celery_worker_instances.discounts.concurrency", 3),
-        # What has no tag of its own: nothing, and what is not there.
+        # Values without their own tag: null, and a missing key.
         ("celery_worker_instances.discounts.overlap", 4),
         ("celery_worker_instances.discounts.queues[0]", 5),
         ("celery_worker_instances.discounts.nosuch.at.all", 2),

@@ -209,7 +209,7 @@ def test_ticks_are_noted_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
         path.unlink(missing_ok=True)
         tick.note()
         assert path.exists() is noted, moment
-    # Beat goes on whatever becomes of it, and without a unit there is none.
+    # Beat continues in any case, and without a unit there is none.
     now[0] = 200.0
     loaded.Tick(str(tmp_path / "missing")).note()
     loaded.Tick(None).note()

@@ -28,7 +28,7 @@ def test_counters_are_summed_in_a_file_that_everybody_can_read(tmp_path: Path) -
         os.umask(before)
     assert counts(path) == {"format": 1, "results": {"success": 2, "watchdog": 1}}
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    # Whoever can open the lock can hold up the end of a unit.
+    # A process that can open the lock can delay the end of a unit.
     assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
     assert {item.name for item in tmp_path.iterdir()} == {path.name, ".lock"}
 

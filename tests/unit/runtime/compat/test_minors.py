@@ -19,7 +19,7 @@ from celery_fleet.compat.minors import chosen as minors
         ("5.7.3", "5.7"),
         ("5.6", "5.6"),
         ("5.4.0rc1", "5.4"),
-        # Refused elsewhere, with a message: nobody gets that far by it.
+        # These are refused elsewhere, with a message, before they get this far.
         ("5.10.0", "5.7"),
         ("6.0", "5.7"),
         ("5.3.6", "5.4"),

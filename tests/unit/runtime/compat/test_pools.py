@@ -1,4 +1,4 @@
-"""What stands before a pool, without a worker: what has not begun comes back, what has begins no second time."""
+"""The queue before a pool, without a worker: tasks that have not begun come back, and no task begins twice."""
 
 from __future__ import annotations
 

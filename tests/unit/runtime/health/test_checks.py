@@ -189,7 +189,7 @@ def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
 
     assert state(new.issue(["DNS:h"])[0] + new.pem).startswith(GOOD)
     assert "ca.crt is valid for 3 days" in state(old.issue(["DNS:h"])[0])
-    # What stands between counts, too.
+    # Intermediate certificates count too.
     said = state(middle.issue(["DNS:h"])[0] + middle.pem)
     assert said.startswith(WARNING)
     assert "host.crt is valid for 20 days" in said
@@ -693,7 +693,7 @@ def test_passwords_are_not_repeated() -> None:
 
 @pytest.mark.parametrize("password", ["s3cr3t/word#more", "s3cr3t/", "s3cr3t?", "a%40b:s3cr3t"])
 def test_a_password_that_is_not_quoted_is_not_said(password: str) -> None:
-    """Anybody may read the result, and what can't read such a URL names the part where it failed."""
+    """All users may read the result, and an error about such a URL would quote a part of it."""
     url = f"postgresql://shop:{password}@127.0.0.1:1/shop"
 
     assert "s3cr3t" not in answer(url)["error"]

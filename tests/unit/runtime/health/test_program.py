@@ -208,7 +208,7 @@ def test_a_result_that_can_not_be_written_is_told(
 def test_a_full_disk_leaves_no_old_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
-    """What is left would say that all was well, and nobody be told of a change."""
+    """An old result would say that all is well, and no one would hear of a change."""
     path = tmp_path / "shop.json"
     path.write_text("of before")
     replace = os.replace

@@ -285,7 +285,7 @@ def test_the_inventorys_settings_win_and_the_applications_own_are_kept(
     assert (told["zone"], told["timezone"]) == ("Europe/Berlin", "America/Guayaquil")
     assert (told["enable_utc"], told["default_queue"]) == (True, "d")
     assert told["schedule"]["delta"]["goes_to"] == "d"
-    # So that nobody takes it for the application's own.
+    # So that it is not mistaken for the application's own.
     assert told["pinned"] == ["task_default_queue"]
 
 
@@ -310,7 +310,7 @@ def test_the_inventorys_settings_win_and_the_applications_own_are_kept(
             {},
             "application shop: task_always_eager (CELERY_TASK_",
         ),
-        # By its name of before Celery 4, with a namespace and without.
+        # Under its name from before Celery 4, with and without a namespace.
         (
             "app.config_from_object({'CELERY_ALWAYS_EAGER': True})",
             {},

@@ -129,7 +129,7 @@ def test_what_the_journal_does_not_take_goes_to_the_other_handler(
     with closing(journal.JournalHandler(other, path=listener.getsockname())) as handler:
         handler.emit(record("x" * 10_000_000))
         number = 0
-        while len(other.kept) < 3 and number < 100_000:  # nobody reads, so its queue gets full
+        while len(other.kept) < 3 and number < 100_000:  # nothing reads it, so its queue fills up
             handler.emit(record("more"))
             number += 1
     assert [len(one.getMessage()) for one in other.kept] == [5, 10_000_000, 4]

@@ -12,7 +12,7 @@ import pytest
 from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.system import stop
 
-# SIGQUIT is deaf by itself where a shell has put the tests into the background.
+# SIGQUIT is ignored from the start if a shell has put the tests into the background.
 DEAF = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -52,7 +52,7 @@ SLOTS = 2
 
 
 def nothing() -> None:
-    """A task; nobody runs it here."""
+    """A task that does not run here."""
 
 
 class Redis:
@@ -504,7 +504,7 @@ def test_without_redis_messages_are_kept_and_handed_back_later(
 
     assert worker.drainer.status.held == 1
     assert caplog.text.count("1 tasks wait to be handed back: refused") == 1
-    # Nobody else is to restore it as well.
+    # It must not be restored a second time.
     worker.channel.qos._flush()
     assert f"tag-{ids[2]}" not in worker.channel.qos._delivered
     worker.redis.down = False
