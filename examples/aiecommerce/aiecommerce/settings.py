@@ -1,4 +1,4 @@
-"""Settings, read from the environment. Without a SECRET_KEY nothing starts; DEBUG=1 is a developer's machine."""
+"""Settings, read from the environment. Without a SECRET_KEY nothing starts; DEBUG=1 is for a developer's machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 def env(name: str, default: str = "") -> str:
-    """A variable of the environment."""
+    """Return a variable of the environment."""
     return os.environ.get(name, default)
 
 
 def env_bool(name: str) -> bool:
-    """A variable that is on or off; off where it is not set."""
+    """Return a variable that is on or off; off if it is not set."""
     value = env(name).strip().lower()
     if value in ("1", "true", "yes", "on"):
         return True
@@ -27,12 +27,12 @@ def env_bool(name: str) -> bool:
 
 
 def env_list(name: str) -> list[str]:
-    """A variable with commas between its items."""
+    """Return the items of a variable, which are separated by commas."""
     return [item.strip() for item in env(name).split(",") if item.strip()]
 
 
 def env_days(name: str, default: int) -> int:
-    """A number of days, 1 at least."""
+    """Return a number of days, at least 1."""
     value = env(name, str(default))
     if not value.isascii() or not value.isdigit() or int(value) < 1:
         raise ImproperlyConfigured(f"{name} is {value!r}: write a number of days, 1 at least")
@@ -91,7 +91,7 @@ DATABASES = {
     )
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
-    # A peer that vanished is noticed after 10 s, not after the kernel's quarter of an hour.
+    # A peer that has vanished is noticed after 10 s, not after the kernel's quarter of an hour.
     DATABASES["default"].setdefault("OPTIONS", {}).update(
         connect_timeout=5, keepalives_idle=10, tcp_user_timeout=10_000
     )
@@ -112,18 +112,18 @@ TIME_ZONE = "America/Guayaquil"
 USE_TZ = True
 
 STATIC_URL = "static/"
-# A directory for each release, where the environment names one: the release before still serves its own while
-# collectstatic writes, and one that is gone back to finds them.
+# If the environment names a release, each has its own directory: the previous one still serves its files while
+# collectstatic writes, and a release that you go back to finds its own.
 STATIC_ROOT = Path(env("STATIC_ROOT", str(BASE_DIR / "staticfiles"))) / env("CELERY_FLEET_RELEASE")
 
-# TLS ends at the web server before this process, which says so by this header and lets no caller set it.
+# TLS ends at the web server in front of this process. It sets this header, and lets no client set it.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
-# A cookie knows no port: under Django's own names two sites on one host would log each other out.
+# Cookies ignore the port: under Django's own names two sites on one host would log each other's users out.
 SESSION_COOKIE_NAME = "aiecommerce_sessionid"
 CSRF_COOKIE_NAME = "aiecommerce_csrftoken"
 
-# To the journal or the terminal. Django's own default shows errors by mail alone once DEBUG is off.
+# To the journal or the terminal. With DEBUG off, Django by default only mails errors.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -131,7 +131,7 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
-        # Whoever tries other host names is answered 400, and the web server's own log has it.
+        # Requests with other host names get a 400, and the web server's own log has them.
         "django.security.DisallowedHost": {"handlers": [], "propagate": False},
     },
 }
@@ -141,11 +141,11 @@ CELERY_BROKER_URL = env("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/0")
 CELERY_RESULT_BACKEND = env("CELERY_RESULT_BACKEND", default=CELERY_BROKER_URL)
 CELERY_TIMEZONE = "America/Guayaquil"
 CELERY_ENABLE_UTC = True
-# For a developer's machine alone: tasks run within the process that sends them (README.md).
+# Only for a developer's machine: tasks run within the process that sends them (README.md).
 CELERY_TASK_ALWAYS_EAGER = env_bool("CELERY_TASK_ALWAYS_EAGER")
 CELERY_TASK_EAGER_PROPAGATES = CELERY_TASK_ALWAYS_EAGER
 
-# Where the stand-ins for the supplier's site and its likes are read from.
+# The directory of the stand-ins for the supplier's site and other sources.
 CATALOG_SOURCES = Path(env("CATALOG_SOURCES", str(BASE_DIR / "aiecommerce/catalog/sources")))
 # Older scrapes are pruned.
 CATALOG_SCRAPE_RETENTION_DAYS = env_days("CATALOG_SCRAPE_RETENTION_DAYS", default=7)

@@ -1,4 +1,4 @@
-"""What is stored. Rules that must hold whatever runs twice are constraints of the database."""
+"""What is stored. The database's constraints are rules that hold even if a task runs twice."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Promotion(models.Model):
 
 
 class Subscriber(models.Model):
-    """Somebody who wants to be told of every promotion."""
+    """A person who wants to hear of every promotion."""
 
     email = models.EmailField(unique=True)
 
@@ -96,7 +96,7 @@ class Delivery(models.Model):
 
     notification = models.OneToOneField(Notification, models.CASCADE, related_name="delivery")
     sent_at = models.DateTimeField()
-    # Empty where it was called in its own process and not by a worker.
+    # Empty if the task was called in its own process and not by a worker.
     task_id = models.CharField(max_length=64, blank=True)
 
     class Meta:

@@ -135,7 +135,7 @@ def active_promotions() -> list[int]:
 def count_messages(promotion_id: int, now: datetime) -> None:
     """Count a promotion's messages into its report.
 
-    Raises Promotion.DoesNotExist where there is no such promotion.
+    Raises Promotion.DoesNotExist if there is no such promotion.
     """
     # Two that count at once would else both insert the first report.
     promotion = Promotion.objects.select_for_update().get(pk=promotion_id)

@@ -1,4 +1,4 @@
-"""The tasks. What they do stands in services.py; here is how Celery runs it."""
+"""The tasks. services.py does the work; this file says how Celery runs it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def process_notification_queue(self: Task[Any, Any]) -> dict[str, int]:
 def robust_task(self: Task[Any, Any], promotion_id: int | None = None) -> dict[str, int]:
     """Count the messages of one promotion, or of all active ones, into their reports.
 
-    Whatever fails is tried again three times, a minute apart: also a promotion that is not there.
+    After a failure it is tried again three times, a minute apart, even if the promotion does not exist.
     """
     logger.info("attempt %d", self.request.retries + 1)
     keys = services.active_promotions() if promotion_id is None else [promotion_id]

@@ -86,7 +86,7 @@ def check(request: HttpRequest) -> JsonResponse:
     """Have a worker check all promotions now: 202 with the task's id."""
     if request.content_type != "application/json":
         return JsonResponse({"detail": "the content type must be application/json"}, status=415)
-    # ignore_result: nobody waits for it here, and so the result store need not answer.
+    # ignore_result: no caller waits for it here, so the result store need not answer.
     sent = check_active_promos.apply_async(ignore_result=True, retry_policy=PUBLISH_RETRY)
     return JsonResponse({"task_id": str(sent.id)}, status=202)
 

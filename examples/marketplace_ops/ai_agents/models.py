@@ -1,4 +1,4 @@
-"""What is stored. Rules that must hold whatever runs twice are constraints of the database."""
+"""What is stored. The database's constraints are rules that hold even if a task runs twice."""
 
 from __future__ import annotations
 

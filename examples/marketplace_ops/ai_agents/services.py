@@ -88,7 +88,7 @@ def draft_listings(
 
 @transaction.atomic
 def analyse_feedback(now: datetime) -> dict[str, int]:
-    """Read up to BATCH texts of customers that nobody has read yet; how many of each kind."""
+    """Read up to BATCH texts of customers that were not read yet; return how many there are of each kind."""
     rows = list(
         Feedback.objects.select_for_update(skip_locked=True).filter(analysed_at=None)[:BATCH]
     )

@@ -1,4 +1,4 @@
-"""The tasks of the queue `ai_processing`. What they do stands in services.py; here is how Celery runs it."""
+"""The tasks of the queue `ai_processing`. services.py does the work; this file says how Celery runs it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def generate_marketplace_listings(
 
 @shared_task(**RETRY)
 def analyze_customer_feedback() -> dict[str, int]:
-    """Read what customers wrote and nobody has read yet."""
+    """Read what customers wrote and was not read yet."""
     total: dict[str, int] = {}
     while True:
         counts = services.analyse_feedback(timezone.now())

@@ -1,4 +1,4 @@
-"""The work itself, without Celery. Each function makes the reports of a day anew from what is stored."""
+"""The work itself, without Celery. Each function makes a day's reports again from what is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks of the queue `analytics`. What they do stands in services.py; here is how Celery runs it.
+"""The tasks of the queue `analytics`. services.py does the work; this file says how Celery runs it.
 
 A day is a text such as 2026-11-20, in UTC; without one it is yesterday, which is over at midnight, when beat asks.
 """

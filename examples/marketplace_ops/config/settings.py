@@ -86,9 +86,9 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "static/"
-# collectstatic writes there, so it is no part of a release, which nobody may change.
-# A directory for each, where the environment names it: the release before still serves its own meanwhile, and
-# one that is gone back to finds them.
+# collectstatic writes there, so it is not part of a release, which must not change. If the environment names it, each
+# release has its own directory: the previous one still serves its files, and a release that you go back to finds its
+# own.
 STATIC_ROOT = Path(
     os.environ.get("DJANGO_STATIC_ROOT") or BASE_DIR / "staticfiles",
     os.environ.get("CELERY_FLEET_RELEASE", ""),
@@ -105,7 +105,7 @@ if not DEVELOPMENT:
         "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
         "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
     }
-    # The proxy before it sets this header on every request, whatever a client sends.
+    # The proxy in front sets this header on every request and overrides a client's.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True

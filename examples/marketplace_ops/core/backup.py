@@ -1,7 +1,7 @@
-"""A backup by pg_dump, and its way back by pg_restore.
+"""A backup with pg_dump, and its restoration with pg_restore.
 
-The password is in the environment of these two programs, which nobody but their user can read; their command
-lines, which everybody can, have none.
+The password is in the environment of these two programs, which only their user can read. Their command lines, which
+all users can read, do not contain it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 NAME = "marketplace_ops-{moment:%Y%m%dT%H%M%SZ}-{chance}.dump"
 BACKUP = re.compile(r"marketplace_ops-\d{8}T\d{6}Z-[0-9a-f]{8}\.dump")
 PARTIAL = ".partial-"
-# Seconds. Below the task's own limit, so that it is this that is told.
+# Seconds; below the task's own limit, so that this error is the one reported.
 TIMEOUT = 3000
-# What was begun and is older than this, in seconds, nobody writes any more.
+# No process writes any more to a backup that was begun and is older than this, in seconds.
 ABANDONED = 24 * 3600
 
 # libpq's variables for what a DATABASE_URL may ask for. Anything else is refused rather than dropped: without its

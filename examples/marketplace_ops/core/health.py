@@ -10,17 +10,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-# Seconds between two checks, where the result does not say it; older than twice that, nothing checks any more.
+# Seconds between two checks if the result does not say; a result older than twice that means that checks have stopped.
 INTERVAL = 300
-# Of another clock than the one it was written by; more than that is no age.
+# Seconds by which the clock of the writer may differ from this one; beyond that an age means nothing.
 SKEW = 60.0
 
 
 def last_result(name: str, now: datetime) -> dict[str, Any]:
     """The result's content with its `age` in seconds, whether it is `stale`, and a `text` for a person.
 
-    `state` is the result's own (good, warning, bad) only where it is fresh: else it is "missing" or "stale",
-    and what it said before is `last_state`.
+    `state` is the result's own (good, warning, bad) only if it is fresh. Otherwise it is "missing" or "stale", and
+    `last_state` is the state of the result.
     """
     if not name:
         return _missing("CELERY_FLEET_HEALTH is not set: no health check of a fleet runs here")

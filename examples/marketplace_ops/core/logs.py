@@ -14,7 +14,7 @@ ROTATED = re.compile(r"[^/]+\.log(?:\.\d+|-\d{8}(?:-?\d{1,10})?)\.gz")
 
 
 def remove_old(directory: Path, before: datetime) -> dict[str, Any]:
-    """Remove the rotated files in `directory` that nobody has written to since `before`; which, and their bytes."""
+    """Remove rotated files in `directory` that have not changed since `before`; return which, and their bytes."""
     removed, size = [], 0
     try:
         found = sorted(directory.iterdir())

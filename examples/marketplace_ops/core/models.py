@@ -21,7 +21,7 @@ class MaintenanceRun(models.Model):
 
     kind = models.CharField(max_length=10, choices=Kind)
     ran_at = models.DateTimeField(default=timezone.now)
-    # Empty where it was called in its own process and not by a worker.
+    # Empty if the task was called in its own process and not by a worker.
     task_id = models.CharField(max_length=64, blank=True)
     result = models.JSONField(default=dict)
 

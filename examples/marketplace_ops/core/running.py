@@ -1,4 +1,4 @@
-"""How Celery runs a task of this project, whatever its app."""
+"""How Celery runs a task of this project, for each of its apps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RETRY: dict[str, Any] = {
     "max_retries": 6,
 }
 
-# Of one worker, for tasks that ask somebody else's interface: what the other side bears, however many wait.
+# Limit for each worker, for tasks that call other companies' interfaces: what these tolerate, however many tasks wait.
 ASKS_OTHERS: dict[str, Any] = {**RETRY, "rate_limit": "120/m"}
 
 

@@ -137,6 +137,6 @@ def execute_workflow(_: dict[str, Any], pk: int) -> JsonResponse:
 def _send(model: Any, pk: int, task: Any, kwargs: dict[str, Any]) -> JsonResponse:
     if not model.objects.filter(pk=pk).exists():
         return JsonResponse({"detail": f"there is no {model._meta.verbose_name} {pk}"}, status=404)
-    # ignore_result: nobody waits for it here, and so the result store need not answer.
+    # ignore_result: no caller waits for it here, so the result store need not answer.
     sent = task.apply_async((pk,), kwargs, ignore_result=True, retry_policy=PUBLISH_RETRY)
     return JsonResponse({"task_id": str(sent.id)}, status=202)

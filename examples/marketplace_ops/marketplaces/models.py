@@ -1,4 +1,4 @@
-"""What is stored. Rules that must hold whatever runs twice are constraints of the database."""
+"""What is stored. The database's constraints are rules that hold even if a task runs twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Listing(models.Model):
     """A product on a marketplace."""
 
     class Status(models.TextChoices):
-        """Paused: nobody can buy it for now."""
+        """Paused means that customers can't buy it for now."""
 
         ACTIVE = "active"
         PAUSED = "paused"
@@ -41,7 +41,7 @@ class Listing(models.Model):
     title = models.CharField(max_length=200)
     price = models.DecimalField(max_digits=10, decimal_places=2)
     status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE)
-    # What the marketplace was told last; nothing yet where it is null.
+    # What the marketplace was last told; null if it has not been told anything yet.
     quantity = models.PositiveIntegerField(null=True, editable=False)
     quantity_at = models.DateTimeField(null=True, editable=False)
 
@@ -58,7 +58,7 @@ class Listing(models.Model):
 
 
 class Order(models.Model):
-    """What somebody bought."""
+    """An order by a customer."""
 
     class Status(models.TextChoices):
         """An order is fulfilled once, and stays so."""

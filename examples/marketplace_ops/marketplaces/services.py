@@ -138,7 +138,7 @@ def sync_orders(marketplace_id: int, now: datetime) -> dict[str, Any]:
 
 @transaction.atomic
 def sync_inventory(marketplace_id: int, now: datetime) -> int:
-    """Tell a marketplace the stock of what it lists, where it was told something else; how many listings."""
+    """Tell a marketplace the stock of its listings if it was told something else; return how many there are."""
     marketplace = Marketplace.objects.select_for_update().get(pk=marketplace_id)
     differing = (
         Listing.objects.filter(marketplace=marketplace)

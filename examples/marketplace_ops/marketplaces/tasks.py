@@ -1,4 +1,4 @@
-"""The tasks of the queue `marketplaces`. What they do stands in services.py; here is how Celery runs it."""
+"""The tasks of the queue `marketplaces`. services.py does the work; this file says how Celery runs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = get_task_logger(__name__)
 
 @shared_task(**RETRY)
 def sync_all_marketplace_orders() -> dict[str, int]:
-    """Have the orders of each active marketplace taken in, by a task of its own."""
+    """Have the orders of each active marketplace taken in, by a separate task."""
     marketplaces = services.active_marketplaces()
     for marketplace_id in marketplaces:
         sync_marketplace_orders.delay(marketplace_id)

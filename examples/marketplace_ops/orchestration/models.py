@@ -1,4 +1,4 @@
-"""What is stored. Rules that must hold whatever runs twice are constraints of the database."""
+"""What is stored. The database's constraints are rules that hold even if a task runs twice."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class WorkflowExecution(models.Model):
     workflow = models.ForeignKey(Workflow, models.CASCADE, related_name="executions")
     status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
     created_at = models.DateTimeField(default=timezone.now)
-    # When it was due by the clock; null where somebody asked for it.
+    # When it was due; null if a user asked for it.
     scheduled_for = models.DateTimeField(null=True, blank=True)
     # When it was last handed to Celery.
     sent_at = models.DateTimeField(null=True, blank=True)
-    # The task that made it; empty where one was made first, and then sent.
+    # The task that made it; empty if it was made first and then sent.
     task_id = models.CharField(max_length=64, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0)
     finished_at = models.DateTimeField(null=True, blank=True)

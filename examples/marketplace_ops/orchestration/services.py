@@ -27,7 +27,7 @@ def make_execution(workflow_id: int, now: datetime, task_id: str = "") -> int:
 
 @transaction.atomic
 def execute(execution_id: int, now: datetime) -> WorkflowExecution:
-    """Do a pending execution's steps: all of them, or, where one fails, none. Another status is left as it is."""
+    """Do all steps of a pending execution, or none if one fails. An execution with another status stays as it is."""
     execution = (
         WorkflowExecution.objects.select_for_update(of=("self",))
         .select_related("workflow")

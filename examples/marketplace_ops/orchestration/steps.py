@@ -34,7 +34,7 @@ def reprice_listings(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pause_empty_listings(_: Mapping[str, Any]) -> dict[str, Any]:
-    """Pause the listings whose product is not in stock, and take up again those that are."""
+    """Pause the listings whose product is not in stock, and resume those whose product is."""
     empty = Listing.objects.exclude(product__stock__quantity__gt=0)
     paused = empty.filter(status=Listing.Status.ACTIVE).update(status=Listing.Status.PAUSED)
     taken_up = Listing.objects.filter(
@@ -44,7 +44,7 @@ def pause_empty_listings(_: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_products(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Go on only where there are at least `minimum` products that are not retired."""
+    """Continue only if there are at least `minimum` products that are not retired."""
     found = Product.objects.filter(retired_at=None).count()
     minimum = step.get("minimum", 1)
     if not isinstance(minimum, int) or found < minimum:
@@ -53,7 +53,7 @@ def require_products(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_margin(_: Mapping[str, Any]) -> dict[str, Any]:
-    """Go on only where nothing is listed below its cost."""
+    """Continue only if nothing is listed below its cost."""
     below = Listing.objects.filter(price__lt=F("product__cost")).count()
     if below:
         raise StepError(f"{below} listings are below their product's cost")

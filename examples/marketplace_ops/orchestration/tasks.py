@@ -1,4 +1,4 @@
-"""The tasks of the queue `workflows`. What they do stands in services.py; here is how Celery runs it."""
+"""The tasks of the queue `workflows`. services.py does the work; this file says how Celery runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stored. Rules that must hold whatever runs twice are constraints of the database."""
+"""What is stored. The database's constraints are rules that hold even if a task runs twice."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class SupplierSync(models.Model):
 
     supplier = models.ForeignKey(Supplier, models.CASCADE, related_name="syncs")
     synced_at = models.DateTimeField()
-    # Empty where it was called in its own process and not by a worker.
+    # Empty if the task was called in its own process and not by a worker.
     task_id = models.CharField(max_length=64, blank=True)
     full = models.BooleanField()
     # Nothing had changed at the supplier's, so nothing was compared.

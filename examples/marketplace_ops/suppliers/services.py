@@ -53,7 +53,7 @@ def active_suppliers() -> list[int]:
 def sync_products(
     supplier_id: int, now: datetime, full: bool = False, task_id: str = ""
 ) -> dict[str, Any]:
-    """Bring a supplier's products and stock to what it lists; with `full` also where it lists the same as before."""
+    """Bring a supplier's products and stock to what it lists; with `full` even if the list has not changed."""
     # Two at once for one supplier would both create what is new.
     supplier = Supplier.objects.select_for_update().get(pk=supplier_id)
     digest, listed = offers(supplier)
@@ -97,7 +97,7 @@ def try_connection(supplier_id: int, now: datetime) -> dict[str, Any]:
 
 @transaction.atomic
 def clean_up(before: datetime) -> dict[str, int]:
-    """Delete notes of synchronisations from before, and products retired before then that nobody sells or sold."""
+    """Delete older records of synchronisations, and products that were retired earlier and never sold."""
     syncs, _ = SupplierSync.objects.filter(synced_at__lt=before).delete()
     unused = Product.objects.filter(
         Q(retired_at__lt=before), listings__isnull=True, order_lines__isnull=True

@@ -1,4 +1,4 @@
-"""The tasks of the queue `suppliers`. What they do stands in services.py; here is how Celery runs it."""
+"""The tasks of the queue `suppliers`. services.py does the work; this file says how Celery runs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = get_task_logger(__name__)
 
 @shared_task(**RETRY)
 def sync_all_suppliers(force_full_sync: bool = False) -> dict[str, int]:
-    """Have each active supplier synchronised, by a task of its own: one that is away holds up no other."""
+    """Have each active supplier synchronised by a separate task, so that one that is away does not delay the others."""
     suppliers = services.active_suppliers()
     for supplier_id in suppliers:
         sync_supplier_products.delay(supplier_id, force_full_sync=force_full_sync)
@@ -57,5 +57,5 @@ def update_supplier_inventory(supplier_id: int | None = None) -> dict[str, int]:
 
 @shared_task(**RETRY)
 def cleanup_supplier_data(days: int = 30) -> dict[str, int]:
-    """Delete what is older than so many days: notes of synchronisations, retired products that nobody sold."""
+    """Delete records of synchronisations, and retired products that were never sold, after this many days."""
     return services.clean_up(before(days))

@@ -112,7 +112,7 @@ class Suppliers(TestCase):
         sync_everything()
         old = clock.now() - timedelta(days=31)
         SupplierSync.objects.filter(supplier=NORTHWIND).update(synced_at=old)
-        # Retired for long: one that nobody sold, and one that somebody did.
+        # Retired long ago: one that was never sold, and one that was.
         Product.objects.filter(sku__in=["NW-090", "NW-100"]).update(retired_at=old)
         done = suppliers.cleanup_supplier_data.apply().get()
         self.assertEqual(done, {"syncs": 1, "products": 1})

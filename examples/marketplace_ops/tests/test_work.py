@@ -108,7 +108,7 @@ class Workflows(TestCase):
             self.assertEqual(workflows.schedule_workflow_executions.apply().get(), {"sent": 0})
         execution = WorkflowExecution.objects.get()
         sent.assert_called_once_with(PAUSE, execution.pk)
-        # Of years that were missed one: the next is within its hour, on the minute of before.
+        # Of the runs missed in years only one is made; the next is within the hour, at the same minute as before.
         due = Workflow.objects.get(pk=PAUSE).next_run_at
         self.assertTrue(clock.now() < due <= clock.now() + timedelta(hours=1))
         self.assertEqual((due.minute, due.second), (0, 0))

@@ -1,1 +1,1 @@
-"""Requests that are processed by a worker while whoever made them asks how they stand."""
+"""Requests that a worker processes while the person who made them polls their state."""

@@ -1,7 +1,7 @@
-"""The built front-end: put the values of this place where the build has left placeholders.
+"""The built front-end: put this environment's values where the build has left placeholders.
 
-The document does it by `sed -i` on the container's files. A release is never changed, and `sed` takes `|`, `&` and `\\`
-of a value for its own; so here a copy is made, and each kind of file is given the value as its language writes it.
+The document uses `sed -i` on the container's files. A release is never changed, and `sed` interprets `|`, `&` and `\\`
+in a value. So this makes a copy, and writes the value into each kind of file as its language requires.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from django.core.exceptions import ImproperlyConfigured
 
 SUFFIX = "_PLACEHOLDER"
 
-# Means the same within any of the three kinds of quotes of JavaScript, in JSON, and in CSS.
+# These mean the same within all three kinds of JavaScript's quotes, in JSON, and in CSS.
 _PLAIN = re.compile(r"[A-Za-z0-9 _.,:/@%+=?#~()*;|^-]")
 _HTML_PLAIN = re.compile(r"[A-Za-z0-9_.,:/@%+?#-]")
 _SCRIPT = re.compile(r"(<script\b[^>]*>)(.*?)(</script\s*>)", re.IGNORECASE | re.DOTALL)
 
 
 class FrontendError(Exception):
-    """What can't be done, and what to do."""
+    """An error that says what can't be done, and what to do."""
 
 
 def for_javascript(value: str) -> str:
-    """A value as a part of a string of JavaScript, whatever its quotes, or of JSON."""
+    """Return a value as a part of a JavaScript string, with any quotes, or of JSON."""
 
     def escaped(character: str) -> str:
         if _PLAIN.fullmatch(character):
@@ -40,8 +40,8 @@ def for_javascript(value: str) -> str:
 
 
 def for_css(value: str) -> str:
-    """A value as a part of a string or an address of CSS."""
-    # Within url(…) without quotes these end it.
+    """Return a value as a part of a string or an address in CSS."""
+    # Within url(…) without quotes these would end it.
     ending = " ();"
     return "".join(
         c if _PLAIN.fullmatch(c) and c not in ending else f"\\{ord(c):06x}" for c in value
@@ -49,12 +49,12 @@ def for_css(value: str) -> str:
 
 
 def for_html(value: str) -> str:
-    """A value as text, or as a part of an attribute, also of one that a minifier has left without quotes."""
+    """Return a value as text, or as a part of an attribute, also of one that a minifier has left without quotes."""
     return "".join(c if _HTML_PLAIN.fullmatch(c) else f"&#x{ord(c):x};" for c in value)
 
 
 def _in_html(text: str, replace: Callable[[str, Callable[[str], str]], str]) -> str:
-    """What stands between <script> and </script> is JavaScript."""
+    """Replace in HTML; the text between <script> and </script> is JavaScript."""
     parts = _SCRIPT.split(text)
     # In turn: text, <script …>, its content, </script>.
     ways = (for_html, for_html, for_javascript, for_html)
@@ -133,7 +133,7 @@ def inject(build: Path, target: Path, values: Mapping[str, str]) -> bool:
     if _content(target) == files:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    # What a run left that was killed.
+    # Left by a run that was killed.
     for left in target.parent.glob(f".{target.name}-*"):
         shutil.rmtree(left)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -142,7 +142,7 @@ def inject(build: Path, target: Path, values: Mapping[str, str]) -> bool:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
         if target.exists():
-            # Of a developer's machine, where the build changes and no release gives it a directory of its own.
+            # On a developer's machine, where the build changes and no release has a separate directory.
             os.rename(target, fresh / ".before")
         os.rename(fresh, target)
     except BaseException:
@@ -161,7 +161,7 @@ def _content(directory: Path) -> dict[Path, bytes]:
 
 
 def unfinished(directory: Path, values: Mapping[str, str]) -> list[str]:
-    """Files with a placeholder left, each as PATH (PLACEHOLDER)."""
+    """Return files with a placeholder left, each as PATH (PLACEHOLDER)."""
     return [
         f"{path} ({name}{SUFFIX})"
         for path in sorted(directory.rglob("*"))
@@ -172,7 +172,7 @@ def unfinished(directory: Path, values: Mapping[str, str]) -> list[str]:
 
 
 def refuse_unfinished(directory: Path, values: Mapping[str, str]) -> None:
-    """Raise ImproperlyConfigured where a front-end that is to be served is not there, or has a placeholder left."""
+    """Raise ImproperlyConfigured if a front-end that is to be served is missing, or has a placeholder left."""
     remedy = "run manage.py inject_frontend, then manage.py collectstatic"
     if not (directory / "index.html").is_file():
         raise ImproperlyConfigured(f"there is no front-end in {directory}: {remedy}")

@@ -1,7 +1,7 @@
 """The work itself, without Celery: claim a request, its phases, and how it ends.
 
-A task can be delivered twice, also while the first still runs. So each step says whose it is, and a request is ended
-by the task that has it alone.
+A task can be delivered twice, even while the first one still runs. So each step names its task, and only the task that
+has a request ends it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Status = ProcessingRequest.Status
 
 MAX_ROWS = 100_000
 MAX_ERROR_LENGTH = 2_000
-# Seconds that the stand-in for an external API may be told to take: more than any time limit.
+# Seconds that the stand-in for an external API may take at most: more than any time limit.
 MAX_WAIT = 7_200
 
 
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Validated:
-    """The input in one form, with all that the work needs to know."""
+    """The input in one form, with everything that the work needs."""
 
     operation: str
     decimals: int
@@ -61,7 +61,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the work: data, and a file in the working directory."""
+    """The outcome of the work: data, and a file in the working directory."""
 
     data: dict[str, Any]
     output: Path
@@ -71,10 +71,10 @@ class Outcome:
 
 
 def claim(request_id: int, task_id: str) -> ProcessingRequest | None:
-    """Make the request this task's and set it to processing; None where there is nothing for it to do.
+    """Make the request this task's and set it to processing; return None if there is nothing to do.
 
-    That is where it is completed, where another task is at it, and where this very task has failed before: its message
-    came a second time. A failed request is taken up by a new task, such as an operator sends.
+    There is nothing to do if it is completed, if another task works on it, or if this same task failed before and its
+    message came a second time. A new task, such as an operator sends, takes up a failed request.
 
     Raises:
         ProcessingRequest.DoesNotExist: there is no such request.
@@ -101,12 +101,12 @@ def claim(request_id: int, task_id: str) -> ProcessingRequest | None:
 
 
 def finish(request: ProcessingRequest) -> bool:
-    """Set it to completed; whether it was still this task's."""
+    """Set it to completed; return whether it was still this task's."""
     return _end(request, Status.COMPLETED, "")
 
 
 def fail(request: ProcessingRequest, error: BaseException) -> bool:
-    """Set it to failed, with the error's text; whether it was still this task's."""
+    """Set it to failed, with the error's text; return whether it was still this task's."""
     return _end(request, Status.FAILED, error_text(error))
 
 
@@ -119,10 +119,10 @@ def _end(request: ProcessingRequest, status: str, error: str) -> bool:
 
 
 def error_text(error: BaseException) -> str:
-    """An error for the person who made the request."""
+    """Return an error for the person who made the request."""
     if isinstance(error, SoftTimeLimitExceeded):
         return "it took longer than a task may"
-    # PostgreSQL stores no NUL.
+    # PostgreSQL can't store NUL.
     text = str(error).replace("\0", "�").strip() or type(error).__name__
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
 
@@ -132,7 +132,7 @@ def error_text(error: BaseException) -> str:
 
 @contextmanager
 def working_directory(request: ProcessingRequest) -> Iterator[Path]:
-    """A directory for this attempt alone, which is gone afterwards, however it ended."""
+    """Make a directory for this attempt only; it is removed at the end in any case."""
     directory = Path(
         tempfile.mkdtemp(prefix=f"processing-{request.pk}-", dir=settings.PROCESSING_WORK_DIR)
     )
@@ -143,7 +143,7 @@ def working_directory(request: ProcessingRequest) -> Iterator[Path]:
 
 
 def validate_input(request: ProcessingRequest, directory: Path) -> Validated:
-    """Phase 1: look at the input, bring it into one form and put it into the working directory.
+    """Phase 1: check the input, bring it into one form and put it into the working directory.
 
     Raises:
         InvalidInput: saying what is wrong with it.
@@ -191,9 +191,9 @@ def execute_business_logic(validated: Validated, directory: Path) -> Outcome:
     """Phase 2: do what was asked for, and write the output file.
 
     Raises:
-        InvalidInput: the operation is one that somebody named at /admin/ and nobody has written.
+        InvalidInput: the operation was named at /admin/ and has no code.
     """
-    # Stands for an external API that takes its time.
+    # This represents an external API that takes its time.
     time.sleep(validated.wait)
     operation = OPERATIONS.get(validated.operation)
     if operation is None:
@@ -213,7 +213,7 @@ Table = list[tuple[object, ...]]
 
 def _summary(validated: Validated) -> tuple[dict[str, Any], Table]:
     values = [row.value for row in validated.rows]
-    # fsum and no overflow on the way: each share of the mean is small enough.
+    # fsum, and no overflow on the way: each share of the mean is small enough.
     mean = math.fsum(value / len(values) for value in values)
     data = {
         "count": len(values),
@@ -238,7 +238,7 @@ OPERATIONS = {"summary": _summary, "ranking": _ranking}
 
 
 def save_result(request: ProcessingRequest, outcome: Outcome) -> None:
-    """Phase 3: keep data and output file. What an attempt before this one left is replaced."""
+    """Phase 3: keep data and output file; they replace those of an earlier attempt."""
     ProcessingResult.objects.update_or_create(
         request=request,
         defaults={
@@ -253,10 +253,10 @@ def save_result(request: ProcessingRequest, outcome: Outcome) -> None:
 
 
 def clean_up(now: datetime) -> dict[str, int]:
-    """Delete what ended long ago; end what has lost its task, so that nobody waits for it for ever.
+    """Delete what ended long ago, and end requests that have lost their task, so that no one waits for ever.
 
-    A task is lost where its process is killed (the hard time limit, memory) and nobody tries it again, or where the web
-    process died before it was sent.
+    A task is lost if its process is killed (by the hard time limit, or for its memory) and it is not tried again, or if
+    the web process died before sending it.
     """
     lost_before = now - timedelta(hours=settings.PROCESSING_LOST_AFTER_HOURS)
     lost = ProcessingRequest.objects.filter(
@@ -276,5 +276,5 @@ def clean_up(now: datetime) -> dict[str, int]:
 
 
 def operation_named(name: str) -> Operation | None:
-    """The operation of this name."""
+    """Return the operation of this name."""
     return Operation.objects.filter(name=name).first()

@@ -46,7 +46,7 @@ class ProductManager(models.Manager["Product"]):
 
 
 class Product(models.Model):
-    """A product of the shop. Its SKU is the supplier's code, or one that somebody gave it."""
+    """A product of the shop. Its SKU is the supplier's code, or was entered by hand."""
 
     sku = models.CharField(max_length=40, unique=True)
     name = models.CharField(max_length=200)

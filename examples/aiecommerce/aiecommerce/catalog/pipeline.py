@@ -1,8 +1,8 @@
 """What the scheduled tasks do, one function for each; tasks.py says how Celery runs them.
 
-Each stage takes the rows that the one before has left for it, in one transaction, and does nothing where there is
-nothing new: run twice, it leaves the same rows. Rows are locked while they are worked on, in the same order
-everywhere, so that two runs at the same time come out as one after the other.
+Each stage takes the rows that the previous one has left for it, in one transaction, and does nothing if there is
+nothing new. If it runs twice, it leaves the same rows. All stages lock the rows that they work on in the same order,
+so two runs at the same time have the same effect as one after the other.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 CENT = Decimal("0.01")
 
-# What the columns hold. PostgreSQL refuses more, and with it the whole transaction.
+# Limits of the columns. PostgreSQL refuses more, and rolls back the whole transaction.
 MAX_PRICE = Decimal("99999999.99")
 MAX_STOCK = 2**31 - 1
 MAX_CODE = 40
 MAX_CATEGORY = 60
 
-# Percent on the supplier's price, by category; for what the price list does not name.
+# Percent on the supplier's price, by category, for products that the price list does not name.
 MARGINS = {"Portátiles": 14, "Monitores": 18, "Accesorios": 40}
 USUAL_MARGIN = 22
 
@@ -42,16 +42,16 @@ SOLD_ON_MERCADO_LIBRE = frozenset(
     }
 )
 LEAST_STOCK = 3
-LEAST_MARGIN = 10  # percent; Mercado Libre's fee is not counted in
+LEAST_MARGIN = 10  # percent; without Mercado Libre's fee
 
 
 # --- run_scrape_tecnomega ------------------------------------------------------------------------
 
 
 def scrape() -> dict[str, str | int]:
-    """Write down the supplier's site as it stands in this hour; texts, as they are.
+    """Store the supplier's site of this hour, with unchanged texts.
 
-    A line whose code can be no product's is left out, and logged.
+    A line whose code can't belong to a product is left out and logged.
     """
     slot = timezone.now().replace(minute=0, second=0, microsecond=0)
     lines = sorted(sources.tecnomega(slot), key=lambda line: line.code)
@@ -69,13 +69,13 @@ def scrape() -> dict[str, str | int]:
         for line in lines
         if len(line.code) <= MAX_CODE
     ]
-    # A line that is there stays as it is, with what has become of it.
+    # A line that is already there stays as it is, with what has become of it.
     ScrapedItem.objects.bulk_create(items, ignore_conflicts=True)
     return {"slot": slot.isoformat(), "items": len(items)}
 
 
 def _storable(text: str) -> str:
-    """A text without what JSON can say and PostgreSQL can't store: NUL, and half a character."""
+    """Return a text without what JSON allows and PostgreSQL can't store: NUL, and half a character."""
     return text.encode(errors="replace").decode().replace("\0", "?")
 
 
@@ -84,7 +84,7 @@ def _storable(text: str) -> str:
 
 @transaction.atomic
 def normalize() -> dict[str, int]:
-    """Make products of what was scraped, the older hours first; note what can't be read."""
+    """Make products from what was scraped, the older hours first; note what can't be read."""
     now = timezone.now()
     pending = ScrapedItem.objects.filter(normalized_at=None).order_by("slot", "code")
     counts = {"created": 0, "updated": 0, "unchanged": 0, "unreadable": 0}
@@ -102,7 +102,7 @@ def normalize() -> dict[str, int]:
 
 
 def _normal(item: ScrapedItem) -> dict[str, str | int | Decimal]:
-    """A product's values; ValueError for what can't be read or stored."""
+    """Return a product's values; raise ValueError if they can't be read or stored."""
     return {
         "name": " ".join(item.name.split())[:200],
         "category": _category(item.category),
@@ -121,14 +121,14 @@ def _store(sku: str, values: dict[str, str | int | Decimal]) -> str:
         return "unchanged"
     for name in changed:
         setattr(product, name, values[name])
-    # Only now is there something to do for the next stage.
+    # Only now does the next stage have something to do.
     product.normalized_at = timezone.now()
     product.save(update_fields=[*changed, "normalized_at"])
     return "updated"
 
 
 def read_price(text: str) -> Decimal:
-    """`$ 1.234,56` as a number; ValueError for anything that is none, or too large."""
+    """Return `$ 1.234,56` as a number; raise ValueError if it is not one, or too large."""
     found = re.fullmatch(r"\$ ?(\d{1,3}(?:\.\d{3})*|\d+),(\d{2})", text.strip())
     if not found:
         raise ValueError(f"the price is no number: {text[:40]!r}")
@@ -139,10 +139,10 @@ def read_price(text: str) -> Decimal:
 
 
 def read_stock(text: str) -> int:
-    """`12`, `Más de 20` or `Agotado` as a number, the lowest that it can be; else ValueError."""
+    """Return `12`, `Más de 20` or `Agotado` as a number, the lowest possible one; otherwise raise ValueError."""
     found = re.fullmatch(r"(?:más de )?(\d+)", text.strip().lower())
     if found:
-        # More digits than Python reads are a ValueError, too.
+        # More digits than Python reads also raise ValueError.
         if (stock := int(found[1])) > MAX_STOCK:
             raise ValueError(f"the stock is above {MAX_STOCK}: {text[:40]!r}")
         return stock
@@ -163,7 +163,7 @@ def _category(text: str) -> str:
 
 @transaction.atomic
 def enrich() -> dict[str, int]:
-    """Add what the API of specifications knows, and a price where the shop has set none."""
+    """Add what the API of specifications knows, and a price if the shop has not set one."""
     known = sources.specifications()
     listed = dict(PriceListEntry.objects.values_list("sku", "price"))
     fresh = Q(enriched_at=None) | Q(enriched_at__lt=F("normalized_at"))
@@ -178,7 +178,7 @@ def enrich() -> dict[str, int]:
             product.gtin = specification.gtin
             product.weight_grams = specification.weight_grams
         product.price = listed.get(product.sku, product.price)
-        # 0 is a price that somebody set.
+        # 0 is a price that was set on purpose.
         if product.price is None:
             product.price = calculated_price(product)
         product.enriched_at = timezone.now()
@@ -188,7 +188,7 @@ def enrich() -> dict[str, int]:
 
 
 def calculated_price(product: Product) -> Decimal | None:
-    """The supplier's price and the category's margin, rounded up to ten cents; none that is too large."""
+    """Return the supplier's price with the category's margin, rounded up to ten cents; None if it is too large."""
     if product.cost is None:
         return None
     margin = MARGINS.get(product.category, USUAL_MARGIN)
@@ -201,9 +201,9 @@ def calculated_price(product: Product) -> Decimal | None:
 
 @transaction.atomic
 def update_eligibility() -> dict[str, int]:
-    """Decide anew which products can be offered in Mercado Libre; only what changes is written."""
+    """Decide again which products can be offered in Mercado Libre; only changes are written."""
     counts = {"eligible": 0, "not_eligible": 0, "changed": 0}
-    # By a lock on the products, each has one listing and no more.
+    # The lock on the products ensures that each has only one listing.
     for product in Product.objects.order_by("sku").select_for_update():
         reasons = obstacles(product)
         listing = Listing.objects.filter(product=product).first() or Listing(product=product)
@@ -217,7 +217,7 @@ def update_eligibility() -> dict[str, int]:
 
 
 def obstacles(product: Product) -> list[str]:
-    """What stands against offering a product; nothing if it can be offered."""
+    """Return the reasons against offering a product; nothing if it can be offered."""
     found = []
     if product.category not in SOLD_ON_MERCADO_LIBRE:
         found.append("category is not sold there")
@@ -238,7 +238,7 @@ def obstacles(product: Product) -> list[str]:
 def fetch_images() -> dict[str, int]:
     """Fetch the picture of each eligible product that has none, and make its thumbnail.
 
-    A transaction for each, so that what was fetched before an interruption stays.
+    Each has its own transaction, so pictures that were fetched before an interruption stay.
     """
     missing = Product.objects.filter(listing__is_eligible=True, images=None).order_by("sku")
     fetched = 0
@@ -265,7 +265,7 @@ def fetch_images() -> dict[str, int]:
 
 @transaction.atomic
 def sync_price_list() -> dict[str, int]:
-    """Take over the price list: its entries as they are, and its prices for the products that it names."""
+    """Take over the price list: its entries unchanged, and its prices for the products that it names."""
     prices = sources.price_list()
     entries = [PriceListEntry(sku=sku, price=price) for sku, price in sorted(prices.items())]
     PriceListEntry.objects.bulk_create(
@@ -285,7 +285,7 @@ def sync_price_list() -> dict[str, int]:
 
 
 def prune_scrapes() -> dict[str, int]:
-    """Delete scrapes that are older than the setting CATALOG_SCRAPE_RETENTION_DAYS says."""
+    """Delete scrapes that are older than CATALOG_SCRAPE_RETENTION_DAYS."""
     oldest = timezone.now() - timedelta(days=settings.CATALOG_SCRAPE_RETENTION_DAYS)
     deleted, _ = ScrapedItem.objects.filter(slot__lt=oldest).delete()
     return {"deleted": deleted}
@@ -295,10 +295,10 @@ def prune_scrapes() -> dict[str, int]:
 
 
 def money(value: float | str | Decimal) -> Decimal:
-    """A price in whole cents; ValueError for what is none."""
+    """Return a price in whole cents; raise ValueError if it is not one."""
     try:
         amount = Decimal(str(value))
-        # Without an end, less than nothing, or, once it is rounded, too large for the column.
+        # Infinite, negative, or too large for the column once it is rounded.
         if not amount.is_finite() or amount < 0 or (price := amount.quantize(CENT)) > MAX_PRICE:
             raise ValueError(f"no price: {str(value)[:40]}")
         return price

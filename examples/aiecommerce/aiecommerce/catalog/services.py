@@ -1,4 +1,4 @@
-"""What the web process does, whoever asks for it."""
+"""What the web process does for its views and commands."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class ResultsUnavailable(Exception):
 def create_product(request_data: dict[str, Any]) -> Product:
     """Store a new product; a worker sets its first price.
 
-    In a transaction the task is sent when that is committed, so no worker looks for a row that is not there yet;
-    where it is rolled back, no task is sent.
+    In a transaction, the task is sent after the commit, so no worker looks for a row that is not there yet. After a
+    rollback no task is sent.
     """
     product = Product.objects.create(**request_data)
     # The task will only run if the transaction succeeds
-    # No result: nobody learns the task's id, and so the result store need not answer.
+    # No result: no caller learns the task's id, so the result store need not answer.
     transaction.on_commit(lambda: send_price(product.id, FIRST_PRICE, ignore_result=True))
     return product
 
@@ -39,7 +39,7 @@ def send_price(
 ) -> AsyncResult:
     """Have a worker set a price.
 
-    Raises ResultsUnavailable, and kombu's OperationalError where the broker is away.
+    Raises ResultsUnavailable, or kombu's OperationalError if the broker is away.
     """
     try:
         return update_product_price.apply_async(

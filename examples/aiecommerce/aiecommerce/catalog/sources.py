@@ -1,6 +1,6 @@
-"""Stand-ins for the supplier's site, the APIs and the price list: files beside this one, and no internet.
+"""Stand-ins for the supplier's site, the APIs and the price list: files in this directory, without the internet.
 
-What they give depends on the file and the hour alone, so that whatever is done twice finds the same.
+Their content only depends on the file and the hour, so a task that runs twice finds the same.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Specification:
 
 
 def tecnomega(slot: datetime) -> list[Scraped]:
-    """The supplier's site as it stands in an hour: prices move by up to 3 %, stock comes and goes."""
+    """Return the supplier's site in an hour: prices move by up to 3 %, stock comes and goes."""
     try:
         return [_scraped(item, slot) for item in json.loads(_read("tecnomega.json"))]
     except (KeyError, TypeError, ValueError) as error:

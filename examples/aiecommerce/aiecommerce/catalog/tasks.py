@@ -1,4 +1,4 @@
-"""The tasks. What they do stands in pipeline.py; here is how Celery runs it.
+"""The tasks. pipeline.py does the work; this file says how Celery runs it.
 
 Their names are short, as the schedule and an operator write them: `celery -A aiecommerce call run_scrape_tecnomega`.
 """
@@ -67,7 +67,7 @@ def run_prune_scrapes() -> dict[str, int]:
 
 @shared_task(name="update_product_price", **RETRY)
 def update_product_price(product_id: int, new_price: float | str) -> str:
-    """Set the price of the product with this id; its current row is read here, not where the task was sent."""
+    """Set the price of the product with this id; its current row is read here, not by the sender."""
     product = Product.objects.get(id=product_id)
     product.price = pipeline.money(new_price)
     # The other columns may be changed by the pipeline meanwhile.

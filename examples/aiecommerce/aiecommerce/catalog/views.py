@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FIELDS = ("sku", "name", "category")
 MAX_ERROR_LENGTH = 300
 
-# What Celery raises where one of its two Redis is away: of a result, BackendGetMetaError where it was set to retry.
+# What Celery raises if one of its two Redis is away; for a result, BackendGetMetaError if it was set to retry.
 AWAY = (BrokerError, RedisError, BackendGetMetaError, services.ResultsUnavailable)
 
 View = Callable[..., JsonResponse]
@@ -135,7 +135,7 @@ def create(request: HttpRequest) -> JsonResponse:
         taken = any(e.code == "unique" for es in error.error_dict.values() for e in es)
         raise Refused(409 if taken else 422, error.message_dict) from None
     except IntegrityError:
-        # Somebody else was quicker.
+        # Another request was quicker.
         raise Refused(409, {"sku": ["Product with this Sku already exists."]}) from None
     except AWAY as error:
         # It is committed: only its price is missing.

@@ -1,4 +1,4 @@
-"""The HTTP API. Every answer is JSON and comes within a bounded time, whatever broker or database do."""
+"""The HTTP API. Every answer is JSON and comes within a bounded time, also if broker or database are away."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ database_threads = CapacityLimiter(8)
 async def within(
     seconds: float, threads: CapacityLimiter, service: str, call: Callable[[], T]
 ) -> T:
-    """What `call` gives, run in a thread; where it takes longer or `service` is away, a 503.
+    """Run `call` in a thread and return its result; answer 503 if it takes longer or `service` is away.
 
-    A thread that is late is left to end by itself, and counts against `threads` until it does. What it
-    was to send may then still arrive: the tasks can be repeated.
+    A thread that is late ends by itself, and counts against `threads` until then. Its message may still
+    arrive, which does no harm because the tasks can be repeated.
     """
     try:
         with anyio.fail_after(seconds):
@@ -114,7 +114,7 @@ def unavailable(service: str, reason: str, cause: BaseException) -> HTTPExceptio
 
 @app.exception_handler(Exception)
 def internal_error(_: Request, __: Exception) -> JSONResponse:
-    """Any other error: JSON as well; the traceback is the server's log's alone."""
+    """Any other error, also as JSON; the traceback is only in the server's log."""
     return JSONResponse({"detail": "internal error"}, status_code=500)
 
 

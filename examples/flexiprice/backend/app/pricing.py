@@ -19,11 +19,11 @@ def discount_percent(days_to_expiry: int) -> int:
 
 
 def discount_table(days_threshold: int) -> list[tuple[int, int]]:
-    """All (days to expiry, percent off) with a discount, for batches that expire within the threshold.
+    """Return all (days to expiry, percent off) with a discount, for batches within the threshold.
 
-    The database joins this to its batches: the rule then stands here alone, not in SQL once more.
+    The database joins this to its batches, so the rule is only here and not repeated in SQL.
 
-    Raises ValueError where `days_threshold` is not between 1 and MAX_DAYS_THRESHOLD days.
+    Raises ValueError if `days_threshold` is not between 1 and MAX_DAYS_THRESHOLD days.
     """
     if not 1 <= days_threshold <= MAX_DAYS_THRESHOLD:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The tasks. What they do stands in discounts.py and traces.py; here is how Celery runs it."""
+"""The tasks. discounts.py and traces.py do the work; this file says how Celery runs it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def record_tick(self: Task[Any, Any], source: str) -> None:
 def my_custom_task(param1: str, param2: int) -> dict[str, str]:
     """The document's own example of a task: leave `param2` rows of the source `param1` in `task_ticks`.
 
-    It has no queue of its own in the routes, and so goes to the default one.
+    The routes do not name it, so it goes to the default queue.
     """
     if not 1 <= param2 <= MAX_TICKS:
         raise ValueError(f"param2 must be between 1 and {MAX_TICKS}, got {param2}")
@@ -83,5 +83,5 @@ def my_custom_task(param1: str, param2: int) -> dict[str, str]:
 
 
 def _node(task: Task[Any, Any]) -> str:
-    """The worker that runs the task; none where it was called in its own process."""
+    """Return the worker that runs the task; `local` if it was called in its own process."""
     return task.request.hostname or "local"

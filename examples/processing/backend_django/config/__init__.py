@@ -1,7 +1,7 @@
 """The project's configuration.
 
-The document runs `celery -A config.celery_app` within backend_django and imports `backend_django.site_config` from
-outside of it. Whatever imports this package, which is every process, can do both.
+The document runs `celery -A config.celery_app` in backend_django and imports `backend_django.site_config` from outside
+of it. Every process imports this package, which makes both possible.
 """
 
 from __future__ import annotations

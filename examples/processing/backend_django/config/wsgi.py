@@ -12,7 +12,7 @@ from backend_django import frontend
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.production")
 
 if not settings.DEBUG:
-    # A page with a placeholder in it would ask for addresses that nobody has.
+    # A page with a placeholder in it would call addresses that don't exist.
     frontend.refuse_unfinished(settings.STATIC_ROOT / "frontend", settings.FRONTEND_VALUES)
 
 application = get_wsgi_application()

@@ -30,7 +30,7 @@ class OnCommitTest(TransactionTestCase):
                 send.assert_not_called()
             send.assert_called_once()
             self.assertEqual(send.call_args.args, ((product.id, 20.00),))
-            # The product is there, and nobody asks for this task: no result store has to answer.
+            # The product is there, and no caller waits for this task, so no result store has to answer.
             self.assertIs(send.call_args.kwargs["ignore_result"], True)
 
     def test_it_is_not_sent_after_a_rollback(self) -> None:
@@ -138,7 +138,7 @@ class ApiTest(TestCase):
     def test_an_outage_is_a_503_in_words(self) -> None:
         product = Product.objects.create(**CABLE)
         url = f"/api/v1/admin/products/{product.id}/price"
-        # RuntimeError: what Celery says where the result store is away.
+        # RuntimeError is what Celery raises if the result store is away.
         for error in (BrokerError, RuntimeError):
             with mock.patch(SEND, side_effect=error("redis://secret@host")):
                 answer = self.client.post(url, {"price": 1}, "application/json")

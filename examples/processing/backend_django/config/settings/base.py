@@ -38,7 +38,7 @@ def env_number(name: str, default: int) -> int:
 
 # --- Django --------------------------------------------------------------------------------------
 
-# What kind of place this is. Fixtures named dev_* are for a development environment alone.
+# The kind of environment. Fixtures named dev_* are only for development.
 ENVIRONMENT = os.environ.get("ENVIRONMENT") or "production"
 if ENVIRONMENT not in ENVIRONMENTS:
     raise ImproperlyConfigured(
@@ -159,8 +159,8 @@ CELERY_REDIS_SOCKET_TIMEOUT = 10
 
 # Requests that have ended are deleted after this many days.
 PROCESSING_RETENTION_DAYS = env_number("PROCESSING_RETENTION_DAYS", 30)
-# One that has neither ended nor begun anew for so long has lost its task: longer than a task may take, and than the
-# broker keeps it before it gives it to another worker.
+# A request that has neither ended nor begun again for so long has lost its task. This is longer than a task may take,
+# and longer than the broker keeps it before it gives it to another worker.
 PROCESSING_LOST_AFTER_HOURS = env_number("PROCESSING_LOST_AFTER_HOURS", 24)
 # Where working directories are made; by default the system's place, which is a worker's own.
 PROCESSING_WORK_DIR = os.environ.get("PROCESSING_WORK_DIR") or None

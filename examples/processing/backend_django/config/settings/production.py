@@ -19,7 +19,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = True
 CSRF_COOKIE_SECURE = True
 
-# To the journal or the terminal. Django's own default shows errors by mail alone once DEBUG is off.
+# To the journal or the terminal. With DEBUG off, Django by default only mails errors.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -27,7 +27,7 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
-        # Whoever tries other host names is answered 400, and the web server's own log has it.
+        # Requests with other host names get a 400, and the web server's own log has them.
         "django.security.DisallowedHost": {"handlers": [], "propagate": False},
     },
 }

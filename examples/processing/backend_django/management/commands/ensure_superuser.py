@@ -20,7 +20,7 @@ class Command(BaseCommand):
     help = f"Make or update the superuser of {', '.join(NAMES)}."
 
     def handle(self, *_: Any, **__: Any) -> None:
-        """Do it; a second time changes nothing, so nobody's session ends."""
+        """Create or update the user; a second time changes nothing, so no session ends."""
         if missing := [name for name in NAMES if not os.environ.get(name)]:
             raise CommandError(f"not set in the environment: {', '.join(missing)}")
         username, email, password = (os.environ[name] for name in NAMES)
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             ]
             user.email = email
             user.is_staff = user.is_superuser = user.is_active = True
-            # A new hash would end its sessions, so only where it differs.
+            # A new hash would end the user's sessions, so write it only if it differs.
             if made or not user.check_password(password):
                 user.set_password(password)
                 changed.append("password")

@@ -16,7 +16,7 @@ DIRECTORY = settings.BACKEND_DIR / "fixtures"
 
 
 def fixtures(directory: Path, environment: str) -> list[Path]:
-    """The fixtures for such a place: those named dev_* are for development alone."""
+    """Return the fixtures for an environment: those named dev_* are only for development."""
     return [
         path
         for path in sorted(directory.glob("*.json"))
@@ -30,7 +30,7 @@ class Command(BaseCommand):
     help = "Load the fixtures, once ever."
 
     def handle(self, *_: Any, **__: Any) -> None:
-        """Load them, unless somebody has."""
+        """Load the fixtures, unless they were loaded before."""
         done = SetupFlag.objects.filter(setup_complete=True).first()
         if done is None:
             paths = fixtures(DIRECTORY, settings.ENVIRONMENT)
@@ -48,10 +48,10 @@ class Command(BaseCommand):
         )
 
     def _take(self) -> bool:
-        """Set the flag, in the transaction of the rows; whether it was this process that set it.
+        """Set the flag in the transaction of the rows; return whether this process set it.
 
-        There can be one alone (`SetupFlag`), so whoever comes at the same moment waits at this line for the end of the
-        other's transaction. If that is undone, the flag goes with it and this one loads.
+        There can be only one (`SetupFlag`), so a process that comes at the same moment waits here for the end of the
+        other's transaction. If that is rolled back, so is the flag, and this process loads the fixtures.
         """
         try:
             with transaction.atomic():
