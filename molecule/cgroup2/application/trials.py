@@ -23,7 +23,7 @@ def begin(task: Task[Any, Any], run_id: str) -> tuple[int, int]:
     )
 
 
-# A task whose process died is retried after this delay, which is three minutes where a task says nothing.
+# A task whose process died is retried after this delay, three minutes if a task sets none.
 @celery_app.task(name="app.trials.take_memory", bind=True, default_retry_delay=1)
 def take_memory(self: Task[Any, Any], run_id: str, deaths: int) -> int:
     """Allocate without end in each of the first `deaths` attempts; which attempt came to its end.

@@ -15,7 +15,7 @@ from scripts.testhosts.fleet import Fleet as TestFleet
 from scripts.testhosts.machine import Machine, load
 
 QUEUE = "discounts"
-#: Seconds until a task that was sent has begun, or one that ends at once has ended, whatever else goes on.
+#: Seconds until a task that was sent has begun, or until a short one has ended, under any load.
 PATIENCE = 180.0
 #: Seconds until all is up again.
 BOOT = 600.0
@@ -113,9 +113,9 @@ class Ground:
         return found
 
     def dead_letter(self, identity: str) -> Mapping[str, Any]:
-        """A dead letter by its task's id; empty where there is none.
+        """Return a dead letter by its task's id; empty if there is none.
 
-        From Redis: `celery-fleet dead-letters` takes more than the 10 s here in which it has to be done.
+        It asks Redis, because here `celery-fleet dead-letters` takes longer than its limit of 10 s.
         """
         words = ["redis", "--timeout", "0", "--", "--raw", "hget", "fleet:dead-letters", identity]
         text = self.must(["celery-fleet", *words]).strip()

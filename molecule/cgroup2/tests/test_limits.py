@@ -30,7 +30,7 @@ def number(text: str) -> int:
 
 
 def same_process(ground: Ground, before: units.State) -> None:
-    """The worker's main process is the one of before, and systemd has started none since."""
+    """Check that the worker still has the same main process, and that systemd has started none since."""
     after = units.state(ground.fleet, ground.name, ground.worker_unit())
     kept = ("ActiveState", "MainPID", "NRestarts", "InvocationID", "Result")
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
@@ -106,7 +106,7 @@ def span(attempts: list[dict[str, Any]]) -> float:
 
 
 def test_make_a_dead_letter_of_what_always_takes_too_much(ground: Ground, label: str) -> None:
-    """After as many deaths as the inventory allows; it comes back to nobody, and the worker takes other tasks."""
+    """This takes as many deaths as the inventory allows; no worker gets it again, and this one takes other tasks."""
     unit, deaths = ground.worker_unit(), ground.variables["celery_worker_max_crashes_per_task"]
     before = units.state(ground.fleet, ground.name, unit)
     identity = ground.send("app.trials.take_memory", f"{label}-poison", deaths=100)

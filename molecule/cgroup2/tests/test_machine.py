@@ -1,4 +1,4 @@
-"""A machine of its own, with control groups of version 2 alone, on which all of the fleet is up and works."""
+"""A machine with only version 2 of control groups, on which the whole fleet is up and works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox is in force: what systemd says of each service is what the kernel does to its process."""
+"""The sandbox is in force: what systemd says about each service is what the kernel does to its process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMESPACES = {
     "ipc": "PrivateIPC",
     "uts": "ProtectHostname",
 }
-#: What systemd has to say of each, for the tests below to be about something.
+#: What systemd has to say about each service, so that the tests below test something.
 CLAIMED = {
     "PrivateUsers": "yes",
     "PrivateTmp": "yes",
@@ -50,14 +50,14 @@ class Process:
 
     @property
     def status(self) -> dict[str, str]:
-        """Its status, by field."""
+        """Return its status, by field."""
         return {
             key: value.strip()
             for key, _, value in (line.partition(":") for line in self.read("status").splitlines())
         }
 
     def mounts(self) -> dict[str, set[str]]:
-        """Options of each mount point that it sees, those of the mount and of its file system; the uppermost wins."""
+        """Return the options of each mount point, those of the mount and of its file system; the uppermost wins."""
         lines = (line.split(" ") for line in self.read("mountinfo").splitlines())
         return {
             words[4]: {*words[5].split(","), *words[-1].split(","), words[words.index("-") + 1]}
@@ -65,7 +65,7 @@ class Process:
         }
 
     def inside(self, script: str) -> tuple[int, str]:
-        """Status and words of a shell's script that runs where the process is, as its user without a right."""
+        """Run a shell script where the process is, as its user without any right; return status and output."""
         uid, gid = (self.status[key].split()[0] for key in ("Uid", "Gid"))
         command = ["nsenter", f"--target={self.pid}", "--mount", "--ipc", "--uts", "--net"]
         command += [f"--setuid={uid}", f"--setgid={gid}", "--", "sh", "-c", script]
@@ -101,7 +101,7 @@ def test_has_namespaces_of_its_own(process: Process) -> None:
 
 
 def test_knows_no_user_but_root_and_its_own(process: Process) -> None:
-    """PrivateUsers: all others of the host are nobody to it; and root there has no right on the host."""
+    """PrivateUsers: all other users of the host are `nobody` to it, and root there has no right on the host."""
     for name, key in (("uid_map", "Uid"), ("gid_map", "Gid")):
         own = process.status[key].split()[0]
         assert own != "0"
@@ -117,7 +117,7 @@ def test_has_no_capability_and_can_get_none(process: Process) -> None:
 
 
 def test_sees_no_process_of_others(process: Process) -> None:
-    """ProtectProc: the kernel hides them; those of its own user are there, as pools and children need it."""
+    """ProtectProc: the kernel hides them. Those of its own user are there, because pools and children need them."""
     options = process.mounts()["/proc"]
     assert options & {"hidepid=invisible", "hidepid=2"}
     status, words = process.inside("test -d /proc/1 || echo hidden; test -d /proc/$$ && echo own")
@@ -125,12 +125,12 @@ def test_sees_no_process_of_others(process: Process) -> None:
 
 
 def test_writes_to_nothing_of_the_system(process: Process) -> None:
-    """ProtectSystem and ProtectControlGroups: read-only to the kernel, not by modes of files alone."""
+    """ProtectSystem and ProtectControlGroups: the kernel makes it read-only, not only the modes of files."""
     mounts = process.mounts()
     assert "ro" in mounts["/"]
     assert {"ro", "cgroup2"} <= mounts["/sys/fs/cgroup"]
     for place in ("/usr", "/etc", "/sys/fs/cgroup"):
-        # As root of the host, to whom modes say nothing, in what the process sees.
+        # As root of the host, to whom modes mean nothing, with the mounts of the process.
         command = ["nsenter", f"--target={process.pid}", "--mount", "--", "mkdir", f"{place}/probe"]
         done = process.ground.fleet.execute(process.ground.name, command)
         assert done.status != 0, place
@@ -138,7 +138,7 @@ def test_writes_to_nothing_of_the_system(process: Process) -> None:
 
 
 def test_sees_nothing_of_the_kernel_s_settings(process: Process) -> None:
-    """ProcSubset: of /proc there are the processes alone."""
+    """ProcSubset: /proc only has the processes."""
     command = ["nsenter", f"--target={process.pid}", "--mount", "--", "ls", "/proc/sys"]
     done = process.ground.fleet.execute(process.ground.name, command)
     assert done.status != 0
@@ -160,7 +160,7 @@ def test_has_its_own_temporary_files_and_devices_and_no_homes(process: Process) 
 
 
 def test_secrets_are_in_memory_and_nobody_elses(ground: Ground) -> None:
-    """LoadCredential: in a file system without a disk, closed to others."""
+    """LoadCredential: the file system is in memory, and closed to other users."""
     for unit in SERVICES:
         directory = f"/run/credentials/{unit}"
         assert ground.must(["ls", directory]).split(), unit

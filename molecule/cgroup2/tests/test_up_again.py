@@ -1,4 +1,4 @@
-"""A machine that reboots, and one that loses its power: all is there again with nobody at hand, and nothing is lost."""
+"""A machine reboots, and another loses its power: everything comes up again by itself, and nothing is lost."""
 
 from __future__ import annotations
 

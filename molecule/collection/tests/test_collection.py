@@ -1,4 +1,4 @@
-"""The installed collection in a project of its own: every playbook by its full name, from inventories of every kind."""
+"""The installed collection in a separate project: every playbook by its full name, from inventories of every kind."""
 
 from __future__ import annotations
 

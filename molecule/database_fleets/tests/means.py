@@ -28,7 +28,7 @@ def ask(fleet: Fleet, host: str, words: str | Sequence[str], status: int = 0) ->
 
 
 def ask_any(fleet: Fleet, host: str, words: str) -> Any:
-    """The same, whatever its exit status."""
+    """Return the answer, with any exit status."""
     done = fleets.call(fleet, host, ["--format", "json", *shlex.split(words)])
     return json.loads(done.output)
 
@@ -114,7 +114,7 @@ def health_unit(fleet: Fleet) -> str:
 
 
 def check(fleet: Fleet, host: str) -> dict[str, Any]:
-    """The result of a check, run as the timer runs it: by its unit, whose end is the state's."""
+    """Return the result of a check, run as the timer runs it: by its unit, whose result is the state's."""
     started = fleet.execute(host, ["systemctl", "start", health_unit(fleet)])
     found = result(fleet, host)
     assert (found["state"] == "bad") == (started.status != 0), (found, started.errors)

@@ -1,6 +1,6 @@
-"""Each command that the documents have an operator type has one of ours that answers, with its exit status and in time.
+"""Each command that the documents have an operator type has one of ours, which answers in time with the right status.
 
-With the broker up, stopped, and hanging; and what can't be meant so is refused. The commands are typed here by hand.
+The broker is up, stopped, or hanging. Commands that can't be meant are refused. All commands are typed here by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIDE_BY_SIDE = 3  # commands at once while the broker hangs, each of which waits
 OK, BAD, USAGE, NOBODY = 0, 1, 2, 3
 HEALTH_TASK = "system_health_check"
 
-# The document's management commands of marketplace_ops, by what takes their place, with what the answer holds.
+# The document's management commands of marketplace_ops, by what replaces them, with a part of the answer.
 ANSWERS = [
     ("status", r"All is well"),
     ("status --detailed", r"suppliers@worker1"),
@@ -90,7 +90,7 @@ def test_tasks_with_their_queues_by_short_names(market: Fleet) -> None:
 
 
 def test_documented_call_with_arguments(market: Fleet) -> None:
-    """`--args "[1]" --kwargs '{"force_full_sync": true}'`, as it stands."""
+    """The options `--args "[1]" --kwargs '{"force_full_sync": true}'`, unchanged."""
     words = ["run", "sync_supplier_products", "--args", "[1]"]
     words += ["--kwargs", '{"force_full_sync": true}']
     found = means.ask(market, market.one("celery_producers"), words)
@@ -115,7 +115,7 @@ def test_result_and_revoke(market: Fleet) -> None:
 
 
 def test_monitor_counts_and_writes_to_a_file(market: Fleet, label: str) -> None:
-    """While tasks run: as many as were sent are in the sum of all looks."""
+    """While tasks run: all looks together show as many as were sent."""
     host = market.one("celery_producers")
     path = f"/tmp/monitor-{label}.json"
     words = f"monitor --duration 8 --interval 2 --output-file {path}"
@@ -142,7 +142,7 @@ def test_monitor_counts_and_writes_to_a_file(market: Fleet, label: str) -> None:
 
 @pytest.mark.stage(4)
 def test_workers_of_a_host_stop_start_and_restart(market: Fleet) -> None:
-    """One by its name, which leaves the others alone; then all of this host's."""
+    """First one by its name, which does not affect the others; then all of this host's."""
     app, host = fleets.app_of(market), market.one("celery_workers")
     before = fleets.pids(market)
     enabled = market.expected[host]["celery_worker_host_instances"]
@@ -154,7 +154,7 @@ def test_workers_of_a_host_stop_start_and_restart(market: Fleet) -> None:
         assert units.state(market, host, first)["ActiveState"] == "inactive"
         again = fleets.call(market, host, f"stop {name}")
         assert again.status == OK, "to stop what is stopped is no error"
-        # A worker that is down is a bad state, also for whoever asks elsewhere.
+        # A worker that is down is a bad state, even if another host asks.
         assert fleets.call(market, market.one("celery_beat"), "status").status == BAD
         fleets.must(market, host, f"start {name}")
         units.wait_until_up(market, 60)
@@ -170,14 +170,14 @@ def test_workers_of_a_host_stop_start_and_restart(market: Fleet) -> None:
 
 
 def at_a_terminal(fleet: Fleet, host: str, words: str, typed: str) -> Done:
-    """A command that somebody types, and what they answer it."""
+    """A command that an operator types, and how they answer it."""
     line = f"celery-fleet --app {fleets.app_of(fleet)} {words}"
     return fleet.execute(host, ["script", "-qec", line, "/dev/null"], f"{typed}\n", 60)
 
 
 @pytest.mark.stage(4)
 def test_purge_asks_and_tells_how_many(market: Fleet) -> None:
-    """Of a queue whose worker is stopped meanwhile."""
+    """Its worker is stopped for this time."""
     app, host, queue = fleets.app_of(market), market.one("celery_workers"), "analytics"
     task = documented.TASKS[queue][-1]
     with fleets.stopped(market, host, f"{app}-worker@{queue}.service"):
@@ -186,7 +186,7 @@ def test_purge_asks_and_tells_how_many(market: Fleet) -> None:
         asked = at_a_terminal(market, host, f"purge {queue}", "n")
         assert (asked.status, "7 tasks" in asked.output) == (BAD, True), asked.output
         assert means.waiting(market, queue) == 7
-        # Nobody is there to answer: nothing is thrown away.
+        # Without an answer nothing is thrown away.
         silent = fleets.call(market, host, f"purge {queue}", "y\n")
         assert (silent.status, means.waiting(market, queue)) == (USAGE, 7), silent.text
         done = fleets.must(market, host, f"purge {queue} --yes")
@@ -196,7 +196,7 @@ def test_purge_asks_and_tells_how_many(market: Fleet) -> None:
 
 # --- what can't be meant so ------------------------------------------------------------------------
 
-# What is typed, and what the one line on standard error says.
+# What is typed, and the only line on standard error.
 MISTAKES = [
     ("run system_health_chek", r"system_health_check"),
     ("run suppliers.tasks.no_such_task", r"no_such_task"),
@@ -235,7 +235,7 @@ def test_mistakes_are_refused(market: Fleet, words: str | list[str], says: str) 
 
 
 def test_task_that_fails_is_a_bad_state(market: Fleet) -> None:
-    """A day of no calendar is the task's own error, which it tells."""
+    """An impossible date is the task's own error, which it reports."""
     words = ["run", "cleanup_system_logs", "--kwargs", '{"days": 0}']
     done = fleets.call(market, market.one("celery_producers"), words)
     assert done.status == BAD, done.text
@@ -252,7 +252,7 @@ def test_several_applications_ask_for_a_name(market: Fleet) -> None:
 
 # --- without its broker ----------------------------------------------------------------------------
 
-# What is typed, and the exit status: what has to ask the broker, and what has not.
+# What is typed, and the exit status: commands that have to ask the broker, and others.
 WITHOUT: list[tuple[str, int]] = [
     ("status", NOBODY),
     ("status --detailed", NOBODY),
@@ -275,7 +275,7 @@ WITHOUT: list[tuple[str, int]] = [
 
 
 def wrong(fleet: Fleet, words: str, status: int, bound: float) -> list[str]:
-    """In what a command without a broker falls short, in words."""
+    """Return in words what a command does wrong without a broker."""
     done = fleets.call(fleet, fleet.one("celery_beat"), words)
     found = []
     if done.status != status:
@@ -321,7 +321,7 @@ def test_with_a_broker_that_is_down(market: Fleet) -> None:
 @pytest.mark.stage(5)
 @pytest.mark.usefixtures("undisturbed")
 def test_with_a_broker_that_hangs(market: Fleet) -> None:
-    """It takes the connection and never answers: one deadline around each whole command."""
+    """The broker accepts the connection and never answers: each whole command has one deadline."""
     with means.hanging(market):
         assert all_wrong(market, BOUND) == []
 

@@ -1,7 +1,7 @@
-"""Only hosts of the fleet reach Redis and the web's backend, also after Debian's firewall was loaded anew.
+"""Only hosts of the fleet reach Redis and the web's backend, also after Debian's firewall was loaded again.
 
 The tests themselves are the stranger: the machine that they run on has an address on the test network, and no inventory
-names it. Each look at what is closed stands beside one at what is open: a dead server must not pass for a closed door.
+names it. Each check of a closed port comes with one of an open port, or a dead server would pass for a firewall.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stage(3)
 
 RULES = "/etc/nftables.conf"
-# A site's own rule, where Debian has such.
+# A site's own rule, in the place where Debian has such.
 OWN = """
 table inet the_site {
         chain input {
@@ -39,7 +39,7 @@ def address(fleet: Fleet, group: str) -> str:
 
 
 def closed(fleet: Fleet) -> list[means.Door]:
-    """Address and port of each door that is not for strangers."""
+    """Return address and port of each service that is closed to strangers."""
     server = address(fleet, "redis")
     doors = [(server, resp.port_of(fleet, kind)) for kind in ("broker", "results")]
     if fleets.app_of(fleet) == "processing":
@@ -48,7 +48,7 @@ def closed(fleet: Fleet) -> list[means.Door]:
 
 
 def no_stranger_gets_in(*those: Fleet) -> None:
-    """And every host of the fleet does."""
+    """Every host of the fleet reaches them."""
     doors = [door for fleet in those for door in closed(fleet)]
     found = means.at_once(*(partial(means.open_to_strangers, door) for door in doors))
     assert found == [False] * len(doors), doors
@@ -57,13 +57,13 @@ def no_stranger_gets_in(*those: Fleet) -> None:
 
 
 def tables(fleet: Fleet, host: str) -> set[str]:
-    """The tables that the kernel has."""
+    """Return the kernel's tables."""
     listed = json.loads(fleet.must(host, ["nft", "--json", "list", "tables"]))["nftables"]
     return {one["table"]["name"] for one in listed if "table" in one}
 
 
 def ours(fleet: Fleet) -> str:
-    """The name of an application's table."""
+    """Return the name of an application's table."""
     return f"celery_fleet_{fleets.app_of(fleet)}"
 
 
@@ -84,14 +84,14 @@ def test_gunicorn_is_reached_through_nginx_alone(processing: Fleet) -> None:
 
 
 def back(fleet: Fleet, host: str, *more: str) -> None:
-    """Wait for the tables of all applications, which come right after Debian's own, and further ones."""
+    """Wait for the tables of all applications, which come right after Debian's own, and for further ones."""
     wanted = {*more, *map(ours, map(fleets.load, fleets.NAMES))}
     wait_for("all tables are there", 5, lambda: wanted <= tables(fleet, host), pause=0.1)
 
 
 @pytest.fixture
 def own_rule(market: Fleet) -> Iterator[str]:
-    """A rule of the site's, in Debian's own file, on the host of Redis; its table."""
+    """Put a site's rule into Debian's own file on the host of Redis; return its table."""
     host = market.one("redis")
     before = market.must(host, ["cat", RULES])
     market.must(host, ["tee", "--append", RULES], OWN)
@@ -108,13 +108,13 @@ def own_rule(market: Fleet) -> Iterator[str]:
 def test_debians_firewall_flushes_and_ours_comes_back(
     market: Fleet, processing: Fleet, own_rule: str, verb: str
 ) -> None:
-    """Its file begins with `flush ruleset`. All that the site has in it is loaded with ours, of both applications."""
+    """Its file begins with `flush ruleset`. All that the site has in it is loaded with both applications' tables."""
     host = market.one("redis")
     both = (market, processing)
     assert "flush ruleset" in market.must(host, ["cat", RULES])
     market.must(host, ["systemctl", verb, "nftables.service"])
     if verb == "stop":
-        # Whoever stops it wants no rules of Debian's; what comes back with it is ours as well.
+        # After a stop there are none of Debian's rules; ours come back with them.
         market.must(host, ["systemctl", "start", "nftables.service"])
     back(market, host, own_rule)
     no_stranger_gets_in(*both)
@@ -127,13 +127,13 @@ def test_debians_firewall_flushes_and_ours_comes_back(
 def test_rules_of_the_site_stay_when_ours_are_written_again(
     market: Fleet, processing: Fleet, own_rule: str, workshop: fleets.Workshop
 ) -> None:
-    """One in Debian's file, one that somebody typed; through a restart of our unit and a run of site.yml."""
+    """One is in Debian's file, one was typed by hand; both survive a restart of our unit and a run of site.yml."""
     host, typed = market.one("redis"), "typed_by_hand"
     market.must(host, ["nft", "add", "table", "inet", typed])
     try:
         before = market.must(host, ["nft", "list", "table", "inet", own_rule])
         market.must(host, ["systemctl", "restart", f"{fleets.app_of(market)}-firewall.service"])
-        # One client more, which changes our table alone.
+        # One more client, which only changes our table.
         client = workshop.variables(firewall_redis_clients=["192.0.2.7/32"])
         run = workshop.site(market, "firewall-client", client)
         assert run.status == 0, run.end
@@ -156,7 +156,7 @@ def test_comes_at_boot(fleet: Fleet) -> None:
 def test_firewall_that_shuts_out_the_fleet_is_taken_back(
     market: Fleet, workshop: fleets.Workshop
 ) -> None:
-    """A host that comes from another address than the inventory says: the run stops, names it, and all goes on."""
+    """A host comes from another address than the inventory says: the run stops and names it; all else continues."""
     host = market.one("celery_workers")
     wrong = "192.0.2.9"
     layer = workshop.directory / "wrong-address.json"

@@ -21,7 +21,7 @@ FACTORS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 LEAST = "300M"
 # What the release for these tests has more. Its pages are written to, or none of them would be there.
 GREEDY = "analytics.tasks.allocate_without_end"
-# The last part of another task's name, so that it alone no longer says which is meant.
+# It ends like another task's name, so that this part does not identify a task any more.
 NAMESAKE = "analytics.tasks.backup_database"
 MORE = """
 

@@ -85,13 +85,13 @@ def test_rotated_under_its_worker_and_cleaned_up_by_a_task(market: Fleet) -> Non
     for name, age in ((old, "40 days ago"), (young, "20 days ago"), (strangers, "400 days ago")):
         market.must(host, ["install", "-o", app, "-g", app, "/dev/null", f"{place}/{name}"])
         market.must(host, ["touch", "--date", age, f"{place}/{name}"])
-    # A living file that nobody has written to for long, as that of a quiet queue.
+    # A file in use that was not written to for long, like that of a quiet queue.
     quiet = next(
         queue for queue in documented.TASKS
         if queue != "maintenance" and host_of(market, queue) == host
     )  # fmt: skip
     living = f"{place}/celery_{quiet}.log"
-    # Its worker makes it with its next line; until then nobody else's may stand in its place.
+    # Its worker creates it with its next line; until then no file of another user may be there.
     market.must(host, ["runuser", "-u", app, "--", "touch", "--date", "60 days ago", living])
     before = names(market, host)
 

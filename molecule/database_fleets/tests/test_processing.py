@@ -1,4 +1,4 @@
-"""What the container's scripts did, the release does, once where it is to be once; requests go their documented way."""
+"""The release does what the container's scripts did, once if it is to be once; requests go their documented way."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def submit(fleet: Fleet, data: Any, operation: str = "summary") -> dict[str, Any
 
 
 def directories(fleet: Fleet, identity: int) -> list[str]:
-    """Working directories of a request, in whatever each worker sees as the place for temporary files."""
+    """Return working directories of a request, in the directory that each worker uses for temporary files."""
     place = fleet.of("fleet")["celery_app_env"].get("PROCESSING_WORK_DIR", "/tmp")
     found = []
     for host, unit in fleets.worker_units(fleet):

@@ -1,6 +1,6 @@
-"""The schedule in the database: the ten documented entries, what users make beside them, and what they change in them.
+"""The schedule in the database: the ten documented entries, what users add to them, and what they change in them.
 
-Users work in Django's admin; here it is the shell, which is the same models and so the same signals to beat.
+Users work in Django's admin; here it is the shell, with the same models and so the same signals to beat.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def shell(fleet: Fleet, script: str) -> None:
 
 
 def entries(fleet: Fleet) -> dict[str, dict[str, Any]]:
-    """All entries in the database by their names."""
+    """Return all entries in the database by their names."""
     return {row["name"]: row for row in database.query(fleet, ROWS)}
 
 
 def when(row: dict[str, Any]) -> Every | At | str:
-    """An entry's schedule; as text where it has a form that no documented one has."""
+    """Return an entry's schedule; as text if it has a form that no documented one has."""
     if row["every"] is not None:
         return Every(row["every"] * UNITS[row["period"]])
     shown = " ".join(
@@ -91,14 +91,14 @@ def in_database(fleet: Fleet) -> dict[str, tuple[str, Any, bool]]:
 
 def test_exactly_the_documented_entries_are_in_the_database(market: Fleet) -> None:
     assert in_database(market) == documented_entries()
-    # None of them names the queue of another task than its own, nor runs once only.
+    # None of them names the queue of another task, or runs only once.
     for name, row in entries(market).items():
         assert row["queue"] in (None, documented.QUEUES[row["task"]]), name
         assert not row["one_off"]
 
 
 def marked(fleet: Fleet) -> set[str]:
-    """Entries that are ours by their marks; the one without a name is the lock of whoever writes."""
+    """Return entries that are ours by their marks; the one without a name is the lock of a process that writes."""
     found = database.query(fleet, "SELECT name FROM celery_fleet_schedule WHERE name <> ''")
     return {row["name"] for row in found}
 
@@ -114,9 +114,9 @@ def test_declared_in_the_inventory_by_their_documented_names(market: Fleet) -> N
 
 
 def test_beat_holds_what_the_database_has(fleet: Fleet) -> None:
-    """By the file that the running beat writes.
+    """The running beat writes a file that says so.
 
-    Of crontabs DatabaseScheduler loads those alone whose hour is near; what it leaves out it reads in time.
+    DatabaseScheduler only loads crontabs whose hour is near, and reads the others in time.
     """
     app, host = fleets.app_of(fleet), fleet.one("celery_beat")
     loaded = json.loads(fleet.must(host, ["cat", f"/run/{app}-beat/schedule.json"]))
@@ -150,14 +150,14 @@ class TestChanges:
         assert in_database(market) == documented_entries()
 
     def runs(self, market: Fleet) -> int:
-        """How often its task has come to a good end, by the log of its queue's worker."""
+        """Return how often its task has succeeded, by the log of its queue's worker."""
         host = next(node.partition("@")[2] for node in fleets.nodes(market) if "suppliers@" in node)
         done = rf"Task {BY_HAND_TASK}\[.* succeeded"
         file = f"/var/log/{fleets.app_of(market)}/celery_suppliers.log"
         return int(market.execute(host, ["grep", "--count", done, file]).output)
 
     def fires(self, market: Fleet) -> None:
-        """More often than it did; nothing else sends its task so often."""
+        """Check that it ran more often than before; nothing else sends its task so often."""
         before = self.runs(market)
         wait_for(f"{BY_HAND} fires", 40, lambda: self.runs(market) > before + 1, pause=1)
 
@@ -199,7 +199,7 @@ class TestChanges:
         self.fires(market)
 
     def test_synchronising_by_hand_is_tried_out_first(self, market: Fleet) -> None:
-        """A dry run tells and writes nothing."""
+        """A dry run reports and writes nothing."""
         before, host = in_database(market), market.one("celery_beat")
         done = fleets.must(market, host, "schedule sync --dry-run --reset")
         assert [name for name in (EDITED, DISABLED) if name not in done.text] == [], done.text
@@ -218,7 +218,7 @@ class TestChanges:
     def test_entry_that_left_the_inventory_goes_and_users_keep_theirs(
         self, market: Fleet, workshop: fleets.Workshop
     ) -> None:
-        """Also where the inventory now declares one by a name that a user has taken: it is reported, and left."""
+        """The inventory may declare an entry by a name that a user has taken: it is reported, and the user's stays."""
         declared = dict(market.of("celery_beat")["celery_beat_schedule"])
         entry = declared.pop(DISABLED)
         by_hand = entries(market)[BY_HAND]
@@ -241,7 +241,7 @@ class TestChanges:
         self.fires(market)
 
     def test_ours_are_switched_off_and_on_again(self, market: Fleet) -> None:
-        """Users' entries stay as they are, and where nobody can be asked nothing is done."""
+        """Users' entries stay as they are. If no one can be asked, nothing is done."""
         host = market.one("celery_beat")
         before = in_database(market)
         assert fleets.call(market, host, "schedule disable-all", "y\n").status == 2

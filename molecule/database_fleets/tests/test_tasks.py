@@ -22,7 +22,7 @@ YESTERDAY = "((now() AT TIME ZONE 'UTC')::date - 1)"
 SUPPLIER = "(SELECT min(id) FROM suppliers_supplier WHERE is_active)"
 MARKETPLACE = "(SELECT min(id) FROM marketplaces_marketplace WHERE is_active)"
 PRODUCT = "(SELECT min(id) FROM suppliers_product WHERE retired_at IS NULL)"
-# Of the demo's workflows the one whose steps go well with any stock.
+# The demo's workflow whose steps succeed with any stock.
 WORKFLOW = "(SELECT id FROM orchestration_workflow WHERE name = 'Reprice')"
 EXECUTION = "(SELECT max(id) FROM orchestration_workflowexecution)"
 ORDER = "(SELECT max(id) FROM marketplaces_order)"
@@ -36,7 +36,7 @@ REPORTS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is done to the database before a task, how it is called, and what must be so once it has run.
+    """What is done to the database before a task, how the task is called, and what must hold afterwards.
 
     Attributes:
         holds: An SQL condition; `:'id'` in it is the task's id.
@@ -60,7 +60,7 @@ def noted(kind: str) -> Case:
 
 
 def report(table: str) -> Case:
-    """A report of yesterday, made anew."""
+    """Return the case of a report of yesterday, which is made again."""
     return Case(
         f"EXISTS (SELECT FROM {table} WHERE day = {YESTERDAY})",
         f"DELETE FROM {table}",
@@ -233,7 +233,7 @@ def test_runs_on_its_queue_and_leaves_its_effect(market: Fleet, task: str) -> No
     args = database.query(market, f"SELECT {case.args} AS args")[0]["args"]
     done = means.run(market, task, *args, **(case.kwargs or {}))
     assert (done["task"], done["state"], done["ok"]) == (task, "SUCCESS", True)
-    # Some have others do it, by tasks of their own.
+    # Some have other tasks do it.
     wait_for("its effect", 30, lambda: holds(market, case, done["id"]), pause=0.3)
     # By the worker's own word, not by the route that the sender believes in.
     queue = documented.QUEUES[task]

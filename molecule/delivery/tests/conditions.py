@@ -111,7 +111,7 @@ def behind_proxies(ground: Ground, case: Case) -> Iterator[None]:
 
 
 def proxied(ground: Ground, host: str) -> bool:
-    """Whether a host's connections to the broker are those of its proxy alone, and there are some."""
+    """Return whether a host has connections to the broker, and all of them are its proxy's."""
     port = resp.port_of(ground.fleet, "broker")
     out = ["ss", "-Htnp", "state", "established", f"dport = :{port}"]
     lines = ground.fleet.must(host, out).splitlines()
@@ -134,7 +134,7 @@ def late_replies(
     """Replies to hosts that are drawn are held for so many seconds, one after the other; some worker notices."""
     since = time.time()
     with behind_proxies(ground, case):
-        # Whatever goes wrong after a long one belongs to that, and not to those around it.
+        # A fault after a long one belongs to that one, and not to those before and after it.
         pauses = [3.0 if length <= LEAST_LEASE else GAP for length in lengths]
         for length, before, after in zip(lengths, [0.0, *pauses], pauses, strict=False):
             ground.sleep(max(before, after))

@@ -59,5 +59,5 @@ def nothing_refused(ground: Ground) -> Iterator[None]:
 
 @pytest.fixture
 def numbers() -> random.Random:
-    """The same for each test, whatever ran before it."""
+    """The same numbers for each test, independent of earlier tests."""
     return random.Random(SEED)  # noqa: S311  # a load, no secret

@@ -23,9 +23,10 @@ LEASE = 15.0  # seconds, as the inventory has it
 #: Seconds after which all that a fault has left must have run: the lease, a sweep, the longest task, and what has
 #: gathered in the queues while fewer consumed them.
 REST = LEASE + 225.0
-#: Seconds between two deaths. More of them and the longest tasks, which begin anew each time, would fill all processes.
+#: Seconds between two deaths. With more of them the longest tasks, which begin again each time, would fill all
+#: processes.
 PAUSE = 3.0
-#: Seconds between two faults of one run where the tasks of one could be given to the other: the judge takes the first.
+#: Seconds between two faults of one run if tasks of one could be attributed to the other: the judge takes the first.
 GAP = judge.LASTING + judge.UNDER_WAY
 
 #: Seconds of load at the most: 200 deaths take some eleven minutes.
@@ -192,7 +193,7 @@ def kill_clients(ground: Ground, case: Case) -> None:
 
 
 def cut_often(ground: Ground, case: Case, number: int) -> None:
-    """So many times; a worker needs a second of its own to come back (Celery's mingle)."""
+    """Do it this many times; a worker needs a second to come back (Celery's mingle)."""
     for _ in range(number):
         kill_clients(ground, case)
         ground.sleep(PAUSE)

@@ -100,9 +100,9 @@ def freeze_broker(ground: Ground, case: Case, lengths: Sequence[float], pause: f
 
 @contextmanager
 def synced_always(ground: Ground) -> Iterator[None]:
-    """The broker writes to its disk before it confirms: `appendfsync always`, which the roles have no variable for.
+    """Have the broker write to its disk before it confirms: `appendfsync always`, for which the roles have no variable.
 
-    Also when it is started again, which it has to be in the block; to restart it for this would be a fault of its own.
+    It does so after its next start, which must happen in the block; a restart only for this would be another fault.
     """
     host, unit = broker(ground)
     text = f"ExecStart=\nExecStart={start_of(ground, host, unit)} --appendfsync always\n"
@@ -131,7 +131,7 @@ def fill_memory(ground: Ground, case: Case, seconds: float) -> None:
 
 @contextmanager
 def small_disk(ground: Ground, size: str = "256m") -> Iterator[str]:
-    """The broker's data on a file system of its own, which is small; its directory."""
+    """Put the broker's data on a small, separate file system; yield its directory."""
     host, unit = broker(ground)
     path = setting(ground, "dir")
     kept = f"{path}.kept"

@@ -59,7 +59,7 @@ def test_conditions_in_turn(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.soak
 def test_late_replies(ground: Ground, numbers: random.Random) -> None:
-    """What a reply has moved that nobody waited for any more is swept up; what ran meanwhile runs once."""
+    """Messages that a late reply has moved are swept up; the tasks that run at that time run once."""
     before = pids(ground)
     short = [round(numbers.uniform(1, 10), 1) for _ in range(9)]
     lengths = [*short[:4], 30.0, *short[4:], 18.0]
@@ -75,7 +75,7 @@ def test_late_replies(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.soak
 def test_disk_full(ground: Ground) -> None:
-    """Redis refuses to write, so nothing is sent, taken or acknowledged; then it goes on where it was."""
+    """Redis refuses to write, so nothing is sent, fetched or acknowledged; then it continues where it was."""
     before = pids(ground)
 
     def act(case: Case) -> None:

@@ -101,7 +101,7 @@ def test_redis_full(ground: Ground) -> None:
 
 @pytest.mark.soak
 def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
-    """No power, and nobody there to hand anything back: the others take it when the lease has run out."""
+    """Without power nothing is handed back: the other hosts take it when the lease has run out."""
     found = Recoveries()
 
     def act(case: Case) -> Recoveries:
@@ -117,7 +117,7 @@ def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.soak
 def test_host_cut_off_beyond_its_lease(ground: Ground) -> None:
-    """Its workers go on and can tell nobody: what they run meanwhile runs elsewhere, too, and nothing is lost."""
+    """Its workers continue and can't report it: their tasks run elsewhere too, and nothing is lost."""
     before = pids(ground)
 
     def act(case: Case) -> None:

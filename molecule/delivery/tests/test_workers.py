@@ -81,7 +81,7 @@ def longest_wait(ground: Ground, case: Case, queues: Sequence[str]) -> float:
 
 
 def assert_at_most_once(summary: RestartSummary) -> None:
-    """Those that may be lost are lost by kills alone; if one is begun again, that is a cause that none allows."""
+    """Tasks that may be lost are only lost by kills; if one begins again, no cause allows that."""
     assert not [cause for cause in summary.dropped if WORKER_KILLED not in cause], summary.dropped
 
 

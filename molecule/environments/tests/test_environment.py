@@ -128,7 +128,7 @@ def test_secrets_may_come_from_environment_variables(
     assert made.returncode == 0, made.stderr
     other = tmp_path / "shop"
     lookups = (other / "group_vars/all/vault.yml").read_text()
-    # The environment under test, with this file alone in the place of its own.
+    # The environment under test, with only this file replaced.
     changed = tmp_path / "with-variables" / "shop"
     shutil.copytree(environment, changed)
     (changed / ".vault-password").unlink()

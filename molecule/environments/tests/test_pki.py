@@ -98,7 +98,7 @@ class Pki:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Nobody is restarted or cut off, and all that is sent meanwhile runs, once."""
+        """No process restarts or loses its connection, and all tasks that are sent run once."""
         label = uuid.uuid4().hex[:12]
         before, standing = units.main_pids(self.fleet), self.clients()
         tasks.send(self.fleet, [tasks.tracer(f"{label}-{n}", "discounts", 1) for n in range(20)])
@@ -205,7 +205,7 @@ class Authority:
 
 
 def test_what_runs_out_is_renewed_and_nothing_else(pki: Pki) -> None:
-    """A certificate of ten days, whose key stays: Redis and nginx take the new one while they serve."""
+    """A certificate of ten days; its key stays. Redis and nginx take the new one while they serve."""
     paths = [pki.directory / f"hosts/{pki.redis}.{suffix}" for suffix in ("crt", "key")]
     key = serialization.load_pem_private_key(paths[1].read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -326,7 +326,7 @@ def test_clients_show_a_certificate_too(pki: Pki) -> None:
             fleet.must(pki.redis if "redis" in command else worker, f"celery-fleet {command}")
         tasks.send(fleet, [tasks.tracer(f"{label}-more-{n}", "discounts", 1) for n in range(10)])
         database.assert_ran_once(fleet, label, 30, 120)
-        # A worker whose process dies looks what it has left: as root it has the key, and then no longer.
+        # If a worker's process dies, its unit looks for what it has left: as root it has the key, and then no longer.
         name = next(
             unit for host, unit in units.main_pids(fleet) if host == worker and "-worker@" in unit
         )

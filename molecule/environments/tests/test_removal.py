@@ -1,6 +1,6 @@
-"""The way out: a removal leaves hosts as they were before the first deploy, and nobody else's things are touched.
+"""A removal leaves hosts as they were before the first deploy, and does not touch what belongs to others.
 
-These come last: they take the fleet away, and bring it back.
+These tests come last, because they remove the fleet and deploy it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PURGE: dict[str, str] = {}  # for each host the command that a removal has told
 
 
 def remove(fleet: Fleet, title: str, *arguments: str, confirmed: bool = True) -> Run:
-    """Run the removal as somebody without a terminal does."""
+    """Run the removal without a terminal."""
     app = fleet.of("fleet")["celery_app_name"]
     answer = ["-e", f"fleet_remove_confirm={app}"] if confirmed else []
     return plays.play(fleet, f"remove-{title}", *answer, *arguments, playbook=PLAYBOOK)
@@ -75,7 +75,7 @@ def own_files(fleet: Fleet) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def back(fleet: Fleet) -> Iterator[None]:
-    """Whatever becomes of a test, the fleet is there afterwards."""
+    """The fleet is there afterwards, even if the test fails."""
     yield
     run = plays.play(fleet, "remove-and-back")
     assert run.status == 0, run.end
@@ -99,7 +99,7 @@ def unchecked(fleet: Fleet) -> Iterator[None]:
 
 @pytest.mark.usefixtures("back")
 class TestRemoval:
-    """In this order: what is refused, what is shown, what is lost by nobody's oversight, and the removal itself."""
+    """In this order: what is refused, what is shown, what is not lost by mistake, and the removal itself."""
 
     def test_without_an_answer_nothing_happens(self, fleet: Fleet) -> None:
         before = running(fleet)

@@ -67,7 +67,7 @@ def same(_: Fleet) -> dict[str, Any]:
 
 
 CASES = {
-    # Of a release that is new, whose build and check have passed.
+    # These belong to a new release whose build and check have passed.
     "command fails": Case(
         command("python", "-c", "print('cause of it'); raise SystemExit(3)"),
         ("exit status 3", "cause of it", "/var/log/celery-fleet/", "run the same playbook again"),
@@ -109,7 +109,7 @@ CASES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def settled(shop: Fleet, workshop: Workshop) -> Iterator[None]:
-    """Whatever was refused, the inventory's own state is one run away; and then there is nothing to do."""
+    """After each refusal, one run restores the inventory's own state, and then there is nothing to do."""
     yield
     workshop.settle(shop, "settled")
     again = workshop.site(shop, "settled-again")
@@ -134,7 +134,7 @@ def test_running_release_serves_on(
     processes, serving = fleets.pids(shop), fleets.serving(shop)
     case, run = CASES[title], refuse(shop, workshop, title)
     assert run.status != 0, "it was not refused"
-    # What stands before may be the inventory's own words, shown by -vvv.
+    # The text before it may be the inventory's own words, shown by -vvv.
     message = " ".join(run.text[max(run.text.find("[ERROR]"), 0) :].split())
     assert [word for word in case.says if word not in message] == [], run.end
     assert case.shows_traceback or "Traceback (most recent call last)" not in run.text, run.end

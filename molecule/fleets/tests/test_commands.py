@@ -76,7 +76,7 @@ COMMANDS: dict[str, list[tuple[str, str, str]]] = {
 CASES = [(name, *case) for name, cases in COMMANDS.items() for case in cases]
 
 
-# Once tasks have run, whose lines are in the logs.
+# After tasks have run, so that the logs have their lines.
 @pytest.mark.stage(1)
 @pytest.mark.parametrize(("name", "group", "words", "answer"), CASES)
 def test_answers(name: str, group: str, words: str, answer: str) -> None:
@@ -174,7 +174,7 @@ def test_stopped_application_is_purged_and_the_others_lose_nothing(
     others = fleets.Look.at(flexi, shop)
     app, host = fleets.app_of(flash), flash.one("celery_workers")
     try:
-        # Beat first, so that it sends nothing that nobody takes.
+        # Beat first, so that it sends nothing without a worker.
         for name in flash.hosts("celery_beat") + flash.hosts("celery_workers"):
             flash.must(name, ["systemctl", "stop", f"{app}.target", f"{app}-*.service"])
         assert {unit.partition("@")[0] for _, unit in fleets.pids(flash)} == {"redis"}

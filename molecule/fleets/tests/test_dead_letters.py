@@ -1,4 +1,4 @@
-"""What operators do with dead letters: replay a failed task when its cause is gone, and drop what nobody can run."""
+"""What operators do with dead letters: replay a failed task when its cause is gone, and drop what can't be run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from support.fleets import Answer
     from support.inventory import Fleet
 
-# After the test that waits for a dead letter of its own.
+# After the test that waits for its own dead letter.
 pytestmark = pytest.mark.stage(2)
 
 TASK = "promotions.tasks.cleanup_expired_promos"

@@ -59,7 +59,7 @@ def test_no_user_reads_what_is_not_its_own(name: str, other: str) -> None:
             assert json.loads(fleet.must(host, command, json.dumps(closed))) == [], (host, user)
             key = f"/etc/celery-fleet/{app}/pki/host.key"
             assert fleet.execute(host, ["runuser", "-u", user, "--", "cat", key]).status != 0
-        # The same look finds them where they may be seen.
+        # The same look finds them in a place where they may be seen.
         own = ["runuser", "-u", users(theirs)[0], "--", "python3", "-c", LOOK]
         assert json.loads(theirs.must(host, own, json.dumps([f"/opt/{app}/releases"]))) != []
 
@@ -165,7 +165,7 @@ def test_what_is_anothers_is_refused_before_anything_changes(
 
 
 def test_one_target_stops_one_application(fleet: Fleet, others: tuple[Fleet, ...]) -> None:
-    """On one host, whose other applications do not notice. (All hosts of one: test_commands.py.)"""
+    """The other applications on the host do not notice. (All hosts of one application: test_commands.py.)"""
     app, host = fleets.app_of(fleet), fleet.one("celery_workers")
     look = fleets.Look.at(*others)
     with fleets.stopped(fleet, host, f"{app}.target", f"{app}-*.service"):

@@ -98,7 +98,7 @@ class TestFiles:
                 flash.must(host, ["stat", "-c", "%U", f"/var/log/{app}/celery_default.log"])
                 == f"{app}\n"
             )
-        # A line of its own every half minute at least.
+        # At least one line every half minute.
         path = f"/var/log/{app}/celery_beat.log"
         wait_for(
             "beat writes",

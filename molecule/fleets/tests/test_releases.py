@@ -1,4 +1,4 @@
-"""A changed release of one application: its commands run as often as they should, and nobody else notices."""
+"""A changed release of one application: its commands run as often as they should, and the others don't notice."""
 
 from __future__ import annotations
 

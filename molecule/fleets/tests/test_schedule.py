@@ -148,7 +148,7 @@ print(json.dumps({
 def beat_says(fleet: Fleet, moments: list[tuple[str, str, str]]) -> Any:
     """The answer of beat's code, on its host."""
     variables = fleet.of("celery_beat")
-    # What celery-fleet itself calls; that offers beat's credentials to its own questions alone.
+    # celery-fleet itself calls this; it only lends beat's credentials to its own questions.
     command = [
         *(
             "/usr/bin/python3",

@@ -74,7 +74,7 @@ def test_whole_run_has_left_all_up(fleet: Fleet) -> None:
 
 @pytest.mark.stage(8)
 def test_no_secret_in_any_output() -> None:
-    """Of any run, each with -vvv and --diff but for the deploys, whose plans are kept as JSON."""
+    """Every run has -vvv and --diff, except deploys, whose plans are kept as JSON."""
     fleet = fleets.load(fleets.NAMES[0])
     written = [*plays.transcripts(fleet).glob("*.log"), *(fleet.state / "deploys").glob("*.json")]
     assert len(written) > 20

@@ -91,7 +91,7 @@ def ticks(fleet: Fleet, source: str) -> int:
 
 
 def test_countdown(flexi: Fleet, label: str) -> None:
-    """The document's call, whose 60 s are 15 here: held by a worker, and not run before."""
+    """The document's call, with 15 s instead of 60: a worker holds it and does not run it earlier."""
     began = time.monotonic()
     task = fleets.task("app.tasks.my_custom_task", label, 42, countdown=15, expires=3600)
     sent = fleets.send(flexi, task)[0]
@@ -218,7 +218,7 @@ for identity in sys.argv[1:]:
 
 @contextmanager
 def locked(fleet: Fleet, table: str) -> Iterator[None]:
-    """Hold the lock of a table, so that whatever reads or writes it waits."""
+    """Hold the lock of a table, so that every process that reads or writes it waits."""
     name = fleet.of("postgresql")["postgresql_database"]
     psql = ["runuser", "-u", "postgres", "--", "psql", "-X", "-q", "-d", name]
     command = fleet.way(fleet.one("postgresql"), psql)
@@ -400,7 +400,7 @@ def test_fails_for_good_after_three_more_tries_a_minute_apart(flash: Fleet, doom
     assert [text.rpartition("] ")[2] for _, text in lines] == [
         f"attempt {number}" for number in (1, 2, 3, 4)
     ]
-    # And is kept, for somebody to send it again.
+    # It is kept, so that an operator can send it again.
     words = f"--format json dead-letters list --reason failed {doomed}"
     letters = fleets.must(flash, flash.one("celery_workers"), words).output
     assert doomed in letters

@@ -1,4 +1,4 @@
-"""A fleet whose packages, broker and inventory are a company's own, and what it refuses there."""
+"""A fleet with a company's own packages, broker and inventory, and what it refuses there."""
 
 from __future__ import annotations
 

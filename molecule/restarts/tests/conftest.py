@@ -38,5 +38,5 @@ def ground() -> Ground:
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(ground: Ground) -> None:
-    """The fleet is the inventory's, whatever another module has deployed."""
+    """The fleet is the inventory's, even if another module has deployed something else."""
     ground.deploy()

@@ -13,7 +13,7 @@ from support.waiting import wait_for
 
 HOST_LOST = "its host was lost"
 REDIS_RESTARTED = "Redis was restarted"
-DROPPED = 10.0  # seconds in which a host answers nobody, before it is gone
+DROPPED = 10.0  # seconds for which a host answers nothing before it is gone
 
 
 def lose_host(ground: Ground, case: Case, name: str) -> None:
@@ -49,7 +49,7 @@ def restart_redis(ground: Ground, case: Case) -> None:
 
 @contextmanager
 def broken(ground: Ground, name: str, unit: str) -> Iterator[None]:
-    """A worker that does not start, by a drop-in of somebody else's."""
+    """A drop-in keeps a worker from starting."""
     directory = f"/etc/systemd/system/{unit}.service.d"
     drop_in = f"{directory}/90-broken.conf"
     text = "[Service]\nExecStartPre=/bin/false\n"

@@ -44,7 +44,7 @@ def kill_a_roll(ground: Ground, case: Case) -> None:
 
 
 def roll_to_a_broken_worker(ground: Ground, case: Case) -> None:
-    """A roll ends where a worker does not start, and says which; no other one is down."""
+    """A rolling restart ends if a worker does not start, and names it; no other one is down."""
     name, unit = ground.workers[1], "load-worker@fast"
     with broken(ground, name, unit):
         assert ground.roll(case) != 0, "the roll went on past a worker that does not start"
@@ -175,7 +175,7 @@ def test_task_longer_than_its_drain(ground: Ground) -> None:
     """It is handed back when the drain ends, and run again: the price of late acknowledgement, and no task but it."""
 
     def act(case: Case) -> None:
-        # Its worker alone: the turn of another could come first, and the task would end meanwhile.
+        # Only its worker: otherwise another one could come first, and the task would end in that time.
         worker, _, host = ground.node_of(case, LONG).partition("@")
         only = [f"--limit={host}", "-e", f"celery_restart_workers={worker}"]
         assert ground.roll(case, *only) == 0, end_of(case.log)

@@ -1,4 +1,4 @@
-"""Rolling restarts under load: nothing is lost, nothing runs twice, nobody waits for long.
+"""Rolling restarts under load: nothing is lost, nothing runs twice, and no task waits for long.
 
 Each test runs the load once, in the order of this file; a run that is compared with another one was measured before
 it, under the same load, on the same hosts.
@@ -54,7 +54,7 @@ def stock(ground: Ground, way: Way) -> RestartSummary:
 
 
 def test_the_plain_unit_loses_tasks(plain: RestartSummary) -> None:
-    """Without it nothing would be shown: the load would be one in which a restart harms nobody."""
+    """Without this the load would prove nothing: it could be one in which a restart does no harm."""
     assert plain.lost > 0
 
 

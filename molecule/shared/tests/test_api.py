@@ -45,7 +45,7 @@ UP = [
     f"{TRIGGER}#part",
     "/api/v1/admin/..#/trigger-recompute",
 ]
-# Spellings that only look similar: whoever serves them, it is not the admin's code.
+# Spellings that only look similar: whatever answers them, it is not the admin's code.
 OTHER = [
     "/api/v1/admin",
     "/api/v1/ADMIN/discounts/trigger-recompute",

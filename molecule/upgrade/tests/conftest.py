@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _stage(item: pytest.Item) -> int:
-    """As in molecule/shared/tests, whose conftest orders only by it."""
+    """Return a test's stage; the conftest of molecule/shared/tests orders only by that."""
     marker = item.get_closest_marker("stage")
     return int(marker.args[0]) if marker else 0
 

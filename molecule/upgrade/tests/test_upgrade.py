@@ -117,7 +117,7 @@ def test_plan_changes_nothing(fleet: Fleet, planned: Done, older: str) -> None:
 
 @pytest.fixture(scope="session")
 def upgraded(ground: Ground, planned: Done, older: str) -> RestartSummary:
-    """The upgrade, under load; whoever sends stays with the older runtime until the end."""
+    """Upgrade under load; the sender keeps the older runtime until the end."""
     assert planned.items
 
     def act(case: Case) -> None:
@@ -230,7 +230,7 @@ def test_killed_upgrade_is_finished_by_the_next_run(
 
 @pytest.mark.stage(5)
 def test_removal_takes_what_both_versions_brought(fleet: Fleet) -> None:
-    """Whatever only the older version has put on a host has to be known to this one by its name."""
+    """This version has to know the names of all that only the older one has put on a host."""
     assert older_runtime(fleet)
     assert runtimes(fleet) == {newer_runtime(fleet)}
     app = fleet.of("fleet")["celery_app_name"]

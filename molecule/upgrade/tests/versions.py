@@ -59,11 +59,11 @@ def runtimes(fleet: Fleet) -> set[str]:
 
 
 def belongings(fleet: Fleet, name: str) -> list[str]:
-    """All that is on a host, running or not, and whose name is one of ours."""
+    """Return everything on a host, running or not, that has one of our names."""
     app = fleet.of("fleet")["celery_app_name"]
     names = [app, f"{app}.*", f"{app}-*", "*celery-fleet*", f"redis@{app}-*", "redis@.service"]
     tests = " -o ".join(f"-name '{pattern}'" for pattern in names)
-    # Whoever sends is the test's own.
+    # The sender belongs to the test.
     sender = f"-not -path '/run/systemd/transient/{app}-*'"
     roots = "/etc /opt /run /usr/lib/systemd /usr/local /var/lib /var/log"
     script = f"""
@@ -76,7 +76,7 @@ def belongings(fleet: Fleet, name: str) -> list[str]:
 
 @contextmanager
 def sending_by(ground: Ground, runtime: str) -> Iterator[None]:
-    """Whoever sends has a runtime for its whole life, as a web process that nobody restarts has."""
+    """Give the sender one runtime for its whole life, like a web process that is never restarted."""
     variables = ground.fleet.expected[ground.control]
     before = variables["celery_app_runtime"]
     variables["celery_app_runtime"] = runtime

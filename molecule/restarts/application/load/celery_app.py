@@ -1,4 +1,4 @@
-"""The Celery application. It says nothing of acknowledgement unless LOAD_ACKNOWLEDGE does: that is whose is tested."""
+"""The Celery application. It only sets acknowledgement if LOAD_ACKNOWLEDGE does; otherwise that is what is tested."""
 
 from __future__ import annotations
 

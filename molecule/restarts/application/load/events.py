@@ -59,7 +59,7 @@ def _send(headers: dict[str, Any], **_: Any) -> None:
 
 
 def _sent(headers: dict[str, Any], **_: Any) -> None:
-    """The broker has it. Whoever was held up may have sent it more than once."""
+    """The broker has it. A sender that was held up may have sent it more than once."""
     task, attempt = _attempt(headers)
     if time.monotonic() - _sending.pop((task, attempt), float("inf")) > HELD_UP:
         node = str(current_task.request.hostname or "") if current_task else ""

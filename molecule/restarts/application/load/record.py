@@ -33,7 +33,7 @@ _HELD_UP = "INSERT INTO held_up (task, attempt, node, at) VALUES (%s, %s, %s, %s
 
 
 def now() -> float:
-    """Seconds of the epoch, also where a test gives this process a wrong clock: it then says what the right one is."""
+    """Return Unix time, even if a test gives this process a wrong clock: then the test says what the right one is."""
     offset = os.environ.get("LOAD_MONOTONIC_OFFSET")
     return time.time() if offset is None else time.monotonic() + float(offset)
 
@@ -79,7 +79,7 @@ def sends(rows: Sequence[tuple[Any, ...]]) -> None:
 def note_worker(node: str, event: str, queues: Sequence[str], processes: int) -> None:
     """Record what a worker's main process does.
 
-    By a connection of its own: one that the pool's processes inherit would be ended by the first that exits.
+    This uses a separate connection, because one that the pool's processes inherit is closed by the first that exits.
     """
     with connect() as connection:
         values = (node, os.getpid(), event, list(queues), processes, now())
@@ -87,12 +87,12 @@ def note_worker(node: str, event: str, queues: Sequence[str], processes: int) ->
 
 
 def note_revoked(task: str, node: str) -> None:
-    """Record that a worker's main process left a task, since it was revoked; by a connection of its own as well."""
+    """Record that a worker's main process left out a task because it was revoked, also on a separate connection."""
     with connect() as connection:
         connection.execute(_REVOKED, (task, node, now()))
 
 
 def note_held_up(task: str, attempt: int, node: str) -> None:
-    """Record that a sender waited for the broker; it may be a worker's main process, so by a connection of its own."""
+    """Record that a sender waited for the broker. It may be a worker's main process, so use a separate connection."""
     with connect() as connection:
         connection.execute(_HELD_UP, (task, attempt, node, now()))

@@ -87,7 +87,7 @@ def _revoke(run: str, send: Send, task: str) -> list[Row]:
 
 
 def _chord(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
-    """A chord of short tasks. Nobody knows beforehand when its body is ready, so its wait is not counted."""
+    """Return a chord of short tasks. The time when its body is ready is unknown, so its wait is not counted."""
     names = [task_id(run, send.number + n) for n in range(CHORD_HEADERS + 1)]
     headers = [
         tasks.count.s(send.seconds).set(task_id=name, queue=send.queue) for name in names[:-1]

@@ -53,7 +53,7 @@ def revoke(self: Task[Any, Any], seconds: float, task: str) -> None:
     record.end(row)
 
 
-# One retry of its own, and some for processes that are killed: a task without a retry left has failed, and is not lost.
+# One retry of its own, and more for processes that are killed: a task without a retry left has failed, and is not lost.
 @app.task(name="load.stumble", bind=True, ignore_result=True, max_retries=9)
 def stumble(self: Task[Any, Any], seconds: float) -> None:
     """Sleep, and ask for one retry."""

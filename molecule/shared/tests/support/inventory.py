@@ -251,7 +251,7 @@ def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
         for way in ("container", "ssh_config")
     )
 
-    # The directory holds secrets, so nobody else may read it, and it is removed at the end.
+    # The directory has secrets, so other users must not read it, and it is removed at the end.
     with tempfile.TemporaryDirectory(prefix="expect-", dir=record.parent) as directory:
         playbook = Path(directory) / "playbook.yml"
         playbook.write_text(
