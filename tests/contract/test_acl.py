@@ -20,7 +20,7 @@ OLDEST = (
     "time watch unwatch multi exec discard evalsha script|load script|exists publish psubscribe punsubscribe"
 )
 
-# How a script runs in a pipeline: by its digest, after the server was told of it.
+# How a script runs in a pipeline: by its digest, after the server has loaded it.
 SCRIPT = {"evalsha", "script|load"}
 
 

@@ -1,4 +1,4 @@
-"""What an application does with its cache is granted to it, and no more: against a real server."""
+"""An application may do with its cache what it needs, and no more, on a real server."""
 
 from __future__ import annotations
 

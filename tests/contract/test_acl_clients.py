@@ -1,4 +1,4 @@
-"""What clients outside of the fleet do is granted to them, and no more: against real servers and a real worker.
+"""Clients outside of the fleet may do what they need, and no more, on real servers and a real worker.
 
 They are plain Celery, without the fleet's loader and settings.
 """

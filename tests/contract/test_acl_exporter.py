@@ -1,4 +1,4 @@
-"""The exporter may do what it does on each instance of Redis, and no more: against real servers."""
+"""The exporter may do what it needs on each instance of Redis, and no more, on real servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does by hand is granted on Redis, and no more: against real servers and a real worker.
+"""Redis lets an operator do what they do by hand, and no more, on real servers and a real worker.
 
 Without TLS, which is no part of rights. Redis logs what it refuses; that log has to stay empty.
 """

@@ -69,7 +69,7 @@ def doc(path: Path) -> dict[str, Any]:
 
 
 def descriptions(found: Any) -> Iterator[Any]:
-    """Every description, those of suboptions included; None for what lacks one."""
+    """Yield every description, including those of suboptions; None for an option without one."""
     for option in (found or {}).values():
         yield option.get("description")
         yield from descriptions(option.get("suboptions") or option.get("contains"))

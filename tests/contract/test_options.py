@@ -90,7 +90,7 @@ RENDERED: dict[tuple[str, ...], tuple[Option, ...]] = {
     ("celery_app_log_rotate",): LOG_ROTATE,
 }
 SOURCE = next(option for option in APPLICATION if option.name == "celery_app_source").options
-# Parts of the plan that render what is in the tables, that of most options first.
+# Parts of the plan that render what is in the tables, beginning with the part of most options.
 PARTS = (
     *("celery_worker", "celery_runtime", "fleet", "celery_beat", "celery_producer"),
     *("redis", "celery_cli"),
@@ -100,7 +100,7 @@ BASE: dict[str, Any] = {}
 
 
 def values(option: Option) -> list[Any]:
-    """Return values of an option, of which one at least is not what holds without it."""
+    """Return values of an option; at least one differs from its default."""
     if option.name in SAMPLES:
         return [SAMPLES[option.name]]
     number = 7.0 if option.highest is None else option.highest
@@ -240,7 +240,7 @@ def for_pip(given: Mapping[str, Any]) -> Mapping[str, str]:
     return index._files(given, Path("/srv/x"))
 
 
-# Only the check of a release reads `override`, and beat is not told of it.
+# Only the check of a release reads `override`; beat does not get it.
 @pytest.mark.parametrize(
     "option", [one for one in ENTRY if one.name != "override"], ids=lambda option: option.name
 )

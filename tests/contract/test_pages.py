@@ -1,4 +1,4 @@
-"""The pages: their site builds, no link of theirs leads nowhere, and what they have people type exists."""
+"""The pages: their site builds, none of their links is broken, and the commands on them exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 APP = "flexiprice"
-# Units that systemd makes for a moment, and those of others that pages are about.
+# Units that systemd makes for a moment, and units of others that pages mention.
 FURTHER_UNITS = (
     f"{APP}-exec-*.service",
     f"{APP}-command.*.service",
@@ -164,7 +164,7 @@ def specs() -> dict[str, dict[str, Any]]:
 
 @cache
 def code(page: Path) -> tuple[str, ...]:
-    """All code of a page: of blocks each line, with those that it goes on with."""
+    """Return all code of a page: each line of its blocks, together with its continuation lines."""
     found = []
     # A report's figures name the commands that made them, which a later commit may no longer have.
     figures = re.compile("<!-- figures: begin -->.*<!-- figures: end -->", re.DOTALL)
@@ -220,7 +220,7 @@ NOT_OURS = ("Connection refused", "no ssl options, defaulting to insecure SSL be
 
 @cache
 def messages() -> str:
-    """All text that our code may say, with marks where values stand."""
+    """Return all text that our code may print, with marks in the places of values."""
     files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("plugins/**/*.py"), *ROOT.glob("roles/**/*.yml")]
     text = "\n".join(path.read_text() for path in sorted(files))
     # A string over several lines is one.
@@ -300,7 +300,7 @@ class TestPage:
         units = [*re.findall(r"^\| `([^`]+)`", table, re.MULTILINE), *FURTHER_UNITS]
         units = [re.sub("<worker>|<instance>", "*", unit).replace("<app>", APP) for unit in units]
         units += [unit.removesuffix(".service") for unit in units]
-        # That page has commands of other documents, too; test_commands.py is about them.
+        # That page also has commands of other documents; test_commands.py is about them.
         programs = () if page.name == "commands.md" else ("systemctl", "journalctl")
         for words in named(page, *programs):
             for word in words:
@@ -326,7 +326,7 @@ def test_each_table_of_figures_names_its_commit_and_date() -> None:
 
 
 def test_the_readme_has_the_figures_of_restarts() -> None:
-    """It shows what late acknowledgement does, too, without which the comparison would be unfair."""
+    """It also shows what late acknowledgement does; without that the comparison would be unfair."""
 
     def rows(page: str, first: str) -> dict[str, list[str]]:
         table = (ROOT / page).read_text().partition(f"\n| {first} |")[0].rpartition("\n\n")[2]

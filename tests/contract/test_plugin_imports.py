@@ -1,4 +1,4 @@
-"""What files of `plugins/` may import: a folder tells where its files run, and that decides what is there to import.
+"""What files of `plugins/` may import: a folder says where its files run, and so what is there to import.
 
 `modules` and `module_utils` run on hosts, as root, with the host's own Python; Ansible sends what they import.
 `plugin_utils` runs on the control node. All checks read the text of the files, so imports below `if TYPE_CHECKING:` and
@@ -61,7 +61,7 @@ def _name(path: Path) -> str:
 
 
 def imported(name: str, text: str, *, package: bool = False) -> Iterator[str]:
-    """Yield the full name of each import; that of `from x import y` is `x.y`, also if y is no module."""
+    """Yield the full name of each import; for `from x import y` it is `x.y`, even if y is no module."""
     around = f"{COLLECTION}.{name}".split(".")
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -75,7 +75,7 @@ def imported(name: str, text: str, *, package: bool = False) -> Iterator[str]:
 
 
 def arrows(sources: Sources) -> dict[str, set[str]]:
-    """Return for each module those of the collection that it imports."""
+    """Return for each module the collection's modules that it imports."""
     found: dict[str, set[str]] = {}
     for name, text in sources.items():
         own = found.setdefault(name, set())
@@ -125,7 +125,7 @@ def foreign_on_hosts(sources: Sources) -> list[str]:
 
 
 def against_the_order(sources: Sources) -> list[str]:
-    """Find imports in plugin_utils that run against the order of its packages, or of those of preflight."""
+    """Find imports in plugin_utils against the order of its packages, or of preflight's packages."""
     faults: list[str] = []
     for name, targets in arrows(sources).items():
         own = inside(name, "plugin_utils")

@@ -18,7 +18,7 @@ import celery_fleet
 ROOT = Path(__file__).resolve().parents[2]
 HEADING = re.compile(r"^## \[([^\]]+)\](?: - (\S+))?$", re.MULTILINE)
 PART = re.compile(r"^### (.+)$", re.MULTILINE)
-# Those of Keep a Changelog.
+# The headings of Keep a Changelog.
 PARTS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
 

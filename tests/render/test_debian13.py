@@ -1,4 +1,4 @@
-"""What differs on Debian 13, and where Valkey stands for Redis."""
+"""What differs on Debian 13, and with Valkey instead of Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_valkey_runs_as_its_own_user(valkey: Fleet, kind: str) -> None:
     app = host.variables["celery_app_name"]
     service = parse(whole(host, f"redis@{app}-{kind}.service"))["Service"]
     assert (service["User"][-1], service["Group"][-1]) == ("valkey", "valkey")
-    # The template's is taken back.
+    # The drop-in replaces the template's.
     configuration = f"/etc/celery-fleet/redis/{app}-{kind}/redis.conf"
     assert service["ExecStart"] == [f"/usr/bin/valkey-server {configuration}"]
 

@@ -1,4 +1,4 @@
-"""The exporter's units as systemd sees them, what it is told to collect, and who reaches it."""
+"""The exporter's units as systemd sees them, what it has to collect, and who can reach it."""
 
 from __future__ import annotations
 

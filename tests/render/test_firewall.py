@@ -180,5 +180,5 @@ def test_it_is_shut_in(odd: Fleet, template: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout.splitlines()[-1:]
     service = parse(path.read_text())["Service"]
     assert service["CapabilityBoundingSet"] == ["CAP_NET_ADMIN"]
-    # It has to come back where nft fails once, and no start of it may be refused for the many before.
+    # It must come back if nft fails once, and systemd must not refuse a start after many attempts.
     assert parse(path.read_text())["Unit"]["StartLimitIntervalSec"] == ["0"]

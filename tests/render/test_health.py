@@ -1,4 +1,4 @@
-"""The check of health: its units as systemd sees them, and what each host is told to check."""
+"""The health check: its units as systemd sees them, and what each host has to check."""
 
 from __future__ import annotations
 

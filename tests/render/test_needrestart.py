@@ -1,4 +1,4 @@
-"""What needrestart is told, as its own language reads it."""
+"""The configuration of needrestart, as its own language reads it."""
 
 from __future__ import annotations
 

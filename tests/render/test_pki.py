@@ -61,7 +61,7 @@ def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone:
     }
     for host, unit in found:
         assert parse(whole(host, unit))["Service"]["LoadCredential"][1:] == CREDENTIALS
-        # A new one is taken up by a restart.
+        # A new certificate needs a restart.
         assert set(PAIR) <= set(host.units[unit]["files"])
 
 

@@ -23,7 +23,7 @@ def holders(fleet: Fleet) -> list[tuple[str, Host, dict[str, Any]]]:
 def test_the_secrets_are_known_and_land_somewhere(fleet: Fleet) -> None:
     assert len(fleet.secrets) > 10
     found = {name for name, _, _ in holders(fleet)}
-    # Those of the authority stay here, and nginx's passwords lie on a host as hashes.
+    # The authority's secrets stay on the control node, and nginx's passwords are on a host as hashes.
     away = {"pki_ca", "pki_ca_passphrase ", "web", "celery_producer_web_auth_password "}
     away |= {"exporter", "celery_exporter_auth_password "}
     escaped = {"celery_app_secret_env SOME_KEY", "postgresql_password "}

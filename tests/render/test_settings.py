@@ -20,7 +20,7 @@ COMPONENTS = {
     "beat": "celery_beat",
     "producer": "celery_producers",
     "flower": "flower",
-    # On every host with a release, and on those of Redis.
+    # On every host with a release, and on Redis's hosts.
     "operator": "fleet",
 }
 
@@ -65,7 +65,7 @@ def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
     ((host, text),) = written(flower_alone, "beat")
     document = json.loads(text)
     assert (document["beat_scheduler"], document["celery"]["beat_schedule"]) == ("database", {})
-    # What becomes of edited entries is none of its business, and must not restart it.
+    # Beat does not read the policy for edited entries, so that must not restart it.
     assert document["beat_schedule_on_edit"] == "keep"
     path = "/etc/celery-fleet/other-shop/credentials/schedule.json"
     file = host.files[path]

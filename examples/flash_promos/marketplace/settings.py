@@ -146,6 +146,6 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # In seconds. Celery's default for the broker is none: a call would wait for ever on a dead peer.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 3, "socket_timeout": 10}
 CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 3
-# To send a task also asks the result store, where Celery would try for 20 s.
+# Sending a task also asks the result store, and Celery would try that for 20 s.
 CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"retry_policy": {"timeout": 5.0}}
 CELERY_REDIS_SOCKET_TIMEOUT = 10

@@ -1,1 +1,1 @@
-"""Flash promotions: from their start to their archive, and who is told of them."""
+"""Flash promotions: from their start to their archive, and who hears of them."""

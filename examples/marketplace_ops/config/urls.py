@@ -1,4 +1,4 @@
-"""Paths; what nginx asks a password for lies below /api/admin/ and /admin/."""
+"""Paths; nginx asks for a password below /api/admin/ and /admin/."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def back_up(
                     "--no-owner",
                     "--no-privileges",
                     "--no-password",
-                    # In ms: a table that somebody holds is told, and not waited for all night.
+                    # In ms: if a table is locked, pg_dump reports it and does not wait all night.
                     "--lock-wait-timeout=60000",
                 ],
                 reach,
@@ -153,8 +153,8 @@ def _entries(file: Path, reach: Mapping[str, str]) -> int:
 
 
 def _run(words: list[str], reach: Mapping[str, str], output: Any = subprocess.PIPE) -> str:
-    # Nothing of the application's own environment, which holds its other secrets, and no PG variable of whoever
-    # started this process.
+    # None of the application's environment, which has its other secrets, and no PG variable of the user who started
+    # this process.
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     try:
         done = subprocess.run(

@@ -13,7 +13,7 @@ from core.models import MaintenanceRun
 
 
 def delete_old(before: datetime) -> dict[str, int]:
-    """Delete what nobody reads any more: the core's own notes from `before`, and sessions that are over."""
+    """Delete rows that are no longer read: the core's own records from `before`, and sessions that are over."""
     notes, _ = MaintenanceRun.objects.filter(ran_at__lt=before).delete()
     sessions, _ = Session.objects.filter(expire_date__lt=timezone.now()).delete()
     return {"notes": notes, "sessions": sessions}
@@ -30,7 +30,7 @@ def vacuum() -> list[str]:
         tables = sorted(connection.introspection.table_names(cursor))
         if connection.vendor == "postgresql":
             for table in tables:
-                # One that somebody holds is left for the next time, and nobody waits behind this.
+                # A locked table is left for the next time, so nothing waits behind this.
                 name = connection.ops.quote_name(table)
                 cursor.execute(f"VACUUM (ANALYZE, SKIP_LOCKED) {name}")
         else:

@@ -43,6 +43,6 @@ def day_of(text: str | None) -> date:
 
 
 def bounds(day: date) -> tuple[datetime, datetime]:
-    """The first moment of a day in UTC, and that of the next one."""
+    """Return the first moment of a day in UTC, and that of the next one."""
     begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
     return begin, begin + timedelta(days=1)

@@ -56,7 +56,7 @@ def database_maintenance(self: Task[Any, Any], days: int = 90) -> dict[str, Any]
 @shared_task(bind=True, **LONG)
 def backup_database(self: Task[Any, Any]) -> dict[str, Any]:
     """Write a backup of the database on this worker's host; the host, and the file's path, size and SHA-256."""
-    # Of a worker's name the part that says where it runs.
+    # The part of a worker's name that says where it runs.
     host = str(self.request.hostname or socket.gethostname()).rpartition("@")[2]
     done = {
         "host": host,

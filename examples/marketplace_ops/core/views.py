@@ -1,4 +1,4 @@
-"""The HTTP API: JSON, also where something fails."""
+"""The HTTP API; its errors are JSON too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from suppliers.tasks import sync_supplier_products
 
 log = logging.getLogger(__name__)
 
-# Given to each call, or a site's patience for publishing would become that of an HTTP request.
+# Passed with each call; otherwise a site's patience for publishing would become that of an HTTP request.
 PUBLISH_RETRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
 # Rows of one answer.
 PAGE = 100
@@ -33,7 +33,7 @@ View = Callable[..., JsonResponse]
 
 
 def bounded(view: View) -> View:
-    """A 503 in one line where broker or database are away. Of the cause only its type is logged."""
+    """Answer 503 in one line if broker or database are away. Only the type of the cause is logged."""
 
     @wraps(view)
     def answer(request: HttpRequest, **arguments: Any) -> JsonResponse:

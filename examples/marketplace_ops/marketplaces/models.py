@@ -10,7 +10,7 @@ from suppliers.models import CODE, Product
 
 
 class Marketplace(models.Model):
-    """Where we sell, and what part of a price it keeps."""
+    """A place where we sell, and the part of a price that it keeps."""
 
     code = models.CharField(max_length=30, unique=True, validators=[CODE])
     name = models.CharField(max_length=100)

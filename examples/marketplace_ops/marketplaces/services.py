@@ -70,7 +70,7 @@ def active_marketplaces() -> list[int]:
 
 @transaction.atomic
 def sync_listings(marketplace_id: int, now: datetime) -> dict[str, Any]:
-    """Bring our listings on a marketplace to what it shows; those of products that we don't have are left out."""
+    """Update our listings on a marketplace to what it shows, without those of products that we don't have."""
     marketplace = Marketplace.objects.select_for_update().get(pk=marketplace_id)
     shown = listed(marketplace)
     products = dict(Product.objects.values_list("sku", "pk"))

@@ -46,7 +46,7 @@ def retry_failed_workflow_execution(execution_id: int) -> dict[str, Any]:
     found = services.reopen(execution_id, timezone.now())
     pending = found.status == services.Status.PENDING
     if pending:
-        # Pending also where this task was cut off before it sent: a second message finds the work done.
+        # It is also pending if this task was interrupted before it sent: a second message finds the work done.
         execute_workflow.delay(found.workflow_id, found.pk)
     return {"execution": found.pk, "status": str(found.status), "sent": pending}
 

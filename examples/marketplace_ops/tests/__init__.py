@@ -1,1 +1,1 @@
-"""The application's own tests: on SQLite, and with DATABASE_URL on PostgreSQL, where more of them run."""
+"""The application's own tests: on SQLite, or with DATABASE_URL on PostgreSQL, where more of them run."""

@@ -85,7 +85,7 @@ class Api(TestCase):
         for page in ("periodictask", "intervalschedule", "crontabschedule"):
             answer = self.client.get(f"/admin/django_celery_beat/{page}/add/")
             self.assertEqual(answer.status_code, 200, page)
-        # Every page of our own models, too.
+        # And every page of our own models.
         answer = self.client.get("/admin/")
         for app in answer.context["app_list"]:
             for model in app["models"]:

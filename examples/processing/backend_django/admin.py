@@ -1,4 +1,4 @@
-"""What an operator sees at /admin/; the schedule is there, too, by django_celery_beat itself."""
+"""What an operator sees at /admin/; django_celery_beat itself adds the schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the web process does, whoever asks for it."""
+"""What the web process does for its views and commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kombu.exceptions import OperationalError as BrokerError
 from backend_django.models import Operation, ProcessingRequest
 from backend_django.tasks import process_data_task
 
-# Given to each call, or a site's patience for publishing would become that of an HTTP request.
+# Passed with each call; otherwise a site's patience for publishing would become that of an HTTP request.
 PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
 
 
 class NotSent(Exception):
-    """The request is stored, and failed: no worker could be told of it."""
+    """The request is stored as failed, because no message could be sent."""
 
     def __init__(self, request_id: int) -> None:
         super().__init__(f"request {request_id} could not be sent to a worker")
@@ -24,7 +24,7 @@ class NotSent(Exception):
 
 
 def create_request(operation: Operation, data: dict[str, Any]) -> ProcessingRequest:
-    """Store a request; a worker is told of it when that is committed, so that none looks for a row not there yet.
+    """Store a request. Its message is sent after the commit, so no worker looks for a row that is not there yet.
 
     Raises:
         NotSent: broker or result store are away.
@@ -39,8 +39,8 @@ def _send(request_id: int) -> None:
     try:
         process_data_task.apply_async((request_id,), retry_policy=PUBLISH_RETRY)
     except (BrokerError, RuntimeError) as error:
-        # A RuntimeError is all that Celery says of a result store that it could not reach.
-        # Where the message went out all the same, its task takes the request up as a new one.
+        # Celery only raises RuntimeError if it could not reach the result store. If the message was sent anyway, its
+        # task takes up the request as a new one.
         ProcessingRequest.objects.filter(
             pk=request_id, status=ProcessingRequest.Status.PENDING
         ).update(

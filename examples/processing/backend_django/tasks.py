@@ -1,4 +1,4 @@
-"""The tasks. What they do stands in processing.py; here is how Celery runs it."""
+"""The tasks. processing.py does the work; this file says how Celery runs it."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def page(_: HttpRequest) -> HttpResponseBase:
         content = (settings.FRONTEND_ROOT / "index.html").read_bytes()
     except FileNotFoundError:
         raise Refused(503, "there is no page yet: run manage.py inject_frontend") from None
-    # Asked for each time: it names the files of its own release.
+    # Browsers ask for it each time, because it names the files of its own release.
     return HttpResponse(content, headers={"Cache-Control": "no-cache"})
 
 

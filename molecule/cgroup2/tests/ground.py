@@ -81,7 +81,7 @@ class Ground:
     # --- tasks
 
     def send(self, name: str, run_id: str, **arguments: Any) -> str:
-        """Send a task to the worker that knows those of this scenario; its id."""
+        """Send a task to the worker that knows this scenario's tasks; return its id."""
         call = tasks.Task(name, QUEUE, {"run_id": run_id, **arguments})
         return tasks.send(self.fleet, [call])[0]
 

@@ -69,7 +69,7 @@ def test_hold_every_process_of_a_unit(ground: Ground) -> None:
 def test_end_the_task_and_not_the_worker(
     ground: Ground, label: str, note: Callable[[str], None]
 ) -> None:
-    """What takes too much is killed and delivered again; the worker and its other task go on."""
+    """A task that takes too much is killed and delivered again; the worker and its other task continue."""
     unit = ground.worker_unit()
     before, killed = units.state(ground.fleet, ground.name, unit), ground.events(unit)["oom_kill"]
     since = units.now(ground.fleet, ground.name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ground import Ground
 
-#: Seconds for which a task stays at its first attempt: longer than any of this, so that it never ends there.
+#: Seconds for which a task stays at its first attempt: longer than this test, so that it never ends there.
 STAY = 3600.0
 #: Tasks that wait behind those that run.
 WAITING = 3
@@ -75,7 +75,7 @@ class Watch:
 
 
 def is_up(ground: Ground, work: Work) -> None:
-    """Another boot, without a failed unit, all services in their first process; beat goes on."""
+    """Check that there was another boot, no unit failed, all services have their first process, and beat sends."""
     ground.wait_until_up()
     assert ground.boot_id() != work.boot
     assert units.failed(ground.fleet, ground.name) == []

@@ -19,7 +19,7 @@ from support.plays import Run
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
-# In the order of the file: each goes on from the fleet that the one before has left.
+# In the order of the file: each test continues with the fleet that the previous one has left.
 pytestmark = pytest.mark.stage(6)
 OVERLAY = ROOT / "molecule/collection/inventory"
 SITE = "celery_fleet.core.site"

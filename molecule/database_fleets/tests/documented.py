@@ -1,4 +1,4 @@
-"""What the two documents say, written down here by hand: queues, tasks, concurrencies, the default entries."""
+"""What the two documents say, written here by hand: queues, tasks, concurrencies, the default entries."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def ask(fleet: Fleet, host: str, words: str | Sequence[str], status: int = 0) -> Any:
-    """What a command of celery-fleet says in JSON; AssertionError where its exit status is another one."""
+    """Return what a command of celery-fleet says in JSON; raise AssertionError if its exit status is another one."""
     listed = shlex.split(words) if isinstance(words, str) else list(words)
     done = fleets.call(fleet, host, ["--format", "json", *listed])
     assert done.status == status, f"{listed}: status {done.status}: {done.text[-3000:]}"
@@ -34,7 +34,7 @@ def ask_any(fleet: Fleet, host: str, words: str) -> Any:
 
 
 def run(fleet: Fleet, task: str, *args: Any, **kwargs: Any) -> Any:
-    """Send a task by `celery-fleet run`, wait for its end, which has to be a good one; the answer in JSON."""
+    """Send a task by `celery-fleet run` and wait until it succeeds; return the answer in JSON."""
     words = ["run", task, "--args", json.dumps(args), "--kwargs", json.dumps(kwargs)]
     return ask(fleet, fleet.one("celery_producers"), [*words, "--timeout", "60"])
 
@@ -64,7 +64,7 @@ def hanging(fleet: Fleet) -> Iterator[None]:
         yield
     finally:
         fleet.must(host, ["systemctl", "kill", "--kill-whom=main", "--signal=CONT", unit])
-        # Workers that were replaced meanwhile among them.
+        # This includes workers that were replaced in the meantime.
         units.wait_until_up(fleet, 120)
 
 

@@ -121,7 +121,7 @@ def test_monitor_counts_and_writes_to_a_file(market: Fleet, label: str) -> None:
     words = f"monitor --duration 8 --interval 2 --output-file {path}"
 
     def send() -> None:
-        # Once it looks.
+        # After it has begun to look.
         time.sleep(3)
         fleets.send(market, *[fleets.task("core.tasks.system_health_check", wait=30)] * 5)
 

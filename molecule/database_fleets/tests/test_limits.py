@@ -1,4 +1,4 @@
-"""Limits of each worker are systemd's and hold: a task that allocates without end ends, and the other workers go on."""
+"""systemd enforces each worker's limits: a task that allocates without end ends, and the other workers continue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FACTORS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Small enough to be reached soon, and enough for a worker of Django.
 LEAST = "300M"
-# What the release for these tests has more. Its pages are written to, or none of them would be there.
+# What the release for these tests adds. It writes to its memory pages, because otherwise none would be used.
 GREEDY = "analytics.tasks.allocate_without_end"
 # It ends like another task's name, so that this part does not identify a task any more.
 NAMESAKE = "analytics.tasks.backup_database"

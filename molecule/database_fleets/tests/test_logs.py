@@ -98,7 +98,7 @@ def test_rotated_under_its_worker_and_cleaned_up_by_a_task(market: Fleet) -> Non
     found = means.run(market, TASK)["result"]
     assert found["removed"] == [old]
     assert before - names(market, host) == {old}
-    # Rotation finds what it needs, and all goes on.
+    # Rotation finds the files that it needs, and logging continues.
     market.must(host, ["logrotate", "--force", f"/etc/logrotate.d/{app}"])
     done = fleets.run(market, "core.tasks.system_health_check")
     path = f"{place}/celery_maintenance.log"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 LOAD = "exec -- python manage.py load_fixtures_once"
-# Of the fixtures, by hand: what is loaded everywhere, and what dev_requests.json has for developers.
+# From the fixtures, by hand: what is loaded everywhere, and what dev_requests.json has for developers.
 OPERATIONS = {"summary", "ranking"}
 FOR_DEVELOPERS = "unwritten"
 DEVELOPERS = "Developers"
@@ -202,7 +202,7 @@ def test_request_goes_from_pending_to_completed(processing: Fleet) -> None:
 
 
 def test_request_that_fails_says_why(processing: Fleet) -> None:
-    """In the page's words and in Celery's; and its files are gone as well."""
+    """In the page's words and in Celery's; its files are gone too."""
     rows = [*ROWS, {"name": "east", "value": "much"}]
     submitted = submit(processing, {"rows": rows})
     last = poll(processing, submitted)[-1]

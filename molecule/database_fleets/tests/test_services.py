@@ -34,7 +34,7 @@ def test_deploy_onto_prepared_hosts_is_quick(name: str) -> None:
 
 
 def test_second_run_changes_nothing(fleet: Fleet, workshop: fleets.Workshop) -> None:
-    """Of the first application, too, after the other has come."""
+    """This also holds for the first application, after the other was deployed."""
     before = fleets.Look.at(*map(fleets.load, fleets.NAMES))
     run = workshop.site(fleet, "second-run")
     assert run.status == 0, run.end
@@ -55,7 +55,7 @@ def test_each_host_is_watched(fleet: Fleet) -> None:
 
 
 def test_each_host_with_something_to_close_is_guarded(fleet: Fleet) -> None:
-    """Those of Redis, and of a web process that listens on TCP."""
+    """Redis's ports, and those of a web process that listens on TCP."""
     app, guarded = fleets.app_of(fleet), set(fleet.hosts("redis"))
     if app == "processing":
         guarded |= set(fleet.hosts("celery_producers"))

@@ -241,7 +241,7 @@ def test_runs_on_its_queue_and_leaves_its_effect(market: Fleet, task: str) -> No
 
 
 def test_registered_are_exactly_the_documented_tasks(market: Fleet) -> None:
-    """In every worker, but for what Celery and the fleet bring along."""
+    """Every worker has them, in addition to those of Celery and the fleet."""
     found = means.ask(market, market.one("celery_workers"), "registered")
     assert found.keys() == fleets.nodes(market).keys()
     for node, tasks in found.items():

@@ -26,7 +26,7 @@ NO_REPLIES = "its replies stayed away for longer than its lease"
 #: A lease that was renewed a moment ago lasts for so long; one renewed with its request on the way, a third longer.
 LEAST_LEASE = LEASE * 2 / 3
 
-#: What tasks do is told as it happens, by senders and by workers.
+#: Senders and workers report what tasks do as it happens.
 EVENTS: Mapping[str, object] = {
     "celery_app_settings": {
         "task_send_sent_event": True,
@@ -56,7 +56,7 @@ def drop_in(ground: Ground, host: str, unit: str, text: str) -> Iterator[None]:
 
 
 def start_of(ground: Ground, host: str, unit: str) -> str:
-    """The command line with which a unit starts its process."""
+    """Return the command line with which a unit starts its process."""
     shown = ground.fleet.must(host, ["systemctl", "show", "--property=ExecStart", unit])
     command = re.search(r"argv\[\]=(.*?) ;", shown)
     assert command is not None, shown
@@ -162,7 +162,7 @@ SLEEP = (
 
 
 def faketime(ground: Ground, host: str) -> str:
-    """Install libfaketime; the path of what is to be loaded before a program."""
+    """Install libfaketime; return the path of the library that programs have to load first."""
     installed = ground.fleet.execute(
         host, "apt-get -qq update && apt-get -qq install --yes libfaketime", timeout=300
     )
@@ -210,7 +210,7 @@ def wrong_clocks(ground: Ground, offsets: Mapping[str, int]) -> Iterator[None]:
 
 
 def clock_of(ground: Ground, host: str) -> float:
-    """Seconds by which a host's worker is ahead: the time in the last line of its log against that of the journal."""
+    """Return the seconds by which a host's worker is ahead: the time in its log's last line minus the journal's."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=short-unix", "--lines=200"]
     lines = ground.fleet.must(host, [*command, "--unit=load-worker@fast"])
     own = re.findall(r"^([\d.]+) .*?\[([\d-]+ [\d:]+),\d+: ", lines, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What the tests of this scenario share; the load and its record are those of `restarts`."""
+"""What the tests of this scenario share; `restarts` has the load and its record."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def unit_of(way: Way, worker: str) -> str:
 
 
 def pids(ground: Ground, hosts: Sequence[str] = ()) -> dict[tuple[str, str], str]:
-    """The main processes of all workers, or of those of some hosts, once all of them consume."""
+    """Return the main processes of all workers, or of some hosts' workers, once all of them consume."""
     found = {}
     for host in hosts or ground.workers:
         for worker in ground.instances:
@@ -129,7 +129,7 @@ def kill_workers(
     pause: float = PAUSE,
     hosts: Sequence[str] = (),
 ) -> Recoveries:
-    """So many of all, or of some names or hosts, in turn, each when it consumes again; a while lies before each."""
+    """Kill this many workers of all, or of some names or hosts, each when it consumes again, after a pause."""
     found = Recoveries()
     began = time.monotonic()
     chosen = names or ground.instances
@@ -160,7 +160,7 @@ def kill_children(ground: Ground, case: Case, number: int, numbers: random.Rando
 
 
 def kill_drains(ground: Ground, case: Case, number: int, numbers: random.Random) -> None:
-    """So many workers in turn are told to stop, and killed at some moment of their drain."""
+    """Have this many workers stop, one after another, and kill each at some moment of its drain."""
     workers = [(host, worker) for host in ground.workers for worker in ground.instances]
     for count in range(number):
         host, worker = workers[count % len(workers)]
@@ -173,7 +173,7 @@ def kill_drains(ground: Ground, case: Case, number: int, numbers: random.Random)
 
 
 def wait_until_back(ground: Ground, before: set[str], seconds: float, pause: float = 0.5) -> None:
-    """Wait until none of some deliveries is held any more."""
+    """Wait until none of these deliveries is held any more."""
     owners = sorted({tag.partition("/")[0] for tag in before})
     wait_for(
         f"what {', '.join(owners)} held is back",
@@ -201,7 +201,7 @@ def cut_often(ground: Ground, case: Case, number: int) -> None:
 
 @contextmanager
 def cut_off(ground: Ground, case: Case, host: str) -> Iterator[None]:
-    """Nothing that a host sends reaches Redis, and its workers go on: the record, which is elsewhere, sees it."""
+    """Let nothing that a host sends reach Redis. Its workers continue: the record, which is elsewhere, sees it."""
     address = ground.fleet.of("redis")["ansible_host"]
     with case.lasting(HOST_CUT_OFF, host):
         ground.fleet.must(host, ["ip", "route", "add", "blackhole", address])
@@ -253,7 +253,7 @@ def counted(
 
 
 def assert_delivered(summary: RestartSummary, *allowed: str) -> None:
-    """Nothing is lost, and nothing ran again but for the causes that are allowed, each named in full.
+    """Check that nothing is lost, and that tasks only ran again for the allowed causes, each named in full.
 
     What ran again may have sent something again; its own cause has to be allowed.
     """

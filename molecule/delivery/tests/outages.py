@@ -116,7 +116,7 @@ def synced_always(ground: Ground) -> Iterator[None]:
 
 @contextmanager
 def refusing(ground: Ground, case: Case, what: str) -> Iterator[None]:
-    """Something because of which the load's sender is refused; AssertionError if it never was."""
+    """Do something that makes Redis refuse the load's sender; raise AssertionError if it never did."""
     before = ground.refused(case)
     with case.lasting(what):
         yield
@@ -156,7 +156,7 @@ def fill_disk(ground: Ground, case: Case, path: str, seconds: float) -> None:
     host, _ = broker(ground)
 
     def is_noticed() -> bool:
-        # All that is free, and what Redis has freed since the last time; it ends because there is no more.
+        # Use all free space, also what Redis has freed since the last time; it ends because there is no more.
         ground.fleet.execute(host, f"cat /dev/zero >> {path}/ballast")
         with resp.session(ground.fleet, "broker", "admin") as admin:
             return "aof_last_write_status:err" in str(admin.send("INFO", "persistence"))

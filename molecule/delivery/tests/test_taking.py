@@ -19,7 +19,7 @@ from deaths import (
 from faults import HOST_LOST
 from ground import FLEET, SOAK, Case, Ground
 
-#: The lease that is the default, with which a lost host is waited for once.
+#: The default lease; a lost host is waited for with it once.
 DEFAULT_LEASE = 300
 #: What a stock worker of this fleet can hold: its time limit and its drain.
 STOCK_TIMEOUT = 120
@@ -33,7 +33,7 @@ def deployed(ground: Ground) -> None:
 
 @pytest.mark.parametrize("new", ["stock", pytest.param("atomic", marks=pytest.mark.soak)])
 def test_changing_over(ground: Ground, numbers: random.Random, new: str) -> None:
-    """From one take to the other under load: one host first, where atomic workers are killed, then all of them."""
+    """Change the way of fetching under load: first on one host, where atomic workers are killed, then on all."""
     first, *others = ground.workers
     other = "stock" if new == "atomic" else "atomic"
     atomic = others if new == "stock" else [first]

@@ -32,7 +32,7 @@ from scripts.restarts.summary import RestartSummary
 
 #: Their inventory, over the scenario's.
 LAYER = "molecule/delivery/workers"
-#: What a worker without a lease holds is back after the sum of these, for which the short form does not wait so long.
+#: Messages of a worker without a lease are back after the sum of these; the short form does not wait that long.
 SHORT: Mapping[str, object] = {
     "celery_worker_defaults": {"pool": "prefork", "time_limit": 60, "drain_timeout": 15},
     "celery_app_visibility_timeout": 75,
@@ -52,7 +52,7 @@ SOON = 30.0
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(ground: Ground) -> None:
-    """Other workers than those of the other modules."""
+    """These workers differ from those of the other modules."""
     ground.deploy(LAYER, {} if SOAK else SHORT)
 
 
@@ -87,7 +87,7 @@ def assert_at_most_once(summary: RestartSummary) -> None:
 
 @pytest.mark.short
 def test_workers_of_all_kinds_killed_and_drained(ground: Ground, numbers: random.Random) -> None:
-    """Each kind is killed on two hosts, those of which most is waited for first; then one kind drains."""
+    """Each kind is killed on two hosts, first those that take longest to come back; then one kind drains."""
     names = ("once", *ATOMIC)
     cases: list[Case] = []
 
@@ -126,7 +126,7 @@ def test_redis_in_turn(ground: Ground) -> None:
 
 @pytest.mark.soak
 def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> None:
-    """None loses a task but those that run at most once, and of these none is begun again."""
+    """No kind loses a task except those that run at most once, and none of these begins again."""
     names = (*ATOMIC, "once")
 
     def act(case: Case) -> Recoveries:

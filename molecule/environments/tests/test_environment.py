@@ -1,4 +1,4 @@
-"""What `make new-env` made is a fleet without an edit, and goes on being one wherever its secrets come from."""
+"""What `make new-env` made is a fleet without an edit, wherever its secrets come from."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_is_not_run_without_the_vaults_password(fleet: Fleet, environment: Path)
         check=False,
     )
     assert done.returncode != 0
-    # The words for which the environment's README has the remedy.
+    # The environment's README has a remedy for these words.
     assert "Attempting to decrypt but no vault secrets found" in done.stderr
     assert (
         "Attempting to decrypt but no vault secrets found"

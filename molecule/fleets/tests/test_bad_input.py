@@ -1,4 +1,4 @@
-"""What can't work is refused with what, where and what to do next, while the running release goes on.
+"""What can't work is refused with what, where and what to do next, while the running release continues.
 
 There is one case for each moment at which a run can end: preflight, build, check, plan and release command. Their other
 refusals are tested without hosts (tests/unit/preflight, runtime/test_check.py, roles/test_fleet_command.py).

@@ -143,7 +143,7 @@ def children(fleet: Fleet) -> dict[fleets.Unit, set[str]]:
 
 @pytest.mark.stage(2)
 def test_pool_restart(flash: Fleet) -> None:
-    """Each process of the pools is another one once it has had a task, and the workers are the same."""
+    """Each process of the pools is replaced once it has had a task, and the workers stay the same."""
     before, pools = fleets.pids(flash), children(flash)
     host = flash.one("celery_workers")
     done = fleets.must(flash, host, f"{OPERATOR} marketplace control pool_restart")
@@ -170,7 +170,7 @@ def waiting(fleet: Fleet, queue: str) -> int:
 def test_stopped_application_is_purged_and_the_others_lose_nothing(
     flash: Fleet, flexi: Fleet, shop: Fleet, label: str
 ) -> None:
-    """Its target is stopped on all hosts; the others go on, with tasks that wait in their brokers meanwhile."""
+    """Its target is stopped on all hosts; the others continue, while tasks wait in their brokers."""
     others = fleets.Look.at(flexi, shop)
     app, host = fleets.app_of(flash), flash.one("celery_workers")
     try:

@@ -46,7 +46,7 @@ def ids(fleet: Fleet) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def as_before(flash: Fleet) -> Iterator[None]:
-    """Drop what a test leaves: beat's own tasks fail, too, while their database is away."""
+    """Drop what a test leaves: beat's own tasks also fail while their database is away."""
     before = ids(flash)
     yield
     if new := ids(flash) - before:

@@ -44,7 +44,7 @@ print(json.dumps(found))
 
 @pairs
 def test_no_user_reads_what_is_not_its_own(name: str, other: str) -> None:
-    """Of the other's configuration only what is written there for everybody, which holds no secret."""
+    """It only reads the part of the other's configuration that is meant for all users, which has no secret."""
     fleet, theirs = fleets.load(name), fleets.load(other)
     app = fleets.app_of(theirs)
     closed = [
@@ -54,7 +54,7 @@ def test_no_user_reads_what_is_not_its_own(name: str, other: str) -> None:
     for host in theirs.hosts("celery_workers") + theirs.hosts("celery_beat"):
         for user in users(fleet):
             if fleet.execute(host, ["id", "-u", user]).status != 0:
-                continue  # Flower's is where Flower is
+                continue  # Flower's user only exists on Flower's host.
             command = ["runuser", "-u", user, "--", "python3", "-c", LOOK]
             assert json.loads(fleet.must(host, command, json.dumps(closed))) == [], (host, user)
             key = f"/etc/celery-fleet/{app}/pki/host.key"

@@ -81,7 +81,7 @@ class TestFiles:
         others.unchanged()
 
     def everything(self, flash: Fleet, host: str) -> str:
-        """All that the worker's files hold, those that were rotated and compressed as well."""
+        """Return the content of all files of the worker, including rotated and compressed ones."""
         app = fleets.app_of(flash)
         script = f"cd /var/log/{app} && zcat --force celery_default.log*"
         return flash.must(host, script)
@@ -106,7 +106,7 @@ class TestFiles:
             lambda: "Sending due task" in flash.execute(control, ["cat", path]).output,
         )
         assert flash.must(control, ["cat", f"/var/log/{app}-flower/flower.log"]).strip()
-        # Neither another application nor everybody.
+        # Neither other applications nor all users.
         for path in (f"/var/log/{app}", f"/var/log/{app}-flower"):
             assert (
                 flash.execute(control, ["runuser", "-u", "aiecommerce", "--", "ls", path]).status

@@ -60,7 +60,7 @@ MOMENTS: dict[str, list[tuple[str, str, str]]] = {
         ("run_scrape_tecnomega", "2026-11-23T07:59:59-05:00", "2026-11-23T08:00:00-05:00"),
         ("run_scrape_tecnomega", "2026-11-20T18:59:59-05:00", "2026-11-20T19:00:00-05:00"),
         ("run_scrape_tecnomega", "2026-11-20T08:00:00-05:00", "2026-11-20T09:00:00-05:00"),
-        # A Friday evening goes on on Saturday.
+        # Friday evening's entries continue on Saturday.
         ("run_scrape_tecnomega", "2026-11-20T19:00:00-05:00", "2026-11-21T08:00:00-05:00"),
         # A Saturday evening on Monday; Sunday has none, nor has midnight.
         ("run_scrape_tecnomega", "2026-11-21T19:00:00-05:00", "2026-11-23T08:00:00-05:00"),
@@ -76,7 +76,7 @@ MOMENTS: dict[str, list[tuple[str, str, str]]] = {
         ("run_image_fetcher", "2026-11-21T19:00:00-05:00", "2026-11-21T19:25:00-05:00"),
         ("run_image_fetcher", "2026-11-21T19:25:00-05:00", "2026-11-23T08:25:00-05:00"),
         ("run_image_fetcher", "2026-11-20T23:59:59-05:00", "2026-11-21T08:25:00-05:00"),
-        # Daily, Sundays as well.
+        # Daily, including Sundays.
         ("run_sync_price_list", "2026-11-21T09:59:59-05:00", "2026-11-21T10:00:00-05:00"),
         ("run_sync_price_list", "2026-11-21T10:00:00-05:00", "2026-11-22T10:00:00-05:00"),
         ("run_prune_scrapes", "2026-11-21T23:59:59-05:00", "2026-11-22T00:00:00-05:00"),

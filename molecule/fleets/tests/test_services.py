@@ -59,7 +59,7 @@ def test_plan_of_a_deploy_has_nothing_of_another_application(name: str) -> None:
 
 
 def test_second_run_changes_nothing(fleet: Fleet, workshop: fleets.Workshop) -> None:
-    """Of the first application, too, after the others have come."""
+    """This also holds for the first application, after the others were deployed."""
     before = fleets.Look.at(*map(fleets.load, fleets.NAMES))
     run = workshop.site(fleet, "second-run")
     assert run.status == 0, run.end

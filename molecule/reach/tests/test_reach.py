@@ -168,7 +168,7 @@ def test_the_other_group_redis_is_left_alone(fleet: Fleet) -> None:
     assert len(fleet.must("web1", ours).split()) == 3
 
 
-# What `-e` says otherwise, and words of the message: what, where, and what to do next.
+# What `-e` changes, and words of the message: what, where, and what to do next.
 REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "index password": (
         {"index_password": "wrong", "shop_version": "1.1"},

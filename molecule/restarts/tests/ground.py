@@ -294,7 +294,7 @@ class Ground:
 
         since = time.time()
         self.everywhere(turn)
-        # Those of the fleet have said so already: its units are started when they consume.
+        # The fleet's have said so already: its units are started when they consume.
         if way is not FLEET:
             self.wait_for_workers(since)
         self.now_running = way
@@ -474,7 +474,7 @@ def end_of(path: Path) -> str:
 
 
 def assert_nothing_lost_or_doubled(summary: RestartSummary) -> None:
-    """Check that everything is as it has to be if nothing breaks."""
+    """Check the result if nothing breaks."""
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert (summary.doubled, summary.doubled_causes) == (0, {})
     assert summary.refused == 0

@@ -1,4 +1,4 @@
-"""Two modes: `make soak-…` runs each case apart and often, `make test-…` some short ones with several faults in turn.
+"""Two modes: `make soak-…` runs each case separately and often, `make test-…` short ones with several faults each.
 
 Hooks, which the scenarios' conftest.py import. A test without a marker is run in both.
 """

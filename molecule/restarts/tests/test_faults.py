@@ -84,7 +84,7 @@ def assert_whole(ground: Ground) -> None:
 
 
 def assert_delivered(summary: RestartSummary, *allowed: str) -> None:
-    """Nothing was lost, as `at_least_once` promises, and nothing ran again but for these causes and their effects."""
+    """Check that nothing was lost, as `at_least_once` promises, and tasks only ran again for these causes."""
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert not summary.unexpected((*allowed, judge.SENT_BY_RERUN)), summary.doubled_causes
 

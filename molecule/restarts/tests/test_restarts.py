@@ -45,7 +45,7 @@ def test_the_load_itself_loses_nothing(calm: RestartSummary) -> None:
 
 @pytest.fixture(scope="module")
 def plain(ground: Ground) -> RestartSummary:
-    """The unit of most tutorials, restarted on each host in turn."""
+    """The unit of most tutorials, restarted on one host after another."""
     return stock(ground, PLAIN)
 
 

@@ -49,7 +49,7 @@ def test_nobody_sees_one(fleet: Fleet, host_name: str) -> None:
 
 
 def test_none_is_in_units_or_journal(fleet: Fleet, host_name: str) -> None:
-    """They are not even where only root may read."""
+    """They are not even in places that only root can read."""
     paths = ["/etc/systemd", "/run/systemd/system", "/run/systemd/transient", "/var/log"]
     # Search all fields of each entry, not just its message.
     commands = [*SYSTEMD, "journalctl --no-pager --all --output=verbose"]

@@ -1,4 +1,4 @@
-"""The load and its record are those of `restarts`, plans are read as in `change`."""
+"""The load and its record come from `restarts`; plans are read as in `change`."""
 
 from __future__ import annotations
 

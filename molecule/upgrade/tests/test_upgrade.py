@@ -54,7 +54,7 @@ TAKEN_BACK = json.dumps({"celery_app_delivery": "inherit", "celery_health_enable
 AWAY = 30.0  # seconds between two pulses of beat's, with its restart in between
 INTERVAL = 2.0  # seconds between two pulses of beat, in the inventory
 
-PULSES: list[float] = []  # while the upgrade went on
+PULSES: list[float] = []  # during the upgrade
 
 
 def deploy(case: Case, *arguments: str, root: Path = ROOT, sources: Sequence[str] = ()) -> None:
@@ -72,7 +72,7 @@ def pulses(ground: Ground, began: float, ended: float) -> list[float]:
     return [float(line) for line in ground.ask(text, began=began, ended=ended).split()]
 
 
-# Of the session: tests of the standing fleet come between those of this module, and would end a shorter scope.
+# Session scope, because tests of the standing fleet come between those of this module, and would end a shorter one.
 @pytest.fixture(scope="session")
 def older(fleet: Fleet) -> str:
     """The runtime of the version that is upgraded."""

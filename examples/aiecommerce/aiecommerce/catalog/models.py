@@ -56,7 +56,7 @@ class Product(models.Model):
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
-    # From run_normalize_products; a product that no supplier has, has none of these.
+    # From run_normalize_products; a product without a supplier has none of these.
     cost = models.DecimalField(max_digits=10, decimal_places=2, null=True, blank=True)
     stock = models.PositiveIntegerField(default=0)
     normalized_at = models.DateTimeField(null=True, blank=True)

@@ -13,7 +13,7 @@ from .tasks import update_product_price
 # The price that a new product gets.
 FIRST_PRICE = 20.00
 
-# Given to each call, or the fleet's patience for publishing would become that of an HTTP request.
+# Passed with each call; otherwise the fleet's patience for publishing would become that of an HTTP request.
 PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
 
 

@@ -70,6 +70,6 @@ def update_product_price(product_id: int, new_price: float | str) -> str:
     """Set the price of the product with this id; its current row is read here, not by the sender."""
     product = Product.objects.get(id=product_id)
     product.price = pipeline.money(new_price)
-    # The other columns may be changed by the pipeline meanwhile.
+    # The pipeline may change the other columns at the same time.
     product.save(update_fields=["price"])
     return str(product.price)

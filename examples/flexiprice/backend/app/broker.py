@@ -14,7 +14,7 @@ from app.tasks import recompute_all_discounts
 
 T = TypeVar("T")
 
-# Given to each call, or a site's patience for publishing would become that of an HTTP request.
+# Passed with each call; otherwise a site's patience for publishing would become that of an HTTP request.
 PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
 
 
@@ -31,7 +31,7 @@ def send_recompute(days_threshold: int) -> str:
         )
         return str(sent.id)
 
-    # RuntimeError is all that Celery says of the result store, which it asks as well when it sends.
+    # Celery only raises RuntimeError for the result store, which it also asks when it sends.
     return _asked(send, RuntimeError)
 
 

@@ -22,8 +22,8 @@ celery_app = Celery(
     include=["app.tasks"],
 )
 
-# No beat_schedule here: what runs when differs from one site to the next, so that it is set where
-# the application is deployed (README.md, "Custom schedule").
+# There is no beat_schedule here, because it differs between sites: it is set where the application is deployed
+# (README.md, "Custom schedule").
 celery_app.conf.update(
     task_time_limit=30 * 60,
     task_soft_time_limit=25 * 60,

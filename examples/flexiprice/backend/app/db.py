@@ -30,7 +30,7 @@ def _pool_of(pid: int) -> Pool:
             # A peer that vanished is noticed after 10 s, not after the kernel's quarter of an hour.
             "keepalives_idle": 10,
             "tcp_user_timeout": 10_000,
-            # "Today" has to be the same day for every client.
+            # "Today" must be the same day for every client.
             "options": "-c timezone=UTC -c lock_timeout=60s",
         },
         # None is opened before it is needed, and none is kept long: most pool processes sit idle.
@@ -38,8 +38,8 @@ def _pool_of(pid: int) -> Pool:
         max_size=8,
         max_idle=60.0,
         timeout=10.0,
-        # The pool doubles its pause between attempts; given up early, a long outage does not make a
-        # long pause: the next request attempts anew.
+        # The pool doubles its pause between attempts. Because it gives up early, a long outage does not lead to a long
+        # pause: the next request tries again.
         reconnect_timeout=5.0,
         # Asks the connection before handing it out: the database may have been restarted.
         check=ConnectionPool.check_connection,
@@ -49,7 +49,7 @@ def _pool_of(pid: int) -> Pool:
 
 @contextmanager
 def transaction() -> Iterator[Connection[DictRow]]:
-    """A connection in a transaction: committed at the end, rolled back by an exception.
+    """Yield a connection in a transaction: committed at the end, rolled back after an exception.
 
     Raises psycopg.OperationalError where no connection can be had within 10 s.
     """

@@ -30,7 +30,7 @@ MAX_ERROR_LENGTH = 300
 
 
 class Queued(BaseModel):
-    """A task that was sent, and where to ask for it."""
+    """A task that was sent, and the address of its result."""
 
     task_id: str
     status_url: str

@@ -1,4 +1,4 @@
-"""Marks that tasks leave in the database, to see that each ran, where, and how often."""
+"""Marks that tasks leave in the database, which show that each ran, where, and how often."""
 
 from __future__ import annotations
 

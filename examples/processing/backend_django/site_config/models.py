@@ -13,7 +13,7 @@ class SetupFlag(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
-        """Set once: it is by this constraint that of two that set it at once one waits for the other."""
+        """Set once: by this constraint, if two processes set it at the same time, one waits for the other."""
 
         constraints = (
             models.UniqueConstraint(

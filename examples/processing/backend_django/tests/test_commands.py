@@ -111,7 +111,7 @@ class Superuser(TestCase):
         self.assertTrue(user.check_password(SUPERUSER["DJANGO_SUPERUSER_PASSWORD"]))
         self.assertTrue(user.is_staff and user.is_superuser and user.is_active)
         self.assertEqual(self.ensure(), "superuser root: as it should be")
-        # The same hash, so that nobody is logged out.
+        # The same hash, so that no user is logged out.
         self.assertEqual(self.user().password, user.password)
 
     def test_what_differs_is_updated(self) -> None:
@@ -133,7 +133,7 @@ class Superuser(TestCase):
     def test_two_hosts_may_make_it_at_once(self) -> None:
         get_user_model().objects.create_user("root")
         real = QuerySet.get
-        # Not there when it is looked for, by whatever way, and there when it is to be made.
+        # It is missing in each lookup, and there when it is to be made.
         looks = iter([get_user_model().DoesNotExist])
 
         def look(rows: Any, *how: Any, **filters: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The API: what a page, and whoever else, is answered."""
+"""The API: what it answers to pages and other clients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Requests(TransactionTestCase):
             answer.json(),
             {"id": number, "status": "pending", "status_url": f"{URL}/{number}/status"},
         )
-        # One message, with the key alone, when the row was there.
+        # One message, with only the key, after the row was there.
         self.assertEqual((self.send.call_args.args, stored), (((number,),), ["pending"]))
         status = self.client.get(answer.json()["status_url"])
         self.assertEqual(status["Cache-Control"], "no-store")
@@ -78,7 +78,7 @@ class Requests(TransactionTestCase):
                 found = ProcessingRequest.objects.get(pk=answer.json()["id"])
                 self.assertEqual(found.status, "failed")
                 self.assertIn("was not sent", found.error_message)
-                # Had the message gone out all the same, it would still be done.
+                # If the message had been sent anyway, it would still be done.
                 process_data_task.apply((found.pk,), task_id="late")
                 found.refresh_from_db()
                 self.assertEqual((found.status, found.error_message), ("completed", ""))

@@ -1,4 +1,4 @@
-"""The Celery application. It only sets acknowledgement if LOAD_ACKNOWLEDGE does; otherwise that is what is tested."""
+"""The Celery application. It sets acknowledgement only if LOAD_ACKNOWLEDGE is set, so the fleet's own is tested."""
 
 from __future__ import annotations
 

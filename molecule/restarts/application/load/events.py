@@ -35,7 +35,7 @@ def _ready(sender: Any, **_: Any) -> None:
 
 
 def _leaving(sender: str, **_: Any) -> None:
-    """A worker was told to stop; `sender` is its node's name. It takes no more from here on."""
+    """A worker was told to stop; `sender` is its node's name. It fetches nothing from here on."""
     record.note_worker(sender, "leaving", [], 0)
 
 

@@ -66,7 +66,7 @@ def start(task: str, attempt: int, node: str, message: str) -> int:
 
 
 def end(row: int, retry_at: float | None = None) -> None:
-    """Record that the attempt in `row` came to its end, and when the next one is due, if there is to be one."""
+    """Record that the attempt in `row` has ended, and when the next one is due, if there is one."""
     _own().execute(_END, (now(), retry_at, row))
 
 

@@ -31,12 +31,12 @@ Row = tuple[Any, ...]
 
 
 def task_id(run: str, number: int) -> str:
-    """The id of a task, by which the record knows it."""
+    """Return the id of a task in the record."""
     return f"{run}.{number:06d}"
 
 
 def dispatch(run: str, send: Send) -> list[Row]:
-    """Send one task, or one chord; the rows for the record, those of refused ones marked."""
+    """Send one task or one chord; return the rows for the record, with refused ones marked."""
     now = time.time()
     own = task_id(run, send.number)
     if send.kind == "chord":
@@ -101,7 +101,7 @@ def _chord(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], An
 
 
 def _chain(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
-    """A chain of tasks, each of which is sent by the process of the one before."""
+    """Return a chain of tasks, each sent by the process of the previous one."""
     names = [task_id(run, send.number + n) for n in range(CHAIN_LINKS)]
     links = [tasks.nap.si(send.seconds).set(task_id=name, queue=send.queue) for name in names]
     rows: list[Row] = [

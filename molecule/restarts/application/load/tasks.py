@@ -38,7 +38,7 @@ def nap(self: Task[Any, Any], seconds: float, body: str = "") -> None:
 
 @app.task(name="load.limited", bind=True, ignore_result=True, rate_limit="30/m")
 def limited(self: Task[Any, Any], seconds: float, body: str = "") -> None:
-    """Sleep, and no more often than each worker may."""
+    """Sleep, at most as often as each worker may."""
     row = _start(self)
     time.sleep(seconds)
     record.end(row)
@@ -68,7 +68,7 @@ def stumble(self: Task[Any, Any], seconds: float) -> None:
 
 @app.task(name="load.relay", bind=True, ignore_result=True, max_retries=None)
 def relay(self: Task[Any, Any], seconds: float, task: str, way: Mapping[str, str]) -> None:
-    """Send a task by a named exchange, and again later if that fails: the broker may have it all the same."""
+    """Send a task to a named exchange, and again later if that fails: the broker may have it nevertheless."""
     row = _start(self)
     try:
         nap.apply_async((seconds,), task_id=task, **way)

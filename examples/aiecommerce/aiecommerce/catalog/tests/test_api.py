@@ -21,7 +21,7 @@ CABLE = {"sku": "C-1", "name": "Cable", "category": "Accesorios"}
 
 
 class OnCommitTest(TransactionTestCase):
-    """A task is sent once its row is there for everybody, and not before."""
+    """A task is sent once other connections can see its row, and not before."""
 
     def test_it_is_sent_after_the_commit_with_an_id(self) -> None:
         with mock.patch(SEND) as send:

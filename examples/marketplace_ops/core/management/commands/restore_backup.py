@@ -12,7 +12,7 @@ from django.db import Error, connection
 
 from core import backup
 
-# No name is taken for a connection string, which pg_restore would make of one with `=` in it.
+# No name may be read as a connection string, as pg_restore reads one with `=` in it.
 DATABASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 

@@ -1,1 +1,1 @@
-"""Settings: `base` is read by both `local`, for a developer, and `production`, for everybody else."""
+"""Settings: `local`, for a developer, and `production`, for all other places, both read `base`."""

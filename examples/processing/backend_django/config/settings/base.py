@@ -17,7 +17,7 @@ ENVIRONMENTS = ("development", "staging", "production")
 
 
 def env(name: str, *others: str) -> str:
-    """A variable of the environment that has to be there: this one or, in its place, one of the others."""
+    """Return a required variable of the environment: this one or, instead, one of the others."""
     for each in (name, *others):
         if value := os.environ.get(each):
             return value
@@ -150,7 +150,7 @@ CELERY_TASK_TRACK_STARTED = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # In seconds. Celery's default for the broker is none: a call would wait for ever on a dead peer.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 3, "socket_timeout": 10}
-# To send a task also asks the result store, where Celery would try for 20 s.
+# Sending a task also asks the result store, and Celery would try that for 20 s.
 CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"retry_policy": {"timeout": 5.0}}
 CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 3
 CELERY_REDIS_SOCKET_TIMEOUT = 10
@@ -162,5 +162,5 @@ PROCESSING_RETENTION_DAYS = env_number("PROCESSING_RETENTION_DAYS", 30)
 # A request that has neither ended nor begun again for so long has lost its task. This is longer than a task may take,
 # and longer than the broker keeps it before it gives it to another worker.
 PROCESSING_LOST_AFTER_HOURS = env_number("PROCESSING_LOST_AFTER_HOURS", 24)
-# Where working directories are made; by default the system's place, which is a worker's own.
+# Where working directories are made; by default the system's place, which each worker has for itself.
 PROCESSING_WORK_DIR = os.environ.get("PROCESSING_WORK_DIR") or None

@@ -7,7 +7,7 @@ from .base import MIDDLEWARE
 
 # Right behind SecurityMiddleware: serves what collectstatic has gathered.
 MIDDLEWARE.insert(1, "whitenoise.middleware.WhiteNoiseMiddleware")
-# Compressed, and under their own names. No name is taken as a promise that the content stays: the front-end's build has
+# Compressed, and under their own names. A name does not promise that the content stays: the front-end's build has
 # hashes in its names, but the addresses come into the files after that.
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},

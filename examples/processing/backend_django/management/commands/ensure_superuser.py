@@ -27,7 +27,7 @@ class Command(BaseCommand):
         users = get_user_model()._default_manager
         self._check(users.model(username=username, email=email))
         with transaction.atomic():
-            # By two hosts at once as well.
+            # Two hosts may do this at the same time.
             user, made = users.select_for_update().get_or_create(username=username)
             changed = [
                 name
