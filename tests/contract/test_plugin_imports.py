@@ -2,7 +2,7 @@
 
 `modules` and `module_utils` run on hosts, as root, with the host's own Python; Ansible sends what they import.
 `plugin_utils` runs on the control node. All checks read the text of the files, so imports below `if TYPE_CHECKING:` and
-inside functions count as well: Ansible sends those, too.
+inside functions count too, because Ansible also sends those.
 """
 
 from __future__ import annotations

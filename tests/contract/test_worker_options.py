@@ -1,6 +1,6 @@
 """The table of a worker's options: Celery has its flags, systemd its directives, and the plan names both.
 
-Each flag of `celery worker` has an option, too.
+Each flag of `celery worker` also has an option.
 `test_options.py` checks that each option has an effect, `test_reference.py` that the files made from the table are up
 to date.
 """

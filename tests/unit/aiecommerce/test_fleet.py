@@ -30,5 +30,5 @@ def test_each_worker_executes_one_task_at_a_time(inventory: dict[str, Any]) -> N
         options = worker_options(name, instances, inventory["celery_worker_defaults"])
         command = worker_command(inventory["celery_app_module"], f"{name}@worker1", options)
         found = dict(re.findall(r"--(concurrency|prefetch-multiplier|autoscale)[= ](\S+)", command))
-        # Nor does it take a second one meanwhile.
+        # It does not fetch a second one in the meantime either.
         assert found == {"concurrency": "1", "prefetch-multiplier": "1"}

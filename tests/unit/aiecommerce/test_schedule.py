@@ -144,7 +144,7 @@ def test_a_week_of_the_pipeline(beat: dict[str, Any], task: str) -> None:
 
 @pytest.mark.parametrize("task", DAILY)
 def test_a_week_of_what_is_daily(beat: dict[str, Any], task: str) -> None:
-    """Sunday as well. The week begins half a minute after a midnight."""
+    """This includes Sunday. The week begins half a minute after a midnight."""
     first = moment("Mon 10:00:00") if DAILY[task] else moment("Tue 00:00:00")
     assert _times(beat["week"][task]) == [first + timedelta(days=n) for n in range(7)]
 

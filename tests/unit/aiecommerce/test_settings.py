@@ -77,7 +77,7 @@ def settings(run: Run) -> dict[str, Any]:
         ("debug", False),
         ("whitenoise", True),
         ("time_zone", "America/Guayaquil"),
-        # Another site on the host sets cookies, too, and they know no port.
+        # Another site on the host also sets cookies, and they ignore the port.
         ("cookies", ["aiecommerce_sessionid", "aiecommerce_csrftoken"]),
     ],
 )

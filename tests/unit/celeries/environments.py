@@ -18,7 +18,7 @@ from scripts.testhosts.fleet import cache_directory, pip_cache
 #: The Pythons of Debian 12 and Debian 13.
 PYTHONS = ("3.11", "3.13")
 
-#: Packages that the tests in these virtualenvs need as well.
+#: Packages that the tests in these virtualenvs also need.
 TESTS = ("pytest>=9,<10",)
 
 #: Seconds that pip may take.

@@ -152,7 +152,7 @@ def probed(one: Fleet) -> dict[str, Any]:
 @long
 @each
 def test_preflight_knows_its_settings(environment: Environment) -> None:
-    """Those of the newest are all, so that nothing of an older one is refused."""
+    """The newest minor knows all of them, so that no setting of an older one is refused."""
     code = "import json; from celery.app.defaults import DEFAULTS; print(json.dumps([*DEFAULTS]))"
     done = subprocess.run(
         [str(made(environment)), "-c", code],
@@ -276,7 +276,7 @@ def test_its_workers_show_what_they_hold(tmp_path: Path, environment: Environmen
 @long
 @each
 def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
-    """Its own ways, too, need rights: how it looks for what is overdue is not the same in all."""
+    """Its own commands also need rights: minors look for overdue messages in different ways."""
     with fleet(tmp_path, environment, profile="at_least_once") as one:
         app = one.app()
         assert "delivery at_least_once: stock fetch" in one.log()

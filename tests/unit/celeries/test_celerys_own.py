@@ -43,7 +43,8 @@ DELIVERY = {
     **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
     "fetch": "atomic",
 }
-#: Seconds between two cuts, by turns. Not all the same: a worker that comes back in step with them would never consume.
+#: Seconds between two cuts, in turn. They differ, because a worker that reconnects in step with them would never
+#: consume.
 PAUSES = (4.0, 9.0, 6.0)
 
 #: In place of the worker that these tests embed in their own process.

@@ -307,7 +307,7 @@ def test_ten_thousand(broker: redis.Redis, call: Call) -> None:
     parked(broker, 10_000)
     began = processor_time()
     assert len(rows(call("--format", "json", "dead-letters", "list"))) == 10_000
-    # In processor time, because other tests use the machine as well: it must fit into a command's usual limit.
+    # In processor time, because other tests use the machine too: it must fit into a command's usual limit.
     assert processor_time() - began < ask.BOUND
     while (done := call("dead-letters", "replay", "--yes")).exit_code == 1:
         assert "run the same command again" in done.stderr, done.output

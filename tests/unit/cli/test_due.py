@@ -1,4 +1,4 @@
-"""When entries are due: against moments that are written out by hand, in zones with changes of clocks."""
+"""When entries are due: compared with moments written by hand, in zones with changes of clocks."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_interval_counts_from_what_beat_says() -> None:
         "2026-11-21T10:00:07+00:00",
         "2026-11-21T10:00:37+00:00",
     ]
-    # Without a beat that runs, as if it started now; and so where what it said is long gone.
+    # Without a running beat, as if it started now; the same applies if the time that it named is long past.
     for first in (None, start - timedelta(seconds=7)):
         assert local(due.upcoming(every, start, 1, first)) == ["2026-11-21T10:00:30+00:00"]
 

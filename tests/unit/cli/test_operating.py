@@ -1,4 +1,4 @@
-"""Commands that send, look and delete: what is refused before anybody is asked, and what is shown."""
+"""Commands that send, look and delete: what is refused without asking a worker, and what is shown."""
 
 from __future__ import annotations
 

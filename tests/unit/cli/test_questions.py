@@ -156,7 +156,7 @@ def ask(request: object) -> tuple[dict[str, Any], float]:
 def test_the_error_of_a_task_names_the_file(
     type_: str, args: list[Any], line: str, text: str
 ) -> None:
-    """Celery stores what the exception was made of, to which the file's name does not belong."""
+    """Celery stores the arguments of the exception, which do not include the file's name."""
     stored = {
         "status": "FAILURE",
         "result": {"exc_type": type_, "exc_message": args, "exc_module": "builtins"},

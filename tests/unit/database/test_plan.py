@@ -1,4 +1,4 @@
-"""Where entries stand and what has to be done, over plain data."""
+"""The state of entries and what has to be done, over plain data."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ OURS = Mark("a", 1, content())
             "keep",
             ("declared", "mark"),
         ),
-        # Another row of that name is a user's, also where ours was there before.
+        # Another row of that name belongs to a user, even if ours was there before.
         (content(), Row(7, content()), None, "reset", ("taken", "")),
         (content(), Row(7, content()), OURS, "reset", ("taken", "forget")),
         # No longer declared.

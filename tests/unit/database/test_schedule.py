@@ -50,7 +50,7 @@ def test_a_time_that_differs_in_each_process_is_named(project: Project) -> None:
     answer = project.ask("plan")
     assert [item["entry"] for item in answer["items"]] == ["salted"]
     assert salted(answer) == (["schedule differs in each process"], [note])
-    # By the remedy the process of the plan and that of the run agree.
+    # With the remedy, the process of the plan and that of the run agree.
     project.environment["PYTHONHASHSEED"] = "0"
     (why, notes) = salted(project.ask("plan"))
     assert (why[0].startswith("schedule every "), notes) == (True, [])

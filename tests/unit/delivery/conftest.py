@@ -1,4 +1,4 @@
-"""A broker with the roles' users, for what moves messages by hand."""
+"""A broker with the roles' users, for tests that move messages by hand."""
 
 from __future__ import annotations
 

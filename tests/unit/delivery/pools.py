@@ -1,4 +1,4 @@
-"""Real workers of every pool on a real Redis, and a ledger of what their tasks did that is none of the broker's."""
+"""Real workers of every pool on a real Redis, and a ledger outside of the broker of what their tasks did."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Worker:
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float = 90) -> int:
-        """Its status once it has gone."""
+        """Return its status after its end."""
         return self.process.wait(seconds)
 
     @property
@@ -115,7 +115,7 @@ class Shop:
 
     def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
         self.fleet = fleet
-        #: Sees everything, as none of the roles' users does.
+        #: Sees everything; none of the roles' users does.
         self.witness: redis.Redis = redis.Redis(
             port=fleet.ports["broker"], username="witness", password=WITNESS
         )
@@ -202,7 +202,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Shop]:
-    """Two servers with the roles' users, and no worker yet; `delivery` is that of the workers' settings."""
+    """Run two servers with the roles' users, without a worker; `delivery` is part of the workers' settings."""
     ports = {kind: free_port() for kind in ("broker", "results")}
     fleet = Fleet(directory, ports, delivery)
     with ExitStack() as stack:

@@ -269,7 +269,7 @@ def test_a_lost_connection_is_survived(tmp_path: Path, kind: str, take: str) -> 
         until(lambda: len(made.shop.ledger.ended) == len(sent))
         until(lambda: made.shop.unacked() == set())
         assert worker.process.poll() is None, worker.log
-        if take == "atomic":  # stock kombu puts back what runs as well, and that to all queues
+        if take == "atomic":  # stock kombu also puts back running tasks, and to all queues
             assert made.shop.account(sent) == NOTHING, worker.log
             assert made.copies() == dict.fromkeys(sent, 1)
 

@@ -40,7 +40,7 @@ def test_it_is_laid_over_option_by_option() -> None:
         "lease": False,
         "deaths": 5,
     }
-    # The file's own is another worker's, too.
+    # Other workers also use the file's own.
     assert FILE["celery"]["task_acks_late"] is FILE["delivery"]["lease"] is True
 
 

@@ -120,7 +120,7 @@ def test_what_was_empty_is_watched_though_another_list_was_not(broker: redis.Red
 
 @contextmanager
 def listener(broker: redis.Redis) -> Iterator[tuple[redis.Redis, list[str]]]:
-    """A client with tracking, and the keys that it has been told of."""
+    """A client with tracking, and the keys that Redis has told it about."""
     port = broker.get_connection_kwargs()["port"]
     with redis.Redis(port=port, protocol=3, single_connection_client=True) as client:
         heard: list[str] = []

@@ -64,7 +64,7 @@ class Client:
         self.socket.sendall(text.encode() + b"\n")
 
     def hear(self, seconds: float = 10) -> str | None:
-        """A reply; None where none comes, "" at the end."""
+        """Return a reply; None if there is none, "" at the end."""
         self.socket.settimeout(seconds)
         try:
             return self.socket.recv(100).decode().strip()

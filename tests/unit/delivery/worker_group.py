@@ -248,7 +248,7 @@ class WorkerGroup:
         return found
 
     def result(self, identifier: str) -> dict[str, Any]:
-        """A task's result, once it is there."""
+        """Return a task's result, once it is there."""
         results = looker(self.ports["results"])
         wait_for(lambda: results.exists(f"celery-task-meta-{identifier}"), PATIENCE)
         found: dict[str, Any] = json.loads(results.get(f"celery-task-meta-{identifier}") or "{}")
@@ -263,7 +263,7 @@ class WorkerGroup:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a worker with its pool: whatever it does, and only what this test started."""
+    """Kill a worker with its pool in any state, but only what this test started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

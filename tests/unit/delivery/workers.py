@@ -204,7 +204,7 @@ class Workers:
 
 @contextmanager
 def working(directory: Path, python: str = sys.executable) -> Iterator[Workers]:
-    """A broker, and at the end none of the workers any more."""
+    """Run a broker; at the end, stop all workers."""
     own = directory / "redis"
     own.mkdir()
     with serving(own) as store:

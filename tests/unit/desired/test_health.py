@@ -1,4 +1,4 @@
-"""What a host's check of its health is told by the control side."""
+"""What the control node writes for a host's health check."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_what_fails_for_good_is_kept_and_alerts(inventory: dict[str, Any]) -> No
     knobs = {"failed_keep": inventory["celery_worker_max_failed_dead_letters"]}
     found = parts(inventory["celery_app_delivery"], knobs)
     assert (found["dead_letters"], found["failed"]) == (True, 1000)
-    # Each change of health, of which dead letters are a part, is told.
+    # Each change of health is reported, and dead letters are a part of health.
     program, *_ = inventory["celery_health_on_change"]
     assert program == "/usr/bin/systemd-cat"
     assert "dead_letters" not in inventory.get("celery_health_thresholds", {})

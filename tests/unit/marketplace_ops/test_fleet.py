@@ -142,7 +142,7 @@ def test_each_worker_has_limits(inventory: dict[str, Any], name: str) -> None:
 def test_no_task_may_run_longer_than_its_worker_waits_for_it(
     inventory: dict[str, Any], worker: dict[str, Any]
 ) -> None:
-    """The worker's limit is that of its longest task: that is what a stop waits for."""
+    """The worker's limit is its longest task's, because a stop waits that long."""
     instances, defaults = inventory["celery_worker_instances"], inventory["celery_worker_defaults"]
     for queue, (_, tasks) in documented.QUEUES.items():
         options = worker_options(queue, instances, defaults)

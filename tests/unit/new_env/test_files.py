@@ -169,7 +169,7 @@ def test_what_the_readme_types_is_one_word_wherever_it_lies(name: str, tmp_path:
 
 
 def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
-    # But for what git ignores, of which nothing lies here.
+    # Except what git ignores, of which nothing is here.
     config = tmp_path / "config"
     config.write_text(
         (ROOT / ".yamllint").read_text().replace("ignore-from-file: .gitignore\n", "")

@@ -117,7 +117,7 @@ def test_what_is_made_passes_the_delivered_preflight(name: str, tmp_path: Path) 
     )
     checked = ansible(inventory, "playbooks/preflight.yml", f"--extra-vars={nobody}", **variables)
     output = checked.stdout + checked.stderr
-    # The inventory is in order: it went on to the hosts, of which there are none.
+    # The inventory is in order: the run continued to the hosts, which do not exist.
     assert "This inventory is refused" not in output
     assert "These hosts are refused" in output, output
     # ssh says it in one way or another, and so they are one error or two: that they can't be reached is the only one.
@@ -204,7 +204,7 @@ def test_a_refusal_leaves_no_directory_in_a_project_without_one(
 
 @pytest.mark.slow
 def test_what_preflight_refuses_leaves_nothing(tmp_path: Path) -> None:
-    """A port of nginx that Flower has, too, by a template that is broken on purpose."""
+    """Flower uses the same port of nginx, by a template that is broken on purpose."""
     checkout = tmp_path / "checkout"
     unneeded = shutil.ignore_patterns(
         ".git", ".state", ".venv", ".*_cache", "__pycache__", "molecule", "tests"

@@ -37,7 +37,7 @@ def usage(*names: str) -> x509.KeyUsage:
 
 
 class One:
-    """A certificate with its key, of which anything may be wrong."""
+    """A certificate with its key; anything may be wrong with it."""
 
     def __init__(
         self,

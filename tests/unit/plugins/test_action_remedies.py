@@ -117,7 +117,7 @@ def test_the_plan_that_was_approved_is_followed(tmp_path: Path) -> None:
     approved = tmp_path / "plan.json"
     assert planned(WRITE, path=str(approved))["changes"]
     assert planned(WRITE, approved=str(approved))["changes"]
-    # All of it was done meanwhile.
+    # All of it was done in the meantime.
     assert not planned(approved=str(approved))["changes"]
 
 

@@ -1,4 +1,4 @@
-"""The lookup `fleet_hosts`, by which plays choose their hosts."""
+"""The lookup `fleet_hosts`, which plays use to choose their hosts."""
 
 from __future__ import annotations
 

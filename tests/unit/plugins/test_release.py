@@ -31,7 +31,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Host:
-    """A host without the release: what it was sent, and with which arguments the module was called."""
+    """A host without the release: what was sent to it, and the arguments of the module's call."""
 
     def __init__(self, name: str, virtualenvs: list[str] | None = None, **result: Any) -> None:
         self.sent: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The action `release_source`: which archives lie on the control side after it."""
+"""The action `release_source`: which archives it leaves on the control node."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def read(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def read_with(directory: Path, file: str, text: str) -> subprocess.CompletedProcess[str]:
-    """Read an environment of which one file is another."""
+    """Read an environment in which one file has another text."""
     inventory = environment(directory / "shop", "shop")
     (inventory / file).write_text(text)
     return read(inventory, f"--vault-id=shop@{inventory / '.password'}")

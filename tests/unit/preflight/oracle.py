@@ -73,7 +73,7 @@ def _role_variables() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for role in specs().roles.values():
         found.update(role.defaults)
-    # Roles without a spec have defaults, too.
+    # Roles without a spec also have defaults.
     for kind in ("defaults", "vars"):
         for path in sorted((ROOT / "roles").glob(f"*/{kind}/main.yml")):
             found.update(_loader().load_from_file(str(path), trusted_as_template=True) or {})

@@ -1,4 +1,4 @@
-"""Whether a certificate that a host has is still good for it, or has to be made again."""
+"""Whether a host's certificate is still good, or has to be made again."""
 
 from __future__ import annotations
 

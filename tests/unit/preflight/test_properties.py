@@ -1,7 +1,7 @@
-"""Whatever stands in an inventory: no traceback, no secret, and nothing let through that a role would refuse.
+"""For every inventory: no traceback, no secret, and nothing is accepted that a role would refuse.
 
-`mutations.py` draws inventories, `oracle.py` is what they are held against. Nearly the same ones come each time
-(`derandomize`); to look further, raise `max_examples` of `DEEP` and leave it out.
+`mutations.py` draws inventories, `oracle.py` says what is right. Nearly the same ones come each time (`derandomize`);
+to look further, raise `max_examples` of `DEEP` and leave it out.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def test_what_is_missing_in_production_is_named(
     run: Run, served: dict[str, str], missing: str
 ) -> None:
     given = {name: value for name, value in served.items() if name != missing}
-    # Without the variable, which a forgotten line would leave out as well, it is production all the same.
+    # Without the variable, which a forgotten line would also leave out, it is still production.
     del given["DJANGO_SETTINGS_MODULE"]
     done = run("manage.py", "migrate", **given)
     assert done.returncode != 0

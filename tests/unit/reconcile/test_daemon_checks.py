@@ -1,4 +1,4 @@
-"""Daemons' own checks of files that lie in their places."""
+"""Daemons' own checks of files in their places."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_unit() -> None:
 
 
 def test_a_unit_that_is_nowhere() -> None:
-    # A socket or a target has none of a service's properties.
+    # A socket or a target has no properties of a service.
     state = parse_show("a", "LoadState=not-found\nActiveState=inactive\nSubState=dead\nJob=0")
     assert not state.exists
     assert (state.main_pid, state.restarts, state.job, state.sources) == (0, 0, False, ())
@@ -114,7 +114,7 @@ def test_units_by_pattern_are_those_loaded_and_those_enabled_but_no_template() -
         return Completed(0, answers[command[1]])
 
     assert listed(["w@*.service"], runner) == ["w@a.service", "w@b.service", "w@c.service"]
-    # A stopped unit is loaded as well.
+    # A stopped unit is loaded too.
     assert "--all" in asked[0]
     assert all(command[-1] == "w@*.service" for command in asked)
 

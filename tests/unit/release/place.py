@@ -14,9 +14,9 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import Build
 
-# Root builds as another user, so that what should be neither root's to run nor the user's to write can be told apart.
+# Root builds as another user, so that files that root must not run and files that this user must not write differ.
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-# As on hosts. The one that runs the tests may lie where that user can't go.
+# As on hosts. The tests' own interpreter may be where that user can't go.
 PYTHON = "/usr/bin/python3"
 # Says what it was asked, as `celery_fleet.release.check` would answer.
 CHECK = """

@@ -1,4 +1,4 @@
-"""Building a release: with a real virtualenv and real tar, pip and Python, and a check of the test's own."""
+"""Building a release with a real virtualenv, real tar, pip and Python, and the test's own check."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
     build(wanted)
     packages = next((place.root / "releases/r1/venv/lib").glob("python3*/site-packages"))
     assert bool(list(packages.glob("pip"))) == (not hosts_own)
-    # Compiled but for what is for another Python, which is left as it is.
+    # Compiled, except files for another Python, which are left as they are.
     assert [p.name.split(".")[0] for p in (packages / "small/__pycache__").iterdir()] == [
         "__init__"
     ]
@@ -169,7 +169,7 @@ def test_root_makes_nothing_for_the_user_where_the_user_could_replace_it(
         given.append(Path(path))
 
     monkeypatch.setattr(virtualenv.os, "chown", chown)
-    # The test's build goes on as far as it gets.
+    # The test's build continues as far as it can.
     with suppress(BuildError, OSError):
         build(place.wanted(local=True, index={"url": "https://a/simple"}))
     users = {path for path in given if path.is_absolute()}
@@ -504,7 +504,7 @@ def test_a_release_for_the_python_that_the_host_had_is_built_anew(place: Place) 
         rf"still run from it: {process}\. Restart the host, or stop", str(caught.value)
     )
     assert (venv / "lib/python3.1").is_dir()
-    # What the new one has started there ends by itself; a person's shell is none of ours.
+    # What the new one has started there ends by itself; a person's shell is not ours.
     new = str(venv / "bin/python")
     with runs_in(place, new, "-c", "input()"), runs_in(place, "/usr/bin/cat"):
         build(place.wanted())
@@ -726,7 +726,7 @@ def test_a_user_that_is_not_there(place: Place) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A virtualenv, and a tree outside of it, both open to everybody."""
+    """A virtualenv, and a tree outside of it; all users can write to both."""
     for name in ("outside/shadow", "venv/bin/python", "venv/lib/a.py"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where pip gets packages: from an index of the test's own, with TLS, a login, a client certificate and a proxy."""
+"""Where pip gets packages: from the test's own index, with TLS, a login, a client certificate and a proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""playbooks/remove_fleet.yml by Ansible itself: who is told what in which order, and what is asked before."""
+"""playbooks/remove_fleet.yml by Ansible itself: the order of steps on hosts, and the questions before them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ended:
     told: list[str] = field(default_factory=list)
 
     def of(self, word: str) -> list[str]:
-        """Those of these with a word."""
+        """Return the lines with this word."""
         return [line for line in self.told if word in line.split()]
 
 

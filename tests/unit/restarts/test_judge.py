@@ -243,7 +243,7 @@ def test_no_sender_is_held_up_by_what_is_done_to_a_worker() -> None:
 def test_a_mark_excuses_only_what_ran_where_it_was_made(
     changed: dict[str, Any], is_cause: bool
 ) -> None:
-    """A mark of a worker its worker, that of a process its process, that of a host all of its host."""
+    """A mark of a worker explains its worker, one of a process its process, one of a host everything on its host."""
     killed = mark(101.5, "it was killed", **{"host": "w1", "fatal": True, **changed})
     again = run("a", 102.0, 103.0)
     rows = {"sends": [send("a", seconds=5.0)], "marks": [killed]}

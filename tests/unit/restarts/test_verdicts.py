@@ -53,7 +53,7 @@ def judged(directory: Path, tests: str, name: str = "kills") -> dict[str, str]:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PYTEST_ADDOPTS": "",
-            # Those of the whole suite take longer to load than this to run.
+            # The whole suite's plugins take longer to load than this takes to run.
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         },
         check=False,

@@ -113,7 +113,7 @@ def test_a_fleet_without_a_password_for_its_exporters_is_refused(
 def test_a_configuration_of_others_is_refused(
     tmp_path: Path, name: str, first_line: str | None
 ) -> None:
-    """A file that was removed on purpose is one, too."""
+    """This includes a file that was removed on purpose."""
     for other in FILES:
         write(tmp_path, other, OURS)
     if first_line is None:

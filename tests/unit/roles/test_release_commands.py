@@ -1,6 +1,6 @@
 """Commands of a release as site.yml runs them: the role's tasks in a real ansible-playbook, on this machine.
 
-All hosts of it are this one machine, so that what each host has of its own, they share.
+All its hosts are this one machine, so they share what real hosts have separately.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Fleet:
         self.root = root
         self.host = Host(root / "host")
         self.order = root / "order"
-        # Where marks lie is the hosts' own matter, and no variable.
+        # The place of marks is the hosts' own matter, without a variable.
         delivered = "plugins/plugin_utils/run/release_commands.py"
         text = (ROOT / delivered).read_text()
         assert text.count('"/var/lib/celery-fleet/commands"') == 1
@@ -290,7 +290,7 @@ def test_two_runs_at_once_do_it_once(fleet: Fleet) -> None:
     for process in both:
         output, _ = process.communicate(timeout=300)
         ends.append(process.returncode)
-        # The lease keeps two runs apart. Without it, the later one is told on which host it was started.
+        # The lease keeps two runs apart. Without it, the later one learns on which host it was started.
         assert process.returncode == 0 or "migrate was started on worker" in output
     assert 0 in ends
     assert fleet.done == ["migrate"]

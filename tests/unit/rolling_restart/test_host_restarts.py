@@ -30,7 +30,7 @@ PLACE = WorkerPaths("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
 
 
 class Host:
-    """Units that do what they are told by the next look; what goes wrong is set by a test."""
+    """Units that change state before the next look; a test sets what goes wrong."""
 
     def __init__(self) -> None:
         self.units: dict[str, dict[str, Any]] = {}

@@ -219,7 +219,7 @@ def test_processes_take_turns_and_never_too_many_at_once(tmp_path: Path) -> None
     assert len(turns) == hosts
     spans = [(turn["began"], turn["ended"]) for turn in turns]
     beside = [sum(begin <= at < end for begin, end in spans) for at, _ in sorted(spans)]
-    # Eight times four processes, of which three quarters stay.
+    # Eight times four processes, and three quarters of them stay.
     assert max(beside) == 2
     assert beside[0] == beside[1] == 1, "the second waits for the pilot"
 

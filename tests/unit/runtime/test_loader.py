@@ -422,7 +422,7 @@ def test_another_celery_is_refused(run: Run, tmp_path: Any) -> None:
 
 
 def test_versions_are_checked_before_anything_of_celery_is_imported(run: Run) -> None:
-    """Without packages, any earlier import would end in a traceback. gevent's patching is finished before as well."""
+    """Without packages, any earlier import would end in a traceback. gevent's patching is also finished before."""
     done = run("-S", "-c", "import celery_fleet.loader", component="worker")
 
     assert done.returncode == 78

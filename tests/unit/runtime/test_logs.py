@@ -1,7 +1,7 @@
 """Log files under rotation: no line is lost or torn, with all of a prefork worker's processes writing at once.
 
-Celery's `--logfile` is a `WatchedFileHandler` in each process: before each line it looks whether the file is still the
-one of that name, and opens a new one where it is not. A line that was on its way meanwhile lands in the file that was
+Celery's `--logfile` is a `WatchedFileHandler` in each process: before each line it checks whether the file still has
+that name, and opens a new one if it does not. A line that is being written at that time lands in the file that was
 moved away. So nothing needs a signal, and nothing may be copied or compressed at once.
 """
 

@@ -18,7 +18,7 @@ Collect = Callable[[], Iterable[MetricSample] | None]
 
 
 class Parts:
-    """Two parts, of which a test replaces the second."""
+    """Two parts; a test replaces the second."""
 
     def __init__(self, bad: Collect, interval: float = 0.0, failing: tuple[MetricSample, ...] = ()):
         self.said: list[str] = []

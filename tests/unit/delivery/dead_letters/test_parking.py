@@ -189,7 +189,7 @@ def failing(identifier: str, how: str) -> dict[str, Any]:
 @both
 def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=100)
-    # None of these has failed for good: they succeed, or are given up by their own word.
+    # None of these has failed for good: they succeed, or give up by themselves.
     fleet.send(*(failing(how, how) for how in ("mended", "reject", "ignore")))
     fleet.send(failing("once", "at once"), failing("twice", "retries"))
     fleet.send(message("late", "shop.endless", [[], {}, {}]))
@@ -301,7 +301,7 @@ def test_a_queue_full_of_unknown_tasks_does_not_end_up_in_memory(fleet: WorkerGr
         return fleet.said("add") == ["known"]
 
     wait_for(through, PATIENCE)
-    # Ten beyond the prefetch, and that of two processes.
+    # Ten beyond the prefetch, plus the prefetch of two processes.
     assert 10 <= most <= 12
     with fleet.look.pipeline() as pipe:
         assert sum(pipe.llen("mail").hlen("unacked").execute()) >= 60
@@ -438,7 +438,7 @@ def test_what_is_no_message_at_all(fleet: WorkerGroup) -> None:
 def test_without_dead_letters_a_worker_drops_them_and_goes_on(
     fleet: WorkerGroup, pool: str
 ) -> None:
-    """Also with late acknowledgement, where each end of the worker would bring the message back."""
+    """This also holds with late acknowledgement, with which each end of the worker would bring the message back."""
     worker = fleet.worker("a", "-P", pool, "-c", "2", profile="inherit", dead_letters=False)
     for raw, _ in BAD.values():
         fleet.send(raw)

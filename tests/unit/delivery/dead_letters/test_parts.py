@@ -28,7 +28,7 @@ OPTIONS = Options(dead_letters=True, deaths=3, unknown_delay=60.0, unknown_for=3
 
 
 class Timer:
-    """What is to be called, and after how many seconds."""
+    """What to call, and after how many seconds."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[float, Callable[[], object]]] = []

@@ -1,4 +1,4 @@
-"""Which way is taken, and what is said of it."""
+"""Which way of fetching is used, and what is logged about it."""
 
 from __future__ import annotations
 
@@ -186,5 +186,5 @@ def test_with_an_unknown_kombu_the_visibility_timeout_is_that_of_a_worker_withou
     transport, kept, consumers = json.loads(done.stdout.splitlines()[-1])
     assert transport == {"visibility_timeout": 4500.0, "socket_timeout": 7}
     assert kept == STOCK
-    # With none of what makes tasks go on through a lost connection.
+    # Without the parts that let tasks continue through a lost connection.
     assert consumers == ["ParkingConsumer", "Parking", "Consumer", "object"]

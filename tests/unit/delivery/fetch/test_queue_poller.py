@@ -238,7 +238,7 @@ def test_a_list_that_is_looked_through_is_watched_though_another_has_a_message(
 def test_pushes_that_came_while_nobody_read_are_heard_before_the_next_question(
     server: Server, wire: Wire
 ) -> None:
-    """As when a task ran in this thread: what has the higher priority goes first all the same."""
+    """As when a task ran in this thread: the higher priority still goes first."""
     wire.arm()
     server.client.lpush("mail\x06\x163", "low")
     assert wire.hear() is None
@@ -500,7 +500,7 @@ class Crowd:
 def test_of_many_single_messages_to_idle_lines_none_is_missed(
     server: Server, monkeypatch: pytest.MonkeyPatch, seed: int, hint: bool
 ) -> None:
-    """Without the hint as well, which Redis 6.2 lacks."""
+    """Also without the hint, which Redis 6.2 lacks."""
     if not hint:
         text = FETCH.text.replace("not redis.call('RPOP', KEYS[i], 0)", "true")
         assert text != FETCH.text

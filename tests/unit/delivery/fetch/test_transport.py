@@ -160,7 +160,7 @@ def test_a_push_without_credit_keeps_the_connection(server: Server) -> None:
 
 
 def test_idle_it_asks_less_than_once_a_second(server: Server) -> None:
-    HOOKS.sweep = lambda channel: None  # kombu's own asks as well, every 100 s
+    HOOKS.sweep = lambda channel: None  # kombu's own timer also asks, every 100 s
     with consuming(server.url, *"abc") as consumer:
         consumer.idle()
         server.client.config_resetstat()
@@ -201,7 +201,7 @@ def test_an_idle_worker_does_not_hear_of_what_others_do(server: Server) -> None:
 
 
 def test_what_came_during_a_task_goes_by_its_priority(server: Server) -> None:
-    """A solo worker's loop stands still meanwhile."""
+    """A solo worker's loop stands still during a task."""
     with consuming(server.url, "mail", "bulk") as consumer:
         consumer.consumer.qos(prefetch_count=1)
         send(server.url, "mail", "low", "low", "low", priority=9)

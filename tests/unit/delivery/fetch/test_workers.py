@@ -133,8 +133,8 @@ def test_pools_without_an_event_loop(tmp_path: Path, pool: str) -> None:
 
 
 def test_lost_connections_lose_nothing(tmp_path: Path) -> None:
-    # A take whose answer is cut off holds a message of which its worker has not heard. The lease would find it in
-    # seconds. Here it is only the fetch: kombu looks every 100 s for what is held longer than the visibility timeout.
+    # A fetch whose answer is lost holds a message that its worker does not know of. The lease would find it in seconds.
+    # Here there is only the fetch: kombu looks every 100 s for messages held longer than the visibility timeout.
     with fleet(tmp_path, broker_transport_options={"visibility_timeout": 15.0}) as made:
         app = made.app()
         sent = 0

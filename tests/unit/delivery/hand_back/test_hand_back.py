@@ -118,7 +118,7 @@ def message(name: str, *, priority: int | None = None, **headers: Any) -> str:
 
 
 class Dead:
-    """A process that has taken messages and is no more."""
+    """A process that fetched messages and then died."""
 
     def __init__(
         self, directory: Path, server: Server, broker: redis.Redis, options: Options = OPTIONS

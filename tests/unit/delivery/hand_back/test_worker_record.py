@@ -247,7 +247,7 @@ def test_what_a_worker_leaves(app: Any, tmp_path: Path, monkeypatch: pytest.Monk
     assert {path.name for path in tmp_path.iterdir()} == names
     with pytest.raises(TimeoutError):
         worker_record.hold_exclusively(tmp_path, wait=0)
-    # Another process of the worker may hold it, too.
+    # Another process of the worker may also hold it.
     os.close(worker_record.hold(tmp_path, wait=0))
 
     late, rejected, early, failed = (tags.own().next() for _ in range(4))

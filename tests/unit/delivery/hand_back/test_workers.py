@@ -185,7 +185,7 @@ def test_killed_at_random_moments_under_load_nothing_is_lost(bulk: Workers) -> N
         said = bulk.hand_back(directory)
         seconds.append(time.monotonic() - killed)
         assert bulk.held() == [], said
-        # None of the worker's is anywhere else: what has not ended is in the queue.
+        # None of the worker's tasks is anywhere else: those that have not ended are in the queue.
         missing = {str(n) for n in range(sent)} - set(bulk.ledger("end"))
         assert bulk.queued() >= len(missing)
         handed += "handed back" in said

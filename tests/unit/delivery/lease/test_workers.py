@@ -59,7 +59,7 @@ def test_a_killed_workers_tasks_are_back_after_its_lease(workers: Workers) -> No
     workers.start("dies", "-P", "threads", "-c", "1", visibility=LEASE)
     workers.send("wait", "task")
     workers.until(lambda: workers.ledger.node("begin", "task"), "the task runs")
-    time.sleep(LEASE)  # its lease is renewed meanwhile
+    time.sleep(LEASE)  # its lease is renewed in that time
     workers.start("lives", "-P", "threads", "-c", "1", visibility=LEASE)
     assert holders(workers) == {"dies"}
     workers.go("lives")
@@ -157,7 +157,7 @@ def test_a_stock_workers_long_task_is_left_to_it(workers: Workers) -> None:
 
 
 def test_a_longer_timeout_is_rolled_out_beside_the_shorter_one(workers: Workers) -> None:
-    """As when some hosts go to the stock fetch: each worker sweeps by its own timeout, and none may take from another.
+    """As when some hosts change to the stock fetch: each worker sweeps by its own timeout, and must not steal.
 
     The timeouts are those of the scenario `delivery`, and the shortest that preflight takes.
     """

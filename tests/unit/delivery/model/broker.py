@@ -22,7 +22,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Message:
-    """What lies in a list: ``deaths`` is its header, ``number`` says which it is."""
+    """A message in a list: ``deaths`` is its header, ``number`` says which message it is."""
 
     number: int
     queue: str
@@ -46,7 +46,7 @@ class Delivery:
 
 @dataclass
 class Broker:
-    """Lists with what is taken next at their end, the hash, its index, dead letters, the clock."""
+    """Lists with the next message at their end, the hash, its index, dead letters, and the clock."""
 
     now: int = 1000
     lists: dict[str, list[Message]] = field(default_factory=lambda: {"mail": [], "bulk": []})
@@ -99,7 +99,7 @@ class Broker:
                 self.index[tag] = score
 
     def older(self, score: int) -> list[str]:
-        """Tags whose score is not above it, the oldest first: ZRANGE BYSCORE."""
+        """Return tags whose score is not above this one, the oldest first: ZRANGE BYSCORE."""
         return sorted(
             (tag for tag, at in self.index.items() if at <= score), key=self.index.__getitem__
         )

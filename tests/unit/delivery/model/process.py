@@ -78,7 +78,7 @@ class Process:
     adrift: list[Delivery] = field(default_factory=list)
     #: The tag of the take that is on its way; "" for a tag that only its reply will tell.
     outstanding: str | None = None
-    #: What was begun, in the runtime directory, too.
+    #: Messages that were begun, also in the runtime directory.
     begun: set[str] = field(default_factory=set)
     poll: Connection = field(default_factory=Connection)
     rest: Connection = field(default_factory=Connection)
@@ -108,7 +108,7 @@ class Process:
 
     @property
     def written(self) -> set[str]:
-        """Its node's acknowledgements that failed, those of former starts among them."""
+        """Return its node's acknowledgements that failed, including those of earlier starts."""
         return self.host.written.setdefault(self.node, set())
 
     def running(self) -> list[Delivery]:
@@ -307,7 +307,7 @@ class Process:
     # --- ends --------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """What has not begun goes back; what runs goes on."""
+        """Put back messages that have not begun; running ones continue."""
         self.draining = True
         for delivery in self.waiting():
             if self.connected:
@@ -324,7 +324,7 @@ class Process:
         self._close()
 
     def bury(self) -> None:
-        """Its children are gone, too."""
+        """Its children are gone too."""
         self.children = False
         for delivery in self.running():
             delivery.state = State.BROKEN

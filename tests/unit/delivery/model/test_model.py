@@ -18,7 +18,7 @@ BASE = settings(
     print_blob=False,
     report_multiple_bugs=False,
     stateful_step_count=50,
-    # How long a run takes is a matter of the machine, and here a step is rarely possible for everybody.
+    # The length of a run depends on the machine, and a step is rarely possible for all workers.
     suppress_health_check=list(HealthCheck),
 )
 SHORT = settings(BASE, max_examples=60)
@@ -43,7 +43,7 @@ def test_nothing_is_lost_or_doubled() -> None:
 
 
 def test_nothing_is_lost_or_doubled_beside_a_stock_worker() -> None:
-    """No fault befalls the stock worker itself: what it does then to its own messages is known."""
+    """The stock worker itself meets no fault: what it then does to its own messages is known."""
     explore(machine(stock=STOCK), SHORT)
 
 

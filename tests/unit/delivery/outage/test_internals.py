@@ -8,7 +8,7 @@ from celery_fleet.delivery.outage import internals
 
 
 class Dispatcher:
-    """Sends grouped events as Celery before 5.7 does: it empties the list once it is published."""
+    """Sends grouped events as Celery before 5.7 does: it empties the list after publishing it."""
 
     def __init__(self) -> None:
         self.buffer: list[dict[str, Any]] = []

@@ -323,7 +323,7 @@ def test_a_task_whose_child_dies_without_a_broker_runs_again(tmp_path: Path) -> 
         worker.process.wait()
 
 
-#: A queue of the application's own that is not acknowledged: then messages are taken as stock kombu does.
+#: A queue of the application without acknowledgement; its messages are fetched as stock kombu does.
 LOOSE = """
 
 @signals.celeryd_after_setup.connect

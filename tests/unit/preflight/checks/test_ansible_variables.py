@@ -1,4 +1,4 @@
-"""Ansible's own variables with which it would reach another machine, or not as root."""
+"""Ansible's own variables that would make it reach another machine, or not as root."""
 
 from __future__ import annotations
 

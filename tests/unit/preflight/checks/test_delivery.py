@@ -75,7 +75,7 @@ def test_a_worker_may_differ(variables: Variables, own: dict[str, Any]) -> None:
 
 def test_a_lease_has_no_bound_but_its_own(variables: Variables) -> None:
     assert problems({**variables, HOUR: 15}) == []
-    # Prefetched tasks are renewed, too.
+    # Prefetched tasks are renewed too.
     assert problems(changed({**variables, HOUR: 300}, f"{D}/prefetch_multiplier", 4)) == []
 
 

@@ -168,13 +168,13 @@ SITE = "/etc/nginx/conf.d/shop-web.conf"
 
 
 def test_nginx_may_listen_there_for_somebody_else() -> None:
-    """It is one for the whole host, and goes on answering with the site that was there first."""
+    """There is one nginx for the whole host, which keeps answering with the site that was there first."""
     shop = claim("shop")
     taken = {"443": listener("nginx", "nginx.service")}
     (problem,) = found(shop, listeners=taken)
     assert (problem.variable, problem.value) == ("celery_producer_web_port", "443")
     assert "nginx (nginx.service)" in problem.message
-    # Flower's file says nothing of the web site's.
+    # Flower's file says nothing about the web site.
     assert found(shop, listeners=taken, files=["/etc/nginx/conf.d/shop-flower.conf"]) == [problem]
     # Every host of the fleet may have an exporter, so its role removes its site itself.
     removed = {*surplus("shop", [], "", "")["files"], site_file("shop", "metrics")}
@@ -234,7 +234,7 @@ def test_who_listens_on_the_port_of_a_web_process() -> None:
     assert found(exporter, listeners={"5000": [systemd]}, files=socket_files("shop")) == []
     (one,) = found(exporter, listeners={"5000": [systemd]})
     assert (one.variable, one.value) == ("celery_exporter_listen", "5000")
-    # systemd listens for others, too.
+    # systemd also listens for others.
     (one,) = found(mine, listeners={"5000": [systemd]})
     assert (one.variable, one.value) == ("celery_producer_web_listen", "5000")
     (one,) = found(mine, listeners={"5000": [{"command": "nc", "unit": "x.scope"}]})

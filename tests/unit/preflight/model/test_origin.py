@@ -1,4 +1,4 @@
-"""Where in the user's files a mistake stands: by real files, as Ansible reads them."""
+"""Where a mistake is in the user's files, with real files as Ansible reads them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class RealBeat:
         (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
 
     def signal_redis(self, number: signal.Signals) -> None:
-        """Freeze it or let it go on."""
+        """Freeze it or let it continue."""
         assert self.redis.process is not None
         self.redis.process.send_signal(number)
 

@@ -1,4 +1,4 @@
-"""What becomes of beat's entries is counted, and the counters go on with the next beat."""
+"""What becomes of beat's entries is counted, and the next beat continues the counts."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_counters_go_on_and_those_of_an_entry_that_has_left_do_not(start: Any, p
 def test_a_stop_in_the_middle_of_a_send_changes_no_counters(
     start: Any, path: Path, is_closed: bool
 ) -> None:
-    """Meanwhile the entry is not in the heap, and Celery may want to write to the schedule that it has closed."""
+    """At that time the entry is not in the heap, and Celery may want to write to the schedule that it has closed."""
     counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0}
     before(path, 10, one=counts)
     service = start(one={})

@@ -1,4 +1,4 @@
-"""What a process shows to Redis: by credential, or in its own memory where root has sent it."""
+"""What a process shows to Redis: a credential, or a copy in its own memory if root has sent it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_process_of_the_fleet_has_both_by_credential(
     directory = tmp_path / "credentials"
     directory.mkdir()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
-    # Paths of the inventory's own, of which there is no credential, stay.
+    # Paths of the inventory without a credential stay.
     assert parse(settings(pair), "f").celery["broker_use_ssl"] == {
         "ssl_cert_reqs": ssl.CERT_REQUIRED,
         "ssl_ca_certs": "/ca.crt",
@@ -63,7 +63,7 @@ def test_who_can_not_read_them_is_sent_their_text(pair: dict[str, str], tmp_path
         (tmp_path / name).unlink()
     options = parse(json.loads(json.dumps(sent)), "f").celery["broker_use_ssl"]
     context = ssl.create_default_context()
-    # As often as it connects; and a child of it as well.
+    # As often as it connects, also in a child process.
     for _ in range(2):
         context.load_cert_chain(options["ssl_certfile"], options["ssl_keyfile"])
     code = f"import os, sys; sys.exit(os.path.exists({options['ssl_keyfile']!r}))"

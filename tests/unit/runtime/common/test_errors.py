@@ -1,4 +1,4 @@
-"""What an operator's command prints where Redis can't be reached: a line, and no traceback."""
+"""What an operator's command prints if Redis can't be reached: a line, and no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greenlets go on while a worker with gevent waits for its broker."""
+"""Greenlets continue while a worker with gevent waits for its broker."""
 
 from __future__ import annotations
 

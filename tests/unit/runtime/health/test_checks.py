@@ -209,7 +209,7 @@ def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
 def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
     authority = Authority("fleet")
     (tmp_path / "ca.crt").write_text(authority.pem)
-    # None can be made that has ended; but time goes on.
+    # A certificate that has ended can't be made, but time passes.
     lasts = max(days, 1)
     (tmp_path / "host.crt").write_text("a line before\n" + authority.issue(["DNS:h"], lasts)[0])
     paths = (str(tmp_path / "ca.crt"), str(tmp_path / "host.crt"))
@@ -766,7 +766,7 @@ def test_where_everything_is_down_all_is_told_in_time(
     assert set(found) == set(checks.CHECKS)
     for name in ("redis", "queues", "dead_letters", "clock", "units", "beat"):
         assert found[name]["state"] == BAD, name
-    # Without Django no more can be told of it.
+    # Without Django no more can be said.
     assert found["database"]["text"].endswith("(its port accepts connections)")
     # What can't be asked is not called down.
     assert found["workers"]["state"] == WARNING

@@ -62,7 +62,7 @@ def read(directory: Path, **more: Any) -> Setup:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put checks of the test's own in the place of all."""
+    """Replace all checks by the test's own."""
 
     def put(**given: Callable[[Setup], Finding]) -> None:
         monkeypatch.setattr(health_checks, "CHECKS", {n: (one, 5.0) for n, one in given.items()})

@@ -30,7 +30,7 @@ QUEUES = ["mail", "bulk"]
 
 @dataclass
 class Running:
-    """A server that runs, and where its files are."""
+    """A running server and the place of its files."""
 
     port: int
     directory: Path
@@ -180,7 +180,7 @@ def test_it_shows_a_certificate_where_redis_asks_for_one(running: Running, tmp_p
         assert found.state == BAD
         pins = {"broker_use_ssl": tls, "redis_backend_use_ssl": tls}
         assert redis_checks.redis(setup(running, tmp_path, **pins)).state == GOOD
-        # A host without credentials of the operator is told by its own file.
+        # A host without the operator's credentials uses its own file.
         about = {"host": "127.0.0.1", "port": running.port}
         bare = replace(
             setup(running, tmp_path / "bare"),
@@ -213,7 +213,7 @@ def test_a_server_that_is_away(running: Running, tmp_path: Path) -> None:
     found = redis_checks.redis(setup(running, tmp_path, broker_url=url))
     assert time.monotonic() - began < checks.CHECKS["redis"][1]
     assert (found.state, "Connection refused" in found.text) == (BAD, True)
-    # The other one is asked all the same.
+    # The other one is asked nevertheless.
     assert "results" in found.value
 
 
@@ -277,7 +277,7 @@ def test_the_operator_may_ask_no_more_than_its_rights(running: Running) -> None:
         assert client.ask("PING") == "PONG"
         with pytest.raises(RedisError, match="NOPERM"):
             client.ask("FLUSHALL")
-        # The connection goes on.
+        # The connection stays open.
         assert client.ask("LLEN", "mail") == 0
 
 

@@ -289,7 +289,7 @@ def test_a_queue_that_is_not_consumed_is_named(fleet: Fleet) -> None:
 
 
 def test_a_second_worker_of_the_same_name_is_told_of(fleet: Fleet) -> None:
-    """Started by hand, it answers for ours: what that one says of its queues would lead astray."""
+    """If it was started by hand, it answers for ours, and its queues would be misleading."""
     fleet.queues[NODE] = ["discounts"]
     fleet.processes[NODE] = [99, 7]
 

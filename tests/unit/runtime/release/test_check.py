@@ -266,7 +266,7 @@ def test_what_the_application_says_of_its_schedule(run: Run, source: Path) -> No
 
 
 def test_a_sun_is_told_as_the_inventory_writes_it() -> None:
-    # As Celery makes it, but for the package that it reckons with, which needs a compiler.
+    # As Celery makes it, but without the package for its computation, which needs a compiler.
     sun = solar.__new__(solar)
     sun.event, sun.lat, sun.lon = "sunset", 48, 16.5
 

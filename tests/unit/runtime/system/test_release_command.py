@@ -115,7 +115,7 @@ def test_one_that_was_corrected_while_it_ran_waits_for_its_end(host: Host) -> No
 def test_another_releases_command_is_waited_for(host: Host) -> None:
     host.ask("start", *host.counting("sleep 2"), mark="r0", release="r0")
     assert host.ask("start", *host.counting())["state"] == "other"
-    # Its end says nothing of ours.
+    # Its end says nothing about ours.
     assert host.ask("wait")["state"] == "gone"
     assert host.ask("start", *host.counting())["state"] == "started"
     assert host.ask("wait")["status"] == 0

@@ -646,7 +646,7 @@ def test_celerys_stop_tries_once_more_to_hand_back(worker: Worker) -> None:
     worker.redis.down = False
     worker_state.should_terminate = True
 
-    worker.tick()  # what runs the timers meanwhile is another thread
+    worker.tick()  # another thread runs the timers in the meantime
     assert worker.drainer.status.held == 1
     worker.drainer.disconnected()
 

@@ -29,7 +29,7 @@ from celery_fleet.worker.task_counts import (
 
 @dataclass
 class Told:
-    """A request as a recorder is told of it."""
+    """A request as the recorder gets it."""
 
     name: str = "shop.pay"
     sent: Any = None
