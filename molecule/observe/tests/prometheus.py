@@ -34,18 +34,21 @@ class HalfDeployed:
 
     Attributes:
         began: When that was, by the monotonic clock.
-        before: The workers' releases by host, before the run.
+        before: The releases before the run, as `pins` returns them.
     """
 
     began: float
     before: dict[str, str]
 
 
-def pins(fleet: Fleet) -> dict[str, str]:
-    """Return which release each worker has, by host."""
+def pins(fleet: Fleet, *groups: str) -> dict[str, str]:
+    """Return the release of each worker, and of beat with the group `celery_beat`, by host and pin."""
+    show = "cd /opt/flexiprice/pins && for pin in worker-* beat; do test ! -L $pin || echo $pin $(readlink $pin); done"
     return {
-        host: fleet.must(host, "readlink /opt/flexiprice/pins/worker-*")
-        for host in fleet.hosts("celery_workers")
+        f"{host} {line.split()[0]}": line.split()[1]
+        for group in ("celery_workers", *groups)
+        for host in fleet.hosts(group)
+        for line in fleet.must(host, show).splitlines()
     }
 
 

@@ -23,6 +23,15 @@ def ran(fleet: Fleet, prometheus: Prometheus) -> str:
     tasks += [tracer(f"browser-a-{number}", "analytics", 0.3) for number in range(40)]
     first, *_ = send(fleet, tasks)
     send(fleet, [Task("app.tasks.my_custom_task", "analytics")] * 2)
+    # A series that has just begun has no rate.
+    counted = 'celery_task_succeeded_total{queue_name=~"discounts|analytics"}'
+    wait_for(
+        "Prometheus knows both queues",
+        120,
+        lambda: len(prometheus.query(f"count by (queue_name) ({counted})")) == 2,
+        pause=2,
+    )
+    send(fleet, tasks)
     wait_for(
         "Prometheus has counted them",
         120,
