@@ -19,6 +19,7 @@ MOST_ARGUMENTS = 8
 #: Public classes that have names of other projects, so several files define them.
 SHARED_NAMES = {
     "LookupModule",  # Ansible's, for each lookup plugin
+    "CallbackModule",  # the same for each callback plugin
     "Channel",  # kombu's, for each of its minors
     "SentinelChannel",
     "Transport",

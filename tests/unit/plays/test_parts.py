@@ -207,3 +207,31 @@ def test_a_plan_that_was_not_approved_changes_nothing(walk: Any, tmp_path: Path)
     assert "fleet_plan_approved: this is not the plan that was approved" in found.done.stdout
     acting = {call["action"] for call in found.calls if call["args"].get("do") != "look"}
     assert acting <= LOOKING | {"run_lease", "database_schedule"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_program_is_told_of_the_run(walk: Any, tmp_path: Path, enabled: bool) -> None:
+    kept = tmp_path / "kept"
+    variables = {"fleet_notify": ["/bin/sh", "-c", 'cat >> "$0"; echo >> "$0"', str(kept)]}
+    environment = {} if enabled else {"ANSIBLE_CALLBACKS_ENABLED": ""}
+    found: Walk = walk(f"--extra-vars={json.dumps(variables)}", **environment)
+    if enabled:
+        ended_well(found)
+        start, end = (json.loads(line) for line in kept.read_text().splitlines())
+        assert (start["event"], end["event"]) == ("start", "success")
+        assert start["app"] == "flexiprice"
+        assert set(start["hosts"]) == set(found.groups["fleet"])
+        assert start["items"]
+    else:
+        assert found.done.returncode == 2
+        assert "fleet_notify needs `callbacks_enabled" in found.done.stdout
+        assert not kept.exists()
+        assert found.settled == {}
+
+
+@pytest.mark.slow
+def test_nobody_is_told_of_a_dry_run(walk: Any, tmp_path: Path) -> None:
+    variables = {"fleet_notify": ["/usr/bin/touch", str(tmp_path / "kept")]}
+    walk("--check", f"--extra-vars={json.dumps(variables)}")
+    assert not (tmp_path / "kept").exists()

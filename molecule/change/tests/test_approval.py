@@ -1,0 +1,68 @@
+"""A run does what was approved and nothing else, and a program is told of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from change import Fleets
+
+
+def told(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_only_what_was_approved_is_done_and_told(changes: Fleets, tmp_path: Path) -> None:
+    fewer = changes.layer(
+        worker1={"celery_worker_instances": changes.workers("discounts", concurrency=3)}
+    )
+    approved, kept = tmp_path / "approved.json", tmp_path / "told"
+    planned = changes.plan("approval-plan", *fewer)
+    approved.write_text(json.dumps(planned.plan))
+    program = ["/bin/sh", "-c", 'cat >> "$0"; echo >> "$0"', str(kept)]
+    asked = [f"-efleet_plan_approved={approved}", *changes.variables(fleet_notify=program)]
+    before, files = changes.pids(), changes.files()
+
+    more = changes.variables(redis_broker_maxmemory="320mb")
+    refused = changes.site("approval-refused", *fewer, *more, *asked)
+    assert refused.run.status != 0
+    assert "not approved: redis1" in refused.run.text
+    assert (changes.pids(), changes.files(), told(kept)) == (before, files, [])
+
+    done = changes.site("approval", *fewer, *asked)
+    assert done.run.status == 0, done.run.end
+    assert done.plan["items"] == planned.plan["items"]
+    assert changes.restarted(before) == {changes.unit("worker1", "discounts")}
+    start, end = told(kept)
+    assert (start["event"], end["event"], end["failed"]) == ("start", "success", [])
+    assert start["items"] == planned.plan["items"]
+
+    # Another run has done all of it.
+    again = changes.site("approval-again", *fewer, *asked)
+    assert again.run.status == 0, again.run.end
+    assert len(told(kept)) == 2
+    assert changes.site("approval-back").run.status == 0
+
+
+def test_a_failure_is_told(changes: Fleets, tmp_path: Path) -> None:
+    """A drop-in of somebody else's keeps a worker from starting."""
+    kept = tmp_path / "told"
+    program = ["/bin/sh", "-c", 'cat >> "$0"; echo >> "$0"', str(kept)]
+    fewer = changes.layer(
+        worker1={"celery_worker_instances": changes.workers("discounts", concurrency=3)}
+    )
+    host, unit = changes.unit("worker1", "discounts")
+    path = f"/etc/systemd/system/{unit}.d/zz-mine.conf"
+    changes.fleet.must(host, ["mkdir", "-p", f"/etc/systemd/system/{unit}.d"])
+    changes.fleet.must(host, f"cat > {path}", "[Service]\nExecCondition=/bin/false\n")
+    try:
+        failed = changes.site("told-failure", *fewer, *changes.variables(fleet_notify=program))
+        assert failed.run.status != 0
+        start, end = told(kept)
+        assert (start["event"], end["event"]) == ("start", "failure")
+        assert {one["host"] for one in end["failed"]} == {host}
+        assert end["failed"][0]["message"]
+    finally:
+        changes.fleet.must(host, f"rm {path}; systemctl daemon-reload")
+    assert changes.site("told-back").run.status == 0

@@ -1,0 +1,74 @@
+"""Callback plugin `notify`: tells a user's program how a run has ended, if `run_notice` has told it of the start."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: notify
+type: notification
+short_description: Tell a program how a run has ended
+description:
+  - Runs the program of the variable C(fleet_notify) at the end of a run that changes something, with C(success) or
+    C(failure) as C(event) in the JSON on its standard input.
+requirements:
+  - It must be enabled by C(callbacks_enabled) in C(ansible.cfg).
+"""
+
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import notice
+
+ACTION = "celery_fleet.core.run_notice"
+
+
+class CallbackModule(CallbackBase):
+    """Collects failures, and tells of them at the end."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "celery_fleet.core.notify"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        """Begin with nothing to tell."""
+        super().__init__()
+        self._begun: dict[str, Any] | None = None
+        self._failed: list[dict[str, str]] = []
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Remember whom to tell."""
+        if result.task.action == ACTION:
+            self._begun = {name: result.result[name] for name in ("command", "start")}
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Remember a failure."""
+        if not ignore_errors:
+            self._remember(result)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Remember a host that can't be reached."""
+        self._remember(result)
+
+    def _remember(self, result: Any) -> None:
+        hidden = result.result.get("_ansible_no_log")
+        self._failed.append(
+            {
+                "host": result.host.get_name(),
+                "task": result.task.get_name(),
+                "message": "" if hidden else str(result.result.get("msg", "")),
+            }
+        )
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Tell how the run has ended."""
+        if self._begun is None:
+            return
+        # A failure that the playbook has handled is not in the statistics.
+        bad = {*stats.failures, *stats.dark}
+        failed = [one for one in self._failed if one["host"] in bad]
+        end = notice.ended(self._begun["start"], not bad, failed)
+        trouble = notice.send(self._begun["command"], end)
+        # A command may name several playbooks.
+        self._begun, self._failed = None, []
+        if trouble:
+            self._display.warning(f"fleet_notify: {trouble}")
