@@ -47,6 +47,9 @@ class ActionModule(FleetAction):
         for host in hosts:
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
         whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
+        whole.notes += plan.pause_notes(
+            {host: (hostvars[host].get("__fleet_plan") or {}).get("states") or {} for host in hosts}
+        )
         whole.notes += plan.redis_notes(items, float(args["drain"]))
         policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
         whole.notes += describe(workers, policy)

@@ -6,6 +6,7 @@ Pure functions of the hosts' answers; `host_plan` asks the hosts, `plan_report` 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -79,6 +80,8 @@ def with_forced(
     return in_order([*items, *forced], hosts) if forced else list(items)
 
 
+# What operators have paused, in the status of a worker; a run that moves Redis pauses all workers "by the fleet".
+_PAUSED = re.compile(r"(?:^|; )(paused (?!by the fleet ).*)")
 # Actions as shown in the text.
 _WORDS = {"live": "set live"}
 # In these parts, files and links that no unit reads are bookkeeping. The text has one line for all of them.
@@ -290,6 +293,20 @@ def in_order(items: Iterable[PlanItem], hosts: Sequence[str]) -> list[PlanItem]:
         return hosts.index(item.host), parts.index(item.part) if item.part in parts else len(parts)
 
     return sorted(items, key=place)
+
+
+def pause_notes(states: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Return what operators have paused, from the status that workers show in systemd.
+
+    Args:
+        states: State of each unit, by host and unit.
+    """
+    return [
+        f"{host}: {unit.removesuffix('.service')} has {found[1]}; the run leaves it so, `celery-fleet resume` ends it"
+        for host, units in states.items()
+        for unit, state in units.items()
+        if (found := _PAUSED.search(str(state.get("status") or "")))
+    ]
 
 
 def redis_notes(items: Sequence[PlanItem], drain: float) -> list[str]:

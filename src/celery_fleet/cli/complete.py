@@ -49,6 +49,15 @@ queue = _listed(lambda application: application.queues)
 client = _listed(lambda application: application.clients)
 #: The node names of the inventory's workers.
 node = _listed(lambda application: application.workers)
+#: The names of workers, and their node names.
+worker = _listed(
+    lambda application: [
+        *(name.partition("@")[0] for name in application.workers),
+        *application.workers,
+    ]
+)
+#: The hosts of workers.
+host = _listed(lambda application: [name.partition("@")[2] for name in application.workers])
 
 
 def workers(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:

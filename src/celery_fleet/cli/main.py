@@ -22,6 +22,7 @@ from celery_fleet.cli.commands import (
     inspect,
     logs,
     monitor,
+    pauses,
     purge,
     redis,
     results,
@@ -44,7 +45,10 @@ class Whole(Group):
         {
             "Look": ("status", "health", "monitor", "tasks", "task", "result", "schedule", "logs"),
             "Ask the workers": ("inspect", *inspect.SHORT_FORMS),
-            "Act": ("run", "revoke", "purge", "dead-letters", "start", "stop", "restart"),
+            "Act": (
+                *("run", "revoke", "purge", "dead-letters", "pause", "resume"),
+                *("start", "stop", "restart"),
+            ),
             "Other tools": ("exec", "redis", "client", "completion", "help"),
         }
     )
@@ -89,6 +93,8 @@ for found in (
     *inspect.SHORT,
     purge.purge,
     dead_letters.dead_letters,
+    pauses.pause,
+    pauses.resume,
     *services.VERBS,
     exec_.exec_,
     schedule.schedule,

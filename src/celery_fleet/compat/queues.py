@@ -11,10 +11,17 @@ from kombu.transport.redis import Channel
 from celery_fleet.compat.minors import chosen as minors
 
 
-def note_queues(consumer: Any) -> None:
+def note_queues(
+    consumer: Any, is_paused: Callable[[str], bool], arrived: Callable[[Any], object]
+) -> None:
     """Set ``queue`` of each message to the queue that it came from. Call this before the consumer starts.
 
     kombu notes only exchange and routing key, and several queues may be bound to these.
+
+    Args:
+        consumer: Celery's consumer.
+        is_paused: Whether nothing is fetched from a queue now.
+        arrived: Gets a message that such a queue still delivers, because a poll for it was pending.
     """
     if not isinstance(consumer.task_consumer.channel, Channel):
         return
@@ -26,11 +33,27 @@ def note_queues(consumer: Any) -> None:
     ) -> Any:
         def noted(message: Any) -> object:
             message.queue = queue
-            return callback(message)
+            return arrived(message) if is_paused(queue) else callback(message)
 
         return consume(queue, *args, callback=noted, **options)
 
     channel.basic_consume = basic_consume
+
+
+def skip_queues(consumer: Any, is_paused: Callable[[str], bool]) -> Callable[[], None]:
+    """Poll only the queues of a connection that are not paused; return what to call when others are.
+
+    The consumer keeps its paused queues. To cancel them instead would put a message that a pending poll still brings at
+    the wrong end of its queue, and Celery would forget the queues' bindings.
+    """
+    channel: Any = consumer.task_consumer.channel
+    if not isinstance(channel, Channel):
+        return lambda: None
+    cycle = channel._queue_cycle
+    consume = cycle.consume
+    cycle.consume = lambda number: [queue for queue in consume(number) if not is_paused(queue)]
+    update: Callable[[], None] = channel._update_queue_cycle
+    return update
 
 
 def fanout_queues(app: Any) -> list[str]:

@@ -9,6 +9,9 @@ PATTERN = "fleet:*"
 DEAD_LETTERS = "fleet:dead-letters"
 DEAD_LETTERS_INDEX = "fleet:dead-letters:index"
 
+#: The hash of pauses, see `celery_fleet.common.pauses`.
+PAUSES = "fleet:pauses"
+
 #: Headers of a message: how often a worker did not know its task, and when that first happened (Unix time).
 UNKNOWN = "x-fleet-unknown"
 UNKNOWN_SINCE = "x-fleet-unknown-since"

@@ -10,11 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from celery_fleet.common import client_certificate
+from celery_fleet.common import client_certificate, pauses
 from celery_fleet.common import redis_client as health_redis
+from celery_fleet.common.pauses import Pause
 from celery_fleet.common.redis_client import Client, RedisError, Server
 from celery_fleet.common.text import count
-from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
+from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, PAUSES
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.result import BAD, Finding
 from celery_fleet.health.setup import CheckError, Setup, judge
@@ -131,24 +132,35 @@ def lists(setup: Setup) -> dict[str, list[str]]:
 
 
 def queues(setup: Setup) -> Finding:
-    """Check how many tasks wait in each queue."""
+    """Check how many tasks wait in each queue; a queue that operators have paused may grow."""
     wanted = lists(setup)
 
-    def ask() -> dict[str, int]:
+    def ask() -> tuple[dict[str, int], list[Pause]]:
         with Client(server(setup, "broker")) as client:
             return {
                 queue: sum(int(client.ask("LLEN", key)) for key in keys)
                 for queue, keys in wanted.items()
-            }
+            }, _pauses(client)
 
-    lengths: dict[str, int] = trying(ask)
+    lengths, paused = trying(ask)
     own = setup.threshold("queues")
     parts = []
     for queue, length in lengths.items():
         bounds = {**setup.threshold("queue_length"), **_bounds(own.get(queue))}
+        if any(one.target in (pauses.ALL, pauses.target(pauses.QUEUE, queue)) for one in paused):
+            continue
         parts.append((judge(length, bounds), f"{length} tasks wait in {queue}"))
     total = sum(lengths.values())
-    return combined(parts, f"{total} tasks wait in {len(lengths)} queues", lengths)
+    words = "".join(f"; paused: {one.words}" for one in paused)
+    return combined(parts, f"{total} tasks wait in {len(lengths)} queues{words}", lengths)
+
+
+def _pauses(client: Client) -> list[Pause]:
+    try:
+        found = client.ask("HGETALL", PAUSES)
+    except RedisError:  # older rights, or a server that others run
+        return []
+    return pauses.parse(dict(zip(found[::2], found[1::2], strict=True)))
 
 
 def dead_letters(setup: Setup) -> Finding:

@@ -29,7 +29,7 @@ ALIVE = 1.0
 
 
 @dataclass(frozen=True)
-class Pause:
+class PauseRequest:
     """Fetch no tasks for ``seconds`` after the last request; send it again for at most ``wait`` seconds.
 
     ``nodes`` are those that must answer, if known.
@@ -41,7 +41,7 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class Resume:
+class ResumeRequest:
     """Fetch tasks again; send it for at most ``wait`` seconds, since a worker may not be connected yet."""
 
     wait: float
@@ -88,7 +88,7 @@ def _processes(pool: Any) -> int | None:
     return None if slots is None else int(slots)
 
 
-def pause(app: Any, wanted: Pause, left: Callable[[], float]) -> Answer:
+def pause(app: Any, wanted: PauseRequest, left: Callable[[], float]) -> Answer:
     """Pause all workers, and renew the pause until nothing runs any more or the time is over."""
     said: dict[str, dict[str, Any]] = {}
     end = time.monotonic() + min(wanted.wait, left() - ANSWER)
@@ -129,7 +129,7 @@ def _not_quiet(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return errors
 
 
-def resume(app: Any, wanted: Resume, left: Callable[[], float]) -> Answer:
+def resume(app: Any, wanted: ResumeRequest, left: Callable[[], float]) -> Answer:
     """Have all workers fetch tasks again, as soon as each is connected again."""
     said: dict[str, dict[str, Any]] = {}
     end = time.monotonic() + min(wanted.wait, left() - ANSWER)

@@ -43,8 +43,8 @@ class ProbeRequest:
     nodes: tuple[Node, ...]
     schedule: tuple[Scheduled, ...] = ()
     timeout: float = TIMEOUT
-    resume: command.Resume | None = None
-    pause: command.Pause | None = None
+    resume: command.ResumeRequest | None = None
+    pause: command.PauseRequest | None = None
     census: bool = False
     forget: tuple[str, ...] = ()
 
@@ -91,20 +91,22 @@ def _check_name(name: str) -> None:
         raise FleetError(f"node {name!r} is not a node's name: it must read worker@host")
 
 
-def _pause(raw: object) -> command.Pause | None:
+def _pause(raw: object) -> command.PauseRequest | None:
     if not raw:
         return None
     if not isinstance(raw, Mapping) or "seconds" not in raw:
         raise FleetError("pause must be a mapping such as {seconds: 60, wait: 30}")
     seconds = _seconds("pause.seconds", raw["seconds"])
-    return command.Pause(seconds, _seconds("pause.wait", raw.get("wait", 0)), _names(raw))
+    return command.PauseRequest(seconds, _seconds("pause.wait", raw.get("wait", 0)), _names(raw))
 
 
-def _resume(raw: object) -> command.Resume | None:
+def _resume(raw: object) -> command.ResumeRequest | None:
     if not raw:
         return None
     options = raw if isinstance(raw, Mapping) else {}
-    return command.Resume(_seconds("resume.wait", options.get("wait", TIMEOUT)), _names(options))
+    return command.ResumeRequest(
+        _seconds("resume.wait", options.get("wait", TIMEOUT)), _names(options)
+    )
 
 
 def _seconds(what: str, raw: object) -> float:

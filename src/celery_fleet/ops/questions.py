@@ -6,6 +6,7 @@
     {"question": "lengths", "queues": ["discounts"], …}
     {"question": "purge", "queue": "discounts", …}
     {"question": "revoke", "ids": ["6f1e…"], "terminate": false, "signal": "SIGTERM", "expected": […], …}
+    {"question": "pauses", "do": "pause", "targets": ["queue:mail"], "by": "ana", "expected": […], …}
     {"question": "dead_letters", "do": "list", "choose": {"queue": "discounts"}, "payload": false, …}
     {"question": "result", "id": "6f1e…", "wait": 0, …}
     {"question": "task", "id": "6f1e…", "seconds": 7, …}
@@ -19,13 +20,12 @@ To add a question, add a function to :data:`QUESTIONS`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_fleet.common.errors import FleetError, one_line
@@ -35,6 +35,7 @@ from celery_fleet.compat import versions
 from celery_fleet.config.settings import parse
 from celery_fleet.ops.app import make_app
 from celery_fleet.ops.inspection import METHODS
+from celery_fleet.ops.replies import collecting
 
 TIMEOUT = 8.0
 
@@ -48,45 +49,24 @@ OUR_TASKS = "celery_fleet."
 PAUSE = 0.2
 
 
-class _AllThereError(Exception):
-    """All expected workers have answered; ends the wait for more."""
-
-
 def inspect(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return each node's answer to one of Celery's inspect methods."""
     method = str(request.get("method"))
     if method not in METHODS:
         raise FleetError(f"{method} is no question: use one of {', '.join(METHODS)}")
     nodes = _strings(request, "nodes")
-    found, collect = _collector(nodes or _strings(request, "expected"))
-    asked = app.control.inspect(
-        destination=nodes or None,
-        timeout=float(request.get("wait") or WAIT),
-        callback=collect,
-    )
-    with contextlib.suppress(_AllThereError):
+    with collecting(nodes or _strings(request, "expected")) as (found, collect):
+        asked = app.control.inspect(
+            destination=nodes or None,
+            timeout=float(request.get("wait") or WAIT),
+            callback=collect,
+        )
         getattr(asked, method)(*_strings(request, "arguments"))
     return found
 
 
 def _strings(request: Mapping[str, Any], name: str) -> list[str]:
     return [str(item) for item in request.get(name) or ()]
-
-
-def _collector(
-    awaited: Iterable[str],
-) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], None]]:
-    """Return a dictionary for answers, and a callback that fills it and ends the wait once it has all awaited nodes."""
-    expected = set(awaited)
-    found: dict[str, Any] = {}
-
-    def collect(reply: Mapping[str, Any]) -> None:
-        found.update(reply)
-        # Celery's `limit` would also count an unexpected node, such as the temporary stand-in during a restart.
-        if expected and expected.issubset(found):
-            raise _AllThereError
-
-    return found, collect
 
 
 def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +83,7 @@ def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         for node, one in found.items():
             one.update(_details(stats[node], active.get(node)))
     queues = lengths(app, request.get("queues") or ())
-    return {"workers": found, "queues": queues, **_letters(app, request)}
+    return {"workers": found, "queues": queues, "pauses": _pauses(app), **_letters(app, request)}
 
 
 def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
@@ -117,6 +97,22 @@ def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
         return {"dead_letters": None}
 
 
+def _pauses(app: Any) -> list[dict[str, Any]] | None:
+    from celery_fleet.ops import pauses as pause_answers
+
+    try:
+        return pause_answers.listed(app)
+    except Exception:  # noqa: BLE001  # older ACL rights, or another broker: still report the workers
+        return None
+
+
+def pauses(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer a question about pauses, or make or end some."""
+    from celery_fleet.ops import pauses as pause_answers
+
+    return pause_answers.answer(app, request)
+
+
 def dead_letters(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Answer a question about tasks that could not be run, or replay or drop them."""
     from celery_fleet.ops import dead_letters as letter_answers
@@ -128,10 +124,14 @@ def _worker(node: str, stats: Mapping[str, Any], active: Any, consumed: Any) -> 
     fleet = stats.get("fleet") or {}
     pool = stats.get("pool")
     processes = pool.get("max-concurrency") if isinstance(pool, Mapping) else None
-    queues = [str(queue["name"]) for queue in consumed or ()]
+    every = [str(queue["name"]) for queue in consumed or ()]
+    queues = sorted(queue for queue in every if queue != f"{node}.dq2")
+    state = str(fleet.get("state", "consuming" if every else "not consuming"))
+    if state == "consuming" and queues and set(queues).issubset(fleet.get("paused", ())):
+        state = "paused"
     return {
-        "state": str(fleet.get("state", "consuming" if queues else "not consuming")),
-        "queues": sorted(queue for queue in queues if queue != f"{node}.dq2"),
+        "state": state,
+        "queues": queues,
         "processes": processes,
         "running": None if active is None else len(active),
         "pid": stats.get("pid"),
@@ -179,8 +179,7 @@ def purge(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def revoke(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Revoke tasks; return each worker's reply."""
-    found, collect = _collector(_strings(request, "expected"))
-    with contextlib.suppress(_AllThereError):
+    with collecting(_strings(request, "expected")) as (found, collect):
         app.control.revoke(
             _strings(request, "ids"),
             terminate=bool(request.get("terminate")),
@@ -269,6 +268,7 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "dead_letters": dead_letters,
     "inspect": inspect,
     "lengths": waiting,
+    "pauses": pauses,
     "purge": purge,
     "result": result,
     "revoke": revoke,
@@ -280,7 +280,7 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 _OF_RESULTS = ("result", "task")
 
 #: Questions that also work with a full broker, since they send nothing.
-_OF_QUEUES = ("lengths", "purge", "dead_letters")
+_OF_QUEUES = ("lengths", "purge", "dead_letters", "pauses")
 
 
 def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -305,6 +305,7 @@ def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict
             found = {
                 "workers": {},
                 "queues": queues,
+                "pauses": _pauses(app),
                 "full": redact(trouble, secrets),
                 **_letters(app, raw),
             }

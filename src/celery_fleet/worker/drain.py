@@ -35,6 +35,7 @@ from celery.worker.control import Panel
 from celery_fleet.compat import intake, worker
 from celery_fleet.worker.drain_record import DrainRecord
 from celery_fleet.worker.drainer import LONGEST_PAUSE, Drainer
+from celery_fleet.worker.pausing import Pausing
 
 logger = logging.getLogger("celery_fleet.drain")
 
@@ -93,13 +94,14 @@ class SigtermHandler:
         )
 
 
-def install(app: Any) -> Drainer:
+def install(app: Any) -> tuple[Drainer, Pausing]:
     """Add the drain's step and commands to the app's worker, before it builds its blueprints."""
     drainer = Drainer(DrainRecord.of(os.environ))
+    pausing = Pausing(drainer)
     sigterm = SigtermHandler(drainer)
 
     class Drain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-        """Tells the drainer about each connection before anything is consumed."""
+        """Tells the drainer and the pausing about each connection before anything is consumed."""
 
         name = "celery_fleet.Drain"
         requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -111,10 +113,12 @@ def install(app: Any) -> Drainer:
                 self.told = True
                 logger.info("SIGTERM is left to Celery's own warm stop: %s", why_not)
             drainer.connected(consumer)
+            pausing.connected(consumer)
             if why_not is None:
                 sigterm.connect(consumer)
 
         def stop(self, consumer: Any) -> None:
+            pausing.disconnected()
             drainer.disconnected()
 
         def info(self, consumer: Any) -> dict[str, Any]:
@@ -126,7 +130,8 @@ def install(app: Any) -> Drainer:
 
     app.steps["consumer"].add(Drain)
     register(drainer)
-    return drainer
+    pausing.register()
+    return drainer, pausing
 
 
 def register(drainer: Drainer) -> None:

@@ -1,4 +1,7 @@
-"""Drains and pauses a worker: it stops fetching, returns what has not started, and waits for the rest."""
+"""Drains and pauses a worker: it stops fetching, returns what has not started, and waits for the rest.
+
+It is a single file because it is one state machine: each part reads and changes the state of the others.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,8 @@ class DrainStatus:
     held: int = 0
     #: A poll for messages is pending; messages that it brings are handed back.
     polling: bool = False
+    #: The queues from which nothing is fetched until an operator resumes them.
+    paused: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the public form."""
@@ -91,6 +96,11 @@ class Drainer:
         self._retry_at = float("-inf")
         self._handed_back = 0
         self._called = False
+        self._paused: frozenset[str] = frozenset()
+        #: Whether nothing may be fetched from a queue; `Pausing` decides that.
+        self.is_paused: Callable[[str], bool] = self._paused.__contains__
+        #: Called to poll other queues than before; None without a connection.
+        self._choose_queues: Callable[[], None] | None = None
         #: Called to handle a signal that came while there was no loop to hear it.
         self.heard: Callable[[], object] | None = None
         #: Since when there is no broker (None if there is one), and when the loop last ticked without one.
@@ -117,6 +127,7 @@ class Drainer:
             handed_back=self._handed_back,
             held=len(self._held) + self._under_way,
             polling=self._load.polling,
+            paused=tuple(sorted(self._paused)),
         )
 
     # --- the connection ---
@@ -130,7 +141,8 @@ class Drainer:
         self._away_since = None
         self._consumer, self._pool = consumer, consumer.pool
         self._drains = worker.why_not_drained(consumer) is None
-        queues.note_queues(consumer)
+        queues.note_queues(consumer, self._left_out, self._arrived)
+        self._choose_queues = queues.skip_queues(consumer, self._left_out)
         intake.pool_intake(consumer)
         if consumer.hub is None and self._drains:
             self._waker = self._waker or LoopWaker()
@@ -143,7 +155,7 @@ class Drainer:
     def disconnected(self) -> None:
         """Handle a lost connection, or the end of the worker."""
         consumer, self._consumer = self._consumer, None
-        self._reopen = None
+        self._reopen = self._choose_queues = None
         self._tick_no_more()
         if worker.told_to_stop():
             self._retry_at = float("-inf")
@@ -249,6 +261,24 @@ class Drainer:
             self._ended("on request")
         return self.look()
 
+    def pause_queues(self, names: frozenset[str]) -> None:
+        """Fetch nothing from these queues, and from all others again; only for the loop's thread.
+
+        What has not started is handed back, also that of other queues, from which it is fetched again at once.
+        """
+        before, self._paused = self._paused, names
+        if self._choose_queues is None or names == before:
+            return
+        self._choose_queues()
+        if names - before and self._mode is Mode.CONSUMING:
+            self._handed_back = 0
+            if not self._guarded(self._hand_back_waiting):
+                self._stop_worker()  # see _shut
+        self._wake_loop()
+
+    def _left_out(self, queue: str) -> bool:
+        return self.is_paused(queue)
+
     def look(self) -> DrainStatus:
         """Return an updated drain status; only for the loop's thread."""
         if self._consumer is not None:
@@ -289,14 +319,25 @@ class Drainer:
             intake.drop_waiting(self._pool)
             self._look_alone()
             return
-        if self._stop_ticking is None:
-            self._stop_ticking = intake.repeat(consumer.timer, TICK, self._tick)
         if self._mode is not Mode.CONSUMING:
             if self._reopen is None:
                 self._reopen = intake.stop_taking(consumer, self._arrived)
-            self._held += [(message, None) for message in intake.take_out(consumer)]
-        self._hand_back(consumer)
+            self._hand_back_waiting()
+        else:
+            self._tick_more()
+            self._hand_back(consumer)
+            self._write_down()
+
+    def _hand_back_waiting(self) -> None:
+        """Hand back all tasks that have not started."""
+        self._tick_more()
+        self._held += [(message, None) for message in intake.take_out(self._consumer)]
+        self._hand_back(self._consumer)
         self._write_down()
+
+    def _tick_more(self) -> None:
+        if self._stop_ticking is None:
+            self._stop_ticking = intake.repeat(self._consumer.timer, TICK, self._tick)
 
     def _tick_no_more(self) -> None:
         if self._stop_ticking is not None:
@@ -307,6 +348,7 @@ class Drainer:
         """Handle a message from a poll that was already pending."""
         intake.disown(self._consumer, message)
         self._held.append((message, None))
+        self._tick_more()
         self._guarded(lambda: self._hand_back(self._consumer))
 
     def _hand_back(self, consumer: Any) -> None:

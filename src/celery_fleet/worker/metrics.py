@@ -10,7 +10,8 @@ that hangs must stop neither the event loop nor the watchdog.
                 "revoked": 0, "rejected": 0, "failed": {"ValueError": 1},
                 "runtime": {"buckets": [0, …], "sum": 1.25}}],
      "waits": [{"queue": "mail", "buckets": [0, …], "sum": 0.5, "unknown": 0}],
-     "queues": ["mail"], "slots": 4, "active": 1, "prefetched": 2, "eta": 0, "held_oldest": 12.5, "drains": 1}
+     "queues": ["mail"], "paused": [], "slots": 4, "active": 1, "prefetched": 2, "eta": 0, "held_oldest": 12.5,
+     "drains": 1}
 
 ``tasks`` and ``waits`` count since the file exists, and so does ``drains``; the rest is the state when it was written.
 ``counts_tasks`` is false if this Celery has no place for the hooks. ``runtime`` has the tasks that succeeded.
@@ -53,6 +54,7 @@ class MetricsFile(Periodic):
         recorder: The counts, which continue those of the file.
         counts_tasks: Whether the recorder is told of tasks.
         is_ending: Returns whether the worker drains.
+        paused: Returns the queues that operators have paused.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class MetricsFile(Periodic):
         *,
         counts_tasks: bool,
         is_ending: Callable[[], bool],
+        paused: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         super().__init__("celery_fleet.metrics")
         self._path = path
@@ -70,6 +73,7 @@ class MetricsFile(Periodic):
         self._recorder = recorder
         self._counts_tasks = counts_tasks
         self._is_ending = is_ending
+        self._paused = paused
         self._drains = 0
         self._drained = False
         self._told = False
@@ -138,6 +142,7 @@ class MetricsFile(Periodic):
             "tasks": tasks,
             "waits": waits,
             "queues": [queue for queue in view.queues if queue != f"{node}.dq2"],
+            "paused": sorted(self._paused()),
             "slots": pool.num_processes if pool is not None and pool.active else 0,
             "active": held.active,
             "prefetched": held.prefetched,
@@ -148,7 +153,11 @@ class MetricsFile(Periodic):
 
 
 def install(
-    app: Any, path: str, is_ending: Callable[[], bool], others: Iterable[requests.Seen] = ()
+    app: Any,
+    path: str,
+    is_ending: Callable[[], bool],
+    others: Iterable[requests.Seen] = (),
+    paused: Callable[[], Iterable[str]] = tuple,
 ) -> None:
     """Count the tasks of the app's worker; call this before the worker builds its blueprints.
 
@@ -157,6 +166,7 @@ def install(
         path: The file, with Celery's abbreviations for a node, such as ``%n`` for its name.
         is_ending: Returns whether the worker drains.
         others: Who else must be told of what happens to requests.
+        paused: Returns the queues that operators have paused.
     """
     recorder = Recorder()
     watchers = (recorder.seen, *others)
@@ -182,6 +192,7 @@ def install(
                 recorder,
                 counts_tasks=counts_tasks,
                 is_ending=is_ending,
+                paused=paused,
             )
             # Not in this step's stop(): tasks still run after that.
             signals.worker_shutdown.connect(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from celery import bootsteps, signals
 
 from celery_fleet.common import errors
 from celery_fleet.common.errors import FleetError
+from celery_fleet.common.pauses import Pause
 from celery_fleet.common.text import count
 from celery_fleet.compat import intake
 from celery_fleet.compat import queues as compat_queues
@@ -47,7 +49,11 @@ class Pulse:
 
 
 def judge(
-    view: compat_worker.WorkerView, ready: bool, tick_age: float, status: DrainStatus | None = None
+    view: compat_worker.WorkerView,
+    ready: bool,
+    tick_age: float,
+    status: DrainStatus | None = None,
+    paused: Mapping[str, Pause] = MappingProxyType({}),
 ) -> Look:
     """Judge a view of the worker.
 
@@ -56,6 +62,7 @@ def judge(
         ready: Celery has reported that consuming has started.
         tick_age: seconds since the event loop last ran a timer.
         status: whether the fleet has paused the worker or drains it.
+        paused: the queues that operators have paused.
     """
     status = status or DrainStatus()
     if view.draining or status.mode is Mode.DRAINING:
@@ -73,14 +80,20 @@ def judge(
         return Look(State.WORKING, f"paused by the fleet for {status.seconds:.0f} s more")
     if not view.queues:
         return Look(State.WORKING, "consuming from no queue: all were cancelled")
-    queues = ", ".join(view.queues)
+    queues = ", ".join(queue for queue in view.queues if queue not in paused)
+    text = "; ".join(filter(None, [queues and f"consuming {queues}", _paused_text(paused)]))
     if view.full:
-        return Look(
-            State.WORKING, f"consuming {queues}; full, {count(view.running, 'task')} running"
-        )
+        return Look(State.WORKING, f"{text}; full, {count(view.running, 'task')} running")
+    if not queues:  # without a direct queue it polls nothing
+        return Look(State.WORKING, text)
     if view.poll_limit is not None and (view.poll_age is None or view.poll_age > view.poll_limit):
         return Look(State.STUCK, "stuck: the worker does not poll its queues")
-    return Look(State.WORKING, f"consuming {queues}")
+    return Look(State.WORKING, text)
+
+
+def _paused_text(paused: Mapping[str, Pause]) -> str:
+    reasons = dict.fromkeys(pause.reason for pause in paused.values() if pause.reason)
+    return f"paused {', '.join(sorted(paused))} {', '.join(reasons)}".strip() if paused else ""
 
 
 def _drain_text(view: compat_worker.WorkerView, status: DrainStatus) -> str:
@@ -114,7 +127,7 @@ def install(
 ) -> None:
     """Add the steps to the app's worker; call this before the worker builds its blueprints."""
     pulse = Pulse()
-    drainer = drain.install(app)
+    drainer, pausing = drain.install(app)
     if delivery is not None:
         from celery_fleet.delivery.dead_letters import parking
         from celery_fleet.delivery.fetch import at_most_once
@@ -136,7 +149,11 @@ def install(
     if metrics_file is not None:
         told = history.install(app, history_size) if history_size else None
         metrics.install(
-            app, metrics_file, lambda: drainer.is_ending, () if told is None else (told,)
+            app,
+            metrics_file,
+            lambda: drainer.is_ending,
+            () if told is None else (told,),
+            paused=lambda: pausing.paused,
         )
     verdict = lease_thread.install(app, delivery or Options(), done=ended)
 
@@ -153,7 +170,7 @@ def install(
 
             def look() -> Look:
                 view = own_queues(compat_worker.view_worker(worker), worker.hostname)
-                return judge(view, pulse.ready, pulse.age, drainer.status)
+                return judge(view, pulse.ready, pulse.age, drainer.status, pausing.paused)
 
             watch = Watch(notifier, look, question, verdict=verdict)
             # Not in this step's stop(): the worker then still waits for the pool, and a drain continues.

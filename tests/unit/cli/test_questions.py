@@ -111,12 +111,13 @@ def test_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
             }
         },
         "queues": {"mail": 7},
+        "pauses": None,
     }
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "lengths", lambda app, queues: {})
-    assert questions.workers(App(stats={}), {}) == {"workers": {}, "queues": {}}
+    assert questions.workers(App(stats={}), {}) == {"workers": {}, "queues": {}, "pauses": None}
 
 
 def test_the_command_and_its_answers_know_the_same_questions() -> None:

@@ -240,6 +240,74 @@ def test_status_in_detail(call: Call) -> None:
     assert worker["tasks"][0]["name"] == "shop.slow"
 
 
+@pytest.fixture
+def resumed(call: Call) -> Iterator[None]:
+    """Whatever a test pauses."""
+    yield
+    for pause in found(call("status", "--json"), 1)["pauses"]:
+        kind, _, name = pause["target"].partition(":")
+        call("resume", f"--{kind}={name}" if name else "--all")
+
+
+@pytest.mark.usefixtures("resumed")
+def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "ana")
+    running = call("run", "slow", "--args", "[2]", "--async").stdout.strip()
+    wait_for(lambda: found(call("inspect", "active", "--json"))[NODE])
+
+    done = call("pause", "--queue", "mail", "--why", "the provider is down")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("Queue mail is paused.\n1 task of what is paused still runs.")
+    assert "the provider is down" in done.stdout
+    waiting = call("run", "slow", "--args", "[0]", "--async").stdout.strip()
+    report = found(call("status", "--json"), 1)
+    assert [one["by"] for one in report["pauses"]] == ["ana"]
+    assert report["workers"][NODE]["state"] == "paused"
+    assert report["queues"]["mail"]["waiting"] == 1
+    # The worker is fine; what nobody consumes is another queue.
+    assert "mail" not in " ".join(report["problems"])
+
+    # A second pause of the same waits for what runs, and changes nothing of the first.
+    answer = found(call("pause", "--queue", "mail", "--why", "x", "--wait", "30", "--json"))
+    assert answer["workers"][NODE] == {"paused": {"mail": 0}}
+    assert answer["changed"] == []
+    assert answer["pauses"] == report["pauses"]
+    assert found(call("result", running, "--json"))["state"] == "SUCCESS"
+
+    # Another pause covers the same queue, and each needs its own end.
+    call("pause", "--worker", NODE.partition("@")[0])
+    answer = found(call("resume", "--queue", "mail", "--json"))
+    assert answer["workers"][NODE] == {"paused": {"mail": 0}}
+    done = call("resume", "--worker", NODE.partition("@")[0])
+    assert done.stdout == f"Worker {NODE.partition('@')[0]} is no longer paused.\n"
+    assert found(call("result", waiting, "--wait", "20", "--json"))["ok"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "text"),
+    [
+        (("pause",), 2, "what to pause? --queue, --worker, --host or --all"),
+        (("pause", "--queue", "male"), 2, "queue male: the inventory has"),
+        (("pause", "--worker", "v"), 2, "worker v: the inventory has"),
+        (("pause", "--host", "h"), 2, "host h: the inventory has"),
+        (
+            ("pause", "--queue", "bulk"),
+            2,
+            "queue bulk: only processes outside of the fleet consume",
+        ),
+        (("resume",), 2, "what to resume? --queue, --worker, --host or --all"),
+        (("resume", "--queue", "mail"), 1, "queue mail was not paused; paused is nothing"),
+        (("resume", "--host", "gone"), 1, "host gone was not paused; paused is nothing"),
+    ],
+)
+def test_what_can_not_be_paused_or_resumed(
+    call: Call, argv: tuple[str, ...], code: int, text: str
+) -> None:
+    done = call(*argv)
+    assert done.exit_code == code, done.output
+    assert text in done.output
+
+
 Watching = Callable[[Callable[[Summary], None]], None]
 
 

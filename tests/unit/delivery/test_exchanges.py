@@ -67,7 +67,7 @@ def consumer(server: Server, take: str, *queues: Queue) -> Iterator[Any]:
         got: list[Any] = []
         tasks: Any = Consumer(connection.channel(), queues, on_message=got.append)
         made = SimpleNamespace(task_consumer=tasks, got=got, connection=connection)
-        compat_queues.note_queues(made)
+        compat_queues.note_queues(made, lambda _: False, got.append)
         tasks.consume()
         yield made
 

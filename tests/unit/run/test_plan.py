@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import 
     PlanItem,
     beyond,
     items_of,
+    pause_notes,
     redis_notes,
     second_beat,
     with_forced,
@@ -267,3 +268,27 @@ def test_a_beat_that_was_on_its_host_before_is_nobodys_second() -> None:
     stopped = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
     again = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))
     assert second_beat([stopped, again, RESTART], ["worker1"], ["all"], ["flower"]) == ""
+
+
+def test_the_plan_says_what_operators_have_paused() -> None:
+    def unit(status: str) -> dict[str, str]:
+        return {"active": "active", "status": status}
+
+    notes = pause_notes(
+        {
+            "worker1": {
+                "shop-worker@mail.service": unit("consuming urgent; paused mail by ana: tests"),
+                "shop-worker@all.service": unit("paused a, b by bo"),
+                "shop-worker@moved.service": unit("paused by the fleet for 20 s more"),
+                "shop-worker@c.service": unit("consuming c; paused d by bo: x; paused e; full"),
+                "shop-beat.service": unit("3 entries"),
+            },
+            "worker2": {"shop-worker@mail.service": {"active": "inactive"}},
+        }
+    )
+    end = "; the run leaves it so, `celery-fleet resume` ends it"
+    assert notes == [
+        f"worker1: shop-worker@mail has paused mail by ana: tests{end}",
+        f"worker1: shop-worker@all has paused a, b by bo{end}",
+        f"worker1: shop-worker@c has paused d by bo: x; paused e; full{end}",
+    ]

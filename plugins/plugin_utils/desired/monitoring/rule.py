@@ -42,6 +42,7 @@ class Rule:
         section: Section of the runbook.
         calm: Series with which it is silent, as near to firing as possible.
         fires: Changes to these series, with each of which it fires.
+        quiet: Changes to the first of these, with each of which it is silent all the same.
         found: Labels of what the expression then returns.
         labels: Further labels, in which `$label` is a label of the expression.
         keep: Seconds for which it goes on firing.
@@ -61,6 +62,7 @@ class Rule:
     labels: Mapping[str, str] = field(default_factory=dict)
     keep: float = 0
     also: Sequence[Rule] = ()
+    quiet: Sequence[Series] = ()
 
     def document(self, fleet: MonitoredFleet) -> dict[str, Any]:
         """Return the rule for a file of Prometheus."""
@@ -99,11 +101,12 @@ class Rule:
         return set(METRIC.findall(self.expr))
 
     def cases(self, fleet: MonitoredFleet) -> Iterator[dict[str, Any]]:
-        """Yield the silent case and the firing ones."""
+        """Yield the silent cases and the firing ones."""
         alerts = [rule.expected(fleet, self.found) for rule in (self, *self.also)]
         for series, exp_alerts in (
             (self.calm, []),
             *(({**self.calm, **change}, alerts) for change in self.fires),
+            *(({**self.calm, **self.fires[0], **change}, []) for change in self.quiet),
         ):
             steps = math.ceil(self.within / INTERVAL) + 1
             yield {

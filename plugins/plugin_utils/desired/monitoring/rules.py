@@ -7,6 +7,7 @@ targets as well, so each has `app` and `host`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ FEWEST: Final = 10
 _QUEUE: Final = {"queue": "$queue_name"}
 # Seconds beyond its time limits after which a task has certainly ended.
 _GRACE: Final = 60
+# Seconds after which a pause may have been forgotten.
+_FORGOTTEN: Final = 60 * MINUTE
 _CANARY: Final[dict[str, Any]] = {
     "hold": 0,
     # Of which five are the health check's interval.
@@ -204,7 +207,7 @@ def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
             "The oldest task of the queue $queue_name has waited for {} s or more.",
         ),
     ):
-        yield from graded(
+        for rule in graded(
             bounds,
             partial(fleet.of, metric),
             partial(_queue, fleet, metric),
@@ -216,6 +219,22 @@ def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
             within=3 * MINUTE,
             summary=summary,
             section="a-queue-grows",
+            labels=_QUEUE,
+        ):
+            yield _unless_paused(fleet, rule)
+    for queue in fleet.queues[:1]:
+        paused = fleet.of("celery_fleet_worker_paused")
+        yield Rule(
+            "CeleryPaused",
+            WARNING,
+            f"max by (app, queue_name) ({paused}) == 1",
+            _FORGOTTEN,
+            _FORGOTTEN + MINUTE,
+            f"The queue $queue_name has been paused in a worker for {plain(_FORGOTTEN / MINUTE)} minutes.",
+            "a-queue-grows",
+            calm=_paused(fleet, queue, 0),
+            fires=(_paused(fleet, queue),),
+            found={"queue_name": queue},
             labels=_QUEUE,
         )
     # Without a queue there is no series for the length of one.
@@ -238,6 +257,24 @@ def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
 
 def _queue(fleet: MonitoredFleet, metric: str, queue: str, value: float) -> Series:
     return {fleet.of(metric, host=fleet.collector, queue_name=queue): at(value)}
+
+
+def _unless_paused(fleet: MonitoredFleet, rule: Rule) -> Rule:
+    """Return a rule about queues that is silent for a paused one: operators know that it grows.
+
+    A queue does not count as paused as long as one of its workers serves it.
+    """
+    paused = f"min by (queue_name) ({fleet.of('celery_fleet_worker_paused')}) == 1"
+    return replace(
+        rule,
+        expr=f"{rule.expr} unless on (queue_name) {paused}",
+        quiet=(_paused(fleet, rule.found["queue_name"]),),
+    )
+
+
+def _paused(fleet: MonitoredFleet, queue: str, value: float = 1) -> Series:
+    labels = {"host": fleet.collector, "worker": "mail", "queue_name": queue}
+    return {fleet.of("celery_fleet_worker_paused", **labels): at(value)}
 
 
 def _tasks(fleet: MonitoredFleet) -> Iterator[Rule]:

@@ -34,6 +34,12 @@ CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 _OWN_ELEMENTS: Final = ("celery_release_commands",)
 # Variables for the command line: `-e name=value` turns every value into text, which their roles accept.
 COMMAND_LINE: Final = (
+    "celery_pause_all",
+    "celery_pause_hosts",
+    "celery_pause_queues",
+    "celery_pause_reboot_timeout",
+    "celery_pause_wait",
+    "celery_pause_workers",
     "celery_restart_all",
     "celery_restart_batch",
     "celery_restart_min_capacity",

@@ -12,6 +12,7 @@ import click
 
 from celery_fleet.cli import ask, output, slo, units
 from celery_fleet.cli.application import Application
+from celery_fleet.cli.commands import pauses
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
 from celery_fleet.common.small_file import content
@@ -26,6 +27,7 @@ class StatusReport:
         note: Why they were not asked, if there is nothing wrong with that.
         dead_letters: How many there are; None if unknown.
         slos: How workers have kept their SLOs.
+        pauses: What operators have paused.
     """
 
     units: list[units.UnitStatus]
@@ -37,6 +39,7 @@ class StatusReport:
     note: str | None = None
     dead_letters: int | None = None
     slos: list[slo.Kept] = field(default_factory=list)
+    pauses: list[Mapping[str, Any]] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -59,6 +62,7 @@ class StatusReport:
             "queues": self.queues,
             "dead_letters": self.dead_letters,
             "slos": [one.as_dict() for one in self.slos],
+            "pauses": self.pauses,
             "due": self.due,
         }
 
@@ -106,6 +110,7 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
 def judge(found: StatusReport, application: Application, answer: Mapping[str, Any]) -> None:
     """Compare the workers' answers with the inventory."""
     found.dead_letters = answer.get("dead_letters")
+    found.pauses = answer.get("pauses") or []
     if answer.get("full"):
         found.problems.append(answer["full"])
         found.queues = {
@@ -238,6 +243,7 @@ def show(found: StatusReport, application: Application) -> None:
                 for one in found.slos
             ],
         )
+    pauses.show(found.pauses)
     if found.dead_letters:
         output.say(
             f"Dead letters: {found.dead_letters}; to see them: celery-fleet dead-letters list\n"

@@ -112,6 +112,12 @@ SOURCES = (
                 ("queue_name",),
                 "Tasks of the queue that the workers of this host can run at a time.",
             ),
+            Metric(
+                "celery_fleet_worker_paused",
+                GAUGE,
+                (*_WORKER, "queue_name"),
+                "1 if an operator has paused the queue in the worker.",
+            ),
             Metric("celery_fleet_drains_total", COUNTER, _WORKER, "Drains of the worker."),
             Metric(
                 "celery_fleet_task_metrics",

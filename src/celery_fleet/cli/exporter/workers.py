@@ -103,6 +103,11 @@ def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSampl
     yield MetricSample(
         "celery_fleet_held_oldest_seconds", 0.0 if held is None else float(held), own
     )
+    # A worker with an older runtime does not say.
+    paused = found.get("paused", ())
+    for queue in found["queues"]:
+        value = float(queue in paused)
+        yield MetricSample("celery_fleet_worker_paused", value, (*own, str(queue)))
     yield from _consumers(found)
 
 

@@ -71,6 +71,7 @@ def worker(name: str = "mail", **more: Any) -> dict[str, Any]:
         "tasks": [task()],
         "waits": [{"queue": "mail", **histogram(2, 1, seconds=0.5), "unknown": 1}],
         "queues": ["mail"],
+        "paused": [],
         "slots": 4,
         "active": 1,
         "prefetched": 2,

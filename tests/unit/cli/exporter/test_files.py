@@ -73,6 +73,7 @@ def test_a_workers_file(tmp_path: Path) -> None:
     }
     for name, value in gauges.items():
         assert found[name] == {labels(**OWN): value}, name
+    assert found["celery_fleet_worker_paused"] == {of_queue: 0}
     assert found["celery_active_worker_count"] == {labels(queue_name="mail"): 1}
     assert found["celery_active_process_count"] == {labels(queue_name="mail"): 4}
     release = labels(unit=UNIT, release="20260101-1", state="running")
@@ -82,6 +83,16 @@ def test_a_workers_file(tmp_path: Path) -> None:
 def test_a_worker_that_holds_nothing(tmp_path: Path) -> None:
     write(tmp_path / "w.json", worker(held_oldest=None, tasks=[], waits=[]))
     assert read(tmp_path / "w.json")["celery_fleet_held_oldest_seconds"] == {labels(**OWN): 0}
+
+
+def test_a_paused_queue_has_its_consumers(tmp_path: Path) -> None:
+    write(tmp_path / "w.json", worker(queues=["mail", "bulk"], paused=["mail"]))
+    found = read(tmp_path / "w.json")
+    assert found["celery_fleet_worker_paused"] == {
+        labels(**OWN, queue_name="mail"): 1,
+        labels(**OWN, queue_name="bulk"): 0,
+    }
+    assert found["celery_active_worker_count"][labels(queue_name="mail")] == 1
 
 
 def test_of_an_old_file_only_the_counts_are_used(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl, health, settings
 
 from celery_fleet.common import redis_client as health_redis
+from celery_fleet.common.pauses import Pause
 from celery_fleet.common.redis_client import Client, ProtocolError, RedisError, Server
+from celery_fleet.delivery.keys import PAUSES
 from celery_fleet.health import checks, host, redis_checks
 from celery_fleet.health.result import BAD, GOOD, WARNING
 from celery_fleet.health.setup import Setup
@@ -243,6 +245,26 @@ def test_queues_of_all_priorities_are_counted(running: Running, tmp_path: Path) 
         assert (found.state, found.text) == (GOOD, "10 tasks wait in 2 queues")
     finally:
         running.admin("DEL", "mail", "mail\x06\x163")
+
+
+@pytest.mark.parametrize("target", ["queue:mail", "all"])
+def test_a_paused_queue_may_grow(running: Running, tmp_path: Path, target: str) -> None:
+    running.admin("LPUSH", "mail", *"12345678")
+    running.admin("HSET", PAUSES, *Pause(target, 1.0, "ana").entry)
+    bounds = {"queue_length": {"warning": 5, "bad": 100}}
+    try:
+        found = redis_checks.queues(setup(running, tmp_path, bounds))
+        words = Pause(target).words
+        assert (found.state, found.text) == (GOOD, f"8 tasks wait in 2 queues; paused: {words}")
+        running.admin("LPUSH", "bulk", *"12345678")
+        state = redis_checks.queues(setup(running, tmp_path, bounds)).state
+        assert state == (GOOD if target == "all" else WARNING)
+        # An operator with older rights.
+        running.admin("ACL", "SETUSER", "operator", "-hgetall")
+        assert redis_checks.queues(setup(running, tmp_path, bounds)).state == WARNING
+    finally:
+        running.admin("ACL", "SETUSER", "operator", "+hgetall")
+        running.admin("DEL", "mail", "bulk", PAUSES)
 
 
 def test_dead_letters_are_counted(running: Running, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from celery_fleet.compat import queues as compat_queues
 from celery_fleet.ops import fleet_commands as command
-from celery_fleet.ops.fleet_commands import Pause, Resume
+from celery_fleet.ops.fleet_commands import PauseRequest, ResumeRequest
 from celery_fleet.worker.canary import NAME
 
 QUIET = {"state": "paused", "running": 0, "unacked": 0, "held": 0, "polling": False}
@@ -64,7 +64,7 @@ def left() -> float:
 
 def test_a_pause_is_renewed_until_nothing_runs(clock: Clock) -> None:
     fleet = Fleet(clock, {"a": BUSY, "b": QUIET}, {"a": BUSY, "b": QUIET}, {"a": QUIET, "b": QUIET})
-    answer = command.pause(fleet, Pause(60, 30), left)
+    answer = command.pause(fleet, PauseRequest(60, 30), left)
 
     assert answer.errors == []
     assert answer.nodes == {"a": QUIET, "b": QUIET}
@@ -85,7 +85,7 @@ def test_a_pause_says_who_is_not_quiet_when_the_time_is_over(
     clock: Clock, what: str, text: str
 ) -> None:
     fleet = Fleet(clock, {"a": {**QUIET, what: 1}})
-    answer = command.pause(fleet, Pause(60, 5), left)
+    answer = command.pause(fleet, PauseRequest(60, 5), left)
 
     assert answer.errors == [text]
     assert 5 <= clock.now <= 8
@@ -96,7 +96,7 @@ def test_a_pause_names_who_can_not_and_who_is_silent(clock: Clock) -> None:
         clock,
         {"a": {"state": "unsupported", "why": "its pool has no event loop"}, "c": {"error": "x"}},
     )
-    answer = command.pause(fleet, Pause(60, 0, ("a", "b")), left)
+    answer = command.pause(fleet, PauseRequest(60, 0, ("a", "b")), left)
 
     assert answer.errors == [
         "b: no answer; is it running?",
@@ -107,14 +107,14 @@ def test_a_pause_names_who_can_not_and_who_is_silent(clock: Clock) -> None:
 
 def test_a_pause_stays_within_the_probes_time(clock: Clock) -> None:
     fleet = Fleet(clock, {"a": BUSY})
-    command.pause(fleet, Pause(60, 500), lambda: 10.0)
+    command.pause(fleet, PauseRequest(60, 500), lambda: 10.0)
     assert clock.now <= 11
 
 
 def test_a_resume_waits_for_those_that_have_no_connection_yet(clock: Clock) -> None:
     going = {"state": "consuming"}
     fleet = Fleet(clock, {}, {"a": going}, {"a": going, "b": going})
-    answer = command.resume(fleet, Resume(30, ("a", "b")), left)
+    answer = command.resume(fleet, ResumeRequest(30, ("a", "b")), left)
 
     assert answer.errors == []
     assert sorted(answer.nodes) == ["a", "b"]
@@ -124,14 +124,14 @@ def test_a_resume_waits_for_those_that_have_no_connection_yet(clock: Clock) -> N
 def test_a_resume_of_nobody_knows_how_many_ends_when_no_more_answer(clock: Clock) -> None:
     going = {"state": "consuming"}
     fleet = Fleet(clock, {}, {"a": going}, {"a": going}, {"a": going, "b": going})
-    answer = command.resume(fleet, Resume(60), left)
+    answer = command.resume(fleet, ResumeRequest(60), left)
 
     assert sorted(answer.nodes) == ["a", "b"]
     assert clock.now < 20
 
 
 def test_a_resume_without_an_answer_ends_in_time(clock: Clock) -> None:
-    answer = command.resume(Fleet(clock, {}), Resume(10, ("a",)), left)
+    answer = command.resume(Fleet(clock, {}), ResumeRequest(10, ("a",)), left)
     assert answer.errors == ["a: no answer; is it running?"]
     assert clock.now <= 13
 

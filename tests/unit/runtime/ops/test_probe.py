@@ -13,7 +13,7 @@ from celery_fleet.compat import queues as compat_queues
 from celery_fleet.ops import app as ops_app
 from celery_fleet.ops import fleet_commands as command
 from celery_fleet.ops import probe, probe_request
-from celery_fleet.ops.fleet_commands import Answer, Pause, Resume
+from celery_fleet.ops.fleet_commands import Answer, PauseRequest, ResumeRequest
 from celery_fleet.supervision import broker
 from tests.unit.runtime.conftest import Run, document
 
@@ -394,7 +394,7 @@ def test_what_is_asked_of_all_workers_needs_no_nodes(
 
     report = probe.run(raw)
 
-    assert asked == [Resume(20.0), Pause(60.0, 3.0, (NODE,)), ("old@h",)]
+    assert asked == [ResumeRequest(20.0), PauseRequest(60.0, 3.0, (NODE,)), ("old@h",)]
     assert report["census"] == {NODE: {"pid": 7}}
     assert (
         report["paused"] == report["resumed"] == report["forgotten"] == {NODE: {"state": "paused"}}

@@ -36,6 +36,7 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.asynchronous.timer import Timer
 from kombu.common import QoS
 from kombu.transport.redis import Channel, MultiChannelPoller
+from kombu.utils.scheduling import cycle_by_name
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -119,6 +120,9 @@ class Redis:
         self.calls.append(lambda: self.unacked.pop(tag, None))
         return self
 
+    def hgetall(self, _: str) -> dict[bytes, bytes]:
+        return {}
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         if self.down:
             raise RedisConnectionError("refused")
@@ -139,6 +143,8 @@ class FakeChannel(Channel):  # type: ignore[misc]  # kombu is typed in part only
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self._active_queues = ["q"]
+        self._queue_cycle = cycle_by_name("round_robin")()
+        self._queue_cycle.update(self._active_queues)
         self.active_fanout_queues: set[str] = set()
         self._qos = None
         self.connection_errors = (RedisConnectionError,)
@@ -916,6 +922,7 @@ def test_remote_control_pauses_and_resumes(late: Worker, panel: dict[str, Any]) 
         "running": 2,
         "unacked": 2,
         "handed_back": 1,
+        "paused": (),
         "held": 0,
         "polling": False,
     }
@@ -960,7 +967,7 @@ def test_the_step_tells_the_gate_and_logs_who_keeps_celerys_stop(
     celerys_handler: list[int],
 ) -> None:
     caplog.set_level(logging.INFO)
-    drainer = drain.install(late.app)
+    drainer, _ = drain.install(late.app)
     (step_class,) = [step for step in late.app.steps["consumer"] if step.__name__ == "Drain"]
     step = step_class(late.consumer)
     late.pool._pool = None  # as the pool of threads has none

@@ -235,7 +235,7 @@ def test_the_steps_are_added_and_ready_comes_from_celery(monkeypatch: pytest.Mon
 
     assert "Watchdog" in {step.__name__ for step in app.steps["worker"]}
     assert {"Ticker", "Drain"} <= {step.__name__ for step in app.steps["consumer"]}
-    assert {"fleet_pause", "fleet_resume"} <= Panel.data.keys()
+    assert {"fleet_pause", "fleet_pauses", "fleet_resume"} <= Panel.data.keys()
     signals.worker_ready.disconnect(dispatch_uid="celery_fleet.ready")
 
 

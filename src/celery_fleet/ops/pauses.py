@@ -1,0 +1,89 @@
+"""Answer the operator's commands about pauses, in the release's Python.
+
+    {"do": "list"}
+    {"do": "pause", "targets": ["queue:mail"], "by": "ana", "why": "the provider is down", "expected": ["mail@worker1"]}
+    {"do": "resume", "targets": ["queue:mail"], "expected": […]}
+    {"do": "ask", "expected": […]}
+
+``ask`` has the workers read the pauses again and say how many tasks of paused queues still run. With a full broker no
+worker can be asked; a pause is refused then, and workers notice a resume within
+`celery_fleet.worker.pausing.INTERVAL` seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from celery_fleet.common import pauses
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.pauses import Pause
+from celery_fleet.delivery.keys import PAUSES
+from celery_fleet.ops.replies import collecting
+
+#: Seconds that workers get to answer.
+WAIT = 2.0
+
+
+def listed(app: Any) -> list[dict[str, Any]]:
+    """Return the pauses that the broker keeps, as data."""
+    with app.connection_for_write() as connection:
+        return [_shown(pause) for pause in _read(_client(connection))]
+
+
+def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer one request.
+
+    Returns:
+        ``pauses`` that there are now, the ``changed`` targets, the ``workers``' replies by node, and ``unheard``: why
+        no worker could be told, or None.
+
+    Raises:
+        FleetError: The broker is not Redis, or the request is unknown.
+    """
+    do, targets = request.get("do"), [str(one) for one in request.get("targets") or ()]
+    if do not in ("list", "pause", "resume", "ask"):
+        raise FleetError(f"{do} is no action for pauses: use list, pause, resume or ask")
+    with app.connection_for_write() as connection:
+        client = _client(connection)
+        before = {pause.target: pause for pause in _read(client)}
+        changed = [one for one in targets if (one in before) == (do == "resume")]
+        if do == "pause":
+            by, why = str(request.get("by") or ""), str(request.get("why") or "")
+            for one in changed:  # an earlier pause keeps its reason
+                client.hset(PAUSES, *Pause(one, time.time(), by, why).entry)
+        elif do == "resume" and targets:
+            client.hdel(PAUSES, *targets)
+        left = [_shown(pause) for pause in _read(client)]
+    replies, unheard = ({}, None) if do == "list" else _tell(app, request.get("expected") or ())
+    return {"pauses": left, "changed": changed, "workers": replies, "unheard": unheard}
+
+
+def _client(connection: Any) -> Any:
+    if connection.transport.driver_type != "redis":
+        raise FleetError("pauses are only kept in Redis, and this broker is another one")
+    return connection.default_channel.client
+
+
+def _read(client: Any) -> list[Pause]:
+    return pauses.parse(client.hgetall(PAUSES))
+
+
+def _shown(pause: Pause) -> dict[str, Any]:
+    return {**asdict(pause), "words": pause.words}
+
+
+def _tell(app: Any, expected: Iterable[str]) -> tuple[dict[str, Any], str | None]:
+    """Have all workers read the pauses; return their replies, or why they can't be asked."""
+    try:
+        with collecting(map(str, expected)) as (found, collect):
+            app.control.broadcast("fleet_pauses", reply=True, timeout=WAIT, callback=collect)
+    except Exception as exc:  # noqa: BLE001  # the pause is kept all the same
+        return {}, one_line(exc)
+    replies = {
+        node: dict(reply) if isinstance(reply, Mapping) else {"error": one_line(reply)}
+        for node, reply in found.items()
+    }
+    return replies, None
