@@ -101,7 +101,22 @@ class Ground:
             found = database.runs(self.fleet, run_id)
             return found if any(row["finished_at"] for row in found) else []
 
-        return wait_for(f"{run_id} ends", seconds, look, pause=1)
+        return wait_for(
+            f"{run_id} ends", seconds, look, pause=1, explain=lambda: self.whereabouts(run_id)
+        )
+
+    def whereabouts(self, run_id: str) -> str:
+        """Return what the database, Redis and the worker know of a run that has not ended."""
+        redis = "celery-fleet redis --timeout 0 --"
+        asked = [
+            f"{redis} lrange {QUEUE} 0 -1",
+            f"{redis} hgetall unacked",
+            f"{redis} zrange unacked_index 0 -1 withscores",
+            f"{redis} hkeys fleet:dead-letters",
+            f"journalctl --no-pager --lines=60 --unit={self.worker_unit()}",
+        ]
+        answers = [self.fleet.execute(self.name, command).output for command in asked]
+        return "\n".join([str(database.runs(self.fleet, run_id)), *answers])
 
     def end_of(self, identity: str) -> Mapping[str, Any]:
         """State, and result or error, of a task by its id, once there is one."""
