@@ -143,12 +143,15 @@ class Side:
             "name": "bench",
             "broker": {"host": ADDRESS, "port": self.port},
             "results": {"host": ADDRESS, "port": self.results},
-            "ca": str(self.directory / "host.crt"),
+            "redis_ca": str(self.directory / "host.crt"),
             "client": {},
             "visibility_timeout": 300 if self.take == "atomic" else 3600,
             "delivery": "at_least_once",
             "settings": {},
             "routes": {},
+            # What is compared is the fetch alone.
+            "metrics": False,
+            "history": 0,
         }
         return desired_settings.process_settings(
             cast("Facts", facts),
