@@ -46,7 +46,7 @@ def test_only_what_was_approved_is_done_and_told(changes: Fleets, tmp_path: Path
 
 
 def test_a_failure_is_told(changes: Fleets, tmp_path: Path) -> None:
-    """A drop-in of somebody else's keeps a worker from starting."""
+    """A drop-in that is not the fleet's keeps a worker from starting."""
     kept = tmp_path / "told"
     program = ["/bin/sh", "-c", 'cat >> "$0"; echo >> "$0"', str(kept)]
     fewer = changes.layer(

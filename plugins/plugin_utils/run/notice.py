@@ -34,7 +34,7 @@ def begun(app: str, release: str, plan: Mapping[str, Any], playbook: str) -> dic
         "app": app,
         "playbook": playbook,
         "release": release or None,
-        "user": _user(),
+        "user": getpass.getuser(),
         "from": socket.gethostname(),
         "time": round(time.time(), 3),
         "hosts": list(plan.get("hosts", ())),
@@ -84,10 +84,3 @@ def send(command: Sequence[str], document: Mapping[str, Any]) -> str | None:
     if status:
         return f"{command[0]} ended with status {status}" + (f": {said[-1]}" if said else "")
     return None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

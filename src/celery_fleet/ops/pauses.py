@@ -21,10 +21,7 @@ from celery_fleet.common import pauses
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.pauses import Pause
 from celery_fleet.delivery.keys import PAUSES
-from celery_fleet.ops.replies import collecting
-
-#: Seconds that workers get to answer.
-WAIT = 2.0
+from celery_fleet.ops.replies import WAIT, collecting
 
 
 def listed(app: Any) -> list[dict[str, Any]]:

@@ -35,12 +35,9 @@ from celery_fleet.compat import versions
 from celery_fleet.config.settings import parse
 from celery_fleet.ops.app import make_app
 from celery_fleet.ops.inspection import METHODS
-from celery_fleet.ops.replies import collecting
+from celery_fleet.ops.replies import WAIT, collecting
 
 TIMEOUT = 8.0
-
-#: Seconds that workers get to answer.
-WAIT = 2.0
 
 #: Prefix of the names of the fleet's own tasks, such as the canary's.
 OUR_TASKS = "celery_fleet."

@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+#: Seconds that workers get to answer.
+WAIT = 2.0
+
 
 class _AllThereError(Exception):
     """All expected workers have replied; ends the wait for more."""

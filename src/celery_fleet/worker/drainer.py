@@ -98,7 +98,7 @@ class Drainer:
         self._called = False
         self._paused: frozenset[str] = frozenset()
         #: Whether nothing may be fetched from a queue; `Pausing` decides that.
-        self.is_paused: Callable[[str], bool] = self._paused.__contains__
+        self.is_paused: Callable[[str], bool] = lambda _: False
         #: Called to poll other queues than before; None without a connection.
         self._choose_queues: Callable[[], None] | None = None
         #: Called to handle a signal that came while there was no loop to hear it.
@@ -141,8 +141,8 @@ class Drainer:
         self._away_since = None
         self._consumer, self._pool = consumer, consumer.pool
         self._drains = worker.why_not_drained(consumer) is None
-        queues.note_queues(consumer, self._left_out, self._arrived)
-        self._choose_queues = queues.skip_queues(consumer, self._left_out)
+        queues.note_queues(consumer, self.is_paused, self._arrived)
+        self._choose_queues = queues.skip_queues(consumer, self.is_paused)
         intake.pool_intake(consumer)
         if consumer.hub is None and self._drains:
             self._waker = self._waker or LoopWaker()
@@ -275,9 +275,6 @@ class Drainer:
             if not self._guarded(self._hand_back_waiting):
                 self._stop_worker()  # see _shut
         self._wake_loop()
-
-    def _left_out(self, queue: str) -> bool:
-        return self.is_paused(queue)
 
     def look(self) -> DrainStatus:
         """Return an updated drain status; only for the loop's thread."""

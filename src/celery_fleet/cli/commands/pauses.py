@@ -23,31 +23,24 @@ from celery_fleet.common.text import count
 #: Seconds between two questions whether tasks still run.
 INTERVAL = 2.0
 
-_TARGETS = (
+_TARGETS = tuple(
     click.option(
-        "--queue",
-        "queues",
+        f"--{kind}",
+        f"{kind}s",
         multiple=True,
         metavar="NAME",
-        shell_complete=complete.queue,
-        help="A queue, in all workers.",
-    ),
-    click.option(
-        "--worker",
-        "workers",
-        multiple=True,
-        metavar="NAME",
-        shell_complete=complete.worker,
-        help="A worker, on all its hosts, or as NAME@HOST on one.",
-    ),
-    click.option(
-        "--host",
-        "hosts",
-        multiple=True,
-        metavar="NAME",
-        shell_complete=complete.host,
-        help="All workers of a host.",
-    ),
+        shell_complete=completion,
+        help=text,
+    )
+    for kind, completion, text in (
+        (pauses.QUEUE, complete.queue, "A queue, in all workers."),
+        (
+            pauses.WORKER,
+            complete.worker,
+            "A worker, on all its hosts, or as NAME@HOST on one.",
+        ),
+        (pauses.HOST, complete.host, "All workers of a host."),
+    )
 )
 
 
@@ -216,17 +209,24 @@ def affected(application: Application, chosen: Iterable[str]) -> dict[str, list[
 
 def _rest(nodes: Mapping[str, Iterable[str]], found: Mapping[str, Any]) -> list[str]:
     """Return what may still run in the queues of these nodes, in words."""
-    number, rest = running(nodes, found), []
-    if number:
-        rest.append(f"{count(number, 'task')} still {'runs' if number == 1 else 'run'}")
+    number, silent = running(nodes, found), _silent(nodes, found)
+    rest = [f"{count(number, 'task')} still {_run(number)}"] if number else []
+    rest += [f"{node} does not answer" for node in silent]
     for node, queues in nodes.items():
-        reply = found["workers"].get(node, {"later": True})
-        # A worker with a solo pool answers between two tasks.
-        if reply.get("later"):
-            rest.append(f"{node} does not answer")
-        elif missing := [queue for queue in queues if queue not in reply.get("paused", ())]:
+        paused = found["workers"].get(node, {}).get("paused", ())
+        missing = [queue for queue in queues if queue not in paused]
+        if missing and node not in silent:
             rest.append(f"{node} has not paused {', '.join(missing)}")
     return rest
+
+
+def _silent(nodes: Iterable[str], found: Mapping[str, Any]) -> list[str]:
+    """Return the nodes that have not answered; one with a solo pool answers between two tasks."""
+    return [node for node in nodes if found["workers"].get(node, {"later": True}).get("later")]
+
+
+def _run(number: int) -> str:
+    return "runs" if number == 1 else "run"
 
 
 def running(nodes: Mapping[str, Iterable[str]], found: Mapping[str, Any]) -> int:
@@ -251,15 +251,12 @@ def _tell(
     for line in lines:
         output.say(line[0].upper() + line[1:])
     if number := running(nodes, found):
-        output.say(
-            f"{count(number, 'task')} of what is paused still {'runs' if number == 1 else 'run'}."
-        )
-    replies = found["workers"]
+        output.say(f"{count(number, 'task')} of what is paused still {_run(number)}.")
     if found["unheard"]:
         output.say(
             f"The workers could not be told ({found['unheard']}): they notice within half a minute."
         )
-    elif silent := [node for node in nodes if replies.get(node, {"later": True}).get("later")]:
+    elif silent := _silent(nodes, found):
         output.say(f"No answer from {', '.join(silent)}: they notice when they answer again.")
     show(found["pauses"])
 
