@@ -19,7 +19,7 @@ from scripts.testhosts.fleet import cache_directory, pip_cache
 PYTHONS = ("3.11", "3.13")
 
 #: Packages that the tests in these virtualenvs also need.
-TESTS = ("pytest>=9,<10",)
+TESTS = ("pytest>=9,<10", "pytest-timeout>=2,<3")
 
 #: Seconds that pip may take.
 PATIENCE = 600
