@@ -18,7 +18,7 @@ from tests.contract.test_repository import load
 from tests.render.fleet import ROOT, ansible, copy_inventory
 
 # Preflight's plays, which may be begun anywhere: they change nothing, and the lease is not taken without all of them.
-PREFLIGHT = 2
+PREFLIGHT = len(load(ROOT / "playbooks/preflight.yml"))
 REFUSED = "this run has skipped the first steps of every run"
 REMOVAL = "remove_fleet.yml"
 REMOVAL_REFUSED = "this run has skipped the first steps of a removal"
@@ -148,7 +148,8 @@ def test_a_removal_that_is_started_later_is_refused(directory: Path, task: str) 
 
 @pytest.mark.long
 def test_a_removal_that_is_started_anywhere_is_refused(directory: Path) -> None:
-    ((look, check, *others),) = tasks(directory, REMOVAL)
+    # The first play only has Ansible read the inventory.
+    (), (look, check, *others) = tasks(directory, REMOVAL)
     assert len(others) > 15
     for task in others:
         is_refused(run(directory, REMOVAL, f"--start-at-task={task}"), words=REMOVAL_REFUSED)

@@ -45,10 +45,16 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
 
     Secrets of fewer than six characters stay: they are as likely to be part of an ordinary word.
     """
-    for secret in sorted(secrets, key=len, reverse=True):
+    # A value is shown on one line and perhaps quoted, so a secret with a line end looks different there.
+    shown = {form for secret in secrets for form in (secret, secret.strip(), _quoted(secret))}
+    for secret in sorted(shown, key=len, reverse=True):
         if len(secret) >= 6:
             text = text.replace(secret, SECRET)
     return text
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def leaves(value: object) -> Iterable[str]:
