@@ -21,7 +21,7 @@ QUIET = 3.0
 
 @pytest.fixture
 def place(fleet: Fleet) -> Iterator[tuple[str, str]]:
-    """A host of workers, and a worker of it that nobody else is."""
+    """Return a worker host, and a worker that runs only there."""
     host = fleet.one("celery_workers")
     workers = fleet.expected[host]["celery_worker_host_instances"]
     yield host, workers[0]
