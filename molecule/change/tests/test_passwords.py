@@ -1,4 +1,4 @@
-"""A new password of Redis's user `worker` and a release from git come to a fleet one of whose hosts can't be reached.
+"""A fleet gets a new password of Redis's user `worker` and a release from git while one host can't be reached.
 
 The first run leaves that host out, and the second finishes it; tasks are sent and run during both. The tests look at
 what the two runs did. A third run takes everything back.
@@ -222,7 +222,7 @@ def rotation(changes: Fleets, tmp_path_factory: pytest.TempPathFactory) -> Itera
         redis_passwords={**own, "worker": OTHER_WORKER_PASSWORD},
         celery_app_source=repository(changes, tmp_path_factory.mktemp("git")),
     )
-    # No process of the host notices: only Ansible is sent where nobody listens.
+    # No process of the host notices, because only Ansible gets an address on which nothing listens.
     nowhere = changes.layer(**{DOWN: {"ansible_port": 1, "ansible_ssh_retries": 0}})
     before = (changes.pids(), releases(changes))
     forget_refusals(changes)

@@ -1,4 +1,4 @@
-"""The host of Redis is installed anew with Debian 13, and its data moves along, as docs/hosts.md says.
+"""The Redis host is reinstalled with Debian 13, and its data moves along, as docs/hosts.md says.
 
 This file comes last: there is no way back, since Redis 7.0 does not read what 8.0 has saved.
 """

@@ -1,4 +1,4 @@
-"""Pauses outlast restarts and runs, and no task is lost by them."""
+"""Pauses outlast restarts and runs, and lose no task."""
 
 from __future__ import annotations
 

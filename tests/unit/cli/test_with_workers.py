@@ -304,7 +304,7 @@ def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPa
         (("resume", "--host", "gone"), 1, "host gone was not paused; paused is nothing"),
     ],
 )
-def test_what_can_not_be_paused_or_resumed(
+def test_impossible_pauses_and_resumes_are_refused(
     call: Call, argv: tuple[str, ...], code: int, text: str
 ) -> None:
     done = call(*argv)

@@ -238,7 +238,7 @@ def test_a_fault_of_a_worker_does_not_affect_senders() -> None:
         ({"host": "w2"}, False),
     ],
 )
-def test_a_mark_excuses_only_what_ran_where_it_was_made(
+def test_a_mark_only_excuses_tasks_in_its_own_place(
     changed: dict[str, Any], is_cause: bool
 ) -> None:
     """A mark of a worker explains its worker, that of a process its process, that of a host everything on its host."""

@@ -28,7 +28,7 @@ def test_a_script_is_one_word_of_the_command() -> None:
 
 
 def test_a_script_imports_nothing_from_where_it_is_run(tmp_path: Path) -> None:
-    """The working directory is the home of whoever logs in, and the script is root's."""
+    """The working directory is the home of the user who logs in, and the script runs as root."""
     (tmp_path / "json.py").write_text("print('the home of a user')\n")
     done = subprocess.run(
         ["/bin/sh", "-c", host_scripts.command("import json; print(json.dumps({}))")],

@@ -62,7 +62,7 @@ def test_tags_leave_parts_out() -> None:
         "celery_exporter",
         "celery_health",
     ]
-    # Whatever opens a port of Redis's or of the web process's closes it to strangers first.
+    # Parts that open a port of Redis or of the web process first close it to strangers.
     for tag in ("redis", "celery_producer", "deploy", "configure", "firewall"):
         assert "firewall" in names(host, run=(tag,))
     assert "celery_worker" not in names(host, skip=("celery_worker",))

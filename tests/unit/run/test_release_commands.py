@@ -1,4 +1,4 @@
-"""The commands of a release: which a host has to run, how one is carried out, and what is told of it."""
+"""Release commands: which of them a host has to run, how one is run, and what is reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def found(here: str, fleet: Any = None, own: Any = None, hosts: list[str] = HOST
     return [command["name"] for command in due(RAW, fleet or {}, own or {}, here, hosts)]
 
 
-def test_what_the_inventory_leaves_out() -> None:
+def test_options_of_a_command_have_defaults() -> None:
     first, second, third = parse(RAW)
     assert (first.when, first.hosts, first.timeout) == ("release", "one", 300.0)
     assert (second.when, second.hosts, second.timeout) == ("release", "all", 600.0)

@@ -1,4 +1,4 @@
-"""Whether a removal may begin, and what a person is told of it."""
+"""Whether a removal may begin, and what its plan says."""
 
 from __future__ import annotations
 

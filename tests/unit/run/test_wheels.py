@@ -124,7 +124,7 @@ def test_wheels_that_no_run_uses_are_deleted(directory: Path) -> None:
 
 
 def test_wheels_are_not_shared_between_inventories_applications_or_users() -> None:
-    """Whoever makes wheels decides what runs where they are installed."""
+    """The host that makes wheels decides what runs on the hosts that install them."""
     with wheels.turn("v1", SCOPE, "worker1") as (path, _):
         path.write_bytes(b"")
     for place, other in ((0, "/staging"), (1, "/usr/lib/celery-fleet/cli"), (2, "root")):
