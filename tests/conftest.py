@@ -14,7 +14,8 @@ if find_spec("ansible"):
     # plugins.
     init_plugin_loader([])
 
-# Seconds after which a test counts as hanging: many times what one takes on a busy machine. A test may set its own.
+# Seconds after which a test counts as hanging: many times what it takes on a busy machine. A test may set its own
+# limit.
 LIMITS = {"long": 1800, "slow": 900, "": 300}
 
 

@@ -12,7 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
 
 
 def facts(name: str = "shop", **given: Any) -> Facts:
-    """Return the facts of an application on one host; what is not given is as small as it can be."""
+    """Return the facts of an application on one host; facts that are not given have minimal values."""
     return cast(
         "Facts",
         {

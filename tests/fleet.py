@@ -184,7 +184,7 @@ class Fleet:
         return done.stdout
 
     def listeners(self) -> set[bytes]:
-        """Return who listens to all events, according to the broker; the worker itself listens to some of them."""
+        """Return the broker's clients that listen to all events; the worker itself listens to some of them."""
         bound = client(self.ports["broker"], "operator").smembers("_kombu.binding.celeryev")
         return {one for one in bound if one.startswith(b"#")}
 
@@ -272,5 +272,5 @@ def wait_for(look: Any, seconds: float = 60) -> None:
                 return
         except (redis.ConnectionError, AssertionError):
             pass
-        assert time.monotonic() < end, "it did not come up"
+        assert time.monotonic() < end, "it did not start"
         time.sleep(0.02)

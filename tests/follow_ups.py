@@ -134,7 +134,7 @@ KINDS = ("retry", "autoretry", "link", "group", "chain", "chord", "replace", "se
 CHORD = KINDS.index("chord")
 
 
-#: Sends a task of each kind; in a process that ends, since a sender of chords listens to the result store.
+#: Sends a task of each kind in a separate process that ends, because a sender of chords listens to the result store.
 SENDER = """
 import sys
 from celery import chain, chord, group
@@ -198,7 +198,7 @@ def away(server: Server, fault: str, seconds: float, begun: Callable[[], object]
         time.sleep(seconds)
         server.start()
     else:
-        # It answers at once that it is loading its data, and takes so many microseconds for each command.
+        # It answers at once that it is loading its data, and delays each key by this many microseconds.
         delay = int(seconds * 1e6 / commands)
         server.start(
             *("--key-load-delay", str(delay), "--loading-process-events-interval-bytes", "1024"),

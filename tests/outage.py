@@ -321,7 +321,7 @@ class Worker:
 
     @property
     def gap(self) -> float:
-        """Return the longest time between two turns of the loop; 1.2 s if none was longer."""
+        """Return the longest time between two iterations of the loop; 1.2 s if none was longer."""
         path = self.directory / "gaps"
         return (
             max([1.2, *(float(line.split()[0]) for line in path.read_text().splitlines())])
@@ -333,11 +333,11 @@ class Worker:
     def unacked(self) -> int:
         return int(self.server.client.hlen("unacked"))
 
-    # --- what it is to do ---
+    # --- what it should do ---
 
     def app(self) -> Any:
         made = Celery("shop", set_as_current=False)
-        # Without results, because sending then asks the result store, which may hang.
+        # Results are off, because sending would ask the result store, which may hang.
         url = f"redis://127.0.0.1:{self.server.port}/0"
         made.conf.update(self.settings, broker_url=url, result_backend="disabled://")
         return made

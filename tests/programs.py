@@ -15,7 +15,7 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 
 
 def required(name: str) -> str:
-    """Return the path of a program; fail without it, because skipping the test would hide what it shows."""
+    """Return the path of a program; fail if it is missing, because a skipped test would hide faults."""
     system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     path = shutil.which(name, path=f"{system}:{os.environ.get('PATH', '')}")
     if path is None:

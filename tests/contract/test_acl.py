@@ -1,4 +1,4 @@
-"""What the runtime's drain sends to Redis is granted to the worker's user there."""
+"""The worker's user on Redis may run every command of a drain."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from celery_fleet.supervision import broker
 
 QUEUE = "discounts"
 
-# The worker's rights in the oldest version that a fleet may go back to (tests/upgrade_from): it gets them while this
-# version's workers still drain.
+# The worker's rights in the oldest version that a fleet may go back to (tests/upgrade_from). A fleet that goes back
+# gets them while this version's workers still drain.
 OLDEST = (
     "brpop lpush rpush llen del exists hset hget hdel zadd zrem zrange zrangebyscore zscore sadd srem smembers set get "
     "time watch unwatch multi exec discard evalsha script|load script|exists publish psubscribe punsubscribe"
 )
 
-# How a script runs in a pipeline: by its digest, after the server has loaded it.
+# In a pipeline, a script is loaded first and runs by its digest.
 SCRIPT = {"evalsha", "script|load"}
 
 
 def rules() -> list[str]:
-    """The worker's rights on the broker."""
+    """Return the worker's rights on the broker."""
     (line,) = (
         line
         for line in acl.acl("broker", {"worker": "secret"}, [QUEUE]).splitlines()
@@ -36,8 +36,8 @@ def rules() -> list[str]:
 
 def test_a_worker_may_run_every_command_of_its_drain() -> None:
     calls = re.findall(r"redis\.p?call\('(\w+)'", PUT_BACK.text)
-    # One pushes at the end that its argument names, another makes an error.
-    assert len(calls) + 2 == PUT_BACK.text.count("redis."), "a call that this test does not read"
+    # One script pushes at the end that its argument names, another one raises an error.
+    assert len(calls) + 2 == PUT_BACK.text.count("redis."), "a call that this test can't parse"
     needed = {call.lower() for call in (*calls, HEAD, TAIL)} | SCRIPT
     granted = {rule.removeprefix("+") for rule in rules() if rule.startswith("+")}
     assert needed <= granted, "messages could not be handed back: grant it in desired/acl.py"
@@ -51,7 +51,7 @@ def test_a_worker_may_use_every_key_of_its_drain() -> None:
     assert not [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns)]
 
 
-def test_everybody_may_ask_whether_the_broker_is_full() -> None:
+def test_every_user_may_ask_whether_the_broker_is_full() -> None:
     passwords = dict.fromkeys(("worker", "beat", "producer", "flower", "operator"), "secret")
     lines = acl.acl("broker", passwords, [QUEUE]).splitlines()[1:]
     assert len(lines) == len(passwords)

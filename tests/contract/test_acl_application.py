@@ -1,6 +1,6 @@
-"""What applications do with Celery is granted on Redis: against real servers, a real worker and a real producer.
+"""Redis lets applications do everything they do with Celery: real servers, a real worker and a real producer.
 
-Redis logs what it refuses; that log has to stay empty.
+Redis logs what it refuses, and that log must stay empty.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def fleet(
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A fleet whose producers have remote control."""
+    """Return a fleet whose producers have remote control."""
     directory = tmp_path_factory.mktemp("controlled")
     (directory / "more.py").write_text(MORE)
     with running(directory, "-I", "more", remote_control=True) as made:
@@ -106,7 +106,7 @@ def nothing_refused(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def sent(fleet: Fleet, expression: str, user: str = "producer") -> Any:
-    """What an expression is in a process of the application that has a user's settings."""
+    """Return an expression's value in a process of the application with a user's settings."""
     code = (
         "import json; from celery import chord, group; from more import *;"
         f"print(json.dumps({expression}))"
@@ -125,7 +125,7 @@ def sent(fleet: Fleet, expression: str, user: str = "producer") -> Any:
         ("asks.delay()", [{NODE: {"ok": "pong"}}]),
     ],
 )
-def test_a_workflow(fleet: Fleet, expression: str, value: Any) -> None:
+def test_workflows_run(fleet: Fleet, expression: str, value: Any) -> None:
     assert sent(fleet, f"{expression}.get(timeout=20)") == value
 
 
@@ -151,14 +151,16 @@ def test_a_producer_keeps_and_forgets_results(fleet: Fleet) -> None:
     ],
     ids=json.dumps,
 )
-def test_a_route_by_an_exchange(fleet: Fleet, user: str, options: dict[str, str]) -> None:
+def test_a_task_can_be_sent_by_an_exchange(
+    fleet: Fleet, user: str, options: dict[str, str]
+) -> None:
     before = fleet.ledger().count(9)
     assert sent(fleet, f"bool(note.apply_async((9,), **{options}))", user)
     wait_for(lambda: fleet.ledger().count(9) == before + 1)
 
 
-def test_a_beat_whose_code_asks_for_remote_control(fleet: Fleet) -> None:
-    """Celery's beat would be refused its mailbox and log a traceback every 5 s; the fleet's goes without."""
+def test_beat_runs_even_if_the_code_asks_for_remote_control(fleet: Fleet) -> None:
+    """Stock beat would log a traceback every 5 s, because Redis refuses its mailbox; the fleet's beat has none."""
     path = str(fleet.directory / "schedule")
     beat = fleet.start("celery", "-A", "more", "beat", "-s", path, "-l", "INFO", user="beat")
     try:
@@ -169,7 +171,7 @@ def test_a_beat_whose_code_asks_for_remote_control(fleet: Fleet) -> None:
     assert "pidbox" not in fleet.log("beat")
 
 
-def test_a_producer_with_remote_control(controlled: Fleet) -> None:
+def test_a_producer_with_remote_control_gets_answers(controlled: Fleet) -> None:
     assert sent(controlled, "app.control.ping(timeout=2)") == [{NODE: {"ok": "pong"}}]
     assert NODE in sent(controlled, "app.control.inspect(timeout=2).active()")
     revoked = "(r := add.apply_async((1, 2), countdown=3)).revoke() or r.get(20, propagate=False)"
@@ -203,7 +205,7 @@ def test_a_producer_with_remote_control_leaves_overdue_tasks_alone(controlled: F
         ("KEYS", "*"),
     ],
 )
-def test_remote_control_gives_no_more(controlled: Fleet, command: tuple[str, ...]) -> None:
+def test_remote_control_gives_no_other_rights(controlled: Fleet, command: tuple[str, ...]) -> None:
     with (
         client(controlled.ports["broker"], "producer") as producer,
         pytest.raises(redis.exceptions.NoPermissionError),
@@ -212,7 +214,7 @@ def test_remote_control_gives_no_more(controlled: Fleet, command: tuple[str, ...
     assert len(controlled.refused()) == 1
 
 
-def test_without_it_a_producer_reaches_no_worker(fleet: Fleet) -> None:
+def test_without_remote_control_a_producer_reaches_no_worker(fleet: Fleet) -> None:
     with (
         client(fleet.ports["broker"], "producer") as producer,
         pytest.raises(redis.exceptions.NoPermissionError),

@@ -1,6 +1,6 @@
-"""Clients outside of the fleet may do what they need, and no more, on real servers and a real worker.
+"""Clients outside the fleet may do what they need, and no more, on real servers and a real worker.
 
-They are plain Celery, without the fleet's loader and settings.
+They use plain Celery, without the fleet's loader and settings.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def test_a_worker_outside_consumes_an_external_queue(fleet: Fleet) -> None:
         ("broker", "partner", ("BRPOP", "mail", "1")),
         ("broker", "partner", ("DEL", "mail")),
         ("broker", "partner", ("HGET", "unacked", "t")),
-        # It would get copies of what is sent to bulk.
+        # The exchange would also deliver copies of what is sent to bulk.
         ("broker", "partner", ("SADD", "_kombu.binding.bulk", "bulk\x06\x16\x06\x16letters")),
         ("broker", "partner", ("SADD", "_kombu.binding_permanent.bulk", "x")),
         ("broker", "partner", ("PUBLISH", "/0.celery.pidbox", "{}")),

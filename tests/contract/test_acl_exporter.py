@@ -67,7 +67,7 @@ def refused(port: int) -> list[str]:
     return [str(entry) for entry in entries]
 
 
-def test_all_that_the_exporter_asks(ports: Ports, tmp_path: Path) -> None:
+def test_the_exporter_may_run_all_its_commands(ports: Ports, tmp_path: Path) -> None:
     root = client(ports["broker"], "root")
     for queue in QUEUES:
         for step in STEPS:
@@ -130,7 +130,7 @@ def test_all_that_the_exporter_asks(ports: Ports, tmp_path: Path) -> None:
         ("MONITOR",),
     ],
 )
-def test_no_more(words: tuple[str, ...], ports: Ports) -> None:
+def test_the_exporter_may_do_nothing_else(words: tuple[str, ...], ports: Ports) -> None:
     for port in ports.values():
         with pytest.raises(redis.exceptions.NoPermissionError):
             client(port, "exporter").execute_command(*words)
@@ -138,14 +138,14 @@ def test_no_more(words: tuple[str, ...], ports: Ports) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_password_there_is_no_such_user(kind: str) -> None:
+def test_without_a_password_the_exporter_has_no_user(kind: str) -> None:
     assert "user exporter" in acl.acl(kind, PASSWORDS, QUEUES)
     assert "exporter" not in acl.acl(kind, {"admin": "a"}, QUEUES)
 
 
 # --- Debian's exporter of Redis ----------------------------------------------------------------------
 
-# What prometheus-redis-exporter 1.45 (Debian 12) and 1.69 (Debian 13) ask with the options of our unit.
+# What prometheus-redis-exporter 1.45 (Debian 12) and 1.69 (Debian 13) send with the options of our unit.
 ASKED = (
     ("INFO", "ALL"),
     ("SLOWLOG", "LEN"),
@@ -155,7 +155,7 @@ ASKED = (
 )
 
 
-def test_all_that_debians_exporter_of_redis_asks(ports: Ports) -> None:
+def test_debians_exporter_of_redis_may_run_all_its_commands(ports: Ports) -> None:
     for port in ports.values():
         for words in ASKED:
             client(port, "redis_exporter").execute_command(*words)
@@ -183,7 +183,9 @@ def test_all_that_debians_exporter_of_redis_asks(ports: Ports) -> None:
         ("MONITOR",),
     ],
 )
-def test_debians_exporter_of_redis_does_nothing_else(words: tuple[str, ...], ports: Ports) -> None:
+def test_debians_exporter_of_redis_may_do_nothing_else(
+    words: tuple[str, ...], ports: Ports
+) -> None:
     for port in ports.values():
         with pytest.raises(redis.exceptions.NoPermissionError):
             client(port, "redis_exporter").execute_command(*words)

@@ -1,6 +1,6 @@
-"""Redis lets an operator do what they do by hand, and no more, on real servers and a real worker.
+"""Redis lets operators do what they do by hand, and no more, on real servers and a real worker.
 
-Without TLS, which is no part of rights. Redis logs what it refuses; that log has to stay empty.
+There is no TLS, which does not affect rights. Redis logs what it refuses, and that log must stay empty.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def nothing_refused(fleet: Fleet) -> Iterator[None]:
     assert fleet.refused() == []
 
 
-def test_a_task_whose_time_is_up_is_no_business_of_a_question(
+def test_a_question_does_not_put_overdue_tasks_back(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kombu makes every consumer put it back, even one that waits for replies, and the operator may not."""
+    """Kombu makes every consumer put overdue tasks back, even one that waits for replies, and an operator may not."""
     monkeypatch.setattr(fleet, "visibility_timeout", 60)
     worker = client(fleet.ports["broker"], "worker")
     message = {"body": "", "headers": {}, "properties": {"delivery_info": {}, "delivery_tag": "t"}}
     worker.hset("unacked", "t", json.dumps([message, "", "bulk"]))
-    # The worker is from before the change, and has an hour.
+    # The worker started before the change, so it has an hour.
     worker.zadd("unacked_index", {"t": time.time() - 600})
     assert NODE in fleet.celery("inspect", "ping")
     assert worker.hexists("unacked", "t")
@@ -53,13 +53,13 @@ def test_a_task_whose_time_is_up_is_no_business_of_a_question(
     "question",
     ["active", "scheduled", "registered", "conf"],
 )
-def test_celerys_questions(fleet: Fleet, question: str) -> None:
+def test_an_operator_may_use_celerys_inspect(fleet: Fleet, question: str) -> None:
     assert NODE in fleet.celery("inspect", "--timeout=0.5", question)
 
 
 def test_flower_revokes_and_does_not_send(fleet: Fleet) -> None:
     """As docs/operations.md says: with Flower's password you can't have tasks run, not even by a retry."""
-    # Long enough for a command of Celery's to start on a busy machine: a worker looks for revokes when it is due.
+    # Long enough for a celery command to start on a busy machine: a worker checks for revokes when the task is due.
     sent = fleet.app().send_task("shop.add", (1, 2), countdown=12)
     fleet.celery("control", "revoke", sent.id, user="flower")
     wait_for(lambda: sent.state == "REVOKED", 60)
@@ -71,7 +71,7 @@ def test_flower_revokes_and_does_not_send(fleet: Fleet) -> None:
     assert fleet.refused() != []
 
 
-def test_the_commands_questions(fleet: Fleet) -> None:
+def test_an_operator_may_use_the_commands_questions(fleet: Fleet) -> None:
     for request in (
         {"question": "workers", "queues": QUEUES, "expected": [NODE]},
         {"question": "inspect", "method": "ping", "expected": [NODE]},
@@ -92,8 +92,8 @@ def test_the_commands_questions(fleet: Fleet) -> None:
             assert answer["answer"]["queues"] == {"mail": 0, "bulk": 0}
 
 
-def test_the_commands_monitor(fleet: Fleet) -> None:
-    """Ended by what it counts, as `top` is by a person: how long it takes to count is a matter of the machine."""
+def test_an_operator_may_use_the_commands_monitor(fleet: Fleet) -> None:
+    """The test ends the monitor when it has counted the task, because how long that takes depends on the machine."""
     request = {"settings": fleet.settings("operator"), "queues": QUEUES, "expected": [NODE]}
     process = subprocess.Popen(
         [sys.executable, "-m", "celery_fleet.ops.monitoring"],
@@ -110,7 +110,7 @@ def test_the_commands_monitor(fleet: Fleet) -> None:
     with process.stdout as output:
         first = json.loads(output.readline())
         assert first["workers"] == {NODE: {"online": True, "source": "events"}}
-        # It says so before its queue for events is bound.
+        # It reports readiness before its queue for events is bound.
         wait_for(fleet.listeners)
         fleet.celery("call", "shop.add", "--args=[2, 3]", "--queue=mail", user="producer")
         for line in output:
@@ -122,7 +122,7 @@ def test_the_commands_monitor(fleet: Fleet) -> None:
     assert fleet.listeners() == set(), "left on the broker"
 
 
-def test_control(fleet: Fleet) -> None:
+def test_an_operator_may_control_workers(fleet: Fleet) -> None:
     fleet.celery("control", "--timeout=0.5", "rate_limit", "shop.add", "10/m")
     fleet.celery("control", "--timeout=0.5", "add_consumer", "bulk")
     fleet.celery("control", "--timeout=0.5", "cancel_consumer", "bulk")
@@ -135,13 +135,13 @@ def test_a_task_is_called_and_its_result_read(fleet: Fleet) -> None:
     wait_for(lambda: fleet.celery("result", task).strip() == "5")
 
 
-def test_purge(fleet: Fleet) -> None:
+def test_an_operator_may_purge_queues(fleet: Fleet) -> None:
     fleet.celery("call", "shop.add", "--args=[2, 3]", "--queue=bulk", user="producer")
     assert "1 message" in fleet.celery("purge", "-f", "-Q", "bulk")
 
 
 @pytest.mark.parametrize("kind", ["broker", "results"])
-def test_redis_by_hand(fleet: Fleet, kind: str) -> None:
+def test_an_operator_may_read_redis(fleet: Fleet, kind: str) -> None:
     operator = client(fleet.ports[kind], "operator")
     assert operator.ping()
     assert operator.info("memory")["used_memory"] > 0
@@ -162,9 +162,9 @@ def test_redis_by_hand(fleet: Fleet, kind: str) -> None:
         ("SHUTDOWN",),
     ],
 )
-def test_no_more(fleet: Fleet, words: tuple[str, ...]) -> None:
+def test_an_operator_may_do_nothing_else(fleet: Fleet, words: tuple[str, ...]) -> None:
     for port in fleet.ports.values():
         with pytest.raises(redis.exceptions.NoPermissionError):
             client(port, "operator").execute_command(*words)
-    # Meant, so not to be found by the check after each test.
+    # This refusal is intended, so the check after each test must not find it.
     assert len(fleet.refused()) == 2

@@ -82,7 +82,7 @@ def test_jobs_of_gitlab_have_stages_and_parents_that_exist() -> None:
         assert set(job.get("needs", [])) <= set(jobs)
 
 
-def test_the_execution_environment_is_one() -> None:
+def test_the_execution_environment_is_valid() -> None:
     schema = Path(ansiblelint.schemas.__file__).with_name("execution-environment.json")
     found = loaded("execution-environment.yml")
     jsonschema.validate(found, json.loads(schema.read_text()))

@@ -1,4 +1,4 @@
-"""Each command and figure of the applications' own documents is in docs/commands.md, beside one of ours."""
+"""Each command and figure in the applications' own documents is in docs/commands.md, next to its equivalent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCUMENTED_FILE = Path(__file__).with_name("documented.txt")
 
 
 def documented() -> dict[str, list[str]]:
-    """What the documents have typed or watched, by application."""
+    """Return the commands and figures in the documents, by application."""
     found: dict[str, list[str]] = {}
     for line in DOCUMENTED_FILE.read_text().splitlines():
         if line.startswith("["):
@@ -35,7 +35,7 @@ CASES = [(name, text) for name, texts in DOCUMENTED.items() for text in texts]
 
 @cache
 def tables() -> dict[str, dict[str, str]]:
-    """Of each application: what the left column of its tables quotes, to the right one."""
+    """Return for each application the quotations in the left column of its tables, with the right column."""
     found: dict[str, dict[str, str]] = {}
     for part in re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]:
         name, _, text = part.partition("\n")
@@ -50,7 +50,7 @@ def tables() -> dict[str, dict[str, str]]:
 
 
 def ours() -> list[str]:
-    """Every command of the right columns."""
+    """Return every command in the right columns."""
     return [
         command
         for rows in tables().values()
@@ -64,15 +64,15 @@ def test_the_page_has_the_five_applications() -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), CASES)
-def test_what_is_documented_has_ours_beside_it(name: str, text: str) -> None:
+def test_a_documented_command_has_an_equivalent(name: str, text: str) -> None:
     assert tables()[name][text].strip()
 
 
-def test_no_row_is_about_what_no_document_has() -> None:
+def test_every_row_is_about_a_documented_command() -> None:
     assert {(name, left) for name, rows in tables().items() for left in rows} == set(CASES)
 
 
-def test_what_inspects_purges_or_controls_runs_as_the_operator() -> None:
+def test_commands_that_inspect_purge_or_control_run_as_the_operator() -> None:
     run = [command for command in ours() if command.startswith("celery-fleet exec")]
     assert len(run) >= 8
     for command in run:
@@ -81,7 +81,7 @@ def test_what_inspects_purges_or_controls_runs_as_the_operator() -> None:
 
 
 def test_our_commands_are_known_to_the_command_line() -> None:
-    """With their options; what stands behind `--` is another program's."""
+    """Options are checked as well; what follows `--` belongs to another program."""
     found = [shlex.split(command) for command in ours() if command.startswith("celery-fleet ")]
     assert len(found) >= 40
     for _, name, *words in found:

@@ -33,18 +33,18 @@ ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
 COLLECTION = "celery_fleet.core"
 IMPORTED = f"ansible_collections.{COLLECTION}.plugins"
-# What ansible-doc calls the kinds that have one plugin in each file.
+# ansible-doc's names for the kinds of plugins that have one plugin in each file.
 KINDS = ("callback", "inventory", "lookup", "modules", "vars")
 ACTIONS = sorted(path.stem for path in (PLUGINS / "action").glob("*.py"))
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 FILTERS: dict[str, Callable[..., Any]] = FilterModule().filters()
-# Functions of filters that hand further keywords on, and those that they don't.
+# Functions of filters that pass on further keywords, and the keywords that they don't pass on.
 HANDED_ON: dict[str, tuple[Callable[..., Any], set[str]]] = {
     "pki_state": (PkiVariables, {"source"}),
     "nginx_site": (nginx.site, {"password_line"}),
     "nginx_location": (nginx.location, {"password_line"}),
 }
-# Python's types in a filter's signature, and what documentation calls them.
+# Python's types in a filter's signature, and their names in documentation.
 TYPES = {
     **dict.fromkeys(("Mapping", "Facts", "Workers", "BeatSchedule", "RedisServers"), "dict"),
     "Sequence": "list",
@@ -54,13 +54,13 @@ TYPES = {
 
 
 def plugins() -> list[Path]:
-    """Every file that has one documented plugin."""
+    """Return every file that has one documented plugin."""
     return sorted(path for kind in KINDS for path in (PLUGINS / kind).glob("*.py"))
 
 
 @cache
 def read(path: Path) -> Mapping[str, Any]:
-    """The documentation in a file, as Ansible reads it."""
+    """Return the documentation in a file, as Ansible reads it."""
     return read_docstring(str(path), verbose=False, ignore_errors=False)
 
 
@@ -106,7 +106,7 @@ def test_a_modules_examples_and_answers_are_documented(name: str) -> None:
     assert all(answer["returned"] and answer["type"] for answer in answers.values())
 
 
-def test_what_sanity_ignores_is_there_and_has_a_reason() -> None:
+def test_sanity_exceptions_name_existing_files_and_have_a_reason() -> None:
     lines = (ROOT / "tests/sanity/ignore-2.19.txt").read_text().splitlines()
     assert lines == sorted(set(lines))
     found = set()
@@ -125,7 +125,7 @@ def test_what_sanity_ignores_is_there_and_has_a_reason() -> None:
 
 
 def is_args(node: ast.expr) -> bool:
-    """Whether an expression is the task's arguments: `self._task.args`, or what a plugin calls them."""
+    """Return whether an expression is the task's arguments: `self._task.args`, or a plugin's own name for them."""
     return (isinstance(node, ast.Name) and node.id == "args") or (
         isinstance(node, ast.Attribute) and node.attr in ("args", "_args")
     )
@@ -137,7 +137,7 @@ def text(node: ast.expr) -> str | None:
 
 
 def arguments(path: Path) -> set[str]:
-    """Names that an action plugin reads from its task's arguments, and those that it lists in `OPTIONS`."""
+    """Return the names that an action plugin reads from its task's arguments, or lists in `OPTIONS`."""
     found: set[str | None] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Subscript) and is_args(node.value):
@@ -151,11 +151,11 @@ def arguments(path: Path) -> set[str]:
 
 
 class AskedError(Exception):
-    """The module has said which arguments it takes."""
+    """The module was asked for its arguments; this carries them."""
 
 
 def spec(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The arguments of the module behind an action plugin; none if the action plugin does all of the work."""
+    """Return the arguments of the module that an action plugin calls; none if the action plugin does all the work."""
     asked: dict[str, Any] = {}
 
     def ask(self: AnsibleModule, argument_spec: dict[str, Any], **options: Any) -> None:
@@ -177,7 +177,7 @@ def test_the_options_are_those_that_the_action_takes(
     taken = arguments(PLUGINS / "action" / f"{name}.py")
     module = spec(name, monkeypatch)
     options = doc(PLUGINS / "modules" / f"{name}.py")["options"]
-    # A module gets all that a task gives, and the action plugin looks at some of it.
+    # The module gets all of a task's arguments, and the action plugin reads some of them.
     assert set(options) == (set(module) or taken)
     assert taken <= set(options)
     for option, told in options.items():
@@ -193,7 +193,7 @@ def test_the_options_are_those_that_the_action_takes(
 
 
 def tasks(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names of our actions in a file of a role or playbook, and the options that each gets."""
+    """Yield the names of our actions in a file of a role or playbook, with the options that each gets."""
     if isinstance(document, list):
         for item in document:
             yield from tasks(item)
@@ -206,7 +206,7 @@ def tasks(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield from tasks(value)
 
 
-def test_tasks_give_what_is_documented() -> None:
+def test_tasks_only_use_documented_options() -> None:
     files = [*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/*.yml")]
     found = [(path, *task) for path in files for task in tasks(yaml.safe_load(path.read_text()))]
     assert {name for _, name, _ in found} == set(ACTIONS)
@@ -220,8 +220,8 @@ def test_tasks_give_what_is_documented() -> None:
                 assert value in choices, (path, name, option)
 
 
-def test_what_only_documents_has_no_code() -> None:
-    """Ansible then refuses what a direct run prints, which is nothing; `test_without_its_action` shows it."""
+def test_modules_that_only_document_an_action_have_no_code() -> None:
+    """A direct run prints nothing, and so fails; the last test of this file shows that."""
     for name in ACTIONS:
         if hasattr(importlib.import_module(f"{IMPORTED}.modules.{name}"), "main"):
             continue
@@ -241,13 +241,13 @@ def page(name: str) -> Mapping[str, Any]:
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Parameters with their types, not as text."""
+    """Return the parameters, with types instead of their text."""
     found = inspect.signature(function, eval_str=True).parameters
     return {name: one for name, one in found.items() if one.kind is not one.VAR_KEYWORD}
 
 
 def taken_by(name: str) -> dict[str, inspect.Parameter]:
-    """Parameters of a filter, those included that its function hands on."""
+    """Return the parameters of a filter, including those that its function passes on."""
     found = parameters(FILTERS[name])
     if name in HANDED_ON:
         function, own = HANDED_ON[name]
@@ -260,7 +260,7 @@ def taken_by(name: str) -> dict[str, inspect.Parameter]:
 
 
 def kind(annotation: Any) -> str:
-    """What documentation calls a type; nothing for any."""
+    """Return the documentation's name of a type; nothing for Any."""
     if annotation in (Any, None):
         return ""
     given = typing.get_args(annotation)
@@ -304,14 +304,14 @@ def test_a_filters_parameters_are_those_of_its_function(name: str) -> None:
 
 
 def calls(text: str) -> Iterator[jinja2.nodes.Filter]:
-    """The fleet's filters in a text."""
+    """Return the fleet's filters in a text."""
     for node in jinja2.Environment(autoescape=False).parse(text).find_all(jinja2.nodes.Filter):  # noqa: S701  # nothing is rendered
         if node.name.startswith(f"{COLLECTION}."):
             yield node
 
 
 def texts(value: Any) -> Iterator[str]:
-    """All texts in data."""
+    """Yield all texts in data."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Iterable):
@@ -320,7 +320,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_a_filters_examples_call_it_as_it_can_be_called(name: str) -> None:
+def test_a_filters_examples_use_its_parameters(name: str) -> None:
     found = texts(yaml.safe_load(page(name)["EXAMPLES"]))
     [call] = [one for text in found for one in calls(text) if one.name == f"{COLLECTION}.{name}"]
     assert call.dyn_args is call.dyn_kwargs is None
@@ -332,7 +332,7 @@ ANSWERED = [name for name in FILTERS if "\n# " in page(name)["EXAMPLES"]]
 
 
 @pytest.mark.parametrize("name", ANSWERED)
-def test_a_filters_example_gives_the_answer_below_it(name: str) -> None:
+def test_a_filters_example_gives_the_documented_answer(name: str) -> None:
     example = str(page(name)["EXAMPLES"])
     [template] = texts(yaml.safe_load(example))
     templar = Templar(loader=DataLoader(), variables={"hostvars": {"worker1": {}, "worker2": {}}})
@@ -346,7 +346,7 @@ def test_a_filters_example_gives_the_answer_below_it(name: str) -> None:
 def ansible(
     *command: str, home: Path, collections: str = str(ROOT / "collections")
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of Ansible's without any configuration."""
+    """Run one of Ansible's programs without any configuration."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("ANSIBLE_")}
     return subprocess.run(
         command,
@@ -392,7 +392,7 @@ def test_ansible_doc_shows_all_of_a_kind(kind: str, tmp_path: Path) -> None:
             assert found[name]["entry_points"][entry]["short_description"], name
         else:
             assert found[name]["doc"]["short_description"], name
-    # As people read it, with what stands for markup.
+    # As it is displayed, without markup.
     page = ansible("ansible-doc", "-t", kind, *names, home=tmp_path)
     assert (page.returncode, page.stderr) == (0, "")
 

@@ -1,4 +1,4 @@
-"""What a file may import and what it starts with, read from the files."""
+"""What files of the host side may import, and that some need only the standard library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.imports import graph
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 
-#: The packages of the host side. One imports only from those before it.
+#: The packages of the host side. Each imports only from those before it.
 PACKAGES = (
     *("common", "compat", "supervision", "delivery", "config", "worker", "beat"),
     *("health", "system", "loader", "release", "ops", "probe", "cli"),
@@ -33,14 +33,14 @@ PARTS: Mapping[str, frozenset[str]] = {
 #: Packages whose files need only the standard library when they are imported.
 PLAIN = ("common", "health", "system")
 
-#: Packages with files that systemd starts by their path: a file's name must hide no module of Python's.
+#: Packages with files that systemd starts by their path: a file's name must not hide a module of the standard library.
 BY_PATH = ("health", "system")
 
 Graph = Mapping[str, frozenset[str]]
 
 
 def sources() -> dict[str, str]:
-    """The host side: each module's dotted name, `.__init__` included, with its text."""
+    """Return the dotted name of each module of the host side, `.__init__` included, with its text."""
     return {
         ".".join(path.relative_to(SOURCE).with_suffix("").parts): path.read_text()
         for path in sorted((SOURCE / "celery_fleet").rglob("*.py"))
@@ -48,7 +48,7 @@ def sources() -> dict[str, str]:
 
 
 def upward(imports: Graph) -> list[str]:
-    """Imports of a package that comes later in the order, or of a part of `delivery` that may not be imported."""
+    """Return imports of packages that come later in the order, or of forbidden parts of `delivery`."""
     wrong = []
     for name, others in imports.items():
         for other in sorted(others):
@@ -67,7 +67,7 @@ def upward(imports: Graph) -> list[str]:
 
 
 def cycles(imports: Graph) -> list[list[str]]:
-    """Modules that import each other, directly or by others."""
+    """Return modules that import each other, directly or through others."""
 
     def reached(start: str) -> set[str]:
         seen: set[str] = set()
@@ -88,7 +88,7 @@ def cycles(imports: Graph) -> list[list[str]]:
 
 
 def not_only_docstring(texts: Mapping[str, str]) -> list[str]:
-    """Files `__init__.py` with more than a docstring; the uppermost also has the version."""
+    """Return the `__init__.py` files with more than a docstring; the topmost also has the version."""
     wrong = []
     for name, text in texts.items():
         if not name.endswith(".__init__"):
@@ -115,7 +115,7 @@ def starts(module: str, source: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _of(packages: Iterable[str]) -> list[str]:
-    """The modules of some packages, those below them included."""
+    """Return the modules of some packages and of their subpackages."""
     return [
         name
         for name in sources()
@@ -136,21 +136,21 @@ def test_a_package_imports_only_from_those_before_it() -> None:
     assert upward(graph(sources())) == []
 
 
-def test_no_module_imports_itself_by_others() -> None:
+def test_no_module_imports_itself_through_others() -> None:
     assert cycles(graph(sources())) == []
 
 
-def test_packages_hold_a_docstring_and_nothing_else() -> None:
+def test_packages_only_have_a_docstring() -> None:
     assert not_only_docstring(sources()) == []
 
 
 @pytest.mark.parametrize("module", _of(PLAIN))
-def test_it_starts_with_the_standard_library_alone(module: str) -> None:
+def test_a_module_only_needs_the_standard_library(module: str) -> None:
     done = starts(module, SOURCE)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_file_that_systemd_starts_hides_a_module_of_pythons() -> None:
+def test_no_file_that_systemd_starts_hides_a_standard_module() -> None:
     names = _of(BY_PATH)
     assert names
     assert hidden(names) == []
@@ -219,7 +219,7 @@ def test_more_than_a_docstring_is_found() -> None:
     assert not_only_docstring(texts) == [f"celery_fleet.{name}.__init__" for name in "abc"]
 
 
-def test_what_does_not_start_and_what_hides_a_module_is_found(tmp_path: Path) -> None:
+def test_foreign_imports_and_hidden_modules_are_found(tmp_path: Path) -> None:
     (tmp_path / "asks_celery.py").write_text("import celery\n")
     (tmp_path / "asks_later.py").write_text("def f():\n    import celery\n")
     assert "No module named 'celery'" in starts("asks_celery", tmp_path).stderr

@@ -21,7 +21,7 @@ from tests.render.fleet import (
 )
 
 PLAY = "- {hosts: fleet, gather_facts: false, tasks: [{celery_fleet.core.preflight_inventory: , run_once: true}]}\n"
-# Without those that `make new-env` has made in this checkout; each of these has a .gitignore.
+# Inventories that `make new-env` has made in this checkout are left out; each of them has a .gitignore.
 INVENTORIES = sorted(
     path.name
     for path in (ROOT / "inventories").iterdir()
@@ -48,25 +48,27 @@ def preflight(
 
 
 def placeholders(name: str) -> list[str]:
-    """The last keys of all secrets that the inventory leaves to its user."""
+    """Return the last key of each secret that the inventory leaves to its user."""
     texts = [path.read_text() for path in (ROOT / "inventories" / name).rglob("*.yml")]
     return sorted(
         key for text in texts for key in re.findall(r"^ *(\w+): CHANGE_ME$", text, re.MULTILINE)
     )
 
 
-# The others make their secrets at the first run.
+# The others create their secrets in the first run.
 TO_FILL_IN = [name for name in INVENTORIES if placeholders(name)]
 
 
-def test_all_are_known() -> None:
+def test_all_inventories_are_tested() -> None:
     assert {"local", "production", "staging"} <= set(INVENTORIES)
     assert TO_FILL_IN == ["production", "staging"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TO_FILL_IN)
-def test_one_with_placeholders_is_refused_for_these_alone(name: str, tmp_path: Path) -> None:
+def test_an_inventory_with_placeholders_is_refused_only_for_these(
+    name: str, tmp_path: Path
+) -> None:
     done = preflight(name, tmp_path)
     assert done.returncode != 0
     output = done.stdout + done.stderr
@@ -80,22 +82,22 @@ def test_one_with_placeholders_is_refused_for_these_alone(name: str, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*NOT_RENDERED, *TO_FILL_IN}))
-def test_one_that_is_filled_in_is_taken(name: str, tmp_path: Path) -> None:
-    """It has a secret at each place that asks for one, as a user would put it there."""
+def test_an_inventory_that_is_filled_in_is_accepted(name: str, tmp_path: Path) -> None:
+    """Each placeholder is replaced with a secret, as a user would do."""
     done = preflight(name, tmp_path, fill_in=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @cache
 def listed(name: str) -> dict[str, Any]:
-    """An inventory as Ansible lists it."""
+    """Return an inventory as Ansible lists it."""
     done = ansible("ansible-inventory", f"--inventory={ROOT / 'inventories' / name}", "--list")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 def members(name: str) -> dict[str, list[str]]:
-    """Hosts by group."""
+    """Return hosts by group."""
     return {
         group: found.get("hosts", []) for group, found in listed(name).items() if group != "_meta"
     }
@@ -136,7 +138,7 @@ def test_in_production_a_queue_outlives_a_host() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TO_FILL_IN)
-def test_hosts_are_reached_by_ssh_and_by_a_bastion_where_its_line_is_taken(
+def test_hosts_are_reached_by_ssh_and_through_a_bastion_if_its_line_is_enabled(
     name: str, tmp_path: Path
 ) -> None:
     inventory = copy_inventory(name, tmp_path)
@@ -146,7 +148,7 @@ def test_hosts_are_reached_by_ssh_and_by_a_bastion_where_its_line_is_taken(
     )
     assert bastion == 1
     path.write_text(asked)
-    # The host does not exist, and no user is asked for a name.
+    # The host does not exist, and SSH must not ask for a user.
     program = tmp_path / "ssh"
     program.write_text("#!/bin/sh\nexit 255\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A test that hangs is ended: without a limit it would hang all others."""
+"""A test that hangs is ended, because otherwise it would block all others."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def test_a_test_has_a_limit(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.slow
-def test_a_slow_one_has_a_longer_one(request: pytest.FixtureRequest) -> None:
+def test_a_slow_test_has_a_longer_limit(request: pytest.FixtureRequest) -> None:
     assert limit(request) == LIMITS["slow"]
 
 
 @pytest.mark.timeout(7)
-def test_one_can_have_its_own(request: pytest.FixtureRequest) -> None:
+def test_a_test_can_set_its_own_limit(request: pytest.FixtureRequest) -> None:
     assert limit(request) == 7
 
 
 @pytest.mark.slow
-def test_one_that_hangs_fails_and_the_next_is_run(tmp_path: Path) -> None:
+def test_a_test_that_hangs_fails_and_the_next_one_runs(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import threading, pytest\n"
         "@pytest.mark.timeout(1)\n"

@@ -1,4 +1,4 @@
-"""Pages have what alerts refer to: each alert is listed, and its section of the runbook exists."""
+"""The pages cover the alerts: each alert is listed, and its section of the runbook exists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 ALERTS = alerts(made())
 
 
-def test_the_runbook_has_the_sections() -> None:
+def test_the_runbook_has_a_section_for_each_alert() -> None:
     headings = re.findall(r"^#+ (.*)$", (DOCS / "runbook.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
     assert {rule.section for rule in ALERTS} - anchors == set()
@@ -46,8 +46,8 @@ def test_the_page_says_how_soon_an_alert_comes() -> None:
             assert told[rule.alert] == rule.within, rule.alert
 
 
-def test_rules_and_dashboard_only_ask_for_what_is_exported() -> None:
-    """With labels that it has; `app` and `host` are the target's."""
+def test_rules_and_dashboard_only_use_exported_metrics() -> None:
+    """Labels are checked as well; `app` and `host` are the target's."""
     asked = [rule.expr for rule in ALERTS]
     asked += [
         target["expr"]
@@ -67,5 +67,5 @@ def test_rules_and_dashboard_only_ask_for_what_is_exported() -> None:
     assert len(found) > 30
 
 
-def test_all_have_the_same_buckets() -> None:
+def test_all_histograms_have_the_same_buckets() -> None:
     assert objectives.BUCKETS == table.BOUNDS == tuple(map(float, task_counts.BOUNDS))

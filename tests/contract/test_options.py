@@ -1,4 +1,4 @@
-"""Each option of the tables has an effect: something that is rendered differs with it.
+"""Each option in the tables has an effect: it changes something that is rendered.
 
 An option without a line in a template, or without a place in a function, would be accepted and do nothing.
 """
@@ -70,7 +70,7 @@ SAMPLES: dict[str, Any] = {
 }
 # Options that another test covers, or that tasks of a run read themselves.
 ELSEWHERE = (
-    "celery_producer_remote_control",  # in Redis's rules, tests/contract/test_acl_application.py
+    "celery_producer_remote_control",  # affects Redis's rules: tests/contract/test_acl_application.py
     "celery_app_redis_ca",  # below
     "celery_app_lease_host",  # in `delegate_to`
 )
@@ -118,8 +118,8 @@ def values(option: Option) -> list[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # Each part of the delivery is on, logs go to files, and there are a cache, a client outside of the fleet, a
-    # directory and static files.
+    # Each part of the delivery is on, logs go to files, and there are a cache, a client outside the fleet, a directory
+    # and static files.
     BASE.update(
         valid(tmp_path_factory.mktemp("source")),
         celery_app_delivery="at_least_once",
@@ -148,7 +148,7 @@ def with_value(value: Any, *path: str) -> dict[str, Any]:
 
 def rendered(everywhere: Mapping[str, Any], part: str) -> str:
     text = json.dumps(oracle.wanted_by(everywhere, part), default=str, sort_keys=True)
-    # Comments and empty lines are no effect.
+    # Comments and empty lines don't count as an effect.
     return re.sub(r"(\\n(# [^\\]*)?)+", " ", text)
 
 
@@ -163,7 +163,7 @@ def changed_by(everywhere: Mapping[str, Any]) -> str:
 
 
 def in_a_roll(options: Mapping[str, Any]) -> Any:
-    """How a worker with these options goes through a roll."""
+    """Return what a rolling restart does to a worker with these options."""
     findings = census.Findings(present=["h1"], items=[], census={}, active={}, left={})
     hostvars = {"h1": {"celery_app_name": "shop"}}
     (found,) = census.workers("shop", hostvars, ["h1"], {"w": options}, findings)
@@ -188,7 +188,7 @@ def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
 
 
 def test_an_slo_restarts_no_worker() -> None:
-    """It is for those who watch; tests/unit/monitoring is about what becomes of it."""
+    """It only concerns monitoring; tests/unit/monitoring tests its effect."""
     slo = {"wait": "30s", "failures": "1%"}
     given = with_value(slo, "celery_worker_instances", "discounts", "slo")
     assert rendered(given, "celery_worker") == without("celery_worker")
@@ -216,7 +216,7 @@ def test_the_authority_of_a_redis_elsewhere_reaches_a_host() -> None:
 
 @pytest.mark.parametrize("option", SOURCE, ids=lambda option: option.name)
 def test_an_option_of_the_source_is_read_by_what_packs_it(option: Option) -> None:
-    """A release is packed by the run itself."""
+    """The run itself packs the release."""
     programs = ("source.py", "archives.py", "lock_files.py", "requirements.py")
     packs = "".join((ROOT / "plugins/plugin_utils/run" / name).read_text() for name in programs)
     assert f'"{option.name}"' in packs
@@ -240,7 +240,7 @@ def for_pip(given: Mapping[str, Any]) -> Mapping[str, str]:
     return index._files(given, Path("/srv/x"))
 
 
-# Only the check of a release reads `override`; beat does not get it.
+# Only the release check reads `override`; beat does not get it.
 @pytest.mark.parametrize(
     "option", [one for one in ENTRY if one.name != "override"], ids=lambda option: option.name
 )

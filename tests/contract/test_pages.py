@@ -1,4 +1,4 @@
-"""The pages: their site builds, none of their links is broken, and the commands on them exist."""
+"""The documentation: the site builds, no link is broken, and commands on its pages exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 APP = "flexiprice"
-# Units that systemd makes for a moment, and units of others that pages mention.
+# Transient units, and other software's units that pages mention.
 FURTHER_UNITS = (
     f"{APP}-exec-*.service",
     f"{APP}-command.*.service",
@@ -40,7 +40,7 @@ FURTHER_UNITS = (
 
 
 def build(source: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    """Build the site, or one of other pages."""
+    """Build the site, or a site from other pages."""
     return subprocess.run(
         [
             *(sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"),
@@ -63,7 +63,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         name = page.relative_to(ROOT).with_suffix(".html")
         assert (tmp_path / "html" / name).is_file()
     assert "docs/index.html" in (tmp_path / "html/index.html").read_text()
-    # A reader may have no network.
+    # The site must work for readers without a network.
     for page in (tmp_path / "html").rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|link|img)[^>]* (?:src|href)="(https?:[^"]*)"', page.read_text()
@@ -90,7 +90,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
 # --- the picture of the inventory ------------------------------------------------------------------------
 
 
-def test_the_picture_is_that_of_the_demo() -> None:
+def test_the_picture_shows_the_demos_inventory() -> None:
     root = ET.parse(ROOT / "docs/inventory.svg").getroot()  # noqa: S314 - a file of ours
     texts = ["".join(one.itertext()) for one in root.iter("{http://www.w3.org/2000/svg}text")]
     inventory = yaml.safe_load((ROOT / "inventories/local/hosts.yml").read_text())
@@ -98,7 +98,7 @@ def test_the_picture_is_that_of_the_demo() -> None:
     for name, hosts in groups.items():
         assert f"{name}: {', '.join(hosts)}" in texts
     for host, given in inventory["fleet"]["children"]["celery_workers"]["hosts"].items():
-        # What follows the host's name up to the next host's.
+        # The text from this host's name to the next one's.
         rest = texts[texts.index(host) + 1 :]
         shown = rest[: len(given["celery_worker_host_instances"])]
         assert shown == [
@@ -113,7 +113,7 @@ def test_the_picture_is_that_of_the_demo() -> None:
 # --- the picture of the architecture ---------------------------------------------------------------------
 
 
-def test_the_picture_shows_the_imports(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_picture_of_the_architecture_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert picture.main(["--check"]) == 0, capsys.readouterr().err
 
 
@@ -146,12 +146,12 @@ def test_a_deploy_names_roles_and_their_parts() -> None:
     ]
 
 
-# --- what people are told to type ------------------------------------------------------------------------
+# --- commands on pages ------------------------------------------------------------------------
 
 
 @cache
 def specs() -> dict[str, dict[str, Any]]:
-    """Options of all roles, by role."""
+    """Return the options of all roles, by role."""
     return {
         path.parts[-3]: {
             name: option
@@ -166,7 +166,7 @@ def specs() -> dict[str, dict[str, Any]]:
 def code(page: Path) -> tuple[str, ...]:
     """Return all code of a page: each line of its blocks, together with its continuation lines."""
     found = []
-    # A report's figures name the commands that made them, which a later commit may no longer have.
+    # A report names the commands that made its figures, which a later commit may no longer have.
     figures = re.compile("<!-- figures: begin -->.*<!-- figures: end -->", re.DOTALL)
     for token in MarkdownIt().enable("table").parse(figures.sub("", page.read_text())):
         if token.type in ("code_block", "fence"):
@@ -176,19 +176,19 @@ def code(page: Path) -> tuple[str, ...]:
 
 
 def commands(page: Path, *programs: str) -> Iterator[list[str]]:
-    """The words behind the program's name, of each command of some programs."""
+    """Return the words after the program's name for each command of some programs."""
     for line in code(page):
         program, _, rest = line.partition(" ")
-        # A synopsis is none, nor is a line of output.
+        # Skip synopses and lines of output.
         if program in programs and rest and not rest.startswith(("[", "|")):
-            # In a table's code a bar is escaped.
+            # In a table's code, `|` is escaped.
             words = shlex.split(rest.replace(r"\|", "|"), comments=True)
             ends = [n for n, word in enumerate(words) if word in ("|", "&&")]
             yield words[: ends[0]] if ends else words
 
 
 def values(command: click.Command) -> dict[str, bool]:
-    """A command's options, and whether each takes a value."""
+    """Return a command's options, and whether each takes a value."""
     return {
         name: not parameter.is_flag
         for parameter in command.params
@@ -201,7 +201,7 @@ def named(page: Path, *programs: str) -> list[list[str]]:
     return [words for words in commands(page, *programs) if words]
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_the_search_finds_commands() -> None:
     runbook = ROOT / "docs/runbook.md"
     assert len(named(runbook, "celery-fleet")) > 40
     assert len(named(runbook, "systemctl", "journalctl")) > 15
@@ -209,27 +209,27 @@ def test_there_is_something_to_look_at() -> None:
     assert len([words for page in PAGES for words in named(page, "make")]) > 30
 
 
-# What of a message differs from fleet to fleet, or is put together of values, as the pages have it.
+# Parts of messages on pages that differ between fleets, or that are composed of values.
 EXAMPLES = re.compile(
     rf"{APP}|discounts|redis1:6379|DATABASE_URL|(?:host|ca)\.crt|3 of mail@worker1|10 s\b|^watchdog, verdict"
     r"|\b(?:broker|failed|inactive|activating|ahead of|behind|dead letters|messages|since|tasks)\b"
 )
-# Of the system, of Celery.
+# Messages of the system and of Celery.
 NOT_OURS = ("Connection refused", "no ssl options, defaulting to insecure SSL behaviour")
 
 
 @cache
 def messages() -> str:
-    """Return all text that our code may print, with marks in the places of values."""
+    """Return all text that our code may print, with marks in place of values."""
     files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("plugins/**/*.py"), *ROOT.glob("roles/**/*.yml")]
     text = "\n".join(path.read_text() for path in sorted(files))
-    # A string over several lines is one.
+    # A string over several lines counts as one.
     text = re.sub(r'"\s*\n\s*f?"', "", text)
     return re.sub(r"\s+", " ", re.sub(r"\{[^{}]*\}|%\.?\d*[sdf]", "…", text))
 
 
 @pytest.mark.parametrize(("name", "least"), [("runbook", 40), ("delivery", 25)])
-def test_messages_that_are_quoted_are_said(name: str, least: int) -> None:
+def test_quoted_messages_exist_in_the_code(name: str, least: int) -> None:
     spans = [line for line in code(ROOT / f"docs/{name}.md") if "…" in line]
     parts = [
         part.strip(" :,;.()[]@-")
@@ -242,7 +242,7 @@ def test_messages_that_are_quoted_are_said(name: str, least: int) -> None:
     assert [part for part in parts if part not in messages()] == []
 
 
-def test_a_commit_to_go_back_to_is_one_that_is_tested() -> None:
+def test_a_commit_to_go_back_to_is_tested() -> None:
     tested = (ROOT / "tests/upgrade_from").read_text().splitlines()
     words = named(ROOT / "docs/upgrading.md", "git")
     commits = [word for line in words for word in line if re.fullmatch("[0-9a-f]{7,40}", word)]
@@ -253,12 +253,12 @@ def test_a_commit_to_go_back_to_is_one_that_is_tested() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 class TestPage:
-    """One page."""
+    """Rules for each page."""
 
     def test_commands_of_the_operator_exist(self, page: Path) -> None:
         for words in named(page, "celery-fleet"):
             command: click.Command = cli
-            # As the command line has it, both options of all commands may stand anywhere.
+            # As on the command line, both options of all commands may be anywhere.
             own = words[: words.index("--")] if "--" in words else words
             takes = {"--app": True, "--format": True, "--help": False}
             rest = iter(own)
@@ -300,7 +300,7 @@ class TestPage:
         units = [*re.findall(r"^\| `([^`]+)`", table, re.MULTILINE), *FURTHER_UNITS]
         units = [re.sub("<worker>|<instance>", "*", unit).replace("<app>", APP) for unit in units]
         units += [unit.removesuffix(".service") for unit in units]
-        # That page also has commands of other documents; test_commands.py is about them.
+        # That page also quotes commands from other documents; test_commands.py checks those.
         programs = () if page.name == "commands.md" else ("systemctl", "journalctl")
         for words in named(page, *programs):
             for word in words:
@@ -326,7 +326,7 @@ def test_each_table_of_figures_names_its_commit_and_date() -> None:
 
 
 def test_the_readme_has_the_figures_of_restarts() -> None:
-    """It also shows what late acknowledgement does; without that the comparison would be unfair."""
+    """It also shows the effect of late acknowledgement, because the comparison would be unfair otherwise."""
 
     def rows(page: str, first: str) -> dict[str, list[str]]:
         table = (ROOT / page).read_text().partition(f"\n| {first} |")[0].rpartition("\n\n")[2]
@@ -335,7 +335,7 @@ def test_the_readme_has_the_figures_of_restarts() -> None:
         return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
 
     readme, measured = rows("README.md", "lost"), rows("docs/restarts.md", "sent")
-    # Here late acknowledgement is beside early, there it comes after both of these.
+    # Here late acknowledgement is next to early; in the other table it comes after both.
     order = (0, 1, 3, 2, 4)
     assert [words for words in readme[""] if "late acknowledgement" in words] == readme[""][2::2]
     assert ["late acknowledgement" in measured[""][n] for n in order] == [

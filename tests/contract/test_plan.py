@@ -26,7 +26,7 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
             if name == "fleet":
                 continue
             hosts = groups_of(play)
-            # `verify` by itself only checks what is there, so its part in the plan comes with a deploy.
+            # `verify` alone only checks hosts, so its part of the plan belongs to a deploy.
             tags = {*play["tags"], *role["tags"]} - {"verify"}
             found[name] = (hosts, tags)
     end = next(play for play in plays if play.get("name") == "Stop what moved to another host")
@@ -46,7 +46,7 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
     aside = ("fleet", "celery_runtime_surplus", "celery_release_commands", "celery_beat_schedule")
     order = ["fleet", *(name for name in found if name not in aside)]
     assert [part.name for part in PARTS if part.name in order] == order
-    # Redis is up, what runs them is there, and nothing of the new release has started.
+    # Then Redis is up, the runtime is there, and nothing of the new release has started.
     titles = [play.get("name") for play in plays]
     at = titles.index("Run the release's commands")
     assert titles.index("Give operators their command") < at < titles.index("Run the workers")
@@ -55,11 +55,11 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
         "celery_cli",
         "celery_worker",
     ]
-    # By then the site's certificate is there, and nginx can refuse the site before anything restarts.
+    # Then the site's certificate is there, and nginx can refuse the site before anything restarts.
     at = titles.index("Check the site of the web process")
     assert titles.index("Give each host its certificate") < at
     assert at < titles.index("Run the broker and the result store")
-    # Workers serve elsewhere before, beat starts after.
+    # Workers already run elsewhere, and beat has not started yet.
     names = [part.name for part in PARTS]
     at = names.index("celery_runtime_surplus")
     assert names[at - 1 : at + 3] == [
@@ -110,7 +110,7 @@ def test_a_run_that_takes_no_lease_writes_nothing() -> None:
     assert mark["when"] == ["__celery_app_begun", lease["when"][1]]
 
 
-def test_whatever_the_tags_a_run_is_alone_planned_and_confirmed() -> None:
+def test_with_any_tags_a_run_has_the_lease_a_plan_and_a_confirmation() -> None:
     plays = {
         play["name"]: play for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
     }
@@ -137,7 +137,7 @@ def test_playbooks_with_preflight_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", with_preflight())
-def test_nothing_goes_on_where_the_beginning_was_left_out(name: str) -> None:
+def test_no_task_runs_if_the_beginning_was_skipped(name: str) -> None:
     """By `--start-at-task` or `--skip-tags always`. A condition of a role or an import holds for each of its tasks."""
     leased = False
     for play in load(ROOT / "playbooks" / name):
@@ -148,7 +148,7 @@ def test_nothing_goes_on_where_the_beginning_was_left_out(name: str) -> None:
             first = conditions(item)[0] if conditions(item) else ""
             wanted = "__celery_app_begun" if leased else "__celery_app_looked_before"
             assert first == wanted, f"{name}: {play['name']}"
-            assert imported or "role" in item, "a condition of a role's is not known here"
+            assert imported or "role" in item, "this test does not know a condition of a role"
             leased = leased or takes
         for task in play.get("pre_tasks", []):
-            assert "ansible.builtin.meta" in task, "it is run whatever the beginning was"
+            assert "ansible.builtin.meta" in task, "it runs even if the beginning was skipped"

@@ -1,4 +1,4 @@
-"""What files of `plugins/` may import: a folder says where its files run, and so what is there to import.
+"""What files of `plugins/` may import: a folder determines where its files run, and so what they can import.
 
 `modules` and `module_utils` run on hosts, as root, with the host's own Python; Ansible sends what they import.
 `plugin_utils` runs on the control node. All checks read the text of the files, so imports below `if TYPE_CHECKING:` and
@@ -35,7 +35,7 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
     "hosts": frozenset({"model", "checks"}),
     "run": frozenset({"model", "checks", "hosts"}),
 }
-# Most bytes that the files of a module may have together: what was measured, and a tenth.
+# Maximum bytes of all files that a module sends: the measured size plus a tenth.
 LARGEST = {"reconcile": 200_000, "release": 79_500, "remove_application": 132_500}
 
 # Names of modules below `plugins`, such as `module_utils.text`, with their text. A package has its own name.
@@ -90,7 +90,7 @@ def arrows(sources: Sources) -> dict[str, set[str]]:
 
 
 def closure(start: str, edges: Mapping[str, set[str]]) -> set[str]:
-    """Return a module and all of the collection that its import brings, the packages around them included."""
+    """Return a module and everything in the collection that it imports, with the packages around them."""
     found, ahead = set[str](), [start]
     while ahead:
         name = ahead.pop()
@@ -161,7 +161,7 @@ def scripts_as_modules(sources: Sources) -> list[str]:
 
 
 def utils_that_import_plugins(sources: Sources) -> list[str]:
-    """Find imports of a plugin by what plugins are made of."""
+    """Find imports of plugins in module_utils and plugin_utils."""
     return [
         f"{name} imports {target}"
         for name, targets in arrows(sources).items()
@@ -172,7 +172,7 @@ def utils_that_import_plugins(sources: Sources) -> list[str]:
 
 
 def pki_on_hosts(sources: Sources) -> list[str]:
-    """Find ways from code that runs on hosts to the code for the authorities' keys."""
+    """Find import paths from code that runs on hosts to the code for the authorities' keys."""
     edges = arrows(sources)
     return [
         f"{name} reaches {target}"
@@ -184,7 +184,7 @@ def pki_on_hosts(sources: Sources) -> list[str]:
 
 
 def circles(sources: Sources) -> list[str]:
-    """Find files that import each other, directly or by way of others."""
+    """Find files that import each other, directly or through others."""
     edges = arrows(sources)
 
     def reached(start: str) -> set[str]:
@@ -256,8 +256,8 @@ def test_a_module_sends_module_utils_only_and_stays_small(module: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_module_that_is_sent_has_its_bound() -> None:
-    """The others hold the documentation of an action plugin."""
+def test_every_module_that_is_sent_has_a_size_limit() -> None:
+    """The other modules only document an action plugin."""
     found = {inside(name, "modules") for name in delivered()} - {""}
     assert {name for name in found if sent_with(name, delivered()) != {f"modules.{name}"}} == (
         LARGEST.keys()
@@ -295,7 +295,7 @@ def test_a_foreign_import_on_hosts_is_found(text: str) -> None:
     assert fault.startswith("module_utils.reconcile.files imports ")
 
 
-def test_what_hosts_have_is_no_foreign_import() -> None:
+def test_imports_that_hosts_have_are_allowed() -> None:
     text = (
         "from __future__ import annotations\nimport os.path\nfrom ansible.module_utils.basic import AnsibleModule\n"
         "from OUR.module_utils import text\nfrom . import outcome\n"
@@ -330,7 +330,7 @@ def test_an_import_against_the_order_is_found(importer: str, target: str) -> Non
     assert against_the_order(sources) == [f"plugin_utils.{importer} imports plugin_utils.{target}"]
 
 
-def test_imports_along_the_order_are_none() -> None:
+def test_imports_along_the_order_are_allowed() -> None:
     sources = made(
         plugin_utils__run__plan="from OUR.plugin_utils.restart.order import Worker\n",
         plugin_utils__restart__order="from OUR.plugin_utils.desired import workers\n",
@@ -358,7 +358,7 @@ def test_a_script_that_is_used_as_a_module_is_found(name: str, text: str) -> Non
     assert len(scripts_as_modules({**sources, name: text.replace("OUR", COLLECTION)})) == 1
 
 
-def test_a_script_of_the_standard_library_is_none() -> None:
+def test_a_script_that_only_uses_the_standard_library_is_allowed() -> None:
     assert scripts_as_modules({"plugin_utils.scripts.lease": "import os\nimport json\n"}) == []
 
 
@@ -370,7 +370,7 @@ def test_an_import_of_a_plugin_is_found() -> None:
     assert utils_that_import_plugins(sources) == ["plugin_utils.run.plan imports action.reconcile"]
 
 
-def test_a_way_from_a_host_to_the_authorities_is_found() -> None:
+def test_an_import_path_from_hosts_to_the_authorities_is_found() -> None:
     sources = made(
         modules__reconcile="from OUR.module_utils.reconcile import files\n",
         module_utils__reconcile__files="from OUR.plugin_utils.desired.acl import acl\n",

@@ -43,7 +43,7 @@ main:
 
 
 def table(options: dict[str, Any]) -> dict[str, list[str]]:
-    """Cells by variable."""
+    """Return the cells of a table by variable."""
     split = [row.strip("| ").split(" | ") for row in rows(options)]
     return {first.strip("`"): rest for first, *rest in split}
 
@@ -59,7 +59,9 @@ def test_every_role_has_a_page_that_says_what_it_puts_on_a_host() -> None:
     for role in roles:
         assert f"({role.name}/README.md)" in render([role]).replace("../roles/", "")
         paths = re.findall(r"plugins/[\w/]+\.py", " ".join(role.about))
-        assert paths, f"{role.name}: the first comment names no file that computes what is wanted"
+        assert paths, (
+            f"{role.name}: the first comment names no file that computes the desired state"
+        )
         assert [path for path in paths if not (reference.ROOT / path).is_file()] == []
 
 
@@ -69,7 +71,7 @@ def test_an_example_sets_variables_of_its_role() -> None:
     assert set(examples) <= set(roles)
     for name, text in examples.items():
         assert set(yaml.safe_load(text)) <= set(roles[name]), name
-    # Those that are only set by a role or on the command line have none.
+    # Variables that are only set by a role or on the command line have no example.
     assert {name for name in roles if roles[name] and name not in examples} == {
         "fleet_remove",
         "systemd_unit",

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The address on pages until the project has its own.
 PLACEHOLDER = "https://git.example.com/platform/celery-fleet"
 
-# Here the name of an application would mean that the project knows one of its users.
+# If an application's name were here, the project would depend on one of its users.
 NEUTRAL = ("roles/", "plugins/", "src/", "templates/", "playbooks/")
 
 
@@ -146,7 +146,7 @@ def test_locks_name_versions_and_hashes_only() -> None:
     # An example's lock comes from its author.
     locks = [name for name in others() if re.search(r"requirements[^/]*(/[^/]+)?\.txt$", name)]
     assert "requirements/dev.txt" in locks
-    # Whether packages may be built says nothing about their origin.
+    # Options that say whether packages may be built are allowed.
     assert hits(r"https?:|file:|^-(?!-only-binary )", locks) == []
     for name in locks:
         pins = re.findall(r"^[A-Za-z0-9]\S*", text(name), re.MULTILINE)
@@ -159,7 +159,7 @@ def test_no_private_key() -> None:
     assert hits(r"-----BEGIN [A-Z ]*PRIVATE KEY-----", list(files())) == []
 
 
-# --- nothing is swept under the carpet -----------------------------------------------------------------
+# --- no silenced failures -----------------------------------------------------------------
 
 
 def test_no_failure_is_swallowed() -> None:
@@ -254,13 +254,13 @@ class TestRole:
 def plays_without(path: Path, key: str) -> list[str]:
     """Return the plays of a playbook with neither `key` nor a comment that names it."""
     source = path.read_text()
-    # A play begins at the left edge; what is before the first belongs to none.
+    # A play begins at the left margin; the text before the first belongs to no play.
     parts = re.split(r"^(?=- )", source, flags=re.MULTILINE)[1:]
     found = []
     for play, part in zip(load(path) or [], parts, strict=True):
         imported = any(name.endswith("import_playbook") for name in play)
         if not imported and key not in play and not re.search(rf"#.*\b{key}\b", part):
-            found.append(f"{path.relative_to(ROOT)}: {play.get('name', 'a play without a name')}")
+            found.append(f"{path.relative_to(ROOT)}: {play.get('name', 'a play has no name')}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""How long a file may be, how many arguments a function may take, and that no two classes share a name."""
+"""Limits on the length of files and the arguments of functions; and no two classes share a name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Lines of a file. One with more than `LONG` lines has to say at its head why it is not split.
+#: Maximum lines of a file. A file with more than `LONG` lines must say in its docstring why it is not split.
 LONGEST = 450
 LONG = 400
 #: The words that begin this reason, in the file's docstring.
@@ -92,7 +92,7 @@ def test_no_function_takes_too_many_arguments() -> None:
 
 def test_no_class_has_the_name_of_another() -> None:
     assert doubled_classes(sources()) == SHARED_NAMES, (
-        "rename a new one; take off the list what is gone"
+        "rename the new class; remove from the list what no longer exists"
     )
 
 

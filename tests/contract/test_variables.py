@@ -1,4 +1,4 @@
-"""Every variable that roles, playbooks and templates read is declared by someone; every one declared is read."""
+"""Every variable that roles, playbooks and templates read is declared, and every declared one is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.contract.test_repository import ROOT, defaults_of, load, options_of, 
 from tests.facts import facts
 from tests.facts import workers as workers_of_host
 
-# What Ansible itself gives.
+# Variables and functions that Ansible provides.
 MAGIC = {
     "ansible_check_mode",
     "ansible_facts",
@@ -53,7 +53,7 @@ BARE = {"when", "changed_when", "failed_when", "until", "that"}
 
 
 class Every(dict[str, Any]):
-    """Filters and tests are Ansible's matter: here each name is one."""
+    """Accepts every name of a filter or test, because Ansible checks those."""
 
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name, default) or (lambda value, *args, **kwargs: value)
@@ -70,7 +70,7 @@ def environment() -> Environment:
 
 
 def expressions(value: Any, bare: bool = False) -> Iterator[str]:
-    """Every template in a YAML document."""
+    """Yield every template in a YAML document."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from expressions(key)
@@ -93,7 +93,7 @@ def parsed(text: str, where: Path) -> nodes.Template:
 
 
 def declared_in(value: Any) -> Iterator[str]:
-    """Names that a document of tasks makes: registered, of loops, given as vars."""
+    """Yield the names that a document of tasks declares: registered results, loop variables, `vars`."""
     if isinstance(value, dict):
         if isinstance(value.get("register"), str):
             yield value["register"]
@@ -106,7 +106,7 @@ def declared_in(value: Any) -> Iterator[str]:
         for item in value:
             yield from declared_in(item)
     elif isinstance(value, str) and "'vars':" in value:
-        # Files to reconcile are often written as an expression.
+        # The files to reconcile are often given as an expression.
         for pair in environment().parse(value).find_all(nodes.Pair):
             if isinstance(pair.key, nodes.Const) and pair.key.value == "vars":
                 keys = (inner.key for inner in pair.value.find_all(nodes.Pair))
@@ -114,7 +114,7 @@ def declared_in(value: Any) -> Iterator[str]:
 
 
 def given_by_filters() -> set[str]:
-    """Variables that the filters give to the templates of the files which they want."""
+    """Return the variables that filters pass to the templates of files."""
     worker = workers.worker_state(facts(), workers_of_host({"w": {}}), release="1", timeout=1)
     instances = [{"kind": "broker", "name": "b", "port": 1}]
     servers: desired_redis.RedisServers = {
@@ -144,14 +144,14 @@ def given_by_filters() -> set[str]:
 
 
 def documents() -> list[Path]:
-    """The YAML of roles and playbooks."""
+    """Yield the YAML documents of roles and playbooks."""
     parts = ("tasks", "handlers", "defaults", "vars")
     found = [p for role in roles() for part in parts for p in (role / part).glob("*.yml")]
     return sorted([*found, *(path for path in playbooks() if "molecule" not in path.parts)])
 
 
 def templates() -> list[Path]:
-    """Every template that roles use."""
+    """Yield every template that roles use."""
     return sorted([*(ROOT / "templates").rglob("*.j2"), *(ROOT / "roles").rglob("*.j2")])
 
 
@@ -169,7 +169,7 @@ def declared() -> frozenset[str]:
 
 @cache
 def read() -> dict[str, str]:
-    """Every name that is read, with the first place."""
+    """Return every name that is read, with the first place that reads it."""
     found: dict[str, str] = {}
     for path in [*documents(), *templates()]:
         texts = [path.read_text()] if path.suffix == ".j2" else expressions(load(path))
@@ -188,7 +188,7 @@ def read() -> dict[str, str]:
         ("redis", "__redis_servers", desired_redis.RedisServers),
     ],
 )
-def test_what_filters_are_given_has_each_key_of_its_type(
+def test_mappings_for_filters_have_every_key_of_their_type(
     role: str, variable: str, kind: Any
 ) -> None:
     """Ansible renders a key when it is read, so a missing one would show up on some hosts only."""
@@ -219,7 +219,7 @@ def test_every_variable_that_is_documented_is_read() -> None:
 def test_every_internal_variable_is_read() -> None:
     internal = {name for name in declared() if name.startswith("__")}
     plugins = "\n".join(path.read_text() for path in (ROOT / "plugins").rglob("*.py"))
-    # The plan reads them by their names' form.
+    # The plan reads these by a pattern of their names.
     internal -= {part.variable for part in PARTS}
     assert [n for n in sorted(internal) if n not in read() and n not in plugins] == []
 
@@ -233,7 +233,7 @@ def test_the_search_would_find_an_orphan() -> None:
 
 
 def test_a_default_that_is_repeated_is_that_of_its_role() -> None:
-    """A role that does not depend on another one knows nothing of its defaults, and has to write them again."""
+    """A role that does not depend on another one can't read its defaults, and has to repeat them."""
     defaults: dict[str, Any] = {}
     for role in roles():
         path = role / "defaults/main.yml"
@@ -258,7 +258,7 @@ def test_a_default_that_is_repeated_is_that_of_its_role() -> None:
     [
         path
         for path in sorted((ROOT / "templates/systemd").glob("*.service.j2"))
-        # What ends by itself is not kept up, which is what the base is about.
+        # The base is for services that must stay up, so units that end by themselves don't use it.
         if "Type=oneshot" not in path.read_text()
     ],
     ids=lambda path: path.name,
@@ -268,7 +268,7 @@ def test_every_service_has_the_same_base(path: Path) -> None:
     while not path.name.startswith("_service"):
         first = path.read_text()
         found = re.search(r"\{% extends '([^']+)' %\}", first)
-        assert found, f"{path.name} stands on its own"
+        assert found, f"{path.name} does not extend the base"
         path = ROOT / "templates" / found.group(1)
         assert path.is_file()
         assert path not in seen, "a circle"
@@ -279,7 +279,7 @@ def test_every_service_has_the_same_base(path: Path) -> None:
 def test_every_template_is_used() -> None:
     places = [*documents(), *templates(), *(ROOT / "plugins").rglob("*.py")]
     texts = "\n".join(path.read_text() for path in places)
-    # Those in templates/ are called by their way from there.
+    # Templates in templates/ are named by their path from there.
     used = set(re.findall(r"[\w@./-]+\.j2", texts))
     known = {
         p.relative_to(ROOT / "templates").as_posix() for p in (ROOT / "templates").rglob("*.j2")
@@ -300,7 +300,7 @@ def test_plays_gather_nothing_and_stop_at_the_first_error(path: Path) -> None:
     for play in load(path):
         if not any(key.endswith("import_playbook") for key in play):
             assert play["gather_facts"] is False, play["name"]
-            # The one that leaves a host out must not take the others with it.
+            # The play that leaves out a host must not stop for the others.
             alone = play["name"] == "Leave out hosts that can't be reached"
             assert play["any_errors_fatal"] is not alone, play["name"]
-            assert "vars" not in play, f"{play['name']}: the inventory could not change them"
+            assert "vars" not in play, f"{play['name']}: the inventory could not override them"

@@ -23,18 +23,18 @@ PARTS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
 
 def sections() -> list[tuple[str, str]]:
-    """The versions of the changelog with their dates, the first one first."""
+    """Return the versions in the changelog with their dates, in the file's order."""
     return HEADING.findall((ROOT / "CHANGELOG.md").read_text())
 
 
-def test_changelog_ends_in_this_version() -> None:
+def test_the_newest_version_in_the_changelog_is_this_one() -> None:
     (unreleased, undated), (newest, day), *_ = sections()
     assert (unreleased, undated) == ("Unreleased", "")
     assert newest == celery_fleet.__version__
     assert date.fromisoformat(day)
 
 
-def test_versions_fall_and_are_semantic() -> None:
+def test_versions_are_semantic_and_in_descending_order() -> None:
     versions = [name for name, _ in sections()[1:]]
     numbers = [tuple(map(int, re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", v).groups())) for v in versions]  # type: ignore[union-attr]  # one that is none fails here
     assert numbers == sorted(set(numbers), reverse=True)
@@ -47,7 +47,7 @@ def test_changelog_has_the_usual_parts_each_once() -> None:
         assert len(found) == len(set(found))
 
 
-def test_version_stands_in_one_place() -> None:
+def test_the_version_is_written_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]
     attribute = project["tool"]["setuptools"]["dynamic"]["version"]["attr"]
@@ -59,8 +59,8 @@ def test_the_collection_has_the_same_version() -> None:
     assert galaxy["version"] == celery_fleet.__version__
 
 
-def test_what_is_upgraded_from_is_named_by_whole_ids() -> None:
-    """That history has them is for the scenario to see: a clone may be a shallow one."""
+def test_commits_to_upgrade_from_are_named_by_full_ids() -> None:
+    """The scenario checks that git's history has them, because a clone may be shallow."""
     lines = (ROOT / "tests/upgrade_from").read_text().splitlines()
     commits = [line for line in lines if line and not line.startswith("#")]
     assert commits
@@ -70,7 +70,7 @@ def test_what_is_upgraded_from_is_named_by_whole_ids() -> None:
 
 @pytest.mark.slow
 def test_upgrade_refuses_a_history_without_the_older_version(tmp_path: Path) -> None:
-    """As in a shallow clone: before anything is deployed, and with the way to mend it."""
+    """A shallow clone is refused before anything is deployed, with the remedy."""
     older = "0123456789abcdef0123456789abcdef01234567"
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     (tmp_path / "tests").mkdir()

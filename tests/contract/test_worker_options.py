@@ -32,7 +32,7 @@ from tests import systemd
 TABLE = "plugins/plugin_utils/desired/worker_options.py"
 FLAGS = [option for option in WORKER if option.flag]
 DIRECTIVES = [option for option in WORKER if option.directive]
-# Flags that the fleet sets itself, or that belong to a way of running which systemd takes the place of.
+# Flags that the fleet sets itself, or that systemd replaces.
 OURS = {
     "--hostname",
     "--queues",
@@ -43,7 +43,7 @@ OURS = {
     "--gid",
     "--umask",
     "--executable",
-    # Beat inside of a worker: with two workers every entry would be sent twice.
+    # Beat inside a worker: with two workers every entry would be sent twice.
     "--beat",
     "--schedule-filename",
     "--schedule",
@@ -53,7 +53,7 @@ OURS = {
 
 
 def flags() -> list[str]:
-    """The long flags of the installed Celery's `celery worker`, or the short one of an option that has no long."""
+    """Return the flags of the installed `celery worker`: each option's long flag, or else its short one."""
     found = []
     for option in worker.params:
         long = [name for name in option.opts if name.startswith("--")]
@@ -61,7 +61,7 @@ def flags() -> list[str]:
     return [flag for flag in found if flag not in OURS]
 
 
-def test_there_are_flags() -> None:
+def test_the_search_finds_celerys_flags() -> None:
     assert len(flags()) > 15
 
 

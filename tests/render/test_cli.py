@@ -1,4 +1,4 @@
-"""What the operator's command finds on a host is what the inventory says, and what the command reads."""
+"""The files that the operator's command reads on a host agree with the inventory."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_the_runtime_with_the_command_is_where_the_file_says(fleet: Fleet) -> No
 def test_bash_completes_the_command(fleet: Fleet) -> None:
     path = "/usr/share/bash-completion/completions/celery-fleet"
     for host in fleet.hosts.values():
-        # It is there for every user, so users need no line in their own files.
+        # It is installed for all users, so they need no line in their own files.
         assert "celery-fleet completion bash" in host.text(path)
         assert host.files[path].get("mode", "0644") == "0644"
 
 
-def test_whoever_has_a_release_can_run_commands_in_it(fleet: Fleet) -> None:
+def test_commands_can_be_run_on_every_host_with_a_release(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         found = site(host)
         has = bool(RELEASE.intersection(found.hosts[host.name]))
@@ -71,7 +71,7 @@ def test_whoever_has_a_release_can_run_commands_in_it(fleet: Fleet) -> None:
         assert (f"{found.directory}/credentials/operator.json" in host.files) is asks
 
 
-def test_what_a_web_process_reads_stays_until_that_has_ended(fleet: Fleet) -> None:
+def test_files_of_the_web_process_stay_until_it_has_ended(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         path = f"{host.variables['celery_app_config_directory']}/credentials/producer.json"
         assert path not in host.parts["celery_cli"]["owned"]["files"], host.name

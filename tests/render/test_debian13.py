@@ -30,20 +30,20 @@ def test_valkey_runs_as_its_own_user(valkey: Fleet, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_valkeys_own_user_reads_who_may_log_in(valkey: Fleet, local: Fleet) -> None:
+def test_valkeys_own_user_reads_the_file_of_users(valkey: Fleet, local: Fleet) -> None:
     assert set(users(server(valkey)).values()) == {"valkey"}
     assert set(users(server(local)).values()) == {"redis"}
 
 
 @pytest.mark.slow
-def test_valkey_is_tried_by_itself(valkey: Fleet, local: Fleet) -> None:
+def test_valkey_checks_its_configuration_itself(valkey: Fleet, local: Fleet) -> None:
     for fleet, flavor in ((valkey, "valkey"), (local, "redis")):
         checks = server(fleet).parts["redis"]["checks"]
         assert [check["flavor"] for check in checks if "redis" in check] == [flavor] * 2
 
 
 @pytest.mark.slow
-def test_valkeys_package_comes_and_its_open_instance_does_not_run(valkey: Fleet) -> None:
+def test_valkeys_package_is_installed_and_debians_instance_does_not_run(valkey: Fleet) -> None:
     host = server(valkey)
     assert host.parts["redis"]["packages"] == ["valkey-server"]
     assert host.links["/etc/systemd/system/valkey-server.service"] == "/dev/null"
@@ -51,10 +51,8 @@ def test_valkeys_package_comes_and_its_open_instance_does_not_run(valkey: Fleet)
 
 
 @pytest.mark.slow
-def test_clients_may_say_who_they_are_where_the_server_knows_the_command(
-    valkey: Fleet, local: Fleet
-) -> None:
-    """Debian 12's refuses to start with such a rule."""
+def test_clients_may_use_setinfo_if_the_server_knows_it(valkey: Fleet, local: Fleet) -> None:
+    """Debian 12's Redis refuses to start with such a rule."""
     for fleet, known in ((valkey, True), (local, False)):
         host = server(fleet)
         for path in users(host):

@@ -33,7 +33,7 @@ def sections(host: Host, kind: str) -> dict[str, dict[str, list[str]]]:
     return parse(host.unit_files()[unit(host, kind)])
 
 
-def test_behind_nginx_only_it_reaches_the_socket(odd: Fleet) -> None:
+def test_only_nginx_reaches_the_socket(odd: Fleet) -> None:
     (host,) = odd.hosts.values()
     socket = sections(host, "socket")["Socket"]
     assert socket["ListenStream"] == ["/run/other-shop-exporter.sock"]
@@ -41,7 +41,7 @@ def test_behind_nginx_only_it_reaches_the_socket(odd: Fleet) -> None:
     site = host.text("/etc/nginx/conf.d/other-shop-metrics.conf")
     assert "listen 9808 ssl;" in site
     assert "proxy_pass http://unix:/run/other-shop-exporter.sock:;" in site
-    # Each location asks for the password.
+    # Each location requires the password.
     locations = re.findall(r"^\s*location (.*) \{", site, re.MULTILINE)
     exporters = ["node", "redis-broker", "redis-results", "redis-cache", "flower", "postgres"]
     assert locations == ["^~ /", *(f"= /{name}" for name in exporters)]
@@ -83,7 +83,7 @@ def test_one_host_asks_redis(odd: Fleet, outside: Fleet) -> None:
     assert asking == ["control1"]
 
 
-def test_it_logs_in_as_itself(odd: Fleet) -> None:
+def test_the_exporter_logs_in_as_its_own_user(odd: Fleet) -> None:
     (host,) = odd.hosts.values()
     login = host.files["/etc/celery-fleet/other-shop/credentials/exporter.json"]
     assert (login["mode"], login["secret"]) == ("0600", True)
@@ -91,12 +91,12 @@ def test_it_logs_in_as_itself(odd: Fleet) -> None:
     assert url.startswith("rediss://exporter:not-a-real-one-of-exporter@")
 
 
-def test_it_may_do_nothing_but_read(odd: Fleet, tmp_path: Path) -> None:
+def test_the_exporter_is_sandboxed(odd: Fleet, tmp_path: Path) -> None:
     (host,) = odd.hosts.values()
     service = sections(host, "service")["Service"]
     assert service["User"] == ["other-shop-exporter"]
     assert service["SupplementaryGroups"] == ["other-shop"]
-    # Another process of the fleet that fails must not take it along.
+    # It must not stop if another process of the fleet fails.
     assert "PartOf" not in sections(host, "service")["Unit"]
     for kind in ("service", "socket"):
         (tmp_path / unit(host, kind)).write_text(host.unit_files()[unit(host, kind)])
@@ -109,7 +109,7 @@ def test_debians_exporters_run_in_units_of_the_fleet(odd: Fleet) -> None:
     (host,) = odd.hosts.values()
     node = parse(host.unit_files()["celery-fleet-node-exporter.service"])["Service"]
     assert "--web.listen-address=127.0.0.1:9100 " in node["ExecStart"][0]
-    # The applications of a host share it.
+    # All applications of a host share this exporter.
     assert "other-shop" not in host.unit_files()["celery-fleet-node-exporter.service"]
     redis = parse(host.unit_files()["other-shop-redis-exporter.service"])["Service"]
     assert "-web.listen-address=127.0.0.1:9121 " in redis["ExecStart"][0]
@@ -122,11 +122,11 @@ def test_debians_exporters_run_in_units_of_the_fleet(odd: Fleet) -> None:
     for name in ("node", "redis"):
         package = f"prometheus-{name}-exporter"
         assert package in host.parts["celery_exporter"]["packages"]
-        # The package's own would listen on all addresses.
+        # The package's own unit would listen on all addresses.
         assert host.links[f"/etc/systemd/system/{package}.service"] == "/dev/null"
 
 
-def test_they_show_redis_a_certificate_that_it_asks_for(flower_alone: Fleet) -> None:
+def test_exporters_show_redis_a_certificate_if_it_asks_for_one(flower_alone: Fleet) -> None:
     (host,) = flower_alone.hosts.values()
     redis = parse(host.unit_files()["other-shop-redis-exporter.service"])["Service"]
     assert "host.key:/etc/celery-fleet/other-shop/pki/host.key" in redis["LoadCredential"]
@@ -134,7 +134,7 @@ def test_they_show_redis_a_certificate_that_it_asks_for(flower_alone: Fleet) -> 
     assert redis["ExecStart"][0].endswith(options)
 
 
-def test_without_a_redis_of_the_fleet_there_is_no_exporter_of_it(outside: Fleet) -> None:
+def test_without_a_redis_of_the_fleet_there_is_no_redis_exporter(outside: Fleet) -> None:
     for host in outside.hosts.values():
         assert "celery-fleet-node-exporter.service" in host.units
         assert "flexiprice-redis-exporter.service" not in host.units
@@ -142,7 +142,7 @@ def test_without_a_redis_of_the_fleet_there_is_no_exporter_of_it(outside: Fleet)
         assert owned == ["flexiprice-redis-exporter.service"]
 
 
-def test_without_it_nothing_is_left(local: Fleet) -> None:
+def test_without_the_exporter_nothing_of_it_is_left(local: Fleet) -> None:
     for host in local.hosts.values():
         app = host.variables["celery_app_name"]
         wanted = host.parts["celery_exporter"]

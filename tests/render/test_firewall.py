@@ -1,4 +1,4 @@
-"""The firewall of the delivered fleets: who has a table, what it says, and that its unit comes when it has to."""
+"""The firewall of the delivered fleets: which hosts have a table, what is in it, and when its unit starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPOSURE = 50
 
 @pytest.fixture(scope="session", params=["production", "odd"])
 def closed(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
-    """Fleets with a firewall."""
+    """Return each fleet that has a firewall."""
     return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
@@ -32,7 +32,7 @@ def with_table(fleet: Fleet) -> list[Host]:
     return [host for host in fleet.hosts.values() if host.parts["firewall"].get("files")]
 
 
-def test_hosts_with_something_to_close_have_a_table(closed: Fleet) -> None:
+def test_hosts_with_ports_to_close_have_a_table(closed: Fleet) -> None:
     found = with_table(closed)
     assert found
     assert [host.name for host in found] == [
@@ -57,10 +57,10 @@ def test_hosts_with_something_to_close_have_a_table(closed: Fleet) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_fleet_is_let_in_and_nobody_else(pytestconfig: pytest.Config) -> None:
+def test_only_the_fleet_is_let_in(pytestconfig: pytest.Config) -> None:
     fleet = pytestconfig.stash[RENDERS]["production"].result()
     (host,) = with_table(fleet)
-    # Each has its own; the host itself has its loopback.
+    # Each host has its own table; the host itself uses its loopback.
     others = ", ".join(f"192.0.2.{number}" for number in range(2, len(fleet.hosts) + 1))
     assert len(fleet.hosts) == 9
     assert f"ip saddr {{ {others} }} return" in table(host)
@@ -83,7 +83,9 @@ def test_a_client_outside_of_the_fleet_is_let_in_to_redis(odd: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_socket_is_left_behind_by_nobody(odd: Fleet, local: Fleet, flower_alone: Fleet) -> None:
+def test_an_unused_socket_of_the_web_process_is_removed(
+    odd: Fleet, local: Fleet, flower_alone: Fleet
+) -> None:
     path = "/run/other-shop-web.sock"
     (host,) = odd.hosts.values()
     assert path in host.parts["celery_producer"]["owned"]["files"]
@@ -96,7 +98,7 @@ def test_a_socket_is_left_behind_by_nobody(odd: Fleet, local: Fleet, flower_alon
             assert ("/run/flexiprice-web.sock" in files) is wanted, (other.name, part)
 
 
-def test_without_a_firewall_all_of_it_goes(local: Fleet, odd: Fleet) -> None:
+def test_without_a_firewall_all_of_it_is_removed(local: Fleet, odd: Fleet) -> None:
     (whole,) = odd.hosts.values()
     for host in local.hosts.values():
         wanted = host.parts["firewall"]
@@ -109,13 +111,13 @@ def test_without_a_firewall_all_of_it_goes(local: Fleet, odd: Fleet) -> None:
         assert "firewall" not in host.text(f"/etc/celery-fleet/{app}/fleet.json")
 
 
-def test_its_unit_follows_debians_and_comes_before_what_it_guards(closed: Fleet) -> None:
+def test_its_unit_starts_after_debians_and_before_the_guarded_services(closed: Fleet) -> None:
     for host in with_table(closed):
         app = host.variables["celery_app_name"]
         sections = parse(host.unit_files()[f"{app}-firewall.service"])
         unit = sections["Unit"]
         debian = ["nftables.service"]
-        # A restart; a reload; a start; and each after Debian's has flushed.
+        # It follows a restart, a reload and a start of Debian's unit, each of which flushes all tables.
         assert unit["PartOf"] == unit["ReloadPropagatedFrom"] == unit["After"] == debian
         assert sections["Install"]["WantedBy"] == ["multi-user.target nftables.service"]
         guarded = {
@@ -134,7 +136,7 @@ def test_its_unit_follows_debians_and_comes_before_what_it_guards(closed: Fleet)
 
 
 @pytest.mark.parametrize("name", ["odd", "local"])
-def test_the_watch_of_an_earlier_version_goes(pytestconfig: pytest.Config, name: str) -> None:
+def test_the_watch_of_an_earlier_version_is_removed(pytestconfig: pytest.Config, name: str) -> None:
     fleet = pytestconfig.stash[RENDERS][name].result()
     for host in fleet.hosts.values():
         watch = f"{host.variables['celery_app_name']}-firewall-watch"
@@ -145,20 +147,20 @@ def test_the_watch_of_an_earlier_version_goes(pytestconfig: pytest.Config, name:
         assert not [unit for unit in wanted.get("units", []) if unit["name"] in names]
 
 
-def test_it_is_settled_before_redis(closed: Fleet) -> None:
+def test_the_firewall_is_set_up_before_redis(closed: Fleet) -> None:
     for host in with_table(closed):
         names = list(host.parts)
         assert names.index("firewall") < names.index("redis")
 
 
-def test_nft_judges_the_table_before_it_counts(closed: Fleet) -> None:
+def test_nft_checks_the_table_before_it_is_used(closed: Fleet) -> None:
     for host in with_table(closed):
         (check,) = host.parts["firewall"]["checks"]
         assert check["command"] == ["nft", "--check", "--file", *check["files"]]
         assert host.parts["firewall"]["packages"] == ["nftables"]
 
 
-def test_systemd_takes_all_of_its_units(odd: Fleet, tmp_path: Path) -> None:
+def test_systemd_accepts_all_of_its_units(odd: Fleet, tmp_path: Path) -> None:
     (host,) = odd.hosts.values()
     for name, text in host.unit_files().items():
         if "/" not in name:
@@ -172,7 +174,7 @@ def test_systemd_takes_all_of_its_units(odd: Fleet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("template", ONCE)
-def test_it_is_shut_in(odd: Fleet, template: str, tmp_path: Path) -> None:
+def test_its_units_are_sandboxed(odd: Fleet, template: str, tmp_path: Path) -> None:
     (host,) = odd.hosts.values()
     path = tmp_path / template
     path.write_text(host.unit_files()[f"other-shop-{template}"])

@@ -13,7 +13,7 @@ from tests import systemd
 from tests.render.fleet import Fleet, Host
 from tests.render.units import parse
 
-#: Highest score of `systemd-analyze security`, times ten: it is root, and changes to the application's user.
+#: Highest score of `systemd-analyze security`, times ten: it runs as root, and changes to the application's user.
 EXPOSURE = 40
 RELEASE = {"celery_workers", "celery_beat", "celery_producers"}
 
@@ -30,17 +30,19 @@ def setup(host: Host) -> dict[str, Any]:
 
 
 def groups(host: Host) -> set[str]:
-    """The groups that give the host its work."""
+    """Return the groups that determine what the host runs."""
     path = f"{host.variables['celery_app_config_directory']}/cli.json"
     return set(json.loads(host.text(path))["hosts"][host.name])
 
 
-def test_every_host_has_a_timer_and_what_it_starts(fleet: Fleet, tmp_path: Path) -> None:
+def test_every_host_has_a_timer_and_the_service_that_it_starts(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     for host in fleet.hosts.values():
         app = host.variables["celery_app_name"]
         assert unit(host, "timer") in host.units
         assert host.units[unit(host, "timer")]["on_change"] == "nothing"
-        # It ends by itself, and only the timer starts it.
+        # The service ends by itself, and only the timer starts it.
         assert unit(host, "service") not in host.units
         directory = tmp_path / host.name
         directory.mkdir()
@@ -58,7 +60,7 @@ def test_every_host_has_a_timer_and_what_it_starts(fleet: Fleet, tmp_path: Path)
         service = parse(host.unit_files()[unit(host, "service")])["Service"]
         assert service["Slice"] == [slice_unit]
         script = f"{host.variables['celery_app_runtime']}/celery_fleet/health/program.py"
-        assert script in host.files, f"nobody brings the runtime to {host.name}"
+        assert script in host.files, f"no part installs the runtime on {host.name}"
         (command,) = service["ExecStart"]
         assert command.endswith(f" {script} check {app}")
         (command,) = service["ExecStopPost"]
@@ -66,7 +68,7 @@ def test_every_host_has_a_timer_and_what_it_starts(fleet: Fleet, tmp_path: Path)
         assert command.endswith(f" {script} tell {app}")
 
 
-def test_a_check_is_bounded_and_shut_in(local: Fleet, tmp_path: Path) -> None:
+def test_a_check_is_limited_and_sandboxed(local: Fleet, tmp_path: Path) -> None:
     host = local.hosts["worker1"]
     text = host.unit_files()[unit(host, "service")]
     service = parse(text)["Service"]
@@ -90,7 +92,7 @@ def test_the_timer_keeps_the_interval(local: Fleet) -> None:
     assert host.units[unit(host, "timer")]["name"] == unit(host, "timer")
 
 
-def test_each_host_checks_what_concerns_it(fleet: Fleet) -> None:
+def test_each_host_checks_what_it_runs(fleet: Fleet) -> None:
     lookouts = set()
     for host in fleet.hosts.values():
         found, member = setup(host), groups(host)
@@ -106,7 +108,7 @@ def test_each_host_checks_what_concerns_it(fleet: Fleet) -> None:
             assert not member & {"celery_workers", "celery_beat"}
         if found["fleet"]:
             lookouts.add(host.name)
-            # What it looks at the fleet with.
+            # How it checks the fleet.
             path = f"{host.variables['celery_app_config_directory']}/credentials/operator.json"
             assert path in host.files
         for path in found["certificates"]:
@@ -117,7 +119,7 @@ def test_each_host_checks_what_concerns_it(fleet: Fleet) -> None:
     assert lookouts == {redis, beat}
 
 
-def test_what_is_checked_is_the_inventorys(fleet: Fleet) -> None:
+def test_checks_follow_the_inventory(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         known = json.loads(host.text(f"{host.variables['celery_app_config_directory']}/cli.json"))
         found = setup(host)
@@ -128,10 +130,10 @@ def test_what_is_checked_is_the_inventorys(fleet: Fleet) -> None:
         assert ("units" in found["checks"]) is bool(others)
 
 
-def test_nobody_else_reads_what_is_checked(fleet: Fleet) -> None:
+def test_only_root_reads_what_is_checked(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         item = host.files[f"{host.variables['celery_app_config_directory']}/health.json"]
-        # The command on a change of state may have a secret in it.
+        # The command for changes of state may contain a secret.
         assert (item["mode"], item["secret"]) == ("0600", True)
         for secret in fleet.secrets.values():
             assert secret not in item["content"]
@@ -153,7 +155,7 @@ def test_every_process_of_the_application_knows_where_the_result_is(
 
 
 @pytest.mark.slow
-def test_without_it_nothing_is_left(flower_alone: Fleet) -> None:
+def test_without_health_checks_nothing_of_them_is_left(flower_alone: Fleet) -> None:
     (host,) = flower_alone.hosts.values()
     assert "celery_health" in host.parts
     assert host.parts["celery_health"].get("units", []) == []

@@ -1,4 +1,4 @@
-"""The configuration of needrestart, as its own language reads it."""
+"""The configuration of needrestart, evaluated by Perl as needrestart does."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from tests.render.fleet import Fleet, Host
 from tests.render.units import SHARED
 
-# As needrestart.conf takes a file of conf.d: evaluated, with %nrconf as it is. Then one line for each unit that is
-# overridden, by the first expression that matches.
+# Evaluates a file of conf.d as needrestart.conf does, with the existing %nrconf. Then prints a line for each unit that
+# the first matching expression overrides.
 PROGRAM = r"""
 use strict;
 use warnings FATAL => 'all';
@@ -31,7 +31,7 @@ def path(host: Host) -> str:
 
 
 def overridden(text: str, units: list[str]) -> list[str]:
-    """The units that needrestart does not restart by itself."""
+    """Return the units that needrestart does not restart by itself."""
     done = subprocess.run(
         ["perl", "-e", PROGRAM, str(len(text.encode())), *units],
         input=text,
@@ -54,7 +54,7 @@ def test_upgrades_restart_no_service_of_a_host(fleet: Fleet) -> None:
                 for unit in (*host.units, *host.unit_files())
                 if unit.endswith(".service") and "@." not in unit and "/" not in unit
             }
-            # What applications share, and Debian's own, which never runs.
+            # Units that applications share, and Debian's own, which never runs.
             - {*SHARED, "redis-server.service"}
         )
         assert any(unit.startswith(f"redis@{app}-") for unit in ours) == ("redis" in host.parts)
@@ -81,13 +81,13 @@ def test_upgrades_restart_no_service_of_a_host(fleet: Fleet) -> None:
         "redis@my-{app}-broker.service",
     ],
 )
-def test_what_is_somebody_elses_is_left_to_them(local: Fleet, unit: str) -> None:
+def test_other_units_are_left_to_needrestart(local: Fleet, unit: str) -> None:
     host = next(iter(local.hosts.values()))
     name = unit.format(app=host.variables["celery_app_name"])
     assert overridden(host.text(path(host)), [name]) == []
 
 
-def test_anybody_may_read_it_and_it_comes_before_what_it_is_about(fleet: Fleet) -> None:
+def test_all_users_may_read_it_and_it_is_written_before_the_units(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         assert next(iter(host.parts)) == "fleet"
         file = host.parts["fleet"]["files"][-1]
@@ -95,7 +95,7 @@ def test_anybody_may_read_it_and_it_comes_before_what_it_is_about(fleet: Fleet) 
 
 
 @pytest.mark.slow
-def test_without_it_what_lies_there_goes(flower_alone: Fleet) -> None:
+def test_without_it_the_file_is_removed(flower_alone: Fleet) -> None:
     """Only the file is removed, because others may have files in that directory."""
     for host in flower_alone.hosts.values():
         assert path(host) not in host.files

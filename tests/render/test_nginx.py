@@ -41,7 +41,7 @@ class Block:
 
 
 def block(text: str) -> Block:
-    """Read a configuration; what nginx would not take as one fails."""
+    """Parse a configuration; fail if nginx would not accept its syntax."""
     stack, words, at = [Block()], list[str](), 0
     while at < len(text):
         token = _TOKEN.match(text, at)
@@ -74,13 +74,13 @@ def site(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["local", "production"])
 def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
-    """Fleets in which each site has its own port."""
+    """Return each fleet in which every site has its own port."""
     return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 @pytest.fixture
 def host(fleet: Fleet, site: str) -> Host:
-    """A host that has the site. If there are several, all have the same one under their own names."""
+    """Return a host that has the site. If there are several, all have the same site under their own names."""
     found = [
         h
         for h in fleet.hosts.values()
@@ -106,7 +106,7 @@ def locations(server: Block) -> dict[str, Block]:
     return {name: found for name, found in server.blocks.items() if name.startswith("location ")}
 
 
-def test_it_is_tls_alone(server: Block, host: Host, site: str) -> None:
+def test_a_site_only_has_tls(server: Block, host: Host, site: str) -> None:
     port = {"web": "celery_producer_web_port", "flower": "flower_port"}[site]
     listens = server.all("listen")
     assert listens
@@ -122,7 +122,7 @@ def test_every_request_goes_to_the_socket(server: Block, host: Host, site: str) 
     app = host.variables["celery_app_name"]
     if site == "web":
         socket = parse(whole(host, f"{app}-web.socket"))["Socket"]["ListenStream"][-1]
-        # An address of every interface is listened on, not called.
+        # If it listens on every interface, nginx connects to the loopback address.
         socket = socket.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - it is read
     else:
         directory = parse(whole(host, f"{app}-flower.service"))["Service"]["RuntimeDirectory"][-1]
@@ -134,15 +134,15 @@ def test_every_request_goes_to_the_socket(server: Block, host: Host, site: str) 
     assert any(name in ("location /", "location ^~ /") for name in locations(server))
 
 
-def test_a_client_can_not_say_who_it_is(server: Block) -> None:
+def test_a_client_can_not_forge_its_address(server: Block) -> None:
     for found in locations(server).values():
         headers = {words[0].lower(): words[1] for words in found.all("proxy_set_header")}
-        # Appended to, as is usual, it would begin with what the client sent.
+        # With the usual appending, the header would begin with what the client sent.
         assert headers["x-forwarded-for"] == "$remote_addr"
         assert headers["x-forwarded-proto"] == "$scheme"
 
 
-def test_websockets_pass(server: Block, host: Host, path: str) -> None:
+def test_websockets_pass_through(server: Block, host: Host, path: str) -> None:
     maps = [name.split() for name in block(host.text(path)).blocks if name.startswith("map ")]
     defined = {words[2] for words in maps}
     for found in locations(server).values():
@@ -187,7 +187,7 @@ def test_protected_paths_ask_for_the_password(
 
 
 @pytest.mark.slow
-def test_the_password_of_before_goes_where_nothing_is_protected(
+def test_the_old_password_file_is_removed_if_nothing_is_protected(
     valkey: Fleet, local: Fleet
 ) -> None:
     (path,) = (
@@ -200,12 +200,12 @@ def test_the_password_of_before_goes_where_nothing_is_protected(
     )
 
 
-def test_what_is_not_protected_is_open(server: Block, site: str) -> None:
+def test_paths_that_are_not_protected_are_open(server: Block, site: str) -> None:
     if site == "web":
         assert locations(server)["location /"].all("auth_basic") == []
 
 
-def test_nginx_is_asked_before_and_reloaded_after(host: Host, path: str) -> None:
+def test_nginx_checks_the_files_before_it_is_reloaded(host: Host, path: str) -> None:
     checks = [
         check
         for part in host.parts.values()
@@ -223,7 +223,7 @@ ADDED = "/etc/celery-fleet/other-shop/nginx-web/flower.conf"
 
 
 def within(fleet: Fleet) -> tuple[Host, Block, Block]:
-    """The host, its web site, and what Flower adds to it."""
+    """Return the host, its web site, and what Flower adds to it."""
     (host,) = fleet.hosts.values()
     site = block(host.text(WEB)).blocks["server"]
     (included,) = site.all("include")
@@ -235,13 +235,13 @@ def within(fleet: Fleet) -> tuple[Host, Block, Block]:
 def test_flower_is_a_location_of_the_web_site(odd: Fleet) -> None:
     host, site, added = within(odd)
     assert "/etc/nginx/conf.d/other-shop-flower.conf" not in host.files
-    # What was its own site before goes, the other way round what is its location.
+    # Flower's separate site is removed; with a separate site, its location is.
     owned = host.parts["celery_runtime_surplus"]["owned"]["files"]
     assert "/etc/nginx/conf.d/other-shop-flower.conf" in owned
     assert WEB not in owned
     assert ADDED not in owned
     found = added.blocks["location ^~ /tools/flower/"]
-    # The whole path is passed on: nothing stands behind the socket.
+    # The whole path is passed on, because nothing follows the socket in `proxy_pass`.
     assert found.one("proxy_pass") == ["http://unix:/run/other-shop-flower/flower.sock:"]
     assert found.one("auth_basic") != site.blocks["location ^~ /api/v1/admin/"].one("auth_basic")
     item = host.files[found.one("auth_basic_user_file")[0]]
@@ -259,7 +259,7 @@ def test_flower_is_told_of_its_prefix(odd: Fleet) -> None:
     assert 'FLOWER_URL_PREFIX="tools/flower"' in text
 
 
-def test_nginx_takes_up_what_flower_adds(odd: Fleet) -> None:
+def test_nginx_is_reloaded_when_flower_adds_its_location(odd: Fleet) -> None:
     host, _, _ = within(odd)
     for part in ("celery_producer", "flower"):
         (unit,) = [u for u in host.parts[part]["units"] if u["name"] == "nginx.service"]
@@ -269,7 +269,7 @@ def test_nginx_takes_up_what_flower_adds(odd: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_web_process_the_site_holds_flower_alone(flower_alone: Fleet) -> None:
+def test_without_a_web_process_the_site_only_has_flower(flower_alone: Fleet) -> None:
     host, site, _ = within(flower_alone)
     assert [name for name in host.units if "-web." in name] == []
     assert {name: found.directives for name, found in locations(site).items()} == {
@@ -278,14 +278,14 @@ def test_without_a_web_process_the_site_holds_flower_alone(flower_alone: Fleet) 
     assert [words[0].rpartition(":")[2] for words in site.all("listen")] == ["443", "443"]
 
 
-def test_each_part_is_whole_for_nginx(odd: Fleet, local: Fleet, tmp_path: Path) -> None:
-    """By nginx's own word."""
+def test_nginx_accepts_each_part(odd: Fleet, local: Fleet, tmp_path: Path) -> None:
+    """nginx itself checks the files."""
     for number, fleet in enumerate((odd, local)):
         assert_taken(fleet, tmp_path / str(number))
 
 
 @pytest.mark.slow
-def test_flower_alone_is_whole_for_nginx(flower_alone: Fleet, tmp_path: Path) -> None:
+def test_nginx_accepts_flower_alone(flower_alone: Fleet, tmp_path: Path) -> None:
     assert_taken(flower_alone, tmp_path)
 
 
@@ -295,7 +295,7 @@ def assert_taken(fleet: Fleet, root: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-# --- What a running nginx lets through ----------------------------------------------------------------
+# --- what a running nginx lets through ----------------------------------------------------------------
 
 
 def written(fleet: Fleet, root: Path, more: str = "") -> list[str]:
@@ -317,7 +317,7 @@ def written(fleet: Fleet, root: Path, more: str = "") -> list[str]:
 
 
 class Backend(socketserver.ThreadingUnixStreamServer):
-    """What stands behind nginx: notes the target of each request and answers 200."""
+    """The server behind nginx: records the target of each request and answers 200."""
 
     def __init__(self, path: Path) -> None:
         self.targets: list[str] = []
@@ -336,7 +336,7 @@ class Answer(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def running(odd: Fleet, tmp_path: Path) -> Iterator[tuple[int, Backend]]:
-    """The web site with Flower in it, as a host would have it: its port, and what is behind it."""
+    """Run the web site with Flower in it, as on a host; yield its port and the server behind it."""
     command = written(odd, tmp_path, "daemon off; master_process off;")
     (tmp_path / "etc/nginx/conf.d/other-shop-metrics.conf").unlink()
     (site,) = (tmp_path / "etc/nginx/conf.d").iterdir()
@@ -369,7 +369,7 @@ def listens(port: int) -> bool:
 
 
 def status(port: int, target: str) -> int:
-    """What is answered to a request for exactly these bytes; no client of HTTP sends such ones."""
+    """Return the status of the answer to a request for exactly these bytes, which no HTTP client would send."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -381,7 +381,7 @@ def status(port: int, target: str) -> int:
 
 
 def test_no_way_up_or_fragment_leads_past_the_password(running: tuple[int, Backend]) -> None:
-    """nginx chooses the location by a tidied path, and passes the raw one on."""
+    """nginx chooses the location by the normalised path, and passes on the raw one."""
     port, backend = running
     assert status(port, "/api/v1/admin/x") == 401
     ups = ["..", "../", "..?x", ".%2e", "%2E%2e/x", "../x/..", "..#", "..#/delete", ".%2e#", "x#"]

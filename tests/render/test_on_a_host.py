@@ -29,7 +29,7 @@ def test_the_page_is_up_to_date(page: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_belongs_to_one_inventory_is_not_on_it(page: str, fleets: dict[str, Fleet]) -> None:
+def test_the_page_has_nothing_of_a_single_inventory(page: str, fleets: dict[str, Fleet]) -> None:
     for fleet in fleets.values():
         assert [name for name, secret in fleet.secrets.items() if secret in page] == []
         for host in fleet.hosts.values():
@@ -38,13 +38,13 @@ def test_what_belongs_to_one_inventory_is_not_on_it(page: str, fleets: dict[str,
 
 
 @pytest.mark.slow
-def test_each_file_of_each_host_is_on_it(page: str, fleets: dict[str, Fleet]) -> None:
+def test_the_page_has_each_file_of_each_host(page: str, fleets: dict[str, Fleet]) -> None:
     for fleet in fleets.values():
         assert_told(fleet, page)
 
 
-def test_each_file_is_on_the_page_as_it_lies_there(fleet: Fleet) -> None:
-    """A quick look: that all else of it is up to date takes two more runs."""
+def test_the_committed_page_has_each_file(fleet: Fleet) -> None:
+    """This is a quick check; whether everything else on it is up to date takes two more runs."""
     assert_told(fleet, OUTPUT.read_text())
 
 

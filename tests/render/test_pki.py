@@ -18,7 +18,7 @@ CREDENTIALS = [f"host.crt:{PAIR[0]}", f"host.key:{PAIR[1]}"]
 
 
 def processes(fleet: Fleet) -> list[tuple[Host, str]]:
-    """All that run Celery."""
+    """Return everything that runs Celery."""
     return [
         (host, unit)
         for host in fleet.hosts.values()
@@ -28,7 +28,7 @@ def processes(fleet: Fleet) -> list[tuple[Host, str]]:
     ]
 
 
-def test_each_host_has_its_own(fleet: Fleet) -> None:
+def test_each_host_has_its_own_certificate(fleet: Fleet) -> None:
     keys = set()
     for host in fleet.hosts.values():
         directory = f"/etc/celery-fleet/{host.variables['celery_app_name']}/pki"
@@ -41,7 +41,7 @@ def test_each_host_has_its_own(fleet: Fleet) -> None:
     assert len(keys) == len(fleet.hosts)
 
 
-def test_servers_alone_show_one_by_default(fleet: Fleet) -> None:
+def test_by_default_only_servers_show_a_certificate(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         for path, item in host.files.items():
             content = item.get("content") or ""
@@ -66,7 +66,7 @@ def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone:
 
 
 @pytest.mark.slow
-def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
+def test_with_mutual_all_settings_name_the_certificate(flower_alone: Fleet) -> None:
     seen = set()
     for host in flower_alone.hosts.values():
         for path, item in host.files.items():
@@ -74,7 +74,7 @@ def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
                 continue
             if path.endswith(
                 "/redis-exporter.json"
-            ):  # logins of Debian's exporter, which gets the files in its arguments
+            ):  # logins of Debian's exporter, which gets the files as arguments
                 continue
             celery = json.loads(item["content"])["celery"]
             for name in ("broker_use_ssl", "redis_backend_use_ssl"):
@@ -101,7 +101,7 @@ def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
     ("whole", "limited", "noted"),
     [(True, [], True), (False, [], False), (False, ["worker2"], False), (False, ["redis1"], True)],
 )
-def test_workers_that_a_run_left_as_they_were_are_noted_by_no_host(
+def test_only_a_roll_of_all_workers_is_recorded(
     whole: bool, limited: list[str], noted: bool
 ) -> None:
     """This also holds if the limit leaves out the first host, which knows nothing of the rolling restart."""
@@ -125,8 +125,8 @@ def test_workers_that_a_run_left_as_they_were_are_noted_by_no_host(
 
 
 @pytest.mark.slow
-def test_redis_insists_on_it_once_all_have_one(flower_alone: Fleet) -> None:
-    """Nothing tells yet that any process has one."""
+def test_redis_requires_a_certificate_once_all_processes_have_one(flower_alone: Fleet) -> None:
+    """Nothing shows yet that any process has one."""
     (host,) = (host for host in flower_alone.hosts.values() if "redis" in str(host.units))
     for kind in ("broker", "results"):
         text = host.text(f"/etc/celery-fleet/redis/other-shop-{kind}/redis.conf")

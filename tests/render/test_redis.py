@@ -13,7 +13,7 @@ DIRECTORY = "/etc/celery-fleet/redis"
 
 
 def configuration(text: str) -> dict[str, str]:
-    """Return the directives of a redis.conf; each of them occurs once."""
+    """Return the directives of a redis.conf; each must occur once."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -54,7 +54,7 @@ def test_there_is_no_plaintext(conf: dict[str, str], host: Host, kind: str) -> N
     assert "requirepass" not in conf
 
 
-def test_its_certificate_and_key_are_there(conf: dict[str, str], host: Host, name: str) -> None:
+def test_its_certificate_and_key_are_installed(conf: dict[str, str], host: Host, name: str) -> None:
     assert conf["tls-cert-file"] in host.files
     assert conf["tls-ca-cert-file"] in host.files
     unit = f"redis@{name}.service"
@@ -64,7 +64,9 @@ def test_its_certificate_and_key_are_there(conf: dict[str, str], host: Host, nam
     assert host.files[path]["mode"] == "0600"
 
 
-def test_its_users_are_its_own_file(conf: dict[str, str], host: Host, name: str) -> None:
+def test_each_instance_has_its_own_file_of_users(
+    conf: dict[str, str], host: Host, name: str
+) -> None:
     assert conf["aclfile"] == f"{DIRECTORY}/{name}/users.acl"
     item = host.files[conf["aclfile"]]
     assert (item["group"], item["mode"], item["secret"]) == ("redis", "0640", True)
@@ -78,7 +80,7 @@ def test_no_task_is_ever_evicted(conf: dict[str, str], host: Host, kind: str) ->
 
 def test_the_broker_survives_a_restart(conf: dict[str, str], kind: str) -> None:
     assert conf["appendonly"] == ("yes" if kind == "broker" else "no")
-    assert (conf["save"] == "") == (kind == "broker"), "saved in two ways, or in none"
+    assert (conf["save"] == "") == (kind == "broker"), "it must save its data in exactly one way"
 
 
 def test_a_crash_of_the_host_loses_no_more_than_the_last_second(conf: dict[str, str]) -> None:
@@ -86,8 +88,8 @@ def test_a_crash_of_the_host_loses_no_more_than_the_last_second(conf: dict[str, 
     assert conf["appendfsync"] == "everysec"
     assert ("--appendfsync", conf["appendfsync"]) == DURABLE[
         2:4
-    ]  # what tests of the delivery run with
-    # While the file is rewritten, too.
+    ]  # the options that tests of the delivery use
+    # This also holds while the file is rewritten.
     assert conf.get("no-appendfsync-on-rewrite", "no") == "no"
 
 
@@ -114,7 +116,7 @@ def test_one_user_for_each_component(host: Host, fleet: Fleet, name: str, kind: 
     }
     expected = {"default", "worker", "producer", "flower", "operator", "admin"}
     expected |= {"exporter", "redis_exporter"} & set(host.variables["redis_passwords"])
-    # Neither this client of one of the fleets nor beat has results.
+    # Neither beat nor this client of one fleet has results.
     more = {"beat", *host.variables["celery_app_clients"]} if kind == "broker" else set()
     assert set(users) == expected | more
     assert users["default"][2] == "off"
@@ -139,7 +141,7 @@ def test_every_queue_can_be_used(host: Host, fleet: Fleet) -> None:
             assert f"%W~{name}" in users["beat"]
 
 
-def test_debians_own_instance_never_runs(host: Host) -> None:
+def test_debians_own_instance_does_not_run(host: Host) -> None:
     assert host.links["/etc/systemd/system/redis-server.service"] == "/dev/null"
 
 
@@ -161,7 +163,7 @@ def test_the_application_gets_the_url_of_its_cache(odd: Fleet, local: Fleet) -> 
     )
     pool = redis.ConnectionPool.from_url(line.partition("=")[2].strip('"'))
     assert pool.connection_class is redis.SSLConnection
-    # Other entries are redis-py's own.
+    # The other options are redis-py's.
     assert (
         pool.connection_kwargs.items()
         >= {

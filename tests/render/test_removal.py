@@ -1,4 +1,4 @@
-"""Roles name in their data all that systemd, builds and programs make on a host: a removal goes by nothing else."""
+"""Roles declare everything that systemd, builds and programs create on a host, because a removal only knows that."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.render.fleet import Fleet, Host
 
 
 def manifest(host: Host) -> Manifest:
-    """What a host's parts list together."""
+    """Return the manifest of all parts of a host."""
     found = Manifest()
     for part in host.parts.values():
         found.note(parse(part))
     return found
 
 
-def test_what_systemd_and_builds_make_goes_with_what_is_in_it(any_fleet: Fleet) -> None:
+def test_directories_of_systemd_and_builds_are_removed_with_their_content(any_fleet: Fleet) -> None:
     for host in any_fleet.hosts.values():
         made = [path for text in host.unit_files().values() for path, _, _ in directories(text)]
         for part in host.parts.values():
             made += [item["path"] for item in part.get("releases", [])]
-        # systemd takes these away itself.
+        # systemd removes these itself.
         lasting = [path for path in made if not path.startswith("/run/")]
         assert lasting, host.name
         data = manifest(host).data
@@ -37,18 +37,18 @@ def test_what_systemd_and_builds_make_goes_with_what_is_in_it(any_fleet: Fleet) 
         assert left == [], host.name
 
 
-def test_what_may_be_kept_has_a_name_of_fleet_remove_keep(any_fleet: Fleet) -> None:
+def test_data_that_may_be_kept_has_a_name_of_fleet_remove_keep(any_fleet: Fleet) -> None:
     for host in any_fleet.hosts.values():
         assert set(manifest(host).data.values()) <= {"", *KEEP}
 
 
-def test_users_are_known_by_their_comment(any_fleet: Fleet) -> None:
-    """Without one, a user who was there before the fleet would go."""
+def test_users_are_recognised_by_their_comment(any_fleet: Fleet) -> None:
+    """Otherwise a user who existed before the fleet would be removed."""
     for host in any_fleet.hosts.values():
         assert all(manifest(host).users.values())
 
 
-def test_every_unit_is_stopped_in_the_stage_of_its_kind(any_fleet: Fleet) -> None:
+def test_every_unit_is_stopped_in_the_right_stage(any_fleet: Fleet) -> None:
     kinds = {
         "-health.timer": "watch",
         "-health.service": "watch",
@@ -69,8 +69,8 @@ def test_every_unit_is_stopped_in_the_stage_of_its_kind(any_fleet: Fleet) -> Non
             assert expected in STAGES
 
 
-def test_a_deploy_forgets_what_a_removal_had_settled(fleet: Fleet) -> None:
-    """Else a later removal would take messages for given up that came since."""
+def test_a_deploy_removes_the_record_of_an_unfinished_removal(fleet: Fleet) -> None:
+    """Otherwise a later removal would give up messages that came since."""
     for host in fleet.hosts.values():
         note = f"{host.variables['celery_app_config_directory']}/{SETTLED}"
         assert note in host.parts["fleet"]["owned"]["files"], host.name

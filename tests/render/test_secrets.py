@@ -10,7 +10,7 @@ from tests.render.fleet import Fleet, Host
 
 
 def holders(fleet: Fleet) -> list[tuple[str, Host, dict[str, Any]]]:
-    """Each secret with each file that holds it."""
+    """Yield each secret with each file that has it."""
     return [
         (name, host, item)
         for host in fleet.hosts.values()
@@ -20,7 +20,7 @@ def holders(fleet: Fleet) -> list[tuple[str, Host, dict[str, Any]]]:
     ]
 
 
-def test_the_secrets_are_known_and_land_somewhere(fleet: Fleet) -> None:
+def test_every_secret_is_in_a_file(fleet: Fleet) -> None:
     assert len(fleet.secrets) > 10
     found = {name for name, _, _ in holders(fleet)}
     # The authority's secrets stay on the control node, and nginx's passwords are on a host as hashes.
@@ -30,7 +30,7 @@ def test_the_secrets_are_known_and_land_somewhere(fleet: Fleet) -> None:
     assert set(fleet.secrets) - found <= away | escaped
 
 
-def test_files_with_a_secret_are_for_few(fleet: Fleet) -> None:
+def test_files_with_a_secret_are_closed_to_other_users(fleet: Fleet) -> None:
     for name, host, item in holders(fleet):
         where = f"{name} in {item['dest']} on {host.name}"
         assert int(item.get("mode", "0644"), 8) & 0o007 == 0, where
@@ -40,7 +40,7 @@ def test_files_with_a_secret_are_for_few(fleet: Fleet) -> None:
         assert (item.get("owner", "root"), item.get("group", "root")) == ("root", group), where
 
 
-def test_files_that_are_called_secret_are_for_few(fleet: Fleet) -> None:
+def test_files_marked_as_secret_are_closed_to_other_users(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         for item in host.files.values():
             if item.get("secret"):
@@ -58,7 +58,7 @@ def test_each_host_has_its_own_key(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("user", ["worker", "beat", "producer", "flower", "operator", "admin"])
-def test_a_password_of_redis_is_where_its_user_is(fleet: Fleet, user: str) -> None:
+def test_a_password_of_redis_is_only_in_files_of_its_user(fleet: Fleet, user: str) -> None:
     found = {
         item["dest"].rpartition("/")[2]
         for name, _, item in holders(fleet)

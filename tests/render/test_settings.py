@@ -1,4 +1,4 @@
-"""What the control side writes is what the runtime on the hosts reads."""
+"""The runtime on the hosts reads the settings that the control side writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPONENTS = {
 
 
 def written(fleet: Fleet, component: str) -> list[tuple[Host, str]]:
-    """The component's settings on each host that has some."""
+    """Return the component's settings on each host that has some."""
     found = []
     for host in fleet.hosts.values():
         path = f"/etc/celery-fleet/{host.variables['celery_app_name']}/credentials/{component}.json"
@@ -37,7 +37,7 @@ def written(fleet: Fleet, component: str) -> list[tuple[Host, str]]:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_the_runtime_takes_them(fleet: Fleet, component: str, tmp_path: Path) -> None:
+def test_the_runtime_accepts_the_settings(fleet: Fleet, component: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     for host, text in written(fleet, component):
         path.write_text(text)
@@ -83,7 +83,7 @@ def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
     assert "the database is asked once the release is built" in flower_alone.output
 
 
-def test_without_one_nothing_of_it_is_there(local: Fleet) -> None:
+def test_without_a_schedule_in_a_database_nothing_of_it_is_written(local: Fleet) -> None:
     ((host, text),) = written(local, "beat")
     assert "beat_scheduler" not in json.loads(text)
     assert not [path for path in host.files if path.endswith("/schedule.json")]
@@ -101,14 +101,14 @@ def test_all_have_the_inventorys_routes(fleet: Fleet) -> None:
             )
 
 
-def test_the_time_until_a_task_is_given_to_another_is_one_number(fleet: Fleet) -> None:
+def test_all_components_have_the_same_visibility_timeout(fleet: Fleet) -> None:
     found = {
         json.loads(text)["celery"]["broker_transport_options"]["visibility_timeout"]
         for component in ("worker", "beat")
         for _, text in written(fleet, component)
     }
     assert len(found) == 1
-    # Who runs no tasks gives none away.
+    # Components that run no tasks don't redeliver any.
     for component in ("producer", "flower", "operator"):
         for _, text in written(fleet, component):
             options = json.loads(text)["celery"]["broker_transport_options"]
@@ -116,7 +116,7 @@ def test_the_time_until_a_task_is_given_to_another_is_one_number(fleet: Fleet) -
 
 
 def delivered(fleet: Fleet, path: Path) -> dict[str, FleetSettings]:
-    """What each worker of a fleet reads: its host's file with what its own environment lays over it."""
+    """Return what each worker of a fleet reads: its host's file, with the overrides of its own environment."""
     found = {}
     for host, text in written(fleet, "worker"):
         app = host.variables["celery_app_name"]
@@ -131,7 +131,7 @@ def delivered(fleet: Fleet, path: Path) -> dict[str, FleetSettings]:
     return found
 
 
-def test_the_demo_shows_all_of_the_delivery(local: Fleet, tmp_path: Path) -> None:
+def test_the_demo_enables_all_of_the_delivery(local: Fleet, tmp_path: Path) -> None:
     found = delivered(local, tmp_path)
     assert len({node.partition("@")[2] for node in found}) > 1
     for settings in found.values():
@@ -155,12 +155,12 @@ def test_a_worker_may_differ_from_the_others_of_its_host(odd: Fleet, tmp_path: P
     assert {(one.hand_back, one.dead_letters, one.deaths) for one in parts.values()} == {
         (False, True, 5)
     }
-    # It renews nothing, so the timeout of all outlasts what it may hold.
+    # This worker renews nothing, so the common timeout is longer than it may hold a task.
     for settings in found.values():
         assert settings.celery["broker_transport_options"]["visibility_timeout"] == 3600
 
 
-def test_where_nothing_is_promised_nothing_is_said(pytestconfig: pytest.Config) -> None:
+def test_without_a_promise_the_settings_have_none(pytestconfig: pytest.Config) -> None:
     production: Fleet = pytestconfig.stash[RENDERS]["production"].result()
     for host, text in written(production, "worker"):
         assert "delivery" not in json.loads(text)
@@ -169,7 +169,7 @@ def test_where_nothing_is_promised_nothing_is_said(pytestconfig: pytest.Config) 
                 assert "CELERY_FLEET_DELIVERY" not in host.text(path)
 
 
-def test_whoever_runs_or_sends_tasks_has_the_applications_environment(fleet: Fleet) -> None:
+def test_processes_that_run_or_send_tasks_have_the_applications_environment(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         for part in ("celery_worker", "celery_beat", "celery_producer"):
             if part in host.parts:

@@ -1,4 +1,4 @@
-"""The units of the delivered fleets, as systemd itself sees them."""
+"""The units of the delivered fleets, as systemd reads them."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ EXPOSURE = 13
 
 
 def put(host: Host, directory: Path) -> list[str]:
-    """A host's units in a directory, instances by links; returns what systemd has to be asked about.
+    """Write a host's units into a directory, instances as links; return the names that systemd has to check.
 
-    What they execute is on the hosts, but need not be here, where something that is stands in.
+    The programs that they run need not exist on this machine; an existing one replaces each.
     """
     for name, text in host.unit_files().items():
         path = directory / name
@@ -80,21 +80,21 @@ RECORD = (
 )
 
 
-def test_every_unit_that_runs_records_what_it_is_started_with(fleet: Fleet) -> None:
+def test_every_service_records_its_fingerprint_at_its_start(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         for unit in host.units:
-            # nginx's unit is Debian's; what we add to it stands below.
+            # nginx's unit is Debian's; our drop-in is checked below.
             if unit.endswith((".target", ".timer")) or unit == "nginx.service":
                 continue
             kind = "Socket" if unit.endswith(".socket") else "Service"
             section = parse(host.unit_files()[template_of(host, unit)])[kind]
             assert section["ExecStartPre"] == [RECORD], unit
         for drop_in in (p for p in host.unit_files() if p.startswith("nginx.service.d/")):
-            # nginx's own commands of that kind come first: Debian's tests the configuration.
+            # nginx's own ExecStartPre= comes first: Debian's tests the configuration.
             assert parse(host.unit_files()[drop_in])["Service"]["ExecStartPre"] == [RECORD]
 
 
-def test_what_root_runs_for_a_process_has_none_of_its_environment(fleet: Fleet) -> None:
+def test_programs_that_root_runs_for_a_process_do_not_get_its_environment(fleet: Fleet) -> None:
     """`celery_app_env` may name a library or a file that the application can write."""
     found = 0
     for host in fleet.hosts.values():
@@ -107,7 +107,7 @@ def test_what_root_runs_for_a_process_has_none_of_its_environment(fleet: Fleet) 
     assert found
 
 
-def test_systemd_takes_every_unit(fleet: Fleet, tmp_path: Path) -> None:
+def test_systemd_accepts_every_unit(fleet: Fleet, tmp_path: Path) -> None:
     found = {}
     for host in fleet.hosts.values():
         asked = put(host, tmp_path / host.name)
@@ -117,7 +117,7 @@ def test_systemd_takes_every_unit(fleet: Fleet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["NoSuchKey=1", "TimeoutStopSec=soon", "ExecStartPost=/no/such"])
-def test_systemd_would_not_take_a_mistake(local: Fleet, tmp_path: Path, line: str) -> None:
+def test_systemd_refuses_a_mistake(local: Fleet, tmp_path: Path, line: str) -> None:
     host, unit = services(local, "worker@.service")[0]
     put(host, tmp_path)
     (tmp_path / f"{unit}.d/20-mistake.conf").write_text(f"[Service]\n{line}\n")
@@ -126,25 +126,25 @@ def test_systemd_would_not_take_a_mistake(local: Fleet, tmp_path: Path, line: st
 
 @pytest.mark.parametrize("template", SERVICES)
 class TestService:
-    """Holds for every service."""
+    """Rules for every service."""
 
-    def test_it_is_shut_in(self, fleet: Fleet, template: str, tmp_path: Path) -> None:
+    def test_it_is_sandboxed(self, fleet: Fleet, template: str, tmp_path: Path) -> None:
         seen: dict[str, str] = {}
         for host, unit in services(fleet, template):
-            # With its drop-ins, which systemd-analyze leaves out.
+            # The unit includes its drop-ins, which systemd-analyze leaves out.
             path = tmp_path / unit.replace("@", "-at-")
             if (text := whole(host, unit)) in seen.values():
                 continue
             seen[unit] = text
             path.write_text(text)
-            # The exporter of the host sees all of it.
+            # The exporter of the host sees the whole host.
             threshold = 30 if template == "node-exporter.service" else EXPOSURE
             done = systemd.analyze(
                 "security", "--offline=true", f"--threshold={threshold}", str(path)
             )
             assert done.returncode == 0, f"{unit}: {done.stdout.splitlines()[-1:]}{done.stderr}"
 
-    def test_it_is_never_given_up(self, fleet: Fleet, template: str) -> None:
+    def test_it_is_always_restarted(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
             sections = parse(whole(host, unit))
             assert sections["Unit"]["StartLimitIntervalSec"] == ["0"]
@@ -158,7 +158,7 @@ class TestService:
             assert service.get("KillSignal", ["SIGTERM"]) == ["SIGTERM"]
             assert re.fullmatch(r"\d+s", service["TimeoutStopSec"][-1]), "it may take for ever"
 
-    def test_its_user_is_one_of_its_own(self, fleet: Fleet, template: str) -> None:
+    def test_it_runs_as_its_own_user(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
             service = parse(whole(host, unit))["Service"]
             if service["DynamicUser"] == ["yes"]:
@@ -176,7 +176,7 @@ class TestService:
             assert wanted_by == "multi-user.target" or wanted_by in host.units
             assert host.units[unit].get("enabled", True)
 
-    def test_it_is_restarted_for_all_that_it_reads_at_start(
+    def test_a_change_of_any_file_that_it_reads_at_its_start_restarts_it(
         self, fleet: Fleet, template: str
     ) -> None:
         for host, unit in services(fleet, template):
@@ -188,11 +188,11 @@ class TestService:
             pins = set(re.findall(r"(?: --pin |^)(/\S+/pins/[^/\s]+)", service["ExecStart"][-1]))
             assert pins == set(host.units[unit].get("links", []))
             for path in known:
-                assert covered(path, host), f"nobody settles {path}"
+                assert covered(path, host), f"no part reconciles {path}"
             for pin in pins:
-                assert pin in host.links, f"nobody settles {pin}"
+                assert pin in host.links, f"no part reconciles {pin}"
 
-    def test_it_says_when_it_is_ready(self, fleet: Fleet, template: str) -> None:
+    def test_it_tells_systemd_when_it_is_ready(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
             service = parse(whole(host, unit))["Service"]
             if service["Type"] == ["notify"]:
@@ -206,7 +206,7 @@ class TestService:
 
 @pytest.mark.parametrize("template", [*CELERY, "flower.service"])
 class TestProcessOfTheFleet:
-    """Holds for everything that runs Celery."""
+    """Rules for everything that runs Celery."""
 
     def test_its_settings_are_a_credential(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
@@ -221,7 +221,7 @@ class TestProcessOfTheFleet:
                 "root",
             )
 
-    def test_the_broker_is_the_inventorys(self, fleet: Fleet, template: str) -> None:
+    def test_its_broker_is_that_of_the_inventory(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
             unset = parse(whole(host, unit))["Service"]["UnsetEnvironment"]
             unset = [name for words in unset for name in words.split()]
@@ -239,9 +239,9 @@ class TestProcessOfTheFleet:
             assert sections["Unit"]["PartOf"] == [target]
             assert target in host.unit_files()
 
-    def test_its_ends_are_counted_by_root(self, fleet: Fleet, template: str) -> None:
+    def test_root_counts_how_it_ends(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
-            # The last one: a hand-back must not wait for it.
+            # This is the last ExecStopPost=: a hand-back must not wait for it.
             command = parse(whole(host, unit))["Service"]["ExecStopPost"][-1]
             runtime = host.variables["celery_app_runtime"]
             assert command == (
@@ -255,7 +255,7 @@ class TestProcessOfTheFleet:
         for host, unit in services(fleet, template):
             assert "Environment" not in parse(whole(host, unit))["Service"], "anyone can ask for it"
 
-    def test_the_runtime_that_it_executes_is_settled(self, fleet: Fleet, template: str) -> None:
+    def test_the_runtime_that_it_executes_is_installed(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
             service = parse(whole(host, unit))["Service"]
             scripts = [
@@ -282,7 +282,7 @@ class TestProcessOfTheFleet:
 
 
 def environment(host: Host, unit: str, directory: Path) -> dict[str, str]:
-    """What the unit's process finds in its environment, as systemd reads the files."""
+    """Return the environment of the unit's process, as systemd reads the files."""
     found: dict[str, str] = {}
     for path in parse(whole(host, unit))["Service"]["EnvironmentFile"]:
         copy = directory / Path(path).name
@@ -304,7 +304,7 @@ LIMITS = {
 
 
 def workers(fleet: Fleet) -> list[tuple[Host, str, dict[str, Any]]]:
-    """Every worker, with its options in the inventory."""
+    """Yield every worker, with its options in the inventory."""
     found = []
     for host, unit in services(fleet, "worker@.service"):
         name = unit.partition("@")[2].removesuffix(".service")
@@ -331,7 +331,9 @@ def test_a_worker_drains_as_long_as_a_task_may_run(fleet: Fleet) -> None:
         assert int(service["TimeoutStopSec"][-1].removesuffix("s")) > drain
 
 
-def test_a_worker_outlives_the_oom_of_a_task_and_is_replaced_when_it_hangs(fleet: Fleet) -> None:
+def test_a_worker_survives_the_oom_kill_of_a_task_and_is_replaced_when_it_hangs(
+    fleet: Fleet,
+) -> None:
     for host, unit, _ in workers(fleet):
         service = parse(whole(host, unit))["Service"]
         assert service["OOMPolicy"] == ["continue"]
@@ -345,7 +347,7 @@ def test_a_worker_has_the_limits_of_the_inventory(fleet: Fleet) -> None:
             assert service.get(directive, []) == ([options[option]] if option in options else [])
 
 
-def test_limits_of_all_workers_are_those_of_each(odd: Fleet) -> None:
+def test_limits_for_all_workers_apply_to_each(odd: Fleet) -> None:
     """A worker's own limit overrides the one for all, option by option."""
     found = {unit.partition("@")[2]: options for _, unit, options in workers(odd)}
     assert {name: options["memory_max"] for name, options in found.items()} == {
@@ -367,7 +369,7 @@ def test_a_worker_consumes_what_the_inventory_says(fleet: Fleet, tmp_path: Path)
 
 
 @pytest.mark.parametrize("template", ["worker@.service", "beat.service"])
-def test_its_counters_are_for_the_applications_group(fleet: Fleet, template: str) -> None:
+def test_its_counters_are_readable_by_the_applications_group(fleet: Fleet, template: str) -> None:
     for host, unit in services(fleet, template):
         state = host.variables["celery_app_state_directory"]
         service = parse(whole(host, unit))["Service"]
@@ -389,7 +391,7 @@ def test_there_is_one_beat(fleet: Fleet) -> None:
     assert len(services(fleet, "beat.service")) == 1
 
 
-def test_flower_gets_the_plain_part_of_the_environment_alone(fleet: Fleet, tmp_path: Path) -> None:
+def test_flower_only_gets_the_environment_without_secrets(fleet: Fleet, tmp_path: Path) -> None:
     for host, unit in services(fleet, "flower.service"):
         found = environment(host, unit, tmp_path)
         assert set(host.variables["celery_app_env"]) <= set(found)
@@ -398,7 +400,7 @@ def test_flower_gets_the_plain_part_of_the_environment_alone(fleet: Fleet, tmp_p
 
 
 @pytest.mark.parametrize("template", CELERY)
-def test_whatever_runs_the_application_has_the_same_environment(
+def test_all_processes_of_the_application_have_the_same_environment(
     fleet: Fleet, template: str, tmp_path: Path
 ) -> None:
     for host, unit in services(fleet, template):
@@ -424,7 +426,7 @@ def test_all_of_an_application_is_in_its_slice_and_no_other_one(fleet: Fleet) ->
                 assert parse(whole(host, unit))["Service"]["Slice"] == [slice_unit]
 
 
-def test_each_host_has_the_mark_of_what_is_there(fleet: Fleet) -> None:
+def test_each_host_has_the_owners_mark(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         path = f"{host.variables['celery_app_config_directory']}/fleet.json"
         assert host.files[path].get("mode", "0644") == "0644"
@@ -457,7 +459,7 @@ def test_each_host_has_the_mark_of_what_is_there(fleet: Fleet) -> None:
 # --- logs --------------------------------------------------------------------------------------------
 
 
-def test_logs_go_to_the_journal_unless_said_otherwise(local: Fleet, tmp_path: Path) -> None:
+def test_logs_go_to_the_journal_by_default(local: Fleet, tmp_path: Path) -> None:
     for host in local.hosts.values():
         assert [path for path in host.files if "logrotate" in path] == []
         for unit in host.units:
@@ -466,7 +468,7 @@ def test_logs_go_to_the_journal_unless_said_otherwise(local: Fleet, tmp_path: Pa
     for template in ("worker@.service", "beat.service"):
         for host, unit in services(local, template):
             assert "--logfile" not in environment(host, unit, tmp_path)["CELERY_FLEET_ARGS"]
-    # What was written before goes.
+    # The configuration of logrotate, from when logs went to files, is removed.
     (host, _) = services(local, "beat.service")[0]
     assert "/etc/logrotate.d/flexiprice" in host.parts["celery_runtime_surplus"]["owned"]["files"]
 
@@ -519,7 +521,9 @@ def test_flower_rotates_its_own_file(odd: Fleet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("component", ["worker", "beat"])
-def test_formats_of_the_log(local: Fleet, odd: Fleet, component: str) -> None:
+def test_the_formats_of_the_log_are_those_of_the_inventory(
+    local: Fleet, odd: Fleet, component: str
+) -> None:
     def settings(fleet: Fleet) -> dict[str, Any]:
         (host, _) = services(
             fleet, {"worker": "worker@.service", "beat": "beat.service"}[component]
@@ -528,7 +532,7 @@ def test_formats_of_the_log(local: Fleet, odd: Fleet, component: str) -> None:
         celery: dict[str, Any] = json.loads(host.text(path))["celery"]
         return {key: value for key, value in celery.items() if key.endswith("log_format")}
 
-    # The application's own hold.
+    # The application's own formats are used.
     assert settings(local) == {}
     assert settings(odd) == {
         "worker_log_format": "%(levelname)s %(message)s",
@@ -566,7 +570,7 @@ def drop_in(**options: Any) -> dict[str, list[str]]:
     return parse(render("systemd/worker.conf.j2", given))["Service"]
 
 
-def test_an_application_with_a_jit_compiler_can_be_let_out() -> None:
+def test_sandbox_options_can_be_relaxed() -> None:
     assert (
         drop_in()["MemoryDenyWriteExecute"]
         == drop_in(proc_subset_pid=False)["MemoryDenyWriteExecute"]
@@ -580,7 +584,7 @@ def test_an_application_with_a_jit_compiler_can_be_let_out() -> None:
     ]
 
 
-def test_all_limits() -> None:
+def test_a_drop_in_has_all_limits() -> None:
     found = drop_in(memory_max="1G", memory_high="900M", cpu_quota="150%", tasks_max="64")
     assert [found[key] for key in ("MemoryMax", "MemoryHigh", "CPUQuota", "TasksMax")] == [
         ["1G"],
@@ -614,18 +618,18 @@ def with_hand_back(**given: Any) -> str:
     return render("systemd/worker.conf.j2", {**WORKER, **APP, "hand_back": True, **given})
 
 
-def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
+def test_a_unit_hands_back_after_a_death_if_that_is_enabled() -> None:
     for off in (drop_in(), parse(with_hand_back(hand_back=False))["Service"]):
         assert not any("hand_back.py" in command for command in off["ExecStopPost"])
     command, ended = parse(with_hand_back())["Service"]["ExecStopPost"]
     assert "ended.py" in ended
     program, *words = command.split()
-    # Its end is not the unit's, and it runs as root without the sandbox.
+    # Its failure is not the unit's, and it runs as root without the sandbox.
     assert program == "-+/usr/bin/env"
     assert words == [
         *("-i", "/usr/bin/python3", "-S", "-I", "/rt/celery_fleet/system/hand_back.py"),
         *("--settings", "/etc/fleet/shop/credentials/worker.json"),
-        # By the instance's own name: a stand-in has a copy of the drop-in.
+        # It uses the instance's own name, because a second instance has a copy of the drop-in.
         *("--directory", "%t/shop-worker-%i"),
         *("--user", "shop-user"),
         *("--counts", "/state/metrics/hand-back-%i.json"),
@@ -636,7 +640,7 @@ def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> No
     for host, unit in services(fleet, "worker@.service"):
         given = {name: host.variables[name] for name in APP}
         text = whole(host, unit)
-        # A unit for which the inventory switches it off gets it here.
+        # Units for which the inventory disables it get it here.
         found = parse(text if "/hand_back.py" in text else text + with_hand_back(**given))
         found = found["Service"]
         *_, command, _ = found["ExecStopPost"]
@@ -649,13 +653,13 @@ def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> No
         assert f"settings.json:{options['--settings']}" in found["LoadCredential"]
         assert options["--settings"] in host.files
         assert options["--user"] == found["User"][-1]
-        # Longer than the hand-back's own bound.
+        # Longer than the hand-back's own limit.
         assert int(found["TimeoutStopSec"][-1].removesuffix("s")) >= hand_back.BOUND + 15
-        # Else it would go before its command is run, or stay and grow old.
+        # Otherwise the directory would be removed before the command runs, or stay and become stale.
         assert "RuntimeDirectoryPreserve" not in found
 
 
-def test_a_unit_with_a_hand_back_is_one_for_systemd_and_shut_in(
+def test_systemd_accepts_a_unit_with_a_hand_back_and_it_is_sandboxed(
     local: Fleet, tmp_path: Path
 ) -> None:
     host, unit = services(local, "worker@.service")[0]
@@ -680,7 +684,7 @@ def test_a_unit_that_hands_back_makes_no_pool_quit() -> None:
     assert drop_in(hand_back=False)["ExecStop"][0].endswith(" --drain 5")
 
 
-def test_a_worker_that_is_let_out_is_still_shut_in(local: Fleet, tmp_path: Path) -> None:
+def test_a_worker_with_relaxed_options_is_still_sandboxed(local: Fleet, tmp_path: Path) -> None:
     host, unit = services(local, "worker@.service")[0]
     options = {"memory_deny_write_execute": False, "proc_subset_pid": False}
     given = {**WORKER, "directives": directives(OPTIONS, options)}
@@ -692,7 +696,7 @@ def test_a_worker_that_is_let_out_is_still_shut_in(local: Fleet, tmp_path: Path)
 
 
 @pytest.mark.parametrize("version", [252, 257])
-def test_a_restart_takes_no_longer_for_those_of_months_ago(version: int) -> None:
+def test_earlier_restarts_do_not_delay_a_restart(version: int) -> None:
     facts = {"ansible_facts": {"fleet": {"systemd_version": version}}}
     service = parse(render("systemd/_service.j2", facts))["Service"]
     assert service["RestartSec"] == ["2s"]

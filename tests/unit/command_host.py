@@ -1,4 +1,4 @@
-"""A host that runs commands of a release: the real program, and a fake systemd of a few lines."""
+"""A host that runs release commands: the real program, with a fake systemd of a few lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks beside FlexiPrice's own that end badly at first: by the kernel, or with the machine."""
+"""Extra tasks for FlexiPrice that fail at first: the kernel kills them, or the machine goes down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery import Task
 
 
 def begin(task: Task[Any, Any], run_id: str) -> tuple[int, int]:
-    """Record that a task begins: its row, and which attempt this is."""
+    """Record that a task begins; return its row and the number of this attempt."""
     request = task.request
     return traces.begin_run(
         run_id,
@@ -26,9 +26,9 @@ def begin(task: Task[Any, Any], run_id: str) -> tuple[int, int]:
 # A task whose process died is retried after this delay, three minutes if a task sets none.
 @celery_app.task(name="app.trials.take_memory", bind=True, default_retry_delay=1)
 def take_memory(self: Task[Any, Any], run_id: str, deaths: int) -> int:
-    """Allocate without end in each of the first `deaths` attempts; which attempt came to its end.
+    """Allocate memory without end in each of the first `deaths` attempts; return which attempt finished.
 
-    What is allocated is written to, or no page of it would be there.
+    The memory is written to, because otherwise the kernel would provide no page of it.
     """
     row, attempt = begin(self, run_id)
     held = []
@@ -40,7 +40,7 @@ def take_memory(self: Task[Any, Any], run_id: str, deaths: int) -> int:
 
 @celery_app.task(name="app.trials.stay", bind=True)
 def stay(self: Task[Any, Any], run_id: str, seconds: float) -> int:
-    """Take `seconds` at the first attempt and none later; which attempt came to its end."""
+    """Sleep for `seconds` in the first attempt only; return which attempt finished."""
     row, attempt = begin(self, run_id)
     if attempt == 1:
         time.sleep(seconds)

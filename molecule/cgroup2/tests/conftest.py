@@ -1,6 +1,6 @@
-"""What the tests of the emulated machine share; `support` holds the means of all scenarios.
+"""Fixtures of the tests on the emulated machine; `support` has the helpers of all scenarios.
 
-All runs some ten times slower there than in containers: limits of time bound what hangs, and measure nothing.
+Everything is about ten times slower there than in containers. Timeouts only stop what hangs, and measure nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
 
 @pytest.fixture(scope="session")
 def ground() -> Ground:
-    """The machine and the fleet on it."""
+    """Return the machine and the fleet on it."""
     return Ground(load_fleet())
 
 
 @pytest.fixture
 def label() -> str:
-    """The beginning of names that no other test, and no other run, gives to its tasks."""
+    """Return a prefix for names of tasks that no other test and no other run uses."""
     return uuid.uuid4().hex[:12]

@@ -1,4 +1,4 @@
-"""The emulated machine, its kernel's view of the fleet's services, and the tasks that are sent to them."""
+"""Helpers for the emulated machine: the kernel's view of the fleet's services, and tasks that are sent to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.testhosts.machine import Machine, load
 QUEUE = "discounts"
 #: Seconds until a task that was sent has begun, or until a short one has ended, under any load.
 PATIENCE = 180.0
-#: Seconds until all is up again.
+#: Seconds until everything is up again.
 BOOT = 600.0
 
 
@@ -29,52 +29,52 @@ class Ground:
 
     @property
     def name(self) -> str:
-        """The one host."""
+        """Return the name of the only host."""
         return self.fleet.one("fleet")
 
     @property
     def variables(self) -> Variables:
-        """What the inventory says of it."""
+        """Return the host's variables in the inventory."""
         return self.fleet.expected[self.name]
 
     @property
     def machine(self) -> Machine:
-        """qemu's side of it."""
+        """Return the machine as qemu sees it."""
         return load(TestFleet.of(self.fleet.state.name), self.name)
 
     def must(self, command: str | Sequence[str]) -> str:
-        """What a command prints, run as root; it has to end well."""
+        """Return what a command prints as root; it must succeed."""
         return self.fleet.must(self.name, command)
 
     # --- units and control groups
 
     def worker_unit(self, worker: str = QUEUE) -> str:
-        """The unit of a worker."""
+        """Return the unit of a worker."""
         return f"{self.variables['celery_app_name']}-worker@{worker}.service"
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
-        """Properties of a unit, as systemd says them."""
+        """Return systemd's properties of a unit."""
         shown = self.must(["systemctl", "show", f"--property={','.join(properties)}", unit])
         return dict(line.partition("=")[::2] for line in shown.splitlines())
 
     def services(self) -> dict[str, units.State]:
-        """Properties of all services, as `units.states` gives them."""
+        """Return the properties of all services, as `units.states` does."""
         return units.states(self.fleet, self.name, self.variables["services"])
 
     def group_file(self, unit: str, name: str) -> str:
-        """What the kernel says in a file of a unit's control group."""
+        """Return the content of a file in a unit's control group."""
         return self.must(["cat", f"/sys/fs/cgroup{self.group(unit)}/{name}"]).strip()
 
     def group(self, unit: str) -> str:
-        """The control group of a unit's main process, as the kernel says it."""
+        """Return the control group of a unit's main process, from /proc."""
         pid = self.show(unit, "MainPID")["MainPID"]
         lines = self.must(["cat", f"/proc/{pid}/cgroup"]).splitlines()
-        # Version 2 has one hierarchy, and so one line.
+        # Version 2 has one hierarchy, so there is one line.
         assert [line.partition("::")[0] for line in lines] == ["0"], lines
         return lines[0].partition("::")[2]
 
     def events(self, unit: str) -> dict[str, int]:
-        """What the kernel counted of a unit's memory since its control group was made."""
+        """Return the kernel's counts of memory events since the unit's control group was made."""
         pairs = (line.split() for line in self.group_file(unit, "memory.events").splitlines())
         return {key: int(value) for key, value in pairs}
 
@@ -86,7 +86,7 @@ class Ground:
         return tasks.send(self.fleet, [call])[0]
 
     def begun(self, run_id: str, number: int = 1) -> list[dict[str, Any]]:
-        """The attempts at a run, once there are so many."""
+        """Wait until a run has had this many attempts, and return them."""
 
         def look() -> list[dict[str, Any]]:
             found = database.runs(self.fleet, run_id)
@@ -95,7 +95,7 @@ class Ground:
         return wait_for(f"attempt {number} of {run_id} begins", PATIENCE, look, pause=1)
 
     def ended(self, run_id: str, seconds: float = PATIENCE) -> list[dict[str, Any]]:
-        """The attempts at a run, once one of them has ended."""
+        """Wait until an attempt at a run has ended, and return all attempts."""
 
         def look() -> list[dict[str, Any]]:
             found = database.runs(self.fleet, run_id)
@@ -119,7 +119,7 @@ class Ground:
         return "\n".join([str(database.runs(self.fleet, run_id)), *answers])
 
     def end_of(self, identity: str) -> Mapping[str, Any]:
-        """State, and result or error, of a task by its id, once there is one."""
+        """Wait until a task has ended; return its state, and its result or error."""
         words = ["--format", "json", "result", "--wait", f"{PATIENCE:g}", identity]
         done = self.fleet.execute(self.name, ["celery-fleet", *words], timeout=2 * PATIENCE)
         assert done.output, f"{words}: status {done.status}: {done.errors[-2000:]}"
@@ -136,10 +136,10 @@ class Ground:
         text = self.must(["celery-fleet", *words]).strip()
         return dict(json.loads(text)) if text else {}
 
-    # --- the whole
+    # --- the whole machine
 
     def boot_id(self) -> str:
-        """The kernel's name for this boot."""
+        """Return the kernel's identifier of this boot."""
         return self.must(["cat", "/proc/sys/kernel/random/boot_id"]).strip()
 
     def wait_until_up(self) -> None:
@@ -147,6 +147,6 @@ class Ground:
         units.wait_until_up(self.fleet, BOOT)
 
     def wait_for_tick(self) -> None:
-        """Wait until a worker has run another task of beat's."""
+        """Wait until a worker has run another task that beat sent."""
         before = database.last_tick(self.fleet)
         wait_for("beat's probe is run", PATIENCE, lambda: database.last_tick(self.fleet) > before, pause=1)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Limits of memory are the kernel's: a task that allocates without end loses its process, and nothing else."""
+"""The kernel enforces memory limits: a task that allocates without end loses its process, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from ground import Ground
 
 FACTORS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-#: Seconds for which an innocent task runs beside the greedy one: longer than that one needs for its deaths.
+#: Seconds for which an ordinary task runs beside the greedy one: longer than it takes to kill the greedy one each time.
 BESIDE = 60.0
-#: Deaths after which a task succeeds: one fewer than make a dead letter of it.
+#: Number of killed attempts before a task succeeds: one fewer than make it a dead letter.
 DEATHS = 2
 
 
 def number(text: str) -> int:
-    """A limit of memory in bytes."""
+    """Return a memory limit in bytes."""
     found = re.fullmatch(r"(\d+)([KMG]?)", text)
     assert found, text
     return int(found[1]) * FACTORS[found[2]]
 
 
 def same_process(ground: Ground, before: units.State) -> None:
-    """Check that the worker still has the same main process, and that systemd has started none since."""
+    """Check that the worker has the same main process, and that systemd has not started another since."""
     after = units.state(ground.fleet, ground.name, ground.worker_unit())
     kept = ("ActiveState", "MainPID", "NRestarts", "InvocationID", "Result")
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
 
 
-def test_are_those_of_the_inventory_and_in_the_kernel(ground: Ground) -> None:
+def test_the_kernel_has_the_memory_limits_of_the_inventory(ground: Ground) -> None:
     limited = {
         worker: options["memory_max"]
         for worker, options in ground.variables["celery_worker_instances"].items()
@@ -47,13 +47,13 @@ def test_are_those_of_the_inventory_and_in_the_kernel(ground: Ground) -> None:
         unit = ground.worker_unit(worker)
         assert ground.group_file(unit, "memory.max") == str(number(limit))
         assert ground.show(unit, "MemoryMax") == {"MemoryMax": str(number(limit))}
-        # One process that goes too far is not the end of all: OOMPolicy=continue.
+        # If one process exceeds the limit, the others continue: OOMPolicy=continue.
         assert ground.show(unit, "OOMPolicy") == {"OOMPolicy": "continue"}
         assert ground.group_file(unit, "memory.oom.group") == "0"
 
 
-def test_hold_every_process_of_a_unit(ground: Ground) -> None:
-    """The group that has the limit is the one that the processes are in, children of the pool included."""
+def test_a_limit_covers_every_process_of_a_unit(ground: Ground) -> None:
+    """All processes, including the pool's children, are in the control group that has the limit."""
     unit = ground.worker_unit()
     slice_ = ground.show(unit, "Slice", "ControlGroup")
     assert slice_["ControlGroup"] == ground.group(unit)
@@ -66,10 +66,10 @@ def test_hold_every_process_of_a_unit(ground: Ground) -> None:
     )
 
 
-def test_end_the_task_and_not_the_worker(
+def test_exceeding_a_limit_ends_the_task_and_not_the_worker(
     ground: Ground, label: str, note: Callable[[str], None]
 ) -> None:
-    """A task that takes too much is killed and delivered again; the worker and its other task continue."""
+    """A task that uses too much memory is killed and delivered again; the worker and its other task continue."""
     unit = ground.worker_unit()
     before, killed = units.state(ground.fleet, ground.name, unit), ground.events(unit)["oom_kill"]
     since = units.now(ground.fleet, ground.name)
@@ -93,20 +93,22 @@ def test_end_the_task_and_not_the_worker(
 
     end = ground.end_of(greedy)
     assert (end["state"], end["result"]) == ("SUCCESS", DEATHS + 1)
-    # The other one was never disturbed.
+    # The other task was never disturbed.
     rows = ground.ended(f"{label}-beside", PATIENCE + BESIDE)
     assert [(row["id"], row["attempt"]) for row in rows] == [(beside["id"], 1)]
     note(f"{DEATHS} deaths by the kernel and the end in {span(attempts):.0f} s")
 
 
 def span(attempts: list[dict[str, Any]]) -> float:
-    """Seconds from the first attempt's beginning to the last one's end."""
+    """Return the seconds from the start of the first attempt to the end of the last."""
     first, last = attempts[0]["started_at"], attempts[-1]["finished_at"]
     return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
 
 
-def test_make_a_dead_letter_of_what_always_takes_too_much(ground: Ground, label: str) -> None:
-    """This takes as many deaths as the inventory allows; no worker gets it again, and this one takes other tasks."""
+def test_a_task_that_always_exceeds_its_limit_becomes_a_dead_letter(
+    ground: Ground, label: str
+) -> None:
+    """It is killed as often as the inventory allows. Then no worker gets it again, and this one takes other tasks."""
     unit, deaths = ground.worker_unit(), ground.variables["celery_worker_max_crashes_per_task"]
     before = units.state(ground.fleet, ground.name, unit)
     identity = ground.send("app.trials.take_memory", f"{label}-poison", deaths=100)

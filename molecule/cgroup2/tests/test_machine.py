@@ -1,4 +1,4 @@
-"""A machine with only version 2 of control groups, on which the whole fleet is up and works."""
+"""The whole fleet works on a machine that only has control groups version 2."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from ground import Ground
 
 
-def test_has_a_kernel_of_its_own(ground: Ground) -> None:
+def test_the_machine_has_its_own_kernel(ground: Ground) -> None:
     assert ground.must(["systemd-detect-virt"]).strip() == "qemu"
     assert ground.fleet.execute(ground.name, ["systemd-detect-virt", "--container"]).status != 0
 
 
-def test_has_control_groups_of_version_2_alone(ground: Ground) -> None:
+def test_the_machine_only_has_control_groups_of_version_2(ground: Ground) -> None:
     mounts = [line.split() for line in ground.must(["cat", "/proc/mounts"]).splitlines()]
     assert [(where, kind) for _, where, kind, *_ in mounts if kind.startswith("cgroup")] == [
         ("/sys/fs/cgroup", "cgroup2")

@@ -1,4 +1,4 @@
-"""A machine reboots, and another loses its power: everything comes up again by itself, and nothing is lost."""
+"""After a reboot and after a power cut, everything comes up again by itself, and no task is lost."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from ground import Ground
 
-#: Seconds for which a task stays at its first attempt: longer than this test, so that it never ends there.
+#: Seconds of a task's first attempt: longer than this test, so that the first attempt never ends.
 STAY = 3600.0
-#: Tasks that wait behind those that run.
+#: Number of tasks that wait behind the running ones.
 WAITING = 3
-#: Seconds after which Redis has written to its disk what it was sent (`appendfsync everysec`).
+#: Seconds after which Redis has written to disk what it received (`appendfsync everysec`).
 WRITTEN = 3.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """What was under way when the machine went down, and its boot."""
+    """The tasks that ran and waited when the machine went down, and the identifier of its boot."""
 
     label: str
     running: tuple[str, ...]
@@ -38,7 +38,7 @@ class Work:
 
     @classmethod
     def begin(cls, ground: Ground, label: str) -> Work:
-        """A task in each process of a worker, and some that wait behind them."""
+        """Send a task for each process of a worker, and some that wait behind them."""
         concurrency = ground.variables["celery_worker_instances"][QUEUE]["concurrency"]
         running = tuple(f"{label}-running-{number}" for number in range(concurrency))
         for run_id in running:
@@ -51,7 +51,7 @@ class Work:
         return cls(label, running, ground.boot_id())
 
     def is_done(self, ground: Ground) -> None:
-        """What ran was delivered again, once, and came to its end; what waited ran once."""
+        """Check that running tasks were delivered again once and ended, and that waiting ones ran once."""
         visibility = float(ground.variables["celery_app_visibility_timeout"])
         for run_id in self.running:
             rows = ground.ended(run_id, BOOT + visibility)
@@ -64,13 +64,13 @@ class Work:
 
 
 class Watch:
-    """Notes after how many seconds something was seen."""
+    """Records how many seconds passed until something happened."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.began, self.note = time.monotonic(), note
 
     def look(self, what: str) -> None:
-        """Now."""
+        """Record something that happens now."""
         self.note(f"{what} after {time.monotonic() - self.began:.0f} s")
 
 
@@ -84,13 +84,13 @@ def is_up(ground: Ground, work: Work) -> None:
     ground.wait_for_tick()
 
 
-def test_reboot(ground: Ground, label: str, note: Callable[[str], None]) -> None:
+def test_a_reboot_loses_no_task(ground: Ground, label: str, note: Callable[[str], None]) -> None:
     work = Work.begin(ground, label)
     watch = Watch(note)
     ground.must(["systemctl", "--no-block", "reboot"])
 
     def rebooted() -> bool:
-        # A machine that is between two boots may leave a connection without a word.
+        # Between two boots, a machine may leave a connection without an answer.
         with contextlib.suppress(subprocess.TimeoutExpired):
             done = ground.fleet.execute(ground.name, ["cat", "/proc/sys/kernel/random/boot_id"])
             return done.status == 0 and done.output.strip() != work.boot
@@ -105,8 +105,8 @@ def test_reboot(ground: Ground, label: str, note: Callable[[str], None]) -> None
     watch.look("all tasks")
 
 
-def test_power_cut(ground: Ground, label: str, note: Callable[[str], None]) -> None:
-    """Processes and journals end as they were. (What the kernel had not written survives: qemu's host keeps it.)"""
+def test_a_power_cut_loses_no_task(ground: Ground, label: str, note: Callable[[str], None]) -> None:
+    """Processes and journals end at once. (qemu's host keeps what the kernel has handed to its disk.)"""
     work = Work.begin(ground, label)
     assert cut(ground.machine)
     watch = Watch(note)

@@ -1,4 +1,4 @@
-"""Plans and runs of the fleet under test, and what of it they leave as it was."""
+"""Make plans and runs of the fleet under test, and find out what they have changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.inventory import ROOT, Fleet, ansible_environment, load_fleet
 from support.plays import Run
 
 Unit = tuple[str, str]  # host and unit
-# Of tests; looked for in all output like the real ones.
+# A secret of these tests; all output is searched for it as for the real ones.
 OTHER_PASSWORD = "another-password-of-the-web-site"
 OTHER_WORKER_PASSWORD = "another-password-of-the-workers"
 
@@ -32,8 +32,8 @@ STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 STARTED = "39f53479d3a045ac8e11786248231fbf"
 STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
-# All that a deploy writes and a process reads; not what the processes themselves write. Manifests are left out: they
-# keep what has left the inventory until it is gone.
+# Files that a deploy writes and processes read, without those that processes write. Manifests are left out: they list
+# what has left the inventory until it is removed.
 PLACES = (
     *("/etc/celery-fleet", "/etc/systemd/system", "/etc/nginx/conf.d", "/etc/tmpfiles.d"),
     *("/etc/sysusers.d", "/etc/needrestart/conf.d", "/usr/lib/celery-fleet"),
@@ -72,13 +72,13 @@ class Done:
         ]
 
     def of(self, action: str) -> set[Unit]:
-        """The units for which it has one action."""
+        """Return the units for which the plan has this action."""
         return {item.unit for item in self.items if item.action == action}
 
     def says(self, item: Item) -> bool:
-        """Whether its text has a line for an item: host, subject and action, in this order.
+        """Return whether the plan's text has a line for an item: host, subject and action, in this order.
 
-        Files that belong to no unit share one line, which names the first few, if they are bookkeeping.
+        Bookkeeping files that belong to no unit share one line, which names the first few.
         """
         words = [item.host, item.subject.removesuffix(".service") or item.part]
         words += {"live": "set live"}.get(item.action, item.action).split()
@@ -103,13 +103,13 @@ class Fleets:
     # --- input -----------------------------------------------------------------------------------
 
     def variables(self, **values: Any) -> list[str]:
-        """The option that sets variables for all hosts."""
+        """Return the option that sets variables for all hosts."""
         path = self.directory / f"variables-{next(self._numbers)}.json"
         path.write_text(json.dumps(values))
         return [f"--extra-vars=@{path}"]
 
     def layer(self, **hosts: Mapping[str, Any]) -> list[str]:
-        """The option that lays variables of hosts over the inventory."""
+        """Return the option that overrides the inventory with variables of hosts."""
         path = self.directory / f"layer-{next(self._numbers)}.yml"
         path.write_text(json.dumps({"all": {"hosts": hosts}}))
         return [f"--inventory={path}"]
@@ -126,7 +126,7 @@ class Fleets:
         (directory / "group_vars").symlink_to(source.parent / "group_vars")
         hosts = yaml.safe_load(source.read_text())
         hosts["fleet"]["children"] = {name: {"hosts": found} for name, found in groups.items()}
-        # The source with the connections names all hosts. A host that only that one named would have its directory as
+        # The file with the connections names all hosts. A host that is only in that file would have its directory as
         # `inventory_dir`, in which the scenario's group_vars look for files of this inventory.
         kept = {name for found in groups.values() for name in found}
         hosts["elsewhere"] = {"hosts": {n: {} for n in self.fleet.hosts("fleet") if n not in kept}}
@@ -136,7 +136,7 @@ class Fleets:
         return other
 
     def workers(self, name: str, **options: Any) -> dict[str, Any]:
-        """celery_worker_instances with some options of one worker changed."""
+        """Return celery_worker_instances with some options of one worker changed."""
         instances = self.fleet.of("celery_workers")["celery_worker_instances"]
         return {**instances, name: {**(instances[name] or {}), **options}}
 
@@ -153,7 +153,7 @@ class Fleets:
         return Done(run, json.loads(path.read_text()) if path.exists() else {"items": []})
 
     def plan(self, title: str, *arguments: str) -> Done:
-        """What a run would do; plan.yml has to end well on any fleet."""
+        """Return what a run would do; plan.yml must succeed on any fleet."""
         done = self._play(title, "playbooks/plan.yml", arguments)
         assert done.run.status == 0, done.run.end
         return done
@@ -180,7 +180,7 @@ class Fleets:
         return path
 
     def start(self, title: str, arguments: Sequence[str]) -> Started:
-        """Start site.yml and leave it to itself."""
+        """Start site.yml without waiting for it."""
         return Started.site(self.fleet, title, arguments)
 
     # --- state -----------------------------------------------------------------------------------
@@ -190,14 +190,14 @@ class Fleets:
         return units.main_pids(self.fleet)
 
     def restarted(self, before: Mapping[Unit, str]) -> set[Unit]:
-        """Units whose main process is another one than before, those that came or went among them."""
+        """Return units whose main process differs from before, including new and removed ones."""
         after = self.pids()
         return {
             unit for unit in before.keys() | after.keys() if before.get(unit) != after.get(unit)
         }
 
     def files(self) -> dict[str, str]:
-        """Host -> names, owners, modes and hashes of all that a deploy writes there, and its links.
+        """Return for each host the names, owners, modes and hashes of all files that a deploy writes, and its links.
 
         Python's caches are left out: the first run of a health check or of a unit's helper writes some.
         """
@@ -210,7 +210,7 @@ class Fleets:
         return {name: self.fleet.execute(name, script).output for name in self.fleet.hosts("fleet")}
 
     def starts(self, unit: Unit, since: str) -> int:
-        """How often systemd has started a unit since a time of its host's; a restart is one."""
+        """Return how often systemd has started a unit since a time of its host's clock; a restart counts as one."""
         return len(self.events(unit, STARTED, since))
 
     def events(self, unit: Unit, message: str, since: str) -> list[float]:
@@ -221,7 +221,7 @@ class Fleets:
         return [int(line["__REALTIME_TIMESTAMP"]) / 1e6 for line in lines]
 
     def command_line(self, unit: Unit) -> list[str]:
-        """The command line with which a unit's main process runs."""
+        """Return the command line of a unit's main process."""
         pid = units.state(self.fleet, *unit)["MainPID"]
         return self.fleet.must(unit[0], ["cat", f"/proc/{pid}/cmdline"]).split("\0")
 
@@ -254,7 +254,7 @@ class Started:
         return cls(process, transcript, time.monotonic())
 
     def kill(self) -> str:
-        """SIGKILL to the whole group; where it was, in words."""
+        """Send SIGKILL to the whole group; return the task at which it was."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -264,8 +264,8 @@ class Started:
         return f"after {time.monotonic() - self.began:.2f} s, in {where}"
 
     def kill_when(self, look: Callable[[], bool], seconds: float) -> str:
-        """The same as soon as something is so; AssertionError if it isn't before the run has ended."""
+        """Kill it as soon as `look` is true; raise AssertionError if the run ends first."""
         while not look():
             assert self.process.poll() is None, "the run ended before"
-            assert time.monotonic() - self.began < seconds, "it did not come to that"
+            assert time.monotonic() - self.began < seconds, "the awaited state did not come"
         return self.kill()

@@ -1,4 +1,4 @@
-"""What the tests of changes share; `change` holds the means, `support` those of all scenarios."""
+"""Fixtures of the tests of changes; `change` has their helpers, `support` those of all scenarios."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
 
 @pytest.fixture(scope="session")
 def changes(tmp_path_factory: pytest.TempPathFactory) -> Fleets:
-    """The fleet under test, and what is done to it."""
+    """Return the fleet under test, with what changes it."""
     return Fleets(load_fleet(), tmp_path_factory.mktemp("changes"))
 
 
 @pytest.fixture
 def settled(changes: Fleets) -> Generator[None]:
-    """Whatever a test changes is taken back by a run of site.yml, which must end well."""
+    """Undo a test's changes by a run of site.yml, which must succeed."""
     yield
     restored = changes.site("restored")
     assert restored.run.status == 0, restored.run.end
@@ -41,13 +41,13 @@ def settled(changes: Fleets) -> Generator[None]:
 
 @pytest.fixture
 def label() -> str:
-    """The beginning of names that no other test, and no other run, gives to its tasks."""
+    """Return a prefix for names of tasks that no other test and no other run uses."""
     return uuid.uuid4().hex[:12]
 
 
 @pytest.fixture
 def requests_meanwhile(changes: Fleets) -> Callable[[], AbstractContextManager[list[int]]]:
-    """Ask the web process again and again while a block runs: the status of each answer, 0 where there was none."""
+    """Send requests to the web process while a block runs; collect the status of each answer, 0 if there was none."""
 
     @contextmanager
     def asking() -> Iterator[list[int]]:

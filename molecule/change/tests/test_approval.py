@@ -1,4 +1,4 @@
-"""A run does what was approved and nothing else, and a program is told of it."""
+"""A run does only what was approved, and notifies a program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def told(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_only_what_was_approved_is_done_and_told(changes: Fleets, tmp_path: Path) -> None:
+def test_only_approved_changes_are_made_and_a_program_is_notified(
+    changes: Fleets, tmp_path: Path
+) -> None:
     fewer = changes.layer(
         worker1={"celery_worker_instances": changes.workers("discounts", concurrency=3)}
     )
@@ -38,15 +40,15 @@ def test_only_what_was_approved_is_done_and_told(changes: Fleets, tmp_path: Path
     assert (start["event"], end["event"], end["failed"]) == ("start", "success", [])
     assert start["items"] == planned.plan["items"]
 
-    # Another run has done all of it.
+    # Another run has made all changes.
     again = changes.site("approval-again", *fewer, *asked)
     assert again.run.status == 0, again.run.end
     assert len(told(kept)) == 2
     assert changes.site("approval-back").run.status == 0
 
 
-def test_a_failure_is_told(changes: Fleets, tmp_path: Path) -> None:
-    """A drop-in that is not the fleet's keeps a worker from starting."""
+def test_a_program_is_notified_of_a_failure(changes: Fleets, tmp_path: Path) -> None:
+    """A user's drop-in keeps a worker from starting."""
     kept = tmp_path / "told"
     program = ["/bin/sh", "-c", 'cat >> "$0"; echo >> "$0"', str(kept)]
     fewer = changes.layer(

@@ -46,7 +46,7 @@ def test_nothing_to_do(changes: Fleets) -> None:
 
 # --- one change after the other --------------------------------------------------------------------
 
-# Title, what the inventory says differently, and the units that have to restart, reload or be set live.
+# Title, changes of the inventory, and the units that have to restart, reload or be set live.
 Change = tuple[Callable[[Fleets], list[str]], Callable[[Fleets], dict[str, set[Unit]]]]
 
 
@@ -93,7 +93,7 @@ def timeout_of_the_web_site() -> Change:
 
 
 def environment_of_the_application() -> Change:
-    """Whatever reads it restarts, and nothing else."""
+    """Only processes that read it restart."""
 
     def units_of(changes: Fleets) -> dict[str, set[Unit]]:
         others = {
@@ -117,7 +117,7 @@ def environment_of_the_application() -> Change:
 def test_plan_dry_run_and_run_agree(
     changes: Fleets, together: Sequence[Callable[[], Change]]
 ) -> None:
-    """Changes that touch different units are made together: none does what another one has to do."""
+    """Changes of different units are made together, because none affects the units of another."""
     arguments: list[str] = []
     wanted: dict[str, set[Unit]] = {}
     for change in together:
@@ -162,7 +162,7 @@ def test_what_is_set_live_holds(changes: Fleets, fleet: Fleet) -> None:
 
 
 def kept_of(fleet: Fleet, node: str) -> list[str]:
-    """What the broker still knows of a node's direct queue."""
+    """Return what the broker still has of a node's direct queue."""
     queue = f"{node}.dq2"
     with resp.session(fleet, "broker", "worker") as broker:
         found = [queue] if broker.send("EXISTS", queue) else []
@@ -173,16 +173,14 @@ def kept_of(fleet: Fleet, node: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("settled")
-def test_worker_that_leaves_takes_all_of_it_along(
-    changes: Fleets, fleet: Fleet, label: str
-) -> None:
+def test_nothing_of_a_removed_worker_is_left(changes: Fleets, fleet: Fleet, label: str) -> None:
     name, worker = "worker2", "discounts"
     unit, node = changes.unit(name, worker), f"{worker}@{name}"
     others = [one for one in fleet.expected[name]["celery_worker_host_instances"] if one != worker]
     number = 2 * fleet.of("celery_workers")["celery_worker_instances"][worker]["concurrency"]
     tasks.send(fleet, [tasks.tracer(f"{label}-{n}", worker, 6) for n in range(number)])
     wait_for(f"{node} runs one", 10, lambda: node in nodes(fleet, label))
-    assert kept_of(fleet, node) != [], "nothing would show that it goes"
+    assert kept_of(fleet, node) != [], "otherwise the test would not show that it is removed"
     before = changes.pids()
 
     arguments = changes.layer(**{name: {"celery_worker_host_instances": others}})
@@ -216,12 +214,12 @@ def worker_files(changes: Fleets, name: str, worker: str) -> str:
 
 
 def edit(fleet: Fleet, name: str, path: str, line: str) -> None:
-    """Add a line to a file, as somebody with an editor does."""
+    """Add a line to a file, like a user with an editor."""
     fleet.must(name, f"test -e '{path}' && cat >> '{path}' && systemctl daemon-reload", f"{line}\n")
 
 
 @pytest.mark.usefixtures("settled")
-def test_edit_that_nothing_has_read_is_put_right_without_a_restart(
+def test_a_manual_edit_that_no_process_has_read_is_undone_without_a_restart(
     changes: Fleets, fleet: Fleet
 ) -> None:
     files, before = changes.files(), changes.pids()
@@ -267,8 +265,8 @@ def test_edit_that_a_process_has_read_restarts_it(changes: Fleets, fleet: Fleet,
 
 
 @pytest.mark.usefixtures("settled")
-def test_drop_in_of_somebody_elses_is_noticed_and_left(changes: Fleets, fleet: Fleet) -> None:
-    """It belongs to who wrote it; the process has to run with it all the same."""
+def test_a_users_drop_in_is_noticed_and_kept(changes: Fleets, fleet: Fleet) -> None:
+    """It belongs to the user; the process must run with it."""
     unit = changes.unit("worker1", "discounts")
     path = f"/etc/systemd/system/{unit[1]}.d/50-mine.conf"
     before = changes.pids()
@@ -290,7 +288,7 @@ def test_drop_in_of_somebody_elses_is_noticed_and_left(changes: Fleets, fleet: F
 
 @pytest.mark.usefixtures("settled")
 def test_workers_pause_while_redis_restarts(changes: Fleets, fleet: Fleet, label: str) -> None:
-    """What runs ends, what waits waits, and each task runs once."""
+    """Running tasks end, waiting ones wait, and each task runs once."""
     unit = ("redis1", f"redis@{changes.app}-broker.service")
     path = f"/etc/systemd/system/{unit[1]}.d/50-mine.conf"
     before = changes.pids()
@@ -325,7 +323,7 @@ def test_restart_of_all_workers(changes: Fleets) -> None:
     assert changes.restarted(before) == all_workers(changes)
 
 
-def test_site_restarts_all_workers_where_it_is_told_to(changes: Fleets) -> None:
+def test_site_restarts_all_workers_if_asked(changes: Fleets) -> None:
     before = changes.pids()
     done = changes.site("site-restart-all", "-e", "celery_restart_all=true")
     assert done.run.status == 0, done.run.end
@@ -335,7 +333,7 @@ def test_site_restarts_all_workers_where_it_is_told_to(changes: Fleets) -> None:
 
 @pytest.mark.usefixtures("settled")
 def test_site_restarts_the_workers_of_one_name(changes: Fleets) -> None:
-    """The others differ as well, and are what the next plan has."""
+    """The other workers differ as well, and are in the next plan."""
     arguments = changes.layer(
         **{
             name: {"celery_worker_defaults": {"heartbeat_interval": 4}}
@@ -358,7 +356,7 @@ def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
         wait_for(
             "the first one changes something",
             60,
-            # A task after the plan, which has others of this role.
+            # This task comes after the plan, which also has tasks of this role.
             lambda: (
                 "TASK [celery_fleet.core.celery_cli : Build"
                 in first.transcript.read_text(errors="replace")

@@ -1,6 +1,6 @@
-"""ansible-playbook killed at any moment: the next run finishes, and what did not differ is not restarted.
+"""ansible-playbook is killed at any moment: the next run finishes, and units that did not differ are not restarted.
 
-The moments are drawn from a seed (CELERY_FLEET_SEED), and each is logged with the task that it fell into.
+The moments are random with a seed (CELERY_FLEET_SEED), and each is logged with the task that was running.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRIES = 5
 
 
 def flavour(number: int) -> dict[str, Any]:
-    """One of two wishes that differ in every part that has a unit: files, environment, settings, Redis, nginx."""
+    """Return one of two sets of variables that differ in every part: files, environment, settings, Redis, nginx."""
     other = bool(number % 2)
     return {
         "celery_app_env": {"SOME_SWITCH": "odd" if other else "even"},
@@ -39,20 +39,20 @@ def flavour(number: int) -> dict[str, Any]:
 
 
 def differing(changes: Fleets) -> set[Unit]:
-    """The units whose processes have to be new ones between the two."""
+    """Return the units whose processes must be replaced between the two."""
     fleet = changes.fleet
     found = {
         changes.unit(name, worker)
         for name in fleet.hosts("celery_workers")
         for worker in fleet.expected[name]["celery_worker_host_instances"]
     }
-    # Flower has the application's environment, too.
+    # Flower also reads the application's environment.
     parts = ("beat", "web", "flower")
     return found | {("control1", f"{changes.app}-{part}.service") for part in parts}
 
 
 def assert_fleet_is(changes: Fleets, wanted: Mapping[str, Any], arguments: list[str]) -> None:
-    """Asked of the processes and of Redis; and the plan agrees."""
+    """Check processes and Redis, and that the plan has nothing to do."""
     units.wait_until_up(changes.fleet, 30)
     switch = wanted["celery_app_env"]["SOME_SWITCH"]
     interval = wanted["celery_worker_defaults"]["heartbeat_interval"]
@@ -70,7 +70,7 @@ def assert_fleet_is(changes: Fleets, wanted: Mapping[str, Any], arguments: list[
 
 @pytest.fixture(scope="module")
 def length(changes: Fleets) -> float:
-    """Seconds that a run takes from one wish to the other; it also brings the fleet to the first."""
+    """Return the seconds that a run takes from one set to the other; it also deploys the first."""
     for number in (1, 0):
         began = time.monotonic()
         done = changes.site(f"unkilled-{number}", *changes.variables(**flavour(number)))
@@ -80,7 +80,7 @@ def length(changes: Fleets) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def taken_back(changes: Fleets, length: float) -> Any:
-    """The fleet is the inventory's again for who comes next."""
+    """Deploy the inventory again for the next tests."""
     yield
     restored = changes.site("kills-restored")
     assert restored.run.status == 0, restored.run.end
@@ -88,7 +88,7 @@ def taken_back(changes: Fleets, length: float) -> Any:
 
 @pytest.mark.parametrize("number", range(1, KILLS + 1))
 def test_killed_run_is_finished_by_the_next(changes: Fleets, length: float, number: int) -> None:
-    # One part of the run each, so that the moments are spread over it, and none is known beforehand.
+    # Each moment is in another part of the run, so they are spread over it but random.
     part = length / KILLS
     moment = part * (number - 1 + random.Random(f"{SEED}/{number}").random())  # noqa: S311  # no secret
     wanted = flavour(number)
@@ -110,12 +110,12 @@ def test_killed_run_is_finished_by_the_next(changes: Fleets, length: float, numb
 def kill_between(
     changes: Fleets, number: int, unit: Unit, before: Mapping[Unit, str]
 ) -> Started | None:
-    """Kill a run after it has written a worker's files and before it restarts it; None where it was faster."""
+    """Kill a run after it has written a worker's files and before it restarts it; return None if the run was faster."""
     variables = changes.fleet.expected[unit[0]]
     worker = unit[1].partition("@")[2].removesuffix(".service")
     path = f"{variables['celery_app_config_directory']}/worker-{worker}.env"
     interval = flavour(number)["celery_worker_defaults"]["heartbeat_interval"]
-    # Watched on the host itself: by the time that a look from outside came back, the restart would have begun.
+    # This is watched on the host itself; from outside, the restart would begin before the answer arrives.
     watch = f"""
         for i in $(seq 20000); do
           grep -qs -e '--heartbeat-interval={interval}' {path} && exit 0
@@ -127,7 +127,7 @@ def kill_between(
     watched = changes.fleet.execute(unit[0], watch, timeout=240)
     assert watched.status == 0, "the run has not written the worker's environment"
     print(f"between writing and restarting: {started.kill()}")
-    # What had been asked of systemd by then goes on without ansible-playbook.
+    # Jobs that systemd had accepted continue without ansible-playbook.
     time.sleep(5)
     units.wait_until_up(changes.fleet, 60)
     return started if changes.pids()[unit] == before[unit] else None
@@ -135,15 +135,15 @@ def kill_between(
 
 @pytest.fixture
 def between(changes: Fleets) -> tuple[Unit, int, Mapping[Unit, str]]:
-    """A fleet whose files say one thing and of whose workers at least one still runs with another.
+    """Return a fleet whose files are new and in which at least one worker still runs with the old ones.
 
-    The unit, the wish of the files, and all main processes of before.
+    The value is the unit, the variables of the files, and all main processes before.
     """
-    # The last one in the roll's order has the most time between the two.
+    # The last worker in the order of restarts has the most time between writing and restarting.
     unit = changes.unit("worker2", "analytics")
     for number in range(TRIES):
         arguments = changes.variables(**flavour(number))
-        # From the other wish, whole; the fixture `length` has left the even one.
+        # Start from the other set, completely deployed; the fixture `length` has left the even one.
         done = changes.site(f"between-from-{number}", *changes.variables(**flavour(number + 1)))
         assert done.run.status == 0, done.run.end
         before = changes.pids()
@@ -166,7 +166,7 @@ def test_kill_between_writing_and_restarting(
     assert_fleet_is(changes, flavour(number), arguments)
 
 
-def test_change_taken_back_before_its_restart_restarts_nothing(
+def test_a_change_that_is_undone_before_its_restart_restarts_nothing(
     changes: Fleets, between: tuple[Unit, int, Mapping[Unit, str]]
 ) -> None:
     unit, number, before = between

@@ -129,19 +129,19 @@ def moves(changes: Fleets) -> Iterator[Moves]:
         pids = (before, without, after)
         yield Moves(moved, label, number, removal, left, done, rights, clocks, pids)
     finally:
-        # Usually `back` has done it already.
+        # Usually `back` has already done this.
         restore(changes)
         assert changes.plan("moves-back-plan").items == []
 
 
-def test_host_that_is_taken_out_ends_its_tasks(changes: Fleets, moves: Moves) -> None:
-    """It finishes what it runs; what it has not begun runs on the other host."""
+def test_a_removed_host_finishes_its_tasks(changes: Fleets, moves: Moves) -> None:
+    """It finishes its running tasks; those that it has not begun run on the other host."""
     database.assert_ran_once(changes.fleet, moves.label, moves.number, 90)
     ran = nodes(changes, moves.label)
     assert ran == {f"discounts@{GONE}", f"discounts@{STAYS}"}
 
 
-def test_host_that_is_taken_out_keeps_nothing(moves: Moves) -> None:
+def test_a_removed_host_keeps_nothing(moves: Moves) -> None:
     assert moves.left == ""
     assert [unit for unit in moves.pids[1] if unit[0] == GONE] == []
 
@@ -153,7 +153,7 @@ def test_removal_touches_no_other_host(moves: Moves) -> None:
     assert "take it out of the inventory as well" in " ".join(moves.removal.text.split())
 
 
-def test_nothing_restarts_for_what_comes_and_goes(changes: Fleets, moves: Moves) -> None:
+def test_nothing_restarts_because_workers_come_and_go(changes: Fleets, moves: Moves) -> None:
     """Not even Redis: the rights on the new queue are set live."""
     _, without, after = moves.pids
     beat = f"{changes.app}-beat.service"
@@ -181,7 +181,7 @@ def test_worker_with_threads_ends_its_tasks_at_a_restart(changes: Fleets, moves:
     changes.fleet.must(unit[0], ["systemctl", "restart", unit[1]])
     begun = [run for run in database.runs(changes.fleet, label) if run["finished_at"] is not None]
     assert len(begun) >= 2, "a task was cut off"
-    # The other two were handed back, and are run by the new process.
+    # The other two were handed back, and run in the new process.
     database.assert_ran_once(changes.fleet, label, 4, 30)
     assert len({run["pid"] for run in database.runs(changes.fleet, label)}) == 2
 
@@ -208,7 +208,7 @@ def assert_moved(changes: Fleets, old: str, new: str, clocks: Mapping[str, str])
     stopped = changes.events((old, unit), STOPPED, clocks[old])
     starting = changes.events((new, unit), STARTING, clocks[new])
     assert (len(stopped), len(starting)) == (1, 1)
-    # All containers have the clock of this machine.
+    # All containers use this machine's clock.
     assert stopped < starting
     assert changes.events((old, unit), STARTED, clocks[old]) == []
     first = wait_for("the new one sends", 30, lambda: sent(changes, new, clocks[new]))[0]
@@ -221,7 +221,7 @@ def assert_moved(changes: Fleets, old: str, new: str, clocks: Mapping[str, str])
 
 def test_beat_moves_and_there_are_never_two(changes: Fleets, moves: Moves) -> None:
     assert_moved(changes, CONTROL, STAYS, moves.clocks)
-    # The entry is not just sent: a worker runs it.
+    # The entry is not only sent: a worker runs it.
     tick = database.last_tick(changes.fleet)
     wait_for("the probe is run", 15, lambda: database.last_tick(changes.fleet) > tick)
 
@@ -231,7 +231,7 @@ def test_beat_moves_and_there_are_never_two(changes: Fleets, moves: Moves) -> No
 
 @dataclass(frozen=True)
 class Back:
-    """What the way back did.
+    """The result of the way back.
 
     Attributes:
         clocks: Each host's time before.
@@ -264,7 +264,7 @@ def test_new_host_restarts_nothing(changes: Fleets, back: Back) -> None:
     assert run_once(changes, "analytics") == {f"analytics@{GONE}"}
 
 
-def test_right_on_a_queue_that_went_is_taken_back(changes: Fleets, back: Back) -> None:
+def test_the_right_on_a_removed_queue_is_taken_back(changes: Fleets, back: Back) -> None:
     """A whole run ends by taking back rights that the inventory no longer has."""
     assert not may_send(changes, NEW)
 

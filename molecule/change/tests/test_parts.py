@@ -1,4 +1,4 @@
-"""Parts of a run: limits, tags, a start in the middle. And what Debian's own upgrades leave alone."""
+"""Parts of a run: limits, tags, a start in the middle. Also upgrades of Debian, which restart nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support import plays, units
 OTHER = "not-of-the-fleet.service"
 
 
-def test_verify_alone_says_that_all_serves_and_changes_nothing(changes: Fleets) -> None:
+def test_a_run_of_verify_reports_that_all_is_up_and_changes_nothing(changes: Fleets) -> None:
     before, files = changes.pids(), changes.files()
     run = plays.play(changes.fleet, "verify-alone", "--tags=verify")
     assert run.status == 0, run.end
@@ -69,7 +69,7 @@ def test_a_limit_and_tags_change_their_part_and_the_next_run_the_rest(changes: F
 
 # --- upgrades of Debian ------------------------------------------------------------------------------
 
-# A process with an old library, and no unit of a fleet: needrestart has to be seen to restart something.
+# A process with an old library that belongs to no fleet, to show that needrestart does restart something.
 OTHERS_UNIT = """
 [Service]
 ExecStart=/usr/bin/python3 -c "import ssl, time; time.sleep(86400)"
@@ -106,7 +106,7 @@ def test_upgrades_of_debian_restart_nothing_of_the_fleet(
         assert mine
         stranger = units.state(changes.fleet, host, OTHER)["MainPID"]
         before = changes.pids()
-        # They are seen, so that somebody can restart them in a quiet hour.
+        # needrestart lists them, so that an operator can restart them later.
         listed = changes.fleet.must(host, "needrestart -b -r l")
         assert mine <= {line.removeprefix("NEEDRESTART-SVC: ") for line in listed.splitlines()}, (
             listed
@@ -116,12 +116,12 @@ def test_upgrades_of_debian_restart_nothing_of_the_fleet(
         assert changed & mine == set(), said
         assert [unit for unit in changed if changes.app in unit] == [], said
         assert units.state(changes.fleet, host, OTHER)["MainPID"] != stranger, said
-    # What the plan would do is what it was.
+    # The plan is the same as before.
     assert changes.plan("after-upgrades").items == []
 
 
-def test_packages_of_what_the_fleet_runs_restart_nothing_of_it(changes: Fleets) -> None:
-    """Debian's maintainer scripts know their own units alone."""
+def test_upgrades_of_packages_that_the_fleet_uses_restart_nothing_of_it(changes: Fleets) -> None:
+    """Debian's maintainer scripts only know their own units."""
     (host,) = changes.fleet.hosts("redis")
     before = changes.pids()
     again = "apt-get install --quiet --yes --reinstall redis-server redis-tools"

@@ -1,4 +1,4 @@
-"""A new password of Redis's user `worker` and a release from git come to a fleet one of whose hosts can't be reached.
+"""A fleet gets a new password of Redis's user `worker` and a release from git while one host can't be reached.
 
 The first run leaves that host out, and the second finishes it; tasks are sent and run during both. The tests look at
 what the two runs did. A third run takes everything back.
@@ -93,7 +93,7 @@ class Step:
         done: The run.
         sent: What was sent meanwhile.
         pids: All main processes after it.
-        refused: What Redis's rules refused to anybody meanwhile.
+        refused: What Redis's rules refused to any user meanwhile.
         passwords: Which of the old and the new password Redis takes after it, at the broker and the result store.
         releases: Host -> the release that its workers run after it.
     """
@@ -222,7 +222,7 @@ def rotation(changes: Fleets, tmp_path_factory: pytest.TempPathFactory) -> Itera
         redis_passwords={**own, "worker": OTHER_WORKER_PASSWORD},
         celery_app_source=repository(changes, tmp_path_factory.mktemp("git")),
     )
-    # No process of the host notices: only Ansible is sent where nobody listens.
+    # No process of the host notices, because only Ansible gets an address on which nothing listens.
     nowhere = changes.layer(**{DOWN: {"ansible_port": 1, "ansible_ssh_retries": 0}})
     before = (changes.pids(), releases(changes))
     forget_refusals(changes)
@@ -261,12 +261,12 @@ def test_others_are_served_without_it(changes: Fleets, rotation: Rotation) -> No
     assert len(workers) > 1
     assert [unit for unit in workers if after.get(unit) == before[unit]] == []
     assert before.keys() == after.keys()
-    # What the run proves at its end: each of their workers by a canary.
+    # The run proves this at its end, with a canary through each of their workers.
     for name in changes.fleet.expected[REACHED]["celery_worker_host_instances"]:
         assert f"{name}@{REACHED}" in rotation.first.done.run.text
 
 
-def test_next_run_finishes_it_and_restarts_nobody_else(rotation: Rotation) -> None:
+def test_the_next_run_finishes_it_and_restarts_no_other_host(rotation: Rotation) -> None:
     first, second = rotation.first, rotation.second
     assert second.done.run.status == 0, second.done.run.end
     assert second.done.plan["missing"] == {}
@@ -324,8 +324,8 @@ def test_version_from_git_is_what_runs(changes: Fleets, rotation: Rotation) -> N
         assert "app.tasks.record_run" in note
 
 
-def test_release_before_is_kept(changes: Fleets, rotation: Rotation) -> None:
-    """So nothing is built on the way back, which the fixture takes at its end."""
+def test_the_previous_release_is_kept(changes: Fleets, rotation: Rotation) -> None:
+    """So nothing is built on the way back, at the end of the fixture."""
     for name, release in rotation.releases.items():
         path = f"/opt/{changes.app}/releases/{release}"
         changes.fleet.must(name, ["test", "-e", f"{path}/release.json"])

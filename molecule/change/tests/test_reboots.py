@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_reboots_lose_no_task(changes: Fleets, label: str) -> None:
-    """Docker starts a container again that reboots."""
+    """Docker starts a rebooting container again."""
     fleet = changes.fleet
     before = {
         name: fleet.must(name, "systemctl show --property=UserspaceTimestamp --value")

@@ -1,4 +1,4 @@
-"""What can't work leaves the running fleet as it is: the same processes, the same files, and a message that helps."""
+"""Mistakes leave the running fleet as it is: the same processes and files, and a helpful message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Untouched:
         self.before = (changes.pids(), changes.files())
 
     def by(self, run: Run, *words: str) -> None:
-        """The run was refused with these words, and has touched nothing."""
+        """Check that the run was refused with these words, and has changed nothing."""
         assert run.status != 0
         assert [word for word in words if word not in run.text] == [], run.end
         assert "Traceback (most recent call last)" not in run.text, run.end
@@ -68,7 +68,7 @@ def test_release_that_does_not_import(changes: Fleets, untouched: Untouched) -> 
 
 
 def test_nginx_configuration_that_nginx_refuses(changes: Fleets, untouched: Untouched) -> None:
-    """A file of somebody else's, which nginx meets as soon as ours makes it look again."""
+    """The file is a user's; nginx reads it when our change reloads it."""
     path = "/etc/nginx/conf.d/zz-mine.conf"
     changes.fleet.must(
         "control1", f"cat > {path}", "server { listen 8099; no_such_directive on; }\n"
@@ -104,8 +104,8 @@ def test_bad_input(changes: Fleets, untouched: Untouched, title: str, playbook: 
         assert "analytics" in run.text, "the remedy is missing"
 
 
-def test_no_without_a_yes(changes: Fleets, untouched: Untouched) -> None:
-    """Nobody is there to answer."""
+def test_without_a_confirmation_nothing_is_changed(changes: Fleets, untouched: Untouched) -> None:
+    """There is no terminal to ask at."""
     wanted = changes.variables(celery_app_env={"SOME_SWITCH": "asked"}, fleet_confirm=True)
     done = changes.site("unanswered", *wanted)
     assert done.items != []
@@ -113,7 +113,7 @@ def test_no_without_a_yes(changes: Fleets, untouched: Untouched) -> None:
 
 
 def test_no_secret_in_any_output(changes: Fleets) -> None:
-    """Of this file and those before it: each transcript is of a run with -vvv and --diff, plans as JSON beside."""
+    """Transcripts are of runs with -vvv and --diff in this file and those before it; plans are also kept as JSON."""
     written = [*plays.transcripts(changes.fleet).iterdir(), *changes.directory.glob("plan-*.json")]
     assert len(written) > 20
     forms = {form: name for name, found in needles(changes.fleet).items() for form in found}

@@ -1,4 +1,4 @@
-"""The host of Redis is installed anew with Debian 13, and its data moves along, as docs/hosts.md says.
+"""The Redis host is reinstalled with Debian 13, and its data moves along, as docs/hosts.md says.
 
 This file comes last: there is no way back, since Redis 7.0 does not read what 8.0 has saved.
 """
@@ -36,7 +36,7 @@ def test_data_of_redis_moves_to_a_new_host(changes: Fleets, label: str, tmp_path
     fleet = changes.fleet
     host = fleet.one("redis")
     assert resp.version(fleet, "broker").startswith("Redis 7.0.")
-    # One that has ended, whose result is kept; some that run when the fleet is stopped; and some that wait.
+    # One task has ended, and its result is kept; some run when the fleet is stopped; and some wait.
     ended = f"{label}-ended"
     (identity,) = tasks.send(fleet, [tasks.tracer(ended, "discounts", 0)])
     database.assert_ran_once(fleet, ended, 1, 30)
@@ -73,7 +73,7 @@ def test_data_of_redis_moves_to_a_new_host(changes: Fleets, label: str, tmp_path
     units.wait_until_up(fleet, 30)
     assert resp.version(fleet, "broker").startswith("Redis 8.")
     assert resp.version(fleet, "results").startswith("Redis 8.")
-    # What waited runs, and what had ended does not run again.
+    # Waiting tasks run, and the task that had ended does not run again.
     database.assert_ran_once(fleet, moved, number + 1, 90)
     assert len(database.runs(fleet, ended)) == 1
     assert has_result(changes, identity)

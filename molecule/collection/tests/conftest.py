@@ -1,7 +1,7 @@
-"""What the tests of an installed collection share; `support` holds the means of all scenarios.
+"""Fixtures of the tests of an installed collection; `support` has the helpers of all scenarios.
 
-Tests of the standing fleet come from molecule/shared/tests, with their own conftest. `stage(6)` is after all stages of
-these: it changes the fleet, and takes it away.
+Tests of the deployed fleet come from molecule/shared/tests, with their own conftest. `stage(6)` comes after all their
+stages: it changes the fleet, and removes it.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """The hosts under test and what is expected of them."""
+    """Return the hosts under test and what is expected of them."""
     return load_fleet()

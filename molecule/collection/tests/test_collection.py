@@ -19,7 +19,7 @@ from support.plays import Run
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
-# In the order of the file: each test continues with the fleet that the previous one has left.
+# Tests run in the order of this file: each continues with the fleet that the previous one left.
 pytestmark = pytest.mark.stage(6)
 OVERLAY = ROOT / "molecule/collection/inventory"
 SITE = "celery_fleet.core.site"
@@ -28,7 +28,7 @@ SITE = "celery_fleet.core.site"
 def play(
     fleet: Fleet, inventory: Path, playbook: str, *arguments: str, collections: str = "collections"
 ) -> Run:
-    """Run a playbook of the collection in the project, with nothing of the checkout in reach."""
+    """Run a playbook of the collection in the project, without access to the checkout."""
     project = fleet.state / "project"
     configured = (project / "ansible.cfg").exists()
     done = subprocess.run(
@@ -56,7 +56,7 @@ def play(
 
 def ended_well(run: Run) -> None:
     assert run.status == 0, run.end
-    # Of the second inventory, whose hosts are the fleet's.
+    # Ansible warns about the second inventory, because its hosts are the fleet's.
     assert "Traceback" not in run.text
 
 
@@ -66,16 +66,16 @@ def nothing_changed(fleet: Fleet, run: Run) -> None:
 
 
 def groups(project: Path) -> dict[str, list[str]]:
-    """Group → its hosts, of the environment that new_env has made."""
+    """Return the groups and their hosts in the environment that new_env made."""
     tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
     found = {name: list(group["hosts"]) for name, group in tree["fleet"]["children"].items()}
     return {**found, "postgresql": list(tree["postgresql"]["hosts"])}
 
 
 def beside(project: Path, name: str) -> Path:
-    """A directory for an inventory of another kind, with the same name, variables and certificates.
+    """Make a directory for an inventory of another kind, with the same name, variables and certificates.
 
-    The name of an inventory's directory is the owner that its hosts know.
+    Hosts remember the name of the inventory's directory as their owner.
     """
     made = project / name / "shop"
     made.mkdir(parents=True)
@@ -85,7 +85,7 @@ def beside(project: Path, name: str) -> Path:
 
 
 def ini(project: Path) -> Path:
-    """The environment as INI: groups, and the hosts' own variables on their lines."""
+    """Write the environment as INI: groups, and variables on the hosts' lines."""
     made = beside(project, "as-ini")
     tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
     own = tree["fleet"]["hosts"]
@@ -107,7 +107,7 @@ def ini(project: Path) -> Path:
 
 
 def script(project: Path) -> Path:
-    """The environment as a program that prints it."""
+    """Write the environment as a program that prints it."""
     made = beside(project, "as-program")
     tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
     found: dict[str, Any] = {name: {"hosts": hosts} for name, hosts in groups(project).items()}
@@ -124,7 +124,7 @@ def shop(project: Path) -> Path:
 
 
 def edit(inventory: Path, name: str, old: str, new: str) -> None:
-    """Change a file of variables of an inventory."""
+    """Change a file of variables in an inventory."""
     directory = inventory if inventory.is_dir() else inventory.parent
     file = directory / "group_vars/all" / name
     text = file.read_text()
@@ -139,7 +139,7 @@ def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("name", ["check_inventory", "preflight", "plan"])
-def test_what_only_looks_does(fleet: Fleet, name: str) -> None:
+def test_a_read_only_playbook_succeeds(fleet: Fleet, name: str) -> None:
     run = play(fleet, shop(fleet.state / "project"), f"celery_fleet.core.{name}")
     nothing_changed(fleet, run) if name != "check_inventory" else ended_well(run)
 
@@ -156,7 +156,7 @@ def test_a_refusal_reads_well_without_our_settings(fleet: Fleet) -> None:
 def test_another_kind_of_inventory_is_the_same_fleet(
     fleet: Fleet, kind: Callable[[Path], Path]
 ) -> None:
-    """It finds nothing to do; and what is then changed in it is deployed by it."""
+    """A run finds nothing to do. After a change in this inventory, a run deploys the change."""
     project = fleet.state / "project"
     inventory = kind(project)
     before = units.main_pids(fleet)
@@ -189,11 +189,11 @@ def test_the_collection_from_git_is_the_same(fleet: Fleet) -> None:
     nothing_changed(fleet, play(fleet, shop(project), SITE, collections="from-git"))
 
 
-def test_the_ansible_cfg_that_new_env_made_is_right(fleet: Fleet) -> None:
+def test_the_ansible_cfg_that_new_env_made_works(fleet: Fleet) -> None:
     project = fleet.state / "project"
     (project / "ansible.cfg.made").rename(project / "ansible.cfg")
     run = play(fleet, shop(project), SITE, "-e", "celery_worker_instance={}")
-    # By our own way of printing, once.
+    # Our callback prints each refusal once.
     assert run.text.count("This inventory is refused") == 1
     nothing_changed(fleet, play(fleet, shop(project), SITE))
 
@@ -207,7 +207,7 @@ def test_workers_restart(fleet: Fleet) -> None:
     assert restarted == {(host, unit) for host, unit in before if "-worker@" in unit}
 
 
-def test_the_fleet_is_taken_away(fleet: Fleet) -> None:
+def test_the_fleet_can_be_removed(fleet: Fleet) -> None:
     app = fleet.of("fleet")["celery_app_name"]
     confirmed = ("-e", f"fleet_remove_confirm={app}")
     run = play(fleet, shop(fleet.state / "project"), "celery_fleet.core.remove_fleet", *confirmed)

@@ -1,8 +1,8 @@
-"""What the tests of both applications share; `support` holds the means of all scenarios.
+"""Fixtures of the tests of both applications; `support` has the helpers of all scenarios.
 
-`fleet` runs a test once for each application; `market` and `processing` are one of them each. `stage(n)` orders the
-tests: 0 and 1 look and run tasks, 2 changes the schedule, 3 the firewall, 4 stops and fills things, 5 takes the broker
-away, 6 lays on other releases and variables, 8 looks at what the whole run has left. Each leaves both up.
+`fleet` runs a test once for each application; `market` and `processing` are one each. `stage(n)` orders the tests: 0
+and 1 look and run tasks, 2 changes the schedule, 3 the firewall, 4 stops services and fills disks, 5 stops the broker,
+6 deploys other releases and variables, 8 checks what the whole run has left. Each stage leaves both applications up.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ def market() -> Fleet:
 
 @pytest.fixture(scope="session")
 def processing() -> Fleet:
-    """The document of processing."""
+    """Return the application processing."""
     return fleets.load("processing")

@@ -1,4 +1,4 @@
-"""What the two documents say, written here by hand: queues, tasks, concurrencies, the default entries."""
+"""What the two documents say, typed here by hand: queues, tasks, concurrencies, the default entries."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ QUEUES = {task: queue for queue, tasks in TASKS.items() for task in tasks}
 
 @dataclass(frozen=True)
 class Every:
-    """A schedule by its interval, in seconds."""
+    """An interval schedule, in seconds."""
 
     seconds: int
 
 
 @dataclass(frozen=True)
 class At:
-    """A schedule by the clock, in UTC; `day` is the day of the week, Sunday 0, and -1 means each."""
+    """A schedule at a time of day, in UTC; `day` is the day of the week, Sunday 0, and -1 means each."""
 
     hour: int
     minute: int = 0

@@ -1,4 +1,4 @@
-"""What the tests of this scenario ask and do beside `support`: the operator's command in JSON, SQL, health, doors."""
+"""Helpers of this scenario, in addition to `support`: the operator's command in JSON, SQL, health, open ports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def ask(fleet: Fleet, host: str, words: str | Sequence[str], status: int = 0) -> Any:
-    """Return what a command of celery-fleet says in JSON; raise AssertionError if its exit status is another one."""
+    """Return a celery-fleet command's answer in JSON; raise AssertionError if its exit status is another one."""
     listed = shlex.split(words) if isinstance(words, str) else list(words)
     done = fleets.call(fleet, host, ["--format", "json", *listed])
     assert done.status == status, f"{listed}: status {done.status}: {done.text[-3000:]}"
@@ -40,24 +40,24 @@ def run(fleet: Fleet, task: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def redis(fleet: Fleet, *words: str) -> str:
-    """What the broker answers, by the operator's command on its own host: the firewall keeps the tests out."""
+    """Return the broker's answer, by the operator's command on its own host: the firewall keeps the tests out."""
     done = fleets.must(fleet, fleet.one("redis"), ["redis", "--", *words])
     return done.output.strip()
 
 
 def waiting(fleet: Fleet, queue: str) -> int:
-    """Messages in a queue."""
+    """Return the number of messages in a queue."""
     return int(redis(fleet, "llen", queue))
 
 
 def broker(fleet: Fleet) -> fleets.Unit:
-    """Host and unit of an application's broker."""
+    """Return host and unit of an application's broker."""
     return fleet.one("redis"), f"redis@{fleets.app_of(fleet)}-broker.service"
 
 
 @contextmanager
 def hanging(fleet: Fleet) -> Iterator[None]:
-    """The broker takes connections and answers nothing, while a block runs."""
+    """Freeze the broker while the block runs: it accepts connections and answers nothing."""
     host, unit = broker(fleet)
     fleet.must(host, ["systemctl", "kill", "--kill-whom=main", "--signal=STOP", unit])
     try:
@@ -69,7 +69,7 @@ def hanging(fleet: Fleet) -> Iterator[None]:
 
 
 def at_once(*jobs: Callable[[], T]) -> list[T]:
-    """What each job gives, all begun at the same time; the first exception of any of them."""
+    """Run all jobs at the same time; return their results, or raise the first exception."""
     found: dict[int, T] = {}
     failed: list[BaseException] = []
 
@@ -93,13 +93,13 @@ def at_once(*jobs: Callable[[], T]) -> list[T]:
 
 
 def psql(fleet: Fleet, database: str, text: str) -> str:
-    """What psql prints for a script, as PostgreSQL's superuser."""
+    """Return what psql prints for a script, as PostgreSQL's superuser."""
     command = ["runuser", "-u", "postgres", "--", "psql", "-X", "-qAt", "-v", "ON_ERROR_STOP=1"]
     return fleet.must(fleet.one("postgresql"), [*command, "-d", database, "-f", "-"], text)
 
 
 def rows(fleet: Fleet, database: str, query: str) -> list[Any]:
-    """The rows of a SELECT in any database of the server."""
+    """Return the rows of a SELECT in any database of the server."""
     text = f"SELECT coalesce(json_agg(q), '[]') FROM ({query}) AS q;\n"  # noqa: S608  # the tests' own text
     found: list[Any] = json.loads(psql(fleet, database, text))
     return found
@@ -109,12 +109,12 @@ def rows(fleet: Fleet, database: str, query: str) -> list[Any]:
 
 
 def health_unit(fleet: Fleet) -> str:
-    """The unit that the timer starts."""
+    """Return the unit that the timer starts."""
     return f"{fleets.app_of(fleet)}-health.service"
 
 
 def check(fleet: Fleet, host: str) -> dict[str, Any]:
-    """Return the result of a check, run as the timer runs it: by its unit, whose result is the state's."""
+    """Run a health check by its unit, as the timer does, and return its result, which the unit's must match."""
     started = fleet.execute(host, ["systemctl", "start", health_unit(fleet)])
     found = result(fleet, host)
     assert (found["state"] == "bad") == (started.status != 0), (found, started.errors)
@@ -124,19 +124,19 @@ def check(fleet: Fleet, host: str) -> dict[str, Any]:
 
 
 def result(fleet: Fleet, host: str) -> dict[str, Any]:
-    """The last result, from its file."""
+    """Return the last result, from its file."""
     path = f"/var/lib/celery-fleet/health/{fleets.app_of(fleet)}.json"
     found: dict[str, Any] = json.loads(fleet.must(host, ["cat", path]))
     return found
 
 
 def states(found: Mapping[str, Any]) -> dict[str, str]:
-    """Check -> its state."""
+    """Return the state of each check."""
     return {name: one["state"] for name, one in found["checks"].items()}
 
 
 def wait_until_good(fleet: Fleet, host: str, name: str, seconds: float = 60) -> None:
-    """Until a check finds one thing good again."""
+    """Wait until a check is good again."""
     wait_for(
         f"{name} is good again on {host}",
         seconds,
@@ -145,7 +145,7 @@ def wait_until_good(fleet: Fleet, host: str, name: str, seconds: float = 60) -> 
     )
 
 
-# --- doors -----------------------------------------------------------------------------------------
+# --- ports -----------------------------------------------------------------------------------------
 
 _KNOCK = """
 import json, socket, sys
@@ -162,7 +162,7 @@ Door = tuple[str, int]  # address and port
 
 
 def open_to_strangers(door: Door) -> bool:
-    """Whether this machine gets through: its own address on the test network is no host's of the fleet."""
+    """Return whether this machine can connect: its address on the test network belongs to no host of the fleet."""
     try:
         socket.create_connection(door, 2).close()
     except OSError:
@@ -171,6 +171,6 @@ def open_to_strangers(door: Door) -> bool:
 
 
 def open_from(fleet: Fleet, host: str, doors: Sequence[Door]) -> list[bool]:
-    """Through which doors a host gets."""
+    """Return the ports to which a host can connect."""
     found: list[bool] = json.loads(fleet.must(host, ["python3", "-c", _KNOCK], json.dumps(doors)))
     return found

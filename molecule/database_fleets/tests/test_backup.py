@@ -22,7 +22,7 @@ SUMS = """
     SELECT '{name}' AS name, count(*) AS n, md5(string_agg(t::text, E'\\n' ORDER BY t::text)) AS sum
       FROM "{name}" AS t
 """
-# What is compared beside the rows: columns, constraints, indexes and the numbers that come next.
+# What is compared in addition to the rows: columns, constraints, indexes and the next numbers of sequences.
 SHAPE = (
     """
     SELECT table_name, column_name, data_type, is_nullable, column_default, character_maximum_length
@@ -43,8 +43,8 @@ def tables(fleet: Fleet, database: str) -> list[str]:
 
 
 def content(fleet: Fleet, database: str) -> dict[str, Any]:
-    """Of each table how many rows it has and a checksum of all of them; and the shape of all."""
-    # Names of tables, from PostgreSQL itself.
+    """Return the number of rows of each table and a checksum of them, and the schema of all tables."""
+    # The names of tables come from PostgreSQL itself.
     parts = [SUMS.format(name=name) for name in tables(fleet, database)]
     rows = means.rows(fleet, database, " UNION ALL ".join(parts))
     found: dict[str, Any] = {row["name"]: (row["n"], row["sum"]) for row in rows}
@@ -55,7 +55,7 @@ def content(fleet: Fleet, database: str) -> dict[str, Any]:
 
 @contextmanager
 def quiet(fleet: Fleet) -> Iterator[None]:
-    """Nothing is sent, and what ran has ended: all that writes is what the test itself sends."""
+    """Stop beat and wait until all tasks have ended, so that only the test's own task writes."""
     beat = f"{fleets.app_of(fleet)}-beat.service"
     with fleets.stopped(fleet, fleet.one("celery_beat"), beat):
         wait_for("no task runs", 60, lambda: idle(fleet), pause=1)
@@ -63,7 +63,7 @@ def quiet(fleet: Fleet) -> Iterator[None]:
 
 
 def idle(fleet: Fleet) -> bool:
-    """Whether no worker runs anything and nothing waits; beat is down, so that the status itself is bad."""
+    """Return whether no task runs or waits. The status itself is bad, because beat is down."""
     found = means.ask_any(fleet, fleet.one("celery_workers"), "status")
     running = [worker.get("running") for worker in found["workers"].values()]
     waiting = [queue["waiting"] for queue in found["queues"].values()]
@@ -72,7 +72,7 @@ def idle(fleet: Fleet) -> bool:
 
 @contextmanager
 def empty_database(fleet: Fleet, name: str) -> Iterator[None]:
-    """One that the application's user owns and may reach from the hosts of its workers."""
+    """Make an empty database that the application's user owns, and can reach from the hosts of its workers."""
     variables = fleet.of("postgresql")
     host, user = fleet.one("postgresql"), variables["postgresql_user"]
     path = HBA.format_map(variables)
@@ -81,7 +81,7 @@ def empty_database(fleet: Fleet, name: str) -> Iterator[None]:
         f"hostssl {name} {user} {network} scram-sha-256\n"
         for network in variables["postgresql_clients"]
     )
-    # As examples/postgresql.yml makes them: the cluster's own encoding may be another one.
+    # As in examples/postgresql.yml, because the cluster's own encoding may differ.
     made = f'CREATE DATABASE "{name}" OWNER "{user}" TEMPLATE template0 ENCODING UTF8 LOCALE "C.UTF-8";'
     means.psql(fleet, "postgres", f"{made}\n")
     try:
@@ -97,7 +97,7 @@ def empty_database(fleet: Fleet, name: str) -> Iterator[None]:
 def test_backup_restored_into_an_empty_database_equals_the_original(
     market: Fleet, label: str
 ) -> None:
-    """The task's note of itself is written after the backup, so the comparison is with the moment before it."""
+    """The task records its own run after the backup, so the comparison is with the content before it."""
     original, restored = str(market.of("postgresql")["postgresql_database"]), f"restored_{label}"
     with quiet(market):
         before = content(market, original)
@@ -122,7 +122,7 @@ def test_backup_restored_into_an_empty_database_equals_the_original(
         ]
         fleets.must(market, host, words)
         assert content(market, restored) == before
-        # Over what is there nothing is restored.
+        # A backup is not restored over existing content.
         again = fleets.call(market, host, words)
         assert (again.status != 0, "empty" in again.text) == (True, True), again.text
 

@@ -1,6 +1,6 @@
-"""Each command that the documents have an operator type has one of ours, which answers in time with the right status.
+"""Each operator's command in the documents has an equivalent, which answers in time with the right status.
 
-The broker is up, stopped, or hanging. Commands that can't be meant are refused. All commands are typed here by hand.
+The broker is up, stopped, or hanging. Commands that make no sense are refused. All commands are typed here by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIDE_BY_SIDE = 3  # commands at once while the broker hangs, each of which waits
 OK, BAD, USAGE, NOBODY = 0, 1, 2, 3
 HEALTH_TASK = "system_health_check"
 
-# The document's management commands of marketplace_ops, by what replaces them, with a part of the answer.
+# What replaces the management commands in the document of marketplace_ops, with a part of the answer.
 ANSWERS = [
     ("status", r"All is well"),
     ("status --detailed", r"suppliers@worker1"),
@@ -51,7 +51,7 @@ ANSWERS = [
     ("logs beat -n 50", r"beat"),
 ]
 
-# In JSON, each is one document.
+# With JSON output, each answer is one document.
 IN_JSON = [
     *("status", "status --detailed", "tasks", f"run {HEALTH_TASK}", "schedule", "health"),
     *("active", "scheduled", "reserved", "registered", "stats", "conf"),
@@ -61,7 +61,7 @@ IN_JSON = [
 
 @pytest.mark.stage(1)
 @pytest.mark.parametrize(("words", "answer"), ANSWERS)
-def test_answers(market: Fleet, words: str, answer: str) -> None:
+def test_a_command_answers(market: Fleet, words: str, answer: str) -> None:
     done = fleets.must(market, market.one("celery_beat"), words)
     assert re.search(answer, done.output, re.MULTILINE), done.text[-3000:]
     assert "Traceback (most recent call last)" not in done.text
@@ -69,9 +69,9 @@ def test_answers(market: Fleet, words: str, answer: str) -> None:
 
 @pytest.mark.stage(1)
 @pytest.mark.parametrize("words", IN_JSON)
-def test_answers_in_json(market: Fleet, words: str) -> None:
+def test_a_command_answers_in_json(market: Fleet, words: str) -> None:
     done = fleets.must(market, market.one("celery_beat"), f"{words} --format json")
-    # A live view prints one line for each look.
+    # A live view prints one line for each update.
     lines = done.output.splitlines() if words.startswith("monitor") else [done.output]
     assert all(json.loads(line) is not None for line in lines)
 
@@ -98,7 +98,7 @@ def test_documented_call_with_arguments(market: Fleet) -> None:
 
 
 def test_result_and_revoke(market: Fleet) -> None:
-    """One task is looked up later; another one is revoked before it has begun."""
+    """One task's result is looked up later; another task is revoked before it starts."""
     host = market.one("celery_producers")
     sent = means.ask(market, host, f"run {HEALTH_TASK} --async")
     found = means.ask(market, host, f"result {sent['id']} --wait 8")
@@ -115,13 +115,13 @@ def test_result_and_revoke(market: Fleet) -> None:
 
 
 def test_monitor_counts_and_writes_to_a_file(market: Fleet, label: str) -> None:
-    """While tasks run: all looks together show as many as were sent."""
+    """While tasks run, the updates together show as many tasks as were sent."""
     host = market.one("celery_producers")
     path = f"/tmp/monitor-{label}.json"
     words = f"monitor --duration 8 --interval 2 --output-file {path}"
 
     def send() -> None:
-        # After it has begun to look.
+        # Send after the monitor has started.
         time.sleep(3)
         fleets.send(market, *[fleets.task("core.tasks.system_health_check", wait=30)] * 5)
 
@@ -142,7 +142,7 @@ def test_monitor_counts_and_writes_to_a_file(market: Fleet, label: str) -> None:
 
 @pytest.mark.stage(4)
 def test_workers_of_a_host_stop_start_and_restart(market: Fleet) -> None:
-    """First one by its name, which does not affect the others; then all of this host's."""
+    """First one worker by its name, which does not affect the others; then all workers of this host."""
     app, host = fleets.app_of(market), market.one("celery_workers")
     before = fleets.pids(market)
     enabled = market.expected[host]["celery_worker_host_instances"]
@@ -154,7 +154,7 @@ def test_workers_of_a_host_stop_start_and_restart(market: Fleet) -> None:
         assert units.state(market, host, first)["ActiveState"] == "inactive"
         again = fleets.call(market, host, f"stop {name}")
         assert again.status == OK, "to stop what is stopped is no error"
-        # A worker that is down is a bad state, even if another host asks.
+        # A worker that is down is a bad state, also for `status` on another host.
         assert fleets.call(market, market.one("celery_beat"), "status").status == BAD
         fleets.must(market, host, f"start {name}")
         units.wait_until_up(market, 60)
@@ -170,14 +170,14 @@ def test_workers_of_a_host_stop_start_and_restart(market: Fleet) -> None:
 
 
 def at_a_terminal(fleet: Fleet, host: str, words: str, typed: str) -> Done:
-    """A command that an operator types, and how they answer it."""
+    """Run a command at a terminal and type an answer to its question."""
     line = f"celery-fleet --app {fleets.app_of(fleet)} {words}"
     return fleet.execute(host, ["script", "-qec", line, "/dev/null"], f"{typed}\n", 60)
 
 
 @pytest.mark.stage(4)
-def test_purge_asks_and_tells_how_many(market: Fleet) -> None:
-    """Its worker is stopped for this time."""
+def test_purge_asks_and_says_how_many(market: Fleet) -> None:
+    """The queue's worker is stopped meanwhile."""
     app, host, queue = fleets.app_of(market), market.one("celery_workers"), "analytics"
     task = documented.TASKS[queue][-1]
     with fleets.stopped(market, host, f"{app}-worker@{queue}.service"):
@@ -186,7 +186,7 @@ def test_purge_asks_and_tells_how_many(market: Fleet) -> None:
         asked = at_a_terminal(market, host, f"purge {queue}", "n")
         assert (asked.status, "7 tasks" in asked.output) == (BAD, True), asked.output
         assert means.waiting(market, queue) == 7
-        # Without an answer nothing is thrown away.
+        # Without an answer nothing is deleted.
         silent = fleets.call(market, host, f"purge {queue}", "y\n")
         assert (silent.status, means.waiting(market, queue)) == (USAGE, 7), silent.text
         done = fleets.must(market, host, f"purge {queue} --yes")
@@ -194,9 +194,9 @@ def test_purge_asks_and_tells_how_many(market: Fleet) -> None:
         assert means.waiting(market, queue) == 0
 
 
-# --- what can't be meant so ------------------------------------------------------------------------
+# --- mistakes ------------------------------------------------------------------------
 
-# What is typed, and the only line on standard error.
+# The command, and the only line on standard error.
 MISTAKES = [
     ("run system_health_chek", r"system_health_check"),
     ("run suppliers.tasks.no_such_task", r"no_such_task"),
@@ -235,7 +235,7 @@ def test_mistakes_are_refused(market: Fleet, words: str | list[str], says: str) 
 
 
 def test_task_that_fails_is_a_bad_state(market: Fleet) -> None:
-    """An impossible date is the task's own error, which it reports."""
+    """The task itself reports an impossible date as its error."""
     words = ["run", "cleanup_system_logs", "--kwargs", '{"days": 0}']
     done = fleets.call(market, market.one("celery_producers"), words)
     assert done.status == BAD, done.text
@@ -252,7 +252,7 @@ def test_several_applications_ask_for_a_name(market: Fleet) -> None:
 
 # --- without its broker ----------------------------------------------------------------------------
 
-# What is typed, and the exit status: commands that have to ask the broker, and others.
+# The command and its exit status: commands that need the broker, and others.
 WITHOUT: list[tuple[str, int]] = [
     ("status", NOBODY),
     ("status --detailed", NOBODY),
@@ -275,7 +275,7 @@ WITHOUT: list[tuple[str, int]] = [
 
 
 def wrong(fleet: Fleet, words: str, status: int, bound: float) -> list[str]:
-    """Return in words what a command does wrong without a broker."""
+    """Return a list of what a command does wrong without a broker."""
     done = fleets.call(fleet, fleet.one("celery_beat"), words)
     found = []
     if done.status != status:
@@ -298,7 +298,7 @@ def all_wrong(fleet: Fleet, bound: float) -> list[str]:
 
 @pytest.fixture
 def undisturbed(market: Fleet, processing: Fleet) -> Iterator[None]:
-    """The other application does not notice, and this one is well again afterwards."""
+    """Check that the other application does not notice, and that this one is well again afterwards."""
     look = fleets.Look.at(processing)
     yield
     look.unchanged()
@@ -312,7 +312,7 @@ def undisturbed(market: Fleet, processing: Fleet) -> Iterator[None]:
 
 @pytest.mark.stage(5)
 @pytest.mark.usefixtures("undisturbed")
-def test_with_a_broker_that_is_down(market: Fleet) -> None:
+def test_commands_with_a_broker_that_is_down_end_in_time(market: Fleet) -> None:
     host, unit = means.broker(market)
     with fleets.stopped(market, host, unit):
         assert all_wrong(market, BOUND) == []
@@ -320,8 +320,8 @@ def test_with_a_broker_that_is_down(market: Fleet) -> None:
 
 @pytest.mark.stage(5)
 @pytest.mark.usefixtures("undisturbed")
-def test_with_a_broker_that_hangs(market: Fleet) -> None:
-    """The broker accepts the connection and never answers: each whole command has one deadline."""
+def test_commands_with_a_broker_that_hangs_end_in_time(market: Fleet) -> None:
+    """The broker accepts the connection and never answers. One deadline covers the whole command."""
     with means.hanging(market):
         assert all_wrong(market, BOUND) == []
 

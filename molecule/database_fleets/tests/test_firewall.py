@@ -1,7 +1,7 @@
-"""Only hosts of the fleet reach Redis and the web's backend, also after Debian's firewall was loaded again.
+"""Only hosts of the fleet reach Redis and the web process, even after Debian's firewall was loaded again.
 
-The tests themselves are the stranger: the machine that they run on has an address on the test network, and no inventory
-names it. Each check of a closed port comes with one of an open port, or a dead server would pass for a firewall.
+The machine that runs the tests is the stranger: it has an address on the test network, and no inventory names it. Each
+check of a closed port comes with one of an open port, so that a dead server does not look like a firewall.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stage(3)
 
 RULES = "/etc/nftables.conf"
-# A site's own rule, in the place where Debian has such.
+# A site's own rule, in Debian's file for such rules.
 OWN = """
 table inet the_site {
         chain input {
@@ -48,7 +48,7 @@ def closed(fleet: Fleet) -> list[means.Door]:
 
 
 def no_stranger_gets_in(*those: Fleet) -> None:
-    """Every host of the fleet reaches them."""
+    """Check that every host of the fleet reaches these ports, and this machine none."""
     doors = [door for fleet in those for door in closed(fleet)]
     found = means.at_once(*(partial(means.open_to_strangers, door) for door in doors))
     assert found == [False] * len(doors), doors
@@ -67,13 +67,13 @@ def ours(fleet: Fleet) -> str:
     return f"celery_fleet_{fleets.app_of(fleet)}"
 
 
-def test_strangers_reach_what_is_for_users_alone(fleet: Fleet) -> None:
+def test_strangers_only_reach_what_is_for_users(fleet: Fleet) -> None:
     no_stranger_gets_in(fleet)
     assert means.open_to_strangers((address(fleet, "redis"), 22))
     assert web.flower(fleet, "/api/workers").status == 200
 
 
-def test_gunicorn_is_reached_through_nginx_alone(processing: Fleet) -> None:
+def test_gunicorn_is_only_reached_through_nginx(processing: Fleet) -> None:
     """It listens on every address, as documented."""
     host = processing.one("celery_producers")
     listening = processing.must(host, ["ss", "-Htln", "sport", "=", f":{documented.WEB_PORT}"])
@@ -84,7 +84,7 @@ def test_gunicorn_is_reached_through_nginx_alone(processing: Fleet) -> None:
 
 
 def back(fleet: Fleet, host: str, *more: str) -> None:
-    """Wait for the tables of all applications, which come right after Debian's own, and for further ones."""
+    """Wait until the tables of all applications are back, right after Debian's own, and the given ones."""
     wanted = {*more, *map(ours, map(fleets.load, fleets.NAMES))}
     wait_for("all tables are there", 5, lambda: wanted <= tables(fleet, host), pause=0.1)
 
@@ -108,13 +108,13 @@ def own_rule(market: Fleet) -> Iterator[str]:
 def test_debians_firewall_flushes_and_ours_comes_back(
     market: Fleet, processing: Fleet, own_rule: str, verb: str
 ) -> None:
-    """Its file begins with `flush ruleset`. All that the site has in it is loaded with both applications' tables."""
+    """Debian's file begins with `flush ruleset`. The site's rules in it are loaded with both applications' tables."""
     host = market.one("redis")
     both = (market, processing)
     assert "flush ruleset" in market.must(host, ["cat", RULES])
     market.must(host, ["systemctl", verb, "nftables.service"])
     if verb == "stop":
-        # After a stop there are none of Debian's rules; ours come back with them.
+        # A stop removes Debian's rules, so only ours come back.
         market.must(host, ["systemctl", "start", "nftables.service"])
     back(market, host, own_rule)
     no_stranger_gets_in(*both)
@@ -133,7 +133,7 @@ def test_rules_of_the_site_stay_when_ours_are_written_again(
     try:
         before = market.must(host, ["nft", "list", "table", "inet", own_rule])
         market.must(host, ["systemctl", "restart", f"{fleets.app_of(market)}-firewall.service"])
-        # One more client, which only changes our table.
+        # Add a client, which only changes our table.
         client = workshop.variables(firewall_redis_clients=["192.0.2.7/32"])
         run = workshop.site(market, "firewall-client", client)
         assert run.status == 0, run.end
@@ -147,16 +147,16 @@ def test_rules_of_the_site_stay_when_ours_are_written_again(
         market.must(host, ["nft", "delete", "table", "inet", typed])
 
 
-def test_comes_at_boot(fleet: Fleet) -> None:
+def test_the_firewall_is_loaded_at_boot(fleet: Fleet) -> None:
     app = fleets.app_of(fleet)
     found = fleet.must(fleet.one("redis"), ["systemctl", "is-enabled", f"{app}-firewall.service"])
     assert found.strip() == "enabled"
 
 
-def test_firewall_that_shuts_out_the_fleet_is_taken_back(
+def test_a_firewall_that_shuts_out_the_fleet_is_rolled_back(
     market: Fleet, workshop: fleets.Workshop
 ) -> None:
-    """A host comes from another address than the inventory says: the run stops and names it; all else continues."""
+    """A host has another address than in the inventory: the run stops and names it; everything else continues."""
     host = market.one("celery_workers")
     wrong = "192.0.2.9"
     layer = workshop.directory / "wrong-address.json"

@@ -1,4 +1,4 @@
-"""Health by the systemd timer: good, bad as things are stopped and filled in turn, good again; and who hears of it."""
+"""Health checks by the systemd timer: good, bad when something is stopped or full, good again; and who is notified."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
-# What the issue names, by the names of the checks.
+# The checks that every fleet must have.
 CHECKED = {
     *("database", "redis", "disk", "memory", "cpu", "workers", "queues", "certificates", "logs"),
 }
@@ -27,7 +27,7 @@ TASK = "core.tasks.system_health_check"
 
 
 def test_every_host_is_well(fleet: Fleet) -> None:
-    """The operator's command runs a check; its status agrees with the result."""
+    """`celery-fleet health` runs a check, and its exit status agrees with the result."""
     for host in fleet.hosts("fleet"):
         found = means.ask(fleet, host, "health --now")
         assert [name for name, one in found["checks"].items() if one["state"] == "bad"] == [], found
@@ -35,8 +35,8 @@ def test_every_host_is_well(fleet: Fleet) -> None:
         assert (found["stale"], found["state"] in ("good", "warning")) == (False, True)
 
 
-def test_all_that_is_documented_is_checked(fleet: Fleet) -> None:
-    """On the hosts that have it; beat's tick on beat's host."""
+def test_everything_documented_is_checked(fleet: Fleet) -> None:
+    """Each thing is checked on the hosts that have it; beat's tick on beat's host."""
     host = fleet.one("celery_beat")
     found = means.check(fleet, host)["checks"]
     assert (CHECKED | {"beat"}) - found.keys() == set()
@@ -44,13 +44,13 @@ def test_all_that_is_documented_is_checked(fleet: Fleet) -> None:
         assert {"database", "redis", "disk", "workers"} <= means.check(fleet, worker)[
             "checks"
         ].keys()
-    # Every worker of the inventory is online, not only this host's.
+    # Every worker of the inventory is checked, not only this host's.
     text = json.dumps(found["workers"]["value"])
     assert [node for node in fleets.nodes(fleet) if node not in text] == []
 
 
-def test_timer_runs_it_every_five_minutes(fleet: Fleet) -> None:
-    """This needs no command and no Celery, because systemd runs it."""
+def test_the_timer_runs_checks_every_five_minutes(fleet: Fleet) -> None:
+    """systemd runs them, so they need neither an operator nor Celery."""
     timer = f"{fleets.app_of(fleet)}-health.timer"
     assert fleet.of("fleet")["celery_health_interval"] == INTERVAL
     for host in fleet.hosts("fleet"):
@@ -60,7 +60,7 @@ def test_timer_runs_it_every_five_minutes(fleet: Fleet) -> None:
         assert 0 < listed["next"] / 1e6 - now < INTERVAL + 60, host
 
 
-def test_result_is_readable_and_has_no_secret(fleet: Fleet) -> None:
+def test_the_result_is_readable_and_has_no_secret(fleet: Fleet) -> None:
     path = f"/var/lib/celery-fleet/health/{fleets.app_of(fleet)}.json"
     for host in fleet.hosts("fleet"):
         assert fleet.must(host, ["stat", "-c", "%a", path]).strip() == "644"
@@ -70,7 +70,7 @@ def test_result_is_readable_and_has_no_secret(fleet: Fleet) -> None:
 
 
 def test_documented_task_returns_the_last_result_with_its_age(market: Fleet) -> None:
-    """On the host whose worker ran it; without a check in between, it is a minute older a minute later."""
+    """The result is that of the worker's host. Without another check it is a minute older a minute later."""
     host = next(
         node.partition("@")[2] for node, queues in fleets.nodes(market).items() if "maintenance" in queues
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_documented_task_returns_the_last_result_with_its_age(market: Fleet) -> 
     second = means.run(market, TASK)["result"]
     assert second["checked"] == checked["checked"]
     assert second["age"] >= first["age"] + 3
-    # Every process of the application knows where the result is.
+    # Every process of the application knows the path of the result.
     environment = market.must(
         host, ["cat", "/etc/celery-fleet/marketplace_ops/worker-maintenance.env"]
     )
@@ -108,7 +108,7 @@ def stop(fleet: Fleet, host: str, unit: str) -> Iterator[None]:
 
 
 def turns_bad(fleet: Fleet, host: str, name: str, says: str) -> dict[str, Any]:
-    """If one check is bad, so is the host's state, with what and where, and the command's status is 1."""
+    """Check that the host turns bad, that the message says what and where, and that the command exits with 1."""
     found = means.check(fleet, host)
     one = found["checks"][name]
     assert (found["state"], one["state"]) == ("bad", "bad"), found
@@ -129,7 +129,7 @@ def test_postgresql_stopped(market: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_redis_stopped(market: Fleet) -> None:
-    """The result is written anyway, because Celery has no part in it."""
+    """The result is written anyway, because that does not depend on Celery."""
     server, unit = means.broker(market)
     host, port = market.one("celery_workers"), market.of("redis")["redis_broker_port"]
     with stop(market, server, unit):
@@ -141,7 +141,7 @@ def test_redis_stopped(market: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_worker_stopped(market: Fleet) -> None:
-    """On its own host, and on that of beat, which checks all workers."""
+    """It is bad on its own host, and on beat's host, which checks all workers."""
     host, unit = fleets.worker_units(market)[0]
     node = f"{unit.partition('@')[2].removesuffix('.service')}@{host}"
     control = market.one("celery_beat")
@@ -162,7 +162,7 @@ def test_beat_stopped(fleet: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_beat_that_hangs(market: Fleet) -> None:
-    """systemd says that it is up, but it does not tick: its watchdog replaces it, or health reports it first."""
+    """systemd says that beat is up, but it does not tick. Its watchdog replaces it, or health reports it first."""
     app, host = fleets.app_of(market), market.one("celery_beat")
     unit = f"{app}-beat.service"
     before = units.state(market, host, unit)["MainPID"]
@@ -207,7 +207,7 @@ def test_disk_fills(market: Fleet) -> None:
 
 @pytest.mark.stage(4)
 def test_queue_grows(market: Fleet) -> None:
-    """More tasks wait than the inventory allows, and no worker takes them; the operator then removes them."""
+    """More tasks wait than the inventory allows, and no worker takes them. The operator then purges them."""
     queue, control = "analytics", market.one("celery_beat")
     bound = market.of("fleet")["celery_health_thresholds"]["queue_length"]["bad"]
     host, unit = next(
@@ -224,8 +224,8 @@ def test_queue_grows(market: Fleet) -> None:
 
 
 @pytest.mark.stage(4)
-def test_somebody_is_told_of_each_change_and_of_nothing_else(market: Fleet) -> None:
-    """By the command of the scenario's inventory, whose output is in the journal of the check."""
+def test_only_changes_of_health_run_the_command(market: Fleet) -> None:
+    """The command in the scenario's inventory prints to the journal of the check."""
     app, host = fleets.app_of(market), market.one("celery_beat")
     means.wait_until_good(market, host, "workers")
     assert means.check(market, host)["state"] != "bad"

@@ -1,4 +1,4 @@
-"""systemd enforces each worker's limits: a task that allocates without end ends, and the other workers continue."""
+"""systemd enforces each worker's limits: a task that allocates without end is killed, and other workers continue."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 FACTORS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Small enough to be reached soon, and enough for a worker of Django.
 LEAST = "300M"
-# What the release for these tests adds. It writes to its memory pages, because otherwise none would be used.
+# The task that these tests add to the release. It writes to its memory pages, because otherwise none would be used.
 GREEDY = "analytics.tasks.allocate_without_end"
-# It ends like another task's name, so that this part does not identify a task any more.
+# The name ends like another task's, so that the short name becomes ambiguous.
 NAMESAKE = "analytics.tasks.backup_database"
 MORE = """
 
@@ -39,27 +39,27 @@ def backup_database():
 
 
 def number(text: str) -> int:
-    """A limit of memory in bytes."""
+    """Return a memory limit in bytes."""
     found = re.fullmatch(r"(\d+)([KMGT]?)", text)
     assert found, text
     return int(found[1]) * FACTORS[found[2]]
 
 
 def limits(fleet: Fleet, host: str, unit: str) -> dict[str, Any]:
-    """The limits that systemd has for a unit."""
+    """Return systemd's limits of a unit."""
     names = "MemoryMax,CPUQuotaPerSecUSec,TasksMax"
     shown = fleet.must(host, ["systemctl", "show", f"--property={names}", unit])
     return dict(line.partition("=")[::2] for line in shown.splitlines())
 
 
 def quota(text: str) -> float:
-    """systemd's time of the processor for each second, such as 1s 500ms, in percent."""
+    """Convert systemd's processor time for each second, such as `1s 500ms`, to percent."""
     parts = re.findall(r"(\d+(?:\.\d+)?)(us|ms|s|min)", text)
     seconds = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60}
     return 100 * sum(float(value) * seconds[unit] for value, unit in parts)
 
 
-def test_limits_of_the_inventory_are_systemds(market: Fleet) -> None:
+def test_systemd_has_the_limits_of_the_inventory(market: Fleet) -> None:
     """Each worker of the inventory has all three."""
     instances = market.of("celery_workers")["celery_worker_instances"]
     defaults = market.of("celery_workers")["celery_worker_defaults"]
@@ -76,7 +76,7 @@ def test_limits_of_the_inventory_are_systemds(market: Fleet) -> None:
 
 @pytest.mark.stage(6)
 class TestGreed:
-    """A release with a task that allocates without end, and one with another one's short name; then back."""
+    """Deploy a release with a task that allocates without end and one with an ambiguous short name; then go back."""
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -97,8 +97,8 @@ class TestGreed:
         finally:
             workshop.settle(market, "greed-settled")
 
-    def test_ends_and_the_others_go_on(self, market: Fleet) -> None:
-        """Its process is killed, which the task's result tells; no other worker is touched, nor is Redis."""
+    def test_the_greedy_task_ends_and_other_workers_continue(self, market: Fleet) -> None:
+        """Its process is killed, as the task's result says. No other worker and no Redis is affected."""
         host, unit = next(
             pair for pair in fleets.worker_units(market) if pair[1].endswith("@analytics.service")
         )
@@ -126,7 +126,7 @@ class TestGreed:
         assert time.monotonic() - began < 120
         assert found["state"] == "FAILURE"
         assert "WorkerLostError" in found["error"]
-        # The worker is the same one or its successor; all the others have not noticed.
+        # The worker may have been replaced; no other process has.
         units.wait_until_up(market, 60)
         after = fleets.pids(market)
         assert {key for key in before if before[key] != after.get(key)} <= {(host, unit)}
@@ -134,7 +134,7 @@ class TestGreed:
         fleets.run(market, "analytics.tasks.calculate_profitability_metrics")
 
     def test_memory_never_went_beyond_its_limit(self, market: Fleet) -> None:
-        """By the kernel's own highest mark (of both versions of control groups the file that is there)."""
+        """The kernel records the peak, in different files for each version of control groups."""
         host, unit = next(
             pair for pair in fleets.worker_units(market) if pair[1].endswith("@analytics.service")
         )
@@ -148,13 +148,13 @@ class TestGreed:
         peak = int(market.must(host, script).split()[0])
         assert number(LEAST) * 0.9 < peak <= number(LEAST)
 
-    def test_name_that_means_two_tasks_is_refused(self, market: Fleet) -> None:
+    def test_an_ambiguous_short_name_is_refused(self, market: Fleet) -> None:
         host = market.one("celery_workers")
         done = fleets.call(market, host, "run backup_database")
         assert done.status == 2, done.text
         words = ("core.tasks.backup_database", NAMESAKE)
         assert [word for word in words if word not in done.errors] == [], done.text
-        # With more of its name it is clear.
+        # A longer part of the name is unambiguous.
         found = means.run(market, NAMESAKE)
         assert found["result"] == "a namesake"
         assert (

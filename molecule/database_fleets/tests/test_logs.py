@@ -18,7 +18,7 @@ TASK = "core.tasks.cleanup_system_logs"
 
 
 def host_of(fleet: Fleet, queue: str) -> str:
-    """The host of a queue's worker."""
+    """Return the host of a queue's worker."""
     (found,) = (node for node, queues in fleets.nodes(fleet).items() if queue in queues)
     return found.partition("@")[2]
 
@@ -32,7 +32,7 @@ def names(fleet: Fleet, host: str) -> set[str]:
 
 
 def test_files_have_their_documented_names(market: Fleet) -> None:
-    """And no other worker's file is on a host."""
+    """A host has no other worker's file."""
     for host in market.hosts("celery_workers"):
         queues = {queue for queue in documented.TASKS if host_of(market, queue) == host}
         found = {name for name in names(market, host) if name.endswith(".log")}
@@ -66,7 +66,7 @@ def test_each_worker_writes_to_its_own_file(market: Fleet, queue: str) -> None:
 
 @pytest.mark.stage(2)
 def test_rotated_under_its_worker_and_cleaned_up_by_a_task(market: Fleet) -> None:
-    """What was rotated and is old goes; the living files, those just rotated and strangers' files stay."""
+    """Old rotated files are deleted. Files in use, recently rotated ones and other programs' files stay."""
     app, host = fleets.app_of(market), host_of(market, "maintenance")
     place, pids = directory(market), fleets.pids(market)
     ids = []
@@ -85,13 +85,13 @@ def test_rotated_under_its_worker_and_cleaned_up_by_a_task(market: Fleet) -> Non
     for name, age in ((old, "40 days ago"), (young, "20 days ago"), (strangers, "400 days ago")):
         market.must(host, ["install", "-o", app, "-g", app, "/dev/null", f"{place}/{name}"])
         market.must(host, ["touch", "--date", age, f"{place}/{name}"])
-    # A file in use that was not written to for long, like that of a quiet queue.
+    # A file that is in use but was not written to for long, like that of a quiet queue.
     quiet = next(
         queue for queue in documented.TASKS
         if queue != "maintenance" and host_of(market, queue) == host
     )  # fmt: skip
     living = f"{place}/celery_{quiet}.log"
-    # Its worker creates it with its next line; until then no file of another user may be there.
+    # The worker creates the file with its next line; until then there must be no file of another user.
     market.must(host, ["runuser", "-u", app, "--", "touch", "--date", "60 days ago", living])
     before = names(market, host)
 

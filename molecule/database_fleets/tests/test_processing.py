@@ -1,4 +1,4 @@
-"""The release does what the container's scripts did, once if it is to be once; requests go their documented way."""
+"""The release replaces the container's scripts, and requests pass through the documented stages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 LOAD = "exec -- python manage.py load_fixtures_once"
-# From the fixtures, by hand: what is loaded everywhere, and what dev_requests.json has for developers.
+# Typed from the fixtures: what is loaded everywhere, and what dev_requests.json has for developers.
 OPERATIONS = {"summary", "ranking"}
 FOR_DEVELOPERS = "unwritten"
 DEVELOPERS = "Developers"
@@ -45,7 +45,7 @@ def count(fleet: Fleet, table: str, where: str = "true") -> int:
 # --- the container's scripts ------------------------------------------------------------------------
 
 
-def test_fixtures_are_there_once_and_developers_are_not(processing: Fleet) -> None:
+def test_fixtures_are_loaded_once_and_those_for_developers_are_not(processing: Fleet) -> None:
     assert processing.of("fleet")["celery_app_env"]["ENVIRONMENT"] == "production"
     assert set(names(processing)) == OPERATIONS
     assert len(names(processing)) == len(OPERATIONS)
@@ -55,7 +55,7 @@ def test_fixtures_are_there_once_and_developers_are_not(processing: Fleet) -> No
 
 @pytest.mark.stage(2)
 def test_fixtures_are_loaded_once_by_two_hosts_at_once(processing: Fleet) -> None:
-    """From a database that has none, in three rounds; in each both hosts begin at the same moment."""
+    """Three rounds, each from a database without fixtures; both hosts begin at the same moment."""
     for table in (
         "backend_django_processingresult",
         "backend_django_processingrequest",
@@ -70,8 +70,8 @@ def test_fixtures_are_loaded_once_by_two_hosts_at_once(processing: Fleet) -> Non
         answers = means.at_once(*(partial(fleets.must, processing, host, LOAD) for host in hosts))
         loaded += sum("loaded for production" in answer.text for answer in answers)
     assert loaded == 1
-    test_fixtures_are_there_once_and_developers_are_not(processing)
-    # What people have edited since is theirs.
+    test_fixtures_are_loaded_once_and_those_for_developers_are_not(processing)
+    # Later edits by users are kept.
     database.execute(processing, "UPDATE backend_django_operation SET description = 'edited'")
     fleets.must(processing, hosts[0], LOAD)
     assert count(processing, "backend_django_operation", "description = 'edited'") == len(
@@ -79,8 +79,8 @@ def test_fixtures_are_loaded_once_by_two_hosts_at_once(processing: Fleet) -> Non
     )
 
 
-def test_superuser_of_the_environment(processing: Fleet) -> None:
-    """The one and only; its password opens Django's own login."""
+def test_the_superuser_of_the_environment_can_log_in(processing: Fleet) -> None:
+    """It is the only superuser, and can log in with its password."""
     variables = processing.of("celery_producers")
     environment = {**variables["celery_app_env"], **variables["celery_app_secret_env"]}
     text = "SELECT username, email FROM auth_user WHERE is_superuser AND is_staff AND is_active"
@@ -103,7 +103,7 @@ print("let in", authenticate(username=os.environ["DJANGO_SUPERUSER_USERNAME"],
 
 
 def test_page_has_the_values_of_this_place(processing: Fleet) -> None:
-    """The placeholders are gone from all that nginx serves, and the addresses in it lead somewhere."""
+    """No file that nginx serves has a placeholder, and the addresses in them work."""
     environment = processing.of("celery_producers")["celery_app_env"]
     page = web.api(processing, "/", login=False)
     assert page.status == 200
@@ -123,14 +123,14 @@ def test_page_has_the_values_of_this_place(processing: Fleet) -> None:
 
 
 def test_build_in_the_release_keeps_its_placeholders(processing: Fleet) -> None:
-    """A release is never changed: the values are put into a copy."""
+    """Values are only put into a copy, because a release never changes."""
     host = processing.one("celery_producers")
     files = "/opt/processing/current/source/frontend/dist"
     found = processing.must(host, ["grep", "--recursive", "--count", "_PLACEHOLDER", files])
     assert any(not line.endswith(":0") for line in found.splitlines())
 
 
-def test_json_alone_and_a_limit_of_one_hour(processing: Fleet) -> None:
+def test_workers_only_accept_json_and_limit_tasks_to_one_hour(processing: Fleet) -> None:
     host = processing.one("celery_workers")
     for node, found in means.ask(processing, host, "conf").items():
         settings = {name.lower().removeprefix("celery_"): value for name, value in found.items()}
@@ -144,7 +144,7 @@ def test_json_alone_and_a_limit_of_one_hour(processing: Fleet) -> None:
 
 
 def submit(fleet: Fleet, data: Any, operation: str = "summary") -> dict[str, Any]:
-    """A new request; its id comes at once, however long it will take."""
+    """Submit a request and return its id, which must come at once, however long the request takes."""
     began = time.monotonic()
     content = {"operation": operation, "data": data}
     answer = web.api(fleet, "/api/v1/requests", "POST", content=content)
@@ -167,7 +167,7 @@ def directories(fleet: Fleet, identity: int) -> list[str]:
 
 
 def poll(fleet: Fleet, submitted: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the page sees that asks until the end, each status once."""
+    """Poll as the page does until the end; return each status once."""
     seen = [submitted]
 
     def look() -> bool:
@@ -188,7 +188,7 @@ def test_request_goes_from_pending_to_completed(processing: Fleet) -> None:
     assert len(made) == 1
     seen = poll(processing, submitted)
     assert [one["status"] for one in seen] == ["pending", "processing", "completed"]
-    # While it is processed already.
+    # It is being processed already.
     task = seen[1]["celery_task_id"]
     assert re.fullmatch(r"[0-9a-f-]{36}", task)
     assert (seen[2]["celery_task_id"], seen[2]["error_message"]) == (task, "")
@@ -202,7 +202,7 @@ def test_request_goes_from_pending_to_completed(processing: Fleet) -> None:
 
 
 def test_request_that_fails_says_why(processing: Fleet) -> None:
-    """In the page's words and in Celery's; its files are gone too."""
+    """Both the API and Celery give the reason, and its files are gone."""
     rows = [*ROWS, {"name": "east", "value": "much"}]
     submitted = submit(processing, {"rows": rows})
     last = poll(processing, submitted)[-1]
@@ -250,7 +250,7 @@ PAGE = (Path(__file__).parent / "page.js").read_text()
 
 @pytest.fixture(scope="module")
 def node(processing: Fleet) -> Iterator[str]:
-    """Install an interpreter of JavaScript on a host for a while; the host."""
+    """Install a JavaScript interpreter on a host during the tests; return the host."""
     host = processing.one("celery_producers")
     environment = "DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes"
     processing.must(host, "apt-get update --quiet")
@@ -260,7 +260,7 @@ def node(processing: Fleet) -> Iterator[str]:
 
 
 def visit(fleet: Fleet, host: str, rows: str, *unanswered: int) -> Any:
-    """Have the served script send a form and ask until it stops; these of its requests get no answer."""
+    """Run the page's script, which sends a form and polls until it stops. Requests with these numbers get no answer."""
     variables = fleet.of("celery_producers")
     page = web.api(fleet, "/", login=False).body
     (link,) = re.findall(r'src="([^"]+\.js)"', page)
@@ -280,8 +280,8 @@ def visit(fleet: Fleet, host: str, rows: str, *unanswered: int) -> Any:
 
 @pytest.mark.stage(1)
 def test_page_asks_every_two_seconds_until_the_end(processing: Fleet, node: str) -> None:
-    """The document's pattern. That the program ends shows that nothing asks any more."""
-    # The third request is the first for the status: as during a deploy it is not answered, and the next one is.
+    """This is the document's pattern. The script only ends if it has stopped polling."""
+    # The third request is the first for the status. It gets no answer, as in a deploy, and the next one does.
     seen = visit(processing, node, "north, 12.5\nsouth, 7\nwest, 31", 3)
     assert set(seen["choices"]) == OPERATIONS
     begun, *status, last = seen["asked"][1:]
@@ -315,7 +315,7 @@ def test_page_says_why_a_request_failed_and_stops(processing: Fleet, node: str) 
 
 @pytest.mark.stage(4)
 def test_wait_for_the_database_has_a_bound(processing: Fleet) -> None:
-    """The entrypoint's loop had none."""
+    """The loop in the container's entrypoint had none."""
     host, server = processing.one("celery_workers"), processing.one("postgresql")
     unit = "postgresql@{postgresql_version}-main.service".format_map(processing.of("postgresql"))
     words = "exec -- python manage.py wait_for_database --timeout {}"
@@ -334,7 +334,7 @@ def test_wait_for_the_database_has_a_bound(processing: Fleet) -> None:
 
 
 @pytest.mark.stage(5)
-def test_request_without_a_broker_is_failed_and_can_be_told(processing: Fleet) -> None:
+def test_a_request_without_a_broker_is_marked_as_failed(processing: Fleet) -> None:
     host, unit = means.broker(processing)
     with fleets.stopped(processing, host, unit):
         content = {"operation": "summary", "data": {"rows": ROWS}}

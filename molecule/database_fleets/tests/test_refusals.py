@@ -1,4 +1,4 @@
-"""What can't work is refused before anything moves, with the variable, the reason and what to do."""
+"""Mistakes are refused before anything changes, with the variable, the reason and what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def analytics(fleet: Fleet, **more: str) -> dict[str, Any]:
     return {"celery_worker_instances": {**instances, "analytics": own}}
 
 
-# Application, what its inventory says otherwise, and words of the refusal.
+# Application, what its inventory has instead, and words of the refusal.
 CASES: dict[str, tuple[str, Callable[[Fleet], dict[str, Any]], tuple[str, ...]]] = {
     "Redis Cluster": (
         "marketplace_ops",
@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, Callable[[Fleet], dict[str, Any]], tuple[str, ...]]]
     ),
     "visibility below the hour": (
         "processing",
-        # With a lease it would do.
+        # With a lease this would be long enough.
         lambda _: {"celery_app_visibility_timeout": 3000, "celery_worker_lease": False},
         ("celery_app_visibility_timeout", "3000"),
     ),
@@ -66,7 +66,9 @@ CASES: dict[str, tuple[str, Callable[[Fleet], dict[str, Any]], tuple[str, ...]]]
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_refused_before_anything_moves(workshop: fleets.Workshop, title: str) -> None:
+def test_a_mistake_is_refused_before_anything_changes(
+    workshop: fleets.Workshop, title: str
+) -> None:
     name, variables, words = CASES[title]
     fleet = fleets.load(name)
     before = fleets.Look.at(*map(fleets.load, fleets.NAMES))

@@ -1,6 +1,6 @@
 """The schedule in the database: the ten documented entries, what users add to them, and what they change in them.
 
-Users work in Django's admin; here it is the shell, with the same models and so the same signals to beat.
+Users work in Django's admin. The tests use its shell, with the same models and so the same signals to beat.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PeriodicTask.objects.filter(name="{BY_HAND}").delete()
 
 
 def shell(fleet: Fleet, script: str) -> None:
-    """What a user does in the admin."""
+    """Do what a user does in the admin."""
     host = fleet.one("celery_producers")
     done = fleets.must(fleet, host, "exec -- python manage.py shell", script)
     assert "Traceback" not in done.text, done.text
@@ -91,7 +91,7 @@ def in_database(fleet: Fleet) -> dict[str, tuple[str, Any, bool]]:
 
 def test_exactly_the_documented_entries_are_in_the_database(market: Fleet) -> None:
     assert in_database(market) == documented_entries()
-    # None of them names the queue of another task, or runs only once.
+    # None of them names a queue, or runs only once.
     for name, row in entries(market).items():
         assert row["queue"] in (None, documented.QUEUES[row["task"]]), name
         assert not row["one_off"]
@@ -114,7 +114,7 @@ def test_declared_in_the_inventory_by_their_documented_names(market: Fleet) -> N
 
 
 def test_beat_holds_what_the_database_has(fleet: Fleet) -> None:
-    """The running beat writes a file that says so.
+    """The running beat writes the file that is compared.
 
     DatabaseScheduler only loads crontabs whose hour is near, and reads the others in time.
     """
@@ -129,7 +129,7 @@ def test_beat_holds_what_the_database_has(fleet: Fleet) -> None:
     assert "celerybeat-schedule" not in maps, "it keeps its schedule in a file"
 
 
-def test_operators_list_tells_the_same(market: Fleet) -> None:
+def test_the_operators_list_agrees_with_the_database(market: Fleet) -> None:
     found = means.ask(market, market.one("celery_beat"), "schedule")["entries"]
     listed = {entry["name"]: entry["task"] for entry in found}
     assert listed == {name: task for name, (task, _) in documented.ENTRIES.items()}
@@ -137,7 +137,7 @@ def test_operators_list_tells_the_same(market: Fleet) -> None:
 
 @pytest.mark.stage(2)
 class TestChanges:
-    """What users do to the schedule and what runs of site.yml make of it, one after the other."""
+    """Users change the schedule, and runs of site.yml follow; each test continues from the previous one."""
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -165,7 +165,7 @@ class TestChanges:
         shell(market, MAKE)
         self.fires(market)
 
-    def test_list_says_whose_each_entry_is(self, market: Fleet) -> None:
+    def test_the_list_says_who_owns_each_entry(self, market: Fleet) -> None:
         shell(market, EDIT)
         found = means.ask(market, market.one("celery_beat"), "schedule")["entries"]
         said = {entry["name"]: entry["state"] for entry in found}
@@ -184,7 +184,7 @@ class TestChanges:
         words = (f"{EDITED} was edited by a user", f"{DISABLED} was disabled by a user")
         assert [word for word in words if word not in run.text] == [], run.end
 
-    def test_all_of_it_survives_two_further_runs(
+    def test_users_changes_survive_two_further_runs(
         self, market: Fleet, workshop: fleets.Workshop
     ) -> None:
         before, pids = in_database(market), fleets.pids(market)
@@ -198,14 +198,14 @@ class TestChanges:
         assert fleets.pids(market) == pids
         self.fires(market)
 
-    def test_synchronising_by_hand_is_tried_out_first(self, market: Fleet) -> None:
-        """A dry run reports and writes nothing."""
+    def test_synchronising_by_hand_has_a_dry_run(self, market: Fleet) -> None:
+        """The dry run reports changes and writes nothing."""
         before, host = in_database(market), market.one("celery_beat")
         done = fleets.must(market, host, "schedule sync --dry-run --reset")
         assert [name for name in (EDITED, DISABLED) if name not in done.text] == [], done.text
         assert in_database(market) == before
 
-    def test_edited_entries_are_reset_where_the_inventory_says_so(
+    def test_edited_entries_are_reset_if_the_inventory_says_so(
         self, market: Fleet, workshop: fleets.Workshop
     ) -> None:
         by_hand = in_database(market)[BY_HAND]
@@ -215,10 +215,10 @@ class TestChanges:
         assert run.status == 0, run.end
         assert in_database(market) == {**documented_entries(), BY_HAND: by_hand}
 
-    def test_entry_that_left_the_inventory_goes_and_users_keep_theirs(
+    def test_an_entry_that_left_the_inventory_is_deleted_and_users_keep_theirs(
         self, market: Fleet, workshop: fleets.Workshop
     ) -> None:
-        """The inventory may declare an entry by a name that a user has taken: it is reported, and the user's stays."""
+        """If the inventory declares an entry with the name of a user's entry, this is reported and the user's stays."""
         declared = dict(market.of("celery_beat")["celery_beat_schedule"])
         entry = declared.pop(DISABLED)
         by_hand = entries(market)[BY_HAND]
@@ -235,13 +235,13 @@ class TestChanges:
         assert when(now[BY_HAND]) == when(by_hand) == Every(3)
         assert now[BY_HAND]["task"] == BY_HAND_TASK
         assert marked(market) == documented.ENTRIES.keys() - {DISABLED}
-        # It comes back with the inventory, and the user's is still there.
+        # The entry comes back with the inventory, and the user's is still there.
         workshop.settle(market, "schedule-back")
         assert in_database(market).keys() == {*documented.ENTRIES, BY_HAND}
         self.fires(market)
 
-    def test_ours_are_switched_off_and_on_again(self, market: Fleet) -> None:
-        """Users' entries stay as they are. If no one can be asked, nothing is done."""
+    def test_declared_entries_can_be_switched_off_and_on_again(self, market: Fleet) -> None:
+        """Users' entries stay as they are. Without a terminal to ask at, nothing is done."""
         host = market.one("celery_beat")
         before = in_database(market)
         assert fleets.call(market, host, "schedule disable-all", "y\n").status == 2

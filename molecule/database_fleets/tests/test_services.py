@@ -1,4 +1,4 @@
-"""Both are up, watched and guarded, each came onto the hosts in time, and a second run changes nothing."""
+"""Both applications are up, with health checks and firewall. Deploys were quick, and a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_all_services_are_up(fleet: Fleet) -> None:
     assert units.down(fleet) == []
 
 
-def test_operator_sees_all_well(fleet: Fleet) -> None:
+def test_status_reports_that_all_is_well(fleet: Fleet) -> None:
     for host in fleet.hosts("fleet"):
         found = means.ask(fleet, host, "status")
         assert (found["app"], found["ok"], found["problems"]) == (fleets.app_of(fleet), True, [])
@@ -42,19 +42,21 @@ def test_second_run_changes_nothing(fleet: Fleet, workshop: fleets.Workshop) -> 
     before.unchanged()
 
 
-def test_dry_run_of_a_standing_fleet_finds_nothing(fleet: Fleet, workshop: fleets.Workshop) -> None:
+def test_a_dry_run_of_a_deployed_fleet_finds_nothing(
+    fleet: Fleet, workshop: fleets.Workshop
+) -> None:
     run = workshop.site(fleet, "dry-run", "--check")
     assert run.status == 0, run.end
     assert run.changed == dict.fromkeys(fleet.hosts(), 0)
 
 
-def test_each_host_is_watched(fleet: Fleet) -> None:
+def test_each_host_has_a_health_timer(fleet: Fleet) -> None:
     for host in fleet.hosts("fleet"):
         found = units.state(fleet, host, f"{fleets.app_of(fleet)}-health.timer")
         assert (found["ActiveState"], found["UnitFileState"]) == ("active", "enabled"), host
 
 
-def test_each_host_with_something_to_close_is_guarded(fleet: Fleet) -> None:
+def test_each_host_with_ports_to_close_has_a_firewall(fleet: Fleet) -> None:
     """Redis's ports, and those of a web process that listens on TCP."""
     app, guarded = fleets.app_of(fleet), set(fleet.hosts("redis"))
     if app == "processing":
@@ -65,7 +67,7 @@ def test_each_host_with_something_to_close_is_guarded(fleet: Fleet) -> None:
 
 
 def test_one_worker_for_each_queue_with_its_documented_concurrency(market: Fleet) -> None:
-    """By the workers' own word, and by the processes that each of them has."""
+    """The workers report this themselves, and each has that many processes."""
     found = means.ask(market, market.one("celery_workers"), "status")["workers"]
     assert {
         node.partition("@")[0]: (worker["queues"], worker["processes"])
@@ -78,8 +80,8 @@ def test_one_worker_for_each_queue_with_its_documented_concurrency(market: Fleet
         assert len(children) == documented.CONCURRENCIES[queue], unit
 
 
-def test_no_message_of_an_hours_task_is_given_to_another_worker(processing: Fleet) -> None:
-    """A task may take the documented hour. Its worker renews what it holds."""
+def test_a_message_of_a_long_task_is_not_given_to_another_worker(processing: Fleet) -> None:
+    """A task may take the documented hour, because its worker renews its lease."""
     variables = processing.of("celery_workers")
     found = float(variables["celery_app_visibility_timeout"])
     assert variables["celery_app_delivery"] == "at_least_once"
@@ -88,10 +90,10 @@ def test_no_message_of_an_hours_task_is_given_to_another_worker(processing: Flee
 
 
 @pytest.mark.stage(8)
-def test_whole_run_has_left_all_up(fleet: Fleet) -> None:
+def test_everything_is_up_after_all_tests(fleet: Fleet) -> None:
     assert units.down(fleet) == []
     for host in fleet.hosts("fleet"):
-        # A check that ran while a test had stopped something may be the last one until now.
+        # The last check may have run while a test had stopped something.
         found = means.check(fleet, host)
         assert found["state"] != "bad", found
         failed = fleet.must(host, ["systemctl", "list-units", "--failed", "--no-legend", "--plain"])

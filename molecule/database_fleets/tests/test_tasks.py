@@ -22,7 +22,7 @@ YESTERDAY = "((now() AT TIME ZONE 'UTC')::date - 1)"
 SUPPLIER = "(SELECT min(id) FROM suppliers_supplier WHERE is_active)"
 MARKETPLACE = "(SELECT min(id) FROM marketplaces_marketplace WHERE is_active)"
 PRODUCT = "(SELECT min(id) FROM suppliers_product WHERE retired_at IS NULL)"
-# The demo's workflow whose steps succeed with any stock.
+# The demo workflow whose steps succeed with any number in stock.
 WORKFLOW = "(SELECT id FROM orchestration_workflow WHERE name = 'Reprice')"
 EXECUTION = "(SELECT max(id) FROM orchestration_workflowexecution)"
 ORDER = "(SELECT max(id) FROM marketplaces_order)"
@@ -36,7 +36,7 @@ REPORTS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is done to the database before a task, how the task is called, and what must hold afterwards.
+    """How the database is prepared for a task, how the task is called, and what must hold afterwards.
 
     Attributes:
         holds: An SQL condition; `:'id'` in it is the task's id.
@@ -52,7 +52,7 @@ class Case:
 
 
 def noted(kind: str) -> Case:
-    """A task of the core writes down that it ran."""
+    """Return the condition that a task has recorded its run."""
     return Case(
         "(SELECT count(*) = 1 FROM core_maintenancerun"
         f" WHERE kind = '{kind}' AND task_id = :'id' AND result <> '{{}}'::jsonb)"
@@ -60,7 +60,7 @@ def noted(kind: str) -> Case:
 
 
 def report(table: str) -> Case:
-    """Return the case of a report of yesterday, which is made again."""
+    """Return the case of yesterday's report, which is deleted and made again."""
     return Case(
         f"EXISTS (SELECT FROM {table} WHERE day = {YESTERDAY})",
         f"DELETE FROM {table}",
@@ -189,7 +189,7 @@ CASES = {
         f"INSERT INTO ai_agents_chatsession (title, last_active_at) VALUES ('long ago', {OLD})",
     ),
     # --- analytics ---
-    # It has the three others made as well, which must be over before their own turn comes.
+    # This task sends the three others, which must have ended before their own cases run.
     "analytics.tasks.generate_daily_reports": Case(
         " AND ".join(report(table).holds for table in REPORTS),
         "; ".join(report(table).before for table in REPORTS),
@@ -211,7 +211,7 @@ def holds(fleet: Fleet, case: Case, identity: str) -> bool:
 
 @pytest.fixture(scope="module", autouse=True)
 def stocked(market: Fleet) -> None:
-    """What suppliers and marketplaces list is there, so that there is something to undo."""
+    """Fetch what suppliers and marketplaces list, so that there is something to undo."""
     fleets.run(market, "suppliers.tasks.sync_all_suppliers")
     text = "SELECT bool_and(digest <> '') AS so FROM suppliers_supplier WHERE is_active"
     wait_for("all suppliers are read", 30, lambda: database.query(market, text)[0]["so"])
@@ -233,14 +233,14 @@ def test_runs_on_its_queue_and_leaves_its_effect(market: Fleet, task: str) -> No
     args = database.query(market, f"SELECT {case.args} AS args")[0]["args"]
     done = means.run(market, task, *args, **(case.kwargs or {}))
     assert (done["task"], done["state"], done["ok"]) == (task, "SUCCESS", True)
-    # Some have other tasks do it.
+    # Some tasks send others that have the effect.
     wait_for("its effect", 30, lambda: holds(market, case, done["id"]), pause=0.3)
-    # By the worker's own word, not by the route that the sender believes in.
+    # The queue is what the worker reports, not the sender's route.
     queue = documented.QUEUES[task]
     assert (done["queue"], fleets.ran_on(market, done["id"])) == (queue, [queue])
 
 
-def test_registered_are_exactly_the_documented_tasks(market: Fleet) -> None:
+def test_workers_register_exactly_the_documented_tasks(market: Fleet) -> None:
     """Every worker has them, in addition to those of Celery and the fleet."""
     found = means.ask(market, market.one("celery_workers"), "registered")
     assert found.keys() == fleets.nodes(market).keys()
@@ -251,7 +251,7 @@ def test_registered_are_exactly_the_documented_tasks(market: Fleet) -> None:
 
 
 def test_workflow_that_fails_keeps_its_reason(market: Fleet) -> None:
-    """As the demo has one; the task itself ends well, and retrying does not make it better."""
+    """The demo has such a workflow. The task itself succeeds, and retrying does not help."""
     text = "SELECT id FROM orchestration_workflow WHERE name LIKE 'Wait for%'"
     workflow = database.query(market, text)[0]["id"]
     done = means.run(market, "orchestration.tasks.execute_workflow", workflow)

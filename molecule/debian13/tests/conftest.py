@@ -1,6 +1,6 @@
-"""What the tests of hosts with two versions of Debian have; `support` holds the means of all scenarios.
+"""Fixtures of the tests on hosts with two versions of Debian; `support` has the helpers of all scenarios.
 
-Tests of the standing fleet come from molecule/shared/tests, with their own conftest.
+Tests of the deployed fleet come from molecule/shared/tests, with their own conftest.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """The hosts under test and what is expected of them."""
+    """Return the hosts under test and what is expected of them."""
     return load_fleet()
 
 
 @pytest.fixture
 def label() -> str:
-    """The beginning of names that no other test, and no other run, gives to its tasks."""
+    """Return a prefix for names of tasks that no other test and no other run uses."""
     return uuid.uuid4().hex[:12]

@@ -1,4 +1,4 @@
-"""A host with Debian 12 is replaced by one of the same name and address with Debian 13, under a fleet that works."""
+"""A host with Debian 12 is replaced by one with Debian 13, the same name and address, while the fleet works."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SHUTDOWN = 120  # seconds, in which a host has drained and is off
 
 
 def suites(fleet: Fleet) -> dict[str, str]:
-    """Host -> its Debian, as the scenario's inventory has it."""
+    """Return the Debian suite of each host in the scenario's inventory."""
     hosts = yaml.safe_load((SCENARIO / "inventory" / "hosts.yml").read_text())["all"]["hosts"]
     return {name: hosts.get(name, {}).get("test_host_suite", "bookworm") for name in fleet.hosts()}
 
 
 def python_of(fleet: Fleet, name: str) -> str:
-    """The Python that the host's application runs with."""
+    """Return the version of Python that runs the host's application."""
     root = fleet.expected[name]["celery_app_root"]
     return os.path.basename(
         fleet.must(name, f"readlink -f {root}/pins/worker-*/venv/bin/python | sort -u").strip()
     )
 
 
-def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
+def test_a_host_with_debian_12_is_replaced_by_one_with_13(fleet: Fleet, label: str) -> None:
     installed = suites(fleet)
     (name,) = (host for host in fleet.hosts("celery_workers") if installed[host] == "bookworm")
     (other,) = (host for host in fleet.hosts("celery_workers") if host != name)
@@ -46,7 +46,7 @@ def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
     enabled = {host: fleet.expected[host]["celery_worker_host_instances"] for host in (name, other)}
     worker = next(worker for worker in enabled[name] if worker in enabled[other])
 
-    # More than both hosts' slots, with more behind: the host goes off at work.
+    # More tasks than both hosts can run at once, so the host is removed while it works.
     slots = fleet.expected[name]["celery_worker_instances"][worker]["concurrency"]
     number = 4 * slots
     tasks.send(fleet, [tasks.tracer(f"{label}-{n}", worker, 8) for n in range(number)])
@@ -62,7 +62,7 @@ def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
     )
     make_hosts(SCENARIO.name, {**installed, name: "trixie"})
     assert fleet.must(name, "find /opt -mindepth 1; find /etc -name celery-fleet") == ""
-    # Its drain and the other host's worker have done all of it before there is a fleet on the new one.
+    # The draining worker and the other host have run all tasks before the fleet is on the new host.
     database.assert_ran_once(fleet, label, number, 90)
 
     began = time.monotonic()
@@ -77,7 +77,7 @@ def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
     }
     assert {key for key in before if key[0] == name} == {key for key in after if key[0] == name}
 
-    # Both take tasks, under the name that the host had before.
+    # The workers of both hosts take tasks, and have the same names as before.
     queued = [tasks.tracer(f"{label}-new-{n}", worker, 3) for n in range(number)]
     tasks.send(fleet, queued)
     database.assert_ran_once(fleet, f"{label}-new", number, 60)

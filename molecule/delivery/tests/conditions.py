@@ -1,4 +1,4 @@
-"""Conditions under which the delivery has to hold: late replies, wrong clocks, other workers beside."""
+"""Make conditions under which the delivery has to hold: late replies, wrong clocks, other workers at the same time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from support.inventory import ROOT
 from support.waiting import wait_for
 
 PROXY = ROOT / "tests" / "tcp_proxy.py"
-#: On a host, gone with its next boot.
+#: The directory of the proxy on a host, which the host's next boot removes.
 LATE = "/run/late"
 
-#: What is noted of replies that were kept back for less and for more than a lease that was just about to be renewed.
+#: How replies are marked that were held back for less, and for more, than the lease that remains just before a renewal.
 LATE_REPLIES = "its replies came late"
 NO_REPLIES = "its replies stayed away for longer than its lease"
-#: A lease that was renewed a moment ago lasts for so long; one renewed with its request on the way, a third longer.
+#: Seconds that remain of a lease just before it is renewed; if the request is on its way, it lasts a third longer.
 LEAST_LEASE = LEASE * 2 / 3
 
-#: Senders and workers report what tasks do as it happens.
+#: Variables that enable events: senders and workers report what tasks do as it happens.
 EVENTS: Mapping[str, object] = {
     "celery_app_settings": {
         "task_send_sent_event": True,
@@ -41,7 +41,7 @@ EVENTS: Mapping[str, object] = {
 
 @contextmanager
 def drop_in(ground: Ground, host: str, unit: str, text: str) -> Iterator[None]:
-    """Lines of a unit's service, or of all instances of one (`name@.service`), until the block or the host ends."""
+    """Add lines to a service, or to all instances of one (`name@.service`), until the block or the host ends."""
     directory = f"/run/systemd/system/{unit}.d"
     path = shlex.quote(f"{directory}/95-condition.conf")
     ground.fleet.must(
@@ -64,7 +64,7 @@ def start_of(ground: Ground, host: str, unit: str) -> str:
 
 
 def restart_workers(ground: Ground, hosts: Sequence[str]) -> None:
-    """All of some hosts, in order and at once."""
+    """Restart all workers of some hosts at the same time, with an orderly stop."""
     restart = ["systemctl", "restart", *ground.units(FLEET)]
     ground.everywhere(lambda host: ground.fleet.must(host, restart), hosts)
 
@@ -74,7 +74,7 @@ def restart_workers(ground: Ground, hosts: Sequence[str]) -> None:
 
 @contextmanager
 def behind_proxies(ground: Ground, case: Case) -> Iterator[None]:
-    """All workers speak to Redis through a proxy on their own host, which passes TLS on as it is."""
+    """Have all workers connect to Redis through a proxy on their own host, which passes TLS through."""
     variables = ground.fleet.of("redis")
     name, address = ground.fleet.one("redis"), variables["ansible_host"]
     try:
@@ -94,7 +94,7 @@ def behind_proxies(ground: Ground, case: Case) -> Iterator[None]:
                 30,
                 lambda: ground.fleet.execute(host, ready).status == 0,  # noqa: B023  # called at once
             )
-            # In place: Docker has mounted the file.
+            # The file is changed in place, because Docker has mounted it.
             ground.fleet.must(host, f"echo '127.0.0.1 {name}' >> /etc/hosts")
         kill_clients(ground, case)
         for host in ground.workers:
@@ -121,7 +121,7 @@ def proxied(ground: Ground, host: str) -> bool:
 
 
 def hold_replies(ground: Ground, case: Case, host: str, seconds: float) -> None:
-    """Keep back what Redis tells a host; its requests arrive."""
+    """Hold back Redis's replies to a host; its requests arrive."""
     with case.lasting(LATE_REPLIES if seconds <= LEAST_LEASE else NO_REPLIES, host):
         ground.fleet.must(host, f"echo hold > {LATE}/broker")
         ground.sleep(seconds)
@@ -131,10 +131,10 @@ def hold_replies(ground: Ground, case: Case, host: str, seconds: float) -> None:
 def late_replies(
     ground: Ground, case: Case, lengths: Sequence[float], numbers: random.Random
 ) -> None:
-    """Replies to hosts that are drawn are held for so many seconds, one after the other; some worker notices."""
+    """Hold replies to randomly chosen hosts for these numbers of seconds, one after the other; a worker must notice."""
     since = time.time()
     with behind_proxies(ground, case):
-        # A fault after a long one belongs to that one, and not to those before and after it.
+        # A repeat after a long hold is attributed to that hold, not to the ones before and after it.
         pauses = [3.0 if length <= LEAST_LEASE else GAP for length in lengths]
         for length, before, after in zip(lengths, [0.0, *pauses], pauses, strict=False):
             ground.sleep(max(before, after))
@@ -145,7 +145,7 @@ def late_replies(
 
 
 def said(ground: Ground, host: str, text: str, since: float) -> bool:
-    """Whether a worker of a host has written a text to its journal since a moment."""
+    """Return whether a worker of a host has written a text to its journal since a time."""
     journal = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--since=@{int(since)}"]
     return text in ground.fleet.must(host, [*journal, "--unit=load-worker@*"])
 
@@ -174,15 +174,15 @@ def faketime(ground: Ground, host: str) -> str:
 
 @contextmanager
 def wrong_clocks(ground: Ground, offsets: Mapping[str, int]) -> Iterator[None]:
-    """The workers of some hosts live so many seconds ahead, or behind; only the time of day, as a wrong clock has it.
+    """Move the clock of some hosts' workers by these numbers of seconds; only the time of day, as with a wrong clock.
 
-    That is their own processes: what their units run to stop them and to hand back has the host's clock.
+    Only their own processes have it: the programs that stop them and hand back have the host's clock.
     """
     values = {
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        # Processes need not agree on more than the offset.
+        # Processes need only agree on the offset.
         "FAKETIME_DISABLE_SHM": "1",
-        # For the record, which is to have the right time: all containers share this machine's monotonic clock.
+        # The record needs the right time: all containers share this machine's monotonic clock.
         "LOAD_MONOTONIC_OFFSET": str(time.time() - time.monotonic()),
     }
     hosts = list(offsets)
@@ -210,7 +210,7 @@ def wrong_clocks(ground: Ground, offsets: Mapping[str, int]) -> Iterator[None]:
 
 
 def clock_of(ground: Ground, host: str) -> float:
-    """Return the seconds by which a host's worker is ahead: the time in its log's last line minus the journal's."""
+    """Return by how many seconds a host's worker is ahead: the time in its log's last line minus the journal's."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=short-unix", "--lines=200"]
     lines = ground.fleet.must(host, [*command, "--unit=load-worker@fast"])
     own = re.findall(r"^([\d.]+) .*?\[([\d-]+ [\d:]+),\d+: ", lines, re.MULTILINE)
@@ -223,7 +223,7 @@ def clock_of(ground: Ground, host: str) -> float:
 
 
 def takes(ground: Ground, seconds: float = 5) -> Mapping[str, int]:
-    """Deliveries that were seen in some seconds, by how they were taken: `atomic` names its owner, `stock` does not."""
+    """Count deliveries for some seconds by the way of fetching: `atomic` ones name their owner, `stock` ones don't."""
     seen: set[str] = set()
     until = time.monotonic() + seconds
     with resp.session(ground.fleet, "broker", "worker") as broker:

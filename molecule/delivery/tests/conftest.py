@@ -1,4 +1,4 @@
-"""What the tests of this scenario share; `restarts` has the load and its record."""
+"""Fixtures of this scenario's tests; `restarts` has the load and its record."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from scripts.restarts.verdicts import (  # noqa: F401  # the same
 
 @pytest.fixture(scope="session")
 def ground() -> Ground:
-    """The hosts of this scenario; which broker they have is kept beside the results, for the report."""
+    """Return the hosts of this scenario; write their broker's version next to the results, for the report."""
     ground = Ground(load_fleet(), "delivery")
     about = {"broker": resp.version(ground.fleet, "broker")}
     (ground.results / "about.json").write_text(json.dumps(about) + "\n")
@@ -46,18 +46,18 @@ def ground() -> Ground:
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(ground: Ground) -> None:
-    """The fleet is the inventory's; a module that wants another one has a fixture of this name."""
+    """Deploy the scenario's inventory; a module that needs another fleet overrides this fixture."""
     ground.deploy()
 
 
 @pytest.fixture(autouse=True)
 def nothing_refused(ground: Ground) -> Iterator[None]:
-    """The roles' users may do all that a fault makes of them."""
+    """Check that Redis refuses the roles' users nothing, whatever a fault makes them do."""
     yield
     assert resp.acl_log(ground.fleet, "broker") == []
 
 
 @pytest.fixture
 def numbers() -> random.Random:
-    """The same numbers for each test, independent of earlier tests."""
+    """Return the same random numbers for each test, independent of earlier tests."""
     return random.Random(SEED)  # noqa: S311  # a load, no secret

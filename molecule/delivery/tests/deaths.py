@@ -1,4 +1,4 @@
-"""What is killed, lost or cut off under load, and how long its messages stay away."""
+"""Kill, lose or cut off something under load, and measure how long its messages stay away."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from scripts.restarts import judge
 from scripts.restarts.summary import RestartSummary
 
 LEASE = 15.0  # seconds, as the inventory has it
-#: Seconds after which all that a fault has left must have run: the lease, a sweep, the longest task, and what has
+#: Seconds after a fault within which all tasks must have run: the lease, a sweep, the longest task, and what has
 #: gathered in the queues while fewer consumed them.
 REST = LEASE + 225.0
-#: Seconds between two deaths. With more of them the longest tasks, which begin again each time, would fill all
+#: Seconds between two kills. With more kills the longest tasks, which begin again each time, would fill all
 #: processes.
 PAUSE = 3.0
-#: Seconds between two faults of one run if tasks of one could be attributed to the other: the judge takes the first.
+#: Seconds between two faults of a run if repeats could be attributed to either: the judge picks the first.
 GAP = judge.LASTING + judge.UNDER_WAY
 
-#: Seconds of load at the most: 200 deaths take some eleven minutes.
+#: Maximum seconds of load: 200 kills take about eleven minutes.
 LONGEST = 1800.0
 
-#: What is done to the fleet, as the causes name it.
+#: Names of what is done to the fleet, as the causes use them.
 WORKER_KILLED = "its worker was killed"
 PROCESS_KILLED = "its process was killed"
 HOST_CUT_OFF = "its host was cut off from Redis"
@@ -40,13 +40,13 @@ CONNECTIONS_CUT = "all connections were cut"
 
 
 def died(what: str) -> tuple[str, str]:
-    """Name what a death excuses: a task that ran, and one whose acknowledgement was under way."""
+    """Return the causes that excuse a repeat after a kill: the task ran, or its acknowledgement was under way."""
     return judge.was_cut_off(what), judge.had_ended(what)
 
 
 @dataclass
 class Recoveries:
-    """Seconds from each death until nothing of what the dead held was away any more."""
+    """Seconds from each kill until every message that the killed process held was delivered again."""
 
     seconds: list[float] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ class Recoveries:
         return max(self.seconds, default=math.nan)
 
     def as_dict(self) -> dict[str, float | int]:
-        """For the report."""
+        """Return the values for the report."""
         return {"count": len(self.seconds), "p50": self.p50, "max": self.longest}
 
 
@@ -70,7 +70,7 @@ class Recoveries:
 
 
 def unit_of(way: Way, worker: str) -> str:
-    """The unit of a worker of three in one of the two ways that are measured."""
+    """Return the unit of one of the three workers, for either of the two ways that are measured."""
     return f"load-worker@{worker}.service" if way is FLEET else f"plain-{worker}.service"
 
 
@@ -88,21 +88,21 @@ def pids(ground: Ground, hosts: Sequence[str] = ()) -> dict[tuple[str, str], str
 def assert_none_replaced(
     ground: Ground, before: Mapping[tuple[str, str], str], now: Mapping[tuple[str, str], str]
 ) -> None:
-    """The main processes are those from before; if one is not, its unit's journal says why."""
+    """Check that no main process was replaced; otherwise fail with its unit's journal."""
     told = []
     for (host, worker), pid in before.items():
         if now[host, worker] == pid:
             continue
         command = ["journalctl", "--no-pager", "--lines=4000", f"--unit={unit_of(FLEET, worker)}"]
         lines = ground.fleet.must(host, command).splitlines()
-        # Each task has a line when it is received and one when it ends.
+        # Each task logs a line when it is received and one when it ends.
         rest = [line for line in lines if "INFO/MainProcess] Task load." not in line][-100:]
         told.append("\n".join([f"{worker}@{host}: was {pid}, is {now[host, worker]}", *rest]))
     assert not told, "\n\n".join(told)
 
 
 def wait_until_active(ground: Ground, host: str, unit: str, seconds: float = 60) -> None:
-    """Wait until it runs; for one of the fleet's that is when it consumes."""
+    """Wait until a unit is active; the fleet's are once they consume."""
     wait_for(
         f"{unit} on {host} is active",
         seconds,
@@ -112,7 +112,7 @@ def wait_until_active(ground: Ground, host: str, unit: str, seconds: float = 60)
 
 
 def kill_worker(ground: Ground, case: Case, way: Way, host: str, worker: str, whom: str) -> None:
-    """SIGKILL to its main process (`main`), or to all (`all`)."""
+    """Send SIGKILL to the worker's main process (`main`), or to all its processes (`all`)."""
     node = f"{worker}@{host}"
     case.mark(WORKER_KILLED, host=host, node=node, fatal=True)
     unit = unit_of(way, worker)
@@ -129,7 +129,7 @@ def kill_workers(
     pause: float = PAUSE,
     hosts: Sequence[str] = (),
 ) -> Recoveries:
-    """Kill this many workers of all, or of some names or hosts, each when it consumes again, after a pause."""
+    """Kill this many workers, of all or of some names or hosts. Before each kill, wait for recovery and pause."""
     found = Recoveries()
     began = time.monotonic()
     chosen = names or ground.instances
@@ -148,7 +148,7 @@ def kill_workers(
 
 
 def kill_children(ground: Ground, case: Case, number: int, numbers: random.Random) -> None:
-    """SIGKILL to so many processes of pools, each of a worker that is drawn."""
+    """Send SIGKILL to this many pool processes, each of a randomly chosen worker."""
     for _ in range(number):
         host, worker = numbers.choice(ground.workers), numbers.choice(list(ground.instances))
         wait_until_active(ground, host, unit_of(FLEET, worker))
@@ -187,13 +187,13 @@ def wait_until_back(ground: Ground, before: set[str], seconds: float, pause: flo
 
 
 def kill_clients(ground: Ground, case: Case) -> None:
-    """All connections of workers to the broker."""
+    """Close all connections of workers to the broker."""
     case.mark(CONNECTIONS_CUT)
     cut_connections(ground.fleet)
 
 
 def cut_often(ground: Ground, case: Case, number: int) -> None:
-    """Do it this many times; a worker needs a second to come back (Celery's mingle)."""
+    """Cut connections this many times; a worker needs a second to come back (Celery's mingle)."""
     for _ in range(number):
         kill_clients(ground, case)
         ground.sleep(PAUSE)
@@ -201,7 +201,7 @@ def cut_often(ground: Ground, case: Case, number: int) -> None:
 
 @contextmanager
 def cut_off(ground: Ground, case: Case, host: str) -> Iterator[None]:
-    """Let nothing that a host sends reach Redis. Its workers continue: the record, which is elsewhere, sees it."""
+    """Drop everything that a host sends to Redis. Its workers continue, as the record elsewhere shows."""
     address = ground.fleet.of("redis")["ansible_host"]
     with case.lasting(HOST_CUT_OFF, host):
         ground.fleet.must(host, ["ip", "route", "add", "blackhole", address])
@@ -212,7 +212,7 @@ def cut_off(ground: Ground, case: Case, host: str) -> Iterator[None]:
 
 
 def lose(ground: Ground, case: Case, host: str, seconds: float) -> float:
-    """Take a host's power until what it held is back, and give it again; how long that was."""
+    """Cut a host's power until what it held is delivered again, then restore it; return how long that took."""
     before = {tag for worker in ground.instances for tag in held(ground.fleet, f"{worker}@{host}")}
     assert before, f"the workers of {host} held nothing"
     case.mark(HOST_LOST, host=host, fatal=True)
@@ -236,7 +236,7 @@ def counted(
     act: Callable[[Case], Recoveries | None],
     rest: float = REST,
 ) -> tuple[RestartSummary, Recoveries]:
-    """One run of the load with a fault in it, and how long what was held stayed away."""
+    """Run the load with a fault, and measure how long held messages stayed away."""
     recoveries = Recoveries()
 
     def acting(case: Case) -> None:
@@ -253,15 +253,15 @@ def counted(
 
 
 def assert_delivered(summary: RestartSummary, *allowed: str) -> None:
-    """Check that nothing is lost, and that tasks only ran again for the allowed causes, each named in full.
+    """Check that nothing is lost, and that tasks only ran again for the allowed causes, given by their full names.
 
-    What ran again may have sent something again; its own cause has to be allowed.
+    A task that ran again may have sent another one again; that task's cause must be allowed as well.
     """
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert not summary.unexpected((*allowed, judge.SENT_BY_RERUN)), summary.doubled_causes
 
 
 def assert_revoked(summary: RestartSummary) -> None:
-    """What is revoked in the moment in which a worker starts passes it by, as with every Celery; and nothing else."""
+    """Check that a worker misses a revoke only while it starts, as with any Celery."""
     assert summary.revoked > 0, "none was revoked"
     assert not [cause for cause in summary.unheeded if not cause.endswith("as its worker started")]

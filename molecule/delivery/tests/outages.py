@@ -1,4 +1,4 @@
-"""What is done to Redis: it restarts, is killed, stopped or frozen, is full, cannot write, or has another clock."""
+"""Restart, kill, stop or freeze Redis, fill its memory or disk, or move its clock."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ FULL = "Redis was full"
 DISK_FULL = "Redis's disk was full"
 MOVED = "Redis's clock was moved"
 
-#: By how much Redis's clock is wrong.
+#: Seconds by which Redis's clock is wrong.
 CLOCK = "/run/redis-clock"
 
 
 def broker(ground: Ground) -> tuple[str, str]:
-    """The host and the unit of the broker."""
+    """Return the host and the unit of the broker."""
     app = ground.fleet.of("redis")["celery_app_name"]
     return ground.fleet.one("redis"), f"redis@{app}-broker.service"
 
 
 def setting(ground: Ground, name: str) -> str:
-    """What the broker has for one of its directives."""
+    """Return the broker's value of a directive."""
     with resp.session(ground.fleet, "broker", "admin") as admin:
         return str(admin.send("CONFIG", "GET", name)[1])
 
 
 @contextmanager
 def configured(ground: Ground, name: str, value: str) -> Iterator[None]:
-    """The broker has another value for one of its directives, until the block ends."""
+    """Give the broker another value for a directive until the block ends."""
     before = setting(ground, name)
     with resp.session(ground.fleet, "broker", "admin") as admin:
         admin.send("CONFIG", "SET", name, value)
@@ -53,7 +53,7 @@ def configured(ground: Ground, name: str, value: str) -> Iterator[None]:
 
 
 def restart_broker(ground: Ground, case: Case, number: int) -> None:
-    """In order, so many times: it writes down all it has."""
+    """Restart the broker this many times. It stops in order, so it saves all its data."""
     host, unit = broker(ground)
     for _ in range(number):
         case.mark(REDIS_RESTARTED)
@@ -62,7 +62,7 @@ def restart_broker(ground: Ground, case: Case, number: int) -> None:
 
 
 def kill_broker(ground: Ground, case: Case, number: int) -> None:
-    """SIGKILL, so many times; systemd starts it again each time."""
+    """Send SIGKILL to the broker this many times; systemd starts it again each time."""
     host, unit = broker(ground)
     for _ in range(number):
         wait_until_active(ground, host, unit)
@@ -72,7 +72,7 @@ def kill_broker(ground: Ground, case: Case, number: int) -> None:
 
 
 def stop_broker(ground: Ground, case: Case, lengths: Sequence[float], pause: float) -> None:
-    """The broker is not there for so many seconds each time, and refuses connections."""
+    """Stop the broker for these numbers of seconds; connections are refused meanwhile."""
     host, unit = broker(ground)
     for length in lengths:
         with case.lasting(STOPPED):
@@ -85,7 +85,7 @@ def stop_broker(ground: Ground, case: Case, lengths: Sequence[float], pause: flo
 
 
 def freeze_broker(ground: Ground, case: Case, lengths: Sequence[float], pause: float) -> None:
-    """Its process is stopped, as a host that swaps would have it; its connections stay open."""
+    """Freeze the broker's process, as on a host that swaps; its connections stay open."""
     host, unit = broker(ground)
     kill = ["systemctl", "kill", "--kill-whom=main", unit]
     for length in lengths:
@@ -116,7 +116,7 @@ def synced_always(ground: Ground) -> Iterator[None]:
 
 @contextmanager
 def refusing(ground: Ground, case: Case, what: str) -> Iterator[None]:
-    """Do something that makes Redis refuse the load's sender; raise AssertionError if it never did."""
+    """Do something that makes Redis refuse the load's sender; raise AssertionError if Redis refused nothing."""
     before = ground.refused(case)
     with case.lasting(what):
         yield
@@ -124,7 +124,7 @@ def refusing(ground: Ground, case: Case, what: str) -> Iterator[None]:
 
 
 def fill_memory(ground: Ground, case: Case, seconds: float) -> None:
-    """The broker is at its limit of memory."""
+    """Put the broker at its memory limit for some seconds."""
     with refusing(ground, case, FULL), configured(ground, "maxmemory", "1mb"):
         ground.sleep(seconds)
 
@@ -152,11 +152,12 @@ def small_disk(ground: Ground, size: str = "256m") -> Iterator[str]:
 
 
 def fill_disk(ground: Ground, case: Case, path: str, seconds: float) -> None:
-    """Nothing more can be written there, for so many seconds from when Redis has noticed."""
+    """Fill the disk until this many seconds after Redis has noticed."""
     host, _ = broker(ground)
 
     def is_noticed() -> bool:
-        # Use all free space, also what Redis has freed since the last time; it ends because there is no more.
+        # Use all free space, including what Redis has freed since the last time. The command fails when the disk is
+        # full.
         ground.fleet.execute(host, f"cat /dev/zero >> {path}/ballast")
         with resp.session(ground.fleet, "broker", "admin") as admin:
             return "aof_last_write_status:err" in str(admin.send("INFO", "persistence"))
@@ -174,10 +175,10 @@ def fill_disk(ground: Ground, case: Case, path: str, seconds: float) -> None:
 
 @contextmanager
 def movable_clock(ground: Ground) -> Iterator[Callable[[int], None]]:
-    """Redis's time of day can be moved; gives what moves it to so many seconds ahead, or behind."""
+    """Make Redis's time of day movable; yield a function that sets it this many seconds ahead, or behind."""
     host, unit = broker(ground)
     values = {
-        # Redis's own allocator asks for the time before libfaketime can tell it, so it gets the C library's.
+        # Redis's own allocator asks for the time before libfaketime is ready, so Redis uses the C library's.
         "LD_PRELOAD": f"{faketime(ground, host)}:libc.so.6",
         "FAKETIME_TIMESTAMP_FILE": CLOCK,
         "FAKETIME_CACHE_DURATION": "1",
@@ -186,7 +187,7 @@ def movable_clock(ground: Ground) -> Iterator[Callable[[int], None]]:
     }
 
     def write(seconds: int) -> None:
-        # In one step: Redis may read it at any moment.
+        # The file is replaced in one step, because Redis may read it at any moment.
         ground.fleet.must(
             host,
             f"cat > {CLOCK}.new && chmod 0644 {CLOCK}.new && mv {CLOCK}.new {CLOCK}",

@@ -23,25 +23,25 @@ from outages import DISK_FULL, KILLED, fill_disk, kill_broker, small_disk, synce
 
 from scripts.restarts import judge
 
-#: A host that hears nothing for longer than its lease is cut off from it.
+#: A host that gets no reply for longer than its lease loses it.
 APART = (judge.ran_at_once(NO_REPLIES), judge.had_ended(NO_REPLIES))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(ground: Ground) -> None:
-    """Events meet every fault that is made apart; in the short form they come with other takes, in test_taking.py."""
+    """Enable events for every fault in the soak form; the short form tests them in test_taking.py."""
     ground.deploy(variables=EVENTS if SOAK else {})
 
 
 @pytest.mark.short
 def test_conditions_in_turn(ground: Ground, numbers: random.Random) -> None:
-    """With one host's clock ahead and one's behind: kills, a full disk, a Redis that is killed, late replies."""
+    """With one host's clock ahead and one behind: kills, a full disk, a killed Redis, late replies."""
     ahead, behind, _ = ground.workers
 
     def act(case: Case) -> Recoveries:
         found = kill_workers(ground, case, FLEET, 6, numbers)
         before = pids(ground)
-        # What may be sent twice by the one may be by the other, so these two need no gap.
+        # Both faults allow the same messages to be sent twice, so they need no gap between them.
         fill_disk(ground, case, path, 15)
         ground.sleep(5)
         with synced_always(ground):
@@ -75,7 +75,7 @@ def test_late_replies(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.soak
 def test_disk_full(ground: Ground) -> None:
-    """Redis refuses to write, so nothing is sent, fetched or acknowledged; then it continues where it was."""
+    """Redis refuses to write, so nothing is sent, fetched or acknowledged. Then all of it continues."""
     before = pids(ground)
 
     def act(case: Case) -> None:
@@ -90,8 +90,8 @@ def test_disk_full(ground: Ground) -> None:
 
 
 @pytest.mark.soak
-def test_redis_killed_that_syncs_always(ground: Ground) -> None:
-    """What it confirmed is on its disk."""
+def test_a_killed_redis_that_syncs_always_loses_nothing(ground: Ground) -> None:
+    """Everything that Redis has confirmed is on its disk."""
     before = pids(ground)
     with synced_always(ground):
         summary, _ = counted(
@@ -105,8 +105,8 @@ def test_redis_killed_that_syncs_always(ground: Ground) -> None:
 
 
 @pytest.mark.soak
-def test_redis_killed_that_syncs_every_second(ground: Ground) -> None:
-    """Measured and not promised: what it loses then is lost, and nothing else."""
+def test_a_killed_redis_that_syncs_every_second(ground: Ground) -> None:
+    """This is measured and not promised: tasks that Redis loses are lost, and no others."""
     before = pids(ground)
     summary, _ = counted(
         ground,
@@ -121,7 +121,7 @@ def test_redis_killed_that_syncs_every_second(ground: Ground) -> None:
 
 @pytest.mark.soak
 def test_wrong_clocks(ground: Ground, numbers: random.Random) -> None:
-    """One host a minute ahead, one behind, and workers of all of them killed: the lease goes by Redis's clock."""
+    """One host is a minute ahead, one behind, and workers of all hosts are killed: the lease uses Redis's clock."""
     ahead, behind, _ = ground.workers
 
     def act(case: Case) -> Recoveries:

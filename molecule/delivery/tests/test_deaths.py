@@ -1,4 +1,4 @@
-"""Processes that are killed under load: of what they held nothing is lost, and it is back within two seconds."""
+"""Killed processes lose none of the messages that they held, and these are back within two seconds."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from deaths import (
 )
 from ground import FLEET, PLAIN, SOAK, Case, Ground, Way
 
-#: Stock Celery at its best: late acknowledgement, and a visibility timeout above its longest task.
+#: Stock Celery with its best settings: late acknowledgement, and a visibility timeout above its longest task.
 STOCK = Way("stock", PLAIN.units, late=True, visibility_timeout=60 if SOAK else 30)
 STOCK_REST = 60.0 + 225.0
 
 
 def test_stock_workers_killed(ground: Ground, numbers: random.Random) -> None:
-    """What stock Celery loses makes the fleet's runs ones that count.
+    """Stock Celery must lose tasks here, because otherwise the fleet's runs would prove nothing.
 
-    It loses a task in one of seven kills or so, so there are many: in the short form one soon after another.
+    It loses a task in about one of seven kills, so there are many kills; in the short form with short pauses.
     """
     number, pause = (60, PAUSE) if SOAK else (36, 1.0)
 
@@ -43,7 +43,7 @@ def test_stock_workers_killed(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.short
 def test_processes_killed_in_turn(ground: Ground, numbers: random.Random) -> None:
-    """Workers, processes of their pools, drains: with bodies of 1 kB and 1 MB, priorities, rate limits, revokes."""
+    """Kill workers, pool processes and drains, with bodies of 1 kB and 1 MB, priorities, rate limits and revokes."""
 
     def act(case: Case) -> Recoveries:
         found = kill_workers(ground, case, FLEET, 9, numbers)
@@ -79,7 +79,7 @@ def test_children_killed(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.soak
 def test_drains_killed(ground: Ground, numbers: random.Random) -> None:
-    """Told to stop, and killed at some moment of the drain."""
+    """Workers are told to stop, and killed at some moment of the drain."""
 
     def act(case: Case) -> None:
         kill_drains(ground, case, 100, numbers)
@@ -91,7 +91,7 @@ def test_drains_killed(ground: Ground, numbers: random.Random) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("way", [FLEET, STOCK], ids=lambda way: way.name)
 def test_connections_cut(ground: Ground, way: Way) -> None:
-    """Stock workers put back what runs, so that it runs twice: else the cuts would show nothing of the fleet's."""
+    """Stock workers must run tasks twice here; otherwise the cuts would prove nothing about the fleet's workers."""
     number, rest = (100, REST) if way is FLEET else (40, STOCK_REST)
 
     def act(case: Case) -> None:

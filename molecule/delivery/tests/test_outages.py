@@ -1,4 +1,4 @@
-"""A broker that restarts, hangs or is full, hosts that are lost or cut off."""
+"""The broker restarts, hangs or is full, and hosts are lost or cut off."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from outages import FROZEN, fill_memory, freeze_broker, restart_broker
 from scripts.restarts import judge
 from scripts.restarts.summary import RestartSummary
 
-#: What a host that is cut off for longer than its lease may have run twice.
+#: Causes of tasks that may run twice if a host is cut off for longer than its lease.
 APART = (judge.ran_at_once(HOST_CUT_OFF), judge.had_ended(HOST_CUT_OFF))
 
-#: What it may have sent twice: Redis has the message, and its answer does not arrive.
+#: Causes of messages that it may send twice: Redis has the message, and its answer does not arrive.
 SENT_APART = judge.was_sent_twice(HOST_CUT_OFF)
 
 
@@ -40,7 +40,7 @@ def assert_cut_off(summary: RestartSummary) -> None:
 
 @pytest.mark.short
 def test_hosts_and_redis_in_turn(ground: Ground) -> None:
-    """One host is lost while another one is cut off. Then Redis restarts and hangs, connections are cut, it is full."""
+    """One host is lost while another one is cut off. Then Redis restarts, hangs, loses all connections and is full."""
     lost, apart, _ = ground.workers
     others = [host for host in ground.workers if host != lost]
     found = Recoveries()
@@ -48,13 +48,13 @@ def test_hosts_and_redis_in_turn(ground: Ground) -> None:
     def act(case: Case) -> Recoveries:
         before = pids(ground, others)
         began = time.monotonic()
-        # At the same time: each concerns the tasks of one host.
+        # Both happen at the same time, because each concerns the tasks of one host.
         with cut_off(ground, case, apart):
             found.seconds.append(lose(ground, case, lost, LEASE + 20))
             ground.sleep(max(0.0, began + 2 * LEASE - time.monotonic()))
         before |= pids(ground, [lost])
         ground.sleep(GAP)
-        # What may be sent twice by the one may be by the other, so these need no gap; by what follows, nothing may.
+        # These faults allow the same messages to be sent twice, so they need no gap. The next one allows none.
         restart_broker(ground, case, 2)
         freeze_broker(ground, case, (3.0, 20.0), pause=4)
         ground.sleep(GAP)
@@ -72,7 +72,7 @@ def test_hosts_and_redis_in_turn(ground: Ground) -> None:
 
 @pytest.mark.soak
 def test_redis_restarted(ground: Ground) -> None:
-    """In order: it writes down all it has, and nothing that it confirmed is lost. The workers stay."""
+    """It stops in order, so it saves all its data and loses nothing that it has confirmed. The workers stay."""
     before = pids(ground)
     summary, _ = counted(
         ground, "Redis restarted", FLEET, lambda case: restart_broker(ground, case, 20)
@@ -94,14 +94,14 @@ def test_redis_frozen(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.soak
 def test_redis_full(ground: Ground) -> None:
-    """It refuses what is sent, and what was sent before is worked off: taken, acknowledged, nothing of it lost."""
+    """Redis refuses new tasks, and workers fetch and acknowledge the older ones without losing any."""
     summary, _ = counted(ground, "Redis full", FLEET, lambda case: fill_memory(ground, case, 30))
     assert_delivered(summary)
 
 
 @pytest.mark.soak
 def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
-    """Without power nothing is handed back: the other hosts take it when the lease has run out."""
+    """A host without power hands nothing back; the other hosts take its tasks when the lease has expired."""
     found = Recoveries()
 
     def act(case: Case) -> Recoveries:
@@ -117,7 +117,7 @@ def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
 
 @pytest.mark.soak
 def test_host_cut_off_beyond_its_lease(ground: Ground) -> None:
-    """Its workers continue and can't report it: their tasks run elsewhere too, and nothing is lost."""
+    """Its workers continue and can't report their results: their tasks run elsewhere too, and nothing is lost."""
     before = pids(ground)
 
     def act(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Stock workers beside atomic ones, and another lease. Each test deploys the fleet, and leaves it as it is then."""
+"""Stock and atomic workers at the same time, and another lease. Each test deploys the fleet and leaves it like that."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from deaths import (
 from faults import HOST_LOST
 from ground import FLEET, SOAK, Case, Ground
 
-#: The default lease; a lost host is waited for with it once.
+#: The default lease in seconds; one test waits for it to expire.
 DEFAULT_LEASE = 300
-#: What a stock worker of this fleet can hold: its time limit and its drain.
+#: Seconds for which a stock worker of this fleet can hold a task: its time limit and its drain.
 STOCK_TIMEOUT = 120
 
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(ground: Ground) -> None:
-    """In the short form events are put on by the first deploy below."""
+    """Enable events in the soak form; in the short form the first deploy below does."""
     ground.deploy(variables=EVENTS if SOAK else {})
 
 
 @pytest.mark.parametrize("new", ["stock", pytest.param("atomic", marks=pytest.mark.soak)])
 def test_changing_over(ground: Ground, numbers: random.Random, new: str) -> None:
-    """Change the way of fetching under load: first on one host, where atomic workers are killed, then on all."""
+    """Change the way of fetching under load: first on one host, whose atomic workers are killed, then on all."""
     first, *others = ground.workers
     other = "stock" if new == "atomic" else "atomic"
     atomic = others if new == "stock" else [first]
@@ -64,7 +64,7 @@ def test_changing_over(ground: Ground, numbers: random.Random, new: str) -> None
 
 @pytest.mark.soak
 def test_default_lease(ground: Ground) -> None:
-    """A lost host is waited for as long as its lease, however long that is, and for no longer than 10 s more."""
+    """A lost host's tasks are back after its lease, however long it is, and at most 10 s later."""
     found = Recoveries()
     ground.deploy(variables={**EVENTS, "celery_app_visibility_timeout": DEFAULT_LEASE})
 
@@ -74,5 +74,5 @@ def test_default_lease(ground: Ground) -> None:
 
     summary, _ = counted(ground, "a host lost with a lease of 300 s", FLEET, act)
     assert_delivered(summary, *died(HOST_LOST))
-    # It was renewed a third of it ago at the most.
+    # The last renewal was at most a third of the lease ago.
     assert DEFAULT_LEASE / 2 < found.longest <= DEFAULT_LEASE + 10, found.as_dict()

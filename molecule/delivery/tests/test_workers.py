@@ -1,4 +1,4 @@
-"""Workers of other kinds: processes that run one task each, threads, greenlets, at most once, the stock fetch.
+"""Workers of other kinds: processes that run one task each, threads, greenlets, at-most-once, the stock fetch.
 
 Their tasks publish only at their end (a retry, the next one of a chain, the body of a chord), so that a process may
 meet a Redis that is away when it connects for the first time.
@@ -30,29 +30,30 @@ from outages import FROZEN, MOVED, STOPPED, freeze_broker, movable_clock, stop_b
 from scripts.restarts import judge, measure
 from scripts.restarts.summary import RestartSummary
 
-#: Their inventory, over the scenario's.
+#: The inventory of these workers, used with the scenario's.
 LAYER = "molecule/delivery/workers"
-#: Messages of a worker without a lease are back after the sum of these; the short form does not wait that long.
+#: Messages of a worker without a lease are back after the sum of these; the short form does not wait for that.
 SHORT: Mapping[str, object] = {
     "celery_worker_defaults": {"pool": "prefork", "time_limit": 60, "drain_timeout": 15},
     "celery_app_visibility_timeout": 75,
 }
 RATE = 20  # tasks a second
-#: Seconds between two deaths: processes of one task each have the machine start enough of them as it is.
+#: Seconds between two kills. It is long because processes that run one task each already start often.
 PAUSE = 5.0
-#: Those with the atomic fetch.
+#: Workers with the atomic fetch.
 ATOMIC = ("warm", "cold", "threads", "greenlets")
-#: What a worker without a lease holds is back after the visibility timeout of the inventory, and a look for it.
+#: Seconds after which the messages of a worker without a lease are back: the inventory's visibility timeout and a
+#: sweep.
 REST = 120.0 + 225.0
-#: Seconds: above the four that Celery waits for a first connection, and the thirty that it tries to send something.
+#: Seconds; longer than the 4 s that Celery waits for a first connection and the 30 s that it tries to send something.
 AWAY = (12.0, 40.0) * 4
-#: Seconds within which what a drain hands back has begun; without that it waits for the visibility timeout.
+#: Seconds within which tasks that a drain hands back have begun; otherwise they wait for the visibility timeout.
 SOON = 30.0
 
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(ground: Ground) -> None:
-    """These workers differ from those of the other modules."""
+    """Deploy these workers, which differ from those of the other modules."""
     ground.deploy(LAYER, {} if SOAK else SHORT)
 
 
@@ -62,7 +63,7 @@ def to(ground: Ground, workers: Sequence[str]) -> AbstractContextManager[None]:
 
 
 def lasting_pids(ground: Ground) -> dict[tuple[str, str], str]:
-    """The main processes of those that no outage may end."""
+    """Return the main processes of workers that no outage may end."""
     return {key: pid for key, pid in pids(ground).items() if key[1] in ATOMIC}
 
 
@@ -74,20 +75,20 @@ def drain(ground: Ground, times: int) -> None:
 
 
 def longest_wait(ground: Ground, case: Case, queues: Sequence[str]) -> float:
-    """Seconds until the last task of some queues began that had been ready."""
+    """Return the longest time, in seconds, that a ready task of these queues waited until it began."""
     record = ground.read(case)
     sends = [send for send in record.sends if send.queue in queues]
     return max(measure.waits(replace(record, sends=sends)))
 
 
 def assert_at_most_once(summary: RestartSummary) -> None:
-    """Tasks that may be lost are only lost by kills; if one begins again, no cause allows that."""
+    """Check that at-most-once tasks are only lost by kills, and never begin again."""
     assert not [cause for cause in summary.dropped if WORKER_KILLED not in cause], summary.dropped
 
 
 @pytest.mark.short
 def test_workers_of_all_kinds_killed_and_drained(ground: Ground, numbers: random.Random) -> None:
-    """Each kind is killed on two hosts, first those that take longest to come back; then one kind drains."""
+    """Each kind is killed on two hosts, starting with those that take longest to come back; then one kind drains."""
     names = ("once", *ATOMIC)
     cases: list[Case] = []
 
@@ -107,7 +108,7 @@ def test_workers_of_all_kinds_killed_and_drained(ground: Ground, numbers: random
 
 @pytest.mark.short
 def test_redis_in_turn(ground: Ground) -> None:
-    """It is away for longer than senders wait, and its clock is moved by an hour, forward and back."""
+    """Redis is away for longer than senders wait, and its clock is moved by an hour, forward and back."""
 
     def act(case: Case) -> None:
         before = lasting_pids(ground)
@@ -144,7 +145,7 @@ def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> 
     ("title", "outage", "cause"),
     [
         ("Redis stopped for 12 and 40 s", stop_broker, STOPPED),
-        # It does not refuse connections, but leaves them without an answer.
+        # A frozen Redis does not refuse connections, but never answers.
         ("Redis frozen for 12 and 40 s", freeze_broker, FROZEN),
     ],
     ids=["stopped", "frozen"],
@@ -152,7 +153,7 @@ def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> 
 def test_redis_away_for_longer_than_senders_wait(
     ground: Ground, title: str, outage: Callable[..., None], cause: str
 ) -> None:
-    """Retries, and what follows in chains and chords, are sent when it is back."""
+    """Retries and the next tasks of chains and chords are sent when Redis is back."""
     before = lasting_pids(ground)
 
     def act(case: Case) -> None:
@@ -166,7 +167,7 @@ def test_redis_away_for_longer_than_senders_wait(
 
 @pytest.mark.soak
 def test_redis_clock_moved(ground: Ground) -> None:
-    """The lease goes by it, and no task may be taken from a worker that renews."""
+    """The lease uses Redis's clock, and no task may be taken from a worker that renews."""
 
     def act(case: Case) -> None:
         for seconds in (3600, 0, -3600, 0) * 3:
@@ -181,7 +182,7 @@ def test_redis_clock_moved(ground: Ground) -> None:
 
 @pytest.mark.soak
 def test_drains_behind_named_exchanges(ground: Ground) -> None:
-    """What a worker with the stock fetch has not begun is back in its queue at once."""
+    """Tasks that a worker with the stock fetch has not begun are back in their queue at once."""
     with to(ground, ("warm", "exchanges")):
         summary, _ = counted(
             ground, "drains behind named exchanges", FLEET, lambda _: drain(ground, 6), REST

@@ -1,7 +1,7 @@
-"""What the tests of a new environment share; `support` holds the means of all scenarios.
+"""Fixtures of the tests of a new environment; `support` has the helpers of all scenarios.
 
-Tests of the standing fleet come from molecule/shared/tests, with their own conftest. `stage(6)` is after all stages of
-these: it takes the fleet away.
+Tests of the deployed fleet come from molecule/shared/tests, with their own conftest. `stage(6)` comes after all their
+stages: it removes the fleet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARTS = ("new-env", "database", "site")
 
 
 def seconds(state: Path) -> dict[str, float]:
-    """What each part of the first converge took."""
+    """Return the seconds that each part of the first converge took."""
     found = {}
     for part in PARTS:
         began, ended = map(float, (state / f"{part}.seconds").read_text().split())
@@ -38,18 +38,18 @@ def seconds(state: Path) -> dict[str, float]:
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """The hosts under test and what is expected of them."""
+    """Return the hosts under test and what is expected of them."""
     return load_fleet()
 
 
 @pytest.fixture(scope="session")
 def environment(fleet: Fleet) -> Path:
-    """The environment's directory."""
+    """Return the environment's directory."""
     return fleet.state / "inventories" / "shop"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the way from nothing to a deployed fleet took."""
+    """Show how long it took from nothing to a deployed fleet."""
     took = seconds(load_fleet().state)
     parts = ", ".join(f"{part} {number:.0f} s" for part, number in took.items())
     terminalreporter.section("from make new-env to a deployed fleet")

@@ -1,4 +1,4 @@
-"""What `make new-env` made is a fleet without an edit, wherever its secrets come from."""
+"""An environment from `make new-env` can be deployed without an edit, wherever its secrets come from."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from support.inventory import ROOT, ansible_environment
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
-# Of the project's goals: warm, on two fresh hosts. The database is the application's own, and stands apart.
+# The project's goal in seconds, with warm caches, on two fresh hosts. The application's database is not counted.
 WITHIN = 300.0
 PREFIX = "FLEET_SECRET_"
 
 
 def plan(fleet: Fleet, title: str, directory: Path, *arguments: str) -> list[Any]:
-    """What a run would do."""
+    """Return the plan of a run."""
     path = directory / f"{title}.json"
     run = plays.play(
         fleet, title, "-e", f"fleet_plan_json={path}", *arguments, playbook="playbooks/plan.yml"
@@ -35,7 +35,7 @@ def plan(fleet: Fleet, title: str, directory: Path, *arguments: str) -> list[Any
     return items
 
 
-def test_is_deployed_within_its_time(fleet: Fleet) -> None:
+def test_the_environment_is_deployed_in_time(fleet: Fleet) -> None:
     took = {}
     for path in fleet.state.glob("*.seconds"):
         began, ended = map(float, path.read_text().split())
@@ -46,7 +46,7 @@ def test_is_deployed_within_its_time(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("kind", ["broker", "results"])
 def test_redis_is_closed_to_strangers(fleet: Fleet, kind: str) -> None:
-    """To this machine, which is no host of the fleet: with addresses new-env switches the firewall on."""
+    """This machine is not in the fleet. If it is given addresses, new-env enables the firewall."""
     variables = fleet.of("redis")
     with socket.create_connection((variables["ansible_host"], 22), timeout=10):
         pass
@@ -64,7 +64,7 @@ def test_second_run_changes_nothing(fleet: Fleet) -> None:
     assert units.main_pids(fleet) == before
 
 
-def test_its_secrets_are_in_no_other_file(fleet: Fleet, environment: Path) -> None:
+def test_secrets_are_only_in_the_vault(fleet: Fleet, environment: Path) -> None:
     secrets = {
         *fleet.of("redis")["redis_passwords"].values(),
         *(fleet.of("flower")[f"flower_{name}"] for name in ("auth_password", "cookie_secret")),
@@ -83,7 +83,7 @@ def test_its_secrets_are_in_no_other_file(fleet: Fleet, environment: Path) -> No
     assert stat.S_IMODE((environment / ".vault-password").stat().st_mode) == 0o600
 
 
-def test_is_not_run_without_the_vaults_password(fleet: Fleet, environment: Path) -> None:
+def test_a_run_without_the_vaults_password_is_refused(fleet: Fleet, environment: Path) -> None:
     done = subprocess.run(
         ["ansible-playbook", f"--inventory={environment}", "site.yml"],
         cwd=ROOT,
@@ -94,7 +94,7 @@ def test_is_not_run_without_the_vaults_password(fleet: Fleet, environment: Path)
         check=False,
     )
     assert done.returncode != 0
-    # The environment's README has a remedy for these words.
+    # The environment's README quotes this message with its remedy.
     assert "Attempting to decrypt but no vault secrets found" in done.stderr
     assert (
         "Attempting to decrypt but no vault secrets found"
@@ -106,7 +106,7 @@ def test_is_not_run_without_the_vaults_password(fleet: Fleet, environment: Path)
 def test_secrets_may_come_from_environment_variables(
     fleet: Fleet, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same ones: a plan finds nothing to do. Another one is seen, and one that lacks is refused."""
+    """With the same secrets, a plan finds nothing to do. A changed secret is noticed, and a missing one is refused."""
     options = {
         **_options(fleet),
         "SECRETS": "env",
@@ -128,7 +128,7 @@ def test_secrets_may_come_from_environment_variables(
     assert made.returncode == 0, made.stderr
     other = tmp_path / "shop"
     lookups = (other / "group_vars/all/vault.yml").read_text()
-    # The environment under test, with only this file replaced.
+    # A copy of the environment under test in which only this file is replaced.
     changed = tmp_path / "with-variables" / "shop"
     shutil.copytree(environment, changed)
     (changed / ".vault-password").unlink()
@@ -169,7 +169,7 @@ def test_secrets_may_come_from_environment_variables(
 
 
 def _options(fleet: Fleet) -> dict[str, str]:
-    """Options of an environment that asks for the same secrets."""
+    """Return options of `new_env` that make an environment with the same secrets."""
     return {
         "NAME": "shop",
         "HOSTS": ",".join(fleet.hosts()),

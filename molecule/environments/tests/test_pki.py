@@ -1,4 +1,4 @@
-"""Certificates that change under a fleet at work: renewed, of a new authority, from outside, and of clients."""
+"""Certificates change while the fleet works: renewed, from a new authority, from outside, and for clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.inventory import Fleet
 from support.plays import Run
 
 KINDS = ("broker", "results")
-# What is there for as long as its process is; others come and go.
+# Connections with these names last as long as their process; others come and go.
 STANDING = ("worker", "beat", "flower")
 _PRESENTED = "import ssl, sys; print(ssl.get_server_certificate((sys.argv[1], int(sys.argv[2]))))"
 _CONNECT = """
@@ -37,7 +37,7 @@ print(stream.recv(100).decode())
 
 
 class Pki:
-    """The fleet under test, and what its hosts show."""
+    """The fleet under test, and the certificates that its hosts show."""
 
     def __init__(self, fleet: Fleet, scratch: Path) -> None:
         self.fleet = fleet
@@ -49,7 +49,7 @@ class Pki:
     def run(
         self, title: str, *arguments: str, hosts: Mapping[str, Any] | None = None, **values: Any
     ) -> Run:
-        """Run site.yml with variables for all hosts, and for single ones."""
+        """Run site.yml with variables for all hosts and for single hosts."""
         number = len(list(self.scratch.iterdir()))
         path = self.scratch / f"variables-{number}.json"
         path.write_text(json.dumps(values))
@@ -61,19 +61,19 @@ class Pki:
         return plays.play(self.fleet, f"pki-{title}", *words)
 
     def well(self, title: str, *arguments: str, **values: Any) -> Run:
-        """The same, which has to end well."""
+        """Run site.yml in the same way; it must succeed."""
         run = self.run(title, *arguments, **values)
         assert run.status == 0, run.end
         return run
 
     def presented(self, host: str, port: int) -> x509.Certificate:
-        """What a server of a host shows."""
+        """Return the certificate that a server on a host shows."""
         text = self.fleet.must(host, ["python3", "-c", _PRESENTED, host, str(port)])
         return x509.load_pem_x509_certificate(text.encode())
 
     @property
     def servers(self) -> list[tuple[str, int]]:
-        """All that show a certificate: both instances of Redis, and nginx."""
+        """Return all servers that show a certificate: both instances of Redis, and nginx."""
         return [
             *((self.redis, int(self.fleet.of("redis")[f"redis_{kind}_port"])) for kind in KINDS),
             (
@@ -83,7 +83,7 @@ class Pki:
         ]
 
     def clients(self) -> set[tuple[str, str]]:
-        """The connections of processes that stand: instance and id."""
+        """Return the lasting connections of processes: instance and id."""
         found = set()
         for kind in KINDS:
             text = self.fleet.must(
@@ -98,19 +98,19 @@ class Pki:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """No process restarts or loses its connection, and all tasks that are sent run once."""
+        """Check that no process restarts or loses its connection in the block, and that all tasks run once."""
         label = uuid.uuid4().hex[:12]
         before, standing = units.main_pids(self.fleet), self.clients()
         tasks.send(self.fleet, [tasks.tracer(f"{label}-{n}", "discounts", 1) for n in range(20)])
         yield
         assert units.main_pids(self.fleet) == before
         assert standing <= self.clients()
-        # And who connects now is let in.
+        # New connections are accepted as well.
         tasks.send(self.fleet, [tasks.tracer(f"{label}-after", "discounts", 0)])
         database.assert_ran_once(self.fleet, label, 21, 90)
 
     def asks(self, host: str, *shown: str) -> str:
-        """What Redis answers to who shows these files, and trusts what the host trusts."""
+        """Return Redis's answer to a client with these files that trusts what the host trusts."""
         port = str(self.servers[0][1])
         command = [
             "python3",
@@ -131,7 +131,7 @@ def pki(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 class Authority:
-    """Signs certificates for hosts of the fleet: its own one, or one of a user's."""
+    """An authority that signs certificates for hosts of the fleet: the fleet's own, or a user's."""
 
     def __init__(self, name: str, pki: Pki, above: Authority | None = None) -> None:
         self.pki = pki
@@ -144,7 +144,7 @@ class Authority:
 
     @classmethod
     def own(cls, pki: Pki) -> Authority:
-        """The fleet's, by its key on the control side."""
+        """Return the fleet's own authority, with its key on the control side."""
         found = cls("unused", pki)
         passphrase = str(pki.variables["pki_ca_passphrase"]).encode()
         key = serialization.load_pem_private_key(
@@ -184,7 +184,7 @@ class Authority:
     def issue(
         self, host: str, days: float = 200, key: ec.EllipticCurvePrivateKey | None = None
     ) -> tuple[str, str]:
-        """A certificate for all names of a host, and its key."""
+        """Return a certificate for all names of a host, and its key."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = []
         for name in self.pki.fleet.expected[host]["pki_subject_alt_names"]:
@@ -204,8 +204,8 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM).decode(), text.decode()
 
 
-def test_what_runs_out_is_renewed_and_nothing_else(pki: Pki) -> None:
-    """A certificate of ten days; its key stays. Redis and nginx take the new one while they serve."""
+def test_only_an_expiring_certificate_is_renewed(pki: Pki) -> None:
+    """It is valid for ten days, and its key stays. Redis and nginx load the new one while they serve."""
     paths = [pki.directory / f"hosts/{pki.redis}.{suffix}" for suffix in ("crt", "key")]
     key = serialization.load_pem_private_key(paths[1].read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -224,8 +224,8 @@ def test_what_runs_out_is_renewed_and_nothing_else(pki: Pki) -> None:
 
 
 @pytest.fixture
-def counted_anew(pki: Pki) -> Generator[None]:
-    """The authority that took over becomes the first: for the inventory, and for what comes after."""
+def new_authority_becomes_the_first(pki: Pki) -> Generator[None]:
+    """Afterwards, make the authority that took over the first one, for the inventory and the next tests."""
     yield
     for suffix in ("crt", "key"):
         new = pki.directory / f"ca-2.{suffix}"
@@ -234,7 +234,7 @@ def counted_anew(pki: Pki) -> Generator[None]:
     assert set(pki.well("counted-anew").changed.values()) == {0}
 
 
-@pytest.mark.usefixtures("counted_anew")
+@pytest.mark.usefixtures("new_authority_becomes_the_first")
 def test_an_authority_takes_over_in_three_runs(pki: Pki) -> None:
     marker = pki.directory / "unfinished"
     marker.touch()
@@ -261,7 +261,7 @@ def test_an_authority_takes_over_in_three_runs(pki: Pki) -> None:
 
 
 def test_certificates_from_outside_take_over_and_back(pki: Pki) -> None:
-    """Other keys, which a running Redis can't have had by credential."""
+    """The certificates have other keys, which a running Redis could not get as a credential."""
     root = Authority("corporate root", pki)
     middle = Authority("corporate middle", pki, above=root)
     hosts = {}
@@ -283,7 +283,7 @@ def test_certificates_from_outside_take_over_and_back(pki: Pki) -> None:
     )
 
 
-def test_what_is_wrong_is_refused_before_any_host_is_reached(pki: Pki) -> None:
+def test_wrong_certificates_are_refused_before_any_host_is_reached(pki: Pki) -> None:
     root = Authority("corporate root", pki)
     middle = Authority("corporate middle", pki, above=root)
     first, second, *_ = pki.fleet.hosts("fleet")
@@ -326,7 +326,7 @@ def test_clients_show_a_certificate_too(pki: Pki) -> None:
             fleet.must(pki.redis if "redis" in command else worker, f"celery-fleet {command}")
         tasks.send(fleet, [tasks.tracer(f"{label}-more-{n}", "discounts", 1) for n in range(10)])
         database.assert_ran_once(fleet, label, 30, 120)
-        # If a worker's process dies, its unit looks for what it has left: as root it has the key, and then no longer.
+        # If a worker's process dies, its unit's hand-back runs as root, has the key, and drops its rights after that.
         name = next(
             unit for host, unit in units.main_pids(fleet) if host == worker and "-worker@" in unit
         )

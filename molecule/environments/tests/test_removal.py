@@ -1,4 +1,4 @@
-"""A removal leaves hosts as they were before the first deploy, and does not touch what belongs to others.
+"""A removal leaves hosts as they were before the first deploy, and does not touch files of other owners.
 
 These tests come last, because they remove the fleet and deploy it again.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stage(6)
 PLAYBOOK = "playbooks/remove_fleet.yml"
 OWN = "# A person's own.\n"
-PURGE: dict[str, str] = {}  # for each host the command that a removal has told
+PURGE: dict[str, str] = {}  # for each host the command that a removal has printed
 
 
 def remove(fleet: Fleet, title: str, *arguments: str, confirmed: bool = True) -> Run:
@@ -31,7 +31,7 @@ def remove(fleet: Fleet, title: str, *arguments: str, confirmed: bool = True) ->
 
 
 def whole(fleet: Fleet, title: str, directory: Path, *arguments: str) -> Run:
-    """Remove it with what Redis holds, and keep the commands in `PURGE`."""
+    """Remove the fleet with Redis's data, and keep the printed commands in `PURGE`."""
     path = directory / f"{title}.json"
     plan = ("-e", "fleet_remove_discard_messages=true", "-e", f"fleet_plan_json={path}")
     run = remove(fleet, title, *plan, *arguments)
@@ -44,7 +44,7 @@ def whole(fleet: Fleet, title: str, directory: Path, *arguments: str) -> Run:
 
 
 def differences(fleet: Fleet, host: str) -> dict[str, list[str]]:
-    """What differs from before the first deploy, without a page that nginx's package leaves behind."""
+    """Return what differs from before the first deploy, except for a page that nginx's package leaves behind."""
     kept, now = footprint.kept(fleet.state, host), footprint.look(fleet.containers[host])
     found = footprint.differences(kept, now)
     files = [line for line in found.pop("files", []) if not line.startswith("/var/www")]
@@ -52,7 +52,7 @@ def differences(fleet: Fleet, host: str) -> dict[str, list[str]]:
 
 
 def queue(fleet: Fleet, number: int) -> str:
-    """Put messages into a queue that no worker takes them from; the queue's name."""
+    """Put messages into a queue that no worker consumes; return its name."""
     name = str(next(iter(fleet.of("celery_workers")["celery_worker_instances"])))
     app = fleet.of("fleet")["celery_app_name"]
     for host in fleet.hosts("celery_workers"):
@@ -63,7 +63,7 @@ def queue(fleet: Fleet, number: int) -> str:
 
 
 def own_files(fleet: Fleet) -> dict[str, str]:
-    """Files of a person's beside ours: host → path."""
+    """Create a user's own file next to ours on each host; return the paths by host."""
     app = fleet.of("fleet")["celery_app_name"]
     worker = next(iter(fleet.of("celery_workers")["celery_worker_instances"]))
     drop_in = f"/etc/systemd/system/{app}-worker@{worker}.service.d/50-own.conf"
@@ -75,7 +75,7 @@ def own_files(fleet: Fleet) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def back(fleet: Fleet) -> Iterator[None]:
-    """The fleet is there afterwards, even if the test fails."""
+    """Deploy the fleet again afterwards, even if the test fails."""
     yield
     run = plays.play(fleet, "remove-and-back")
     assert run.status == 0, run.end
@@ -88,7 +88,7 @@ def running(fleet: Fleet) -> Any:
 
 @pytest.fixture
 def unchecked(fleet: Fleet) -> Iterator[None]:
-    """No check of health, which would write its result while hosts are compared."""
+    """Stop health checks, which would write results while hosts are compared."""
     app = fleet.of("fleet")["celery_app_name"]
     for host in fleet.hosts("fleet"):
         fleet.must(host, ["systemctl", "stop", f"{app}-health.timer", f"{app}-health.service"])
@@ -99,7 +99,7 @@ def unchecked(fleet: Fleet) -> Iterator[None]:
 
 @pytest.mark.usefixtures("back")
 class TestRemoval:
-    """In this order: what is refused, what is shown, what is not lost by mistake, and the removal itself."""
+    """In this order: refusals, a dry run, what is not lost by mistake, and the removal itself."""
 
     def test_without_an_answer_nothing_happens(self, fleet: Fleet) -> None:
         before = running(fleet)
@@ -140,7 +140,7 @@ class TestRemoval:
         ],
         ids=["another inventory's", "what can't be kept", "no name"],
     )
-    def test_what_cannot_be_meant_is_refused(
+    def test_mistaken_arguments_are_refused(
         self, fleet: Fleet, arguments: list[str], words: list[str]
     ) -> None:
         before = running(fleet)
@@ -149,7 +149,7 @@ class TestRemoval:
         assert [word for word in words if word not in run.text] == []
         assert running(fleet) == before
 
-    def test_messages_are_given_up_by_name_alone(self, fleet: Fleet) -> None:
+    def test_messages_are_only_given_up_by_name(self, fleet: Fleet) -> None:
         name = queue(fleet, 3)
         run = remove(fleet, "messages")
         assert run.status != 0
@@ -162,7 +162,7 @@ class TestRemoval:
         )
 
     def test_a_host_that_is_down_is_left_for_later(self, fleet: Fleet, tmp_path: Path) -> None:
-        """The others go now; the next test takes it off this one."""
+        """The fleet is removed from the other hosts; the next test removes it from this one."""
         for host, path in own_files(fleet).items():
             fleet.must(host, f"cat >{path}", OWN)
         down, app = fleet.one("celery_workers"), fleet.of("fleet")["celery_app_name"]
@@ -216,7 +216,7 @@ class TestRemoval:
             fleet.must(host, f"rmdir -p --ignore-fail-on-non-empty {Path(path).parent}")
             assert differences(fleet, host) == {}, host
 
-    def test_keeps_what_it_is_asked_to(self, fleet: Fleet) -> None:
+    def test_a_removal_keeps_what_it_is_asked_to(self, fleet: Fleet) -> None:
         run = plays.play(fleet, "remove-between")
         assert run.status == 0, run.end
         host = fleet.one("redis")

@@ -1,4 +1,4 @@
-"""The name of a release command's log. A test without hosts holds it against a log that is really written."""
+"""The name of a release command's log. A test without hosts compares it with a log that is really written."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the tests of several applications share; `support` holds the means of all scenarios.
+"""Fixtures of the tests of several applications; `support` has the helpers of all scenarios.
 
-`fleet` runs a test once for each application; `flexi`, `shop` and `flash` are one of them each. `stage(n)` orders the
-tests: first what only looks, then what disturbs one application while the others must not notice.
+`fleet` runs a test once for each application; `flexi`, `shop` and `flash` are one each. `stage(n)` orders the tests:
+first those that only look, then those that disturb one application while the others must not notice.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def flash() -> Fleet:
 
 @pytest.fixture(scope="session", autouse=True)
 def doomed() -> str:
-    """A task of Flash Promos that fails and is tried again for minutes, sent first so that no test waits for it."""
+    """Send a task of Flash Promos that fails and is retried for minutes, before all tests so that none waits for it."""
     return fleets.send(
         fleets.load("flash_promos"), fleets.task("promotions.tasks.robust_task", 404)
     )[0].id

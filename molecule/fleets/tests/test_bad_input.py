@@ -1,4 +1,4 @@
-"""What can't work is refused with what, where and what to do next, while the running release continues.
+"""A mistake is refused with what is wrong, where, and what to do next, while the running release continues.
 
 There is one case for each moment at which a run can end: preflight, build, check, plan and release command. Their other
 refusals are tested without hosts (tests/unit/preflight, runtime/test_check.py, roles/test_fleet_command.py).
@@ -31,10 +31,10 @@ class Case:
     """One mistake in the inventory or the code of an application.
 
     Attributes:
-        variables: What the inventory says otherwise.
+        variables: Values that replace the inventory's.
         says: Words of the message: what, where, and what to do next.
         replaced: What is changed in the code, if anything.
-        shows_traceback: Whether the application's own code, or a command's output, may bring one.
+        shows_traceback: Whether the application's own code, or a command's output, may show one.
     """
 
     variables: Callable[[Fleet], dict[str, Any]]
@@ -44,7 +44,7 @@ class Case:
 
 
 def command(*argv: str) -> Callable[[Fleet], dict[str, Any]]:
-    """One command more, after the inventory's own."""
+    """Return variables with one more command, after the inventory's own."""
 
     def variables(fleet: Fleet) -> dict[str, Any]:
         own = fleet.of("fleet")["celery_release_commands"]
@@ -62,12 +62,12 @@ def command(*argv: str) -> Callable[[Fleet], dict[str, Any]]:
 
 
 def same(_: Fleet) -> dict[str, Any]:
-    """The inventory's own."""
+    """Return no changes, for the inventory as it is."""
     return {}
 
 
 CASES = {
-    # These belong to a new release whose build and check have passed.
+    # In the first two cases, the new release has been built and checked.
     "command fails": Case(
         command("python", "-c", "print('cause of it'); raise SystemExit(3)"),
         ("exit status 3", "cause of it", "/var/log/celery-fleet/", "run the same playbook again"),
@@ -127,14 +127,14 @@ def refuse(shop: Fleet, workshop: Workshop, title: str) -> Run:
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_running_release_serves_on(
+def test_a_refusal_leaves_the_running_release_working(
     shop: Fleet, flexi: Fleet, flash: Fleet, workshop: Workshop, title: str
 ) -> None:
     others = fleets.Look.at(flexi, flash)
     processes, serving = fleets.pids(shop), fleets.serving(shop)
     case, run = CASES[title], refuse(shop, workshop, title)
     assert run.status != 0, "it was not refused"
-    # The text before it may be the inventory's own words, shown by -vvv.
+    # The text before that may be from the inventory, which -vvv shows.
     message = " ".join(run.text[max(run.text.find("[ERROR]"), 0) :].split())
     assert [word for word in case.says if word not in message] == [], run.end
     assert case.shows_traceback or "Traceback (most recent call last)" not in run.text, run.end

@@ -1,6 +1,6 @@
-"""What a document has an operator type has an equivalent that answers; without its broker it says so, soon and clearly.
+"""Each operator's command in the documents has an equivalent, which says soon and clearly if its broker is down.
 
-The commands are those of docs/commands.md, typed here once more, each with what its answer must hold.
+The commands are those of docs/commands.md, typed here again, each with what its answer must contain.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
-BOUND = 10  # seconds in which a command has said that the broker is away
+BOUND = 10  # seconds within which a command must say that the broker is away
 PYTHON = 2  # seconds more that a busy machine may take to start it
 
 OPERATOR = "exec --as operator -- celery -A"
-# Application -> group of the host, what is typed behind celery-fleet, and what the answer holds. `{nodes}` stands for
-# all workers: one that gives no answer would be missing.
+# Application -> group of the host, what is typed after `celery-fleet`, and what the answer contains. `{nodes}` means
+# all workers: one that does not answer would be missing.
 COMMANDS: dict[str, list[tuple[str, str, str]]] = {
     "aiecommerce": [
         ("celery_workers", "status", r"All is well"),
@@ -76,10 +76,10 @@ COMMANDS: dict[str, list[tuple[str, str, str]]] = {
 CASES = [(name, *case) for name, cases in COMMANDS.items() for case in cases]
 
 
-# After tasks have run, so that the logs have their lines.
+# These come after tasks have run, so that the logs have lines of them.
 @pytest.mark.stage(1)
 @pytest.mark.parametrize(("name", "group", "words", "answer"), CASES)
-def test_answers(name: str, group: str, words: str, answer: str) -> None:
+def test_a_documented_command_answers(name: str, group: str, words: str, answer: str) -> None:
     fleet = fleets.load(name)
     done = fleets.must(fleet, fleet.one(group), words)
     if answer == "{nodes}":
@@ -89,7 +89,7 @@ def test_answers(name: str, group: str, words: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["worker", "beat", "flower"])
-def test_managers_verbs_that_are_services_name_them(flexi: Fleet, verb: str) -> None:
+def test_verbs_of_the_manager_for_services_name_the_units(flexi: Fleet, verb: str) -> None:
     host = flexi.one("celery_beat")
     done = fleets.call(flexi, host, f"exec -- python scripts/celery_manager.py {verb}", "", 30)
     unit = "flexiprice-worker@*" if verb == "worker" else f"flexiprice-{verb}"
@@ -113,7 +113,7 @@ print("said", sorted(result.get(timeout=20)))
 
 
 def test_shell_calls_a_task_and_waits_for_its_result(flash: Fleet) -> None:
-    """The document's lines; the third is its `result.get()`, with what it gives shown."""
+    """These are the document's lines; the third is its `result.get()`, with its value printed."""
     words = "exec -- python manage.py shell"
     done = fleets.must(flash, flash.one("celery_producers"), words, SHELL)
     assert "said ['activated', 'expired', 'queued']" in done.output, done.text
@@ -132,25 +132,25 @@ def test_several_applications_ask_for_a_name(flash: Fleet) -> None:
 
 
 def children(fleet: Fleet) -> dict[fleets.Unit, set[str]]:
-    """The processes of each worker's pool."""
+    """Return the processes of each worker's pool."""
     found = {}
     for host, unit in fleets.worker_units(fleet):
         main = units.state(fleet, host, unit)["MainPID"]
-        # None for a moment, while the pool is replaced.
+        # There are none for a moment, while the pool is replaced.
         found[host, unit] = set(fleet.execute(host, ["pgrep", "--parent", main]).output.split())
     return found
 
 
 @pytest.mark.stage(2)
 def test_pool_restart(flash: Fleet) -> None:
-    """Each process of the pools is replaced once it has had a task, and the workers stay the same."""
+    """Each pool process is replaced after its next task, and the workers stay the same."""
     before, pools = fleets.pids(flash), children(flash)
     host = flash.one("celery_workers")
     done = fleets.must(flash, host, f"{OPERATOR} marketplace control pool_restart")
     assert [node for node in fleets.nodes(flash) if node not in done.output] == []
 
     def replaced() -> bool:
-        # An idle process looks for the word when it has done its next task.
+        # An idle process only notices after its next task.
         fleets.send(flash, *[fleets.task("promotions.tasks.process_notification_queue")] * 8)
         now = children(flash)
         return all(len(now[key]) >= 2 and now[key].isdisjoint(pools[key]) for key in pools)
@@ -161,7 +161,7 @@ def test_pool_restart(flash: Fleet) -> None:
 
 
 def waiting(fleet: Fleet, queue: str) -> int:
-    """Messages in a queue."""
+    """Return the number of messages in a queue."""
     with resp.session(fleet, "broker", "operator") as client:
         return int(client.send("LLEN", queue))
 
@@ -181,7 +181,7 @@ def test_stopped_application_is_purged_and_the_others_lose_nothing(
         others.unchanged()
         assert (units.down(flexi), units.down(shop)) == ([], [])
 
-        # Held for longer than the purge takes.
+        # These are held for longer than the purge takes.
         held = [
             (other, fleets.send(other, fleets.task(task, *arguments, countdown=20))[0].id)
             for other, task, arguments in (
@@ -192,7 +192,7 @@ def test_stopped_application_is_purged_and_the_others_lose_nothing(
         number = waiting(flash, "celery") + 5
         fleets.send(flash, *[fleets.task("promotions.tasks.check_active_promos")] * 5)
         assert waiting(flash, "celery") == number
-        # Asked first, and answered with no.
+        # It asks first, and the answer is no.
         asked = fleets.call(flash, host, f"{OPERATOR} marketplace purge", "no\n")
         assert waiting(flash, "celery") == number, asked.text
         done = fleets.must(flash, host, f"{OPERATOR} marketplace purge -f")
@@ -222,7 +222,7 @@ def test_managers_purge(flexi: Fleet) -> None:
 
 # --- without its broker ----------------------------------------------------------------------------
 
-# What of the above has to ask the broker, and what sends.
+# Commands from above that need the broker, and commands that send.
 WITHOUT: dict[str, list[tuple[str, str]]] = {
     "aiecommerce": [
         ("celery_workers", "status"),
@@ -251,7 +251,7 @@ WITHOUT: dict[str, list[tuple[str, str]]] = {
 
 
 @pytest.mark.stage(3)
-def test_without_its_broker_each_command_says_so_in_time(
+def test_each_command_says_in_time_that_its_broker_is_down(
     fleet: Fleet, others: tuple[Fleet, ...]
 ) -> None:
     name = next(name for name in fleets.NAMES if fleets.load(name) is fleet)
@@ -272,7 +272,7 @@ def test_without_its_broker_each_command_says_so_in_time(
                 wrong.append(
                     f"{words}: status {done.status}, {done.seconds:.1f} s: {done.text[-800:]}"
                 )
-        # What needs no broker answers as ever.
+        # Commands that need no broker answer as usual.
         json.loads(fleets.must(fleet, fleet.one("celery_beat"), "--format json schedule").output)
         fleets.must(fleet, server, "redis results -- ping")
         for other in others:
@@ -282,8 +282,8 @@ def test_without_its_broker_each_command_says_so_in_time(
 
 
 @pytest.mark.stage(3)
-def test_without_its_broker_the_shells_call_fails_in_time(flash: Fleet) -> None:
-    """The shell is Python's, and so is the way in which it shows an exception."""
+def test_a_call_in_the_shell_fails_in_time_without_a_broker(flash: Fleet) -> None:
+    """The shell is Python's, so it shows an exception as Python does."""
     app = fleets.app_of(flash)
     with fleets.stopped(flash, flash.one("redis"), f"redis@{app}-broker.service"):
         began = time.monotonic()

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from support.fleets import Answer
     from support.inventory import Fleet
 
-# After the test that waits for its own dead letter.
+# These tests come after the one that waits for its own dead letter.
 pytestmark = pytest.mark.stage(2)
 
 TASK = "promotions.tasks.cleanup_expired_promos"
-# Sends what a program without Celery may send: a message whose headers name no task.
+# Sends a message as a program without Celery may: its headers name no task.
 FOREIGN = """
 import os
 from celery.app.utils import find_app
@@ -97,7 +97,7 @@ def test_failed_task_is_replayed_when_its_cause_is_gone(flash: Fleet) -> None:
     assert say(flash, f"show {identity}").status == 1
 
 
-def test_message_that_is_none_of_a_task_is_kept_and_dropped(flash: Fleet) -> None:
+def test_a_message_without_a_task_is_kept_and_can_be_dropped(flash: Fleet) -> None:
     before, pids = ids(flash), fleets.pids(flash)
     fleets.python(flash, FOREIGN)
     new = wait_for("it is kept", 30, lambda: ids(flash) - before, pause=1)
@@ -106,10 +106,10 @@ def test_message_that_is_none_of_a_task_is_kept_and_dropped(flash: Fleet) -> Non
     (letter,) = ask(flash, f"list --reason malformed --queue celery --newer-than 5m {identity}")
     assert letter["task"] is None
     assert ask(flash, f"list --older-than 1h {identity}") == []
-    # It ends no worker.
+    # The message ends no worker.
     assert fleets.pids(flash) == pids
 
-    # A replayed one is as malformed as before, and is counted again.
+    # The replayed message is still malformed, and counts as a new dead letter.
     assert ask(flash, f"replay --yes {identity}")["done"] == 1
     (again,) = wait_for("it is kept again", 30, lambda: ids(flash) - before, pause=1)
 

@@ -1,4 +1,4 @@
-"""No application sees another one's keys, files or credentials, or takes what is its; what one stops, others keep."""
+"""No application sees another one's keys, files or credentials, takes over its names, or stops its processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ pairs = pytest.mark.parametrize(("name", "other"), PAIRS)
 
 
 def users(fleet: Fleet) -> tuple[str, str]:
-    """The Unix users of an application."""
+    """Return the Unix users of an application."""
     return str(fleet.of("fleet")["celery_app_user"]), f"{fleets.app_of(fleet)}-flower"
 
 
-# Runs as one user: which of these files can it open, which directories can it list, and what may it write?
+# Runs as one user and prints which files below these directories it can read, and which directories it can write to.
 LOOK = r"""
 import json, os, sys
 found = []
@@ -43,8 +43,8 @@ print(json.dumps(found))
 
 
 @pairs
-def test_no_user_reads_what_is_not_its_own(name: str, other: str) -> None:
-    """It only reads the part of the other's configuration that is meant for all users, which has no secret."""
+def test_no_user_reads_files_of_another_application(name: str, other: str) -> None:
+    """It can only read the part of the other's configuration that is meant for all users and has no secret."""
     fleet, theirs = fleets.load(name), fleets.load(other)
     app = fleets.app_of(theirs)
     closed = [
@@ -59,14 +59,14 @@ def test_no_user_reads_what_is_not_its_own(name: str, other: str) -> None:
             assert json.loads(fleet.must(host, command, json.dumps(closed))) == [], (host, user)
             key = f"/etc/celery-fleet/{app}/pki/host.key"
             assert fleet.execute(host, ["runuser", "-u", user, "--", "cat", key]).status != 0
-        # The same look finds them in a place where they may be seen.
+        # The same search finds secrets in a place that may have them.
         own = ["runuser", "-u", users(theirs)[0], "--", "python3", "-c", LOOK]
         assert json.loads(theirs.must(host, own, json.dumps([f"/opt/{app}/releases"]))) != []
 
 
 @pairs
 def test_no_user_finds_a_secret_of_another_application(name: str, other: str) -> None:
-    """In processes, their environments, and all files that it can open."""
+    """Search processes, their environments, and all files that the user can open."""
     fleet, theirs = fleets.load(name), fleets.load(other)
     for host in theirs.hosts("fleet"):
         user = users(fleet)[0]
@@ -88,14 +88,14 @@ def test_no_user_of_redis_is_let_in_elsewhere(name: str, other: str, kind: str) 
                 pytest.raises(resp.Refused, match="WRONGPASS"),
             ):
                 client.send("AUTH", user, password)
-    # Nor is the server one that a client of this application would trust.
+    # A client of this application would not trust the other's server, either.
     with pytest.raises(ssl.SSLCertVerificationError):
         resp.connect(theirs, kind, cafile=authority(fleet.of("redis")))
 
 
 @pairs
 def test_credentials_of_one_open_no_database_of_another(name: str, other: str) -> None:
-    """By PostgreSQL's own word, from a host that may connect to both."""
+    """PostgreSQL itself refuses, on a host that may connect to both."""
     fleet, theirs = fleets.load(name), fleets.load(other)
     variables = fleet.of("postgresql")
     script = """
@@ -118,7 +118,7 @@ print(done.returncode, done.stderr)
     assert "FATAL" in refused
 
 
-# Application, what its inventory says otherwise, and the words of the refusal. All from the documents' names and ports.
+# Application, values that replace its inventory's, and words of the refusal. Names and ports are from the documents.
 CLAIMS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "port of a broker": (
         "flash_promos",
@@ -149,7 +149,7 @@ CLAIMS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("title", CLAIMS)
-def test_what_is_anothers_is_refused_before_anything_changes(
+def test_taking_over_names_of_another_application_is_refused(
     title: str, workshop: fleets.Workshop
 ) -> None:
     name, wanted, words = CLAIMS[title]

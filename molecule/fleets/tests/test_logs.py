@@ -1,4 +1,4 @@
-"""Lines of the log have the documented format; as files, they are rotated under load and none is lost."""
+"""Log lines have the documented format. Log files are rotated under load without losing a line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from support.inventory import Fleet
 
-# By hand, from the document: '[%(asctime)s: %(levelname)s/%(processName)s] %(message)s', and the same with
-# '[%(task_name)s(%(task_id)s)]' before the message for what tasks log.
+# Typed from the document: '[%(asctime)s: %(levelname)s/%(processName)s] %(message)s', and for what tasks log, the same
+# with '[%(task_name)s(%(task_id)s)]' before the message.
 STAMP = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}: (?P<level>[A-Z]+)/(?P<process>[A-Za-z0-9-]+)\]"
 WORKER = re.compile(STAMP + r" Task (?P<task>[\w.]+)\[(?P<id>[0-9a-f-]{36})\] (?P<what>\w+)")
 TASK = re.compile(STAMP + r"\[(?P<task>[\w.]+)\((?P<id>[0-9a-f-]{36})\)\] (?P<what>.+)")
@@ -26,7 +26,7 @@ ROBUST = "promotions.tasks.robust_task"
 LOAD = 500  # tasks, each of which logs its id
 ROTATIONS = 4
 
-# Counts the messages of all active promotions, and logs one line; sends by the pace of the workers.
+# Each task counts the messages of all active promotions and logs one line. The pauses match the workers' speed.
 SEND_MANY = f"""
 import json, os, sys, time
 from celery.app.utils import find_app
@@ -65,7 +65,7 @@ def test_lines_have_the_documented_format(flash: Fleet) -> None:
 
 @pytest.mark.stage(7)
 class TestFiles:
-    """The layer of one application is laid on for these tests and taken back by the last."""
+    """Deploy one application with log files for these tests; the last test goes back."""
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -113,7 +113,7 @@ class TestFiles:
                 != 0
             )
 
-    def test_operator_reads_them(self, flash: Fleet) -> None:
+    def test_an_operator_reads_the_files(self, flash: Fleet) -> None:
         done = fleets.run(flash, ROBUST)
         found = [
             fleets.must(flash, host, "logs worker default -n 50").output
@@ -159,7 +159,7 @@ class TestFiles:
             assert {"celery_default.log.1", "celery_default.log.2.gz"} <= set(listed)
         assert fleets.pids(flash) == before, "a rotation has restarted something"
 
-    def test_back_to_the_journal(self, flash: Fleet, workshop: fleets.Workshop) -> None:
+    def test_logs_go_back_to_the_journal(self, flash: Fleet, workshop: fleets.Workshop) -> None:
         workshop.settle(flash, "log-journal-again")
         app = fleets.app_of(flash)
         sizes = {

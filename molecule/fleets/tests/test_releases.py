@@ -1,4 +1,4 @@
-"""A changed release of one application: its commands run as often as they should, and the others don't notice."""
+"""One application gets a new release: its commands run as often as they should, and the others don't notice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.stage(5)
 
 
 def ran(fleet: Fleet) -> Counter[tuple[str, str, str]]:
-    """Host, command and release of each run of a command, by the output that is kept of it."""
+    """Return host, command and release of each run of a command, from the names of the kept logs."""
     found: Counter[tuple[str, str, str]] = Counter()
     for host in fleet.hosts("fleet"):
         listed = fleet.execute(
@@ -29,7 +29,7 @@ def ran(fleet: Fleet) -> Counter[tuple[str, str, str]]:
 
 
 def release(fleet: Fleet) -> str:
-    """The current release, which is the same on all hosts that have one."""
+    """Return the current release, which must be the same on all hosts that have one."""
     script = f"readlink --canonicalize-existing /opt/{fleets.app_of(fleet)}/current"
     found = {
         fleet.must(host, script).strip().rpartition("/")[2]
@@ -51,7 +51,7 @@ def test_redeploy_of_one_runs_its_commands_and_leaves_the_others_alone(
     commands = {one["name"]: one for one in shop.of("fleet")["celery_release_commands"]}
     assert set(commands) == {"migrate", "collectstatic", "demo-data"}
 
-    # What the demo's data brought has changed since; loaded again it would be as at first.
+    # The demo's data has changed since it was loaded; loading it again would undo that.
     database.execute(shop, "UPDATE catalog_product SET name = 'Renamed' WHERE sku = 'DEMO-2'")
     look, own = fleets.Look.at(flexi, flash), fleets.pids(shop)
     source = workshop.source(

@@ -1,6 +1,6 @@
-"""Beat holds exactly the documented schedule, in its zone, and finds each entry due when the document has it.
+"""Beat has exactly the documented schedule, in its time zone, and each entry is due when the document says.
 
-What the documents say, and the moments, are written down here by hand.
+The documented schedules and times are typed here by hand.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
         "promotions.tasks.process_notification_queue": 30,
     },
 }
-# Two documents name no zone, which is Celery's UTC.
+# Two documents name no time zone, so Celery uses UTC.
 ZONES = {"flexiprice": "UTC", "aiecommerce": "America/Guayaquil", "flash_promos": "UTC"}
 # Only this document names its entries.
 ENTRIES = {
@@ -53,16 +53,16 @@ ENTRIES = {
     "process-notification-queue-every-30s": "promotions.tasks.process_notification_queue",
 }
 
-# Application -> task, the moment of its last run, and when it is due after that. 2026-11-21 is a Saturday.
+# Application -> task, the time of its last run, and when it is due after that. 2026-11-21 is a Saturday.
 MOMENTS: dict[str, list[tuple[str, str, str]]] = {
     "aiecommerce": [
-        # The first of the hours, and the last.
+        # The first hour of the day, and the last.
         ("run_scrape_tecnomega", "2026-11-23T07:59:59-05:00", "2026-11-23T08:00:00-05:00"),
         ("run_scrape_tecnomega", "2026-11-20T18:59:59-05:00", "2026-11-20T19:00:00-05:00"),
         ("run_scrape_tecnomega", "2026-11-20T08:00:00-05:00", "2026-11-20T09:00:00-05:00"),
         # Friday evening's entries continue on Saturday.
         ("run_scrape_tecnomega", "2026-11-20T19:00:00-05:00", "2026-11-21T08:00:00-05:00"),
-        # A Saturday evening on Monday; Sunday has none, nor has midnight.
+        # After Saturday evening it is due on Monday; never on Sunday or at midnight.
         ("run_scrape_tecnomega", "2026-11-21T19:00:00-05:00", "2026-11-23T08:00:00-05:00"),
         ("run_scrape_tecnomega", "2026-11-22T12:30:00-05:00", "2026-11-23T08:00:00-05:00"),
         ("run_scrape_tecnomega", "2026-11-23T00:00:00-05:00", "2026-11-23T08:00:00-05:00"),
@@ -97,8 +97,8 @@ MOMENTS: dict[str, list[tuple[str, str, str]]] = {
     ],
 }  # fmt: skip
 
-# In the release's Python with beat's own settings. Beat asks each entry whether it is due; here the entry believes that
-# it last ran in one moment, and that it is another now.
+# Runs in the release's Python with beat's own settings. Beat asks each entry whether it is due; here the time of its
+# last run and the current time are replaced.
 ASK = r"""
 import json, os, sys
 from datetime import datetime, timedelta
@@ -146,9 +146,9 @@ print(json.dumps({
 
 
 def beat_says(fleet: Fleet, moments: list[tuple[str, str, str]]) -> Any:
-    """The answer of beat's code, on its host."""
+    """Return the answer of beat's own code, run on its host."""
     variables = fleet.of("celery_beat")
-    # celery-fleet itself calls this; it only lends beat's credentials to its own questions.
+    # celery-fleet calls this itself, because it only passes beat's credentials to its own programs.
     command = [
         *(
             "/usr/bin/python3",
@@ -163,7 +163,7 @@ def beat_says(fleet: Fleet, moments: list[tuple[str, str, str]]) -> Any:
 
 
 def loaded(fleet: Fleet) -> Any:
-    """What the running beat says that it holds."""
+    """Return the schedule that the running beat reports."""
     path = f"/run/{fleets.app_of(fleet)}-beat/schedule.json"
     return json.loads(fleet.must(fleet.one("celery_beat"), ["cat", path]))
 
@@ -179,7 +179,7 @@ def test_schedule_is_exactly_the_documented_one(name: str) -> None:
     assert found["times"] == wanted
     assert (found["zone"], found["utc"]) == (ZONES[name], True)
     assert len(found["entries"]) == len(wanted)
-    # The process that runs holds the same.
+    # The running process has the same schedule.
     running = loaded(fleet)
     assert {entry["name"]: entry["task"] for entry in running["entries"]} == found["entries"]
     assert running["zone"] == ZONES[name]
@@ -190,7 +190,7 @@ def test_entries_have_their_documented_names(flash: Fleet) -> None:
 
 
 @pytest.mark.parametrize("name", fleets.NAMES)
-def test_is_due_at_the_moments_that_the_document_means(name: str) -> None:
+def test_entries_are_due_at_the_documented_times(name: str) -> None:
     found = beat_says(fleets.load(name), MOMENTS[name])["answers"]
     wanted = [{"due": due, "too_early": False, "fires": True} for _, _, due in MOMENTS[name]]
     differing = [
@@ -203,7 +203,7 @@ def test_is_due_at_the_moments_that_the_document_means(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", fleets.NAMES)
-def test_operators_command_tells_the_same(name: str) -> None:
+def test_the_operators_command_shows_the_same_schedule(name: str) -> None:
     fleet = fleets.load(name)
     host = fleet.one("celery_beat")
     found = json.loads(fleets.must(fleet, host, "--format json schedule -n 30").output)
@@ -217,7 +217,7 @@ def test_operators_command_tells_the_same(name: str) -> None:
             minutes, hours, days = when
             assert {moment.minute for moment in moments} <= set(minutes)
             assert {moment.hour for moment in moments} <= set(hours)
-            # Python's Sunday is 7.
+            # In Python, Sunday is 7.
             assert {moment.isoweekday() % 7 for moment in moments} <= set(days)
         else:
             gaps = {(later - earlier).total_seconds() for earlier, later in pairwise(moments)}

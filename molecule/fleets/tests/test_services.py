@@ -1,4 +1,4 @@
-"""All three are up, each came onto the prepared hosts in time, and a second run of any of them changes nothing."""
+"""All three applications are up, each deploy was quick, and a second run of any of them changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_all_services_are_up(fleet: Fleet) -> None:
     assert units.down(fleet) == []
 
 
-def test_operator_sees_all_well(fleet: Fleet) -> None:
+def test_status_reports_that_all_is_well(fleet: Fleet) -> None:
     for host in fleet.hosts("fleet"):
         found = json.loads(fleets.must(fleet, host, "--format json status").output)
         assert (found["app"], found["ok"], found["problems"]) == (fleets.app_of(fleet), True, [])
@@ -35,7 +35,7 @@ def locked_version(fleet: Fleet) -> str:
 
 
 def test_workers_have_the_celery_of_their_requirements(fleet: Fleet) -> None:
-    """By their own word; Flash Promos has an older minor than the others."""
+    """The workers report it themselves; Flash Promos has an older minor than the others."""
     words = "exec --as operator -- celery inspect report"
     said = fleets.must(fleet, fleet.one("celery_workers"), words).output
     versions = re.findall(r"software -> celery:(\S+)", said)
@@ -50,7 +50,7 @@ def test_deploy_onto_prepared_hosts_is_quick(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", fleets.NAMES)
-def test_plan_of_a_deploy_has_nothing_of_another_application(name: str) -> None:
+def test_the_plan_of_a_deploy_names_no_other_application(name: str) -> None:
     plan = json.loads((fleets.load(name).state / "deploys" / f"{name}.plan.json").read_text())
     assert len(plan["items"]) > 20
     others = {other for other in fleets.NAMES if other != name}
@@ -68,7 +68,7 @@ def test_second_run_changes_nothing(fleet: Fleet, workshop: fleets.Workshop) -> 
 
 
 @pytest.mark.stage(8)
-def test_whole_run_has_left_all_up(fleet: Fleet) -> None:
+def test_everything_is_up_after_all_tests(fleet: Fleet) -> None:
     assert units.down(fleet) == []
 
 

@@ -1,4 +1,4 @@
-"""Every task runs on its queue and leaves its rows; what the documents say of sending and trying again holds."""
+"""Every task runs on its queue and writes its rows; sending and retries work as the documents say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STAGES = (
     *("run_scrape_tecnomega", "run_normalize_products", "run_enrich_products"),
     *("run_ml_eligibility_update", "run_image_fetcher"),
 )
-# Of the documents: each application's tasks, and the queue that is theirs.
+# From the documents: each application's tasks and their queue.
 QUEUES = {
     "flexiprice": {
         "app.tasks.recompute_all_discounts": "discounts",
@@ -45,7 +45,7 @@ QUEUES = {
 
 
 def one(fleet: Fleet, text: str, **values: Any) -> Any:
-    """The only row of a query."""
+    """Return the only row of a query."""
     found = database.query(fleet, text, **values)
     assert len(found) == 1, found
     return found[0]
@@ -85,13 +85,13 @@ def test_discounts_and_price_history(flexi: Fleet) -> None:
 
 
 def ticks(fleet: Fleet, source: str) -> int:
-    """How many rows the document's own task has left."""
+    """Return how many rows the document's own task has written."""
     text = "SELECT count(*) AS n FROM task_ticks WHERE source = :'source'"
     return int(one(fleet, text, source=source)["n"])
 
 
 def test_countdown(flexi: Fleet, label: str) -> None:
-    """The document's call, with 15 s instead of 60: a worker holds it and does not run it earlier."""
+    """This is the document's call with 15 s instead of 60: a worker holds the task and does not run it earlier."""
     began = time.monotonic()
     task = fleets.task("app.tasks.my_custom_task", label, 42, countdown=15, expires=3600)
     sent = fleets.send(flexi, task)[0]
@@ -117,7 +117,7 @@ def test_expired_task_does_not_run(flexi: Fleet, label: str) -> None:
 
 
 def test_pipeline_from_end_to_end(shop: Fleet) -> None:
-    """Each stage on the rows of the one before, from nothing of the supplier's to pictures."""
+    """Each stage works on the rows of the previous one, from an empty table to pictures."""
     for table in ("catalog_scrapeditem", "catalog_productimage", "catalog_listing"):
         database.execute(shop, f"DELETE FROM {table}")  # noqa: S608  # the names above
     database.execute(shop, "DELETE FROM catalog_product WHERE sku LIKE 'TM-%'")
@@ -162,7 +162,7 @@ def test_pipeline_from_end_to_end(shop: Fleet) -> None:
     }
 
 
-def test_pipeline_again_changes_nothing(shop: Fleet) -> None:
+def test_running_the_pipeline_again_changes_nothing(shop: Fleet) -> None:
     counts = """
         SELECT (SELECT count(*) FROM catalog_product) AS products,
                (SELECT count(*) FROM catalog_listing) AS listings,
@@ -175,7 +175,7 @@ def test_pipeline_again_changes_nothing(shop: Fleet) -> None:
     assert one(shop, counts) == before
 
 
-def test_price_list(shop: Fleet) -> None:
+def test_the_price_list_is_made(shop: Fleet) -> None:
     database.execute(shop, "DELETE FROM catalog_pricelistentry")
     fleets.run(shop, "run_sync_price_list")
     with (SOURCES / "price_list.csv").open() as stream:
@@ -186,8 +186,8 @@ def test_price_list(shop: Fleet) -> None:
     assert database.query(shop, text) == []
 
 
-def test_prune(shop: Fleet, label: str) -> None:
-    """What is older than a week goes, and nothing else."""
+def test_prune_deletes_what_is_older_than_a_week(shop: Fleet, label: str) -> None:
+    """It deletes nothing else."""
     for days in (8, 6):
         database.execute(
             shop,
@@ -206,7 +206,7 @@ def test_prune(shop: Fleet, label: str) -> None:
     )
 
 
-# Ends well when all of these tasks have.
+# The command succeeds once all of these tasks have.
 RESULTS = """
 import os, sys
 from celery.app.utils import find_app
@@ -218,7 +218,7 @@ for identity in sys.argv[1:]:
 
 @contextmanager
 def locked(fleet: Fleet, table: str) -> Iterator[None]:
-    """Hold the lock of a table, so that every process that reads or writes it waits."""
+    """Lock a table, so that every process that reads or writes it waits."""
     name = fleet.of("postgresql")["postgresql_database"]
     psql = ["runuser", "-u", "postgres", "--", "psql", "-X", "-q", "-d", name]
     command = fleet.way(fleet.one("postgresql"), psql)
@@ -234,12 +234,12 @@ def locked(fleet: Fleet, table: str) -> Iterator[None]:
             wait_for("the table is locked", 15, lambda: database.query(fleet, held, table=table))
             yield
         finally:
-            # With its input the session ends, and with the session the lock.
+            # Closing its input ends the session, which releases the lock.
             session.stdin.close()
 
 
 def test_each_worker_executes_one_task_at_a_time(shop: Fleet) -> None:
-    """The document's words. More tasks than all workers can run and take ahead wait for a table."""
+    """The document says so. More tasks than all workers can run and prefetch wait for a table."""
     nodes = fleets.nodes(shop)
     assert len(nodes) == 4, "and there are several workers"
     host = shop.one("celery_workers")
@@ -262,7 +262,7 @@ def test_each_worker_executes_one_task_at_a_time(shop: Fleet) -> None:
 
 
 def test_api_sends_on_commit(shop: Fleet, label: str) -> None:
-    """The document's create_product: a worker sets the price of a row that it can see already."""
+    """The document's create_product: the row is already committed when a worker sets its price."""
     content = {"sku": label, "name": "Cable", "category": "Accesorios"}
     created = web.api(shop, "/api/v1/admin/products", "POST", content=content)
     assert created.status == 201, created.body
@@ -317,8 +317,8 @@ def test_nothing_is_sent_for_what_is_rolled_back(shop: Fleet, label: str) -> Non
     )
 
 
-def test_tries_again_while_the_database_is_away(shop: Fleet) -> None:
-    """Only this application's: others share the server."""
+def test_a_task_is_retried_while_the_database_is_away(shop: Fleet) -> None:
+    """Only this application's database is away, because others share the server."""
     name = shop.of("postgresql")["postgresql_database"]
     database.execute(shop, f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
     try:
@@ -338,7 +338,7 @@ def test_tries_again_while_the_database_is_away(shop: Fleet) -> None:
 
 
 def test_promotion_from_its_start_to_the_archive(flash: Fleet, label: str) -> None:
-    """By all three tasks, and the one that is sent when the end of a promotion is committed."""
+    """All three tasks run, and the one that is sent when the end of a promotion is committed."""
     insert = """
         INSERT INTO promotions_promotion (name, discount_percent, starts_at, ends_at, status)
         VALUES (:'label', 30, now() - interval '1 hour', now() + interval '1 hour', 'scheduled')
@@ -354,7 +354,7 @@ def test_promotion_from_its_start_to_the_archive(flash: Fleet, label: str) -> No
         found = database.query(flash, text, id=identity)
         return found[0] if found else None
 
-    # By the web process; beat does the same every minute, so that only what comes of it counts.
+    # The web process sends it; beat does the same every minute, so the test only looks at the outcome.
     checked = web.api(flash, "/api/admin/check", "POST", content={})
     assert checked.status == 202, checked.body
     status = "SELECT status FROM promotions_promotion WHERE id = :'id'"
@@ -387,8 +387,10 @@ def test_promotion_from_its_start_to_the_archive(flash: Fleet, label: str) -> No
 
 
 @pytest.mark.stage(1)
-def test_fails_for_good_after_three_more_tries_a_minute_apart(flash: Fleet, doomed: str) -> None:
-    """The document's automatic retries; it was sent when the tests began."""
+def test_a_task_fails_for_good_after_three_retries_a_minute_apart(
+    flash: Fleet, doomed: str
+) -> None:
+    """These are the document's automatic retries; the task was sent when the tests began."""
     wait_for("it has failed", 260, lambda: fleets.state_of(flash, doomed) == "FAILURE", pause=5)
     lines = [
         line
@@ -400,7 +402,7 @@ def test_fails_for_good_after_three_more_tries_a_minute_apart(flash: Fleet, doom
     assert [text.rpartition("] ")[2] for _, text in lines] == [
         f"attempt {number}" for number in (1, 2, 3, 4)
     ]
-    # It is kept, so that an operator can send it again.
+    # It is kept as a dead letter, so that an operator can replay it.
     words = f"--format json dead-letters list --reason failed {doomed}"
     letters = fleets.must(flash, flash.one("celery_workers"), words).output
     assert doomed in letters

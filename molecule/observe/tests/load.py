@@ -1,4 +1,4 @@
-"""Tasks that are sent all the time while other things happen."""
+"""Send tasks all the time while other things happen."""
 
 from __future__ import annotations
 

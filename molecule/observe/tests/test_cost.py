@@ -25,7 +25,7 @@ SUCCEEDED = "sum(celery_task_succeeded_total) or vector(0)"
 
 
 def processor_seconds(fleet: Fleet, host: str) -> float:
-    """Its own and those of the children that it has waited for. systemd does not count them in a container."""
+    """Return a process's seconds, with those of ended children; systemd does not count them in a container."""
     show = "systemctl show --property=MainPID --value flexiprice-exporter"
     words = (
         fleet.must(host, f"cat /proc/$({show})/stat; getconf CLK_TCK").rpartition(")")[2].split()

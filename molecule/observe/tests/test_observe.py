@@ -123,7 +123,7 @@ Act = Callable[[Fleet], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong: the alert that it raises, how it is done and how it is undone."""
+    """A fault: the alert that it raises, how it is made and how it is undone."""
 
     labels: dict[str, str]
     do: Act
@@ -199,7 +199,7 @@ def broken(fleet: Fleet, prometheus: Prometheus, load: Load) -> Callable[[str], 
 
 
 @pytest.mark.parametrize("title", FAULTS)
-def test_a_fault_is_told_in_time(
+def test_a_fault_raises_its_alert_in_time(
     prometheus: Prometheus,
     broken: Callable[[str], float],
     note: Callable[[str], None],
@@ -225,15 +225,15 @@ def test_the_page_of_alerts_shows_them(prometheus: Prometheus, browser: Browser)
 
 
 @pytest.mark.parametrize("title", FAULTS)
-def test_what_is_mended_is_quiet(fleet: Fleet, prometheus: Prometheus, title: str) -> None:
-    """What is counted over minutes ends by itself, once they are over."""
+def test_an_alert_ends_after_its_fault(fleet: Fleet, prometheus: Prometheus, title: str) -> None:
+    """Alerts about counts over minutes end by themselves after that time."""
     fault = FAULTS[title]
     fault.undo(fleet)
     prometheus.wait_for_end(420, **fault.labels)
 
 
 @pytest.mark.usefixtures("load")
-def test_redis_that_is_down_is_told(
+def test_a_redis_that_is_down_raises_its_alert(
     fleet: Fleet, prometheus: Prometheus, note: Callable[[str], None]
 ) -> None:
     fleet.must("redis1", "systemctl stop redis@flexiprice-broker")

@@ -42,7 +42,7 @@ def journal(fleet: Fleet, host: str, task_id: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in fleet.must(host, command).splitlines()]
 
 
-def test_the_history_tells_who_ran_a_task(fleet: Fleet) -> None:
+def test_the_history_says_which_worker_ran_a_task(fleet: Fleet) -> None:
     (task_id,) = send(fleet, [tracer("history", "analytics", 1)])
     wait_for(
         "it is there",
@@ -60,7 +60,7 @@ def test_the_history_tells_who_ran_a_task(fleet: Fleet) -> None:
         assert words in shown
 
 
-def test_the_history_tells_of_a_worker_that_died(fleet: Fleet) -> None:
+def test_the_history_shows_a_worker_that_died(fleet: Fleet) -> None:
     """The task ran there for some seconds; another worker, or the same one, runs it again."""
     (task_id,) = send(fleet, [tracer("died", "discounts", 8)])
     wait_for_ends(fleet, task_id, 60, "started")

@@ -14,7 +14,7 @@ from support.waiting import wait_for
 DIFFERENT = {"alertname": "CeleryReleasesDiffer"}
 
 
-def test_a_half_finished_deploy_is_told(
+def test_a_half_finished_deploy_raises_its_alert(
     prometheus: Prometheus, half_deployed: HalfDeployed, note: Callable[[str], None]
 ) -> None:
     note(f"after {prometheus.wait_for_alert(half_deployed.began, **DIFFERENT):.0f} s or less")
@@ -46,7 +46,7 @@ def test_every_query_of_the_dashboard_has_data(fleet: Fleet, prometheus: Prometh
     )
 
 
-def test_a_deploy_that_was_finished_is_quiet(
+def test_the_alert_ends_when_the_deploy_is_finished(
     fleet: Fleet, prometheus: Prometheus, half_deployed: HalfDeployed
 ) -> None:
     run = plays.play(fleet, "finished")

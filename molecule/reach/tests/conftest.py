@@ -20,7 +20,7 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """Commands on the hosts. What they run is typed in the tests: the usual fixtures only know the usual groups."""
+    """Return the hosts. The tests name them directly, because the usual fixtures only know the usual groups."""
     state = ROOT / ".state" / "reach"
     hosts = json.loads((state / "fleet.json").read_text())["hosts"]
     return Fleet({}, {name: host["container"] for name, host in hosts.items()}, state)

@@ -1,4 +1,4 @@
-"""A fleet with a company's own packages, broker and inventory, and what it refuses there."""
+"""A fleet with a company's packages, broker and inventory, and what is refused there."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def front(fleet: Fleet) -> dict[str, Any]:
 
 
 def test_hosts_ask_for_a_password_or_need_the_bastion(fleet: Fleet) -> None:
-    """So the runs of these tests became root with sudo, su and doas, and reached worker2 by way of services1."""
+    """So the runs of these tests became root with sudo, su and doas, and reached worker2 through services1."""
     asked = fleet.execute("web1", "runuser --user=admin -- sudo --non-interactive id")
     assert "a password is required" in asked.errors
     for host in ("worker1", "worker2"):
@@ -141,7 +141,7 @@ def test_an_upload_of_2_mb_comes_back(fleet: Fleet) -> None:
 
 
 def test_packages_come_through_the_proxy_and_with_a_login(fleet: Fleet) -> None:
-    """The same connection succeeds on services1, so it is the hosts that have no other way."""
+    """The same connection succeeds on services1, so the fleet's hosts have no other way."""
     pypi = fleet.must("services1", "getent ahostsv4 pypi.org").split()[0]
     connect = ["timeout", "20", "bash", "-c", f"</dev/tcp/{pypi}/443"]
     reached = {host: fleet.execute(host, connect).status == 0 for host in ["services1", *UNITS]}
@@ -168,7 +168,7 @@ def test_the_other_group_redis_is_left_alone(fleet: Fleet) -> None:
     assert len(fleet.must("web1", ours).split()) == 3
 
 
-# What `-e` changes, and words of the message: what, where, and what to do next.
+# Variables for `-e`, and words of the message: what, where, and what to do next.
 REFUSED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "index password": (
         {"index_password": "wrong", "shop_version": "1.1"},
@@ -201,7 +201,7 @@ def refused(run: Run, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("title", REFUSED)
-def test_what_cant_work_is_refused(fleet: Fleet, title: str) -> None:
+def test_a_mistake_is_refused(fleet: Fleet, title: str) -> None:
     variables, words = REFUSED[title]
     before = pids(fleet)
     refused(site(fleet, title.replace(" ", "-"), **variables), words)
@@ -210,7 +210,7 @@ def test_what_cant_work_is_refused(fleet: Fleet, title: str) -> None:
 
 
 def test_a_broker_that_evicts_is_refused(fleet: Fleet) -> None:
-    """No process ends because Redis restarts; that it reads its file proves that CONFIG is not there."""
+    """CONFIG is forbidden, so Redis gets the policy by a restart, which ends no process of the fleet."""
     before = pids(fleet)
 
     def policy(old: str, new: str) -> None:
@@ -232,7 +232,9 @@ def test_a_broker_that_evicts_is_refused(fleet: Fleet) -> None:
     assert pids(fleet) == before
 
 
-def test_only_the_code_changes(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_code_restarts_everything_except_flower(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = pids(fleet)
     began = time.monotonic()
     run = site(fleet, "code", shop_version="1.1")
@@ -245,8 +247,8 @@ def test_only_the_code_changes(fleet: Fleet, capsys: pytest.CaptureFixture[str])
     assert kept == {"shop-flower.service"}
 
 
-def test_no_password_is_where_others_read(fleet: Fleet) -> None:
-    """Of the index, of Redis and all others: in no process, file, unit or journal, and in no run's output."""
+def test_no_password_can_be_read_by_others(fleet: Fleet) -> None:
+    """All passwords are looked for in processes, files, units, the journal, and the output of all runs."""
     secrets = {
         path.name: sorted(forms(path.read_text().strip()))
         for path in (fleet.state / "project/secrets").iterdir()

@@ -1,4 +1,4 @@
-"""What the tests of this scenario share; `ground` holds the means."""
+"""Fixtures of this scenario's tests; `ground` has the helpers."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from scripts.restarts.verdicts import (  # noqa: F401  # the same
 
 @pytest.fixture(scope="session")
 def ground() -> Ground:
-    """The hosts of this scenario."""
+    """Return the hosts of this scenario."""
     return Ground(load_fleet())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(ground: Ground) -> None:
-    """The fleet is the inventory's, even if another module has deployed something else."""
+    """Deploy the scenario's inventory, even if another module has deployed something else."""
     ground.deploy()

@@ -1,4 +1,4 @@
-"""What breaks during a restart: hosts that are cut off, a Redis that goes, workers that do not start."""
+"""Break something during a restart: cut off hosts, restart Redis, keep workers from starting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DROPPED = 10.0  # seconds for which a host answers nothing before it is gone
 
 
 def lose_host(ground: Ground, case: Case, name: str) -> None:
-    """Nothing reaches a host any more and nothing leaves it; then it loses its power."""
+    """Cut a host off in both directions; then cut its power."""
     case.mark(HOST_LOST, host=name, fatal=True)
     ground.fleet.must(name, ["ip", "link", "set", "eth0", "down"])
     time.sleep(DROPPED)
@@ -40,7 +40,7 @@ def bring_back(ground: Ground, name: str) -> None:
 
 
 def restart_redis(ground: Ground, case: Case) -> None:
-    """Both instances."""
+    """Restart both instances of Redis."""
     case.mark(REDIS_RESTARTED)
     app = ground.fleet.of("redis")["celery_app_name"]
     both = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
@@ -49,7 +49,7 @@ def restart_redis(ground: Ground, case: Case) -> None:
 
 @contextmanager
 def broken(ground: Ground, name: str, unit: str) -> Iterator[None]:
-    """A drop-in keeps a worker from starting."""
+    """Keep a worker from starting, by a drop-in, until the block ends."""
     directory = f"/etc/systemd/system/{unit}.service.d"
     drop_in = f"{directory}/90-broken.conf"
     text = "[Service]\nExecStartPre=/bin/false\n"

@@ -1,4 +1,4 @@
-"""The setting of these tests: the load, the ways to run its workers, and the record of what became of the tasks."""
+"""Helpers of these tests: the load, the ways to run its workers, and the record of what happened to the tasks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LOAD = () if SOAK else ("--eta=18",)
 LONGEST = 600.0  # seconds after which the sender stops by itself
 # A message in the broker's hash of unacknowledged messages comes back after this time and a sweep; then it must run.
 REST = VISIBILITY_TIMEOUT + 75.0
-# With these, a deploy by the tests takes few steps.
+# These variables keep a deploy by the tests short.
 QUICK: Mapping[str, object] = {"celery_restart_batch": 9, "celery_restart_min_capacity": 30}
 
 _EVERYTHING = """
@@ -142,7 +142,7 @@ class Case:
 
 
 class Ground:
-    """The hosts, and what a test does to them."""
+    """The hosts, and what a test can do to them."""
 
     def __init__(self, fleet: Fleet, family: str = "") -> None:
         """Take the name of the directory for its results as `family`."""
@@ -294,13 +294,13 @@ class Ground:
 
         since = time.time()
         self.everywhere(turn)
-        # The fleet's have said so already: its units are started when they consume.
+        # The fleet's units only count as started once they consume.
         if way is not FLEET:
             self.wait_for_workers(since)
         self.now_running = way
 
     def everywhere(self, act: Callable[[str], object], hosts: Iterable[str] = ()) -> None:
-        """Do something on all or some worker hosts at the same time."""
+        """Call `act` for all or some worker hosts at the same time."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(act, hosts or self.workers))
 
@@ -358,7 +358,7 @@ class Ground:
 
     @contextmanager
     def rolling(self, case: Case, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Restart them while the block runs; at the end the case gets the report."""
+        """Restart all workers while the block runs; at its end the case gets the report."""
         report = case.path("report.json")
         with playbook(
             "-e", f"celery_restart_report={report}", *arguments, ROLL, log=case.log
@@ -396,7 +396,7 @@ class Ground:
         """
         self.switch(way)
         stem = f"{way.name}-{name}".replace(" ", "-")
-        # The ids of tasks begin with it, so it has only letters, digits and `-`, and was never used before.
+        # The ids of tasks begin with the run's name, so it must only have letters, digits and `-`, and be new.
         run = f"{stem}-{int(time.time())}"
         case = Case(run, self.results / stem)
         for kind in ("log", "report.json", "recovery.json", "summary.json"):
@@ -474,7 +474,7 @@ def end_of(path: Path) -> str:
 
 
 def assert_nothing_lost_or_doubled(summary: RestartSummary) -> None:
-    """Check the result if nothing breaks."""
+    """Check the result of a run without faults."""
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert (summary.doubled, summary.doubled_causes) == (0, {})
     assert summary.refused == 0

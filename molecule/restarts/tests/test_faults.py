@@ -1,4 +1,4 @@
-"""What breaks in the middle of a rolling restart, and what becomes of the tasks: counted by cause."""
+"""Something breaks in the middle of a rolling restart: what happens to the tasks, counted by cause."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from scripts.restarts import judge
 from scripts.restarts.summary import RestartSummary
 
 LONG = 75.0  # seconds: longer than the drain of the inventory, shorter than its time limit and visibility timeout
-LONGEST = 1200.0  # seconds of load at the most, with several rolls
+LONGEST = 1200.0  # maximum seconds of load, with several rolling restarts
 
 
 def wait_for_turn(ground: Ground, since: float, number: int) -> str:
-    """The node of the so many-th worker that was told to stop since a moment."""
+    """Wait until this many workers were told to stop since a time; return the node of the last one."""
     wait_for(f"turn {number} begins", 180, lambda: len(ground.left(since)) >= number, pause=0.3)
     return ground.left(since)[number - 1]
 
 
 def kill_a_roll(ground: Ground, case: Case) -> None:
-    """Kill ansible-playbook at its second worker."""
+    """Kill ansible-playbook while it restarts its second worker."""
     since = time.time()
     with ground.rolling(case) as process:
         wait_for_turn(ground, since, 2)
@@ -44,10 +44,12 @@ def kill_a_roll(ground: Ground, case: Case) -> None:
 
 
 def roll_to_a_broken_worker(ground: Ground, case: Case) -> None:
-    """A rolling restart ends if a worker does not start, and names it; no other one is down."""
+    """Check that a rolling restart ends if a worker does not start, and names it; no other worker is down."""
     name, unit = ground.workers[1], "load-worker@fast"
     with broken(ground, name, unit):
-        assert ground.roll(case) != 0, "the roll went on past a worker that does not start"
+        assert ground.roll(case) != 0, (
+            "the rolling restart went on past a worker that does not start"
+        )
         text = end_of(case.log)
         assert f"fast@{name}" in text or f"{unit}.service" in text
         down = [
@@ -59,14 +61,14 @@ def roll_to_a_broken_worker(ground: Ground, case: Case) -> None:
 
 
 def roll_to_a_lost_host(ground: Ground, case: Case, gone: list[str]) -> None:
-    """A roll in which a host is lost in the turn of one of its workers does not call itself done."""
+    """Check that a rolling restart fails if a host is lost during the turn of one of its workers."""
     since = time.time()
     with ground.rolling(case) as process:
         name = wait_for_turn(ground, since, 2).partition("@")[2]
         gone.append(name)
         lose_host(ground, case, name)
         status = process.wait()
-    assert status != 0, "a roll that lost a host must not call itself done"
+    assert status != 0, "a rolling restart that lost a host must not succeed"
     assert name in end_of(case.log)
 
 
@@ -76,7 +78,7 @@ def assert_all_restarted(ground: Ground, since: float) -> None:
 
 
 def assert_whole(ground: Ground) -> None:
-    """Every unit of the inventory runs, and nothing that a roll made for itself is left."""
+    """Check that every unit of the inventory runs, and that nothing temporary of a rolling restart is left."""
     units.wait_until_up(ground.fleet, 30)
     for name in ground.workers:
         listing = ["systemctl", "list-units", "--all", "--no-legend", "*.next.service"]
@@ -84,14 +86,14 @@ def assert_whole(ground: Ground) -> None:
 
 
 def assert_delivered(summary: RestartSummary, *allowed: str) -> None:
-    """Check that nothing was lost, as `at_least_once` promises, and tasks only ran again for these causes."""
+    """Check that nothing was lost, as `at_least_once` promises, and that tasks only ran again for these causes."""
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert not summary.unexpected((*allowed, judge.SENT_BY_RERUN)), summary.doubled_causes
 
 
 @pytest.mark.short
 def test_rolls_that_end_early_are_finished_by_the_next(ground: Ground) -> None:
-    """A host is lost, then ansible-playbook is killed, then a worker does not start; only the host costs a repeat."""
+    """A host is lost, ansible-playbook is killed, a worker does not start; only the lost host causes repeats."""
     gone: list[str] = []
 
     def act(case: Case) -> None:
@@ -162,7 +164,7 @@ def test_redis_restarted_during_the_roll(ground: Ground) -> None:
             restart_redis(ground, case)
             status = process.wait()
         if status != 0:
-            # It may end at a gate that could not be asked; the same command again finishes it.
+            # The run may fail because it could not ask a worker; the same command finishes it.
             assert ground.roll(case) == 0, end_of(case.log)
 
     summary = ground.measure("Redis is restarted", FLEET, act)
@@ -172,10 +174,10 @@ def test_redis_restarted_during_the_roll(ground: Ground) -> None:
 
 @pytest.mark.soak
 def test_task_longer_than_its_drain(ground: Ground) -> None:
-    """It is handed back when the drain ends, and run again: the price of late acknowledgement, and no task but it."""
+    """It is handed back when the drain ends, and runs again, as late acknowledgement implies; no other task does."""
 
     def act(case: Case) -> None:
-        # Only its worker: otherwise another one could come first, and the task would end in that time.
+        # Restart only its worker: if another one came first, the task could end in the meantime.
         worker, _, host = ground.node_of(case, LONG).partition("@")
         only = [f"--limit={host}", "-e", f"celery_restart_workers={worker}"]
         assert ground.roll(case, *only) == 0, end_of(case.log)
@@ -187,8 +189,8 @@ def test_task_longer_than_its_drain(ground: Ground) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("way", [PLAIN, MULTI], ids=lambda way: way.name)
-def test_the_same_for_the_stock_units(ground: Ground, way: Way) -> None:
-    """All of it in one run, since causes part it. They lose tasks: else the faults would show nothing of the fleet."""
+def test_stock_units_lose_tasks_in_the_same_faults(ground: Ground, way: Way) -> None:
+    """One run has all faults and counts losses by cause. If no task were lost, the faults would prove nothing."""
     name = ground.workers[-1]
 
     def act(case: Case) -> None:
@@ -198,10 +200,10 @@ def test_the_same_for_the_stock_units(ground: Ground, way: Way) -> None:
         lose_host(ground, case, name)
 
     try:
-        # Workers that Redis's restart has ended stay so, and the others need longer for what is left.
+        # Workers that Redis's restart has ended stay down, so the others need longer for the rest.
         summary = ground.measure("all of these", way, act, long=[LONG], rest=3 * REST)
     finally:
         bring_back(ground, name)
-        # Its boot has started the fleet's own workers.
+        # Its boot has also started the fleet's workers.
         ground.now_running = None
     assert summary.lost > 0

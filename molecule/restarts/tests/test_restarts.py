@@ -1,7 +1,7 @@
 """Rolling restarts under load: nothing is lost, nothing runs twice, and no task waits for long.
 
-Each test runs the load once, in the order of this file; a run that is compared with another one was measured before
-it, under the same load, on the same hosts.
+Each test runs the load once, in the order of this file. Runs are compared with earlier ones, under the same load and on
+the same hosts.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from ground import (
 
 from scripts.restarts.summary import RestartSummary
 
-OVERHEAD = 1.25  # times the drains and boots themselves
+OVERHEAD = 1.25  # times the duration of the drains and boots
 CALM = 75.0 if SOAK else 20.0  # seconds
 
 
 @pytest.fixture(scope="module")
 def calm(ground: Ground) -> RestartSummary:
-    """The load without a restart."""
+    """Run the load without a restart."""
     return ground.measure("calm", FLEET, lambda _: time.sleep(CALM))
 
 
@@ -45,7 +45,7 @@ def test_the_load_itself_loses_nothing(calm: RestartSummary) -> None:
 
 @pytest.fixture(scope="module")
 def plain(ground: Ground) -> RestartSummary:
-    """The unit of most tutorials, restarted on one host after another."""
+    """Restart the unit of most tutorials on one host after another."""
     return stock(ground, PLAIN)
 
 
@@ -54,14 +54,14 @@ def stock(ground: Ground, way: Way) -> RestartSummary:
 
 
 def test_the_plain_unit_loses_tasks(plain: RestartSummary) -> None:
-    """Without this the load would prove nothing: it could be one in which a restart does no harm."""
+    """Otherwise the load would prove nothing, because a restart might do no harm under it."""
     assert plain.lost > 0
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("way", [MULTI, PLAIN_LATE, MULTI_LATE], ids=lambda way: way.name)
-def test_the_other_stock_units_are_measured(ground: Ground, way: Way) -> None:
-    """What they lose is theirs; that all of them were restarted is ours to show."""
+def test_all_workers_of_the_other_stock_units_restart(ground: Ground, way: Way) -> None:
+    """Their losses are only measured; the test checks that all of them were restarted."""
     summary = stock(ground, way)
     assert summary.roll is not None
     assert summary.sent > 40 * CALM
@@ -69,7 +69,7 @@ def test_the_other_stock_units_are_measured(ground: Ground, way: Way) -> None:
 
 @pytest.fixture(scope="module")
 def rolled(ground: Ground, plain: RestartSummary) -> RestartSummary:
-    """All workers of the fleet, restarted; a run that counts, since the plain unit has lost tasks beside it."""
+    """Restart all workers of the fleet; this counts because the plain unit has lost tasks under the same load."""
     assert plain.lost > 0
 
     def act(case: Case) -> None:
@@ -78,28 +78,34 @@ def rolled(ground: Ground, plain: RestartSummary) -> RestartSummary:
     return ground.measure("roll", FLEET, act)
 
 
-def test_roll_loses_nothing_and_doubles_nothing(rolled: RestartSummary) -> None:
+def test_a_rolling_restart_loses_and_doubles_nothing(rolled: RestartSummary) -> None:
     assert_nothing_lost_or_doubled(rolled)
 
 
-def test_roll_keeps_half_of_each_queue_consuming(ground: Ground, rolled: RestartSummary) -> None:
+def test_a_rolling_restart_keeps_half_of_each_queue_consuming(
+    ground: Ground, rolled: RestartSummary
+) -> None:
     rules = ground.rules()
     for queue, capacity in rules.capacity.items():
         assert rolled.fewest[queue] >= math.ceil(capacity * rules.minimum), rolled.fewest
 
 
-def test_roll_keeps_waits_short(calm: RestartSummary, rolled: RestartSummary) -> None:
+def test_a_rolling_restart_keeps_waits_short(calm: RestartSummary, rolled: RestartSummary) -> None:
     assert rolled.waits["p99"] <= max(1.0, 2 * calm.waits["p99"]), (rolled.waits, calm.waits)
 
 
-def test_roll_takes_little_more_than_its_drains_and_boots(rolled: RestartSummary) -> None:
+def test_a_rolling_restart_takes_little_more_than_its_drains_and_boots(
+    rolled: RestartSummary,
+) -> None:
     assert rolled.roll is not None
     assert rolled.critical is not None
     assert rolled.roll <= OVERHEAD * rolled.critical, (rolled.roll, rolled.critical)
 
 
-def test_only_worker_of_a_queue_is_overlapped(ground: Ground, tmp_path: Path) -> None:
-    """One worker with as many processes as three had serves its queue without a gap."""
+def test_the_only_worker_of_a_queue_overlaps_with_its_successor(
+    ground: Ground, tmp_path: Path
+) -> None:
+    """One worker, with as many processes as three had, serves its queue without a gap."""
     number = 3 * ground.instances["slow"]["concurrency"]
     alone, *others = ground.workers
     instances = {**ground.instances, "slow": {**ground.instances["slow"], "concurrency": number}}
@@ -118,6 +124,6 @@ def test_only_worker_of_a_queue_is_overlapped(ground: Ground, tmp_path: Path) ->
     summary = ground.measure("overlap", FLEET, act)
     assert_nothing_lost_or_doubled(summary)
     assert summary.fewest["slow"] >= number
-    # The next deploy would delete what the roll has left.
+    # Check this first, because the next deploy would delete what the rolling restart has left.
     script = "systemctl list-units --all --no-legend '*.next.service'; find /run/celery-fleet -name '*.next.*'"
     assert ground.fleet.execute(alone, script).output == ""

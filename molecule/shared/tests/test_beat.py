@@ -53,7 +53,7 @@ def unit(fleet: Fleet) -> str:
     return f"{fleet.of('celery_beat')['celery_app_name']}-beat.service"
 
 
-def test_is_the_only_one_and_named_by_its_pidfile(fleet: Fleet) -> None:
+def test_one_beat_runs_and_the_pidfile_names_it(fleet: Fleet) -> None:
     found = {name: beats(fleet, name) for name in fleet.hosts()}
     main = units.state(fleet, fleet.one("celery_beat"), unit(fleet))["MainPID"]
     expected: dict[str, list[str]] = {name: [] for name in fleet.hosts()}
@@ -61,7 +61,7 @@ def test_is_the_only_one_and_named_by_its_pidfile(fleet: Fleet) -> None:
     assert pidfile(fleet) == main
 
 
-def test_has_loaded_exactly_the_documented_schedule(fleet: Fleet) -> None:
+def test_beat_has_loaded_exactly_the_documented_schedule(fleet: Fleet) -> None:
     app = fleet.of("celery_beat")["celery_app_name"]
     text = fleet.must(fleet.one("celery_beat"), ["cat", f"/run/{app}-beat/schedule.json"])
     found = {
@@ -73,6 +73,6 @@ def test_has_loaded_exactly_the_documented_schedule(fleet: Fleet) -> None:
     assert found == {**DOCUMENTED, PROBE: (probe["task"], probe["queue"], when)}
 
 
-def test_fires(fleet: Fleet) -> None:
+def test_beat_sends_due_entries(fleet: Fleet) -> None:
     before = database.last_tick(fleet)
     wait_for("the probe writes a row", 10, lambda: database.last_tick(fleet) > before)

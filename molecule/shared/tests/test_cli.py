@@ -20,9 +20,10 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.inventory import Done, Fleet
 
-#: Seconds within which the command answers, whatever is down, plus some for a busy machine that starts three Pythons.
+#: Seconds within which the command answers if something is down, plus some for a busy machine that starts three
+#: Pythons.
 BOUND = 12
-#: Goes before a command that shall have its default --timeout, or say what a user would see.
+#: A prefix for commands that need the default --timeout, or must print what a user would see.
 AS_USER = "env -u CELERY_FLEET_TIMEOUT"
 
 
@@ -176,14 +177,16 @@ def test_logs(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("argv", [("status",), ("inspect", "active")])
-def test_with_the_broker_down_it_says_so_in_time(fleet: Fleet, argv: tuple[str, ...]) -> None:
+def test_the_command_says_in_time_that_the_broker_is_down(
+    fleet: Fleet, argv: tuple[str, ...]
+) -> None:
     began = time.monotonic()
     done = call(fleet, fleet.one("celery_workers"), *argv, before=f"{AS_USER} unshare --net")
     assert time.monotonic() - began < BOUND
     assert (done.status, "the broker can't be asked" in done.errors) == (3, True), done.errors
 
 
-def test_whoever_is_not_root_is_told_what_to_type(fleet: Fleet) -> None:
+def test_a_user_without_root_is_told_what_to_type(fleet: Fleet) -> None:
     name = fleet.one("celery_workers")
     commands = (
         *(("inspect", "ping"), ("exec", "--", "true"), ("redis", "--", "ping")),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NUMBER = 10  # faults of each kind
 EACH = 24  # tasks that are sent before each fault
 HANDED_BACK = 2.0  # seconds from a death until everything that the dead worker held is back
-#: Seconds that a worker gets between two deaths. The first task in the queue must not be there at three of them, or it
+#: Seconds between two kills of a worker. The first task in the queue must not be there at three kills, or it
 #: would be taken for their cause.
 LIFE = 1.0
 
@@ -104,7 +104,7 @@ def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[s
     assert recoveries, "none of them held anything"
     assert letters(fleet) == 0
     found = ended(fleet, label, NUMBER * EACH)
-    # Tasks that had ended when their process died before it sent the acknowledgement: at most those that ran.
+    # Tasks may run twice if their process died after their end and before the acknowledgement: at most those that ran.
     again = sum(found.values()) - len(found)
     assert again <= options["concurrency"] * NUMBER
     note(

@@ -26,7 +26,7 @@ def test_second_run_changes_nothing(fleet: Fleet) -> None:
     assert run.status == 0, run.end
     assert run.changed == dict.fromkeys(fleet.hosts(), 0)
     assert units.main_pids(fleet) == before
-    # This shows that the count works which the refusals below compare with zero.
+    # The refusals below expect zero contacts; this shows that contacts are counted.
     assert run.contacts > 0
 
 

@@ -1,4 +1,4 @@
-"""Processes that die or hang are replaced without anyone's help: two are killed and one frozen at once."""
+"""systemd replaces processes that die or hang: two are killed and one is frozen at the same time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Victim:
         return cls(name, unit, before, since, time.monotonic())
 
     def remaining(self, seconds: float) -> float:
-        """Return what is left of so many seconds since the signal."""
+        """Return what remains of this many seconds since the signal."""
         return max(0.0, self.moment + seconds - time.monotonic())
 
     def wait_until_replaced(self, fleet: Fleet, seconds: float) -> None:

@@ -183,7 +183,7 @@ def test_workers_have_the_documented_limits(fleet: Fleet, workers: Mapping[str, 
 
 
 @pytest.mark.stage(1)
-def test_is_refused_nothing_while_it_knows_no_worker_yet(fleet: Fleet) -> None:
+def test_flower_is_refused_nothing_before_it_knows_a_worker(fleet: Fleet) -> None:
     """Its page of queues is requested right after a start."""
     unit = f"{fleet.of('flower')['celery_app_name']}-flower.service"
     fleet.must(fleet.one("flower"), ["systemctl", "restart", unit])

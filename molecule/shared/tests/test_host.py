@@ -60,7 +60,7 @@ def test_administrator_logs_in_and_becomes_root(variables: Mapping[str, Any]) ->
     assert uids[1] == "0"
 
 
-def test_nobody_logs_in_without_a_key(variables: Mapping[str, Any]) -> None:
+def test_a_login_without_a_key_is_refused(variables: Mapping[str, Any]) -> None:
     done = ssh(variables, "true", "-o", "PubkeyAuthentication=no", "-o", "ControlPath=none")
     assert done.returncode == 255
     assert "Permission denied (publickey)" in done.stderr

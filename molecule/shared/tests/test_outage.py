@@ -51,7 +51,7 @@ def systemctl(fleet: Fleet, *words: str) -> None:
 
 def stop_and_start(fleet: Fleet) -> None:
     """Stop Redis and start it again; the broker then has the same content as before."""
-    # An entry like a worker's for a message that it holds; due to be given to another one in the year 5138.
+    # An entry like a worker's for a message that it holds; it expires in the year 5138.
     with resp.session(fleet, "broker", "worker") as worker:
         worker.send("MULTI")
         worker.send("ZADD", "unacked_index", 10**11, MARK)
@@ -77,7 +77,7 @@ def freeze_and_thaw(fleet: Fleet) -> None:
 
 
 def last(fleet: Fleet, seconds: float) -> None:
-    """Wait out an outage of so many seconds, and check that the API reports it within its own deadline."""
+    """Wait out an outage of this many seconds, and check that the API reports it within its own deadline."""
     end = time.monotonic() + seconds
     answer = web.api(fleet, TRIGGER, "POST")
     assert (answer.status, time.monotonic() < end) == (503, True), answer.body
@@ -86,7 +86,7 @@ def last(fleet: Fleet, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("outage", [stop_and_start, freeze_and_thaw])
-def test_heals(
+def test_the_fleet_recovers_from_an_outage_of_redis(
     fleet: Fleet,
     label: str,
     note: Callable[[str], None],

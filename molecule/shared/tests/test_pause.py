@@ -1,4 +1,4 @@
-"""Pauses outlast restarts and runs, and no task is lost by them."""
+"""Pauses outlast restarts and runs, and lose no task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUIET = 3.0
 
 @pytest.fixture
 def place(fleet: Fleet) -> Iterator[tuple[str, str]]:
-    """A host of workers, and a worker of it that nobody else is."""
+    """Return a worker host, and a worker that runs only there."""
     host = fleet.one("celery_workers")
     workers = fleet.expected[host]["celery_worker_host_instances"]
     yield host, workers[0]

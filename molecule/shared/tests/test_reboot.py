@@ -71,7 +71,7 @@ def prove(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("order", ["redis-last", "redis-late"])
-def test_comes_up_by_itself(
+def test_the_fleet_comes_up_by_itself(
     fleet: Fleet, order: str, label: str, note: Callable[[str], None]
 ) -> None:
     redis = fleet.hosts("redis")

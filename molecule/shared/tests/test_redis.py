@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = ("broker", "results")
 both = pytest.mark.parametrize("kind", KINDS)
-# A beat does not use results, so it has no user there.
+# Beat does not use results, so it has no user there.
 USERS = {
     "broker": ("worker", "beat", "producer", "flower", "operator", "admin"),
     "results": ("worker", "producer", "flower", "operator", "admin"),
@@ -76,7 +76,7 @@ def test_has_no_default_user(fleet: Fleet, kind: str) -> None:
 @both
 def test_has_a_user_for_each_component_and_no_other(fleet: Fleet, kind: str) -> None:
     with resp.session(fleet, kind, "admin") as admin:
-        # Those of exporters are there with their passwords.
+        # Exporters' users exist if they have passwords.
         more = {"exporter", "redis_exporter"} & set(fleet.of("redis")["redis_passwords"])
         assert set(admin.send("ACL", "USERS")) == {"default", *USERS[kind]} | more
 
@@ -89,7 +89,9 @@ def test_gives_no_user_the_password_of_another(fleet: Fleet, kind: str) -> None:
 
 @both
 @pytest.mark.parametrize("name", ["address", "name"])
-def test_certificate_is_the_authoritys_and_right(fleet: Fleet, kind: str, name: str) -> None:
+def test_the_certificate_is_valid_and_from_the_authority(
+    fleet: Fleet, kind: str, name: str
+) -> None:
     called = {"address": fleet.of("redis")["ansible_host"], "name": fleet.one("redis")}[name]
     with (
         resp.connect(fleet, kind, name=called) as client,
@@ -99,17 +101,17 @@ def test_certificate_is_the_authoritys_and_right(fleet: Fleet, kind: str, name: 
 
 
 @both
-def test_certificate_is_of_no_other_name(fleet: Fleet, kind: str) -> None:
+def test_the_certificate_is_refused_for_another_name(fleet: Fleet, kind: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         resp.connect(fleet, kind, name=fleet.one("celery_workers"))
 
 
 @both
-def test_speaks_no_old_tls(fleet: Fleet, kind: str) -> None:
+def test_old_versions_of_tls_are_refused(fleet: Fleet, kind: str) -> None:
     context = ssl.create_default_context(cafile=str(authority(fleet.of("redis"))))
     context.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():
-        # Python calls them deprecated, which is why they are tried here.
+        # Python warns that they are deprecated, but the test needs them.
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -190,7 +192,7 @@ print(json.dumps(found))
     ],
 )
 def test_clients_refuse_another_server(fleet: Fleet, component: str, group: str, pin: str) -> None:
-    """A server with another name, and one with another authority of the same name."""
+    """Try a server with another name, and one with another authority of the same name."""
     name = pin.format_map(fleet.of(group))
     printed = tasks.run_in_release(
         fleet, fleet.one(group), name, component, CLIENT, fleet.one("redis")

@@ -97,7 +97,7 @@ BROKER_MAY = {
     },
     "flower": {
         *_CONTROL,
-        # The channel of its events is a pattern, so it may publish what it may hear.
+        # The channel of events is a pattern, so Flower may publish to what it may subscribe to.
         *("publish task.sent", "publish a worker's event", "hear commands"),
     },
     "operator": {
@@ -161,7 +161,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(("kind", "user"), CASES)
-def test_user_may_do_exactly(fleet: Fleet, kind: str, user: str) -> None:
+def test_a_user_may_do_exactly_what_is_listed(fleet: Fleet, kind: str, user: str) -> None:
     samples, may = TABLES[kind]
     name = fleet.one("celery_workers")
     worker = fleet.expected[name]["celery_worker_host_instances"][0]
@@ -177,7 +177,7 @@ def test_user_may_do_exactly(fleet: Fleet, kind: str, user: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "user"), CASES)
-def test_is_enforced(fleet: Fleet, kind: str, user: str) -> None:
+def test_redis_enforces_a_users_rights(fleet: Fleet, kind: str, user: str) -> None:
     with (
         resp.provoked(fleet, kind, (user, "command", "flushall")),
         resp.session(fleet, kind, user) as client,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.stage(5), pytest.mark.hosts("all")]
 
 
-def test_forms_are_recognised() -> None:
+def test_encoded_secrets_are_recognised() -> None:
     """Test the search itself: a secret inside another text, encoded with it."""
     text_of_it = "pass/word+with:signs"
     for before in ("", "a", "ab", "abc", "user:"):
@@ -32,7 +32,7 @@ def test_forms_are_recognised() -> None:
 
 
 @pytest.mark.hosts("celery_workers")
-def test_search_finds_what_is_there(fleet: Fleet, host_name: str) -> None:
+def test_the_search_finds_secrets_that_are_there(fleet: Fleet, host_name: str) -> None:
     """With root's rights the same search finds the secrets that a worker needs."""
     paths = [fleet.expected[host_name]["celery_app_config_directory"]]
     found = search(fleet, host_name, "root", PROCESSES, paths)["found"]
@@ -41,15 +41,15 @@ def test_search_finds_what_is_there(fleet: Fleet, host_name: str) -> None:
     assert {"redis worker", f"the key of {host_name}, line 0"} <= named
 
 
-def test_nobody_sees_one(fleet: Fleet, host_name: str) -> None:
+def test_no_other_user_finds_a_secret(fleet: Fleet, host_name: str) -> None:
     """Search arguments and environments of processes, systemd's answers, and files."""
     done = search(fleet, host_name, "nobody", [*PROCESSES, *SYSTEMD], PLACES)
     assert done["found"] == {}
     assert done["size"] > 100_000
 
 
-def test_none_is_in_units_or_journal(fleet: Fleet, host_name: str) -> None:
-    """They are not even in places that only root can read."""
+def test_no_secret_is_in_units_or_the_journal(fleet: Fleet, host_name: str) -> None:
+    """Not even in those that only root can read."""
     paths = ["/etc/systemd", "/run/systemd/system", "/run/systemd/transient", "/var/log"]
     # Search all fields of each entry, not just its message.
     commands = [*SYSTEMD, "journalctl --no-pager --all --output=verbose"]
@@ -57,7 +57,9 @@ def test_none_is_in_units_or_journal(fleet: Fleet, host_name: str) -> None:
     assert done["found"] == {}
 
 
-def test_host_has_only_its_own(fleet: Fleet, host_name: str, variables: Variables) -> None:
+def test_a_host_only_has_the_secrets_it_needs(
+    fleet: Fleet, host_name: str, variables: Variables
+) -> None:
     """Not even root of one host can read what belongs to other components."""
     groups = variables["group_names"]
     # A release comes with the credentials for running commands in it.
@@ -102,7 +104,7 @@ def test_files_with_secrets_are_closed(fleet: Fleet, host_name: str, variables: 
         assert f"{modes[f'{directory}/credentials'][0]:o}" == "700"
 
 
-def test_ansible_prints_none(fleet: Fleet) -> None:
+def test_ansible_prints_no_secret(fleet: Fleet) -> None:
     """Search every run of this scenario; all used -vvv and --diff."""
     texts = {path.name: path.read_text() for path in plays.transcripts(fleet).glob("*.log")}
     assert texts
@@ -117,7 +119,7 @@ def test_ansible_prints_none(fleet: Fleet) -> None:
 
 
 def test_control_sides_files_are_closed(fleet: Fleet) -> None:
-    """The authority's key, those of the hosts, and the transcripts."""
+    """These are the authority's key, those of the hosts, and the transcripts."""
     directory = Path(fleet.of("fleet")["pki_directory"])
     keys = [*directory.rglob("*.key"), *plays.transcripts(fleet).glob("*")]
     assert directory / "ca.key" in keys

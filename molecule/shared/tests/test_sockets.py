@@ -68,7 +68,7 @@ def test_no_plaintext_http(variables: Variables) -> None:
     ("user", "outcome"),
     [("nobody", "PermissionError"), ("postgres", "PermissionError"), ("www-data", "connected")],
 )
-def test_unix_socket_is_nginxs_alone(
+def test_only_nginx_may_open_a_unix_socket(
     fleet: Fleet, host_name: str, path: str, user: str, outcome: str
 ) -> None:
     path = path.format(fleet.expected[host_name]["celery_app_name"])

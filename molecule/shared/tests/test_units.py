@@ -26,7 +26,9 @@ def second_look(fleet: Fleet, first_look: Look) -> Look:
 
 @pytest.mark.hosts("fleet", each="units")
 @pytest.mark.unit("{each}")
-def test_is_up_and_stays_up(host_name: str, each: str, first_look: Look, second_look: Look) -> None:
+def test_a_unit_is_up_and_stays_up(
+    host_name: str, each: str, first_look: Look, second_look: Look
+) -> None:
     before, after = (look.states[host_name, each] for look in (first_look, second_look))
     wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
     assert {key: after[key] for key in wanted} == wanted
@@ -36,7 +38,9 @@ def test_is_up_and_stays_up(host_name: str, each: str, first_look: Look, second_
 
 
 @pytest.mark.hosts("fleet")
-def test_runs_no_other_unit_of_ours(host: Host, variables: Mapping[str, list[str]]) -> None:
+def test_a_host_runs_no_other_unit_of_the_fleet(
+    host: Host, variables: Mapping[str, list[str]]
+) -> None:
     app = variables["celery_app_name"]
     listed = host.check_output(
         f"systemctl list-units --all --plain --no-legend '{app}*' 'redis*' 'celery*'"
@@ -50,7 +54,7 @@ def test_runs_no_other_unit_of_ours(host: Host, variables: Mapping[str, list[str
 
 
 @pytest.mark.hosts("fleet")
-def test_services_are_shut_in(host: Host, variables: Mapping[str, list[str]]) -> None:
+def test_services_are_sandboxed(host: Host, variables: Mapping[str, list[str]]) -> None:
     listed = host.check_output("systemd-analyze security --no-pager")
     scores = dict(re.findall(r"^\s*(\S+\.service)\s+(\d+\.\d)", listed, re.MULTILINE))
     found = {name: float(scores[name]) for name in variables["services"]}
@@ -58,7 +62,7 @@ def test_services_are_shut_in(host: Host, variables: Mapping[str, list[str]]) ->
 
 
 @pytest.mark.hosts("fleet")
-def test_names_only_directives_that_systemd_knows(
+def test_units_only_have_directives_that_systemd_knows(
     host: Host, variables: Mapping[str, list[str]]
 ) -> None:
     ours = [name for name in variables["units"] if name != "nginx.service"]
@@ -67,11 +71,12 @@ def test_names_only_directives_that_systemd_knows(
 
 
 @pytest.mark.stage(1)
-def test_target_stops_and_starts_the_whole(fleet: Fleet) -> None:
+def test_the_target_stops_and_starts_the_whole_application(fleet: Fleet) -> None:
     hosts = sorted({*fleet.hosts("celery_workers"), *fleet.hosts("celery_beat")})
     app = fleet.of("fleet")["celery_app_name"]
     target = f"{app}.target"
-    # Redis, which may be on one of these hosts, is not part of them: results are read while the application is down.
+    # Redis, which may be on one of these hosts, is not one of these units: results are read while the application is
+    # down.
     parts = {
         name: [unit for unit in fleet.expected[name]["services"] if unit.startswith(f"{app}-")]
         for name in hosts

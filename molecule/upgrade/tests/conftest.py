@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The upgrade comes before the tests of the standing fleet, and its end after them."""
+    """Run the upgrade before the tests of the deployed fleet, and the rest after them."""
     items.sort(key=lambda item: (_stage(item), HERE not in item.path.parents))
 
 
@@ -45,21 +45,21 @@ def _stage(item: pytest.Item) -> int:
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """The hosts of this scenario, with what this tree expects of them."""
+    """Return the hosts of this scenario, with what this tree expects of them."""
     return load_fleet()
 
 
 @pytest.fixture(scope="session")
 def ground(fleet: Fleet) -> Ground:
-    """The load, and the record of what became of it."""
+    """Return the load, and the record of what happened to it."""
     found = Ground(fleet, "upgrade")
     found.load_options = (f"--rate={RATE}",)
-    # There are no stock units here to be ended first.
+    # Here are no stock units to stop first.
     found.now_running = FLEET
     return found
 
 
 @pytest.fixture(scope="session")
 def changes(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Fleets:
-    """Plans and runs."""
+    """Return what makes plans and runs."""
     return Fleets(fleet, tmp_path_factory.mktemp("changes"))

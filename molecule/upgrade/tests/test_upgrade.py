@@ -1,6 +1,6 @@
-"""A fleet of an older version becomes one of this tree, under load; it goes back, and comes again through a kill.
+"""An older fleet is upgraded to this tree under load, goes back, and is upgraded again by a run that is killed.
 
-Each test leaves the fleet to the next one, in the order of this file; the last one takes it away.
+Tests run in the order of this file: each continues with the fleet of the previous one, and the last one removes it.
 """
 
 from __future__ import annotations
@@ -45,26 +45,24 @@ from versions import (
 
 from scripts.restarts.summary import RestartSummary
 
-LONGEST = (
-    1800.0  # seconds of load at the most: an upgrade builds virtualenvs and restarts everything
-)
-REST = 420.0  # seconds after the load: what an older worker would have left comes back after its visibility timeout
-# What docs/upgrading.md has the new version take back before the old one comes.
+LONGEST = 1800.0  # maximum seconds of load: an upgrade builds virtualenvs and restarts everything
+REST = 420.0  # seconds after the load: messages that an older worker leaves come back after its visibility timeout
+# What docs/upgrading.md tells operators to undo with the new version before they go back.
 TAKEN_BACK = json.dumps({"celery_app_delivery": "inherit", "celery_health_enabled": False})
-AWAY = 30.0  # seconds between two pulses of beat's, with its restart in between
+AWAY = 30.0  # maximum seconds between two pulses of beat if it restarts in between
 INTERVAL = 2.0  # seconds between two pulses of beat, in the inventory
 
 PULSES: list[float] = []  # during the upgrade
 
 
 def deploy(case: Case, *arguments: str, root: Path = ROOT, sources: Sequence[str] = ()) -> None:
-    """Run a version's site.yml to its end."""
+    """Run a version's site.yml, which must succeed."""
     with playbook(*arguments, "site.yml", log=case.log, root=root, sources=sources) as process:
         assert process.wait() == 0, end_of(case.log)
 
 
 def pulses(ground: Ground, began: float, ended: float) -> list[float]:
-    """When tasks of beat's ran; the load's have a name of their run before a dot."""
+    """Return when tasks from beat ran; the load's tasks have the name of their run before a dot."""
     text = (
         "SELECT started FROM runs WHERE strpos(task, '.') = 0"
         " AND started BETWEEN :began::float8 AND :ended::float8 ORDER BY started"
@@ -75,11 +73,11 @@ def pulses(ground: Ground, began: float, ended: float) -> list[float]:
 # Session scope, because tests of the standing fleet come between those of this module, and would end a shorter one.
 @pytest.fixture(scope="session")
 def older(fleet: Fleet) -> str:
-    """The runtime of the version that is upgraded."""
+    """Return the runtime of the version that is upgraded."""
     return older_runtime(fleet)
 
 
-def test_fleet_is_the_older_versions(fleet: Fleet, older: str) -> None:
+def test_the_fleet_runs_the_older_version(fleet: Fleet, older: str) -> None:
     wait_until_up(fleet, 30)
     assert runtimes(fleet) == {older}
     assert older != newer_runtime(fleet)
@@ -98,7 +96,7 @@ def test_old_names_are_refused_with_the_new_ones(fleet: Fleet, older: str) -> No
 
 @pytest.fixture(scope="session")
 def planned(changes: Fleets, older: str) -> Done:
-    """What an operator reads before the upgrade."""
+    """Return the plan that an operator reads before the upgrade."""
     assert older
     return changes.plan("upgrade-plan")
 
@@ -117,7 +115,7 @@ def test_plan_changes_nothing(fleet: Fleet, planned: Done, older: str) -> None:
 
 @pytest.fixture(scope="session")
 def upgraded(ground: Ground, planned: Done, older: str) -> RestartSummary:
-    """Upgrade under load; the sender keeps the older runtime until the end."""
+    """Upgrade under load; the sender runs with the older runtime until the end."""
     assert planned.items
 
     def act(case: Case) -> None:
@@ -142,13 +140,13 @@ def test_upgrade_keeps_half_of_each_queue_consuming(
         assert upgraded.fewest[queue] >= math.ceil(capacity * rules.minimum), upgraded.fewest
 
 
-def test_beat_is_away_for_moments_and_never_twice(upgraded: RestartSummary) -> None:
+def test_beat_is_only_away_for_moments_and_never_runs_twice(upgraded: RestartSummary) -> None:
     assert upgraded.sent
     assert max(later - one for one, later in pairwise(PULSES)) < AWAY
     assert len(PULSES) <= (PULSES[-1] - PULSES[0]) / INTERVAL + 3
 
 
-def test_all_processes_are_this_versions(fleet: Fleet, upgraded: RestartSummary) -> None:
+def test_all_processes_run_this_version(fleet: Fleet, upgraded: RestartSummary) -> None:
     assert upgraded.sent
     units.wait_until_up(fleet, 30)
     assert runtimes(fleet) == {newer_runtime(fleet)}
@@ -168,7 +166,7 @@ def test_second_run_changes_nothing(
 
 @pytest.fixture(scope="session")
 def gone_back(ground: Ground, fleet: Fleet, upgraded: RestartSummary, older: str) -> RestartSummary:
-    """Back to the older version, as docs/upgrading.md has it: first this one without what that does not know."""
+    """Go back as docs/upgrading.md says: first deploy this version without what the older one does not know."""
     assert upgraded.sent
 
     def act(case: Case) -> None:
@@ -188,7 +186,7 @@ def test_older_version_runs_again(fleet: Fleet, gone_back: RestartSummary, older
     assert runtimes(fleet) == {older}
 
 
-def test_nothing_of_this_version_runs_beside_the_older_one(
+def test_nothing_of_this_version_runs_after_going_back(
     fleet: Fleet, gone_back: RestartSummary
 ) -> None:
     assert gone_back.sent
@@ -200,7 +198,7 @@ def test_nothing_of_this_version_runs_beside_the_older_one(
 
 @pytest.fixture(scope="session")
 def killed(ground: Ground, fleet: Fleet, gone_back: RestartSummary) -> RestartSummary:
-    """The upgrade once more: killed while its workers restart, and the same command again."""
+    """Upgrade again: kill the run while workers restart, then run the same command again."""
     assert gone_back.sent
 
     def act(case: Case) -> None:
@@ -229,13 +227,13 @@ def test_killed_upgrade_is_finished_by_the_next_run(
 
 
 @pytest.mark.stage(5)
-def test_removal_takes_what_both_versions_brought(fleet: Fleet) -> None:
-    """This version has to know the names of all that only the older one has put on a host."""
+def test_a_removal_removes_what_both_versions_have_written(fleet: Fleet) -> None:
+    """This version has to know the names of everything that only the older one puts on a host."""
     assert older_runtime(fleet)
     assert runtimes(fleet) == {newer_runtime(fleet)}
     app = fleet.of("fleet")["celery_app_name"]
     assert all(belongings(fleet, name) for name in fleet.hosts("fleet"))
-    # A pulse of beat's may wait.
+    # A task from beat may wait in the queue.
     answer = ("-e", f"fleet_remove_confirm={app}", "-e", "fleet_remove_discard_messages=true")
     removed = plays.play(fleet, "removal", *answer, playbook="playbooks/remove_fleet.yml")
     assert removed.status == 0, removed.end

@@ -1,4 +1,4 @@
-"""Two versions of the bundle: their trees, and which of their runtimes a process has."""
+"""Two versions of the bundle: their trees, and which runtime a process has."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ OLDER_INVENTORY = "molecule/upgrade/older/inventory"
 
 
 def older_tree(fleet: Fleet) -> Path:
-    """The exported tree that the hosts were deployed by."""
+    """Return the exported tree from which the hosts were deployed."""
     return Path((fleet.state / "older" / "tree").read_text().strip())
 
 
 def newer_runtime(fleet: Fleet) -> str:
-    """This tree's, on every host."""
+    """Return this tree's runtime, which must be the same on every host."""
     return str(fleet.of("fleet")["celery_app_runtime"])
 
 
 def older_runtime(fleet: Fleet) -> str:
-    """The other one that is there."""
+    """Return the only other runtime on the hosts."""
     listed = fleet.must(fleet.one("celery_workers"), f"ls -d {RUNTIMES}/*/celery_fleet").split()
     others = [path for path in map(str.strip, listed) if not path.startswith(newer_runtime(fleet))]
     assert len(others) == 1, listed
@@ -35,7 +35,7 @@ def older_runtime(fleet: Fleet) -> str:
 
 
 def processes(fleet: Fleet) -> list[tuple[str, str]]:
-    """Host and service of every process that has a runtime: workers, and beat."""
+    """Return host and service of every process that has a runtime: workers, and beat."""
     app = fleet.of("fleet")["celery_app_name"]
     return [
         (name, unit)
@@ -46,7 +46,7 @@ def processes(fleet: Fleet) -> list[tuple[str, str]]:
 
 
 def runtimes(fleet: Fleet) -> set[str]:
-    """Those that the processes have on their path, as the kernel knows it; one that restarts just now has none."""
+    """Return the runtime in each process's path, from /proc; a process that is just restarting has none."""
     found = set()
     for name, unit in processes(fleet):
         pid = units.state(fleet, name, unit)["MainPID"]
@@ -76,7 +76,7 @@ def belongings(fleet: Fleet, name: str) -> list[str]:
 
 @contextmanager
 def sending_by(ground: Ground, runtime: str) -> Iterator[None]:
-    """Give the sender one runtime for its whole life, like a web process that is never restarted."""
+    """Keep the sender on one runtime until the block ends, like a web process that is never restarted."""
     variables = ground.fleet.expected[ground.control]
     before = variables["celery_app_runtime"]
     variables["celery_app_runtime"] = runtime
@@ -87,7 +87,7 @@ def sending_by(ground: Ground, runtime: str) -> Iterator[None]:
 
 
 def wait_until_up(fleet: Fleet, seconds: float) -> None:
-    """Wait until the services of both versions are active; what only one of them has is left out."""
+    """Wait until the services that both versions have are active."""
 
     def down() -> list[str]:
         return [

@@ -1,4 +1,4 @@
-"""The example application, which is no package of this project: Django and Celery have one per process."""
+"""Run the example application in a separate process, because Django and Celery allow one application per process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run Python in the project, in an environment that has nothing but what is given; no cache is left there."""
+    """Return a function that runs Python in the project, only with the given environment and without writing caches."""
     directory = tmp_path_factory.mktemp("aiecommerce")
 
     def run_python(

@@ -1,4 +1,4 @@
-"""The inventory has what the document says of the workers."""
+"""The inventory has the workers of the document."""
 
 from __future__ import annotations
 

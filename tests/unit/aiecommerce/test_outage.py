@@ -43,16 +43,18 @@ print(json.dumps(answers))
 
 @pytest.fixture
 def closed() -> Iterator[int]:
-    """A port on which no process can listen for this time."""
+    """Reserve a port on which no process can listen during the test."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
 
 
 @pytest.mark.slow
-def test_an_outage_of_both_is_told_in_json(run: Run, tmp_path: Path, closed: int) -> None:
+def test_an_outage_of_broker_and_results_is_reported_in_json(
+    run: Run, tmp_path: Path, closed: int
+) -> None:
     endpoint = {"host": "127.0.0.1", "port": closed}
-    # Less patience than the fleet's, so that the test is short; all else is as deployed.
+    # Shorter timeouts than the fleet's, so that the test is short; everything else is as deployed.
     impatient = {
         "result_backend_transport_options": {"retry_policy": {"timeout": 0.2}},
         "result_backend_max_retries": 1,
@@ -81,6 +83,6 @@ def test_an_outage_of_both_is_told_in_json(run: Run, tmp_path: Path, closed: int
     for status, content_type, _ in answers.values():
         assert (status, content_type) == (503, "application/json"), done.stderr
     assert "is created, but" in answers["create"][2]
-    # Of the result store it is not asked, so it is the broker that is missing.
+    # This request does not use the result store, so it names the broker.
     assert "OperationalError" in done.stderr
     assert "ResultsUnavailable" in done.stderr

@@ -1,4 +1,4 @@
-"""The project's own tests, and that its files belong together."""
+"""The project's own tests pass, and its files agree with each other."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.unit.aiecommerce.conftest import Run
 pytestmark = pytest.mark.slow
 
 
-def test_the_projects_own_tests(run: Run) -> None:
-    """On SQLite: task bodies, idempotence, retries, what is sent when, the API."""
+def test_the_projects_own_tests_pass(run: Run) -> None:
+    """They run on SQLite: task bodies, idempotence, retries, when tasks are sent, the API."""
     done = run("manage.py", "test", SECRET_KEY="not-a-real-key", DEBUG="1")
     assert done.returncode == 0, done.stderr
     found = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
-    # A runner that finds none is content.
+    # The test runner also succeeds if it finds no test.
     assert found, done.stderr
     assert int(found[1]) > 25
 
@@ -39,8 +39,8 @@ def test_commands(run: Run, commands: list[str]) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_release_has_static_files_of_its_own(run: Run, tmp_path: Path) -> None:
-    """The one before still serves its files, by the sizes that it found at its start."""
+def test_each_release_has_its_own_static_files(run: Run, tmp_path: Path) -> None:
+    """The previous release still serves its files, with the sizes that it read at its start."""
     for release in ("first", "second"):
         root = {"STATIC_ROOT": str(tmp_path), "CELERY_FLEET_RELEASE": release}
         done = run("manage.py", "collectstatic", "--noinput", DEBUG="1", **root)
@@ -52,7 +52,7 @@ def test_each_release_has_static_files_of_its_own(run: Run, tmp_path: Path) -> N
     assert (tmp_path / "second/admin/css/base.css").stat().st_size > 1000
 
 
-def test_the_lock_has_every_need_and_no_address(project: Path) -> None:
+def test_the_lock_has_every_requirement_and_no_address(project: Path) -> None:
     lock = (project / "requirements.txt").read_text()
     needs = re.findall(r"^([A-Za-z0-9-]+)", (project / "requirements.in").read_text(), re.MULTILINE)
     assert "Django" in needs

@@ -1,4 +1,4 @@
-"""The documented schedule: due times at moments written by hand, computed by the code that beat itself calls."""
+"""The documented schedule: due times at moments typed by hand, computed by beat's own code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.aiecommerce.conftest import Run
 
 ZONE = ZoneInfo("America/Guayaquil")
 
-# Entries as beat keeps them; `is_due` asks the schedule, whose clock is set to the moment.
+# Entries as beat keeps them; `is_due` uses the schedule, whose clock is set to the moment.
 READ = """
 import json, sys
 from datetime import datetime, timedelta
@@ -67,14 +67,14 @@ DAILY = {"run_sync_price_list": 10, "run_prune_scrapes": 0}
 # In Guayaquil, where it is five hours before UTC all year round; 2026-11-16 is a Monday.
 # (moment, when the scrape is due next, the images, the price list, the pruning)
 TABLE = [
-    # The first of the hours.
+    # The first hour.
     ("Mon 07:59:59", "Mon 08:00", "Mon 08:25", "Mon 10:00", "Tue 00:00"),
     ("Mon 08:00:00", "Mon 09:00", "Mon 08:25", "Mon 10:00", "Tue 00:00"),
     ("Mon 08:00:01", "Mon 09:00", "Mon 08:25", "Mon 10:00", "Tue 00:00"),
-    # In between.
+    # Hours in between.
     ("Mon 09:59:59", "Mon 10:00", "Mon 10:25", "Mon 10:00", "Tue 00:00"),
     ("Mon 10:00:30", "Mon 11:00", "Mon 10:25", "Tue 10:00", "Tue 00:00"),
-    # The last.
+    # The last hour.
     ("Mon 18:59:59", "Mon 19:00", "Mon 19:25", "Tue 10:00", "Tue 00:00"),
     ("Mon 19:00:01", "Tue 08:00", "Mon 19:25", "Tue 10:00", "Tue 00:00"),
     ("Mon 19:25:01", "Tue 08:00", "Tue 08:25", "Tue 10:00", "Tue 00:00"),
@@ -94,7 +94,7 @@ DAYS = {name: day for day, name in enumerate(NAMES, 16)}
 
 
 def moment(text: str) -> datetime:
-    """`Sat 19:30:00` as a time in Guayaquil."""
+    """Return a text such as `Sat 19:30:00` as a time in Guayaquil."""
     day, clock = text.split()
     return datetime.fromisoformat(f"2026-11-{DAYS[day]}T{clock}").replace(tzinfo=ZONE)
 
@@ -110,7 +110,7 @@ def beat(run: Run) -> dict[str, Any]:
 
 
 def test_there_are_seven_entries_and_nothing_but_their_tasks(beat: dict[str, Any]) -> None:
-    # Celery's own, which tidies up results, is added by backends that need it; Redis is none.
+    # Celery's own entry for cleaning up results is only added by backends that need it; Redis does not.
     assert beat["names"] == {
         task.replace("_", "-"): [task, [], {}, {}] for task in [*PIPELINE, *DAILY]
     }
@@ -118,7 +118,9 @@ def test_there_are_seven_entries_and_nothing_but_their_tasks(beat: dict[str, Any
 
 
 @pytest.mark.parametrize("line", TABLE, ids=lambda line: line[0])
-def test_due_next(beat: dict[str, Any], line: tuple[str, str, str, str, str]) -> None:
+def test_entries_are_due_at_the_documented_times(
+    beat: dict[str, Any], line: tuple[str, str, str, str, str]
+) -> None:
     now, *expected = line
     tasks = (
         "run_scrape_tecnomega",
@@ -133,8 +135,10 @@ def test_due_next(beat: dict[str, Any], line: tuple[str, str, str, str, str]) ->
 
 
 @pytest.mark.parametrize("task", PIPELINE)
-def test_a_week_of_the_pipeline(beat: dict[str, Any], task: str) -> None:
-    """12 hours of 6 days; all days but Sunday."""
+def test_the_pipeline_runs_twelve_times_a_day_except_on_sundays(
+    beat: dict[str, Any], task: str
+) -> None:
+    """This is 72 times a week."""
     days = [moment(f"{day} 00:00:00") for day in ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat")]
     expected = [
         day + timedelta(hours=hour, minutes=PIPELINE[task]) for day in days for hour in range(8, 20)
@@ -143,7 +147,7 @@ def test_a_week_of_the_pipeline(beat: dict[str, Any], task: str) -> None:
 
 
 @pytest.mark.parametrize("task", DAILY)
-def test_a_week_of_what_is_daily(beat: dict[str, Any], task: str) -> None:
+def test_daily_entries_run_once_a_day(beat: dict[str, Any], task: str) -> None:
     """This includes Sunday. The week begins half a minute after a midnight."""
     first = moment("Mon 10:00:00") if DAILY[task] else moment("Tue 00:00:00")
     assert _times(beat["week"][task]) == [first + timedelta(days=n) for n in range(7)]

@@ -1,4 +1,4 @@
-"""What the document says about the settings, read in a separate process."""
+"""The settings are those of the document; they are read in a separate process."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_settings_are_the_documented_ones(settings: dict[str, Any], name: str, v
     assert settings[name] == value
 
 
-def test_its_tasks_are_found_by_their_short_names(run: Run) -> None:
+def test_tasks_have_the_documented_names(run: Run) -> None:
     done = run("-c", READ_TASKS, SECRET_KEY="not-a-real-key")
     assert done.stdout.split() == TASKS, done.stderr
 
@@ -104,12 +104,12 @@ def test_settings_come_from_the_environment(run: Run) -> None:
     assert (database["NAME"], database["USER"], database["PASSWORD"]) == ("shop", "me", "p@ss")
     assert database["OPTIONS"]["sslmode"] == "require"
     assert database["OPTIONS"]["channel_binding"] == "require"
-    # The results go to the broker's Redis, unless something else is said.
+    # By default results go to the broker's Redis.
     assert settings["broker_url"] == settings["result_backend"] == "redis://broker:1/0"
     assert settings["task_always_eager"] is True
 
 
-def test_the_old_name_of_eager_mode_is_no_variable(run: Run) -> None:
+def test_the_old_name_of_eager_mode_is_not_read_from_the_environment(run: Run) -> None:
     settings = read(run, SECRET_KEY="not-a-real-key", CELERY_ALWAYS_EAGER="1")
     assert settings["task_always_eager"] is False
 

@@ -40,7 +40,7 @@ class Environment:
 def wanted() -> list[Environment]:
     """Return all environments: each Celery with its own kombu, and one with the newest that it runs with."""
     own = {
-        # The redis-py of that time, which shows that others work too, since only redis-py 8 speaks RESP3.
+        # The redis-py of that time, to test older ones, because only redis-py 8 uses RESP3.
         "5.4": ("celery==5.4.*", "kombu==5.4.*", "redis==5.2.*"),
         "5.5": ("celery[redis]==5.5.*", "kombu[redis]==5.5.*"),
         "5.6": ("celery[redis]==5.6.*", "kombu[redis]==5.6.*"),

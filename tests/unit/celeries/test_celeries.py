@@ -30,7 +30,7 @@ from tests.unit.delivery.workers import working
 
 from .environments import Environment, here, interpreter, made, missing, wanted
 
-#: Seconds that an event may take on a machine that has much else to do.
+#: Seconds that an event may take on a busy machine.
 PATIENCE = 120.0
 
 DELIVERY = {
@@ -38,14 +38,14 @@ DELIVERY = {
     **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
     "fetch": "atomic",
 }
-#: As the roles write them with that promise.
+#: Options as the roles write them with that promise.
 PROMISED = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": False,
     "task_retry_on_worker_lost": True,
     "worker_prefetch_multiplier": 1,
 }
-#: Beside the tasks that all tests have.
+#: Tasks in addition to those of all tests.
 MORE = """
 import os
 from pathlib import Path
@@ -74,7 +74,7 @@ long = pytest.mark.long
 each = pytest.mark.parametrize("environment", here(), ids=str)
 
 
-def test_every_minor_is_tried_and_what_is_missing_has_a_reason() -> None:
+def test_every_minor_is_tested_and_a_missing_python_is_reported() -> None:
     assert {one.celery for one in wanted()} == set(versions.CELERY)
     absent = {one.python for one in wanted() if interpreter(one.python) is None}
     assert len(missing()) == len(absent)
@@ -128,7 +128,7 @@ def installed(python: Path) -> dict[str, str]:
 
 
 def probed(one: Fleet) -> dict[str, Any]:
-    """What the roles' own question to the worker brings."""
+    """Return the answer to the roles' own probe of the worker."""
     request = {
         "settings": one.settings("operator"),
         "nodes": {NODE: {"queues": ["mail"], "pid": one.processes["worker"].pid}},
@@ -152,7 +152,7 @@ def probed(one: Fleet) -> dict[str, Any]:
 @long
 @each
 def test_preflight_knows_its_settings(environment: Environment) -> None:
-    """The newest minor knows all of them, so that no setting of an older one is refused."""
+    """The newest minor knows all settings, so no setting of an older one is refused."""
     code = "import json; from celery.app.defaults import DEFAULTS; print(json.dumps([*DEFAULTS]))"
     done = subprocess.run(
         [str(made(environment)), "-c", code],
@@ -166,7 +166,7 @@ def test_preflight_knows_its_settings(environment: Environment) -> None:
 
 @long
 @each
-def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
+def test_a_fleet_with_this_celery_works(tmp_path: Path, environment: Environment) -> None:
     """Tasks, results, a canary, a beat, a retry after a death, lost connections, a warm stop; each right is used."""
     found = installed(made(environment))
     assert versions.minor(found["celery"]) == environment.celery
@@ -213,7 +213,7 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
             beat.terminate()
             assert beat.wait(PATIENCE) == 0, one.log("beat")
 
-        # Begun, and not only taken: what has not begun is handed back to a next worker.
+        # The task must have begun: tasks that have not are handed back to the next worker.
         last = app.send_task("shop.slow", (3,))
         wait_for(lambda: last.state == "STARTED", PATIENCE)
         worker = one.processes["worker"]
@@ -240,7 +240,7 @@ class Heard(Tally):
 @long
 @each
 def test_task_events_arrive(tmp_path: Path, environment: Environment) -> None:
-    """At what `celery-fleet monitor` listens with; Flower listens in the same way."""
+    """The test listens like `celery-fleet monitor` and Flower."""
     heard = Heard()
     with fleet(tmp_path, environment, "-E", **DELIVERY) as one:
         listener = Listener(parse(one.settings("operator"), "operator"), heard)
@@ -268,15 +268,15 @@ def test_its_workers_count_every_end_of_a_task(
 
 @long
 @each
-def test_its_workers_show_what_they_hold(tmp_path: Path, environment: Environment) -> None:
+def test_its_workers_report_what_they_hold(tmp_path: Path, environment: Environment) -> None:
     with working(tmp_path, str(made(environment))) as workers:
         counting.hold(workers)
 
 
 @long
 @each
-def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
-    """Its own commands also need rights: minors look for overdue messages in different ways."""
+def test_the_stock_fetch_works(tmp_path: Path, environment: Environment) -> None:
+    """It needs rights for its own commands: minors look for overdue messages in different ways."""
     with fleet(tmp_path, environment, profile="at_least_once") as one:
         app = one.app()
         assert "delivery at_least_once: stock fetch" in one.log()
@@ -293,7 +293,7 @@ def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
         assert one.refused() == []
 
 
-#: What the atomic fetch is believed for: tests of kills and of cut connections, run with that Celery.
+#: Tests of kills and of cut connections, which are also run with each Celery.
 KILLS = (
     "tests/unit/delivery/fetch/test_workers.py::test_lost_connections_lose_nothing",
     "tests/unit/delivery/fetch/test_workers.py::test_a_worker_that_is_killed_loses_nothing",

@@ -36,7 +36,7 @@ OWN = Environment(
     "own",
     ("celery[redis]==5.7.*", "pydantic>=2", "pytest-timeout>=2"),
 )
-#: With CELERY_FLEET_SOAK=1 all that need no RabbitMQ; the others take two minutes.
+#: With CELERY_FLEET_SOAK=1, all of Celery's tests that need no RabbitMQ; otherwise these, which take two minutes.
 CHOSEN = "not rabbitmq" if origin.is_soak() else "test_chord and chain and not rabbitmq"
 DELIVERY = {
     "profile": "at_least_once",
@@ -47,7 +47,7 @@ DELIVERY = {
 #: consume.
 PAUSES = (4.0, 9.0, 6.0)
 
-#: In place of the worker that these tests embed in their own process.
+#: Replaces the worker that these tests start in their own process.
 CONFTEST = """
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ markers =
 
 
 def source(python: Path) -> Path:
-    """Celery's source distribution of the version that is installed there."""
+    """Return the source distribution of the installed version of Celery."""
     version = subprocess.run(
         [python, "-c", "import celery; print(celery.__version__)"],
         check=True,
@@ -92,7 +92,7 @@ def source(python: Path) -> Path:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Celery's tests, and the application of their tasks."""
+    """Return a directory with Celery's tests and the application of their tasks."""
     with tarfile.open(source(made(OWN))) as archive:
         inside = [
             member for member in archive.getmembers() if member.name.partition("/")[2][:2] == "t/"
@@ -110,7 +110,7 @@ def directory(tmp_path: Path) -> Path:
 
 @contextmanager
 def worker(directory: Path, port: int) -> Iterator[Path]:
-    """A worker of ours for them; its log."""
+    """Run one of our workers for these tests; yield the path of its log."""
     place = {"host": "127.0.0.1", "port": port}
     document = desired_settings.process_settings(
         facts("own", broker=place, results=place, visibility_timeout=300, delivery="at_least_once"),
@@ -122,7 +122,7 @@ def worker(directory: Path, port: int) -> Iterator[Path]:
         conf.pop(name)
     for name in ("broker_url", "result_backend"):
         conf[name] = conf[name].replace("rediss://", "redis://")
-    conf["result_extended"] = True  # as these tests have it
+    conf["result_extended"] = True  # as in these tests
     settings, runtime, path = (
         directory / name for name in ("worker.json", "runtime", "worker.log")
     )
@@ -168,7 +168,7 @@ def environment(directory: Path, port: int) -> dict[str, str]:
 
 @contextmanager
 def cuts(server: Server) -> Iterator[None]:
-    """The connections of the worker, and only its, are cut now and then."""
+    """Cut the worker's connections, and no others, now and then while the block runs."""
     over = threading.Event()
 
     def cut() -> None:

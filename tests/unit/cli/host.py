@@ -82,7 +82,7 @@ def release(root: Path, identity: str = "r1", name: str = "shop", current: bool 
     """Create a release whose Python is that of the tests."""
     path = root / "opt" / name / "releases" / identity
     (path / "venv" / "bin").mkdir(parents=True)
-    # Not a link: Python would look for its virtualenv next to the link.
+    # Python is not a link, because it would look for its virtualenv next to the link.
     python = path / "venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)

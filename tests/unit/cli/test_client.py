@@ -20,7 +20,7 @@ CLIENTS = {
 
 @pytest.fixture
 def place(place: Path) -> Path:
-    """A host whose application has clients, and the broker's file of users."""
+    """Return a host whose application has clients, with the broker's file of users."""
     more: dict[str, Any] = {"clients": CLIENTS, "external": ["letters"]}
     document = host.document(place, queues=["bulk", "letters", "mail", "slow"], **more)
     (place / "etc/shop/cli.json").write_text(json.dumps(document))
@@ -30,7 +30,7 @@ def place(place: Path) -> Path:
     return place
 
 
-def test_a_client_without_its_password(place: Path, call: Call) -> None:
+def test_a_client_is_shown_without_its_password(place: Path, call: Call) -> None:
     done = call("client", "partner")
     assert done.exit_code == 0
     assert "it may send to mail, consume letters, read results." in done.stdout

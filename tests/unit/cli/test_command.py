@@ -1,4 +1,4 @@
-"""The operator's command from its command line, on a host that is a directory."""
+"""The operator's command, called by its command line, on a host in a directory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[dict[str, Any]]:
-    """Have the release's Python give an answer; the list gets what it was asked."""
+    """Replace the release's Python by an answer; return the list of its questions."""
     seen: list[dict[str, Any]] = []
 
     def question(where: object, name: str, **request: Any) -> Any:
@@ -66,7 +66,7 @@ def test_the_hosts_only_application_need_not_be_named(
         assert call(*argv).exit_code == 0
 
 
-def test_of_several_one_has_to_be_named(
+def test_one_of_several_applications_has_to_be_named(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.install(place, "blog")
@@ -82,14 +82,16 @@ def test_of_several_one_has_to_be_named(
     )
 
 
-def test_a_host_without_any(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_an_application(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(application, "CONFIGURATION", tmp_path)
     done = call("status")
     assert (done.exit_code, "there is no application" in done.stderr) == (3, True)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 9}'])
-def test_a_file_that_is_broken(place: Path, call: Call, text: str) -> None:
+def test_a_broken_cli_json_is_reported(place: Path, call: Call, text: str) -> None:
     (place / "etc/shop/cli.json").write_text(text)
     done = call("status")
     assert (done.exit_code, "cli.json can't be read" in done.stderr) == (3, True)
@@ -99,7 +101,7 @@ def test_a_file_that_is_broken(place: Path, call: Call, text: str) -> None:
 # --- status ---
 
 
-def test_status_where_all_is_well(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_if_all_is_well(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = answers(monkeypatch, WELL)
     entry = {"name": "nightly", "task": "shop.n", "queue": "mail", "due": "2026-01-02T03:00:00Z"}
     later = {**entry, "name": "later", "due": "2026-01-02T04:00:00Z"}
@@ -136,7 +138,7 @@ def test_status_counts_dead_letters(
 ) -> None:
     answers(monkeypatch, {**WELL, "dead_letters": number})
     done = call("status")
-    # They stay until an operator has dealt with them, and nothing stops for that.
+    # Dead letters stay until an operator deals with them, and nothing stops because of them.
     assert done.exit_code == 0
     words = "Dead letters: 3; to see them: celery-fleet dead-letters list"
     assert (words in done.stdout) == shown
@@ -185,7 +187,7 @@ def test_a_worker_that_drains_is_no_problem(
 
 
 @pytest.mark.usefixtures("patient")
-def test_status_with_the_broker_down_shows_the_units_and_says_so(place: Path, call: Call) -> None:
+def test_status_with_the_broker_down_says_so_and_shows_the_units(place: Path, call: Call) -> None:
     host.release(place)
     done = call("status")
     assert done.exit_code == 3
@@ -201,12 +203,12 @@ def test_status_with_a_broker_that_hangs(place: Path, call: Call) -> None:
         path.write_text(json.dumps(host.settings(port=server.getsockname()[1])))
         began = time.monotonic()
         done = call("status")
-    # Of what it runs the limit is 3 s longer.
+    # The limit of the process that it runs is 3 s longer.
     assert time.monotonic() - began < ask.BOUND + 2
     assert (done.exit_code, "shop-worker@mail" in done.stdout) == (3, True)
 
 
-def test_status_on_a_host_that_can_not_ask(place: Path, call: Call) -> None:
+def test_status_on_a_host_without_the_operators_credentials(place: Path, call: Call) -> None:
     document = host.document(place, host="redis1", units=["redis@shop-broker.service"])
     (place / "etc/shop/cli.json").write_text(json.dumps(document))
     done = call("status")
@@ -216,7 +218,7 @@ def test_status_on_a_host_that_can_not_ask(place: Path, call: Call) -> None:
     )
 
 
-def test_status_of_a_host_where_nothing_was_deployed_yet(place: Path, call: Call) -> None:
+def test_status_of_a_host_without_a_deploy(place: Path, call: Call) -> None:
     done = call("status")
     assert done.exit_code == 3
     assert "shop has no release on worker1" in done.stderr
@@ -238,7 +240,7 @@ def test_units_as_systemctl_shows_them() -> None:
 # --- credentials ---
 
 
-def test_whoever_may_not_read_them_is_told_how(
+def test_a_user_who_may_not_read_credentials_is_told_how(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -252,7 +254,7 @@ def test_whoever_may_not_read_them_is_told_how(
         raise PermissionError(13, "no")
 
     monkeypatch.setenv("CELERY_FLEET_APP", "shop")
-    # sudo takes the variable away.
+    # sudo removes the variable.
     done = call("exec", "--", "x", "--app", "y")
     assert done.stderr.endswith(": sudo celery-fleet --app shop exec -- x --app y\n")
     done = call("exec", "--app=shop", "--", "true")
@@ -290,7 +292,7 @@ def test_exec_becomes_the_script_that_runs_commands(
     ]
 
 
-def test_a_time_limit_is_a_round_number(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_limit_is_rounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is part of messages: `no answer within 6.3 s`."""
     seen: list[float] = []
 
@@ -306,7 +308,7 @@ def test_a_time_limit_is_a_round_number(place: Path, monkeypatch: pytest.MonkeyP
     assert seen == [6.3, 11.3]
 
 
-def test_a_long_timeout_is_handed_on_as_it_is(
+def test_a_long_timeout_is_passed_on_unchanged(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
@@ -351,7 +353,7 @@ def test_inspect(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-def test_inspect_says_who_is_silent(
+def test_inspect_names_workers_that_do_not_answer(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers(monkeypatch, {"mail@worker1": {"ok": "pong"}})
@@ -365,7 +367,7 @@ def test_inspect_says_who_is_silent(
 
 
 @pytest.mark.parametrize("method", ["conf", "stats", "report", "clock", "reserved", "scheduled"])
-def test_inspect_shows_whatever_comes(
+def test_inspect_shows_any_answer(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     for reply in (
@@ -413,7 +415,7 @@ def test_inspect_with_the_broker_down(place: Path, call: Call) -> None:
         ("--format", "xml", "status"),
     ],
 )
-def test_usage(place: Path, call: Call, argv: tuple[str, ...]) -> None:
+def test_a_usage_error_exits_with_2(place: Path, call: Call, argv: tuple[str, ...]) -> None:
     done = call(*argv)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr
@@ -422,8 +424,8 @@ def test_usage(place: Path, call: Call, argv: tuple[str, ...]) -> None:
 # --- questions ---
 
 
-def test_whoever_answers_has_no_terminal(place: Path) -> None:
-    """The application's user could type on root's."""
+def test_questions_are_answered_without_a_terminal(place: Path) -> None:
+    """Otherwise the application's user could type into root's terminal."""
     python = host.release(place) / "venv/bin/python"
     text = "import json, os; print(json.dumps({'ok': True, 'answer': os.getsid(0)}))"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{text}"\n')
@@ -445,14 +447,14 @@ def test_redis_by_the_right_user_over_tls(
 ) -> None:
     fake_redis_cli(place, monkeypatch, f'echo "$@"; echo "$REDISCLI_AUTH" >{place}/auth')
     assert call("redis", "--", "ping").exit_code == 0
-    # Redis itself is behind the socket; see below.
+    # The real Redis is tested below.
     assert re.fullmatch(r"-s /\S+/redis -e --user operator ping\n", capfd.readouterr().out)
     assert (place / "auth").read_text().strip() == host.PASSWORD
     assert call("redis", "results", "--", "info", "memory").exit_code == 0
     assert capfd.readouterr().out.endswith(" -e --user operator info memory\n")
 
 
-def test_redis_by_valkeys_client_where_there_is_no_other(
+def test_redis_uses_valkeys_client_if_there_is_no_other(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fake_redis_cli(place, monkeypatch, "echo valkey")
@@ -465,7 +467,7 @@ def test_redis_by_valkeys_client_where_there_is_no_other(
     assert capfd.readouterr().out == "valkey\n"
 
 
-def test_redis_as_admin_where_its_password_lies(
+def test_redis_as_admin_only_works_on_the_host_with_its_password(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_redis_cli(place, monkeypatch, f'echo "$REDISCLI_AUTH" >{place}/auth')
@@ -480,7 +482,7 @@ def test_redis_as_admin_where_its_password_lies(
     assert (place / "auth").read_text() == "hush\n"
 
 
-def test_redis_that_refuses_hangs_or_is_not_there(
+def test_a_redis_that_refuses_or_hangs_or_is_down(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_redis_cli(place, monkeypatch, "exit 1")
@@ -496,7 +498,7 @@ def test_redis_that_refuses_hangs_or_is_not_there(
 
 @pytest.fixture
 def real(place: Path) -> Iterator[Callable[..., None]]:
-    """A real server with TLS that asks for certificates; called, it is `cli.json` that names it."""
+    """Run a real server with TLS that asks for certificates; return a function that writes it into `cli.json`."""
     authority = Authority("fleet")
     (place / "ca.crt").write_text(authority.pem)
     for name, names in (("server", ["DNS:localhost"]), ("client", ["DNS:worker1"])):
@@ -551,7 +553,7 @@ def test_redis_by_the_real_redis_cli(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Its answer; a command that is refused, and a login that fails."""
+    """Test an answer, a command that is refused, and a login that fails."""
     real(certificate="client.crt", key="client.key")
     assert call("redis", "--", "ping").exit_code == 0
     assert capfd.readouterr().out == "PONG\n"
@@ -563,7 +565,7 @@ def test_redis_by_the_real_redis_cli(
     assert call("redis", "--", "ping").exit_code == 1
 
 
-def test_redis_of_another_name_gets_no_password(call: Call, real: Callable[..., None]) -> None:
+def test_a_redis_with_another_name_gets_no_password(call: Call, real: Callable[..., None]) -> None:
     real("127.0.0.1", certificate="client.crt", key="client.key")
     done = call("redis", "--", "ping")
     assert done.exit_code == 3
@@ -571,7 +573,9 @@ def test_redis_of_another_name_gets_no_password(call: Call, real: Callable[..., 
     assert "certificate is not valid for '127.0.0.1'" in done.stderr
 
 
-def test_redis_that_wants_a_certificate_gets_one(call: Call, real: Callable[..., None]) -> None:
+def test_a_redis_that_asks_for_a_certificate_gets_one(
+    call: Call, real: Callable[..., None]
+) -> None:
     real()
     assert call("redis", "--", "ping").exit_code != 0
     real(certificate="client.crt", key="client.key")
@@ -616,7 +620,7 @@ def test_schedule(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_what_exec_says_reaches_the_operator(place: Path) -> None:
+def test_errors_of_exec_reach_the_operator(place: Path) -> None:
     found = host.application(place, runtime="/no/such/runtime")
     with pytest.raises(Exception, match="ended with 2 and no answer"):
         ask.in_release(found, "beat", ["python", "-m", "celery_fleet.beat.due"], 5)
@@ -628,7 +632,7 @@ def test_what_exec_says_reaches_the_operator(place: Path) -> None:
 # --- logs ---
 
 
-def test_logs_of_the_journal(place: Path) -> None:
+def test_logs_from_the_journal(place: Path) -> None:
     found = host.application(place)
     both = ["--unit=shop-worker@mail.service", "--unit=shop-worker@bulk.service"]
     base = ["journalctl", "--no-pager"]
@@ -668,7 +672,7 @@ def test_logs_of_a_task(place: Path, tmp_path: Path) -> None:
         logs.line(found, (), False, 5, None, "7-7")
 
 
-def test_logs_in_files(place: Path) -> None:
+def test_logs_from_files(place: Path) -> None:
     files = {"destination": "file", "directory": "/var/log/shop"}
     found = host.application(
         place, logs=files, units=["shop-worker@mail.service", "shop-beat.service"]
@@ -717,7 +721,7 @@ def test_only_a_terminal_has_logs_filtered(
     assert [argv[0] for argv in seen] == ["tail", "filtered"]
 
 
-def test_logs_in_files_name_what_they_leave_out(
+def test_logs_from_files_name_what_they_leave_out(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def execv(path: str, argv: list[str]) -> None:
@@ -740,10 +744,10 @@ def test_logs_in_files_name_what_they_leave_out(
 
 
 @pytest.mark.parametrize("destination", ["journal", "file"])
-def test_logs_that_are_not_for_this_user(
+def test_logs_that_this_user_may_not_read(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, destination: str
 ) -> None:
-    """journalctl says that there are none, with status 0."""
+    """Otherwise journalctl says that there are none, with status 0."""
 
     def execv(path: str, argv: list[str]) -> None:
         raise SystemExit(0)
@@ -769,7 +773,7 @@ def test_logs_that_are_not_for_this_user(
     assert call("logs").exit_code == 0
 
 
-def test_logs_of_what_is_elsewhere(place: Path, call: Call) -> None:
+def test_logs_of_units_on_other_hosts(place: Path, call: Call) -> None:
     done = call("logs", "worker", "nobody")
     words = "celery-fleet: worker1 has no worker nobody of shop; the workers are mail, bulk\n"
     assert (done.exit_code, done.stderr) == (2, words)
@@ -806,7 +810,7 @@ def test_help_is_a_word_as_well(call: Call, names: tuple[str, ...]) -> None:
     assert done.stdout.startswith(" ".join(("Usage: celery-fleet", *names)))
 
 
-def test_help_of_a_command_that_is_not_there(call: Call) -> None:
+def test_help_of_an_unknown_command(call: Call) -> None:
     done = call("help", "sttatus")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "No such command 'sttatus'" in done.stderr
@@ -826,7 +830,7 @@ def test_help_lists_commands_with_whole_sentences(call: Call, argv: tuple[str, .
 
 
 @pytest.mark.parametrize("argv", [("--json", "status"), ("status", "--json")])
-def test_json_for_short(
+def test_json_has_a_short_option(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
 ) -> None:
     answers(monkeypatch, WELL)
@@ -842,7 +846,7 @@ def test_json_for_short(
         (("--timeout", "20", "status", "--timeout", "30"), 30),
         (("--timeout", "30", "dead-letters", "list"), 30),
         (("dead-letters", "--timeout", "30", "list"), 30),
-        # The time that workers have to answer in, and the rest.
+        # Seconds that workers have for their answer, plus the rest.
         (("--timeout", "30", "active"), 30),
         (("active", "--timeout", "94"), 100),
         (("result", "6f1e0c5a", "--wait", "50"), 60),
@@ -890,7 +894,9 @@ def test_completion(call: Call, shell: str) -> None:
         ("celery-fleet --app s", 2, ["shop"]),
     ],
 )
-def test_what_is_completed(place: Path, words: str, number: int, expected: list[str]) -> None:
+def test_completion_suggests_values(
+    place: Path, words: str, number: int, expected: list[str]
+) -> None:
     environment = {
         "COMP_WORDS": words,
         "COMP_CWORD": str(number),
@@ -900,7 +906,7 @@ def test_what_is_completed(place: Path, words: str, number: int, expected: list[
     assert [line.partition(",")[2] for line in done.output.splitlines()] == expected
 
 
-def test_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_ends_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(Exception, match=r"^x: no answer within 0.2 s; "), ask.bounded("x", 0.2):
         time.sleep(60)
@@ -911,7 +917,7 @@ def test_next_due_of_a_host_without_beat(place: Path) -> None:
     assert status.next_due(host.application(place)) is None
 
 
-def test_next_due_takes_no_harm_from_what_the_applications_user_made(place: Path) -> None:
+def test_next_due_reads_files_of_the_applications_user_safely(place: Path) -> None:
     found = host.application(place)
     entry = {"name": "n", "task": "t", "queue": "q", "due": "2026-01-02T03:00:00Z"}
     text = json.dumps({"entries": [entry]})

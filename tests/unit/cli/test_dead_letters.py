@@ -1,4 +1,4 @@
-"""``celery-fleet dead-letters``: what is shown, asked and refused, and against a real Redis what is done."""
+"""``celery-fleet dead-letters``: output, questions and refusals; and what it does on a real Redis."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DONE = {"done": 1, "gone": 0, "left": 0, "refused": 0, "reasons": []}
 
 
 class Answers:
-    """Answers instead of the release's Python."""
+    """Answers in place of the release's Python."""
 
     def __init__(self, *letters: dict[str, Any], **changed: Any) -> None:
         self.letters = letters
@@ -72,7 +72,9 @@ def answering(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> Answers:
     return answers
 
 
-def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_shows_dead_letters(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare = {**LETTER, "id": "no-id-1", "task": None, "reason": "undecodable"}
     answers = answering(monkeypatch, Answers(LETTER, bare))
     done = call(
@@ -103,7 +105,7 @@ def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(call("dead-letters", "--format", "json", "list").stdout) == [LETTER, bare]
 
 
-def test_nothing_there(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dead_letters(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = answering(monkeypatch, Answers())
     monkeypatch.setattr(confirming, "has_terminal", lambda: True)
     done = call("dead-letters", "list")
@@ -116,7 +118,9 @@ def test_nothing_there(released: Path, call: Call, monkeypatch: pytest.MonkeyPat
     assert json.loads(done.stdout) == {**DONE, "done": 0}
 
 
-def test_one_is_shown(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_prints_one_dead_letter(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answering(monkeypatch, Answers(LETTER))
     done = call("dead-letters", "show", "6f1e")
     assert done.exit_code == 0
@@ -139,7 +143,7 @@ def test_the_payload_does_nothing_to_a_terminal(
     assert [one["payload"] for one in answers.seen] == [False, True, True]
 
 
-def test_it_asks_and_tells_how_many(
+def test_replay_and_drop_ask_and_say_how_many(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = answering(monkeypatch, Answers(LETTER, {**LETTER, "id": "7"}, done=1, gone=1))
@@ -157,7 +161,7 @@ def test_it_asks_and_tells_how_many(
         done = call("dead-letters", verb)
         assert done.stdout == f"1 dead letter {word}; 1 were already gone.\n"
     assert asked == ["Replay 2 dead letters?"] * 2 + ["Drop 2 dead letters?"] * 2
-    # Those that were counted, even if more have arrived.
+    # It changes those that were counted, even if more have arrived.
     assert answers.seen[2] == {"do": "replay", "choose": {"ids": ["6f1e", "7"]}}
 
 
@@ -171,7 +175,7 @@ def test_it_asks_and_tells_how_many(
         ({"left": 7}, "the time ran out with 7 dead letters left"),
     ],
 )
-def test_what_could_not_be_done(
+def test_letters_that_could_not_be_replayed_are_reported(
     released: Path,
     call: Call,
     monkeypatch: pytest.MonkeyPatch,
@@ -195,7 +199,7 @@ def test_what_could_not_be_done(
         (("show",), "Missing argument"),
     ],
 )
-def test_mistakes(
+def test_usage_mistakes_are_refused(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], words: str
 ) -> None:
     answers = answering(monkeypatch, Answers(LETTER))
@@ -213,7 +217,7 @@ def test_mistakes(
         ("celery-fleet dead-letters drop --task shop.a", ["shop.add"]),
     ],
 )
-def test_what_is_completed(released: Path, words: str, expected: list[str]) -> None:
+def test_completion_suggests_values(released: Path, words: str, expected: list[str]) -> None:
     path = released / "opt/shop/current/release.json"
     path.write_text(json.dumps({"directory": "source", "tasks": ["shop.add", "shop.mul"]}))
     environment = {
@@ -237,7 +241,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture
 def broker(released: Path, port: int, patient: None) -> Iterator[redis.Redis]:
-    """The host's broker, which is empty; nothing of what the operator does was refused."""
+    """Return the host's broker, emptied; afterwards check that it refused the operator nothing."""
     settings = host.settings(port=port)
     url = f"redis://operator:{PASSWORDS['operator']}@127.0.0.1:{port}/0"
     settings["celery"].update(broker_url=url, result_backend=url)
@@ -287,7 +291,7 @@ def test_list_show_replay_drop(broker: redis.Redis, call: Call) -> None:
 
 
 @pytest.mark.slow
-def test_a_queue_that_is_gone(broker: redis.Redis, port: int, call: Call) -> None:
+def test_a_letter_whose_queue_is_gone_is_kept(broker: redis.Redis, port: int, call: Call) -> None:
     parked(broker, 1, key="gone")
     done = call("dead-letters", "replay", "--yes")
     assert (done.exit_code, done.stdout) == (1, "0 dead letters replayed.\n")
@@ -303,11 +307,11 @@ def processor_time() -> float:
 
 
 @pytest.mark.slow
-def test_ten_thousand(broker: redis.Redis, call: Call) -> None:
+def test_ten_thousand_letters_are_listed_and_replayed(broker: redis.Redis, call: Call) -> None:
     parked(broker, 10_000)
     began = processor_time()
     assert len(rows(call("--format", "json", "dead-letters", "list"))) == 10_000
-    # In processor time, because other tests use the machine too: it must fit into a command's usual limit.
+    # It must fit into a command's usual limit. This is processor time, because other tests use the machine, too.
     assert processor_time() - began < ask.BOUND
     while (done := call("dead-letters", "replay", "--yes")).exit_code == 1:
         assert "run the same command again" in done.stderr, done.output
@@ -336,7 +340,7 @@ def test_a_broker_that_is_full(broker: redis.Redis, call: Call) -> None:
         broker.config_set("maxmemory", "0")
 
 
-def test_another_broker() -> None:
+def test_another_kind_of_broker_is_refused() -> None:
     from celery import Celery
 
     made = Celery("shop", broker="memory://", set_as_current=False)
@@ -360,11 +364,11 @@ def test_another_broker() -> None:
         ),
     ],
 )
-def test_what_a_message_says(item: str, expected: dict[str, Any]) -> None:
+def test_the_contents_of_a_message(item: str, expected: dict[str, Any]) -> None:
     assert letter_answers.contents(item) == expected
 
 
-def test_who_asks_something_else() -> None:
+def test_an_unknown_action_is_refused() -> None:
     from celery import Celery
 
     made = Celery("shop", broker="redis://127.0.0.1:1", set_as_current=False)

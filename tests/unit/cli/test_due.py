@@ -1,4 +1,4 @@
-"""When entries are due: compared with moments written by hand, in zones with changes of clocks."""
+"""When entries are due: compared with times typed by hand, in time zones with daylight saving time."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def local(found: list[dict[str, str]]) -> list[str]:
             "2026-11-21T23:59:59-05:00",
             ["2026-11-22T00:00:00-05:00", "2026-11-23T00:00:00-05:00"],
         ),
-        # At its very moment an entry's next time is the following one.
+        # Exactly when an entry is due, its next time is the following one.
         (
             "UTC",
             {"minute": "*/15"},
             "2026-11-21T10:15:00+00:00",
             ["2026-11-21T10:30:00+00:00", "2026-11-21T10:45:00+00:00"],
         ),
-        # An hour that does not exist, and one that is there twice.
+        # An hour that does not exist, and one that occurs twice.
         (
             "Europe/Berlin",
             {"minute": 0, "hour": 12},
@@ -71,7 +71,9 @@ def local(found: list[dict[str, str]]) -> list[str]:
         ),
     ],
 )
-def test_crontabs(zone: str, fields: dict[str, Any], start: str, expected: list[str]) -> None:
+def test_due_times_of_crontabs(
+    zone: str, fields: dict[str, Any], start: str, expected: list[str]
+) -> None:
     moment = datetime.fromisoformat(start).astimezone(ZoneInfo(zone))
     found = due.upcoming(crontab(**fields, app=app_in(zone)), moment, 2)
     assert local(found) == expected
@@ -80,19 +82,19 @@ def test_crontabs(zone: str, fields: dict[str, Any], start: str, expected: list[
         assert one["utc"].endswith("+00:00")
 
 
-def test_an_interval_counts_from_what_beat_says() -> None:
+def test_an_interval_counts_from_the_last_run_that_beat_reports() -> None:
     start = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
     every = schedule(run_every=30, app=app_in("UTC"))
     assert local(due.upcoming(every, start, 2, start + timedelta(seconds=7))) == [
         "2026-11-21T10:00:07+00:00",
         "2026-11-21T10:00:37+00:00",
     ]
-    # Without a running beat, as if it started now; the same applies if the time that it named is long past.
+    # Without a running beat it counts as if beat started now, also if the time that beat named is long past.
     for first in (None, start - timedelta(seconds=7)):
         assert local(due.upcoming(every, start, 1, first)) == ["2026-11-21T10:00:30+00:00"]
 
 
-def test_what_beat_says_may_be_missing_or_broken(tmp_path: Path) -> None:
+def test_beats_file_may_be_missing_or_broken(tmp_path: Path) -> None:
     path = tmp_path / "schedule.json"
     assert due.known(None) == due.known(str(path)) == {}
     path.write_text('{"entries": [{"name": "a"')
@@ -157,7 +159,7 @@ def test_the_entries_are_those_of_beat(tmp_path: Path) -> None:
     assert (answer["ok"], answer["timezone"]) == (True, "America/Guayaquil")
     entries = {entry["name"]: entry for entry in answer["entries"]}
     assert set(entries) == {"ours", "replaced", "impossible", "added in code"}
-    # The inventory's replaces the application's of its name.
+    # The inventory's entry replaces the application's of the same name.
     replaced = entries["replaced"]
     assert (replaced["task"], replaced["queue"], replaced["schedule"]) == (
         "shop.new",
@@ -170,7 +172,7 @@ def test_the_entries_are_those_of_beat(tmp_path: Path) -> None:
         assert moment["utc"][11:] == "15:00:00+00:00"
     assert entries["impossible"]["due"] == []
     assert entries["impossible"]["error"] == "ValueError: nobody knows"
-    # The next one first, one that never comes last.
+    # They are sorted by due time; an entry that is never due is last.
     assert [entry["name"] for entry in answer["entries"]][-1] == "impossible"
 
 

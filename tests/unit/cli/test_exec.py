@@ -1,4 +1,4 @@
-"""Running commands in the application's environment, by a systemd-run that is none."""
+"""Running commands in the application's environment, with a fake systemd-run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Place:
 
     @property
     def call(self) -> dict[str, list[str]]:
-        """How systemd-run was called."""
+        """Return how systemd-run was called."""
         found: dict[str, list[str]] = json.loads((self.fake / "call.json").read_text())
         return found
 
@@ -115,12 +115,12 @@ def test_nothing_secret_is_in_a_command_line(place: Place) -> None:
         assert f"--property={item}" in place.call["options"]
 
 
-def test_a_command_can_leave_its_files_to_others(place: Place) -> None:
+def test_a_command_can_have_another_umask(place: Place) -> None:
     place.run("--umask", "0027", "--", "python", "-c", "pass")
     assert "--property=UMask=0027" in place.call["options"]
 
 
-def test_what_it_shows_to_redis_is_a_credential_as_well(place: Place) -> None:
+def test_the_certificate_for_redis_is_a_credential_as_well(place: Place) -> None:
     path = place.directory / "credentials/producer.json"
     document = json.loads(path.read_text())
     (place.directory / "pki").mkdir()
@@ -141,7 +141,7 @@ def test_what_it_shows_to_redis_is_a_credential_as_well(place: Place) -> None:
     ]
 
 
-def test_words_reach_the_command_as_they_are(place: Place) -> None:
+def test_arguments_reach_the_command_unchanged(place: Place) -> None:
     words = ["$HOME", "${PLAIN}", "$$", "%n", 'a "b" c', "", "*", "a\nb"]
     program = "import json, sys; print(json.dumps(sys.argv[1:]))"
     assert json.loads(place.run("--", "python", "-c", program, *words).stdout) == words
@@ -158,7 +158,7 @@ def test_input_and_output_pass_through(place: Place) -> None:
     assert (done.stdout, done.stderr) == ("one\ntwo\n", "bad\n")
 
 
-def test_output_goes_to_a_file_where_one_is_named(place: Place) -> None:
+def test_output_goes_to_a_file_if_one_is_named(place: Place) -> None:
     path = place.root / "kept"
     path.write_text("before\n")
     done = place.run("--output", str(path), "--", "sh", "-c", "echo out; echo err >&2")
@@ -173,7 +173,7 @@ def test_output_goes_to_a_file_where_one_is_named(place: Place) -> None:
         ("exit 1", 1),
         ("exit 78", 78),
         ("exit 255", 255),
-        # By systemd-run's own account the first two went well.
+        # For systemd-run itself, the first two succeeded.
         ("kill -TERM $$", 143),
         ("kill -INT $$", 130),
         ("kill -KILL $$", 137),
@@ -183,8 +183,8 @@ def test_the_exit_status_is_the_commands(place: Place, script: str, status: int)
     assert place.run("--", "sh", "-c", script).returncode == status
 
 
-def test_the_command_can_leave_its_status_whatever_the_umask_of_the_caller(place: Place) -> None:
-    """The commands of a release are started by what keeps its own files to itself."""
+def test_the_command_can_write_its_status_with_any_umask_of_the_caller(place: Place) -> None:
+    """The program that starts release commands has a restrictive umask."""
     process = place.start("--", "true", umask=0o077)
     process.communicate(timeout=20)
     assert process.returncode == 0
@@ -195,7 +195,7 @@ def test_a_command_that_is_killed_with_its_supervisor(place: Place) -> None:
     assert place.run("--", "sh", "-c", "kill -KILL $PPID $$").returncode == 137
 
 
-def test_a_timeout(place: Place) -> None:
+def test_a_command_that_takes_too_long_is_stopped(place: Place) -> None:
     done = place.run("--timeout", "0.5", "--", "sleep", "30")
     assert done.returncode == 124
     assert done.stderr == "celery-fleet exec: sleep 30 took more than 0.5 s and was stopped\n"
@@ -222,7 +222,7 @@ def started(place: Place) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_are_sent_on(place: Place, number: signal.Signals) -> None:
+def test_signals_are_passed_on(place: Place, number: signal.Signals) -> None:
     script = f"""
 import signal, sys, time
 for number in (1, 2, 15):
@@ -237,7 +237,7 @@ time.sleep(20)
     assert process.returncode == 100 + number
 
 
-def test_a_signal_that_is_ignored_is_not_sent_on(place: Place) -> None:
+def test_an_ignored_signal_is_not_passed_on(place: Place) -> None:
     """`nohup celery-fleet exec -- … &`, and then a logout."""
     place.ignored = (signal.SIGHUP,)
     script = f"touch {place.root}/ready; sleep 1; exit 7"
@@ -249,7 +249,7 @@ def test_a_signal_that_is_ignored_is_not_sent_on(place: Place) -> None:
     assert not (place.fake / "control").exists()
 
 
-def test_what_it_left_is_gone_afterwards(place: Place) -> None:
+def test_its_status_file_is_removed_afterwards(place: Place) -> None:
     place.run("--", "true")
     assert list((place.root / "status").iterdir()) == []
 
@@ -300,7 +300,7 @@ def test_a_unit_that_systemd_refuses(place: Place) -> None:
     assert "journalctl -u mine.service -n 20" in done.stderr
 
 
-def test_a_unit_that_runs_already(place: Place) -> None:
+def test_a_unit_that_already_runs(place: Place) -> None:
     (place.root / "status").mkdir()
     (place.root / "status/mine.service.status").touch()
     done = place.run("--unit", "mine", "--", "true")
@@ -322,7 +322,9 @@ def test_an_environment_that_was_never_written(place: Place) -> None:
     )
 
 
-def test_an_application_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_application_that_is_not_on_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exec_target, "CONFIGURATION", tmp_path)
     with pytest.raises(ExecError, match="no application shop on this host"):
         exec_target.application("shop")
@@ -334,13 +336,13 @@ def test_an_application_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Mo
         exec_target.application("shop")
 
 
-def test_only_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_may_run_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ExecError, match="only root"):
         module.run(arguments(["--app", "shop", "--", "true"]))
 
 
-def test_as_a_file_it_needs_the_standard_library_alone(tmp_path: Path) -> None:
+def test_as_a_file_it_only_needs_the_standard_library(tmp_path: Path) -> None:
     script = str(host.SOURCE / "celery_fleet/system/exec.py")
     done = subprocess.run(
         [sys.executable, "-S", "-I", script, "--app", "no-such", "--", "true"],
@@ -354,7 +356,7 @@ def test_as_a_file_it_needs_the_standard_library_alone(tmp_path: Path) -> None:
 
 
 def test_a_terminal_passes_through(place: Place) -> None:
-    """Which of both ways systemd-run takes; a real terminal is for the tests on hosts."""
+    """Only the option for systemd-run is checked; tests on hosts have a real terminal."""
     app = exec_target.ExecApplication(
         "shop", "shop.celery", "nobody", place.root / "opt/shop", place.directory, "shop.slice"
     )

@@ -50,7 +50,7 @@ def leave(directory: Path, state: str, ago: float = 10, **more: Any) -> dict[str
 
 
 @pytest.mark.parametrize(("state", "status"), [(GOOD, 0), (WARNING, 0), (BAD, 1)])
-def test_the_status_is_that_of_the_result(
+def test_the_exit_status_follows_the_result(
     tmp_path: Path, run: Run, state: str, status: int
 ) -> None:
     leave(tmp_path, state)
@@ -61,7 +61,7 @@ def test_the_status_is_that_of_the_result(
     assert "Checked 10 s ago, in 1.25 s" in done.output
 
 
-def test_json(tmp_path: Path, run: Run) -> None:
+def test_the_result_as_json(tmp_path: Path, run: Run) -> None:
     left = leave(tmp_path, BAD)
     done = run("--format", "json")
     assert done.exit_code == 1
@@ -71,7 +71,7 @@ def test_json(tmp_path: Path, run: Run) -> None:
     assert found == left
 
 
-def test_a_result_that_is_too_old_tells_nothing(tmp_path: Path, run: Run) -> None:
+def test_a_result_that_is_too_old_is_unknown(tmp_path: Path, run: Run) -> None:
     leave(tmp_path, GOOD, ago=601)
     done = run()
     assert done.exit_code == 3
@@ -93,7 +93,7 @@ def test_without_a_result(tmp_path: Path, run: Run) -> None:
 
 @pytest.fixture
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """A systemctl whose `start` leaves a result; the first is of a check that the timer had begun before."""
+    """Replace systemctl: each `start` leaves a result; the first is from a check that the timer had begun earlier."""
     calls: list[list[str]] = []
 
     def start(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -108,7 +108,9 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-def test_now_waits_for_a_check_that_began_since(run: Run, systemd: list[list[str]]) -> None:
+def test_now_waits_for_a_check_that_began_after_the_call(
+    run: Run, systemd: list[list[str]]
+) -> None:
     done = run("--now")
     assert (done.exit_code, "shop on worker1: bad" in done.output) == (1, True), done.output
     assert systemd == [["start", "shop-health.service"]] * 2
@@ -124,7 +126,9 @@ def test_now_without_the_unit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("systemd")
-def test_now_that_leaves_nothing(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_now_reports_a_check_that_leaves_no_result(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "Job failed.\nSee")
 

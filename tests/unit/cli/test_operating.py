@@ -39,7 +39,7 @@ TASKS = [
 
 @pytest.fixture
 def released(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The host with a release that registers some tasks."""
+    """Return the host with a release that registers some tasks."""
     path = host.release(place) / "release.json"
     path.write_text(json.dumps({"directory": "source", "tasks": TASKS}))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -55,11 +55,11 @@ def released(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("system_health_check", TASKS[1]),
         ("tasks.system_health_check", TASKS[1]),
         ("core.tasks.cleanup", TASKS[0]),
-        ("tasks.cleanup", "tasks.cleanup"),  # the end of two others, and the whole of one
+        ("tasks.cleanup", "tasks.cleanup"),  # the end of two names, and the full name of a task
         ("mail.tasks.cleanup", TASKS[2]),
     ],
 )
-def test_a_task_by_its_name_or_the_end_of_it(given: str, meant: str) -> None:
+def test_a_task_is_found_by_its_name_or_the_end_of_it(given: str, meant: str) -> None:
     assert tasks.resolve(TASKS, given) == meant
 
 
@@ -77,14 +77,14 @@ def test_a_task_by_its_name_or_the_end_of_it(given: str, meant: str) -> None:
         ("", "see `celery-fleet tasks`"),
     ],
 )
-def test_a_task_that_is_none_or_several(given: str, words: str) -> None:
+def test_an_unknown_or_ambiguous_name_is_refused(given: str, words: str) -> None:
     with pytest.raises(CommandError) as caught:
         tasks.resolve(TASKS, given)
     assert caught.value.exit_code == 2
     assert words in caught.value.message
 
 
-def test_short_names_mean_what_they_stand_for() -> None:
+def test_a_short_name_resolves_to_its_task() -> None:
     short = tasks.short_names(TASKS)
     assert short[TASKS[1]] == "system_health_check"
     assert {name: tasks.resolve(TASKS, one) for name, one in short.items()} == {
@@ -144,11 +144,11 @@ def test_short_names_mean_what_they_stand_for() -> None:
         (("active", "-t", "0"), "-t"),
     ],
 )
-def test_mistakes(
+def test_mistakes_are_refused_without_asking_a_worker(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], words: str
 ) -> None:
     def asked(*_: object, **__: object) -> Any:
-        raise AssertionError("somebody was asked")
+        raise AssertionError("a worker was asked")
 
     for name in ("question", "in_release"):
         monkeypatch.setattr(ask, name, asked)
@@ -165,7 +165,7 @@ def test_mistakes(
         ("run", "system_health_check", "--here"),
     ],
 )
-def test_root_alone(
+def test_only_root_may_run_these_commands(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -175,10 +175,10 @@ def test_root_alone(
 
 
 @pytest.mark.parametrize("argv", [("tasks",), ("run", "x"), ("monitor",), ("result", ID)])
-def test_a_release_that_root_alone_may_see_is_not_missing(
+def test_a_release_that_only_root_may_see_does_not_count_as_missing(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
 ) -> None:
-    """The directory of the releases is closed to others, so they can't know whether one is there."""
+    """The directory of the releases is closed to other users, so they can't know whether there is one."""
 
     def refused(*_: Any, **__: Any) -> Path:
         raise PermissionError(13, "Permission denied")
@@ -210,7 +210,7 @@ GOES_TO = {"goes_to": "celery", "fixed": False}
         ({"goes_to": None, "fixed": True}, {}, {}, None),
     ],
 )
-def test_the_queue_of_a_task_is_the_one_that_a_deploy_reckons_with(
+def test_the_queue_of_a_task_is_the_one_that_a_deploy_computes(
     note: dict[str, Any], told: dict[str, Any], settings: dict[str, Any], queue: str | None
 ) -> None:
     told = {"default_queue": "celery", **told}
@@ -219,7 +219,7 @@ def test_the_queue_of_a_task_is_the_one_that_a_deploy_reckons_with(
     assert tasks.queue_of("shop.add", {**told, "goes_to": {"shop.add": note}}, settings) == queue
 
 
-def test_a_note_of_before_names_tasks_without_queues(released: Path, call: Call) -> None:
+def test_an_older_note_names_tasks_without_queues(released: Path, call: Call) -> None:
     rows = json.loads(call("tasks", "--json").stdout)
     assert [row["task"] for row in rows] == TASKS
     assert {(row["queue"], row["consumed"]) for row in rows} == {(None, None)}
@@ -231,7 +231,7 @@ def test_without_a_release(place: Path, call: Call) -> None:
         assert (done.exit_code, "has no release on worker1" in done.stderr) == (3, True), argv
 
 
-def test_a_note_that_root_alone_may_read(
+def test_a_note_that_only_root_may_read(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: Any, **__: Any) -> str:
@@ -280,13 +280,13 @@ def test_a_broker_that_accepts_and_never_answers(
         path.write_text(json.dumps(host.settings(port=server.getsockname()[1])))
         began = time.monotonic()
         done = call(*argv)
-    # The command ends itself within its limit; a machine that is busy may end it a little later. The limit of the
-    # process that it asks is 3 s longer.
+    # The command ends within its limit, or a little later on a busy machine. The limit of the process that it asks is 3
+    # s longer.
     assert time.monotonic() - began < ask.BOUND + 2
     assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
 
 
-def test_a_bound_within_another_ends_with_the_shorter() -> None:
+def test_nested_time_limits_end_with_the_shorter() -> None:
     def nested() -> None:
         with ask.bounded("inner", 5):
             pass
@@ -308,12 +308,12 @@ def test_a_bound_within_another_ends_with_the_shorter() -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_bound_begins_with_the_process(place: Path) -> None:
+def test_a_time_limit_begins_with_the_process(place: Path) -> None:
     context = Context(host.application(place), False, time.monotonic() - 9.3)
     began = time.monotonic()
     with pytest.raises(CommandError, match=r"^x: no answer within 10 s; "), context.within("x"):
         time.sleep(60)
-    # One that began here would be over after 9.5 s.
+    # A limit that began here would end after 9.5 s.
     assert time.monotonic() - began < 5
 
 
@@ -328,7 +328,7 @@ def test_a_bound_begins_with_the_process(place: Path) -> None:
         ("celery-fleet stop m", ["mail"]),
     ],
 )
-def test_what_is_completed(released: Path, words: str, expected: list[str]) -> None:
+def test_completion_suggests_values(released: Path, words: str, expected: list[str]) -> None:
     environment = {
         "COMP_WORDS": words,
         "COMP_CWORD": str(len(words.split()) - 1),
@@ -341,7 +341,7 @@ def test_what_is_completed(released: Path, words: str, expected: list[str]) -> N
 # --- purge ---
 
 
-def test_purge_asks_and_tells_how_many(
+def test_purge_asks_and_says_how_many(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -366,7 +366,7 @@ def test_purge_asks_and_tells_how_many(
     assert asked == ["Delete 3 tasks of the queue mail?"] * 2
 
 
-def test_purge_says_that_there_is_no_such_queue_before_it_asks(
+def test_purge_refuses_an_unknown_queue_before_it_asks(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ask, "question", lambda *_, **__: {"nix": 0})
@@ -395,7 +395,7 @@ def line(elapsed: float, span: float = 5, **more: Any) -> dict[str, Any]:
 
 
 class Lines:
-    """A stream of given lines; one that is an exception is raised."""
+    """A stream of given lines; exceptions among them are raised."""
 
     def __init__(self, *found: Any) -> None:
         self.found = found
@@ -420,7 +420,7 @@ def watched(*found: Any) -> tuple[str | None, watching.Summary]:
     return monitor.watch(given, summary, lambda _: None, 1, 1, ask.BOUND), summary
 
 
-def test_sums_and_means() -> None:
+def test_the_monitor_computes_sums_and_means() -> None:
     trouble, summary = watched(line(5), line(10, mean=2.0, counts={"succeeded": 5}, failures=[]))
     assert trouble is None
     assert summary.counts == {
@@ -436,25 +436,25 @@ def test_sums_and_means() -> None:
     assert len(summary.failures) == 1
 
 
-def test_trouble_at_the_start_ends_it() -> None:
+def test_an_error_at_the_start_ends_the_monitor() -> None:
     trouble, summary = watched(line(0.1, trouble="x: refused"), line(5))
     assert trouble == "the broker does not answer: x: refused"
     assert len(summary.samples) == 1
 
 
-def test_trouble_that_passes_does_not() -> None:
+def test_an_error_that_passes_does_not_end_the_monitor() -> None:
     trouble, summary = watched(line(0.1), line(5, trouble="x"), line(10))
     assert (trouble, len(summary.samples)) == (None, 3)
 
 
-def test_trouble_that_lasts_does() -> None:
+def test_an_error_that_lasts_ends_the_monitor() -> None:
     lines = [line(0.1), *(line(5.0 * number, trouble="x") for number in (1, 2, 3))]
     trouble, summary = watched(*lines)
     assert (trouble, len(summary.samples)) == ("the broker does not answer: x", 3)
     assert watched(line(0.1), line(5, trouble="x"))[0] == "the broker does not answer: x"
 
 
-def test_silence_and_words_that_are_no_sample() -> None:
+def test_missing_or_invalid_samples_are_errors() -> None:
     assert watched(line(1), CommandError("nothing was heard"))[0] == "nothing was heard"
     for mistake in (CommandError("nothing was heard"), {"error": "no such settings"}):
         with pytest.raises(CommandError, match=r"nothing was heard|no such settings"):
@@ -462,12 +462,12 @@ def test_silence_and_words_that_are_no_sample() -> None:
     assert "no data about the workers" in str(watched()[0])
 
 
-def test_ctrl_c_brings_what_was_counted_last() -> None:
+def test_ctrl_c_shows_the_last_counts() -> None:
     trouble, summary = watched(line(10), KeyboardInterrupt())
     assert (trouble, summary.samples[-1].elapsed) == (None, 12)
 
 
-def test_what_a_person_sees() -> None:
+def test_the_monitors_output_for_people() -> None:
     _, summary = watched(
         line(
             5,
@@ -492,7 +492,7 @@ def test_what_a_person_sees() -> None:
     assert "Queues: mail 2" in shown
 
 
-def test_the_output_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_the_output_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     path.write_text("before")
     made = watching.OutputFile(str(path))
@@ -509,10 +509,10 @@ def test_the_output_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_output_file_is_no_link_of_somebody_else(
+def test_a_link_of_another_user_is_not_used_as_output_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the kernel has it: root who writes into /tmp must not be led to a file of root's."""
+    """Like the kernel's protection: root who writes into /tmp must not be led to one of root's files."""
     everybodys = tmp_path / "tmp"
     everybodys.mkdir()
     everybodys.chmod(0o1777)
@@ -534,16 +534,16 @@ def test_the_output_file_is_no_link_of_somebody_else(
     assert refused.value.exit_code == 2
     assert target.read_text() == "root"
     everybodys.chmod(0o755)
-    # In a directory that other users can't write to, a link is fine.
+    # A link is fine in a directory that other users can't write to.
     watching.OutputFile(str(everybodys / "out.json")).close()
 
 
-# --- what is run in the release's Python ---
+# --- in the release's Python: tasks ---
 
 
 @pytest.mark.parametrize("propagates", [False, True])
 def test_a_task_that_fails_here_is_an_answer(propagates: bool) -> None:
-    """This does not depend on how the application's own tests run such tasks."""
+    """The application may have settings for its tests that raise such errors."""
     app = Celery("shop", set_as_current=False)
     app.conf.task_eager_propagates = propagates
 
@@ -558,7 +558,7 @@ def test_a_task_that_fails_here_is_an_answer(propagates: bool) -> None:
     assert "raise ValueError" in done["traceback"]
 
 
-# --- what is counted in the release's Python ---
+# --- in the release's Python: counting ---
 
 
 def event(kind: str, identity: str = "1", node: str = "a@h", **more: Any) -> dict[str, Any]:
@@ -599,7 +599,7 @@ def test_canaries_are_not_counted() -> None:
     assert questions.total({"total": {"celery_fleet.canary": 7, "shop.add": 2}}) == 2
 
 
-def test_events_of_other_workers_are_not() -> None:
+def test_events_of_unknown_workers_are_not_counted() -> None:
     tally = monitoring.Tally(frozenset({"a@h"}))
     tally.event(event("started", node="b@h"))
     assert tally.take()["counts"]["started"] == 0
@@ -615,7 +615,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tally.take()["failures"]) == monitoring.FAILURES
 
 
-def test_totals_count_from_the_first_look_and_through_a_restart() -> None:
+def test_totals_count_from_the_first_sample_and_through_a_restart() -> None:
     tally = monitoring.Tally()
     for run, begun in ((1, 100), (1, 104), (2, 3), (2, 3)):
         tally.totals("a@h", run, begun)
@@ -630,7 +630,7 @@ def test_totals_count_from_the_first_look_and_through_a_restart() -> None:
         ('{"do": "apply"}', "application  can't be loaded"),
     ],
 )
-def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
+def test_a_call_always_ends_with_an_answer(text: str, words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "celery_fleet.ops.tasks"],
         input=text,
@@ -647,7 +647,7 @@ def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
 
 
 @pytest.mark.slow
-def test_monitoring_ends_when_it_is_told(place: Path) -> None:
+def test_monitoring_ends_when_it_is_told_to(place: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "celery_fleet.ops.monitoring"],
         stdin=subprocess.PIPE,

@@ -93,7 +93,7 @@ def test_health_shows_what_a_check_has_found(
     assert SHOWN in CliRunner().invoke(cli, ["health"]).output
 
 
-def test_a_result_is_exact_for_a_program_and_harmless_for_a_person(
+def test_a_result_is_exact_in_json_and_harmless_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"ok": True, "result": f"one\n\ttwo {EVIL}"}
@@ -168,12 +168,12 @@ def test_a_row_whose_words_are_too_long_takes_a_line_for_each_cell(
         ("", [""]),
     ],
 )
-def test_where_a_line_may_end(cell: str, parts: list[str]) -> None:
+def test_cells_are_split_between_words(cell: str, parts: list[str]) -> None:
     assert output.parts(cell) == parts
 
 
-def test_commands_print_by_this_alone() -> None:
-    """Except completion, whose output is for a shell, and logs, which loads fast and prints one sentence of ours."""
+def test_commands_only_print_with_this_module() -> None:
+    """Exceptions are completion, whose output is for a shell, and logs, which starts fast and prints one sentence."""
     commands = Path(inspect.__file__).parent.glob("*.py")
     found = {path.stem for path in commands if "click.echo" in path.read_text()}
     assert found == {"completion", "logs"}

@@ -1,4 +1,4 @@
-"""What the release's Python answers to the operator's command."""
+"""The answers of the release's Python to the operator's command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.cli import host
 
 
 class Inspect:
-    """Workers that answer from a table, in its order, as Celery's mailbox takes it."""
+    """Workers that answer from a table in order, like replies in Celery's mailbox."""
 
     def __init__(self, replies: dict[str, dict[str, Any]], seen: list[dict[str, Any]]) -> None:
         self._replies = replies
@@ -60,7 +60,7 @@ class App:
         self.inspect = Inspect(replies, self.seen)
 
 
-def test_with_all_that_are_expected_the_wait_ends() -> None:
+def test_the_wait_ends_when_all_expected_workers_have_answered() -> None:
     pong = {"ok": "pong"}
     app = App(ping={"a@h": pong, "b@h": pong, "late@h": pong})
     found = questions.inspect(app, {"method": "ping", "expected": ["a@h", "b@h"], "wait": 1})
@@ -76,7 +76,7 @@ def test_with_all_that_are_expected_the_wait_ends() -> None:
     ]
 
 
-def test_the_answer_of_a_stand_in_does_not_end_the_wait() -> None:
+def test_the_answer_of_a_second_instance_does_not_end_the_wait() -> None:
     app = App(ping={"a.next@h": 1, "b.next@h": 2, "a@h": 3, "b@h": 4})
     found = questions.inspect(app, {"method": "ping", "expected": ["a@h", "b@h"]})
     assert set(found) == {"a@h", "b@h", "a.next@h", "b.next@h"}
@@ -84,7 +84,7 @@ def test_the_answer_of_a_stand_in_does_not_end_the_wait() -> None:
     assert "gone@h" not in silent
 
 
-def test_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_about_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "lengths", lambda app, queues: dict.fromkeys(queues, 7))
     app = App(
         stats={
@@ -115,12 +115,12 @@ def test_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "lengths", lambda app, queues: {})
     assert questions.workers(App(stats={}), {}) == {"workers": {}, "queues": {}, "pauses": None}
 
 
-def test_the_command_and_its_answers_know_the_same_questions() -> None:
+def test_the_command_and_the_release_know_the_same_questions() -> None:
     assert METHODS == questions.METHODS
 
 
@@ -187,7 +187,7 @@ def test_a_broker_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings = host.settings(port=server.getsockname()[1])
         answer, seconds = ask({"question": "workers", "settings": settings, "timeout": 5})
-    # It is asked once, so that who does not answer, and how, is known in time.
+    # It is only asked once, so the error is known in time.
     assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:"), answer
     assert seconds < 30, "no answer within its bound"
 
@@ -202,7 +202,7 @@ def test_a_broker_that_hangs() -> None:
 @pytest.mark.parametrize(
     ("load", "busy"), [(17.2, "this host is busy (load 17 on 2 processors); "), (1.5, "")]
 )
-def test_what_is_late_is_not_said_to_be_the_brokers_fault(
+def test_a_late_answer_is_not_blamed_on_the_broker(
     monkeypatch: pytest.MonkeyPatch, stage: str | None, words: str, load: float, busy: str
 ) -> None:
     def slow(raw: object, note: Callable[[str], None]) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def fill(client: Any) -> None:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[int]:
-    """The port of a Redis that has no memory left, with tasks in the queue mail."""
+    """Return the port of a Redis that has no memory left, with tasks in the queue mail."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     options = ("--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--maxmemory", "3mb")
@@ -253,7 +253,7 @@ def full(tmp_path: Path) -> Iterator[int]:
         while not listens(port):
             assert time.monotonic() < deadline, "it did not come up"
             time.sleep(0.05)
-        # What a connection takes would be free again at its end.
+        # The memory of a connection would be free again when it ends.
         with client:
             fill(client)
             yield port
@@ -291,5 +291,5 @@ def test_a_broker_that_is_full_still_says_how_long_its_queues_are(full: int) -> 
         ({"question": "inspect", "settings": {"format": 9}}, "has format 9"),
     ],
 )
-def test_mistakes(request_: object, words: str) -> None:
+def test_malformed_requests_are_refused(request_: object, words: str) -> None:
     assert words in ask(request_)[0]["error"]

@@ -30,7 +30,9 @@ def application(root: Path) -> Any:
     return host.application(root, redis={"ca": "/ca.crt", "instances": instances})
 
 
-def test_it_logs_in_as_the_users_url_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_logs_in_as_the_users_url_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = application(tmp_path)
     monkeypatch.setattr(
         type(there),
@@ -46,13 +48,15 @@ def test_it_logs_in_as_the_users_url_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert plain == redis.Login("default", "x", "", tls=False)
 
 
-def test_it_has_no_admin(tmp_path: Path) -> None:
+def test_such_a_redis_has_no_admin(tmp_path: Path) -> None:
     there = application(tmp_path)
     with pytest.raises(CommandError, match="the fleet does not run redis"):
         redis.login(there, there.redis["broker"], "admin")
 
 
-def test_status_says_so_with_its_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_names_the_redis_and_its_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status.show(status.StatusReport([]), application(tmp_path))
     assert (
         "does not run its broker, redis.example.org:6390; it may evict." in capsys.readouterr().out

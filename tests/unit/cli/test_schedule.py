@@ -40,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def call(place: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """The command, with the project's Python in place of systemd's unit."""
+    """Return a function that calls the command, with the project's Python in place of systemd's unit."""
 
     def in_release(where: object, component: str, command: list[str], timeout: float) -> Any:
         assert (component, command[:1], timeout) == ("schedule", ["python"], schedule.IMPORT)
@@ -91,7 +91,7 @@ def test_the_life_of_a_schedule(call: Call, project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_an_entry_that_nobody_would_take(call: Call, project: Project) -> None:
+def test_an_entry_without_a_queue_is_reported(call: Call, project: Project) -> None:
     project.entries["nightly"]["queue"] = "nowhere"
     project.ask("sync")
     done = call("schedule")
@@ -102,7 +102,7 @@ def test_an_entry_that_nobody_would_take(call: Call, project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_asks_where_a_user_may_lose_something(
+def test_commands_ask_if_a_user_may_lose_something(
     call: Call, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.ask("sync")
@@ -123,7 +123,9 @@ def test_asks_where_a_user_may_lose_something(
         (("nosuch",), 2, "No such command"),
     ],
 )
-def test_mistakes(call: Call, argv: tuple[str, ...], status: int, words: str) -> None:
+def test_usage_mistakes_are_refused(
+    call: Call, argv: tuple[str, ...], status: int, words: str
+) -> None:
     done = call("schedule", *argv)
     assert (done.exit_code, done.stdout) == (status, "")
     assert words in done.stderr
@@ -137,14 +139,14 @@ def test_a_database_that_does_not_answer(call: Call, project: Project) -> None:
         assert "unable to open database file" in done.stderr
 
 
-def test_a_schedule_in_no_database(place: Path, call: Call) -> None:
+def test_a_schedule_that_is_not_in_a_database(place: Path, call: Call) -> None:
     (place / "etc/shop/credentials/beat.json").write_text(json.dumps(host.settings("beat")))
     done = call("schedule", "sync")
     assert (done.exit_code, "is not in a database" in done.stderr) == (2, True)
 
 
 @pytest.mark.slow
-def test_options_before_the_subcommand_hold_for_it(place: Path, call: Call) -> None:
+def test_options_before_the_subcommand_apply_to_it(place: Path, call: Call) -> None:
     host.install(place, "blog")
     assert "several applications" in call("schedule", "list").stderr
     for argv in (

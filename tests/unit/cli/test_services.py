@@ -1,4 +1,4 @@
-"""Start, stop and restart, with a systemctl that takes a course which the test gives it."""
+"""Start, stop and restart, with a fake systemctl whose steps each test defines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CRASHING = {"ActiveState": "activating", "SubState": "auto-restart", "Job": "0",
 
 
 class Systemd:
-    """Its units, in a file."""
+    """The fake's units, in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +83,7 @@ def systemd(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sys
     return made
 
 
-def test_what_can_be_named(place: Path) -> None:
+def test_units_have_short_names(place: Path) -> None:
     found = services.offered(host.application(place, units=UNITS))
     assert found == {
         "mail": [MAIL],
@@ -108,14 +108,14 @@ def test_a_stop_shows_the_drain(systemd: Systemd, call: Call) -> None:
     assert systemd.log() == [["stop", "--no-block", "--", MAIL]]
 
 
-def test_all_of_the_host_but_what_holds_the_tasks(systemd: Systemd, call: Call) -> None:
+def test_stop_without_a_name_stops_everything_except_redis(systemd: Systemd, call: Call) -> None:
     for name in UNITS:
         systemd.course("stop", name, DOWN)
     assert call("stop").exit_code == 0
     assert systemd.log() == [["stop", "--no-block", "--", MAIL, BULK, BEAT, FLOWER, SOCKET, WEB]]
 
 
-def test_a_restart_of_all_is_of_beat_and_flower_too(systemd: Systemd, call: Call) -> None:
+def test_a_restart_without_a_name_includes_beat_and_flower(systemd: Systemd, call: Call) -> None:
     for name in UNITS:
         systemd.course("restart", name, UP | {"InvocationID": "two"})
     done = call("restart", "--format", "json")
@@ -123,7 +123,7 @@ def test_a_restart_of_all_is_of_beat_and_flower_too(systemd: Systemd, call: Call
     assert systemd.log() == [["restart", "--no-block", "--", MAIL, BULK, BEAT, FLOWER, WEB]]
 
 
-def test_a_restart_is_done_when_the_new_one_is_up(systemd: Systemd, call: Call) -> None:
+def test_a_restart_ends_when_the_new_process_is_up(systemd: Systemd, call: Call) -> None:
     systemd.course(
         "restart", MAIL, DRAINING, DOWN | {"Job": "9"}, STARTING, UP | {"InvocationID": "two"}
     )
@@ -135,7 +135,7 @@ def test_a_restart_is_done_when_the_new_one_is_up(systemd: Systemd, call: Call) 
     assert systemd.log() == [["restart", "--no-block", "--", MAIL, WEB]], "the socket listens on"
 
 
-def test_one_that_is_up_is_started_at_once(systemd: Systemd, call: Call) -> None:
+def test_starting_a_unit_that_is_up_ends_at_once(systemd: Systemd, call: Call) -> None:
     done = call("start", "beat")
     assert (done.exit_code, done.stdout) == (0, "shop-beat: active (running), consuming mail\n")
     assert "watched for 90 s; a worker's start lasts until its broker answers" in done.stderr
@@ -144,7 +144,7 @@ def test_one_that_is_up_is_started_at_once(systemd: Systemd, call: Call) -> None
 @pytest.mark.parametrize(
     "end", [CRASHING, DOWN, {"ActiveState": "failed", "SubState": "failed", "Job": "0"}]
 )
-def test_a_start_that_fails(systemd: Systemd, call: Call, end: dict[str, str]) -> None:
+def test_a_start_that_fails_is_reported(systemd: Systemd, call: Call, end: dict[str, str]) -> None:
     systemd.now(MAIL, DOWN)
     systemd.course("start", MAIL, STARTING, end)
     done = call("start", "mail")
@@ -166,13 +166,13 @@ def test_a_start_that_waits_for_its_broker(
     assert "not started within 0 s: shop-worker@mail: activating (start), connecting" in done.stderr
 
 
-def test_nobody_waits(systemd: Systemd, call: Call) -> None:
+def test_no_wait_returns_at_once(systemd: Systemd, call: Call) -> None:
     systemd.course("stop", MAIL, DRAINING)
     done = call("stop", "mail", "--no-wait")
     assert (done.exit_code, done.stdout) == (0, "shop-worker@mail: stop has begun\n")
 
 
-def test_systemd_refuses(systemd: Systemd, call: Call) -> None:
+def test_a_refusal_of_systemd_is_reported(systemd: Systemd, call: Call) -> None:
     systemd.units["refuses"] = True
     systemd.write()
     done = call("stop", "mail")
@@ -183,14 +183,16 @@ def test_systemd_refuses(systemd: Systemd, call: Call) -> None:
 
 
 @pytest.mark.parametrize("name", ["nobody", "mail@worker2", "nginx", "redis@shop-broker", "worker"])
-def test_names_that_are_not_here(systemd: Systemd, call: Call, name: str) -> None:
+def test_unknown_names_are_refused(systemd: Systemd, call: Call, name: str) -> None:
     done = call("stop", name)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "; this host has mail, bulk, beat, flower, web" in done.stderr
     assert systemd.log() == []
 
 
-def test_root_alone(systemd: Systemd, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_may_stop_units(
+    systemd: Systemd, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     done = call("stop", "mail")
     assert (done.exit_code, systemd.log()) == (3, [])
@@ -208,5 +210,5 @@ def test_root_alone(systemd: Systemd, call: Call, monkeypatch: pytest.MonkeyPatc
         ("", None),
     ],
 )
-def test_spans(text: str, seconds: float | None) -> None:
+def test_systemds_time_spans_are_parsed(text: str, seconds: float | None) -> None:
     assert units.span(text) == seconds

@@ -29,7 +29,7 @@ def hour(good: int, late: int, failed: int = 0, seconds: int = 3600) -> dict[str
         ({"mail@a": hour(98, 2, 6)}, False, False),
         # Both hosts together.
         ({"mail@a": hour(98, 2, 6), "mail@b": hour(100, 0, 0)}, True, True),
-        # Other workers don't count, and too few tasks say nothing.
+        # Workers of other names don't count, and too few tasks prove nothing.
         ({"mail@a": hour(0, 9, 9), "bulk@a": hour(0, 1000, 1000)}, True, True),
     ],
 )
@@ -38,7 +38,7 @@ def test_slos_are_kept_or_broken(nodes: dict[str, Any], wait: bool, failures: bo
     assert [one.well for one in found] == [wait, failures]
 
 
-def test_what_is_said() -> None:
+def test_the_text_of_an_slo() -> None:
     (found,) = slo.kept(
         {"mail": (WAIT,)}, {"mail@a": hour(98, 2), "mail@b": {"state": "no answer"}}
     )
@@ -53,7 +53,7 @@ def test_what_is_said() -> None:
     }
 
 
-def test_workers_of_another_version_are_left_out() -> None:
+def test_workers_of_another_version_do_not_count() -> None:
     assert list(slo.kept({"mail": (WAIT,)}, {"mail@a": {"last_hour": None}})) == []
 
 

@@ -62,11 +62,11 @@ def test_the_life_of_a_task() -> None:
         ),
     ],
 )
-def test_how_it_ends(more: dict[str, Any], end: str) -> None:
+def test_the_last_line_says_how_the_run_ended(more: dict[str, Any], end: str) -> None:
     assert shown(run(**more))[-1] == end
 
 
-def test_a_worker_that_died_and_the_one_after_it() -> None:
+def test_a_worker_that_died_and_its_successor() -> None:
     first = run(state="started", ended=None)
     second = run(node="mail@worker2", received=SENT + 10, started=SENT + 10, ended=SENT + 12)
     assert shown(first, second)[2:] == [
@@ -100,5 +100,5 @@ def test_a_retry_is_sent_again() -> None:
         ),
     ],
 )
-def test_what_is_said_of_a_task_that_is_not_there(found: dict[str, Any], words: str) -> None:
+def test_the_message_for_an_unknown_task(found: dict[str, Any], words: str) -> None:
     assert task.missing(found).startswith(words)

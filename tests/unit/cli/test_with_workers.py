@@ -32,7 +32,7 @@ TASKS = [f"shop.{name}" for name in ("add", "fail", "lost", "note", "silent", "s
 
 Call = Callable[..., Result]
 
-# Stands in for systemd-run: the same environment, from files of the test.
+# Replaces systemd-run: the same environment, from files of the test.
 EXEC = """
 import json, os, sys
 words = sys.argv[sys.argv.index("--") + 1:]
@@ -50,7 +50,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @cache
 def checked(fleet: Fleet) -> dict[str, Any]:
-    """What the build of a release notes of the application."""
+    """Return what the build of a release records about the application."""
     done = subprocess.run(
         [sys.executable, "-m", "celery_fleet.release.check"],
         input=json.dumps({"app": "shop", "directory": str(fleet.directory)}),
@@ -65,7 +65,7 @@ def checked(fleet: Fleet) -> dict[str, Any]:
 
 @pytest.fixture
 def place(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host of that fleet."""
+    """Return a host of that fleet."""
     document = host.document(tmp_path, workers={NODE: ["mail"]}, queues=QUEUES)
     directory = host.install(tmp_path)
     (directory / "cli.json").write_text(json.dumps(document))
@@ -146,7 +146,7 @@ def test_a_task_is_sent_and_its_result_asked_for(call: Call) -> None:
     assert (shown["state"], shown["ok"], shown["result"]) == ("SUCCESS", True, None)
 
 
-def test_a_task_that_nobody_takes(call: Call) -> None:
+def test_a_task_that_no_worker_runs(call: Call) -> None:
     to_nobody = ("run", "add", "--args", "[1, 2]", "--queue", "bulk", "--anyway")
     identity = call(*to_nobody, "--async").stdout.strip()
     assert found(call("result", identity, "--format", "json"))["state"] == "PENDING"
@@ -166,7 +166,7 @@ def test_a_task_without_a_result_is_not_waited_for(call: Call) -> None:
     assert "shop.silent leaves no result" in done.stderr
 
 
-def test_a_task_is_run_here(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_task_can_be_run_here(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
     assert (
         found(call("run", "add", "--args", "[2, 3]", "--here", "--format", "json"))["result"] == 5
     )
@@ -188,13 +188,13 @@ def test_a_task_is_run_here(call: Call, capfd: pytest.CaptureFixture[str]) -> No
         (("purge", "elsewhere", "--yes"), "queue elsewhere: the inventory has mail, bulk"),
     ],
 )
-def test_what_is_found_to_be_a_mistake_on_the_way(
+def test_mistakes_that_are_only_noticed_on_the_way(
     fleet: Fleet, call: Call, argv: tuple[str, ...], words: str
 ) -> None:
     done = call(*argv)
     assert (done.exit_code, done.stdout) == (2, "")
     assert words in done.stderr
-    # Redis refuses to tell of a queue that no inventory names.
+    # Redis refuses to read a queue that no inventory names.
     fleet.refused()
 
 
@@ -209,7 +209,7 @@ def test_purge_takes_all_priorities(fleet: Fleet, call: Call) -> None:
 
 
 def test_revoke(fleet: Fleet, call: Call) -> None:
-    # Nobody has it before it is revoked.
+    # No worker has it before it is revoked.
     words = ("call", "shop.add", "--args=[1, 1]", "--queue=bulk")
     identity = fleet.celery(*words, user="producer").strip()
     done = call("revoke", identity)
@@ -233,7 +233,7 @@ def test_status_in_detail(call: Call) -> None:
     call("run", "slow", "--args", "[12]", "--async")
     wait_for(lambda: "shop.slow" in call("active").stdout)
     done = call("status", "--detailed")
-    assert done.exit_code == 1, "bulk is consumed by nobody"
+    assert done.exit_code == 1, "bulk is not consumed"
     for text in ("Since the workers' start", "not sent", "shop.slow"):
         assert text in done.stdout
     worker = found(call("status", "--detailed", "--format", "json"), 1)["workers"][NODE]
@@ -243,7 +243,7 @@ def test_status_in_detail(call: Call) -> None:
 
 @pytest.fixture
 def resumed(call: Call) -> Iterator[None]:
-    """Whatever a test pauses."""
+    """Resume whatever a test pauses."""
     yield
     for pause in found(call("status", "--json"), 1)["pauses"]:
         kind, _, name = pause["target"].partition(":")
@@ -268,10 +268,10 @@ def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPa
     assert [one["by"] for one in report["pauses"]] == ["ana"]
     assert report["workers"][NODE]["state"] == "paused"
     assert report["queues"]["mail"]["waiting"] == 1
-    # The worker is fine; what nobody consumes is another queue.
+    # The worker is fine; the problem is another queue, which is not consumed.
     assert "mail" not in " ".join(report["problems"])
 
-    # A second pause of the same waits for what runs, and changes nothing of the first.
+    # A second pause of the same queue waits for running tasks, and changes nothing in the first.
     answer = found(call("pause", "--queue", "mail", "--why", "x", "--wait", "30", "--json"))
     assert answer["workers"][NODE] == {"paused": {"mail": 0}}
     assert answer["changed"] == []
@@ -304,7 +304,7 @@ def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPa
         (("resume", "--host", "gone"), 1, "host gone was not paused; paused is nothing"),
     ],
 )
-def test_what_can_not_be_paused_or_resumed(
+def test_impossible_pauses_and_resumes_are_refused(
     call: Call, argv: tuple[str, ...], code: int, text: str
 ) -> None:
     done = call(*argv)
@@ -317,9 +317,9 @@ Watching = Callable[[Callable[[Summary], None]], None]
 
 @pytest.fixture
 def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
-    """Have a function called after each sample that a monitor shows.
+    """Return a function that has another one called after each sample that a monitor shows.
 
-    Not at a time: how long it takes until the first one is there depends on the machine.
+    There is no fixed time, because how long the first sample takes depends on the machine.
     """
 
     view = monitor.view
@@ -348,10 +348,10 @@ add.delay(1, 2), add.delay(1, 2), slow.delay(0.5), fail.delay("no stock")
 
 @pytest.fixture
 def monitored(call: Call, fleet: Fleet, watching: Watching) -> Callable[..., list[dict[str, Any]]]:
-    """The lines of a monitor during which three tasks run and one fails, and nothing else does."""
+    """Return the lines of a monitor while three tasks run and one fails, and nothing else happens."""
 
     def lines(*argv: str) -> list[dict[str, Any]]:
-        # What a test before has left running would be counted here, too.
+        # Otherwise tasks that an earlier test has left running would be counted.
         wait_for(lambda: found(call("active", "--format", "json")) == {NODE: []}, 30)
         sending: list[subprocess.Popen[bytes]] = []
 
@@ -407,7 +407,7 @@ def test_monitor_by_totals_and_by_events(
     assert fleet.listeners() == set(), "left on the broker"
 
 
-def test_monitor_for_people(call: Call) -> None:
+def test_the_monitors_output_for_people(call: Call) -> None:
     done = call("monitor", "--duration", "2", "--interval", "1")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -436,7 +436,7 @@ def test_monitor_survives_a_broker_that_hangs(fleet: Fleet, call: Call, watching
     assert last["summary"]["trouble"] is None
 
 
-def test_monitor_gives_a_hanging_broker_up(fleet: Fleet, call: Call, watching: Watching) -> None:
+def test_monitor_gives_up_on_a_hanging_broker(fleet: Fleet, call: Call, watching: Watching) -> None:
     broker = fleet.processes["broker"]
     watching(lambda summary: broker.send_signal(signal.SIGSTOP))
     began = time.monotonic()
@@ -498,7 +498,7 @@ def test_ctrl_c_ends_a_monitor_with_its_sums(place: Path, fleet: Fleet, number: 
         f"application.CONFIGURATION = Path({str(place / 'etc')!r}); ask.as_user = lambda name: {{}}\n"
         "main.run()"
     )
-    # Whoever runs the tests in the background has SIGINT ignored, and Python leaves it so.
+    # If the tests run in the background, SIGINT is ignored, and Python leaves it so.
     python = ["env", "--default-signal=INT", sys.executable]
     process = subprocess.Popen(
         [*python, "-c", code, "--format", "json", "monitor", "--interval", "1"],

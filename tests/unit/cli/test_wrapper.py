@@ -26,11 +26,13 @@ from tests.unit.cli import host
         (["--app", "a", "status"], {"CELERY_FLEET_APP": "c"}, "a"),
     ],
 )
-def test_the_application_that_is_named(argv: list[str], environ: dict[str, str], name: str) -> None:
+def test_the_application_comes_from_options_or_the_environment(
+    argv: list[str], environ: dict[str, str], name: str
+) -> None:
     assert wrapper.named(argv, environ) == name
 
 
-def test_the_file_that_is_read() -> None:
+def test_the_first_matching_cli_json_is_read() -> None:
     paths = ["/etc/celery-fleet/b/cli.json", "/etc/celery-fleet/a/cli.json"]
     assert wrapper.chosen(paths, "b") == paths[0]
     assert wrapper.chosen(paths, "") == wrapper.chosen(paths, "nosuch") == paths[1]
@@ -55,13 +57,13 @@ def run(root: Path, *argv: str, **environ: str) -> subprocess.CompletedProcess[s
 
 def test_it_becomes_the_command(tmp_path: Path) -> None:
     host.install(tmp_path)
-    # What stands about in a directory, or in the environment, is no part of what root runs.
+    # Files in the working directory, and variables of the environment, must not change what root runs.
     (tmp_path / "click.py").write_text("raise SystemExit('taken')")
     done = run(tmp_path, "--version", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout.split(",")[0]) == (0, "celery-fleet"), done.stderr
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_broken_files_are_reported(tmp_path: Path) -> None:
     done = run(tmp_path, "status")
     assert (done.returncode, "there is no application" in done.stderr) == (3, True)
     directory = host.install(tmp_path)

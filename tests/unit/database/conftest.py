@@ -1,4 +1,4 @@
-"""A Django project in a separate process, because Django's settings are global to a process."""
+"""Fixtures: a Django project in a separate process, because Django's settings are global to a process."""
 
 from __future__ import annotations
 

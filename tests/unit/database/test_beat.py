@@ -38,7 +38,7 @@ class Beat:
     def __init__(self, project: Project, directory: Path) -> None:
         self.directory = directory
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        # Abstract: the name of a file would be too long.
+        # An abstract socket, because the name of a file would be too long.
         address = f"fleet-test-{os.getpid()}-{id(self)}"
         self.manager.bind(f"\0{address}")
         self.manager.settimeout(0.1)
@@ -124,13 +124,11 @@ def test_beat_counts_the_entries_of_the_database(beat: Beat) -> None:
 
 
 @pytest.mark.slow
-def test_beat_sends_what_the_database_holds_and_writes_no_entry(
-    project: Project, beat: Beat
-) -> None:
+def test_beat_sends_entries_of_the_database_and_writes_none(project: Project, beat: Beat) -> None:
     beat.says("READY=1")
     beat.says("STATUS=1 entry, next often")
     assert beat.held == {"often": "database"}
-    # Neither the code's entry nor Celery's own clean-up.
+    # There is neither the code's entry nor Celery's own clean-up.
     assert list(project.table()) == ["often"]
     project.python("t = of('often'); t.enabled = False; t.save()")
     project.python(
@@ -144,7 +142,7 @@ def test_beat_sends_what_the_database_holds_and_writes_no_entry(
 
 
 @pytest.mark.slow
-def test_beat_holds_what_is_due_much_later_too(project: Project, beat: Beat) -> None:
+def test_beat_also_reports_entries_that_are_due_much_later(project: Project, beat: Beat) -> None:
     """The final table of a run shows what beat has loaded, and half a schedule looks like a loss."""
     hour = (datetime.now(UTC) + timedelta(hours=12)).hour
     project.python(
@@ -156,7 +154,7 @@ def test_beat_holds_what_is_due_much_later_too(project: Project, beat: Beat) -> 
 
 
 @pytest.mark.slow
-def test_without_its_database_beat_sends_what_it_knows(project: Project, beat: Beat) -> None:
+def test_without_its_database_beat_sends_known_entries(project: Project, beat: Beat) -> None:
     beat.says("STATUS=1 entry, next often")
     database = project.directory / "db.sqlite3"
     away = project.directory / "away"
@@ -218,12 +216,12 @@ def test_an_application_without_the_package_is_refused_by_beat(
     ("meanwhile", "left"),
     [
         ("rows.update(queue='other')", "other 1"),
-        # If the whole row were saved, it would be there again, without a mark.
+        # If beat saved the whole row, it would be there again, without a mark.
         ("rows.delete()", "gone"),
     ],
 )
-def test_beat_writes_its_own_fields_alone(project: Project, meanwhile: str, left: str) -> None:
-    """Another process writes or edits between django_celery_beat's look at a row and its writing."""
+def test_beat_only_writes_its_own_fields(project: Project, meanwhile: str, left: str) -> None:
+    """Another process writes or edits a row between django_celery_beat's reading and writing."""
     project.entries = {"often": {"task": "shop.sync", "interval": 1}}
     project.policy = "replace"
     project.ask("sync")

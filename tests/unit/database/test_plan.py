@@ -1,4 +1,4 @@
-"""The state of entries and what has to be done, over plain data."""
+"""The state of entries and what has to be done, computed from plain data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def one(
     *others: Row,
     **options: Any,
 ) -> PlannedEntry:
-    """The step of entry `a`."""
+    """Return the step for the entry `a`."""
     declared = {} if wanted is None else {"a": wanted}
     rows = [*([row] if row else []), *others]
     found = planning.steps(declared, rows, [mark] if mark else [], **options)
@@ -41,7 +41,7 @@ OURS = Mark("a", 1, content())
     [
         # Never written.
         (content(), None, None, "keep", ("not written yet", "add")),
-        # As declared, and declared otherwise since.
+        # As declared, and declared differently since.
         (content(), Row(1, content()), OURS, "keep", ("declared", "")),
         (content(schedule=DAILY), Row(1, content()), OURS, "keep", ("declared", "change")),
         # To Python 1 and True are equal.
@@ -82,7 +82,7 @@ OURS = Mark("a", 1, content())
         (None, None, OURS, "keep", ("no longer declared", "forget")),
     ],
 )
-def test_what_becomes_of_an_entry(
+def test_the_step_for_an_entry(
     wanted: Mapping[str, Any] | None,
     row: Row | None,
     mark: Mark | None,
@@ -103,25 +103,25 @@ def test_users_entries_are_never_touched() -> None:
     ]
 
 
-def test_where_a_user_renamed_ours_and_made_one_of_its_name_both_stay() -> None:
+def test_a_renamed_entry_and_a_users_entry_with_its_old_name_both_stay() -> None:
     step = one(content(), Row(1, content("b")), OURS, Row(7, content()), edited="reset")
     assert (step.state, step.action, step.row) == ("taken", "forget", Row(7, content()))
 
 
-def test_names_alone_can_be_reset() -> None:
+def test_only_named_entries_can_be_reset() -> None:
     row = Row(1, content(enabled=False))
     assert one(content(), row, OURS, reset=["b"]).action == ""
     assert one(content(), row, OURS, reset=["a"]).action == "change"
 
 
-def test_a_field_that_an_older_version_did_not_write_is_no_edit() -> None:
+def test_a_field_that_an_older_version_did_not_write_is_not_an_edit() -> None:
     written = {key: value for key, value in content().items() if key != "headers"}
     row = Row(1, content(headers={"x": 1}))
     step = one(content(), row, Mark("a", 1, written))
     assert (step.state, step.action) == ("declared", "change")
 
 
-def test_differences_are_told_without_arguments() -> None:
+def test_differences_are_reported_without_arguments() -> None:
     row = Row(1, content(kwargs={"key": "s3cr3t"}, schedule=DAILY, enabled=False))
     kept = one(content(kwargs={"key": "other"}), row, OURS)
     text = planning.note(kept)

@@ -1,4 +1,4 @@
-"""The schedule in a real database, by django_celery_beat itself."""
+"""The schedule in a real database, with django_celery_beat itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def actions(answer: dict[str, Any]) -> dict[str, str]:
     return {item["entry"]: item["action"] for item in answer["items"]}
 
 
-def test_looking_writes_nothing(project: Project) -> None:
+def test_plans_and_dry_runs_write_nothing(project: Project) -> None:
     before = (project.directory / "db.sqlite3").read_bytes()
     planned = actions(project.ask("plan"))
     assert set(planned) == {"in the code", "Sync All Suppliers", "nightly"}
@@ -35,7 +35,7 @@ def test_looking_writes_nothing(project: Project) -> None:
 
 
 def test_a_time_that_differs_in_each_process_is_named(project: Project) -> None:
-    """A plan can't foretell it, so its text must not depend on it: it would never be the one that was approved."""
+    """A plan can't foretell such a time. If its text had the time, it would never equal the approved plan."""
     project.environment["SALTED"] = "1"
 
     def salted(answer: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -58,7 +58,7 @@ def test_a_time_that_differs_in_each_process_is_named(project: Project) -> None:
     assert project.ask("plan")["items"] == []
 
 
-def test_what_is_declared_is_printed_without_its_values(project: Project) -> None:
+def test_declared_entries_are_printed_as_hashes(project: Project) -> None:
     """A second process prints it, for comparison; arguments may be secret."""
     answer = project.ask("declared")
     assert set(answer["declared"]) == {"in the code", "Sync All Suppliers", "nightly"}
@@ -92,7 +92,7 @@ def test_declared_entries_are_written_once(project: Project) -> None:
     ]
 
 
-def test_rows_of_times_are_used_again_and_never_changed(project: Project) -> None:
+def test_rows_of_schedules_are_reused_and_never_changed(project: Project) -> None:
     project.python(
         "IntervalSchedule.objects.create(every=1, period='hours');"
         "IntervalSchedule.objects.create(every=1, period='hours');"
@@ -107,7 +107,7 @@ def test_rows_of_times_are_used_again_and_never_changed(project: Project) -> Non
     assert project.table()["mine"] == "<freq: 1.00 hour>"
 
 
-def test_what_users_did_is_kept_or_reset(project: Project) -> None:
+def test_users_changes_are_kept_or_reset(project: Project) -> None:
     project.ask("sync")
     project.python(
         "t = of('nightly'); t.enabled = False; t.save()\n"
@@ -146,7 +146,7 @@ def test_what_users_did_is_kept_or_reset(project: Project) -> None:
         ("refuse", {"in the code"}),
     ],
 )
-def test_whose_entries_count_says_the_policy(
+def test_the_policy_decides_which_entries_count(
     project: Project, policy: str, expected: set[str]
 ) -> None:
     project.policy = policy
@@ -155,7 +155,7 @@ def test_whose_entries_count_says_the_policy(
     assert set(actions(project.ask("plan"))) == expected
 
 
-def test_only_ours_goes_with_its_declaration(project: Project) -> None:
+def test_only_our_entry_is_removed_with_its_declaration(project: Project) -> None:
     project.python(
         "i = IntervalSchedule.objects.create(every=9, period='days');"
         "PeriodicTask.objects.create(name='nightly', task='shop.sync', interval=i)"
@@ -169,7 +169,7 @@ def test_only_ours_goes_with_its_declaration(project: Project) -> None:
     assert project.python(MARKS) == "[]"
 
 
-def test_a_change_is_told_to_a_running_beat_and_makes_nothing_due_at_once(project: Project) -> None:
+def test_a_change_reaches_a_running_beat_and_makes_nothing_due_at_once(project: Project) -> None:
     project.ask("sync")
     changed = "print(PeriodicTasks.last_change().isoformat())"
     before = project.python(changed)
@@ -192,7 +192,7 @@ def test_a_change_is_told_to_a_running_beat_and_makes_nothing_due_at_once(projec
     )
 
 
-def test_all_of_ours_are_switched_and_no_users(project: Project) -> None:
+def test_all_of_our_entries_are_switched_and_none_of_users(project: Project) -> None:
     project.ask("sync")
     project.python(
         "PeriodicTask.objects.create(name='mine', task='x', interval=IntervalSchedule.objects.first())"
@@ -208,14 +208,14 @@ def test_all_of_ours_are_switched_and_no_users(project: Project) -> None:
         "nightly",
         "Sync All Suppliers",
     }
-    # Kept as any other edit.
+    # It is kept like any other edit.
     assert actions(project.ask("sync")) == {}
     assert set(actions(project.ask("enable", "--name=nightly"))) == {"nightly"}
     assert len(actions(project.ask("enable"))) == 2
     assert actions(project.ask("sync")) == {}
 
 
-def test_two_at_once_write_once(project: Project) -> None:
+def test_concurrent_runs_write_each_entry_once(project: Project) -> None:
     answers: list[dict[str, Any]] = []
     threads = [
         threading.Thread(target=lambda: answers.append(project.ask("sync"))) for _ in range(4)
@@ -273,7 +273,7 @@ def test_what_the_database_cannot_hold_is_refused(
         ({"CELERY_APP": "nothing"}, "application nothing can't be loaded"),
     ],
 )
-def test_who_can_not_be_asked_is_told(
+def test_a_database_that_can_not_be_asked_is_reported(
     project: Project, environment: dict[str, str], words: str
 ) -> None:
     project.environment.update(environment)
@@ -289,7 +289,7 @@ def test_who_can_not_be_asked_is_told(
         ({"APPS": "django.contrib.contenttypes"}, "django_celery_beat is not in INSTALLED_APPS"),
     ],
 )
-def test_the_check_of_a_release_tells_whether_it_can(
+def test_the_check_of_a_release_reports_whether_it_can_use_the_database(
     project: Project, environment: dict[str, str], words: str
 ) -> None:
     project.environment.update(environment)
@@ -300,7 +300,7 @@ def test_the_check_of_a_release_tells_whether_it_can(
     assert bool(report["application"]["no_database"]) == bool(words)
 
 
-def test_due_times_are_those_of_the_schedules(project: Project) -> None:
+def test_due_times_follow_the_schedules(project: Project) -> None:
     project.ask("sync")
     project.python(
         "from datetime import datetime, timezone as z\n"
@@ -324,7 +324,7 @@ def test_due_times_are_those_of_the_schedules(project: Project) -> None:
     assert found["Sync All Suppliers"]["error"] is None
 
 
-def test_the_settings_of_the_process_count_where_none_are_given(project: Project) -> None:
+def test_the_settings_of_the_process_are_used_if_none_are_given(project: Project) -> None:
     path = project.directory / "settings.json"
     path.write_text(json.dumps(project.document))
     environment = {"CELERY_FLEET_SETTINGS": str(path), "CELERY_FLEET_COMPONENT": "beat"}

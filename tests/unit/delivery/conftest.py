@@ -1,4 +1,4 @@
-"""A broker with the roles' users, for tests that move messages by hand."""
+"""Fixtures: a broker with the roles' users, for tests that move messages by hand."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def check(found: dict[str, Any], *, prefork: bool) -> None:
     buckets = waits["buckets"]
     assert len(buckets) == len(BOUNDS) + 1
     started = sum(one["started"] for one in tasks.values())
-    # Of what has a header, only the retry was sent by the worker; two tasks were sent 100 s before they began.
+    # Of the messages with a header, the worker only sent the retry; two tasks were sent 100 s before they began.
     assert sum(buckets) == 5
     assert waits["unknown"] == started - 5
     assert buckets[BOUNDS.index(120)] == 2

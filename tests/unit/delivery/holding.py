@@ -31,7 +31,7 @@ class Store:
 
     @property
     def now(self) -> float:
-        """Redis' clock."""
+        """Return the time of Redis's clock."""
         seconds, micros = self.redis.time()
         return float(seconds) + float(micros) / 1e6
 
@@ -70,15 +70,15 @@ class Store:
 
     def age(self, tag: str) -> float:
         score = self.redis.zscore(INDEX, tag)
-        assert score is not None, f"{tag} has no place"
+        assert score is not None, f"{tag} is not in unacked_index"
         return self.now - score
 
     def held(self) -> set[str]:
-        """Tags that have a place."""
+        """Return the tags in unacked_index."""
         return {tag.decode() for tag in self.redis.zrange(INDEX, 0, -1)}
 
     def names(self, key: str = "mail") -> list[str]:
-        """Names of a list's messages, the next one to be taken first."""
+        """Return the names of a list's messages, the next one first."""
         items = client(self.port, "operator").lrange(key, 0, -1)
         return [json.loads(item)["headers"]["id"] for item in reversed(items)]
 

@@ -1,4 +1,4 @@
-"""Real workers of every pool on a real Redis, and a ledger outside of the broker of what their tasks did."""
+"""Real workers of every pool on a real Redis, and a ledger outside the broker of what their tasks did."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Worker:
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float = 90) -> int:
-        """Return its status after its end."""
+        """Wait until it ends; return its exit status."""
         return self.process.wait(seconds)
 
     @property
@@ -104,7 +104,7 @@ class Worker:
 
     @property
     def handed_back_within(self) -> float:
-        """Milliseconds that the drain's beginning took, as it says itself."""
+        """Return the milliseconds that handing back took, according to its log."""
         found = re.search(r"drain: \d+ tasks running, \d+ handed back within ([\d.]+) ms", self.log)
         assert found is not None, self.log
         return float(found[1])
@@ -115,7 +115,7 @@ class Shop:
 
     def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
         self.fleet = fleet
-        #: Sees everything; none of the roles' users does.
+        #: A client that may see everything, unlike the roles' users.
         self.witness: redis.Redis = redis.Redis(
             port=fleet.ports["broker"], username="witness", password=WITNESS
         )
@@ -128,7 +128,7 @@ class Shop:
         stack.callback(self._app.close)
 
     def worker(self, pool: str, again: bool = False, **environ: str) -> Worker:
-        """Start one and wait until it consumes; ``again`` has it be the same unit's next start."""
+        """Start a worker and wait until it consumes; with ``again`` it is the same unit's next start."""
         log = self.fleet.directory / ("again.log" if again else "first.log")
         state = self.fleet.directory / "state"
         state.mkdir(exist_ok=again)
@@ -157,7 +157,7 @@ class Shop:
         return str(self._app.send_task(f"shop.{task}", (seconds,), **options).id)
 
     def load(self, seconds: float = 0.5, number: int = 24, eta: float = 3.0) -> list[str]:
-        """Plain tasks of every priority, some for later and some limited."""
+        """Send plain tasks of every priority, some with an ETA and some with a rate limit."""
         ids = []
         for count in range(number):
             options: dict[str, Any] = {"priority": PRIORITIES[count % len(PRIORITIES)]}
@@ -167,18 +167,18 @@ class Shop:
         return ids
 
     def queued(self) -> Counter[str]:
-        """Ids of the messages in the queue's lists."""
+        """Return the ids of the messages in the queue's lists."""
         keys = ["mail", *(f"mail\x06\x16{step}" for step in PRIORITIES[1:])]
         items = [item for key in keys for item in self.witness.lrange(key, 0, -1)]
         return Counter(json.loads(item)["headers"]["id"] for item in items)
 
     def unacked(self) -> set[str]:
-        """Ids of the messages that some worker holds."""
+        """Return the ids of the messages that a worker holds."""
         items = self.witness.hvals("unacked")
         return {json.loads(item)[0]["headers"]["id"] for item in items}
 
     def account(self, sent: list[str]) -> dict[str, list[str]]:
-        """What of it is lost, or was run or queued more than once."""
+        """Return which tasks are lost, or were run or queued more than once."""
         ended, queued = self.ledger.ended, self.queued()
         whole = ended + queued
         return {
@@ -188,7 +188,7 @@ class Shop:
         }
 
 
-#: The atomic fetch and what keeps a worker going while its broker does not.
+#: The atomic fetch, and the parts that keep a worker going while its broker is away.
 ATOMIC = {"profile": "at_least_once", "fetch": "atomic", "carry": True, "outage": True}
 
 NOTHING: dict[str, list[str]] = {"lost": [], "doubled": [], "cut off": []}
@@ -220,7 +220,7 @@ def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Sh
             )
             fleet.processes[kind] = server
             stack.callback(_end, server)
-            # One that a test has stopped would not hear of its end.
+            # A process that a test has stopped would not notice the signal.
             stack.callback(server.send_signal, signal.SIGCONT)
         for port in ports.values():
             wait_for(lambda port=port: client(port, "operator").ping())
@@ -228,7 +228,7 @@ def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Sh
 
 
 def until(look: Callable[[], Any], seconds: float = 60) -> float:
-    """Wait closely for it; how many seconds that took."""
+    """Poll often until something is true; return how many seconds that took."""
     began = time.monotonic()
     while not look():
         assert time.monotonic() - began < seconds, "it did not happen"

@@ -1,4 +1,4 @@
-"""Real Redis servers of a test's own, and kombu's connections to them by the atomic fetch."""
+"""Real Redis servers for tests, and kombu's connections to them with the atomic fetch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.programs import required
 
 
 class Server:
-    """One server, without any data on disk unless told so."""
+    """A server, by default without data on disk."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port()
@@ -53,7 +53,7 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def calls(self) -> dict[str, int]:
-        """How often each command was called since the statistics were reset."""
+        """Return how often each command was called since the statistics were reset."""
         found = self.client.info("commandstats")
         return {name.removeprefix("cmdstat_"): value["calls"] for name, value in found.items()}
 
@@ -70,10 +70,10 @@ def serving(directory: Path, *options: str) -> Iterator[Server]:
 
 
 def until(look: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait for what it returns to be true."""
+    """Wait until a function returns something true; return that."""
     end = time.monotonic() + seconds
     while not (found := look()):
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
     return found
 
@@ -97,20 +97,20 @@ class Consuming:
         self.consumer.consume()
 
     def drain(self, number: int = 1, seconds: float = 20) -> list[Any]:
-        """The next messages, as many as are wanted."""
+        """Return this many messages as they come."""
         until(lambda: self.turn(0.05) or len(self.got) >= number, seconds)
         found, self.got[:] = self.got[:number], self.got[number:]
         return found
 
     def turn(self, seconds: float = 0.0) -> None:
-        """One round of the loop, in which something may come."""
+        """Run one iteration of the event loop, in which a message may come."""
         try:
             self.connection.drain_events(timeout=seconds)
         except TimeoutError:
             return
 
     def idle(self) -> None:
-        """Turn until nothing is left to be asked."""
+        """Run the loop until the channel is idle."""
         until(lambda: self.turn() or self.channel.armed)
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ def send(url: str, queue: str, *bodies: Any, **options: Any) -> None:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """The atomic fetch behind redis:// for a while."""
+    """Install the atomic fetch for redis:// during the block."""
     aliases, cache = kombu.transport.TRANSPORT_ALIASES, kombu.transport._transport_cache
     before = dict(aliases)
     transport.install()
@@ -159,7 +159,7 @@ def redis_server(directory: Path, *options: str, users: str | None = None) -> It
     )
     if users is not None:
         path = directory / "users.acl"
-        # Who looks on, with rights that no part of a fleet has.
+        # The observer has rights that no part of a fleet has.
         path.write_text(f"{users}user looker on >looker ~* &* +@all\n")
         argv = (*argv, "--aclfile", str(path))
     server = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
@@ -180,6 +180,6 @@ def redis_server(directory: Path, *options: str, users: str | None = None) -> It
 
 
 def looker(port: int) -> redis.Redis:
-    """A client that may see everything, of a server with users."""
+    """Return a client that may see everything, for a server with users."""
     found: redis.Redis = redis.Redis(port=port, username="looker", password="looker")
     return found

@@ -16,9 +16,9 @@ from tests.unit.delivery.pools import ATOMIC, NOTHING, POOLS, SLOTS, Shop, Worke
 
 pytestmark = pytest.mark.long
 
-#: With the transport as kombu has it and early acknowledgement, and with the atomic fetch and a late one.
+#: kombu's own transport with early acknowledgement, and the atomic fetch with late acknowledgement.
 WAYS: list[tuple[dict[str, Any] | None, str]] = [(None, "no"), (ATOMIC, "yes")]
-#: Those whose loop goes on while a task runs.
+#: Pools whose event loop continues while a task runs.
 FREE = [pool for pool in POOLS if pool != "solo"]
 
 
@@ -45,7 +45,7 @@ def busy(made: Shop, pool: str) -> bool:
 
 @pytest.mark.parametrize(("delivery", "late"), WAYS, ids=["stock", "atomic"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_what_has_not_begun_goes_back_and_what_runs_ends(
+def test_waiting_tasks_go_back_and_running_ones_end(
     tmp_path: Path, pool: str, delivery: dict[str, Any] | None, late: str
 ) -> None:
     with shop(tmp_path, delivery) as made:
@@ -56,7 +56,7 @@ def test_what_has_not_begun_goes_back_and_what_runs_ends(
         worker.terminate()
         until(lambda: worker.record)
         running = made.ledger.begun.keys() - made.ledger.ended.keys()
-        # What kombu's last question brings comes within a second and goes straight back.
+        # A message that kombu's last poll fetches comes within a second and goes straight back.
         until(lambda: made.unacked() <= running)
         assert worker.record["handed_back"] > 0
 
@@ -69,22 +69,22 @@ def test_what_has_not_begun_goes_back_and_what_runs_ends(
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_an_idle_worker_waits_for_nothing(tmp_path: Path, pool: str) -> None:
+def test_an_idle_worker_drains_at_once(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
         worker = made.worker(pool)
         made.send()
         until(lambda: made.ledger.ended)
-        time.sleep(0.2)  # armed: nothing is asked any more
+        time.sleep(0.2)  # armed: nothing more is sent
         worker.terminate()
         assert worker.wait() == 0, worker.log
-        # kombu's own question would have been under way for up to a second.
+        # kombu's own poll would have been under way for up to a second.
         assert worker.record["seconds"] < 0.6
         sent = [made.send() for _ in range(3)]
         assert made.queued().keys() == set(sent)
 
 
 @pytest.mark.parametrize("pool", FREE)
-def test_a_draining_worker_answers_and_takes_nothing(tmp_path: Path, pool: str) -> None:
+def test_a_draining_worker_answers_and_fetches_nothing(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
         worker = made.worker(pool, SHOP_LATE="yes")
         first = [made.send(seconds=6.0) for _ in range(SLOTS)]
@@ -102,13 +102,13 @@ def test_a_draining_worker_answers_and_takes_nothing(tmp_path: Path, pool: str) 
 
 
 @pytest.mark.parametrize("pool", FREE)
-def test_a_pause_hands_back_and_a_resume_takes_again(tmp_path: Path, pool: str) -> None:
+def test_a_pause_hands_back_and_a_resume_fetches_again(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
         made.worker(pool, SHOP_LATE="yes")
         sent = [made.send(seconds=3.0) for _ in range(SLOTS)]
         until(lambda: busy(made, pool))
         sent += [made.send(), made.send(countdown=60), made.send("limited"), made.send("limited")]
-        # gevent's consumer waits for a slot with the first that finds none.
+        # gevent's consumer waits for a slot with the first message that finds none.
         taken = SLOTS + 1 if pool == "gevent" else len(sent)
         until(lambda: len(made.unacked()) == taken)
 
@@ -119,12 +119,12 @@ def test_a_pause_hands_back_and_a_resume_takes_again(tmp_path: Path, pool: str) 
         assert made.queued().keys() == set(sent) - made.ledger.begun.keys()
 
         assert ask(made, "fleet_resume")["state"] == "consuming"
-        until(lambda: len(made.ledger.ended) == len(sent) - 1)  # all but the one for later
+        until(lambda: len(made.ledger.ended) == len(sent) - 1)  # all except the one with an ETA
         assert made.account(sent)["doubled"] == []
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
-def test_a_lost_connection_has_nothing_run_twice(tmp_path: Path, pool: str) -> None:
+def test_a_lost_connection_makes_nothing_run_twice(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
         worker = made.worker(pool, SHOP_LATE="yes")
         sent = [made.send(seconds=1.0) for _ in range(12)]
@@ -137,11 +137,11 @@ def test_a_lost_connection_has_nothing_run_twice(tmp_path: Path, pool: str) -> N
 
 
 def drained_without(made: Shop, worker: Worker, first: bool, seconds: float) -> None:
-    """Have the worker drain while its broker hangs, from before or after the signal."""
+    """Let the worker drain while its broker hangs, from before or after the signal."""
     broker = made.fleet.processes["broker"]
     if first:
         broker.send_signal(signal.SIGSTOP)
-        # From when it knows; a signal before that is the other case.
+        # Wait until it has noticed the hang; a signal before that is the other case.
         until(lambda: "the connection is lost" in worker.log or made.ledger.begun)
         worker.terminate()
     else:
@@ -164,7 +164,7 @@ def test_a_drain_ends_without_a_broker(tmp_path: Path, pool: str, first: bool) -
         assert begun == made.ledger.ended
         assert worker.record["running"] == 0
 
-        # The next start acknowledges what has run, and takes what has not.
+        # The next start acknowledges tasks that have run, and fetches the others.
         again = made.worker(pool, again=True, SHOP_LATE="yes")
         until(lambda: len(made.ledger.ended) == len(sent))
         until(lambda: made.unacked() == set())

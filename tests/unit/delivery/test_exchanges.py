@@ -1,4 +1,4 @@
-"""Messages that came by a named exchange go back to the queue that they came from, on a real Redis."""
+"""Messages that came through a named exchange go back to the queue that they came from, on a real Redis."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @contextmanager
 def consumer(server: Server, take: str, *queues: Queue) -> Iterator[Any]:
-    """What `give_back` knows as Celery's consumer, and the messages that it got."""
+    """Yield a consumer as `give_back` needs it, and the messages that it got."""
     with installed() if take == "atomic" else nullcontext(), Connection(server.url) as connection:
         got: list[Any] = []
         tasks: Any = Consumer(connection.channel(), queues, on_message=got.append)
@@ -73,7 +73,7 @@ def consumer(server: Server, take: str, *queues: Queue) -> Iterator[Any]:
 
 
 def taken(made: Any, number: int) -> list[Any]:
-    """The messages that it takes, which kombu then forgets."""
+    """Fetch messages, and make kombu forget them."""
     while len(made.got) < number:
         made.connection.drain_events(timeout=20)
     for message in made.got:
@@ -96,7 +96,7 @@ def publish(server: Server, kind: str, *bodies: str, **options: Any) -> None:
 
 
 def bodies(server: Server, key: str) -> list[str]:
-    """What waits in a list, the next one first."""
+    """Return the bodies that wait in a list, the next one first."""
     found = [json.loads(item) for item in reversed(server.client.lrange(key, 0, -1))]
     return [one["headers"]["name"] for one in found]
 
@@ -120,13 +120,13 @@ def test_messages_go_back_to_the_list_that_they_came_from(
         assert give_back.give_back(made, [(one, None) for one in held]) == [1, 1, 1]
         assert bodies(server, "mail") == ["first", "second"]
         assert bodies(server, "mail\x06\x166") == ["third"]
-    # The other queue has its own copies still, once.
+    # The other queue still has its own copies, once.
     assert bodies(server, "bulk") == ["first", "second"]
     assert bodies(server, "bulk\x06\x166") == ["third"]
     assert not server.client.exists("unacked", "unacked_index")
 
 
-def test_each_copy_that_one_worker_took_goes_back_to_its_own_queue(server: Server) -> None:
+def test_each_copy_that_one_worker_fetched_goes_back_to_its_own_queue(server: Server) -> None:
     queues = queues_of("topic")
     fill(server, "topic", "first", "second")
     with consumer(server, "atomic", *queues) as made:
@@ -136,7 +136,7 @@ def test_each_copy_that_one_worker_took_goes_back_to_its_own_queue(server: Serve
 
 
 @takes
-def test_a_message_that_cannot_be_placed_keeps_no_other_one(server: Server, take: str) -> None:
+def test_a_message_that_cannot_be_put_back_blocks_no_other(server: Server, take: str) -> None:
     queues = queues_of("topic")
     fill(server, "topic", "first", "second", "third")
     with consumer(server, take, queues[0]) as made:
@@ -194,7 +194,7 @@ class Post:
         self._app.conf.broker_url = f"redis://witness:{WITNESS}@127.0.0.1:{port}/0"
 
     def send(self, number: int, seconds: float = 0.0, task: str = "work") -> list[str]:
-        """Ids of tasks that were sent to the exchange."""
+        """Send tasks to the exchange; return their ids."""
         sending = {
             "exchange": self.queues[0].exchange,
             "routing_key": "letter.new",
@@ -229,12 +229,12 @@ def begun(made: Post, number: int) -> tuple[Worker, list[str]]:
 @pytest.mark.slow
 @kinds
 @takes
-def test_a_drain_hands_back(tmp_path: Path, kind: str, take: str) -> None:
+def test_a_drain_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: str) -> None:
     with post(tmp_path, kind, TAKES[take]) as made:
         worker, sent = begun(made, 6)
         worker.terminate()
         assert worker.wait() == 0, worker.log
-        # kombu's last question may bring back one that was handed back.
+        # kombu's last poll may fetch one that was handed back.
         assert worker.record["handed_back"] >= len(sent) - SLOTS, worker.log
         assert worker.record["seconds"] < 10
         assert made.shop.account(sent) == NOTHING, worker.log
@@ -247,7 +247,7 @@ def test_a_drain_hands_back(tmp_path: Path, kind: str, take: str) -> None:
 @pytest.mark.slow
 @kinds
 @takes
-def test_a_pause_hands_back(tmp_path: Path, kind: str, take: str) -> None:
+def test_a_pause_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: str) -> None:
     with post(tmp_path, kind, TAKES[take]) as made:
         worker, sent = begun(made, 6)
         standing = ask(made.shop, "fleet_pause", seconds=300)
@@ -286,7 +286,7 @@ def test_an_unknown_task_becomes_a_dead_letter(tmp_path: Path, kind: str, take: 
         until(lambda: store.count() == 1)
         (letter,) = store.choose(Choice(), False)
         assert (letter.id, letter.queue, letter.reason) == (sent, "mail", "unknown")
-        # In between it was offered to others, but only in its own queue.
+        # Meanwhile other workers could fetch it, but only from its own queue.
         assert worker.log.count("is not known to this worker") > 1
         assert made.copies() == {sent: 1}
         until(lambda: made.shop.unacked() == set())

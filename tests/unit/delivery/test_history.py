@@ -1,4 +1,4 @@
-"""The history of tasks, with a real worker and real Redis servers, whose users have the rights of a fleet's."""
+"""The history of tasks, with a real worker and real Redis servers with the roles' users."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def runs(fleet: Fleet, task_id: str) -> list[dict[str, Any]]:
 
 
 def over(fleet: Fleet, task_id: str, number: int = 1) -> list[dict[str, Any]]:
-    """Wait for so many runs that are over."""
+    """Wait until this many runs are over."""
     wait_for(lambda: [run["ended"] is not None for run in runs(fleet, task_id)] == [True] * number)
     return runs(fleet, task_id)
 
@@ -84,7 +84,7 @@ def send(fleet: Fleet, name: str, *args: Any, **options: Any) -> str:
         ("ignored", [], ["ignored"], None),
     ],
 )
-def test_a_task_of_each_end(
+def test_each_way_a_task_ends_is_in_the_history(
     tmp_path: Path, name: str, args: list[Any], states: list[str], detail: str | None
 ) -> None:
     (tmp_path / "more.py").write_text(MORE)
@@ -103,7 +103,7 @@ def test_a_task_of_each_end(
         assert fleet.refused() == []
 
 
-def test_a_task_that_runs_is_there_before_its_end(fleet: Fleet) -> None:
+def test_a_running_task_is_in_the_history(fleet: Fleet) -> None:
     task_id = send(fleet, "slow", 3)
     wait_for(lambda: [run["state"] for run in runs(fleet, task_id)] == ["started"])
     (run,) = over(fleet, task_id)
@@ -111,7 +111,7 @@ def test_a_task_that_runs_is_there_before_its_end(fleet: Fleet) -> None:
     assert run["detail"] >= 3
 
 
-def test_a_task_that_waits_for_its_time_is_there(fleet: Fleet) -> None:
+def test_a_task_that_waits_for_its_eta_is_in_the_history(fleet: Fleet) -> None:
     task_id = send(fleet, "add", 1, 2, countdown=600)
     wait_for(lambda: runs(fleet, task_id))
     (run,) = runs(fleet, task_id)
@@ -129,7 +129,7 @@ def test_the_history_outlives_a_worker_that_is_killed(fleet: Fleet) -> None:
     assert runs(fleet, running_)[0]["ended"] is None
 
 
-def test_a_worker_that_ends_says_what_it_gives_back(fleet: Fleet) -> None:
+def test_a_worker_that_ends_records_what_it_hands_back(fleet: Fleet) -> None:
     task_id = send(fleet, "add", 1, 2, countdown=600)
     wait_for(lambda: runs(fleet, task_id))
     fleet.processes["worker"].terminate()
@@ -138,7 +138,7 @@ def test_a_worker_that_ends_says_what_it_gives_back(fleet: Fleet) -> None:
     assert run["state"] == "returned"
 
 
-def test_a_task_that_nobody_has_received(fleet: Fleet) -> None:
+def test_a_task_that_no_worker_has_received(fleet: Fleet) -> None:
     over(fleet, send(fleet, "add", 1, 2))
     found = ask(fleet, str(uuid.uuid4()))
     assert (found["runs"], found["whole"]) == ([], True)
@@ -158,7 +158,7 @@ def test_a_server_that_forbids_it_only_costs_the_history(fleet: Fleet) -> None:
 
 
 def test_a_server_that_hangs_slows_no_task(fleet: Fleet) -> None:
-    """Tasks without a result, because Celery itself waits for the result store."""
+    """The tasks have no result, because Celery itself waits for the result store."""
     send(fleet, "note", 0)
     wait_for(lambda: fleet.ledger() == [0])
     server = fleet.processes["results"]
@@ -189,7 +189,7 @@ def test_the_stream_stays_below_its_size(tmp_path: Path) -> None:
         options = ("-n", NODE, "-Q", "mail", "-P", "threads", "-c", "2", "-l", "WARNING")
         fleet.processes["worker"] = fleet.start("celery", "-A", "shop", "worker", *options)
         wait_for(lambda: full.memory_usage(HISTORY) < 2**20)
-        # The newest ones stay, also those that another version has written.
+        # The newest entries stay, also those of another version.
         assert full.xlen(HISTORY) > 100
         task_id = send(fleet, "add", 1, 2)
         over(fleet, task_id)
@@ -200,11 +200,11 @@ def test_the_stream_stays_below_its_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"x", reader.zlib.compress(b"{"), reader.zlib.compress(b"0" * 20_000_000)]
 )
-def test_an_entry_that_is_damaged_is_passed_over(content: bytes) -> None:
+def test_a_damaged_entry_is_ignored(content: bytes) -> None:
     assert list(reader.records(content, "7-7")) == []
 
 
-def test_a_search_ends_in_time_and_says_how_far_it_got() -> None:
+def test_a_search_ends_in_time_and_reports_how_far_it_got() -> None:
     data = reader.zlib.compress(json.dumps({"node": NODE, "release": None, "tasks": []}).encode())
 
     class Endless:

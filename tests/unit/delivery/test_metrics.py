@@ -1,4 +1,4 @@
-"""What real workers count of their tasks, and the sending time in messages."""
+"""What real workers count about their tasks, and the sending time in messages."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_message_that_is_handed_back_keeps_its_sending_time(
 
 @pytest.mark.parametrize("enabled", [True, False], ids=["on", "off"])
 @pytest.mark.parametrize("user", ["producer", "beat"])
-def test_processes_of_the_fleet_say_when_they_send(
+def test_processes_of_the_fleet_add_the_sending_time(
     workers: Workers, user: str, enabled: bool
 ) -> None:
     fleet = Fleet(workers.directory, {"broker": workers.store.port, "results": workers.store.port})

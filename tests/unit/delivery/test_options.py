@@ -1,4 +1,4 @@
-"""Which parts of the delivery are on, and who holds a message."""
+"""Which parts of the delivery are on, and which worker holds a message."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from celery_fleet.delivery.options import Options, parse
 from celery_fleet.delivery.tags import Tags
 
 
-def test_without_a_word_everything_is_stock() -> None:
+def test_by_default_everything_is_stock() -> None:
     assert parse(None) == parse({}) == Options()
     assert not Options().atomic
 
 
-def test_numbers_of_the_inventory_are_taken() -> None:
+def test_numbers_of_the_inventory_are_used() -> None:
     document = {"profile": "at_least_once", "fetch": "atomic", "lease": True, "unknown_delay": 5}
     options = parse(document)
     assert options.atomic

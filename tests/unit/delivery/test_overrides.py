@@ -1,4 +1,4 @@
-"""What a worker's environment lays over the settings file of its host."""
+"""How a worker's environment overrides the settings file of its host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def environ(**given: Any) -> dict[str, str]:
     return {VARIABLE: json.dumps(given)}
 
 
-def test_it_is_laid_over_option_by_option() -> None:
+def test_options_are_overridden_one_by_one() -> None:
     over = environ(
         celery={"task_acks_late": False},
         unset=["worker_prefetch_multiplier", "of_another_runtime"],
@@ -40,11 +40,11 @@ def test_it_is_laid_over_option_by_option() -> None:
         "lease": False,
         "deaths": 5,
     }
-    # Other workers also use the file's own.
+    # Other workers use the file's options, which must stay.
     assert FILE["celery"]["task_acks_late"] is FILE["delivery"]["lease"] is True
 
 
-def test_without_one_the_file_holds() -> None:
+def test_without_an_override_the_file_is_used() -> None:
     for given in ({}, {VARIABLE: ""}, environ()):
         assert applied(FILE, given) == FILE
     bare = {name: value for name, value in FILE.items() if name != "delivery"}
@@ -53,7 +53,7 @@ def test_without_one_the_file_holds() -> None:
 
 
 @pytest.mark.parametrize("component", ["beat", "flower", "producer", "operator"])
-def test_it_is_a_worker_s_alone(component: str) -> None:
+def test_only_workers_have_overrides(component: str) -> None:
     document = {**FILE, "component": component}
     assert applied(document, environ(delivery={"fetch": "stock"})) == document
     assert applied(document, {VARIABLE: "{"}) == document
@@ -95,7 +95,7 @@ def test_a_process_reads_its_own_environment(path: Path, monkeypatch: pytest.Mon
     assert (found.delivery.fetch, found.delivery.deaths) == ("stock", 5)
 
 
-def test_the_sum_of_both_is_checked(path: Path) -> None:
+def test_the_combined_settings_are_checked(path: Path) -> None:
     with pytest.raises(FleetError, match=r"delivery\.lease needs delivery\.fetch: atomic"):
         read(path, "worker", environ(delivery={"fetch": "stock"}))
     path.write_text(json.dumps({**FILE, "delivery": []}))

@@ -21,7 +21,7 @@ from tests.unit.delivery.test_drain_pools import control
 
 NODE = "w@test"
 
-#: Pools and fetches that differ most; the others take long altogether.
+#: The pools and ways of fetching that differ most; all of them would take too long.
 OFTEN = [("prefork", None), ("prefork", ATOMIC), ("gevent", ATOMIC)]
 WAYS = [
     pytest.param(
@@ -34,7 +34,7 @@ WAYS = [
 
 
 class Operator:
-    """Whoever pauses and resumes, with the operator's rights."""
+    """Pauses and resumes queues with the operator's rights."""
 
     def __init__(self, made: Shop) -> None:
         self._app = make_app(parse(made.fleet.settings("operator"), "settings"))
@@ -55,7 +55,7 @@ def operating(made: Shop) -> Iterator[Operator]:
 
 
 @pytest.mark.parametrize(("pool", "delivery"), WAYS)
-def test_a_paused_queue_is_not_fetched_and_what_waits_goes_back(
+def test_a_paused_queue_is_not_fetched_and_waiting_messages_go_back(
     tmp_path: Path, pool: str, delivery: dict[str, Any] | None
 ) -> None:
     with shop(tmp_path, delivery) as made, operating(made) as operator:
@@ -66,7 +66,7 @@ def test_a_paused_queue_is_not_fetched_and_what_waits_goes_back(
 
         found = operator("pause", "queue:mail")
         assert [pause["target"] for pause in found["pauses"]] == ["queue:mail"]
-        if pool != "solo":  # it hears nothing while a task runs
+        if pool != "solo":  # it receives no command while a task runs
             assert found["workers"][NODE] == {"paused": {"mail": len(made.ledger.begun)}}
         until(lambda: operator("ask")["workers"].get(NODE) == {"paused": {"mail": 0}})
         until(lambda: not made.unacked())
@@ -80,7 +80,7 @@ def test_a_paused_queue_is_not_fetched_and_what_waits_goes_back(
 
         assert operator("resume", "queue:mail")["workers"][NODE] == {"paused": {}}
         until(lambda: len(made.ledger.ended) == len(sent) - 1)
-        later = made.unacked()  # the one for later
+        later = made.unacked()  # the one with an ETA
         assert made.account([one for one in sent if one not in later]) == NOTHING, worker.log
         assert made.fleet.refused() == []
 
@@ -137,7 +137,7 @@ def test_damaged_pauses_end_no_worker_and_a_new_queue_is_paused(tmp_path: Path) 
         )
         worker = made.worker("threads")
         assert operator("ask")["workers"][NODE] == {"paused": {}}
-        # Whoever adds a queue by remote control is not asked about pauses.
+        # Adding a queue by remote control does not consider pauses.
         with control(made) as remote:
             remote.add_consumer("bulk", reply=True, timeout=10)
         sent = made.send(queue="bulk")

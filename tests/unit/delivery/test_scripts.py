@@ -59,7 +59,7 @@ def full(client: Any) -> None:
         client.set("any", "thing")
 
 
-def test_a_take_notes_the_message_as_kombu_does(broker: redis.Redis) -> None:
+def test_a_fetch_records_the_message_as_kombu_does(broker: redis.Redis) -> None:
     broker.lpush("mail", '{"n": 1}', '{"n": 2}')
     before = time.time()
     assert take(broker, "mail") == [0, b'{"n": 1}']
@@ -70,7 +70,9 @@ def test_a_take_notes_the_message_as_kombu_does(broker: redis.Redis) -> None:
     assert broker.lrange("mail", 0, -1) == [b'{"n": 2}']
 
 
-def test_lists_are_asked_in_their_order_and_noted_under_their_queue(broker: redis.Redis) -> None:
+def test_lists_are_tried_in_order_and_messages_recorded_with_their_queue(
+    broker: redis.Redis,
+) -> None:
     lists = ["a", "b", "a\x06\x163", "b\x06\x163"]
     broker.lpush("b\x06\x163", '"low"')
     broker.lpush("b", '"high"')
@@ -90,13 +92,13 @@ def test_lists_are_asked_in_their_order_and_noted_under_their_queue(broker: redi
         ({"a": 2}, [0, b"1"], ""),
     ],
 )
-def test_what_was_empty_is_watched(
+def test_empty_lists_are_watched(
     broker: redis.Redis,
     sent: dict[str, int],
     answer: list[Any] | None,
     watched: str,
 ) -> None:
-    """And never what each take writes."""
+    """Keys that each fetch writes are never watched."""
     with listener(broker) as (client, heard):
         for name, number in sent.items():
             broker.lpush(name, *range(1, number + 1))
@@ -108,7 +110,7 @@ def test_what_was_empty_is_watched(
         assert heard == list(watched)
 
 
-def test_what_was_empty_is_watched_though_another_list_was_not(broker: redis.Redis) -> None:
+def test_empty_lists_are_watched_even_if_another_was_not_empty(broker: redis.Redis) -> None:
     with listener(broker) as (client, heard):
         broker.lpush("c", "1", "2")
         assert take(client, *"abcd") == [2, b"1"]
@@ -120,7 +122,7 @@ def test_what_was_empty_is_watched_though_another_list_was_not(broker: redis.Red
 
 @contextmanager
 def listener(broker: redis.Redis) -> Iterator[tuple[redis.Redis, list[str]]]:
-    """A client with tracking, and the keys that Redis has told it about."""
+    """Yield a client with tracking, and the keys of the pushes that it gets."""
     port = broker.get_connection_kwargs()["port"]
     with redis.Redis(port=port, protocol=3, single_connection_client=True) as client:
         heard: list[str] = []
@@ -132,7 +134,7 @@ def listener(broker: redis.Redis) -> Iterator[tuple[redis.Redis, list[str]]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_cannot_be_noted_goes_back(broker: redis.Redis, name: str) -> None:
+def test_a_message_that_cannot_be_recorded_goes_back(broker: redis.Redis, name: str) -> None:
     broker.set(name, "not of this type")
     broker.lpush("mail", "one", "two")
     with pytest.raises(redis.ResponseError, match=r"WRONGTYPE|wrong kind"):
@@ -142,7 +144,7 @@ def test_what_cannot_be_noted_goes_back(broker: redis.Redis, name: str) -> None:
     assert broker.exists(*NAMES) == 0
 
 
-def test_a_list_of_another_type_takes_nothing(broker: redis.Redis) -> None:
+def test_a_key_of_another_type_is_an_error(broker: redis.Redis) -> None:
     broker.set("mail", "no list")
     with pytest.raises(redis.ResponseError, match=r"WRONGTYPE|wrong kind"):
         take(broker, "mail")
@@ -157,7 +159,7 @@ def put_back(
 
 
 @pytest.mark.parametrize("end", [HEAD, TAIL])
-def test_what_its_list_does_not_take_stays_held(broker: redis.Redis, end: str) -> None:
+def test_a_message_that_its_list_refuses_stays_held(broker: redis.Redis, end: str) -> None:
     broker.lpush("mail", "{}")
     take(broker, "mail")
     broker.set("mail", "no list")
@@ -196,7 +198,7 @@ def test_a_message_that_rejects_itself_goes_to_the_tail(broker: redis.Redis) -> 
     assert broker.lrange("mail", 0, -1) == [b"first", b"second"]
 
 
-def test_what_was_renewed_or_taken_later_stays(broker: redis.Redis) -> None:
+def test_a_message_that_was_renewed_or_fetched_later_stays(broker: redis.Redis) -> None:
     broker.lpush("mail", "it")
     take(broker, "mail")
     broker.zadd("unacked_index", {TAG: 1000.5})
@@ -206,7 +208,7 @@ def test_what_was_renewed_or_taken_later_stays(broker: redis.Redis) -> None:
     assert put_back(broker, until="1000.5") == 0
 
 
-def test_a_message_of_several_lists_goes_to_those_that_take_it(broker: redis.Redis) -> None:
+def test_a_message_for_several_lists_goes_to_those_that_accept_it(broker: redis.Redis) -> None:
     broker.lpush("mail", "it")
     take(broker, "mail")
     broker.set("wrong", "no list")
@@ -217,7 +219,7 @@ def test_a_message_of_several_lists_goes_to_those_that_take_it(broker: redis.Red
     assert broker.exists(*NAMES) == 0
 
 
-def test_each_call_has_its_own_answer(broker: redis.Redis) -> None:
+def test_each_call_has_its_own_reply(broker: redis.Redis) -> None:
     broker.script_flush()
     broker.set("wrong", "no list")
     for tag in "abc":
@@ -234,7 +236,7 @@ def test_each_call_has_its_own_answer(broker: redis.Redis) -> None:
 
 @pytest.mark.parametrize("priority", [None, "x", -1, 0, 2, 3, 5, 9, 12])
 @pytest.mark.parametrize("steps", [[0, 3, 6, 9], [0], [0, 5]])
-def test_the_list_of_a_message_is_kombu_s(priority: Any, steps: list[int]) -> None:
+def test_the_list_of_a_message_is_the_same_as_kombus(priority: Any, steps: list[int]) -> None:
     raw = {"properties": {"priority": priority}}
     channel: Any = Channel.__new__(Channel)
     channel.priority_steps, channel.sep = steps, ":"
@@ -242,7 +244,7 @@ def test_the_list_of_a_message_is_kombu_s(priority: Any, steps: list[int]) -> No
     assert messages.list_for("mail", raw, ":", steps) == wanted
 
 
-def test_what_is_put_aside_is_kept_up_to_a_number(broker: redis.Redis) -> None:
+def test_only_some_messages_that_were_set_aside_are_kept(broker: redis.Redis) -> None:
     for number in range(4):
         broker.lpush("mail", f"rubbish {number}")
         take(broker, "mail")
@@ -252,7 +254,7 @@ def test_what_is_put_aside_is_kept_up_to_a_number(broker: redis.Redis) -> None:
     assert broker.exists(*NAMES) == 0
 
 
-def test_all_of_it_works_at_the_memory_limit(broker: redis.Redis) -> None:
+def test_all_scripts_work_at_the_memory_limit(broker: redis.Redis) -> None:
     broker.lpush("mail", "1", "2", "3")
     for script in (FETCH, ACK, PUT_BACK, PUT_ASIDE):
         broker.script_load(script.text)
@@ -267,12 +269,12 @@ def test_all_of_it_works_at_the_memory_limit(broker: redis.Redis) -> None:
     assert broker.lrange("aside", 0, -1) == [b"3"]
 
 
-def test_a_script_that_redis_has_forgotten_is_told_again(broker: redis.Redis) -> None:
+def test_a_script_that_redis_has_forgotten_is_sent_again(broker: redis.Redis) -> None:
     broker.script_flush()
     assert run(broker, ACK, NAMES, [TAG]) == 0
     assert broker.script_exists(ACK.sha) == [True]
 
 
-def test_the_name_of_a_script_is_that_of_redis(broker: redis.Redis) -> None:
+def test_the_digest_of_a_script_is_that_of_redis(broker: redis.Redis) -> None:
     assert broker.script_load(FETCH.text) == FETCH.sha
     assert Script("return 1").sha == broker.script_load("return 1")

@@ -1,4 +1,4 @@
-"""The proxy that tests break connections with."""
+"""The proxy with which tests break connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def heard() -> list[bytes]:
 
 @pytest.fixture
 def echo(heard: list[bytes]) -> Iterator[int]:
-    """A server that answers each line with itself."""
+    """Return the port of a server that echoes each line."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve(connection: socket.socket) -> None:
@@ -85,7 +85,7 @@ def client(proxy: Proxy) -> Iterator[Client]:
 
 def until(look: object) -> None:
     end = time.monotonic() + 20
-    while not look():  # type: ignore[operator]  # it is given by whoever calls
+    while not look():  # type: ignore[operator]  # the caller gives it
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -99,7 +99,7 @@ def test_replies_that_are_held_come_late(proxy: Proxy, client: Client, heard: li
     assert client.hear() == "one"
 
 
-def test_only_connections_that_stand_may_be_meant(proxy: Proxy, client: Client) -> None:
+def test_a_fault_can_be_limited_to_existing_connections(proxy: Proxy, client: Client) -> None:
     proxy.fail(HOLD, new=False)
     client.say("old")
     other = Client(proxy.port)
@@ -120,7 +120,9 @@ def test_replies_that_are_lost_never_come(proxy: Proxy, client: Client, heard: l
     assert client.hear() == ""
 
 
-def test_in_silence_nothing_arrives(proxy: Proxy, client: Client, heard: list[bytes]) -> None:
+def test_nothing_arrives_while_it_is_silent(
+    proxy: Proxy, client: Client, heard: list[bytes]
+) -> None:
     proxy.fail(SILENCE)
     client.say("one")
     assert client.hear(0.2) is None
@@ -129,7 +131,7 @@ def test_in_silence_nothing_arrives(proxy: Proxy, client: Client, heard: list[by
     assert client.hear() == ""
 
 
-def test_a_cut_is_seen_at_once_and_new_connections_pass(proxy: Proxy, client: Client) -> None:
+def test_a_cut_is_noticed_at_once_and_new_connections_work(proxy: Proxy, client: Client) -> None:
     proxy.cut()
     assert client.hear() == ""
     assert proxy.connections == 0
@@ -144,7 +146,7 @@ def test_an_unknown_fault_is_refused(proxy: Proxy) -> None:
         tcp_proxy.obey(proxy, "slow")
 
 
-def test_as_a_program_it_does_what_its_file_says(echo: int, tmp_path: Path) -> None:
+def test_as_a_program_it_obeys_its_command_file(echo: int, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     commands = tmp_path / "commands"

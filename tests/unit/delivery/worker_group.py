@@ -1,4 +1,4 @@
-"""A broker, a result store and real workers with the consumer that drops nothing."""
+"""A broker, a result store and real workers with dead letters."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def failed(task_id, exception, **_):
 def message(
     identifier: str, task: str | None = "shop.add", body: Any = None, **headers: Any
 ) -> dict[str, Any]:
-    """A message as Celery sends it."""
+    """Return a message as Celery sends it."""
     content = [[1, 2], {}, {}] if body is None else body
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return {
@@ -186,7 +186,7 @@ class WorkerGroup:
         celery: Mapping[str, Any] | None = None,
         **delivery: Any,
     ) -> subprocess.Popen[bytes]:
-        """Start one; it consumes when this returns."""
+        """Start a worker and wait until it consumes."""
         path = self.directory / f"{name}.json"
         document = self.settings(**delivery)
         document["celery"].update(celery or {})
@@ -218,7 +218,7 @@ class WorkerGroup:
         return found
 
     def control(self, method: str, *argv: Any, **options: Any) -> None:
-        """Tell all workers something, as the operator."""
+        """Send a remote control command to all workers, as the operator."""
         url = f"redis://operator:{PASSWORDS['operator']}@127.0.0.1:{self.ports['broker']}/0"
         app = Celery("shop", broker=url, set_as_current=False)
         with app.connection_for_write() as connection:
@@ -232,16 +232,16 @@ class WorkerGroup:
             self.look.lpush(queue, one if isinstance(one, bytes) else json.dumps(one))
 
     def said(self, word: str) -> list[str]:
-        """What tasks said, without the first word."""
+        """Return what tasks have reported with this first word, without that word."""
         lines = self.ledger.read_text().splitlines()
         return [line.partition(" ")[2] for line in lines if line.split(" ")[0] == word]
 
     def heard(self, word: str, *texts: str) -> None:
-        """Wait until all of it was said."""
+        """Wait until tasks have reported all of this."""
         wait_for(lambda: set(texts) <= set(self.said(word)), PATIENCE)
 
     def letters(self, number: int, payload: bool = False) -> dict[str, DeadLetter]:
-        """All dead letters, once there are so many."""
+        """Wait until there are this many dead letters, and return them."""
         wait_for(lambda: self.store.count() >= number, PATIENCE)
         found = {one.id: one for one in self.store.choose(Choice(), payload)}
         assert len(found) == number
@@ -258,12 +258,12 @@ class WorkerGroup:
         return int(self.look.hlen("unacked"))
 
     def refused(self) -> list[Any]:
-        """What Redis refused to the workers."""
+        """Return what Redis refused to the workers."""
         return [entry for port in self.ports.values() for entry in client(port, "admin").acl_log()]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a worker with its pool in any state, but only what this test started."""
+    """Kill a worker with its pool, in any state; only processes of this test."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -20,7 +20,7 @@ from tests.fleet import Fleet
 
 from .holding import Store, serving
 
-#: Seconds that an event may take on a machine that has much else to do.
+#: Seconds that an event may take on a busy machine.
 PATIENCE = 120.0
 
 ATOMIC = {"profile": "at_least_once", "fetch": "atomic", "lease": True}
@@ -51,7 +51,7 @@ def wait(name):
     note("end", name)
 """
 
-#: What makes a process's clock wrong, without libfaketime.
+#: Code that moves a process's clock, without libfaketime.
 WRONG_CLOCK = """
 import time
 real = time.time
@@ -60,24 +60,24 @@ time.time = lambda: real() + {seconds}
 
 
 class Ledger:
-    """What the tasks said."""
+    """The file in which tasks report what they do."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """Event, name and node of each."""
+        """Return event, name and node of each line."""
         if not self._path.exists():
             return []
         rows = (line.split() for line in self._path.read_text().splitlines())
         return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
     def count(self, event: str) -> Counter[str]:
-        """How often each name did it."""
+        """Return how often each name reported an event."""
         return Counter(name for what, name, _ in self.lines() if what == event)
 
     def node(self, event: str, name: str) -> list[str]:
-        """On which nodes."""
+        """Return the nodes on which a name reported an event."""
         return [node for what, who, node in self.lines() if (what, who) == (event, name)]
 
 
@@ -160,24 +160,24 @@ class Workers:
         self.until(lambda: f"{node}@test ready." in self.log(node), f"{node} ready")
 
     def log(self, node: str) -> str:
-        """What a worker has said."""
+        """Return a worker's log."""
         return (self.directory / node / "log").read_text()
 
     def metrics(self, node: str) -> dict[str, Any]:
-        """What a worker has counted."""
+        """Return a worker's metrics."""
         found: dict[str, Any] = json.loads((self.directory / node / "metrics.json").read_text())
         return found
 
     def send(self, task: str, name: str, *args: Any, **options: Any) -> None:
-        """Have a task run by one of them."""
+        """Send a task to the workers."""
         self.app.send_task(f"shop.{task}", (name, *args), **options)
 
     def go(self, node: str) -> None:
-        """Let what waits on a node end."""
+        """Let tasks that wait on a node end."""
         (self.directory / f"go-{node}").touch()
 
     def until(self, look: Callable[[], object], what: str) -> float:
-        """Wait for an event; how long it took in seconds."""
+        """Wait for an event; return how many seconds it took."""
         began = time.monotonic()
         while not look():
             told = "\n".join(f"--- {node}\n{self.log(node)[-3000:]}" for node in self.running)
@@ -186,17 +186,17 @@ class Workers:
         return time.monotonic() - began
 
     def tags(self) -> set[str]:
-        """Tags of what is held."""
+        """Return the tags of held messages."""
         return self.store.held()
 
     def kill(self, node: str) -> None:
-        """End a worker with nothing of what it does at its end."""
+        """Kill a worker, so that it does nothing at its end."""
         process = self.running.pop(node)
         process.kill()
         process.wait(PATIENCE)
 
     def stop(self, node: str) -> None:
-        """Have a worker end by itself."""
+        """Stop a worker in an orderly way."""
         process = self.running.pop(node)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0, self.log(node)

@@ -1,4 +1,4 @@
-"""What the roles compute from an application's variables."""
+"""What the control side computes from an application's variables."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def settings(component: str = "worker", password: str = WORD, **more: Any) -> di
 @pytest.mark.parametrize(
     ("component", "log"), [("worker", "json"), ("beat", "json"), ("producer", None)]
 )
-def test_a_log_of_json_is_not_a_format_of_celerys(component: str, log: str | None) -> None:
+def test_json_logs_need_no_format_of_celery(component: str, log: str | None) -> None:
     given = {"worker_log_format": "json", "worker_task_log_format": "%(message)s"}
     options = {"defaults": given} if component != "producer" else {}
     made = desired_settings.process_settings(facts(), component, WORD, **options)
@@ -92,26 +92,28 @@ def test_each_component_has_its_own_user_and_tls(component: str) -> None:
         ("flower", None),
     ],
 )
-def test_workers_and_beat_count_and_senders_say_when(component: str, metrics: Any) -> None:
+def test_workers_and_beat_have_metrics_and_senders_add_the_time(
+    component: str, metrics: Any
+) -> None:
     assert whole(component, metrics=True).get("metrics") == metrics
     assert "metrics" not in whole(component)
 
 
-def test_beat_knows_nothing_of_the_result_store() -> None:
+def test_beat_has_no_result_store() -> None:
     pins = settings("beat")
     assert pins["result_backend"] == "disabled://"
     assert pins["result_expires"] is None
     assert "6380" not in repr(pins)
 
 
-def test_a_password_of_any_letters_survives_the_url() -> None:
+def test_a_password_of_any_characters_survives_the_url() -> None:
     password = "a/b@c:d%e?f#g h+ü"
     url = urlsplit(settings(password=password)["broker_url"])
     assert unquote(url.password or "") == password
     assert (url.hostname, url.port, url.path) == ("redis1", 6379, "/0")
 
 
-def test_an_ipv6_address_stands_in_brackets() -> None:
+def test_an_ipv6_address_is_in_brackets() -> None:
     address = {"broker": {"host": "fd00::1", "port": 6379}}
     pins = settings(**address, results={"host": "fd00::1", "port": 6380})
     for name, port in (("broker_url", 6379), ("result_backend", 6380)):
@@ -122,7 +124,7 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
         assert (server.host, server.port) == ("fd00::1", port)
 
 
-def test_tasks_are_given_away_by_workers_alone() -> None:
+def test_only_workers_and_beat_redeliver_overdue_tasks() -> None:
     own = {"broker_transport_options": {"visibility_timeout": 60}}
     for component in ("worker", "beat"):
         pins = settings(component, visibility_timeout=9000)
@@ -137,7 +139,7 @@ def test_tasks_are_given_away_by_workers_alone() -> None:
             assert options["socket_keepalive"] is True
 
 
-def test_direct_queues_are_for_those_that_use_them() -> None:
+def test_only_workers_and_the_operator_have_direct_queues() -> None:
     assert [c for c in USERS[:5] if settings(c)["worker_direct"]] == ["worker", "operator"]
 
 
@@ -151,8 +153,8 @@ def test_no_process_of_a_fleet_is_eager(component: str) -> None:
     assert settings(component)["task_always_eager"] is False
 
 
-def test_who_is_waited_for_gives_up_before_a_visitor_does() -> None:
-    """The seconds between tries to send are summed up as kombu counts them."""
+def test_a_producer_gives_up_sending_soon_and_beat_later() -> None:
+    """The pauses between attempts are added up as kombu does."""
 
     def waited(policy: dict[str, float]) -> float:
         steps = (
@@ -172,11 +174,11 @@ def test_a_producer_without_the_result_store_gives_up_in_time() -> None:
     app.conf.update(settings("producer", settings=more))
     assert app.backend.retry_policy["timeout"] <= 8
     assert app.conf.result_backend_transport_options["result_chord_ordered"] is False
-    # Workers wait for it, because a result that is not written is lost.
+    # Workers wait for the result store, because a result that is not written is lost.
     assert "result_backend_transport_options" not in settings("worker")
 
 
-def test_a_promise_on_delivery_is_its_settings() -> None:
+def test_a_promise_on_delivery_sets_celerys_settings() -> None:
     assert not {"task_acks_late", "worker_prefetch_multiplier"} & set(settings())
     assert settings(delivery="inherit") == settings()
     late = settings(delivery="at_least_once")
@@ -189,7 +191,7 @@ def test_a_promise_on_delivery_is_its_settings() -> None:
     assert not any(name.startswith("task_acks_on") for name in late)
 
 
-def test_which_parts_are_on_is_for_workers_alone() -> None:
+def test_only_workers_get_the_parts_of_the_delivery() -> None:
     parts = {"profile": "at_least_once", "fetch": "atomic"}
     assert whole("worker", parts=parts)["delivery"] == parts
     assert "delivery" not in whole("worker", parts={})
@@ -197,12 +199,12 @@ def test_which_parts_are_on_is_for_workers_alone() -> None:
         assert "delivery" not in whole(component, parts=parts)
 
 
-def test_the_inventory_s_word_wins_over_a_promise() -> None:
+def test_settings_of_the_inventory_override_a_promise() -> None:
     given = {"worker_prefetch_multiplier": 4}
     assert settings(delivery="at_least_once", settings=given)["worker_prefetch_multiplier"] == 4
 
 
-def test_one_option_of_a_setting_leaves_the_others() -> None:
+def test_one_transport_option_keeps_the_others() -> None:
     ours = settings()["broker_transport_options"]
     given = {"broker_transport_options": {"priority_steps": [0], "socket_timeout": 4}}
     found = settings(settings=given)["broker_transport_options"]
@@ -210,13 +212,13 @@ def test_one_option_of_a_setting_leaves_the_others() -> None:
     assert found["visibility_timeout"] == ours["visibility_timeout"]
 
 
-def test_routes_are_there_only_where_some_are_given() -> None:
+def test_routes_are_only_set_if_some_are_given() -> None:
     assert "task_routes" not in settings()
     routes = {"app.*": {"queue": "q"}}
     assert settings(routes=routes)["task_routes"] == routes
 
 
-def test_the_schedule_is_beats_alone_and_names_what_is_switched_off() -> None:
+def test_only_beat_has_the_schedule_with_entries_that_are_off() -> None:
     schedule: dict[str, dict[str, Any]] = {
         "a": {"task": "x", "interval": 5, "enabled": True},
         "b": {"task": "y", "interval": 5, "enabled": False},
@@ -233,7 +235,7 @@ def test_the_schedule_is_beats_alone_and_names_what_is_switched_off() -> None:
     assert settings("beat")["beat_schedule"] == {}
 
 
-def test_in_a_database_an_entry_that_is_off_is_whole() -> None:
+def test_in_a_database_an_entry_that_is_off_is_complete() -> None:
     off = {"task": "t", "interval": 5, "enabled": False}
     schedule = {"off": off, "theirs": {"enabled": False}, "on": {"task": "t", "interval": 5}}
     found = whole("beat", schedule=schedule_of(schedule, scheduler="database", edited="reset"))
@@ -246,13 +248,13 @@ def test_in_a_database_an_entry_that_is_off_is_whole() -> None:
 
 @pytest.mark.parametrize("scheduler", ["persistent", "database"])
 @pytest.mark.parametrize("enabled", [True, False])
-def test_beat_is_not_told_of_an_override(scheduler: str, enabled: bool) -> None:
+def test_beat_does_not_get_the_option_override(scheduler: str, enabled: bool) -> None:
     entry = {"task": "t", "interval": 5, "override": True, "enabled": enabled}
     pins = settings("beat", schedule=schedule_of({"a": entry}, scheduler=scheduler))
     assert parse_entries(pins["beat_schedule"])["a"].enabled == enabled
 
 
-def test_beat_knows_whose_schedule_counts() -> None:
+def test_beat_gets_the_schedule_policy() -> None:
     schedule = {"a": {"task": "x", "interval": 5}}
     assert whole("beat")["beat_schedule_policy"] == "add"
     assert "beat_schedule_policy" not in whole("worker")
@@ -265,7 +267,7 @@ def test_beat_knows_whose_schedule_counts() -> None:
     )
 
 
-def test_what_workers_consume() -> None:
+def test_consumed_queues_are_those_of_all_workers() -> None:
     instances = {"a": {"queues": ["x", "y"]}, "b": None, "c": {}}
     hostvars = {
         "w1": {"celery_app_name": "shop", "celery_worker_host_instances": ["a"]},
@@ -289,7 +291,7 @@ def test_a_worker_consumes_the_queue_of_its_own_name() -> None:
     assert workers.worker_queues("mail", {"queues": ["a", 1]}) == ["a", "1"]
 
 
-def test_options_win_over_defaults() -> None:
+def test_options_of_a_worker_override_the_defaults() -> None:
     defaults = {"concurrency": 1, "pool": "solo"}
     assert workers.worker_options("discounts", INSTANCES, defaults) == {
         "concurrency": 4,
@@ -306,7 +308,7 @@ def test_queues_of_defaults_reach_worker_acl_and_nodes_alike() -> None:
     assert workers.nodes(hostvars, ["w1"], INSTANCES)["mail@w1"]["queues"] == ["shared"]
 
 
-def test_all_queues() -> None:
+def test_all_queues_include_scheduled_and_routed_ones() -> None:
     schedule: dict[str, dict[str, Any]] = {
         "a": {"task": "t", "queue": "scheduled"},
         "b": {"task": "t"},
@@ -331,7 +333,7 @@ def test_a_drain_lasts_as_long_as_a_task_may(options: dict[str, Any], seconds: f
     assert workers.drain_timeout(options) == seconds
 
 
-def test_a_command_line_of_every_option() -> None:
+def test_a_command_line_has_every_option() -> None:
     options = {
         "queues": ["a", "b"],
         "concurrency": 4,
@@ -366,7 +368,7 @@ def test_a_process_of_the_fleet_can_not_be_given_another_loader() -> None:
     assert made["CELERY_LOADER"] == "celery_fleet.loader.FleetLoader"
 
 
-def test_a_process_knows_where_the_health_of_its_host_stands() -> None:
+def test_a_process_knows_the_path_of_its_hosts_health() -> None:
     made = desired_environment.process_environment("worker", "/rt", "python -m x", {"A": 1}, "shop")
     assert made["CELERY_FLEET_HEALTH"] == "/var/lib/celery-fleet/health/shop.json"
     # Flower runs no code of the application.
@@ -375,7 +377,7 @@ def test_a_process_knows_where_the_health_of_its_host_stands() -> None:
     )
 
 
-def test_all_that_the_workers_of_a_host_need() -> None:
+def test_the_desired_state_of_a_hosts_workers() -> None:
     own = workers_of_host(INSTANCES, enabled=["discounts", "both"], defaults={"time_limit": 100})
     state = workers.worker_state(facts(host="w1"), own, release="abc", timeout=90)
     assert [unit["name"] for unit in state["units"]] == [
@@ -392,7 +394,7 @@ def test_all_that_the_workers_of_a_host_need() -> None:
     assert "-Q x,y" in text
     drop_in = files["/etc/systemd/system/shop-worker@both.service.d/10-fleet.conf"]
     assert drop_in["vars"]["drain"] == 100
-    # The state writes every file that a unit depends on, and owns every file that it writes.
+    # The desired state has every file that a unit depends on, and owns every file that it has.
     for unit in state["units"]:
         assert unit["files"][0] in files
         assert unit["links"][0] in [link["path"] for link in state["links"]]
@@ -408,7 +410,7 @@ def test_pools_that_can_not_hand_back_are_never_told_to_quit() -> None:
     assert found == [False, False, True, True]
 
 
-def test_nodes_of_the_fleet() -> None:
+def test_nodes_are_listed_with_host_and_unit() -> None:
     hostvars: dict[str, dict[str, Any]] = {
         "w1": {"celery_app_name": "shop", "celery_worker_host_instances": ["mail"]},
         "w2": {"celery_app_name": "shop", "celery_worker_instances": {"own": {"queues": ["z"]}}},
@@ -454,11 +456,11 @@ def test_tasks_are_routed_as_celery_routes_them(task: str, queue: str) -> None:
     assert (MapRoute(ROUTES)(task) or {}).get("queue", "celery") == queue
 
 
-def test_no_routes() -> None:
+def test_without_routes_tasks_go_to_the_default_queue() -> None:
     assert routing.routed("x", None) == routing.routed("x", {}) == "celery"
 
 
-def test_what_is_scheduled() -> None:
+def test_scheduled_entries_have_their_routed_queue() -> None:
     schedule: dict[str, dict[str, Any]] = {
         "own": {"task": "app.tasks.x", "queue": "own"},
         "routed": {"task": "app.tasks.x"},
@@ -494,7 +496,7 @@ def test_there_is_one_user_for_each_component_and_no_default(instance: str) -> N
     assert sorted(found) == sorted(
         ["default", *(u for u in expected if (instance, u) != ("results", "beat"))]
     )
-    # Redis replays its append-only file with its rights; it has no password to log in with.
+    # Redis replays its append-only file with the rights of `default`, which has no password.
     assert found["default"][:2] == ["off", "resetpass"]
     assert not [word for word in found["default"] if word.startswith((">", "#", "nopass", "on"))]
     for user, words in found.items():
@@ -503,10 +505,10 @@ def test_there_is_one_user_for_each_component_and_no_default(instance: str) -> N
 
 
 @pytest.mark.parametrize("instance", ["broker", "results"])
-def test_nobody_may_run_what_they_do_not_use(instance: str) -> None:
+def test_no_user_may_run_commands_that_it_does_not_use(instance: str) -> None:
     for user, words in rules(instance).items():
         for word in words if user != "default" else []:
-            assert not word.startswith("+@"), f"{user}: a whole category"
+            assert not word.startswith("+@"), f"{user}: it has a whole category"
             assert word not in ("allkeys", "allchannels", "nopass", "~*", "&*", "%R~*", "%W~*")
             assert word not in (
                 "+keys",
@@ -542,7 +544,7 @@ def test_a_producer_has_remote_control_only_if_it_is_switched_on() -> None:
     assert "&/0.celery.pidbox" not in " ".join(before["producer"])
     size = len(before["producer"])
     assert after["producer"][:size] == before["producer"]
-    # One selector, which gives no right to the rest or to a queue.
+    # It is one selector, without rights on anything else.
     added = " ".join(after["producer"][size:])
     assert added.startswith("(+brpop ")
     assert added.endswith(" &/0.celery.pidbox)")
@@ -551,7 +553,7 @@ def test_a_producer_has_remote_control_only_if_it_is_switched_on() -> None:
     assert rules("results", remote_control=True) == rules("results")
 
 
-def test_beats_remote_control_is_off_whatever_the_code_says() -> None:
+def test_beats_remote_control_is_always_off() -> None:
     assert settings("beat")["beat_enable_remote_control"] is False
     assert "beat_enable_remote_control" not in settings("worker")
 
@@ -566,7 +568,7 @@ def test_flower_changes_no_task() -> None:
     assert "+lpush" not in found
 
 
-def test_a_worker_consumes_what_there_is_and_its_direct_queue() -> None:
+def test_a_worker_may_use_all_queues_and_its_direct_queue() -> None:
     found = keys(rules("broker")["worker"])
     for key in ("discounts", "discounts??[369]", "mail", "unacked", "unacked_index", "*.dq2"):
         assert f"~{key}" in found
@@ -581,7 +583,7 @@ def test_lower_priorities_of_a_queue_are_covered_and_other_queues_are_not() -> N
         assert not fnmatch.fnmatchcase(other, pattern), other
 
 
-def test_results_are_read_by_those_who_look_and_written_by_those_who_make_them() -> None:
+def test_each_user_only_has_the_rights_on_results_that_it_needs() -> None:
     found = rules("results")
     history = "~fleet:history"
     assert keys(found["worker"]) == ["~celery-task-meta-*", "~celery-taskset-meta-*", history]
@@ -606,19 +608,19 @@ def test_a_client_gets_its_own_user_and_changes_no_other() -> None:
         assert [line for line in after if line != own] == before
 
 
-def test_an_application_owns_its_cache_but_not_the_server() -> None:
+def test_an_application_may_use_all_keys_of_its_cache_but_not_manage_it() -> None:
     lines = acl.acl("cache", {**PASSWORDS, "cache": "c"}, QUEUES).splitlines()
     assert [line.split()[1] for line in lines] == ["default", "cache", "operator", "admin"]
     assert {"+@all", "-@admin", "-@dangerous", "+flushdb", "~*"} <= {*lines[1].split()}
     assert keys(lines[2].split()) == []
 
 
-def test_who_has_no_password_gets_no_user() -> None:
+def test_a_component_without_a_password_gets_no_user() -> None:
     text = acl.acl("broker", {"worker": "x"}, QUEUES)
     assert [line.split()[1] for line in text.splitlines()] == ["default", "worker"]
 
 
-def test_setinfo_only_where_the_server_knows_it() -> None:
+def test_setinfo_is_only_allowed_if_the_server_knows_it() -> None:
     assert "client|setinfo" not in acl.acl("broker", PASSWORDS, QUEUES)
     assert "+client|setinfo" in rules("broker", setinfo=True)["worker"]
 
@@ -648,20 +650,20 @@ def test_whether_the_server_knows_setinfo_is_its_version(
 
 
 @pytest.mark.parametrize("facts", [{}, {"distribution": "ubuntu", "distribution_version": "24.04"}])
-def test_a_host_of_which_nothing_is_known_gets_the_oldest_servers_rules(
+def test_an_unknown_host_gets_the_rules_of_the_oldest_server(
     facts: dict[str, Any],
 ) -> None:
     assert not acl.knows_setinfo("redis", facts)
 
 
-def test_queues_may_come_from_anything_that_is_walked_once() -> None:
+def test_queues_may_be_an_iterator() -> None:
     assert acl.acl("broker", PASSWORDS, iter(QUEUES)) == acl.acl("broker", PASSWORDS, QUEUES)
 
 
 # --- what a host must not have -----------------------------------------------------------------------
 
 
-def test_a_redis_host() -> None:
+def test_the_desired_state_of_a_redis_host() -> None:
     instances = [
         {"kind": "broker", "name": "shop-broker", "port": 6379},
         {"kind": "results", "name": "shop-results", "port": 6380},
@@ -685,7 +687,7 @@ def test_a_redis_host() -> None:
         assert unit["on_change"] == "live"
         assert unit["redis"]["password"] == PASSWORDS["admin"]
     assert [unit["redis"]["port"] for unit in state["units"]] == [6379, 6380]
-    # Each is started for a trial before its files are there.
+    # Each configuration is tried before its files are written.
     assert [check["redis"] for check in state["checks"]] == [
         path for path in settled if path.endswith("redis.conf")
     ]
@@ -694,7 +696,7 @@ def test_a_redis_host() -> None:
     assert users[0]["content"] != users[1]["content"]
 
 
-def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
+def test_a_site_only_has_a_password_if_paths_are_protected() -> None:
     options: dict[str, Any] = {
         "port": 443,
         "socket": "/run/s",
@@ -711,15 +713,15 @@ def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
     assert secret["dest"] not in site["owned"]["files"]
     # nginx only checks the site; its drop-in is for systemd.
     assert [check["files"] for check in site["checks"]] == [["/etc/nginx/conf.d/shop-web.conf"]]
-    # It is deleted with the last site on a host that had only ours there.
+    # The directory is deleted with the last site if it only had our files.
     assert {"path": "/etc/nginx/conf.d"} in site["directories"]
 
 
-def test_workers_that_run_are_those_that_the_plan_has_seen() -> None:
+def test_running_workers_are_those_of_the_plan() -> None:
     states = {
         "shop-worker@a.service": {"active": "active"},
         "shop-worker@b.service": {"active": "inactive"},
-        # A second instance that was left behind will be removed, so it is not asked.
+        # A second instance that was left behind will be removed, so it does not count.
         "shop-worker@a.next.service": {"active": "active"},
         "shop-beat.service": {"active": "active"},
     }
@@ -727,13 +729,13 @@ def test_workers_that_run_are_those_that_the_plan_has_seen() -> None:
     assert workers.running(hostvars, ["down", "h"], "shop") == [{"host": "h", "worker": "a"}]
 
 
-def test_the_longest_drain_is_that_of_any_worker() -> None:
+def test_the_longest_drain_is_the_maximum_of_all_workers() -> None:
     instances: dict[str, Any] = {"a": {"time_limit": 30}, "b": {"drain_timeout": 90}, "c": None}
     assert workers.longest_drain(instances, {"time_limit": 60}) == 90
     assert workers.longest_drain({}) == 0
 
 
-def test_a_run_ends_elsewhere_only_what_its_tags_start_here() -> None:
+def test_a_run_only_stops_components_that_its_tags_include() -> None:
     def units(run: tuple[str, ...], skip: tuple[str, ...] = ()) -> list[str]:
         return surplus.surplus("shop", [], "/etc/shop", "/opt/shop", run, skip)["units"]
 
@@ -743,7 +745,7 @@ def test_a_run_ends_elsewhere_only_what_its_tags_start_here() -> None:
     assert "shop-beat.service" not in units(("all",), ("celery_beat",))
 
 
-def test_what_producers_read_goes_with_the_web_process_where_no_release_is_left() -> None:
+def test_producer_settings_are_removed_with_the_web_process_if_no_release_is_left() -> None:
     def files(*components: str, run: str = "all") -> list[str]:
         return surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,))["files"]
 
@@ -757,18 +759,18 @@ def test_what_producers_read_goes_with_the_web_process_where_no_release_is_left(
         assert path not in files(component)
 
 
-def test_the_environment_goes_with_its_last_reader() -> None:
+def test_environment_files_are_removed_with_their_last_reader() -> None:
     def files(*components: str, run: str = "all", skip: tuple[str, ...] = ()) -> set[str]:
         found = surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,), skip)
         return {secret, plain} & set(found["files"])
 
     secret, plain = "/etc/shop/credentials/secret.env", "/etc/shop/app.env"
     assert files("redis") == {secret, plain}
-    # It reads the plain part.
+    # Flower reads the part without secrets.
     assert files("flower", "flower_site") == {secret}
     for component in ("worker", "beat", "producer", "web"):
         assert files(component) == set()
-    # Any process that this run does not end still reads it.
+    # A process that this run does not stop still reads it.
     for role in ("celery_worker", "celery_beat", "celery_producer"):
         assert files("redis", run=role) == files("redis", skip=(role,)) == set()
     assert files("redis", skip=("flower",)) == {secret}
@@ -777,7 +779,7 @@ def test_the_environment_goes_with_its_last_reader() -> None:
 GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")
 
 
-def test_what_a_host_is_not_for_must_go() -> None:
+def test_components_that_left_a_host_are_removed() -> None:
     every = ["worker", "beat", "web", "flower"]
     every += ["web_site", "flower_site", "flower_location", "logs"]
     assert surplus.surplus("shop", every, "/etc/shop", "/opt/shop") == {"units": [], "files": []}
@@ -800,7 +802,7 @@ def test_what_a_host_is_not_for_must_go() -> None:
         assert not any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path
 
 
-def test_a_site_goes_by_itself_where_flower_moves_into_the_other_one() -> None:
+def test_only_flowers_site_is_removed_if_flower_moves_into_the_web_site() -> None:
     here = ["worker", "beat", "producer", "web", "flower", "web_site", "logs"]
     to_location = surplus.surplus("shop", [*here, "flower_location"], "/etc/shop", "/opt/shop")
     assert to_location == {"units": [], "files": ["/etc/nginx/conf.d/shop-flower.conf"]}
@@ -815,7 +817,7 @@ def test_a_site_goes_by_itself_where_flower_moves_into_the_other_one() -> None:
     assert "/etc/logrotate.d/shop" in journal["files"]
 
 
-def test_what_is_another_applications_by_name_never_goes() -> None:
+def test_files_of_applications_with_similar_names_are_never_removed() -> None:
     names = ["flash-promos", "flash-worker", "flash-beat", "flash_promos"]
     found = surplus.surplus("flash", [], "/etc/celery-fleet/flash", "/opt/flash")
     for other in names:
@@ -835,7 +837,7 @@ def test_what_is_another_applications_by_name_never_goes() -> None:
             assert not any(fnmatch.fnmatch(path, pattern) for pattern in patterns), path
 
 
-def test_workers_that_left_with_their_group_go_whole() -> None:
+def test_all_files_of_workers_that_left_with_their_group_are_removed() -> None:
     own = workers_of_host(INSTANCES, enabled=["mail"])
     state = workers.worker_state(facts(directory="/etc/shop"), own, release="1", timeout=9)
     found = surplus.surplus("shop", [], "/etc/shop", "/opt/shop")
@@ -861,7 +863,7 @@ def test_workers_that_left_with_their_group_go_whole() -> None:
         ),
     ],
 )
-def test_no_task_is_given_away_while_a_worker_still_has_it(
+def test_the_visibility_timeout_is_longer_than_any_worker_holds_a_task(
     instances: dict[str, Any], defaults: dict[str, Any] | None, seconds: int
 ) -> None:
     assert visibility.visibility_timeout(instances, defaults) == seconds
@@ -870,10 +872,10 @@ def test_no_task_is_given_away_while_a_worker_still_has_it(
 @pytest.mark.parametrize(
     ("options", "settings", "delivery", "seconds"),
     [
-        # Its own options leave the limit open, so the drain of such a worker is ten minutes.
+        # Without a time limit in its own options, the drain of such a worker is ten minutes.
         ({}, {"task_time_limit": 3600}, "inherit", 4 * 3600 + 600),
         ({}, {"task_time_limit": 3600}, "at_least_once", 3600 + 600),
-        # They win if they are given.
+        # Given options win.
         ({"time_limit": 1000}, {"task_time_limit": 9000}, "inherit", 4 * 1000 + 1000),
         ({"time_limit": 3600}, {"worker_prefetch_multiplier": 2}, "inherit", 2 * 3600 + 3600),
         ({"time_limit": 3600}, {"worker_prefetch_multiplier": 2}, "at_least_once", 3 * 3600),
@@ -882,7 +884,7 @@ def test_no_task_is_given_away_while_a_worker_still_has_it(
         ({"time_limit": 3600.5, "prefetch_multiplier": 1, "drain_timeout": 0}, {}, "inherit", 3601),
     ],
 )  # fmt: skip
-def test_settings_and_promise_count_where_a_worker_says_nothing(
+def test_settings_and_promise_apply_if_a_worker_has_no_options(
     options: dict[str, Any], settings: dict[str, Any], delivery: str, seconds: int
 ) -> None:
     stock = {"fetch": "stock"}
@@ -904,11 +906,11 @@ LONG = {"time_limit": 3600, "prefetch_multiplier": 1}
         ({"a": LONG, "b": {"fetch": "stock"}}, "at_least_once", {}, 3600),
         ({"a": LONG | {"fetch": "stock"}, "b": {}}, "at_least_once", {}, 7200),
         ({"a": {"time_limit": 3600, "delivery": "inherit"}, "b": {}}, "at_least_once", {}, 5 * 3600),
-        # If nothing is known of workers, nothing is promised.
+        # Without known workers, nothing is promised.
         ({}, "at_least_once", {}, 3600),
     ],
 )  # fmt: skip
-def test_a_lease_is_short_and_holds_for_all_or_none(
+def test_the_visibility_timeout_is_short_if_all_workers_have_a_lease(
     instances: dict[str, Any], delivery: str, knobs: dict[str, Any], seconds: int
 ) -> None:
     assert visibility.visibility_timeout(instances, None, None, delivery, knobs) == seconds
@@ -918,14 +920,14 @@ def test_a_lease_is_short_and_holds_for_all_or_none(
     ("options", "given", "seconds"),
     [
         ({}, 300, 3600),
-        # As before the promise, when Celery's own four were ahead.
+        # As without a promise, with Celery's default of four prefetched tasks.
         ({"time_limit": 1800}, 300, 5 * 1800),
         (LONG, 300, 7200),
         (LONG, 86400, 86400),
         ({}, "7200", 7200),
     ],
 )
-def test_what_a_worker_without_a_lease_holds_is_left_to_it_longer(
+def test_a_worker_without_a_lease_gets_a_longer_timeout(
     options: dict[str, Any], given: Any, seconds: int
 ) -> None:
     options = options | {"delivery": "at_least_once"}
@@ -954,28 +956,28 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_systemd_reads_what_was_meant(name: str, tmp_path: Path) -> None:
+def test_systemd_reads_the_given_values(name: str, tmp_path: Path) -> None:
     path = tmp_path / "env"
     values = {"BEFORE": "1", name: VALUES[name], "AFTER": "2"}
     path.write_bytes(desired_environment.environment_file(values).encode())
     assert environment(path) == [f"{key}={value}" for key, value in values.items()]
 
 
-def test_values_that_are_no_strings(tmp_path: Path) -> None:
+def test_values_that_are_no_strings_are_converted(tmp_path: Path) -> None:
     path = tmp_path / "env"
     values = {"YES": True, "NO": False, "NUMBER": 5, "NULL": None, "FRACTION": 0.5}
     path.write_text(desired_environment.environment_file(values))
     assert environment(path) == ["YES=true", "NO=false", "NUMBER=5", "NULL=", "FRACTION=0.5"]
 
 
-def test_nothing_is_an_empty_file() -> None:
+def test_no_variables_make_an_empty_file() -> None:
     assert (
         desired_environment.environment_file(None) == desired_environment.environment_file({}) == ""
     )
 
 
 @pytest.mark.parametrize("name", ["A-B", "1A", "", "A B", "A=B", "A\nB", "Ä"])
-def test_a_name_that_systemd_would_pass_over_is_refused(name: str) -> None:
+def test_a_name_that_systemd_would_ignore_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="can't be the name of an environment variable"):
         desired_environment.environment_file({name: "x"})
 
@@ -1003,11 +1005,11 @@ NASTY = "a:b/c@d?e#f%g&h=i j+k“l”"
         ({"scheme": "x", "host": "h", "user": "u", "password": ""}, "x://u:@h"),
     ],
 )
-def test_a_url_of_its_parts(parts: dict[str, Any], expected: str) -> None:
+def test_a_url_is_composed_of_its_parts(parts: dict[str, Any], expected: str) -> None:
     assert desired_environment.url(parts) == expected
 
 
-def test_whatever_a_part_holds_a_client_reads_the_same() -> None:
+def test_clients_read_any_part_of_a_url_unchanged() -> None:
     query = {NASTY: NASTY}
     parts = {"scheme": "postgresql", "host": "db1", "user": NASTY, "password": NASTY}
     text = desired_environment.urls({"U": {**parts, "path": f"{NASTY}/x", "query": query}})["U"]
@@ -1016,16 +1018,16 @@ def test_whatever_a_part_holds_a_client_reads_the_same() -> None:
     assert unquote(found.username or "") == unquote(found.password or "") == NASTY
     assert unquote(found.path) == f"/{NASTY}/x"
     assert parse_qs(found.query) == {NASTY: [NASTY]}
-    # libpq does not take a plus sign for a blank.
+    # libpq does not decode a plus sign as a space.
     assert "+" not in text
 
 
-def test_declared_directories_belong_to_the_application_unless_they_say_otherwise() -> None:
+def test_declared_directories_belong_to_the_application_by_default() -> None:
     given = {"/srv/a/b/": {"mode": "2750", "group": "shop-proxy"}, "/srv/a": None}
     found = directories.directories(facts(user="app"), given)
     assert [(one["path"], one["owner"], one["group"], one["mode"]) for one in found] == [
         ("/srv/a", "app", "app", "0750"),
         ("/srv/a/b", "app", "shop-proxy", "2750"),
     ]
-    # A process may own the parent directory.
+    # The application may own the parent directory.
     assert {one["follow"] for one in found} == {False}

@@ -1,6 +1,6 @@
-"""What a promise on delivery means in settings and parts, for an application and for a worker that differs.
+"""The settings and parts of each promise on delivery, for an application and for a worker that differs.
 
-What the control side writes is read by the runtime: both are held against each other here.
+The runtime reads what the control side writes; both are compared here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KNOBS = {
 
 
 def environment(directory: Path, content: str) -> dict[str, str]:
-    """What a process has of an environment file."""
+    """Return a process's environment from an environment file."""
     path = directory / "worker.env"
     path.write_text(content)
     return dict(word.split("=", 1) for word in systemd.environment(path))
@@ -60,7 +60,7 @@ def on(found: dict[str, Any]) -> list[str]:
         ("at_most_once", {"fetch": "atomic"}, {}, "atomic", [*ALL]),
         ("inherit", {"fetch": "atomic"}, {}, "atomic", [*ALL]),
         ("at_least_once", {"lease": False, "dead_letters": False}, {}, "atomic", [*ALL[1:]]),
-        # A worker's own word.
+        # A worker's own options.
         ("inherit", {}, {"delivery": "at_least_once"}, "atomic", [*ALL, "dead_letters"]),
         ("at_least_once", {}, {"delivery": "inherit"}, "stock", []),
         ("at_least_once", {"fetch": "stock"}, {"fetch": "auto"}, "atomic", [*ALL, "dead_letters"]),
@@ -69,22 +69,22 @@ def on(found: dict[str, Any]) -> list[str]:
         ("at_least_once", {}, {"pool": "threads"}, "atomic", [*ALL, "dead_letters"]),
     ],
 )
-def test_which_parts_are_on(
+def test_enabled_parts_follow_promise_and_options(
     promise: str, knobs: dict[str, Any], options: dict[str, Any], take: str, parts: list[str]
 ) -> None:
     found = delivery.parts(promise, knobs, options)
     assert (found["fetch"], on(found)) == (take, parts)
-    # The runtime knows all of it, and nothing else.
+    # The runtime knows exactly these options.
     assert asdict(parse(found)) == found
 
 
-def test_a_number_that_is_not_given_is_the_runtimes() -> None:
+def test_numbers_have_the_runtimes_defaults() -> None:
     stock = asdict(Options())
     found = delivery.parts("inherit")
     assert {name: found[name] for name in stock} == stock
 
 
-def test_where_all_is_celery_s_own_nothing_is_written() -> None:
+def test_nothing_is_written_if_everything_is_stock() -> None:
     assert delivery.document("inherit") == {}
     assert delivery.document("inherit", KNOBS) == {}
     assert delivery.document("at_most_once")["profile"] == "at_most_once"
@@ -93,7 +93,7 @@ def test_where_all_is_celery_s_own_nothing_is_written() -> None:
     assert (written["failed"], delivery.document("at_least_once")["failed"]) == (20, 0)
 
 
-def test_a_worker_that_does_not_differ_has_nothing_of_its_own() -> None:
+def test_a_worker_that_does_not_differ_has_no_overrides() -> None:
     for promise in PROFILES:
         assert delivery.override(promise, KNOBS, {"concurrency": 4}) == {}
         assert delivery.override(promise, KNOBS, {"delivery": promise, "fetch": "auto"}) == {}
@@ -103,7 +103,7 @@ def test_a_worker_that_does_not_differ_has_nothing_of_its_own() -> None:
 def effective(
     tmp_path: Path, promise: str, knobs: dict[str, Any], options: dict[str, Any], **settings: Any
 ) -> FleetSettings:
-    """What the worker's process reads: the file of its host, and its own environment as systemd has it."""
+    """Return what the worker's process reads: its host's file, and its own environment as systemd reads it."""
     path = tmp_path / "settings.json"
     parts = delivery.document(promise, knobs)
     document = desired_settings.process_settings(
@@ -116,7 +116,7 @@ def effective(
 
 @pytest.mark.parametrize(("app", "own"), list(product(PROFILES, PROFILES)))
 @pytest.mark.parametrize("take", ["auto", "atomic", "stock"])
-def test_a_worker_has_what_it_would_have_in_an_application_of_its_own(
+def test_a_worker_has_the_same_settings_as_in_a_separate_application(
     tmp_path: Path, app: str, own: str, take: str
 ) -> None:
     """A worker's settings and parts don't depend on the other workers of its host."""
@@ -126,13 +126,13 @@ def test_a_worker_has_what_it_would_have_in_an_application_of_its_own(
     alone = effective(tmp_path, own, {**knobs, "fetch": take}, {})
     assert found.celery == alone.celery
     if found.delivery.profile == "inherit" and not found.delivery.atomic:
-        # Numbers of parts that are off.
+        # Numbers of disabled parts may differ.
         assert (found.delivery.fetch, on(asdict(found.delivery))) == ("stock", [])
     else:
         assert found.delivery == alone.delivery
 
 
-def test_settings_of_the_inventory_win_over_a_worker_s_promise_too(tmp_path: Path) -> None:
+def test_settings_of_the_inventory_also_override_a_workers_promise(tmp_path: Path) -> None:
     given = {"worker_prefetch_multiplier": 4}
     found = effective(tmp_path, "inherit", {}, {"delivery": "at_least_once"}, **given)
     assert (found.celery["task_acks_late"], found.celery["worker_prefetch_multiplier"]) == (True, 4)
@@ -145,7 +145,7 @@ def test_settings_of_the_inventory_win_over_a_worker_s_promise_too(tmp_path: Pat
 
 
 def state(instances: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
-    """The files of a host's workers by their path."""
+    """Return the files of a host's workers by path."""
     own = facts(host="w1", directory="/etc/shop", delivery=more.get("delivery", "inherit"))
     made = desired_workers.worker_state(
         own, workers(instances, knobs=more.get("knobs", {})), release="1", timeout=9
@@ -153,7 +153,7 @@ def state(instances: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
     return {item["dest"]: item for item in made["files"]}
 
 
-def test_a_worker_that_differs_is_told_so_in_its_environment(tmp_path: Path) -> None:
+def test_a_worker_that_differs_has_overrides_in_its_environment(tmp_path: Path) -> None:
     workers = {"a": {}, "b": {"fetch": "stock"}, "c": {"delivery": "at_most_once"}}
     files = state(workers, delivery="at_least_once", knobs=KNOBS, settings={})
     own = {
@@ -168,7 +168,7 @@ def test_a_worker_that_differs_is_told_so_in_its_environment(tmp_path: Path) -> 
     assert told["unset"] == ["worker_prefetch_multiplier"]
 
 
-def test_a_unit_knows_whether_it_hands_back() -> None:
+def test_a_unit_only_hands_back_if_its_worker_does() -> None:
     def hands_back(**more: Any) -> dict[str, bool]:
         files = state({"a": {}, "b": {"fetch": "stock"}}, **more)
         path = "/etc/systemd/system/shop-worker@{}.service.d/10-fleet.conf"
@@ -181,7 +181,7 @@ def test_a_unit_knows_whether_it_hands_back() -> None:
     )
 
 
-def test_whether_any_worker_takes_atomically() -> None:
+def test_the_fleet_knows_whether_any_worker_fetches_atomically() -> None:
     workers = {"a": {"fetch": "stock"}, "b": None}
     assert delivery.fetches_atomically(workers, None, "at_least_once")
     assert not delivery.fetches_atomically(workers, None, "inherit")

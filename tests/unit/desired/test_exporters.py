@@ -1,4 +1,4 @@
-"""Addresses of other exporters, and the passwords that the exporter of Redis gets."""
+"""Addresses of other exporters, and the passwords for the exporter of Redis."""
 
 from __future__ import annotations
 

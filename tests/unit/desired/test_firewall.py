@@ -1,4 +1,4 @@
-"""The firewall's table: its text by nft's own word, and what it lets through by real packets."""
+"""The firewall's table: nft accepts it, and real packets show what it lets through."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, netw
 REDIS = [6379, 6380]
 WEB = 5000
 OTHER = 5432
-# As Debian has it.
+# Debian's default table.
 FLUSH = "flush ruleset\ntable inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter\n\t}\n}\n"
 
 
@@ -70,7 +70,9 @@ def state(**given: Any) -> dict[str, Any]:
         ("[2001:db8::7]:80", False, 80, "[2001:db8::7]:80"),
     ],
 )
-def test_where_a_web_process_listens(text: str, local: bool, port: int, upstream: str) -> None:
+def test_addresses_of_a_web_process_are_parsed(
+    text: str, local: bool, port: int, upstream: str
+) -> None:
     assert firewall.is_local(text) is local
     assert firewall.web_port(text) == port
     assert firewall.upstream("shop", text) == upstream
@@ -79,12 +81,12 @@ def test_where_a_web_process_listens(text: str, local: bool, port: int, upstream
 @pytest.mark.parametrize(
     "text", ["5000", "localhost:5000", "::1:5000", "[127.0.0.1]:80", "0.0.0.0:0", "0.0.0.0:x"]
 )
-def test_what_is_no_address_with_a_port(text: str) -> None:
+def test_an_address_without_a_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ADDRESS:PORT"):
         firewall.listen_address(text)
 
 
-def test_a_host_lets_the_others_in_by_what_the_inventory_says() -> None:
+def test_a_host_lets_in_the_addresses_of_the_inventory() -> None:
     text = state(clients=["10.0.0.0/8"], web="0.0.0.0:5000")["files"][0]["content"]
     redis, web = text.split("chain redis")[1].split("chain web")
     assert "ip saddr { 10.0.0.0/8, 192.0.2.2, 192.0.2.3 } return" in redis
@@ -99,7 +101,7 @@ def test_a_host_lets_the_others_in_by_what_the_inventory_says() -> None:
     [{"enabled": False}, {"redis": []}, {"redis": [], "web": "127.0.0.1:5000"}],
     ids=["off", "nothing", "loopback"],
 )
-def test_where_nothing_is_to_be_closed_all_of_it_goes(given: dict[str, Any]) -> None:
+def test_without_ports_to_close_the_firewall_is_removed(given: dict[str, Any]) -> None:
     wanted, full = state(**given), state()
     assert set(wanted) == {"owned"}
     assert {item["dest"] for item in full["files"]} < set(wanted["owned"]["files"])
@@ -120,7 +122,7 @@ def test_where_nothing_is_to_be_closed_all_of_it_goes(given: dict[str, Any]) -> 
         {"redis": [6379, 6379]},
     ],
 )
-def test_nft_takes_the_table(given: dict[str, Any]) -> None:
+def test_nft_accepts_the_table(given: dict[str, Any]) -> None:
     done = subprocess.run(
         [*OWN, tool("nft"), "--check", "--file", "-"],
         input=ruleset(**given),
@@ -131,7 +133,7 @@ def test_nft_takes_the_table(given: dict[str, Any]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_nft_would_not_take_a_mistake() -> None:
+def test_nft_refuses_a_mistake() -> None:
     text = ruleset().replace("counter drop", "counter perhaps")
     done = subprocess.run(
         [*OWN, tool("nft"), "--check", "--file", "-"],
@@ -168,14 +170,14 @@ def test_the_fleet_gets_through_and_strangers_do_not(lan: Network, version: int)
     lan.load(ruleset(web=[WEB]))
     assert all(lan.reaches(neighbour, port) for port in (*REDIS, WEB, OTHER))
     assert not any(lan.reaches(stranger, port) for port in (*REDIS, WEB))
-    assert lan.reaches(stranger, OTHER), "a port that is none of ours"
-    # The host itself, by any of its names.
+    assert lan.reaches(stranger, OTHER), "a port that is not ours"
+    # The host itself may use any of its addresses.
     assert all(lan.reaches("", port, HOST[version]) for port in (*REDIS, WEB))
     assert lan.reaches("", REDIS[0], ("127.0.0.1", "::1")[version])
 
 
 @pytest.mark.slow
-def test_further_clients_reach_redis_alone(lan: Network) -> None:
+def test_further_clients_only_reach_redis(lan: Network) -> None:
     lan.load(ruleset(web=[WEB], more=["10.9.0.64/27"]))
     assert lan.reaches(STRANGER[0], REDIS[0])
     assert not lan.reaches(STRANGER[0], WEB)
@@ -183,7 +185,7 @@ def test_further_clients_reach_redis_alone(lan: Network) -> None:
 
 
 @pytest.mark.slow
-def test_rules_of_others_are_left_alone_and_cannot_undo_it(lan: Network) -> None:
+def test_other_rules_are_left_alone_and_cannot_open_ports(lan: Network) -> None:
     theirs = (
         "table inet filter {{\n\tchain input {{\n\t\ttype filter hook input priority {}; policy {};\n"
         "\t\t{}\n\t}}\n}}\n"
@@ -193,7 +195,7 @@ def test_rules_of_others_are_left_alone_and_cannot_undo_it(lan: Network) -> None
         lan.load(ruleset())
         assert not lan.reaches(STRANGER[0], 6379)
         assert lan.reaches(NEIGHBOUR[0], 6379)
-    # What they drop stays dropped.
+    # Packets that they drop stay dropped.
     lan.load("flush ruleset\n" + theirs.format("filter", "accept", f"tcp dport {OTHER} drop"))
     before = lan.on(lan.host, tool("nft"), "list", "table", "inet", "filter").stdout
     lan.load(ruleset())
@@ -204,7 +206,7 @@ def test_rules_of_others_are_left_alone_and_cannot_undo_it(lan: Network) -> None
 
 
 @pytest.mark.slow
-def test_two_applications_have_a_table_each(lan: Network) -> None:
+def test_two_applications_have_separate_tables(lan: Network) -> None:
     lan.load(ruleset())
     other = firewall.ruleset("shop", redis=[], web=[WEB], fleet=[STRANGER[0]], more=[])
     lan.load(other)
@@ -215,7 +217,7 @@ def test_two_applications_have_a_table_each(lan: Network) -> None:
 
 
 @pytest.mark.slow
-def test_who_is_let_in_no_longer_is_cut_off_at_once(lan: Network) -> None:
+def test_a_client_that_is_no_longer_allowed_is_cut_off_at_once(lan: Network) -> None:
     call = f"""
 import socket, sys
 with socket.create_connection(("{HOST[0]}", 6379), timeout=2, source_address=("{NEIGHBOUR[0]}", 0)) as one:
@@ -261,8 +263,8 @@ def ask(lan: Network, who: int, **asked: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_who_connects_tells_an_answer_from_silence(lan: Network) -> None:
-    # No process listens at the last one: a refusal is an answer too.
+def test_a_connection_test_distinguishes_a_refusal_from_silence(lan: Network) -> None:
+    # No process listens on the last one, because a refusal is an answer, too.
     targets = [[HOST[0], 6379], [HOST[0], 6380], [HOST[0], 7000]]
     asked = {"do": "connect", "targets": targets, "timeout": 1}
     assert ask(lan, lan.others, **asked) == {"silent": []}

@@ -61,36 +61,36 @@ ALWAYS = {"redis", "disk", "memory", "cpu", "certificates", "logs"}
         ("web1", ["shop-flower.service"], {"units"}),
     ],
 )
-def test_a_host_checks_what_concerns_it(host: str, units: list[str], more: set[str]) -> None:
+def test_a_host_checks_what_it_runs(host: str, units: list[str], more: set[str]) -> None:
     assert set(made(host, units=units)["checks"]) == ALWAYS | more
 
 
-def test_without_beat_a_host_of_workers_looks_at_the_fleet() -> None:
+def test_without_beat_a_worker_host_checks_the_fleet() -> None:
     groups = {**GROUPS, "celery_beat": []}
     fleet = {host for host in GROUPS["fleet"] if made(host, groups=groups)["fleet"]}
     assert fleet == {"redis1", "worker1"}
 
 
-def test_what_is_not_wanted_is_not_checked() -> None:
+def test_disabled_checks_are_left_out() -> None:
     assert made("worker1", checks=["disk", "beat"])["checks"] == ["disk"]
 
 
-def test_thresholds_of_the_inventory_lie_over_the_defaults_bound_by_bound() -> None:
+def test_thresholds_of_the_inventory_override_the_defaults_one_by_one() -> None:
     given = {"queue_length": {"bad": 50}, "queues": {"mail": {"warning": None}}}
     found = made("redis1", thresholds=given)["thresholds"]
     assert found["queue_length"] == {"warning": 1000, "bad": 50}
     assert found["queues"] == {"mail": {"warning": None}}
     assert set(found) == {*health.THRESHOLDS, "queues"}
-    # The defaults stay what they were.
+    # The defaults must not change.
     assert made("redis1")["thresholds"]["queue_length"] == {"warning": 1000, "bad": 10000}
 
 
-def test_host_and_control_side_know_of_which_thresholds_less_is_worse() -> None:
+def test_host_and_control_side_agree_for_which_thresholds_less_is_worse() -> None:
     low = {name for name, threshold in health.THRESHOLDS.items() if threshold.low}
     assert low == set(health_setup.LOW)
 
 
-def test_the_host_reads_what_it_is_told(tmp_path: Path) -> None:
+def test_the_host_reads_the_setup(tmp_path: Path) -> None:
 
     path = tmp_path / "health.json"
     path.write_text(json.dumps(made("worker2", on_change=["/bin/tell", "a"])))

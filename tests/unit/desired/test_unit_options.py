@@ -67,7 +67,7 @@ def without_comments(text: str) -> str:
 
 
 @pytest.mark.parametrize(("variable", "part", "name"), UNITS)
-def test_the_options_are_in_a_drop_in_that_goes_with_them(
+def test_options_are_in_a_drop_in_that_is_removed_without_them(
     tmp_path: Path, variable: str, part: str, name: str
 ) -> None:
     everywhere = valid(tmp_path / "source")
@@ -97,7 +97,7 @@ def test_a_worker_has_the_same_options(tmp_path: Path) -> None:
     assert without_comments(text).endswith(f'{SERVICE}[Unit]\nRequiresMountsFor="/srv/my media"\n')
 
 
-def test_systemd_takes_all_lines(tmp_path: Path) -> None:
+def test_systemd_accepts_all_directives(tmp_path: Path) -> None:
     unit = tmp_path / "one.service"
     sections = ("Service", "Unit")
     text = ["[Service]", "ExecStart=/bin/true"]

@@ -60,20 +60,20 @@ def files(part: Mapping[str, Any]) -> dict[str, str]:
 
 
 def location(text: str, head: str) -> list[str]:
-    """Return the lines of a location of the site itself, which comes before what redirects to it."""
+    """Return the lines of a location in the site itself, which comes before the redirecting server."""
     body, *_ = re.findall(
         rf"^    location {re.escape(head)} {{\n(.*?)^    }}", text, re.MULTILINE | re.DOTALL
     )
     return [line.strip() for line in body.splitlines()]
 
 
-def test_static_files_have_cache_headers_and_are_as_protected_as_their_path(
+def test_static_files_have_cache_headers_and_the_protection_of_their_path(
     everywhere: dict[str, Any],
 ) -> None:
     text = files(part(everywhere, **ALL))[SITE]
     static = location(text, "^~ /static/")
     assert {"alias /srv/shop/static/;", "expires 31536000s;"} <= set(static)
-    # Also on the way to it: the application may own /srv/shop, and put a link there.
+    # This covers the whole path: the application may own /srv/shop, and put a link there.
     assert "disable_symlinks if_not_owner;" in static
     assert not any("auth_basic" in line or "proxy_pass" in line for line in static)
     below = location(text, "^~ /admin/files/")
@@ -105,7 +105,7 @@ def test_a_longer_upload_may_take_longer(everywhere: dict[str, Any]) -> None:
     assert "proxy_send_timeout" not in files(part(everywhere))[SITE]
 
 
-def test_nginx_takes_all_of_it(everywhere: dict[str, Any], tmp_path: Path) -> None:
+def test_nginx_accepts_the_site(everywhere: dict[str, Any], tmp_path: Path) -> None:
     authority = Authority("shop")
     certificate, key = authority.issue(["DNS:shop.example.org"], days=30)
     (tmp_path / "crt").write_text(certificate)
@@ -150,6 +150,6 @@ def test_without_nginx_there_is_only_the_socket(everywhere: dict[str, Any]) -> N
     assert names == ["shop-web.socket", "shop-web.service"]
     assert 'FORWARDED_ALLOW_IPS="*"' in files(found)["/etc/celery-fleet/shop/web.env"]
     assert "FORWARDED_ALLOW_IPS" not in files(part(everywhere))["/etc/celery-fleet/shop/web.env"]
-    # What was there before goes.
+    # The previous site is removed.
     surplus = oracle.wanted_by({**everywhere, f"{WEB}proxy": "none"}, "celery_runtime_surplus")
     assert SITE in surplus["owned"]["files"]

@@ -1,4 +1,4 @@
-"""The application's own tests, and that what is delivered with it is whole."""
+"""The application's own tests pass, and its files are complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_its_own_tests_pass(run: Run) -> None:
     done = run("manage.py", "test", "--noinput")
     assert done.returncode == 0, done.stderr
-    # Task bodies, repeated and in all orders; what needs row locks is for PostgreSQL.
+    # Task bodies, repeated and in all orders; tests of row locks need PostgreSQL.
     counted = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
     assert counted is not None
     assert int(counted[1]) >= 30
@@ -34,7 +34,7 @@ def test_a_developer_needs_no_environment(run: Run) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_the_lock_has_is_what_was_asked_for(example: Path) -> None:
+def test_the_lock_satisfies_the_requirements(example: Path) -> None:
     asked = re.findall(r"^([\w-]+)", (example / "requirements.in").read_text(), re.MULTILINE)
     lock = (example / "requirements.txt").read_text()
     pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock, re.MULTILINE))

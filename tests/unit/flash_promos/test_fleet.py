@@ -1,4 +1,4 @@
-"""The application and its inventory fit together, and under the fleet's loader its own settings stay."""
+"""The application and its inventory fit together, and the fleet's loader keeps the application's settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def inventory() -> dict[str, Any]:
     return content
 
 
-def test_the_inventory_says_nothing_twice(inventory: dict[str, Any]) -> None:
+def test_the_inventory_repeats_none_of_the_applications_settings(inventory: dict[str, Any]) -> None:
     # The schedule and both log formats are the application's.
     assert {name for name in inventory if "schedule" in name or "log" in name} == set()
     assert not {"prefetch_multiplier", "max_tasks_per_child"} & set(
@@ -79,18 +79,20 @@ def test_the_applications_settings_survive_the_loader(
     }
 
 
-def test_what_fails_for_good_is_kept_and_alerts(inventory: dict[str, Any]) -> None:
+def test_failed_tasks_are_kept_and_reported(inventory: dict[str, Any]) -> None:
     """The document's "Dead Letter Queue" and "Alertas"."""
     knobs = {"failed_keep": inventory["celery_worker_max_failed_dead_letters"]}
     found = parts(inventory["celery_app_delivery"], knobs)
     assert (found["dead_letters"], found["failed"]) == (True, 1000)
-    # Each change of health is reported, and dead letters are a part of health.
+    # Changes of health are reported, and dead letters are part of health.
     program, *_ = inventory["celery_health_on_change"]
     assert program == "/usr/bin/systemd-cat"
     assert "dead_letters" not in inventory.get("celery_health_thresholds", {})
 
 
-def test_the_workers_command_line_leaves_them_alone_too(inventory: dict[str, Any]) -> None:
+def test_the_workers_command_line_does_not_override_the_applications_settings(
+    inventory: dict[str, Any],
+) -> None:
     options = worker_options(
         "default", inventory["celery_worker_instances"], inventory["celery_worker_defaults"]
     )

@@ -1,4 +1,4 @@
-"""Settings, schedule and retries, as the document of Flash Promos has them."""
+"""Settings, schedule and retries are those of the document of Flash Promos."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def test_broker_and_results_come_from_the_environment(celery: dict[str, Any], re
 
 
 @pytest.mark.parametrize("setting", ["worker_log_format", "worker_task_log_format"])
-def test_a_line_of_the_log_has_the_documented_pieces(celery: dict[str, Any], setting: str) -> None:
+def test_a_log_line_has_the_documented_parts(celery: dict[str, Any], setting: str) -> None:
     record = logging.LogRecord("promotions", logging.INFO, "", 1, "sent %d messages", (3,), None)
     record.processName = "ForkPoolWorker-1"
-    # As Celery's TaskFormatter sets them.
+    # Celery's TaskFormatter sets these.
     record.task_name, record.task_id = TASKS[2], "an-id"
     line = logging.Formatter(celery[setting]).format(record)
     task = rf"\[{re.escape(TASKS[2])}\(an-id\)\]" if "task" in setting else ""
@@ -130,7 +130,9 @@ def test_a_developer_has_sqlite(read: Read) -> None:
     assert found["DEBUG"] is True
 
 
-def test_a_database_url_ends_the_developers_defaults(read: Read, served: dict[str, str]) -> None:
+def test_with_a_database_url_there_are_no_developer_defaults(
+    read: Read, served: dict[str, str]
+) -> None:
     found = read(DJANGO, **SETTINGS, **served)
     assert found["DEBUG"] is False
     assert found["SECRET_KEY"] == served["DJANGO_SECRET_KEY"]
@@ -154,18 +156,18 @@ def test_a_database_url_ends_the_developers_defaults(read: Read, served: dict[st
     )
 
 
-def test_each_release_has_static_files_of_its_own(read: Read, served: dict[str, str]) -> None:
+def test_each_release_has_its_own_static_files(read: Read, served: dict[str, str]) -> None:
     found = read(DJANGO, **SETTINGS, **served, CELERY_FLEET_RELEASE="r1")
     assert found["static"] == "/var/lib/flash_promos/static/r1"
 
 
-def test_its_cookies_are_no_other_sites_of_the_host(read: Read) -> None:
+def test_its_cookies_differ_from_those_of_other_sites(read: Read) -> None:
     cookies = read(DJANGO, **SETTINGS)["cookies"]
     assert cookies == ["flash_promos_sessionid", "flash_promos_csrftoken"]
 
 
 @pytest.mark.parametrize("missing", ["DJANGO_SECRET_KEY", "DJANGO_ALLOWED_HOSTS"])
-def test_what_is_missing_there_is_named(run: Run, served: dict[str, str], missing: str) -> None:
+def test_a_missing_variable_is_named(run: Run, served: dict[str, str], missing: str) -> None:
     given = {name: value for name, value in served.items() if name != missing}
     done = run("-c", "import marketplace.settings", **given)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The example application, which is no package of this project and stays off the import path."""
+"""Fixtures: the example application, which is not on the import path."""
 
 from __future__ import annotations
 

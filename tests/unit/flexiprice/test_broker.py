@@ -1,4 +1,4 @@
-"""What the web process reports if broker or results are away: one error, for every exception of Celery's."""
+"""The web process reports one error if broker or results are away, for every exception of Celery."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ try:
 except broker.Unavailable as error:
     print(type(error.__cause__).__name__)
 """
-# Nothing listens there. Less patience than Celery's, so that the test is short.
+# No process listens there. Timeouts are shorter than Celery's, so that the test is short.
 IMPATIENT = 'celery.conf.result_backend_transport_options = {"retry_policy": {"timeout": 0.2}}\n'
 RETRYING = "celery.conf.update(result_backend_always_retry=True, result_backend_max_retries=1)\n"
 NOBODY = "redis://127.0.0.1:1/0"
@@ -36,7 +36,7 @@ NOBODY = "redis://127.0.0.1:1/0"
         (NOBODY, IMPATIENT, "broker.send_recompute(30)", "RuntimeError"),
         ("cache+memory://", "", "broker.send_recompute(30)", "OperationalError"),
         (NOBODY, "", 'broker.outcome("an-id")', "ConnectionError"),
-        # As a fleet sets it.
+        # As in a fleet.
         (NOBODY, RETRYING, 'broker.outcome("an-id")', "BackendGetMetaError"),
     ],
 )

@@ -70,7 +70,7 @@ def test_tasks_go_to_the_documented_queues(settings: dict[str, Any]) -> None:
     }
 
 
-def test_a_worker_without_options_takes_every_queue_apart(settings: dict[str, Any]) -> None:
+def test_a_worker_without_options_consumes_every_queue(settings: dict[str, Any]) -> None:
     assert settings["queues"] == ["analytics", "discounts", "maintenance"]
     assert settings["bindings"] == {name: name for name in settings["queues"]}
 

@@ -61,7 +61,7 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(backend: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("component", ["producer", "operator"])
-def test_on_a_fleet_host_what_starts_something_names_its_service(
+def test_on_a_fleet_host_verbs_that_start_something_name_its_service(
     backend: Path, verb: str, service: str, component: str
 ) -> None:
     done = manage(backend, verb, CELERY_FLEET_COMPONENT=component)
@@ -78,7 +78,7 @@ def test_on_a_fleet_host_what_starts_something_names_its_service(
     ],
 )
 @pytest.mark.parametrize("environment", [{}, {"CELERY_FLEET_COMPONENT": "operator"}])
-def test_what_asks_becomes_celery_there_too(
+def test_on_a_fleet_host_verbs_that_ask_call_celery(
     backend: Path,
     verb: list[str],
     arguments: list[str],

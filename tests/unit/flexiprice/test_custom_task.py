@@ -83,12 +83,12 @@ def test_countdown_and_expiry_travel_with_the_message(
     assert timedelta(seconds=seconds - 30) < away <= timedelta(seconds=seconds)
 
 
-def test_it_leaves_its_rows(backend: Path) -> None:
+def test_it_writes_its_rows(backend: Path) -> None:
     assert run(backend, RUN) == {
         "result": {"status": "success"},
         "ticks": [["value", "an-id"]] * 3,
     }
 
 
-def test_one_that_is_too_late_is_not_run(backend: Path) -> None:
+def test_an_expired_task_is_not_run(backend: Path) -> None:
     assert run(backend, EXPIRED) == {"expired": True}

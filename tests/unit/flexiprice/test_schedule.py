@@ -1,4 +1,4 @@
-"""The crontabs of the document, as an inventory writes them, mean what Celery makes of them."""
+"""The document's crontabs mean the same in an inventory as in Celery."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DOCUMENTED = [
         "2026-05-11 00:00",
     ),
     ({"minute": "*/15"}, crontab(minute="*/15"), "2026-05-05 13:15"),
-    # Not among its examples, but the schedule of its daily cleanup.
+    # This is not one of its examples, but the schedule of its daily cleanup.
     ({"minute": 0, "hour": 2}, crontab(minute=0, hour=2), "2026-05-06 02:00"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "documented", "due"), DOCUMENTED)
-def test_a_documented_crontab_is_taken_as_it_is(
+def test_a_documented_crontab_is_used_unchanged(
     fields: dict[str, Any], documented: crontab, due: str
 ) -> None:
     app = Celery(set_as_current=False)
@@ -42,11 +42,11 @@ def test_a_documented_crontab_is_taken_as_it_is(
     schedule.nowfun = lambda: NOW
     wait = schedule.remaining_estimate(NOW)
     assert NOW + wait == datetime.fromisoformat(due).replace(tzinfo=UTC)
-    # Due again one period later, not twice.
+    # It is due again one period later, not twice.
     assert timedelta(0) < wait <= timedelta(days=7)
 
 
 @pytest.mark.parametrize("fields", [fields for fields, _, _ in DOCUMENTED])
-def test_preflight_takes_it_too(fields: dict[str, Any]) -> None:
+def test_preflight_accepts_a_documented_crontab(fields: dict[str, Any]) -> None:
     for name, text in fields.items():
         assert preflight.parse(name, str(text))

@@ -1,4 +1,4 @@
-"""The example application; what all examples with Django share is in `tests.unit.django_example`."""
+"""Fixtures: the example application. `tests.unit.django_example` has what all examples with Django share."""
 
 from __future__ import annotations
 

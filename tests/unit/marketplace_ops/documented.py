@@ -1,4 +1,4 @@
-"""What the document of Marketplace Ops says, from the only place where it is typed by hand: the scenario's tests."""
+"""What the document of Marketplace Ops says. It is typed by hand in the scenario's tests, and imported from there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _spec = importlib.util.spec_from_file_location("documented_marketplace_ops", _PA
 assert _spec is not None
 assert _spec.loader is not None
 _written = importlib.util.module_from_spec(_spec)
-# Its dataclasses look themselves up there.
+# Dataclasses look up their module there.
 sys.modules[_spec.name] = _written
 _spec.loader.exec_module(_written)
 
 
 def _time(when: Any) -> dict[str, Any]:
-    """As the inventory writes it."""
+    """Return a time as the inventory writes it."""
     if isinstance(when, _written.Every):
         return {"interval": when.seconds}
     day = {} if when.day == -1 else {"day_of_week": when.day}

@@ -1,4 +1,4 @@
-"""The application's own tests, and that what is delivered with it is whole."""
+"""The application's own tests pass, and its files are complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_its_own_tests_pass(run: Run) -> None:
     done = run("manage.py", "test", "--noinput")
     assert done.returncode == 0, done.stderr
-    # Every task and its effect, repeated; a backup's way back is for PostgreSQL.
+    # Every task and its effect, repeated; restoring a backup needs PostgreSQL.
     counted = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
     assert counted is not None
     assert int(counted[1]) >= 71
@@ -24,7 +24,7 @@ def test_its_own_tests_pass(run: Run) -> None:
 
 
 def test_models_and_migrations_agree(run: Run, tmp_path: Path, served: dict[str, str]) -> None:
-    # A file elsewhere: Django makes it in order to look, and beside the code it would be part of a release.
+    # The database is elsewhere: Django creates the file, and next to the code it would be part of a release.
     database = {**served, "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
     done = run("manage.py", "makemigrations", "--check", "--dry-run", **database)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -46,7 +46,7 @@ def test_the_readme_names_every_task_and_entry(example: Path) -> None:
         assert f"| {entry} | `{task}` |" in readme
 
 
-def test_what_the_lock_has_is_what_was_asked_for(example: Path) -> None:
+def test_the_lock_satisfies_the_requirements(example: Path) -> None:
     asked = re.findall(r"^([\w-]+)", (example / "requirements.in").read_text(), re.MULTILINE)
     lock = (example / "requirements.txt").read_text()
     pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The application and its inventory fit together, and say what the document says."""
+"""The application and its inventory fit together, and agree with the document."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def inventory() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def hosts() -> dict[str, list[str]]:
-    """Host -> its workers."""
+    """Return the workers of each host."""
     tree = yaml.safe_load((INVENTORY / "hosts.yml").read_text())
     workers = tree["fleet"]["children"]["celery_workers"]["hosts"]
     return {host: variables["celery_worker_host_instances"] for host, variables in workers.items()}
@@ -75,7 +75,7 @@ def hosts() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def worker(read: Read, inventory: dict[str, Any], tmp_path_factory: Any) -> dict[str, Any]:
-    """The application as a worker of the fleet has it."""
+    """Return the application's settings in a worker of the fleet."""
     endpoint = {"host": "redis1", "port": inventory["celery_app_broker_port"]}
     settings = process_settings(
         facts(
@@ -99,7 +99,7 @@ def worker(read: Read, inventory: dict[str, Any], tmp_path_factory: Any) -> dict
 
 
 def test_each_task_goes_to_its_documented_queue(worker: dict[str, Any]) -> None:
-    """By Celery's own router, with the inventory's routes as the loader brings them."""
+    """Celery's own router decides, with the inventory's routes from the loader."""
     assert worker["loader"] == "FleetLoader"
     assert worker["broker"].startswith("rediss://worker:")
     assert worker["queues"] == documented.TASKS
@@ -111,7 +111,7 @@ def test_the_schedule_is_the_documented_table(inventory: dict[str, Any]) -> None
         name: {"task": task, **when} for name, (task, when) in documented.SCHEDULE.items()
     }
     assert len(documented.SCHEDULE) == 10
-    # The fleet takes it, and each entry's task has a queue.
+    # The fleet accepts the schedule, and each entry's task has a queue.
     entries = parse_entries(inventory["celery_beat_schedule"])
     assert {entry.task for entry in entries.values()} <= set(documented.TASKS)
     assert all(entry.enabled and entry.queue is None for entry in entries.values())
@@ -127,7 +127,7 @@ def test_six_workers_of_one_queue_each_with_the_documented_concurrency(
         assert f"-A config worker -n {name}@worker1 -Q {name} " in command
         assert f" --concurrency={concurrency} " in f"{command} "
     assert set(instances) == set(documented.QUEUES)
-    # Each on one host.
+    # Each worker is on one host.
     assert sorted(name for names in hosts.values() for name in names) == sorted(instances)
 
 
@@ -142,7 +142,7 @@ def test_each_worker_has_limits(inventory: dict[str, Any], name: str) -> None:
 def test_no_task_may_run_longer_than_its_worker_waits_for_it(
     inventory: dict[str, Any], worker: dict[str, Any]
 ) -> None:
-    """The worker's limit is its longest task's, because a stop waits that long."""
+    """A worker's limit is that of its longest task, because a stop waits that long."""
     instances, defaults = inventory["celery_worker_instances"], inventory["celery_worker_defaults"]
     for queue, (_, tasks) in documented.QUEUES.items():
         options = worker_options(queue, instances, defaults)
@@ -150,7 +150,7 @@ def test_no_task_may_run_longer_than_its_worker_waits_for_it(
         assert longest == [options["soft_time_limit"], options["time_limit"]], queue
 
 
-def test_places_are_those_where_the_worker_may_write(
+def test_directories_are_writable_for_the_worker(
     inventory: dict[str, Any], hosts: dict[str, list[str]]
 ) -> None:
     app, environment = inventory["celery_app_name"], inventory["celery_app_env"]
@@ -175,7 +175,7 @@ TURNS = 4
     ("style", "pause"),
     [
         ("", 0.0),
-        # A site's own default may be names by date; of one second it makes one name.
+        # A site's default may name rotated files by date; then two rotations within a second have the same name.
         pytest.param("dateext\n    dateformat -%Y%m%d-%s", 1.1, marks=pytest.mark.slow),
     ],
     ids=["numbers", "dates"],
@@ -183,7 +183,7 @@ TURNS = 4
 def test_the_cleanup_does_not_fight_the_rotation(
     run: Run, tmp_path: Path, style: str, pause: float
 ) -> None:
-    """Turn by turn with the fleet's own configuration: all that is compressed goes, and logrotate misses nothing."""
+    """They take turns, with the fleet's own configuration: compressed files are deleted, and logrotate misses none."""
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o750)
     configuration = render(
@@ -206,7 +206,7 @@ def test_the_cleanup_does_not_fight_the_rotation(
     for turn in range(TURNS):
         time.sleep(pause)
         log.write_text(f"line {turn}\n")
-        # A day later each time.
+        # Each turn is a day later.
         os.utime(log, (moment + 86400 * turn,) * 2)
         state = ["--state", str(tmp_path / "state")]
         done = subprocess.run(
@@ -216,7 +216,7 @@ def test_the_cleanup_does_not_fight_the_rotation(
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        # Each turn as if all but the newest day were old.
+        # In each turn, all except the newest day count as old.
         old = datetime.fromtimestamp(moment + 86400 * turn - 1, tz=UTC)
         found = run("-c", REMOVE, str(logs), old.isoformat())
         assert found.returncode == 0, found.stderr

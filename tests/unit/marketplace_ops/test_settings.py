@@ -1,4 +1,4 @@
-"""Tasks, queues and settings, as the document of Marketplace Ops has them."""
+"""Tasks, queues and settings are those of the document of Marketplace Ops."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ database = settings.DATABASES["default"]
 found["database"] = {k.lower(): database.get(k) for k in ("ENGINE", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS")}
 """
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "config.settings"}
-# They ask a supplier or a marketplace.
+# These tasks call a supplier or a marketplace.
 ASKING = {
     "marketplaces.tasks.fulfill_marketplace_order",
     "marketplaces.tasks.sync_marketplace_listings",
@@ -59,7 +59,7 @@ def celery(read: Read) -> dict[str, Any]:
 def test_the_26_documented_tasks_and_one_more(celery: dict[str, Any]) -> None:
     assert len(documented.TASKS) == 27
     assert celery["tasks"] == sorted(documented.TASKS)
-    # Whether the database is away is what health is asked then.
+    # The health task must also run while the database is away.
     assert set(documented.TASKS) - set(celery["retried"]) == {"core.tasks.system_health_check"}
 
 
@@ -86,7 +86,7 @@ def test_broker_and_results_come_from_the_environment(read: Read) -> None:
     assert (given["broker_url"], given["result_backend"]) == ("redis://a:1/0", "redis://b:2/0")
 
 
-def test_rates_are_limited_where_somebody_else_is_asked(celery: dict[str, Any]) -> None:
+def test_tasks_that_call_other_services_have_rate_limits(celery: dict[str, Any]) -> None:
     assert set(celery["rates"]) == ASKING
     assert set(celery["rates"].values()) == {"120/m"}
 
@@ -99,7 +99,7 @@ def test_a_developer_has_sqlite(read: Read) -> None:
     assert found["cookies"] == ["marketplace_ops_sessionid", "marketplace_ops_csrftoken"]
 
 
-def test_what_a_fleet_gives_is_taken(read: Read, served: dict[str, str]) -> None:
+def test_variables_of_a_fleet_are_used(read: Read, served: dict[str, str]) -> None:
     found = read(
         DJANGO,
         **SETTINGS,
@@ -132,7 +132,7 @@ def test_what_a_fleet_gives_is_taken(read: Read, served: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("missing", ["DJANGO_SECRET_KEY", "DJANGO_ALLOWED_HOSTS"])
-def test_what_is_missing_there_is_named(run: Run, served: dict[str, str], missing: str) -> None:
+def test_a_missing_variable_is_named(run: Run, served: dict[str, str], missing: str) -> None:
     given = {name: value for name, value in served.items() if name != missing}
     done = run("-c", "import config.settings", **given)
     assert done.returncode != 0
@@ -142,7 +142,7 @@ def test_what_is_missing_there_is_named(run: Run, served: dict[str, str], missin
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²"])
-def test_a_number_of_backups_that_is_none_is_refused(run: Run, value: str) -> None:
+def test_an_invalid_number_of_backups_is_refused(run: Run, value: str) -> None:
     done = run("-c", "import config.settings", BACKUP_KEEP=value)
     assert done.returncode != 0
     assert f"BACKUP_KEEP is {value!r}" in done.stderr.splitlines()[-1]

@@ -21,17 +21,17 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environm
         ("a@h1 asks http://h2/x for mail to a@b", "a@h1 asks http://h2/x for mail to a@b"),
     ],
 )
-def test_logins_of_urls(text: str, shown: str) -> None:
+def test_logins_in_urls_are_redacted(text: str, shown: str) -> None:
     assert hide_logins(text) == shown
 
 
-def test_no_secret_is_told() -> None:
+def test_no_secret_is_shown() -> None:
     text = "could not connect: postgresql://u:other@db/shop, password geheim, abc"
     cleaned = clean(text, ["geheim", "abc"])
     assert cleaned == "could not connect: postgresql://***@db/shop, password ***, abc"
 
 
-def test_the_secrets_of_an_environment() -> None:
+def test_secrets_of_an_environment_are_found() -> None:
     values = {"A": 'quo"ted $HOME `x` \\', "KEY": "BEGIN\nline of a key\nEND", "N": 5}
     assert secrets_of(values) == [
         'quo"ted $HOME `x` \\',

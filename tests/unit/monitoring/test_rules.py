@@ -62,7 +62,7 @@ def test_each_rule_fires_and_is_silent(tmp_path: Path) -> None:
         (tmp_path / name).write_text(yaml.safe_dump(content))
     assert "SUCCESS" in promtool(tmp_path, "check", "rules", RULES)
     promtool(tmp_path, "test", "rules", "rules-tests.yml")
-    # Each has the other's series; a rule that does not look at them at all would still pass one of both.
+    # Each case has both series, because a rule that ignored one of them would still pass one case.
     tests = yaml.safe_load((tmp_path / "rules-tests.yml").read_text())
     tried = {test["alertname"] for one in tests["tests"] for test in one["alert_rule_test"]}
     assert tried == {rule.alert for rule in ALERTS}
@@ -74,8 +74,8 @@ def test_each_rule_fires_and_is_silent(tmp_path: Path) -> None:
     [("1x120", True), ("_x60 1x60", False)],
     ids=["as the first of their kind", "after a gap"],
 )
-def test_tasks_that_fail_at_once_are_told(tmp_path: Path, up: str, fires: bool) -> None:
-    """Their series begin with the failures, so there is nothing that they could have grown from."""
+def test_tasks_that_fail_at_once_raise_an_alert(tmp_path: Path, up: str, fires: bool) -> None:
+    """Their series begin with the failures, so there is no earlier value to compare with."""
     (tmp_path / RULES).write_text(yaml.safe_dump(written()[RULES]))
     labels = 'app="shop",host="worker1"'
     pay = f'{labels},queue_name="mail",name="app.pay"'
@@ -84,7 +84,7 @@ def test_tasks_that_fail_at_once_are_told(tmp_path: Path, up: str, fires: bool) 
         f'celery_task_failed_total{{{pay},exception="ValueError"}}': "_x60 12x60",
         f"celery_task_succeeded_total{{{pay}}}": "_x60 1x60",
     }
-    # The rule itself, because others fire as well here.
+    # Only this rule is checked, because others fire here, too.
     (rule, *_) = of("CeleryTasksFailing")
     test = {
         "interval": "15s",
@@ -103,7 +103,7 @@ def test_tasks_that_fail_at_once_are_told(tmp_path: Path, up: str, fires: bool) 
 
 
 @pytest.mark.slow
-def test_prometheus_takes_the_job(tmp_path: Path) -> None:
+def test_prometheus_accepts_the_job(tmp_path: Path) -> None:
     config = tmp_path / "prometheus.yml"
     config.write_text(yaml.safe_dump(written()["scrape.yml"]))
     promtool(tmp_path, "check", "config", "--syntax-only", config.name)
@@ -208,7 +208,7 @@ def test_a_warning_that_is_bad_as_well_is_one_alert() -> None:
 def test_null_means_never() -> None:
     thresholds = {"queue_age_seconds": {"warning": None, "bad": None}}
     found = alerts(made(celery_monitoring_thresholds=thresholds))
-    # redis1 has its own value of the variable.
+    # redis1 overrides the variable.
     assert {rule.alert for rule in found} == {rule.alert for rule in ALERTS}
     silent = alerts(
         made(celery_health_thresholds={"certificate_days": thresholds["queue_age_seconds"]})
@@ -292,7 +292,7 @@ def test_known_exporters_are_targets_where_they_are() -> None:
     }
 
 
-def test_a_queue_of_which_nobody_counts_the_workers_has_no_alert_without_them() -> None:
+def test_a_queue_whose_workers_have_no_exporter_has_no_alert_about_consumers() -> None:
     """Without its worker's exporter, the queue would seem to have no consumer."""
     rules = "prometheus-rules.yml"
     everywhere = json.dumps(written()[rules])
@@ -302,7 +302,7 @@ def test_a_queue_of_which_nobody_counts_the_workers_has_no_alert_without_them() 
     partly["worker1"]["celery_exporter_enabled"] = False
     facts, _, instances = given()
     some = monitoring_fleet.fleet(facts, partly, instances, runbook="")
-    # worker2 has an exporter, and not these workers.
+    # worker2 has an exporter, but not these workers.
     assert set(some.uncounted) >= {"mail", "mail.high", "bulk"}
 
 
@@ -327,7 +327,7 @@ def test_nothing_secret_is_written() -> None:
         ("", None),
     ],
 )
-def test_durations(text: str, value: float | None) -> None:
+def test_durations_are_parsed(text: str, value: float | None) -> None:
     assert objectives.seconds(text) == value
 
 
@@ -351,7 +351,7 @@ def test_durations_are_shown_as_they_are_written() -> None:
     assert [objectives.seconds(one) for one in shown] == [*objectives.BUCKETS]
 
 
-def test_budgets() -> None:
+def test_objectives_have_error_budgets() -> None:
     slo: dict[str, Any] = {"wait": "30s", "objective": "99.5%", "failures": "0.1%"}
     assert [one[:3] for one in objectives.objectives(slo)] == [
         ("wait", 0.005, 30.0),
@@ -364,6 +364,6 @@ def test_budgets() -> None:
 
 def test_the_shares_of_all_workers_are_recorded() -> None:
     record = written()[RULES]["groups"][0]["rules"]
-    # Two waits, and failures of both workers at once.
+    # There are two waits, and the failures of both workers together.
     assert len(record) == 3 * 7
     assert len(of("CelerySloBurnFast")) == 3

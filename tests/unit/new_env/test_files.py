@@ -30,8 +30,8 @@ from tests.unit.preflight.inventory import problems
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_preflight_has_nothing_to_say(name: str, tmp_path: Path) -> None:
-    """In-process; test_program.py lets Ansible read the files."""
+def test_preflight_accepts_the_environment(name: str, tmp_path: Path) -> None:
+    """This is in-process; in test_program.py Ansible reads the files."""
     _, values, found = made(GOOD[name], tmp_path)
     groups, own = inventory(found)
     given = variables(found)
@@ -46,7 +46,7 @@ def test_preflight_has_nothing_to_say(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_only_roles_that_there_are_have_a_file(name: str, tmp_path: Path) -> None:
+def test_only_used_roles_have_a_file(name: str, tmp_path: Path) -> None:
     wanted, _, found = made(GOOD[name], tmp_path)
     groups, _ = inventory(found)
     for group in ("celery_beat", "flower"):
@@ -54,7 +54,7 @@ def test_only_roles_that_there_are_have_a_file(name: str, tmp_path: Path) -> Non
     assert set(groups) - {"all", "postgresql"} == {"fleet", *wanted.members}
 
 
-def test_what_was_said_is_there(tmp_path: Path) -> None:
+def test_given_options_are_in_the_files(tmp_path: Path) -> None:
     wanted, values, found = made(LARGE, tmp_path)
     assert wanted.members["celery_workers"] == ("worker1", "worker2.example.com")
     given = variables(found)
@@ -80,11 +80,11 @@ def test_what_was_said_is_there(tmp_path: Path) -> None:
     assert "celery_app_host_names" not in own["redis1"]
 
 
-def test_the_addresses_of_hosts_are_let_in(tmp_path: Path) -> None:
+def test_the_addresses_of_hosts_are_in_the_inventory(tmp_path: Path) -> None:
     _, _, found = made({**TWO, "DOMAIN": "shop.example.com"}, tmp_path)
     _, own = inventory(found)
     assert own["one"]["ansible_host"] == "10.1.0.1"
-    # What Redis's role asks the last of these is asked at the address.
+    # The last one is reached at its address.
     assert own["one"]["celery_app_host_names"] == ["shop.example.com", "one", "10.1.0.1"]
     assert variables(found)["firewall_enabled"] is True
 
@@ -128,7 +128,7 @@ def test_with_variables_nothing_is_encrypted_and_nothing_is_in_the_clear(tmp_pat
     assert sorted(set_there.values()) == sorted(values.values())
 
 
-def test_an_own_password_is_not_copied(tmp_path: Path) -> None:
+def test_a_given_vault_password_is_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text(PASSWORD.decode())
     path.chmod(0o600)
@@ -138,7 +138,7 @@ def test_an_own_password_is_not_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_readme_names_what_there_is(name: str, tmp_path: Path) -> None:
+def test_the_readme_names_what_exists(name: str, tmp_path: Path) -> None:
     _, _, found = made(GOOD[name], ROOT / "inventories")
     text = found["README.md"].text
     named = re.findall(r"-i inventories/\S+ (\S+)", text)
@@ -156,7 +156,7 @@ def test_readme_names_what_there_is(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["variables", "own-database"])
-def test_what_the_readme_types_is_one_word_wherever_it_lies(name: str, tmp_path: Path) -> None:
+def test_paths_in_commands_of_the_readme_are_quoted(name: str, tmp_path: Path) -> None:
     directory = tmp_path / "our inventories"
     directory.mkdir()
     wanted, _, found = made(GOOD[name], directory)
@@ -168,8 +168,8 @@ def test_what_the_readme_types_is_one_word_wherever_it_lies(name: str, tmp_path:
         assert f"{directory}/{wanted.name}" in word, word
 
 
-def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
-    # Except what git ignores, of which nothing is here.
+def test_files_pass_the_projects_linters(tmp_path: Path) -> None:
+    # Files that git ignores are exempt; there are none here.
     config = tmp_path / "config"
     config.write_text(
         (ROOT / ".yamllint").read_text().replace("ignore-from-file: .gitignore\n", "")

@@ -8,17 +8,17 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options 
 )
 
 
-def test_values_come_with_the_word_or_from_the_environment() -> None:
+def test_values_come_from_arguments_or_the_environment() -> None:
     given, wrong = read(["NAME=a=b", "HOSTS", "FLOWER="], {"HOSTS": " x, y ", "APP": "unasked"})
     assert given == {"NAME": "a=b", "HOSTS": "x, y", "FLOWER": ""}
     assert wrong == []
 
 
-def test_what_make_itself_knows_is_passed_over() -> None:
+def test_variables_of_make_itself_are_ignored() -> None:
     assert read(["PYTHON", "MAKEFLAGS"], {"PYTHON": "python3"}) == ({}, [])
 
 
-def test_misspelt_and_repeated_ones_are_named_together() -> None:
+def test_misspelt_and_repeated_options_are_named_together() -> None:
     given, wrong = read(["HOST=a", "xyz=1", "NAME=a", "NAME=b"], {})
     assert given == {"NAME": "a"}
     assert [(one.option, one.message) for one in wrong] == [

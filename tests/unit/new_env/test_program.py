@@ -37,7 +37,7 @@ CLEAN["PYTHONPATH"] = "collections"
 def run(
     given: Mapping[str, str], directory: Path, checkout: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """The program, without a terminal."""
+    """Run the program without a terminal."""
     words = [f"{key}={value}" for key, value in {**given, "INVENTORIES": str(directory)}.items()]
     return subprocess.run(
         [
@@ -87,21 +87,21 @@ def ansible(
 
 
 def exports(inventory: Path) -> dict[str, str]:
-    """The variables of an environment with SECRETS=env."""
+    """Return the variables that an environment with SECRETS=env needs."""
     lines = (inventory / ".secrets/environment").read_text().splitlines()
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
-def test_a_missing_worker_for_celerys_own_queue_is_told(tmp_path: Path) -> None:
+def test_a_missing_worker_for_celerys_default_queue_is_reported(tmp_path: Path) -> None:
     told = "No worker consumes the queue celery, Celery's default"
-    # Without QUEUES it is the only one.
+    # Without QUEUES it is the only queue.
     assert told not in report(environment(SMALL, project(tmp_path)), project(tmp_path))
     for queues, is_told in (("celery=4,mail=2", False), ("orders=4,mail=2", True)):
         wanted = environment({**SMALL, "QUEUES": queues}, project(tmp_path))
         assert (told in report(wanted, project(tmp_path))) is is_told
 
 
-# All of them are looked at in test_files.py; by Ansible those that differ in what Ansible does with them.
+# test_files.py checks all of them; these are the ones that Ansible treats differently.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["small", "large", "own-database", "addresses-alone", "by-role", "variables"]
@@ -117,10 +117,10 @@ def test_what_is_made_passes_the_delivered_preflight(name: str, tmp_path: Path) 
     )
     checked = ansible(inventory, "playbooks/preflight.yml", f"--extra-vars={nobody}", **variables)
     output = checked.stdout + checked.stderr
-    # The inventory is in order: the run continued to the hosts, which do not exist.
+    # The inventory was accepted, because the run continued to the hosts, which do not exist.
     assert "This inventory is refused" not in output
     assert "These hosts are refused" in output, output
-    # ssh says it in one way or another, and so they are one error or two: that they can't be reached is the only one.
+    # Messages of ssh vary, so there are one or two errors; each must say that hosts can't be reached.
     errors = re.findall(r"^ *\d+\. host \(.*\)\n *(.*)$", output, re.MULTILINE)
     assert errors, output
     assert all(error.startswith("can't be used: ") for error in errors), output
@@ -203,8 +203,8 @@ def test_a_refusal_leaves_no_directory_in_a_project_without_one(
 
 
 @pytest.mark.slow
-def test_what_preflight_refuses_leaves_nothing(tmp_path: Path) -> None:
-    """Flower uses the same port of nginx, by a template that is broken on purpose."""
+def test_an_environment_that_preflight_refuses_is_not_written(tmp_path: Path) -> None:
+    """A template that is broken on purpose gives Flower the same port of nginx."""
     checkout = tmp_path / "checkout"
     unneeded = shutil.ignore_patterns(
         ".git", ".state", ".venv", ".*_cache", "__pycache__", "molecule", "tests"
@@ -220,7 +220,7 @@ def test_what_preflight_refuses_leaves_nothing(tmp_path: Path) -> None:
 
 
 def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The recipe of the Makefile, without the machine's setup."""
+    """Run the Makefile's recipe, without the setup of the machine."""
     done = subprocess.run(
         ["make", "--no-print-directory", "--old-file=setup", "new-env", *words],
         cwd=ROOT,
@@ -236,13 +236,13 @@ def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("word", ["--help", "HELP", "HELP=1"])
-def test_help_is_help_however_it_is_typed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_can_be_typed_in_several_ways(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 0
     assert usage() in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_make_hands_on_values_that_no_shell_has_read(tmp_path: Path) -> None:
+def test_make_passes_values_on_without_a_shell(tmp_path: Path) -> None:
     bad = f"a'b\"; touch {tmp_path}/hacked; $$(touch {tmp_path}/hacked) `id`"
     done = make(
         f"NAME={bad}",
@@ -269,7 +269,7 @@ def test_make_makes_an_environment(tmp_path: Path) -> None:
 
 
 class Terminal:
-    """The program on a separate terminal."""
+    """Runs the program on a separate terminal."""
 
     def __init__(self, *words: str) -> None:
         self.seen = ""
@@ -294,7 +294,7 @@ class Terminal:
         os.close(end)
 
     def until(self, text: str, seconds: float = 60) -> bool:
-        """Read until something is said that was not said before; whether it was."""
+        """Read until new output has a text; return whether it came."""
         deadline = time.monotonic() + seconds
         fresh = ""
         while text not in fresh:
@@ -312,7 +312,7 @@ class Terminal:
         self.type(text + "\n")
 
     def end(self) -> int:
-        """Read to the end; the exit status."""
+        """Read to the end; return the exit status."""
         deadline = time.monotonic() + 60
         while select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
             if not self._read():
@@ -332,7 +332,7 @@ class Terminal:
 
 
 @pytest.mark.slow
-def test_on_a_terminal_what_is_needed_is_asked_until_it_is_right(tmp_path: Path) -> None:
+def test_on_a_terminal_missing_options_are_asked_for_until_they_are_valid(tmp_path: Path) -> None:
     terminal = Terminal(
         "APP=flexiprice", "SOURCE=examples/flexiprice/backend", f"INVENTORIES={tmp_path}"
     )
@@ -344,13 +344,13 @@ def test_on_a_terminal_what_is_needed_is_asked_until_it_is_right(tmp_path: Path)
     assert terminal.end() == 0, terminal.seen
     assert "can't be the name of an environment" in terminal.seen
     assert "is listed twice" in terminal.seen
-    # What was given is not asked for.
+    # Given options are not asked for.
     assert "Where its code is" not in terminal.seen
     assert os.listdir(tmp_path) == ["shop"]
 
 
 @pytest.mark.parametrize("typed", ["\x03", "\x04"], ids=["ctrl-c", "ctrl-d"])
-def test_a_question_can_be_left(typed: str, tmp_path: Path) -> None:
+def test_a_question_can_be_cancelled(typed: str, tmp_path: Path) -> None:
     terminal = Terminal(f"INVENTORIES={tmp_path}")
     assert terminal.until("Name of the environment")
     terminal.type(typed)

@@ -31,7 +31,7 @@ from tests.unit.new_env.given import GIT, GOOD, LARGE, SMALL, TWO, project
         ("abcde", "a", "cde", "b"),
     ],
 )
-def test_hosts_do_what_their_number_allows(
+def test_groups_depend_on_the_number_of_hosts(
     hosts: str, redis: str, workers: str, control: str
 ) -> None:
     assert default_members(list(hosts)) == {
@@ -43,13 +43,13 @@ def test_hosts_do_what_their_number_allows(
     }
 
 
-def test_who_does_what_may_be_said(tmp_path: Path) -> None:
+def test_groups_can_be_given(tmp_path: Path) -> None:
     given = {**SMALL, "HOSTS": "a,b,c", "REDIS": "c", "WORKERS": "a,b", "BEAT": "off"}
     found = environment(given, project(tmp_path))
     assert found.members == {"redis": ("c",), "celery_workers": ("a", "b"), "flower": ("b",)}
 
 
-def test_a_host_that_does_a_database_s_work_is_not_idle(tmp_path: Path) -> None:
+def test_a_host_of_the_database_does_not_count_as_idle(tmp_path: Path) -> None:
     found = environment(GOOD["own-database-by-name"], project(tmp_path))
     assert found.database is not None
     assert found.database.on == "two"
@@ -67,7 +67,7 @@ def test_queues_become_workers(tmp_path: Path) -> None:
     assert environment(SMALL, project(tmp_path)).workers == (NewWorker("celery", "celery", None),)
 
 
-def test_the_firewall_is_on_where_addresses_are_known(tmp_path: Path) -> None:
+def test_the_firewall_is_on_if_addresses_are_known(tmp_path: Path) -> None:
     def on(given: dict[str, str]) -> bool:
         return environment(given, project(tmp_path)).firewall
 
@@ -78,7 +78,7 @@ def test_the_firewall_is_on_where_addresses_are_known(tmp_path: Path) -> None:
     assert not on({**TWO, "FIREWALL": "off"})
 
 
-# Changed option(s), the option that is complained of, and what is said. None takes an option away.
+# Changed options, the option that is named, and the message. None removes an option.
 BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"NAME": "my shop"}, "NAME", "can't be the name of an environment"),
     ({"NAME": "a/b"}, "NAME", "can't be the name of an environment"),
@@ -125,7 +125,7 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ),
     ({"HOSTS": "a,b", "ADDRESSES": "a=fd00::1,b=fd00:0::1"}, "ADDRESSES", "has the address of a"),
     ({"ADDRESSES": "one=fd00::1%eth0"}, "ADDRESSES", "is neither an address nor a name"),
-    # A resolver takes the first for 8.1.0.1, the second is a slip.
+    # A resolver reads the first as 8.1.0.1; the second is a typing mistake.
     ({"ADDRESSES": "one=010.1.0.1"}, "ADDRESSES", "is neither an address nor a name"),
     ({"ADDRESSES": "one=10.1.0.300"}, "ADDRESSES", "is neither an address nor a name"),
     ({"HOSTS": "10.1.0.300"}, "HOSTS", "can't be a host's name"),
@@ -199,7 +199,7 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "option", "message"), BAD, ids=lambda value: str(value)[:60])
-def test_what_can_not_be_is_refused_with_its_remedy(
+def test_invalid_options_are_refused_with_a_remedy(
     change: dict[str, str | None], option: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "there").mkdir()
@@ -216,7 +216,7 @@ def test_a_module_may_be_in_a_package(tmp_path: Path) -> None:
     assert mistakes({**SMALL, "MODULE": "package.utils"}, project(tmp_path)) == []
 
 
-def test_everything_is_said_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     options = {"NAME": "My Shop", "HOSTS": "a,a", "MODULE": "9", "QUEUES": "a=0", "DOMAIN": "x"}
     with pytest.raises(RefusedError) as refused:
         environment(options, project(tmp_path))
@@ -224,7 +224,7 @@ def test_everything_is_said_at_once(tmp_path: Path) -> None:
     assert named == {"NAME", "HOSTS", "APP", "MODULE", "SOURCE", "QUEUES", "DOMAIN"}
 
 
-def test_a_vault_has_a_password_that_is_its_owner_s_alone(
+def test_only_its_owner_may_read_the_vaults_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "password"
@@ -249,7 +249,7 @@ def test_a_vault_has_a_password_that_is_its_owner_s_alone(
     assert "has no use with SECRETS=env" in str(mistakes(both, project(tmp_path)))
 
 
-def test_a_comma_in_a_path_is_none_that_ansible_takes(tmp_path: Path) -> None:
+def test_a_comma_in_a_path_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a,b"
     path.mkdir()
     (found,) = mistakes(SMALL, project(path))
@@ -268,12 +268,12 @@ def _forbidden(*_: object) -> bytes:
     raise PermissionError(13, "Permission denied")
 
 
-def test_inventories_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_a_missing_directory_of_inventories_is_refused(tmp_path: Path) -> None:
     found = mistakes(SMALL, project(tmp_path / "nothing"))
     assert [(one.option, one.message) for one in found] == [("INVENTORIES", "is not a directory")]
 
 
-def test_what_is_needed_is_asked_for_and_nothing_else() -> None:
+def test_only_missing_options_are_asked_for() -> None:
     assert missing({}) == ["NAME", "HOSTS", "APP", "MODULE", "SOURCE"]
     assert missing(SMALL) == []
     assert missing({**SMALL, "SOURCE": GIT["SOURCE"]}) == ["VERSION"]
@@ -284,7 +284,7 @@ def test_what_is_needed_is_asked_for_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_what_can_be_is_taken(name: str, tmp_path: Path) -> None:
+def test_valid_options_are_accepted(name: str, tmp_path: Path) -> None:
     assert mistakes(GOOD[name], project(tmp_path)) == []
 
 
@@ -323,9 +323,7 @@ TEXTS = st.one_of(st.lists(PIECES, max_size=8).map("".join), st.text(max_size=20
 
 @settings(max_examples=400, derandomize=True, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), TEXTS, max_size=6), st.sampled_from(sorted(GOOD)))
-def test_no_text_ends_in_anything_but_an_environment_or_a_refusal(
-    change: dict[str, str], base: str
-) -> None:
+def test_any_text_leads_to_an_environment_or_a_refusal(change: dict[str, str], base: str) -> None:
     for one in mistakes({**GOOD[base], **change}, project(Path("inventories"))):
         assert one.message
         assert one.remedy

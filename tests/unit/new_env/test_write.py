@@ -21,10 +21,10 @@ FILES = {"a/b.yml": GeneratedFile("text\n"), "secret": GeneratedFile("hush\n", 0
 
 
 def nothing(_: Path) -> None:
-    """A check that finds nothing."""
+    """Accept every environment."""
 
 
-def test_all_is_there_at_once_with_its_modes(tmp_path: Path) -> None:
+def test_all_files_appear_at_once_with_their_modes(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
     def look(half: Path) -> None:
@@ -40,7 +40,7 @@ def test_all_is_there_at_once_with_its_modes(tmp_path: Path) -> None:
     assert (tmp_path / "shop").stat().st_mode & 0o777 == 0o755
 
 
-def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     with pytest.raises(WriteError, match="nothing is ever overwritten"):
         write(tmp_path / "shop", FILES, nothing)
@@ -49,7 +49,7 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no good"), KeyboardInterrupt(), SystemExit(1)])
-def test_what_fails_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     def fail(_: Path) -> None:
         raise error
 
@@ -67,7 +67,7 @@ def test_a_file_system_that_refuses_is_named(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_what_a_killed_run_has_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".new-env-shop/a").mkdir(parents=True)
     (tmp_path / ".new-env-shop/a/old").touch()
     write(tmp_path / "shop", FILES, nothing)
@@ -75,7 +75,7 @@ def test_what_a_killed_run_has_left_is_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "shop/a") == ["b.yml"]
 
 
-def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
+def test_a_concurrent_run_is_refused(tmp_path: Path) -> None:
     half = tmp_path / ".new-env-shop"
     half.mkdir()
     descriptor = os.open(half, os.O_RDONLY)

@@ -44,11 +44,11 @@ HOST = "worker1"
 PASSPHRASE = secret(10)
 # In two parts, because a test checks that no file of the project has a key.
 BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
-WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is refused is the point
+WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # the test needs a weak key
 
 
 def given(**changes: Any) -> PkiVariables:
-    """A valid certificate from outside, and changes to it."""
+    """Return a valid certificate from outside with some changes."""
     certificate, key = SIGNING.issue([f"DNS:{HOST}"])
     return replace(
         PkiVariables(
@@ -83,7 +83,7 @@ def issued(**options: Any) -> dict[str, str]:
 # --- from outside -------------------------------------------------------------------------------------------
 
 
-def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
+def test_a_valid_certificate_is_accepted_with_its_chain_included_or_separate() -> None:
     apart = given()
     assert refused(apart) == []
     together = given(certificate=apart.certificate + SIGNING.pem, key=apart.key, chain="")
@@ -123,7 +123,7 @@ def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
         ({"chain": "none"}, "pki_chain", "no certificate in PEM form"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_a_remedy(
+def test_a_mistake_is_refused_with_a_remedy(
     change: dict[str, Any], variable: str, words: str
 ) -> None:
     found = [fault for fault in pki_faults.faults(given(**change), HOST) if words in fault.message]
@@ -133,13 +133,13 @@ def test_what_is_wrong_is_refused_with_a_remedy(
         refusal(given(**change))
 
 
-def test_all_that_is_wrong_comes_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     wrong = given(**issued(names=["DNS:x"], days=-0.5), chain="", mode="mutual")
     assert len(refused(replace(wrong, key="none"))) == 4
 
 
 def test_an_authority_that_may_not_sign_is_refused() -> None:
-    """Here a host's certificate takes an authority's place."""
+    """Here a host's certificate is given as authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     leaf, _ = ROOT.issue(["DNS:x"], key=key)
     middle = x509.load_pem_x509_certificate(leaf.encode())
@@ -173,7 +173,7 @@ def made_by_openssl(directory: Path, *how: str) -> tuple[str, str]:
     return (directory / "x.crt").read_text(), (directory / "x.key").read_text()
 
 
-def test_a_key_of_a_kind_that_nobody_knows_is_no_traceback(tmp_path: Path) -> None:
+def test_a_key_of_an_unknown_kind_is_refused_without_a_traceback(tmp_path: Path) -> None:
     certificate, key = made_by_openssl(tmp_path, "ec", "-pkeyopt", "ec_paramgen_curve:prime239v1")
     for of, variable in (
         (
@@ -184,12 +184,12 @@ def test_a_key_of_a_kind_that_nobody_knows_is_no_traceback(tmp_path: Path) -> No
     ):
         found = [words for name, words in refused(of) if name == variable]
         assert "has 'odd' with a kind of key that is not supported" in found
-    # Beside others it does no harm.
+    # It does no harm in addition to others.
     assert refused(given(ca_bundle=ROOT.pem + certificate)) == []
     assert refused(given(chain=certificate + SIGNING.pem)) == []
 
 
-def test_a_root_that_signs_itself_by_sha1_is_one_and_others_are_not(tmp_path: Path) -> None:
+def test_only_a_roots_own_signature_may_use_sha1(tmp_path: Path) -> None:
     root, key = made_by_openssl(tmp_path, "rsa:2048", "-sha1", "-addext", "keyUsage=keyCertSign")
     (tmp_path / "names").write_text(f"subjectAltName=DNS:{HOST}")
     sign = ["x509", "-req", "-CA", "x.crt", "-CAkey", "x.key", "-days", "9", "-extfile", "names"]
@@ -216,7 +216,7 @@ def test_a_root_with_a_weak_key_is_refused() -> None:
     assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
 
 
-def test_authorities_that_signed_each_other_are_no_way() -> None:
+def test_authorities_that_signed_each_other_are_no_chain() -> None:
     one, two = Authority("one"), Authority("two")
     crossed = one.signed_by(two) + two.signed_by(one)
     certificate, key = one.issue([f"DNS:{HOST}"])
@@ -233,7 +233,7 @@ def test_an_authority_that_has_ended_is_refused() -> None:
     assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
 
 
-def test_clients_show_what_is_for_clients() -> None:
+def test_certificates_of_clients_must_be_for_clients() -> None:
     wrong = refusal(given(**issued(purposes=[SERVER]), mode="mutual"))
     assert "OpenSSL for clients: unsuitable certificate purpose (CN=host)" in wrong[1]
     assert refused(given(**issued(purposes=[SERVER]))) == []
@@ -241,14 +241,14 @@ def test_clients_show_what_is_for_clients() -> None:
     assert refused(given(mode="mutual")) == []
 
 
-def test_stars_and_addresses_are_names() -> None:
+def test_wildcards_and_addresses_count_as_names() -> None:
     star = issued(names=["DNS:*.shop.example", "IP:192.0.2.7"])
     assert refused(given(**star, names=["w1.shop.example", "192.0.2.7"])) == []
     assert "not for a.b.shop.example" in refusal(given(**star, names=["a.b.shop.example"]))[1]
     assert "not for 192.0.2.8" in refusal(given(**star, names=["192.0.2.8"]))[1]
 
 
-# --- an intermediate of the user's --------------------------------------------------------------------------
+# --- a user's intermediate authority --------------------------------------------------------------------------
 
 
 def intermediate(**changes: Any) -> PkiVariables:
@@ -267,7 +267,7 @@ def intermediate(**changes: Any) -> PkiVariables:
     )
 
 
-def test_an_intermediate_that_is_right_is_taken() -> None:
+def test_a_valid_intermediate_is_accepted() -> None:
     assert refused(intermediate()) == []
     assert refused(intermediate(ca_key=text_of(SIGNING.key))) == []
     assert refused(intermediate(ca_key=text_of(SIGNING.key), ca_passphrase="")) == []
@@ -275,7 +275,7 @@ def test_an_intermediate_that_is_right_is_taken() -> None:
     assert refused(intermediate(ca_certificate=other.pem, ca_key=text_of(other.key))) == []
 
 
-def test_a_machine_without_openssl_is_told_to_have_it(
+def test_a_machine_without_openssl_is_told_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -296,7 +296,7 @@ def test_a_machine_without_openssl_is_told_to_have_it(
         ({"ca_bundle": SIGNING.pem}, "pki_ca_certificate", "lacks its chain"),
     ],
 )  # fmt: skip
-def test_an_intermediate_that_is_wrong_is_refused(
+def test_an_invalid_intermediate_is_refused(
     change: dict[str, Any], variable: str, words: str
 ) -> None:
     found = refused(intermediate(**change))
@@ -323,7 +323,7 @@ def test_a_host_of_an_intermediate_shows_its_chain(tmp_path: Path) -> None:
 
 
 class Fleet:
-    """The directory of a fleet's own authorities, and what a run does there."""
+    """The directory of a fleet's own authorities, and the effect of runs on it."""
 
     def __init__(self, directory: Path, hosts: tuple[str, ...] = ("redis1", "worker1")) -> None:
         self.directory = directory
@@ -357,7 +357,7 @@ class Fleet:
     def run(
         self, hosts: tuple[str, ...] | None = None, record: bool = True, **changes: Any
     ) -> None:
-        """Do what the role does."""
+        """Do what the role does in a run."""
         assert self.refused(**changes) == []
         for host in hosts or self.hosts:
             of = self.inventory(**changes)[host]
@@ -400,12 +400,12 @@ def test_three_runs_bring_a_new_authority(fleet: Fleet) -> None:
     fleet.run(ca_generation=2)
     state = wanted.host_state(fleet.given(ca_generation=2, names=["redis1"]), "redis1")
     assert state["bundle"] == fleet.authorities[2].pem
-    # And on to a third one.
+    # The same works for a third authority.
     fleet.run(ca_generation=2, ca_trusted_generations=[3])
     fleet.run(ca_generation=3, ca_trusted_generations=[2])
 
 
-def test_a_step_that_is_left_out_is_refused(fleet: Fleet) -> None:
+def test_a_skipped_step_is_refused(fleet: Fleet) -> None:
     fleet.run()
     found = fleet.refused(ca_generation=2)
     assert any("pki_ca_generation brings certificates" in line for line in found)
@@ -421,7 +421,7 @@ def test_a_step_that_is_left_out_is_refused(fleet: Fleet) -> None:
     assert all(line.endswith("pki_ca_trusted_generations: [1]") for line in found)
 
 
-def test_hosts_that_a_run_leaves_out_are_waited_for(fleet: Fleet) -> None:
+def test_a_change_waits_for_hosts_that_a_run_left_out(fleet: Fleet) -> None:
     fleet.run()
     fleet.run(("redis1",), ca_trusted_generations=[2])
     assert all(
@@ -431,31 +431,31 @@ def test_hosts_that_a_run_leaves_out_are_waited_for(fleet: Fleet) -> None:
     fleet.run(("worker1",), ca_trusted_generations=[2])
     fleet.run(("redis1",), ca_generation=2, ca_trusted_generations=[1])
     assert ["worker1 still shows" in line for line in fleet.refused(ca_generation=2)] == [True] * 2
-    # Back again, while both are trusted.
+    # Going back works while both are trusted.
     fleet.run(ca_trusted_generations=[2])
 
 
-def test_a_run_that_did_not_come_to_its_end_counts_for_nothing(fleet: Fleet) -> None:
+def test_an_incomplete_run_does_not_count(fleet: Fleet) -> None:
     fleet.run()
     fleet.run(record=False, ca_trusted_generations=[2])
     assert fleet.refused(ca_generation=2, ca_trusted_generations=[1])
 
 
-def test_fleets_of_before_there_were_records(fleet: Fleet) -> None:
+def test_fleets_without_records_can_change_their_authority(fleet: Fleet) -> None:
     fleet.run(record=False)
     assert fleet.refused(ca_generation=2, ca_trusted_generations=[1])
     fleet.run(ca_trusted_generations=[2])
     fleet.run(ca_generation=2, ca_trusted_generations=[1])
 
 
-def test_a_new_host_trusts_from_the_start(fleet: Fleet) -> None:
+def test_a_new_host_trusts_both_authorities_from_the_start(fleet: Fleet) -> None:
     fleet.run()
     fleet.run(ca_trusted_generations=[2])
     fleet.hosts = (*fleet.hosts, "worker2")
     fleet.run(ca_generation=2, ca_trusted_generations=[1])
 
 
-def test_authorities_of_the_users_take_over_from_an_own_one_and_back(fleet: Fleet) -> None:
+def test_users_authorities_can_replace_the_fleets_and_back(fleet: Fleet) -> None:
     fleet.run()
     outside = {
         host: given(directory=str(fleet.directory), names=[host], **issued(names=[f"DNS:{host}"]))
@@ -469,7 +469,7 @@ def test_authorities_of_the_users_take_over_from_an_own_one_and_back(fleet: Flee
     assert {fault.variable for _, fault in rollover.rollover_faults(outside)} == {"pki_ca_bundle"}
 
 
-def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
+def test_a_lost_authority_is_not_created_again(fleet: Fleet) -> None:
     fleet.run()
     (fleet.directory / "ca.crt").unlink()
     (fleet.directory / "ca.key").unlink()
@@ -478,19 +478,21 @@ def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
         True,
         True,
     ]
-    # Another checkout has no record of it; only the hosts know.
+    # Another checkout has no record of it; only the hosts have.
     shutil.rmtree(fleet.directory / "hosts")
     assert fleet.refused() == []
 
 
 def shown_by(fleet: Fleet, host: str = "redis1") -> str:
-    """Return what is on a host after a run."""
+    """Return a host's certificates after a run."""
     record = records.read_record(str(fleet.directory), host)
     assert record is not None
     return record.chain
 
 
-def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_checkout_without_the_authority_creates_no_other_one(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     fleet.run()
     shown = shown_by(fleet)
     assert rollover.stranger(shown, str(fleet.directory)) is None
@@ -500,11 +502,10 @@ def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_p
         assert fault.variable == "pki_directory"
         assert f"{words} the authority of this host's certificate, 'own 1'" in fault.message
         assert f"copy all of {tmp_path}/pki from the checkout" in fault.remedy
-        # The next run has made another authority of this name for a new host.
+        # A later run has created another authority of this name for a new host.
         (tmp_path / "pki").mkdir(exist_ok=True)
         (tmp_path / "pki/ca.crt").write_text(Authority("own 1").pem)
-    # A file that is not a certificate does not hide the others. Starting over, the lost one is recognised under any
-    # name.
+    # A file that is not a certificate does not hide the others. The lost authority is recognised under any file name.
     (tmp_path / "pki/broken.crt").write_text("broken")
     (tmp_path / "pki/directory.crt").mkdir()
     assert rollover.stranger(shown, str(tmp_path / "pki"))
@@ -512,7 +513,7 @@ def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_p
     assert rollover.stranger(shown, str(tmp_path / "pki")) is None
 
 
-def test_an_old_copy_of_the_authorities_is_none(fleet: Fleet, tmp_path: Path) -> None:
+def test_an_old_copy_of_the_authorities_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     fleet.run()
     copy = tmp_path / "copy"
     shutil.copytree(fleet.directory, copy)
@@ -525,12 +526,12 @@ def test_an_old_copy_of_the_authorities_is_none(fleet: Fleet, tmp_path: Path) ->
     assert rollover.stranger(shown_by(fleet), str(fleet.directory)) is None
 
 
-def test_a_host_without_a_certificate_has_no_other_ones(tmp_path: Path) -> None:
+def test_a_host_without_a_certificate_has_no_foreign_authority(tmp_path: Path) -> None:
     for shown in ("", "broken"):
         assert rollover.stranger(shown, str(tmp_path)) is None
 
 
-def test_an_authority_of_the_users_before_is_none_of_another_checkout(tmp_path: Path) -> None:
+def test_a_trusted_authority_of_a_user_is_not_foreign(tmp_path: Path) -> None:
     shown = SIGNING.issue(["DNS:redis1"])[0] + SIGNING.pem
     assert rollover.stranger(shown, str(tmp_path / "pki"), ROOT.pem) is None
     assert rollover.stranger(shown, str(tmp_path / "pki"), OTHER.pem)
@@ -550,21 +551,21 @@ def test_an_authority_without_its_key_signs_nothing(fleet: Fleet) -> None:
     fleet.run()
     (fleet.directory / "ca.key").unlink()
     assert "ca.crt without its ca.key" in refusal(fleet.given())[1]
-    # But it is trusted.
+    # It is still trusted.
     assert refused(fleet.given(ca_generation=2, ca_trusted_generations=[1])) == []
 
 
-def test_an_authority_whose_key_does_not_open_signs_nothing(fleet: Fleet) -> None:
+def test_an_authority_with_the_wrong_passphrase_signs_nothing(fleet: Fleet) -> None:
     fleet.run()
     variable, words = refusal(fleet.given(ca_passphrase="another one"))
     assert (variable, words.endswith("/ca.key")) == ("pki_ca_passphrase", True)
-    # This also applies if a run was interrupted before the certificate: the key is not made again over it.
+    # This also holds if a run was interrupted before it wrote the certificate: the key is not overwritten.
     (fleet.directory / "ca.crt").unlink()
     assert refusal(fleet.given(ca_passphrase="another one"))[0] == "pki_ca_passphrase"
     assert refused(fleet.given()) == []
 
 
-def test_an_authority_with_another_ones_key_signs_nothing(fleet: Fleet) -> None:
+def test_an_authority_with_the_key_of_another_signs_nothing(fleet: Fleet) -> None:
     fleet.run()
     (fleet.directory / "ca.key").write_text(text_of(OTHER.key, PASSPHRASE))
     assert "ca.key that is not the key of 'own 1'" in refusal(fleet.given())[1]
@@ -572,12 +573,12 @@ def test_an_authority_with_another_ones_key_signs_nothing(fleet: Fleet) -> None:
     assert "ca.key which has no key" in refusal(fleet.given())[1]
 
 
-def test_an_authority_whose_key_lies_open_is_refused(fleet: Fleet) -> None:
+def test_an_authority_with_an_unencrypted_key_is_refused(fleet: Fleet) -> None:
     fleet.put(1, Authority("own 1"), passphrase="")
     assert "ca.key that is not encrypted" in refusal(fleet.given())[1]
 
 
-def test_an_authority_that_is_none_is_refused(fleet: Fleet) -> None:
+def test_a_file_that_is_no_authority_is_refused(fleet: Fleet) -> None:
     fleet.run()
     certificate, key = OTHER.issue(["DNS:x"])
     (fleet.directory / "ca.crt").write_text(certificate)
@@ -585,7 +586,7 @@ def test_an_authority_that_is_none_is_refused(fleet: Fleet) -> None:
     assert any("ca.crt that may not sign others" in words for _, words in refused(fleet.given()))
 
 
-def test_only_what_runs_out_is_renewed(fleet: Fleet) -> None:
+def test_only_expiring_certificates_are_renewed(fleet: Fleet) -> None:
     fleet.run()
     certificate, key = fleet.authorities[1].issue(["DNS:redis1"], 29, purposes=[SERVER])
     (fleet.directory / "hosts/redis1.crt").write_text(certificate)
@@ -596,7 +597,7 @@ def test_only_what_runs_out_is_renewed(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["crt", "key"])
-def test_what_is_broken_is_made_anew(fleet: Fleet, suffix: str) -> None:
+def test_broken_files_are_made_again(fleet: Fleet, suffix: str) -> None:
     fleet.run()
     (fleet.directory / f"hosts/redis1.{suffix}").write_text("cut short")
     of = fleet.inventory()
@@ -604,7 +605,7 @@ def test_what_is_broken_is_made_anew(fleet: Fleet, suffix: str) -> None:
     assert fleet.refused() == []
 
 
-def test_clients_get_a_certificate_that_is_for_them(fleet: Fleet) -> None:
+def test_clients_get_certificates_for_clients(fleet: Fleet) -> None:
     fleet.run()
     assert not records.everybody_shows_one(str(fleet.directory), fleet.hosts)
     assert wanted.host_state(fleet.inventory(mode="mutual")["redis1"], "redis1")["issue"]
@@ -619,7 +620,7 @@ def test_clients_get_a_certificate_that_is_for_them(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 2}', json.dumps({"format": 1, "bundle": ""})]
 )
-def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
+def test_a_broken_record_is_reported(fleet: Fleet, text: str) -> None:
     fleet.run()
     (fleet.directory / "hosts/redis1.json").write_text(text)
     assert "can't be read: " in " ".join(fleet.refused())
@@ -627,7 +628,7 @@ def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a directory", "forbidden"])
-def test_an_authority_that_can_not_be_read_is_said(
+def test_an_authority_that_can_not_be_read_is_reported(
     fleet: Fleet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For example, a directory that belongs to the user who deployed first."""
@@ -649,7 +650,7 @@ def test_an_authority_that_can_not_be_read_is_said(
     assert "give the user who deploys permission to read it" in faults[0].remedy
 
 
-def test_what_ends_soon_is_told(fleet: Fleet) -> None:
+def test_certificates_that_end_soon_are_reported(fleet: Fleet) -> None:
     fleet.put(1, Authority("own 1", days=80))
     fleet.run()
     of = fleet.inventory()["redis1"]
@@ -691,11 +692,11 @@ def about(found: list[Problem]) -> set[tuple[str, int]]:
     return {(problem.variable, len(problem.hosts)) for problem in found}
 
 
-def test_an_inventory_with_certificates_from_outside(variables: dict[str, Any]) -> None:
+def test_an_inventory_with_certificates_from_outside_is_accepted(variables: dict[str, Any]) -> None:
     assert problems(outside(variables), hosts=of_outside()) == []
 
 
-def test_what_a_source_needs_and_has_not(variables: dict[str, Any]) -> None:
+def test_missing_variables_of_a_source_are_named(variables: dict[str, Any]) -> None:
     everywhere = outside(variables)
     del everywhere["pki_ca_bundle"]
     assert about(problems(everywhere)) == {
@@ -711,7 +712,7 @@ def test_what_a_source_needs_and_has_not(variables: dict[str, Any]) -> None:
     }
 
 
-def test_one_host_with_anothers_certificate(variables: dict[str, Any]) -> None:
+def test_a_host_with_another_hosts_certificate_is_refused(variables: dict[str, Any]) -> None:
     hosts = of_outside()
     hosts["worker1"] = hosts["worker2"]
     (found,) = problems(outside(variables), hosts=hosts)
@@ -726,7 +727,7 @@ def test_no_key_is_ever_shown(variables: dict[str, Any]) -> None:
         assert "c2VjcmV0" not in str(found)
 
 
-def test_certificates_of_different_authorities_are_held_against_each_other(
+def test_hosts_with_certificates_of_different_authorities_are_refused(
     variables: dict[str, Any],
 ) -> None:
     """This also holds before the first deploy."""
@@ -743,7 +744,7 @@ def test_certificates_of_different_authorities_are_held_against_each_other(
     assert "lacks the authority of what redis1 shows" in found.message
     trusting = {**variables, "pki_ca_bundle": OTHER.pem}
     assert problems(trusting, hosts={"redis1": redis}) == []
-    # Redis does not ask them for theirs unless it is mutual.
+    # Redis only asks clients for certificates with `mutual`.
     certificate, key = OTHER.issue(["DNS:redis1"], purposes=[SERVER, CLIENT])
     redis |= {"pki_certificate": certificate, "pki_key": key}
     (found,) = problems({**trusting, "pki_mode": "mutual"}, hosts={"redis1": redis})
@@ -751,7 +752,7 @@ def test_certificates_of_different_authorities_are_held_against_each_other(
     assert "worker1, worker2, control1 show" in found.message
 
 
-def test_generations_that_differ_between_hosts_are_held_against_each_other(
+def test_generations_that_differ_between_hosts_are_refused(
     variables: dict[str, Any],
 ) -> None:
     (found,) = problems(variables, hosts={"redis1": {"pki_ca_generation": 2}})
@@ -763,7 +764,7 @@ def test_generations_that_differ_between_hosts_are_held_against_each_other(
     assert problems(trusting, hosts={"redis1": {"pki_ca_generation": 2}}) == []
 
 
-def test_a_change_of_authorities_is_held_against_all_hosts(variables: dict[str, Any]) -> None:
+def test_a_change_of_authorities_is_checked_for_all_hosts(variables: dict[str, Any]) -> None:
     directory = Path(variables["pki_directory"])
     directory.mkdir()
     fleet = Fleet(directory, tuple(GROUPS["fleet"]))
@@ -774,7 +775,7 @@ def test_a_change_of_authorities_is_held_against_all_hosts(variables: dict[str, 
     assert (found.variable, found.hosts) == ("pki_ca_generation", tuple(GROUPS["fleet"]))
 
 
-def test_hosts_are_asked_where_an_authority_of_the_fleet_signs(variables: dict[str, Any]) -> None:
+def test_hosts_are_asked_if_an_authority_of_the_fleet_signs(variables: dict[str, Any]) -> None:
     directory = Path(variables["pki_directory"])
     shown = OTHER.issue(["DNS:redis1"])[0] + OTHER.pem
     facts = {host: {"reachable": True, "certificate": shown} for host in ("redis1", "worker1")}
@@ -787,7 +788,7 @@ def test_hosts_are_asked_where_an_authority_of_the_fleet_signs(variables: dict[s
     assert refused(demands(model(variables))) == [("pki_directory", ("redis1",))]
     assert str(directory) in str(demands(model(variables))["redis1"]["authorities"])
     assert refused(demands(model({**variables, "pki_ca_bundle": OTHER.pem}))) == []
-    # Certificates from outside are compared with what hosts trust, wherever the run is made.
+    # Certificates from outside are compared with what hosts trust, on any control node.
     assert refused(demands(model(outside(variables), hosts=of_outside()))) == []
 
 
@@ -830,7 +831,7 @@ def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> 
         ({"pki_ca_name": ""}, "pki_ca_name"),
     ],
 )
-def test_values_that_can_not_be(
+def test_impossible_values_are_refused(
     variables: dict[str, Any], change: dict[str, Any], variable: str
 ) -> None:
     found = problems({**variables, **change})
@@ -840,7 +841,7 @@ def test_values_that_can_not_be(
 
 @pytest.mark.parametrize("name", ["pki_subject_alt_names", "celery_app_host_names"])
 @pytest.mark.parametrize("host", ["redis1", "control1"])
-def test_what_serves_has_a_name(variables: dict[str, Any], name: str, host: str) -> None:
+def test_servers_need_a_name(variables: dict[str, Any], name: str, host: str) -> None:
     (found,) = problems(variables, {host: {name: []}})
     assert (found.variable, found.hosts) == ("pki_subject_alt_names", (host,))
     # No client connects to a worker host.
@@ -854,7 +855,7 @@ def test_redis_may_be_called_by_any_name_of_its_certificate(variables: dict[str,
         assert problems(given, {"redis1": {"celery_app_host_names": names}}) == []
 
 
-def test_names_that_a_certificate_can_be_for() -> None:
+def test_names_that_a_certificate_may_have() -> None:
     for name in (
         "redis1",
         "a_b.example.com",
@@ -864,12 +865,12 @@ def test_names_that_a_certificate_can_be_for() -> None:
         "xn--mnchen-3ya.de",
     ):
         assert pki_x509.name_fits(name)
-    # A certificate has no place for the link; with it each run would make the certificate again.
+    # A certificate can't have the link scope. With the scope, each run would make the certificate again.
     assert pki_x509.name_fits("fd00::1%eth0")
     assert pki_x509.alternative_name("fd00:0::1%eth0") == "IP:fd00::1"
 
 
-def test_both_ends_agree_on_the_mode(variables: dict[str, Any]) -> None:
+def test_a_mode_that_differs_between_hosts_is_refused(variables: dict[str, Any]) -> None:
     (found,) = problems(variables, hosts={"redis1": {"pki_mode": "mutual"}})
     assert found.variable == "pki_mode"
     assert "differs between hosts" in found.message

@@ -1,4 +1,4 @@
-"""What preflight says of certificates, held against OpenSSL: a handshake with each of them."""
+"""Preflight's checks of certificates, compared with OpenSSL: a handshake with each certificate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def usage(*names: str) -> x509.KeyUsage:
 
 
 class One:
-    """A certificate with its key; anything may be wrong with it."""
+    """A certificate with its key, which may have any mistake."""
 
     def __init__(
         self,
@@ -99,27 +99,27 @@ def host(
 
 
 class Case(NamedTuple):
-    """What is shown, from the host's to the one below the root, and the root."""
+    """The certificates that a server shows, from the host's to the one below the root, and the root."""
 
     shown: list[One]
     root: One
 
 
 def middle(*more: x509.ExtensionType, **options: Any) -> Case:
-    """Only the authority in the middle is not as usual."""
+    """Return a case in which only the intermediate authority is unusual."""
     root = authority()
     between = authority(root, *more, **options)
     return Case([host(between), between], root)
 
 
 def leaf(*more: x509.ExtensionType, **options: Any) -> Case:
-    """Only the host's is not as usual."""
+    """Return a case in which only the host's certificate is unusual."""
     root = authority()
     return Case([host(root, *more, **options)], root)
 
 
 def top(*more: x509.ExtensionType, between: bool = False, **options: Any) -> Case:
-    """Only the root is not as usual."""
+    """Return a case in which only the root is unusual."""
     root = authority(None, *more, **options)
     below = [authority(root)] if between else []
     return Case([host(below[0] if below else root), *below], root)
@@ -183,7 +183,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def handshake(given: pki_wanted.PkiVariables, strict: bool, scratch: Path) -> bool:
-    """Whether a client trusts a server with them."""
+    """Return whether a client trusts a server with these certificates."""
     state = pki_wanted.host_state(given, HOST)
     (scratch / "chain").write_text(state["chain"])
     (scratch / "key").write_text(given.key)
@@ -228,7 +228,7 @@ def given_of(case: Case, **changes: Any) -> pki_wanted.PkiVariables:
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_what_openssl_refuses_is_refused_and_nothing_else(title: str, tmp_path: Path) -> None:
+def test_preflight_refuses_exactly_what_openssl_refuses(title: str, tmp_path: Path) -> None:
     given = given_of(CASES[title]())
     faults = list(pki_faults.faults(given, HOST))
     assert (faults == []) == handshake(given, strict=False, scratch=tmp_path), faults
@@ -236,7 +236,7 @@ def test_what_openssl_refuses_is_refused_and_nothing_else(title: str, tmp_path: 
 
 
 @pytest.mark.parametrize("title", CASES)
-def test_what_python_3_13_refuses_as_well_is_known(title: str, tmp_path: Path) -> None:
+def test_preflight_knows_what_python_3_13_also_refuses(title: str, tmp_path: Path) -> None:
     given = given_of(CASES[title]())
     if handshake(given, strict=False, scratch=tmp_path):
         found = pki_faults.not_strict(given)
@@ -273,7 +273,7 @@ def test_clients_certificates_are_for_clients_all_the_way_up() -> None:
     assert "OpenSSL for clients: unsuitable certificate purpose (CN=middle)" in fault.message
 
 
-def test_hosts_with_a_strict_python_say_so_and_others_do_not() -> None:
+def test_only_hosts_with_a_strict_python_report_such_certificates() -> None:
     asked = {HOST: {"certificate": ["'root' has no key usage"]}}
     fact = {"reachable": True, "reason": "", "uid": 0}
 

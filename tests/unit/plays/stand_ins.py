@@ -35,7 +35,7 @@ def facts(args: Variables, variables: Variables) -> Variables:
 
 
 def planned(args: Variables, variables: Variables) -> Variables:
-    """Return a plan in which everything is due, or the parts in the environment."""
+    """Return a plan in which everything is due, or only the parts that the environment names."""
     host = str(variables["inventory_hostname"])
     groups = fleet_groups(variables["groups"], variables.get("fleet_groups"))
     member = [group for group, hosts in groups.items() if host in hosts]

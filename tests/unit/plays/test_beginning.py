@@ -1,7 +1,7 @@
-"""What becomes of a run that leaves out how every run begins: `--start-at-task` and `--skip-tags` in real runs.
+"""Real runs that skip the beginning, by `--start-at-task` or `--skip-tags`, are refused.
 
-Of the delivered playbooks over the demo's inventory, whose hosts answer nobody: whoever asked them would fail in
-another way than by the refusal that is looked for.
+These are runs of the delivered playbooks with the demo's inventory, whose hosts don't answer. A task that contacted a
+host would fail in another way than by the expected refusal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from tests.contract.test_repository import load
 from tests.render.fleet import ROOT, ansible, copy_inventory
 
-# Preflight's plays, which may be begun anywhere: they change nothing, and the lease is not taken without all of them.
+# Preflight's plays, where a run may start at any task: they change nothing, and the lease needs all of them.
 PREFLIGHT = len(load(ROOT / "playbooks/preflight.yml"))
 REFUSED = "this run has skipped the first steps of every run"
 REMOVAL = "remove_fleet.yml"
@@ -36,7 +36,7 @@ HOSTS = ("redis1", "worker1", "worker2", "control1")
 NOBODY = {
     "ansible_port": 1,
     "ansible_ssh_retries": 0,
-    # Where the first task of a play is named Ansible gathers facts, whatever the play says.
+    # If a run starts at the first task of a play, Ansible gathers facts, whatever the play says.
     "ansible_facts_modules": [],
 }
 
@@ -45,7 +45,7 @@ def run(directory: Path, name: str, *options: str) -> subprocess.CompletedProces
     inventory = directory / "local"
     if not inventory.exists():
         copy_inventory("local", directory)
-        # Each an address of its own: preflight takes no machine for two hosts.
+        # Each host has its own address, because preflight refuses a machine with two names.
         hosts = {host: {"ansible_host": f"127.0.0.{n}"} for n, host in enumerate(HOSTS, 1)}
         nobody = {"all": {"hosts": hosts, "vars": NOBODY}}
         (inventory / "nobody.yml").write_text(json.dumps(nobody))
@@ -55,7 +55,7 @@ def run(directory: Path, name: str, *options: str) -> subprocess.CompletedProces
 
 @cache
 def tasks(directory: Path, name: str) -> list[list[str]]:
-    """Of each play, the tasks that a run can be started at: of several with one name Ansible takes the first."""
+    """Return the tasks of each play at which a run can start; Ansible takes the first of several with one name."""
     listed = run(directory, name, "--list-tasks").stdout
     seen: set[str] = set()
     found = []
@@ -75,7 +75,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def is_refused(done: subprocess.CompletedProcess[str], words: str = REFUSED) -> None:
     output = done.stdout + done.stderr
     assert done.returncode != 0, output
-    # Ansible breaks its lines anywhere.
+    # Ansible wraps lines anywhere.
     assert words in " ".join(output.split()), output
     assert "Traceback" not in output
     assert set(re.findall(r"changed=(\d+) +unreachable=(\d+)", output)) == {("0", "0")}, output
@@ -110,7 +110,7 @@ def test_a_run_that_is_started_anywhere_in_a_play_is_refused(
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", range(PREFLIGHT))
-def test_one_that_is_started_in_preflight_gets_no_further_than_the_hosts(
+def test_a_run_that_is_started_in_preflight_only_gets_to_the_hosts(
     directory: Path, number: int
 ) -> None:
     for task in tasks(directory, "site.yml")[number]:
@@ -125,7 +125,9 @@ def test_one_that_is_started_in_preflight_gets_no_further_than_the_hosts(
 @pytest.mark.parametrize(
     "options", [("site.yml",), ("site.yml", "--check"), ("restart_workers.yml", "--limit=worker1")]
 )
-def test_one_without_what_always_runs_is_refused(directory: Path, options: tuple[str, ...]) -> None:
+def test_a_run_without_the_tasks_that_always_run_is_refused(
+    directory: Path, options: tuple[str, ...]
+) -> None:
     is_refused(run(directory, options[0], "--skip-tags=always", *options[1:]))
 
 
@@ -154,6 +156,6 @@ def test_a_removal_that_is_started_anywhere_is_refused(directory: Path) -> None:
     for task in others:
         is_refused(run(directory, REMOVAL, f"--start-at-task={task}"), words=REMOVAL_REFUSED)
     for task in (look, check):
-        # By itself the check finds no host that has answered.
+        # Started at the check itself, it finds no host that has answered.
         output = run(directory, REMOVAL, f"--start-at-task={task}").stdout
         assert "can't be reached" in " ".join(output.split())

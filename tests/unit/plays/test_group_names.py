@@ -1,4 +1,4 @@
-"""The delivered site.yml over an inventory that calls the fleet's groups by other names, in INI and several sources."""
+"""The delivered site.yml with an inventory in INI and several sources that has other names for the fleet's groups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_plays_act_on_renamed_groups_and_leave_groups_with_our_names_alone(tmp_p
     sections.append("[shop:children]\n" + "\n".join(NAMES.get(group, group) for group in members))
     (made.inventory / "hosts.yml").unlink()
     (made.inventory / "hosts.ini").write_text("\n".join(sections) + "\n")
-    # Another application's hosts, from a source of their own.
+    # Another application's hosts, from a separate source.
     (tmp_path / "others.ini").write_text("[redis]\ncache1\n[fleet]\nvan1\n[celery_workers]\nold1\n")
     (made.inventory / "group_vars/all/groups.yml").write_text(
         yaml.safe_dump({"fleet_groups": NAMES})

@@ -1,7 +1,7 @@
 """Which play acts where under `--limit` and `--tags`, in real runs of the delivered site.yml.
 
-Action plugins that would call a host have stand-ins (`action/`): each writes down its call, with all of its arguments
-rendered. Everything is due, so no play ends because there is nothing to do.
+Action plugins that would contact a host are replaced (`action/`): each records its call with all rendered arguments.
+Everything is due, so no play ends because there is nothing to do.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare
 
 HERE = Path(__file__).parent
-# Parts that a task of their own brings, and is no call of `reconcile`.
+# Parts with their own tasks, which don't call `reconcile`.
 BY_OTHERS = {"celery_release", "celery_release_commands", "celery_worker"}
 LOOKING = {"host_facts", "host_plan", "send_canaries", "wait_for_services", "service_report"}
 
 
 @dataclass
 class Walk:
-    """A run: what Ansible said, and the calls in their order."""
+    """A run: Ansible's output, and the calls in their order."""
 
     done: subprocess.CompletedProcess[str]
     calls: list[dict[str, Any]]
@@ -40,7 +40,7 @@ class Walk:
 
     @property
     def settled(self) -> dict[str, set[str]]:
-        """Part -> its hosts."""
+        """Return the hosts of each reconciled part."""
         found: dict[str, set[str]] = {}
         for call in self.calls:
             if call["action"] == "reconcile" and not call["args"].get("trial"):
@@ -48,7 +48,7 @@ class Walk:
         return found
 
     def hosts(self, action: str, **args: Any) -> set[str]:
-        """Where a plugin was called with these arguments."""
+        """Return the hosts for which a plugin was called with these arguments."""
         return {
             call["host"]
             for call in self.calls
@@ -56,11 +56,11 @@ class Walk:
         }
 
     def expected(self, tags: set[str], hosts: set[str]) -> dict[str, set[str]]:
-        """Part -> hosts of its groups, of those that the run is limited to."""
+        """Return for each part the hosts of its groups to which the run is limited."""
         found = {}
         for part in parts_in(tags, ()):
             members = {host for group in part.groups for host in self.groups[group]} & hosts
-            # The link moves on hosts with a release; a part without hosts is a play that Ansible skips.
+            # The link moves on hosts with a release; Ansible skips the play of a part without hosts.
             if members and part.name not in BY_OTHERS:
                 found[part.name] = members
         return found
@@ -108,12 +108,12 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     order = [call["part"] for call in settling if not call["args"].get("trial")]
     names = [part.name for part in PARTS if part.name in order]
     assert list(dict.fromkeys(order)) == names
-    # Once more at the end: what Redis allowed processes of before ends then.
+    # Redis comes again at the end, when it takes back the rights of earlier processes.
     finish = [call["args"].get("finish") for call in found.calls if call["part"] == "redis"]
     assert finish == [False, True]
     assert order[-len(found.settled["verify"]) - 1] == "redis"
     assert found.hosts("rolling_restart", phase="restart") == set(found.groups["celery_workers"])
-    # nginx checks the site while everything still serves.
+    # nginx checks the site while everything still runs.
     assert found.hosts("reconcile", trial=True) == set(found.groups["celery_producers"])
     actions = [(call["action"], bool(call["args"].get("trial"))) for call in found.calls]
     assert actions.index(("reconcile", True)) < actions.index(("rolling_restart", False))
@@ -122,7 +122,7 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
 
 
 @pytest.mark.slow
-def test_a_play_without_a_part_in_the_plan_costs_no_host_a_task(walk: Any) -> None:
+def test_a_play_without_a_part_in_the_plan_runs_no_task(walk: Any) -> None:
     code = {"celery_worker", "celery_beat", "celery_producer", "verify"}
     found: Walk = walk(DUE=" ".join(code))
     ended_well(found)
@@ -134,7 +134,7 @@ def test_a_play_without_a_part_in_the_plan_costs_no_host_a_task(walk: Any) -> No
     )
     acting = {role for role, task in tasks if not task.startswith("plan | ")}
     assert not acting & {"celery_runtime", "firewall", "redis", "flower", "celery_health"}
-    # The operator's command is packed for the plan, and not looked for on the hosts.
+    # The operator's command is packed for the plan, and the hosts are not asked for it.
     assert "celery_cli" not in acting
     built = [call["args"]["root"] for call in found.calls if call["action"] == "release"]
     assert set(built) == {"/opt/flexiprice"}
@@ -148,20 +148,20 @@ def test_a_play_without_a_part_in_the_plan_costs_no_host_a_task(walk: Any) -> No
         pytest.param("control1", marks=pytest.mark.long),
     ],
 )
-def test_a_limited_run_does_all_of_its_hosts_and_nothing_elsewhere(walk: Any, host: str) -> None:
+def test_a_limited_run_only_changes_its_hosts(walk: Any, host: str) -> None:
     found: Walk = walk(f"--limit={host}")
     ended_well(found)
     assert found.settled == found.expected({"all"}, {host})
     here = {host} & set(found.groups["celery_workers"])
     assert found.hosts("rolling_restart", phase="restart") == here
-    # The lease, and what was done once in the fleet, are where they always are.
+    # The lease and the record of commands are on the same host as always.
     assert found.hosts("run_lease") == {"redis1"}
     others = {call["host"] for call in found.calls} - {host}
     assert {call["action"] for call in found.calls if call["host"] in others} <= {
         "run_lease",
         "release_commands",
     }
-    # Processes of before may run on the hosts that are left out.
+    # Earlier processes may run on the hosts that are left out.
     assert [call["args"] for call in found.calls if call["args"].get("finish")] == []
 
 
@@ -176,7 +176,7 @@ def test_a_tag_does_its_parts_and_no_other(walk: Any, tag: str) -> None:
     assert found.settled == found.expected({tag}, set(found.groups["fleet"]))
     names = {part.name for part in parts_in({tag}, ())}
     assert bool(found.hosts("rolling_restart", phase="restart")) == ("celery_worker" in names)
-    # Flower and the operator's command have releases of their own.
+    # Flower and the operator's command have separate releases.
     releases = {str(call["args"]["root"]) for call in found.calls if call["action"] == "release"}
     assert ("/opt/flexiprice" in releases) == ("celery_release" in names)
     assert ("/opt/flexiprice/flower" in releases) == ("flower" in names)
@@ -184,7 +184,7 @@ def test_a_tag_does_its_parts_and_no_other(walk: Any, tag: str) -> None:
 
 
 @pytest.mark.slow
-def test_verify_alone_takes_no_lease_and_changes_nothing(walk: Any) -> None:
+def test_a_run_of_verify_takes_no_lease_and_changes_nothing(walk: Any) -> None:
     found: Walk = walk("--tags=verify")
     ended_well(found)
     assert {call["action"] for call in found.calls} == LOOKING - {"host_plan"}
@@ -192,7 +192,7 @@ def test_verify_alone_takes_no_lease_and_changes_nothing(walk: Any) -> None:
 
 
 @pytest.mark.long
-def test_a_limit_and_a_tag_meet(walk: Any) -> None:
+def test_a_limit_and_a_tag_can_be_combined(walk: Any) -> None:
     found: Walk = walk("--limit=worker2,control1", "--tags=celery_beat,flower")
     ended_well(found)
     assert found.settled == found.expected({"celery_beat", "flower"}, {"worker2", "control1"})
@@ -211,7 +211,7 @@ def test_a_plan_that_was_not_approved_changes_nothing(walk: Any, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_program_is_told_of_the_run(walk: Any, tmp_path: Path, enabled: bool) -> None:
+def test_a_program_is_notified_of_the_run(walk: Any, tmp_path: Path, enabled: bool) -> None:
     kept = tmp_path / "kept"
     variables = {"fleet_notify": ["/bin/sh", "-c", 'cat >> "$0"; echo >> "$0"', str(kept)]}
     environment = {} if enabled else {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.timer"}
@@ -231,7 +231,7 @@ def test_a_program_is_told_of_the_run(walk: Any, tmp_path: Path, enabled: bool) 
 
 
 @pytest.mark.slow
-def test_nobody_is_told_of_a_dry_run(walk: Any, tmp_path: Path) -> None:
+def test_a_dry_run_sends_no_notification(walk: Any, tmp_path: Path) -> None:
     variables = {"fleet_notify": ["/usr/bin/touch", str(tmp_path / "kept")]}
     walk("--check", f"--extra-vars={json.dumps(variables)}")
     assert not (tmp_path / "kept").exists()

@@ -1,4 +1,4 @@
-"""The exit statuses that docs/environments.md promises to pipelines, of real runs whose hosts answer nobody."""
+"""Real runs, whose hosts don't answer, have the exit statuses that docs/environments.md promises to pipelines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def inventory(tmp_path: Path) -> Path:
 
 
 def encrypt(inventory: Path) -> None:
-    """Add an encrypted file of variables, and its password and another one beside the inventory."""
+    """Add an encrypted file of variables, and its password and a wrong one next to the inventory."""
     for name in ("right", "wrong"):
         (inventory.parent / name).write_text(f"the {name} password\n")
     path = inventory / "group_vars" / "all" / "encrypted.yml"
@@ -52,15 +52,15 @@ def status(inventory: Path, playbook: str, *options: str) -> int:
     return done.returncode
 
 
-def test_what_is_in_order_ends_with_0(inventory: Path) -> None:
+def test_a_valid_inventory_ends_with_0(inventory: Path) -> None:
     assert status(inventory, CHECK) == 0
 
 
-def test_a_limit_that_no_host_fits_ends_with_1(inventory: Path) -> None:
+def test_a_limit_without_a_host_ends_with_1(inventory: Path) -> None:
     assert status(inventory, "site.yml", "--limit=worker9") == 1
 
 
-def test_a_vault_that_is_not_opened_ends_with_1(inventory: Path) -> None:
+def test_a_vault_without_its_password_ends_with_1(inventory: Path) -> None:
     encrypt(inventory)
     assert status(inventory, CHECK) == 1
     assert status(inventory, CHECK, *password(inventory, "wrong")) == 1
@@ -75,10 +75,10 @@ def test_a_source_of_the_inventory_that_is_no_yaml_ends_with_1(inventory: Path) 
 @pytest.mark.parametrize(
     ("settings", "expected"), [((ROOT / "ansible.cfg").read_text(), 1), ("", 5)]
 )
-def test_extra_variables_that_are_not_a_mapping(
+def test_extra_variables_that_are_not_a_mapping_are_refused(
     inventory: Path, tmp_path: Path, settings: str, expected: int
 ) -> None:
-    """Without the delivered settings Ansible goes on after a file that can't be read, and ends later."""
+    """Without the delivered settings, Ansible continues after a file that can't be read, and ends later."""
     (tmp_path / "ansible.cfg").write_text(settings)
     done = ansible(
         "ansible-playbook",
@@ -100,22 +100,22 @@ def test_a_file_of_variables_that_is_no_yaml_ends_with_4(inventory: Path) -> Non
 @pytest.mark.parametrize(
     ("playbook", "options"),
     [
-        # By the inventory, by the hosts, and by Ansible itself.
+        # Refused because of the inventory, the hosts, and by Ansible itself.
         (CHECK, ["--extra-vars=celery_app_broker_port=http"]),
         ("site.yml", []),
         ("site.yml", ["--no-such-option"]),
     ],
 )
-def test_what_is_refused_ends_with_2(inventory: Path, playbook: str, options: list[str]) -> None:
+def test_a_refusal_ends_with_2(inventory: Path, playbook: str, options: list[str]) -> None:
     assert status(inventory, playbook, *options) == 2
 
 
-# --- ended from outside ----------------------------------------------------------------------------
+# --- signals ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def silent(inventory: Path) -> Iterator[list[socket.socket]]:
-    """Hosts that take connections and say nothing, so that a run waits for them."""
+    """Make hosts that accept connections and never answer, so that a run waits for them."""
     with ExitStack() as stack:
         doors = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in HOSTS]
         ports = {
@@ -131,7 +131,7 @@ def silent(inventory: Path) -> Iterator[list[socket.socket]]:
     ("number", "expected"),
     [(signal.SIGINT, 99), (signal.SIGTERM, -signal.SIGTERM)],
 )
-def test_a_run_that_is_ended_says_so(
+def test_a_run_that_is_ended_by_a_signal_says_so(
     inventory: Path, silent: list[socket.socket], number: signal.Signals, expected: int
 ) -> None:
     program = str(Path(sys.executable).with_name("ansible-playbook"))
@@ -146,8 +146,8 @@ def test_a_run_that_is_ended_says_so(
     )
     try:
         reached, _, _ = select.select(silent, [], [], 60)
-        assert reached, "the run called no host"
-        # As a terminal does, and as whatever runs pipelines.
+        assert reached, "the run contacted no host"
+        # Signals go to the process group, as from a terminal or a pipeline.
         os.killpg(process.pid, number)
         assert process.wait(timeout=60) == expected
     finally:

@@ -1,4 +1,4 @@
-"""Actions that get no answer from a host, or can't write: what they end with says what to do."""
+"""If actions get no answer from a host, or can't write, their message says what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins/action"
-#: What a host answers if no program of ours could run there.
+#: A host's answer if none of our programs could run there.
 NO_ANSWER = {"rc": 1, "stdout": "", "stderr": "No space left on device"}
 AGAIN = "run the same command again."
 
@@ -44,14 +44,16 @@ def action(name: str, args: dict[str, Any], **methods: Any) -> Any:
         ("firewall_rollback", {"do": "arm", "app": "shop", "file": "/etc/x"}),
     ],
 )
-def test_a_host_without_an_answer(name: str, args: dict[str, Any]) -> None:
+def test_the_message_for_a_host_without_an_answer_has_the_remedy(
+    name: str, args: dict[str, Any]
+) -> None:
     with pytest.raises(AnsibleActionFail) as failed:
         action(name, args).run(task_vars={"inventory_hostname": "redis1"})
     assert "No space left on device" in str(failed.value)
     assert str(failed.value).endswith(AGAIN)
 
 
-def test_workers_that_can_t_be_asked_before_a_roll() -> None:
+def test_workers_that_can_t_be_asked_before_a_rolling_restart() -> None:
     made = action(
         "rolling_restart",
         {},
@@ -101,7 +103,7 @@ def test_a_plan_names_the_parts_that_are_due_on_any_host() -> None:
     assert planned(found=found)["due"] == ["celery_worker", "pki", "redis"]
 
 
-def test_a_plan_that_can_t_be_written(tmp_path: Path) -> None:
+def test_a_plan_that_can_t_be_written_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "not-there/plan.json"
     with pytest.raises(AnsibleActionFail) as failed:
         planned(path=str(path))
@@ -113,11 +115,11 @@ WRITE = plan.PlanItem("redis1", "fleet", "", "write", ("/etc/x",))
 OTHER = plan.PlanItem("redis1", "fleet", "", "write", ("/etc/y",))
 
 
-def test_the_plan_that_was_approved_is_followed(tmp_path: Path) -> None:
+def test_an_approved_plan_is_accepted(tmp_path: Path) -> None:
     approved = tmp_path / "plan.json"
     assert planned(WRITE, path=str(approved))["changes"]
     assert planned(WRITE, approved=str(approved))["changes"]
-    # All of it was done in the meantime.
+    # Everything was done in the meantime.
     assert not planned(approved=str(approved))["changes"]
 
 
@@ -133,7 +135,9 @@ def test_the_plan_that_was_approved_is_followed(tmp_path: Path) -> None:
         (None, "can't be read: No such file"),
     ],
 )
-def test_no_other_plan_is_followed(tmp_path: Path, content: str | None, words: str) -> None:
+def test_a_plan_that_was_not_approved_is_refused(
+    tmp_path: Path, content: str | None, words: str
+) -> None:
     approved = tmp_path / "plan.json"
     if content is not None:
         approved.write_text(content)

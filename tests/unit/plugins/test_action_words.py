@@ -1,4 +1,4 @@
-"""What actions return or fail with: the words of a unit or a program, without a secret of the application."""
+"""Actions return, or fail with, the output of a unit or a program, without secrets of the application."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answering(name: str, args: dict[str, Any], answer: dict[str, Any], **methods
     return made
 
 
-def test_services_that_are_waited_for() -> None:
+def test_output_of_awaited_services_is_redacted() -> None:
     answer = {"journals": {UNIT: WORDS}, "errors": {UNIT: WORDS}, "units": {}}
     answer["units"] = {UNIT: {"StatusText": WORDS}}
     found = answering("wait_for_services", {"timeout": 0}, answer).run(task_vars={})
@@ -45,7 +45,7 @@ def test_services_that_are_waited_for() -> None:
     assert found["units"] == {UNIT: {"StatusText": CLEAN}}
 
 
-def test_a_canary_that_fails_and_the_journal_of_its_worker() -> None:
+def test_a_failed_canary_and_its_workers_journal_are_redacted() -> None:
     node = {"host": "h1", "worker": "a", "unit": UNIT, "queues": ["q"]}
     args = {"nodes": {"a@h1": node}, "hosts": ["h1"], "settings": {}, "schedule": {}, "routes": {}}
     args |= {"timeout": 1, "pins": "/pins", "runtime": "/r", "user": "shop", "strict": True}
@@ -58,7 +58,7 @@ def test_a_canary_that_fails_and_the_journal_of_its_worker() -> None:
     assert "other@" not in str(found)
 
 
-def test_no_worker_is_asked_for_an_external_queue() -> None:
+def test_no_worker_is_expected_for_an_external_queue() -> None:
     node = {"host": "h1", "worker": "a", "unit": UNIT, "queues": ["q"]}
     entries = {name: {"task": "t", "interval": 5, "queue": name} for name in ("q", "letters")}
     args = {"nodes": {"a@h1": node}, "hosts": ["h1"], "settings": {}, "schedule": entries}
@@ -79,13 +79,13 @@ def test_no_worker_is_asked_for_an_external_queue() -> None:
     assert list(asked[0]["schedule"]) == ["q"]
 
 
-def test_a_turn_of_a_worker() -> None:
+def test_output_of_a_workers_turn_is_redacted() -> None:
     answer = {"units": {UNIT: {"status": WORDS}}, "journals": {UNIT: WORDS}, "error": WORDS}
     found = answering("rolling_restart", {}, answer).move({"journals": [UNIT]})
     assert found == {"units": {UNIT: {"status": CLEAN}}, "journals": {UNIT: CLEAN}, "error": CLEAN}
 
 
-def test_a_probe_within_a_roll() -> None:
+def test_errors_of_a_probe_are_redacted() -> None:
     place = {"settings": {}, "runtime": "/r", "user": "shop"}
     made = answering("rolling_restart", {}, {"errors": [WORDS]}, _place=place, _python="/p")
     assert made.probe({"census": True}) == {"errors": [CLEAN]}
@@ -93,7 +93,7 @@ def test_a_probe_within_a_roll() -> None:
     assert made.probe({"census": True})["errors"] == [f"the probe can't be run: {CLEAN}"]
 
 
-def test_workers_that_pause() -> None:
+def test_errors_of_pausing_workers_are_redacted() -> None:
     args = {"configuration": "/c", "root": "/o", "user": "shop", "settings": {}}
     assert answering("pause_workers", args, {"errors": [WORDS]})._ask({}) == {"errors": [CLEAN]}
 
@@ -102,7 +102,9 @@ FAILED = {"failed": True, "msg": WORDS}
 REDACTED = {"failed": True, "msg": CLEAN}
 
 
-def test_a_unit_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_unit_that_does_not_start_is_redacted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = answering(
         "reconcile", {"wanted": {}}, {}, _loader=None, _execute_module=lambda **_: FAILED
     )
@@ -110,7 +112,7 @@ def test_a_unit_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.run(task_vars={}) == {**REDACTED, "changed": False}
 
 
-def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_plan_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     made = answering("host_plan", {}, {}, _loader=None, _execute_module=lambda **_: FAILED)
     part = SimpleNamespace(name="redis", variable="x")
     monkeypatch.setitem(type(made).act.__globals__, "parts_of", lambda *_: [part])
@@ -119,14 +121,16 @@ def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {**REDACTED, "changed": False}
 
 
-def test_files_of_a_worker_within_a_roll() -> None:
+def test_the_error_of_a_workers_files_is_redacted() -> None:
     turns = {"_variables": {}, "_turns": {"wanted": {"files": []}}, "_loader": None}
     made = answering("rolling_restart", {}, {}, _execute_module=lambda **_: FAILED, **turns)
     assert made._reconcile({}) == REDACTED
 
 
-def test_a_release_that_can_t_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what pip or the application itself has said."""
+def test_the_error_of_a_release_is_redacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip or the application itself may have printed it."""
     seen = {"platform": "python3.11", "virtualenvs": []}
     made = answering("release", {}, seen, _execute_module=lambda **_: FAILED)
     made._connection._shell.join_path = lambda *parts: "/".join(parts)
@@ -146,7 +150,7 @@ def test_a_release_that_can_t_be_built(tmp_path: Path, monkeypatch: pytest.Monke
     assert CLEAN in str(failed.value)
 
 
-def test_a_schedule_that_can_t_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_schedule_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     args = {
         "do": "plan",
         "app": "shop",

@@ -1,4 +1,4 @@
-"""The filters that are more than a name for something that is tested elsewhere."""
+"""Filters with code of their own; those that only call a function are tested with it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FLEET = load()
 FILTERS = FLEET.FilterModule().filters()
 
 
-def test_every_filter_that_a_role_uses_is_there() -> None:
+def test_every_filter_that_a_role_uses_exists() -> None:
     assert {path.stem for path in (ROOT / "plugins/filter").glob("*.yml")} == FILTERS.keys()
 
 
-def test_an_error_is_ansibles_and_names_the_filter() -> None:
+def test_an_error_is_an_ansible_error_and_names_the_filter() -> None:
     with pytest.raises(AnsibleFilterError, match="environment_file: A-B can't be the name"):
         FILTERS["environment_file"]({"A-B": 1})
     with pytest.raises(AnsibleFilterError, match="nodes: 'nosuch'"):
@@ -44,13 +44,13 @@ def test_an_error_is_ansibles_and_names_the_filter() -> None:
 
 
 def htpasswd(password: str, user: str, name: str = "web", fleet: str = "shop.example.org") -> str:
-    """The line that a site gets."""
+    """Return the line in a site's password file."""
     site = FILTERS["nginx_site"](
         facts(directory="/d"),
         name,
         user,
         password,
-        # YAML makes a number of an owner that has digits only.
+        # YAML reads an owner with only digits as a number.
         names=["production", 2026, fleet],
         port=443,
         socket="/s",
@@ -62,7 +62,7 @@ def htpasswd(password: str, user: str, name: str = "web", fleet: str = "shop.exa
 
 
 @pytest.mark.parametrize("password", ["secret", "pä$$ wörd:'\"\\", "x" * 200])
-def test_a_password_file_as_openssl_makes_it(password: str) -> None:
+def test_openssl_makes_the_same_password_line(password: str) -> None:
     line = htpasswd(password, "admin")
     user, _, hashed = line.rstrip("\n").partition(":")
     assert user == "admin"
@@ -78,13 +78,13 @@ def test_a_password_file_as_openssl_makes_it(password: str) -> None:
     assert hashed == done.stdout.strip()
 
 
-def test_a_password_file_is_the_same_at_each_run_and_differs_by_user_site_and_fleet() -> None:
+def test_a_password_line_is_the_same_in_each_run_and_differs_by_user_site_and_fleet() -> None:
     assert htpasswd("a", "u") == htpasswd("a", "u")
     given = (("a", "u"), ("a", "v"), ("a", "u", "flower"), ("a", "u", "web", "other.example.org"))
     assert len({htpasswd(*one).split("$")[2] for one in given}) == len(given)
 
 
-def test_the_salt_of_a_password_file_says_nothing_of_the_password() -> None:
+def test_the_salt_of_a_password_line_does_not_depend_on_the_password() -> None:
     first, second = (htpasswd(password, "u").split("$")[2:] for password in ("a", "b"))
     assert first[0] == second[0]
     assert first[1] != second[1]
@@ -102,5 +102,5 @@ def test_the_salt_of_a_password_file_says_nothing_of_the_password() -> None:
         ("10.0.0.256", "DNS:10.0.0.256"),
     ],
 )
-def test_alternative_names(name: str, expected: str) -> None:
+def test_alternative_names_have_their_type(name: str, expected: str) -> None:
     assert FILTERS["subject_alt_name"](name) == expected

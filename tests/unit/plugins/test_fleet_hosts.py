@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# The host `redis` is of a group of the application's own, and the group `redis` is missing.
+# The host `redis` is in one of the application's groups, and the group `redis` is missing.
 INVENTORY = """
 fleet:
   hosts: {one: {}, two: {}}

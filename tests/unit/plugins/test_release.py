@@ -1,4 +1,4 @@
-"""The action `release`: what it sends to which host, and how packages get from one to another."""
+"""The action `release`: what it sends to each host, and how packages get from one host to another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOUSED = wheels.name_of("d", PLATFORM, "")
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the control node keeps the packages."""
+    """Return the directory in which the control node keeps the packages."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext())
     name = wheels.name_of(NAME, "/inventory", "/opt/shop", "shop")
@@ -31,7 +31,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Host:
-    """A host without the release: what was sent to it, and the arguments of the module's call."""
+    """A host without the release; it records what was sent to it, and the arguments of the module."""
 
     def __init__(self, name: str, virtualenvs: list[str] | None = None, **result: Any) -> None:
         self.sent: dict[str, str] = {}
@@ -79,7 +79,7 @@ class Host:
         return made.run(task_vars={**variables, "ansible_facts": self.facts})
 
 
-def test_the_first_host_hands_its_packages_to_the_next(kept: Path) -> None:
+def test_the_next_host_gets_the_packages_of_the_first(kept: Path) -> None:
     first, second = Host("worker1"), Host("worker2")
     first.build("worker1", "worker2")
     assert first.called["virtualenv"] == NAME
@@ -90,7 +90,7 @@ def test_the_first_host_hands_its_packages_to_the_next(kept: Path) -> None:
     assert "hand_over" not in second.called
 
 
-def test_a_host_that_has_the_virtualenv_is_sent_the_code_alone(kept: Path) -> None:
+def test_a_host_with_the_virtualenv_only_gets_the_code(kept: Path) -> None:
     host = Host("worker1", [NAME])
     host.build("worker1", "worker2")
     assert list(host.sent.values()) == ["/cache/r1.tar.gz"]
@@ -98,7 +98,7 @@ def test_a_host_that_has_the_virtualenv_is_sent_the_code_alone(kept: Path) -> No
     assert not kept.exists()
 
 
-def test_the_only_host_keeps_its_packages(kept: Path) -> None:
+def test_the_packages_of_an_only_host_are_not_fetched(kept: Path) -> None:
     host = Host("worker1")
     host.build("worker1", "worker1")
     assert not {"wheels", "hand_over"} & host.called.keys()
@@ -112,7 +112,7 @@ def test_projects_of_the_source_have_a_virtualenv_for_each_release() -> None:
     assert host.called["local"]
 
 
-def test_a_host_that_fails_keeps_the_others_from_trying(kept: Path) -> None:
+def test_if_a_host_fails_the_others_do_not_try(kept: Path) -> None:
     with pytest.raises(AnsibleActionFail, match="no index"):
         Host("worker1", failed=True, msg="no index").build("worker1", "worker2")
     second = Host("worker2")
@@ -129,7 +129,7 @@ def test_packages_that_fail_elsewhere_are_not_kept(kept: Path) -> None:
     assert not kept.exists()
 
 
-def test_the_password_of_a_proxy_is_hidden_as_it_is_in_its_url_too() -> None:
+def test_the_password_of_a_proxy_is_also_hidden_in_its_encoded_form() -> None:
     """pip names the proxy in the command lines of its processes, which it prints if one fails."""
     logins = [{"host": "proxy", "user": "deploy", "password": "a/b@c d"}]
     host = Host("worker1", failed=True, msg="broken")
@@ -145,7 +145,7 @@ def test_a_release_whose_note_is_damaged_is_named(note: str) -> None:
         host.build("worker1")
 
 
-def test_an_interpreter_that_does_not_run() -> None:
+def test_an_interpreter_that_does_not_run_is_an_error() -> None:
     host = Host("worker1")
     host.seen["platform"] = ""
     with pytest.raises(
@@ -155,10 +155,10 @@ def test_an_interpreter_that_does_not_run() -> None:
     assert host.called == {}
 
 
-def test_a_version_is_the_interpreter_that_preflight_has_found() -> None:
+def test_a_version_selects_the_interpreter_that_preflight_has_found() -> None:
     host = Host("worker1")
     host.build("worker1", more={"python": 3.12})
-    # A package of this run has brought it.
+    # A package that this run has installed provides it.
     assert host.called["python"] == "/usr/bin/python3.12"
     host.facts = {"fleet": {"interpreter": {"path": "/opt/python3.12/bin/python3.12"}}}
     host.build("worker1", more={"python": 3.12})
@@ -167,7 +167,7 @@ def test_a_version_is_the_interpreter_that_preflight_has_found() -> None:
     assert host.called["python"] == "/usr/bin/python3"
 
 
-def test_the_platform_of_a_host() -> None:
+def test_the_platform_names_interpreter_and_distribution() -> None:
     told = virtualenvs.platform("/usr/bin/python3").split()
     assert told[0].startswith("/usr/bin/python3.")
     assert told[1].startswith("cpython-3")
@@ -175,7 +175,7 @@ def test_the_platform_of_a_host() -> None:
     assert virtualenvs.platform("/nowhere/python3") == ""
 
 
-def test_virtualenvs_that_are_complete(tmp_path: Path) -> None:
+def test_only_complete_virtualenvs_are_listed(tmp_path: Path) -> None:
     assert virtualenvs.complete(str(tmp_path)) == []
     for name, note in (("whole", True), ("half", False)):
         path = tmp_path / "virtualenvs" / name
@@ -191,7 +191,7 @@ def test_virtualenvs_that_are_complete(tmp_path: Path) -> None:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
-    """The packages of the release in a wheelhouse."""
+    """Return a wheelhouse with the packages of the release."""
     path = tmp_path / f"house/debian-12-cpython-311-x86_64-linux-gnu/{HOUSED}.tar"
     path.parent.mkdir(parents=True)
     return path
@@ -206,7 +206,7 @@ def filled(path: Path, *names: str) -> None:
 def test_every_host_gets_its_packages_from_the_wheelhouse(house: Path, kept: Path) -> None:
     filled(house)
     given = {"wheelhouse": str(house.parents[1])}
-    # Also one that shares them with no other.
+    # This includes a host that shares them with no other.
     for hosts in (("worker1",), ("worker1", "worker2")):
         host = Host("worker1")
         host.build(*hosts, more=given)

@@ -41,7 +41,7 @@ def test_a_dry_run_packs_and_writes_nothing(cache: Path, source: Path) -> None:
     assert os.listdir(cache) == [f"{found['id']}.tar.gz"]
 
 
-def test_an_archive_goes_a_week_after_its_last_run(cache: Path, source: Path) -> None:
+def test_an_archive_is_deleted_a_week_after_its_last_use(cache: Path, source: Path) -> None:
     first = Path(packed(source)["archive"])
     (source / "app.py").write_text("x = 1\n")
     second = Path(packed(source)["archive"])

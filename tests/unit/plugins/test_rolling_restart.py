@@ -1,4 +1,4 @@
-"""How the action `rolling_restart` works with Ansible: a lost host, and what an earlier run has left."""
+"""How the action `rolling_restart` works with Ansible: lost hosts, and leftovers of earlier runs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def plugin() -> ModuleType:
 
 
 def action(plugin: ModuleType, **methods: Any) -> Any:
-    """The action without a task; what it would ask of a host is replaced."""
+    """Return the action without a task; calls to hosts are replaced."""
     made = object.__new__(plugin.ActionModule)
     vars(made).update(methods)
     return made
 
 
-def test_a_host_that_is_lost_while_its_files_are_settled(plugin: ModuleType) -> None:
+def test_a_host_that_is_lost_while_its_files_are_written(plugin: ModuleType) -> None:
     def lost(options: Any) -> Any:
         raise AnsibleConnectionFailure("timed out")
 
@@ -39,19 +39,19 @@ def test_a_host_that_is_lost_while_its_files_are_settled(plugin: ModuleType) -> 
         action(plugin, _reconcile=lost).reconcile()
 
 
-def test_files_that_can_t_be_settled(plugin: ModuleType) -> None:
+def test_files_that_can_t_be_written_are_an_error(plugin: ModuleType) -> None:
     failed = action(plugin, _reconcile=lambda options: {"failed": True, "msg": "disk full"})
     with pytest.raises(plugin.host_restarts.ReconcileFailedError, match="disk full"):
         failed.reconcile()
 
 
-def test_second_instances_that_were_left_behind(plugin: ModuleType) -> None:
+def test_second_instances_that_were_left_behind_are_found(plugin: ModuleType) -> None:
     files = [{"path": "/etc/celery-fleet/shop/worker-a.next.env"}]
     assert plugin._left({"__celery_worker_left": {"files": files}}) == ["a.next"]
     assert plugin._left({}) == []
 
 
-def test_one_that_does_not_even_answer_goes_without_a_plan(
+def test_a_leftover_second_instance_that_does_not_answer_is_removed(
     plugin: ModuleType, tmp_path: Path
 ) -> None:
     h1 = {"celery_app_name": "shop", "celery_worker_host_instances": ["a"]}
@@ -70,7 +70,7 @@ def test_one_that_does_not_even_answer_goes_without_a_plan(
     assert made._state.worker("a.next@h1").need == "remove"
 
 
-def test_the_lease_is_kept_while_a_phase_acts(
+def test_the_lease_is_renewed_during_a_phase(
     plugin: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ActionBase, "run", lambda *given: {})

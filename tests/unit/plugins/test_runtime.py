@@ -1,4 +1,4 @@
-"""The package as it is brought to a host: whole, and with nothing that is not the host's."""
+"""The package that is copied to a host is complete, and has nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def runtime() -> dict[str, Any]:
     return found
 
 
-def test_the_operators_command_can_be_loaded_from_what_is_brought(
+def test_the_operators_command_can_be_loaded_from_the_copied_package(
     runtime: dict[str, Any], tmp_path: Path
 ) -> None:
     for item in runtime["files"]:

@@ -1,4 +1,4 @@
-"""Mistakes in files of variables, and runs that can't go well: which file, and what to type."""
+"""Mistakes in files of variables, and runs that can't succeed: messages name the file and what to type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
-# A plugin of a directory, which Ansible loads by its path.
+# A plugin in a directory, which Ansible loads by its path.
 _found = importlib.util.spec_from_file_location(
     "variable_files", ROOT / "plugins/vars/variable_files.py"
 )
@@ -31,7 +31,7 @@ SECRET = VaultSecret(b"the password of a test")
 
 
 def environment(directory: Path, vault_id: str | None) -> Path:
-    """An inventory with a file in the clear and an encrypted one."""
+    """Make an inventory with a plain and an encrypted file."""
     every = directory / "group_vars" / "all"
     every.mkdir(parents=True)
     (directory / "hosts.yml").write_text("fleet: {hosts: {one: {}}}\n")
@@ -45,7 +45,7 @@ def environment(directory: Path, vault_id: str | None) -> Path:
 def ansible(
     *words: str, directory: Path = ROOT, config: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of Ansible's programs in a directory, with no setting of the caller's but a configuration file."""
+    """Run one of Ansible's programs in a directory, without the caller's settings except a configuration file."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     return subprocess.run(
         words,
@@ -99,7 +99,7 @@ def test_a_run_without_the_password_ends_with_the_remedy(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_the_line_that_is_named_is_the_remedy(tmp_path: Path) -> None:
+def test_the_line_in_the_remedy_works(tmp_path: Path) -> None:
     inventory = environment(tmp_path / "shop", "shop")
     done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
     assert done.returncode == 0, done.stderr
@@ -137,7 +137,7 @@ def test_a_wrong_password_ends_with_the_file_and_the_remedy(tmp_path: Path) -> N
         "hosts.yml",
     ],
 )
-def test_a_mistake_of_yaml_has_its_place(
+def test_a_yaml_mistake_has_its_position(
     tmp_path: Path, file: str, text: str, place: str, words: str
 ) -> None:
     inventory = environment(tmp_path / "shop", "shop")
@@ -174,13 +174,13 @@ def test_a_mistake_of_yaml_has_its_place(
         ("more.conf", "Some notes.\n", "more.conf is not an inventory: it is neither YAML nor INI"),
     ],
 )
-def test_what_is_no_inventory_is_refused_in_words(
+def test_a_file_that_is_no_inventory_is_refused_with_a_clear_message(
     tmp_path: Path, file: str, text: str, words: str
 ) -> None:
     done = read_with(tmp_path, file, text)
     assert done.returncode != 0
     assert words in done.stderr
-    # Ansible's own words may repeat a single name.
+    # Ansible's own message may repeat a name.
     assert " " not in words or done.stderr.count(words) == 1
     assert "_AnsibleTagged" not in done.stderr
 
@@ -205,7 +205,7 @@ def test_an_old_ansible_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PLUGIN, "__version__", "2.18.9")
     with pytest.raises(AnsibleError, match=r"ansible-core 2\.18\.9"):
         PLUGIN.refuse_ansible.__wrapped__()
-    # Which of the newer ones are untested, preflight says.
+    # Preflight says which newer versions are untested.
     assert ANSIBLE_FROM == PLUGIN.OLDEST
 
 
@@ -265,7 +265,7 @@ def test_the_checkouts_own_playbook_runs_from_any_directory(tmp_path: Path) -> N
     assert "celery_fleet.core.preflight : Check the inventory" in done.stdout
 
 
-def test_a_playbook_that_does_not_find_the_collection_says_how(tmp_path: Path) -> None:
+def test_a_playbook_that_does_not_find_the_collection_says_what_to_do(tmp_path: Path) -> None:
     inventory = environment(tmp_path / "shop", "shop")
     playbook = ROOT / "playbooks/check_inventory.yml"
     words = ("ansible-playbook", "--inventory=shop/hosts.yml", str(playbook))
@@ -275,8 +275,8 @@ def test_a_playbook_that_does_not_find_the_collection_says_how(tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
-def test_a_copy_without_links_is_a_project_of_its_own(tmp_path: Path) -> None:
-    """`scp -r` and some archives put directories where the links are."""
+def test_a_copy_without_links_works(tmp_path: Path) -> None:
+    """`scp -r` and some archives replace the links with directories."""
     copy = tmp_path / "copy"
     for part in ("collections", "playbooks"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""Valid inventories of many shapes, and what people and accidents turn them into; hypothesis draws both.
+"""Valid inventories of many shapes, and the mistakes that people and accidents make in them; hypothesis draws both.
 
 Inventories are drawn as Ansible would have read them: plain data, whose strings may be templates.
 """
@@ -158,7 +158,7 @@ def _extras(draw: Draw) -> dict[str, Any]:
     return {name: draw(possible[name]) for name in chosen}
 
 
-# --- what is made of them -------------------------------------------------------------------------
+# --- mutations -------------------------------------------------------------------------
 
 _NUMBERS: Final = (
     *(0, -1, 1, 1.5, 22, 65535, 65536, 2**31, 2**63, 10**30, 1e-9, 1e300),
@@ -337,7 +337,7 @@ def _rename(draw: Draw, inventory: Inventory) -> None:
                     last[:cut] + "z" + last[cut + 1 :],
                     last.upper(),
                     f"{last} ",
-                    # Only under names that the roles know; elsewhere a key is no place for a secret.
+                    # Only names that the roles know are changed, because other keys are no place for a secret.
                     f"{last}:{MARK}" if last in _known() else last,
                 ]
             )

@@ -12,7 +12,8 @@ from tests.unit.preflight.test_playbook import play_of
 pytestmark = pytest.mark.slow
 
 PASSWORD = "not-a-real-root-password"
-# These ask as the real ones do without a terminal, read one line, and run the command with the rest of the input.
+# These fake programs ask like the real ones without a terminal, read one line, and run the command with the remaining
+# input.
 ASK = f"""printf %s "$prompt" >&2
 IFS= read -r word
 [ "$word" = {PASSWORD} ] || exit 1

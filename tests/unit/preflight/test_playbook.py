@@ -36,7 +36,7 @@ HOSTS = """
 def run(
     directory: Path, playbook: str, variables: dict[str, Any], *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """ansible-playbook over the test inventory, the variables given to all hosts."""
+    """Run ansible-playbook with the test inventory; all hosts have the variables."""
     children = {
         group: {"hosts": dict.fromkeys(hosts)}
         for group, hosts in GROUPS.items()
@@ -88,7 +88,7 @@ def test_an_inventory_without_the_fleet_is_refused(tmp_path: Path, playbook: str
     assert "fleet\n           is a group that the inventory lacks" in done.stdout
 
 
-def test_a_wrong_one_is_refused_at_once_and_keeps_its_secrets(tmp_path: Path) -> None:
+def test_an_invalid_inventory_is_refused_at_once_without_its_secrets(tmp_path: Path) -> None:
     mark = "hush-this-is-it-5fe2"
     variables = valid(tmp_path / "source")
     variables["redis_passwords"] = {"workerr": mark, f"beat:{mark}": None}
@@ -126,14 +126,14 @@ def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("options", [(), ("--check",)])
-def test_facts_of_a_host(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_facts_of_a_host_are_read(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = run(tmp_path, HOSTS, {"ansible_connection": "local"}, *options)
     assert "python=3." in done.stdout, done.stdout + done.stderr
     assert "can't be used" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("packages", [[], ["python3.9-venv"]])
-def test_an_interpreter_is_looked_for_where_no_package_brings_it(
+def test_an_interpreter_is_only_searched_for_if_no_package_provides_it(
     tmp_path: Path, packages: list[str]
 ) -> None:
     variables = {
@@ -143,14 +143,14 @@ def test_an_interpreter_is_looked_for_where_no_package_brings_it(
     }
     done = run(tmp_path, HOSTS, variables)
     output = done.stdout + done.stderr
-    # Not on a host with only Redis.
+    # It is not searched for on a host with only Redis.
     refused = "celery_release_python = /no/such/python3.9 (worker1, worker2, control1)" in output
     assert refused is (packages == []), output
     assert "python=3." in output
 
 
 def test_a_port_that_a_stranger_has_is_refused(tmp_path: Path) -> None:
-    """By what celery_app says of each host, as the role preflight knows it."""
+    """The facts of celery_app say which ports a host needs."""
     playbook = HOSTS.replace(
         "  tasks:\n",
         "  tasks:\n    - ansible.builtin.import_role: {name: celery_fleet.core.celery_app, rolespec_validate: false}\n",
@@ -194,7 +194,7 @@ def test_refusals_that_differ_are_all_printed(tmp_path: Path) -> None:
         assert (output.stdout + output.stderr).count(f"mend {host}") == 1
 
 
-def test_what_fails_elsewhere_keeps_ansibles_own_words(tmp_path: Path) -> None:
+def test_other_failures_keep_ansibles_own_message(tmp_path: Path) -> None:
     """Only Ansible's [ERROR] says which expression of the inventory failed."""
     task = "- hosts: redis\n  gather_facts: false\n  tasks:\n    - ansible.builtin.debug: {msg: '{{ a }}'}\n"
     output = run(tmp_path, task, {"a": "{{ nosuch }}"})

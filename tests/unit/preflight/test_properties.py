@@ -1,7 +1,7 @@
 """For every inventory: no traceback, no secret, and nothing is accepted that a role would refuse.
 
-`mutations.py` draws inventories, `oracle.py` says what is right. Nearly the same ones come each time (`derandomize`);
-to look further, raise `max_examples` of `DEEP` and leave it out.
+`mutations.py` draws inventories, `oracle.py` decides what is valid. Nearly the same ones come each time
+(`derandomize`); to look further, raise `max_examples` of `DEEP` and leave it out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BASE = settings(
     deadline=None,
     print_blob=False,
     report_multiple_bugs=False,
-    # How long an inventory takes is a matter of the machine; the files of the source are the same for all.
+    # How long an inventory takes depends on the machine, and all examples may share the files of the source.
     suppress_health_check=list(HealthCheck),
 )
 VALID = settings(BASE, max_examples=4)
@@ -36,7 +36,7 @@ FEW = settings(BASE, max_examples=7)
 SHORT = settings(BASE, max_examples=10)
 MORE = settings(BASE, max_examples=18)
 DEEP = settings(BASE, max_examples=500)
-# 28 mutations in `make test-fast`, 72 in `make test`, 2,000 in `make test-all`: in four parts, side by side.
+# 28 mutations in `make test-fast`, 72 in `make test`, 2,000 in `make test-all`, in four parallel parts.
 PARTS = 4
 EMPTY: Final[Mapping[str, Any]] = {"list": [], "dict": {}, "int": 0, "float": 0, "bool": False}
 
@@ -59,7 +59,7 @@ def explore(source: Path, part: int, how: settings) -> None:
 
 
 def assert_honest(inventory: mutations.Inventory, say: Callable[[str], None] = note) -> None:
-    """What preflight says of it is fit to be shown, and a role would refuse nothing that it lets through."""
+    """Check that preflight's messages have no secret, and that no role would refuse what preflight accepts."""
     found = problems(inventory.everywhere, inventory.hosts, inventory.groups)
     text = text_of(found, inventory)
     say(text)
@@ -76,7 +76,7 @@ def text_of(found: list[Problem], inventory: mutations.Inventory) -> str:
 
 
 def all_pass(source: Path, how: settings) -> None:
-    """Else what is made of them would be refused for something else."""
+    """Check that valid inventories pass; otherwise mutations would be refused for another reason."""
 
     @how
     @given(mutations.inventories(source))
@@ -98,20 +98,20 @@ def test_more_valid_inventories_pass(source: Path) -> None:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_inventories_that_were_changed(source: Path, part: int) -> None:
+def test_changed_inventories_are_refused_or_work(source: Path, part: int) -> None:
     explore(source, part, FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-def test_more_inventories_that_were_changed(source: Path, part: int) -> None:
+def test_more_changed_inventories_are_refused_or_work(source: Path, part: int) -> None:
     explore(source, part, MORE)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
-def test_each_variable_without_anything_in_it(source: Path, part: int) -> None:
-    """What is drawn reaches any one of them with any one value seldom; this one is what people leave behind most."""
+def test_each_empty_variable_is_refused_or_works(source: Path, part: int) -> None:
+    """A drawn value rarely meets a particular variable, and empty variables are the most common mistake."""
     for name in sorted(specs().options)[part::PARTS]:
         empty = EMPTY.get(str(specs().options[name].get("type", "str")), "")
         everywhere = {**valid(source), name: empty}
@@ -120,5 +120,5 @@ def test_each_variable_without_anything_in_it(source: Path, part: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
-def test_many_inventories_that_were_changed(source: Path, part: int) -> None:
+def test_many_changed_inventories_are_refused_or_work(source: Path, part: int) -> None:
     explore(source, part, DEEP)

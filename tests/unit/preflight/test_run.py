@@ -89,7 +89,7 @@ def test_queues_of_exchanges_pass(variables: Variables) -> None:
     ],
     ids=str,
 )
-def test_options_of_a_worker_that_pass(variables: Variables, options: Variables) -> None:
+def test_valid_options_of_a_worker_pass(variables: Variables, options: Variables) -> None:
     variables["celery_worker_instances"]["discounts"] = options
     assert problems(variables) == []
 
@@ -173,7 +173,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/memory_high", "1GB", f"{W}.discounts.memory_high", "not a value that systemd", "1G?"),
     (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "not a value that systemd", "64"),
     ("celery_worker_defaults", {"memory_max": "1GB"}, "celery_worker_defaults.memory_max", "not a value that", "1G?"),
-    # sizes that can't be meant
+    # absurd sizes
     (f"{D}/memory_max", "2048", f"{W}.discounts.memory_max", "less than a process of Celery", "did you mean 2048M?"),
     (f"{D}/memory_max", 2048, f"{W}.discounts.memory_max", "less than a process of Celery", "without a unit is bytes"),
     (f"{D}/memory_max", "31M", f"{W}.discounts.memory_max", "less than a process of Celery", "512M or 2G"),
@@ -544,7 +544,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
 ]  # fmt: skip
 
 
-# If the schedule is in a database.
+# Mistakes that only matter if the schedule is in a database.
 DATABASE = [
     (
         f"{B}/{'x' * 201}",
@@ -588,13 +588,13 @@ DATABASE = [
 
 
 @pytest.mark.parametrize(("path", "value", "variable", "message", "remedy"), DATABASE)
-def test_what_a_database_has_no_place_for_is_refused(
+def test_an_entry_that_the_database_cannot_hold_is_refused(
     variables: Variables, path: str, value: Any, variable: str, message: str, remedy: str
 ) -> None:
     given = changed(variables, path, value)
     assert problems(given) == []
     found = only(problems({**given, "celery_beat_scheduler": "database"}))
-    # A long name is cut in messages.
+    # Messages shorten a long name.
     assert found.variable[:50] == variable[:50]
     assert found.severity is Severity.ERROR
     assert message in found.message
@@ -609,7 +609,7 @@ def test_a_database_gets_time_to_answer(variables: Variables, seconds: Any) -> N
     assert problems({**given, name: 1}) == []
 
 
-def test_a_schedule_in_a_database_is_taken(variables: Variables) -> None:
+def test_a_schedule_in_a_database_is_accepted(variables: Variables) -> None:
     given = {
         **variables,
         "celery_beat_scheduler": "database",
@@ -644,7 +644,7 @@ def test_an_index_without_encryption_is_a_warning(variables: Variables) -> None:
     assert "replace packages" in found.message
 
 
-def test_an_index_with_everything(variables: Variables) -> None:
+def test_an_index_with_all_options_is_accepted(variables: Variables) -> None:
     index = {
         "url": "https://packages.example.org:8443/simple",
         "extra_urls": ["https://pypi.org/simple"],
@@ -659,13 +659,13 @@ def test_an_index_with_everything(variables: Variables) -> None:
     assert problems({**variables, IN: index}) == []
 
 
-def test_the_same_port_twice_on_redis(variables: Variables) -> None:
+def test_two_redis_instances_with_the_same_port_are_refused(variables: Variables) -> None:
     found = problems({**variables, "redis_results_port": 6379})
     assert "port of redis_broker_port" in found[0].message
     assert found[0].hosts == ("redis1",)
 
 
-def test_clients_and_redis_on_different_ports(variables: Variables) -> None:
+def test_clients_with_other_ports_than_redis_are_refused(variables: Variables) -> None:
     found = only(problems(variables, hosts={"redis1": {"redis_broker_port": 7000}}))
     assert found.variable == "celery_app_broker_port"
     assert "7000" in found.message
@@ -675,18 +675,18 @@ def test_clients_and_redis_on_different_ports(variables: Variables) -> None:
     "name",
     ["celery_app_name", "redis_passwords", W, "pki_ca_passphrase", S, "flower_cookie_secret"],
 )
-def test_a_required_variable_is_missing(variables: Variables, name: str) -> None:
+def test_a_missing_required_variable_is_named(variables: Variables, name: str) -> None:
     del variables[name]
     found = [problem for problem in problems(variables) if problem.variable == name]
     assert "is not set" in only(found).message
 
 
-def test_a_password_for_protected_paths_is_missing(variables: Variables) -> None:
+def test_protected_paths_need_a_password(variables: Variables) -> None:
     del variables["celery_producer_web_auth_password"]
     assert "protected_paths" in only(problems(variables)).message
 
 
-def test_own_variables_are_allowed_by_list(variables: Variables) -> None:
+def test_a_list_allows_own_variables(variables: Variables) -> None:
     variables |= {"redis_exporter_port": 1, "pki_zone": 2, "flower_shop": 3}
     assert len(problems(variables)) == 3
     variables["preflight_allowed_variables"] = ["redis_exporter_*", "pki_zone", "flower_shop"]
@@ -710,7 +710,7 @@ def test_own_variables_are_allowed_by_list(variables: Variables) -> None:
         ({"fleet": [*GROUPS["fleet"], "idle1"]}, "fleet", "nothing would run there"),
     ],
 )
-def test_groups(
+def test_mistakes_in_groups_are_refused(
     variables: Variables, groups: dict[str, list[str]], variable: str, message: str
 ) -> None:
     found = problems(variables, groups={**GROUPS, **groups})
@@ -720,17 +720,17 @@ def test_groups(
 @pytest.mark.parametrize(
     "groups",
     [
-        # A group within ours, one of the same kind elsewhere, and names that belong to no group of ours.
+        # A subgroup of ours, a similar name elsewhere, and names that belong to no group of ours.
         {"flowers": ["control1"]},
         {"redis2": ["cache1"], "redis_9": ["cache2"]},
         {"databases": ["db1"], "workers": ["worker9"]},
     ],
 )
-def test_groups_of_ones_own(variables: Variables, groups: dict[str, list[str]]) -> None:
+def test_other_groups_are_accepted(variables: Variables, groups: dict[str, list[str]]) -> None:
     assert problems(variables, groups={**GROUPS, **groups}) == []
 
 
-def test_a_host_s_name_has_place_in_its_certificate(variables: Variables) -> None:
+def test_a_hosts_name_must_fit_into_its_certificate(variables: Variables) -> None:
     for name, good in (("h" * 64, True), ("h" * 65, False), ("a b", False)):
         groups = {
             group: [name if host == "worker2" else host for host in hosts]
@@ -740,15 +740,16 @@ def test_a_host_s_name_has_place_in_its_certificate(variables: Variables) -> Non
         assert ("inventory_hostname" in found) != good
 
 
-def test_a_machine_is_one_host(variables: Variables) -> None:
+def test_a_machine_with_two_names_is_refused(variables: Variables) -> None:
     twice = {**ADDRESSES, "worker2": ADDRESSES["worker1"]}
     one = only(problems(variables, twice))
     assert (one.variable, one.value, one.hosts) == ("ansible_host", "10.1.0.2", ("worker2",))
     assert "address of worker1" in one.message
-    # In every notation.
+    # Addresses are compared in every notation.
     long = {"worker1": {"ansible_host": "FD00:0::1"}, "worker2": {"ansible_host": "fd00::1"}}
     assert only(problems(variables, long)).hosts == ("worker2",)
-    # Also by its name; but not another port of a machine that forwards, nor the control node itself.
+    # Names are compared, too; but another port of a machine that forwards is allowed, and so is the control node
+    # itself.
     assert only(problems(variables, {"worker2": {"ansible_host": "Worker1"}})).hosts == ("worker2",)
     twice["worker2"] = {**ADDRESSES["worker1"], "ansible_port": 2202}
     assert problems(variables, twice) == []
@@ -756,7 +757,7 @@ def test_a_machine_is_one_host(variables: Variables) -> None:
     assert problems(variables, {**ADDRESSES, "worker2": here}) == []
 
 
-def test_a_host_without_the_address_that_all_others_have(variables: Variables) -> None:
+def test_a_host_without_an_address_is_named_if_all_others_have_one(variables: Variables) -> None:
     given = {name: address for name, address in ADDRESSES.items() if name != "worker2"}
     one = only(problems(variables, given))
     assert (one.variable, one.hosts, one.severity) == (
@@ -767,9 +768,7 @@ def test_a_host_without_the_address_that_all_others_have(variables: Variables) -
     assert problems(variables, given) == []
 
 
-def test_files_for_groups_and_hosts_that_are_not_there(
-    variables: Variables, tmp_path: Path
-) -> None:
+def test_files_for_unknown_groups_and_hosts_are_named(variables: Variables, tmp_path: Path) -> None:
     for name in (
         "celery_worker.yml",
         "fleet/vault.yml",
@@ -798,7 +797,7 @@ def test_files_for_groups_and_hosts_that_are_not_there(
             "did you mean celery_workers? " + els.format("group"),
         ),
         ("group_vars/prod", Severity.WARNING, "rename or remove it, or add the group"),
-        # Of a host that was removed, and of one that is misspelt.
+        # One is for a removed host, the other for a misspelt one.
         ("host_vars/worker11", Severity.WARNING, "rename or remove it, or add the host"),
         ("host_vars/contol1", Severity.WARNING, "did you mean control1? " + els.format("host")),
     }
@@ -814,7 +813,7 @@ def test_files_for_groups_and_hosts_that_are_not_there(
         ("---\n# nothing yet\n", False),
     ],
 )
-def test_a_vault_in_the_clear(
+def test_an_unencrypted_vault_is_a_mistake(
     variables: Variables, tmp_path: Path, text: str, is_plain: bool
 ) -> None:
     vault = tmp_path / "group_vars/all/vault.yml"
@@ -851,7 +850,7 @@ def test_a_vault_in_the_clear(
 @pytest.mark.parametrize(
     "path", ["celery_app_env", f"{D}/environment", "celery_producer_web/environment"]
 )
-def test_secrets_in_the_clear(
+def test_secrets_in_plain_variables_are_refused(
     variables: Variables, path: str, name: str, value: str, message: str
 ) -> None:
     # A name that is in both environments is refused.
@@ -877,7 +876,7 @@ def test_variables_of_other_roles_only_warn(variables: Variables, name: str) -> 
     assert "preflight_allowed_variables" in one.remedy
 
 
-def test_near_misses_stay_errors(variables: Variables) -> None:
+def test_misspelt_names_are_errors(variables: Variables) -> None:
     for name in ("redis_pasword", "flowr_port", "celery_worker_instance"):
         one = only(problems({**variables, name: "x"}))
         assert one.severity is Severity.ERROR
@@ -914,19 +913,19 @@ def test_a_source_of_another_kind_passes(variables: Variables, source: dict[str,
     assert problems({**variables, S: source, "celery_app_module": "shop.celery"}) == []
 
 
-def test_a_package_whose_version_is_open_makes_a_warning(variables: Variables) -> None:
+def test_a_package_without_a_version_is_a_warning(variables: Variables) -> None:
     found = only(problems({**variables, S: {"pip": "shop>=1.2"}}))
     assert (found.variable, found.severity) == (f"{S}.pip", Severity.WARNING)
     assert "shop==1.2" in found.remedy
 
 
-def test_a_module_that_only_a_package_can_have_makes_a_warning(
+def test_a_module_that_only_a_package_can_have_is_a_warning(
     variables: Variables, tmp_path: Path
 ) -> None:
     found = only(problems({**variables, "celery_app_module": "shop_core.celery:app"}))
     assert (found.variable, found.severity) == ("celery_app_module", Severity.WARNING)
     assert "a package in the requirements must provide it" in found.message
-    # Unless the requirements list it.
+    # There is no warning if the requirements list it.
     (tmp_path / "source/requirements.txt").write_text("Shop.Core[web]==1.2\n")
     assert problems({**variables, "celery_app_module": "shop_core.celery:app"}) == []
 
@@ -936,14 +935,14 @@ def test_an_interpreter_is_a_path_or_a_version(variables: Variables, python: obj
     assert problems({**variables, "celery_release_python": python}) == []
 
 
-def test_code_from_git_without_a_version(variables: Variables) -> None:
+def test_code_from_git_needs_a_version(variables: Variables) -> None:
     address = "https://git.example.org/team/shop.git"
     one = only(problems({**variables, S: {"git": address}}))
     assert (one.variable, one.severity) == (f"{S}.version", Severity.WARNING)
     assert problems({**variables, S: {"git": address, "version": "v1"}}) == []
 
 
-def test_braces_in_a_secret(variables: Variables) -> None:
+def test_braces_in_a_secret_have_a_remedy(variables: Variables) -> None:
     one = only(
         problems(changed(variables, "celery_app_secret_env/KEY", trusted("a{{ notjinja }}")))
     )
@@ -952,13 +951,13 @@ def test_braces_in_a_secret(variables: Variables) -> None:
     )
 
 
-def test_a_network_with_a_mask_that_none_has(variables: Variables) -> None:
+def test_a_network_with_an_invalid_mask_is_refused(variables: Variables) -> None:
     one = only(problems({**variables, "firewall_redis_clients": ["10.0.0.0/33"]}))
     assert "mask" in one.message
     assert "resolved" not in one.message
 
 
-def test_a_host_that_is_misspelt_in_a_group(variables: Variables) -> None:
+def test_a_misspelt_host_in_a_group_is_named(variables: Variables) -> None:
     groups = {**GROUPS, "celery_workers": ["wroker1", "worker2"]}
     groups["fleet"] = [*GROUPS["fleet"], "wroker1"]
     found = problems(variables, groups=groups)
@@ -973,7 +972,9 @@ def test_a_missing_mapping_is_named_with_its_keys(variables: Variables) -> None:
     assert "a mapping with worker, beat, producer, flower, operator, admin)" in remedy
 
 
-def test_addresses_beside_the_file_that_was_given(variables: Variables, tmp_path: Path) -> None:
+def test_addresses_in_a_file_next_to_the_given_one_are_found(
+    variables: Variables, tmp_path: Path
+) -> None:
     (tmp_path / "hosts.yml").write_text("fleet: {}\n")
     given = {
         **variables,
@@ -987,7 +988,7 @@ def test_addresses_beside_the_file_that_was_given(variables: Variables, tmp_path
     )
 
 
-def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
+def test_the_right_name_of_a_misspelt_group_is_suggested(variables: Variables) -> None:
     groups = {**GROUPS, "celery_worker": GROUPS["celery_workers"]}
     del groups["celery_workers"]
     found = problems(variables, groups=groups)
@@ -998,7 +999,7 @@ def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
     ("ours", "theirs"),
     [("celery_workers", "workers"), ("celery_beat", "beat"), ("redis", "redis_servers")],
 )
-def test_a_group_that_lacks_or_has_a_word_is_guessed(
+def test_the_right_name_of_a_group_with_a_word_too_many_or_few_is_suggested(
     variables: Variables, ours: str, theirs: str
 ) -> None:
     groups = {theirs if name == ours else name: hosts for name, hosts in GROUPS.items()}
@@ -1010,7 +1011,7 @@ RENAMED = {"fleet_groups": {"fleet": "shop", "redis": "celery_redis"}}
 THEIRS = {"fleet": "shop", "redis": "celery_redis"}
 
 
-def test_groups_may_have_other_names_beside_groups_with_ours(variables: Variables) -> None:
+def test_renamed_groups_may_exist_together_with_groups_of_our_names(variables: Variables) -> None:
     groups = {THEIRS.get(name, name): hosts for name, hosts in GROUPS.items()}
     groups |= {"fleet": ["van1"], "redis": ["cache1", "cache2"]}
     found = model({**variables, **RENAMED}, groups=groups)
@@ -1029,7 +1030,7 @@ def test_groups_may_have_other_names_beside_groups_with_ours(variables: Variable
         ({}, {"worker1": {"fleet_groups": {"redis": "x"}}}, "fleet_groups", "first host"),
     ],
 )
-def test_wrong_names_of_groups(
+def test_wrong_names_of_groups_are_refused(
     variables: Variables, given: dict[str, Any], hosts: Any, variable: str, message: str
 ) -> None:
     found = problems({**variables, "fleet_groups": given}, hosts)
@@ -1091,7 +1092,7 @@ def test_a_user_in_an_address_is_refused(variables: Variables) -> None:
     }
 
 
-def test_no_beat_without_a_schedule(variables: Variables) -> None:
+def test_a_schedule_needs_beat(variables: Variables) -> None:
     none = {**GROUPS, "celery_beat": []}
     variables["celery_beat_schedule"] = {}
     assert problems(variables, groups=none) == []
@@ -1106,7 +1107,7 @@ def test_no_beat_without_a_schedule(variables: Variables) -> None:
         ("celery_worker_host_instances", ["discounts", "maintenance", "analytics"], None, None),
         (f"{W}/idle", {}, None, None),
         (f"{B}/clean/crontab", {"hour": 2}, f"{B}.clean.crontab.minute", "every minute"),
-        # Values from the command line are text.
+        # Values from the command line are strings.
         ("celery_restart_workers", "discounts, analytics", None, None),
         ("celery_restart_workers", ["analytics"], None, None),
         ("celery_restart_workers", "", None, None),
@@ -1118,7 +1119,7 @@ def test_no_beat_without_a_schedule(variables: Variables) -> None:
         ("celery_app_settings", {"task_acks_late": False}, None, None),
     ],
 )
-def test_warnings(
+def test_warnings_name_the_variable(
     variables: Variables, path: str, value: Any, variable: str | None, message: str | None
 ) -> None:
     found = problems(changed(variables, path, value))
@@ -1131,7 +1132,7 @@ def test_warnings(
         assert message in one.message
 
 
-# What the inventory sets instead of 3600 s, and the smallest number that is enough; None if 3600 is.
+# The inventory's values, and the smallest sufficient number of seconds; None if 3600 is enough.
 HOUR = "celery_app_visibility_timeout"
 OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
 
@@ -1141,9 +1142,9 @@ OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
     [
         ({"a": {"time_limit": 1800, "prefetch_multiplier": 1}}, {}, {}, "inherit", None),
         ({"a": {"time_limit": 1801, "prefetch_multiplier": 1}}, {}, {}, "inherit", 3602),
-        # The document's hour, from each of the three places.
+        # The document's hour, set in each of the three places.
         ({"a": {"time_limit": 3600}}, {}, {}, "at_least_once", 7200),
-        # Another worker with its own promise.
+        # Another worker has its own promise.
         ({"a": {"time_limit": 3600, "delivery": "at_least_once"}}, {}, {}, "inherit", 7200),
         ({"a": {}}, {"time_limit": 3600, "prefetch_multiplier": 1}, {}, "inherit", 7200),
         ({"a": {}}, {}, {"task_time_limit": 3600}, "inherit", 4 * 3600 + 600),
@@ -1151,17 +1152,17 @@ OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
         # A worker's own option overrides the setting, whichever is longer.
         ({"a": {"time_limit": 60}}, {}, {"task_time_limit": 9000}, "inherit", None),
         ({"a": {"time_limit": 900, "prefetch_multiplier": 2}}, {}, {"worker_prefetch_multiplier": 1}, "inherit", None),
-        # The drain counts as it is.
+        # A given drain counts as it is.
         ({"a": {"time_limit": 3000, "prefetch_multiplier": 1, "drain_timeout": 3000}}, {}, {}, "inherit", 6000),
         # Nothing limits a task.
         ({"a": {}}, {}, {}, "inherit", None),
-        # The message names the longest of all, so that the next run has nothing to add.
+        # The message names the longest of all, so that the next run reports nothing new.
         ({"a": {"time_limit": 60}, "b": {"time_limit": 7200}, "c": {"time_limit": 3600}}, {}, {}, "at_least_once",
          14400),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("where", [HOUR, OVER])
-def test_every_worker_is_held_against_the_visibility_timeout(
+def test_the_visibility_timeout_must_suffice_for_every_worker(
     variables: Variables,
     instances: dict[str, Any],
     defaults: dict[str, Any],
@@ -1203,7 +1204,7 @@ def test_every_worker_is_held_against_the_visibility_timeout(
         ({"time_limit": 20}, 3600, None),
     ],
 )
-def test_a_stop_that_is_shorter_than_the_settings_limit(
+def test_a_drain_that_is_shorter_than_the_time_limit_is_reported(
     variables: Variables, options: dict[str, Any], setting: int, waits: str | None
 ) -> None:
     for name in ("celery_beat_schedule", "celery_app_task_routes"):
@@ -1220,7 +1221,9 @@ def test_a_stop_that_is_shorter_than_the_settings_limit(
         )
 
 
-def test_less_than_an_hour_wants_a_bound_for_every_task(variables: Variables) -> None:
+def test_a_visibility_timeout_below_an_hour_needs_a_limit_for_every_task(
+    variables: Variables,
+) -> None:
     for name in ("celery_beat_schedule", "celery_app_task_routes"):
         variables.pop(name)
     given = {**variables, HOUR: 120, "celery_worker_defaults": {"prefetch_multiplier": 1}}
@@ -1231,14 +1234,14 @@ def test_less_than_an_hour_wants_a_bound_for_every_task(variables: Variables) ->
     assert problems({**given, W: {"a": {"time_limit": 30}, "b": {"time_limit": 60}}}) == []
 
 
-def test_a_worker_that_no_host_takes_and_nothing_needs(variables: Variables) -> None:
+def test_a_worker_without_a_host_that_nothing_needs(variables: Variables) -> None:
     variables[W]["idle"] = {}
     enabled = {"celery_worker_host_instances": ["discounts", "maintenance", "analytics"]}
     one = only(problems(variables, hosts={"worker1": enabled, "worker2": enabled}))
     assert (one.variable, one.severity) == (f"{W}.idle", Severity.WARNING)
 
 
-def test_a_worker_that_no_host_takes_though_an_entry_needs_it(variables: Variables) -> None:
+def test_a_worker_without_a_host_that_an_entry_needs(variables: Variables) -> None:
     enabled = {"celery_worker_host_instances": ["discounts", "maintenance"]}
     found = problems(variables, hosts={"worker1": enabled, "worker2": enabled})
     assert [one.variable for one in found if one.severity is Severity.ERROR] == [
@@ -1255,18 +1258,20 @@ def test_a_worker_that_no_host_takes_though_an_entry_needs_it(variables: Variabl
         ({}, False),
     ],
 )
-def test_where_an_entry_goes(variables: Variables, entry: dict[str, Any], right: bool) -> None:
+def test_an_entry_needs_a_consumed_queue(
+    variables: Variables, entry: dict[str, Any], right: bool
+) -> None:
     variables[B]["other"] = {"task": "other.task", "interval": 60, **entry}
     assert (problems(variables) == []) is right
 
 
-def test_the_default_queue_is_the_settings(variables: Variables) -> None:
+def test_the_default_queue_comes_from_the_settings(variables: Variables) -> None:
     variables[B]["other"] = {"task": "other.task", "interval": 60}
     variables["celery_app_settings"] = {"task_default_queue": "analytics"}
     assert problems(variables) == []
 
 
-def test_hosts_that_do_not_exist_yet_get_one_answer(variables: Variables) -> None:
+def test_hosts_that_do_not_exist_yet_are_one_problem(variables: Variables) -> None:
     del variables["redis_passwords"]
     one = only(problems({**variables, "preflight_hosts_hint": "run make demo"}))
     assert one.variable == "ansible_host"
@@ -1283,12 +1288,12 @@ def test_hosts_that_exist_need_no_hint(variables: Variables) -> None:
     ("ansible", "python", "variable", "severity"),
     [
         ("2.18.1", "3.11.2", "ansible-core", Severity.ERROR),
-        # It may work, and there may be no alternative.
+        # It may work, and there may be no other version.
         ("2.21.0", "3.11.2", "ansible-core", Severity.WARNING),
         ("2.19.0", "3.10.9", "python", Severity.ERROR),
     ],
 )
-def test_versions_of_the_control_side(
+def test_unsupported_versions_of_the_control_node_are_reported(
     variables: Variables, ansible: str, python: str, variable: str, severity: Severity
 ) -> None:
     one = only(problems(variables, control=Control(ansible, python, ROOT)))
@@ -1298,12 +1303,12 @@ def test_versions_of_the_control_side(
     assert "ansible-core" in one.remedy
 
 
-def test_relative_sources_start_beside_ansible_cfg(variables: Variables, tmp_path: Path) -> None:
+def test_relative_sources_start_next_to_ansible_cfg(variables: Variables, tmp_path: Path) -> None:
     variables[S] = {"path": "source"}
     assert problems(variables, control=Control("2.19.0", "3.11.0", tmp_path)) == []
 
 
-def test_all_errors_come_at_once(variables: Variables) -> None:
+def test_all_errors_are_reported_at_once(variables: Variables) -> None:
     variables[D.split("/", maxsplit=1)[0]]["discounts"]["concurrency"] = 0
     variables["redis_broker_port"] = "x"
     variables["celery_app_module"] = "no.such"
@@ -1311,7 +1316,7 @@ def test_all_errors_come_at_once(variables: Variables) -> None:
     assert len(problems(variables)) == 4
 
 
-def test_one_problem_of_many_hosts_is_one(variables: Variables) -> None:
+def test_one_problem_of_many_hosts_is_reported_once(variables: Variables) -> None:
     variables["celery_app_env"] = {"A": "{{ nowhere }}"}
     one = only(problems(variables))
     assert one.hosts == tuple(GROUPS["fleet"])
@@ -1328,7 +1333,7 @@ def test_one_problem_of_many_hosts_is_one(variables: Variables) -> None:
         (tuple(f"h{n}" for n in range(9)), "h0, h1, h2, h3, h4, h5 and 3 more"),
     ],
 )
-def test_hosts_in_few_words(hosts: tuple[str, ...], text: str) -> None:
+def test_lists_of_hosts_are_short(hosts: tuple[str, ...], text: str) -> None:
     assert report.where(hosts, GROUPS, GROUPS["fleet"]) == text
 
 
@@ -1344,19 +1349,19 @@ def test_hosts_in_few_words(hosts: tuple[str, ...], text: str) -> None:
         ("my_own_variable", "celery_app_name", False),
     ],
 )
-def test_near_misses(name: str, known: str, near: bool) -> None:
+def test_similar_names_are_found(name: str, known: str, near: bool) -> None:
     assert near_miss(name, known) is near
 
 
 @pytest.mark.parametrize(
     "queue", ["a b", "a*", "a?", "a[b]", "a\\b", "a,b", "", "a\n", "'a'", "%a"]
 )
-def test_queues_that_do_not_fit(queue: str) -> None:
+def test_invalid_names_of_queues(queue: str) -> None:
     assert not queue_fits(queue)
 
 
 @pytest.mark.parametrize("queue", ["celery", "high.priority", "eu:mails", "a-b_c", "9"])
-def test_queues_that_fit(queue: str) -> None:
+def test_valid_names_of_queues(queue: str) -> None:
     assert queue_fits(queue)
 
 
@@ -1410,7 +1415,7 @@ def test_no_secret_is_shown_in_another_place(variables: Variables, name: str, va
     assert MARK not in text_of(problems({**variables, name: value}))
 
 
-def test_a_comma_ends_a_password_of_flowers(variables: Variables) -> None:
+def test_a_password_of_flower_must_not_have_a_comma(variables: Variables) -> None:
     text = f"{MARK}, and more"
     found = only(problems({**variables, "flower_auth_password": text}))
     assert (found.variable, found.message.partition(",")[0]) == (
@@ -1424,12 +1429,12 @@ def test_a_comma_ends_a_password_of_flowers(variables: Variables) -> None:
 @pytest.mark.parametrize(
     "host", ["db1", "10.0.0.1", "2001:db8::1", "fe80::1%eth0", "/run/postgresql"]
 )
-def test_hosts_of_urls(variables: Variables, host: str) -> None:
+def test_valid_hosts_of_urls_are_accepted(variables: Variables, host: str) -> None:
     variables["celery_app_env_urls"] = {"OTHER_URL": {"scheme": "x", "host": host}}
     assert problems(variables) == []
 
 
-def test_a_key_that_lacks_its_space_does_not_show_what_follows(variables: Variables) -> None:
+def test_a_key_without_a_space_does_not_show_its_value(variables: Variables) -> None:
     variables["celery_app_source"] = {"git:https://user:hunter2@host/a": None}
     variables["celery_app_task_routes"] = {"app.*": {"queue:hunter2": None}}
     variables["redis_passwords:hunter2"] = None
@@ -1439,7 +1444,7 @@ def test_a_key_that_lacks_its_space_does_not_show_what_follows(variables: Variab
         assert shown in text
 
 
-def test_logins_of_urls_are_not_shown(variables: Variables) -> None:
+def test_logins_in_urls_are_not_shown(variables: Variables) -> None:
     variables["celery_app_source"] = {"git": "https://user:hunter2@host/a b"}
     assert "hunter2" not in text_of(problems(variables))
 
@@ -1462,7 +1467,7 @@ LOOKED_INTO = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOOKED_INTO)
-def test_nothing_that_a_user_writes_is_a_traceback(variables: Variables, name: str) -> None:
+def test_no_value_of_a_variable_leads_to_a_traceback(variables: Variables, name: str) -> None:
     base = model(variables)
     for value in GARBAGE:
         if isinstance(value, str) and "{" in value:
@@ -1475,21 +1480,21 @@ def test_nothing_that_a_user_writes_is_a_traceback(variables: Variables, name: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", GARBAGE, ids=range(len(GARBAGE)))
-def test_nothing_that_a_user_writes_everywhere_is_a_traceback(value: Any) -> None:
+def test_no_value_of_all_variables_leads_to_a_traceback(value: Any) -> None:
     everything = dict.fromkeys(sorted(specs().options), value)
     assert text_of(problems(copy.deepcopy(everything)))
 
 
-def test_what_never_ends_is_refused(variables: Variables) -> None:
+def test_an_endless_template_is_refused(variables: Variables) -> None:
     found = problems({**variables, "celery_app_env": "{{ celery_app_env }}"})
     assert any(problem.variable == "celery_app_env" for problem in found)
 
 
-def test_variables_whose_names_are_no_strings(variables: Variables) -> None:
+def test_names_of_variables_that_are_no_strings(variables: Variables) -> None:
     assert problems({**variables, 1: 2, None: 3}) == []
 
 
-def test_values_that_many_hosts_share_are_looked_at_once(variables: Variables) -> None:
+def test_values_that_many_hosts_share_are_checked_once(variables: Variables) -> None:
     hosts = [f"worker{number}" for number in range(20)]
     groups = {**GROUPS, "celery_workers": hosts, "fleet": [*GROUPS["fleet"], *hosts]}
     shared = model(variables, groups=groups)
@@ -1515,7 +1520,7 @@ def test_flower_within_the_web_site_needs_one_on_its_host(variables: Variables) 
     assert "no web site" in found.message
 
 
-def test_formats_of_the_documents_pass(variables: Variables) -> None:
+def test_documented_log_formats_pass(variables: Variables) -> None:
     variables["celery_app_log_format"] = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
     task = "[%(asctime)s: %(levelname)s/%(processName)s][%(task_name)s(%(task_id)s)] %(message)s"
     variables["celery_app_task_log_format"] = task
@@ -1523,12 +1528,12 @@ def test_formats_of_the_documents_pass(variables: Variables) -> None:
     assert problems({**variables, "celery_app_log_destination": "file"}) == []
 
 
-def test_what_the_code_schedules_is_switched_off_by_its_name_alone(variables: Variables) -> None:
+def test_an_entry_of_the_code_can_be_switched_off_by_its_name(variables: Variables) -> None:
     variables["celery_beat_schedule"]["theirs"] = {"enabled": False}
     assert problems(variables) == []
 
 
-def test_commands_of_a_release(variables: Variables) -> None:
+def test_valid_release_commands_pass(variables: Variables) -> None:
     variables[R] = [
         MIGRATE | {"when": "release", "hosts": "one", "timeout": 300},
         {"name": "static_files-2", "argv": ["python", ""], "hosts": "all"},
@@ -1537,7 +1542,7 @@ def test_commands_of_a_release(variables: Variables) -> None:
     assert problems(variables) == []
 
 
-def test_commands_that_differ_between_hosts(variables: Variables) -> None:
+def test_release_commands_that_differ_between_hosts(variables: Variables) -> None:
     found = only(problems(variables, {"worker2": {R: [MIGRATE]}}))
     assert (found.variable, found.hosts) == (R, ("worker2",))
     assert "differs between hosts" in found.message
@@ -1560,7 +1565,7 @@ def closed(variables: Variables, **hosts: dict[str, Any]) -> list[Problem]:
 @pytest.mark.parametrize(
     "address", ["10.1.0.9", "10.2.0.0/24", "2001:db8::9", ["10.1.0.9", "fd00::/64"]]
 )
-def test_addresses_that_the_firewall_takes(variables: Variables, address: Any) -> None:
+def test_addresses_that_the_firewall_accepts(variables: Variables, address: Any) -> None:
     assert closed(variables, worker1={"firewall_address": address}) == []
 
 
@@ -1582,19 +1587,21 @@ def test_addresses_that_the_firewall_takes(variables: Variables, address: Any) -
         (["10.1.0.9", "worker1"], "is not an address"),
     ],
 )
-def test_addresses_that_it_does_not_take(variables: Variables, address: Any, message: str) -> None:
+def test_addresses_that_the_firewall_refuses(
+    variables: Variables, address: Any, message: str
+) -> None:
     one = only(closed(variables, worker1={"firewall_address": address}))
     assert one.variable.partition("[")[0] == "firewall_address"
     assert message in one.message
     assert one.hosts == ("worker1",)
 
 
-def test_an_address_that_nobody_lets_in_may_be_missing(variables: Variables) -> None:
-    # The host of Redis reaches itself by its loopback.
+def test_an_address_that_no_host_needs_may_be_missing(variables: Variables) -> None:
+    # The host of Redis uses its own loopback.
     assert closed(variables, redis1={"ansible_host": "redis1.example.com"}) == []
     # Without a firewall no host needs an address.
     assert problems(variables) == []
-    # A web process that other hosts could reach is closed too, so its host has to know all of them.
+    # The firewall also closes a web process on TCP, so its host needs the addresses of all others.
     found = closed(
         {**variables, "celery_producer_web_listen": "0.0.0.0:5000"},
         redis1={"ansible_host": "redis1.example.com"},
@@ -1602,14 +1609,14 @@ def test_an_address_that_nobody_lets_in_may_be_missing(variables: Variables) -> 
     assert (only(found).variable, only(found).hosts) == ("firewall_address", ("redis1",))
 
 
-def test_names_alone_do_not_make_a_firewall(variables: Variables) -> None:
+def test_a_firewall_needs_addresses(variables: Variables) -> None:
     found = problems({**variables, "firewall_enabled": True})
     assert {(one.variable, one.hosts) for one in found} == {
         ("firewall_address", (host,)) for host in ("worker1", "worker2", "control1")
     }
 
 
-def test_a_web_process_that_is_open_to_everybody(variables: Variables) -> None:
+def test_a_web_process_that_is_open_to_all_is_reported(variables: Variables) -> None:
     name = "celery_producer_web_listen"
     one = only(problems({**variables, name: "0.0.0.0:5000"}))
     assert (one.variable, one.severity, one.hosts) == (name, Severity.WARNING, ("control1",))
@@ -1619,13 +1626,15 @@ def test_a_web_process_that_is_open_to_everybody(variables: Variables) -> None:
     assert closed({**variables, name: "0.0.0.0:5000"}) == []
 
 
-def test_the_address_of_a_host_without_a_web_process_is_read_as_well(variables: Variables) -> None:
+def test_the_listen_address_of_a_host_without_a_web_process_is_checked_as_well(
+    variables: Variables,
+) -> None:
     name = "celery_producer_web_listen"
     one = only(problems(variables, {"redis1": {name: "localhost:5000"}}))
     assert (one.variable, one.hosts) == (name, ("redis1",))
 
 
-def test_a_port_of_the_web_process_that_redis_has(variables: Variables) -> None:
+def test_a_web_process_with_a_port_of_redis_is_refused(variables: Variables) -> None:
     groups = {**GROUPS, "celery_producers": ["redis1"], "flower": ["control1"]}
     name = "celery_producer_web_listen"
     one = only(problems({**variables, name: "127.0.0.1:6380"}, groups=groups))
@@ -1633,7 +1642,7 @@ def test_a_port_of_the_web_process_that_redis_has(variables: Variables) -> None:
     assert "redis_results_port" in one.message
 
 
-def test_what_only_sounds_like_a_cluster_is_taken(variables: Variables) -> None:
+def test_settings_that_only_sound_like_a_cluster_are_accepted(variables: Variables) -> None:
     mine = {"CACHE_URL": {"scheme": "rediscluster", "host": "cache"}}
     assert problems({**variables, "celery_app_env_urls": mine}) == []
     assert problems({**variables, "celery_app_env": {"CLUSTER": "eu", "NAME": "cluster"}}) == []
@@ -1661,7 +1670,7 @@ def test_the_address_of_a_cluster_is_not_shown(variables: Variables) -> None:
         "{% if mine == 'of worker1' %}x{% endif %}",
     ],
 )
-def test_a_value_that_rests_on_the_host_is_rendered_for_each(
+def test_a_value_that_depends_on_the_host_is_rendered_for_each(
     variables: Variables, text: str
 ) -> None:
     between = {"between": "{{ mine }}", "nested": {"a": [{"b": "{{ between }}"}]}}
@@ -1707,7 +1716,7 @@ def test_a_value_that_all_hosts_share_is_rendered_once(variables: Variables) -> 
         ("celery_app_config_directory", "/etc/celery-fleet/other"),
     ],
 )
-def test_directories_that_a_removal_could_not_take_away_are_refused(
+def test_directories_that_a_removal_could_not_delete_are_refused(
     variables: dict[str, Any], variable: str, value: str
 ) -> None:
     (found,) = problems({**variables, variable: value})
@@ -1715,7 +1724,7 @@ def test_directories_that_a_removal_could_not_take_away_are_refused(
     assert found.value == value
 
 
-def test_directories_of_an_application_may_lie_elsewhere(variables: dict[str, Any]) -> None:
+def test_directories_of_an_application_may_be_elsewhere(variables: dict[str, Any]) -> None:
     assert (
         problems(
             {
@@ -1741,7 +1750,7 @@ def test_directories_of_an_application_may_lie_elsewhere(variables: dict[str, An
         {"broker_transport_options": {}, "broker_pool_limit": 5},
     ],
 )
-def test_settings_that_leave_the_connections_as_they_are(
+def test_settings_that_do_not_change_the_connections_pass(
     variables: Variables, settings: Variables
 ) -> None:
     assert problems(variables | {SET: settings}) == []
@@ -1762,7 +1771,9 @@ def test_the_login_of_a_refused_address_is_not_shown(variables: Variables) -> No
         "<RSAKeyValue><Modulus>x</Modulus></RSAKeyValue>",
     ],
 )
-def test_a_secret_that_begins_like_a_placeholder_is_taken(variables: Variables, value: str) -> None:
+def test_a_secret_that_begins_like_a_placeholder_is_accepted(
+    variables: Variables, value: str
+) -> None:
     given = changed(variables, "celery_app_secret_env/SECRET", value)
     assert problems(given) == []
 
@@ -1771,7 +1782,7 @@ def test_a_secret_that_begins_like_a_placeholder_is_taken(variables: Variables, 
     "value",
     ["TODO", "todo: ask ops", "FIXME-later", "replace", "replace_with_yours", "change_me_please"],
 )
-def test_words_that_stand_for_a_secret_are_refused(variables: Variables, value: str) -> None:
+def test_placeholders_for_a_secret_are_refused(variables: Variables, value: str) -> None:
     one = only(problems(changed(variables, "celery_app_secret_env/SECRET", value)))
     assert "placeholder" in one.message
 
@@ -1786,5 +1797,5 @@ def test_words_that_stand_for_a_secret_are_refused(variables: Variables, value: 
         "/srv/me:x@y",
     ],
 )
-def test_an_address_without_a_login_is_taken(variables: Variables, address: str) -> None:
+def test_an_address_without_a_login_is_accepted(variables: Variables, address: str) -> None:
     assert problems(variables | {S: {"git": address, "version": "main"}}) == []

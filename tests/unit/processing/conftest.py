@@ -64,7 +64,7 @@ def _command(arguments: tuple[str, ...], environment: dict[str, str]) -> dict[st
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Return a function that runs Python where the document's commands are typed, with only the given environment."""
+    """Return a function that runs Python in the directory of the document's commands, in the given environment."""
 
     def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -47,7 +47,7 @@ def visibility(inventory: dict[str, Any], knobs: dict[str, Any] | None = None) -
 
 
 @pytest.mark.parametrize("component", ["worker", "producer", "beat"])
-def test_the_fleets_broker_wins_and_the_documents_settings_stay(
+def test_the_fleets_broker_is_used_and_the_documents_settings_stay(
     read: Read, served: dict[str, str], tmp_path: Path, inventory: dict[str, Any], component: str
 ) -> None:
     settings = process_settings(
@@ -72,18 +72,18 @@ def test_the_fleets_broker_wins_and_the_documents_settings_stay(
         PYTHONPATH=str(ROOT / "src"),
     )
     assert found["loader"] == "FleetLoader"
-    # What the environment says is an address without a login; this has one.
+    # The environment's address has no login; this one does.
     assert found["broker_url"] == f"rediss://{component}:not-a-real-password@redis1:6387/0"
     assert found["accept_content"] == ["json"]
     assert found["task_time_limit"] == 3600
     assert found["task_acks_late"] is True
     assert found["worker_prefetch_multiplier"] == 1
-    # A producer puts nothing back, so for it no message is ever overdue.
+    # A producer redelivers nothing, so for it no message is ever overdue.
     timeout = found["broker_transport_options"]["visibility_timeout"]
     assert timeout > 86400 if component == "producer" else timeout == 300
 
 
-def test_the_hour_is_that_of_the_code(
+def test_the_time_limit_is_the_documented_hour(
     read: Read, served: dict[str, str], inventory: dict[str, Any]
 ) -> None:
     found = read(UNDER_THE_LOADER, **served)
@@ -93,7 +93,8 @@ def test_the_hour_is_that_of_the_code(
         )
         assert options["time_limit"] == found["task_time_limit"] == 3600
         assert options["soft_time_limit"] < options["time_limit"]
-    # Its workers renew what they hold. Without that: one ahead, an hour each, and an hour's drain.
+    # Its workers renew their lease. Without one, the timeout is the running and the prefetched task, an hour each, and
+    # an hour's drain.
     assert visibility(inventory) == 300
     assert visibility(inventory, {"lease": False}) == 7200
 
@@ -106,7 +107,7 @@ def test_no_password_of_redis_is_in_the_environment(inventory: dict[str, Any]) -
 
 
 def rendered(**changed: Any) -> dict[str, Any]:
-    """The inventory's commands by what they run, with some variables changed."""
+    """Return the inventory's commands by their programs, with some variables changed."""
     variables = DataLoader().load_from_file(str(VARIABLES / "celery.yml"), trusted_as_template=True)
     secrets = {"processing_secret_key": "k", "processing_superuser_password": "p"}
     environment = {**variables["celery_app_env"], **changed.pop("environment", {})}
@@ -122,7 +123,7 @@ def rendered(**changed: Any) -> dict[str, Any]:
     return {each["argv"][2]: each["name"] for each in commands}
 
 
-def test_a_changed_value_has_its_command_run_again() -> None:
+def test_a_changed_value_makes_its_command_run_again() -> None:
     before = rendered()
     assert before == rendered()
 
@@ -131,20 +132,20 @@ def test_a_changed_value_has_its_command_run_again() -> None:
         return {name for name in before if before[name] != after[name]}
 
     assert differing(processing_superuser_password="another") == {"ensure_superuser"}
-    # The key that keeps the name from telling anything of the password.
+    # The key, so that the name reveals nothing about the password.
     assert differing(processing_secret_key="another") == {"ensure_superuser"}
     for name in ("VITE_APP_STATIC_ROOT", "VITE_APP_API_ROOT"):
         assert differing(environment={name: "/x"}) == {"inject_frontend", "collectstatic"}
     assert differing(environment={"ENVIRONMENT": "staging"}) == set()
 
 
-def test_each_host_that_serves_has_its_files(inventory: dict[str, Any]) -> None:
+def test_commands_run_on_the_right_hosts_for_each_release(inventory: dict[str, Any]) -> None:
     commands = {each["argv"][2]: each for each in inventory["celery_release_commands"]}
     everywhere = {name for name, each in commands.items() if each["hosts"] == "all"}
     assert everywhere == {
         *("wait_for_database", "load_fixtures_once", "inject_frontend", "collectstatic")
     }
-    # What counts how often it was done is in the database, and not the fleet's mark.
+    # The database records what was done, so these commands run for each release.
     assert {each["when"] for each in commands.values()} == {"release"}
     wait = commands["wait_for_database"]
     assert wait["timeout"] > int(wait["argv"][-1])

@@ -1,4 +1,4 @@
-"""The served script asks for a request's status as the document's pattern does."""
+"""The page's script polls a request's status as in the document."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 @pytest.fixture
 def poll(example: Path) -> str:
-    """The function that polls."""
+    """Return the function that polls."""
     (script,) = (example / "frontend/dist/assets").glob("*.js")
     found = re.search(r"^function pollStatus\(.*?^}$", script.read_text(), re.MULTILINE | re.DOTALL)
     assert found
     return found[0]
 
 
-def test_asks_every_two_seconds(poll: str) -> None:
+def test_it_polls_every_two_seconds(poll: str) -> None:
     assert re.search(r"const pollInterval = setInterval\(.+\}, 2000\);", poll, re.DOTALL)
     assert "await api.getStatus(requestId)" in poll
 
@@ -29,7 +29,7 @@ def test_asks_every_two_seconds(poll: str) -> None:
         ("failed", "showError(response.data.error_message)"),
     ],
 )
-def test_stops_at_the_end(poll: str, status: str, then: str) -> None:
+def test_polling_stops_at_the_end(poll: str, status: str, then: str) -> None:
     branch = re.search(rf'=== "{status}"\) \{{(.+?)\n    \}}', poll, re.DOTALL)
     assert branch
     stop, after = branch[1].strip().split("\n")
@@ -37,8 +37,8 @@ def test_stops_at_the_end(poll: str, status: str, then: str) -> None:
     assert after.strip().startswith(then)
 
 
-def test_goes_on_otherwise(poll: str) -> None:
-    """Even if there was no answer, as during a deploy."""
+def test_polling_continues_otherwise(poll: str) -> None:
+    """This also holds if there was no answer, as during a deploy."""
     assert poll.count("clearInterval") == 2
     trouble = re.search(r"catch \(error\) \{(.+?)^    \}$", poll, re.MULTILINE | re.DOTALL)
     assert trouble

@@ -1,4 +1,4 @@
-"""Settings as in the document, read in a separate process."""
+"""The settings are those of the document; they are read in a separate process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def celery(read: Read) -> dict[str, Any]:
         ("task_default_queue", "celery"),
         ("task_always_eager", False),
         ("tasks", ["backend_django.tasks.cleanup_old_requests", "backend_django.tasks.process_data_task"]),
-        # It is in the inventory, and from there in the database.
+        # The schedule is in the inventory, and from there in the database.
         ("beat_schedule", {}),
     ],
 )  # fmt: skip
@@ -64,7 +64,7 @@ def test_settings_are_the_documented_ones(celery: dict[str, Any], name: str, val
     assert celery[name] == value
 
 
-def test_a_task_has_time_to_say_that_it_failed(celery: dict[str, Any]) -> None:
+def test_a_task_has_time_to_record_that_it_failed(celery: dict[str, Any]) -> None:
     assert 30 <= celery["task_time_limit"] - celery["task_soft_time_limit"] <= 300
 
 
@@ -76,15 +76,15 @@ def test_a_task_has_time_to_say_that_it_failed(celery: dict[str, Any]) -> None:
         ({"REDIS_URL": "redis://a/0", "CELERY_BROKER_URL": "redis://b/1"}, "redis://b/1"),
     ],
 )
-def test_the_broker_is_made_of_what_there_is(
+def test_the_broker_is_composed_of_the_given_variables(
     read: Read, given: dict[str, str], expected: str
 ) -> None:
     found = read(CELERY, DJANGO_SETTINGS_MODULE=LOCAL, **given)
     assert found["broker_url"] == found["result_backend"] == expected
 
 
-def test_both_of_the_documents_ways_to_import(run: Run, example: Path) -> None:
-    """`config` within backend_django, and `backend_django.site_config` from outside of it: the same modules."""
+def test_both_documented_ways_to_import_work(run: Run, example: Path) -> None:
+    """`config` within backend_django and `backend_django.site_config` from outside are the same modules."""
     code = (
         "import config, sys, django; django.setup();"
         "from backend_django.site_config.models import SetupFlag;"
@@ -98,7 +98,9 @@ def test_both_of_the_documents_ways_to_import(run: Run, example: Path) -> None:
     ], done.stderr
 
 
-def test_production_takes_all_from_the_environment(read: Read, served: dict[str, str]) -> None:
+def test_production_reads_everything_from_the_environment(
+    read: Read, served: dict[str, str]
+) -> None:
     found = read(DJANGO, **served, CELERY_FLEET_RELEASE="r1")
     assert (found["DEBUG"], found["ENVIRONMENT"]) == (False, "production")
     assert found["ALLOWED_HOSTS"] == ["control1", "192.0.2.4"]
@@ -108,7 +110,7 @@ def test_production_takes_all_from_the_environment(read: Read, served: dict[str,
     }
     assert found["static"].startswith("/var/lib/processing/static/r1/")
     assert "whitenoise.middleware.WhiteNoiseMiddleware" in found["MIDDLEWARE"]
-    # A cookie knows no port, and other sites are on the host.
+    # Cookies ignore the port, and the host has other sites.
     assert found["SESSION_COOKIE_NAME"] == "processing_sessionid"
     database = found["database"]
     assert database["ENGINE"] == "django.db.backends.postgresql"
@@ -131,11 +133,11 @@ def test_production_takes_all_from_the_environment(read: Read, served: dict[str,
         "VITE_APP_API_ROOT",
     ],
 )
-def test_what_is_missing_in_production_is_named(
+def test_a_missing_variable_is_named_in_production(
     run: Run, served: dict[str, str], missing: str
 ) -> None:
     given = {name: value for name, value in served.items() if name != missing}
-    # Without the variable, which a forgotten line would also leave out, it is still production.
+    # Without the variable for the environment, it is still production.
     del given["DJANGO_SETTINGS_MODULE"]
     done = run("manage.py", "migrate", **given)
     assert done.returncode != 0

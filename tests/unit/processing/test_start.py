@@ -1,4 +1,4 @@
-"""The steps of the entrypoint and the start script, as the inventory has them done."""
+"""The steps of the entrypoint and the start script, as the inventory's commands."""
 
 from __future__ import annotations
 
@@ -56,12 +56,13 @@ MARKS = "SELECT count(*) FROM site_config_setupflag WHERE setup_complete"
 
 
 @pytest.mark.slow
-def test_all_steps_and_all_steps_again(
+def test_all_steps_can_be_repeated(
     run: Run, place: dict[str, str], inventory: dict[str, Any], tmp_path: Path
 ) -> None:
     commands = [each["argv"] for each in inventory["celery_release_commands"]]
     assert [argv[:2] for argv in commands] == [["python", "manage.py"]] * len(commands)
-    # The document's order: the entrypoint's before the start script's; files are gathered once they have their values.
+    # In the document's order: the entrypoint's steps, then the start script's. Files are collected once they have their
+    # values.
     assert [argv[2] for argv in commands] == [
         *("wait_for_database", "migrate", "load_fixtures_once", "ensure_superuser"),
         *("inject_frontend", "collectstatic"),
@@ -82,7 +83,7 @@ def test_all_steps_and_all_steps_again(
         "superuser admin: as it should be",
     ]
     assert (count(tmp_path, OPERATIONS), count(tmp_path, MARKS)) == (2, 1)
-    # All that is served is the release's own.
+    # All served files are the release's own.
     (release,) = (tmp_path / "static").iterdir()
     assert release.name == "r1"
     (values,) = release.iterdir()
@@ -93,7 +94,7 @@ def test_all_steps_and_all_steps_again(
 
 
 @pytest.mark.slow
-def test_of_four_at_once_one_loads_the_fixtures(
+def test_only_one_of_four_concurrent_processes_loads_the_fixtures(
     run: Run, start: Start, place: dict[str, str], tmp_path: Path
 ) -> None:
     assert run("manage.py", "migrate", "-v0", **place).returncode == 0
@@ -116,13 +117,13 @@ def test_of_four_at_once_one_loads_the_fixtures(
 
 
 @pytest.mark.slow
-def test_who_is_killed_before_the_end_has_loaded_nothing(
+def test_a_process_that_is_killed_before_the_end_has_loaded_nothing(
     run: Run, place: dict[str, str], tmp_path: Path
 ) -> None:
     assert run("manage.py", "migrate", "-v0", **place).returncode == 0
     assert run("-c", KILLED, **place).returncode == 9
     assert (count(tmp_path, OPERATIONS), count(tmp_path, MARKS)) == (0, 0)
-    # A development environment, as the place's settings are.
+    # It is a development environment, like the settings of this place.
     assert (
         "dev_requests.json, operations.json"
         in run("manage.py", "load_fixtures_once", **place).stdout
@@ -131,7 +132,9 @@ def test_who_is_killed_before_the_end_has_loaded_nothing(
 
 
 @pytest.mark.slow
-def test_a_database_that_does_not_come(run: Run, place: dict[str, str], tmp_path: Path) -> None:
+def test_waiting_for_a_database_that_does_not_come_ends(
+    run: Run, place: dict[str, str], tmp_path: Path
+) -> None:
     place["DATABASE_URL"] = f"sqlite:///{tmp_path}/nowhere/db.sqlite3"
     begin = time.monotonic()
     done = run("manage.py", "wait_for_database", "--timeout", "1", **place)
@@ -147,10 +150,10 @@ AWKWARD = "https://a.example/x|y&z\\1?q='\"`${1}</script>é𝄞"
 
 
 @pytest.mark.slow
-def test_other_values_get_a_directory_of_their_own(
+def test_other_values_get_a_separate_directory(
     run: Run, place: dict[str, str], tmp_path: Path
 ) -> None:
-    """The same release in another environment, with a value at which `sed` would break."""
+    """The same release in another environment, with a value on which `sed` would fail."""
     for value in ("/api/v1", AWKWARD):
         done = run("manage.py", "inject_frontend", **place, VITE_APP_API_ROOT=value)
         assert done.returncode == 0, done.stderr
@@ -160,7 +163,7 @@ def test_other_values_get_a_directory_of_their_own(
     assert roots == {"/api/v1", AWKWARD}
 
 
-def test_nothing_is_served_before_its_time(
+def test_the_site_does_not_start_without_its_front_end(
     run: Run, served: dict[str, str], tmp_path: Path
 ) -> None:
     served["STATIC_ROOT"] = str(tmp_path)
@@ -178,7 +181,7 @@ def test_no_file_with_a_placeholder_is_served(
     code = "from django.conf import settings; print(settings.STATIC_ROOT)"
     root = Path(run("-c", f"import config; {code}", **served).stdout.strip())
     (root / "frontend").mkdir(parents=True)
-    # As a plain copy of the build would be.
+    # It would have them if it were a plain copy of the build.
     (root / "frontend/index.html").write_bytes((example / "frontend/dist/index.html").read_bytes())
     done = run("-c", "import config.wsgi", **served)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The recipes of docs/tracing.md, line by line, with the real SDKs, a real worker, and a receiver of our own."""
+"""The recipes of docs/tracing.md, word for word, with the real SDKs, a real worker, and a test receiver."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recipe(heading: str) -> str:
 
 
 class Receiver:
-    """Keeps what is posted to it."""
+    """Records what is posted to it."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, bytes]] = []
@@ -53,7 +53,7 @@ class Receiver:
         self.port = self.server.server_address[1]
 
     def has(self, path: str, *words: bytes) -> bool:
-        """Return whether all words came to this path."""
+        """Return whether a request with all words came to this path."""
         together = b"".join(body for where, body in self.got if where.startswith(path))
         return all(word in together for word in words)
 

@@ -1,4 +1,4 @@
-"""Daemons' own checks of files in their places."""
+"""The daemons' own checks of written files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.system
 
 from tests.programs import required
 
-# --- which checks, and what they say -----------------------------------------------------------------
+# --- which checks run, and their messages -----------------------------------------------------------------
 
 
 class Asked:
-    """A runner that keeps what it was asked and answers the same to all."""
+    """A runner that records commands and gives the same answer to all."""
 
     def __init__(self, answer: Completed | None = None) -> None:
         self.commands: list[Sequence[str]] = []
@@ -72,7 +72,7 @@ def test_systemd_is_asked_for_units_whose_files_changed() -> None:
     assert sorted(command[4:]) == [f"/units/{name}" for name in expected]
 
 
-def test_only_what_is_said_of_our_files_refuses() -> None:
+def test_only_messages_about_our_files_are_refusals() -> None:
     words = "/units/a.service.d/50-mine.conf:2: Unknown key 'Users', ignoring.\nother.service: x"
     asked = Asked(Completed(1, words))
     assert checks(["/units/a.service"], asked).refusals() == []
@@ -118,13 +118,13 @@ ACL = "user default off resetpass allkeys allchannels +@all\nuser worker on >hus
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Callable[..., str]:
-    """Tries a configuration and its users; returns what the server says against them."""
+    """Return a function that tries a configuration and its users, and returns the server's complaint."""
 
     required("redis-server")
 
     def run(conf: str = "", acl: str = ACL) -> str:
         users, path = tmp_path / "users.acl", tmp_path / "redis.conf"
-        # The server reads its users as its own user.
+        # The server reads the file of users as its own user.
         path_down = [tmp_path, *tmp_path.parents]
         for directory in path_down[: path_down.index(Path(tempfile.gettempdir()))]:
             directory.chmod(0o755)
@@ -136,7 +136,9 @@ def redis(tmp_path: Path) -> Callable[..., str]:
 
 
 class TestTrial:
-    def test_a_good_one_needs_neither_key_nor_data(self, redis: Callable[..., str]) -> None:
+    def test_a_valid_configuration_needs_neither_key_nor_data(
+        self, redis: Callable[..., str]
+    ) -> None:
         assert redis() == ""
 
     @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ class TestTrial:
             ("requirepass hush hush\n", "“requirepass <secret>”: wrong number of arguments"),
         ],
     )
-    def test_a_bad_directive_is_told(
+    def test_a_bad_directive_is_reported(
         self, redis: Callable[..., str], conf: str, words: str
     ) -> None:
         said = redis(conf)
@@ -155,12 +157,12 @@ class TestTrial:
         assert "hush" not in said
 
     @pytest.mark.parametrize("rule", ["+nosuch", "#hush"], ids=["command", "hash"])
-    def test_a_bad_user_is_told(self, redis: Callable[..., str], rule: str) -> None:
+    def test_a_bad_user_is_reported(self, redis: Callable[..., str], rule: str) -> None:
         said = redis(acl=f"{ACL}user x on {rule} >hush2\n")
         assert "users.acl:3: " in said
         assert "hush" not in said
 
-    def test_users_that_the_server_can_not_read_are_told(
+    def test_users_that_the_server_can_not_read_are_reported(
         self, redis: Callable[..., str], tmp_path: Path
     ) -> None:
         assert redis() == ""
@@ -168,18 +170,18 @@ class TestTrial:
         said = trial(str(tmp_path / "redis.conf"))
         assert os.getuid() != 0 or "users.acl" in said
 
-    def test_nothing_stays_behind(self, redis: Callable[..., str], tmp_path: Path) -> None:
+    def test_a_trial_leaves_nothing_behind(self, redis: Callable[..., str], tmp_path: Path) -> None:
         redis()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["redis.conf", "users.acl"]
 
 
-def test_a_trial_keeps_the_numbers_of_lines() -> None:
+def test_a_trial_keeps_line_numbers() -> None:
     text = trial_configuration("port 1\n# c\nmaxmemory 1gb\nDIR /x\n", "/scratch")
     assert text.splitlines()[:4] == ["#", "# c", "maxmemory 1gb", "#"]
     assert "dir /scratch" in text.splitlines()
 
 
-def test_what_redis_8_says_of_directives_that_it_does_not_know() -> None:
+def test_redis_8s_message_about_unknown_directives_is_read() -> None:
     said = """\
 657:C 21 Nov 2026 01:06:43.915 * Reading config from stdin
 657:C 21 Nov 2026 01:06:43.915 # WARNING Memory overcommit must be enabled!
@@ -191,7 +193,7 @@ def test_what_redis_8_says_of_directives_that_it_does_not_know() -> None:
     assert validate._essence(said) == "“nosuch 1”: Bad directive “user <secret>”: Bad directive"
 
 
-def test_the_server_of_a_flavour_is_started(
+def test_the_flavours_own_server_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "redis.conf").write_text("")

@@ -1,4 +1,4 @@
-"""The form of what a role hands to `reconcile`."""
+"""The format of the desired state that a role gives to `reconcile`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
 REDIS = {"host": "redis1", "port": 1, "ca": "/ca", "user": "admin", "password": "hush"}
 
 
-def test_a_whole_one() -> None:
+def test_a_complete_desired_state_is_parsed() -> None:
     assert parse(
         {
             "sysusers": [{"dest": "/s", "content": "u x\n"}],
@@ -74,7 +74,7 @@ def test_a_whole_one() -> None:
     )
 
 
-def test_several() -> None:
+def test_several_parts_are_parsed() -> None:
     assert parse_parts([["a", {}], ("b", {"packages": ["x"]})]) == [
         ("a", DesiredState()),
         ("b", DesiredState(packages=("x",))),
@@ -84,7 +84,7 @@ def test_several() -> None:
             parse_parts(raw)
 
 
-def test_a_password_is_not_printed_with_what_it_belongs_to() -> None:
+def test_passwords_are_not_printed() -> None:
     assert "hush" not in repr(parse({"units": [live()]}))
 
 
@@ -92,7 +92,7 @@ def live(**redis: Any) -> dict[str, Any]:
     return {"name": "r", "on_change": "live", "redis": {**REDIS, **redis}}
 
 
-def test_nothing() -> None:
+def test_an_empty_desired_state_is_parsed() -> None:
     assert parse({}) == parse({"files": None, "owned": None}) == DesiredState()
 
 
@@ -103,7 +103,7 @@ def test_nothing() -> None:
         ({"files": {"dest": "/f"}}, "files: must be a list, not dict"),
         ({"files": ["/f"]}, "files: each item must be a dictionary, not str"),
         ({"files": [{"dest": "/f", "content": "", "mod": 1}]}, r"files\[0\]: unknown key mod"),
-        # 0644 without quotes is the number 420 to YAML.
+        # YAML reads 0644 without quotes as the number 420.
         (
             {"files": [{"dest": "/f", "content": "", "mode": 420}]},
             "octal string such as '0644', not 420",
@@ -136,6 +136,6 @@ def test_nothing() -> None:
         ({"owned": {"unit": []}}, "owned: unknown key unit"),
     ],
 )
-def test_a_wrong_one_is_refused_with_its_place(raw: dict[str, Any], words: str) -> None:
+def test_a_mistake_is_refused_with_its_place(raw: dict[str, Any], words: str) -> None:
     with pytest.raises(DesiredStateError, match=words):
         parse(raw)

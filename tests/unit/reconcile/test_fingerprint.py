@@ -1,4 +1,4 @@
-"""Fingerprints of what a process is started with, and the recorder that takes them."""
+"""Fingerprints of a process's inputs, and the recorder that makes them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def put(path: Path, text: str) -> str:
 # --- what counts as an input -------------------------------------------------------------------------
 
 
-def test_labels_of_all_kinds(tmp_path: Path) -> None:
+def test_every_kind_of_input_has_a_label(tmp_path: Path) -> None:
     (tmp_path / "pins").mkdir()
     (tmp_path / "pins/worker-a").symlink_to("../releases/a1b2")
     (tmp_path / "current").symlink_to("releases/a1b2")
@@ -90,7 +90,7 @@ def test_labels_of_all_kinds(tmp_path: Path) -> None:
     }
 
 
-def test_people_can_read_what_is_no_secret_and_nothing_else(tmp_path: Path) -> None:
+def test_only_inputs_without_secrets_are_readable(tmp_path: Path) -> None:
     (tmp_path / "pins").mkdir()
     (tmp_path / "pins/a").symlink_to("../releases/a1b2")
     seen = found(
@@ -115,20 +115,22 @@ def test_people_can_read_what_is_no_secret_and_nothing_else(tmp_path: Path) -> N
     assert "hush" not in repr(further)
 
 
-def test_without_the_key_nothing_can_be_guessed(tmp_path: Path) -> None:
+def test_fingerprints_depend_on_the_key(tmp_path: Path) -> None:
     path = put(tmp_path / "a.env", "P=hush\nQ=hush\n")
     mine, others = found([path]), found([path], key=OTHER)
     assert not set(mine.values()) & set(others.values())
-    assert mine["environment P"] != mine["environment Q"], "equal secrets do not show as such"
+    assert mine["environment P"] != mine["environment Q"], (
+        "equal secrets must have different fingerprints"
+    )
 
 
-def test_files_of_one_name_are_told_by_their_paths(tmp_path: Path) -> None:
+def test_files_with_the_same_name_are_labelled_by_their_paths(tmp_path: Path) -> None:
     one, two = (put(tmp_path / name / "host.crt", name) for name in ("a", "b"))
     assert found([one, two]).keys() == {f"file {one}", f"file {two}"}
     assert found([one]).keys() == {"file host.crt"}
 
 
-def test_a_file_that_another_of_its_name_joins_or_leaves_is_the_same(tmp_path: Path) -> None:
+def test_a_new_file_with_the_same_name_does_not_change_the_other(tmp_path: Path) -> None:
     one, two = put(tmp_path / "a/host.crt", "1"), put(tmp_path / "b/host.crt", "2")
     assert compare(found([one]), found([one, two])) == [f"file {two} new"]
     assert compare(found([one, two]), found([one])) == [f"file {two} removed"]
@@ -145,18 +147,18 @@ def test_a_variable_in_two_files_is_one_input(tmp_path: Path) -> None:
     both = found([one, two])
     assert both.keys() == {"environment A"}
     assert both != found([two, one]), "the later one wins"
-    # Moved from one file to the other it is still the same.
+    # Moving it from one file to the other changes nothing.
     assert found([one]) == found([put(tmp_path / "c.env", "A=1\n")])
 
 
-def test_patterns(tmp_path: Path) -> None:
+def test_patterns_are_expanded(tmp_path: Path) -> None:
     put(tmp_path / "a/site.conf", "1")
     put(tmp_path / "b/site.conf", "2")
     assert len(found([f"{tmp_path}/*/site.conf"])) == 2
     assert found([f"{tmp_path}/*/none.conf"]) == {}
 
 
-def test_what_is_yet_to_come_differs_from_everything(tmp_path: Path) -> None:
+def test_a_file_that_is_not_written_yet_differs_from_everything(tmp_path: Path) -> None:
     class Coming(Disk):
         def read(self, path: str) -> bytes | None:
             return TO_COME
@@ -187,23 +189,23 @@ def test_an_environment_file_is_read_as_systemd_reads_it(text: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ['A="1\nB=2\n', "no assignment\n", "1A=x\n", "A=1\n'"])
-def test_a_malformed_environment_file_counts_whole(text: str, tmp_path: Path) -> None:
+def test_a_malformed_environment_file_is_one_input(text: str, tmp_path: Path) -> None:
     assert environment(text) is None
     assert found([put(tmp_path / "a.env", text)]).keys() == {"file a.env"}
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "", "\x00"])
-def test_a_malformed_json_file_counts_whole(text: str, tmp_path: Path) -> None:
+def test_a_malformed_json_file_is_one_input(text: str, tmp_path: Path) -> None:
     assert found([put(tmp_path / "a.json", text)]).keys() == {"file a.json"}
 
 
-def test_bytes_that_are_no_text_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_used_unchanged(tmp_path: Path) -> None:
     for name in ("a.env", "a.json", "users.acl", "redis.conf", "a.key"):
         (tmp_path / name).write_bytes(b"A=\xff\n")
         assert found([str(tmp_path / name)]) or name == "users.acl"
 
 
-def test_directives_and_users() -> None:
+def test_directives_and_users_of_redis_are_parsed() -> None:
     text = 'save ""\nMaxMemory  1gb \nuser a on\nuser b on\ntls-protocols "TLSv1.2 TLSv1.3"\n#x\n'
     assert directives(text) == {
         "save": "",
@@ -214,16 +216,16 @@ def test_directives_and_users() -> None:
     assert users("user a  on  >x\nuser b\n\n") == {"a": "on >x", "b": ""}
 
 
-def test_a_fifo_does_not_hold_a_start_up(tmp_path: Path) -> None:
+def test_a_fifo_does_not_block_a_start(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.env")
     begin = time.monotonic()
     with pytest.raises(OSError, match="not a regular file"):
         found([str(tmp_path / "a.env")])
-    # Opened without care it would wait for ever.
+    # Opening it normally would block for ever.
     assert time.monotonic() - begin < 30
 
 
-# --- why ---------------------------------------------------------------------------------------------
+# --- reasons ---------------------------------------------------------------------------------------------
 
 
 def test_reasons_are_for_people() -> None:
@@ -262,13 +264,13 @@ def test_reasons_are_for_people() -> None:
     assert compare(before, before) == []
 
 
-def test_many_of_a_kind_are_counted() -> None:
+def test_many_reasons_of_a_kind_are_counted() -> None:
     after = {f"environment V{number}": "x" for number in range(9)}
     assert compare({}, after) == ["environment V0, V1, V2 and 6 more new"]
     assert compare({}, dict(list(after.items())[:4])) == ["environment V0, V1, V2, V3 new"]
 
 
-def test_what_was_absent_is_new_and_what_is_absent_was_removed() -> None:
+def test_inputs_are_new_or_removed() -> None:
     there, absent = {"link current": "a"}, {"link current": "(absent)"}
     assert compare(absent, there) == ["link current new"]
     assert compare(there, absent) == ["link current removed"]
@@ -278,7 +280,7 @@ def test_what_was_absent_is_new_and_what_is_absent_was_removed() -> None:
 # --- records -----------------------------------------------------------------------------------------
 
 
-def test_a_record_counts_for_its_own_start(tmp_path: Path) -> None:
+def test_a_record_only_counts_for_its_own_start(tmp_path: Path) -> None:
     write_record("a.service", "one", {"release": "1"}, directory=str(tmp_path))
     assert known("a.service", "one", str(tmp_path)) == ({"release": "1"}, "")
     assert known("a.service", "two", str(tmp_path)) == (None, "no record of its start")
@@ -289,7 +291,7 @@ def test_a_record_counts_for_its_own_start(tmp_path: Path) -> None:
     assert known("a.service", "one", str(tmp_path)) == (None, "why not")
 
 
-def test_what_is_taken_at_a_start(tmp_path: Path) -> None:
+def test_the_inputs_of_a_start_are_recorded(tmp_path: Path) -> None:
     unit = put(tmp_path / "a.service", "[Service]\n")
     drop_in = put(tmp_path / "a.service.d/10.conf", "")
     listed = {"files": [put(tmp_path / "a.env", "A=1\n")], "links": [], "values": {"runtime": "1"}}
@@ -315,7 +317,7 @@ def test_what_is_taken_at_a_start(tmp_path: Path) -> None:
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, object]]:
-    """Takes a record of a.service with all places below a directory, and returns it."""
+    """Return a function that records a.service, with all paths below a directory, and returns the record."""
     monkeypatch.setitem(os.environ, "INVOCATION_ID", "one")
     places = {name: str(tmp_path / name) for name in ("key", "lists", "records")}
 
@@ -326,7 +328,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict
     return run
 
 
-def test_a_start_that_can_not_be_read_is_written_down_as_unknown(
+def test_a_start_whose_inputs_can_not_be_read_is_recorded_as_unknown(
     record: Callable[[], dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hangs(unit: str) -> dict[str, str]:
@@ -341,7 +343,7 @@ def test_a_start_that_can_not_be_read_is_written_down_as_unknown(
     }
 
 
-def test_a_start_is_written_down_for_root_alone(
+def test_only_root_may_read_a_record(
     record: Callable[[], dict[str, object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_bytes(KEY)
@@ -354,12 +356,12 @@ def test_a_start_is_written_down_for_root_alone(
 
 
 def begun(ago: float) -> dict[str, str]:
-    """What systemd says of a start so many seconds ago."""
+    """Return systemd's properties of a start this many seconds ago."""
     return {"InactiveExitTimestampMonotonic": str(int((time.monotonic() - ago) * 1e6))}
 
 
 @pytest.mark.parametrize("changed", ["a.env", "a.service", "link", "gone.env"])
-def test_what_changed_after_credentials_were_handed_over_is_unknown(
+def test_inputs_that_changed_after_systemd_read_the_credentials_are_unknown(
     record: Callable[[], dict[str, object]],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -394,12 +396,12 @@ def test_what_changed_after_credentials_were_handed_over_is_unknown(
     answer = record()
     assert answer["inputs"] is None
     assert str(answer["unknown"]).endswith(f"{changed} was changed while it started")
-    # A clock that is set back makes no file one that changed while it started.
+    # If the clock is set back, no file counts as changed during the start.
     monkeypatch.setattr(time, "time", lambda: 1.0)
     assert record()["inputs"] is not None
 
 
-def test_a_start_goes_on_where_nothing_can_be_written(
+def test_a_start_continues_if_nothing_can_be_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(unit: str) -> None:
@@ -410,7 +412,7 @@ def test_a_start_goes_on_where_nothing_can_be_written(
     assert capsys.readouterr().err.startswith("the inputs of this start could not be recorded")
 
 
-def test_it_runs_as_a_file_with_the_hosts_python_alone() -> None:
+def test_it_runs_as_a_file_with_only_the_hosts_python() -> None:
     done = subprocess.run(
         ["/usr/bin/python3", "-S", "-I", fingerprint.__file__],
         env={"PATH": "/nowhere", "PYTHONPATH": "/nowhere"},
@@ -421,7 +423,7 @@ def test_it_runs_as_a_file_with_the_hosts_python_alone() -> None:
     assert (done.returncode, done.stderr) == (2, "usage: fingerprint.py record UNIT\n")
 
 
-def test_a_key_that_is_too_short_is_none(tmp_path: Path) -> None:
+def test_a_key_that_is_too_short_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "key"
     assert fingerprint.read_key(str(path)) is None
     path.write_bytes(b"short")

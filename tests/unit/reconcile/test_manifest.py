@@ -1,4 +1,4 @@
-"""The list of what an application has on a host: it names at least all that is there, at any time."""
+"""The manifest of what an application has on a host always lists at least everything that is there."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Ground:
         self.host = Host(run=FakeSystemd(), paths=places)
 
     def reconcile(self, *parts: dict[str, Any], check: bool = False) -> list[str]:
-        """Settle what these parts want; return what changed, or would."""
+        """Reconcile these parts; return what changed, or would change."""
         named = [(f"part{number}", parse(part)) for number, part in enumerate(parts)]
         options = ReconcileOptions(manifest=str(self.path))
-        settler = HostReconciler(named, options, check=check, host=self.host)
-        settler.apply_files()
-        settler.plan_units()
-        return settler.report.changed
+        made = HostReconciler(named, options, check=check, host=self.host)
+        made.apply_files()
+        made.plan_units()
+        return made.report.changed
 
     def file(self, name: str) -> dict[str, Any]:
-        """A file that a role wants."""
+        """Return a file of the desired state."""
         path = str(self.base / name)
         return {"dest": path, "content": "x\n", "owner": ME, "group": MY_GROUP}
 
@@ -104,7 +104,7 @@ def test_everything_that_a_role_wants_is_listed() -> None:
     )
 
 
-def test_it_is_roots_and_read_as_it_was_written(tmp_path: Path) -> None:
+def test_only_root_may_read_it_and_it_is_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "new/manifest.json"
     given = Manifest({"/a"}, {"/b"}, {"/c": "logs"}, {"d"}, {"e": "f"}, {"g"}, {"h"}, False)
     manifest.write(str(path), given)
@@ -114,13 +114,13 @@ def test_it_is_roots_and_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', ""])
-def test_one_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+def test_a_malformed_manifest_counts_as_missing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(text)
     assert manifest.read(str(path)) is None
 
 
-def test_a_run_that_is_killed_has_listed_what_it_put_there(
+def test_a_run_that_is_killed_has_listed_what_it_wrote(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
@@ -134,7 +134,7 @@ def test_a_run_that_is_killed_has_listed_what_it_put_there(
     assert ground.listed.files == {str(ground.base / "a"), link["path"]}
 
 
-def test_what_left_the_inventory_stays_listed_until_it_is_gone(ground: Ground) -> None:
+def test_files_that_left_the_inventory_stay_listed_until_they_are_removed(ground: Ground) -> None:
     ground.reconcile({"files": [ground.file("a")], "data": [{"path": "/var/lib/shop/a"}]})
     ground.reconcile({"files": [ground.file("b")]})
     assert ground.listed.files == {str(ground.base / name) for name in ("a", "b")}
@@ -144,8 +144,8 @@ def test_what_left_the_inventory_stays_listed_until_it_is_gone(ground: Ground) -
     assert ground.listed.files == {str(ground.base / "b")}
 
 
-def test_a_host_of_an_earlier_version_is_listed_by_all_its_roles(ground: Ground) -> None:
-    """Their files are there as wanted, so nothing else brings a run to reconcile them."""
+def test_all_roles_list_the_files_of_a_host_of_an_earlier_version(ground: Ground) -> None:
+    """Their files are as desired, so there is no other reason to reconcile them."""
     ground.path.parent.mkdir(parents=True)
     (ground.path.parent / "fleet.json").touch()
     one, two = {"files": [ground.file("a")]}, {"files": [ground.file("b")]}
@@ -161,7 +161,7 @@ def test_a_host_of_an_earlier_version_is_listed_by_all_its_roles(ground: Ground)
     assert not ground.listed.whole
 
 
-def test_a_plan_names_it_only_if_nothing_else_is_to_do(ground: Ground) -> None:
+def test_a_plan_only_names_the_manifest_if_nothing_else_changes(ground: Ground) -> None:
     part = {"files": [ground.file("a")]}
     assert ground.reconcile(part, check=True) == [str(ground.base / "a")]
     assert ground.reconcile(part) == [str(ground.path), str(ground.base / "a")]

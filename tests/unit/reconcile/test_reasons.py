@@ -1,4 +1,4 @@
-"""What differs in a process's inputs, in the words of the inventory, and no value of a secret."""
+"""Differences in a process's inputs, in the inventory's words, without the value of a secret."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command(**options: Any) -> str:
 
 
 def setting(name: str, before: Any, after: Any) -> list[str] | None:
-    """How a setting differs; nothing stands for one that was not there or goes."""
+    """Return how a setting differs; None means that it is new or removed."""
     texts = [None if value is None else json.dumps(value) for value in (before, after)]
     return explain(f"settings {name}", *texts)
 
@@ -38,13 +38,13 @@ def setting(name: str, before: Any, after: Any) -> list[str] | None:
         ({"autoscale": [4, 1]}, {"autoscale": [8, 1]}, ["autoscale 4,1 → 8,1"]),
     ],
 )  # fmt: skip
-def test_options_of_a_worker(
+def test_options_of_a_worker_are_named(
     before: dict[str, Any], after: dict[str, Any], words: list[str]
 ) -> None:
     assert explain(ARGUMENTS, command(**before), command(**after)) == words
 
 
-def test_options_of_beat() -> None:
+def test_options_of_beat_are_named() -> None:
     line = "python -m celery -A app.celery beat --loglevel=INFO --max-interval="
     assert explain(ARGUMENTS, f"{line}5", f"{line}10") == ["max_loop_interval 5 → 10"]
 
@@ -79,7 +79,7 @@ PATHS = f'{BASE}# read_write_paths\nReadWritePaths="/a"\n'
         (BASE, BASE.replace("=pid", "=all"), ["proc_subset_pid true → false"]),
         (BASE, BASE.replace("--drain 300", "--drain 600").replace("330s", "630s"), ["drain_timeout 300 → 600"]),
         (PATHS, f'{PATHS}# read_write_paths\nReadWritePaths="/b"\n', ["read_write_paths /a → /a /b"]),
-        # It follows from the runtime, which is another input.
+        # This follows from the runtime, which is another input.
         (BASE, BASE.replace("/1/", "/2/"), []),
         (BASE.replace("/system/", "/"), BASE, []),
         (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Nice=1\n",
@@ -89,7 +89,7 @@ PATHS = f'{BASE}# read_write_paths\nReadWritePaths="/a"\n'
         (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Environment=P={SECRET}2\n", [f"{DROP_IN}: Environment changed"]),
     ],
 )  # fmt: skip
-def test_drop_ins(before: str, after: str, words: list[str]) -> None:
+def test_directives_of_drop_ins_are_named(before: str, after: str, words: list[str]) -> None:
     assert explain(DROP_IN, before, after) == words
 
 
@@ -113,7 +113,7 @@ def test_drop_ins(before: str, after: str, words: list[str]) -> None:
         ("metrics", {"file": "/m"}, None, ["metrics removed"]),
     ],
 )  # fmt: skip
-def test_settings(name: str, before: Any, after: Any, words: list[str]) -> None:
+def test_settings_are_named(name: str, before: Any, after: Any, words: list[str]) -> None:
     assert setting(name, before, after) == words
 
 
@@ -139,12 +139,12 @@ def entry(**fields: Any) -> dict[str, Any]:
         (entry(args=[1]), entry(args=[2]), "entry nightly: args changed"),
     ],
 )  # fmt: skip
-def test_entries_of_the_schedule(before: Any, after: Any, words: str) -> None:
+def test_entries_of_the_schedule_are_named(before: Any, after: Any, words: str) -> None:
     was, now = ({} if one is None else {"nightly": one} for one in (before, after))
     assert sorted(setting("beat_schedule", was, now) or []) == [words]
 
 
-def test_a_workers_own_delivery() -> None:
+def test_a_workers_own_delivery_is_named() -> None:
     def other(**options: Any) -> str:
         return delivery.variable(delivery.override("inherit", None, options))[delivery.VARIABLE]
 
@@ -174,7 +174,7 @@ def test_a_workers_own_delivery() -> None:
         ("file host.key", SECRET, "x"),
     ],
 )  # fmt: skip
-def test_no_value_of_a_secret_is_told(label: str, before: str, after: str) -> None:
+def test_no_value_of_a_secret_is_shown(label: str, before: str, after: str) -> None:
     for one, other in ((before, after), (after, before), (before, None), (None, before)):
         words = " ".join(explain(label, one, other) or [])
         assert SECRET not in words

@@ -61,11 +61,11 @@ UNIT = "shop-worker@a.service"
 
 
 class FakeRedis:
-    """A server that takes commands and keeps them.
+    """A server that records commands.
 
     Attributes:
-        users: What it answers to `ACL GETUSER`.
-        refused: Beginnings of commands that fail, each with what it says.
+        users: Its answers to `ACL GETUSER`.
+        refused: Beginnings of commands that fail, with their errors.
         before: Called with each command before it is carried out.
     """
 
@@ -76,7 +76,7 @@ class FakeRedis:
         self.before: Callable[[str], None] = lambda command: None
 
     def add(self, name: str, password: str, commands: str) -> None:
-        """Add a user that it knows."""
+        """Add a user to the server."""
         self.users[name] = {
             "flags": ["on"],
             "passwords": [sha(password)],
@@ -126,14 +126,14 @@ class Host:
         )
 
     def build(self, release: str, note: str = '{"tasks": ["a.x"]}') -> None:
-        """Make a release as the build leaves it."""
+        """Make a release like the build."""
         path = self.root / "releases" / release
         path.mkdir(parents=True)
         (path / "release.json").write_text(note)
         self.python(release, "python3.13", "python3.13")
 
     def python(self, release: str, host: str, packages: str) -> None:
-        """Make the host's Python as its virtualenv finds it, and the directory with its packages."""
+        """Make the host's Python, as the virtualenv finds it, and the directory with its packages."""
         programs = self.root / "state/programs"
         programs.mkdir(parents=True, exist_ok=True)
         (programs / host).touch(mode=0o755)
@@ -160,7 +160,7 @@ class Host:
     def recorded(self, unit: str) -> dict[str, Any]:
         return dict(fingerprint.read_object(f"{self.paths.records}/{unit}.json"))
 
-    def settler(
+    def reconciler(
         self, *parts: tuple[str, dict[str, Any]], check: bool = False, **options: Any
     ) -> HostReconciler:
         return HostReconciler(
@@ -185,12 +185,12 @@ class Host:
     def run(
         self, *parts: tuple[str, dict[str, Any]], apply: bool = True, **options: Any
     ) -> HostReport:
-        settler = self.settler(*parts, **options)
-        settler.apply_files()
-        settler.plan_units()
+        made = self.reconciler(*parts, **options)
+        made.apply_files()
+        made.plan_units()
         if apply:
-            settler.apply_units()
-        return settler.report
+            made.apply_units()
+        return made.report
 
     def tree(self) -> dict[str, str]:
         """Return every path with its content or its target, or `/` for a directory."""
@@ -217,7 +217,7 @@ def mode(path: str) -> int:
 # --- files -------------------------------------------------------------------------------------------
 
 
-def test_files_are_written_with_their_modes_and_again_only_on_difference(host: Host) -> None:
+def test_files_are_written_with_their_modes_and_only_if_they_differ(host: Host) -> None:
     wanted = {
         "directories": [{"path": host.path("d"), "owner": ME, "group": MY_GROUP, "mode": "0750"}],
         "files": [host.file("d/a", "one\n", mode="0640"), host.file("d/b", "two\n")],
@@ -244,7 +244,7 @@ def test_files_are_written_with_their_modes_and_again_only_on_difference(host: H
 
 
 def test_a_file_is_replaced_never_written_to(host: Host) -> None:
-    # A process that has opened the old file goes on reading that, and no reader sees half of the new one.
+    # A process that has opened the old file continues to read it, and no reader sees half of the new one.
     host.reconcile({"files": [host.file("a", "old\n")]})
     with open(host.path("a")) as reader:
         host.reconcile({"files": [host.file("a", "new\n")]})
@@ -277,7 +277,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
     real = getattr(os, failing)
 
     def fail(*args: Any) -> None:
-        # Only once: taking a change back must not need luck.
+        # It only fails once, because restoring the files must work.
         monkeypatch.setattr(os, failing, real)
         raise OSError(28, "No space left on device")
 
@@ -287,7 +287,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
     assert host.tree() == before
 
 
-def test_what_a_killed_write_left_is_swept_up_and_nothing_else(host: Host) -> None:
+def test_only_leftovers_of_a_killed_write_are_removed(host: Host) -> None:
     names = (".a.fleet-0123456789abcdef", ".l.fleet-0123456789abcdef")
     others = (".b.fleet-0123456789abcdef", ".a.original", ".a.fleet-mine")
     for name in (*names, *others):
@@ -302,7 +302,7 @@ def test_what_a_killed_write_left_is_swept_up_and_nothing_else(host: Host) -> No
     assert host.tree().keys() == {*others, "units", "a", "l"}
 
 
-def test_nobody_can_read_a_secret_while_it_is_written(
+def test_no_other_user_can_read_a_secret_while_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its directory may be open to all users, like that of users.acl."""
@@ -340,14 +340,14 @@ def test_the_diff_shows_files_but_no_secret(host: Host) -> None:
     assert "hush" not in repr(report)
 
 
-def test_a_file_that_nobody_edits_is_not_printed(host: Host) -> None:
+def test_a_generated_file_is_not_printed(host: Host) -> None:
     report = host.reconcile({"files": [host.file("lib.py", "a long text\n", diff=False)]})
     assert report.changed == [host.path("lib.py")]
     assert "a long text" not in repr(report.diff)
 
 
 @pytest.mark.parametrize("kind", ["files", "directories", "links"])
-def test_what_is_of_another_kind_is_left_alone(host: Host, kind: str) -> None:
+def test_a_path_of_another_kind_is_left_alone(host: Host, kind: str) -> None:
     path = Path(host.path("x"))
     (path.touch if kind == "directories" else path.mkdir)()
     item: dict[str, Any] = {
@@ -419,7 +419,7 @@ def checked(host: Host, *files: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> None:
+def test_if_a_check_refuses_all_files_of_the_call_are_restored(host: Host) -> None:
     host.reconcile({"files": [host.file("a.conf", "good\n", mode="0640"), host.file("c", "c1\n")]})
     before = host.tree()
     host.systemd.refused["nginx"] = "unknown directive in a.conf:1"
@@ -441,7 +441,7 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
 
 
 @pytest.mark.parametrize("words", ["", "unknown directive in a.conf:1"])
-def test_a_trial_asks_the_daemon_and_leaves_everything_as_it_was(host: Host, words: str) -> None:
+def test_a_trial_asks_the_daemon_and_changes_nothing(host: Host, words: str) -> None:
     host.reconcile({"files": [host.file("a.conf", "a1\n", mode="0640"), host.file("c", "c1\n")]})
     before = host.tree()
     seen: dict[str, dict[str, str]] = {}
@@ -455,14 +455,14 @@ def test_a_trial_asks_the_daemon_and_leaves_everything_as_it_was(host: Host, wor
     )
     wanted["checks"][0]["files"].append(host.path("later/*.conf"))
     wanted["units"] = [{"name": "a.service", "files": [host.path("a.conf")]}]
-    settler = host.settler(("", wanted), trial=True)
+    made = host.reconciler(("", wanted), trial=True)
     if words:
         host.systemd.refused["nginx"] = words
         with pytest.raises(ReconcileError, match=words):
-            settler.try_files()
+            made.try_files()
     else:
-        settler.try_files()
-        assert not settler.report.changes
+        made.try_files()
+        assert not made.report.changes
     assert seen == {"nginx -t": {**before, "a.conf": "a2\n", "b.conf": "b\n"}}
     assert host.tree() == before
     assert mode(host.path("a.conf")) == 0o640
@@ -500,7 +500,7 @@ def test_a_configuration_that_redis_refuses_does_not_go_live(host: Host) -> None
     assert host.tree() == before
 
 
-def test_files_that_are_taken_back_are_to_systemd_what_they_were(running: Host) -> None:
+def test_restored_files_have_their_old_times(running: Host) -> None:
     path = running.units / "shop-worker@.service"
     os.utime(path, ns=(5, 1_000_000_000))
     running.systemd.refused["nginx"] = "no"
@@ -512,7 +512,7 @@ def test_files_that_are_taken_back_are_to_systemd_what_they_were(running: Host) 
 
 
 @pytest.mark.parametrize("state", ["active", "inactive"])
-def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
+def test_files_of_a_killed_run_are_checked_before_a_unit_uses_them(
     running: Host, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(command: str) -> None:
@@ -522,7 +522,7 @@ def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
     wanted = worker(running, env="A=bad\n")
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
     running.systemd.before = kill
-    # SIGKILL leaves no time to take anything back.
+    # SIGKILL leaves no time to restore anything.
     with monkeypatch.context() as killed:
         killed.setattr(Files, "_take_back", lambda self: None)
         with pytest.raises(Killed):
@@ -569,7 +569,7 @@ def test_a_link_to_a_release_that_is_not_built_is_refused_before_all_else(runnin
     for given, check in (
         (wanted, False),
         (wanted, True),
-        # The step that builds it comes before, except in the plan.
+        # Except in the plan, another step has built it before.
         (wanted | {"releases": [{"path": running.path("releases/3"), "what": "release"}]}, False),
     ):
         with pytest.raises(ReconcileError, match=re.escape(words)):
@@ -593,7 +593,7 @@ def test_a_release_that_was_never_finished_is_built(running: Host) -> None:
     assert [item.action for item in report.pending] == ["restart"]
 
 
-def test_a_release_for_the_python_that_a_host_had_is_built_anew(running: Host) -> None:
+def test_a_release_for_the_hosts_previous_python_is_built_again(running: Host) -> None:
     running.python("1", "python3.13", "python3.11")
     wanted = worker(running)
     built = {"releases": [{"path": running.path("releases/1"), "what": "release"}]}
@@ -630,7 +630,7 @@ def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:
         )
 
 
-def test_commands_that_another_step_runs_are_foretold_after_what_is_built(running: Host) -> None:
+def test_commands_of_another_step_are_foretold_after_the_build(running: Host) -> None:
     release = {"path": running.path("releases/3"), "what": "release"}
     command = {"subject": "shop", "text": "migrate (once per release)"}
     commands = {"commands": [command]}
@@ -641,11 +641,11 @@ def test_commands_that_another_step_runs_are_foretold_after_what_is_built(runnin
         ("release", "", "build", ("release 3",)),
         ("commands", "shop", "run", ("migrate (once per release)",)),
     ]
-    # Nothing that reconciling would do.
+    # These are not changes that reconciling would make.
     assert running.reconcile(commands).pending == []
 
 
-def test_a_check_runs_over_what_was_just_written(host: Host) -> None:
+def test_a_check_sees_the_files_that_were_just_written(host: Host) -> None:
     seen = []
     host.systemd.before = lambda command: (
         seen.append(Path(host.path("a.conf")).read_text()) if command == "nginx -t" else None
@@ -664,10 +664,10 @@ def test_a_check_runs_for_its_files_only(host: Host) -> None:
 # --- users -------------------------------------------------------------------------------------------
 
 
-def test_users_are_made_where_they_are_missing(host: Host) -> None:
+def test_missing_users_are_created(host: Host) -> None:
     wanted = {"sysusers": [host.file("sysusers.d/shop.conf", "u no-such-user-1 -\n")]}
     host.reconcile(wanted)
-    # The fake creates no user, so the next run tries again although the file is as it should be.
+    # The fake creates no user, so the next run tries again although the file is right.
     host.reconcile(wanted)
     assert host.systemd.did() == [f"systemd-sysusers {host.path('sysusers.d/shop.conf')}"] * 2
     for check in (True, False):
@@ -692,7 +692,7 @@ UNIT_TEXT = "[Service]\nExecStart=/bin/sleep 9\n"
 
 
 def unit(host: Host, **more: Any) -> dict[str, Any]:
-    """A worker that read a file and resolved a link at its start."""
+    """Return a worker that reads a file and resolves a link at its start."""
     return {
         "name": UNIT,
         "files": [host.path("a.env")],
@@ -715,7 +715,7 @@ def worker(
 
 @pytest.fixture
 def running(host: Host) -> Host:
-    """A host on which the worker of `worker()` was reconciled; it has a drop-in of its user's."""
+    """Return a host on which `worker()` was reconciled; a user has added a drop-in to it."""
     user_drop_in(host, "user.conf", "[Service]\nNice=5\n")
     host.reconcile(worker(host))
     assert host.systemd.units[UNIT].state["ActiveState"] == "active"
@@ -745,7 +745,7 @@ def test_a_first_run_reloads_enables_and_starts(host: Host) -> None:
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_unit_that_was_here_before_is_not_called_new(running: Host, check: bool) -> None:
+def test_an_existing_unit_is_not_called_new(running: Host, check: bool) -> None:
     running.systemd.units[UNIT].state["ActiveState"] = "inactive"
     wanted = worker(running)
     wanted["units"] += [{"name": name} for name in ("shop-worker@b.service", "a.service")]
@@ -760,7 +760,7 @@ def test_a_unit_that_was_here_before_is_not_called_new(running: Host, check: boo
     ]
 
 
-def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> None:
+def test_the_recorders_files_are_there_before_the_first_start(host: Host) -> None:
     host.reconcile(worker(host))
     places = host.paths
     assert Path(places.recorder).read_text() == Path(fingerprint.__file__).read_text()
@@ -774,7 +774,7 @@ def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> 
     }
 
 
-def test_the_recorder_counts_as_a_change_where_it_differs(running: Host) -> None:
+def test_a_different_recorder_counts_as_a_change(running: Host) -> None:
     Path(running.paths.recorder).write_text("# of an older version\n")
     assert running.reconcile(worker(running), check=True).changed == [running.paths.recorder]
     report = running.reconcile(worker(running))
@@ -841,7 +841,7 @@ def test_a_plan_uses_the_words_of_the_inventory(host: Host) -> None:
     wanted = with_options(host, "# memory_max\nMemoryMax=512M\n", time=7, concurrency=3)
     expected = ["memory_max → 512M", "concurrency 4 → 3", "task_time_limit 5 → 7"]
     assert whys(host.reconcile(wanted, check=True).pending) == [(UNIT, "restart", expected)]
-    # What a killed run wrote is not what the process read: the old value is no longer known.
+    # The process has not read what a killed run wrote, so the old value is no longer known.
     host.reconcile(wanted, apply=False)
     assert whys(host.reconcile(wanted, check=True).pending) == [
         (
@@ -856,19 +856,19 @@ def test_a_plan_uses_the_words_of_the_inventory(host: Host) -> None:
     ]
 
 
-def test_what_follows_from_another_runtime_is_not_told(host: Host) -> None:
+def test_differences_that_follow_from_a_new_runtime_are_not_listed(host: Host) -> None:
     host.reconcile(with_options(host))
     pending = host.reconcile(with_options(host, runtime="2"), check=True).pending
     assert whys(pending) == [(UNIT, "restart", ["runtime 1 → 2"])]
 
 
-def test_what_is_worth_no_word_restarts_all_the_same(host: Host) -> None:
+def test_a_difference_without_an_explanation_restarts_as_well(host: Host) -> None:
     host.reconcile(with_options(host))
     pending = host.reconcile(with_options(host, "# another comment\n"), check=True).pending
     assert whys(pending) == [(UNIT, "restart", ["drop-in 10-fleet.conf changed"])]
 
 
-def test_a_drop_in_of_the_users_is_taken_up(running: Host) -> None:
+def test_a_new_drop_in_of_a_user_restarts_the_unit(running: Host) -> None:
     path = user_drop_in(running, "user.conf", "[Service]\nNice=6\n")
     expected = [(UNIT, "restart", ["drop-in user.conf changed"])]
     assert whys(running.reconcile(worker(running), check=True).pending) == expected
@@ -884,7 +884,7 @@ def test_a_drop_in_of_the_users_is_taken_up(running: Host) -> None:
 
 
 class Killed(BaseException):
-    """After a kill nothing of Ansible is left."""
+    """The run was killed, and nothing handles that."""
 
 
 @pytest.mark.parametrize("moment", ["daemon-reload", "show", "restart", "after restart"])
@@ -908,14 +908,14 @@ def test_a_run_that_is_killed_is_finished_by_the_next(running: Host, moment: str
     assert running.reconcile(wanted).done == []
 
 
-def test_a_change_that_is_taken_back_restarts_nothing(running: Host) -> None:
+def test_a_reverted_change_restarts_nothing(running: Host) -> None:
     running.reconcile(worker(running, env="A=2\n", release="2"), apply=False)
     report = running.reconcile(worker(running))
     assert report.changed == [running.path("a.env"), running.path("pins/a")]
     assert (report.pending, running.systemd.did("restart")) == ([], [])
 
 
-def test_a_process_that_crashed_into_a_change_that_is_taken_back_restarts(running: Host) -> None:
+def test_a_process_that_started_with_a_reverted_change_restarts(running: Host) -> None:
     running.reconcile(worker(running, env="A=2\n"), apply=False)
     running.systemd.crash(UNIT)
     assert running.reconcile(worker(running, env="A=2\n")).pending == []
@@ -924,7 +924,7 @@ def test_a_process_that_crashed_into_a_change_that_is_taken_back_restarts(runnin
 
 
 @pytest.mark.parametrize("crashed", [False, True])
-def test_a_hand_edit_goes_and_so_does_a_process_that_started_with_it(
+def test_a_manual_edit_is_undone_and_a_process_that_started_with_it_restarts(
     running: Host, crashed: bool
 ) -> None:
     Path(running.path("a.env")).write_text("A=1\nDEBUG=1\n")
@@ -953,7 +953,7 @@ def test_a_process_that_started_while_a_reload_was_due_is_unknown(running: Host)
     ]
 
 
-def test_what_changes_while_the_process_starts_is_not_taken_as_known_to_it(host: Host) -> None:
+def test_a_file_that_changes_during_a_start_does_not_count_as_read(host: Host) -> None:
     def someone(command: str) -> None:
         if command.startswith("systemctl start"):
             Path(host.path("a.env")).write_text("A=3\n")
@@ -975,7 +975,7 @@ def test_a_unit_without_the_recorder_is_not_restarted_by_each_run(host: Host) ->
 
 
 @pytest.mark.parametrize("damage", ["gone", "{", "[]", '{"format": 9, "invocation": "new-1"}'])
-def test_without_a_record_that_serves_it_is_restarted(running: Host, damage: str) -> None:
+def test_without_a_valid_record_it_is_restarted(running: Host, damage: str) -> None:
     record = Path(f"{running.paths.records}/{UNIT}.json")
     if damage == "gone":
         record.unlink()
@@ -1005,24 +1005,24 @@ def test_a_lost_key_restarts_once(running: Host) -> None:
     assert running.reconcile(worker(running)).done == []
 
 
-def test_nothing_that_settle_keeps_holds_a_value(host: Host) -> None:
+def test_no_file_of_the_reconciler_has_a_value(host: Host) -> None:
     host.reconcile(worker(host, env="PASSWORD=hush\n", values={"password": "hush"}))
     kept = [path for path in Path(host.paths.lists).parent.rglob("*.json") if path.is_file()]
     assert len(kept) == 2
     assert not [path for path in kept if "hush" in path.read_text()]
 
 
-def test_a_reload_takes_the_change_up_and_the_record_follows(running: Host) -> None:
+def test_a_reload_applies_the_change_and_updates_the_record(running: Host) -> None:
     wanted = worker(running, env="A=2\n", on_change="reload")
     report = running.reconcile(wanted)
     assert whys(report.done) == [(UNIT, "reload", ["environment A changed"])]
     assert running.systemd.did("reload", "restart") == [f"systemctl reload {UNIT}"]
     assert running.reconcile(wanted).done == []
-    # A reload is recorded: otherwise the old file would be a difference now.
+    # The reload was recorded; otherwise the old file would be a difference now.
     assert [p.action for p in running.reconcile(worker(running), check=True).pending] == ["restart"]
 
 
-def test_a_reload_that_nobody_wrote_down_is_done_again(running: Host) -> None:
+def test_a_reload_that_was_not_recorded_is_repeated(running: Host) -> None:
     def kill(command: str) -> None:
         if "systemctl reload" in command:
             running.systemd.before = lambda command: None
@@ -1031,13 +1031,13 @@ def test_a_reload_that_nobody_wrote_down_is_done_again(running: Host) -> None:
     running.systemd.before = kill
     with pytest.raises(Killed):
         running.reconcile(worker(running, env="A=2\n", on_change="reload"))
-    # Whether or not systemd has done it, and although the disk has the same content as before.
+    # This holds whether or not systemd has done it, although the files are the same as before.
     taken_back = worker(running, on_change="reload")
     assert whys(running.reconcile(taken_back).done) == [(UNIT, "reload", ["environment A changed"])]
     assert running.reconcile(taken_back).pending == []
 
 
-def test_what_is_not_known_of_a_unit_that_reloads_is_reloaded(host: Host) -> None:
+def test_a_unit_that_can_reload_is_reloaded_if_it_has_no_record(host: Host) -> None:
     host.systemd.add(UNIT, running=True)
     wanted = worker(host, on_change="reload")
     assert [p.action for p in host.reconcile(wanted).done] == ["reload"]
@@ -1064,7 +1064,7 @@ def test_a_reload_that_the_daemon_refuses_is_no_success(running: Host) -> None:
 
 
 @pytest.mark.parametrize("active", ["activating", "reloading"])
-def test_only_what_is_up_is_reloaded(running: Host, active: str) -> None:
+def test_only_active_units_are_reloaded(running: Host, active: str) -> None:
     running.systemd.units[UNIT].state["ActiveState"] = active
     (item,) = running.reconcile(
         worker(running, env="A=2\n", on_change="reload"), check=True
@@ -1072,7 +1072,7 @@ def test_only_what_is_up_is_reloaded(running: Host, active: str) -> None:
     assert item.action == {"activating": "restart", "reloading": "reload"}[active]
 
 
-def test_a_reload_from_disk_that_is_due_is_something_to_do(running: Host) -> None:
+def test_a_pending_daemon_reload_counts_as_a_change(running: Host) -> None:
     wanted = worker(running, on_change="nothing")
     user_drop_in(running, "user.conf", "[Service]\nNice=7\n")
     report = running.run(("worker", wanted), ("none", {}), check=True)
@@ -1083,14 +1083,14 @@ def test_a_reload_from_disk_that_is_due_is_something_to_do(running: Host) -> Non
     assert running.reconcile(wanted, check=True).changed == []
 
 
-def test_on_change_nothing(running: Host) -> None:
+def test_with_on_change_nothing_a_unit_is_only_started(running: Host) -> None:
     assert running.reconcile(worker(running, env="A=2\n", on_change="nothing")).done == []
     running.systemd.units[UNIT].state["ActiveState"] = "inactive"
     done = running.reconcile(worker(running, env="A=2\n", on_change="nothing")).done
     assert [p.action for p in done] == ["start"]
 
 
-def test_a_unit_that_somebody_stops_just_now_is_started(running: Host) -> None:
+def test_a_unit_that_is_just_stopping_is_started(running: Host) -> None:
     running.systemd.units[UNIT].state.update(ActiveState="deactivating", Job="5")
     assert whys(running.reconcile(worker(running)).done) == [(UNIT, "start", ["it is stopping"])]
 
@@ -1099,7 +1099,7 @@ def test_a_unit_that_somebody_stops_just_now_is_started(running: Host) -> None:
 
 
 def several(host: Host) -> dict[str, Any]:
-    """Return a changed worker, a new one and one that was removed."""
+    """Return a changed worker, a new one and a removed one."""
     wanted = worker(host, env="A=2\n", text=f"{UNIT_TEXT}Nice=1\n")
     wanted["units"].append({"name": "shop-worker@new.service"})
     wanted["owned"] = {"units": ["shop-worker@*.service"], "files": [host.path("old-*")]}
@@ -1108,7 +1108,7 @@ def several(host: Host) -> dict[str, Any]:
     return wanted
 
 
-def test_units_can_be_left_alone_while_all_else_is_settled(running: Host) -> None:
+def test_units_can_be_left_alone_while_everything_else_is_reconciled(running: Host) -> None:
     wanted = several(running)
     report = running.reconcile(wanted, act=False)
     assert running.systemd.did() == [
@@ -1120,10 +1120,10 @@ def test_units_can_be_left_alone_while_all_else_is_settled(running: Host) -> Non
     assert report.done == []
     assert sorted(p.action for p in report.pending) == ["remove", "remove", "restart", "start"]
     listed = Path(f"{running.paths.lists}/shop-worker@new.service.json")
-    assert listed.exists(), "whoever starts it has its start recorded"
+    assert listed.exists(), "its start must be recorded, whatever starts it"
 
 
-def test_a_restart_can_be_left_to_somebody_else(running: Host) -> None:
+def test_a_restart_can_be_left_to_another_step(running: Host) -> None:
     report = running.reconcile(several(running), restart=False)
     assert sorted(p.action for p in report.done) == ["remove", "remove", "start"]
     assert running.systemd.did("restart") == []
@@ -1132,7 +1132,7 @@ def test_a_restart_can_be_left_to_somebody_else(running: Host) -> None:
     assert (item.unit, item.action) == (UNIT, "restart")
 
 
-def test_states_are_told_of_all_units(running: Host) -> None:
+def test_the_report_has_the_states_of_all_units(running: Host) -> None:
     report = running.reconcile(several(running), act=False)
     assert report.states[UNIT] == {
         "active": "active",
@@ -1167,7 +1167,7 @@ def test_a_slow_start_is_waited_for(host: Host) -> None:
     assert 19 < host.systemd.now - 1000 < 31
 
 
-def test_the_old_process_drains_as_long_as_systemd_lets_it(running: Host) -> None:
+def test_the_old_process_may_drain_until_systemds_timeout(running: Host) -> None:
     course: list[dict[str, str]] = [
         {"InvocationID": "old", "ActiveState": "deactivating", "Job": "7"},
         *[{}] * 9000,
@@ -1192,7 +1192,7 @@ def test_a_timeout_names_the_unit_its_journal_and_the_next_command(host: Host) -
     assert "  KeyError: 'SECRET_KEY'" in text
     assert f"journalctl -u {UNIT} -n 100" in text
     assert text.endswith("Is Redis up?")
-    # It has started with the files on disk and may yet become ready, so the next run has nothing to restart.
+    # It has started with the files on disk and may still become ready, so the next run has nothing to restart.
     assert host.reconcile(worker(host)).pending == []
 
 
@@ -1219,7 +1219,7 @@ def test_a_crash_loop_ends_the_wait(host: Host) -> None:
     assert host.systemd.now - 1000 < 5
 
 
-def test_a_configuration_that_no_retry_mends_ends_the_wait_at_once(host: Host) -> None:
+def test_a_configuration_error_ends_the_wait_at_once(host: Host) -> None:
     starts_as(
         host,
         {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"}
@@ -1230,7 +1230,7 @@ def test_a_configuration_that_no_retry_mends_ends_the_wait_at_once(host: Host) -
     assert host.systemd.now == 1000
 
 
-def test_the_first_failure_leaves_the_rest_serving(host: Host) -> None:
+def test_after_the_first_failure_the_others_are_left_running(host: Host) -> None:
     others = [f"shop-worker@{name}.service" for name in "bc"]
     for name in others:
         host.systemd.add(name, running=True)
@@ -1255,7 +1255,7 @@ def test_units_that_do_not_run_start_together(host: Host) -> None:
     assert host.systemd.now - 1000 < 11
 
 
-def test_of_several_that_start_the_one_that_fails_is_named(host: Host) -> None:
+def test_the_unit_that_fails_among_several_is_named(host: Host) -> None:
     for name in ("a", "b"):
         host.systemd.add(f"shop-worker@{name}.service")
     host.systemd.units["shop-worker@b.service"].course = [{"ActiveState": "failed"}]
@@ -1276,7 +1276,7 @@ def test_units_that_differ_restart_one_after_the_other(host: Host) -> None:
     assert host.systemd.did("restart") == [f"systemctl restart --no-block {n}" for n in names]
 
 
-def test_a_command_that_systemd_refuses_is_told_with_the_journal(running: Host) -> None:
+def test_a_command_that_systemd_refuses_is_reported_with_the_journal(running: Host) -> None:
     running.systemd.refused["systemctl reload"] = "Job for it failed."
     with pytest.raises(ReconcileError) as caught:
         running.reconcile(worker(running, env="A=2\n", on_change="reload"))
@@ -1292,14 +1292,14 @@ def test_enabling_that_fails_is_an_error(host: Host) -> None:
         host.reconcile(worker(host))
 
 
-# --- what is not in the inventory any more -----------------------------------------------------------
+# --- what has left the inventory -----------------------------------------------------------
 
 OLD = "shop-worker@old.service"
 
 
 @pytest.fixture
 def with_surplus(running: Host) -> Host:
-    """A host with a second worker, which was removed from the inventory."""
+    """Return a host with a second worker, which was removed from the inventory."""
     drop_in = running.units / f"{OLD}.d"
     drop_in.mkdir()
     (drop_in / "10-fleet.conf").write_text("[Service]\n")
@@ -1328,7 +1328,9 @@ def owning(host: Host) -> dict[str, Any]:
     return wanted
 
 
-def test_a_worker_that_left_is_stopped_disabled_and_its_files_go(with_surplus: Host) -> None:
+def test_a_removed_worker_is_stopped_and_disabled_and_its_files_are_deleted(
+    with_surplus: Host,
+) -> None:
     host = with_surplus
     report = host.reconcile(owning(host))
     assert host.systemd.did() == [
@@ -1342,7 +1344,7 @@ def test_a_worker_that_left_is_stopped_disabled_and_its_files_go(with_surplus: H
     assert host.systemd.units["other-worker@old.service"].state["ActiveState"] == "active"
 
 
-def test_a_unit_that_has_failed_is_not_listed_as_such_once_it_left(with_surplus: Host) -> None:
+def test_a_removed_unit_is_no_longer_listed_as_failed(with_surplus: Host) -> None:
     host = with_surplus
     host.systemd.units[OLD].state["ActiveState"] = "failed"
     host.reconcile(owning(host))
@@ -1350,7 +1352,7 @@ def test_a_unit_that_has_failed_is_not_listed_as_such_once_it_left(with_surplus:
     assert host.systemd.units[OLD].state["ActiveState"] == "inactive"
 
 
-def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Host) -> None:
+def test_records_of_a_unit_that_was_removed_elsewhere_are_deleted(with_surplus: Host) -> None:
     """A rolling restart stops and disables a worker itself; reconcile removes the rest."""
     host = with_surplus
     del host.systemd.units[OLD]
@@ -1360,7 +1362,7 @@ def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Hos
     assert [path.name for path in host.root.rglob("*") if "old" in path.name] == [f"{other}.json"]
 
 
-def test_files_go_only_once_the_unit_has_stopped(with_surplus: Host) -> None:
+def test_files_are_only_deleted_once_the_unit_has_stopped(with_surplus: Host) -> None:
     host = with_surplus
     host.systemd.refused[f"systemctl stop {OLD}"] = "Connection reset"
     with pytest.raises(ReconcileError, match="Connection reset"):
@@ -1368,7 +1370,7 @@ def test_files_go_only_once_the_unit_has_stopped(with_surplus: Host) -> None:
     assert Path(host.path("worker-old.env")).exists()
 
 
-def test_a_drop_in_of_the_users_own_stays(with_surplus: Host) -> None:
+def test_a_users_own_drop_in_stays(with_surplus: Host) -> None:
     host = with_surplus
     mine = host.units / f"{OLD}.d" / "50-mine.conf"
     mine.write_text("[Service]\nNice=5\n")
@@ -1376,7 +1378,7 @@ def test_a_drop_in_of_the_users_own_stays(with_surplus: Host) -> None:
     assert sorted(path.name for path in mine.parent.iterdir()) == ["50-mine.conf"]
 
 
-def test_a_directory_that_matches_a_name_of_ours_stays(with_surplus: Host) -> None:
+def test_a_directory_that_matches_one_of_our_patterns_stays(with_surplus: Host) -> None:
     directory = Path(with_surplus.path("worker-old.env.d/worker-x.env"))
     directory.mkdir(parents=True)
     wanted = owning(with_surplus)
@@ -1386,7 +1388,7 @@ def test_a_directory_that_matches_a_name_of_ours_stays(with_surplus: Host) -> No
     assert directory.is_dir()
 
 
-def test_a_directory_of_a_packages_stays_when_our_last_file_goes(with_surplus: Host) -> None:
+def test_a_packages_directory_stays_when_our_last_file_is_deleted(with_surplus: Host) -> None:
     conf = Path(with_surplus.path("nginx/conf.d"))
     conf.mkdir(parents=True)
     (conf / "shop-web.conf").write_text("server {}\n")
@@ -1397,7 +1399,7 @@ def test_a_directory_of_a_packages_stays_when_our_last_file_goes(with_surplus: H
     assert not (with_surplus.units / f"{OLD}.d").exists()
 
 
-def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:
+def test_an_interrupted_removal_is_finished_by_the_next_run(with_surplus: Host) -> None:
     host = with_surplus
 
     def kill(command: str) -> None:
@@ -1410,7 +1412,7 @@ def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:
     host.systemd.before = lambda command: None
     host.reconcile(owning(host))
     assert host.systemd.units[OLD].state["UnitFileState"] == "disabled"
-    # systemd forgets a unit that is stopped and disabled, so only its files show that it was there.
+    # systemd forgets a unit that is stopped and disabled, so only its files show that it existed.
     del host.systemd.units[OLD]
     Path(host.path("worker-old.env")).write_text("A=1\n")
     report = host.reconcile(owning(host), apply=False)
@@ -1428,7 +1430,7 @@ def whole_tree(host: Host) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in host.root.rglob("*") if path.is_file()}
 
 
-def test_check_mode_on_a_bare_host_writes_nothing_and_names_what_is_to_come(host: Host) -> None:
+def test_check_mode_on_a_bare_host_writes_nothing_and_names_all_changes(host: Host) -> None:
     wanted = owning(host)
     wanted["directories"] += [{"path": host.path("d"), "owner": "to-come", "group": "to-come"}]
     wanted["sysusers"] = [host.file("sysusers.d/shop.conf", "u to-come -\n")]
@@ -1460,7 +1462,7 @@ def test_check_mode_on_a_bare_host_writes_nothing_and_names_what_is_to_come(host
     assert f"enable {UNIT}" in report.changed
 
 
-def test_check_mode_on_a_settled_host_with_surplus(with_surplus: Host) -> None:
+def test_check_mode_names_what_would_be_removed(with_surplus: Host) -> None:
     host = with_surplus
     before = whole_tree(host)
     wanted = owning(host)
@@ -1479,7 +1481,7 @@ def test_check_mode_after_a_run_has_nothing_to_foretell(running: Host) -> None:
     assert (report.changes, report.pending, report.diff) == ([], [], [])
 
 
-def test_what_one_role_writes_restarts_what_another_ones_unit_reads(running: Host) -> None:
+def test_a_file_of_one_role_restarts_a_unit_of_another_that_reads_it(running: Host) -> None:
     wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}Nice=2\n")
     units = {"units": wanted.pop("units")}
     for parts in ((("files", wanted), ("units", units)), (("units", units), ("files", wanted))):
@@ -1496,7 +1498,7 @@ def test_a_unit_that_two_roles_want_is_planned_once(running: Host) -> None:
     assert [(p.part, p.unit) for p in report.pending] == [("one", UNIT)]
 
 
-def test_a_drop_in_that_is_about_to_go_or_to_come_is_foretold(running: Host) -> None:
+def test_a_drop_in_that_will_be_written_or_deleted_is_foretold(running: Host) -> None:
     wanted = worker(running)
     drop_in = f"units/{UNIT}.d/10-fleet.conf"
     wanted["files"].append(host_file := running.file(drop_in, "[Service]\nNice=1\n"))
@@ -1510,7 +1512,7 @@ def test_a_drop_in_that_is_about_to_go_or_to_come_is_foretold(running: Host) -> 
     assert remove.why == ("not in the inventory: delete 1 file", running.path(drop_in))
 
 
-def test_a_file_that_is_yet_to_be_made_restarts_its_readers(running: Host) -> None:
+def test_a_file_that_is_not_written_yet_restarts_its_readers(running: Host) -> None:
     wanted = worker(running)
     wanted["units"][0]["files"].append(running.path("host.key"))
     Path(running.path("host.key")).write_text("old\n")
@@ -1523,7 +1525,7 @@ def test_a_file_that_is_yet_to_be_made_restarts_its_readers(running: Host) -> No
         running.reconcile(wanted)
 
 
-def test_several_roles_at_once_are_only_foretold() -> None:
+def test_several_roles_at_once_need_check_mode() -> None:
     with pytest.raises(ReconcileError, match="run in check mode"):
         reconciler.reconcile([("a", parse({})), ("b", parse({}))], ReconcileOptions(), check=False)
 
@@ -1573,7 +1575,7 @@ def with_redis(host: Host) -> Host:
     return host
 
 
-def test_what_redis_takes_is_set_live_and_the_record_follows(with_redis: Host) -> None:
+def test_settings_of_redis_are_set_live_and_recorded(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, memory="512mb")
     expected = [(REDIS, "live", ["setting maxmemory 256mb → 512mb"])]
     assert whys(host.reconcile(wanted, check=True).pending) == expected
@@ -1584,7 +1586,7 @@ def test_what_redis_takes_is_set_live_and_the_record_follows(with_redis: Host) -
     assert host.reconcile(wanted).pending == []
 
 
-def test_a_new_certificate_is_read_live_and_a_new_key_restarts(with_redis: Host) -> None:
+def test_a_new_certificate_is_loaded_live_and_a_new_key_restarts(with_redis: Host) -> None:
     host = with_redis
     Path(host.path("host.crt")).write_text("2\n")
     assert whys(host.reconcile(redis(host)).done) == [(REDIS, "live", ["file host.crt changed"])]
@@ -1593,7 +1595,7 @@ def test_a_new_certificate_is_read_live_and_a_new_key_restarts(with_redis: Host)
     assert whys(host.reconcile(redis(host)).done) == [(REDIS, "restart", ["file host.key changed"])]
 
 
-def test_a_new_key_that_can_be_staged_is_taken_live(host: Host) -> None:
+def test_a_new_key_that_can_be_staged_is_loaded_live(host: Host) -> None:
     Path(host.path("run")).mkdir()
     for name in ("host.crt", "host.key"):
         Path(host.path(name)).write_text("1\n")
@@ -1616,7 +1618,7 @@ def test_a_new_key_that_can_be_staged_is_taken_live(host: Host) -> None:
     assert host.systemd.did("restart") == []
 
 
-def test_what_redis_takes_at_its_start_alone_restarts_it(with_redis: Host) -> None:
+def test_a_directive_that_redis_only_reads_at_its_start_restarts_it(with_redis: Host) -> None:
     wanted = redis(with_redis, memory="512mb", databases="2")
     report = with_redis.reconcile(wanted, restart=False)
     assert (report.done, with_redis.redis.commands) == ([], [])
@@ -1630,7 +1632,7 @@ KEPT = f"(resetchannels -@all +get) on #{sha('w1')}"
 STILL = [(REDIS, "live", ["user worker: what was allowed before still is"])]
 
 
-def test_a_user_only_gains_until_the_end(with_redis: Host) -> None:
+def test_a_user_only_gains_rights_until_the_end_of_the_run(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
     expected = [(REDIS, "live", ["user worker changed"])]
     assert whys(host.reconcile(wanted, check=True).pending) == expected
@@ -1653,7 +1655,7 @@ def test_a_user_only_gains_until_the_end(with_redis: Host) -> None:
     assert len(host.redis.commands) == 1
 
 
-def test_a_user_who_left_stays_until_the_end(with_redis: Host) -> None:
+def test_a_removed_user_stays_until_the_end_of_the_run(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=None)
     assert whys(host.reconcile(wanted).done) == [(REDIS, "live", ["user worker removed"])]
     assert host.redis.commands == []
@@ -1663,7 +1665,7 @@ def test_a_user_who_left_stays_until_the_end(with_redis: Host) -> None:
     assert host.reconcile(wanted, check=True).pending == []
 
 
-def test_a_user_who_comes_back_before_the_end_is_treated_as_one_who_was_there(
+def test_a_user_who_comes_back_before_the_end_counts_as_never_removed(
     with_redis: Host,
 ) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
@@ -1674,14 +1676,14 @@ def test_a_user_who_comes_back_before_the_end_is_treated_as_one_who_was_there(
     assert whys(host.reconcile(wanted, finish=True).done) == STILL
 
 
-def test_a_user_who_is_new_needs_no_end(with_redis: Host) -> None:
+def test_a_new_user_needs_no_finishing_step(with_redis: Host) -> None:
     del with_redis.redis.users["worker"]
     with_redis.reconcile(redis(with_redis, worker=">w2 +set"))
     assert with_redis.redis.commands[-1] == "ACL SETUSER worker reset on >w2 +set"
     assert with_redis.reconcile(redis(with_redis, worker=">w2 +set")).pending == []
 
 
-def test_what_comes_meanwhile_is_set_and_the_end_is_not_forgotten(with_redis: Host) -> None:
+def test_a_change_before_the_end_is_set_and_the_end_still_comes(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set", memory="512mb")
     host.reconcile(redis(host, worker=">w2 +set"))
     host.redis.commands.clear()
@@ -1691,7 +1693,7 @@ def test_what_comes_meanwhile_is_set_and_the_end_is_not_forgotten(with_redis: Ho
     assert whys(host.reconcile(wanted).pending) == STILL
 
 
-def test_a_server_that_starts_anew_has_no_old_rights(with_redis: Host) -> None:
+def test_a_restarted_server_has_no_old_rights(with_redis: Host) -> None:
     wanted = redis(with_redis, worker=">w2 +set")
     with_redis.reconcile(wanted)
     with_redis.systemd.crash(REDIS)
@@ -1699,12 +1701,12 @@ def test_a_server_that_starts_anew_has_no_old_rights(with_redis: Host) -> None:
 
 
 @pytest.mark.parametrize("taken_back", [False, True])
-def test_what_a_killed_run_set_is_known_to_the_next(with_redis: Host, taken_back: bool) -> None:
+def test_the_next_run_knows_what_a_killed_run_has_set(with_redis: Host, taken_back: bool) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set", memory="512mb")
 
     def kill(command: str) -> None:
         if command.startswith("ACL SETUSER"):
-            # It has accepted it, like the settings before, but this is not recorded.
+            # Redis has accepted the command, like the settings before, but this is not recorded.
             raise Killed
 
     host.redis.before = kill
@@ -1720,7 +1722,7 @@ def test_what_a_killed_run_set_is_known_to_the_next(with_redis: Host, taken_back
     assert host.reconcile(wanted, check=True).pending == []
 
 
-def test_an_end_that_is_killed_comes_with_the_next_run(with_redis: Host) -> None:
+def test_an_interrupted_finishing_step_is_done_by_the_next_run(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
     host.reconcile(wanted)
     host.redis.refused["ACL SETUSER"] = "it gave no answer"
@@ -1731,7 +1733,7 @@ def test_an_end_that_is_killed_comes_with_the_next_run(with_redis: Host) -> None
     assert whys(host.reconcile(wanted, finish=True).done) == STILL
 
 
-def test_without_a_way_in_the_server_is_restarted(with_redis: Host) -> None:
+def test_a_server_that_refuses_the_login_is_restarted(with_redis: Host) -> None:
     with_redis.redis.refused["PING"] = "AUTH failed: WRONGPASS"
     wanted = redis(with_redis, admin="new")
     for check in (True, False):
@@ -1740,7 +1742,7 @@ def test_without_a_way_in_the_server_is_restarted(with_redis: Host) -> None:
         ]
 
 
-def test_a_server_that_refuses_is_told_of_and_asked_again(with_redis: Host) -> None:
+def test_a_refusal_of_the_server_is_reported_and_the_next_run_retries(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, memory="1kb")
     host.redis.refused["CONFIG SET"] = "it refused CONFIG SET: out of memory"
     with pytest.raises(ReconcileError) as caught:
@@ -1750,10 +1752,10 @@ def test_a_server_that_refuses_is_told_of_and_asked_again(with_redis: Host) -> N
     assert [p.action for p in host.reconcile(wanted).done] == ["live"]
 
 
-# --- the whole ---------------------------------------------------------------------------------------
+# --- the module ---------------------------------------------------------------------------------------
 
 
-def test_two_runs_at_once_settle_one_after_the_other(tmp_path: Path) -> None:
+def test_only_one_run_at_a_time_reconciles_a_host(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with reconcile_lock.exclusive(lock), open(lock, "w") as second, pytest.raises(BlockingIOError):
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -1761,7 +1763,7 @@ def test_two_runs_at_once_settle_one_after_the_other(tmp_path: Path) -> None:
         pass
 
 
-def test_a_plan_looks_while_nobody_settles_and_makes_no_lock(tmp_path: Path) -> None:
+def test_a_plan_waits_for_a_reconciling_run_and_creates_no_lock_file(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with reconcile_lock.shared(lock):
         assert not lock.exists()
@@ -1777,14 +1779,16 @@ def test_a_plan_looks_while_nobody_settles_and_makes_no_lock(tmp_path: Path) -> 
         fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def test_what_the_host_refuses_is_told_with_its_path(
+def test_an_error_of_the_host_is_reported_with_its_path(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     wanted = {"files": [host.file("a", "1\n")]}
-    monkeypatch.setattr(reconciler, "HostReconciler", lambda *_, check: host.settler(("", wanted)))
+    monkeypatch.setattr(
+        reconciler, "HostReconciler", lambda *_, check: host.reconciler(("", wanted))
+    )
     alone = reconcile_lock.exclusive
     monkeypatch.setattr(reconciler, "exclusive", lambda: alone(tmp_path / "lock"))
     monkeypatch.setattr(os, "fsync", full)
@@ -1793,13 +1797,13 @@ def test_what_the_host_refuses_is_told_with_its_path(
     assert str(caught.value).startswith(f"{host.path('a')}: No space left on device. Fix that")
 
 
-def test_settle_reports_what_it_did(
+def test_the_module_reports_what_it_did(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
         reconciler,
         "HostReconciler",
-        lambda parts, options, check: host.settler(("", worker(host)), check=check),
+        lambda parts, options, check: host.reconciler(("", worker(host)), check=check),
     )
     lock = tmp_path / "lock"
     alone = reconcile_lock.exclusive
@@ -1819,7 +1823,7 @@ def test_settle_reports_what_it_did(
     assert lock.exists()
 
 
-def test_the_last_change_of_a_host_has_a_time(
+def test_the_time_of_a_hosts_last_change_is_recorded(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     wanted = worker(host)
@@ -1827,7 +1831,7 @@ def test_the_last_change_of_a_host_has_a_time(
     monkeypatch.setattr(
         reconciler,
         "HostReconciler",
-        lambda _, options, check: host.settler(("", wanted), check=check, **vars(options)),
+        lambda _, options, check: host.reconciler(("", wanted), check=check, **vars(options)),
     )
     monkeypatch.setattr(reconciler, "exclusive", lambda: contextlib.nullcontext())
     monkeypatch.setattr(reconciler, "shared", lambda: contextlib.nullcontext())
@@ -1857,7 +1861,7 @@ def test_the_last_change_of_a_host_has_a_time(
     assert path.exists()
 
 
-def test_systemd_is_asked_for_units_in_one_call(running: Host) -> None:
+def test_systemd_is_asked_about_all_units_in_one_call(running: Host) -> None:
     wanted = worker(running)
     for number in range(50):
         name = f"shop-worker@{number}.service"

@@ -1,4 +1,4 @@
-"""Changes of a running Redis: which they are, and on a real server."""
+"""Changes of a running Redis: which ones are possible, and their effect on a real server."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ KNOWN = {
 
 
 def change(**labels: str | None) -> LiveChange | None:
-    """Return the change if labels (`_` for a blank, `__` for a dash) have other values; nothing is removed."""
+    """Return the change if labels (`_` means a space, `__` a dash) have other values; None removes one."""
     names = {k.replace("__", "-").replace("_", " ", 1): v for k, v in labels.items()}
     wanted = {k: v for k, v in {**KNOWN, **names}.items() if v is not None}
     return change_between(KNOWN, wanted, UNIT)
 
 
-def test_a_new_key_goes_with_its_certificate() -> None:
+def test_a_new_key_is_set_with_its_certificate() -> None:
     access = RedisAccess("h", 1, "/t/ca.crt", "admin", "adm", staged_key="/run/redis-a/host.key")
     own = {"setting tls-key-file": "/run/credentials/redis@a.service/host.key"}
     before = {**KNOWN, **own}
@@ -83,7 +83,7 @@ def test_a_new_key_goes_with_its_certificate() -> None:
     )
 
 
-def test_what_can_be_set_live() -> None:
+def test_changes_that_can_be_made_live() -> None:
     assert change(setting_maxmemory="512mb", setting_save="60 1; 30 5") == LiveChange(
         {"maxmemory": "512mb", "save": "60 1 30 5"}
     )
@@ -99,7 +99,7 @@ def test_what_can_be_set_live() -> None:
     [
         {"setting_databases": "2"},
         {"setting_requirepass": "x"},
-        # Only a start shows what it would be without the directive.
+        # Only a start shows the value without the directive.
         {"setting_maxmemory": None},
         {"setting_tls__port": "7000"},
         {"file_host.key": "2"},
@@ -110,7 +110,7 @@ def test_what_can_be_set_live() -> None:
     ],
     ids=str,
 )
-def test_what_takes_a_restart(label: Mapping[str, str | None]) -> None:
+def test_changes_that_need_a_restart(label: Mapping[str, str | None]) -> None:
     assert change(**label) is None
     assert change(**label, setting_timeout="5") is None
 
@@ -122,7 +122,7 @@ def test_a_record_names_users_who_are_allowed_more_than_their_rules() -> None:
     assert split(marked) == (KNOWN, ["old", "worker"])
 
 
-def test_a_refused_rule_is_not_repeated_where_it_is_a_password() -> None:
+def test_a_refused_rule_is_not_shown_if_it_is_a_password() -> None:
     assert redacted("Error in '>hush': x") == "Error in '<secret>': x"
     assert redacted(f"bad #{'a' * 64}, +nosuch") == "bad <secret> +nosuch"
     assert redacted("argument must be a -> memory value") == "argument must be a -> memory value"
@@ -233,8 +233,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
         process.wait()
 
 
-def test_a_server_takes_every_directive_of_the_table(server: Server) -> None:
-    # With the same value. This makes it read TLS files again.
+def test_a_server_accepts_every_directive_of_the_table(server: Server) -> None:
+    # The value stays the same. This also makes it read TLS files again.
     for name in sorted(LIVE):
         found = server.ask("CONFIG", "GET", name)
         assert isinstance(found, dict), name
@@ -242,7 +242,7 @@ def test_a_server_takes_every_directive_of_the_table(server: Server) -> None:
         server.apply({name: found[name]})
 
 
-def test_every_directive_of_the_table_is_one_that_the_template_writes() -> None:
+def test_the_template_writes_every_directive_of_the_table() -> None:
     text = (ROOT / "templates/redis/redis.conf.j2").read_text()
     assert {line.split()[0] for line in text.splitlines() if line[:1].islower()} >= LIVE
 
@@ -258,7 +258,7 @@ def test_settings_are_set_together_or_not_at_all(server: Server) -> None:
 
 @pytest.fixture
 def fresh(server: Server) -> Iterator[Server]:
-    """The server, after which all users are as in its file again."""
+    """Return the server; afterwards restore all users from its file."""
     yield server
     users = server.ask("ACL", "USERS")
     assert isinstance(users, list)
@@ -267,13 +267,13 @@ def fresh(server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def old(fresh: Server) -> Iterator[Connection]:
-    """A worker's connection from before any change."""
+    """Return a worker's connection that was opened before any change."""
     connection = Connection(fresh, "worker", "w1")
     yield connection
     connection.close()
 
 
-def test_a_password_changes_beside_the_old_ones_until_these_are_ended(fresh: Server) -> None:
+def test_a_new_password_is_added_and_old_ones_work_until_the_end(fresh: Server) -> None:
     for word in ("w2", "w3"):
         assert fresh.apply(worker=WORKER.replace("w1", word)) == ("worker",)
     assert fresh.takes("w1", "w2", "w3", "w4") == [True, True, True, False]
@@ -281,7 +281,7 @@ def test_a_password_changes_beside_the_old_ones_until_these_are_ended(fresh: Ser
     assert fresh.takes("w1", "w2", "w3") == [False, False, True]
 
 
-def test_who_is_connected_keeps_its_key_until_the_end(fresh: Server, old: Connection) -> None:
+def test_a_connected_client_keeps_its_keys_until_the_end(fresh: Server, old: Connection) -> None:
     rules = "on >w1 resetchannels -@all +ping +get ~b"
     fresh.apply(worker=rules)
     assert [old.ask(f"GET {key}") for key in "ab"] == [None, None]
@@ -313,10 +313,10 @@ ADDED = {
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
+def test_a_running_fleet_gets_the_rights_of_the_delivery_before_its_workers_restart(
     fresh: Server, back: bool
 ) -> None:
-    """On the way back it keeps them until the last worker that needs them is gone."""
+    """On the way back it keeps them until the last worker that needs them has stopped."""
     acl = desired_acl.acl("broker", {"worker": "w1"}, ["mail"]).splitlines()[1]
     new = acl.removeprefix("user worker ")
     assert set(new.split()) >= ADDED
@@ -343,7 +343,7 @@ def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
 
 
 def test_remote_control_of_producers_is_switched_on_and_off_live(fresh: Server) -> None:
-    """Its rules are a selector, which SETUSER takes in several words."""
+    """Its rules are a selector, which has several words in SETUSER."""
     off, on = (
         desired_acl.acl("broker", {"producer": "p"}, ["mail"], remote_control=given)
         .splitlines()[1]
@@ -362,7 +362,7 @@ def test_remote_control_of_producers_is_switched_on_and_off_live(fresh: Server) 
         assert fresh.may("producer", "LPUSH", "mail", "x")
 
 
-def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:
+def test_a_subscriber_keeps_its_channel_until_the_end(fresh: Server) -> None:
     rules = "on >l resetchannels -@all +ping +subscribe"
     fresh.apply(listener=f"{rules} &x")
     connection = Connection(fresh, "listener", "l")
@@ -377,7 +377,7 @@ def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:
     connection.close()
 
 
-def test_a_user_who_left_goes_at_the_end(fresh: Server, old: Connection) -> None:
+def test_a_removed_user_is_deleted_at_the_end(fresh: Server, old: Connection) -> None:
     gone = LiveChange(gone=("worker",))
     assert redis_live.apply(fresh.access, gone, {}, talk) == ("worker",)
     assert fresh.takes("w1") == [True]
@@ -388,7 +388,7 @@ def test_a_user_who_left_goes_at_the_end(fresh: Server, old: Connection) -> None
         old.ask("GET a")
 
 
-def test_a_new_user_has_its_rules_at_once_and_nobody_else_is_touched(
+def test_a_new_user_has_its_rules_at_once_and_no_other_is_changed(
     fresh: Server, old: Connection
 ) -> None:
     before = fresh.ask("ACL", "GETUSER", "worker")
@@ -398,7 +398,7 @@ def test_a_new_user_has_its_rules_at_once_and_nobody_else_is_touched(
     assert old.ask("PING") == "+PONG"
 
 
-# Rules before and after; what is allowed in between; and what is not allowed even then.
+# Rules before and after; what is allowed in between; and what is never allowed.
 UNIONS = {
     "a new command and an old key": (
         "+get ~a",
@@ -449,20 +449,20 @@ UNIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", UNIONS)
-def test_in_between_a_user_may_do_what_either_rules_allow_and_no_more(
+def test_in_between_a_user_may_do_exactly_what_old_or_new_rules_allow(
     fresh: Server, case: str
 ) -> None:
     before, after, allowed, refused = UNIONS[case]
     before, after = (f"on >w resetchannels -@all {rules}" for rules in (before, after))
     fresh.apply(user=before, twin=after)
     sizes = []
-    # As often as runs are interrupted.
+    # Repeated, as if several runs were interrupted.
     for _ in range(3):
         fresh.apply(user=after)
         found = [command for command in (*allowed, *refused) if fresh.may("user", *command.split())]
         assert found == allowed
         sizes.append(len(str(fresh.ask("ACL", "GETUSER", "user"))))
-    assert sizes[1] == sizes[2], "what was kept does not pile up"
+    assert sizes[1] == sizes[2], "kept rules must not accumulate"
     fresh.finish(user=after)
     assert fresh.ask("ACL", "GETUSER", "user") == fresh.ask("ACL", "GETUSER", "twin")
 
@@ -479,7 +479,7 @@ def test_in_between_a_user_may_do_what_either_rules_allow_and_no_more(
         ("on >w1", "on nopass resetpass >w2", "w1 w2", "w2"),
     ],
 )
-def test_whoever_could_log_in_can_until_the_end(
+def test_old_logins_work_until_the_end(
     fresh: Server, before: str, after: str, meanwhile: str, then: str
 ) -> None:
     def taken() -> str:
@@ -493,7 +493,7 @@ def test_whoever_could_log_in_can_until_the_end(
     assert taken() == then
 
 
-def test_a_rule_that_is_refused_leaves_the_user_as_it_was(fresh: Server) -> None:
+def test_a_refused_rule_does_not_change_the_user(fresh: Server) -> None:
     before = fresh.ask("ACL", "GETUSER", "worker")
     with pytest.raises(RedisError) as caught:
         fresh.apply(worker="on >hush +nosuch")
@@ -503,7 +503,7 @@ def test_a_rule_that_is_refused_leaves_the_user_as_it_was(fresh: Server) -> None
 
 
 @pytest.mark.parametrize("password", ['with"quote', "with\\slash", "éñ", "a'b#>"])
-def test_passwords_of_any_form_arrive(fresh: Server, password: str) -> None:
+def test_passwords_may_have_any_characters(fresh: Server, password: str) -> None:
     fresh.finish(worker=f"on >{password} +ping")
     assert fresh.takes(password) == [True]
 
@@ -512,23 +512,23 @@ def presented(server: Server) -> str:
     return ssl.get_server_certificate(("localhost", server.access.port))
 
 
-def test_a_renewed_certificate_is_read_without_a_restart(
+def test_a_renewed_certificate_is_loaded_without_a_restart(
     server: Server, authority: Authority
 ) -> None:
     before = presented(server)
     issue(server.directory, authority)
     assert presented(server) == before
-    # In production the key stays, because it reaches the process as a credential.
+    # In production the key stays, because the process has it as a credential.
     key = {"tls-key-file": str(server.directory / "host.key")}
     server.apply({"tls-cert-file": str(server.directory / "host.crt"), **key})
     assert presented(server) == (server.directory / "host.crt").read_text()
     assert server.ask("PING") == "PONG"
 
 
-def test_a_new_key_is_taken_without_a_restart_and_nobody_is_cut_off(
+def test_a_new_key_is_loaded_without_a_restart_or_a_lost_connection(
     server: Server, authority: Authority, old: Connection
 ) -> None:
-    """The key that a running server got at its start can't be replaced in place."""
+    """The file of the key that a running server got at its start can't be replaced."""
     identity = old.ask("CLIENT ID")
     staged = server.directory / "run/host.key"
     staged.parent.mkdir()
@@ -541,7 +541,7 @@ def test_a_new_key_is_taken_without_a_restart_and_nobody_is_cut_off(
     server.apply(files)
     assert presented(server) == certificate
     assert old.ask("CLIENT ID") == identity
-    # And again, with the file that is there now.
+    # It works again with the file that is there now.
     stage(str(server.directory / "host.key"), str(staged))
     server.apply({**files, "tls-cert-file": str(server.directory / "host.crt")})
     assert presented(server) == (server.directory / "host.crt").read_text()
@@ -550,7 +550,7 @@ def test_a_new_key_is_taken_without_a_restart_and_nobody_is_cut_off(
         stage(str(server.directory / "new.key"), "/nowhere/host.key")
 
 
-def test_it_is_shown_a_certificate_where_it_asks_for_one(
+def test_the_client_shows_a_certificate_if_the_server_asks_for_one(
     server: Server, authority: Authority, tmp_path: Path
 ) -> None:
     certificate, private = authority.issue(["DNS:worker1"], purposes=[CLIENT])
@@ -561,7 +561,7 @@ def test_it_is_shown_a_certificate_where_it_asks_for_one(
     server.apply({"tls-auth-clients": "optional"})
     assert takes_password(server.access, talk)
     assert takes_password(shown, talk)
-    # Requiring it disconnects no client that is already connected without one.
+    # Requiring certificates does not disconnect clients without one.
     standing = Connection(server, "admin", "adm")
     server.apply({"tls-auth-clients": "yes"})
     try:
@@ -579,7 +579,7 @@ def test_it_is_shown_a_certificate_where_it_asks_for_one(
 def test_both_authorities_are_trusted_while_one_takes_over(
     server: Server, authority: Authority, tmp_path: Path
 ) -> None:
-    """CONFIG SET of the bundle, live, in the three steps; each with clients of both."""
+    """The bundle is set live in the three steps, each with clients of both authorities."""
     new = Authority("two")
     pairs = []
     for number, one in enumerate((authority, new)):
@@ -608,7 +608,7 @@ def test_both_authorities_are_trusted_while_one_takes_over(
     assert let_in() == [True, True]
 
 
-def test_who_can_not_get_in_is_told_so(server: Server) -> None:
+def test_a_failed_login_or_connection_is_an_error(server: Server) -> None:
     wrong = replace(server.access, password="hush")
     with pytest.raises(RedisError, match=r"user admin: AUTH failed: WRONGPASS") as caught:
         talk(wrong, [["PING"]])
@@ -619,7 +619,7 @@ def test_who_can_not_get_in_is_told_so(server: Server) -> None:
     assert not takes_password(nobody, talk)
 
 
-def test_the_password_is_not_for_a_server_of_another_name(
+def test_a_server_with_another_name_does_not_get_the_password(
     server: Server, authority: Authority
 ) -> None:
     """Otherwise any certificate of a company's authority would be accepted."""
@@ -650,7 +650,7 @@ def test_the_password_is_not_for_a_server_of_another_name(
 @pytest.mark.parametrize(
     "words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+no end", b"$9\r\nshort"]
 )
-def test_what_is_no_redis_is_told(server: Server, words: bytes) -> None:
+def test_a_server_that_is_no_redis_is_an_error(server: Server, words: bytes) -> None:
     def listen() -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(server.directory / "host.crt", server.directory / "host.key")
@@ -669,7 +669,7 @@ def test_what_is_no_redis_is_told(server: Server, words: bytes) -> None:
         thread.join(10)
 
 
-def test_answers_of_each_kind(server: Server) -> None:
+def test_each_kind_of_reply_is_read(server: Server) -> None:
     assert talk(server.access, [["PING"], ["ACL", "GETUSER", "nobody"]]) == ["PONG", None]
     (information,) = talk(server.access, [["INFO", "server"]])
     assert str(information).startswith("# Server\r\n")

@@ -1,4 +1,4 @@
-"""Reading what systemd says."""
+"""How systemd's answers are read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Job=1742
 """
 
 
-def test_a_unit() -> None:
+def test_the_properties_of_a_unit_are_read() -> None:
     state = parse_show("a", BLOCK)
     assert (state.main_pid, state.restarts, state.exit_status, state.job) == (341, 2, 1, True)
     assert (state.active, state.file_state, state.need_reload) == ("activating", "enabled", False)
@@ -57,7 +57,7 @@ def test_a_unit() -> None:
     )
 
 
-def test_a_unit_that_is_nowhere() -> None:
+def test_an_unknown_unit_has_no_properties() -> None:
     # A socket or a target has no properties of a service.
     state = parse_show("a", "LoadState=not-found\nActiveState=inactive\nSubState=dead\nJob=0")
     assert not state.exists
@@ -65,7 +65,7 @@ def test_a_unit_that_is_nowhere() -> None:
     assert state.described == "inactive (dead)"
 
 
-def test_what_a_dead_process_said_is_not_repeated() -> None:
+def test_the_status_of_a_dead_process_is_not_shown() -> None:
     assert "waiting" not in parse_show("a", BLOCK.replace("MainPID=341", "MainPID=0")).described
 
 
@@ -94,7 +94,7 @@ def test_no_answer_is_an_error(done: Completed, words: str) -> None:
         show(["a", "b"], lambda command: done)
 
 
-def test_asking_for_nothing_asks_nobody() -> None:
+def test_without_units_systemd_is_not_asked() -> None:
     def runner(command: Sequence[str]) -> Completed:
         raise AssertionError(command)
 
@@ -102,7 +102,7 @@ def test_asking_for_nothing_asks_nobody() -> None:
     assert listed([], runner) == []
 
 
-def test_units_by_pattern_are_those_loaded_and_those_enabled_but_no_template() -> None:
+def test_a_pattern_finds_loaded_and_enabled_units_without_templates() -> None:
     answers = {
         "list-units": "w@a.service loaded active running x\nw@b.service not-found failed failed y\n",
         "list-unit-files": "w@.service disabled enabled\nw@c.service enabled enabled\n\n",
@@ -114,7 +114,7 @@ def test_units_by_pattern_are_those_loaded_and_those_enabled_but_no_template() -
         return Completed(0, answers[command[1]])
 
     assert listed(["w@*.service"], runner) == ["w@a.service", "w@b.service", "w@c.service"]
-    # A stopped unit is loaded too.
+    # A stopped unit is loaded, too.
     assert "--all" in asked[0]
     assert all(command[-1] == "w@*.service" for command in asked)
 
@@ -131,7 +131,7 @@ def test_commands_run_in_a_plain_locale(monkeypatch: pytest.MonkeyPatch) -> None
     assert done == Completed(3, "C.UTF-8\noops\n\ufffd")
 
 
-def test_the_file_that_an_instance_is_made_from() -> None:
+def test_the_template_of_an_instance_is_found() -> None:
     assert template_of("shop-worker@a.b.service") == "shop-worker@.service"
     assert template_of("nginx.service") == "nginx.service"
 
@@ -151,7 +151,7 @@ def sources(disk: Disk, loaded: str = "") -> tuple[str, ...]:
     return sources_to_be(state, disk, "/etc/systemd/system/")
 
 
-def test_sources_are_those_that_a_reload_would_find() -> None:
+def test_sources_of_a_unit_are_those_that_a_reload_would_find() -> None:
     etc, lib = "/etc/systemd/system", "/lib/systemd/system"
     assert sources(Files(f"{lib}/w@.service")) == (f"{lib}/w@.service",)
     ours = (
@@ -162,14 +162,14 @@ def test_sources_are_those_that_a_reload_would_find() -> None:
     assert sources(Files(f"{lib}/w@.service", *reversed(ours))) == ours
 
 
-def test_a_drop_in_hides_those_of_its_name_and_one_that_went_away_is_gone() -> None:
+def test_a_drop_in_hides_others_with_its_name_and_a_deleted_one_is_left_out() -> None:
     etc, run = "/etc/systemd/system", "/run/systemd/system"
     disk = Files(f"{run}/w@a.service.d/1.conf", f"{etc}/w@.service.d/1.conf", "/x/service.d/9.conf")
     loaded = f"DropInPaths=/x/service.d/9.conf {etc}/w@a.service.d/gone.conf"
     assert sources(disk, loaded) == (f"{run}/w@a.service.d/1.conf", "/x/service.d/9.conf")
 
 
-def test_the_children_of_a_process() -> None:
+def test_the_children_of_a_process_are_found() -> None:
     with subprocess.Popen(["/usr/bin/cat"], stdin=subprocess.PIPE) as child:
         assert child.pid in children(os.getpid())
         assert children(child.pid) == frozenset()

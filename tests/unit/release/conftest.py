@@ -26,7 +26,7 @@ def umask() -> Iterator[None]:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The command and options of each process that was started.
 
-    Someone else than root can build, who can't become another user or give away files but need not.
+    Users other than root can build, too: they can't become another user or give away files, but don't have to.
     """
     run, found = subprocess.run, []
 

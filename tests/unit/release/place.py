@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 # As on hosts. The tests' own interpreter may be where that user can't go.
 PYTHON = "/usr/bin/python3"
-# Says what it was asked, as `celery_fleet.release.check` would answer.
+# Records the request, and answers as `celery_fleet.release.check` would.
 CHECK = """
 import json, os, sys
 request = json.load(sys.stdin)
@@ -79,7 +79,7 @@ class Place:
         options: dict[str, Any] = {
             "directory": ".",
             "requirements": "requirements.txt",
-            # As the control node names it: another for other requirements.
+            # The control node's name for the virtualenv, which depends on the requirements.
             "virtualenv": hashlib.sha256(given.get("requirements.txt", "").encode()).hexdigest()[
                 :12
             ],

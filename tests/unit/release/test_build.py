@@ -42,7 +42,7 @@ from tests.unit.release.place import CHECK, PYTHON, USER, Place, wheel
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("umask", "ran")]
 
 
-def test_a_release(place: Place) -> None:
+def test_a_release_is_built_and_checked(place: Place) -> None:
     environment = {"SEEN": str(place.seen), "A": 1, "FLAG": True}
     demands = {"settings": {"timezone": "UTC"}, "schedule": {"e": {"task": "app.x", "interval": 5}}}
     build(place.wanted(demands=demands, environment=environment))
@@ -94,14 +94,12 @@ def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
     ]
 
 
-def test_requirements_stand_beside_the_code_or_above_it(place: Place) -> None:
+def test_requirements_may_be_next_to_the_code_or_above_it(place: Place) -> None:
     build(place.wanted(files={"requirements.txt": "", "code/app.py": "x = 1\n"}, directory="code"))
     assert place.note()["directory"] == "source/code"
 
 
-def test_a_package_that_is_not_the_one_that_was_locked_is_refused(
-    place: Place, tmp_path: Path
-) -> None:
+def test_a_package_with_another_hash_than_locked_is_refused(place: Place, tmp_path: Path) -> None:
     locked = wheel(tmp_path)
     wheel(tmp_path, code="x = 2\n")
     with pytest.raises(BuildError, match=r"(?s)installing the requirements failed.*DO NOT MATCH"):
@@ -134,7 +132,7 @@ def test_releases_with_the_same_requirements_share_a_virtualenv(
     assert place.note("r2")["packages"] == place.note("r1")["packages"]
 
 
-def test_a_virtualenv_goes_with_the_last_release_that_uses_it(place: Place) -> None:
+def test_a_virtualenv_is_removed_with_the_last_release_that_uses_it(place: Place) -> None:
     build(place.wanted())
     other = {"app.py": "x = 2\n", "requirements.txt": "# other\n"}
     build(place.wanted("r2", other))
@@ -145,7 +143,7 @@ def test_a_virtualenv_goes_with_the_last_release_that_uses_it(place: Place) -> N
 
 
 def test_a_release_that_does_not_pass_its_check_leaves_no_virtualenv(place: Place) -> None:
-    """What was wrong may be a version that the requirements leave open."""
+    """The fault may be a version that the requirements leave open."""
     place.check("raise SystemExit(1)")
     with pytest.raises(BuildError, match="without an answer"):
         build(place.wanted())
@@ -159,10 +157,10 @@ def test_a_release_that_does_not_pass_its_check_leaves_no_virtualenv(place: Plac
     assert len(virtualenvs(place)) == 1
 
 
-def test_root_makes_nothing_for_the_user_where_the_user_could_replace_it(
+def test_root_creates_nothing_that_the_user_could_replace(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between making a directory and giving it away, a link to another could take its place."""
+    """Between creating a directory and giving it away, the user could replace it with a link to another."""
     given: list[Path] = []
 
     def chown(path: Path, *_: Any, **__: Any) -> None:
@@ -195,7 +193,7 @@ def test_packages_that_can_not_be_installed_leave_no_virtualenv(place: Place) ->
     assert virtualenvs(place) == []
 
 
-def test_one_host_hands_its_packages_to_another(place: Place, tmp_path: Path) -> None:
+def test_a_host_passes_its_packages_to_another(place: Place, tmp_path: Path) -> None:
     line = wheel(tmp_path)
     handed = tmp_path / "handed.tar"
     files = {"app.py": "x = 1\n", "requirements.txt": line}
@@ -217,7 +215,7 @@ def test_one_host_hands_its_packages_to_another(place: Place, tmp_path: Path) ->
     assert not (made / "wheels").exists()
 
 
-def test_what_building_needs_is_there_while_wheels_are_made(
+def test_build_packages_are_installed_while_wheels_are_made(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[dict[str, Any]]
 ) -> None:
     handed, during = tmp_path / "handed.tar", []
@@ -274,9 +272,7 @@ def test_a_new_host_has_venv_only_while_wheels_are_made(
     assert asked == [["python3-venv"], []]
 
 
-def test_packages_without_requirements_are_handed_over_as_none(
-    place: Place, tmp_path: Path
-) -> None:
+def test_without_requirements_an_empty_archive_is_passed_on(place: Place, tmp_path: Path) -> None:
     handed = tmp_path / "handed.tar"
     build(place.wanted(hand_over=str(handed)))
     assert names_in(handed) == []
@@ -285,9 +281,7 @@ def test_packages_without_requirements_are_handed_over_as_none(
     assert place.note("r2")["packages"] == []
 
 
-def test_a_link_among_the_wheels_leads_the_other_hosts_to_nothing(
-    place: Place, tmp_path: Path
-) -> None:
+def test_a_link_among_the_wheels_is_not_passed_on(place: Place, tmp_path: Path) -> None:
     """What a package builds belongs to the application's user, and root writes the archive."""
     secret, handed, made = (tmp_path / name for name in ("secret", "handed.tar", "wheels"))
     secret.write_text("root's")
@@ -304,8 +298,8 @@ def test_a_link_among_the_wheels_leads_the_other_hosts_to_nothing(
     assert [package["name"] for package in found] == ["b"]
 
 
-def test_a_project_of_the_source_is_built_beside_the_release(place: Place, tmp_path: Path) -> None:
-    """Building writes next to the code, and the code of the release is root's before any package's code runs."""
+def test_a_project_of_the_source_is_built_in_a_copy(place: Place, tmp_path: Path) -> None:
+    """Building writes next to the code, and the release's code belongs to root before any package's code runs."""
     files = setup_py("open('written', 'w').close()")
     build(place.wanted(files=files, local=True))
     assert not (place.root / "releases/r1/source/written").exists()
@@ -340,7 +334,7 @@ def test_all_of_a_build_runs_as_the_applications_user(
     assert all(each.get("extra_groups") == [] for each in ran)
 
 
-def test_nothing_in_a_release_stays_the_applications_to_write(place: Place) -> None:
+def test_the_application_can_write_to_nothing_in_a_release(place: Place) -> None:
     files = setup_py(
         "wide = packages / 'wide'",
         "wide.mkdir()",
@@ -379,9 +373,7 @@ def stdlib(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_package_that_leads_compiled_code_elsewhere_is_refused(
-    place: Place, stdlib: Path
-) -> None:
+def test_a_package_that_redirects_compiled_code_is_refused(place: Place, stdlib: Path) -> None:
     files = setup_py(
         "(packages / 'a').mkdir()",
         "(packages / 'a/victim.py').touch()",
@@ -397,7 +389,7 @@ def test_a_package_that_leads_compiled_code_elsewhere_is_refused(
     assert place.releases() == []
 
 
-def test_a_source_that_leads_compiled_code_elsewhere_writes_nothing_there(
+def test_a_source_that_redirects_compiled_code_writes_nothing_there(
     place: Place, stdlib: Path
 ) -> None:
     with suppress(BuildError):
@@ -410,7 +402,7 @@ def test_a_source_that_leads_compiled_code_elsewhere_writes_nothing_there(
     [
         ("(packages / 'far').symlink_to('/etc/passwd')", "/far -> /etc/passwd"),
         ("(packages / 'gone').symlink_to('/nowhere')", "/gone -> /nowhere"),
-        # Inside by its text, outside by way of another link.
+        # Its text is inside the virtualenv, but another link leads out of it.
         (
             "(packages / 'a').symlink_to('../../..'); (packages / 'c').symlink_to('a/../x')",
             "/c -> a/../x",
@@ -438,7 +430,7 @@ def test_links_within_the_virtualenv_stay(place: Place) -> None:
     assert [os.readlink(packages / name) for name in "bc"] == ["pip", "c"]
 
 
-def test_a_python_of_ones_own_has_its_own_pip(
+def test_another_python_has_its_own_pip(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = tmp_path / "bundled"
@@ -483,7 +475,7 @@ def test_without_an_application_nothing_is_checked(place: Place) -> None:
     assert place.note()["tasks"] == []
 
 
-def test_what_is_built_is_not_built_again(place: Place) -> None:
+def test_a_finished_release_is_not_built_again(place: Place) -> None:
     build(place.wanted())
     before = (place.root / "releases/r1/release.json").stat()
     place.check("raise SystemExit(1)")
@@ -491,7 +483,7 @@ def test_what_is_built_is_not_built_again(place: Place) -> None:
     assert (place.root / "releases/r1/release.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_a_release_for_the_python_that_the_host_had_is_built_anew(place: Place) -> None:
+def test_a_release_for_the_hosts_previous_python_is_built_again(place: Place) -> None:
     build(place.wanted())
     venv = place.root / "releases/r1/venv"
     (packages,) = venv.glob("lib/python3.*")
@@ -504,7 +496,7 @@ def test_a_release_for_the_python_that_the_host_had_is_built_anew(place: Place) 
         rf"still run from it: {process}\. Restart the host, or stop", str(caught.value)
     )
     assert (venv / "lib/python3.1").is_dir()
-    # What the new one has started there ends by itself; a person's shell is not ours.
+    # Processes of the new Python end by themselves, and a user's shell is not ours.
     new = str(venv / "bin/python")
     with runs_in(place, new, "-c", "input()"), runs_in(place, "/usr/bin/cat"):
         build(place.wanted())
@@ -520,7 +512,7 @@ def runs_in(place: Place, *command: str) -> Iterator[int]:
         process.communicate(b"\n", timeout=20)
 
 
-def test_what_an_earlier_run_left_is_wiped(place: Place) -> None:
+def test_files_of_an_interrupted_build_are_removed(place: Place) -> None:
     half = place.root / "releases/r1"
     (half / "venv/bin").mkdir(parents=True)
     (half / "venv/bin/python").write_text("half")
@@ -659,7 +651,7 @@ def test_a_failed_installation_names_package_cause_and_log(
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(
+def test_an_interpreter_that_units_cannot_see_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert virtualenv._HIDDEN == interpreter.HIDDEN
@@ -669,7 +661,7 @@ def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(
     assert place.releases() == []
 
 
-def test_an_archive_that_is_none(place: Place) -> None:
+def test_a_malformed_archive_is_refused(place: Place) -> None:
     wanted = place.wanted()
     Path(wanted.archive).write_text("no archive")
     with pytest.raises(BuildError, match="unpacking the source failed"):
@@ -677,7 +669,7 @@ def test_an_archive_that_is_none(place: Place) -> None:
     assert place.releases() == []
 
 
-def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
+def test_a_build_that_takes_too_long_is_stopped(place: Place, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
@@ -686,7 +678,7 @@ def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
     assert place.releases() == []
 
 
-def test_an_import_that_takes_too_long(place: Place) -> None:
+def test_an_import_that_takes_too_long_is_stopped(place: Place) -> None:
     place.check("import time; time.sleep(30)")
     words = r"1 s \(celery_release_import_timeout\): .* in tasks, not during"
     with pytest.raises(BuildError, match=f"importing app took more than {words}"):
@@ -694,17 +686,17 @@ def test_an_import_that_takes_too_long(place: Place) -> None:
     assert place.releases() == []
 
 
-def test_compiling_that_takes_too_long(place: Place) -> None:
+def test_compiling_that_takes_too_long_is_stopped(place: Place) -> None:
     words = "compiling the source took more than 0 s; raise celery_release_compile_timeout"
     with pytest.raises(BuildError, match=words):
         build(place.wanted(compile_timeout=0.001))
     assert place.releases() == []
 
 
-def test_whatever_the_timeout_is_said_to_bound_it_does(
+def test_the_timeout_applies_to_every_documented_step(
     place: Place, ran: list[dict[str, Any]]
 ) -> None:
-    """Else `raise celery_release_timeout` would be a remedy that has no effect."""
+    """Otherwise the remedy `raise celery_release_timeout` would have no effect."""
     build(place.wanted(timeout=5000, compile_timeout=6000))
     other = ("import ensurepip", "celery_fleet.release.check")
     bounds = {
@@ -716,7 +708,7 @@ def test_whatever_the_timeout_is_said_to_bound_it_does(
     assert all(4000 < bound <= 5000 for bound in bounds.values()), bounds
 
 
-def test_a_user_that_is_not_there(place: Place) -> None:
+def test_an_unknown_user_is_an_error(place: Place) -> None:
     wanted = place.wanted()
     unknown = Build(**{**vars(wanted), "user": "no-such-user"})
     with pytest.raises(BuildError, match="there is no user no-such-user on this host"):
@@ -738,7 +730,7 @@ def tree(tmp_path: Path) -> Path:
 def test_no_link_on_the_way_is_followed_when_a_tree_is_given_to_root(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that a package left behind puts a link to elsewhere in the place of a directory."""
+    """A process that a package left behind replaces a directory with a link to elsewhere."""
     given: list[Path] = []
 
     def chown(path: Path | str, uid: int, gid: int, **options: Any) -> None:
@@ -762,10 +754,10 @@ def test_no_link_on_the_way_is_followed_when_a_tree_is_given_to_root(
     assert (tree / "outside/shadow").stat().st_mode & 0o777 == 0o666
 
 
-def test_what_comes_while_a_tree_is_given_to_root_is_given_as_well(
+def test_files_that_appear_while_a_tree_is_given_to_root_are_given_as_well(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that a package left behind adds files as long as a directory is its own."""
+    """A process that a package left behind adds files for as long as it owns a directory."""
     stat = os.stat
 
     def late(path: Any, **options: Any) -> os.stat_result:
@@ -810,8 +802,8 @@ def test_the_newest_stay(six: Path) -> None:
     assert left(six) == ["r5", "r6"]
 
 
-def test_what_was_never_finished_goes(six: Path) -> None:
-    """Builds and removals that were cut short: nothing else would ever remove them."""
+def test_unfinished_releases_are_removed(six: Path) -> None:
+    """They are left by interrupted builds and removals, and nothing else would remove them."""
     for name in ("about-to-be-used", "in-use"):
         (six / "releases" / name).mkdir()
     (six / "pins/beat").symlink_to("../releases/in-use")
@@ -819,7 +811,7 @@ def test_what_was_never_finished_goes(six: Path) -> None:
     assert left(six) == ["about-to-be-used", "in-use", "r1", "r2", "r3", "r4", "r5", "r6"]
 
 
-def test_what_is_in_use_stays(six: Path) -> None:
+def test_releases_in_use_are_kept(six: Path) -> None:
     (six / "current").symlink_to("releases/r1")
     (six / "pins/worker-a").symlink_to("../releases/r2")
     (six / "pins/beat").symlink_to("../releases/gone")
@@ -832,13 +824,13 @@ def test_what_is_in_use_stays(six: Path) -> None:
     assert left(six) == ["r1", "r2"]
 
 
-def test_a_build_keeps_the_release_that_nothing_points_to_yet(place: Place) -> None:
+def test_a_build_keeps_its_own_release_that_no_link_points_to_yet(place: Place) -> None:
     for identity in ("r1", "r2", "r3"):
         build(place.wanted(identity, keep=0))
     assert place.releases() == ["r3"]
 
 
-def test_a_removal_that_is_cut_short_leaves_no_release(
+def test_an_interrupted_removal_leaves_no_release(
     six: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path) -> None:

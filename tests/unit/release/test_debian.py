@@ -25,7 +25,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 from tests.programs import required
 
 LIMIT = Limit(60)
-# Name -> its relations to others.
+# Name -> its relations to other packages.
 MIRROR = {
     "cpp": "",
     "gcc": "Depends: cpp",
@@ -114,7 +114,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[object]) -> 
     return made
 
 
-def test_packages_that_were_not_there_go_again(host: Host) -> None:
+def test_packages_that_the_host_lacked_are_removed_again(host: Host) -> None:
     with installed(["gcc", "make"], LIMIT):
         assert host.has() == {"perl", "cpp", "gcc", "make"}
     assert host.has() == {"perl"}
@@ -130,7 +130,7 @@ def test_a_host_that_has_all_packages_needs_no_mirror(host: Host, ran: list[obje
     assert host.has() == {"perl", "cpp", "gcc", "make"}
 
 
-def test_packages_that_are_there_stay(host: Host) -> None:
+def test_packages_that_the_host_had_are_kept(host: Host) -> None:
     host.apt("install", "make", "cpp")
     with installed(["gcc", "make"], LIMIT):
         assert host.has() == {"perl", "cpp", "gcc", "make"}
@@ -151,7 +151,7 @@ def test_an_installation_that_fails_leaves_nothing(host: Host) -> None:
     assert not debian.RECORD.exists()
 
 
-def test_a_package_of_the_host_makes_no_room_for_one_of_the_build(host: Host) -> None:
+def test_no_package_of_the_host_is_removed_for_a_build(host: Host) -> None:
     host.apt("install", "tcc")
     failing = pytest.raises(BuildError, match="need to be removed but remove is disabled")
     with failing, installed(["gcc"], LIMIT):
@@ -206,7 +206,7 @@ def killed(names: list[str]) -> None:
     os.waitpid(child, 0)
 
 
-def test_what_a_killed_build_left_goes_with_the_next_one(host: Host) -> None:
+def test_packages_of_a_killed_build_are_removed_by_the_next(host: Host) -> None:
     killed(["gcc"])
     assert host.has() == {"perl", "cpp", "gcc"}
     with installed(["gcc", "make"], LIMIT):
@@ -214,7 +214,7 @@ def test_what_a_killed_build_left_goes_with_the_next_one(host: Host) -> None:
     assert host.has() == {"perl"}
 
 
-def test_a_build_without_such_packages_removes_what_a_killed_one_left(host: Host) -> None:
+def test_a_build_without_packages_removes_those_of_a_killed_one(host: Host) -> None:
     killed(["gcc"])
     assert clean_up(LIMIT) == []
     assert host.has() == {"perl"}
@@ -222,7 +222,7 @@ def test_a_build_without_such_packages_removes_what_a_killed_one_left(host: Host
 
 
 @pytest.mark.parametrize("wanted", ["gcc", "dkms"])
-def test_what_somebody_needs_by_now_stays(host: Host, wanted: str) -> None:
+def test_packages_that_others_need_by_now_are_kept(host: Host, wanted: str) -> None:
     with installed(["gcc", "make"], LIMIT):
         host.apt("install", wanted)
     assert host.has() == {"perl", "cpp", "gcc", wanted}

@@ -93,7 +93,7 @@ def test_packages_come_from_an_index_with_a_login(
     build(place.wanted(python=PYTHON, files=FILES, index=given))
     assert [package["name"] for package in place.note()["packages"]] == ["small"]
     assert f"/files/{WHEEL}" in server.seen
-    # Neither in what other users of the host can see nor in what stays.
+    # The login is neither visible to other users nor left on the host.
     for each in ran:
         text = f"{each['command']} {each.get('env')}"
         assert PASSWORD not in text
@@ -140,7 +140,7 @@ def test_the_files_are_roots_and_the_users_to_read(tmp_path: Path) -> None:
     ],
     ids=["no login", "wrong password", "no authority", "no index", "no proxy"],
 )
-def test_what_is_wrong_with_an_index(
+def test_errors_of_an_index_are_named(
     place: Place, server: Server, change: dict[str, Any], words: str
 ) -> None:
     given = {"url": server.url, "ca": server.authority.pem, "logins": [LOGIN], **change}
@@ -173,7 +173,7 @@ def configured(**given: Any) -> str:
     return index._files(given, Path("/x"))["pip.conf"]
 
 
-def test_what_pip_is_told() -> None:
+def test_pips_configuration() -> None:
     assert configured(url="https://a/simple", extra_urls=["https://b/simple", "http://c:80/d"]) == (
         "[global]\nindex-url = https://a/simple\nextra-index-url =\n    https://b/simple\n    http://c:80/d\n"
         "trusted-host =\n    c:80\n"
@@ -181,7 +181,7 @@ def test_what_pip_is_told() -> None:
     assert configured(proxy="http://proxy:3128") == "[global]\nproxy = http://proxy:3128\n"
 
 
-def test_a_proxy_with_a_login_is_for_pip_alone() -> None:
+def test_only_pip_gets_a_proxy_with_a_login() -> None:
     login = {"host": "proxy", "user": "a@b", "password": "p:/w"}
     given = {"proxy": "http://proxy:3128", "logins": [login]}
     assert "proxy = http://a%40b:p%3A%2Fw@proxy:3128\n" in configured(**given)
@@ -190,7 +190,7 @@ def test_a_proxy_with_a_login_is_for_pip_alone() -> None:
 
 
 def test_packages_come_through_a_proxy(place: Place, tmp_path: Path, server: Server) -> None:
-    """pip asks the proxy for the way to the index; this one notes it and leads there."""
+    """pip asks the proxy for a connection to the index; this one records that and connects."""
     log = tmp_path / "asked"
     program = Path(__file__).with_name("proxy.py")
     with subprocess.Popen(

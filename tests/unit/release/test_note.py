@@ -45,7 +45,7 @@ def refused(text: str, **demands: Any) -> list[str]:
     return refusals("r1", text, {"queues": ["celery", "q"], **demands})
 
 
-def test_one_that_suits() -> None:
+def test_a_suitable_release_is_accepted() -> None:
     ours = {"mine": {"task": "app.y", "interval": 5}, "theirs": {"enabled": False}}
     code = {"theirs": entry("app.gone"), "other": entry()}
     assert refused(note(code), schedule=ours) == []
@@ -56,7 +56,7 @@ def test_one_that_suits() -> None:
 @pytest.mark.parametrize(
     "text", ["", "half", "[]", "{}", '{"tasks": 5}', '{"tasks": [], "application": 5}']
 )
-def test_a_note_that_is_none(text: str) -> None:
+def test_a_malformed_note_is_refused(text: str) -> None:
     (words,) = refused(text)
     assert words.startswith("release r1: its release.json can't be read. Remove")
 
@@ -74,7 +74,7 @@ def versions(**found: str | None) -> str:
         ({"celery": "6.0"}, "celery 6.0"),
     ],
 )
-def test_the_atomic_take_knows_some_minor_versions(found: dict[str, str], name: str) -> None:
+def test_the_atomic_fetch_refuses_unknown_minor_versions(found: dict[str, str], name: str) -> None:
     (words,) = refused(versions(**found), atomic=True)
     assert words.startswith(
         f"release r1 has {name}, and atomic fetching only supports 5.7, 5.6, 5.5, 5.4."
@@ -86,7 +86,7 @@ def test_the_atomic_take_knows_some_minor_versions(found: dict[str, str], name: 
     assert refused(note(), atomic=True) == []
 
 
-def test_versions_that_the_atomic_take_knows() -> None:
+def test_versions_that_the_atomic_fetch_supports() -> None:
     assert {"celery": runtime.CELERY, "kombu": runtime.KOMBU} == suitability.ATOMIC
     for celery in ("5.7.0", "5.7", "5.7.12", "5.4.0"):
         assert refused(versions(celery=celery), atomic=True) == []
@@ -161,7 +161,7 @@ def test_tasks_of_the_code_that_the_release_does_not_register() -> None:
     assert refused(note({"e": entry("celery.backend_cleanup")})) == []
 
 
-def test_a_queue_that_nobody_consumes() -> None:
+def test_a_queue_that_no_worker_consumes_is_refused() -> None:
     (words,) = refused(note({"e": entry(goes_to="r", queue="r", fixed=True)}))
     assert words.startswith(
         "beat_schedule of release r1, in its code: entry e sends app.x to the queue r, which no worker of the "
@@ -198,7 +198,7 @@ ROUTES = {"app.*": {"queue": "q"}}
         (entry(), {}, "celery"),
     ],
 )
-def test_where_an_entry_of_the_code_goes(
+def test_the_queue_of_an_entry_in_the_code(
     code: dict[str, Any], demands: dict[str, Any], queue: str
 ) -> None:
     assert queue_of(code, {"default_queue": "celery"}, demands) == queue
@@ -252,7 +252,7 @@ SAME_CRONTAB = entry(crontab={**EVERY, "minute": "0", "hour": "8-19"})
         ({"enabled": False}, entry(), ""),
     ],
 )
-def test_one_name_with_two_contents(
+def test_an_entry_that_differs_between_inventory_and_code_is_refused(
     ours: dict[str, Any], theirs: dict[str, Any], differing: str
 ) -> None:
     found = refused(note({"e": theirs}), schedule={"e": ours})
@@ -267,7 +267,7 @@ def test_one_name_with_two_contents(
     assert refused(note({"e": theirs}), schedule={"e": ours}, policy="replace") == []
 
 
-def test_an_override_of_nothing() -> None:
+def test_an_override_without_an_entry_is_refused() -> None:
     ours = {"nightli": {"task": "app.y", "interval": 5, "override": True}}
     (words,) = refused(note({"nightly": entry()}), schedule=ours)
     assert words.endswith("no entry of this name. Did you mean nightly?")
@@ -276,7 +276,7 @@ def test_an_override_of_nothing() -> None:
     assert refused('{"tasks": ["app.y"]}', schedule=ours) == []
 
 
-def test_a_schedule_that_is_left_to_the_code() -> None:
+def test_entries_are_refused_if_the_schedule_is_left_to_the_code() -> None:
     ours = {"mine": {"task": "app.y", "interval": 5}}
     (words,) = refused(note({"e": entry()}), schedule=ours, policy="refuse")
     assert words.startswith(
@@ -300,14 +300,14 @@ def test_a_replaced_schedule_need_not_be_served() -> None:
         ({}, {}, False),
     ],
 )
-def test_an_eager_application(
+def test_an_eager_application_is_refused(
     application: dict[str, Any], settings: dict[str, Any], refusing: bool
 ) -> None:
     found = refused(note(**application), settings=settings)
     assert [("task_always_eager is on" in words) for words in found] == [True] * refusing
 
 
-def test_what_beat_has_to_hold() -> None:
+def test_the_entries_that_beat_must_have() -> None:
     ours = {"a": {"task": "t"}, "off": {"enabled": False}}
     assert names_expected(["b", "off"], ours, "add") == ({"a"}, {"b"})
     assert names_expected(["b"], ours, "replace") == ({"a"}, set())
@@ -330,7 +330,7 @@ CUSTOM = entry(custom="shop.Moon 'full'")
         ({}, {"no_database": ""}, []),
     ],
 )
-def test_what_can_not_be_in_a_database(
+def test_entries_that_a_database_cannot_hold_are_refused(
     code: dict[str, Any], told: dict[str, Any], expected: list[str]
 ) -> None:
     found = refused(note(code, **told), scheduler="database")

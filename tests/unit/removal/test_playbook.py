@@ -1,4 +1,4 @@
-"""playbooks/remove_fleet.yml by Ansible itself: the order of steps on hosts, and the questions before them."""
+"""playbooks/remove_fleet.yml in real runs: the order of steps on hosts, and the questions before them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAITING = {**COUNTED, "waiting": 2, "queues": {"mails": 2}}
 
 @dataclass
 class Ended:
-    """How a run ended, and what the hosts were told."""
+    """How a run ended, and the commands to the hosts."""
 
     status: int
     text: str
@@ -39,7 +39,7 @@ class Ended:
 
 @dataclass
 class Ground:
-    """Two hosts that answer as a test has it."""
+    """Two hosts whose answers the test sets."""
 
     directory: Path
     facts: dict[str, Any]
@@ -91,7 +91,7 @@ def ground(tmp_path: Path) -> Ground:
     return Ground(tmp_path, facts, found)
 
 
-def test_each_stage_ends_everywhere_before_the_next_and_the_lease_is_around_all(
+def test_each_stage_ends_on_all_hosts_before_the_next_and_the_lease_covers_all(
     ground: Ground,
 ) -> None:
     run = ground.run()
@@ -115,14 +115,14 @@ def test_each_stage_ends_everywhere_before_the_next_and_the_lease_is_around_all(
 
 
 @pytest.mark.parametrize("answer", ["", "another"])
-def test_without_the_name_nothing_is_touched(ground: Ground, answer: str) -> None:
+def test_without_the_name_nothing_is_changed(ground: Ground, answer: str) -> None:
     run = ground.run(answer=answer)
     assert run.status != 0
     assert "Nothing was changed: the answer was not shop" in run.text
     assert {line.split()[1] for line in run.told if not line.startswith("lease")} == {"look"}
 
 
-def test_a_dry_run_looks_and_asks_nobody(ground: Ground) -> None:
+def test_a_dry_run_only_reads_and_asks_nothing(ground: Ground) -> None:
     path = ground.directory / "plan.json"
     run = ground.run("--check", "-e", f"fleet_plan_json={path}", answer="")
     assert run.status == 0, run.text
@@ -138,7 +138,7 @@ def test_a_redis_on_a_host_that_has_left_its_group_is_counted_as_well(ground: Gr
     assert sorted(run.of("record")) == ["redis1 record", "worker1 record"]
 
 
-def test_messages_end_it_at_the_beginning(ground: Ground) -> None:
+def test_waiting_messages_end_the_run_at_the_beginning(ground: Ground) -> None:
     ground.found["redis1"]["messages"] = WAITING
     run = ground.run()
     assert run.status != 0
@@ -146,7 +146,7 @@ def test_messages_end_it_at_the_beginning(ground: Ground) -> None:
     assert run.of("stop") == []
 
 
-def test_messages_that_were_handed_back_end_it_with_redis_up(ground: Ground) -> None:
+def test_messages_that_were_handed_back_end_the_run_with_redis_up(ground: Ground) -> None:
     ground.messages = WAITING
     run = ground.run()
     assert run.status != 0
@@ -165,7 +165,7 @@ def test_messages_may_be_given_up_or_kept(ground: Ground, given: str) -> None:
     assert len(run.of("remove")) == 2
 
 
-def test_all_refusals_come_before_anything_else(ground: Ground) -> None:
+def test_refusals_come_before_anything_else(ground: Ground) -> None:
     ground.facts["redis1"]["marks"][0] = {**ground.facts["redis1"]["marks"][0], "owner": "staging"}
     ground.facts["worker1"] = {"reachable": False, "reason": "timed out"}
     run = ground.run("-e", '{"fleet_remove_keep": ["all"]}')
@@ -187,7 +187,7 @@ def test_an_old_name_is_refused_with_the_new_one(ground: Ground) -> None:
     assert run.told == []
 
 
-def test_a_host_that_is_down_is_left_out_where_asked_and_named(ground: Ground) -> None:
+def test_a_host_that_is_down_is_named_and_can_be_left_out(ground: Ground) -> None:
     ground.facts["worker1"] = {"reachable": False, "reason": "timed out"}
     run = ground.run("-e", "fleet_remove_ignore_unreachable=true")
     assert run.status != 0
@@ -196,7 +196,7 @@ def test_a_host_that_is_down_is_left_out_where_asked_and_named(ground: Ground) -
     assert run.of("remove") == ["redis1 remove"]
 
 
-def test_without_the_host_of_the_lease_the_others_go_all_the_same(ground: Ground) -> None:
+def test_without_the_host_of_the_lease_the_others_are_removed_as_well(ground: Ground) -> None:
     ground.facts["redis1"] = {"reachable": False, "reason": "timed out"}
     run = ground.run("-e", "fleet_remove_ignore_unreachable=true")
     assert run.of("lease") == []
@@ -204,7 +204,7 @@ def test_without_the_host_of_the_lease_the_others_go_all_the_same(ground: Ground
     assert "redis1 could not be reached" in run.text
 
 
-def test_where_there_is_nothing_no_lease_is_taken(ground: Ground) -> None:
+def test_without_an_application_no_lease_is_taken(ground: Ground) -> None:
     for host in HOSTS:
         ground.facts[host]["marks"] = []
         ground.found[host] = Footprint().as_dict()
@@ -214,7 +214,7 @@ def test_where_there_is_nothing_no_lease_is_taken(ground: Ground) -> None:
     assert sorted(run.told) == ["redis1 finish", "redis1 look", "worker1 finish", "worker1 look"]
 
 
-def test_a_host_of_workers_goes_alone_and_one_of_redis_does_not(ground: Ground) -> None:
+def test_a_worker_host_can_be_removed_by_itself_and_a_redis_host_cannot(ground: Ground) -> None:
     run = ground.run("--limit=worker1")
     assert run.status == 0, run.text
     assert run.of("remove") == ["worker1 remove"]
@@ -225,7 +225,7 @@ def test_a_host_of_workers_goes_alone_and_one_of_redis_does_not(ground: Ground) 
     assert run.told == []
 
 
-def test_a_command_that_runs_ends_it(ground: Ground) -> None:
+def test_a_running_command_ends_the_run(ground: Ground) -> None:
     ground.found["worker1"]["busy"] = ["shop-exec-1.service"]
     run = ground.run()
     assert run.status != 0

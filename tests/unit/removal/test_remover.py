@@ -1,4 +1,4 @@
-"""Taking an application off a host: exactly what it has there, whatever else is there, and however often it runs."""
+"""Removing an application from a host: exactly what it has there, with anything else on the host, and repeatedly."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_a_second_removal_finds_nothing(ground: Ground, bare: list[str]) -> None
 
 
 @pytest.mark.parametrize("at", range(12))
-def test_one_that_was_cut_short_is_finished_by_the_next(
+def test_an_interrupted_removal_is_finished_by_the_next(
     ground: Ground, bare: list[str], at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.deploy("shop")
@@ -270,7 +270,7 @@ def _killed(*_: object) -> None:
 
 
 def _count_down(patched: pytest.MonkeyPatch, left: int) -> None:
-    """Die at the n-th file that is removed."""
+    """Raise an error at the n-th file that is removed."""
     counter = iter(range(left))
     unlink = os.unlink
 
@@ -282,7 +282,7 @@ def _count_down(patched: pytest.MonkeyPatch, left: int) -> None:
     patched.setattr(os, "unlink", dying)
 
 
-def test_another_application_keeps_all_that_is_its_own_and_what_both_share(
+def test_another_application_keeps_its_own_files_and_shared_ones(
     ground: Ground, bare: list[str]
 ) -> None:
     ground.deploy("shop-mails")
@@ -301,7 +301,7 @@ def test_another_application_keeps_all_that_is_its_own_and_what_both_share(
     assert bare
 
 
-def test_what_is_shared_by_redis_or_nginx_goes_with_the_last_that_has_one(
+def test_shared_files_of_redis_and_nginx_are_removed_with_the_last_user(
     ground: Ground, bare: list[str]
 ) -> None:
     ground.deploy("jobs", components=("worker",))
@@ -315,7 +315,7 @@ def test_what_is_shared_by_redis_or_nginx_goes_with_the_last_that_has_one(
     assert bare
 
 
-def test_a_mark_that_cannot_be_read_is_that_of_a_neighbour(ground: Ground) -> None:
+def test_an_unreadable_mark_counts_as_another_application(ground: Ground) -> None:
     ground.deploy("shop")
     ground.write("/etc/celery-fleet/other/fleet.json", "{")
     ground.stop()
@@ -324,7 +324,7 @@ def test_a_mark_that_cannot_be_read_is_that_of_a_neighbour(ground: Ground) -> No
     assert (ground.base / "usr/local/bin/celery-fleet").exists()
 
 
-# Paths, each with whether its directory stays for it.
+# Paths, and whether their directory stays because of them.
 OTHERS = (
     "/etc/systemd/system/shop-worker@w.service.d/50-own.conf",
     "/etc/systemd/system/shop.slice.d/50-own.conf",
@@ -358,7 +358,7 @@ def test_a_users_own_file_stays_and_is_named(ground: Ground, bare: list[str], pa
     assert set(ground.paths()) - set(bare) <= more
 
 
-def test_systemds_links_and_compiled_files_are_not_strangers(ground: Ground) -> None:
+def test_systemds_links_and_compiled_files_do_not_count_as_foreign(ground: Ground) -> None:
     ground.deploy("shop")
     there = ground.there()
     for directory in there.directories():
@@ -367,7 +367,7 @@ def test_systemds_links_and_compiled_files_are_not_strangers(ground: Ground) -> 
     assert "is not the fleet's" not in look(there).stay.values()
 
 
-def test_somebody_elses_file_in_the_state_stays(ground: Ground, bare: list[str]) -> None:
+def test_a_foreign_file_in_the_state_directory_stays(ground: Ground, bare: list[str]) -> None:
     ground.deploy("shop")
     stranger = ground.write("/var/lib/shop/backup/of-alice.tar")
     ground.stop()
@@ -390,14 +390,14 @@ def test_somebody_elses_file_in_the_state_stays(ground: Ground, bare: list[str])
         ("state", "/var/lib/shop/static/logo.png"),
     ],
 )
-def test_what_is_kept_stays_with_its_owner(
+def test_kept_data_stays_with_its_owner(
     ground: Ground, bare: list[str], keep: str, path: str
 ) -> None:
     ground.deploy("shop")
     ground.stop()
     found = look(ground.there(keep=(keep,)))
     assert any(path.startswith(kept) for kept in found.kept)
-    # The plan warns about what the application has written, unless that is kept.
+    # The plan warns about files that the application has written, unless they are kept.
     assert any(one.startswith("/var/lib/shop") for one in found.state) is (keep != "state")
     ground.remover(keep=(keep,)).remove()
     assert (ground.base / path.lstrip("/")).exists()
@@ -407,7 +407,7 @@ def test_what_is_kept_stays_with_its_owner(
     assert bare
 
 
-def test_a_user_who_was_there_before_stays(ground: Ground) -> None:
+def test_a_user_who_existed_before_stays(ground: Ground) -> None:
     ground.deploy("shop")
     ground.accounts.users["shop"] = Account("shop", OURS, "A person")
     ground.stop()
@@ -417,7 +417,7 @@ def test_a_user_who_was_there_before_stays(ground: Ground) -> None:
     assert "shop-flower" not in ground.accounts.users
 
 
-def test_nothing_is_removed_under_a_process(ground: Ground) -> None:
+def test_nothing_is_removed_while_a_process_runs(ground: Ground) -> None:
     ground.deploy("shop")
     ground.stop()
     before = ground.paths()
@@ -448,7 +448,7 @@ def test_a_stage_is_disabled_before_it_is_stopped_and_waited_for(ground: Ground)
     assert ground.systemd.units["shop-beat.service"].state["ActiveState"] == "active"
 
 
-def test_a_long_drain_is_waited_for_in_parts(
+def test_a_long_drain_is_awaited_in_several_calls(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.deploy("shop")
@@ -469,7 +469,7 @@ def test_a_long_drain_is_waited_for_in_parts(
     assert again == {"stopped": [], "waiting": {}, "changed": False}
 
 
-def test_a_command_that_runs_is_named(ground: Ground) -> None:
+def test_a_running_command_is_named(ground: Ground) -> None:
     ground.deploy("shop")
     ground.systemd.add("shop-exec-12.service", running=True)
     ground.systemd.add("shop-command.migrate.service")
@@ -493,7 +493,7 @@ def test_messages_are_counted_with_all_priorities(ground: Ground) -> None:
     assert ["LLEN", "images\x06\x169"] in ground.asked
 
 
-def test_a_redis_that_does_not_answer_is_no_empty_one(ground: Ground) -> None:
+def test_a_redis_that_does_not_answer_does_not_count_as_empty(ground: Ground) -> None:
     ground.deploy("shop")
     ground.refused = "Redis at redis1:6379 did not answer"
     found = messages(ground.there())
@@ -501,7 +501,7 @@ def test_a_redis_that_does_not_answer_is_no_empty_one(ground: Ground) -> None:
     assert "did not answer" in found["reason"]
 
 
-def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Ground) -> None:
+def test_a_stopped_redis_is_not_asked_again_once_messages_were_given_up(ground: Ground) -> None:
     ground.deploy("shop")
     stop(ground.there(), "redis", 10)
     assert messages(ground.there()) == {
@@ -520,7 +520,7 @@ def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Gr
 # -- packages -------------------------------------------------------------------------------------------------
 
 PACKAGES = ("nginx-light", "redis-server")
-# What apt says about each: what a purge also removes, and that redis-server brought liblzf1.
+# apt's answers: what a purge also removes, and that redis-server has installed liblzf1.
 APT = {
     "--no-auto-remove purge nginx-light": "Purg nginx-light [1]\n",
     "--no-auto-remove purge redis-server": "Purg redis-server [7]\n",
@@ -532,7 +532,7 @@ APT = {
 
 
 def brought(ground: Ground) -> Path:
-    """List two packages as installed by the fleet; return the link that keeps Debian's Redis down."""
+    """List two packages as installed by the fleet; return the link that masks Debian's Redis."""
     listed = "".join(f"installed {name}\n" for name in PACKAGES)
     ground.answers["dpkg-query --show"] = Completed(0, listed)
     for words, answer in APT.items():
@@ -545,7 +545,7 @@ def brought(ground: Ground) -> Path:
     return mask
 
 
-def test_packages_stay_and_the_command_that_purges_them_is_told(ground: Ground) -> None:
+def test_packages_stay_and_the_command_to_purge_them_is_printed(ground: Ground) -> None:
     ground.deploy("shop")
     mask = brought(ground)
     ground.stop()
@@ -554,12 +554,12 @@ def test_packages_stay_and_the_command_that_purges_them_is_told(ground: Ground) 
     assert found.purge == f"apt purge liblzf1 nginx-light redis-server && rm {path}"
     assert path in found.stay
     ground.remover().remove()
-    # Debian's own server would start at the next boot.
+    # Without the link, Debian's own server would start at the next boot.
     assert os.path.lexists(mask)
     assert not any("purge" in one and "--simulate" not in one for one in ground.commands)
 
 
-def test_a_link_that_keeps_nothing_down_goes(ground: Ground) -> None:
+def test_a_mask_of_a_missing_unit_is_removed(ground: Ground) -> None:
     ground.deploy("shop")
     mask = brought(ground)
     (ground.base / "usr/lib/systemd/system/redis-server.service").unlink()
@@ -572,7 +572,9 @@ def test_a_link_that_keeps_nothing_down_goes(ground: Ground) -> None:
     ("change", "left"),
     [("needed", "redis-server"), ("site", "redis-server"), ("data", "nginx-light")],
 )
-def test_a_package_that_something_needs_is_not_told(ground: Ground, change: str, left: str) -> None:
+def test_a_package_that_something_needs_is_not_in_the_command(
+    ground: Ground, change: str, left: str
+) -> None:
     ground.deploy("shop")
     brought(ground)
     if change == "needed":
@@ -588,7 +590,7 @@ def test_a_package_that_something_needs_is_not_told(ground: Ground, change: str,
     assert [one.endswith(f"purge {left}") for one in asked] == [True]
 
 
-def test_packages_are_handed_over_to_an_application_that_stays(ground: Ground) -> None:
+def test_packages_pass_to_an_application_that_stays(ground: Ground) -> None:
     ground.deploy("mails")
     ground.deploy("shop")
     brought(ground)
@@ -601,9 +603,7 @@ def test_packages_are_handed_over_to_an_application_that_stays(ground: Ground) -
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_the_slice_goes_unless_somebody_has_put_a_unit_into_it(
-    ground: Ground, running: bool
-) -> None:
+def test_the_slice_is_removed_unless_it_has_a_foreign_unit(ground: Ground, running: bool) -> None:
     ground.deploy("shop")
     ground.stop()
     ground.systemd.add("own.service", running=running)
@@ -621,10 +621,10 @@ def test_the_slice_goes_unless_somebody_has_put_a_unit_into_it(
 # -- nginx ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_cut_short_before_the_reload_is_made_good(
+def test_a_reload_that_an_interrupted_run_missed_is_done(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise nginx would serve a site that is gone until the next reload."""
+    """Otherwise nginx would serve a removed site until the next reload."""
     ground.deploy("mails")
     ground.deploy("shop")
     ground.systemd.add("nginx.service", running=True)
@@ -638,7 +638,7 @@ def test_a_run_that_was_cut_short_before_the_reload_is_made_good(
     assert ground.systemd.did("reload") == ["systemctl reload nginx.service"]
 
 
-def test_where_there_was_no_site_nginx_is_left_alone(ground: Ground) -> None:
+def test_without_a_site_nginx_is_left_alone(ground: Ground) -> None:
     ground.deploy("mails")
     ground.deploy("shop", ("worker",))
     for name in ("web", "flower"):
@@ -664,7 +664,7 @@ def test_an_nginx_that_refuses_is_a_warning(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("place", ["beat", "worker-w", "worker-other"])
-def test_where_a_users_link_leads_nothing_is_touched(
+def test_nothing_behind_a_users_link_is_changed(
     ground: Ground, bare: list[str], place: str
 ) -> None:
     """The state belongs to the application's user, so root must not follow links there."""
@@ -684,7 +684,7 @@ def test_where_a_users_link_leads_nothing_is_touched(
     assert bare
 
 
-def test_a_directory_that_was_moved_to_another_disk_keeps_what_is_there(ground: Ground) -> None:
+def test_a_directory_that_was_moved_to_another_disk_keeps_its_content(ground: Ground) -> None:
     ground.deploy("shop")
     ground.stop()
     data = ground.write("/srv/redis/dump.rdb")
@@ -696,7 +696,7 @@ def test_a_directory_that_was_moved_to_another_disk_keeps_what_is_there(ground: 
     assert not os.path.lexists(place)
 
 
-def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(ground: Ground) -> None:
+def test_an_application_with_the_name_of_anothers_flower_keeps_its_files(ground: Ground) -> None:
     """If the other application only has Redis here, its mark names no user, and preflight allows both."""
     ground.deploy("shop-flower")
     ground.write("/var/lib/shop-flower/own.db")
@@ -716,7 +716,7 @@ def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(grou
     assert "shop-flower" in ground.accounts.users
 
 
-def test_a_host_of_redis_alone_has_nothing_elsewhere(ground: Ground) -> None:
+def test_on_a_host_with_only_redis_other_files_of_this_name_stay(ground: Ground) -> None:
     """Before the fleet, the host had an application of this name; the fleet only has its Redis there."""
     theirs = [
         ground.write(path)
@@ -745,7 +745,7 @@ def test_a_host_of_redis_alone_has_nothing_elsewhere(ground: Ground) -> None:
     assert not any("shop-broker" in path or "celery-fleet/shop/" in path for path in left)
 
 
-def test_a_host_that_has_lost_its_processes_is_rid_of_what_they_left(ground: Ground) -> None:
+def test_files_of_processes_that_left_a_host_are_removed(ground: Ground) -> None:
     ground.deploy("shop", ("redis",))
     ground.stop()
     ground.remover().remove()
@@ -753,7 +753,7 @@ def test_a_host_that_has_lost_its_processes_is_rid_of_what_they_left(ground: Gro
     assert not (ground.base / "var/log/shop").exists()
 
 
-def test_files_that_vanish_while_it_looks_are_no_trouble(
+def test_files_may_vanish_during_the_search(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.deploy("shop")
@@ -800,7 +800,7 @@ def test_directories_that_are_not_the_applications_are_refused(
     assert ground.paths() == before
 
 
-def test_a_slash_at_the_end_of_a_directory_means_nothing(ground: Ground, bare: list[str]) -> None:
+def test_a_trailing_slash_of_a_directory_is_ignored(ground: Ground, bare: list[str]) -> None:
     ground.deploy("shop", listed=False)
     ground.stop()
     there = ground.there()
@@ -813,9 +813,7 @@ def test_a_slash_at_the_end_of_a_directory_means_nothing(ground: Ground, bare: l
     assert bare
 
 
-def test_what_the_inventory_says_now_means_nothing_beside_a_manifest(
-    ground: Ground, bare: list[str]
-) -> None:
+def test_with_a_manifest_the_current_inventory_is_ignored(ground: Ground, bare: list[str]) -> None:
     ground.deploy("shop")
     ground.stop()
     before = ground.there()
@@ -825,7 +823,9 @@ def test_what_the_inventory_says_now_means_nothing_beside_a_manifest(
     assert ground.paths() == bare
 
 
-def test_what_came_before_the_manifest_goes_as_well(ground: Ground, bare: list[str]) -> None:
+def test_files_from_before_the_manifest_are_removed_as_well(
+    ground: Ground, bare: list[str]
+) -> None:
     ground.deploy("shop", listed=False)
     path = f"{ground.base}/etc/celery-fleet/shop/manifest.json"
     manifest.write(

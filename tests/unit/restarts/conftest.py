@@ -1,4 +1,4 @@
-"""Load the application of the load, which is not a package of this project and not on the import path."""
+"""Fixtures: the application of the load, which is not on the import path."""
 
 from __future__ import annotations
 

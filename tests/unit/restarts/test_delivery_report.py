@@ -1,4 +1,4 @@
-"""The table of the delivery's proof, from kept runs."""
+"""The table in delivery-proof.md, made from kept runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def keep(directory: Path, one: RestartSummary, recovery: dict[str, float] | None
 
 
 def cells(text: str, title: str) -> list[list[str]]:
-    """The lines of a case, each without its title."""
+    """Return the cells of a case's rows, without its title."""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines()]
     return [line[1:] for line in lines if line[0] == title]
 
@@ -39,7 +39,7 @@ def test_kept_runs_are_read_with_their_recoveries(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
-def test_each_case_is_a_line_with_causes_and_recoveries() -> None:
+def test_each_case_is_a_row_with_causes_and_recoveries() -> None:
     cause = "run again after it was cut off: its worker was killed"
     doubled = summary("workers killed", faults=200, doubled=7, doubled_causes={cause: 7})
     stock = summary("workers killed", "stock", lost=51, done=4949, lost_causes={"never begun": 51})
@@ -82,7 +82,7 @@ def test_cases_have_the_order_of_the_page_and_unknown_ones_come_last() -> None:
     assert first == [report.FAULTS["workers killed"], report.FAULTS["Redis full"], "a new one"]
 
 
-def test_what_is_not_promised_stands_apart() -> None:
+def test_cases_that_are_not_promised_are_separate() -> None:
     (name,) = report.APART
     found = {
         ("Redis full", "fleet"): Result(summary("Redis full")),
@@ -94,7 +94,7 @@ def test_what_is_not_promised_stands_apart() -> None:
     assert cells(apart, report.APART[name])[0][4] == "**3**"
 
 
-def test_refused_and_revoked_tasks_are_told() -> None:
+def test_refused_and_revoked_tasks_are_shown() -> None:
     kinds = summary(
         "workers killed under every kind of message",
         refused=12,
@@ -107,7 +107,7 @@ def test_refused_and_revoked_tasks_are_told() -> None:
     assert line[3].startswith("5,000, 40 of them revoked; 1 it began though it was revoked")
 
 
-def test_what_was_dropped_is_told() -> None:
+def test_dropped_tasks_are_shown() -> None:
     one = summary("Redis full", done=4998, dropped={"never begun, as its worker was killed": 2})
     line = cells(report.figures({(one.name, "fleet"): Result(one)}, {}), report.FAULTS[one.name])[0]
     assert line[3] == (
@@ -115,7 +115,7 @@ def test_what_was_dropped_is_told() -> None:
     )
 
 
-def test_what_was_not_run_is_named() -> None:
+def test_missing_cases_are_named() -> None:
     text = report.figures({("Redis full", "fleet"): Result(summary("Redis full"))}, {})
     missing = text.rpartition("Not run yet: ")[2]
     assert report.FAULTS["workers killed"] in missing
@@ -129,13 +129,13 @@ def test_a_run_without_deaths_has_no_recovery() -> None:
     assert line[-2:] == ["-", "-"]
 
 
-def test_no_table_of_nothing() -> None:
+def test_without_runs_there_is_no_table() -> None:
     with pytest.raises(ReportError, match="make soak-delivery"):
         report.figures({}, {})
 
 
 def test_every_case_of_the_scenario_has_its_place() -> None:
-    """A name that is no longer the tests' own would silently be a case that was never run."""
+    """Otherwise a case that no test has any more would silently count as never run."""
     tests = "\n".join(
         path.read_text() for path in (report.ROOT / "molecule").glob("delivery/tests/test_*.py")
     )

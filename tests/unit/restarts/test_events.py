@@ -1,4 +1,4 @@
-"""What the load's application notes of senders that wait for the broker."""
+"""What the load's application records about senders that wait for the broker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def broker(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]]]:
-    """What is written into the record, which is a database elsewhere."""
+    """Collect what would be written to the record's database."""
     rows: list[tuple[str, int, str]] = []
     record = SimpleNamespace(note_held_up=lambda *row: rows.append(row))
     package = ModuleType("load")
@@ -47,7 +47,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]
     signals.after_task_publish.disconnect(events._sent)
 
 
-def test_who_waits_for_the_broker_is_noted_and_nobody_else(
+def test_only_senders_that_wait_for_the_broker_are_recorded(
     broker: Server, noted: list[tuple[str, int, str]]
 ) -> None:
     app = Celery("load", broker=broker.url, set_as_current=False)

@@ -27,7 +27,7 @@ def test_a_task_that_never_began_is_lost() -> None:
     assert judge.lost(found) == [judge.Fate("a", 130.0, "never begun")]
 
 
-def test_what_the_sender_was_told_is_refused_is_not_missed() -> None:
+def test_a_task_whose_sender_got_an_error_is_not_lost() -> None:
     assert judge.lost(record(sends=[send("a", refused=True)])) == []
 
 
@@ -42,7 +42,7 @@ def test_a_task_that_was_cut_off_is_lost_by_its_workers_stop() -> None:
     ]
 
 
-def test_a_stop_after_its_time_is_no_cause() -> None:
+def test_a_stop_after_the_task_is_no_cause() -> None:
     found = record(
         sends=[send("a", seconds=20.0)],
         runs=[run("a", 100.0, None)],
@@ -70,12 +70,12 @@ def test_a_retry_that_never_came_is_lost() -> None:
     assert judge.lost(done) == []
 
 
-def test_what_was_sent_as_the_broker_went_is_lost_by_it() -> None:
+def test_a_task_that_was_sent_as_the_broker_went_down_is_lost_by_it() -> None:
     found = record(sends=[send("a")], marks=[mark(101.0, "Redis was restarted")])
     assert fates(judge.lost(found)) == {"a": "never begun, as Redis was restarted"}
 
 
-def test_what_was_sent_as_a_host_went_is_lost_by_it() -> None:
+def test_a_task_that_was_sent_as_a_host_went_down_is_lost_by_it() -> None:
     gone = mark(101.0, "its host was lost", host="w1", fatal=True)
     found = record(sends=[send("a")], marks=[gone])
     assert fates(judge.lost(found)) == {"a": "never begun, as its host was lost"}
@@ -92,7 +92,7 @@ def test_what_was_sent_as_a_host_went_is_lost_by_it() -> None:
         (101.0, 100.5, "run twice at once"),
     ],
 )
-def test_doubled_by_cause(ended: float | None, second: float, cause: str) -> None:
+def test_repeats_have_a_cause(ended: float | None, second: float, cause: str) -> None:
     found = record(
         sends=[send("a")],
         runs=[run("a", second, second + 1), run("a", 100.0, ended)],
@@ -106,7 +106,7 @@ def held_up(task: str, attempt: int = 0, **changed: Any) -> dict[str, Any]:
     return {"task": task, "attempt": attempt, "node": "", "at": 101.0, **changed}
 
 
-def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
+def test_a_sender_without_an_answer_may_send_two_messages() -> None:
     found = record(
         sends=[send("a")],
         runs=[run("a", 100.0, 101.0), run("a", 100.5, 101.5, message="n")],
@@ -125,9 +125,7 @@ def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
         ([], "run twice at once, as Redis was killed"),
     ],
 )
-def test_only_a_sender_that_was_held_up_has_sent_twice(
-    rows: list[dict[str, Any]], cause: str
-) -> None:
+def test_only_a_sender_that_waited_has_sent_twice(rows: list[dict[str, Any]], cause: str) -> None:
     found = record(
         sends=[send("a"), send("b", sent=103.2)],
         runs=[
@@ -140,13 +138,13 @@ def test_only_a_sender_that_was_held_up_has_sent_twice(
     assert fates(judge.doubled(found)) == {"a": cause}
 
 
-def test_one_message_that_ran_twice_is_not_the_senders_doing() -> None:
+def test_one_message_that_ran_twice_is_not_attributed_to_the_sender() -> None:
     runs = [run("a", 105.0, 105.1), run("a", 105.3, 105.4)]
     found = record(sends=[send("a")], runs=runs, held_up=[held_up("a")])
     assert fates(judge.doubled(found)) == {"a": "run again though it had ended"}
 
 
-def test_a_worker_that_was_held_up_has_sent_a_retry_twice() -> None:
+def test_a_worker_that_waited_may_have_sent_a_retry_twice() -> None:
     runs = [
         run("a", 100.0, 100.5, retry_at=102.5),
         *(run("a", 102.6, 103.0, attempt=1), run("a", 102.7, 103.1, attempt=1, message="n")),
@@ -160,8 +158,8 @@ def test_a_worker_that_was_held_up_has_sent_a_retry_twice() -> None:
     }
 
 
-def test_a_retry_is_sent_twice_by_what_was_done_to_the_worker_that_sent_it() -> None:
-    """At that time, which is not when the task was sent."""
+def test_a_retry_that_was_sent_twice_is_attributed_to_the_fault_of_its_sender() -> None:
+    """The time is that of the retry, not that of the task."""
     runs = [
         run("a", 148.0, 148.5, retry_at=150.5),
         run("a", 151.0, 151.5, attempt=1),
@@ -190,8 +188,8 @@ def test_a_refused_task_may_be_sent_twice_before_it_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "distance"), [("chain", 1), ("relayed", 1), ("gather", 1), ("gather", 4)]
 )
-def test_what_a_task_has_sent_is_sent_again_when_it_runs_again(kind: str, distance: int) -> None:
-    """Unless it did not run again, or what it sent is one message that ran twice."""
+def test_a_task_that_runs_again_sends_its_follow_ups_again(kind: str, distance: int) -> None:
+    """This does not hold if it did not run again, or if one message of the follow-up ran twice."""
     sender, other = f"r.{10 - distance:06d}", "r.000010"
     cut, again = run(sender, 100.0, 101.0), run(sender, 103.0, 104.0)
     first, second = run(other, 101.5, 102.0), run(other, 104.5, 105.0, message="n")
@@ -218,7 +216,7 @@ def test_a_retry_is_sent_again_by_an_attempt_that_runs_again() -> None:
     assert [fate.cause for fate in found] == ["run again though it had ended", judge.SENT_BY_RERUN]
 
 
-def test_no_sender_is_held_up_by_what_is_done_to_a_worker() -> None:
+def test_a_fault_of_a_worker_does_not_affect_senders() -> None:
     killed = mark(99.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
     found = record(
         sends=[send("a")],
@@ -240,10 +238,10 @@ def test_no_sender_is_held_up_by_what_is_done_to_a_worker() -> None:
         ({"host": "w2"}, False),
     ],
 )
-def test_a_mark_excuses_only_what_ran_where_it_was_made(
+def test_a_mark_only_excuses_tasks_in_its_own_place(
     changed: dict[str, Any], is_cause: bool
 ) -> None:
-    """A mark of a worker explains its worker, one of a process its process, one of a host everything on its host."""
+    """A mark of a worker explains its worker, that of a process its process, that of a host everything on its host."""
     killed = mark(101.5, "it was killed", **{"host": "w1", "fatal": True, **changed})
     again = run("a", 102.0, 103.0)
     rows = {"sends": [send("a", seconds=5.0)], "marks": [killed]}
@@ -260,8 +258,8 @@ def test_a_mark_excuses_only_what_ran_where_it_was_made(
 @pytest.mark.parametrize(
     ("at", "is_cause"), [(98.9, False), (99.1, False), (100.1, True), (102.9, True), (103.1, False)]
 )
-def test_a_kill_excuses_what_ended_just_before_it(at: float, is_cause: bool) -> None:
-    """What ends later is another process's, and what ended long before was acknowledged."""
+def test_a_kill_excuses_tasks_that_ended_just_before_it(at: float, is_cause: bool) -> None:
+    """Tasks that end later belong to another process, and those that ended long before were acknowledged."""
     killed = mark(at, "its worker was killed", host="w1", node="fast@w1", fatal=True)
     again = run("a", 104.0, 105.0)
     found = record(sends=[send("a")], runs=[run("a", 100.0, 101.0), again], marks=[killed])
@@ -269,7 +267,7 @@ def test_a_kill_excuses_what_ended_just_before_it(at: float, is_cause: bool) -> 
     assert fates(judge.doubled(found)) == {"a": f"run again though it had ended{words}"}
 
 
-def test_what_lasts_is_the_cause_until_it_is_over() -> None:
+def test_a_lasting_fault_is_a_cause_until_it_ends() -> None:
     runs = [run("a", 100.0, 140.0), run("a", 130.0, 170.0)]
     rows = {"sends": [send("a", seconds=40.0)], "runs": runs}
     cut = mark(105.0, "its host was cut off", host="w1", until=135.0)
@@ -280,7 +278,7 @@ def test_what_lasts_is_the_cause_until_it_is_over() -> None:
     assert fates(judge.doubled(record(**rows, marks=[short]))) == {"a": "run twice at once"}
 
 
-def test_who_is_cut_off_runs_what_another_has_run_before_it() -> None:
+def test_a_host_that_is_cut_off_may_run_a_task_after_another_host() -> None:
     late = run("a", 118.0, 119.0, node="fast@w2")
     rows = {"sends": [send("a")], "runs": [run("a", 116.0, 117.0), late]}
     for host, words in (("w2", ", as its host was cut off"), ("w3", "")):
@@ -289,7 +287,7 @@ def test_who_is_cut_off_runs_what_another_has_run_before_it() -> None:
         assert fates(judge.doubled(found)) == {"a": f"run again though it had ended{words}"}
 
 
-def test_each_time_that_it_ran_again_has_a_cause_of_its_own() -> None:
+def test_each_repeat_needs_its_own_cause() -> None:
     """A kill explains the first; nothing explains the second."""
     runs = [
         run("a", 100.0, None),
@@ -304,7 +302,7 @@ def test_each_time_that_it_ran_again_has_a_cause_of_its_own() -> None:
     ]
 
 
-def test_an_acknowledgement_that_went_with_its_host_is_the_cause_and_no_other_host_is() -> None:
+def test_a_lost_acknowledgement_is_attributed_to_its_own_host() -> None:
     again = run("a", 130.0, 131.0)
     rows = {"sends": [send("a")], "runs": [run("a", 100.0, 101.0), again]}
     for host, words in (("w1", ", as its host was lost"), ("w2", "")):
@@ -342,7 +340,7 @@ def test_causes_are_counted_most_first() -> None:
 # --- at most once -----------------------------------------------------------------------------------
 
 
-def test_what_runs_at_most_once_may_be_dropped_and_is_not_lost() -> None:
+def test_an_at_most_once_task_may_be_dropped_and_is_not_lost() -> None:
     found = record(
         sends=[send("a", queue="once"), send("b")],
         runs=[run("a", 100.0, None)],
@@ -352,7 +350,7 @@ def test_what_runs_at_most_once_may_be_dropped_and_is_not_lost() -> None:
     assert fates(judge.lost(found)) == {"b": "never begun"}
 
 
-def test_what_runs_at_most_once_has_no_excuse_to_be_begun_again() -> None:
+def test_nothing_excuses_a_repeat_of_an_at_most_once_task() -> None:
     killed = mark(100.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
     rows = {
         "sends": [send("a", queue="once")],
@@ -369,7 +367,7 @@ def test_what_runs_at_most_once_has_no_excuse_to_be_begun_again() -> None:
 
 
 def revoked(*runs: dict[str, Any], left: bool, **rows: Any) -> LoadRecord:
-    """A task, and the one of the next number that revokes it, which ended at 102."""
+    """Return a task and the next one, which revokes it and ended at 102."""
     sends = [send("r.000004", kind="revoked", ready=115.0), send("r.000005", kind="revoke")]
     leave = [{"task": "r.000004", "node": "fast@w1", "at": 115.0}] if left else []
     runs = (run("r.000005", 101.0, 102.0), *runs)
@@ -387,18 +385,18 @@ def test_a_revoked_task_that_no_worker_ever_saw_is_lost() -> None:
     assert judge.revoked(found) == 0
 
 
-def test_a_revoked_task_that_began_is_told() -> None:
+def test_a_revoked_task_that_began_is_reported() -> None:
     found = revoked(run("r.000004", 115.0, 116.0), left=False)
     assert judge.lost(found) == []
     assert fates(judge.unheeded(found)) == {"r.000004": "it began though it was revoked"}
 
 
-def test_one_that_began_before_it_was_revoked_is_none_of_them() -> None:
+def test_a_task_that_began_before_it_was_revoked_does_not_count_as_revoked() -> None:
     found = revoked(run("r.000004", 101.5, 116.0), left=False)
     assert judge.unheeded(found) == []
 
 
-def test_what_is_revoked_while_a_worker_starts_passes_it_by() -> None:
+def test_a_starting_worker_may_miss_a_revoke() -> None:
     again = run("r.000004", 115.0, 116.0)
     for node, at, words in (
         ("fast@w1", 104.0, ", as its worker started"),

@@ -26,7 +26,7 @@ def test_a_retry_waits_from_when_it_is_due() -> None:
     assert measure.waits(found, 102.0, 110.0) == pytest.approx([0.4])
 
 
-def test_what_another_task_sends_waits_from_the_end_of_that_one() -> None:
+def test_a_follow_up_waits_from_the_end_of_its_sender() -> None:
     sends = [send("r.000004", kind="relay"), send("r.000005", kind="relayed", ready=None)]
     runs = [run("r.000004", 100.5, 101.0), run("r.000005", 103.0, 104.0)]
     assert measure.waits(record(sends=sends, runs=runs)) == pytest.approx([0.5, 2.0])
@@ -46,7 +46,7 @@ def test_percentile_is_the_nearest_rank() -> None:
 # --- consumers and the roll ------------------------------------------------------------------------
 
 
-def test_fewest_consumers() -> None:
+def test_the_fewest_consumers_in_a_period() -> None:
     found = record(
         workers=[
             *(worker("fast@w1", "ready", 10.0), worker("fast@w2", "ready", 11.0)),
@@ -60,7 +60,7 @@ def test_fewest_consumers() -> None:
     assert measure.fewest_consumers(found, 112.0, 113.0) == {"fast": 5}
 
 
-def test_a_lost_host_consumes_no_more() -> None:
+def test_a_lost_host_has_no_consumers() -> None:
     events = [worker("fast@w1", "ready", 10.0), worker("fast@w2", "ready", 11.0)]
     gone = mark(50.0, "its host was lost", host="w2", fatal=True)
     found = record(workers=events, marks=[gone])
@@ -89,13 +89,13 @@ def turn(node: str, queue: str, seconds: float, processes: int = 6) -> measure.W
 CAPACITY = {"fast": 18, "slow": 9}
 
 
-def test_workers_of_one_queue_go_one_after_the_other_where_its_floor_asks_for_it() -> None:
+def test_workers_of_one_queue_restart_one_by_one_if_its_capacity_requires_it() -> None:
     done = [turn(f"fast@w{n}", "fast", seconds) for n, seconds in enumerate((10.0, 5.0, 7.0))]
     assert measure.critical_path(done, CAPACITY, 0.5, 4, pilots=0) == 22.0
     assert measure.critical_path(done, CAPACITY, 0.3, 4, pilots=0) == 12.0
 
 
-def test_queues_go_side_by_side_after_the_pilot() -> None:
+def test_queues_restart_in_parallel_after_the_first_worker() -> None:
     done = [
         *(turn("fast@w1", "fast", 10.0), turn("fast@w2", "fast", 10.0)),
         *(turn("slow@w1", "slow", 6.0, 3), turn("slow@w2", "slow", 6.0, 3)),
@@ -105,7 +105,7 @@ def test_queues_go_side_by_side_after_the_pilot() -> None:
     assert measure.critical_path(done, CAPACITY, 0.5, 1) == 32.0
 
 
-def test_the_only_worker_of_a_queue_goes_all_the_same() -> None:
+def test_the_only_worker_of_a_queue_counts_as_well() -> None:
     assert measure.critical_path([turn("fast@w1", "fast", 3.0)], {"fast": 6}, 1.0, 4) == 3.0
 
 

@@ -27,7 +27,7 @@ def test_a_commit_is_dirty_if_what_is_measured_has_changes(checkout: Checkout) -
     assert origin.commit("delivery", checkout.root) == f"{head}-dirty"
 
 
-def test_outside_of_a_checkout_the_message_says_so(tmp_path: Path) -> None:
+def test_the_message_says_that_there_is_no_checkout(tmp_path: Path) -> None:
     with pytest.raises(origin.ReportError, match="is not a git checkout"):
         origin.commit("delivery", tmp_path)
 
@@ -77,7 +77,9 @@ def test_a_change_of_something_else_makes_no_run_stale(checkout: Checkout) -> No
         ({"commit": "0" * 40}, "its commit 0000000 is unknown here"),
     ],
 )
-def test_other_objections(checkout: Checkout, changed: dict[str, Any], why: str) -> None:
+def test_runs_that_may_not_be_published(
+    checkout: Checkout, changed: dict[str, Any], why: str
+) -> None:
     assert origin.objection(checkout.run(**changed), checkout.root) == why
 
 
@@ -88,7 +90,7 @@ def test_a_run_with_uncommitted_changes_is_not_published(checkout: Checkout) -> 
     assert why == f"it was measured with uncommitted changes to {head[:7]}"
 
 
-def test_a_run_of_before_commits_were_noted_is_refused(checkout: Checkout) -> None:
+def test_an_old_run_without_a_commit_is_refused(checkout: Checkout) -> None:
     assert origin.objection(summary("workers killed"), checkout.root) == "no test has judged it"
 
 
@@ -118,7 +120,9 @@ def test_without_the_row_of_stock_celery_nothing_is_published(checkout: Checkout
     assert str(refused.value).endswith("run again: make soak-delivery")
 
 
-def test_restarts_are_published_with_all_that_they_are_compared_with(checkout: Checkout) -> None:
+def test_restarts_are_only_published_with_all_runs_that_they_are_compared_with(
+    checkout: Checkout,
+) -> None:
     runs = {
         (name, way): checkout.run(name, way, scenario="restarts") for name, way in report.WANTED
     }
@@ -132,7 +136,7 @@ def test_restarts_are_published_with_all_that_they_are_compared_with(checkout: C
 
 
 def test_every_wanted_run_is_one_of_the_scenario() -> None:
-    """A name that is no longer the tests' own would be missing for ever."""
+    """Otherwise a run that no test has any more would be missing for ever."""
     paths = (report.ROOT / "molecule/restarts/tests").glob("test_*.py")
     tests = "\n".join(path.read_text() for path in paths)
     for name, _ in report.WANTED:

@@ -18,17 +18,19 @@ def sends(load_plan: ModuleType) -> list[Any]:
     return list(islice(load_plan.plan(7), 100 * HUNDREDS))
 
 
-def test_same_seed_same_load(load_plan: ModuleType, sends: list[Any]) -> None:
+def test_the_same_seed_gives_the_same_load(load_plan: ModuleType, sends: list[Any]) -> None:
     assert list(islice(load_plan.plan(7), 300)) == sends[:300]
     assert list(islice(load_plan.plan(8), 300)) != sends[:300]
 
 
-def test_fifty_a_second(sends: list[Any]) -> None:
+def test_fifty_tasks_are_sent_a_second(sends: list[Any]) -> None:
     assert [send.at for send in sends[:3]] == [0.0, 0.02, 0.04]
     assert sends[-1].at == pytest.approx(len(sends) / 50, abs=0.03)
 
 
-def test_a_lighter_load_is_the_same_more_slowly(load_plan: ModuleType, sends: list[Any]) -> None:
+def test_a_lighter_load_is_the_same_load_sent_more_slowly(
+    load_plan: ModuleType, sends: list[Any]
+) -> None:
     light = list(islice(load_plan.plan(7, rate=10.0), 300))
     assert [send.at for send in light[:3]] == [0.0, 0.1, 0.2]
     assert [(send.kind, send.queue, send.seconds) for send in light] == [
@@ -44,7 +46,7 @@ def test_shorter_etas_change_nothing_else(load_plan: ModuleType, sends: list[Any
     ]
 
 
-def test_mix_holds_in_each_hundred(sends: list[Any]) -> None:
+def test_each_hundred_tasks_have_the_same_mix(sends: list[Any]) -> None:
     for begin in range(0, len(sends), 100):
         seconds = [send.seconds for send in sends[begin : begin + 100]]
         assert sum(value == 20 for value in seconds) == 1
@@ -78,7 +80,7 @@ def test_some_retry_some_wait_and_some_are_chords(load_plan: ModuleType, sends: 
     assert all((send.delay > 0) == (send.kind == "eta") for send in sends)
 
 
-def test_no_two_tasks_have_one_number(load_plan: ModuleType, sends: list[Any]) -> None:
+def test_all_tasks_have_different_numbers(load_plan: ModuleType, sends: list[Any]) -> None:
     numbers = [send.number for send in sends]
     gaps = [after - before for before, after in pairwise(numbers)]
     chord = load_plan.CHORD_HEADERS + 1
@@ -117,7 +119,7 @@ def test_a_rich_load_is_the_same_load_and_more(load_plan: ModuleType, sends: lis
     assert all(send.delay == load_plan.REVOKED_IN for send in rich if send.kind == "revoked")
 
 
-def test_a_revoked_task_leaves_the_next_number_to_who_revokes_it(load_plan: ModuleType) -> None:
+def test_the_task_after_a_revoked_one_revokes_it(load_plan: ModuleType) -> None:
     rich = list(islice(load_plan.plan(7, rich=True), 300))
     after = {one.number: other.number for one, other in pairwise(rich)}
     revoked = [send.number for send in rich if send.kind == "revoked"]
@@ -151,7 +153,7 @@ def test_each_kind_of_worker_publishes_at_the_end_of_some_tasks(by_worker: list[
         assert found["stumble"] == found["chain"] == found["chord"] == found.total() / 10
 
 
-def test_no_two_tasks_of_a_load_by_worker_have_one_number(
+def test_all_tasks_of_a_load_by_worker_have_different_numbers(
     load_plan: ModuleType, by_worker: list[Any]
 ) -> None:
     sizes = {"chord": load_plan.CHORD_HEADERS + 1, "chain": load_plan.CHAIN_LINKS, "relay": 2}
@@ -165,5 +167,5 @@ def test_workers_are_those_of_the_inventory(load_plan: ModuleType) -> None:
     scenario = APPLICATION.parents[1] / "delivery/workers/group_vars/all/celery.yml"
     variables = yaml.safe_load(scenario.read_text())
     assert set(variables["celery_worker_instances"]) == set(load_plan.WORKERS)
-    # A drain waits for the longest of them.
+    # A drain waits for the longest task.
     assert max(load_plan.NAPS.values()) < variables["celery_worker_defaults"]["drain_timeout"]

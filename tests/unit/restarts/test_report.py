@@ -17,7 +17,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def record() -> LoadRecord:
-    """Three tasks; a worker leaves at 101 and is back at 105, and one task goes with it."""
+    """Return a record of three tasks; a worker stops at 101 and is back at 105, and one task is lost."""
     task = {"kind": "nap", "queue": "fast", "seconds": 2.0, "attempts": 1, "refused": False}
     sends = [
         task | {"task": name, "sent": at, "ready": at}
@@ -46,14 +46,14 @@ def summary() -> RestartSummary:
     return summarise("roll", "fleet", 7, record(), (100.0, 106.0), Rules({"fast": 12}, 0.5, 4))
 
 
-def test_summary_of_a_record(summary: RestartSummary) -> None:
+def test_a_summary_is_computed_from_a_record(summary: RestartSummary) -> None:
     assert (summary.sent, summary.done, summary.lost, summary.doubled) == (3, 2, 1, 0)
     assert summary.lost_causes == {"cut off while it ran: its worker was stopped": 1}
     assert summary.fewest == {"fast": 6}
-    # Of those that were ready from the restart on.
+    # These are the waits of tasks that became ready after the restart began.
     assert summary.waits == pytest.approx({"p50": 0.5, "p99": 3.0, "longest": 3.0})
     assert summary.restart == (10.0, 16.0)
-    # The command ended a second after the worker was back.
+    # The command ended one second after the worker was back.
     assert (summary.roll, summary.critical) == (5.0, 4.0)
 
 
@@ -86,13 +86,13 @@ def test_table_has_a_column_for_each_way_and_a_line_for_each_fault(summary: Rest
     ]
     assert lines["ratio of the two"].split("|")[2:4] == [" 1.25 ", " - "]
     assert "2 run twice" in lines["Redis is restarted"]
-    # What is orderly is no fault.
+    # An orderly restart is not a fault.
     assert "overlap" not in lines
     assert "fewest consuming processes were fast 6" in text
     assert len({line.count("|") for line in text.split("\n\n")[0].splitlines()}) == 1
 
 
-def test_page_keeps_what_stands_around_the_figures() -> None:
+def test_the_page_keeps_its_text_around_the_figures() -> None:
     page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
     new = report.between(page, "new")
     assert new == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
@@ -132,16 +132,16 @@ def test_picture_shows_each_way_with_its_losses() -> None:
     assert [len(line) for line in lines] == [60, 60, 30, 30]
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     assert all(0 <= x <= width and 0 <= y <= height for line in lines for x, y in line)
-    # The one that lost climbs, the other one stays on the ground.
+    # The line of the way with losses rises, the other one stays at zero.
     assert len({y for _, y in lines[1]}) == 1
     assert lines[3][-1][1] < lines[3][0][1]
     assert not any(math.isnan(x) for line in lines for x, _ in line)
 
 
-# --- what a test allows ------------------------------------------------------------------------------
+# --- allowed causes ------------------------------------------------------------------------------
 
 
-def test_causes_are_allowed_in_full_and_not_by_how_they_begin(summary: RestartSummary) -> None:
+def test_causes_are_only_allowed_by_their_full_names(summary: RestartSummary) -> None:
     killed, unexplained = (
         judge.was_cut_off(reason) for reason in ("its worker was killed", judge.UNEXPLAINED)
     )

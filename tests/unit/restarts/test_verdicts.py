@@ -1,4 +1,4 @@
-"""What pytest adds to a kept run when its tests are over, tried with a separate pytest."""
+"""The verdict that pytest adds to a kept run after its tests, tested with a separate pytest."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def judged(directory: Path, tests: str, name: str = "kills") -> dict[str, str]:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PYTEST_ADDOPTS": "",
-            # The whole suite's plugins take longer to load than this takes to run.
+            # Loading the suite's plugins would take longer than this test.
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         },
         check=False,
@@ -93,7 +93,7 @@ def test_without_it():
 
 
 def test_a_fixture_that_fails_afterwards_is_a_failure(tmp_path: Path) -> None:
-    """As when Redis has refused a command to one of the roles' users."""
+    """An example is a command that Redis has refused to one of the roles' users."""
     tests = """
 @pytest.fixture(autouse=True)
 def nothing_refused():

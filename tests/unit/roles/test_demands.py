@@ -1,4 +1,4 @@
-"""Which schedule the roles hold a release and a running beat against: a real ansible-playbook, on this machine."""
+"""The schedule with which roles compare a release and a running beat, in real runs of ansible-playbook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 
 from tests.contract.test_repository import ROOT
 
-# Each given by the group of beat, which workers are not in.
+# Each is set for the group of beat, which does not contain the workers.
 BEATS: dict[str, Any] = {
     "celery_beat_schedule": {"mine": {"task": "app.x", "interval": 5, "queue": "own"}},
     "celery_beat_schedule_policy": "refuse",
@@ -23,7 +23,7 @@ TOLD = "{{ [DEMANDS.schedule, DEMANDS.policy, PROBED, REPORTED, POLICY, RESTARTE
 
 
 def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
-    """What each host takes for the schedule, in the places that read it."""
+    """Return each host's schedule in every place that reads it."""
     verify = yaml.safe_load((ROOT / "roles/verify/tasks/main.yml").read_text())
     probe_action, report_action = (
         f"celery_fleet.core.{name}" for name in ("send_canaries", "service_report")
@@ -46,7 +46,7 @@ def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
             "QUEUES": "{{ __celery_app_facts.queues }}",
         },
         "tasks": [
-            # Only for their variables.
+            # Imported only for their variables.
             *(
                 {
                     "import_role": {
@@ -111,6 +111,6 @@ def test_the_schedule_is_that_of_beats_host_on_all_hosts(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_without_a_beat_the_codes_schedule_is_nobodys(tmp_path: Path) -> None:
+def test_without_beat_the_codes_schedule_is_ignored(tmp_path: Path) -> None:
     for found in told(tmp_path, []).values():
         assert found[:2] == [{}, "replace"]

@@ -1,4 +1,4 @@
-"""The exporter of the host stays while another application of the host has it."""
+"""The host's exporter stays while another application of the host uses it."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def test_the_last_application_removes_it(marks: list[dict[str, Any]]) -> None:
     assert owned(*marks) == {"units": [UNIT], "files": [f"/etc/systemd/system/{UNIT}"]}
 
 
-def test_it_stays_for_another_application() -> None:
+def test_it_stays_if_another_application_uses_it() -> None:
     assert owned({"app": "shop", **WITHOUT}, {"app": "flash", **WITH}) == {}

@@ -1,4 +1,4 @@
-"""The role's own tasks by Ansible, between namespaces that stand for hosts: a table is kept, or taken back."""
+"""The role's own tasks in Ansible, with network namespaces as hosts: a table is kept, or rolled back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def lan() -> Iterator[Network]:
         yield made
 
 
-# systemd as far as the script needs it: a rollback is what was last armed, and our service is the table.
+# The parts of systemd that the script uses: the rollback that was armed last, and a service that loads the table.
 SYSTEMD_RUN = """#!/bin/sh
 echo "systemd-run $*" >> {directory}/calls
 while [ "$1" != /bin/sh ]; do shift; done
@@ -69,7 +69,7 @@ def programs(directory: Path) -> Path:
 
 
 def shell(directory: Path, name: str, who: int) -> str:
-    """What Ansible takes for a host's shell."""
+    """Write a program that Ansible uses as a host's shell."""
     enter = f"nsenter --target={who} --net"
     if os.geteuid() != 0:
         enter += " --user --preserve-credentials"
@@ -80,7 +80,7 @@ def shell(directory: Path, name: str, who: int) -> str:
 
 
 def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
-    """The role on a host of Redis and one of workers."""
+    """Run the role on a Redis host and a worker host."""
     hosts = {
         "redis1": {"ansible_shell_executable": shell(directory, "redis1", lan.host)},
         "worker1": {"ansible_shell_executable": shell(directory, "worker1", lan.others), **given},
@@ -132,7 +132,7 @@ def tables(lan: Network) -> str:
 
 
 @pytest.mark.slow
-def test_a_table_through_which_the_fleet_gets_is_kept(lan: Network, tmp_path: Path) -> None:
+def test_a_table_that_lets_the_fleet_through_is_kept(lan: Network, tmp_path: Path) -> None:
     status, output = run(lan, tmp_path, firewall_address=NEIGHBOUR[0])
     assert status == 0, output
     assert lan.reaches(NEIGHBOUR[0], PORTS[0])
@@ -144,7 +144,7 @@ def test_a_table_through_which_the_fleet_gets_is_kept(lan: Network, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_table_that_cuts_a_host_off_is_taken_back(lan: Network, tmp_path: Path) -> None:
+def test_a_table_that_cuts_a_host_off_is_rolled_back(lan: Network, tmp_path: Path) -> None:
     status, output = run(lan, tmp_path, firewall_address="192.0.2.9")
     assert status != 0
     for port in PORTS:
@@ -158,7 +158,7 @@ def test_a_table_that_cuts_a_host_off_is_taken_back(lan: Network, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_previous_table_comes_back(lan: Network, tmp_path: Path) -> None:
+def test_a_rollback_restores_the_previous_table(lan: Network, tmp_path: Path) -> None:
     file = tmp_path / "etc/firewall.nft"
     file.parent.mkdir()
 
@@ -187,5 +187,5 @@ def test_the_previous_table_comes_back(lan: Network, tmp_path: Path) -> None:
     assert lan.reaches(NEIGHBOUR[0], PORTS[0])
     assert file.read_text() == table(NEIGHBOUR[0])
     assert ask("arm") == ask("keep") == {"error": ""}
-    # Nothing of either is left.
+    # No files of either are left.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["armed", "bin", "calls", "etc"]

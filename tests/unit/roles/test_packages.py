@@ -1,4 +1,4 @@
-"""The role's own tasks around the installation of packages, by Ansible, on a directory."""
+"""The role's own tasks before and after the installation of packages, run by Ansible on a directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from tests.render.fleet import ROOT, ansible
 
-# What nginx-common's postinst does about its example site, and the start of the service that comes next.
+# What nginx-common's postinst does with its example site, followed by the start of the service.
 POSTINST = """
 cd {nginx} && mkdir -p sites-available sites-enabled
 echo 'server { listen 80; }' > sites-available/default
@@ -20,7 +20,7 @@ cat sites-enabled/* > served
 
 
 def task(given: dict[str, Any], nginx: Path) -> dict[str, Any]:
-    """A task of the role, with the packages' own scripts in place of apt."""
+    """Return a task of the role, with the packages' own scripts in place of apt."""
     if "ansible.builtin.apt" in given:
         script = POSTINST.replace("{nginx}", str(nginx))
         return {"ansible.builtin.command": {"argv": ["/bin/sh", "-ec", script]}}
@@ -30,7 +30,7 @@ def task(given: dict[str, Any], nginx: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "a package that was removed"])
 def test_nginx_never_serves_its_example_site(tmp_path: Path, before: str) -> None:
-    """Not even at the start of the service by its package: the run may end right after that."""
+    """This includes the start of the service by its package, because the run may end right after that."""
     nginx = tmp_path / "etc/nginx"
     if before == "nothing":
         nginx.mkdir(parents=True)

@@ -119,7 +119,7 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     assert made["ca.key"] == made["redis1.key"] == 0o600
     assert made["hosts"] == 0o700
     assert "ENCRYPTED" in (role.directory / "pki/ca.key").read_text()
-    # A host whose clock is slow accepts them at once.
+    # A host whose clock is behind accepts them at once.
     early = datetime.now(UTC) - timedelta(minutes=55)
     assert authority.not_valid_before_utc < early
     assert x509.certificates(role.file("host.crt"))[0].not_valid_before_utc < early
@@ -133,7 +133,7 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     assert titles == ["'shop fleet CA'", "'shop fleet CA 2'"]
     assert role.record().bundle == role.file("ca.crt")
 
-    # With a limit, one host after another gets its certificate, with the key that it had.
+    # With a limit, each host gets its certificate in a separate run, with its existing key.
     key = role.file("host.key")
     role.run(limit="redis1", pki_ca_generation=2, pki_ca_trusted_generations=[1])
     assert x509.issuer(x509.certificates(role.file("host.crt"))[0]) == "'shop fleet CA 2'"
@@ -149,7 +149,7 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
 
 
 @pytest.mark.long
-def test_an_intermediate_of_the_users_signs(role: Role) -> None:
+def test_a_users_intermediate_authority_signs(role: Role) -> None:
     root = Authority("root")
     middle = Authority("middle", above=root)
     given = {
@@ -176,7 +176,7 @@ def test_an_intermediate_of_the_users_signs(role: Role) -> None:
 
 
 @pytest.mark.slow
-def test_certificates_from_outside_are_taken_as_they_are(role: Role) -> None:
+def test_certificates_from_outside_are_used_unchanged(role: Role) -> None:
     root = Authority("root")
     middle = Authority("middle", above=root)
     hosts = {}
@@ -194,13 +194,13 @@ def test_certificates_from_outside_are_taken_as_they_are(role: Role) -> None:
 
 
 @pytest.mark.long
-def test_clients_get_theirs_and_it_is_noted_that_they_lose_it(role: Role) -> None:
+def test_clients_get_certificates_and_their_removal_is_recorded(role: Role) -> None:
     role.run()
     assert not x509.serves_clients(x509.certificates(role.file("host.crt"))[0])
     role.run(pki_mode="mutual")
     assert x509.serves_clients(x509.certificates(role.file("host.crt"))[0])
     assert records.everybody_shows_one(f"{role.directory}/pki", HOSTS)
-    # The run ends before its last play, so no host may rely on what is about to be removed.
+    # The run ends before its last play. No host may rely on files that are about to be removed.
     (role.directory / "play.yml").write_text(PLAY.partition("  post_tasks")[0])
     role.run(pki_mode="server")
     assert not role.record().clients

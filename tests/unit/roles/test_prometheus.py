@@ -126,7 +126,7 @@ def test_a_configuration_of_others_is_refused(
 
 
 def test_the_roles_own_files_and_those_of_the_packages_are_replaced(tmp_path: Path) -> None:
-    """dpkg does not list a file that is as the package brought it."""
+    """dpkg does not list files that are unchanged since the package was installed."""
     first, *others = FILES
     write(tmp_path, first, OURS)
     for other in others:

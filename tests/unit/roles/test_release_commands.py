@@ -1,4 +1,4 @@
-"""Commands of a release as site.yml runs them: the role's tasks in a real ansible-playbook, on this machine.
+"""Release commands as site.yml runs them: the role's tasks in a real ansible-playbook on this machine.
 
 All its hosts are this one machine, so they share what real hosts have separately.
 """
@@ -65,7 +65,7 @@ class Fleet:
         self.root = root
         self.host = Host(root / "host")
         self.order = root / "order"
-        # The place of marks is the hosts' own matter, without a variable.
+        # There is no variable for the directory of marks.
         delivered = "plugins/plugin_utils/run/release_commands.py"
         text = (ROOT / delivered).read_text()
         assert text.count('"/var/lib/celery-fleet/commands"') == 1
@@ -147,34 +147,34 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     made.host.end()
 
 
-def test_its_files_can_be_left_to_others(fleet: Fleet) -> None:
+def test_a_command_can_have_another_umask(fleet: Fleet) -> None:
     status, output = fleet.run([fleet.command("collect", umask="0027")])
     assert status == 0, output
     assert json.loads(fleet.host.seen.read_text())["--umask"] == "0027"
 
 
-def test_each_runs_in_its_order_and_once(fleet: Fleet) -> None:
+def test_commands_run_once_and_in_their_order(fleet: Fleet) -> None:
     listed = [
         fleet.command("migrate", "sleep 1"),
         fleet.command("static") | {"hosts": "all"},
         fleet.command("demo", when="once"),
     ]
-    # Only one of the two, because they would share files that real hosts don't.
+    # Only one host runs it, because the two share files here, unlike real hosts.
     status, output = fleet.run(listed, "--limit=worker1")
     assert status == 0, output
     assert fleet.done == ["migrate", "static", "demo"]
     assert "worker1: migrate is done, in " in output
     assert "switched: migrate (once per release)" in output
-    # A second run does nothing of it, and has nothing to do.
+    # A second run has nothing to do.
     status, output = fleet.run(listed)
     assert status == 0, output
     assert fleet.done == ["migrate", "static", "demo"]
     assert "(once" not in output
-    # Another release does what is due for each, and so not what was done once.
+    # Another release runs commands that are due for each release, but not those that run once.
     (fleet.root / "source/app.py").write_text("x = 1\n")
     assert fleet.run(listed, "--limit=worker1")[0] == 0
     assert fleet.done[3:] == ["migrate", "static"]
-    # Back to the one before: its own was done.
+    # Back to the previous release, whose commands were done.
     (fleet.root / "source/app.py").write_text("")
     assert fleet.run(listed)[0] == 0
     assert len(fleet.done) == 5
@@ -195,14 +195,14 @@ def test_commands_of_a_group_that_the_first_host_is_not_in(fleet: Fleet) -> None
     (fleet.root / "play.yml").write_text(yaml.safe_dump([before, play]))
     status, output = fleet.run(None)
     assert status == 0, output
-    # Its mark is found again, and so it is not planned.
+    # Its mark is found again, so it is not planned.
     status, output = fleet.run(None)
     assert status == 0, output
     assert "(once" not in output
     assert fleet.done == ["migrate"]
 
 
-def test_a_dry_run_looks_alone(fleet: Fleet) -> None:
+def test_a_dry_run_runs_no_command(fleet: Fleet) -> None:
     status, output = fleet.run([fleet.command("migrate")], "--check")
     assert status == 0, output
     assert "switched: migrate (once per release)" in output
@@ -210,7 +210,7 @@ def test_a_dry_run_looks_alone(fleet: Fleet) -> None:
     assert not (fleet.root / "marks").exists()
 
 
-def test_a_failure_stops_the_run_and_the_next_goes_on_with_it(fleet: Fleet) -> None:
+def test_a_failure_stops_the_run_and_the_next_run_retries_it(fleet: Fleet) -> None:
     last = fleet.command("last")
     bad = [
         fleet.command("first"),
@@ -229,7 +229,7 @@ def test_a_failure_stops_the_run_and_the_next_goes_on_with_it(fleet: Fleet) -> N
         assert words in output, output
     assert "quite-secret" not in output
     assert "switched" not in output
-    # The log is root's, and has it all.
+    # The log, which only root can read, has everything.
     log = next((fleet.host.root / "var/log/celery-fleet/shop/commands").glob("*-bad-*.log"))
     assert "quite-secret" in log.read_text()
     status, output = fleet.run([bad[0], fleet.command("bad"), last])
@@ -237,7 +237,7 @@ def test_a_failure_stops_the_run_and_the_next_goes_on_with_it(fleet: Fleet) -> N
     assert fleet.done == ["first", "bad", "bad", "last"]
 
 
-def test_what_a_command_says_is_shown_without_secrets_however_it_ends(fleet: Fleet) -> None:
+def test_output_of_a_command_is_always_shown_without_secrets(fleet: Fleet) -> None:
     fleet.variables["celery_app_env"] = {"MODE": "true", "WHERE": "here"}
     fleet.variables["celery_app_env_urls"] = {
         "DATABASE_URL": {"scheme": "x", "host": "h", "user": "u", "password": "p@ss/word"}
@@ -253,7 +253,7 @@ def test_what_a_command_says_is_shown_without_secrets_however_it_ends(fleet: Fle
     assert "p@ss" not in output
 
 
-def test_one_that_does_not_exist_and_one_that_hangs(fleet: Fleet) -> None:
+def test_a_command_that_does_not_exist_or_hangs(fleet: Fleet) -> None:
     status, output = fleet.run([{"name": "none", "argv": ["/no/such/program"]}])
     assert status != 0
     assert "none of release" in output
@@ -265,7 +265,7 @@ def test_one_that_does_not_exist_and_one_that_hangs(fleet: Fleet) -> None:
     assert "run the same playbook again" in " ".join(output.split())
 
 
-def test_what_a_killed_run_left_going_is_waited_for(fleet: Fleet) -> None:
+def test_a_command_of_a_killed_run_is_awaited(fleet: Fleet) -> None:
     listed = [fleet.command("migrate", f"while [ ! -e {fleet.root}/go ]; do sleep 0.1; done")]
     killed = fleet.start(listed)
     while not fleet.done:
@@ -283,20 +283,21 @@ def test_what_a_killed_run_left_going_is_waited_for(fleet: Fleet) -> None:
     assert fleet.done == ["migrate"]
 
 
-def test_two_runs_at_once_do_it_once(fleet: Fleet) -> None:
+def test_concurrent_runs_run_a_command_once(fleet: Fleet) -> None:
     listed = [fleet.command("migrate", "sleep 2")]
     both = [fleet.start(listed, f"--limit={host}") for host in ("worker1", "worker2")]
     ends = []
     for process in both:
         output, _ = process.communicate(timeout=300)
         ends.append(process.returncode)
-        # The lease keeps two runs apart. Without it, the later one learns on which host it was started.
+        # Normally the lease prevents two runs at once. Without it, the later run is told on which host the command was
+        # started.
         assert process.returncode == 0 or "migrate was started on worker" in output
     assert 0 in ends
     assert fleet.done == ["migrate"]
 
 
-def test_a_mark_of_a_host_that_is_not_in_the_run(fleet: Fleet) -> None:
+def test_a_mark_of_a_host_outside_the_run_is_an_error(fleet: Fleet) -> None:
     listed = [fleet.command("migrate")]
     assert fleet.run(listed)[0] == 0
     mark = next((fleet.root / "marks").glob("shop/fleet/*/migrate.json"))

@@ -1,4 +1,4 @@
-"""The workers of a roll, from the inventory, the plan and the workers that answer."""
+"""The workers of a rolling restart, from the inventory, the plan and the workers that answer."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def found(**changes: Any) -> dict[str, FleetWorker]:
     return {worker.node: worker for worker in workers}
 
 
-def test_processes_are_those_of_the_inventory_or_what_the_worker_says() -> None:
+def test_the_number_of_processes_comes_from_the_worker_or_the_inventory() -> None:
     seen = {"d@h1": {"queues": ["d"], "processes": 16}, "a@h1": {"queues": ["q"], "processes": 9}}
     processes = {node: one.processes for node, one in found(census=seen).items()}
     assert processes == {"a@h1": 4, "b@h1": 1, "c@h1": 10, "d@h1": 16, "a@h2": 4}
     assert found()["d@h1"].processes == 1
 
 
-def test_options_of_the_inventory() -> None:
+def test_options_of_the_inventory_are_used() -> None:
     all_of_them = found()
     assert (all_of_them["b@h1"].pool, all_of_them["a@h1"].pool) == ("solo", "prefork")
     assert (all_of_them["c@h1"].overlap, all_of_them["a@h1"].overlap) == (False, None)
@@ -65,11 +65,13 @@ def test_options_of_the_inventory() -> None:
         ({"a@h2": {"queues": ["q"]}}, {}, ["h1"], "serving"),
     ],
 )
-def test_who_serves(seen: Any, active: Any, present: list[str], expected: str) -> None:
+def test_the_presence_of_a_worker(
+    seen: Any, active: Any, present: list[str], expected: str
+) -> None:
     assert found(census=seen, active=active, present=present)["a@h2"].presence == expected
 
 
-def test_what_the_plan_has_found() -> None:
+def test_needs_come_from_the_plan() -> None:
     items = [
         item("h1", "a", "restart", "environment X changed"),
         item("h1", "b", "start"),
@@ -80,7 +82,7 @@ def test_what_the_plan_has_found() -> None:
     assert needs == {"a@h1": "restart", "b@h1": "start", "c@h1": "", "d@h1": "", "a@h2": ""}
 
 
-def test_what_left_the_inventory_and_what_a_killed_run_left() -> None:
+def test_removed_workers_and_leftovers_of_a_killed_run_are_found() -> None:
     items = [item("h2", "old", "remove", "gone"), item("h2", "a.next", "remove")]
     seen = {"a.next@h2": {"queues": ["q"], "processes": 4}}
     all_of_them = found(items=items, census=seen)
@@ -90,7 +92,7 @@ def test_what_left_the_inventory_and_what_a_killed_run_left() -> None:
     assert left.unit == "shop-worker@a.next.service"
 
 
-def test_a_second_instance_goes_without_a_plan_too() -> None:
+def test_a_second_instance_is_removed_even_without_a_plan() -> None:
     seen = {"a.next@h2": {"queues": ["q"]}, "a.next@h1": {"queues": ["q"]}}
     left = found(census=seen, present=["h2"])
     assert {node: one.need for node, one in left.items() if one.need} == {"a.next@h2": "remove"}
@@ -103,14 +105,14 @@ def test_a_second_instance_that_does_not_answer_is_found_by_its_files() -> None:
     assert left["a.next@h1"].unit == "shop-worker@a.next.service"
 
 
-def test_force_concerns_the_hosts_of_this_run_alone() -> None:
+def test_force_only_affects_hosts_of_this_run() -> None:
     forced = found(force=True, present=["h2"], items=[item("h2", "a", "start")])
     assert {node: one.need for node, one in forced.items() if one.need} == {"a@h2": "start"}
     forced = found(force=True, present=["h2"])
     assert {node: one.need for node, one in forced.items() if one.need} == {"a@h2": "restart"}
 
 
-def test_only_some_restart_and_the_rest_goes_on() -> None:
+def test_only_the_selected_workers_restart() -> None:
     items = [item("h1", "a", "restart"), item("h1", "b", "restart"), item("h1", "c", "start")]
     needs = {node: one.need for node, one in found(items=items, only=["b"]).items() if one.need}
     assert needs == {"b@h1": "restart", "c@h1": "start"}
@@ -118,12 +120,12 @@ def test_only_some_restart_and_the_rest_goes_on() -> None:
     assert {node for node, one in forced.items() if one.need} == {"a@h1", "a@h2"}
 
 
-def test_another_application_s_workers_are_not_ours() -> None:
+def test_workers_of_another_application_are_ignored() -> None:
     other = {**item("h1", "a", "restart"), "subject": "shopping-worker@a.service"}
     assert not any(one.need for one in found(items=[other]).values())
 
 
-def test_tasks_that_a_consumer_has_to_know() -> None:
+def test_tasks_that_a_consumer_must_register() -> None:
     schedule = {
         "one": {"task": "app.one", "queue": "q"},
         "two": {"task": "app.two"},

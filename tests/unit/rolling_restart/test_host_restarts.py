@@ -1,4 +1,4 @@
-"""A host's part in a roll, with the real state and the real turns; a fake connection stands for the host."""
+"""A host's part in a rolling restart, with the real state and real turns; only the connection to the host is a fake."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLACE = WorkerPaths("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
 
 
 class Host:
-    """Units that change state before the next look; a test sets what goes wrong."""
+    """A fake host whose units change state before the next look; a test sets what fails."""
 
     def __init__(self) -> None:
         self.units: dict[str, dict[str, Any]] = {}
@@ -124,7 +124,7 @@ def unit(name: str) -> str:
     return f"app-worker@{name}.service"
 
 
-def test_all_turns_of_a_host(state: RollState, host: Host) -> None:
+def test_all_workers_of_a_host_restart(state: RollState, host: Host) -> None:
     state.open(
         [restarting("a@h1", "q"), restarting("b@h1", "q"), restarting("c@h1", "q")], Policy()
     )
@@ -138,7 +138,9 @@ def test_all_turns_of_a_host(state: RollState, host: Host) -> None:
     assert any(line == "h1  app-worker@a  serves after 1.0 s" for line in host.said)
 
 
-def test_a_fresh_host_starts_in_one_go_with_one_probe(state: RollState, host: Host) -> None:
+def test_a_new_host_starts_all_workers_together_with_one_probe(
+    state: RollState, host: Host
+) -> None:
     fresh = [worker(f"{name}@h1", need="start", presence="inactive") for name in "abc"]
     state.open(fresh, Policy(batch=1))
     for name in "abc":
@@ -148,7 +150,7 @@ def test_a_fresh_host_starts_in_one_go_with_one_probe(state: RollState, host: Ho
     assert [sorted(probe["nodes"]) for probe in host.probes] == [["a@h1", "b@h1", "c@h1"]]
 
 
-def test_what_does_not_differ_any_more_is_left_alone(state: RollState, host: Host) -> None:
+def test_a_worker_that_no_longer_differs_is_left_alone(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
     host.differing = {unit("b")}
     worker_group(state, host).take_turns("restart")
@@ -156,7 +158,7 @@ def test_what_does_not_differ_any_more_is_left_alone(state: RollState, host: Hos
     assert [turn["outcome"] for turn in state.report()["turns"]] == ["unneeded", "done"]
 
 
-def test_a_worker_that_does_not_start_ends_the_roll_and_is_told_whole(
+def test_a_worker_that_does_not_start_ends_the_roll_with_its_journal(
     state: RollState, host: Host
 ) -> None:
     state.open([restarting("a@h1", "q"), restarting("b@h1", "q"), worker("c@h2", "q")], Policy())
@@ -170,18 +172,18 @@ def test_a_worker_that_does_not_start_ends_the_roll_and_is_told_whole(
     assert "Queue q is consumed by b@h1, c@h2." in text
     assert f"journalctl -u {unit('a')} -n 100" in text
     assert "run the same command again" in text
-    assert host.told == [("restart", unit("a"))], "nobody follows"
+    assert host.told == [("restart", unit("a"))], "no worker follows"
     assert state.report()["turns"][0]["outcome"] == "failed"
 
 
-def test_a_queue_that_nobody_consumes_any_more_is_named(state: RollState, host: Host) -> None:
+def test_a_queue_without_consumers_is_named(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q", processes=1)], Policy())
     host.silent = {"a@h1"}
     with pytest.raises(HostRestartError, match=r"no answer[\s\S]*No worker consumes queue q\."):
         worker_group(state, host).take_turns("restart")
 
 
-def test_those_under_way_end_when_one_fails(state: RollState, host: Host) -> None:
+def test_turns_under_way_end_when_one_fails(state: RollState, host: Host) -> None:
     fleet = [restarting(f"{name}@h1", name, processes=1) for name in "abc"]
     state.open(fleet, Policy())
     host.silent = {"b@h1"}
@@ -191,7 +193,7 @@ def test_those_under_way_end_when_one_fails(state: RollState, host: Host) -> Non
     assert outcomes == {"a@h1": "done", "b@h1": "failed", "c@h1": "done"}
 
 
-def test_a_lost_host_is_its_own_failure_and_names_whose_turn_it_was(
+def test_a_lost_host_is_a_failure_that_names_the_worker_of_the_turn(
     state: RollState, host: Host
 ) -> None:
     state.open([restarting("a@h1", "q"), restarting("b@h2", "q")], Policy())
@@ -201,7 +203,7 @@ def test_a_lost_host_is_its_own_failure_and_names_whose_turn_it_was(
     assert state.begin("h2", "restart") == []
 
 
-def test_files_that_can_t_be_settled(
+def test_files_that_can_t_be_written_are_a_failure(
     state: RollState, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> frozenset[str]:
@@ -221,13 +223,13 @@ def test_without_the_lease_nothing_begins(state: RollState, host: Host) -> None:
     assert host.told == []
 
 
-def test_a_failure_elsewhere_is_not_this_host_s(state: RollState, host: Host) -> None:
+def test_a_failure_elsewhere_is_not_reported_by_this_host(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1", "q")], Policy())
     state.fail("h2", "h2: something")
     assert worker_group(state, host).take_turns("restart") == 0
 
 
-def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(
+def test_a_worker_that_turns_out_to_be_active_is_restarted_in_its_turn(
     state: RollState, host: Host
 ) -> None:
     idle = worker("a@h1", "q", need="start", presence="inactive", processes=1)
@@ -239,7 +241,9 @@ def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(
     assert host.told == [("restart", unit("a"))]
 
 
-def test_what_redis_keeps_of_a_removed_worker_is_a_warning(state: RollState, host: Host) -> None:
+def test_data_of_a_removed_worker_that_stays_in_redis_is_a_warning(
+    state: RollState, host: Host
+) -> None:
     state.open([worker("a@h1", "q", need="remove")], Policy())
     worker_group(state, host).take_turns("remove")
     assert host.told == [("stop", unit("a")), ("disable", unit("a"))]
@@ -247,7 +251,7 @@ def test_what_redis_keeps_of_a_removed_worker_is_a_warning(state: RollState, hos
     assert host.said[-1] == "h1  app-worker@a  is gone"
 
 
-def test_an_overlapped_turn(state: RollState, host: Host) -> None:
+def test_a_worker_is_overlapped_by_a_second_instance(state: RollState, host: Host) -> None:
     state.open([restarting("a@h1")], Policy())
     host.state(unit("a.next")).update(active="inactive", invocation="")
     worker_group(state, host).take_turns("restart")
@@ -266,7 +270,7 @@ def test_an_overlapped_turn(state: RollState, host: Host) -> None:
     assert "stand_in_gate" in turn
 
 
-def test_a_second_instance_that_does_not_serve_is_told_at_once_and_goes(
+def test_a_second_instance_that_fails_is_reported_at_once_and_removed(
     state: RollState, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.open([restarting("a@h1")], Policy())
@@ -289,7 +293,9 @@ def test_a_second_instance_that_does_not_serve_is_told_at_once_and_goes(
     assert "no answer" in failed_at_stop[0]
 
 
-def test_an_order_that_fails_is_that_turn_s_failure_alone(state: RollState, host: Host) -> None:
+def test_a_systemctl_command_that_fails_only_fails_its_own_turn(
+    state: RollState, host: Host
+) -> None:
     state.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
     for name in "ab":
         host.state(unit(name)).update(active="inactive")
@@ -320,7 +326,7 @@ def test_a_systemd_that_never_answers_fails_all_turns_under_way(
 
 
 @pytest.mark.parametrize("elsewhere", ["", "h2: the lease is lost"])
-def test_a_lease_that_is_lost_while_files_are_settled(
+def test_a_lease_that_is_lost_while_files_are_written(
     state: RollState, host: Host, elsewhere: str
 ) -> None:
     state.open([restarting("a@h1", "q")], Policy())
@@ -347,7 +353,7 @@ def test_a_lease_that_is_lost_in_the_middle_of_a_turn(state: RollState, host: Ho
             state, host, trouble=lambda: "the lease is lost" if host.told else ""
         ).take_turns("restart")
     assert len(host.told) == 1
-    assert state.report()["turns"][0]["outcome"] == "done", "what was begun is ended"
+    assert state.report()["turns"][0]["outcome"] == "done", "a turn that has begun must end"
 
 
 def test_a_host_that_is_lost_while_a_turn_cleans_up_hides_no_failure(

@@ -1,4 +1,4 @@
-"""The order of a roll: what may go when, and that no order of events breaks the rules or ends in a deadlock."""
+"""The order of a rolling restart: which worker may restart when; no order of events breaks the rules or deadlocks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nodes(steps: list[Round]) -> list[list[str]]:
 
 
 def over(*names: str, overlapped: bool = False) -> dict[str, Turn]:
-    """Restarts that have ended."""
+    """Return restarts that have ended."""
     return {node: Turn(node, node.split("@")[1], "restart", overlapped) for node in names}
 
 
@@ -56,7 +56,7 @@ FOUR = [restarting(f"a@h{n}", "q") for n in range(4)]
 # -- rules -------------------------------------------------------------------------------------------------
 
 
-def test_the_first_restart_goes_alone_and_half_of_the_queue_stays() -> None:
+def test_the_first_restart_is_alone_and_half_of_the_queue_stays() -> None:
     assert nodes(simulate(FOUR, Policy())) == [["a@h0"], ["a@h1", "a@h2"], ["a@h3"]]
 
 
@@ -75,13 +75,13 @@ def test_with_all_capacity_every_worker_is_overlapped() -> None:
     assert all(turn.overlapped for step in steps for turn in step.turns)
 
 
-def test_a_fresh_fleet_starts_at_once() -> None:
+def test_a_new_fleet_starts_at_once() -> None:
     fresh = [worker(f"a@h{n}", need="start", presence="inactive") for n in range(20)]
     steps = simulate(fresh, Policy(batch=1))
     assert [(step.kind, len(step.turns)) for step in steps] == [("start", 20)]
 
 
-def test_what_does_not_consume_is_started_however_it_is_called() -> None:
+def test_a_worker_that_does_not_consume_is_started_instead_of_restarted() -> None:
     hung = restarting("a@h1", "q", presence="inactive")
     assert [step.kind for step in simulate([hung], Policy())] == ["start"]
 
@@ -104,7 +104,7 @@ def test_turns_are_spread_over_the_hosts() -> None:
     assert len({turn.host for turn in second.turns}) == 3
 
 
-def test_the_pilot_is_the_one_that_would_be_missed_the_least() -> None:
+def test_the_first_worker_is_the_one_with_the_least_impact() -> None:
     alone = restarting("only@h1", processes=1)
     assert nodes(simulate([alone, *FOUR], Policy()))[0] == ["a@h0"]
     overlapped = restarting("big@h1", processes=8)
@@ -124,7 +124,9 @@ def test_the_pilot_is_the_one_that_would_be_missed_the_least() -> None:
         ({"processes": 2, "pool": "solo", "overlap": True}, False),
     ],
 )
-def test_the_only_worker_of_a_queue(attributes: dict[str, Any], overlapped: bool) -> None:
+def test_the_only_worker_of_a_queue_is_overlapped_if_possible(
+    attributes: dict[str, Any], overlapped: bool
+) -> None:
     ((turn,),) = (step.turns for step in simulate([restarting("a@h1", **attributes)], Policy()))
     assert turn.overlapped is overlapped
     assert turn.gap == (() if overlapped else ("a",))
@@ -137,7 +139,7 @@ def test_too_large_a_part_of_a_queue_is_overlapped_and_the_rest_is_not() -> None
     assert not turns["small@h2"].overlapped
 
 
-def test_overlap_true_alone_overlaps_nothing_that_needs_none() -> None:
+def test_overlap_true_does_not_overlap_workers_that_need_none() -> None:
     fleet = [replace(one, overlap=True) for one in FOUR]
     assert not any(turn.overlapped for step in simulate(fleet, Policy()) for turn in step.turns)
 
@@ -157,7 +159,7 @@ def test_a_gap_waits_for_the_other_workers_of_its_queues() -> None:
     assert next_turn(state, "h1", "restart") == Turn("a@h1", "h1", "restart", gap=("r",))
 
 
-def test_nothing_of_a_queue_goes_beside_its_gap() -> None:
+def test_no_other_worker_of_a_queue_restarts_during_its_gap() -> None:
     fleet = [
         restarting("big@h1", "q", processes=3, overlap=False),
         restarting("b@h2", "q", processes=1),
@@ -170,19 +172,19 @@ def test_nothing_of_a_queue_goes_beside_its_gap() -> None:
 # -- hosts that are down, hosts that have not joined, failures --------------------------------------------
 
 
-def test_what_is_out_of_reach_counts_as_missing() -> None:
+def test_unreachable_workers_count_as_missing() -> None:
     fleet = [*FOUR[:2], worker("a@h2", "q", presence="missing")]
-    # Eight of twelve processes serve and six have to: neither may go without a second instance.
+    # Eight of twelve processes run and six have to: neither worker may restart without a second instance.
     assert all(turn.overlapped for step in simulate(fleet, Policy()) for turn in step.turns)
     assert nodes(simulate(fleet, Policy(min_capacity=33))) == [["a@h0"], ["a@h1"]]
 
 
-def test_what_is_out_of_the_play_and_serves_counts_as_serving() -> None:
+def test_active_workers_outside_the_play_count_as_capacity() -> None:
     fleet = [*FOUR[:2], worker("a@h2", "q")]
     assert not any(turn.overlapped for step in simulate(fleet, Policy()) for turn in step.turns)
 
 
-def test_a_host_that_has_not_joined_keeps_nobody_waiting() -> None:
+def test_no_host_waits_for_one_that_has_not_joined() -> None:
     state = RollSnapshot(tuple(FOUR), joined=frozenset({"h3"}))
     assert next_turn(state, "h3", "restart") == Turn("a@h3", "h3", "restart")
     assert next_turn(state, "h0", "restart") is None
@@ -194,13 +196,13 @@ def test_after_a_failure_nothing_begins() -> None:
     assert [ready(state, kind) for kind in KINDS] == [[], [], []]
 
 
-def test_nothing_follows_a_pilot_that_is_under_way() -> None:
+def test_nothing_begins_while_the_first_restart_is_under_way() -> None:
     pilot = Turn("a@h0", "h0", "restart")
     state = RollSnapshot(tuple(FOUR), joined=frozenset({"h0", "h1"}), active={"a@h0": pilot})
     assert ready(state, "restart") == []
 
 
-def test_a_pilot_that_needed_no_restart_has_proved_nothing() -> None:
+def test_a_first_worker_that_needed_no_restart_does_not_count() -> None:
     state = RollSnapshot(tuple(FOUR), joined=frozenset({"h1", "h2"}), ended=over("a@h0"))
     assert len(ready(state, "restart")) == 1
 
@@ -215,18 +217,18 @@ def test_a_worker_that_moved_stays_while_its_new_host_is_down() -> None:
     assert "a@h1 stays for now" in describe(fleet, Policy())[0]
 
 
-def test_a_queue_that_nobody_wants_keeps_no_worker() -> None:
+def test_an_unwanted_queue_does_not_keep_a_worker() -> None:
     assert nodes(simulate([worker("a@h1", need="remove")], Policy())) == [["a@h1"]]
 
 
-def test_what_a_killed_run_left_behind_is_no_consumer_to_rely_on() -> None:
+def test_leftovers_of_a_killed_run_do_not_count_as_consumers() -> None:
     fleet = [worker("a.next@h1", "a", need="remove"), restarting("a@h1")]
     restart, remove = simulate(fleet, Policy())
     assert restart.turns[0].overlapped
     assert remove.turns[0].node == "a.next@h1"
 
 
-def test_a_stopped_worker_is_removed_whoever_serves() -> None:
+def test_a_stopped_worker_can_always_be_removed() -> None:
     fleet = [
         worker("a@h1", need="remove", presence="inactive"),
         worker("a@h2", presence="missing"),
@@ -234,10 +236,10 @@ def test_a_stopped_worker_is_removed_whoever_serves() -> None:
     assert nodes(simulate(fleet, Policy())) == [["a@h1"]]
 
 
-# -- what is said ------------------------------------------------------------------------------------------
+# -- the description ------------------------------------------------------------------------------------------
 
 
-def test_what_a_person_is_told() -> None:
+def test_the_description_of_a_roll() -> None:
     fleet = [
         *FOUR,
         restarting("big@h1"),
@@ -258,7 +260,7 @@ def test_what_a_person_is_told() -> None:
     ]
 
 
-def test_a_gap_that_leaves_some_is_told_with_numbers() -> None:
+def test_a_partial_gap_is_described_with_numbers() -> None:
     fleet = [
         restarting("big@h1", "q", processes=3, overlap=False),
         worker("b@h2", "q", processes=1),
@@ -269,20 +271,20 @@ def test_a_gap_that_leaves_some_is_told_with_numbers() -> None:
     ]
 
 
-def test_nothing_to_restart_is_nothing_to_tell() -> None:
+def test_without_restarts_there_is_no_description() -> None:
     assert describe([worker("a@h1"), worker("b@h1", need="remove")], Policy()) == []
 
 
-# -- what can't be -----------------------------------------------------------------------------------------
+# -- impossible input -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("percent", [0, -1, 101])
-def test_a_capacity_that_is_no_percentage(percent: int) -> None:
+def test_a_capacity_that_is_no_percentage_is_refused(percent: int) -> None:
     with pytest.raises(RollError, match="from 1 to 100"):
         Policy(min_capacity=percent)
 
 
-def test_a_batch_of_nobody() -> None:
+def test_a_batch_of_zero_is_refused() -> None:
     with pytest.raises(RollError, match="1 or more"):
         Policy(batch=0)
 
@@ -296,16 +298,16 @@ def test_a_batch_of_nobody() -> None:
         ([restarting("a@h1", presence="missing")], "out of reach"),
     ],
 )
-def test_a_fleet_that_can_not_be(fleet: list[FleetWorker], words: str) -> None:
+def test_an_impossible_fleet_is_refused(fleet: list[FleetWorker], words: str) -> None:
     with pytest.raises(RollError, match=words):
         simulate(fleet, Policy())
 
 
-# -- whatever happens --------------------------------------------------------------------------------------
+# -- any order of events --------------------------------------------------------------------------------------
 
 
 def some_fleet(chance: random.Random) -> list[FleetWorker]:
-    """Workers of any shape on some hosts, a few of them down."""
+    """Return random workers on some hosts, a few of which are down."""
     fleet = []
     queues = ["q", "r", "s", "t"][: chance.randint(1, 4)]
     for host in range(chance.randint(1, 5)):
@@ -330,7 +332,7 @@ def some_fleet(chance: random.Random) -> list[FleetWorker]:
 def consuming(
     fleet: list[FleetWorker], active: dict[str, Turn], ended: dict[str, Turn]
 ) -> Counter[str]:
-    """Count as the module does, but computed from what a worker does in its turn."""
+    """Count as the module does, but from what each worker does in its turn."""
     found: Counter[str] = Counter()
     for one in fleet:
         if one.node in active:
@@ -351,7 +353,7 @@ def test_no_order_of_events_breaks_a_rule_or_ends_in_a_deadlock(block: int) -> N
 
 
 def one_roll(chance: random.Random) -> None:
-    """Any fleet, any number of forks, turns that begin and end in any order."""
+    """Simulate a roll with a random fleet, any number of forks, and turns that begin and end in any order."""
     fleet = some_fleet(chance)
     policy = Policy(chance.choice([1, 30, 50, 75, 100]), chance.randint(1, 5))
     hosts = sorted({one.host for one in fleet})
@@ -367,7 +369,7 @@ def one_roll(chance: random.Random) -> None:
     ended: dict[str, Turn] = {}
     proved = False
     for kind in KINDS:
-        queued = list(hosts)  # Ansible gives its forks to the hosts in their order
+        queued = list(hosts)  # Ansible assigns its forks to hosts in their order
         joined: set[str] = set()
         active: dict[str, Turn] = {}
         while True:
@@ -390,7 +392,7 @@ def one_roll(chance: random.Random) -> None:
                 for host in chance.sample(sorted(joined), len(joined))
                 if (turn := next_turn(state, host, kind))
             ]
-            assert turns or active, f"nobody may go, yet {sorted(mine)} wait to {kind}"
+            assert turns or active, f"no worker may begin, but {sorted(mine)} wait to {kind}"
             if turns and chance.random() < 0.7:
                 turn = chance.choice(turns)
                 if turn.gap:
@@ -419,7 +421,7 @@ def one_roll(chance: random.Random) -> None:
             for turn in active.values():
                 own = set(by_node[turn.node].queues)
                 if turn.gap:
-                    # Exceptions are only for what could never go otherwise, one at a time for each queue.
+                    # Exceptions are only for workers that could never restart otherwise, one at a time for each queue.
                     short = [
                         q
                         for q in own
@@ -444,7 +446,7 @@ def test_the_plan_foretells_every_turn_once() -> None:
 
 
 @pytest.mark.parametrize("turns", ["active", "ended"])
-def test_a_second_instance_that_a_turn_has_taken_over_is_no_capacity(turns: str) -> None:
+def test_a_second_instance_that_a_turn_uses_does_not_count_as_capacity(turns: str) -> None:
     fleet = (
         restarting("a@h1", "q"),
         worker("a.next@h1", "q", need="remove"),

@@ -1,4 +1,4 @@
-"""The book of a roll, with real processes: who may begin, and what becomes of those that die."""
+"""The state of a rolling restart, with real processes: which turn may begin, and what happens if a process dies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state im
 
 from tests.unit.rolling_restart.test_order import restarting, worker
 
-# A new interpreter would import everything again; Ansible's forks don't either.
+# Forks are faster than new interpreters, which would import everything again; Ansible also forks.
 PROCESSES = multiprocessing.get_context("fork")
 
 
@@ -55,7 +55,7 @@ def nodes(turns: list[Turn]) -> list[str]:
     return [turn.node for turn in turns]
 
 
-def test_a_roll_from_its_begin_to_its_report(
+def test_a_roll_from_its_beginning_to_its_report(
     state: RollState, clock: Clock, tmp_path: Path
 ) -> None:
     target = tmp_path / "report.json"
@@ -89,18 +89,18 @@ def test_a_roll_from_its_begin_to_its_report(
     assert table(report)[1] == (*("a@h0", "restart", "0.0 s", "4.5 s", "7", "", "0.2 s", "5.0 s"),)
 
 
-def test_the_state_is_nobody_else_s_to_read(state: RollState, tmp_path: Path) -> None:
+def test_no_other_user_can_read_the_state(state: RollState, tmp_path: Path) -> None:
     state.open(fleet(), Policy())
     assert stat.S_IMODE((tmp_path / "roll.json").stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "roll.json"]
 
 
-def test_what_no_roll_can_be_computed_from_is_refused(state: RollState) -> None:
+def test_duplicate_workers_are_refused(state: RollState) -> None:
     with pytest.raises(RollError, match="twice"):
         state.open([*fleet(1), *fleet(1)], Policy())
 
 
-def test_a_host_starts_all_of_its_workers_in_one_go(state: RollState) -> None:
+def test_a_host_starts_all_of_its_workers_together(state: RollState) -> None:
     fresh = [worker(f"{n}@h1", need="start", presence="inactive") for n in "abc"]
     state.open(fresh, Policy(batch=1))
     assert nodes(state.begin("h1", "start")) == ["a@h1", "b@h1", "c@h1"]
@@ -116,12 +116,12 @@ def test_after_a_failure_nothing_begins_and_the_first_one_is_kept(state: RollSta
     state.end("a@h0", "failed")
     assert state.begin("h1", "restart") == []
     assert not state.leave("h0")
-    assert state.leave("h1"), "the last one tells what became of all"
+    assert state.leave("h1"), "the last one reports the result of all"
     assert state.report()["failure"] == "h0: a@h0 does not start"
     assert table(state.report())[1][1] == "restart, failed"
 
 
-def test_a_pilot_that_needed_nothing_lets_nobody_follow_in_a_crowd(state: RollState) -> None:
+def test_after_a_first_worker_that_needed_nothing_only_one_follows(state: RollState) -> None:
     state.open(fleet(), Policy())
     for host in ("h1", "h2"):
         state.join(host)
@@ -130,7 +130,7 @@ def test_a_pilot_that_needed_nothing_lets_nobody_follow_in_a_crowd(state: RollSt
     assert len(state.begin("h1", "restart") + state.begin("h2", "restart")) == 1
 
 
-def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(state: RollState) -> None:
+def test_a_worker_that_turns_out_to_be_active_is_restarted_in_its_turn(state: RollState) -> None:
     hung = restarting("a@h1", "q", presence="inactive")
     state.open([hung, restarting("b@h1", "q")], Policy())
     assert nodes(state.begin("h1", "start")) == ["a@h1"]
@@ -167,7 +167,7 @@ def test_a_process_that_dies_in_its_turn_ends_the_roll(tmp_path: Path) -> None:
     assert state.failure == "h0: the process that was to restart a@h0 has died"
 
 
-def test_the_pilot_is_the_one_that_was_announced_whoever_asks_first(
+def test_the_first_worker_is_the_announced_one_whichever_host_asks_first(
     state: RollState, clock: Clock
 ) -> None:
     state.open(fleet(), Policy())
@@ -179,14 +179,14 @@ def test_the_pilot_is_the_one_that_was_announced_whoever_asks_first(
     assert nodes(state.begin("h1", "restart")) == ["a@h1"]
 
 
-def test_with_fewer_forks_than_hosts_nobody_waits_for_long(state: RollState, clock: Clock) -> None:
+def test_with_fewer_forks_than_hosts_no_host_waits_for_long(state: RollState, clock: Clock) -> None:
     state.open(fleet(), Policy())
     assert state.begin("h1", "restart") == []
     clock.now += 4
     assert nodes(state.begin("h1", "restart")) == ["a@h1"]
 
 
-def test_a_process_that_dies_without_a_turn_keeps_nobody_waiting(
+def test_no_host_waits_for_a_process_that_died_without_a_turn(
     state: RollState, clock: Clock
 ) -> None:
     state.open(fleet(), Policy())
@@ -197,7 +197,7 @@ def test_a_process_that_dies_without_a_turn_keeps_nobody_waiting(
     assert state.failure == ""
 
 
-def test_processes_take_turns_and_never_too_many_at_once(tmp_path: Path) -> None:
+def test_processes_never_restart_too_many_workers_at_once(tmp_path: Path) -> None:
     hosts = 8
     state = RollState(tmp_path)
     state.open(fleet(hosts), Policy(min_capacity=75, batch=3))
@@ -221,7 +221,7 @@ def test_processes_take_turns_and_never_too_many_at_once(tmp_path: Path) -> None
     beside = [sum(begin <= at < end for begin, end in spans) for at, _ in sorted(spans)]
     # Eight times four processes, and three quarters of them stay.
     assert max(beside) == 2
-    assert beside[0] == beside[1] == 1, "the second waits for the pilot"
+    assert beside[0] == beside[1] == 1, "the second waits for the first"
 
 
 @pytest.mark.parametrize("where", ["nowhere/report.json", "lock"])
@@ -233,7 +233,7 @@ def test_a_report_that_can_t_be_written_is_refused_before_anything_begins(
         state.open(fleet(), Policy(), str(tmp_path / where))
 
 
-def test_a_report_that_can_t_be_written_any_more_hides_nothing(
+def test_a_report_that_can_no_longer_be_written_hides_no_result(
     state: RollState, tmp_path: Path
 ) -> None:
     reports = tmp_path / "reports"
@@ -246,7 +246,7 @@ def test_a_report_that_can_t_be_written_any_more_hides_nothing(
     assert state.failure == "h0: what failed"
 
 
-def test_what_became_of_all_is_told_once(state: RollState) -> None:
+def test_the_result_of_all_is_reported_once(state: RollState) -> None:
     state.open(fleet(), Policy())
     state.join("h0")
     state.fail("h0", "h0: what failed")

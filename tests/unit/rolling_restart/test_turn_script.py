@@ -1,4 +1,4 @@
-"""The script that moves workers' units: what it makes of a worker's files, and what it answers."""
+"""The script that starts and stops workers' units: the files of a second instance, and its answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NODE, OTHER = "a@h1", "a.next@h1"
 
 
 def environment(**options: Any) -> str:
-    """A worker's environment file as the role writes it."""
+    """Return a worker's environment file as the role writes it."""
     command = workers.worker_command("app.celery", NODE, {"queues": ["q"], **options})
     variables = desired_environment.process_environment(
         "worker", "/runtime", command, {"KEY": 'a "b" $c `d` \\e'}
@@ -37,7 +37,7 @@ def arguments(text: str) -> list[str]:
     return shlex.split(turn.unquoted(line.partition("=")[2]))
 
 
-def test_a_second_instance_has_its_own_name_and_everything_else_of_the_first() -> None:
+def test_a_second_instance_only_differs_in_its_name() -> None:
     before = environment(concurrency=4, autoscale=[4, 2], include=["a b", 'c"d'])
     after = turn.environment(before, NODE, OTHER)
     assert f'CELERY_FLEET_NODE="{OTHER}"' in after
@@ -48,7 +48,7 @@ def test_a_second_instance_has_its_own_name_and_everything_else_of_the_first() -
     assert [line for line in after.splitlines() if line in rest] == rest
 
 
-def test_what_two_can_t_share_is_left_out() -> None:
+def test_options_that_two_instances_can_t_share_are_left_out() -> None:
     before = environment(statedb="/var/lib/shop/state db", purge=True, concurrency=2)
     after = arguments(turn.environment(before, NODE, OTHER))
     assert not [word for word in after if word.startswith(("--statedb", "--purge"))]
@@ -65,7 +65,7 @@ def test_a_file_that_does_not_name_the_node_is_refused(text: str) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A worker's files, with a drop-in of the user's."""
+    """Return a worker's files, with a user's drop-in."""
     units = tmp_path / "units"
     drop_ins = units / "shop-worker@a.service.d"
     drop_ins.mkdir(parents=True)
@@ -94,7 +94,9 @@ def tree(path: Path) -> set[str]:
     return {str(one.relative_to(path)) for one in path.rglob("*")}
 
 
-def test_the_files_of_a_second_instance_come_and_go(tmp_path: Path, files: dict[str, str]) -> None:
+def test_the_files_of_a_second_instance_are_written_and_removed(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
     before = tree(tmp_path)
     for _ in range(2):  # a killed run may have begun it
         turn.prepare(files)
@@ -109,18 +111,18 @@ def test_the_files_of_a_second_instance_come_and_go(tmp_path: Path, files: dict[
     assert os.readlink(files["other_pin"]) == "../releases/1"
     (tmp_path / "state-a.next").mkdir()
     (tmp_path / "state-a.next/drain.json").touch()
-    # The next plan would want to delete what is noted of its start.
+    # Otherwise the next plan would delete the record of its start.
     fingerprint.write_record(files["other_unit"], "1", {}, directory=str(tmp_path / "records"))
     for _ in range(2):
         turn.clear(files)
     assert tree(tmp_path) == before
 
 
-def test_records_are_where_the_recorder_leaves_them() -> None:
+def test_records_are_in_the_recorders_directory() -> None:
     assert str(turn.RECORDS) == fingerprint.RECORDS
 
 
-def test_systemd_reads_what_came_and_that_it_went(
+def test_systemd_is_reloaded_after_files_were_written_or_removed(
     files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -135,7 +137,7 @@ def test_systemd_reads_what_came_and_that_it_went(
     assert seen == [("daemon-reload", True), ("daemon-reload", False)]
 
 
-def test_what_can_t_be_prepared_is_said_in_a_line(files: dict[str, str]) -> None:
+def test_an_instance_that_can_t_be_prepared_is_an_error_in_one_line(files: dict[str, str]) -> None:
     os.unlink(files["environment"])
     with pytest.raises(turn.UnitCommandError, match=r"can't be prepared: .*worker-a.env"):
         turn.prepare(files)
@@ -159,7 +161,7 @@ ODD: list[dict[str, Any]] = [
         *((text, None) for text in ("", "[1]", "{", "{}", "[" * 9_000, '{"running": NaN}')),
     ],
 )
-def test_a_drain_s_record_is_what_our_runtime_writes_or_none(
+def test_only_a_valid_record_of_a_drain_is_read(
     tmp_path: Path, content: str, expected: Any
 ) -> None:
     (tmp_path / "drain.json").write_text(content)
@@ -173,7 +175,7 @@ def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert turn.record(str(tmp_path / "nowhere")) is None
 
 
-def test_the_script_needs_nothing_but_the_standard_library() -> None:
+def test_the_script_only_needs_the_standard_library() -> None:
     asked = {"do": [["juggle", "x"]], "units": {}, "seen": {}, "wait": 0, "journals": []}
     done = subprocess.run(
         [sys.executable, "-S", "-I", "-c", host_scripts.script("turn")],
@@ -206,7 +208,7 @@ ActiveExitTimestampMonotonic=0
 InactiveExitTimestampMonotonic=1500000"""
 
 
-def test_what_is_seen_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_a_unit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.CompletedProcess([], 0, SHOWN + "\n")
     monkeypatch.setattr(turn, "run", lambda *command: done)
     seen = turn.look({"a.service": ""})["a.service"]
@@ -220,14 +222,14 @@ def test_what_is_seen_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen["drain"] is None
 
 
-def test_a_systemd_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_systemd_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.CompletedProcess([], 1, "Failed to connect to bus")
     monkeypatch.setattr(turn, "run", lambda *command: done)
     with pytest.raises(turn.UnitCommandError, match="Failed to connect to bus"):
         turn.look({"a.service": ""})
 
 
-def test_an_order_that_fails_keeps_nobody_from_looking_or_from_the_next_order(
+def test_a_command_that_fails_does_not_stop_the_following_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""A worker's turn against a host that a test plays: what is asked of it, what is said, and when it fails."""
+"""A worker's turn on a fake host: its requests, its messages, and when it fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLACE = WorkerPaths("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
 
 
 class Host:
-    """Units as systemd shows them; a test moves them on between two steps."""
+    """Units as systemd shows them; tests change them between two steps."""
 
     def __init__(self, restart: WorkerRestart, now: list[float]) -> None:
         self.steps = restart.steps()
@@ -63,7 +63,7 @@ class Host:
         return request
 
     def until(self, wanted: str) -> HostRequest:
-        """Steps until the turn gives an request of a kind."""
+        """Run steps until the turn makes a request of this kind."""
         for _ in range(10):
             request = self.requests[-1]
             if wanted in [verb for verb, _ in request.do] or getattr(request, wanted, None):
@@ -129,7 +129,7 @@ def test_a_restart_from_drain_to_canary() -> None:
     }
 
 
-def test_a_record_of_another_process_is_not_this_drain_s() -> None:
+def test_the_drain_record_of_another_process_is_ignored() -> None:
     h = host()
     h.until("restart")
     h.show(drain={"invocation": "of last week", "running": 9, "handed_back": 99})
@@ -143,7 +143,7 @@ def test_a_record_of_another_process_is_not_this_drain_s() -> None:
     assert "handed_back" not in h.restart.figures
 
 
-def test_what_does_not_differ_any_more_is_left_alone() -> None:
+def test_a_worker_that_no_longer_differs_is_left_alone() -> None:
     h = host()
     h.until("reconcile")
     h.ends(differs=False)
@@ -151,14 +151,14 @@ def test_what_does_not_differ_any_more_is_left_alone() -> None:
     assert not any(request.do for request in h.requests)
 
 
-def test_what_is_forced_is_restarted_all_the_same() -> None:
+def test_a_forced_restart_needs_no_difference() -> None:
     h = host(forced=True)
     h.until("reconcile")
     h.step(differs=False)
     assert h.until("restart")
 
 
-def test_a_start() -> None:
+def test_a_stopped_worker_is_started() -> None:
     h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
     h.show(active="inactive", sub="dead", pid=0)
     assert h.until("start").do == (("start", UNIT),)
@@ -180,7 +180,7 @@ def test_a_start() -> None:
         ({"active": "activating", "sub": "auto-restart", "exit_status": 78}, "does not start"),
     ],
 )
-def test_a_process_that_does_not_start(changes: dict[str, Any], words: str) -> None:
+def test_a_process_that_does_not_start_is_a_failure(changes: dict[str, Any], words: str) -> None:
     h = host()
     h.until("restart")
     h.show(**{"invocation": "new", "pid": 0, **changes})
@@ -190,7 +190,7 @@ def test_a_process_that_does_not_start(changes: dict[str, Any], words: str) -> N
 
 
 @pytest.mark.parametrize("counted", [0, 40])
-def test_a_process_that_systemd_starts_again_and_again(counted: int) -> None:
+def test_a_process_that_systemd_keeps_restarting_is_a_failure(counted: int) -> None:
     h = host()
     h.until("restart")
     h.show(active="activating", sub="auto-restart", invocation="new", pid=0, restarts=counted)
@@ -202,7 +202,7 @@ def test_a_process_that_systemd_starts_again_and_again(counted: int) -> None:
         h.step()
 
 
-def test_the_restarts_of_the_process_before_are_not_this_one_s() -> None:
+def test_restarts_of_the_previous_process_do_not_count() -> None:
     h = host()
     h.until("restart")
     h.show(active="activating", sub="start", invocation="new", pid=20, restarts=40)
@@ -211,7 +211,7 @@ def test_the_restarts_of_the_process_before_are_not_this_one_s() -> None:
     assert h.step().probe
 
 
-def test_the_exit_status_of_the_process_before_is_no_verdict() -> None:
+def test_the_exit_status_of_the_previous_process_does_not_count() -> None:
     h = host()
     h.until("restart")
     h.show(active="activating", sub="start-pre", invocation="new", exit_status=78)
@@ -220,7 +220,7 @@ def test_the_exit_status_of_the_process_before_is_no_verdict() -> None:
     assert h.restart.line == "starting"
 
 
-def test_a_process_that_never_gets_ready() -> None:
+def test_a_process_that_never_becomes_ready_is_a_failure() -> None:
     h = host()
     h.until("restart")
     h.show(active="activating", sub="start", invocation="new", pid=20, status="no broker")
@@ -231,7 +231,7 @@ def test_a_process_that_never_gets_ready() -> None:
         h.step()
 
 
-def test_the_time_that_a_drain_takes_is_not_the_start_s() -> None:
+def test_the_time_of_a_drain_does_not_count_for_the_start() -> None:
     h = host()
     h.until("restart")
     h.show(active="deactivating", job=True)
@@ -242,7 +242,7 @@ def test_the_time_that_a_drain_takes_is_not_the_start_s() -> None:
     assert h.step().probe
 
 
-def test_a_canary_that_fails() -> None:
+def test_a_failed_canary_is_a_failure() -> None:
     h = host()
     h.until("restart")
     h.starts_anew()
@@ -251,7 +251,7 @@ def test_a_canary_that_fails() -> None:
         h.step(errors=("does not consume q",))
 
 
-def test_an_order_that_systemd_dropped() -> None:
+def test_a_job_that_systemd_dropped_is_a_failure() -> None:
     h = host()
     h.until("restart")
     h.show(active="inactive", job=False)
@@ -259,10 +259,10 @@ def test_an_order_that_systemd_dropped() -> None:
         h.step()
 
 
-# -- what an earlier run left ------------------------------------------------------------------------------
+# -- leftovers of an earlier run ------------------------------------------------------------------------------
 
 
-def test_what_an_earlier_run_began_is_waited_for_and_looked_at_anew() -> None:
+def test_a_job_of_an_earlier_run_is_awaited_and_the_worker_is_checked_again() -> None:
     h = host()
     h.show(active="deactivating", job=True)
     h.step()
@@ -276,7 +276,7 @@ def test_what_an_earlier_run_began_is_waited_for_and_looked_at_anew() -> None:
 
 
 @pytest.mark.parametrize("waited", [True, False])
-def test_a_worker_that_was_taken_for_idle_and_serves_waits_for_its_turn(waited: bool) -> None:
+def test_a_worker_that_turns_out_to_be_active_waits_for_its_turn(waited: bool) -> None:
     h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
     if waited:
         h.show(active="deactivating", job=True)
@@ -293,7 +293,7 @@ def test_a_worker_that_waits_for_its_broker_is_not_waited_for() -> None:
     assert h.until("restart")
 
 
-def test_a_start_that_an_earlier_run_began_is_this_one() -> None:
+def test_a_start_of_an_earlier_run_counts() -> None:
     h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
     h.show(active="activating", sub="start", job=True, pid=10, status="waits for the broker")
     h.until("reconcile")
@@ -306,7 +306,7 @@ def test_a_start_that_an_earlier_run_began_is_this_one() -> None:
     assert not any(request.do for request in h.requests)
 
 
-def test_a_start_that_an_earlier_run_began_with_other_files_is_begun_anew() -> None:
+def test_a_start_of_an_earlier_run_with_other_files_is_repeated() -> None:
     h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
     h.show(active="activating", sub="auto-restart", pid=0, exit_status=78)
     h.until("reconcile")
@@ -335,7 +335,7 @@ def overlapped_until(step: str) -> Host:
     return h
 
 
-def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() -> None:
+def test_a_second_instance_is_ready_before_the_first_stops_and_is_removed_after() -> None:
     h = overlapped_until("gate")
     assert not any(("restart", UNIT) in request.do for request in h.requests)
     h.step()
@@ -359,7 +359,7 @@ def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() ->
 
 
 @pytest.mark.parametrize("where", ["start", "gate"])
-def test_a_second_instance_that_does_not_serve_goes_and_leaves_the_first_one_alone(
+def test_a_second_instance_that_fails_is_removed_and_the_first_stays(
     where: str,
 ) -> None:
     h = overlapped_until(where)
@@ -372,7 +372,7 @@ def test_a_second_instance_that_does_not_serve_goes_and_leaves_the_first_one_alo
         h.step()
         h.show(NEXT, active="inactive")
     assert stop.do == (("stop", NEXT),)
-    assert h.restart.failure, "known before all of it has gone"
+    assert h.restart.failure, "the failure must be known before all of it is removed"
     clear = h.step()
     assert (clear.do[0][0], clear.forget) == ("clear", "a.next@h1")
     with pytest.raises(TurnError) as error:
@@ -382,14 +382,14 @@ def test_a_second_instance_that_does_not_serve_goes_and_leaves_the_first_one_alo
     assert not any(("restart", UNIT) in request.do for request in h.requests)
 
 
-def test_a_second_instance_that_can_t_be_prepared_goes_too() -> None:
+def test_a_second_instance_that_can_t_be_prepared_is_removed_as_well() -> None:
     h = host(overlapped=True)
     h.until("prepare")
     assert h.steps.throw(TurnError("no such file", UNIT)).do == (("stop", NEXT),)
 
 
 @pytest.mark.parametrize("active", ["active", "activating"])
-def test_a_second_instance_of_a_killed_run_is_started_anew(active: str) -> None:
+def test_a_second_instance_of_a_killed_run_is_started_again(active: str) -> None:
     h = host(overlapped=True)
     h.show(NEXT, active=active, invocation="n0", pid=33)
     h.until("prepare")
@@ -403,7 +403,7 @@ def test_a_second_instance_of_a_killed_run_is_started_anew(active: str) -> None:
 # -- removals ----------------------------------------------------------------------------------------------
 
 
-def test_a_removal() -> None:
+def test_a_removed_worker_drains_and_is_disabled() -> None:
     h = host(worker("a@h1", "q", need="remove"), "remove")
     assert h.until("stop").do == (("stop", UNIT),)
     h.show(active="deactivating", drain={"invocation": "old", "running": 2, "handed_back": 1})
@@ -418,7 +418,7 @@ def test_a_removal() -> None:
     assert h.restart.figures == {"handed_back": 1}
 
 
-def test_a_record_of_an_earlier_process_is_not_this_removal_s() -> None:
+def test_the_drain_record_of_an_earlier_process_is_ignored_in_a_removal() -> None:
     h = host(worker("a@h1", "q", need="remove"), "remove")
     h.until("stop")
     h.show(active="inactive", drain={"invocation": "older", "running": 0, "handed_back": 9})
@@ -427,7 +427,7 @@ def test_a_record_of_an_earlier_process_is_not_this_removal_s() -> None:
     assert "handed_back" not in h.restart.figures
 
 
-def test_the_removal_of_what_a_killed_run_left_behind() -> None:
+def test_leftovers_of_a_killed_run_are_removed() -> None:
     left = FleetWorker("a.next@h1", "h1", NEXT, "a.next", ("q",), need="remove")
     h = host(left, "remove")
     assert h.until("stop").do == (("stop", NEXT),)

@@ -163,7 +163,7 @@ def test_a_zip_archive_that_cannot_be_read_is_named(
         packed(tmp_path, "shop.zip")
 
 
-def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_text("<html>")
     with pytest.raises(UserError, match=r"celery_app_source.archive: a.tar.gz can't be unpacked"):
         packed(tmp_path, "a.tar.gz")

@@ -28,7 +28,7 @@ def test_a_script_is_one_word_of_the_command() -> None:
 
 
 def test_a_script_imports_nothing_from_where_it_is_run(tmp_path: Path) -> None:
-    """The working directory is the home of whoever logs in, and the script is root's."""
+    """The working directory is the home of the user who logs in, and the script runs as root."""
     (tmp_path / "json.py").write_text("print('the home of a user')\n")
     done = subprocess.run(
         ["/bin/sh", "-c", host_scripts.command("import json; print(json.dumps({}))")],
@@ -80,7 +80,7 @@ def test_workers_are_asked_with_the_runtime_that_they_run_with(
         assert (done.returncode, done.stdout) == (0, f"{runtime} {expected}\n")
 
 
-def test_what_is_asked_of_the_serving_script() -> None:
+def test_requests_to_the_serving_script() -> None:
     command, stdin = host_scripts.serving(
         journals=["no-such.service"], schedule="/run/x.json", release="/r.json", timeout=3
     )
@@ -103,7 +103,7 @@ def test_no_script_is_in_a_command_line(path: Path) -> None:
     assert [json.loads(line) for line in stdin.splitlines()] == [path.read_text(), {"a": 1}]
 
 
-def test_a_script_is_run_with_what_it_is_asked() -> None:
+def test_a_script_gets_its_request() -> None:
     command, stdin = host_scripts.serving(journals=["no-such.service"])
     done = subprocess.run(
         ["/bin/sh", "-c", command], input=stdin, capture_output=True, check=False, timeout=20
@@ -178,7 +178,7 @@ def request(**more: Any) -> dict[str, Any]:
         ({}, False),
     ],
 )
-def test_what_counts_as_up(state: dict[str, str], expected: bool) -> None:
+def test_states_that_count_as_up(state: dict[str, str], expected: bool) -> None:
     assert serving.up(state, 10) is expected
 
 
@@ -193,7 +193,7 @@ def test_a_unit_that_was_started_again_has_to_stay_up(seconds: float, expected: 
     assert serving.up(state, 30) is expected
 
 
-def test_states(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_units_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         serving,
         "run",
@@ -249,7 +249,7 @@ def test_the_wait_is_bounded_and_says_what_is_wrong(
     assert found["journals"] == {"b.service": "the journal of b.service"}
 
 
-def test_what_beat_has_loaded(
+def test_the_schedule_that_beat_has_loaded_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "schedule.json"
@@ -263,7 +263,7 @@ def test_what_beat_has_loaded(
     assert answer(monkeypatch, capsys, schedule=str(path))["zone"] == "Europe/Berlin"
 
 
-def test_what_a_release_has_in_its_code(
+def test_the_schedule_in_a_releases_code_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     note = tmp_path / "release.json"
@@ -356,7 +356,7 @@ def test_a_certificate_of_another_authority(server: Server, tmp_path: Path) -> N
     assert "SSLCertVerificationError" in server.fetch([401], str(other))
 
 
-def test_nobody_there_and_no_authority(tmp_path: Path) -> None:
+def test_a_missing_server_and_a_missing_authority_are_errors(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     wanted = {"host": "127.0.0.1", "port": port, "path": "/", "status": [200]}
@@ -396,6 +396,6 @@ def test_a_probe_is_passed_what_its_user_can_not_read(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_probe_that_shows_nothing_is_run_as_it_is() -> None:
+def test_a_probe_without_a_certificate_is_run_directly() -> None:
     for celery in ({}, {"broker_use_ssl": None}, {"broker_use_ssl": {"ssl_ca_certs": "/ca.crt"}}):
         assert host_scripts.with_identity("probe", {"celery": celery}) == "probe"

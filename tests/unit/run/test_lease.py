@@ -1,4 +1,4 @@
-"""A fleet's lease, with the real script and real processes: one run at a time, whatever becomes of them."""
+"""A fleet's lease, with the real script and real processes: one run at a time, even if processes die."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_it_is_renewed_and_given_back_by_its_owner_alone(tmp_path: Path) -> None
     assert ask(tmp_path, "acquire", "two")["state"] == "ours"
 
 
-def test_what_was_silent_for_too_long_is_taken_over_and_lost_to_its_owner(tmp_path: Path) -> None:
+def test_an_expired_lease_can_be_taken_over_and_its_owner_loses_it(tmp_path: Path) -> None:
     ask(tmp_path, "acquire", "one")
     time.sleep(0.3)
     assert ask(tmp_path, "acquire", "two", ttl=60)["state"] == "held"
@@ -76,7 +76,7 @@ def test_what_was_silent_for_too_long_is_taken_over_and_lost_to_its_owner(tmp_pa
     assert ask(tmp_path, "renew", "one")["owner"] == "owner of two"
 
 
-def test_silence_alone_takes_it_from_nobody(tmp_path: Path) -> None:
+def test_an_expired_lease_that_no_run_took_can_be_renewed(tmp_path: Path) -> None:
     ask(tmp_path, "acquire", "one")
     time.sleep(0.2)
     assert ask(tmp_path, "renew", "one", ttl=0.1)["state"] == "ours"
@@ -86,12 +86,14 @@ def test_silence_alone_takes_it_from_nobody(tmp_path: Path) -> None:
     "content",
     ["", "{", "[]", '{"token": "x"}', '{"boot": "of another time", "token": "x", "renewed": 1}'],
 )
-def test_what_is_no_lease_of_this_boot_keeps_nobody_out(tmp_path: Path, content: str) -> None:
+def test_a_damaged_lease_or_one_of_an_earlier_boot_is_replaced(
+    tmp_path: Path, content: str
+) -> None:
     (tmp_path / "shop.lease.json").write_text(content)
     assert ask(tmp_path, "acquire", "one")["state"] == "ours"
 
 
-def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_only_one_of_many_concurrent_runs_gets_it(tmp_path: Path) -> None:
     command = [sys.executable, "-S", "-I", "-c", host_scripts.script("lease")]
     asked = {"directory": str(tmp_path), "app": "shop", "do": "acquire", "owner": "o", "ttl": 30}
     running = [

@@ -1,4 +1,4 @@
-"""Marks of a release's commands, with the real script and real processes: none is done twice, whoever comes or dies."""
+"""Marks of release commands, with the real script and real processes: no command runs twice, whichever process dies."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_look_shows_all_and_leaves_no_trace(tmp_path: Path) -> None:
     assert sorted(path for path in place.rglob("*")) == before
 
 
-def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_only_one_of_many_concurrent_hosts_gets_it(tmp_path: Path) -> None:
     hosts = [f"worker{number}" for number in range(8)]
     with ThreadPoolExecutor(len(hosts)) as pool:
         found = list(pool.map(lambda host: ask(tmp_path, "start", host=host), hosts))
@@ -172,7 +172,7 @@ def test_one_that_hangs_with_the_lock_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "maybe"}'])
-def test_a_mark_that_is_none_is_not_taken_for_a_free_one(tmp_path: Path, text: str) -> None:
+def test_a_malformed_mark_does_not_count_as_free(tmp_path: Path, text: str) -> None:
     ask(tmp_path, "start")
     path = tmp_path / "shop/fleet/r1/migrate.json"
     path.write_text(text)

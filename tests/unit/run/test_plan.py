@@ -62,7 +62,7 @@ def test_tags_leave_parts_out() -> None:
         "celery_exporter",
         "celery_health",
     ]
-    # Whatever opens a port of Redis's or of the web process's closes it to strangers first.
+    # Parts that open a port of Redis or of the web process first close it to strangers.
     for tag in ("redis", "celery_producer", "deploy", "configure", "firewall"):
         assert "firewall" in names(host, run=(tag,))
     assert "celery_worker" not in names(host, skip=("celery_worker",))
@@ -127,7 +127,7 @@ def test_long_reasons_are_cut_in_the_text_alone() -> None:
     assert plan.as_dict()["items"][0]["why"] == list(reasons)
 
 
-def test_what_concerns_no_unit_is_named_by_its_part_and_counted() -> None:
+def test_changes_without_a_unit_are_named_by_their_part_and_counted() -> None:
     plan = Plan(
         [PlanItem("a", "pki", "", "write", ("/etc/x", "/etc/y", "/etc/z", "/etc/w"))], ["a"]
     )
@@ -184,7 +184,7 @@ def test_what_is_no_bookkeeping_keeps_its_line(item: PlanItem) -> None:
     assert "bookkeeping" not in Plan([item], ["a"]).text()
 
 
-def test_items_are_what_settle_foretells() -> None:
+def test_items_come_from_the_reconcilers_report() -> None:
     pending = [{"part": "redis", "unit": "x.service", "action": "restart", "why": ["y"]}]
     assert items_of("a", pending) == [PlanItem("a", "redis", "x.service", "restart", ("y",))]
 
@@ -216,10 +216,10 @@ def as_json(*items: PlanItem, **missing: str) -> dict[str, Any]:
     return Plan(list(items), ["worker1", "worker2"], missing, ["a note"]).as_dict()
 
 
-def test_what_was_approved_may_be_done_and_nothing_else() -> None:
+def test_only_approved_changes_may_be_made() -> None:
     approved = as_json(RESTART, WRITE)
     assert beyond(approved, as_json(WRITE, RESTART)) == []
-    # Done meanwhile, by whomever.
+    # This was done in the meantime.
     assert beyond(approved, as_json()) == []
     assert beyond(approved, as_json(RESTART)) == [
         "approved, but no longer to be done: worker2  fleet  write  /etc/x"
@@ -237,7 +237,7 @@ def test_what_was_approved_may_be_done_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     "approved", [None, [], {}, {"format": 2}, {"format": 1}, {"format": 1, "items": [1]}]
 )
-def test_what_is_no_plan_approves_of_nothing(approved: Any) -> None:
+def test_a_file_that_is_no_plan_is_refused_as_approval(approved: Any) -> None:
     with pytest.raises(ApprovedError, match="no plan of format 1"):
         beyond(approved, as_json(RESTART))
 
@@ -245,18 +245,18 @@ def test_what_is_no_plan_approves_of_nothing(approved: Any) -> None:
 BEAT = PlanItem("control1", "celery_beat", "shop-beat.service", "start", ("new",))
 
 
-def test_beat_comes_to_a_new_host_only_where_it_ends_on_the_old_one() -> None:
+def test_beat_only_moves_to_a_new_host_if_it_ends_on_the_old_one() -> None:
     assert second_beat([RESTART, BEAT], [], ["all"], []) == ""
     assert second_beat([RESTART, BEAT], [], ["celery_beat"], []) == ""
     words = second_beat([BEAT], ["worker1", "worker2"], ["all"], [])
     assert "control1 would get its beat" in words
     assert "worker1, worker2, which --limit leaves out" in words
     assert "without --limit" in words
-    # By the tag of another role, whose end is in the same play.
+    # This is the tag of another role, whose components end in the same play.
     assert "without --skip-tags" in second_beat([BEAT], [], ["all"], ["flower"])
 
 
-def test_beat_comes_to_a_new_host_only_where_no_host_is_down() -> None:
+def test_beat_only_moves_to_a_new_host_if_no_host_is_down() -> None:
     words = second_beat([RESTART, BEAT], [], ["all"], [], ["worker1"])
     assert "control1 would get its beat" in words
     assert "worker1, which can't be reached" in words
@@ -264,7 +264,7 @@ def test_beat_comes_to_a_new_host_only_where_no_host_is_down() -> None:
     assert second_beat([RESTART], [], ["all"], [], ["worker1"]) == ""
 
 
-def test_a_beat_that_was_on_its_host_before_is_nobodys_second() -> None:
+def test_a_beat_that_was_already_on_its_host_is_not_a_second_one() -> None:
     stopped = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
     again = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))
     assert second_beat([stopped, again, RESTART], ["worker1"], ["all"], ["flower"]) == ""

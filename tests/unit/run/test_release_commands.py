@@ -1,4 +1,4 @@
-"""The commands of a release: which a host has to run, how one is carried out, and what is told of it."""
+"""Release commands: which of them a host has to run, how one is run, and what is reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def found(here: str, fleet: Any = None, own: Any = None, hosts: list[str] = HOST
     return [command["name"] for command in due(RAW, fleet or {}, own or {}, here, hosts)]
 
 
-def test_what_the_inventory_leaves_out() -> None:
+def test_options_of_a_command_have_defaults() -> None:
     first, second, third = parse(RAW)
     assert (first.when, first.hosts, first.timeout) == ("release", "one", 300.0)
     assert (second.when, second.hosts, second.timeout) == ("release", "all", 600.0)
@@ -47,7 +47,7 @@ def test_on_one_host_it_is_the_first_and_on_all_it_is_each() -> None:
 DONE = {"state": "done", "host": "worker1"}
 
 
-def test_what_is_done_is_not_done_again() -> None:
+def test_commands_that_were_done_are_not_run_again() -> None:
     fleet = {"release": {"migrate": DONE}, "once": {"demo": DONE}}
     assert found("worker1", fleet) == ["static"]
     assert found("worker1", fleet, {"release": {"static": DONE}}) == []
@@ -60,7 +60,7 @@ def test_what_is_done_is_not_done_again() -> None:
     assert found("worker1", {}, {"release": {"migrate": DONE}}) == ["migrate", "static", "demo"]
 
 
-def test_what_a_killed_run_began_is_taken_up_where_it_was() -> None:
+def test_a_command_of_a_killed_run_continues_on_its_host() -> None:
     fleet = {"release": {"migrate": {"state": "started", "host": "control1"}}}
     assert found("control1", fleet) == ["migrate", "static"]
     assert found("worker1", fleet) == ["static", "demo"]
@@ -108,7 +108,7 @@ def test_a_mark_of_this_host_and_one_that_says_done_are_no_hindrance(mark: Any) 
         ({"state": "unreadable", "error": "half"}, r"its mark, /m on redis1, can't be read \(half\)\. Find out"),
     ],
 )  # fmt: skip
-def test_what_may_run_elsewhere_is_not_started(mark: dict[str, Any], words: str) -> None:
+def test_a_command_that_may_run_elsewhere_is_not_started(mark: dict[str, Any], words: str) -> None:
     with pytest.raises(ReleaseCommandError, match=words):
         check_mark(STARTED | mark, COMMAND, "worker1", "redis1")
 
@@ -178,14 +178,14 @@ def test_another_releases_command_is_waited_for_first() -> None:
     assert course.asked == ["start", "wait", "wait", "start", "wait"]
 
 
-def test_one_that_goes_without_a_word_is_tried_a_few_times() -> None:
+def test_a_command_that_ends_without_a_result_is_retried() -> None:
     assert Course("started", "gone", "started", ENDED).run() == ENDED
     with pytest.raises(ReleaseCommandError, match="ended 3 times without a result") as caught:
         Course("started", "gone", "started", "gone", "started", "gone").run()
     assert "journalctl -u 'shop-command.migrate*'" in str(caught.value)
 
 
-def test_one_that_can_neither_be_started_nor_ended() -> None:
+def test_a_command_that_can_not_be_started_or_does_not_end_is_an_error() -> None:
     with pytest.raises(
         ReleaseCommandError, match=r"can't be started \(systemd-run: no\). Fix that there"
     ):

@@ -1,4 +1,4 @@
-"""Whether a removal may begin, and what a person is told of it."""
+"""Whether a removal may begin, and what its plan says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_inventory_s_own_application_may_go() -> None:
 
 
 @pytest.mark.parametrize("app", ["", "../etc", "a*", "Shop", None, "shop/x", "x" * 26])
-def test_a_name_that_is_none_is_refused_alone(app: Any) -> None:
+def test_an_invalid_name_is_the_only_refusal(app: Any) -> None:
     (word,) = refusals(app, keep="logs")
     assert "celery_app_name" in word
 
@@ -99,7 +99,7 @@ COUNTED = {"state": "counted", "waiting": 5, "held": 1, "dead": 0, "queues": {"m
         ),
     ],
 )
-def test_messages_are_lost_by_nobodys_oversight(
+def test_messages_are_only_given_up_on_request(
     messages: dict[str, Any], keep: tuple[str, ...], words: str
 ) -> None:
     found = removal_plan.unsettled({"redis1": messages, "worker1": {}}, keep)
@@ -158,7 +158,7 @@ def test_what_the_application_wrote_is_named_first() -> None:
     assert "DELETED" not in removal_plan.text("shop", found, {})
 
 
-def test_where_nothing_is_there_is_nothing_to_do() -> None:
+def test_without_an_application_there_is_nothing_to_do() -> None:
     found = {"redis1": Footprint().as_dict()}
     assert not removal_plan.changes(found)
     assert removal_plan.text("shop", found, {}) == "Removal: shop is on none of 1 host."

@@ -142,7 +142,7 @@ def held(names: list[str], **more: object) -> dict[str, HostFindings]:
     return {"control1": HostFindings({**serving, **more})}
 
 
-def test_what_beat_does_not_hold_is_an_error() -> None:
+def test_an_entry_that_beat_has_not_loaded_is_an_error() -> None:
     schedule = {"ours": {"task": "t"}, "theirs-off": {"enabled": False}}
     code = ["theirs", "theirs-off"]
     assert errors("shop", held(["ours", "theirs"], code=code), {}, schedule) == []
@@ -151,12 +151,12 @@ def test_what_beat_does_not_hold_is_an_error() -> None:
         "control1: beat: it has not loaded ours, so these are not sent\n"
         "  Next, on control1: systemctl restart shop-beat.service; journalctl -u shop-beat.service -n 100"
     )
-    # Beat that does not serve is told of already, and other hosts hold nothing.
+    # A beat that is down is already reported, and other hosts have no entries.
     assert len(errors("shop", held([], errors={"shop-beat.service": "x"}), {}, schedule)) == 1
     assert errors("shop", {"worker1": HostFindings({"units": {}})}, {}, schedule) == []
 
 
-def test_what_the_code_had_at_the_build_and_beat_does_not_hold_is_told_alone() -> None:
+def test_an_entry_of_the_code_that_beat_has_not_loaded_is_only_a_note() -> None:
     schedule = {"ours": {"task": "t"}, "theirs-off": {"enabled": False}}
     code = ["theirs", "theirs-off"]
     without = held(["ours"], code=code)
@@ -169,7 +169,7 @@ def test_what_the_code_had_at_the_build_and_beat_does_not_hold_is_told_alone() -
     assert remarks("shop", {"worker1": HostFindings({"units": {}})}, schedule) == []
 
 
-def test_a_table_of_redis_alone() -> None:
+def test_the_table_of_a_host_with_only_redis() -> None:
     seen = {
         "redis1": HostFindings({"units": {"redis@shop-broker.service": {"ActiveState": "active"}}})
     }

@@ -61,18 +61,20 @@ def test_the_plan_has_what_differs_and_what_users_did() -> None:
         ),
     ],
 )
-def test_who_can_not_be_asked_is_asked_later(how: dict[str, Any], words: str) -> None:
+def test_a_database_that_can_not_be_asked_yet_is_asked_later(
+    how: dict[str, Any], words: str
+) -> None:
     found = schedule.planned("c1", how)
     assert (found["due"], len(found["items"])) == (True, 1)
     assert words in found["items"][0]["why"][0]
 
 
-def test_what_has_to_be_mended_ends_the_plan() -> None:
+def test_an_error_of_the_schedule_ends_the_plan() -> None:
     with pytest.raises(schedule.ScheduleError, match="c1: entry x has no place"):
         schedule.planned("c1", done(wrong("entry x has no place", refused=True), rc=1))
 
 
-def test_what_was_written_is_told() -> None:
+def test_written_entries_are_reported() -> None:
     found = schedule.written("c1", done(well(ITEM, notes=("y was disabled",))))
     assert found == {
         "changed": True,
@@ -89,7 +91,7 @@ def test_what_was_written_is_told() -> None:
         (done("", rc=124, stderr="took more than 60 s"), "took more than 60 s"),
     ],
 )
-def test_what_could_not_be_written_is_told(how: dict[str, Any], words: str) -> None:
+def test_a_failed_write_is_reported(how: dict[str, Any], words: str) -> None:
     with pytest.raises(schedule.ScheduleError) as told:
         schedule.written("c1", how)
     assert words in str(told.value)

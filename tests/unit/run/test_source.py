@@ -191,14 +191,16 @@ def test_a_relative_path_starts_at_the_checkout(tmp_path: Path) -> None:
         ({}, "give one of path, git, archive and pip"),
     ],
 )
-def test_what_can_not_be_packed(tmp_path: Path, wanted: dict[str, Any], words: str) -> None:
+def test_a_source_that_can_not_be_packed_is_refused(
+    tmp_path: Path, wanted: dict[str, Any], words: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(SourceError, match=words):
         pack(wanted, tmp_path, tmp_path, "")
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_special_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a", FILES)
     os.mkfifo(path / "pipe")
     with pytest.raises(SourceError, match=r"a/pipe is neither a file nor a link"):
@@ -208,7 +210,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 # --- a git work tree ---------------------------------------------------------------------------------
 
 
-def test_what_git_ignores_stays_at_home(tmp_path: Path) -> None:
+def test_files_that_git_ignores_are_not_packed(tmp_path: Path) -> None:
     path = repository(tmp_path / "a", {**FILES, ".gitignore": ".env\n*.log\n", "gone.py": ""})
     write(path, {".env": "SECRET=1\n", "app/debug.log": "", "app/new.py": "", ".git/junk": ""})
     (path / "gone.py").unlink()
@@ -225,14 +227,12 @@ def test_a_directory_of_a_work_tree(tmp_path: Path) -> None:
     assert list(packed(tmp_path, path=path / "back")[1]) == ["app.py"]
 
 
-def test_names_of_any_letters(tmp_path: Path) -> None:
+def test_file_names_may_have_any_characters(tmp_path: Path) -> None:
     path = repository(tmp_path / "a", {"späße/a b\n.py": ""})
     assert list(packed(tmp_path, path=path)[1]) == ["späße/a b\n.py"]
 
 
-def test_where_git_fails_nothing_is_packed_instead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_git_fails_nothing_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = repository(tmp_path / "a", {**FILES, ".gitignore": ".env\n"})
     write(path, {".env": "SECRET=1\n"})
     (path / ".git/HEAD").write_text("damaged\n")

@@ -22,7 +22,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "celery-fleet/wheels"
 
 
-def test_a_name_follows_all_that_decides_which_packages_there_are() -> None:
+def test_the_name_depends_on_everything_that_determines_the_packages() -> None:
     one = wheels.name_of("digest", "platform", "")
     assert len(one) == 12
     assert wheels.name_of("digest", "platform", "") == one
@@ -111,7 +111,7 @@ def test_a_host_that_goes_away_keeps_no_other_from_trying() -> None:
         assert not there
 
 
-def test_wheels_that_no_run_uses_go(directory: Path) -> None:
+def test_wheels_that_no_run_uses_are_deleted(directory: Path) -> None:
     made = []
     for name in ("old", "new"):
         with wheels.turn(name, SCOPE, "worker1") as (path, _):
@@ -123,8 +123,8 @@ def test_wheels_that_no_run_uses_go(directory: Path) -> None:
     assert set(directory.glob("*.tar")) == {made[1], path}
 
 
-def test_another_inventory_application_or_user_takes_none() -> None:
-    """Whoever makes wheels decides what runs where they are installed."""
+def test_wheels_are_not_shared_between_inventories_applications_or_users() -> None:
+    """The host that makes wheels decides what runs on the hosts that install them."""
     with wheels.turn("v1", SCOPE, "worker1") as (path, _):
         path.write_bytes(b"")
     for place, other in ((0, "/staging"), (1, "/usr/lib/celery-fleet/cli"), (2, "root")):

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[3] / "src"
 
 
 def document(component: str = "producer", **celery: Any) -> dict[str, Any]:
-    """Return a settings document; what a test does not name is the smallest valid value."""
+    """Return a settings document; values that a test does not give are minimal."""
     settings: dict[str, Any] = {
         "broker_url": "rediss://worker:s3cr3tpw@redis1:6379/0",
         "broker_read_url": None,
@@ -29,7 +29,7 @@ def document(component: str = "producer", **celery: Any) -> dict[str, Any]:
 
 
 class Manager:
-    """Replaces systemd's end of the socket: collects the datagrams of sd_notify."""
+    """Replaces systemd at the other end of the socket: collects the datagrams of sd_notify."""
 
     def __init__(self, path: str) -> None:
         self.address = path
@@ -52,7 +52,7 @@ class Manager:
 
 @pytest.fixture
 def manager() -> Iterator[Manager]:
-    # Not tmp_path: a socket's address has room for 107 characters.
+    # tmp_path may be too long, because a socket's address has at most 107 characters.
     directory = tempfile.mkdtemp(prefix="fleet-")
     listener = Manager(str(Path(directory) / "notify"))
     yield listener

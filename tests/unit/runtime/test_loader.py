@@ -85,7 +85,7 @@ def with_policy(policy: str, **pins: Any) -> Any:
     return app.conf.beat_schedule
 
 
-def test_the_inventorys_schedule_alone() -> None:
+def test_only_the_inventorys_schedule_is_used() -> None:
     merged = with_policy("replace")
     assert set(merged) == {"ours"}
     merged["later"] = {"task": "shop.sum", "schedule": 5}
@@ -94,12 +94,12 @@ def test_the_inventorys_schedule_alone() -> None:
     assert dict(with_policy("replace", beat_schedule={})) == {}
 
 
-def test_the_applications_schedule_alone() -> None:
+def test_only_the_applications_schedule_is_used() -> None:
     alone = with_policy("refuse", beat_schedule=None)
     assert alone == THEIRS["beat_schedule"]
 
 
-def test_both_schedules() -> None:
+def test_both_schedules_are_used() -> None:
     merged = with_policy("add")
     assert {name: merged[name]["task"] for name in merged} == {
         "ours": "shop.sum",
@@ -181,7 +181,7 @@ styles = pytest.mark.parametrize("make", STYLES, ids=lambda make: make.__name__)
 
 
 @styles
-def test_the_inventory_wins(make: Callable[[], Celery]) -> None:
+def test_settings_of_the_inventory_override_the_applications(make: Callable[[], Celery]) -> None:
     app = make()
     conf = app.conf
 
@@ -205,7 +205,7 @@ def test_bound_tasks_have_the_inventorys_settings(make: Callable[[], Celery]) ->
 
 
 @styles
-def test_connections_are_made_from_the_inventory(make: Callable[[], Celery]) -> None:
+def test_connections_use_the_inventorys_settings(make: Callable[[], Celery]) -> None:
     connection = make().connection_for_read()
 
     assert (connection.hostname, connection.port) == ("redis1", 6379)
@@ -214,7 +214,7 @@ def test_connections_are_made_from_the_inventory(make: Callable[[], Celery]) -> 
 
 
 @styles
-def test_what_the_inventory_does_not_name_stays(make: Callable[[], Celery]) -> None:
+def test_settings_that_the_inventory_does_not_name_stay(make: Callable[[], Celery]) -> None:
     assert make().conf.result_expires == 55
 
 
@@ -265,16 +265,16 @@ def test_pickles_and_copies_keep_the_pins(make: Callable[[], Celery]) -> None:
     assert copy.deepcopy(conf.broker_transport_options)["visibility_timeout"] == 3600
 
 
-def test_a_namespaced_name_answers_with_the_pin() -> None:
+def test_a_name_with_the_namespace_returns_the_pinned_value() -> None:
     assert by_namespace().conf["CELERY_BROKER_URL"] == BROKER
 
 
 @styles
 @pytest.mark.parametrize("with_defaults", [True, False])
-def test_what_a_worker_tells_of_its_settings_holds_no_secret(
+def test_the_settings_that_a_worker_reports_have_no_secret(
     make: Callable[[], Celery], with_defaults: bool
 ) -> None:
-    # `celery inspect conf`, and so Flower's pages.
+    # `celery inspect conf` and Flower's pages show these.
     conf = make().conf.finalize()
     table = conf.table(with_defaults=with_defaults)
 
@@ -300,7 +300,9 @@ def test_a_new_schedule_replaces_only_the_applications_part() -> None:
     assert set(app.conf.beat_schedule) == {"newer", "ours"}
 
 
-def test_urls_in_the_environment_do_not_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_in_the_environment_do_not_override_the_inventory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://env")
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://env")
     app = by_arguments()
@@ -398,7 +400,7 @@ APP = "from celery import Celery\napp = Celery('shop', broker='redis://theirs')\
     ("argv", "component"),
     [(["worker"], "worker"), (["beat"], "beat"), (["report"], "flower")],
 )
-def test_our_own_process_refuses_in_one_line(
+def test_a_process_of_the_fleet_refuses_in_one_line(
     run: Run, tmp_path: Any, argv: list[str], component: str
 ) -> None:
     (tmp_path / "shop.py").write_text(APP)
@@ -422,7 +424,7 @@ def test_another_celery_is_refused(run: Run, tmp_path: Any) -> None:
 
 
 def test_versions_are_checked_before_anything_of_celery_is_imported(run: Run) -> None:
-    """Without packages, any earlier import would end in a traceback. gevent's patching is also finished before."""
+    """Without packages, any earlier import would end in a traceback. gevent's patching is also finished first."""
     done = run("-S", "-c", "import celery_fleet.loader", component="worker")
 
     assert done.returncode == 78

@@ -1,8 +1,8 @@
-"""Log files under rotation: no line is lost or torn, with all of a prefork worker's processes writing at once.
+"""Log files under rotation: no line is lost or truncated while all processes of a prefork worker write at once.
 
 Celery's `--logfile` is a `WatchedFileHandler` in each process: before each line it checks whether the file still has
-that name, and opens a new one if it does not. A line that is being written at that time lands in the file that was
-moved away. So nothing needs a signal, and nothing may be copied or compressed at once.
+that name, and opens a new one if it does not. A line that is being written at that time goes to the file that was moved
+away. So nothing needs a signal, and nothing may be copied or compressed at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def talk(number):
 
 
 def by_rename(log: Path) -> Callable[[], None]:
-    """As logrotate does it, as often as can be."""
+    """Rotate like logrotate, as often as possible."""
     count = 0
 
     def rotate() -> None:
@@ -62,7 +62,7 @@ def by_rename(log: Path) -> Callable[[], None]:
 
 
 def by_logrotate(log: Path) -> Callable[[], None]:
-    """With the configuration that the fleet writes."""
+    """Rotate with the configuration that the fleet writes."""
     logrotate = required("logrotate")
     user = getpass.getuser()
     group = grp.getgrgid(os.getgid()).gr_name
@@ -88,7 +88,7 @@ def by_logrotate(log: Path) -> Callable[[], None]:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        # It is compressed with the next turn: until then no process holds it any more.
+        # It is compressed in the next rotation, when no process has it open any more.
         time.sleep(0.3)
 
     return rotate
@@ -100,7 +100,7 @@ def test_no_line_is_lost(tmp_path: Path, how: Callable[[Path], Callable[[], None
     (tmp_path / "talk.py").write_text(APPLICATION)
     for name in ("queue", "control", "log"):
         (tmp_path / name).mkdir()
-    # logrotate refuses a directory that others than its owner may write to.
+    # logrotate refuses a directory that other users may write to.
     (tmp_path / "log").chmod(0o750)
     log = tmp_path / "log/celery_talk.log"
     send = f"from talk import talk\nfor n in range({TASKS}): talk.delay(n)"
@@ -124,7 +124,7 @@ def test_no_line_is_lost(tmp_path: Path, how: Callable[[Path], Callable[[], None
             assert time.monotonic() < deadline, "the tasks have not ended"
             rotate()
     finally:
-        # Nothing is left to say; its processes go with it.
+        # All lines are written; kill the worker with its processes.
         worker.kill()
         worker.wait(timeout=20)
     files = sorted((tmp_path / "log").iterdir())
@@ -134,7 +134,7 @@ def test_no_line_is_lost(tmp_path: Path, how: Callable[[Path], Callable[[], None
     ]
     found = Counter(re.findall(r"line (\d+-\d+)\.$", "".join(texts), re.MULTILINE))
     assert found == Counter(f"{n}-{line}" for n in range(TASKS) for line in range(LINES))
-    # It was rotated while they wrote, and not before or after.
+    # The rotations happened while they wrote, not before or after.
     assert sum("line " in text for text in texts) > 2
     # Each process wrote to a file that another one had begun.
     assert any(len(set(re.findall(r"ForkPoolWorker-\d+", text))) > 1 for text in texts)

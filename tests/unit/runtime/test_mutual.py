@@ -1,4 +1,4 @@
-"""Redis that asks clients for a certificate, and a real worker, a producer, a probe and a question that show theirs."""
+"""Redis asks clients for a certificate; a real worker, a producer, a probe and a question show theirs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SEND = "import shop; print(shop.add.delay(2, 3).get(timeout=60))"
 
 
 class Mutual:
-    """A broker and a result store, and what a host has of certificates and credentials."""
+    """A broker and a result store, with a host's certificates and credentials."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -46,7 +46,7 @@ class Mutual:
         (directory / "shop.py").write_text(SHOP)
 
     def settings(self, component: str, pki: Path | None = None) -> dict[str, Any]:
-        """As the roles write them."""
+        """Return settings as the roles write them."""
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
         place = pki or self.pki
         return desired_settings.process_settings(
@@ -78,7 +78,7 @@ class Mutual:
         }
 
     def serves(self, kind: str) -> bool:
-        """Whether a server answers to who shows a certificate."""
+        """Return whether a server answers a client with a certificate."""
         files = {"ca": "ca.crt", "certificate": "host.crt", "key": "host.key"}
         shown = {name: str(self.pki / file) for name, file in files.items()}
         try:
@@ -88,10 +88,10 @@ class Mutual:
             return "NOAUTH" in str(error)
         except OSError:
             return False
-        raise AssertionError("it lets in who has no password")
+        raise AssertionError("it accepts clients without a password")
 
     def ask(self, module: str, request: dict[str, Any]) -> dict[str, Any]:
-        """A module of ours by root, in a shell of another user, as a run of a playbook does it."""
+        """Run one of our modules as root, which changes to another user, as a run of a playbook does."""
         line = (
             f"env PYTHONPATH={ROOT}/src {shlex.quote(sys.executable)} -m celery_fleet.ops.{module}"
         )
@@ -150,7 +150,7 @@ def mutual(tmp_path: Path) -> Iterator[Mutual]:
 
 
 @pytest.mark.slow
-def test_all_that_connects_shows_a_certificate(mutual: Mutual) -> None:
+def test_every_client_shows_a_certificate(mutual: Mutual) -> None:
     """The worker, whose pool's processes save results, and the sender: both use the credential."""
     done = subprocess.run(
         [sys.executable, "-c", _SEND],
@@ -163,7 +163,7 @@ def test_all_that_connects_shows_a_certificate(mutual: Mutual) -> None:
     )
     assert done.stdout == "5\n", done.stderr + (mutual.directory / "worker.log").read_text()
 
-    # What a run of a playbook asks, and what `celery-fleet` and the check of health do.
+    # Questions of a playbook's run, of `celery-fleet` and of the health check.
     settings = mutual.settings("operator")
     probed = mutual.ask("probe", {"settings": settings, "nodes": {NODE: {"queues": ["mail"]}}})
     assert probed["nodes"][NODE]["ok"], probed

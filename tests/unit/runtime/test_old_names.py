@@ -1,4 +1,4 @@
-"""Names that older versions call on hosts with this one's runtime."""
+"""Names in this version's runtime that older control nodes call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[3] / "src"
 
 
 def test_an_older_control_node_reaches_the_probe() -> None:
-    """It pauses workers by this before it goes back to its own version."""
+    """It uses the probe to pause workers before it goes back to its own version."""
     done = subprocess.run(
         [sys.executable, "-m", "celery_fleet.probe"],
         input="no request",

@@ -31,13 +31,13 @@ def test_calls_are_counted_by_host_and_module() -> None:
     assert "1.5 module executions a host" in str(calls)
 
 
-def test_changes_are_those_of_the_recap() -> None:
+def test_changes_are_read_from_the_recap() -> None:
     assert runs.changed(RECAP) == 3
     with pytest.raises(runs.BenchError, match="no recap"):
         runs.changed("nothing")
 
 
-def test_profile_is_read_from_its_lines() -> None:
+def test_the_profile_is_read() -> None:
     assert runs.TASK.findall(PROFILE) == [
         ("redis : Settle Redis", "12.34"),
         ("Gather what is --- there", "0.50"),
@@ -55,7 +55,7 @@ def test_goals_are_judged_by_medians() -> None:
     assert text.endswith("- a note")
 
 
-def test_rounds_take_turns() -> None:
+def test_the_sides_take_turns() -> None:
     order: list[str] = []
 
     def measure(name: str) -> float:
@@ -79,7 +79,7 @@ def test_inventory_has_a_worker_for_each_queue_on_each_host() -> None:
     assert len(inventory["all"]["vars"]["celery_worker_instances"]) == 24
 
 
-def test_whole_inventory_passes_preflight() -> None:
+def test_the_generated_inventory_passes_preflight() -> None:
     inventory = fleets.whole_inventory(50, 24)
     groups = {name: [*group["hosts"]] for name, group in inventory["fleet"]["children"].items()}
     groups["fleet"] = [*inventory["all"]["hosts"]]
@@ -87,7 +87,7 @@ def test_whole_inventory_passes_preflight() -> None:
     assert problems(inventory["all"]["vars"], inventory["all"]["hosts"], groups) == []
 
 
-def test_part_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["secnod"])
     assert (

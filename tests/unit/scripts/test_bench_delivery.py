@@ -20,14 +20,14 @@ def test_goals_have_a_direction() -> None:
     assert not Goal(1.1).is_met(1.11)
 
 
-def test_rounds_are_compared_with_themselves() -> None:
-    """A machine that is busy for some rounds slows both sides in them, and no ratio."""
+def test_both_sides_are_compared_within_a_round() -> None:
+    """A machine that is busy for some rounds slows down both sides, which does not change their ratio."""
     assert ratios([130, 13, 26], [100, 10, 20]) == pytest.approx([1.3, 1.3, 1.3])
     with pytest.raises(ValueError, match="shorter"):
         ratios([1.0, 2.0], [1.0])
 
 
-def test_a_row_is_judged_by_its_median_and_tells_its_spread() -> None:
+def test_a_row_is_judged_by_its_median_and_shows_its_spread() -> None:
     missed = FigureRow("tasks a second", "100", "110", [1.1, 1.5, 1.0], Goal(1.2, at_least=True))
     assert str(missed).endswith("| 1.10 (1.00 to 1.50) | 1.2 at least: **missed** |")
     met = FigureRow("p99", "9.0 ms", "8.0 ms", [8.0], Goal(10))
@@ -42,7 +42,7 @@ def test_percentile_is_one_of_the_values() -> None:
     assert percentile([7.0], 99) == 7.0
 
 
-def test_full_load_is_told_by_rate_and_by_processor_time() -> None:
+def test_full_load_is_reported_as_rate_and_processor_time() -> None:
     found = {
         "stock": [Slice(1000, 1.0, 0.2, 0.0), Slice(1000, 2.0, 0.2, 0.5)],
         "atomic": [Slice(1000, 0.5, 0.1, 0.3), Slice(1000, 1.0, 0.1, 0.3)],
@@ -61,7 +61,7 @@ def test_latency_is_judged_by_its_median_and_its_99th_percentile() -> None:
     assert "missed" in str(late)
 
 
-def test_latency_of_stretches_tells_a_busy_moment_from_a_slow_side() -> None:
+def test_latency_in_parts_distinguishes_a_busy_moment_from_a_slow_side() -> None:
     busy = {"stock": [0.004] * 50 + [0.040] * 50, "atomic": [0.002] * 50 + [0.020] * 50}
     assert bench.latency_rows("idle", busy)[0].judged == pytest.approx([0.5] * 10)
     assert bench.stretches([1.0, 2.0]) == [1.0, 2.0]

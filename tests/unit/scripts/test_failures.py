@@ -6,7 +6,7 @@ import pytest
 
 from scripts import failures
 
-# As pytest writes it: a test that fails, one of a class, one whose fixture fails, a file that can't be collected.
+# A record as pytest writes it: a failing test, one in a class, one whose fixture fails, a file that can't be collected.
 RECORD = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">
 <testcase classname="tests.unit.test_shop" name="test_sells" file="tests/unit/test_shop.py" line="3" />
 <testcase classname="tests.unit.test_shop" name="test_buys" file="tests/unit/test_shop.py" line="4">
@@ -51,7 +51,7 @@ def test_each_failed_test_is_named_with_its_first_line_of_error() -> None:
     ]
 
 
-def test_of_a_playbook_the_task_is_named_at_which_it_ended() -> None:
+def test_the_task_at_which_a_playbook_ended_is_named() -> None:
     assert failures.of_ansible(LOG) == [
         "FAILED celery_worker : Settle workers (worker1) — The worker does not start.",
         "FAILED celery_worker : Settle workers (worker2) — UNREACHABLE!",
@@ -68,7 +68,7 @@ def test_of_a_playbook_the_task_is_named_at_which_it_ended() -> None:
         ("<testsuites", "", "FAILED default — no failed test is on record"),
     ],
 )
-def test_a_part_names_its_tests_or_its_playbook_and_is_never_silent(
+def test_a_failed_part_always_names_tests_or_a_playbook(
     tmp_path: Path, record: str | None, log: str | None, first: str
 ) -> None:
     for ending, text in (("xml", record), ("log", log)):

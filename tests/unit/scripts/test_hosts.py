@@ -1,4 +1,4 @@
-"""Which hosts the script for test hosts is told to make, and of which Debian."""
+"""Which test hosts the script makes, and with which Debian."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scripts import hosts
 
 
-def test_a_host_has_the_suite_that_it_names_or_the_one_of_most() -> None:
+def test_a_host_has_its_own_suite_or_the_default() -> None:
     found = hosts.named(["redis1=trixie", "worker1", "worker2=bookworm"])
     assert found == {"redis1": "trixie", "worker1": hosts.SUITE, "worker2": "bookworm"}
 
@@ -19,12 +19,12 @@ def test_a_host_has_the_suite_that_it_names_or_the_one_of_most() -> None:
         (["a=trixie", "a"], "the host a is named twice"),
     ],
 )
-def test_what_makes_no_sense_is_refused(words: list[str], message: str) -> None:
+def test_nonsense_arguments_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(hosts.HostsError, match=message):
         hosts.named(words)
 
 
-def test_an_image_that_make_setup_makes_is_not_made_by_the_way(
+def test_the_image_of_make_setup_is_not_made_implicitly(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setattr(hosts, "ROOT", tmp_path_factory.mktemp("checkout"))
@@ -32,7 +32,7 @@ def test_an_image_that_make_setup_makes_is_not_made_by_the_way(
         hosts.image_of(hosts.SUITE)
 
 
-def test_another_suites_image_is_made_when_it_is_needed(
+def test_the_image_of_another_suite_is_made_when_needed(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.mktemp("checkout")

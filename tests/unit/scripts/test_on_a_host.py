@@ -1,4 +1,4 @@
-"""How docs/on-a-host.md tells what was rendered."""
+"""How docs/on-a-host.md shows what was rendered."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def test_names_of_one_inventory_become_placeholders(text: str, told: str) -> Non
         ({"mode": "0644", "group": "redis"}, "everybody"),
     ],
 )
-def test_who_opens_a_file_follows_from_its_mode(item: dict[str, str], told: str) -> None:
+def test_the_readers_of_a_file_follow_from_its_mode(item: dict[str, str], told: str) -> None:
     assert readable(item) == told
 
 
-def test_a_secret_is_found_however_it_is_written() -> None:
+def test_a_secret_is_found_in_any_notation() -> None:
     found = spellings('a"b$c/d')
     assert {'a"b$c/d', "a%22b%24c%2Fd", r"a\"b\$c/d", r"a\"b$c/d"} <= found
 
 
-def test_what_systemd_hands_over_is_read_from_the_unit() -> None:
+def test_credentials_are_read_from_the_unit() -> None:
     unit = "EnvironmentFile=-/etc/a.env\nLoadCredential=settings.json:/etc/b.json\n#EnvironmentFile=/etc/c\n"
     assert list(handed(unit)) == ["/etc/a.env", "/etc/b.json"]
 
 
-def test_directories_of_a_unit_are_its_users() -> None:
+def test_directories_of_a_unit_belong_to_its_user() -> None:
     unit = "User=shop\nGroup=proxy\nRuntimeDirectory=shop\nRuntimeDirectoryMode=0750\nStateDirectory=a b\n"
     assert list(directories(unit)) == [
         ("/run/shop", "`shop:proxy`", "`0750`"),
@@ -73,12 +73,12 @@ def test_directories_of_a_unit_are_its_users() -> None:
     assert list(directories("LogsDirectory=shop\n")) == [("/var/log/shop", "", "")]
 
 
-def test_accounts_are_those_of_sysusers() -> None:
+def test_accounts_are_read_from_sysusers() -> None:
     lines_ = '# ours\ng proxy - -\nu shop - "Shop: Celery" /var/lib/shop\nm www-data proxy\n'
     assert [name for name, _ in accounts(lines_)] == ["proxy", "shop", "www-data"]
 
 
-def test_a_column_that_says_nothing_is_left_out() -> None:
+def test_an_empty_column_is_left_out() -> None:
     rows = [("a", "", "1"), ("b|c", "", "")]
     assert list(lines(("X", "Y", "Z"), rows)) == [
         "| X | Z |",
@@ -88,7 +88,7 @@ def test_a_column_that_says_nothing_is_left_out() -> None:
     ]
 
 
-def test_what_no_delivered_fleet_has_needs_its_option() -> None:
+def test_a_row_that_is_not_in_every_fleet_names_its_option() -> None:
     assert option("/etc/anything", Thing((), {"redis"}, default=True)) == ""
     assert option("/etc/logrotate.d/<app>", Thing((), {"redis"})) == (
         "`celery_app_log_destination: file`"
@@ -97,7 +97,7 @@ def test_what_no_delivered_fleet_has_needs_its_option() -> None:
         option("/etc/anything", Thing((), {"redis"}))
 
 
-def test_a_secret_that_nobody_can_name_is_no_row() -> None:
+def test_a_secret_without_a_name_is_an_error() -> None:
     page = Page(holds={"/etc/new": set()}, readers={"/etc/new": {"root"}})
     page.add("secrets", "/etc/new", ["", ""], "redis", default=True)
     with pytest.raises(PageError, match="/etc/new: say in HOLDS"):
@@ -135,5 +135,5 @@ def test_directories_of_the_inventory_of_builds_and_of_programs_are_on_the_page(
     }
 
 
-def test_virtualenvs_are_where_a_build_puts_them() -> None:
+def test_virtualenvs_are_in_the_directory_of_the_build() -> None:
     assert VIRTUALENVS == virtualenv.VIRTUALENVS

@@ -14,7 +14,7 @@ FAILED = '<testsuites><testsuite name="pytest" tests="7" failures="1" errors="1"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository with two scenarios and a clean tree."""
+    """Make a repository with two scenarios and a clean tree."""
     for name in ("change", "upgrade"):
         scenario = tmp_path / "molecule" / name / "molecule.yml"
         scenario.parent.mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_each_part_has_a_row(checkout: Path) -> None:
         ("<half", 0, "**did not end well**"),
     ],
 )
-def test_what_failed_or_had_no_test_is_not_passed(
+def test_a_part_that_failed_or_ran_no_test_has_not_passed(
     checkout: Path, junit: str | None, status: int, result: str
 ) -> None:
     assert not ran(checkout, "fast", junit, status).passed
@@ -87,7 +87,7 @@ def test_the_sanity_tests_pass_if_their_command_does(
     assert rows(checkout)["`ansible-test sanity`"][:3] == [result, "", "1.5"]
 
 
-def test_uncommitted_changes_are_named_but_those_of_the_page(checkout: Path) -> None:
+def test_uncommitted_changes_are_named_except_those_of_the_page(checkout: Path) -> None:
     (checkout / tested.PAGE).write_text("new\n")
     assert not ran(checkout, "fast", PASSED).commit.endswith("-dirty")
     (checkout / "docs" / "other.md").write_text("new\n")
@@ -101,7 +101,7 @@ def test_the_last_run_of_a_part_counts(checkout: Path) -> None:
     assert len(list((checkout / ".state" / "tested").iterdir())) == 1
 
 
-def test_other_words_are_refused(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_arguments_are_refused(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tested.main(["record", "fast"], checkout) == 2
     assert "python -m scripts.tested page" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Emulated machines, by a qemu that is none: what it is told, and who starts, restarts and ends it."""
+"""Emulated machines with a fake qemu: its arguments, and what starts, restarts and ends it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.testhosts import keys
 from scripts.testhosts import machine as machines
 from scripts.testhosts.fleet import Fleet, HostsError
 
-#: Takes the arguments of qemu, notes that it ran, says to its monitor what a file has for this run, and ends.
+#: Takes qemu's arguments, records that it ran, sends the events that a file lists for this run, and ends.
 QEMU = f"""#!{sys.executable}
 import json, os, re, socket, sys, time
 directory = os.path.dirname(sys.argv[0])
@@ -55,7 +55,7 @@ def machine(fleet: Fleet, tmp_path: Path) -> machines.Machine:
 
 @pytest.fixture
 def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of the one that is none; a test writes how its runs end into `endings`."""
+    """Return the directory of the fake qemu; tests write into `endings` how its runs end."""
     directory = tmp_path / "bin"
     directory.mkdir()
     program = directory / "qemu-system-x86_64"
@@ -65,13 +65,13 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def test_a_machine_is_found_as_it_was_made(fleet: Fleet, machine: machines.Machine) -> None:
+def test_a_machine_is_found_again(fleet: Fleet, machine: machines.Machine) -> None:
     assert machines.load(fleet, "one") == machine
     with pytest.raises(HostsError, match="cgroup2 has no machine two"):
         machines.load(fleet, "two")
 
 
-def test_commas_in_a_path_are_none_between_options(tmp_path: Path) -> None:
+def test_commas_in_a_path_are_escaped(tmp_path: Path) -> None:
     machine = machines.Machine("one", tmp_path / "a,b", tmp_path / "image", 2222)
     words = machines.qemu_command(machine, 7)
     found = [word for word in words if str(tmp_path) in word and "image" not in word]
@@ -79,7 +79,7 @@ def test_commas_in_a_path_are_none_between_options(tmp_path: Path) -> None:
     assert all(f"{tmp_path}/a,,b/" in word for word in found)
 
 
-def test_qemu_is_told_what_belongs_to_the_machine(machine: machines.Machine) -> None:
+def test_qemu_gets_the_arguments_of_the_machine(machine: machines.Machine) -> None:
     words = machines.qemu_command(machine, 7)
     pairs = dict(itertools.pairwise(words))
     assert pairs["-netdev"] == "user,id=net,hostfwd=tcp:127.0.0.1:2222-:22"
@@ -113,7 +113,7 @@ def test_the_keeper_runs_qemu_until_it_ends_without_a_reboot(
     assert machines.process_of(machine, "qemu") is None
 
 
-def test_a_machine_that_does_not_start_is_told_with_the_reason(
+def test_a_machine_that_does_not_start_is_reported_with_the_reason(
     machine: machines.Machine, qemu: Path
 ) -> None:
     (qemu / "endings").write_text("")  # it ends with a traceback, in the log
@@ -144,7 +144,7 @@ def test_another_process_with_the_same_number_is_left_alone(machine: machines.Ma
     assert machines.cut(machine) is False
 
 
-def test_many_commands_share_a_connection_where_its_socket_fits(
+def test_commands_share_a_connection_if_the_path_of_its_socket_is_short_enough(
     fleet: Fleet, machine: machines.Machine, tmp_path: Path
 ) -> None:
     short = machines.Machine("one", Path("/s/one"), machine.image, 2222)
@@ -167,7 +167,7 @@ def test_keys_and_names_come_in_one_archive(tmp_path: Path) -> None:
     assert found["etc/ssh/ssh_host_ed25519_key"] == 0o600
 
 
-def test_the_inventory_says_the_way_to_each_machine(
+def test_the_inventory_says_how_to_reach_each_machine(
     fleet: Fleet, machine: machines.Machine
 ) -> None:
     found = json.loads(vm.connection_inventory(fleet, [machine]).split("\n", 2)[2])

@@ -10,13 +10,13 @@ from kombu import Exchange, Queue
 from load import events
 
 QUEUES = ("fast", "medium", "slow")
-# Of molecule/delivery/workers, where `named` and `topic` have exchanges that are not called like them.
+# The queues of molecule/delivery/workers; `named` and `topic` have exchanges with other names than the queues.
 WORKERS = ("warm", "cold", "threads", "greenlets", "once")
 EXCHANGES = (
     Queue("named", Exchange("jobs"), routing_key="job"),
     Queue("topic", Exchange("media", type="topic"), routing_key="media.#"),
 )
-# Seconds; every ETA and every task is well below it. The fleet has its own from the inventory.
+# Seconds; every ETA and every task is much shorter. The fleet gets its own value from the inventory.
 VISIBILITY_TIMEOUT = int(os.environ.get("LOAD_VISIBILITY_TIMEOUT", "120"))
 
 app = Celery(
@@ -37,7 +37,7 @@ app.conf.update(
     broker_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT},
 )
 if os.environ.get("LOAD_ACKNOWLEDGE") == "late":
-    # For the stock units, to part what late acknowledgement does from what the fleet does.
+    # For the stock units, to separate the effect of late acknowledgement from that of the fleet.
     app.conf.update(
         task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1
     )

@@ -1,4 +1,4 @@
-"""When workers begin and end to consume, leave what is revoked, and wait for the broker: by Celery's own signals."""
+"""Record, by Celery's signals, when workers begin and stop consuming, skip revoked tasks, and wait for the broker."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from celery import current_task, signals
 
 from load import record
 
-#: Seconds that sending takes at most while nothing is wrong. Celery tries again at once if the connection is lost.
+#: Maximum seconds that sending takes while nothing is wrong. Celery retries at once if the connection is lost.
 HELD_UP = 0.2
 
-#: Attempts that are being sent, and since when.
+#: Attempts that are being sent, with the time when sending began.
 _sending: dict[tuple[str, int], float] = {}
 
 
 def connect() -> None:
-    """Note it from now on; Celery keeps only weak references to functions that are not a module's."""
+    """Start recording. These are functions of the module, because Celery keeps only weak references to others."""
     signals.worker_ready.connect(_ready)
     signals.worker_shutting_down.connect(_leaving)
     signals.task_received.connect(_received)
@@ -27,7 +27,7 @@ def connect() -> None:
 
 
 def _ready(sender: Any, **_: Any) -> None:
-    """A consumer has begun; `sender` is Celery's Consumer."""
+    """Record that a consumer has begun; `sender` is Celery's Consumer."""
     queues = [
         queue.name for queue in sender.task_consumer.queues if not queue.name.endswith(".dq2")
     ]
@@ -35,17 +35,17 @@ def _ready(sender: Any, **_: Any) -> None:
 
 
 def _leaving(sender: str, **_: Any) -> None:
-    """A worker was told to stop; `sender` is its node's name. It fetches nothing from here on."""
+    """Record that a worker was told to stop; `sender` is its node's name. It fetches nothing from here on."""
     record.note_worker(sender, "leaving", [], 0)
 
 
 def _received(request: Any, **_: Any) -> None:
-    """Tell a task which message it came by: the tag that kombu gave it when it was sent, which stays with it."""
+    """Tell a task which message it came with: kombu's tag, which the message has from when it is sent."""
     request.request_dict["sent_as"] = request.message._raw["properties"]["delivery_tag"]  # noqa: SLF001  # no public name
 
 
 def _revoked(request: Any, **_: Any) -> None:
-    """A worker has a task that was revoked, and does not begin it; `request` is the worker's own."""
+    """Record that a worker skips a revoked task; `request` is the worker's own."""
     record.note_revoked(request.id, request.hostname)
 
 
@@ -54,12 +54,12 @@ def _attempt(headers: dict[str, Any]) -> tuple[str, int]:
 
 
 def _send(headers: dict[str, Any], **_: Any) -> None:
-    """A process, be it a worker's or the sender's, begins to send an attempt of a task."""
+    """Note that a process, a worker's or the sender's, begins to send an attempt of a task."""
     _sending[_attempt(headers)] = time.monotonic()
 
 
 def _sent(headers: dict[str, Any], **_: Any) -> None:
-    """The broker has it. A sender that was held up may have sent it more than once."""
+    """Note that the broker has it. A sender that had to wait may have sent it more than once."""
     task, attempt = _attempt(headers)
     if time.monotonic() - _sending.pop((task, attempt), float("inf")) > HELD_UP:
         node = str(current_task.request.hostname or "") if current_task else ""

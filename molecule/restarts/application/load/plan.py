@@ -1,4 +1,4 @@
-"""What is sent and when; it only depends on the seed, not on the workers that run the tasks.
+"""Plan what is sent and when; this only depends on the seed, not on the workers that run the tasks.
 
 Of each hundred tasks, which take two seconds to send at the usual rate, 95 sleep 10 to 100 ms, four 1 to 5 s and one 20
 s. Their order is random. The mix holds in each hundred, not only on average, and queues take turns. So a run of a
@@ -35,7 +35,7 @@ PRIORITIES = (0, 3, 6, 9)  # those that kombu has lists for
 
 CHAIN_LINKS = 3
 #: Workers of other kinds, with their shares of the load. Tasks of `warm` send those of `exchanges` to named exchanges,
-#: because senders may not.
+#: which senders must not use.
 WORKERS: Mapping[str, int] = {
     "warm": 4,
     "cold": 4,
@@ -122,7 +122,7 @@ def plan(
         lengths = ["short"] * 95 + ["middle"] * 4 + ["long"]
         numbers.shuffle(lengths)
         shorts = [index for index, length in enumerate(lengths) if length == "short"]
-        # Some of the short ones: one with an ETA, one that retries, and sometimes a chord.
+        # Some of the short tasks: one with an ETA, one that retries, and sometimes a chord.
         special = dict(zip(numbers.sample(shorts, 3), ("eta", "stumble", "chord"), strict=True))
         large = -1
         if rich:
@@ -164,7 +164,7 @@ def by_worker(seed: int, workers: Sequence[str], rate: float = RATE) -> Iterator
         place = sent[queue]
         sent[queue] += 1
         seconds = NAPS.get(place % 20) or round(numbers.uniform(0.01, 0.1), 3)
-        # A task that may be lost is not part of a chain or chord, whose other tasks would be waited for in vain.
+        # A task that may be lost is not part of a chain or chord, whose other tasks would never come.
         kind = {"exchanges": "relay", "once": "nap"}.get(queue) or TENTHS.get(place % 10, "nap")
         yield Send(number, index / rate, kind, queue, seconds)
         number += {"chord": CHORD_HEADERS + 1, "chain": CHAIN_LINKS, "relay": 2}.get(kind, 1)

@@ -1,8 +1,8 @@
-"""The record in PostgreSQL, outside of the broker: who sent what, and each start and end of each attempt.
+"""The record in PostgreSQL, outside the broker: who sent what, and each start and end of each attempt.
 
-Rows are written at once, one statement each, so that a process that is killed in the next moment has told all it
-did; `synchronous_commit` is off, since the database itself is never killed here. A pair of them costs a process
-less than a millisecond.
+Rows are written at once, one statement each, so that a process that is killed right after has recorded all it did.
+`synchronous_commit` is off, because the database itself is never killed here. A pair of rows costs a process less than
+a millisecond.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _HELD_UP = "INSERT INTO held_up (task, attempt, node, at) VALUES (%s, %s, %s, %s
 
 
 def now() -> float:
-    """Return Unix time, even if a test gives this process a wrong clock: then the test says what the right one is."""
+    """Return Unix time, even if a test gives this process a wrong clock: then the test provides the right time."""
     offset = os.environ.get("LOAD_MONOTONIC_OFFSET")
     return time.time() if offset is None else time.monotonic() + float(offset)
 
 
 def connect() -> psycopg.Connection[Any]:
-    """A connection to LOAD_DATABASE_URL that commits each statement."""
+    """Return a connection to LOAD_DATABASE_URL that commits each statement."""
     return psycopg.connect(
         os.environ["LOAD_DATABASE_URL"],
         autocommit=True,
@@ -49,7 +49,7 @@ def connect() -> psycopg.Connection[Any]:
 
 
 def _own() -> psycopg.Connection[Any]:
-    """This process's connection: one that was made before a fork is the parent's."""
+    """Return this process's connection: one that was made before a fork is the parent's."""
     connection = _connections.get(os.getpid())
     if connection is None or connection.closed:
         connection = _connections[os.getpid()] = connect()
@@ -57,7 +57,7 @@ def _own() -> psycopg.Connection[Any]:
 
 
 def start(task: str, attempt: int, node: str, message: str) -> int:
-    """Record that an attempt begins; the number of its row."""
+    """Record that an attempt begins; return the number of its row."""
     values = (task, attempt, node, os.getpid(), now(), message)
     row = _own().execute(_START, values).fetchone()
     if row is None:
@@ -87,7 +87,7 @@ def note_worker(node: str, event: str, queues: Sequence[str], processes: int) ->
 
 
 def note_revoked(task: str, node: str) -> None:
-    """Record that a worker's main process left out a task because it was revoked, also on a separate connection."""
+    """Record that a worker's main process skipped a revoked task, also on a separate connection."""
     with connect() as connection:
         connection.execute(_REVOKED, (task, node, now()))
 

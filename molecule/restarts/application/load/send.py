@@ -21,7 +21,7 @@ from load.plan import CHAIN_LINKS, CHORD_HEADERS, ETA, RATE, WORKERS, Send, by_w
 
 FLUSH = 1.0  # seconds between two writes to the record
 
-#: By turns, the ways to the queues that have exchanges of other names.
+#: How to address the queues whose exchanges have other names; tasks use these in turn.
 WAYS: Sequence[dict[str, str]] = (
     {"queue": "named", "exchange": "jobs", "routing_key": "job"},
     {"queue": "topic", "routing_key": "media.clip.new"},
@@ -53,7 +53,7 @@ def dispatch(run: str, send: Send) -> list[Row]:
         options: dict[str, Any] = {"countdown": send.delay} if send.delay else {}
         if send.priority:
             options["priority"] = send.priority
-        # One that retries is the same in every load.
+        # Tasks that retry are the same in every load.
         words = ["x" * send.size] if send.size and send.kind != "stumble" else []
 
         def call() -> Any:
@@ -74,7 +74,7 @@ def dispatch(run: str, send: Send) -> list[Row]:
 
 
 def _revoke(run: str, send: Send, task: str) -> list[Row]:
-    """Have a task revoked that was sent just now."""
+    """Send a task that revokes the one that was just sent."""
     now = time.time()
     own = task_id(run, send.number + 1)
     row = (own, run, "revoke", send.queue, send.seconds, 1, now, now, False)
@@ -112,7 +112,7 @@ def _chain(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], An
 
 
 def _relay(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
-    """A task that sends another one by a named exchange."""
+    """Send a task that sends another one by a named exchange."""
     own, other = (task_id(run, send.number + n) for n in range(2))
     way = WAYS[send.number // 2 % len(WAYS)]
     rows: list[Row] = [
@@ -124,7 +124,7 @@ def _relay(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], An
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, send, record."""
+    """Parse the options, send the load, and record what was sent."""
     parser = argparse.ArgumentParser(description="Send the load.")
     parser.add_argument("--run", required=True, help="name of the run; begins the ids of its tasks")
     parser.add_argument("--seed", required=True, type=int)

@@ -1,4 +1,4 @@
-"""The tasks: they sleep, and record it. Their own ids are the record's keys."""
+"""The tasks: they sleep and record that. Their ids are the record's keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from load.celery_app import app
 
 RETRY_AFTER = 2.0  # seconds
 
-# A task whose process was killed comes back after this, and not after Celery's three minutes.
+# A task whose process was killed is retried after this time, not after Celery's three minutes.
 app.Task.default_retry_delay = RETRY_AFTER
 
 
@@ -30,7 +30,7 @@ def _start(task: Task[Any, Any]) -> int:
 
 @app.task(name="load.nap", bind=True, ignore_result=True)
 def nap(self: Task[Any, Any], seconds: float, body: str = "") -> None:
-    """Sleep; the body is for the message to be of its size."""
+    """Sleep; the body only makes the message large."""
     row = _start(self)
     time.sleep(seconds)
     record.end(row)
@@ -38,7 +38,7 @@ def nap(self: Task[Any, Any], seconds: float, body: str = "") -> None:
 
 @app.task(name="load.limited", bind=True, ignore_result=True, rate_limit="30/m")
 def limited(self: Task[Any, Any], seconds: float, body: str = "") -> None:
-    """Sleep, at most as often as each worker may."""
+    """Sleep; each worker has a rate limit for this task."""
     row = _start(self)
     time.sleep(seconds)
     record.end(row)
@@ -46,14 +46,15 @@ def limited(self: Task[Any, Any], seconds: float, body: str = "") -> None:
 
 @app.task(name="load.revoke", bind=True, ignore_result=True)
 def revoke(self: Task[Any, Any], seconds: float, task: str) -> None:
-    """Sleep, and have all workers leave a task. By a worker, since senders have no right to it."""
+    """Sleep, and tell all workers to revoke a task. A worker does this, because senders have no right to it."""
     row = _start(self)
     time.sleep(seconds)
     app.control.revoke(task)
     record.end(row)
 
 
-# One retry of its own, and more for processes that are killed: a task without a retry left has failed, and is not lost.
+# It retries once itself; the other retries are for processes that are killed. A task without a retry left has failed,
+# and does not count as lost.
 @app.task(name="load.stumble", bind=True, ignore_result=True, max_retries=9)
 def stumble(self: Task[Any, Any], seconds: float) -> None:
     """Sleep, and ask for one retry."""
@@ -68,7 +69,7 @@ def stumble(self: Task[Any, Any], seconds: float) -> None:
 
 @app.task(name="load.relay", bind=True, ignore_result=True, max_retries=None)
 def relay(self: Task[Any, Any], seconds: float, task: str, way: Mapping[str, str]) -> None:
-    """Send a task to a named exchange, and again later if that fails: the broker may have it nevertheless."""
+    """Send a task to a named exchange, and retry if that fails, although the broker may have it."""
     row = _start(self)
     try:
         nap.apply_async((seconds,), task_id=task, **way)

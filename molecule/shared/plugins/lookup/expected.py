@@ -23,10 +23,10 @@ options:
 
 
 class LookupModule(LookupBase):
-    """Renders one variable at a time, since one failure must not take the others with it."""
+    """Renders one variable at a time, so that one failure does not affect the others."""
 
     def run(self, terms: list[Any], variables: Any = None, **kwargs: Any) -> list[Any]:
-        """The variables of the host that is being templated for."""
+        """Return the rendered variables of the current host."""
         pattern = re.compile(str(terms[0]))
         found = {}
         for name in sorted(filter(pattern.fullmatch, variables)):
@@ -38,7 +38,7 @@ class LookupModule(LookupBase):
 
 
 def _plain(value: Any) -> Any:
-    """`value` with all in it rendered now: Ansible renders nested values when they are first read."""
+    """Return `value` fully rendered: Ansible renders nested values only when they are first read."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Helpers of the tests on hosts, by subject."""
+"""Helpers for tests on hosts, by subject."""

@@ -1,4 +1,4 @@
-"""A real Redis with the exporter's user."""
+"""Fixtures: a real Redis with the exporter's user."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def setup_of(directory: Path, port: int, password: str = PASSWORD) -> Setup:
 
 @dataclass
 class Broker:
-    """A server that runs."""
+    """A running server."""
 
     port: int
     process: subprocess.Popen[bytes]
     admin: redis.Redis
 
     def calls(self) -> dict[str, int]:
-        """Return how often each command of the exporter's was called."""
+        """Return how often the exporter called each command."""
         stats = self.admin.info("commandstats")
         found = {name.removeprefix("cmdstat_"): one["calls"] for name, one in stats.items()}
         ours = ("exists", "llen", "lindex", "hlen", "zrange", "zcard", "ping", "info", "auth")
@@ -78,7 +78,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture
 def broker(server: Broker) -> Broker:
-    """A server without data and without counts."""
+    """Return a server without data and without counts."""
     server.admin.flushall()
     server.admin.config_resetstat()
     return server

@@ -101,7 +101,7 @@ def of(queue: str) -> Any:
     return labels(queue_name=queue)
 
 
-def test_an_idle_broker(host: Host) -> None:
+def test_metrics_of_an_idle_broker(host: Host) -> None:
     found = host.read()
     assert found["celery_queue_length"] == {of(queue): 0 for queue in QUEUES}
     assert found["celery_fleet_queue_oldest_seconds"] == {of(queue): 0 for queue in QUEUES}
@@ -109,10 +109,10 @@ def test_an_idle_broker(host: Host) -> None:
         assert [*found[f"celery_fleet_{name}"].values()] == [0]
 
 
-def test_a_busy_broker(broker: Broker, host: Host) -> None:
+def test_metrics_of_a_busy_broker(broker: Broker, host: Host) -> None:
     now = time.time()
     for step, count, age in ((0, 3, 20), (9, 2, 400)):
-        # Workers take from the right.
+        # Workers fetch from the right.
         for number in range(count):
             broker.admin.lpush(key("queue1", step), message(now - age + number))
     broker.admin.hset("unacked", mapping={"a": "x", "b": "x"})
@@ -128,7 +128,7 @@ def test_a_busy_broker(broker: Broker, host: Host) -> None:
     assert [*found["celery_fleet_dead_letters"].values()] == [2]
 
 
-def test_a_message_without_a_time_is_as_old_as_it_was_seen(
+def test_a_message_without_a_time_ages_from_when_it_was_first_seen(
     broker: Broker, host: Host, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def age(seconds: float) -> float:
@@ -159,12 +159,12 @@ def test_a_time_in_the_future_is_no_negative_age(broker: Broker, host: Host) -> 
         (message(), None),
         ("", None),
         ('"x-fleet-sent": soon', None),
-        # An argument that looks like the header.
+        # An argument looks like the header.
         (message(argsrepr='"x-fleet-sent": 5'), None),
         (message(7.0, argsrepr='"x-fleet-sent": 5'), 7.0),
     ],
 )
-def test_the_time_in_a_message(item: str, sent: float | None) -> None:
+def test_the_time_in_a_message_is_found(item: str, sent: float | None) -> None:
     assert sent_at(item) == sent
 
 
@@ -183,7 +183,7 @@ def test_a_huge_message_takes_little_memory(
     assert max(kept) == KEPT
 
 
-def test_a_message_that_is_no_text(broker: Broker, host: Host) -> None:
+def test_a_message_that_is_not_text_is_counted(broker: Broker, host: Host) -> None:
     broker.admin.lpush("queue1", b"\xff\xfe\x00" * 1000)
     assert host.read()["celery_queue_length"][of("queue1")] == 1
 
@@ -202,7 +202,7 @@ def test_something_else_in_place_of_a_queue_is_an_error(broker: Broker, host: Ho
     [((), 13), ((0,), 75), (STEPS, 220)],
     ids=["idle", "a message in every queue", "and in every priority"],
 )
-def test_commands_of_one_collection(
+def test_one_collection_needs_few_commands(
     steps: tuple[int, ...], most: int, broker: Broker, tmp_path: Path
 ) -> None:
     for queue in QUEUES:
@@ -210,7 +210,7 @@ def test_commands_of_one_collection(
             broker.admin.lpush(key(queue, step), message(1.0))
     found = scrape(tmp_path, broker.port)
     calls = broker.calls()
-    # All instances are one server here. AUTH is for each new connection; the last INFO is the test's own.
+    # Here all instances are one server. Each new connection needs AUTH; the last INFO is the test's own.
     assert calls["auth"] == 4
     sent = sum(calls.values()) - calls["auth"] - (calls["info"] - 3)
     assert [*found["celery_fleet_collect_redis_commands_total"].values()] == [sent]
@@ -233,11 +233,11 @@ def test_commands_per_second_over_ten_minutes(
         clock.now += 15
         looked.append(host.queues() is not None)
     assert sum(broker.calls().values()) / (42 * 15) <= COMMANDS_PER_SECOND
-    # With everything full every 45 s.
+    # All queues are full, so they are checked every 45 s.
     assert sum(looked) == (42 if len(steps) < 2 else 14)
 
 
-def test_however_many_queues_are_busy_they_are_looked_at_every_two_minutes(
+def test_even_many_busy_queues_are_checked_every_two_minutes(
     broker: Broker, host: Host, clock: Clock
 ) -> None:
     host.queues._rate = 0.01
@@ -251,7 +251,7 @@ def test_however_many_queues_are_busy_they_are_looked_at_every_two_minutes(
 # --- connections -------------------------------------------------------------------------------------
 
 
-def test_an_instance(broker: Broker, host: Host) -> None:
+def test_metrics_of_an_instance(broker: Broker, host: Host) -> None:
     found = parsed(text(instance("broker", host.connection)))
     assert {name: {*values} for name, values in found.items()} == {
         f"celery_fleet_redis_{name}": {labels(redis="broker")}
@@ -285,7 +285,9 @@ def test_a_wrong_login_is_not_up(broker: Broker, tmp_path: Path) -> None:
     assert "celery_queue_length" not in found
 
 
-def test_a_redis_that_hangs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_redis_that_hangs_does_not_delay_other_metrics(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """It accepts connections and never answers. The host's own metrics are there within 5 s."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Parts are collected side by side: one that fails or hangs affects no other."""
+"""Parts are collected in parallel: one that fails or hangs does not affect the others."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def broken() -> Iterable[MetricSample]:
 
 
 @pytest.mark.parametrize("bad", [half, broken])
-def test_a_part_that_fails_is_left_out_whole_and_alone(bad: Collect) -> None:
+def test_a_part_that_fails_is_left_out_as_a_whole(bad: Collect) -> None:
     parts = Parts(bad, failing=(MetricSample("celery_fleet_redis_up", 0.0, ("broker",)),))
     found = parts.read()
     assert found["celery_fleet_collect_error"] == {labels(part="good"): 0, labels(part="bad"): 1}
@@ -97,7 +97,7 @@ def test_a_scrape_is_answered_within_five_seconds() -> None:
     assert collect.DEADLINE < 5 - 0.5
 
 
-def test_within_the_interval_the_last_answer_is_given_again(
+def test_within_the_interval_the_last_answer_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     parts, now = Parts(dead_letters, interval=15), 1000.0
@@ -111,7 +111,7 @@ def test_within_the_interval_the_last_answer_is_given_again(
     assert parts.collected == 2
 
 
-def test_of_many_scrapes_at_once_one_collects() -> None:
+def test_many_scrapes_at_once_collect_only_once() -> None:
     parts = Parts(dead_letters, interval=60)
     start = threading.Barrier(8)
     answers: list[bytes] = []
@@ -140,7 +140,7 @@ def test_a_part_can_keep_its_last_values_and_their_time() -> None:
     assert second[name][labels(part="good")] > first[name][labels(part="good")]
 
 
-def test_an_error_is_said_when_it_changes() -> None:
+def test_an_error_is_logged_when_it_changes() -> None:
     errors = ["a", "a", "b", ""]
 
     def fails() -> list[MetricSample]:

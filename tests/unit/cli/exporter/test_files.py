@@ -37,7 +37,7 @@ def all_of(directory: Path, *names: str) -> dict[str, Any]:
     return parsed(collector(setup, settings, MetricPlaces("shop", directory), {}).text())
 
 
-def test_a_workers_file(tmp_path: Path) -> None:
+def test_metrics_of_a_worker(tmp_path: Path) -> None:
     path = tmp_path / "worker-mail.json"
     write(path, worker())
     found = read(path)
@@ -95,7 +95,7 @@ def test_a_paused_queue_has_its_consumers(tmp_path: Path) -> None:
     assert found["celery_active_worker_count"][labels(queue_name="mail")] == 1
 
 
-def test_of_an_old_file_only_the_counts_are_used(tmp_path: Path) -> None:
+def test_only_the_counts_of_an_old_file_are_used(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     write(path, worker(), age=workers.FRESH + 5)
     found = read(path)
@@ -110,7 +110,7 @@ def test_of_an_old_file_only_the_counts_are_used(tmp_path: Path) -> None:
         assert name not in found
 
 
-def test_a_worker_that_knows_no_release(tmp_path: Path) -> None:
+def test_a_worker_without_a_release(tmp_path: Path) -> None:
     write(tmp_path / "w.json", worker(release=None))
     assert "celery_fleet_release_info" not in read(tmp_path / "w.json")
 
@@ -193,7 +193,7 @@ def test_a_worker_that_a_run_is_about_to_remove_is_not_exported(tmp_path: Path) 
     assert {dict(one)["worker"] for one in found["celery_fleet_drains_total"]} == {"mail"}
 
 
-def test_workers_of_other_hosts_are_theirs(tmp_path: Path) -> None:
+def test_workers_of_other_hosts_are_not_exported(tmp_path: Path) -> None:
     places = MetricPlaces("shop", tmp_path)
     write(places.worker("mail"), worker())
     setup = documents.setup(tmp_path)
@@ -232,7 +232,7 @@ def schedule(**seconds: float) -> dict[str, Any]:
     }
 
 
-def test_beat(tmp_path: Path) -> None:
+def test_metrics_of_beat(tmp_path: Path) -> None:
     write(tmp_path / "run/tick", "", age=7)
     write(tmp_path / "run/schedule.json", schedule(nightly=3600, hourly=60))
     counts = {"sent": 4, "failed": 0, "late": 2, "collapsed": 1}
@@ -284,7 +284,7 @@ def test_of_thousands_of_entries_a_hundred_are_shown(tmp_path: Path) -> None:
     assert len(found["celery_fleet_beat_entry_due_timestamp_seconds"]) == beat.SHOWN
 
 
-def test_what_is_no_tick_or_no_schedule_is_an_error(tmp_path: Path) -> None:
+def test_a_malformed_tick_or_schedule_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "run/schedule.json", '{"entries": [')
     with pytest.raises(ValueError, match="Expecting"):
         beat_of(tmp_path)

@@ -42,7 +42,7 @@ def units(directory: Path, *found: MonitoredUnit, **more: Any) -> dict[str, Any]
     return parsed(text(host.units(setup, MetricPlaces("shop", directory), shown(*found))))
 
 
-def test_units(tmp_path: Path) -> None:
+def test_metrics_of_units(tmp_path: Path) -> None:
     beat = {"unit": "shop-beat.service", "directory": "/run/shop-beat", "interval": 5}
     found = units(
         tmp_path,
@@ -67,7 +67,7 @@ def test_units(tmp_path: Path) -> None:
         ("active", 1000, 5, 1),
         ("active", 1000, None, 1),  # a worker of an older version, or with metrics off
         ("active", 1000, 45, 0),  # it hangs
-        ("active", 10, 45, 1),  # it has just started, and the file is that of the process before
+        ("active", 10, 45, 1),  # it has just started, and the file is from the previous process
         ("active", 1000, 5000, 1),  # metrics were switched off later
         ("deactivating", 1000, 5, 1),  # it drains
         ("deactivating", 1000, 45, 0),
@@ -84,7 +84,7 @@ def test_a_worker_is_up_if_its_unit_is_and_it_writes(
     assert units(tmp_path, unit(active=active, up=up))["celery_worker_up"] == {OWN: works}
 
 
-def test_a_unit_that_systemd_does_not_know_is_no_worker_that_runs(tmp_path: Path) -> None:
+def test_a_worker_whose_unit_systemd_does_not_know_is_not_up(tmp_path: Path) -> None:
     assert units(tmp_path)["celery_worker_up"] == {OWN: 0}
 
 
@@ -101,20 +101,20 @@ def test_ends_of_units(tmp_path: Path) -> None:
     found = parsed(text(host.ends(setup, places)))["celery_fleet_unit_ends_total"]
     assert found.pop(labels(unit=MAIL, result="watchdog")) == 1
     assert found.pop(labels(unit=MAIL, result="success")) == 3
-    # Units that have never ended begin with 0, so that an alert sees the first time.
+    # Units that have never ended begin with 0, so that an alert notices the first end.
     others = {labels(unit=unit, result="watchdog"): 0 for unit in host.own_units(setup)}
     others.pop(labels(unit=MAIL, result="watchdog"))
     assert found == others
 
 
-def test_hand_backs(tmp_path: Path) -> None:
+def test_metrics_of_hand_backs(tmp_path: Path) -> None:
     places = MetricPlaces("shop", tmp_path)
     counts = {"acknowledged": 1, "returned": 5, "begun": 2, "parked": 0, "left": 3}
     write(places.hand_backs("mail"), {"format": 1, **counts})
     write(places.hand_backs("gone"), {"format": 1, **counts})
     found = parsed(text(host.hand_backs(documents.setup(tmp_path), places)))
     own = {"hostname": "worker1", "worker": "mail"}
-    # Those that it had begun are among those that were returned.
+    # Tasks that had begun are also counted as returned.
     assert found["celery_fleet_handed_back_total"] == {
         labels(**own, outcome="returned"): 5,
         labels(**own, outcome="acknowledged"): 1,
@@ -123,7 +123,7 @@ def test_hand_backs(tmp_path: Path) -> None:
     }
 
 
-def test_releases(tmp_path: Path) -> None:
+def test_metrics_of_releases(tmp_path: Path) -> None:
     beat = {"unit": "shop-beat.service", "directory": "/run/shop-beat", "interval": 5}
     setup = documents.setup(
         tmp_path, beat=beat, units=("shop-web.service", "redis@shop-broker.service")
@@ -140,7 +140,7 @@ def test_releases(tmp_path: Path) -> None:
     }
 
 
-def test_disk_and_memory(tmp_path: Path) -> None:
+def test_metrics_of_disk_and_memory(tmp_path: Path) -> None:
     setup = documents.setup(tmp_path)
     found = parsed(text([*host.disk(setup), *host.memory(setup)]))
     for name in (
@@ -190,7 +190,7 @@ def health(directory: Path) -> dict[str, Any]:
     return parsed(text(host.health(MetricPlaces("shop", directory))))
 
 
-def test_health(tmp_path: Path) -> None:
+def test_metrics_of_health(tmp_path: Path) -> None:
     path = MetricPlaces("shop", tmp_path).health
     made = result.compose(
         app="shop",

@@ -1,4 +1,4 @@
-"""The text is what Prometheus's own parser reads, and names follow its conventions."""
+"""Prometheus's own parser reads the text, and names follow its conventions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_fleet.cli.exporter.samples import HistogramSample, MetricSample, tex
 from celery_fleet.cli.exporter.table import BOUNDS, COUNTER, HISTOGRAM, METRICS, SOURCES, Metric
 from tests.unit.cli.exporter.documents import labels, parsed
 
-#: Names of well-known exporters of Celery, which are kept so that their dashboards work.
+#: Names from well-known Celery exporters, so that their dashboards work.
 KEPT = {"celery_task_runtime", "celery_active_worker_count", "celery_active_process_count"}
 
 #: Labels of targets. Prometheus renames a metric's own label of the same name.
@@ -89,7 +89,7 @@ def test_a_histogram_has_cumulative_buckets() -> None:
     assert found["celery_fleet_task_wait_seconds_sum"][labels(**own)] == 9.5
 
 
-def test_equal_samples_are_added_up_since_prometheus_refuses_a_line_that_is_there_twice() -> None:
+def test_samples_with_equal_labels_are_added_up_because_prometheus_refuses_repeated_lines() -> None:
     one = MetricSample("celery_active_process_count", 2.0, ("mail",))
     runtime = MetricSample(
         "celery_task_runtime", HistogramSample((1.0,) * 14, 2.0), ("t", "h", "w", "q")

@@ -106,7 +106,7 @@ def test_everything_else_is_not_found(method: str, address: str, path: Path) -> 
 @pytest.mark.parametrize(
     "sent", [b"", b"\n", b"\x16\x03\x01\x02", b"GET", b"GET /metrics HTTP/9\r\n"]
 )
-def test_a_broken_client_is_none_of_our_business(
+def test_a_broken_client_causes_no_error(
     sent: bytes, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket(socket.AF_UNIX) as client:
@@ -139,7 +139,7 @@ def test_a_client_that_goes_away_while_it_is_answered(
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_error_of_ours_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_internal_error_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def answer() -> bytes:
         raise RuntimeError("no\nway")
 
@@ -159,7 +159,7 @@ def test_a_scrape_does_not_wait_for_a_slow_client(path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 0), ("::1", 0)])
-def test_metrics_on_the_loopback(address: tuple[str, int]) -> None:
+def test_metrics_on_a_loopback_address(address: tuple[str, int]) -> None:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with serving(socket.create_server(address, family=family)) as server:
         connection = http.client.HTTPConnection(*server.server_address[:2])
@@ -168,7 +168,7 @@ def test_metrics_on_the_loopback(address: tuple[str, int]) -> None:
         connection.close()
 
 
-# --- what it reads -----------------------------------------------------------------------------------
+# --- its configuration -----------------------------------------------------------------------------------
 
 
 def configured(directory: Path, **exporter: Any) -> Path:
@@ -188,13 +188,13 @@ def configured(directory: Path, **exporter: Any) -> Path:
     return path
 
 
-def test_the_setup_is_that_of_the_health_check(tmp_path: Path) -> None:
+def test_the_exporter_reads_the_setup_of_the_health_check(tmp_path: Path) -> None:
     setup, settings = read(configured(tmp_path, interval=30), tmp_path)
     assert (setup.app, setup.host) == ("shop", "h")
     assert (settings.interval, settings.asks_redis) == (30, False)
 
 
-def test_the_login_is_a_credential(tmp_path: Path) -> None:
+def test_the_login_is_read_from_a_credential(tmp_path: Path) -> None:
     path = configured(tmp_path, asks_redis=True)
     with pytest.raises(CheckError, match="missing"):
         read(path, tmp_path)

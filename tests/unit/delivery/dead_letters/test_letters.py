@@ -38,7 +38,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture
 def worker(port: int) -> Iterator[redis.Redis]:
-    """The broker as a worker has it; empty before, and nothing was refused after."""
+    """Return the broker with a worker's rights, emptied; afterwards check that it refused nothing."""
     found = client(port, "worker")
     looker(port).flushall()
     client(port, "admin").acl_log_reset()
@@ -72,7 +72,7 @@ def message(identifier: str = "id-1", **headers: Any) -> dict[str, Any]:
 
 
 def take(worker: redis.Redis, item: str, tag: str, queue: str = "mail") -> str:
-    """As a worker that has taken it."""
+    """Put a message where a worker that fetched it would have it."""
     worker.hset("unacked", tag, f'[{item}, "", "{queue}"]')
     worker.zadd("unacked_index", {tag: 1.0})
     return item
@@ -91,7 +91,7 @@ def park(worker: redis.Redis, item: str | bytes, tag: str = "", **options: Any) 
     return Parked.of(run(worker, dead_letters.PARK, names, arguments))
 
 
-def test_the_parks_need_no_release() -> None:
+def test_parking_only_needs_the_standard_library() -> None:
     code = (
         "import sys; before = set(sys.modules); import celery_fleet.delivery.dead_letters.letters;"
         "new = {m.partition('.')[0] for m in set(sys.modules) - before};"
@@ -122,7 +122,9 @@ def test_an_id_that_is_no_text_is_chosen_replayed_and_dropped(
     assert not look.exists(keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
 
 
-def test_one_is_parked(worker: redis.Redis, look: redis.Redis, store: DeadLetterStore) -> None:
+def test_a_message_is_parked(
+    worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
+) -> None:
     item = take(worker, json.dumps(message()), "t1")
     assert park(worker, item, "t1", key="mail\x06\x163") == Parked(done=True, gone=0, id="id-1")
     assert not look.exists("unacked", "unacked_index")
@@ -133,20 +135,24 @@ def test_one_is_parked(worker: redis.Redis, look: redis.Redis, store: DeadLetter
     assert (letter.count, letter.message, letter.size) == (1, item, len(item))
     assert abs(letter.last_seen - store.now()) < 60
     assert letter.first_seen == letter.last_seen
-    # Without being asked for, what it says does not leave Redis.
+    # The payload only leaves Redis if it is asked for.
     assert store.read(["id-1"])[0].message is None
     assert {"message", "id", "count"} < set(
         json.loads(look.hget(keys.DEAD_LETTERS, "id-1") or "{}")
     )
 
 
-def test_whose_tag_is_gone_is_not_parked(worker: redis.Redis, store: DeadLetterStore) -> None:
+def test_a_message_whose_tag_is_gone_is_not_parked(
+    worker: redis.Redis, store: DeadLetterStore
+) -> None:
     worker.zadd("unacked_index", {"t1": 1.0})
     assert park(worker, json.dumps(message()), "t1") == Parked(done=False, gone=0, id="")
     assert (store.count(), worker.zcard("unacked_index")) == (0, 0)
 
 
-def test_the_same_message_again_is_counted(worker: redis.Redis, store: DeadLetterStore) -> None:
+def test_parking_the_same_message_again_is_counted(
+    worker: redis.Redis, store: DeadLetterStore
+) -> None:
     park(worker, take(worker, json.dumps(message()), "t1"), "t1", since=1000.25)
     again = json.dumps(message(redelivered=True, **{keys.UNKNOWN: 7}))
     parked = park(worker, take(worker, again, "t2"), "t2", reason="poison", node="x@test")
@@ -183,7 +189,7 @@ def test_another_message_with_the_same_id_is_kept_as_well(
         b"[" * 5000,
     ],
 )
-def test_what_is_no_message_comes_back_as_it_was(
+def test_an_item_that_is_no_message_is_replayed_unchanged(
     worker: redis.Redis, look: redis.Redis, store: DeadLetterStore, item: bytes
 ) -> None:
     first, second = park(worker, item), park(worker, item)
@@ -195,7 +201,7 @@ def test_what_is_no_message_comes_back_as_it_was(
     assert look.lrange("mail", 0, -1) == [item, item]
 
 
-def test_ids_of_any_kind(worker: redis.Redis, store: DeadLetterStore) -> None:
+def test_ids_may_have_any_characters(worker: redis.Redis, store: DeadLetterStore) -> None:
     for identifier in ('a"b', "Größe", "\x00\n", "a\\", ', "message": "'):
         assert park(worker, json.dumps(message(identifier))).id == identifier
         [letter] = store.read([identifier])
@@ -203,7 +209,7 @@ def test_ids_of_any_kind(worker: redis.Redis, store: DeadLetterStore) -> None:
         assert store.drop([letter]) == [1]
 
 
-def test_protocol_1_names_its_task_in_the_body() -> None:
+def test_the_task_of_a_protocol_1_message_is_in_its_body() -> None:
     body = base64.b64encode(b'{"task": "old", "id": "7"}').decode()
     raw = {"body": body, "headers": {}, "properties": {"body_encoding": "base64"}}
     assert dead_letters.identity(raw) == ("7", "old")
@@ -215,7 +221,7 @@ def test_protocol_1_names_its_task_in_the_body() -> None:
     )
 
 
-def test_the_oldest_go_when_there_are_too_many(
+def test_the_oldest_are_dropped_if_there_are_too_many(
     worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
     gone = [park(worker, json.dumps(message(f"id-{n}")), keep=3).gone for n in range(5)]
@@ -225,7 +231,7 @@ def test_the_oldest_go_when_there_are_too_many(
     assert store.count() == look.hlen(keys.DEAD_LETTERS) == 1
 
 
-def test_a_replay_forgets_what_the_fleet_noted(
+def test_a_replay_removes_the_fleets_headers(
     worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
     worker.lpush("mail", "first")
@@ -249,7 +255,7 @@ def test_a_replay_forgets_what_the_fleet_noted(
     assert store.count() == 0
 
 
-def test_two_who_replay_at_once_send_each_once(
+def test_two_concurrent_replays_send_each_message_once(
     port: int, worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
     number = 200
@@ -275,7 +281,7 @@ def test_two_who_replay_at_once_send_each_once(
     assert store.count() == 0
 
 
-def test_a_list_that_nobody_may_write_to_keeps_its_letters(
+def test_letters_of_a_forbidden_list_are_kept(
     port: int, worker: redis.Redis, store: DeadLetterStore
 ) -> None:
     park(worker, json.dumps(message()), key="forbidden")
@@ -288,7 +294,7 @@ def test_a_list_that_nobody_may_write_to_keeps_its_letters(
     client(port, "admin").acl_log_reset()
 
 
-def test_what_a_worker_may_not_park_stays_where_it_is(tmp_path: Path) -> None:
+def test_a_message_that_a_worker_may_not_park_stays_in_unacked(tmp_path: Path) -> None:
     users = acl.acl("broker", PASSWORDS, ["mail"], setinfo=knows_setinfo()).replace(" ~fleet:*", "")
     with redis_server(tmp_path, users=users) as port:
         worker = client(port, "worker")
@@ -316,7 +322,7 @@ def test_a_full_redis_parks_what_is_in_unacked(tmp_path: Path) -> None:
         assert DeadLetterStore(worker).count() == 1
 
 
-def test_choosing(worker: redis.Redis, store: DeadLetterStore) -> None:
+def test_letters_are_chosen_by_filters(worker: redis.Redis, store: DeadLetterStore) -> None:
     park(worker, json.dumps(message("a", task="shop.add")))
     park(worker, json.dumps(message("b", task="shop.mul")), key="bulk\x06\x169", reason="poison")
     park(worker, b"rubbish")
@@ -346,7 +352,7 @@ def test_more_than_one_page(worker: redis.Redis, store: DeadLetterStore) -> None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', "null", "7"])
-def test_what_is_no_letter(text: str) -> None:
+def test_a_malformed_letter_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="this is no dead letter"):
         DeadLetter.parse(text)
 
@@ -359,5 +365,5 @@ def test_a_detail_has_neither_secrets_nor_lines() -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, "7", -1, float("nan"), float("inf"), [], 1e400])
-def test_nonsense_in_a_header_counts_for_nothing(value: Any) -> None:
+def test_nonsense_in_a_header_counts_as_zero(value: Any) -> None:
     assert dead_letters.header({"headers": {keys.DEATHS: value}}, keys.DEATHS) == 0

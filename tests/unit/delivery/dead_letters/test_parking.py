@@ -1,4 +1,4 @@
-"""Workers that drop nothing: real ones, on a real Redis."""
+"""Real workers on a real Redis that park messages and drop none."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def header(raw: dict[str, Any], name: str) -> Any:
 
 @slow
 @both
-def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: WorkerGroup) -> None:
+def test_a_task_of_the_next_release_runs_once_on_a_worker_that_knows_it(fleet: WorkerGroup) -> None:
     fleet.worker("old", unknown_delay=0.5, unknown_for=3600.0)
     fleet.send(*(message(f"new-{n}", "shop.fresh", [[], {}, {}]) for n in range(10)))
     fleet.send(message("known"))
-    # More unknown ones than it prefetches, and the known one still gets through.
+    # There are more unknown tasks than it prefetches, and the known one still gets through.
     fleet.heard("add", "known")
     wait_for(lambda: fleet.log("old").count("is not known to this worker") >= 20, PATIENCE)
     fleet.worker("new", environment={"NEW_RELEASE": "1"})
@@ -56,7 +56,7 @@ def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: WorkerGro
 
 @slow
 @both
-def test_what_nobody_knows_is_parked_in_the_end(fleet: WorkerGroup) -> None:
+def test_a_task_that_no_worker_knows_is_parked_in_the_end(fleet: WorkerGroup) -> None:
     fleet.worker("a", unknown_delay=0.4, unknown_for=3.0)
     began = time.time()
     fleet.send(message("lost", "shop.none"), message("known"))
@@ -77,7 +77,7 @@ def test_what_nobody_knows_is_parked_in_the_end(fleet: WorkerGroup) -> None:
 
 
 def first(identifier: str, **more: Any) -> dict[str, Any]:
-    """A message of protocol 1, whose body says what headers say in protocol 2."""
+    """Return a message of protocol 1, whose body has what headers have in protocol 2."""
     body = {"task": "shop.add", "id": identifier, "args": [1, 2], "kwargs": {}, **more}
     return {**message(identifier, body=body), "headers": {}}
 
@@ -125,7 +125,7 @@ BAD = {
 
 @slow
 @both
-def test_what_can_never_be_run_is_parked_at_once(fleet: WorkerGroup) -> None:
+def test_a_message_that_can_never_run_is_parked_at_once(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a")
     for raw, _ in BAD.values():
         fleet.send(raw)
@@ -136,11 +136,11 @@ def test_what_can_never_be_run_is_parked_at_once(fleet: WorkerGroup) -> None:
         name: reason for name, (_, reason) in BAD.items()
     }
     for name, (raw, _) in BAD.items():
-        assert json.loads(letters[name].message or "") == raw, "it was kept as it came"
+        assert json.loads(letters[name].message or "") == raw, "it was changed"
     assert fleet.said("add") == ["good"]
     assert worker.poll() is None
     wait_for(lambda: is_empty(fleet.look, "unacked", "unacked_index", "mail"), PATIENCE)
-    # What is sent again comes again, and is counted from the first on.
+    # A replayed message is parked again, and counts from the first time on.
     [one] = fleet.store.choose(Choice(ids=("json",)), payload=True)
     fleet.send(json.dumps(BAD["json"][0]).encode())
     wait_for(lambda: fleet.store.read(["json"])[0].count == 2, PATIENCE)
@@ -150,7 +150,7 @@ def test_what_can_never_be_run_is_parked_at_once(fleet: WorkerGroup) -> None:
 @slow
 @both
 @pytest.mark.parametrize("task", ["deadly", "deadly_early", "deadly_rejected"])
-def test_what_kills_its_process_again_and_again_is_parked(fleet: WorkerGroup, task: str) -> None:
+def test_a_task_that_keeps_killing_its_process_is_parked(fleet: WorkerGroup, task: str) -> None:
     worker = fleet.worker("a", deaths=3)
     fleet.send(message("poison", f"shop.{task}", [[], {}, {}]))
     fleet.send(*(message(f"good-{n}") for n in range(20)))
@@ -172,7 +172,7 @@ def test_what_kills_its_process_again_and_again_is_parked(fleet: WorkerGroup, ta
 
 
 @slow
-def test_retries_end_where_the_task_says_so(fleet: WorkerGroup) -> None:
+def test_retries_end_when_the_task_says_so(fleet: WorkerGroup) -> None:
     fleet.worker("a", deaths=5)
     fleet.send(message("twice", "shop.deadly_once", [[], {}, {}]))
     fleet.heard("signal-failure", "twice WorkerLostError")
@@ -187,9 +187,9 @@ def failing(identifier: str, how: str) -> dict[str, Any]:
 
 @slow
 @both
-def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: WorkerGroup) -> None:
+def test_a_task_that_fails_for_good_is_kept_and_can_be_replayed(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=100)
-    # None of these has failed for good: they succeed, or give up by themselves.
+    # None of these fails for good: they succeed, or give up by themselves.
     fleet.send(*(failing(how, how) for how in ("mended", "reject", "ignore")))
     fleet.send(failing("once", "at once"), failing("twice", "retries"))
     fleet.send(message("late", "shop.endless", [[], {}, {}]))
@@ -210,7 +210,7 @@ def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: WorkerGroup
     for name in letters:
         assert fleet.result(name)["status"] == "FAILURE"
         fleet.heard("signal-failure", f"{name} {letters[name].detail.split(':')[0]}")
-    # Sent again it has all its retries before it.
+    # Replayed, it has all its retries again.
     [letter] = fleet.store.choose(Choice(ids=("twice",)), payload=True)
     assert fleet.store.replay([letter]) == [1]
     wait_for(lambda: fleet.said("fails").count("twice 1") == 2, PATIENCE)
@@ -220,7 +220,7 @@ def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: WorkerGroup
 
 @slow
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
-def test_other_pools_keep_what_fails(fleet: WorkerGroup, pool: str) -> None:
+def test_other_pools_keep_failed_tasks(fleet: WorkerGroup, pool: str) -> None:
     fleet.worker("a", "-P", pool, "-c", "2", failed=100)
     fleet.send(failing("once", "at once"), failing("mended", "mended"), message("good"))
     fleet.heard("add", "good")
@@ -229,7 +229,7 @@ def test_other_pools_keep_what_fails(fleet: WorkerGroup, pool: str) -> None:
 
 
 @slow
-def test_failed_tasks_push_no_dead_letter_out(fleet: WorkerGroup) -> None:
+def test_failed_tasks_displace_no_dead_letter(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=2)
     fleet.send(message("bad", body=[1, 2, 3]))
     fleet.letters(1)
@@ -261,7 +261,7 @@ def test_a_task_that_fails_while_the_broker_is_away_is_kept_later(fleet: WorkerG
 
 
 @slow
-def test_what_redis_does_not_take_of_a_failed_task_is_told(fleet: WorkerGroup) -> None:
+def test_a_failed_task_that_redis_does_not_store_is_logged(fleet: WorkerGroup) -> None:
     fleet.worker("a", failed=100)
     # A key of another type has the name.
     fleet.look.set(keys.DEAD_LETTERS, "x")
@@ -272,7 +272,7 @@ def test_what_redis_does_not_take_of_a_failed_task_is_told(fleet: WorkerGroup) -
 
 
 @slow
-def test_without_the_number_what_fails_is_acknowledged(fleet: WorkerGroup) -> None:
+def test_failed_tasks_are_acknowledged_if_none_are_kept(fleet: WorkerGroup) -> None:
     fleet.worker("a")
     fleet.send(failing("once", "at once"))
     fleet.heard("signal-failure", "once ValueError")
@@ -281,7 +281,7 @@ def test_without_the_number_what_fails_is_acknowledged(fleet: WorkerGroup) -> No
 
 
 @slow
-def test_who_is_killed_on_purpose_is_no_poison(fleet: WorkerGroup) -> None:
+def test_a_task_that_is_killed_on_purpose_is_not_poison(fleet: WorkerGroup) -> None:
     fleet.worker("a", deaths=1)
     fleet.send(message("endless", "shop.endless", [[], {}, {}]))
     fleet.heard("signal-failure", "endless TimeLimitExceeded")
@@ -314,7 +314,7 @@ def test_a_queue_full_of_unknown_tasks_does_not_end_up_in_memory(fleet: WorkerGr
 
 
 @slow
-def test_once_known_that_it_was_unknown_is_forgotten(fleet: WorkerGroup) -> None:
+def test_a_known_task_loses_the_headers_of_an_unknown_one(fleet: WorkerGroup) -> None:
     fleet.worker("a")
     noted = {keys.UNKNOWN: 3, keys.UNKNOWN_SINCE: 5.0, "mine": 1}
     fleet.send(message("once", "shop.headers", [[], {}, {}], **noted))
@@ -341,7 +341,7 @@ def test_two_operators_replay_and_it_runs_once(fleet: WorkerGroup) -> None:
     for thread in threads:
         thread.join()
     assert [sum(pair) for pair in zip(*answers, strict=True)] == [1] * number
-    # The old worker may park some of them again at once, since its patience is short.
+    # The old worker may park some of them again at once, because it only waits for a short time.
     wait_for(
         lambda: (
             fleet.store.count() + len(set(fleet.said("fresh"))) == number
@@ -354,7 +354,7 @@ def test_two_operators_replay_and_it_runs_once(fleet: WorkerGroup) -> None:
 
 @slow
 @both
-def test_a_drain_gives_back_what_it_holds(fleet: WorkerGroup) -> None:
+def test_a_drain_puts_back_what_it_holds(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a", unknown_delay=3000.0)
     fleet.send(message("busy", "shop.slow", [[2], {}, {}]))
     fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
@@ -373,7 +373,7 @@ def test_a_drain_gives_back_what_it_holds(fleet: WorkerGroup) -> None:
 
 @slow
 @both
-def test_a_lost_connection_gives_back_what_it_held(fleet: WorkerGroup) -> None:
+def test_a_lost_connection_puts_back_what_it_held(fleet: WorkerGroup) -> None:
     fleet.worker("a", unknown_delay=2.0, unknown_for=600.0)
     fleet.send(*(message(f"n-{n}", "shop.fresh", [[], {}, {}]) for n in range(5)))
     wait_for(lambda: fleet.log("a").count("is not known to this worker") >= 5, PATIENCE)
@@ -392,7 +392,7 @@ def test_a_lost_connection_gives_back_what_it_held(fleet: WorkerGroup) -> None:
 
 
 @slow
-def test_what_redis_does_not_take_is_tried_again(fleet: WorkerGroup) -> None:
+def test_parking_is_retried_if_redis_refuses_it(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a")
     # A key of another type has the name.
     fleet.look.set(keys.DEAD_LETTERS, "x")
@@ -419,7 +419,7 @@ RAW = {
 
 
 @slow
-def test_what_is_no_message_at_all(fleet: WorkerGroup) -> None:
+def test_items_that_are_no_messages_are_parked(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a")
     fleet.send(*RAW, message("good"))
     fleet.heard("add", "good")
@@ -433,7 +433,7 @@ def test_what_is_no_message_at_all(fleet: WorkerGroup) -> None:
     wait_for(lambda: is_empty(fleet.look, "unacked", "unacked_index", "mail"), PATIENCE)
     assert is_empty(fleet.look, keys.UNREADABLE)
     assert worker.poll() is None
-    # Sent again they are what they were.
+    # A replay does not change them.
     assert set(fleet.store.replay(list(letters.values()))) == {1}
     fleet.letters(len(RAW))
 
@@ -459,7 +459,7 @@ def test_without_dead_letters_a_worker_drops_them_and_goes_on(
 
 
 @slow
-def test_a_worker_that_dies_loses_none_that_it_held(fleet: WorkerGroup) -> None:
+def test_a_worker_that_dies_loses_no_unknown_task(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a", unknown_delay=3000.0)
     fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
     wait_for(lambda: fleet.log("a").count("is not known to this worker") == 5, PATIENCE)
@@ -470,7 +470,7 @@ def test_a_worker_that_dies_loses_none_that_it_held(fleet: WorkerGroup) -> None:
 
 
 @slow
-def test_without_it_all_is_stock(fleet: WorkerGroup) -> None:
+def test_without_dead_letters_unknown_tasks_are_discarded(fleet: WorkerGroup) -> None:
     fleet.worker("a", dead_letters=False)
     fleet.send(message("lost", "shop.none"), message("bad", body=b"{"), message("good"))
     fleet.heard("add", "good")
@@ -481,7 +481,7 @@ def test_without_it_all_is_stock(fleet: WorkerGroup) -> None:
 
 @slow
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_other_pools(fleet: WorkerGroup, pool: str) -> None:
+def test_other_pools_park_messages(fleet: WorkerGroup, pool: str) -> None:
     fleet.worker("a", "-P", pool, "-c", "2", unknown_delay=0.2, unknown_for=0.5)
     fleet.send(message("lost", "shop.none"), message("bad", body=[1, 2, 3]), message("good"))
     fleet.heard("add", "good")
@@ -499,7 +499,7 @@ def test_other_pools(fleet: WorkerGroup, pool: str) -> None:
         [[], {}, {"chain": [{"task": "shop.add", "args": [1]}]}],
     ],
 )
-def test_bodies_that_call_a_task(payload: Any) -> None:
+def test_a_valid_body_is_accepted(payload: Any) -> None:
     assert misshapen(payload) is None
 
 
@@ -512,7 +512,7 @@ def test_bodies_that_call_a_task(payload: Any) -> None:
         {"timelimit": None, "stamped_headers": None, "stamps": None},
     ],
 )
-def test_headers_that_call_a_task(headers: dict[str, Any]) -> None:
+def test_valid_headers_are_accepted(headers: dict[str, Any]) -> None:
     assert misheaded(headers) is None
 
 

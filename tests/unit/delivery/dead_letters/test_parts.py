@@ -1,4 +1,4 @@
-"""The parts of the consumer that drops nothing, without a worker and without Redis."""
+"""The parts of the consumer that parks messages, without a worker and without Redis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = Options(dead_letters=True, deaths=3, unknown_delay=60.0, unknown_for=3
 
 
 class Timer:
-    """What to call, and after how many seconds."""
+    """A timer that records calls and after how many seconds they are due."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[float, Callable[[], object]]] = []
@@ -47,7 +47,7 @@ class Timer:
 
 
 class Prefetch:
-    """By how many messages the prefetch is raised."""
+    """Counts by how many messages the prefetch is raised."""
 
     def __init__(self) -> None:
         self.raised = 0
@@ -60,7 +60,7 @@ class Prefetch:
 
 
 class Consumer:
-    """What Celery's Consumer has, as far as it is used."""
+    """The parts of Celery's Consumer that are used."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.hostname = "mail@host"
@@ -102,7 +102,7 @@ class Message:
 
 
 class Writer(letter_writer.LetterWriter):
-    """Notes what it would park."""
+    """Records what it would park."""
 
     def __init__(self) -> None:
         super().__init__(OPTIONS, "mail@host")
@@ -126,7 +126,7 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signals.worker_shutdown.disconnect(dispatch_uid="celery_fleet.dead_letters")
 
 
-def test_what_waits_raises_the_prefetch_until_its_time() -> None:
+def test_a_waiting_message_raises_the_prefetch_until_its_time() -> None:
     consumer, done = Consumer(), []
     waits = waiting.Waiting(consumer)
     waits.hold(Message("a"), 7.0, lambda message: done.append(message.delivery_tag))
@@ -137,7 +137,7 @@ def test_what_waits_raises_the_prefetch_until_its_time() -> None:
     assert waits.take() == []
 
 
-def test_what_waits_is_the_drain_s_when_it_takes_it() -> None:
+def test_a_drain_takes_the_waiting_messages() -> None:
     consumer = Consumer()
     waits = waiting.Waiting(consumer)
     kept, gone = Message("kept"), Message("gone")
@@ -148,7 +148,7 @@ def test_what_waits_is_the_drain_s_when_it_takes_it() -> None:
     assert (consumer.qos.raised, consumer.timer.entries) == (0, [])
 
 
-def test_a_lost_connection_forgets_all_and_leaves_the_prefetch_to_celery() -> None:
+def test_a_lost_connection_clears_waiting_messages_and_leaves_the_prefetch_to_celery() -> None:
     consumer = Consumer()
     waits = waiting.Waiting(consumer)
     waits.hold(Message(), 7.0, pytest.fail)
@@ -157,7 +157,7 @@ def test_a_lost_connection_forgets_all_and_leaves_the_prefetch_to_celery() -> No
 
 
 @pytest.mark.parametrize("lost", ["connection", "message"])
-def test_what_is_lost_meanwhile_is_left_alone(lost: str) -> None:
+def test_a_message_that_is_lost_while_it_waits_is_left_alone(lost: str) -> None:
     consumer, message = Consumer(), Message()
     waits = waiting.Waiting(consumer)
     waits.hold(message, 7.0, pytest.fail)
@@ -169,7 +169,7 @@ def test_what_is_lost_meanwhile_is_left_alone(lost: str) -> None:
     assert waits.take() == []
 
 
-def test_more_than_the_most_no_longer_raise_the_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefetch_is_not_raised_beyond_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "MOST_HELD", 2)
     consumer = Consumer()
     waits = waiting.Waiting(consumer)
@@ -180,7 +180,7 @@ def test_more_than_the_most_no_longer_raise_the_prefetch(monkeypatch: pytest.Mon
     assert consumer.qos.raised == 0
 
 
-def test_what_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_attempt_to_park_is_retried(caplog: pytest.LogCaptureFixture) -> None:
     consumer, writer = Consumer(), Writer()
     waits = waiting.Waiting(consumer)
     writer.fails = 2
@@ -215,7 +215,7 @@ def test_an_unknown_task_waits_and_is_parked_in_the_end(
     tasks.received(message, KeyError("shop.fresh"))
     ((seconds, _),) = consumer.timer.entries
     assert 45.0 <= seconds <= 75.0
-    assert message.headers == {"id": "t", "task": "shop.fresh"}, "the request's own are not ours"
+    assert message.headers == {"id": "t", "task": "shop.fresh"}, "the request's own headers changed"
     assert internals.raw(message)["headers"] | {} == {
         "id": "t",
         "task": "shop.fresh",
@@ -236,7 +236,7 @@ def test_an_unknown_task_waits_and_is_parked_in_the_end(
 
 
 class Nothing:
-    """A client that is not used."""
+    """A client that must not be used."""
 
     def __enter__(self) -> None:
         return None
@@ -248,7 +248,7 @@ class Nothing:
 NOTHING = Nothing()
 
 
-def test_a_task_that_is_known_again_loses_the_marks() -> None:
+def test_a_task_that_is_known_again_loses_its_headers() -> None:
     marks = {keys.UNKNOWN: 3, keys.UNKNOWN_SINCE: 1.0}
     known, other = Message(**marks), Message(task="shop.fresh", **marks)
     for message in (known, other):
@@ -260,7 +260,7 @@ def test_a_task_that_is_known_again_loses_the_marks() -> None:
 
 @pytest.fixture
 def dying(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What becomes of requests whose process died."""
+    """Record what happens to requests whose process died."""
     seen: list[str] = []
     monkeypatch.setattr(internals, "carry_header", lambda *_: None)
     monkeypatch.setattr(internals, "succeeded", lambda request: request.succeeded)
@@ -279,7 +279,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (1, True, False, [], "not parked"),
     ],
 )
-def test_the_third_death_of_a_task_is_its_end(
+def test_the_third_death_of_a_task_parks_it(
     dying: list[str],
     before: int,
     acknowledged: bool,
@@ -300,7 +300,7 @@ def test_the_third_death_of_a_task_is_its_end(
     )
 
 
-def test_a_death_that_can_not_be_counted_is_celery_s(
+def test_a_death_that_can_not_be_counted_is_left_to_celery(
     dying: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     counted = deaths.Deaths(OPTIONS, Writer(), waiting.Waiting(Consumer()))
@@ -308,7 +308,7 @@ def test_a_death_that_can_not_be_counted_is_celery_s(
     assert "could not be counted" in caplog.text
 
 
-def test_a_suspect_runs_beside_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_suspects_never_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[Message] = []
     monkeypatch.setattr(internals, "messages_at_work", lambda: running)
     suspect = Message(**{keys.CRASHES: keys.SUSPECT})
@@ -355,7 +355,7 @@ def test_a_failed_task_is_kept_while_there_is_room(
     assert ("is not kept: there are 10 dead letters" in caplog.text) is not kept
 
 
-def test_what_follows_a_letter_comes_only_if_the_message_was_ours(
+def test_what_follows_parking_only_happens_if_the_message_was_ours(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = [[1, 4, b"7"], [0, 0, b""]]
@@ -378,13 +378,13 @@ def test_what_follows_a_letter_comes_only_if_the_message_was_ours(
 
 
 def made(options: Options) -> tuple[Any, Writer]:
-    """A consumer as `install` makes it, over the one above."""
+    """Return a consumer as `install` makes it, based on the one above."""
     consumer: Any = type("ParkingConsumer", (parking.Parking, Consumer), {"delivery": options})()
     consumer._writer = writer = Writer()
     return consumer, writer
 
 
-def test_the_consumer_parks_what_is_ours_and_leaves_the_rest_to_celery(
+def test_the_consumer_only_parks_messages_that_it_holds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     consumer, writer = made(OPTIONS)
@@ -397,7 +397,7 @@ def test_the_consumer_parks_what_is_ours_and_leaves_the_rest_to_celery(
     assert consumer.stock == ["unknown message"]
 
     consumer, writer = made(Options())
-    assert HOOKS.park_raw is not None, "of the one before"
+    assert HOOKS.park_raw is not None, "the hook of the previous consumer is gone"
     consumer.on_unknown_message(None, Message("ours"))
     assert (writer.parked, consumer.stock) == ([], ["unknown message"])
 

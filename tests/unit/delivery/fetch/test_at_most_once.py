@@ -1,4 +1,4 @@
-"""Workers that promise to begin a task at most once, killed just when a task begins."""
+"""Workers that begin a task at most once, killed just when a task begins."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ VISIBILITY = 2
 
 
 def killed(directory: Path, server: Server, pool: str, delivery: dict[str, Any]) -> Worker:
-    """Have a worker be killed by the first task that it begins; return one that takes its place."""
+    """Let the first task that a worker begins kill it; return a worker that replaces it."""
     conf = {
         "task_acks_late": False,
         "broker_transport_options": {"visibility_timeout": VISIBILITY},
@@ -84,7 +84,7 @@ def test_a_task_whose_worker_is_killed_does_not_begin_again(tmp_path: Path, pool
 
 @pytest.mark.slow
 def test_without_the_promise_its_message_is_left_behind(tmp_path: Path) -> None:
-    """What the test above is about: Celery acknowledges a task when it has heard that the task runs."""
+    """Celery only acknowledges a task once it has heard that the task runs; the test above covers that gap."""
     server = Server(tmp_path / "redis")
     try:
         killed(tmp_path, server, "prefork", {})
@@ -106,7 +106,7 @@ def test_a_message_that_was_put_back_meanwhile_does_not_begin(tmp_path: Path) ->
         with worker.app() as app:
             app.send_task("shop.work", (1,), countdown=3)
             wait_for(lambda: server.client.hlen("unacked") == 1, "held until its time comes")
-            # As kombu does when a message was held for longer than the visibility timeout.
+            # Kombu does this if a message was held for longer than the visibility timeout.
             for tag in server.client.hkeys("unacked"):
                 server.client.hdel("unacked", tag)
             app.send_task("shop.work", (2,), countdown=4)

@@ -21,14 +21,14 @@ ALL = Options(
 )
 
 
-def test_stock_stays_stock() -> None:
+def test_the_stock_fetch_stays_stock() -> None:
     before = dict(kombu.transport.TRANSPORT_ALIASES)
     assert take.install(Options()) == Options()
     assert before == kombu.transport.TRANSPORT_ALIASES
 
 
-def test_a_known_kombu_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with installed():  # which puts back what was there
+def test_a_known_kombu_gets_the_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed():  # which restores the previous state
         assert take.install(ALL) is ALL
         assert (
             "celery_fleet.delivery.fetch.transport:" in kombu.transport.TRANSPORT_ALIASES["rediss"]
@@ -36,7 +36,7 @@ def test_a_known_kombu_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("version", ["5.8.0", "5.2.7", "6.0", ""])
-def test_an_unknown_kombu_stays_stock_and_it_is_said(
+def test_an_unknown_kombu_stays_stock_with_a_warning(
     caplog: pytest.LogCaptureFixture, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(take.versions, "installed", lambda: {"kombu": version or None})
@@ -48,7 +48,7 @@ def test_an_unknown_kombu_stays_stock_and_it_is_said(
     assert version in caplog.text
 
 
-def test_what_is_on_is_one_line() -> None:
+def test_the_enabled_parts_are_described_in_one_line() -> None:
     assert take.describe(ALL, 300.0) == (
         "delivery at_least_once: atomic fetch with pushes, lease 300 s, hand-back, carry, outage guard,"
         " dead letters"
@@ -58,8 +58,8 @@ def test_what_is_on_is_one_line() -> None:
     assert take.describe(Options(fetch=ATOMIC), 1) == "delivery inherit: atomic fetch with pushes"
 
 
-def test_the_scripts_and_what_they_go_with_need_no_release(tmp_path: Path) -> None:
-    """The hand-back runs without one: the standard library and this package are all there is."""
+def test_the_scripts_and_their_helpers_need_no_release(tmp_path: Path) -> None:
+    """The hand-back runs without a release: it only has the standard library and this package."""
     code = (
         "import sys; from celery_fleet.delivery import scripts, keys, tags, hooks, options;"
         "from celery_fleet.delivery import messages;"
@@ -96,7 +96,7 @@ print(json.dumps([
 
 @pytest.mark.parametrize("component", ["worker", "beat", "producer"])
 @pytest.mark.parametrize("wanted", [STOCK, ATOMIC])
-def test_only_a_worker_that_is_told_to_takes_by_script(
+def test_only_a_worker_with_the_atomic_fetch_uses_the_script(
     tmp_path: Path, component: str, wanted: str
 ) -> None:
     document: dict[str, Any] = {
@@ -109,7 +109,7 @@ def test_only_a_worker_that_is_told_to_takes_by_script(
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(document))
     code = LOADED
-    if component == "producer":  # its applications never come to a worker's start
+    if component == "producer":  # its applications never start a worker
         code = code.replace("app.loader.on_worker_init()", "")
     done = subprocess.run(
         [sys.executable, "-c", code],

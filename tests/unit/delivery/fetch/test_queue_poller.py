@@ -35,7 +35,7 @@ LISTS = ("mail", "bulk", "mail\x06\x163", "bulk\x06\x163")
 
 
 class Wire:
-    """A line, its connection, and the loop that serves it."""
+    """A poller with its connection, and the event loop that serves it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -53,7 +53,7 @@ class Wire:
 
     @property
     def asked(self) -> list[str]:
-        """The lists of the last question."""
+        """Return the lists of the last fetch."""
         return list(self.poller._asked.lists)
 
     def unread(self) -> int:
@@ -65,7 +65,7 @@ class Wire:
         self.poller.ask(self.connection, self.request())
 
     def hear(self) -> FetchedMessage | None:
-        """What comes, as soon as the socket has it; what was buffered before would be slept over."""
+        """Read what the socket gets, as the event loop does: data that was buffered before would go unnoticed."""
         assert self.readable(20), "nothing comes"
         return self.poller.hear(self.connection)
 
@@ -73,7 +73,7 @@ class Wire:
         return bool(select.select([self.connection._sock], [], [], seconds)[0])
 
     def turn(self) -> FetchedMessage | None:
-        """One question and its answer."""
+        """Send one fetch and return its reply."""
         if not self.poller.idle:
             self.ask()
         return self.hear()
@@ -91,7 +91,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(module, "_told", set())
-    # So wide that a wake-up that is lost stays so.
+    # So long that a lost wake-up is never made up for.
     monkeypatch.setattr(module, "NET", 3600.0)
     yield _server
     _server.client.config_set("maxmemory", "0")
@@ -113,7 +113,7 @@ def limited(server: Server, *refused: str) -> Wire:
     return Wire(Connection(port=server.port, username="limited", password="pw"))
 
 
-def test_an_armed_line_sends_nothing_and_hears_of_every_list(server: Server, wire: Wire) -> None:
+def test_an_armed_poller_sends_nothing_and_notices_every_list(server: Server, wire: Wire) -> None:
     for name in LISTS:
         wire.arm()
         assert wire.poller.due is None
@@ -124,7 +124,7 @@ def test_an_armed_line_sends_nothing_and_hears_of_every_list(server: Server, wir
         assert wire.turn() == FetchedMessage(name.encode(), f"tag {wire.number}", name)
 
 
-def test_many_pushes_are_no_more_than_one_take(server: Server, wire: Wire) -> None:
+def test_many_pushes_cause_no_additional_fetch(server: Server, wire: Wire) -> None:
     wire.arm()
     for name in LISTS:
         server.client.lpush(name, name)
@@ -135,7 +135,7 @@ def test_many_pushes_are_no_more_than_one_take(server: Server, wire: Wire) -> No
     assert not wire.readable(0)
 
 
-def test_the_net_shows_that_redis_answers(wire: Wire) -> None:
+def test_the_check_of_all_lists_shows_that_redis_answers(wire: Wire) -> None:
     wire.arm()
     wire.poller.asked_at -= module.NET
     assert not wire.poller.idle
@@ -146,7 +146,7 @@ def test_the_net_shows_that_redis_answers(wire: Wire) -> None:
     assert wire.poller.idle
 
 
-def test_the_net_finds_what_no_push_told_of(server: Server, wire: Wire) -> None:
+def test_the_check_of_all_lists_finds_messages_without_a_push(server: Server, wire: Wire) -> None:
     wire.arm()
     wire.connection.send_command("CLIENT", "TRACKING", "OFF")
     wire.connection.read_response()
@@ -161,9 +161,7 @@ def test_the_net_finds_what_no_push_told_of(server: Server, wire: Wire) -> None:
     assert wire.asked == list(LISTS)
 
 
-def test_a_push_that_the_parser_has_read_already_is_not_slept_over(
-    server: Server, wire: Wire
-) -> None:
+def test_a_push_that_the_parser_has_already_read_is_noticed(server: Server, wire: Wire) -> None:
     wire.arm()
     wire.poller.asked_at -= module.NET
     wire.ask()
@@ -186,9 +184,7 @@ def noted(server: Server, found: FetchedMessage) -> bool:
     return server.client.hget("unacked", found.tag) == f'[{item}, "", "{queue}"]'.encode()
 
 
-def test_a_message_that_comes_alone_costs_one_question_about_its_list(
-    server: Server, wire: Wire
-) -> None:
+def test_a_single_message_costs_one_fetch_from_its_list(server: Server, wire: Wire) -> None:
     wire.arm()
     for name in (*LISTS, *reversed(LISTS)):
         server.client.config_resetstat()
@@ -205,7 +201,9 @@ def test_a_message_that_comes_alone_costs_one_question_about_its_list(
         assert calls["exists"] == 1  # within it
 
 
-def test_a_list_that_has_more_is_asked_for_until_it_is_empty(server: Server, wire: Wire) -> None:
+def test_a_list_with_more_messages_stays_a_candidate_until_it_is_empty(
+    server: Server, wire: Wire
+) -> None:
     wire.arm()
     server.client.lpush("bulk", "1", "2", "3")
     assert wire.hear() is None
@@ -216,12 +214,12 @@ def test_a_list_that_has_more_is_asked_for_until_it_is_empty(server: Server, wir
         assert wire.poller.armed == (item == b"3")
         assert wire.asked == ["bulk"]
     server.client.lpush("bulk", "4")
-    assert wire.hear() is None  # it is watched again, though only this line has written to it
+    assert (
+        wire.hear() is None
+    )  # it is watched again, although only this connection has written to it
 
 
-def test_a_list_that_is_looked_through_is_watched_though_another_has_a_message(
-    server: Server, wire: Wire
-) -> None:
+def test_an_empty_list_is_watched_even_if_another_has_a_message(server: Server, wire: Wire) -> None:
     server.client.lpush(LISTS[2], "1", "2", "3")
     assert wire.turn() is not None
     assert wire.asked == list(LISTS)
@@ -235,16 +233,14 @@ def test_a_list_that_is_looked_through_is_watched_though_another_has_a_message(
     assert wire.asked == [LISTS[0], *LISTS[2:]]
 
 
-def test_pushes_that_came_while_nobody_read_are_heard_before_the_next_question(
-    server: Server, wire: Wire
-) -> None:
-    """As when a task ran in this thread: the higher priority still goes first."""
+def test_unread_pushes_are_read_before_the_next_fetch(server: Server, wire: Wire) -> None:
+    """This happens if a task runs in this thread: the higher priority still goes first."""
     wire.arm()
     server.client.lpush("mail\x06\x163", "low")
     assert wire.hear() is None
     server.client.lpush("bulk", "urgent")
     server.client.lpush("mail", "urgent, too")
-    server.client.ping()  # behind which both pushes are written
+    server.client.ping()  # both pushes are written before this reply
     assert [found.item for found in (wire.turn() for _ in range(3)) if found] == [
         b"urgent, too",
         b"urgent",
@@ -256,7 +252,7 @@ def test_pushes_that_came_while_nobody_read_are_heard_before_the_next_question(
 def before_the_next_command(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]
 ) -> None:
-    """Have something done once QueuePoller has read all pushes, and before Redis has its question."""
+    """Do something after QueuePoller has read all pushes, and before Redis gets its command."""
     send = wire.connection.send_packed_command
 
     def late(*args: Any, **options: Any) -> None:
@@ -269,7 +265,7 @@ def before_the_next_command(
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_a_push_that_is_read_with_an_answer_is_not_lost(
+def test_a_push_that_is_read_with_a_reply_is_not_lost(
     server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch, found: bool
 ) -> None:
     wire.arm()
@@ -288,7 +284,7 @@ def test_a_push_that_is_read_with_an_answer_is_not_lost(
     assert wire.poller.armed
 
 
-def test_a_push_about_what_an_answer_knows_already_is_not_asked_about(
+def test_a_push_that_is_older_than_a_reply_causes_no_fetch(
     server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire.arm()
@@ -307,8 +303,8 @@ def test_a_push_about_what_an_answer_knows_already_is_not_asked_about(
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_a_push_behind_an_answer_is_not_slept_over(server: Server, wire: Wire, found: bool) -> None:
-    """Of the same list: it was empty when the answer was given."""
+def test_a_push_after_a_reply_is_noticed(server: Server, wire: Wire, found: bool) -> None:
+    """The push is about the same list, which was empty when Redis replied."""
     wire.arm()
     server.client.lpush("mail", "x")
     assert wire.hear() is None
@@ -326,7 +322,7 @@ def test_a_push_behind_an_answer_is_not_slept_over(server: Server, wire: Wire, f
     assert other.item == b"y"
 
 
-def test_the_connection_s_end_behind_an_answer_loses_no_answer(server: Server, wire: Wire) -> None:
+def test_a_connection_that_ends_after_a_reply_loses_no_reply(server: Server, wire: Wire) -> None:
     wire.arm()
     server.client.lpush("mail", "x")
     assert wire.hear() is None
@@ -342,7 +338,9 @@ def test_the_connection_s_end_behind_an_answer_loses_no_answer(server: Server, w
 
 
 @pytest.mark.parametrize("way", ["flushall", "flushdb"])
-def test_a_push_without_names_makes_all_hot(server: Server, wire: Wire, way: str) -> None:
+def test_a_push_without_names_makes_all_lists_candidates(
+    server: Server, wire: Wire, way: str
+) -> None:
     wire.arm()
     server.client.execute_command(way)
     assert wire.hear() is None
@@ -372,8 +370,8 @@ def test_a_tracking_table_that_is_too_small_loses_nothing(server: Server, wire: 
         assert wire.turn() is not None
 
 
-def test_a_push_of_a_list_that_is_none_of_ours(server: Server, wire: Wire) -> None:
-    """For example of a previous queue. What is known is not relied on."""
+def test_a_push_about_a_foreign_list_is_ignored(server: Server, wire: Wire) -> None:
+    """It may be a queue that was consumed before. The poller does not rely on names in pushes."""
     wire.arm()
     wire.lists, wire.queues = LISTS[1:2], ['"bulk"']
     wire.poller.forget()
@@ -389,7 +387,7 @@ def test_a_push_of_a_list_that_is_none_of_ours(server: Server, wire: Wire) -> No
 
 
 @pytest.mark.parametrize("due", [Due.FETCH, Due.LOOK])
-def test_an_answer_about_the_queues_of_before_arms_nothing(
+def test_a_reply_about_the_previous_queues_does_not_arm(
     server: Server, wire: Wire, due: Due
 ) -> None:
     wire.arm()
@@ -410,7 +408,9 @@ def test_an_answer_about_the_queues_of_before_arms_nothing(
     assert found.item == b"y"
 
 
-def test_what_another_connection_puts_back_rings(server: Server, wire: Wire) -> None:
+def test_a_message_that_another_connection_puts_back_causes_a_push(
+    server: Server, wire: Wire
+) -> None:
     """Messages are put back through the pool, because this connection would not hear its own push."""
     wire.arm()
     server.client.lpush("mail", "x")
@@ -426,8 +426,8 @@ def test_what_another_connection_puts_back_rings(server: Server, wire: Wire) -> 
     assert again.item == b"x"
 
 
-def test_a_busy_line_asks_for_all_lists_from_time_to_time(server: Server, wire: Wire) -> None:
-    """A push that was lost would else be waited for as long as other lists have something."""
+def test_a_busy_poller_checks_all_lists_from_time_to_time(server: Server, wire: Wire) -> None:
+    """Otherwise a lost push would delay a message for as long as other lists have some."""
     wire.arm()
     server.client.lpush("mail", *["x"] * 10)
     assert wire.hear() is None
@@ -446,9 +446,7 @@ def test_a_busy_line_asks_for_all_lists_from_time_to_time(server: Server, wire: 
     assert [one.key for one in found if one] == ["mail"] * 7 + ["bulk"]
 
 
-def test_while_takes_bring_something_they_are_short_and_keep_the_order(
-    server: Server, wire: Wire
-) -> None:
+def test_successful_fetches_are_short_and_keep_the_order(server: Server, wire: Wire) -> None:
     names = [f"q{number}" for number in range(6)]
     wire.lists = tuple(name + end for end in ("", "\x06\x163") for name in names)
     wire.queues = [json.dumps(name) for name in names]
@@ -470,37 +468,37 @@ def test_while_takes_bring_something_they_are_short_and_keep_the_order(
 
 
 class Crowd:
-    """Several lines that serve themselves in any order, and what they have got."""
+    """Several pollers that run in any order, and the messages that they got."""
 
     def __init__(self, port: int, number: int) -> None:
         self.wires = [Wire(Connection(port=port, socket_timeout=20)) for _ in range(number)]
         self.got: list[bytes] = []
 
     def serve(self, wire: Wire) -> None:
-        """A part of a round of its loop."""
+        """Run one step of a poller's loop."""
         if wire.poller.due is None and not wire.poller.idle:
             wire.ask()
         elif wire.readable(0) and (found := wire.poller.hear(wire.connection)) is not None:
             self.got.append(found.item)
 
     def renew(self, wire: Wire) -> None:
-        """It loses its connection, though not its answer."""
+        """Replace a poller's connection after its reply has arrived."""
         if wire.poller.due is None:
             wire.connection.disconnect()
             wire.poller.lost()
             wire.connection.connect()
 
     def sleeps(self) -> bool:
-        """Whether all wait for a push, and none has come."""
+        """Return whether all pollers wait for a push, and none has come."""
         return all(wire.poller.armed and not wire.readable(0) for wire in self.wires)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "hint"), [(1, True), (2, True), (3, True), (4, False)])
-def test_of_many_single_messages_to_idle_lines_none_is_missed(
+def test_idle_pollers_miss_none_of_many_single_messages(
     server: Server, monkeypatch: pytest.MonkeyPatch, seed: int, hint: bool
 ) -> None:
-    """Also without the hint, which Redis 6.2 lacks."""
+    """This also holds without the hint, which Redis 6.2 lacks."""
     if not hint:
         text = FETCH.text.replace("not redis.call('RPOP', KEYS[i], 0)", "true")
         assert text != FETCH.text
@@ -533,12 +531,12 @@ def test_of_many_single_messages_to_idle_lines_none_is_missed(
 
 
 def until_asleep(crowd: Crowd, server: Server, sent: int) -> None:
-    """All serve until nothing comes any more; then nothing may be left."""
+    """Run all pollers until no more messages come; then none may be left."""
 
     def turn() -> bool:
         for wire in crowd.wires:
             crowd.serve(wire)
-        server.client.ping()  # behind which all pushes are written
+        server.client.ping()  # all pushes are written before this reply
         return crowd.sleeps()
 
     until(turn, 60)
@@ -549,7 +547,7 @@ def until_asleep(crowd: Crowd, server: Server, sent: int) -> None:
 # --- what else may come ---
 
 
-def test_nothing_is_asked_before_a_take(server: Server, wire: Wire) -> None:
+def test_nothing_is_sent_before_the_first_fetch(server: Server, wire: Wire) -> None:
     """redis-py would wait for the answer to a PING, or reconnect without the loop's knowledge."""
     wire.arm()
     server.client.config_resetstat()
@@ -571,7 +569,7 @@ def test_a_script_that_redis_has_forgotten_is_sent_again(server: Server, wire: W
     assert found.item == b"x"
 
 
-def test_a_new_socket_is_told_everything_again(server: Server, wire: Wire) -> None:
+def test_a_new_socket_is_set_up_again(server: Server, wire: Wire) -> None:
     wire.arm()
     wire.connection.disconnect()
     wire.poller.lost()
@@ -593,7 +591,7 @@ def test_the_end_of_an_armed_connection_is_an_error(server: Server, wire: Wire) 
 
 
 @pytest.mark.parametrize("way", ["refused", "old protocol"])
-def test_without_tracking_a_blmove_is_the_bell(
+def test_without_tracking_a_blmove_waits_for_messages(
     server: Server, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     old = way == "old protocol"
@@ -625,7 +623,7 @@ def test_without_tracking_a_blmove_is_the_bell(
 
 
 @pytest.mark.parametrize("refused", ["script|load", "evalsha"])
-def test_a_line_that_may_not_ask_is_an_error_and_no_silence(server: Server, refused: str) -> None:
+def test_a_poller_without_the_right_to_fetch_is_an_error(server: Server, refused: str) -> None:
     wire = limited(server, refused)
     wire.ask()
     with pytest.raises(ResponseError):
@@ -633,7 +631,7 @@ def test_a_line_that_may_not_ask_is_an_error_and_no_silence(server: Server, refu
     wire.connection.disconnect()
 
 
-def test_a_blmove_that_is_refused_is_not_asked_over_and_over(server: Server) -> None:
+def test_a_refused_blmove_is_not_repeated(server: Server) -> None:
     wire = limited(server, "client|tracking", "blmove")
     wire.turn()
     wire.ask()
@@ -649,7 +647,7 @@ def test_a_blmove_that_is_refused_is_not_asked_over_and_over(server: Server) -> 
 
 
 @pytest.mark.parametrize("bell", [True, False])
-def test_at_the_memory_limit_messages_are_taken(server: Server, bell: bool) -> None:
+def test_messages_are_fetched_at_the_memory_limit(server: Server, bell: bool) -> None:
     wire = limited(server) if bell else limited(server, "client|tracking")
     assert wire.turn() is None
     server.client.lpush("mail", json.dumps("x" * 100), "y")
@@ -663,7 +661,7 @@ def test_at_the_memory_limit_messages_are_taken(server: Server, bell: bool) -> N
     wire.connection.disconnect()
 
 
-def test_what_redis_refuses_for_now_is_asked_again_later(
+def test_a_temporary_refusal_is_retried_later(
     wire: Wire, caplog: pytest.LogCaptureFixture, server: Server
 ) -> None:
     wire.arm()
@@ -687,7 +685,7 @@ def test_what_redis_refuses_for_now_is_asked_again_later(
     assert "again" in said[1]
 
 
-def test_over_tls(tmp_path: Path) -> None:
+def test_polling_works_over_tls(tmp_path: Path) -> None:
     authority = Authority("fleet")
     certificate, key = authority.issue(["IP:127.0.0.1"])
     for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
@@ -710,14 +708,14 @@ def test_over_tls(tmp_path: Path) -> None:
             while found is None:
                 if not wire.poller.idle:
                     wire.ask()
-                assert wire.poller.due or wire.readable(20), "a push was slept over"
+                assert wire.poller.due or wire.readable(20), "a push was not noticed"
                 found = wire.poller.hear(wire.connection)
             assert found.item == str(number).encode()
         wire.connection.disconnect()
 
 
 class Answering:
-    """A connection on which HELLO gets an answer, be it an error."""
+    """A connection on which HELLO gets this reply, or this error."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -742,7 +740,7 @@ class Answering:
         {b"version": b"x"},
     ],
 )
-def test_a_redis_that_is_new_enough_or_does_not_tell_is_taken(hello: Any) -> None:
+def test_a_redis_that_is_new_enough_or_hides_its_version_is_accepted(hello: Any) -> None:
     require_redis(Answering(hello))
 
 
@@ -761,7 +759,7 @@ def test_an_older_redis_is_refused_with_the_remedy(hello: Any) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_real_redis_tells_its_version_in_either_protocol(
+def test_a_real_redis_reports_its_version_in_either_protocol(
     server: Server, monkeypatch: pytest.MonkeyPatch, protocol: int
 ) -> None:
     monkeypatch.setattr(module, "OLDEST_REDIS", (99, 0))

@@ -69,7 +69,7 @@ def mail(server: Server) -> Iterator[Consuming]:
 
 
 def held(server: Server) -> list[str]:
-    """The tags in unacked, which are those in its index."""
+    """Return the tags in unacked, which must equal those in its index."""
     tags = sorted(tag.decode() for tag in server.client.hkeys("unacked"))
     assert tags == sorted(tag.decode() for tag in server.client.zrange("unacked_index", 0, -1))
     return tags
@@ -79,10 +79,10 @@ def bodies(messages: list[Any]) -> list[Any]:
     return [message.payload for message in messages]
 
 
-# --- taking ---
+# --- fetching ---
 
 
-def test_the_schemes_stand_for_this_transport(server: Server) -> None:
+def test_the_schemes_select_this_transport(server: Server) -> None:
     assert resolve_transport("redis") is resolve_transport("rediss") is transport.Transport
     assert resolve_transport("sentinel") is transport.SentinelTransport
     assert transport.SentinelTransport.default_port == stock.SentinelTransport.default_port
@@ -99,7 +99,7 @@ def test_a_message_is_held_under_a_tag_of_its_delivery(server: Server, mail: Con
     assert message.properties["delivery_tag"] == message.delivery_tag
     assert message.list_key == "mail"
     assert held(server) == [message.delivery_tag]
-    # It stores the sender's own message, which is needed to put it back.
+    # unacked has the sender's own message, which is needed to put it back.
     entry = json.loads(server.client.hget("unacked", message.delivery_tag) or "")
     assert entry == [sent, "", "mail"]
     assert message._raw == sent
@@ -119,14 +119,14 @@ def test_priorities_come_first_and_queues_take_turns(server: Server) -> None:
     assert [number for *_, number in got] == [0, 0, 1, 1] * 4
 
 
-def test_the_order_of_queues_is_the_strategys(server: Server) -> None:
+def test_the_strategy_decides_the_order_of_queues(server: Server) -> None:
     for name in ("b", "a"):
         send(server.url, name, *[name] * 2)
     with consuming(server.url, "b", "a", queue_order_strategy="sorted") as consumer:
         assert bodies(consumer.drain(4)) == ["a", "a", "b", "b"]
 
 
-def test_no_more_is_taken_than_there_is_credit_for(server: Server, mail: Consuming) -> None:
+def test_no_more_is_fetched_than_the_prefetch_allows(server: Server, mail: Consuming) -> None:
     mail.consumer.qos(prefetch_count=2)
     send(server.url, "mail", 1, 2, 3)
     first, _ = mail.drain(2)
@@ -137,7 +137,7 @@ def test_no_more_is_taken_than_there_is_credit_for(server: Server, mail: Consumi
     assert bodies(mail.drain()) == [3]
 
 
-def test_a_push_without_credit_keeps_the_connection(server: Server) -> None:
+def test_a_push_while_the_prefetch_is_full_keeps_the_connection(server: Server) -> None:
     with consuming(server.url, "mail", "bulk", "more") as consumer:
         consumer.consumer.qos(prefetch_count=1)
         send(server.url, "mail", 1)
@@ -159,8 +159,8 @@ def test_a_push_without_credit_keeps_the_connection(server: Server) -> None:
         assert connection._sock is socket
 
 
-def test_idle_it_asks_less_than_once_a_second(server: Server) -> None:
-    HOOKS.sweep = lambda channel: None  # kombu's own timer also asks, every 100 s
+def test_an_idle_worker_sends_less_than_one_command_a_second(server: Server) -> None:
+    HOOKS.sweep = lambda channel: None  # kombu's own timer also sends a command, every 100 s
     with consuming(server.url, *"abc") as consumer:
         consumer.idle()
         server.client.config_resetstat()
@@ -173,7 +173,7 @@ def test_idle_it_asks_less_than_once_a_second(server: Server) -> None:
         assert 1 <= calls["exists"] <= passed / line.NET + 1
 
 
-def test_a_message_that_comes_alone_is_one_command(server: Server) -> None:
+def test_a_single_message_costs_one_command(server: Server) -> None:
     HOOKS.sweep = lambda channel: None
     with consuming(server.url, *"abc") as consumer:
         consumer.idle()
@@ -185,11 +185,11 @@ def test_a_message_that_comes_alone_is_one_command(server: Server) -> None:
             assert server.calls()["evalsha"] == 1
             message.ack()
             consumer.turn(0.05)
-            assert consumer.channel.armed, "its own acknowledgement has woken it"
+            assert consumer.channel.armed, "its own acknowledgement woke it"
 
 
-def test_an_idle_worker_does_not_hear_of_what_others_do(server: Server) -> None:
-    """Of takes and acknowledgements, which all write to unacked."""
+def test_an_idle_worker_gets_no_push_about_other_workers(server: Server) -> None:
+    """Their fetches and acknowledgements all write to unacked."""
     HOOKS.sweep = lambda channel: None
     with consuming(server.url, "mail") as idle, consuming(server.url, "bulk") as busy:
         idle.idle()
@@ -200,7 +200,7 @@ def test_an_idle_worker_does_not_hear_of_what_others_do(server: Server) -> None:
         assert idle.channel.armed
 
 
-def test_what_came_during_a_task_goes_by_its_priority(server: Server) -> None:
+def test_messages_that_came_during_a_task_are_fetched_by_priority(server: Server) -> None:
     """A solo worker's loop stands still during a task."""
     with consuming(server.url, "mail", "bulk") as consumer:
         consumer.consumer.qos(prefetch_count=1)
@@ -212,7 +212,7 @@ def test_what_came_during_a_task_goes_by_its_priority(server: Server) -> None:
         assert message.payload == "urgent"
 
 
-def test_a_busy_queue_keeps_no_other_waiting(server: Server) -> None:
+def test_a_busy_queue_does_not_delay_others(server: Server) -> None:
     with consuming(server.url, "mail", "bulk", "more") as consumer:
         consumer.consumer.qos(prefetch_count=1)
         send(server.url, "mail", *["mail"] * 20)
@@ -227,7 +227,7 @@ def test_a_busy_queue_keeps_no_other_waiting(server: Server) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_wake_up_is_lost(server: Server, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a net so wide that a lost one would show."""
+    """Checks of all lists are so rare that a lost wake-up would show."""
     monkeypatch.setattr(line, "NET", 120.0)
     monkeypatch.setattr(transport, "NET", 120.0)
     chance = random.Random(seed)  # noqa: S311  # no secret
@@ -255,7 +255,7 @@ def test_no_wake_up_is_lost(server: Server, seed: int, monkeypatch: pytest.Monke
     assert held(server) == []
 
 
-def test_queues_that_come_later_ring_as_well(server: Server, mail: Consuming) -> None:
+def test_queues_that_are_added_later_cause_pushes_as_well(server: Server, mail: Consuming) -> None:
     mail.idle()
     mail.consumer.add_queue(Queue("later", routing_key="later"))
     mail.consumer.consume()
@@ -266,7 +266,7 @@ def test_queues_that_come_later_ring_as_well(server: Server, mail: Consuming) ->
 
 
 def message_text(body: Any) -> str:
-    """A message as a producer makes it."""
+    """Return a message as a producer makes it."""
     return json.dumps(
         {
             "body": json.dumps(body),
@@ -278,7 +278,7 @@ def message_text(body: Any) -> str:
     )
 
 
-def test_a_cancelled_queue_s_message_goes_back(server: Server, mail: Consuming) -> None:
+def test_a_message_of_a_cancelled_queue_is_put_back(server: Server, mail: Consuming) -> None:
     send(server.url, "mail", 1, 2)
     before = server.client.lrange("mail", 0, -1)
     mail.channel.connection.cycle.on_poll_start()
@@ -290,7 +290,7 @@ def test_a_cancelled_queue_s_message_goes_back(server: Server, mail: Consuming) 
     assert mail.got == []
 
 
-def test_a_channel_that_closes_puts_an_answer_under_way_back(server: Server) -> None:
+def test_a_channel_that_closes_puts_back_a_message_that_is_on_its_way(server: Server) -> None:
     send(server.url, "mail", 1, 2)
     before = server.client.lrange("mail", 0, -1)
     with consuming(server.url, "mail") as consumer:
@@ -301,7 +301,7 @@ def test_a_channel_that_closes_puts_an_answer_under_way_back(server: Server) -> 
     assert held(server) == []
 
 
-# --- giving back ---
+# --- putting back ---
 
 
 def test_a_closing_channel_puts_back_in_order(server: Server) -> None:
@@ -317,16 +317,16 @@ def test_a_closing_channel_puts_back_in_order(server: Server) -> None:
         assert [message.headers["redelivered"] for message in again] == [True] * 4
         assert all(message.delivery_info["redelivered"] for message in again)
         assert {m.delivery_tag for m in again}.isdisjoint(m.delivery_tag for m in got)
-        # The sender's tag comes again with it.
+        # The message has the sender's tag again.
         assert (
             again[0]._raw["properties"]["delivery_tag"] == got[0]._raw["properties"]["delivery_tag"]
         )
 
 
-def test_a_rejected_message_is_gone_or_waits_behind_the_others(
+def test_a_rejected_message_is_dropped_or_waits_behind_the_others(
     server: Server, mail: Consuming
 ) -> None:
-    """As with stock kombu, a message that is rejected again and again does not block the others."""
+    """As with stock kombu, a message that is rejected repeatedly does not block the others."""
     send(server.url, "mail", 1, 2)
     mail.consumer.qos(prefetch_count=1)
     (message,) = mail.drain()
@@ -342,7 +342,7 @@ def test_a_rejected_message_is_gone_or_waits_behind_the_others(
     assert server.client.llen("mail") == 0
 
 
-def test_what_is_anothers_by_now_is_neither_acknowledged_nor_put_back(
+def test_a_message_that_another_worker_holds_is_neither_acknowledged_nor_put_back(
     server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture
 ) -> None:
     send(server.url, "mail", 1, 2)
@@ -355,8 +355,8 @@ def test_what_is_anothers_by_now_is_neither_acknowledged_nor_put_back(
     assert server.client.llen("mail") == 0
 
 
-def test_stock_kombu_restores_what_was_taken(server: Server, mail: Consuming) -> None:
-    """A stock worker's look at the visibility timeout, beside atomic ones."""
+def test_stock_kombu_restores_fetched_messages(server: Server, mail: Consuming) -> None:
+    """A stock worker applies the visibility timeout also to messages of atomic workers."""
     send(server.url, "mail", "x")
     (message,) = mail.drain()
     original = message._raw["properties"]["delivery_tag"]
@@ -370,7 +370,9 @@ def test_stock_kombu_restores_what_was_taken(server: Server, mail: Consuming) ->
     connection.close()
 
 
-def test_messages_that_kombu_s_own_way_took(server: Server, mail: Consuming) -> None:
+def test_messages_from_kombus_basic_get_can_be_acknowledged_and_rejected(
+    server: Server, mail: Consuming
+) -> None:
     send(server.url, "bulk", 1, 2, 3)
     first = mail.channel.basic_get("bulk")
     assert first.list_key is None
@@ -384,10 +386,10 @@ def test_messages_that_kombu_s_own_way_took(server: Server, mail: Consuming) -> 
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_a_broker_that_is_away_ends_nothing(
+def test_closing_while_the_broker_is_away_raises_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, running: bool, server: Server
 ) -> None:
-    """Stock kombu raises out of close, first with a poll under way, then without a connection."""
+    """Stock kombu raises an error in close, first with a poll under way, then without a connection."""
     with serving(tmp_path) as away:
         consumer = Consuming(away.url, "mail", socket_timeout=5)
         send(away.url, "mail", 1, 2)
@@ -415,7 +417,7 @@ def test_a_broker_that_is_away_ends_nothing(
         one.ack()
 
 
-def test_what_runs_is_not_put_back(server: Server) -> None:
+def test_running_tasks_are_not_put_back(server: Server) -> None:
     send(server.url, "mail", 1, 2)
     with consuming(server.url, "mail") as consumer:
         one, _ = consumer.drain(2)
@@ -425,7 +427,7 @@ def test_what_runs_is_not_put_back(server: Server) -> None:
 
 
 def test_a_connection_that_is_lost_before_it_consumes_keeps_what_it_adopted(server: Server) -> None:
-    """The second of two losses in a row: what runs was given to a channel that never came to consume."""
+    """The second of two losses in a row: running tasks were given to a channel that never began to consume."""
     send(server.url, "mail", 1, 2)
     with consuming(server.url, "mail") as first:
         one, two = first.drain(2)
@@ -445,7 +447,7 @@ def test_a_connection_that_is_lost_before_it_consumes_keeps_what_it_adopted(serv
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_what_could_not_be_put_back_goes_back_on_the_next_connection(
+def test_messages_that_could_not_be_put_back_are_put_back_on_the_next_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     carry = AckCarryOver(Pending(None))
@@ -472,7 +474,7 @@ def test_what_could_not_be_put_back_goes_back_on_the_next_connection(
     assert server.client.llen("mail") == 1
 
 
-def test_a_keeper_that_fails_keeps_nothing(
+def test_if_the_keep_hook_fails_everything_is_put_back(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(channel: Any) -> list[str]:
@@ -486,7 +488,7 @@ def test_a_keeper_that_fails_keeps_nothing(
     assert "of the test" in caplog.text
 
 
-def test_the_sweep_takes_the_place_of_kombu_s(
+def test_the_sweep_replaces_kombus(
     server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[Any] = []
@@ -502,7 +504,7 @@ def test_the_sweep_takes_the_place_of_kombu_s(
     assert "of the test" in caplog.text
 
 
-# --- what can't be read ---
+# --- messages that can't be read ---
 
 RUBBISH = {
     "no JSON": (b"rubbish", "undecodable"),
@@ -523,7 +525,7 @@ RUBBISH = {
 
 
 @pytest.mark.parametrize("name", RUBBISH)
-def test_what_cannot_be_read_is_put_aside(
+def test_an_unreadable_message_is_set_aside(
     server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     item, reason = RUBBISH[name]
@@ -535,7 +537,9 @@ def test_what_cannot_be_read_is_put_aside(
     assert "mail" in caplog.text
 
 
-def test_what_cannot_be_read_is_the_dead_letters_first(server: Server, mail: Consuming) -> None:
+def test_an_unreadable_message_is_offered_to_the_dead_letters_first(
+    server: Server, mail: Consuming
+) -> None:
     parked: list[tuple[Any, ...]] = []
     HOOKS.park_raw = lambda *given: parked.append(given)
     server.client.lpush("mail\x06\x163", b"rubbish")
@@ -548,7 +552,7 @@ def test_what_cannot_be_read_is_the_dead_letters_first(server: Server, mail: Con
     assert "JSONDecodeError" in detail
 
 
-def test_dead_letters_that_fail_do_not_lose_it(
+def test_an_unreadable_message_is_kept_if_the_dead_letters_fail(
     server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*given: Any) -> None:
@@ -561,7 +565,7 @@ def test_dead_letters_that_fail_do_not_lose_it(
     assert "of the test" in caplog.text
 
 
-def test_an_error_of_the_consumer_is_no_error_of_the_message(
+def test_an_error_of_the_consumer_does_not_set_the_message_aside(
     server: Server, mail: Consuming
 ) -> None:
     def fail(message: Any) -> None:
@@ -575,7 +579,7 @@ def test_an_error_of_the_consumer_is_no_error_of_the_message(
     assert server.client.exists(keys.UNREADABLE) == 0
 
 
-# --- as stock has it ---
+# --- falling back to the stock fetch ---
 
 
 @pytest.mark.parametrize(
@@ -585,7 +589,7 @@ def test_an_error_of_the_consumer_is_no_error_of_the_message(
         ({"no_ack": ("mail",)}, "mail has no_ack"),
     ],
 )
-def test_where_it_cannot_be_sure_it_is_as_stock(
+def test_if_unsure_it_uses_the_stock_fetch(
     server: Server, caplog: pytest.LogCaptureFixture, options: dict[str, Any], why: str
 ) -> None:
     send(server.url, "nobody", 0)
@@ -607,7 +611,7 @@ def test_where_it_cannot_be_sure_it_is_as_stock(
     assert server.calls().get("brpop")
 
 
-def test_the_ears_of_a_process_are_stock_and_not_worth_a_word(
+def test_reply_queues_use_the_stock_fetch_without_a_warning(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Connection(server.url) as connection:
@@ -618,7 +622,7 @@ def test_the_ears_of_a_process_are_stock_and_not_worth_a_word(
     assert "stock" not in caplog.text
 
 
-def test_it_changes_its_way_when_its_queues_do(server: Server, mail: Consuming) -> None:
+def test_it_changes_the_way_of_fetching_with_its_queues(server: Server, mail: Consuming) -> None:
     mail.idle()
     mail.consumer.add_queue(Queue("loose", routing_key="loose", no_ack=True))
     mail.consumer.consume()
@@ -639,7 +643,7 @@ def test_it_changes_its_way_when_its_queues_do(server: Server, mail: Consuming) 
 # --- the connection ---
 
 
-def test_a_killed_connection_is_told_and_the_next_one_rings(
+def test_a_killed_connection_is_reported_and_the_next_one_gets_pushes(
     server: Server, mail: Consuming
 ) -> None:
     mail.idle()
@@ -666,10 +670,10 @@ def test_a_redis_that_is_too_old_is_refused(
     assert not server.client.exists("unacked")
 
 
-def test_what_is_not_the_worker_s_is_taken_as_kombu_does(
+def test_other_consumers_use_the_stock_fetch(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing renews it, and a child of the pool would make the same tags as its parent."""
+    """Nothing would renew their messages, and a child of the pool would make the same tags as its parent."""
     monkeypatch.setattr(HOOKS, "ours", lambda connection: False)
     monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
     send(server.url, "mail", 1)
@@ -682,7 +686,7 @@ def test_what_is_not_the_worker_s_is_taken_as_kombu_does(
     assert caplog.text == ""
 
 
-def test_a_new_token_of_redis_does_not_swallow_a_push(server: Server, mail: Consuming) -> None:
+def test_a_new_login_of_redis_py_does_not_lose_a_push(server: Server, mail: Consuming) -> None:
     mail.idle()
     asked: list[bool] = []
     connection = mail.channel.client.connection
@@ -694,7 +698,7 @@ def test_a_new_token_of_redis_does_not_swallow_a_push(server: Server, mail: Cons
 
 
 def test_two_channels_of_one_connection(server: Server) -> None:
-    """kombu has one callback for a queue: what one channel takes, another may get."""
+    """kombu has one callback for each queue: a channel may get messages that another one fetched."""
     with Connection(server.url) as connection:
         first: Any = connection.channel()
         second: Any = connection.channel()
@@ -738,7 +742,7 @@ def test_a_consumer_without_acknowledgement_on_another_channel(server: Server) -
         assert held(server) == []
 
 
-def test_the_owner_is_one_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_has_one_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tags, "_own", None)
     assert tags.owner().node.startswith("celery@")
     first = tags.begin("w@here")
@@ -749,7 +753,7 @@ def test_the_owner_is_one_for_the_process(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(first.holds(tag) for tag in made)
 
 
-def test_through_a_sentinel(server: Server, tmp_path: Path) -> None:
+def test_fetching_works_through_a_sentinel(server: Server, tmp_path: Path) -> None:
     port = free_port()
     path = tmp_path / "sentinel.conf"
     path.write_text(

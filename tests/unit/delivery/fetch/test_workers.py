@@ -1,4 +1,4 @@
-"""Real workers that take by script, with the rights that the roles give them."""
+"""Real workers with the atomic fetch and the rights that the roles give them."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def messages(made: Fleet) -> list[Any]:
 
 
 def held(made: Fleet) -> dict[str, Any]:
-    """What unacked holds; its index has the same."""
+    """Return what unacked has; its index must have the same."""
     redis = broker(made)
     found = {tag: redis.hget("unacked", tag) for tag in redis.zrange("unacked_index", 0, -1)}
     gone = {tag for tag, entry in found.items() if entry is None}
-    # Acknowledged between the two questions.
+    # It was acknowledged between the two commands.
     assert not gone.intersection(redis.zrange("unacked_index", 0, -1))
     return {tag.decode(): json.loads(entry) for tag, entry in found.items() if tag not in gone}
 
@@ -84,7 +84,7 @@ def kill_connections(made: Fleet) -> None:
 
 
 def restart(made: Fleet) -> subprocess.Popen[bytes]:
-    """The broker again, with what it kept."""
+    """Restart the broker with its data."""
     old = made.processes["broker"]
     old.terminate()
     old.wait(20)
@@ -105,7 +105,7 @@ def test_an_idle_worker_is_cheap_and_starts_at_once(tmp_path: Path) -> None:
             sent = time.time()
             answer = app.send_task("shop.when", queue=queue, priority=priority)
             delays.append(answer.get(timeout=30, interval=0.002) - sent)
-        # Without the bell most lists would be seen after 100 ms and more.
+        # Without pushes most lists would be noticed after 100 ms and more.
         assert statistics.median(delays) < 0.06, delays
         redis = admin(made)
         redis.config_resetstat()
@@ -133,8 +133,8 @@ def test_pools_without_an_event_loop(tmp_path: Path, pool: str) -> None:
 
 
 def test_lost_connections_lose_nothing(tmp_path: Path) -> None:
-    # A fetch whose answer is lost holds a message that its worker does not know of. The lease would find it in seconds.
-    # Here there is only the fetch: kombu looks every 100 s for messages held longer than the visibility timeout.
+    # If the reply of a fetch is lost, unacked has a message that its worker does not know. The lease would find it in
+    # seconds. Without a lease, kombu looks every 100 s for messages held longer than the visibility timeout.
     with fleet(tmp_path, broker_transport_options={"visibility_timeout": 15.0}) as made:
         app = made.app()
         sent = 0
@@ -163,7 +163,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
             time.sleep(chance.random() * 0.1)
             os.kill(worker.pid, signal.SIGKILL)
             worker.wait(10)
-            # Its children die of it, so nothing moves any more.
+            # This also ends its children, so nothing changes any more.
             until(lambda: not broker_clients(made))
             taken = held(made)
             there = {number_of(message) for message in messages(made)}
@@ -173,7 +173,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
             worker = made.start(*made.processes["worker"].args[2:])  # type: ignore[index]  # a list, as Fleet.start has it
             made.processes["worker"] = worker
         try:
-            # The visibility timeout is for another test; what was held is enough to know.
+            # Another test covers the visibility timeout; here it is enough that the messages are held.
             there = {number_of(message) for message, *_ in held(made).values()}
             wait_for(lambda: set(made.ledger()) | there == set(range(number)), 90)
         finally:
@@ -186,10 +186,10 @@ def broker_clients(made: Fleet) -> list[Any]:
 
 
 def test_a_broker_that_restarts_ends_no_worker(tmp_path: Path) -> None:
-    """A task is running and the bell is armed; a stock worker would end with status 1."""
+    """A task is running and the poller is armed; a stock worker would exit with status 1."""
     with fleet(tmp_path) as made:
         admin(made).config_set("appendonly", "yes")
-        # Redis does not end before.
+        # Redis does not end earlier.
         state = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
         until(lambda: not any(admin(made).info("persistence")[one] for one in state))
         app = made.app()
@@ -210,7 +210,7 @@ def test_a_broker_that_restarts_ends_no_worker(tmp_path: Path) -> None:
             fresh.wait(10)
 
 
-def test_a_broker_at_its_memory_limit_gives_out_what_it_has(tmp_path: Path) -> None:
+def test_messages_are_fetched_from_a_broker_at_its_memory_limit(tmp_path: Path) -> None:
     with fleet(tmp_path) as made:
         app = made.app()
         for number in range(60):
@@ -224,7 +224,7 @@ def test_a_broker_at_its_memory_limit_gives_out_what_it_has(tmp_path: Path) -> N
         settled(made, set(range(61)))
 
 
-def test_where_pushes_are_refused_it_goes_on(tmp_path: Path) -> None:
+def test_fetching_continues_if_pushes_are_refused(tmp_path: Path) -> None:
     with fleet(tmp_path) as made:
         app = made.app()
         admin(made).execute_command("ACL", "SETUSER", "worker", "-client|tracking")
@@ -248,7 +248,7 @@ def test_rubbish_in_a_queue_ends_no_worker(tmp_path: Path) -> None:
         assert made.refused() == []
 
 
-def test_a_drain_hands_back_what_waits_as_it_was(tmp_path: Path) -> None:
+def test_a_drain_hands_back_waiting_messages_unchanged(tmp_path: Path) -> None:
     with fleet(tmp_path) as made:
         app = made.app()
         for number in range(30):

@@ -1,4 +1,4 @@
-"""What a dead process held goes back, in order and once, and its unit's command never fails."""
+"""Messages of a dead process are handed back once and in order, and the unit's command never fails."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def broker(server: Server) -> Iterator[redis.Redis]:
-    """As the worker may ask it; what it refused fails the test."""
+    """Return the broker with a worker's rights; the test fails if it refuses anything."""
     made = client(server.port, "worker")
     made.delete("unacked", "unacked_index", *lists(), keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
     admin = client(server.port, "admin")
@@ -139,7 +139,7 @@ class Dead:
         self.settings.write_text(json.dumps({"celery": {"broker_url": url, **more}}))
 
     def take(self, item: str, queue: str = "mail", key: str | None = None) -> str:
-        """Have it sent and taken; its tag."""
+        """Send and fetch a message; return its tag."""
         tag = self.tags.next()
         self.broker.lpush(key or queue, item)
         self.broker.script_load(FETCH.text)
@@ -153,7 +153,7 @@ class Dead:
         return "\n".join(hand_back.hand_back(broker, self.directory, returning.Outcome(), **more))
 
     def run(self, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        """As the unit does it."""
+        """Run the hand-back as the unit does."""
         return subprocess.run(
             [
                 *("/usr/bin/python3", "-S", "-I", str(PROGRAM), *self.arguments),
@@ -178,7 +178,7 @@ class Dead:
         return found
 
     def queued(self, key: str = "mail") -> list[dict[str, Any]]:
-        """In the order in which they would be popped."""
+        """Return the queue's messages in the order in which they would be fetched."""
         return [json.loads(item) for item in reversed(self.broker_items(key))]
 
     def broker_items(self, key: str) -> list[bytes]:
@@ -203,25 +203,25 @@ def dead(tmp_path: Path, server: Server, broker: redis.Redis) -> Iterator[Dead]:
     made.begun.close()
 
 
-# --- what goes back -----------------------------------------------------------------------------------
+# --- what is handed back -----------------------------------------------------------------------------------
 
 
 def test_a_drained_process_leaves_nothing_to_do(dead: Dead) -> None:
     assert dead.hand_back() == "<7>nothing was left to hand back"
 
 
-def test_a_process_that_never_took_tasks_is_none_of_its_business(dead: Dead) -> None:
+def test_a_process_that_never_fetched_is_ignored(dead: Dead) -> None:
     (dead.directory / worker_record.RECORD).unlink()
     dead.write_settings("redis://127.0.0.1:1/0")
     assert dead.hand_back() == "<7>no process has taken tasks"
 
 
-def test_messages_go_back_to_the_head_in_the_order_of_their_takes(dead: Dead) -> None:
+def test_messages_go_back_to_the_head_in_the_order_of_their_fetches(dead: Dead) -> None:
     # More than fit into one chunk, with numbers that sort differently as texts.
     taken = [f"t{number}" for number in range(45)]
     tags = [dead.take(message(name)) for name in taken]
     dead.broker.lpush("mail", message("waiting"))
-    # A lease moves times, all to the same.
+    # A lease sets all times to the same value.
     dead.broker.zadd("unacked_index", dict.fromkeys(tags, 1.0))
     dead.begun.note(tags[0])
 
@@ -249,7 +249,9 @@ def test_a_message_goes_back_as_kombu_would_put_it_back(dead: Dead) -> None:
     ("priority", "key"),
     [(None, ""), (0, ""), (2, ""), (3, "3"), (5, "3"), (6, "6"), (9, "9"), (40, "9"), (-1, "")],
 )
-def test_a_priority_leads_to_its_list(dead: Dead, priority: int | None, key: str) -> None:
+def test_a_message_goes_back_to_the_list_of_its_priority(
+    dead: Dead, priority: int | None, key: str
+) -> None:
     dead.take(message("one", priority=priority), "bulk")
     dead.hand_back()
     assert dead.names(f"bulk\x06\x16{key}" if key else "bulk") == ["one"]
@@ -264,12 +266,12 @@ def test_lists_of_other_steps_and_names(dead: Dead) -> None:
     assert (dead.names("mail"), dead.names("mail\x06\x166")) == (["one"], ["two"])
 
 
-def test_what_others_hold_stays(dead: Dead) -> None:
+def test_messages_of_other_owners_stay(dead: Dead) -> None:
     mine = dead.take(message("mine"))
     others = []
     for owner in (
         Owner(NODE),  # the node's next start
-        Owner("mail1@host", dead.owner.start),  # whom a pattern that is not quoted would find
+        Owner("mail1@host", dead.owner.start),  # a pattern that is not escaped would match it
         Owner(f"{NODE}x", dead.owner.start),
     ):
         dead.tags = Tags(owner)
@@ -284,7 +286,7 @@ def test_what_others_hold_stays(dead: Dead) -> None:
     assert dead.names() == ["mine"]
 
 
-def test_a_message_that_another_has_put_back_meanwhile_is_not_doubled(
+def test_a_message_that_was_put_back_meanwhile_is_not_doubled(
     dead: Dead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tag = dead.take(message("one"))
@@ -299,7 +301,7 @@ def test_a_message_that_another_has_put_back_meanwhile_is_not_doubled(
     assert dead.names() == []
 
 
-def test_what_arrives_late_is_found_by_another_look(
+def test_a_message_that_arrives_late_is_found_by_a_second_search(
     dead: Dead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead.take(message("one"))
@@ -316,8 +318,8 @@ def test_what_arrives_late_is_found_by_another_look(
     assert (dead.names("mail"), dead.names("bulk")) == (["one"], ["late"])
 
 
-def test_the_tag_of_a_dead_process_goes_with_no_message(dead: Dead) -> None:
-    """A stock worker holds a message under the tag that it carries, and we would take it for the dead one's."""
+def test_messages_go_back_without_the_tag_of_the_dead_process(dead: Dead) -> None:
+    """A stock worker holds a message under the message's own tag, so it would count as the dead process's."""
     item = json.loads(message("one"))
     item["properties"]["delivery_tag"] = dead.tags.next()
     dead.take(json.dumps(item))
@@ -326,12 +328,12 @@ def test_the_tag_of_a_dead_process_goes_with_no_message(dead: Dead) -> None:
     assert not dead.owner.holds(found["properties"]["delivery_tag"])
 
 
-def test_what_ended_is_acknowledged_and_not_run_again(dead: Dead) -> None:
+def test_ended_tasks_are_acknowledged_and_not_run_again(dead: Dead) -> None:
     tags = [dead.take(message(name)) for name in ("done", "doing", "cut")]
     for tag in tags:
         dead.begun.note(tag)
     stranger = Tags(Owner(NODE)).next()
-    # The last line lost its end with the process: it is another tag now.
+    # The process died while it wrote the last line, which is now another tag.
     (dead.directory / pending.NAME).write_text(f"{tags[0]}\n{stranger}\n{tags[0]}\n{tags[2]}")
 
     assert dead.hand_back().splitlines() == [
@@ -342,7 +344,7 @@ def test_what_ended_is_acknowledged_and_not_run_again(dead: Dead) -> None:
     assert dead.held() == set()
 
 
-def test_what_can_not_be_read_stays_and_is_told(dead: Dead) -> None:
+def test_unreadable_messages_stay_and_are_reported(dead: Dead) -> None:
     good = dead.take(message("good"))
     bad = dead.tags.next()
     for value in ("no json", '["text", "", "mail"]', f'[{message("x")}, "exchange", "mail"]'):
@@ -362,19 +364,19 @@ def test_what_can_not_be_read_stays_and_is_told(dead: Dead) -> None:
         dead.broker.hdel("unacked", tag)
 
 
-def test_a_place_without_a_message_goes(dead: Dead) -> None:
+def test_an_index_entry_without_a_message_is_removed(dead: Dead) -> None:
     dead.broker.zadd("unacked_index", {dead.tags.next(): 1.0})
     assert dead.hand_back() == "<7>nothing was left to hand back"
     assert dead.held() == set()
 
 
-def test_a_message_of_many_megabytes(dead: Dead) -> None:
+def test_a_message_of_many_megabytes_is_handed_back(dead: Dead) -> None:
     dead.take(message("big", padding="x" * (8 << 20)))
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
     assert dead.names() == ["big"]
 
 
-def test_redis_at_its_limit_of_memory_takes_them_back(dead: Dead, server: Server) -> None:
+def test_messages_are_handed_back_at_the_memory_limit(dead: Dead, server: Server) -> None:
     tags = [dead.take(message(name)) for name in ("one", "two", "three")]
     (dead.directory / pending.NAME).write_text(f"{tags[2]}\n")
     admin = client(server.port, "admin")
@@ -396,7 +398,7 @@ def deaths(item: dict[str, Any]) -> object:
     return item["headers"].get(keys.DEATHS)
 
 
-def test_only_what_had_begun_counts_a_death(dead: Dead) -> None:
+def test_only_tasks_that_had_begun_count_a_death(dead: Dead) -> None:
     dead.begun.note(dead.take(message("began", **{keys.DEATHS: 1})))
     dead.take(message("waited"))
     ended = dead.take(message("ended"))
@@ -415,7 +417,7 @@ def test_a_death_is_shared_out_among_the_tasks_that_ran(dead: Dead) -> None:
     for name in ("one", "two", "three"):
         dead.begun.note(dead.take(message(name)))
     dead.take(message("waited"))
-    # Noted, and acknowledged before the death: it has no share.
+    # This one was recorded, and acknowledged before the death, so it has no share.
     dead.begun.note(dead.tags.next())
 
     assert dead.hand_back() == "<6>handed back 4 tasks, 3 of them had begun"
@@ -423,7 +425,7 @@ def test_a_death_is_shared_out_among_the_tasks_that_ran(dead: Dead) -> None:
     assert [crashes(item) for item in dead.queued()] == [1, 1, 1, None]
 
 
-def test_a_death_counts_for_those_that_ran_at_several_before(dead: Dead) -> None:
+def test_a_death_counts_for_tasks_that_ran_at_earlier_deaths(dead: Dead) -> None:
     dead.begun.note(dead.take(message("fresh")))
     dead.begun.note(dead.take(message("suspect", **{keys.DEATHS: 0.5, keys.CRASHES: 2})))
     dead.begun.note(dead.take(message("once", **{keys.DEATHS: 0.25, keys.CRASHES: 1})))
@@ -437,7 +439,7 @@ def test_thirds_of_deaths_add_up(dead: Dead) -> None:
     assert "dead letters" in dead.hand_back()
 
 
-def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
+def test_a_task_that_keeps_killing_its_process_becomes_a_dead_letter(
     dead: Dead, broker: redis.Redis
 ) -> None:
     item = message("poison", priority=6)
@@ -464,7 +466,7 @@ def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
     assert json.loads(letter.message or "")["headers"]["id"] == "poison"
 
 
-def test_without_dead_letters_it_goes_back_for_ever(
+def test_without_dead_letters_such_a_task_goes_back_every_time(
     tmp_path: Path, server: Server, broker: redis.Redis
 ) -> None:
     options = Options(fetch="atomic", hand_back=True)
@@ -475,20 +477,20 @@ def test_without_dead_letters_it_goes_back_for_ever(
     dead.begun.close()
 
 
-def test_a_count_that_is_none_begins_anew(dead: Dead) -> None:
+def test_a_malformed_count_starts_again_from_zero(dead: Dead) -> None:
     dead.begun.note(dead.take(message("one", **{keys.DEATHS: "many"})))
     dead.hand_back()
     assert [deaths(item) for item in dead.queued()] == [1]
 
 
-def test_who_was_told_to_stop_was_killed_for_its_drain(dead: Dead) -> None:
+def test_a_worker_that_is_killed_during_its_drain_counts_no_death(dead: Dead) -> None:
     dead.begun.note(dead.take(message("long", **{keys.DEATHS: 2})))
     (dead.directory / worker_record.STOPPING).touch()
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
     assert [deaths(item) for item in dead.queued()] == [2]
 
 
-# --- when it can't be done ----------------------------------------------------------------------------
+# --- if it can't be done ----------------------------------------------------------------------------
 
 
 def test_nothing_is_handed_back_while_a_process_of_the_worker_lives(
@@ -501,7 +503,7 @@ def test_nothing_is_handed_back_while_a_process_of_the_worker_lives(
     if child == 0:
         signal.pause()
         os._exit(0)
-    # The main process is gone; its child is not.
+    # The main process has ended; its child has not.
     os.close(lock)
     try:
         assert dead.hand_back() == (
@@ -515,7 +517,7 @@ def test_nothing_is_handed_back_while_a_process_of_the_worker_lives(
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
 
 
-def test_the_last_process_may_take_a_moment_to_go(dead: Dead) -> None:
+def test_the_last_process_may_take_a_moment_to_end(dead: Dead) -> None:
     dead.take(message("one"))
     lock = worker_record.hold(dead.directory)
     gone = threading.Timer(0.2, os.close, [lock])
@@ -533,7 +535,7 @@ def test_a_program_that_a_task_runs_does_not_hold_the_lock(dead: Dead) -> None:
         program.kill()
 
 
-def test_while_redis_is_away_it_tries_until_its_time_is_over(dead: Dead) -> None:
+def test_it_retries_until_its_time_is_over_while_redis_is_away(dead: Dead) -> None:
     dead.write_settings(f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{free_port()}/0")
     began = time.monotonic()
     said = dead.hand_back(seconds=0.7)
@@ -543,7 +545,7 @@ def test_while_redis_is_away_it_tries_until_its_time_is_over(dead: Dead) -> None
     assert PASSWORDS["worker"] not in said
 
 
-def test_a_redis_that_comes_back_in_time_gets_them(
+def test_messages_are_handed_back_if_redis_comes_back_in_time(
     tmp_path: Path, server: Server, broker: redis.Redis
 ) -> None:
     dead = Dead(tmp_path, server, broker)
@@ -557,7 +559,7 @@ def test_a_redis_that_comes_back_in_time_gets_them(
     dead.begun.close()
 
 
-def test_a_redis_that_hangs_does_not_hold_up_the_unit(
+def test_a_redis_that_hangs_does_not_block_the_unit(
     dead: Dead, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hand_back, "ANSWER", 0.2)
@@ -570,11 +572,11 @@ def test_a_redis_that_hangs_does_not_hold_up_the_unit(
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
     assert said.startswith("<4>it was not done within 1 s: Redis at 127.0.0.1:")
-    # Of what it had asked in vain nothing was done by halves.
+    # No unanswered command was carried out in part.
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
 
 
-def test_whom_redis_does_not_let_in_does_not_try_again(dead: Dead) -> None:
+def test_a_refused_login_is_not_retried(dead: Dead) -> None:
     dead.write_settings(f"redis://worker:wrong-password@127.0.0.1:{dead.port}/0")
     began = time.monotonic()
     said = dead.hand_back(seconds=60)
@@ -584,7 +586,7 @@ def test_whom_redis_does_not_let_in_does_not_try_again(dead: Dead) -> None:
     client(dead.port, "admin").acl_log_reset()
 
 
-def test_of_several_addresses_one_answers(dead: Dead) -> None:
+def test_one_of_several_addresses_answers(dead: Dead) -> None:
     dead.take(message("one"))
     here = f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{dead.port}/0"
     away = f"redis://worker:x@127.0.0.1:{free_port()}/0"
@@ -595,7 +597,7 @@ def test_of_several_addresses_one_answers(dead: Dead) -> None:
         dead.take(message("one"))
 
 
-def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
+def test_a_pipe_without_a_writer_does_not_block_the_unit(
     dead: Dead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hand_back, "BOUND", 0.5)
@@ -604,7 +606,7 @@ def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
         content = path.read_bytes() if path.exists() else b""
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-        # A process, since the program forks.
+        # This needs a separate process, because the program forks.
         opens = f"import os, time; time.sleep(20); os.open({str(path)!r}, os.O_RDWR)"
         writer = subprocess.Popen([sys.executable, "-c", opens])
         began = time.monotonic()
@@ -618,7 +620,7 @@ def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
 
 
 def secured(dead: Dead, server: Server, scheme: str = "rediss", **options: Any) -> str:
-    """What is said over TLS with these options laid over the roles' own."""
+    """Return the hand-back's output over TLS, with these options in addition to the roles'."""
     secured_settings(dead, server, scheme, **options)
     began = time.monotonic()
     said = dead.hand_back(seconds=60)
@@ -634,7 +636,9 @@ def secured_settings(
     dead.write_settings(url, broker_use_ssl={**tls, **options})
 
 
-def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Path) -> None:
+def test_it_works_over_tls_with_the_roles_options(
+    dead: Dead, server: Server, tmp_path: Path
+) -> None:
     other = tmp_path / "other.crt"
     other.write_text(Authority("other").pem)
     tag = dead.take(message("one"))
@@ -654,8 +658,8 @@ def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Pat
     assert said == "<6>handed back 1 task, none of them had begun"
 
 
-def test_a_certificate_of_another_name_is_not_believed(dead: Dead, server: Server) -> None:
-    """Any host of the fleet has one of the same authority, and the password follows."""
+def test_a_certificate_for_another_name_is_refused(dead: Dead, server: Server) -> None:
+    """Any host of the fleet has a certificate of the same authority, and the client would send it the password."""
     tag = dead.take(message("one"))
     assert "not valid for 'localhost'" in secured(dead, server, host="localhost")
     assert dead.held() == {tag}
@@ -664,10 +668,10 @@ def test_a_certificate_of_another_name_is_not_believed(dead: Dead, server: Serve
 
 
 @pytest.mark.slow
-def test_a_certificate_is_shown_whose_key_is_roots_alone(
+def test_a_certificate_with_a_key_that_only_root_reads_is_shown(
     dead: Dead, server: Server, tmp_path: Path
 ) -> None:
-    """Redis asks for one; the key is read before root becomes the worker's user, who can't."""
+    """Redis asks for it; the key is read before root becomes the worker's user, who can't read it."""
     client(server.port, "admin").config_set("tls-auth-clients", "yes")
     try:
         tag = dead.take(message("one"))
@@ -708,7 +712,7 @@ def test_a_certificate_is_shown_whose_key_is_roots_alone(
         '{"celery": {"broker_url": "redis://user:s3cr3t@host/name"}}',
     ],
 )
-def test_settings_that_name_no_redis(dead: Dead, text: str) -> None:
+def test_settings_without_a_redis_are_reported(dead: Dead, text: str) -> None:
     dead.settings.write_text(text)
     done = dead.run()
     assert (done.returncode, done.stderr) == (0, "")
@@ -733,7 +737,7 @@ def test_settings_that_name_no_redis(dead: Dead, text: str) -> None:
         "\udcff",
     ],
 )
-def test_an_estate_that_is_none(dead: Dead, text: str) -> None:
+def test_a_malformed_worker_record_is_reported(dead: Dead, text: str) -> None:
     tag = dead.take(message("one"))
     path = dead.directory / worker_record.RECORD
     path.write_bytes(text.encode(errors="surrogateescape"))
@@ -743,7 +747,7 @@ def test_an_estate_that_is_none(dead: Dead, text: str) -> None:
     assert dead.held() == {tag}
 
 
-def test_settings_that_are_not_there(dead: Dead) -> None:
+def test_missing_settings_are_reported(dead: Dead) -> None:
     dead.settings.unlink()
     done = dead.run()
     assert (done.returncode, done.stderr) == (0, "")
@@ -753,8 +757,8 @@ def test_settings_that_are_not_there(dead: Dead) -> None:
 # --- as the unit runs it ------------------------------------------------------------------------------
 
 
-def test_it_runs_with_nothing_but_the_standard_library(dead: Dead) -> None:
-    """`-S` leaves out site-packages; and it is quick, since a restart waits for it."""
+def test_it_only_needs_the_standard_library(dead: Dead) -> None:
+    """`-S` leaves out site-packages. It must be quick, because a restart waits for it."""
     dead.begun.note(dead.take(message("one")))
     done = dead.run()
     assert (done.returncode, done.stderr) == (0, "")
@@ -775,7 +779,7 @@ def test_outcomes_are_summed_over_all_ends(dead: Dead) -> None:
     assert (dead.counted["returned"], dead.counted["left"]) == (2, 1)
 
 
-def test_a_disk_that_takes_no_counters_does_not_stop_the_hand_back(dead: Dead) -> None:
+def test_counters_that_can_not_be_written_do_not_stop_the_hand_back(dead: Dead) -> None:
     dead.counts = dead.counts.parent / "none" / "counts.json"
     dead.take(message("one"))
     done = dead.run()
@@ -796,7 +800,7 @@ def test_root_becomes_the_user_before_it_speaks_to_redis(
     monkeypatch.setattr(hand_back, "hand_back", lambda *_: done.append("work") or [])
 
     assert hand_back.main([*dead.arguments, "--user", "nobody"]) == 0
-    # The groups first: who has given up the user can't change them any more.
+    # Groups come first, because they can't be changed after root has become another user.
     assert done == [
         ("nobody", nobody.pw_gid),
         ("group", nobody.pw_gid),

@@ -1,4 +1,4 @@
-"""What a worker leaves to the hand-back, and that leaving it never harms the worker."""
+"""What a worker records for the hand-back; recording it never harms the worker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def made(tmp_path: Path) -> Iterator[StartedTasks]:
     opened.close()
 
 
-def test_what_has_begun_and_has_not_ended(made: StartedTasks, tmp_path: Path) -> None:
+def test_only_tasks_that_have_begun_and_not_ended_are_recorded(
+    made: StartedTasks, tmp_path: Path
+) -> None:
     tags = Tags(OWNER)
     given = [tags.next() for _ in range(300)]
     for tag in given:
@@ -50,7 +52,7 @@ def test_what_has_begun_and_has_not_ended(made: StartedTasks, tmp_path: Path) ->
     assert worker_record.read_begun(tmp_path) == set(range(256, 301))
 
 
-def test_the_file_is_as_long_as_the_pool_is_wide(made: StartedTasks, tmp_path: Path) -> None:
+def test_the_file_has_one_slot_for_each_process(made: StartedTasks, tmp_path: Path) -> None:
     tags = Tags(OWNER)
     running = [tags.next() for _ in range(4)]
     for tag in running:
@@ -63,14 +65,14 @@ def test_the_file_is_as_long_as_the_pool_is_wide(made: StartedTasks, tmp_path: P
     assert worker_record.read_begun(tmp_path) == {1001, 1002, 1003, 1004}
 
 
-def test_tags_of_others_are_passed_over(made: StartedTasks, tmp_path: Path) -> None:
+def test_tags_of_other_owners_are_ignored(made: StartedTasks, tmp_path: Path) -> None:
     for tag in ("52a5ba6c-6ad2-4b78-a7ba-3c62f4f4f4f4", Tags(Owner("mail@host")).next()):
         made.note(tag)
         made.forget(tag)
     assert worker_record.read_begun(tmp_path) == frozenset()
 
 
-def test_threads_get_slots_of_their_own(made: StartedTasks, tmp_path: Path) -> None:
+def test_threads_get_separate_slots(made: StartedTasks, tmp_path: Path) -> None:
     tags = Tags(OWNER)
     given = [[tags.next() for _ in range(500)] for _ in range(8)]
     left: list[str] = []
@@ -108,7 +110,7 @@ while True:
 """
 
 
-def test_killed_at_any_moment_it_leaves_what_had_begun(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_at_any_moment_leaves_its_begun_tasks(tmp_path: Path) -> None:
     chance = random.Random(3)  # noqa: S311  # no secret
     for _ in range(5):
         with subprocess.Popen(
@@ -121,19 +123,19 @@ def test_killed_at_any_moment_it_leaves_what_had_begun(tmp_path: Path) -> None:
             threading.Event().wait(chance.uniform(0, 0.05))
             process_.send_signal(signal.SIGKILL)
         found = sorted(worker_record.read_begun(tmp_path))
-        # Three or four in a row, or fewer if it had just begun.
+        # There are three or four consecutive numbers, or fewer if it had just begun.
         assert len(found) <= 4
         assert not found or found == list(range(found[0], found[-1] + 1))
 
 
-def test_a_torn_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_as_far_as_possible(tmp_path: Path) -> None:
     content = (7).to_bytes(8, sys.byteorder) + bytes(8) + b"\x01\x02\x03"
     (tmp_path / worker_record.BEGUN).write_bytes(content)
     assert worker_record.read_begun(tmp_path) == {7}
     assert worker_record.read_begun(tmp_path / "elsewhere") == frozenset()
 
 
-def test_a_full_disk_is_told_once(
+def test_a_full_disk_is_logged_once(
     made: StartedTasks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> int:
@@ -169,7 +171,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [worker_record.RECORD]
 
 
-def test_what_it_takes_for_granted_is_kombus_own() -> None:
+def test_its_default_names_are_kombus() -> None:
     from kombu.transport.redis import Channel
 
     record = WorkerRecord.of(OWNER, {}, OPTIONS)
@@ -225,14 +227,16 @@ def accept(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one.on_accepted(1, 1.0)
 
 
-def test_nothing_is_left_where_the_hand_back_is_off(app: Any, tmp_path: Path) -> None:
+def test_nothing_is_recorded_if_the_hand_back_is_off(app: Any, tmp_path: Path) -> None:
     worker_side.install(app, Options(), {worker_record.DIRECTORY_VARIABLE: str(tmp_path)})
     signals.celeryd_after_setup.send(sender="mail@host")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_worker_leaves(app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in a directory that was preserved, with what an earlier process had left."""
+def test_a_starting_worker_writes_a_new_record(
+    app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory may still have files of an earlier process."""
     WorkerRecord.of(Owner("old"), {}, OPTIONS).write(tmp_path)
     (tmp_path / worker_record.STOPPING).touch()
     (tmp_path / worker_record.BEGUN).write_bytes(b"\1" * 16)
@@ -262,7 +266,9 @@ def test_what_a_worker_leaves(app: Any, tmp_path: Path, monkeypatch: pytest.Monk
     assert worker_record.read_begun(tmp_path) == {4}
 
 
-def test_a_note_that_fails_does_not_end_the_task(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_can_not_be_written_does_not_end_the_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def broken(_: str) -> None:
         raise RuntimeError
 
@@ -278,7 +284,7 @@ def test_a_note_that_fails_does_not_end_the_task(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("environ", [{}, {worker_record.DIRECTORY_VARIABLE: "/no/such/directory"}])
-def test_without_a_directory_the_worker_runs_all_the_same(
+def test_a_worker_also_runs_without_a_directory(
     app: Any, environ: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -287,7 +293,7 @@ def test_without_a_directory_the_worker_runs_all_the_same(
     assert "wait until its lease expires" in caplog.text
 
 
-def test_a_worker_does_not_wait_for_ever_for_a_hand_back(
+def test_a_worker_only_waits_for_a_limited_time_for_a_hand_back(
     app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hold = worker_record.hold
@@ -303,7 +309,7 @@ def test_a_worker_does_not_wait_for_ever_for_a_hand_back(
 # --- told to stop -------------------------------------------------------------------------------------
 
 
-def test_the_units_stop_leaves_word_before_it_stops(
+def test_stopping_the_unit_is_recorded_before_it_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/run/other")
@@ -313,7 +319,7 @@ def test_the_units_stop_leaves_word_before_it_stops(
 
 
 @pytest.mark.parametrize("directory", ["", "/no/such/directory"])
-def test_a_stop_that_can_not_leave_word_stops(
+def test_a_stop_that_can_not_be_recorded_stops_anyway(
     directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", directory)
@@ -321,7 +327,7 @@ def test_a_stop_that_can_not_leave_word_stops(
         assert stop.main([str(program.pid), "--drain", "20"]) == 0
 
 
-def test_a_process_that_left_by_itself_was_not_told_to(
+def test_a_process_that_exits_by_itself_is_not_recorded_as_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))

@@ -70,7 +70,7 @@ DELIVERY: dict[str, Any] = {
     "fetch": "atomic",
     "hand_back": True,
     "dead_letters": True,
-    # What stands at the head of its queue may run at each of the kills below.
+    # The task at the head of its queue may run at each of the kills below.
     "deaths": 100,
 }
 SETTINGS: dict[str, Any] = {
@@ -81,7 +81,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Workers:
-    """Workers of the ledger's application, one after another, as a unit would start them."""
+    """Workers of the test's application, one after another, as a unit would start them."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -97,7 +97,7 @@ class Workers:
         )
 
     def start(self, *options: str, there: bool = True) -> tuple[subprocess.Popen[bytes], Path]:
-        """A worker and its runtime directory, which is empty before."""
+        """Start a worker; return it with its runtime directory, which was emptied."""
         directory = self.runs / str(len(self.started))
         if there:
             directory.mkdir()
@@ -109,7 +109,7 @@ class Workers:
         return worker, directory
 
     def hand_back(self, directory: Path) -> str:
-        """What the unit's ExecStopPost says."""
+        """Run the unit's ExecStopPost= and return its output."""
         done = subprocess.run(
             [
                 *("/usr/bin/python3", "-S", "-I", str(PROGRAM), "--user", "root"),
@@ -137,14 +137,14 @@ class Workers:
         return int(self.broker.llen(QUEUE))
 
     def held(self) -> list[str]:
-        """By workers of the ledger."""
+        """Return the tags that workers of the test hold."""
         tags = [tag.decode() for tag in self.broker.zrange("unacked_index", 0, -1)]
         return [tag for tag in tags if tag.startswith("bulk@test/")]
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Its own worker stands by and serves another queue."""
+    """Run a fleet whose own worker consumes another queue."""
     directory = tmp_path_factory.mktemp("fleet")
     (directory / "ledger.py").write_text(LEDGER)
     with running(directory, delivery=dict(DELIVERY), celery=SETTINGS) as made:
@@ -185,7 +185,7 @@ def test_killed_at_random_moments_under_load_nothing_is_lost(bulk: Workers) -> N
         said = bulk.hand_back(directory)
         seconds.append(time.monotonic() - killed)
         assert bulk.held() == [], said
-        # None of the worker's tasks is anywhere else: those that have not ended are in the queue.
+        # All tasks that have not ended are in the queue, and no task is anywhere else.
         missing = {str(n) for n in range(sent)} - set(bulk.ledger("end"))
         assert bulk.queued() >= len(missing)
         handed += "handed back" in said
@@ -200,14 +200,14 @@ def test_killed_at_random_moments_under_load_nothing_is_lost(bulk: Workers) -> N
 
     ends = Counter(bulk.ledger("end"))
     assert set(ends) == {str(number) for number in range(sent)}
-    # Ended, and died with its process before the acknowledgement: at most the two that ran at each kill.
+    # Tasks may run twice if they ended and their process died before the acknowledgement: at most two at each kill.
     assert sum(ends.values()) - len(ends) <= 2 * 6
     assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_what_has_begun_is_noted_and_forgotten_by_each_pool(bulk: Workers, pool: str) -> None:
+def test_each_pool_records_begun_tasks_and_removes_ended_ones(bulk: Workers, pool: str) -> None:
     worker, directory = bulk.start("-P", pool, "-c", "2")
     bulk.send("note", "first", 0)
     wait_for(lambda: "first" in bulk.ledger("end"), 60)
@@ -242,7 +242,7 @@ def wait_for_one(bulk: Workers) -> list[str]:
 
 
 @pytest.mark.long
-def test_a_task_that_is_acknowledged_before_it_runs_is_not_noted(bulk: Workers) -> None:
+def test_a_task_that_is_acknowledged_before_it_runs_is_not_recorded(bulk: Workers) -> None:
     worker, directory = bulk.start("-P", "threads", "-c", "2")
     bulk.send("early", "one")
     wait_for(lambda: bulk.ledger("begin") == ["one"], 60)
@@ -254,7 +254,7 @@ def test_a_task_that_is_acknowledged_before_it_runs_is_not_noted(bulk: Workers) 
 
 
 @pytest.mark.long
-def test_a_child_of_the_pool_holds_the_lock_as_its_worker_does(bulk: Workers) -> None:
+def test_a_child_of_the_pool_also_holds_the_workers_lock(bulk: Workers) -> None:
     worker, directory = bulk.start("-P", "prefork", "-c", "1")
     bulk.send("hold", "one")
     wait_for(lambda: bulk.ledger("begin") == ["one"], 60)
@@ -313,7 +313,7 @@ def test_only_the_task_that_kills_its_worker_becomes_a_dead_letter(
 ) -> None:
     monkeypatch.setattr(bulk.fleet, "delivery", {**DELIVERY, "deaths": 3})
     innocents = {str(number) for number in range(6)}
-    # Three of them are at work whenever the fourth kills their worker.
+    # Three of them run whenever the fourth kills their worker.
     for number in range(3):
         bulk.send("note", number, 4)
     bulk.send("kills_worker", pool == "prefork")
@@ -365,7 +365,7 @@ def test_no_task_becomes_a_dead_letter_because_its_workers_are_killed(
 
 
 @pytest.mark.long
-def test_a_directory_that_can_not_be_written_to_costs_the_hand_back_and_no_task(
+def test_without_a_writable_directory_there_is_no_hand_back_and_tasks_run(
     bulk: Workers,
 ) -> None:
     worker, _ = bulk.start("-P", "threads", "-c", "1", there=False)
@@ -377,8 +377,8 @@ def test_a_directory_that_can_not_be_written_to_costs_the_hand_back_and_no_task(
 
 
 @pytest.mark.long
-def test_a_stand_in_and_its_worker_hand_back_each_its_own(bulk: Workers) -> None:
-    """Both run on one host, in two runtime directories; here under one node's name, which is the worse case."""
+def test_a_worker_and_its_second_instance_only_hand_back_their_own_messages(bulk: Workers) -> None:
+    """Both run on one host with separate runtime directories; here with the same node name, the harder case."""
     first, own = bulk.start("-P", "threads", "-c", "1")
     bulk.send("hold", "first")
     wait_for(lambda: bulk.ledger("begin") == ["first"], 60)
@@ -386,7 +386,7 @@ def test_a_stand_in_and_its_worker_hand_back_each_its_own(bulk: Workers) -> None
     first.kill()
     first.wait(30)
     assert "handed back 1 task, 1 of them had begun" in bulk.hand_back(own)
-    # The other lives, and takes it.
+    # The other instance lives, and fetches it.
     wait_for(lambda: bulk.ledger("begin") == ["first", "first"], 60)
     assert "is still alive" in bulk.hand_back(other)
     (tag,) = wait_for_one(bulk)

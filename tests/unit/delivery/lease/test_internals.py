@@ -1,4 +1,4 @@
-"""What is read of a real channel, and the client that is made for it."""
+"""What the lease reads from a real channel, and its own client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def worker_of(channel: Any) -> Any:
     return SimpleNamespace(consumer=SimpleNamespace(task_consumer=SimpleNamespace(channel=channel)))
 
 
-def test_a_channel_is_one_that_is_open(connection: Any) -> None:
+def test_a_closed_channel_is_no_channel(connection: Any) -> None:
     channel = connection.channel()
     assert hold.channel_of(worker_of(channel)) is channel
     assert hold.channel_of(worker_of(None)) is None
@@ -44,10 +44,10 @@ def test_a_channel_is_one_that_is_open(connection: Any) -> None:
     assert hold.channel_of(worker_of(channel)) is None
 
 
-def test_held_is_what_was_delivered_and_not_acknowledged(connection: Any) -> None:
+def test_held_messages_are_delivered_and_not_acknowledged(connection: Any) -> None:
     channel = connection.channel()
     assert held(channel) == set()
-    assert channel._qos is None, "looking makes nothing"
+    assert channel._qos is None, "reading must create nothing"
     for tag in "abc":
         channel.qos._quick_append(tag, SimpleNamespace())
     channel.qos._quick_ack("b")
@@ -55,7 +55,7 @@ def test_held_is_what_was_delivered_and_not_acknowledged(connection: Any) -> Non
     channel.qos._delivered.clear()
 
 
-def test_held_can_be_read_while_it_changes(connection: Any) -> None:
+def test_held_messages_can_be_read_while_they_change(connection: Any) -> None:
     channel = connection.channel()
     delivered = channel.qos._delivered
     delivered["stays"] = None
@@ -79,21 +79,21 @@ def test_held_can_be_read_while_it_changes(connection: Any) -> None:
 
 
 class Request:
-    """Celery's, as far as it matters here."""
+    """The parts of Celery's Request that are used."""
 
     def __init__(self, tag: Any, acknowledged: bool = False) -> None:
         self.message = SimpleNamespace(delivery_tag=tag)
         self.acknowledged = acknowledged
 
 
-def test_running_is_what_a_pool_has() -> None:
+def test_running_messages_are_those_of_the_pool() -> None:
     requests = [Request("runs"), Request("waits for a child"), Request("done", True), Request(None)]
     worker_state.active_requests.update(requests[:1] + requests[2:])
     worker_state.reserved_requests.add(requests[1])
     assert hold.running() == {"runs", "waits for a child"}
 
 
-def test_awaited_is_what_the_line_asked_for_and_what_is_on_its_way() -> None:
+def test_awaited_messages_are_requested_or_on_their_way() -> None:
     def channel(asked: str | None, fetched: Any) -> Any:
         return SimpleNamespace(awaited=asked, connection=SimpleNamespace(fetched=fetched))
 
@@ -102,14 +102,14 @@ def test_awaited_is_what_the_line_asked_for_and_what_is_on_its_way() -> None:
     assert hold.awaited(SimpleNamespace(connection=SimpleNamespace())) == set()
 
 
-def test_the_transport_still_has_what_is_read_of_it() -> None:
+def test_the_transport_has_the_attributes_that_the_lease_reads() -> None:
     from celery_fleet.delivery.fetch.transport import Channel, Transport
 
     assert isinstance(Channel.awaited, property)
     assert Transport(SimpleNamespace(transport_options={})).fetched is None
 
 
-def test_the_client_is_short_and_tries_once(connection: Any) -> None:
+def test_the_client_has_short_timeouts_and_no_retries(connection: Any) -> None:
     channel = connection.channel()
     params = hold.client_of(channel, 1.5).connection_pool.connection_kwargs
     assert (params["socket_timeout"], params["socket_connect_timeout"]) == (1.5, 1.5)
@@ -118,7 +118,7 @@ def test_the_client_is_short_and_tries_once(connection: Any) -> None:
     assert params["username"] == "worker"
 
 
-def test_a_way_to_the_broker_follows_the_worker(store: Store, connection: Any) -> None:
+def test_access_to_the_broker_follows_the_worker(store: Store, connection: Any) -> None:
     worker = worker_of(None)
     access = WorkerAccess(worker, 3)
     assert access.broker() is None
@@ -130,20 +130,20 @@ def test_a_way_to_the_broker_follows_the_worker(store: Store, connection: Any) -
     assert (access.connected, access.times) == (True, 1)
     used = access._client
     first.close()
-    assert access.broker() is broker, "the lease goes on without the worker's connection"
+    assert access.broker() is broker, "the lease needs no connection of the worker"
     worker.consumer.task_consumer.channel = connection.channel()
     assert access.broker() is not broker
     assert access._client is used
     assert access.times == 2
 
-    # The same server, by another address.
+    # This is the same server, with another address.
     with Connection(f"redis://worker:{PASSWORDS['worker']}@localhost:{store.port}/0") as another:
         worker.consumer.task_consumer.channel = another.channel()
         assert access.broker() is not None
         assert access._client is not used
 
 
-def test_stock_entries_go_to_the_queues_that_kombu_finds(store: Store, connection: Any) -> None:
+def test_stock_messages_go_to_the_queues_that_kombu_finds(store: Store, connection: Any) -> None:
     channel = connection.channel()
     exchange = Exchange("orders", type="topic")
     for queue in (Queue("mail", exchange, "new.#"), Queue("bulk", exchange, "old.#")):
@@ -162,7 +162,7 @@ def test_stock_entries_go_to_the_queues_that_kombu_finds(store: Store, connectio
 
 
 @pytest.mark.slow
-def test_tls_and_the_user_are_the_applications(tmp_path: Path) -> None:
+def test_the_client_uses_the_applications_tls_and_user(tmp_path: Path) -> None:
     port = free_port()
     key, certificate = tmp_path / "key", tmp_path / "certificate"
     subprocess.run(

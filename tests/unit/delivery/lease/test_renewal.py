@@ -19,7 +19,7 @@ TAGS = Tags(Owner("w@test"))
 
 
 class Case:
-    """A lease over tags that the test sets; time passes as the test says."""
+    """A lease for tags that the test sets, with a clock that the test moves."""
 
     def __init__(self, seconds: float = 300) -> None:
         self.held: list[str] = []
@@ -53,7 +53,7 @@ def case() -> Case:
     return Case()
 
 
-def test_places_are_renewed_by_the_clock_of_redis(store: Store) -> None:
+def test_renewals_use_the_clock_of_redis(store: Store) -> None:
     tags = [TAGS.next() for _ in range(3)]
     for tag in tags:
         store.hold(tag, 250)
@@ -65,7 +65,7 @@ def test_places_are_renewed_by_the_clock_of_redis(store: Store) -> None:
     assert store.age("another's") >= 250
 
 
-def test_a_place_that_is_gone_is_not_made_again(store: Store) -> None:
+def test_an_entry_that_is_gone_is_not_created_again(store: Store) -> None:
     kept, gone = TAGS.next(), TAGS.next()
     store.hold(kept, 250)
     store.run(module.RENEW, [INDEX], [kept, gone])
@@ -73,7 +73,7 @@ def test_a_place_that_is_gone_is_not_made_again(store: Store) -> None:
     assert store.held() == {kept}
 
 
-def test_more_than_one_batch_is_renewed_in_the_order_of_taking(store: Store) -> None:
+def test_several_batches_are_renewed_in_the_order_of_fetching(store: Store) -> None:
     tags = [TAGS.next() for _ in range(module.BATCH + 10)]
     store.redis.zadd(INDEX, dict.fromkeys(tags, 1.0))
     lease = Lease(lambda: set(tags), 300)
@@ -94,8 +94,8 @@ def test_a_redis_at_its_memory_limit_renews(store: Store) -> None:
     assert store.age(tag) < 60
 
 
-def test_it_is_due_at_once_and_then_every_few_seconds(case: Case) -> None:
-    """While a longer lease is rolled out, workers with the previous, shorter one sweep by theirs."""
+def test_a_renewal_is_due_at_once_and_then_every_few_seconds(case: Case) -> None:
+    """While a longer lease is rolled out, other workers still sweep by the previous, shorter one."""
     assert case.lease.due_in == 0
     case.held = ["a"]
     case.renew()
@@ -104,23 +104,23 @@ def test_it_is_due_at_once_and_then_every_few_seconds(case: Case) -> None:
     assert case.lease.due_in == module.LONGEST_ROUND - 4
     assert (
         module.ROUNDS * module.LONGEST_ROUND <= visibility._SHORTEST_LEASE
-    )  # what preflight lets pass
+    )  # the shortest that preflight accepts
 
 
-def test_a_short_one_is_due_three_times() -> None:
+def test_a_short_lease_is_renewed_three_times() -> None:
     case = Case(seconds=3)
     case.held = ["a"]
     case.renew()
     assert case.lease.due_in == 1
 
 
-def test_nothing_held_costs_nothing(case: Case) -> None:
+def test_without_messages_nothing_is_sent(case: Case) -> None:
     assert case.renew() == 0
     assert case.asked == []
     assert case.lease.due_in == module.LONGEST_ROUND
 
 
-def test_what_is_not_confirmed_is_tried_again_soon_and_does_not_count(case: Case) -> None:
+def test_a_failed_renewal_is_retried_soon_and_does_not_count(case: Case) -> None:
     case.held = ["a"]
     case.renew()
     case.now += 100
@@ -132,8 +132,8 @@ def test_what_is_not_confirmed_is_tried_again_soon_and_does_not_count(case: Case
     assert not case.lease.lapsed
 
 
-def test_an_answer_that_was_slow_confirms_no_more_than_what_was_asked(case: Case) -> None:
-    """Redis may have renewed as soon as it was asked: by its clock the lease runs since then."""
+def test_a_slow_reply_confirms_the_lease_from_when_it_was_requested(case: Case) -> None:
+    """Redis may have renewed the lease as soon as it was asked, so the lease counts from then."""
     case.held = ["a"]
     case.slow = 40
     case.renew()
@@ -142,7 +142,7 @@ def test_an_answer_that_was_slow_confirms_no_more_than_what_was_asked(case: Case
     assert case.lease.lapsed
 
 
-def test_a_short_lease_is_tried_again_sooner() -> None:
+def test_a_short_lease_is_retried_sooner() -> None:
     case = Case(seconds=3)
     case.held = ["a"]
     case.down = True
@@ -151,9 +151,7 @@ def test_a_short_lease_is_tried_again_sooner() -> None:
     assert case.lease.due_in == 1
 
 
-def test_a_process_that_was_cut_off_is_told_once(
-    case: Case, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lapsed_lease_is_logged_once(case: Case, caplog: pytest.LogCaptureFixture) -> None:
     case.held = ["a", "b"]
     case.renew()
     case.down = True
@@ -177,14 +175,14 @@ def test_a_process_that_was_cut_off_is_told_once(
     assert len(caplog.records) == 2
 
 
-def test_a_take_whose_answer_is_not_read_is_renewed(case: Case) -> None:
+def test_a_fetch_whose_reply_is_not_read_is_renewed(case: Case) -> None:
     case.held = ["a"]
     case.awaited = ["b"]
     assert case.renew() == 2
     assert sorted(case.asked[0]) == ["a", "b"]
 
 
-def test_the_end_is_for_good_until_the_process_is_of_use_again(
+def test_an_ended_lease_only_resumes_once_the_process_works_again(
     case: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
     case.held = ["a"]
@@ -202,7 +200,7 @@ def test_the_end_is_for_good_until_the_process_is_of_use_again(
     assert case.asked == [["a"]]
 
 
-def test_the_end_is_heard_between_two_batches(case: Case) -> None:
+def test_the_lease_can_end_between_two_batches(case: Case) -> None:
     case.held = [TAGS.next() for _ in range(2 * module.BATCH)]
 
     def run(script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:

@@ -27,7 +27,7 @@ def known() -> set[str]:
 
 
 def sweeping(owner: Owner, known: Callable[[], set[str]], stock: float = STOCK) -> Sweep:
-    """A sweep that began long ago."""
+    """Return a sweep that began long ago."""
     made = Sweep(owner, known, LEASE, stock)
     made.redis_clock.set_at = float("-inf")
     return made
@@ -43,7 +43,7 @@ def tags_of(owner: Owner, number: int) -> list[str]:
     return [made.next() for _ in range(number)]
 
 
-def test_what_no_lease_covers_goes_back_and_the_rest_stays(store: Store, sweep: Sweep) -> None:
+def test_messages_without_a_valid_lease_go_back_and_others_stay(store: Store, sweep: Sweep) -> None:
     old, young = tags_of(GONE, 2)
     store.hold(old, LEASE + 1)
     store.hold(young, LEASE - 60)
@@ -55,7 +55,7 @@ def test_what_no_lease_covers_goes_back_and_the_rest_stays(store: Store, sweep: 
     assert sweep.swept == 1
 
 
-def test_it_goes_back_as_kombu_marks_it(store: Store, sweep: Sweep) -> None:
+def test_a_message_goes_back_with_kombus_marks(store: Store, sweep: Sweep) -> None:
     (tag,) = tags_of(GONE, 1)
     sent = json.loads(store.hold(tag, LEASE + 1, priority=6))
     sweep.round(store.broker())
@@ -66,9 +66,9 @@ def test_it_goes_back_as_kombu_marks_it(store: Store, sweep: Sweep) -> None:
     assert json.loads(item) == sent
 
 
-def test_it_goes_to_the_head_in_the_order_of_taking(store: Store, sweep: Sweep) -> None:
+def test_messages_go_to_the_head_in_the_order_of_fetching(store: Store, sweep: Sweep) -> None:
     tags = tags_of(GONE, 12)
-    for tag in reversed(tags):  # a renewal has made all places alike
+    for tag in reversed(tags):  # a renewal has given all entries the same time
         store.hold_entry(tag, f'[{message(tag)}, "", "mail"]')
     store.redis.zadd(INDEX, dict.fromkeys(tags, store.now - LEASE - 1))
     store.redis.lpush("mail", message("waited before"))
@@ -77,7 +77,7 @@ def test_it_goes_to_the_head_in_the_order_of_taking(store: Store, sweep: Sweep) 
     assert store.names() == [*tags, "waited before"]
 
 
-def test_more_than_one_batch_keeps_its_order(
+def test_several_batches_keep_their_order(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_sweep, "BATCH", 4)
@@ -89,7 +89,7 @@ def test_more_than_one_batch_keeps_its_order(
     assert store.names() == tags
 
 
-def test_a_round_is_bounded_and_says_so(
+def test_a_round_is_limited_and_reports_that_more_is_left(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_sweep, "BATCH", 2)
@@ -116,7 +116,7 @@ def test_large_messages_come_in_smaller_batches(
     assert store.calls.count(PUT_BACK) == 3
 
 
-def test_what_runs_here_stays_though_its_lease_is_over(
+def test_a_running_message_stays_even_if_its_lease_is_over(
     store: Store, sweep: Sweep, known: set[str]
 ) -> None:
     (tag,) = tags_of(OWN, 1)
@@ -143,7 +143,9 @@ def test_a_message_that_was_renewed_meanwhile_stays(store: Store, sweep: Sweep) 
     assert sweep.swept == 0
 
 
-def test_of_two_sweeps_one_puts_it_back(store: Store, sweep: Sweep, known: set[str]) -> None:
+def test_only_one_of_two_sweeps_puts_a_message_back(
+    store: Store, sweep: Sweep, known: set[str]
+) -> None:
     (tag,) = tags_of(GONE, 1)
     store.hold(tag, LEASE + 1)
     other = sweeping(Owner("other@test"), lambda: known)
@@ -157,7 +159,7 @@ def test_of_two_sweeps_one_puts_it_back(store: Store, sweep: Sweep, known: set[s
     assert (sweep.swept, other.swept) == (0, 1)
 
 
-def test_a_stock_workers_message_has_its_own_time(store: Store, sweep: Sweep) -> None:
+def test_a_stock_workers_message_has_its_own_timeout(store: Store, sweep: Sweep) -> None:
     running, abandoned = "0b1e-running", "0b1e-abandoned"
     store.hold(running, LEASE + 500)
     store.hold(abandoned, STOCK + 1)
@@ -167,7 +169,7 @@ def test_a_stock_workers_message_has_its_own_time(store: Store, sweep: Sweep) ->
     assert store.held() == {running}
 
 
-def test_many_of_a_stock_workers_hide_none_of_ours(
+def test_many_messages_of_stock_workers_do_not_hide_ours(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_sweep, "BATCH", 2)
@@ -180,7 +182,7 @@ def test_many_of_a_stock_workers_hide_none_of_ours(
     assert store.names() == [tag]
 
 
-def test_with_one_timeout_for_all_there_is_no_difference(store: Store, known: set[str]) -> None:
+def test_stock_messages_may_have_the_same_timeout(store: Store, known: set[str]) -> None:
     sweep = sweeping(OWN, lambda: known, 15.0)
     store.hold("stock", LEASE + 1)
     store.hold("stock, young", LEASE - 60)
@@ -191,7 +193,7 @@ def test_with_one_timeout_for_all_there_is_no_difference(store: Store, known: se
     assert store.names() == [tag, "stock"]
 
 
-def test_a_forgotten_message_of_our_own_goes_back_once_two_looks_found_it(
+def test_an_own_unknown_message_goes_back_after_it_was_found_twice(
     store: Store, sweep: Sweep, known: set[str]
 ) -> None:
     forgotten, fresh, ours = tags_of(OWN, 3)
@@ -207,7 +209,7 @@ def test_a_forgotten_message_of_our_own_goes_back_once_two_looks_found_it(
     assert store.held() == {fresh, ours, another}
 
 
-def test_without_suspicion_it_is_what_was_not_renewed_with_the_rest(
+def test_without_suspicion_only_messages_that_missed_a_renewal_go_back(
     store: Store, sweep: Sweep
 ) -> None:
     forgotten, fresh = tags_of(OWN, 2)
@@ -219,7 +221,7 @@ def test_without_suspicion_it_is_what_was_not_renewed_with_the_rest(
     assert store.held() == {fresh}
 
 
-def test_an_answer_that_was_read_between_two_looks_is_not_forgotten(
+def test_a_message_whose_reply_came_between_two_sweeps_does_not_go_back(
     store: Store, sweep: Sweep, known: set[str]
 ) -> None:
     (tag,) = tags_of(OWN, 1)
@@ -232,7 +234,7 @@ def test_an_answer_that_was_read_between_two_looks_is_not_forgotten(
     assert store.names() == []
 
 
-def test_a_place_without_a_message_is_removed(store: Store, sweep: Sweep) -> None:
+def test_an_index_entry_without_a_message_is_removed(store: Store, sweep: Sweep) -> None:
     gone, own = tags_of(GONE, 1)[0], tags_of(OWN, 1)[0]
     store.redis.zadd(INDEX, {gone: store.now - LEASE - 1, own: store.now - 20})
 
@@ -242,7 +244,7 @@ def test_a_place_without_a_message_is_removed(store: Store, sweep: Sweep) -> Non
     assert store.names() == []
 
 
-def test_a_message_without_a_place_gets_one(
+def test_a_message_without_an_index_entry_gets_one(
     store: Store, sweep: Sweep, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(500):
@@ -252,7 +254,7 @@ def test_a_message_without_a_place_gets_one(
         store.hold(tag, 60)
 
     sweep.round(store.broker())
-    assert store.held() == set(kept)  # one look may fall between two steps of another worker
+    assert store.held() == set(kept)  # one sweep may happen between two steps of another worker
     sweep.round(store.broker())
     assert len(store.held()) == 503
     assert store.age("lost-7") < 10
@@ -264,7 +266,7 @@ def test_a_message_without_a_place_gets_one(
     assert sweep_scripts.MEND not in store.calls
 
 
-def test_an_item_that_is_no_json_goes_back_as_it_is(store: Store, sweep: Sweep) -> None:
+def test_an_item_that_is_no_json_goes_back_unchanged(store: Store, sweep: Sweep) -> None:
     (tag,) = tags_of(GONE, 1)
     item = b'gar"rubbish\xff, "", "mail'
     store.hold_entry(tag, b"[" + item + b', "", "mail"]', LEASE + 1)
@@ -274,7 +276,7 @@ def test_an_item_that_is_no_json_goes_back_as_it_is(store: Store, sweep: Sweep) 
     assert store.held() == set()
 
 
-def test_an_item_that_is_no_message_goes_back_as_it_is(store: Store, sweep: Sweep) -> None:
+def test_an_item_that_is_no_message_goes_back_unchanged(store: Store, sweep: Sweep) -> None:
     (tag,) = tags_of(GONE, 1)
     store.hold_entry(tag, '[[1, 2], "", "mail"]', LEASE + 1)
 
@@ -282,7 +284,7 @@ def test_an_item_that_is_no_message_goes_back_as_it_is(store: Store, sweep: Swee
     assert client(store.port, "operator").lrange("mail", 0, -1) == [b"[1, 2]"]
 
 
-def test_what_cant_be_put_back_stays_and_keeps_nothing_else(
+def test_a_message_that_cant_be_put_back_stays_and_blocks_no_other(
     store: Store, sweep: Sweep, caplog: pytest.LogCaptureFixture
 ) -> None:
     strange, wrong, good = tags_of(GONE, 3)
@@ -302,7 +304,7 @@ def test_what_cant_be_put_back_stays_and_keeps_nothing_else(
     assert any("WRONGTYPE" in line for line in kept)
 
 
-def test_a_redis_at_its_memory_limit_gets_them_back(store: Store, sweep: Sweep) -> None:
+def test_messages_are_put_back_at_the_memory_limit(store: Store, sweep: Sweep) -> None:
     (tag,) = tags_of(GONE, 1)
     store.hold(tag, LEASE + 1)
     store.admin.config_set("maxmemory", 1)
@@ -317,7 +319,7 @@ def test_nothing_to_do_is_one_command(store: Store, sweep: Sweep) -> None:
     assert store.calls == [sweep_scripts.LOOK]
 
 
-def test_the_log_says_whose_they_were(
+def test_the_log_names_the_previous_owner(
     store: Store, sweep: Sweep, caplog: pytest.LogCaptureFixture
 ) -> None:
     for tag in tags_of(GONE, 2):
@@ -332,7 +334,7 @@ def test_the_log_says_whose_they_were(
 
 
 class Clocks:
-    """Redis' clock and ours, as the test says, over a real Redis."""
+    """A real Redis whose clock and ours are set by the test."""
 
     def __init__(self, store: Store) -> None:
         self.ours = 0.0
@@ -348,7 +350,7 @@ class Clocks:
 
 
 @pytest.mark.parametrize("seconds", [LEASE + 5, 3600])
-def test_a_clock_that_is_set_forward_takes_nothing_from_who_lives(
+def test_a_clock_that_is_set_forward_takes_nothing_from_living_workers(
     store: Store, known: set[str], seconds: float
 ) -> None:
     clocks = Clocks(store)
@@ -365,7 +367,7 @@ def test_a_clock_that_is_set_forward_takes_nothing_from_who_lives(
     clocks.ahead = seconds
     assert not sweep.round(clocks.broker())
     clocks.ours += 5
-    # The worker that lives has renewed; the other one has not.
+    # The living worker has renewed its lease; the other one has not.
     store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
     assert not sweep.round(clocks.broker())
     assert store.held() == {alive, dead, stock}
@@ -373,7 +375,7 @@ def test_a_clock_that_is_set_forward_takes_nothing_from_who_lives(
     sweep.round(clocks.broker())
     assert store.names() == [dead]
     assert store.held() == {alive, stock}
-    # A stock worker renews nothing: its time counts without the step.
+    # A stock worker renews nothing, so the change of the clock is subtracted from its age.
     clocks.ours += STOCK - 20
     store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
     sweep.round(clocks.broker())
@@ -394,7 +396,7 @@ def test_a_clock_that_is_set_back_puts_nothing_back(store: Store, sweep: Sweep) 
     assert store.held() == {tag}
 
 
-def test_a_worker_that_begins_gives_the_others_time_to_renew(store: Store, known: set[str]) -> None:
+def test_a_starting_worker_gives_the_others_time_to_renew(store: Store, known: set[str]) -> None:
     now = 0.0
     sweep = Sweep(OWN, lambda: known, LEASE, STOCK, clock=lambda: now)
     (tag,) = tags_of(GONE, 1)

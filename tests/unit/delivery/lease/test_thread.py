@@ -24,7 +24,7 @@ OWN = Owner("here@test")
 
 
 class Case:
-    """A keeper over a broker that the test plays; time passes as the test says."""
+    """A lease thread with a fake broker and a clock that the test moves."""
 
     def __init__(self, seconds: float = 300) -> None:
         self.now = 1000.0
@@ -65,27 +65,27 @@ def case() -> Case:
     return Case()
 
 
-def test_each_is_done_when_it_is_due(case: Case) -> None:
+def test_renewals_and_sweeps_happen_when_they_are_due(case: Case) -> None:
     case.pass_time(1000)
     assert case.count(RENEW) == 200
     assert 1000 / 6 <= case.count(sweep_scripts.LOOK) <= 1000 / 4
     assert case.calls[0][:2] == (1000.0, RENEW)
 
 
-def test_an_idle_worker_sends_a_command_in_some_seconds(case: Case) -> None:
+def test_an_idle_worker_sends_one_command_in_several_seconds(case: Case) -> None:
     case.held = []
     case.pass_time(1000)
     assert case.count(RENEW) == 0
     assert len(case.calls) <= 0.3 * 1000
 
 
-def test_before_the_first_connection_it_waits(case: Case) -> None:
+def test_it_waits_for_the_first_connection(case: Case) -> None:
     case.there = False
     assert 0 <= case.thread.step() <= lease_thread.EVERY
     assert case.calls == []
 
 
-def test_without_a_connection_of_the_worker_the_lease_goes_on(case: Case) -> None:
+def test_the_lease_continues_without_a_connection_of_the_worker(case: Case) -> None:
     case.connected = False
     case.pass_time(300)
     assert case.count(RENEW) == 60
@@ -106,7 +106,7 @@ def test_it_is_suspicious_for_a_while_after_each_connection(case: Case) -> None:
     assert ages(lease_thread.SUSPICIOUS - 20) == {sweep.UNKNOWN_AGE}
 
 
-def test_after_an_error_it_tries_soon_and_tells_it_once(
+def test_an_error_is_logged_once_and_retried_soon(
     case: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -133,12 +133,12 @@ def test_after_an_outage_the_others_may_renew_before_it_sweeps(case: Case) -> No
     case.pass_time(60)
     looks = [when for when, script, _ in case.calls if script is sweep_scripts.LOOK]
     renewals = [when for when, script, _ in case.calls if script is RENEW]
-    # The last attempt that failed was up to two seconds ago.
+    # The last failed attempt was up to two seconds ago.
     assert renewals[0] - back <= lease_thread.RETRY
     assert looks[0] - back >= lease_thread.PATIENCE - lease_thread.RETRY
 
 
-def test_after_its_own_standstill_the_others_may_renew_before_it_sweeps(case: Case) -> None:
+def test_after_a_pause_of_its_own_process_the_others_may_renew_before_it_sweeps(case: Case) -> None:
     case.pass_time(100)
     case.now += 400
     case.calls.clear()
@@ -150,7 +150,9 @@ def test_after_its_own_standstill_the_others_may_renew_before_it_sweeps(case: Ca
     )
 
 
-def test_what_remains_is_swept_at_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rest_of_a_limited_sweep_follows_at_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rounds = iter([True, True, False])
     monkeypatch.setattr(case.thread.sweep, "round", lambda *_: next(rounds))
     assert case.thread.step() == 0
@@ -182,7 +184,7 @@ def unhooked() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_it_is_added_where_it_is_on() -> None:
+def test_the_step_is_only_added_if_the_lease_is_on() -> None:
     app = Celery("shop", set_as_current=False)
     lease_thread.install(app, Options(fetch="atomic"))
     lease_thread.install(app, Options())
@@ -195,7 +197,7 @@ def test_it_is_added_where_it_is_on() -> None:
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_the_watchdogs_verdict_ends_the_lease_and_takes_it_up_again() -> None:
+def test_the_watchdog_ends_and_resumes_the_lease() -> None:
     app = Celery("shop", set_as_current=False)
     app.conf.broker_transport_options = {"visibility_timeout": 30}
     tags.begin("here@test")

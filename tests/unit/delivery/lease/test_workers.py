@@ -59,7 +59,7 @@ def test_a_killed_workers_tasks_are_back_after_its_lease(workers: Workers) -> No
     workers.start("dies", "-P", "threads", "-c", "1", visibility=LEASE)
     workers.send("wait", "task")
     workers.until(lambda: workers.ledger.node("begin", "task"), "the task runs")
-    time.sleep(LEASE)  # its lease is renewed in that time
+    time.sleep(LEASE)  # its lease is renewed meanwhile
     workers.start("lives", "-P", "threads", "-c", "1", visibility=LEASE)
     assert holders(workers) == {"dies"}
     workers.go("lives")
@@ -75,7 +75,9 @@ def test_a_killed_workers_tasks_are_back_after_its_lease(workers: Workers) -> No
     )
 
 
-def test_who_was_cut_off_beyond_its_lease_touches_no_later_delivery(workers: Workers) -> None:
+def test_a_worker_that_was_cut_off_beyond_its_lease_touches_no_later_delivery(
+    workers: Workers,
+) -> None:
     workers.start("cut", "-P", "threads", "-c", "1", visibility=LEASE)
     workers.send("wait", "task")
     workers.until(lambda: workers.ledger.node("begin", "task"), "the task runs")
@@ -92,17 +94,17 @@ def test_who_was_cut_off_beyond_its_lease_touches_no_later_delivery(workers: Wor
     workers.go("cut")
     workers.until(lambda: "was no longer held" in workers.log("cut"), "its acknowledgement is late")
 
-    assert holders(workers) == {"other"}, "the later delivery is not acknowledged by it"
+    assert holders(workers) == {"other"}, "it acknowledged the later delivery"
     workers.go("other")
     all_ended(workers, {"task"})
     assert workers.ledger.count("begin") == {"task": 2}
-    # Nothing comes after it.
+    # No other delivery follows.
     workers.send("work", "next")
     all_ended(workers, {"task", "next"})
     assert workers.ledger.count("begin") == {"task": 2, "next": 1}
 
 
-def test_clocks_that_are_wrong_disturb_nothing(workers: Workers) -> None:
+def test_wrong_clocks_do_no_harm(workers: Workers) -> None:
     workers.start("right", "-c", "1", visibility=LEASE)
     workers.start("fast", "-c", "1", visibility=LEASE, clock=60)
     workers.start("slow", "-c", "1", visibility=LEASE, clock=-60)
@@ -116,7 +118,7 @@ def test_clocks_that_are_wrong_disturb_nothing(workers: Workers) -> None:
 
 
 @pytest.mark.parametrize("first", ["stock", "atomic"])
-def test_a_fleet_changes_over_under_load(workers: Workers, first: str) -> None:
+def test_a_fleet_changes_its_way_of_fetching_under_load(workers: Workers, first: str) -> None:
     old, new = (STOCK, ATOMIC) if first == "stock" else (ATOMIC, STOCK)
     names = {f"task-{number}" for number in range(60)}
     for one in ("old-1", "old-2"):
@@ -132,7 +134,9 @@ def test_a_fleet_changes_over_under_load(workers: Workers, first: str) -> None:
 
 
 @pytest.mark.parametrize("dying", ["stock", "atomic"])
-def test_each_kind_takes_over_what_the_other_kind_left(workers: Workers, dying: str) -> None:
+def test_stock_and_atomic_workers_take_over_each_others_messages(
+    workers: Workers, dying: str
+) -> None:
     dies, lives = (STOCK, ATOMIC) if dying == "stock" else (ATOMIC, STOCK)
     if lives is ATOMIC:
         lives = {**ATOMIC, "stock_visibility": 8.0}
@@ -146,7 +150,7 @@ def test_each_kind_takes_over_what_the_other_kind_left(workers: Workers, dying: 
     assert workers.ledger.node("begin", "task") == ["dies", "lives"]
 
 
-def test_a_stock_workers_long_task_is_left_to_it(workers: Workers) -> None:
+def test_a_long_task_of_a_stock_worker_is_not_taken_away(workers: Workers) -> None:
     workers.start("stock", "-c", "1", delivery=STOCK, visibility=60)
     workers.send("work", "long", 12)
     workers.until(lambda: workers.ledger.node("begin", "long"), "it runs")
@@ -156,10 +160,10 @@ def test_a_stock_workers_long_task_is_left_to_it(workers: Workers) -> None:
     assert workers.ledger.count("begin") == {"long": 1, "short": 1}
 
 
-def test_a_longer_timeout_is_rolled_out_beside_the_shorter_one(workers: Workers) -> None:
-    """As when some hosts change to the stock fetch: each worker sweeps by its own timeout, and must not steal.
+def test_a_longer_timeout_can_be_rolled_out(workers: Workers) -> None:
+    """This happens if some hosts change to the stock fetch: each worker sweeps by its own timeout, and must not steal.
 
-    The timeouts are those of the scenario `delivery`, and the shortest that preflight takes.
+    The timeouts are those of the scenario `delivery`, and the shortest that preflight accepts.
     """
     workers.start("before", "-c", "1", visibility=15)
     workers.start("after", "-c", "1", visibility=120)

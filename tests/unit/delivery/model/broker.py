@@ -1,4 +1,4 @@
-"""A Redis with what kombu keeps in it. Each method is one command or one script, so one step."""
+"""Redis with kombu's keys. Each method is one command or one script, and so one step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Message:
 
 @dataclass(eq=False)
 class Delivery:
-    """One way of a message out of its list. What stands here no worker sees; it is there to judge by."""
+    """One delivery of a message. Workers don't see these fields; the model uses them to check its invariants."""
 
     message: Message
     tag: str
@@ -40,7 +40,7 @@ class Delivery:
     #: How it left ``unacked``, and who removed it.
     gone: str = ""
     gone_by: Any = None
-    #: It was taken from a process that lived, but was cut off beyond its lease.
+    #: It was taken from a living process that was cut off for longer than its lease.
     expired: bool = False
 
 
@@ -55,7 +55,7 @@ class Broker:
     parked: list[Message] = field(default_factory=list)
 
     def push(self, message: Message) -> None:
-        """LPUSH, a producer's."""
+        """A producer's LPUSH."""
         self.lists[message.queue].insert(0, message)
 
     def pop(self) -> Message | None:
@@ -63,12 +63,12 @@ class Broker:
         return next((found.pop() for found in self.lists.values() if found), None)
 
     def write(self, delivery: Delivery, score: int) -> None:
-        """MULTI, ZADD, HSET: kombu's, after its pop."""
+        """MULTI, ZADD, HSET, as kombu sends them after its pop."""
         self.unacked[delivery.tag] = delivery
         self.index[delivery.tag] = score
 
     def take(self, owner: object, tag: str, score: int | None) -> Delivery | None:
-        """The script: out of the list and into ``unacked``."""
+        """The fetch script: move a message from its list into ``unacked``."""
         message = self.pop()
         if message is None:
             return None
@@ -81,7 +81,7 @@ class Broker:
         self._leave(tag, "acknowledged", by)
 
     def restore(self, tag: str, by: object, why: str = "put back", deaths: int = 0) -> bool:
-        """The script that puts back at the head of the list, or among the dead letters; whether it was there."""
+        """The script that puts a message back at the head of its list or parks it; return whether it was there."""
         delivery = self._leave(tag, why, by)
         if delivery is None:
             return False

@@ -16,7 +16,7 @@ PREFETCH = 3
 
 @dataclass(frozen=True)
 class Design:
-    """One switch for each thing that keeps a message; ``celery_fleet.delivery`` has all of them on."""
+    """One switch for each rule that keeps a message; ``celery_fleet.delivery`` has all of them on."""
 
     #: List and ``unacked`` change in one step; otherwise a pop comes first, and a write in a second step.
     atomic_take: bool = True
@@ -28,7 +28,7 @@ class Design:
     resend: bool = True
     #: A process renews what it holds while it lives.
     lease: bool = True
-    #: It renews only messages that it knows; otherwise all that bear the owner's name.
+    #: It renews only messages that it knows; otherwise all with the owner's name.
     renews_known: bool = True
     #: It also renews the tag of a fetch whose reply it has not read.
     renews_outstanding: bool = True

@@ -22,7 +22,7 @@ from tests.unit.delivery.model.process import Connection, Process
 from tests.unit.delivery.model.world import KINDS, HandBack, World
 
 MOST_SENT = 6
-#: A run draws some of these, and meets so many of them at most: with all of them all the time nothing gets far.
+#: Each run draws some of these faults, up to this number: with all of them at once, runs would make no progress.
 FAULTS = ("lose", "kill", "kill_child", "kill_host", "cut", "freeze", "outage", "drain")
 MOST_FAULTS = 7
 
@@ -32,7 +32,7 @@ _P = ParamSpec("_P")
 def step(
     able: Callable[[Machine], Sequence[Any]], fault: str = ""
 ) -> Callable[[Callable[Concatenate[Machine, Any, _P], None]], Any]:
-    """A rule that goes for one of those that are able to; it is not drawn while there is none."""
+    """Make a rule that acts on one of the candidates; it is not drawn while there is none."""
 
     def is_possible(self: Machine) -> bool:
         return (not fault or (fault in self.faults and self.left > 0)) and bool(able(self))
@@ -44,8 +44,8 @@ def step(
             found = able(self)
             run(self, found[which % len(found)], *args, **kwargs)
 
-        # Hypothesis asks for the parameters of what it calls.
-        del drawn.__wrapped__  # type: ignore[attr-defined]  # hypothesis puts it there
+        # Hypothesis inspects the parameters of the rule.
+        del drawn.__wrapped__  # type: ignore[attr-defined]  # hypothesis adds it
         more = {"keep": st.booleans()} if run.__name__ == "reconnect" else {}
         return precondition(is_possible)(rule(which=st.integers(0, 11), **more)(drawn))
 
@@ -53,7 +53,7 @@ def step(
 
 
 class Machine(RuleBasedStateMachine):
-    """One run: a world, and steps in it until hypothesis has had enough; then everything must get done."""
+    """One run: a world and steps in it, as many as hypothesis draws; then everything must get done."""
 
     designs: ClassVar[tuple[Design, ...]] = (OURS, OURS, OURS)
     watched: ClassVar[Collection[str]] = KINDS
@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
         self.left = MOST_FAULTS
         self.world = World(
             self.designs,
-            # Stock goes by its host's clock, ours by the broker's.
+            # Stock uses its host's clock, ours the broker's.
             skews=(60, 0) if self.spared else (0, 60),
             watched=self.watched,
             spared=self.spared,
@@ -86,7 +86,7 @@ class Machine(RuleBasedStateMachine):
     def holds(self) -> None:
         self.world.check()
 
-    # --- who ---------------------------------------------------------------------------------------
+    # --- candidates ---------------------------------------------------------------------------------------
 
     def living(self) -> list[Process]:
         return [one for one in self.world.workers if one.alive]
@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
         spared = {self.world.hosts[one] for one in self.spared}
         return sorted({0, 1} - spared)
 
-    # --- what goes well ----------------------------------------------------------------------------
+    # --- normal steps ----------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.world.sent) < MOST_SENT)
     @rule(queue=st.sampled_from(["mail", "bulk"]))
@@ -139,7 +139,7 @@ class Machine(RuleBasedStateMachine):
 
     @step(lambda self: [one for one in self.living() if one.reaches and one.wants()])
     def take_and_begin(self, process: Process) -> None:
-        """Nothing comes between: most takes are like that, and a run gets further with them."""
+        """Nothing happens in between, as in most fetches; this way a run gets further."""
         process.ask()
         self.world.talk(process)
         if process.waiting():
@@ -172,7 +172,7 @@ class Machine(RuleBasedStateMachine):
     def start(self, index: int) -> None:
         self.world.start(index)
 
-    # --- what goes wrong, and what mends it --------------------------------------------------------
+    # --- faults, and their repair --------------------------------------------------------
 
     @step(lambda self: [one for one in self.exposed() if one.connected], "lose")
     def lose(self, process: Process) -> None:
@@ -200,7 +200,7 @@ class Machine(RuleBasedStateMachine):
 
     @step(lambda self: self.world.to_hand_back())
     def hand_back_at_once(self, process: Process) -> None:
-        """Nothing comes between its two round trips."""
+        """Nothing happens between its two round trips."""
         self.world.read_for_hand_back(process)
         self.world.finish_hand_back(self.world.hand_backs[-1])
 
@@ -234,7 +234,7 @@ class Machine(RuleBasedStateMachine):
 
     @step(lambda self: [] if self.spared else [2, 20], "outage")
     def outage(self, seconds: int) -> None:
-        """Redis is away, and comes back with all that it had."""
+        """Redis is away, and comes back with all its data."""
         self.world.outage(seconds)
 
 
@@ -247,7 +247,7 @@ def machine(
 ) -> type[Machine]:
     """Return a machine whose workers have a design. With ``stock``, the last worker has that one and meets no fault.
 
-    ``faults`` are those that each run meets, instead of some drawn at random.
+    ``faults`` are those of each run, instead of some drawn at random.
     """
     designs = (design, design, stock or design)
     members = {

@@ -1,4 +1,4 @@
-"""A worker's main process and its pool, as far as messages are concerned. What it can't know it does not look at."""
+"""A worker's main process and its pool, as far as messages are concerned. It only uses what a real one can know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.delivery.model.design import EVERY, LATE, PREFETCH, Design
 
 @dataclass(eq=False)
 class Command:
-    """One round trip: what the server does, and what its caller does with the reply."""
+    """One round trip: what the server does, and what the caller does with the reply."""
 
     serve: Callable[[], object]
     read: Callable[[object], None]
@@ -23,9 +23,9 @@ class Command:
 
 @dataclass(eq=False)
 class Connection:
-    """Commands that are on their way, in order, and replies that are on theirs.
+    """Commands on their way to the server, in order, and replies on their way back.
 
-    Once ``open`` is false its client is gone, but what it sent may still be served: late, or never.
+    Once ``open`` is false its client is gone, but its commands may still be served: late, or never.
     """
 
     commands: deque[Command] = field(default_factory=deque)
@@ -42,7 +42,7 @@ class Connection:
 
 @dataclass(eq=False)
 class Host:
-    """What the processes of a host share. ``written`` is the runtime directory: acknowledgements to be sent again."""
+    """What the processes of a host share. ``written``, in the runtime directory: acknowledgements to be sent again."""
 
     skew: int = 0
     is_cut: bool = False
@@ -58,27 +58,27 @@ class Process:
     host: Host
     broker: Broker
     design: Design
-    #: Its main process lives ...
+    #: Whether its main process lives.
     alive: bool = True
-    #: ... and so does a child of its pool; with the last of them the lock is free.
+    #: Whether a child of its pool lives; when the last process ends, the lock is free.
     children: bool = True
     frozen: bool = False
     draining: bool = False
     connected: bool = False
-    #: For how long it could reach the broker, and for how long not, in seconds of a broker that is up.
+    #: Seconds for which it could, and could not, reach a broker that was up.
     in_touch: int = 0
     cut_off: int = 0
     #: It has not reached the broker since an outage.
     missing: bool = False
     renewed: int = 0
-    #: What it knows of, oldest first; ``doomed`` goes back as soon as there is a connection; ``adrift`` has
-    #: gone back and runs on.
+    #: Messages that it knows, oldest first; ``doomed`` ones go back as soon as there is a connection; ``adrift`` ones
+    #: have gone back and still run.
     held: list[Delivery] = field(default_factory=list)
     doomed: list[Delivery] = field(default_factory=list)
     adrift: list[Delivery] = field(default_factory=list)
-    #: The tag of the take that is on its way; "" for a tag that only its reply will tell.
+    #: The tag of the fetch that is on its way; "" if only its reply will have the tag.
     outstanding: str | None = None
-    #: Messages that were begun, also in the runtime directory.
+    #: Messages that were begun; the runtime directory has them, too.
     begun: set[str] = field(default_factory=set)
     poll: Connection = field(default_factory=Connection)
     rest: Connection = field(default_factory=Connection)
@@ -89,21 +89,21 @@ class Process:
         self.tags = Tags(self.owner)
         self.renewed = self.broker.now
 
-    # --- what it is able to do ---------------------------------------------------------------------
+    # --- what it can do ---------------------------------------------------------------------
 
     @property
     def acts(self) -> bool:
-        """Whether its event loop runs."""
+        """Return whether its event loop runs."""
         return self.alive and not self.frozen
 
     @property
     def reaches(self) -> bool:
-        """Return whether a separate thread of it reaches the broker."""
+        """Return whether its lease thread reaches the broker."""
         return self.acts and not self.host.is_cut
 
     @property
     def known(self) -> list[str]:
-        """Tags that are its own, as far as it knows."""
+        """Return the tags of messages that it knows as its own."""
         return [one.tag for one in self.held + self.doomed] + [self.outstanding or ""]
 
     @property
@@ -112,22 +112,22 @@ class Process:
         return self.host.written.setdefault(self.node, set())
 
     def running(self) -> list[Delivery]:
-        """Bodies that run."""
+        """Return the messages whose bodies run."""
         every = self.held + self.doomed + self.adrift
         return [one for one in every if one.state is State.RUNNING]
 
     def waiting(self) -> list[Delivery]:
-        """What has not begun."""
+        """Return the messages that have not begun."""
         return [one for one in self.held if one.state is State.HELD]
 
     def score(self) -> int | None:
-        """What it gives as a time; None for the broker's own clock."""
+        """Return the time that it sends; None means the broker's own clock."""
         return None if self.design.broker_clock else self.broker.now + self.host.skew
 
-    # --- taking ------------------------------------------------------------------------------------
+    # --- fetching ------------------------------------------------------------------------------------
 
     def wants(self) -> bool:
-        """Whether it may ask for a message."""
+        """Return whether it may fetch a message."""
         return (
             self.acts
             and self.connected
@@ -137,7 +137,7 @@ class Process:
         )
 
     def ask(self) -> None:
-        """Send a take, or a pop."""
+        """Send a fetch, or a pop."""
         tag = self.outstanding = self.tags.next() if self.design.tag_per_delivery else ""
         if self.design.atomic_take:
             self.poll.commands.append(
@@ -172,7 +172,7 @@ class Process:
     # --- running -----------------------------------------------------------------------------------
 
     def end(self, delivery: Delivery) -> None:
-        """A body has ended; only a main process that lives can acknowledge it."""
+        """End a body; only a living main process can acknowledge it."""
         delivery.state = State.ENDED
         if not self.alive:
             return
@@ -195,7 +195,7 @@ class Process:
         )
 
     def lose_child(self, delivery: Delivery) -> None:
-        """A child of the pool is killed with its body."""
+        """Kill a child of the pool with its body."""
         delivery.state = State.BROKEN
         if self.connected:
             self._forget(delivery)
@@ -217,7 +217,7 @@ class Process:
     # --- connections -------------------------------------------------------------------------------
 
     def lose(self) -> None:
-        """All its connections break; the loop notices at once."""
+        """Break all its connections; the loop notices at once."""
         self._close()
         for delivery in list(self.held):
             if delivery.state is State.POPPED:
@@ -242,7 +242,7 @@ class Process:
         self.poll, self.rest = Connection(), Connection()
 
     def reconnect(self, keep: bool) -> None:
-        """Acknowledgements that failed come first, then what goes back; ``keep`` what has not begun, or not."""
+        """Send failed acknowledgements, then put messages back; with ``keep`` it keeps those that have not begun."""
         self.connected = True
         for tag in sorted(self.written):
             known = next((one for one in self.held if one.tag == tag), None)
@@ -270,7 +270,7 @@ class Process:
     # --- lease and sweep ---------------------------------------------------------------------------
 
     def renew(self) -> None:
-        """What the thread of the lease does when its time has come."""
+        """Do what the lease thread does when a renewal is due."""
         if not self.design.lease or self.broker.now < self.renewed + EVERY:
             return
         self.renewed = self.broker.now
@@ -287,7 +287,7 @@ class Process:
         )
 
     def unknown(self) -> list[str]:
-        """Own tags of takes that were served after their connection was gone."""
+        """Return own tags of fetches that were served after their connection was gone."""
         known = set(self.known)
         if not self.design.spares_outstanding:
             known.discard(self.outstanding or "")
@@ -298,7 +298,7 @@ class Process:
         ]
 
     def give_back_unknown(self) -> None:
-        """The sweep of own tags."""
+        """Sweep own tags."""
         for tag in self.unknown():
             self.rest.commands.append(
                 Command(lambda tag=tag: self.broker.restore(tag, self), lambda _: None)  # type: ignore[misc]  # mypy takes no default of a lambda
@@ -315,16 +315,16 @@ class Process:
                 self._give_back(delivery)
 
     def may_quit(self) -> bool:
-        """Whether a drain is over, as far as bodies are concerned."""
+        """Return whether a drain is over: no body runs."""
         return self.acts and self.draining and self.outstanding is None and not self.running()
 
     def die(self) -> None:
-        """The main process is gone; a child may outlive it for a moment."""
+        """End the main process; a child may outlive it for a moment."""
         self.alive = self.frozen = False
         self._close()
 
     def bury(self) -> None:
-        """Its children are gone too."""
+        """End its children, too."""
         self.children = False
         for delivery in self.running():
             delivery.state = State.BROKEN

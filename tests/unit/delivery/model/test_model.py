@@ -1,4 +1,4 @@
-"""The model holds as we build it, and breaks without each of its parts: `world.py` says what it is."""
+"""The model holds with all rules, and breaks without each of them; `world.py` describes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.delivery.model.design import OURS, STOCK
 from tests.unit.delivery.model.machine import Machine, machine
 from tests.unit.delivery.model.world import BrokenError
 
-#: The same runs each time, as far as hypothesis lets them be: it also draws constants of the modules that are loaded.
+#: Nearly the same runs each time: hypothesis also draws constants of loaded modules.
 BASE = settings(
     derandomize=True,
     database=None,
@@ -23,7 +23,7 @@ BASE = settings(
 )
 SHORT = settings(BASE, max_examples=60)
 DEEP = settings(BASE, max_examples=600, stateful_step_count=80)
-#: That it is found is enough, so nothing is made shorter; it takes some tens to some hundreds of runs.
+#: It is enough to find a fault, so runs are not shrunk; that takes tens to hundreds of runs.
 SEARCH = settings(BASE, max_examples=10_000, stateful_step_count=30, phases=[Phase.generate])
 
 
@@ -43,7 +43,7 @@ def test_nothing_is_lost_or_doubled() -> None:
 
 
 def test_nothing_is_lost_or_doubled_beside_a_stock_worker() -> None:
-    """The stock worker itself meets no fault: what it then does to its own messages is known."""
+    """The stock worker itself has no faults, because their effect on its own messages is known."""
     explore(machine(stock=STOCK), SHORT)
 
 
@@ -51,7 +51,7 @@ def test_nothing_is_lost_or_doubled_beside_a_stock_worker() -> None:
 def test_nothing_is_lost_or_doubled_in_many_runs() -> None:
     made = machine()
     explore(made, DEEP)
-    # Each of these happened, or the model tries less than it says.
+    # Each of these must have happened; otherwise the model tries less than it says.
     missing = {
         *("killed", "host killed", "child killed", "outage", "quit", "handed back", "swept"),
         *("again", "cut_off", "unacknowledged"),
@@ -95,7 +95,7 @@ def test_stock_loses_and_doubles_by_itself() -> None:
         ("stuck", ["renews_known"], ["lose"]),
         ("disagree", ["renews_existing"], ["lose"]),
         ("doubled", ["renews_outstanding"], ["drain"]),
-        # Either is enough by itself.
+        # Either fault is enough by itself.
         ("doubled", ["renews_outstanding", "spares_outstanding"], ["drain"]),
         ("doubled", ["broker_clock"], ["drain"]),
         ("doubled", ["patient"], ["outage"]),
@@ -106,12 +106,14 @@ def test_stock_loses_and_doubles_by_itself() -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else value,
 )
-def test_each_part_of_ours_is_needed(kind: str, left_out: list[str], faults: list[str]) -> None:
+def test_each_rule_of_the_fleet_is_needed(
+    kind: str, left_out: list[str], faults: list[str]
+) -> None:
     assert_breaks(kind, *left_out, faults=tuple(faults))
 
 
 @pytest.mark.long
-def test_a_sweep_that_spares_its_own_needs_patience_for_outages_alone() -> None:
+def test_a_sweep_that_skips_its_own_only_needs_patience_after_outages() -> None:
     made = machine(OURS.without("patient"), faults=("cut", "freeze"))
     explore(made, settings(BASE, max_examples=150))
     assert made.seen["cut_off"]

@@ -58,7 +58,7 @@ class BrokenError(AssertionError):
 
 @dataclass(eq=False)
 class HandBack:
-    """The hand-back of a dead process between its two round trips: what it has read, and what was written down."""
+    """The hand-back of a dead process between its two round trips: what it has read from Redis and from disk."""
 
     process: Process
     tags: list[str]
@@ -69,7 +69,7 @@ class HandBack:
 class World:
     """All hosts, workers and the broker, with the ledger. ``designs`` and ``hosts`` have an item for each worker.
 
-    ``watched`` are the kinds that raise. ``spared`` are workers, by index, that meet no fault; faults that they cause
+    ``watched`` are the kinds that raise. ``spared`` are workers, by index, without faults; faults that they cause
     (by a visibility timeout without a lease) are counted as theirs.
     """
 
@@ -99,7 +99,7 @@ class World:
         return made
 
     def is_spared(self, process: Process) -> bool:
-        """Whether it meets no fault."""
+        """Return whether it is spared from faults."""
         return int(process.node[1:]) in self.spared
 
     # --- steps -------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class World:
         former = self.workers[index]
         if (
             former.design.lock
-        ):  # it has the lock from now on, so a hand-back that was not done by now never is
+        ):  # it has the lock from now on, so a hand-back that has not happened yet never will
             former.host = Host()
         self.workers[index] = self._process(index)
 
@@ -281,15 +281,15 @@ class World:
                 continue
             if delivery is not None:
                 self.seen["swept"] += 1
-                # Judged by what happened, not by the score: that is the worker's own claim.
+                # This is judged by what happened, not by the score, which is the worker's own claim.
                 owner = delivery.owner
-                # An outage counts for the lease; those who come back from it get the time of a renewal.
+                # An outage counts against the lease; after it, workers get time for a renewal.
                 enough = EVERY if owner.missing else LEASE - EVERY
                 away = owner.cut_off >= enough and owner is not process
                 delivery.expired = delivery.owner.alive and (away or self.is_spared(delivery.owner))
             self.broker.restore(tag, process, "swept")
 
-    # --- what must hold ----------------------------------------------------------------------------
+    # --- invariants ----------------------------------------------------------------------------
 
     def check(self) -> None:
         """Check everything except `doubled` and `stuck`, which are checked at other times."""

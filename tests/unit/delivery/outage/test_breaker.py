@@ -15,7 +15,7 @@ from celery_fleet.delivery.outage.breaker import LIMIT, Breaker, BrokerAwayError
 
 
 class Broker:
-    """Answers, or not; counts how often it was asked."""
+    """A broker that answers or fails, and counts how often it was asked."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -48,14 +48,14 @@ def until(look: Any) -> None:
         time.sleep(0.005)
 
 
-def test_closed_it_lets_everything_pass(breaker: Breaker, broker: Broker) -> None:
+def test_a_closed_breaker_lets_everything_pass(breaker: Breaker, broker: Broker) -> None:
     breaker.check()
     assert not breaker.open
     assert not broker.asked
     assert breaker.seconds == 0
 
 
-def test_open_it_refuses_the_guarded_thread_alone(breaker: Breaker) -> None:
+def test_an_open_breaker_only_refuses_the_guarded_thread(breaker: Breaker) -> None:
     breaker.trip("too slow")
     with pytest.raises(BrokerAwayError, match="does not answer"):
         breaker.check()
@@ -66,7 +66,7 @@ def test_open_it_refuses_the_guarded_thread_alone(breaker: Breaker) -> None:
     assert passed == [True]
 
 
-def test_a_child_of_the_pool_is_not_concerned(breaker: Breaker) -> None:
+def test_a_child_of_the_pool_is_not_affected(breaker: Breaker) -> None:
     breaker.trip("too slow")
     child = os.fork()
     if child == 0:
@@ -81,7 +81,7 @@ def test_another_thread_does_not_open_it(breaker: Breaker) -> None:
     assert not breaker.open
 
 
-def test_it_closes_when_the_broker_answers_and_says_so(
+def test_it_closes_and_logs_that_when_the_broker_answers(
     breaker: Breaker, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = threading.Event()
@@ -99,13 +99,13 @@ def test_it_closes_when_the_broker_answers_and_says_so(
     assert "secret" not in caplog.text
 
 
-def test_again_while_open_changes_nothing(breaker: Breaker) -> None:
+def test_tripping_an_open_breaker_changes_nothing(breaker: Breaker) -> None:
     breaker.trip("too slow")
     breaker.trip("again")
     assert breaker.trips == 1
 
 
-def test_trouble_soon_after_it_closed_makes_it_wait_longer() -> None:
+def test_an_error_soon_after_it_closed_makes_it_wait_longer() -> None:
     now = [0.0]
     asked: list[float] = []
     breaker = Breaker(lambda: asked.append(now[0]), pause=1.0, longest=3.0, clock=lambda: now[0])
@@ -132,7 +132,7 @@ def test_trouble_soon_after_it_closed_makes_it_wait_longer() -> None:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """A port with a listener that never answers."""
+    """Return a port with a listener that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield int(server.getsockname()[1])
 
@@ -168,7 +168,7 @@ def test_a_refused_connection_opens_it(breaker: Breaker) -> None:
     assert breaker.open
 
 
-def test_waiting_times_are_bounded_and_nothing_is_tried_again(breaker: Breaker) -> None:
+def test_timeouts_are_limited_and_nothing_is_retried(breaker: Breaker) -> None:
     made = guard(
         {"connection_class": Connection, "socket_timeout": 10, "socket_connect_timeout": 1}, breaker
     )
@@ -177,7 +177,7 @@ def test_waiting_times_are_bounded_and_nothing_is_tried_again(breaker: Breaker) 
     assert made["retry"].get_retries() == 0
 
 
-def test_connections_of_other_threads_stay_as_they_are(breaker: Breaker) -> None:
+def test_connections_of_other_threads_are_not_changed(breaker: Breaker) -> None:
     given = {"connection_class": Connection, "socket_timeout": 10}
     made: list[Any] = []
     other = threading.Thread(target=lambda: made.append(guard(given, breaker)))
@@ -186,7 +186,7 @@ def test_connections_of_other_threads_stay_as_they_are(breaker: Breaker) -> None
     assert made == [given]
 
 
-def test_a_read_without_a_timeout_is_bounded_in_the_guarded_thread(
+def test_a_read_without_a_timeout_gets_one_in_the_guarded_thread(
     breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Recorder:

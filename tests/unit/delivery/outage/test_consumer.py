@@ -1,4 +1,4 @@
-"""What a consumer does while it has no broker."""
+"""A consumer without a broker keeps its timers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ kombu_hub: Any = kombu.asynchronous  # typed in part only
 
 
 class Away:
-    """A breaker that is open for some looks."""
+    """A breaker that is open the first few times that it is checked."""
 
     seconds = 0.0
 
@@ -35,7 +35,7 @@ class Away:
 
 
 class Waiting(GuardedConsumer):
-    """As far as waiting needs one."""
+    """The parts of a consumer that waiting uses."""
 
     def __init__(self, hub: Any, breaker: Away, look: Any) -> None:
         self.hub = hub
@@ -43,13 +43,13 @@ class Waiting(GuardedConsumer):
         self.pool = SimpleNamespace()
         self.controller = SimpleNamespace(register_with_event_loop=lambda hub: None)
         self.connection_errors = ()
-        # As Consumer.start has it before each connection.
+        # As in Consumer.start before each connection.
         self.timer_entries_before_start = loops._timer_entries(hub.timer)
         self.timer_entries_registered = None
 
 
 def test_time_limits_that_began_without_a_broker_outlive_the_next_connection() -> None:
-    """Celery cancels with a connection all timers since it began to connect."""
+    """With a connection, Celery cancels all timers that were added since it began to connect."""
     hub: Any = kombu_hub.Hub()
     set_: list[Any] = []
 
@@ -67,7 +67,7 @@ def test_time_limits_that_began_without_a_broker_outlive_the_next_connection() -
 
 
 class GreenTimer(kombu_hub.timer.Timer):  # type: ignore[misc]  # see kombu_hub
-    """Returns something else than the entry, as gevent's; nothing clears it when a connection is lost."""
+    """Like gevent's timer, it returns something else than the entry, and a lost connection does not clear it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class GreenTimer(kombu_hub.timer.Timer):  # type: ignore[misc]  # see kombu_hub
         return SimpleNamespace(entry=entry, cancel=lambda: None)
 
 
-def test_each_connection_s_timers_take_the_place_of_the_last_one_s(
+def test_each_connections_timers_replace_the_previous_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for field in fields(HOOKS):

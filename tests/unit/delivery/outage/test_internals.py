@@ -1,4 +1,4 @@
-"""What the outage guard does to objects of Celery."""
+"""How the outage guard changes objects of Celery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Dispatcher:
         raise AssertionError("it was not diverted")
 
 
-def test_events_that_wait_to_be_sent_stay_as_they_were() -> None:
+def test_events_that_wait_to_be_sent_are_not_changed() -> None:
     waiting: list[Any] = []
     dispatcher = Dispatcher()
     internals.divert(dispatcher, waiting.append)

@@ -15,7 +15,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / NAME
 
 
-def test_tags_keep_their_order_and_come_once(path: Path) -> None:
+def test_tags_keep_their_order_without_duplicates(path: Path) -> None:
     pending = Pending(path)
     for tag in (B, A, B, C):
         pending.add(tag)
@@ -25,7 +25,7 @@ def test_tags_keep_their_order_and_come_once(path: Path) -> None:
     assert path.read_text().splitlines() == [B, A, C]
 
 
-def test_the_next_start_has_what_is_left(path: Path) -> None:
+def test_the_next_start_reads_the_remaining_tags(path: Path) -> None:
     pending = Pending(path)
     for tag in (EARLIER, A, B):
         pending.add(tag)
@@ -33,7 +33,7 @@ def test_the_next_start_has_what_is_left(path: Path) -> None:
     assert Pending(path).tags() == [EARLIER, B]
 
 
-def test_what_was_sent_is_gone_from_the_file(path: Path) -> None:
+def test_sent_tags_are_removed_from_the_file(path: Path) -> None:
     pending = Pending(path)
     pending.add(A)
     pending.sent([A, C])
@@ -41,29 +41,29 @@ def test_what_was_sent_is_gone_from_the_file(path: Path) -> None:
     assert not pending
 
 
-def test_a_line_cut_short_is_no_tag(path: Path) -> None:
+def test_a_truncated_line_is_ignored(path: Path) -> None:
     path.write_text(f"{A}\n{B}"[:-1])
     assert Pending(path).tags() == [A]
 
 
-def test_what_is_cut_short_does_not_run_into_the_next(path: Path) -> None:
+def test_a_truncated_line_does_not_merge_with_the_next(path: Path) -> None:
     path.write_text(f"{A}\n{B}"[:-1])
     Pending(path).add(C)
     assert Pending(path).tags() == [A, C]
 
 
-def test_foreign_lines_are_passed_over(path: Path) -> None:
+def test_foreign_lines_are_ignored(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\nno tag\n" + f"{A}\n".encode())
     assert Pending(path).tags() == [A]
 
 
-def test_without_a_directory_they_are_kept_in_memory() -> None:
+def test_without_a_directory_tags_are_kept_in_memory() -> None:
     pending = Pending(None)
     pending.add(A)
     assert pending.tags() == [A]
 
 
-def test_a_file_that_cannot_be_written_is_told_once_and_loses_nothing(
+def test_a_file_that_cannot_be_written_is_logged_once_and_loses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pending = Pending(tmp_path / "nowhere" / NAME)
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_written_is_told_once_and_loses_nothing(
     assert caplog.text.count("can't be written") == 1
 
 
-def test_a_file_that_cannot_be_read_is_told(
+def test_a_file_that_cannot_be_read_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / NAME

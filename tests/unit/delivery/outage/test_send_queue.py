@@ -11,7 +11,7 @@ from celery_fleet.delivery.outage.send_queue import SendQueue
 
 
 class Store:
-    """Takes what comes, when it is there."""
+    """A store that accepts items while it is up."""
 
     def __init__(self) -> None:
         self.got: list[Any] = []
@@ -82,7 +82,7 @@ def test_put_never_waits(store: Store) -> None:
     queue.close(30)
 
 
-def test_events_are_dropped_while_the_broker_is_away_and_that_is_told_once(
+def test_events_are_dropped_while_the_broker_is_away_and_that_is_logged_once(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = send_queue.events_queue(store)
@@ -97,7 +97,9 @@ def test_events_are_dropped_while_the_broker_is_away_and_that_is_told_once(
     assert "3 were dropped" in caplog.text
 
 
-def test_of_too_many_events_the_oldest_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_there_are_too_many_events_the_oldest_are_dropped(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(send_queue, "EVENTS", 3)
     go_on = threading.Event()
     began = threading.Event()
@@ -131,7 +133,7 @@ def test_a_result_is_kept_until_it_is_stored(
     assert "stored again" in caplog.text
 
 
-def test_a_result_that_the_store_refuses_does_not_keep_the_others(
+def test_a_result_that_the_store_refuses_does_not_block_others(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     def send(item: Any) -> None:
@@ -149,7 +151,7 @@ def test_a_result_that_the_store_refuses_does_not_keep_the_others(
     assert "bad" in caplog.text
 
 
-def test_the_end_waits_no_longer_than_it_was_told_and_names_what_is_lost(
+def test_the_end_waits_for_the_given_time_and_names_what_is_lost(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = results(store)
@@ -160,7 +162,7 @@ def test_the_end_waits_no_longer_than_it_was_told_and_names_what_is_lost(
     assert "one, two" in caplog.text
 
 
-def test_after_the_end_nothing_is_taken(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_after_the_end_nothing_is_accepted(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     store.there.set()
     queue = results(store)
     queue.put("one")

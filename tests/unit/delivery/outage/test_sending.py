@@ -1,4 +1,4 @@
-"""What a task sends at its end while Redis is away: by real workers, in processes that have never published before."""
+"""Messages that a task sends at its end while Redis is away: real workers, in processes that have never published."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
         away(worker.server, fault, 12, (tmp_path / "outage").touch)
         worker.done([0])
         settled(worker)
-    # A full Redis gives it out again at once.
+    # A full Redis still delivers it again at once.
     assert 2 <= worker.times("start")[0] <= (2 if fault == "killed" else 4)
     assert worker.times("end")[0] == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "full"])
-def test_what_depends_on_the_result_store_waits_for_it(tmp_path: Path, fault: str) -> None:
+def test_follow_ups_that_need_the_result_store_wait_for_it(tmp_path: Path, fault: str) -> None:
     with ExitStack() as stack:
         conf = {"result_backend_transport_options": {"retry_policy": {"max_retries": 1}}}
         server = Server(tmp_path / "redis")
@@ -111,7 +111,7 @@ def in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_attempt_does_not_wait_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """kombu would try for 6 s, in pauses of up to 4 s, and the broker may be there only in one of these."""
+    """kombu would try for 6 s with pauses of up to 4 s, and the broker may only be up in one of these pauses."""
     monkeypatch.setattr(sending, "patiently", lambda attempt, *_: attempt())
     with Connection(f"redis://127.0.0.1:{free_port()}") as connection:
         began = time.monotonic()
@@ -121,7 +121,7 @@ def test_an_attempt_does_not_wait_for_the_broker(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("in_a_task")
-def test_the_next_of_several_brokers_is_asked(tmp_path: Path) -> None:
+def test_the_next_of_several_brokers_is_tried(tmp_path: Path) -> None:
     server = Server(tmp_path / "redis")
     urls = [f"redis://127.0.0.1:{port}" for port in (free_port(), server.port)]
     try:
@@ -134,7 +134,7 @@ def test_the_next_of_several_brokers_is_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_a_task")
-def test_a_lost_connection_while_a_queue_is_declared(
+def test_a_lost_connection_while_a_queue_is_declared_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(tmp_path / "redis")
@@ -161,7 +161,7 @@ def test_a_lost_connection_while_a_queue_is_declared(
 def test_a_chord_that_a_process_claimed_before_it_was_killed_gets_its_body(
     tmp_path: Path, end: str
 ) -> None:
-    """Celery 5.7 has a claim outlive its process: here for 20 s, by default for two minutes."""
+    """In Celery 5.7 a claim outlives its process: here for 20 s, by default for two minutes."""
     results = Server(tmp_path / "results")
     conf = {
         "result_backend": f"redis://127.0.0.1:{results.port}/0",
@@ -231,12 +231,12 @@ def caused(exc: Exception, cause: Exception) -> Exception:
         (redis_errors.ResponseError("MISCONF Redis can't write"), True),
         (BrokerAwayError("away"), True),
         (ConnectionResetError(), True),
-        # What stays as it is, however long a task waits.
+        # These errors don't go away, however long a task waits.
         (caused(OperationalError("x"), redis_errors.NoPermissionError("NOPERM")), False),
         (caused(OperationalError("x"), redis_errors.AuthenticationError("who?")), False),
         (redis_errors.ResponseError("WRONGTYPE no list"), False),
         (ValueError("not sent"), False),
     ],
 )
-def test_what_counts_as_away(exc: Exception, expected: bool) -> None:
+def test_errors_that_count_as_an_outage(exc: Exception, expected: bool) -> None:
     assert is_away(exc) is expected

@@ -19,13 +19,13 @@ from tests.outage import DELIVERY, QUEUE, SHOP, Server, Worker, wait_for, workin
 
 pytestmark = pytest.mark.slow
 
-#: What the loop may stand still, in seconds: one reply that does not come (3), gossip's second, and a slow machine.
-#: A single attempt to reach a Redis that hangs lasts as long as the hang with stock.
+#: Seconds for which the loop may stand still: a reply that does not come (3), gossip's second, and a slow machine. With
+#: stock, a single attempt to reach a hanging Redis lasts as long as the hang.
 LONGEST = 8.0
 
 
 def settled(worker: Worker, numbers: list[int]) -> None:
-    """All was done once, nothing is held."""
+    """Wait until each task has run once and nothing is held."""
     worker.done(numbers)
     wait_for(lambda: worker.unacked == 0, "nothing unacked")
     assert dict.fromkeys(numbers, 1) == worker.times("start")
@@ -35,7 +35,7 @@ def settled(worker: Worker, numbers: list[int]) -> None:
 
 
 def cut(worker: Worker) -> None:
-    """End all connections, and wait until the worker has noticed and come back."""
+    """Cut all connections, and wait until the worker has noticed and reconnected."""
     before = worker.log.count("mingle: all alone")
     for kind in ("normal", "pubsub"):
         worker.server.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
@@ -43,7 +43,7 @@ def cut(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_running_tasks_go_on_through_lost_connections(tmp_path: Path, pool: str) -> None:
+def test_running_tasks_continue_through_lost_connections(tmp_path: Path, pool: str) -> None:
     with working(tmp_path, "-P", pool, "-c", "2", conf={"worker_prefetch_multiplier": 8}) as worker:
         numbers = worker.send(10, 1.0)
         worker.done([0], "start")
@@ -63,8 +63,8 @@ def test_tasks_that_are_acknowledged_early_run_once_as_well(tmp_path: Path) -> N
         settled(w, numbers)
 
 
-def test_a_drain_goes_on_though_a_process_ended_before_the_broker_was_back(tmp_path: Path) -> None:
-    """Processes that end after one task are not replaced in a drain, and the pool still lists them."""
+def test_a_drain_continues_if_a_process_ended_before_the_broker_was_back(tmp_path: Path) -> None:
+    """Processes that run one task each are not replaced in a drain, and the pool still lists them."""
     options = ("-P", "prefork", "-c", "2", "--max-tasks-per-child", "1")
     with working(tmp_path, *options) as worker:
         assert worker.process is not None
@@ -82,7 +82,7 @@ def test_a_drain_goes_on_though_a_process_ended_before_the_broker_was_back(tmp_p
         assert "CRITICAL" not in worker.log
 
 
-def test_what_had_not_begun_comes_back_in_order(tmp_path: Path) -> None:
+def test_tasks_that_had_not_begun_come_back_in_order(tmp_path: Path) -> None:
     with working(
         tmp_path, "-P", "prefork", "-c", "1", conf={"worker_prefetch_multiplier": 16}
     ) as w:
@@ -95,12 +95,12 @@ def test_what_had_not_begun_comes_back_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_redis_killed_and_back(tmp_path: Path, pool: str) -> None:
+def test_a_killed_redis_that_comes_back_loses_nothing(tmp_path: Path, pool: str) -> None:
     with working(tmp_path, "-P", pool, "-c", "2") as worker:
         numbers = worker.send(5, 3.0)
         worker.done([0, 1], "start")
         worker.server.kill()
-        # They end while there is no broker, so that their acknowledgements have to wait.
+        # They end while there is no broker, so their acknowledgements have to wait.
         worker.done([0, 1])
         pending = worker.directory / "run/pending"
         wait_for(lambda: pending.exists() and len(pending.read_text().split()) == 2, "two kept")
@@ -112,7 +112,7 @@ def test_redis_killed_and_back(tmp_path: Path, pool: str) -> None:
         assert worker.gap < LONGEST
 
 
-def test_a_redis_that_hangs_holds_neither_time_limits_nor_results(tmp_path: Path) -> None:
+def test_a_redis_that_hangs_delays_neither_time_limits_nor_results(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = Server(tmp_path / "redis")
         stack.callback(server.end)
@@ -161,7 +161,7 @@ def test_sigterm_while_redis_hangs_ends_an_idle_worker_at_once(tmp_path: Path) -
         assert seconds < 30  # 2 s here; stock waits for the broker
 
 
-def test_sigterm_before_the_hang_is_noticed(tmp_path: Path) -> None:
+def test_sigterm_before_a_hang_is_noticed_ends_a_worker(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2") as worker:
         worker.server.signal(signal.SIGSTOP)
         status, seconds = worker.exit()
@@ -169,7 +169,9 @@ def test_sigterm_before_the_hang_is_noticed(tmp_path: Path) -> None:
         assert seconds < 45
 
 
-def test_what_ended_without_a_broker_is_acknowledged_by_the_next_start(tmp_path: Path) -> None:
+def test_tasks_that_ended_without_a_broker_are_acknowledged_by_the_next_start(
+    tmp_path: Path,
+) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2") as worker:
         numbers = worker.send(2, 4.0)
         worker.done(numbers, "start")
@@ -185,7 +187,7 @@ def test_what_ended_without_a_broker_is_acknowledged_by_the_next_start(tmp_path:
         settled(worker, numbers)
 
 
-def test_a_first_connection_that_is_refused_is_waited_for(tmp_path: Path) -> None:
+def test_a_worker_waits_if_its_first_connection_is_refused(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = Server(tmp_path / "redis")
         stack.callback(server.end)
@@ -203,7 +205,7 @@ def test_a_first_connection_that_is_refused_is_waited_for(tmp_path: Path) -> Non
         assert seconds < 30
 
 
-def test_answers_that_come_late_lose_and_double_nothing(tmp_path: Path) -> None:
+def test_late_replies_lose_and_double_nothing(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", proxied=True) as worker:
         first = worker.send(4, 0.1)
         worker.done(first)
@@ -215,7 +217,7 @@ def test_answers_that_come_late_lose_and_double_nothing(tmp_path: Path) -> None:
         settled(worker, [*first, *late])
 
 
-def test_a_message_whose_fetch_lost_its_reply_goes_back_by_the_lease(tmp_path: Path) -> None:
+def test_the_lease_puts_back_a_message_whose_fetch_lost_its_reply(tmp_path: Path) -> None:
     """Otherwise it would wait for the visibility timeout, because no worker knows it."""
     with working(tmp_path, "-P", "prefork", "-c", "2", proxied=True) as worker:
         assert worker.proxy is not None
@@ -323,7 +325,7 @@ def test_a_task_whose_child_dies_without_a_broker_runs_again(tmp_path: Path) -> 
         worker.process.wait()
 
 
-#: A queue of the application without acknowledgement; its messages are fetched as stock kombu does.
+#: A queue of the application without acknowledgement, which is fetched as in stock kombu.
 LOOSE = """
 
 @signals.celeryd_after_setup.connect
@@ -332,12 +334,12 @@ def loose(**_):
 """
 
 
-def test_without_an_atomic_take_what_had_not_begun_comes_back_as_well(tmp_path: Path) -> None:
+def test_with_the_stock_fetch_tasks_that_had_not_begun_come_back_as_well(tmp_path: Path) -> None:
     conf = {"worker_prefetch_multiplier": 16}
     with working(tmp_path, "-P", "prefork", "-c", "1", conf=conf, shop=SHOP + LOOSE) as worker:
         numbers = worker.send(8, 0.5)
         worker.done([0], "start")
-        # What stock kombu is just popping when its connection is cut is lost.
+        # A message that stock kombu is just popping when its connection is cut is lost.
         wait_for(lambda: not worker.server.client.llen(QUEUE), "all are taken")
         assert [owner_of(tag.decode()) for tag in worker.server.client.hkeys("unacked")] == [
             None
@@ -351,7 +353,9 @@ def test_without_an_atomic_take_what_had_not_begun_comes_back_as_well(tmp_path: 
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_what_a_task_consumes_itself_is_not_the_worker_s(tmp_path: Path, pool: str) -> None:
+def test_messages_that_a_task_consumes_do_not_count_as_the_workers(
+    tmp_path: Path, pool: str
+) -> None:
     with working(tmp_path, "-P", pool, "-c", "2") as worker:
         with worker.app() as app, app.connection_for_write() as connection:
             for _ in range(2):
@@ -362,12 +366,14 @@ def test_what_a_task_consumes_itself_is_not_the_worker_s(tmp_path: Path, pool: s
         assert owners.count(None) == 2
         assert len(owners) == 4
         worker.done(numbers)
-        # It has not acknowledged what it took.
+        # It has not acknowledged what it fetched.
         wait_for(lambda: worker.server.client.llen("aside") == 2, "it is back")
         wait_for(lambda: worker.unacked == 0, "nothing unacked")
 
 
-def test_without_them_nothing_of_it_is_there(tmp_path: Path) -> None:
+def test_without_carry_and_outage_guard_there_is_no_file_of_pending_acknowledgements(
+    tmp_path: Path,
+) -> None:
     stock = {**DELIVERY, "carry": False, "outage": False}
     with working(tmp_path, "-P", "prefork", "-c", "1", delivery=stock) as worker:
         settled(worker, worker.send(2, 0))
@@ -375,7 +381,7 @@ def test_without_them_nothing_of_it_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alone", ["carry", "outage"])
-def test_each_works_without_the_other(tmp_path: Path, alone: str) -> None:
+def test_carry_and_outage_guard_work_without_each_other(tmp_path: Path, alone: str) -> None:
     options = {**DELIVERY, "carry": False, "outage": False, alone: True}
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=options) as worker:
         numbers = worker.send(4, 0.5)

@@ -21,7 +21,7 @@ def found(directory: Path, given: dict[str, Any]) -> list[tuple[str, Severity, s
 
 
 @pytest.mark.parametrize("name", ["local", "ansible.builtin.local"])
-def test_several_hosts_that_are_this_machine(tmp_path: Path, name: str) -> None:
+def test_several_hosts_that_are_this_machine_are_refused(tmp_path: Path, name: str) -> None:
     (one,) = problems({**valid(tmp_path), "ansible_connection": name})
     assert (one.variable, one.severity) == ("ansible_connection", Severity.ERROR)
     assert one.hosts == tuple(GROUPS["fleet"])
@@ -75,10 +75,10 @@ def test_a_user_who_does_not_become_root_is_refused(
         {"ansible_become": False, "ansible_user": "root"},
         {"ansible_become": True, "ansible_user": "deploy"},
         {"ansible_user": "deploy"},
-        # What only the hosts know.
+        # Preflight can't know these without the hosts.
         {"ansible_become": "{{ ansible_facts.user_id != 'root' }}", "ansible_user": "deploy"},
         {"ansible_become": False, "ansible_user": "{{ ansible_facts.user_id }}"},
     ],
 )
-def test_what_may_be_root_is_taken(tmp_path: Path, given: dict[str, Any]) -> None:
+def test_settings_that_may_lead_to_root_are_accepted(tmp_path: Path, given: dict[str, Any]) -> None:
     assert found(tmp_path, given) == []

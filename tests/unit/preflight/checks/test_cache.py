@@ -1,4 +1,4 @@
-"""Preflight's view of the Redis for the application's cache."""
+"""Preflight's checks of the Redis for the application's cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preflight's view of clients outside of the fleet, and of queues that only they consume."""
+"""Preflight's checks of clients outside the fleet, and of queues that only they consume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Found = Callable[..., list[tuple[str, str, str]]]
 
 @pytest.fixture
 def found(tmp_path: Path) -> Found:
-    """Variable, message and remedy of each problem."""
+    """Return a function for the variable, message and remedy of each problem."""
 
     def look(**more: Any) -> list[tuple[str, str, str]]:
         return [

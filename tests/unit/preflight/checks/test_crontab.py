@@ -1,4 +1,4 @@
-"""Crontab fields mean to preflight what they mean to Celery."""
+"""Preflight reads crontab fields as Celery does."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ TEXTS = [
 
 
 def celery(name: str, text: str) -> frozenset[int] | None:
-    """What Celery makes of it."""
+    """Return what Celery makes of a field."""
     field = crontab.FIELDS[name]
     try:
         return frozenset(crontab_parser(field.high - field.low + 1, field.low).parse(text))
-    # Its parser raises what its parts raise: ValueError, KeyError, IndexError, and its own exceptions.
+    # Its parser lets through exceptions of its parts: ValueError, KeyError, IndexError, and its own.
     except Exception:  # noqa: BLE001  # see above
         return None
 
 
 @pytest.mark.parametrize("name", crontab.FIELDS)
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_is_accepted_means_the_same_to_celery(name: str, text: str) -> None:
+def test_accepted_fields_mean_the_same_to_celery(name: str, text: str) -> None:
     theirs = celery(name, text)
     try:
         ours = crontab.parse(name, text)
@@ -43,7 +43,7 @@ def test_what_is_accepted_means_the_same_to_celery(name: str, text: str) -> None
     [("minute", "*/15"), ("hour", "9-17/2"), ("day_of_week", "mon-fri"), ("month_of_year", "jan,jul"),
      ("day_of_month", "1,15"), ("hour", "22-2"), ("minute", "0")],
 )  # fmt: skip
-def test_what_people_write_is_accepted(name: str, text: str) -> None:
+def test_common_fields_are_accepted(name: str, text: str) -> None:
     assert crontab.parse(name, text) == celery(name, text)
 
 

@@ -1,4 +1,4 @@
-"""What an inventory says against the promise on delivery that it makes, or against a part of it."""
+"""Settings that contradict an inventory's promise on delivery, or a part of the delivery."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRANSPORT = "broker_transport_options"
 
 @pytest.fixture
 def variables(tmp_path: Path) -> Variables:
-    """A valid inventory that promises to run each task at least once."""
+    """Return a valid inventory that promises to run each task at least once."""
     return {**valid(tmp_path / "source"), APP: "at_least_once"}
 
 
@@ -43,7 +43,7 @@ def with_settings(variables: Variables, **settings: Any) -> Variables:
 
 @pytest.mark.parametrize("promise", ["inherit", "at_least_once", "at_most_once"])
 @pytest.mark.parametrize("take", ["auto", "atomic", "stock"])
-def test_every_promise_can_be_had_with_every_take(
+def test_every_promise_is_possible_with_every_way_of_fetching(
     variables: Variables, promise: str, take: str
 ) -> None:
     assert problems({**variables, APP: promise, TAKE: take}) == []
@@ -73,9 +73,9 @@ def test_a_worker_may_differ(variables: Variables, own: dict[str, Any]) -> None:
     assert problems(variables) == []
 
 
-def test_a_lease_has_no_bound_but_its_own(variables: Variables) -> None:
+def test_a_lease_does_not_depend_on_time_limits(variables: Variables) -> None:
     assert problems({**variables, HOUR: 15}) == []
-    # Prefetched tasks are renewed too.
+    # Prefetched tasks are renewed, too.
     assert problems(changed({**variables, HOUR: 300}, f"{D}/prefetch_multiplier", 4)) == []
 
 
@@ -107,7 +107,7 @@ def test_a_setting_that_breaks_the_promise_is_refused(
 
 
 @pytest.mark.parametrize(("promise", "settings"), BREAKING)
-def test_the_promise_of_one_worker_is_held_against_them_too(
+def test_a_setting_that_breaks_one_workers_promise_is_refused(
     variables: Variables, promise: str, settings: dict[str, bool]
 ) -> None:
     given = changed({**variables, APP: "inherit"}, f"{D}/delivery", promise)
@@ -139,14 +139,14 @@ def test_annotations_of_all_tasks_that_break_the_promise_are_refused(
     "settings",
     [
         {"task_acks_late": True},
-        # Put back into the queue, a task of a lost process is not lost.
+        # The task of a lost process goes back to the queue, so it is not lost.
         {"task_retry_on_worker_lost": False, "task_reject_on_worker_lost": True},
-        # What a task says of itself.
+        # Settings of a single task.
         {"task_annotations": {"app.tasks.clean": {"acks_late": False}}},
         {"task_annotations": {"*": {"rate_limit": "10/m"}}},
     ],
 )
-def test_settings_that_keep_the_promise_are_no_matter(
+def test_settings_that_keep_the_promise_are_accepted(
     variables: Variables, settings: dict[str, Any]
 ) -> None:
     assert problems(with_settings(variables, **settings)) == []
@@ -160,7 +160,7 @@ FORGETTING: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("take", ["auto", "stock"])
 @pytest.mark.parametrize(("settings", "path"), FORGETTING)
-def test_tasks_that_are_forgotten_when_taken_break_the_promise(
+def test_queues_without_acknowledgement_break_the_promise(
     variables: Variables, settings: dict[str, Any], path: str, take: str
 ) -> None:
     given = {**with_settings(variables, **settings), TAKE: take}
@@ -254,7 +254,7 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("settings", "variable", "remedy"), UNFIT)
-def test_what_the_atomic_take_can_not_do_is_refused(
+def test_settings_that_the_atomic_fetch_does_not_support_are_refused(
     variables: Variables, settings: dict[str, Any], variable: str, remedy: str
 ) -> None:
     given = {**with_settings(variables, **settings), APP: "inherit", TAKE: "atomic"}
@@ -262,7 +262,7 @@ def test_what_the_atomic_take_can_not_do_is_refused(
     assert (one.variable, one.severity) == (variable, Severity.ERROR)
     assert remedy in one.remedy
     assert one.hosts == ("worker1", "worker2")
-    # If it is not there, nothing is reported.
+    # Without it, nothing is reported.
     assert problems({**given, TAKE: "stock"}) == []
     assert problems({**given, TAKE: "auto"}) == []
 
@@ -276,7 +276,7 @@ def test_what_the_atomic_take_can_not_do_is_refused(
         {"task_queues": {"discounts": {"no_ack": False}}},
     ],
 )
-def test_settings_that_the_atomic_take_bears(
+def test_settings_that_the_atomic_fetch_supports(
     variables: Variables, settings: dict[str, Any]
 ) -> None:
     assert problems(with_settings(variables, **settings)) == []
@@ -292,20 +292,20 @@ def test_a_part_that_no_worker_has_is_refused(variables: Variables, part: str) -
     assert "no worker fetches atomically" in one.message
     assert "celery_worker_fetch: auto" in one.remedy
     assert only(problems({**given, APP: "inherit"})).variable == name
-    # One that has it is enough.
+    # One worker with it is enough.
     given = {**given, TAKE: "stock"}
     given[W]["analytics"] |= {"fetch": "atomic"}
     assert problems(given) == []
 
 
-def test_dead_letters_are_at_least_once_s(variables: Variables) -> None:
+def test_dead_letters_need_the_promise_at_least_once(variables: Variables) -> None:
     given = {**variables, "celery_worker_dead_letters": True, TAKE: "stock"}
     assert problems(given) == []
     one = only(problems({**given, APP: "at_most_once"}))
     assert "no worker promises at_least_once" in one.message
 
 
-def test_a_pool_without_a_loop_has_none_that_goes_on(variables: Variables) -> None:
+def test_the_outage_guard_needs_a_pool_with_an_event_loop(variables: Variables) -> None:
     variables |= {"celery_worker_outage_guard": True, "celery_worker_defaults": {"pool": "gevent"}}
     one = only(problems(variables))
     assert one.variable == "celery_worker_outage_guard"
@@ -328,7 +328,7 @@ def test_a_pool_without_a_loop_has_none_that_goes_on(variables: Variables) -> No
         ({APP: "inherit"}, {"delivery": "at_least_once"}, 3600),
     ],
 )
-def test_the_default_is_a_lease_s_only_where_all_have_one(
+def test_the_default_timeout_is_short_only_if_all_workers_have_a_lease(
     variables: Variables, more: dict[str, Any], own: dict[str, Any], default: int
 ) -> None:
     variables[W]["discounts"] |= own
@@ -342,7 +342,7 @@ def test_the_default_is_a_lease_s_only_where_all_have_one(
     ("more", "own"),
     [({TAKE: "stock"}, {}), ({"celery_worker_lease": False}, {}), ({}, {"fetch": "stock"})],
 )
-def test_a_worker_without_the_lease_wants_the_long_one(
+def test_a_worker_without_a_lease_needs_the_long_timeout(
     variables: Variables, more: dict[str, Any], own: dict[str, Any]
 ) -> None:
     variables[W]["discounts"] |= own
@@ -352,7 +352,7 @@ def test_a_worker_without_the_lease_wants_the_long_one(
     assert "celery_worker_lease" in one.remedy
 
 
-def test_hosts_that_take_differently_want_one_number(variables: Variables) -> None:
+def test_hosts_that_fetch_differently_need_the_same_timeout(variables: Variables) -> None:
     variables[W]["discounts"]["time_limit"] = 3600
     hosts = {"worker1": {TAKE: "stock"}}
     found = problems(variables, hosts=hosts)
@@ -373,14 +373,14 @@ def test_an_unknown_task_waits_less_than_the_timeout(variables: Variables) -> No
     assert "write less than 60" in one.remedy
     assert problems({**given, "celery_worker_unknown_task_retry_delay": 59}) == []
     assert problems({**given, "celery_worker_dead_letters": False}) == []
-    # Who renews it may hold it.
+    # A worker that renews its lease may hold it.
     assert problems({**variables, HOUR: 60}) == []
 
 
 # --- warnings ----------------------------------------------------------------------------------------
 
 
-def test_many_tasks_ahead_without_the_lease_are_told_of(variables: Variables) -> None:
+def test_many_prefetched_tasks_without_a_lease_are_a_warning(variables: Variables) -> None:
     given = changed({**variables, TAKE: "stock", HOUR: 9000}, f"{D}/prefetch_multiplier", 4)
     one = only(problems(given))
     assert (one.variable, one.severity) == (f"{W}.discounts.prefetch_multiplier", Severity.WARNING)
@@ -391,14 +391,14 @@ def test_many_tasks_ahead_without_the_lease_are_told_of(variables: Variables) ->
 @pytest.mark.parametrize(
     ("more", "takes"),
     [
-        # The longest of all, two hosts of three workers each, four at a time.
+        # The longest drain of all; two hosts with three workers each, four at a time.
         ({}, 1890),
         ({"celery_restart_batch": 1}, 2 * (1890 + 690 + 690)),
         ({"celery_worker_start_timeout": 300}, 2100),
         ({"celery_worker_host_instances": ["maintenance", "analytics"]}, 690),
     ],
 )
-def test_a_rollout_is_shorter_than_the_patience_with_unknown_tasks(
+def test_unknown_tasks_are_kept_longer_than_a_rollout_takes(
     variables: Variables, more: dict[str, Any], takes: int
 ) -> None:
     def found(given: Variables) -> list[Problem]:
@@ -412,13 +412,11 @@ def test_a_rollout_is_shorter_than_the_patience_with_unknown_tasks(
     assert found({**given, FOR: takes - 1, "celery_worker_dead_letters": False}) == []
 
 
-# --- what can't be told ------------------------------------------------------------------------------
+# --- unknown values ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [UNKNOWN, None, "nosuch", 7, ["stock"], {}])
-def test_what_is_not_known_or_of_another_type_counts_as_not_said(
-    variables: Variables, value: Any
-) -> None:
+def test_unknown_values_and_wrong_types_count_as_not_set(variables: Variables, value: Any) -> None:
     host, own = "worker1", {"delivery": "at_least_once"}
     made = model(variables)
     promised = delivery.parts(made, host, own)

@@ -1,4 +1,4 @@
-"""The exporter's variables: its passwords, and who may reach it."""
+"""Preflight's checks of the exporter's variables: its passwords, and who may reach it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_known_exporters_pass(tmp_path: Path) -> None:
     assert problems(agent) == []
 
 
-def test_known_exporters_need_the_fleets(tmp_path: Path) -> None:
+def test_known_exporters_need_the_fleets_exporter(tmp_path: Path) -> None:
     found = problems({**with_known(tmp_path), "celery_exporter_enabled": False})
     assert {one.variable for one in found} == {f"celery_exporter_{name}_enabled" for name in KNOWN}
     assert all("celery_exporter_enabled: true" in one.remedy for one in found)
@@ -99,7 +99,7 @@ def test_a_path_belongs_to_one_exporter(tmp_path: Path) -> None:
     assert [one.variable for one in found] == [f"celery_exporter_others.{name}" for name in others]
 
 
-def test_the_port_of_the_exporter_of_redis_is_its_own(tmp_path: Path) -> None:
+def test_the_port_of_the_exporter_of_redis_must_be_free(tmp_path: Path) -> None:
     (one,) = problems(with_known(tmp_path, celery_exporter_redis_port=6380))
     assert (one.variable, "is the port of" in one.message) == ("celery_exporter_redis_port", True)
     (one,) = problems(with_known(tmp_path, celery_exporter_redis_port=9100))
@@ -138,13 +138,15 @@ def test_the_port_of_the_exporter_of_redis_is_its_own(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_refused(tmp_path: Path, more: dict[str, Any], variable: str, words: str) -> None:
+def test_a_mistake_is_refused(
+    tmp_path: Path, more: dict[str, Any], variable: str, words: str
+) -> None:
     found = problems(with_exporter(tmp_path, **more))
     assert [one.variable for one in found] == [f"celery_exporter_{variable}"]
     assert words in found[0].message
 
 
-def test_the_name_of_its_user_is_not_too_long(tmp_path: Path) -> None:
+def test_the_name_of_its_user_must_not_be_too_long(tmp_path: Path) -> None:
     name = "a" * 23
     assert problems(with_exporter(tmp_path, celery_app_name=name)) == []
     (one,) = problems(with_exporter(tmp_path, celery_app_name=name + "b"))

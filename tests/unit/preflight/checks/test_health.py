@@ -1,4 +1,4 @@
-"""Preflight's view of the check of health."""
+"""Preflight's checks of the health check's variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Found = Callable[..., list[tuple[str, str, str]]]
 
 @pytest.fixture
 def found(tmp_path: Path) -> Found:
-    """Variable, message and remedy of each problem that is about health."""
+    """Return a function for the variable, message and remedy of each problem about health."""
 
     def look(**more: Any) -> list[tuple[str, str, str]]:
         return [
@@ -30,7 +30,7 @@ def found(tmp_path: Path) -> Found:
     return look
 
 
-def test_what_is_right_is_taken(found: Found) -> None:
+def test_valid_settings_are_accepted(found: Found) -> None:
     given = {
         "disk_free_percent": {"warning": 20, "bad": 10},
         "queue_length": {"warning": None, "bad": 50.5},
@@ -73,7 +73,7 @@ def test_what_is_right_is_taken(found: Found) -> None:
         ),
     ],
 )
-def test_a_threshold_that_could_not_mean_anything_is_refused(
+def test_a_meaningless_threshold_is_refused(
     found: Found, given: dict[str, Any], where: str, message: str
 ) -> None:
     ((variable, said, remedy),) = found(**{T: given})
@@ -81,12 +81,12 @@ def test_a_threshold_that_could_not_mean_anything_is_refused(
     assert remedy
 
 
-def test_the_nearest_name_is_proposed(found: Found) -> None:
+def test_the_nearest_name_is_suggested(found: Found) -> None:
     ((_, _, remedy),) = found(**{T: {"disk_fre_percent": {"bad": 1}}})
     assert remedy == "did you mean disk_free_percent?"
 
 
-def test_a_check_has_to_fit_into_the_interval(found: Found) -> None:
+def test_a_checks_time_limit_must_fit_into_the_interval(found: Found) -> None:
     ((variable, message, _),) = found(celery_health_interval=30)
     assert (variable, message) == (
         "celery_health_interval",
@@ -99,5 +99,5 @@ def test_a_command_is_a_list_of_words(found: Found, argv: Any) -> None:
     assert found(celery_health_on_change=argv)
 
 
-def test_checks_are_those_that_there_are(found: Found) -> None:
+def test_an_unknown_check_is_refused(found: Found) -> None:
     assert found(celery_health_checks=["disk", "moon"])

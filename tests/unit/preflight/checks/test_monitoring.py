@@ -1,4 +1,4 @@
-"""Preflight's view of thresholds of alerts and of SLOs."""
+"""Preflight's checks of alert thresholds and SLOs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def found(directory: Path, slo: Any = None, **more: Any) -> list[tuple[str, str,
         {},
     ],
 )
-def test_what_can_be_measured_is_taken(tmp_path: Path, slo: dict[str, str]) -> None:
+def test_a_measurable_slo_is_accepted(tmp_path: Path, slo: dict[str, str]) -> None:
     assert found(tmp_path, slo, celery_monitoring_thresholds={"queues": {"maintenance": {}}}) == []
 
 
@@ -55,7 +55,7 @@ def test_what_can_be_measured_is_taken(tmp_path: Path, slo: dict[str, str]) -> N
         ("30s", "", "is a string, but must be a mapping", "write it as `key: value` pairs"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
+def test_an_slo_that_cannot_be_measured_is_refused(
     tmp_path: Path, slo: Any, key: str, message: str, remedy: str
 ) -> None:
     ((variable, said, told),) = found(tmp_path, slo)
@@ -64,12 +64,12 @@ def test_what_cannot_be_measured_is_refused(
     assert remedy in told
 
 
-def test_an_slo_of_all_workers_is_refused_where_it_is(tmp_path: Path) -> None:
+def test_an_slo_of_all_workers_is_refused_by_its_variable(tmp_path: Path) -> None:
     ((variable, *_),) = found(tmp_path, celery_worker_defaults={"slo": {"wait": "45s"}})
     assert variable == "celery_worker_defaults.slo.wait"
 
 
-def test_without_metrics_nothing_is_measured(tmp_path: Path) -> None:
+def test_an_slo_needs_metrics(tmp_path: Path) -> None:
     given = valid(tmp_path)
     given["celery_worker_instances"]["discounts"]["slo"] = {"wait": "30s"}
     found = model(given)
@@ -104,7 +104,7 @@ def test_hosts_of_a_worker_share_its_slo(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_thresholds_are_checked_as_those_of_health(
+def test_thresholds_are_checked_like_those_of_health(
     tmp_path: Path, given: dict[str, Any], where: str, message: str
 ) -> None:
     ((variable, said, _),) = found(tmp_path, celery_monitoring_thresholds=given)

@@ -1,4 +1,4 @@
-"""A Redis that the fleet does not run is given by URL; what can't work is refused before any host changes."""
+"""A Redis that the fleet does not run is given by URL; mistakes are refused before any host changes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_fleet_without_redis_needs_only_url_and_lease_host(variables: dict[str
         ({"celery_app_lease_host": "redis1"}, "celery_app_lease_host", "not a host of fleet"),
     ],
 )
-def test_what_is_refused_or_warned_of(
+def test_mistakes_are_refused_or_warned_of(
     variables: dict[str, Any], change: dict[str, Any], variable: str, message: str
 ) -> None:
     (found,) = problems(variables | change, groups=WITHOUT_REDIS)
@@ -71,7 +71,7 @@ def test_the_inventory_names_the_host_of_the_lease(variables: dict[str, Any]) ->
     assert found.variable == "celery_app_lease_host"
 
 
-def test_both_instances_are_the_fleets_or_none(variables: dict[str, Any], tmp_path: Path) -> None:
+def test_the_fleet_runs_both_instances_or_none(variables: dict[str, Any], tmp_path: Path) -> None:
     (found,) = [one for one in problems(variables) if one.variable == BROKER]
     assert "the group redis has hosts" in found.message
     own = valid(tmp_path / "source") | {"celery_app_results_url": URL}

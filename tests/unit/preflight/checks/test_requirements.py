@@ -1,4 +1,4 @@
-"""Requirements of an application that no supported version fulfils."""
+"""An application's requirements that no supported version satisfies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def found(directory: Path, text: str, **given: str) -> list[tuple[str, str, str]
         ("celery==5.7.*\nredis==5.2.1", "redis==5.2.1", "redis>=6.1, as kombu 5.7 does"),
     ],
 )
-def test_a_version_that_is_not_supported(
+def test_a_version_that_is_not_supported_is_refused(
     tmp_path: Path, text: str, asked: str, remedy: str
 ) -> None:
     ((variable, message, mended),) = found(tmp_path, f"# ours\n\n{text}\n")
@@ -55,18 +55,18 @@ def test_a_version_that_is_not_supported(
         "django-celery-beat==2.1\nredis-om==0.1",
     ],
 )
-def test_a_version_that_may_be_supported(tmp_path: Path, text: str) -> None:
+def test_a_version_that_may_be_supported_is_accepted(tmp_path: Path, text: str) -> None:
     assert found(tmp_path, text) == []
 
 
-def test_kombu_is_free_unless_a_worker_takes_atomically(tmp_path: Path) -> None:
+def test_any_kombu_is_accepted_unless_a_worker_fetches_atomically(tmp_path: Path) -> None:
     assert found(tmp_path, "kombu==5.3.7") == []
     ((_, message, remedy),) = found(tmp_path, "kombu==5.3.7", celery_app_delivery="at_least_once")
     assert "asks for kombu==5.3.7" in message
     assert "write celery_worker_fetch: stock" in remedy
 
 
-def test_files_that_are_included_count(tmp_path: Path) -> None:
+def test_included_files_are_read(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "more").mkdir(parents=True)
     (source / "more/base.txt").write_text("celery>=5\n-r ../requirements.txt\n")
@@ -76,7 +76,7 @@ def test_files_that_are_included_count(tmp_path: Path) -> None:
     assert "asks for celery>=5 and celery<5.4 (base.txt:1, pins.txt:2)" in message
 
 
-def test_of_two_files_the_one_beside_the_code_is_read(tmp_path: Path) -> None:
+def test_the_file_next_to_the_code_is_read(tmp_path: Path) -> None:
     variables = valid(tmp_path)
     (tmp_path / "requirements.txt").write_text("celery==4.4\n")
     (tmp_path / "code").mkdir()
@@ -107,7 +107,7 @@ version = "2.0.0"
 
 
 @pytest.mark.parametrize("name", ["uv.lock", "poetry.lock", "pdm.lock"])
-def test_versions_of_a_lock(tmp_path: Path, name: str) -> None:
+def test_versions_in_a_lock_are_read(tmp_path: Path, name: str) -> None:
     variables = valid(tmp_path / "source")
     variables["celery_app_source"] = {**variables["celery_app_source"], "requirements": name}
     (tmp_path / "source" / name).write_text(LOCK.format("5.7.0"))
@@ -115,12 +115,12 @@ def test_versions_of_a_lock(tmp_path: Path, name: str) -> None:
     (tmp_path / "source" / name).write_text(LOCK.format("5.3.6"))
     (problem,) = problems(variables)
     assert f"asks for celery==5.3.6 ({name})" in problem.message
-    # What is wrong with it, the tool says that exports it.
+    # The tool that exports the lock reports other mistakes in it.
     (tmp_path / "source" / name).write_text("[[package")
     assert problems(variables) == []
 
 
-def test_a_lock_that_is_there_is_named(tmp_path: Path) -> None:
+def test_an_existing_lock_is_suggested(tmp_path: Path) -> None:
     variables = valid(tmp_path / "source")
     (tmp_path / "source/requirements.txt").unlink()
     (tmp_path / "source/uv.lock").touch()
@@ -128,7 +128,7 @@ def test_a_lock_that_is_there_is_named(tmp_path: Path) -> None:
     assert "name the one that is there, such as uv.lock" in problem.remedy
 
 
-def test_extras_without_a_lock(tmp_path: Path) -> None:
+def test_extras_need_a_lock(tmp_path: Path) -> None:
     variables = valid(tmp_path / "source")
     variables["celery_app_source"] = {**variables["celery_app_source"], "extras": ["web"]}
     (problem,) = problems(variables)

@@ -1,4 +1,4 @@
-"""Names in `celery_app_settings` without effect, or that stop a process, are refused; names of others are accepted."""
+"""Names in `celery_app_settings` that have no effect or stop a process are refused; those of packages are accepted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def found(variables: dict[str, Any], name: str, value: Any = 5) -> list[Problem]
         ("beat_schedule", "its own variable", "move it to celery_beat_schedule"),
         ("CELERYBEAT_SCHEDULE", "its own variable", "move it to celery_beat_schedule"),
         ("task_routes", "its own variable", "move it to celery_app_task_routes"),
-        # what no process would take
+        # names that no process would accept
         ("include", "sets it itself", "`include` of the worker"),
         ("CELERY_IMPORTS", "sets it itself", "in the application's code"),
     ],
@@ -70,7 +70,7 @@ def test_a_name_without_effect_is_refused(
     assert remedy in one.remedy
 
 
-def test_a_missing_space_shows_no_value(variables: dict[str, Any]) -> None:
+def test_a_missing_space_does_not_show_the_value(variables: dict[str, Any]) -> None:
     (one,) = found(variables, "redis_password:hush")
     assert "write redis_password; mind the space" in one.remedy
     assert "hush" not in str(one)
@@ -117,7 +117,7 @@ def test_names_are_allowed_by_list(variables: dict[str, Any], name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["include", "TASK_TIME_LIMIT"])
-def test_what_stops_a_process_is_never_allowed(variables: dict[str, Any], name: str) -> None:
+def test_a_name_that_stops_a_process_is_never_allowed(variables: dict[str, Any], name: str) -> None:
     assert found({**variables, ALLOWED: ["celery_app_settings.*"]}, name) != []
     with pytest.raises(FleetError):
         runtime.parse_celery({name: 5})
@@ -134,7 +134,7 @@ def test_what_stops_a_process_is_never_allowed(variables: dict[str, Any], name: 
         ("task_track_started", 1, "write true or false"),
     ],
 )
-def test_a_value_that_celery_would_take_for_another_is_refused(
+def test_a_value_that_celery_would_misread_is_refused(
     variables: dict[str, Any], name: str, value: object, remedy: str
 ) -> None:
     given = {**variables, "celery_app_settings": {name: value}}
@@ -154,12 +154,12 @@ def test_a_value_of_the_right_type_passes(
     assert [p for p in problems(given) if p.variable == f"celery_app_settings.{name}"] == []
 
 
-def test_the_types_are_those_of_celery() -> None:
+def test_the_types_agree_with_celery() -> None:
     types = {name: option.type for name, option in flatten(NAMESPACES)}
     assert {name for name, type_ in types.items() if type_ in ("int", "float", int)} == (
         settings._NUMBERS
     )
-    # Options for checking certificates are not switches, and have another check.
+    # Options for checking certificates are not booleans, and have another check.
     assert {
         name for name, type_ in types.items() if type_ == "bool" and not name.endswith("use_ssl")
     } == settings._SWITCHES
@@ -170,6 +170,6 @@ def test_the_runtime_refuses_the_same() -> None:
     assert runtime._NAME.pattern == settings.NAME.pattern + r"\Z"
 
 
-def test_the_names_are_those_of_celery() -> None:
+def test_the_names_agree_with_celery() -> None:
     assert set(settings._DEFAULTS) == set(DEFAULTS)
     assert (versions.CELERY[-1], versions.CELERY[0]) == settings.SUPPORTED

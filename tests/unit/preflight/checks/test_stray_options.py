@@ -1,4 +1,4 @@
-"""A worker's options in a place for the names of workers."""
+"""Options of a worker that are in the place of workers' names."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_flower_can_not_be_part_of_a_site_that_does_not_exist(variables: dict[st
     ],
     ids=str,
 )
-def test_what_is_right_passes(variables: dict[str, Any], options: dict[str, Any]) -> None:
+def test_valid_options_are_accepted(variables: dict[str, Any], options: dict[str, Any]) -> None:
     assert errors(with_web(variables, options)) == []
 
 

@@ -1,4 +1,4 @@
-"""Values of environments that YAML changes: by real files, as Ansible reads them."""
+"""Values of environments that YAML changes, in real files as Ansible reads them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def found(directory: Path, text: str) -> list[Problem]:
         ("!unsafe 0755", "493"),
     ],
 )
-def test_a_value_that_yaml_changes(tmp_path: Path, text: str, result: str) -> None:
+def test_a_value_that_yaml_changes_is_reported(tmp_path: Path, text: str, result: str) -> None:
     (one,) = found(tmp_path, f"celery_app_env: {{A: b, MODE: {text}}}\n")
     plain = text.rpartition(" ")[2]
     assert (one.variable, one.value, one.severity) == (
@@ -68,11 +68,11 @@ def test_a_time_is_only_right_in_quotes(tmp_path: Path) -> None:
         "|\n    1",
     ],
 )
-def test_a_value_that_stays_as_it_is(tmp_path: Path, text: str) -> None:
+def test_a_value_that_yaml_does_not_change_is_accepted(tmp_path: Path, text: str) -> None:
     assert found(tmp_path, f"celery_app_env:\n  MODE: {text}\n") == []
 
 
-def test_all_environments_are_looked_at(tmp_path: Path) -> None:
+def test_all_environments_are_checked(tmp_path: Path) -> None:
     text = """
 celery_app_secret_env: {PIN: &pin 0123}
 celery_app_env: {API_KEY: 0123}
@@ -100,7 +100,7 @@ celery_worker_instances:
         assert "83" not in words
 
 
-def test_a_file_that_has_changed_or_gone_is_not_held_against_the_values(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_or_removed_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "all.yml"
     path.write_text("celery_app_env: {MODE: 0755}\n", encoding="utf-8")
     given = DataLoader().load_from_file(str(path), trusted_as_template=True)

@@ -1,4 +1,4 @@
-"""What a host already gives to another application, or to a stranger, is refused by name."""
+"""Ports, users and names that another application or program already has on a host are refused."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_sites_with_different_names_share_ports() -> None:
     variables = ["celery_producer_web_port", "celery_producer_web_redirect_http"]
     for other in (site("flash", "shop.org"), site("flash")):
         assert sorted(p.variable for p in found(other, shop, listeners=nginx)) == variables
-    # A site of other people, whose names only nginx knows.
+    # Another site, whose names only nginx knows.
     assert found(site("flash", "flash.org"), listeners=nginx) == []
     assert sorted(p.variable for p in found(site("flash"), listeners=nginx)) == variables
 
@@ -99,15 +99,15 @@ def test_a_user_of_another_application_is_refused() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "what"),
     [
-        # Flower of the one has the user of the other.
+        # Flower of one has the same user as the other application.
         ("shop", "shop-flower", "shop-flower"),
-        # A worker `web` of the one has the runtime directory of the other's web process.
+        # A worker `web` of one has the runtime directory of the other's web process.
         ("shop", "shop-worker", "/run/shop-worker-"),
-        # In nginx's variables there is no dash.
+        # nginx's variables can't have a dash.
         ("flash-promos", "flash_promos", "flash_promos_web"),
     ],
 )
-def test_names_that_meet_are_refused_both_ways(one: str, other: str, what: str) -> None:
+def test_colliding_names_are_refused_in_both_directions(one: str, other: str, what: str) -> None:
     for mine, theirs in ((one, other), (other, one)):
         problems = found(claim(mine, ports=OTHERS), claim(theirs))
         assert problems
@@ -115,7 +115,7 @@ def test_names_that_meet_are_refused_both_ways(one: str, other: str, what: str) 
         assert any(what in problem.message for problem in problems)
 
 
-def test_an_application_that_was_renamed_is_told_so() -> None:
+def test_a_renamed_application_is_recognised() -> None:
     listeners = {"6379": listener("redis-server", "redis@shop-broker.service")}
     old, new = claim("shop", owner="production"), claim("store", owner="production")
     (problem,) = found(new, old, listeners=listeners)
@@ -125,7 +125,7 @@ def test_an_application_that_was_renamed_is_told_so() -> None:
     assert "set it back to shop" in problem.remedy
     assert "celery_fleet.core.remove_fleet -e celery_app_name=shop;" in problem.remedy
     assert "change celery_app_broker_port, celery_app_results_port, " in problem.remedy
-    # Two of one inventory that share nothing are its own matter.
+    # Two applications of one inventory that share nothing are allowed.
     assert found(claim("store", owner="production", ports=OTHERS), old) == []
 
 
@@ -135,7 +135,7 @@ def test_a_mark_that_can_not_be_read_is_named() -> None:
     assert problem.value == "/etc/celery-fleet/x/fleet.json"
 
 
-def test_an_own_mark_that_can_not_be_read_is_no_dead_end() -> None:
+def test_an_own_unreadable_mark_has_a_remedy() -> None:
     broken = {"path": "/etc/celery-fleet/shop/fleet.json", "error": "broken"}
     (problem,) = found(claim("shop"), broken)
     assert problem.severity is Severity.WARNING
@@ -167,8 +167,8 @@ def test_a_port_on_which_a_stranger_listens_is_refused() -> None:
 SITE = "/etc/nginx/conf.d/shop-web.conf"
 
 
-def test_nginx_may_listen_there_for_somebody_else() -> None:
-    """There is one nginx for the whole host, which keeps answering with the site that was there first."""
+def test_a_port_on_which_nginx_serves_another_site_is_refused() -> None:
+    """A host has one nginx, which would keep answering with the site that was there first."""
     shop = claim("shop")
     taken = {"443": listener("nginx", "nginx.service")}
     (problem,) = found(shop, listeners=taken)
@@ -176,15 +176,15 @@ def test_nginx_may_listen_there_for_somebody_else() -> None:
     assert "nginx (nginx.service)" in problem.message
     # Flower's file says nothing about the web site.
     assert found(shop, listeners=taken, files=["/etc/nginx/conf.d/shop-flower.conf"]) == [problem]
-    # Every host of the fleet may have an exporter, so its role removes its site itself.
+    # Any host of the fleet may have an exporter, so its role removes its site itself.
     removed = {*surplus("shop", [], "", "")["files"], site_file("shop", "metrics")}
     assert {site_file("shop", kind) for kind in BEHIND_NGINX} <= removed
-    # Of a version before the marks, and what its mark names.
+    # One is from a version without marks, the other is in its mark.
     assert found(shop, listeners=taken, files=[SITE]) == []
     assert found(shop, shop, listeners=taken) == []
 
 
-def test_ports_of_ours_may_change_places() -> None:
+def test_an_application_may_swap_its_own_ports() -> None:
     swapped = claim("shop", ports={**PORTS, "broker": 443, "web": 6379})
     listeners = {
         "443": listener("nginx", "nginx.service"),
@@ -193,19 +193,19 @@ def test_ports_of_ours_may_change_places() -> None:
     assert found(swapped, claim("shop"), listeners=listeners) == []
 
 
-def test_a_mere_redis_host_has_no_users() -> None:
+def test_a_host_with_only_redis_has_no_users() -> None:
     mark = claim("shop", ["redis"])
     assert mark["users"] == []
     assert mark["ports"] == {"broker": 6379, "results": 6380}
     assert mark["paths"] == ["/etc/celery-fleet/shop"]
 
 
-def test_a_port_is_ours_where_we_listen() -> None:
+def test_only_ports_on_which_a_component_listens_are_claimed() -> None:
     within = [name for name in EVERY if name != "flower_site"] + ["flower_location"]
     assert set(claim("shop", within)["ports"]) == {"broker", "results", "web"}
 
 
-def test_a_dash_does_not_nest_a_slice() -> None:
+def test_a_dash_in_the_name_does_not_nest_a_slice() -> None:
     assert slice_unit("shop") == "shop.slice"
     assert slice_unit("flash-promos") == r"flash\x2dpromos.slice"
 
@@ -217,14 +217,14 @@ def test_a_web_process_on_tcp_has_its_port() -> None:
     mine = claim("shop", BACKEND, ports={**PORTS, "backend": 5000})
     assert mine["ports"] == {"web": 443, "backend": 5000}
     assert {"shop-firewall.service", "shop-firewall-rollback.*"} <= set(mine["units"])
-    # With a Unix socket there is none.
+    # With a Unix socket there is no port.
     assert "backend" not in claim("shop", EVERY, ports={**PORTS, "backend": 0})["ports"]
     theirs = claim("other", BACKEND, ports={**OTHERS, "backend": 5000})
     (one,) = [p for p in found(mine, theirs) if p.variable == "celery_producer_web_listen"]
     assert "is already the port of backend of the application other" in one.message
 
 
-def test_who_listens_on_the_port_of_a_web_process() -> None:
+def test_the_listener_on_the_port_of_a_web_process_is_recognised() -> None:
     mine = claim("shop", BACKEND, ports={**PORTS, "backend": 5000})
     systemd = {"command": "systemd", "unit": "init.scope"}
     process = {"command": "python", "unit": "shop-web.service"}
@@ -234,7 +234,7 @@ def test_who_listens_on_the_port_of_a_web_process() -> None:
     assert found(exporter, listeners={"5000": [systemd]}, files=socket_files("shop")) == []
     (one,) = found(exporter, listeners={"5000": [systemd]})
     assert (one.variable, one.value) == ("celery_exporter_listen", "5000")
-    # systemd also listens for others.
+    # systemd also listens for other programs.
     (one,) = found(mine, listeners={"5000": [systemd]})
     assert (one.variable, one.value) == ("celery_producer_web_listen", "5000")
     (one,) = found(mine, listeners={"5000": [{"command": "nc", "unit": "x.scope"}]})
@@ -258,7 +258,7 @@ def test_applications_of_a_host_share_the_exporter_of_the_host() -> None:
     )
 
 
-def test_an_exporter_of_others_is_not_replaced() -> None:
+def test_a_foreign_exporter_is_not_replaced() -> None:
     theirs = listener("prometheus-node", "prometheus-node-exporter.service")
     shop = claim("shop", ["exporter", "node_exporter"], ports={"node": 9100})
     (one,) = found(shop, listeners={"9100": theirs})

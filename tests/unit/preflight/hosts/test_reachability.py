@@ -1,4 +1,4 @@
-"""What the hosts show: each that can't be used is named, all at once."""
+"""Hosts that can't be used are named, all at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from tests.unit.preflight.inventory import ROOT, model, valid
 
 PROBE = ROOT / "plugins/plugin_utils/scripts/facts.py"
-# All users may run it, which a virtualenv's may not let them.
+# An interpreter that all users may run, unlike that of a virtualenv.
 INTERPRETER = "/usr/bin/python3"
 GOOD: dict[str, Any] = {
     "reachable": True,
@@ -144,7 +144,7 @@ def test_a_good_host_passes() -> None:
         ({"free_bytes": {"/var": 10**8}}, "disk", "95 MiB left below /var", Severity.ERROR),
     ],
 )
-def test_a_host_that_is_refused(
+def test_an_unusable_host_is_refused(
     change: dict[str, Any], variable: str, message: str, severity: Severity
 ) -> None:
     (found,) = check_facts({"a": {**GOOD, **change}}, {})
@@ -158,38 +158,38 @@ def test_a_host_that_is_refused(
         {"distribution_version": "13"},
         {"interpreter": {}},
         {"interpreter": {"path": "/p", "exists": True, "version": "3.11.2", "places": ["/p"]}},
-        # An interpreter that only the application may run: the build checks it.
+        # The build checks an interpreter that only the application may run.
         {"interpreter": {"path": "/p", "exists": True, "version": "", "places": ["/p"]}},
         {"redis_flavor": "valkey", "distribution_version": "13"},
         {"redis_flavor": "valkey", "packages": ["valkey-server"]},
         {"packages": ["nginx", "nginx-common"], "claims": {"nginx": ["shop_web"]}},
         {"packages": ["openssl"], "claims": {"nginx": ["shop_web"]}},
-        # Not ours to use.
+        # The fleet does not use this.
         {"packages": ["nginx"], "claims": {"nginx": []}},
-        # From other sources of packages than Debian's own.
+        # Packages from other sources than Debian.
         {"redis_flavor": "valkey", "versions": {"valkey-server": "8.1.1-1~bpo12+1"}},
         {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "redis"}},
-        # A user of neither flavor: the directory was made by hand, and systemd gives it to the server.
+        # The owner is no server's user: the directory was made by hand, and systemd gives it to the server.
         {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "root"}},
     ],
 )
-def test_a_host_that_serves(change: dict[str, Any]) -> None:
+def test_a_usable_host_is_accepted(change: dict[str, Any]) -> None:
     assert check_facts({"a": {**GOOD, **change}}, {}) == []
 
 
-def test_the_same_of_several_hosts_is_one() -> None:
+def test_the_same_problem_of_several_hosts_is_reported_once() -> None:
     gone = {"reachable": False, "reason": "timed out"}
     (found,) = check_facts({"a": gone, "b": GOOD, "c": gone}, {"a": "make demo", "c": "make demo"})
     assert found.hosts == ("a", "c")
     assert found.remedy.endswith("If the host is not there: make demo")
 
 
-def test_clocks_that_agree_leave_the_control_side_at_fault() -> None:
+def test_if_the_hosts_clocks_agree_the_control_nodes_is_wrong() -> None:
     ahead = {**GOOD, "clock_offset": 30.0}
     (found,) = check_facts({"a": ahead, "b": {**GOOD, "clock_offset": 31.0}}, {})
     assert (found.variable, found.hosts) == ("clock", ("a", "b"))
     assert "of the control side is behind those of all hosts" in found.message
-    # A single host, or one that is right, says nothing about the others.
+    # A single host, or another host with the right time, proves nothing about the control node.
     for facts in ({"a": ahead}, {"a": ahead, "b": GOOD}):
         (found,) = check_facts(facts, {})
         assert (found.value, found.hosts) == ("+30 s", ("a",))
@@ -210,21 +210,23 @@ BIG = {**GOOD, "memory_bytes": 2048 * MIB, "processors": 4}
         ({"memory_max": "infinity"}, None),
         ({"memory_max": 1048576}, 1),
         ({"concurrency": 2, "max_memory_per_child": 102400}, 200),
-        # As many as there are processors.
+        # As many processes as processors.
         ({"max_memory_per_child": 102400}, 400),
         ({"autoscale": "10,3", "max_memory_per_child": 102400}, 1000),
-        # The lower of the two holds.
+        # The lower of both limits applies.
         ({"concurrency": 2, "max_memory_per_child": 102400, "memory_max": "64M"}, 64),
-        # Celery looks at the memory of processes only.
+        # Celery only checks the memory of processes.
         ({"concurrency": 2, "max_memory_per_child": 102400, "pool": "threads"}, None),
     ],
 )
-def test_the_memory_that_a_worker_may_take(options: dict[str, Any], mib: int | None) -> None:
+def test_the_memory_that_a_worker_may_use_is_computed(
+    options: dict[str, Any], mib: int | None
+) -> None:
     bound = worker_bytes(options, 4, 2048 * MIB)
     assert bound == (None if mib is None else mib * MIB)
 
 
-def test_memory_that_is_promised_more_than_once() -> None:
+def test_overcommitted_memory_is_a_warning() -> None:
     asked: dict[str, Any] = {
         "workers": {"a": {"concurrency": 8, "max_memory_per_child": 204800}, "b": {"memory_max": "512M"}},
         "redis": {"redis_broker_maxmemory": 256 * MIB},
@@ -236,7 +238,7 @@ def test_memory_that_is_promised_more_than_once() -> None:
     assert check_facts({"x": BIG}, {}, None, {"x": asked}) == []
 
 
-def test_room_for_releases_where_there_are_some() -> None:
+def test_hosts_with_releases_need_room_for_them() -> None:
     facts = {**GOOD, "free_bytes": {"/opt": 10**8, "/var": 10**10}}
     assert check_facts({"x": facts}, {}, None, {"x": {"release": False}}) == []
     (found,) = check_facts({"x": facts}, {}, None, {"x": {"release": True}})
@@ -257,7 +259,9 @@ def test_room_for_releases_where_there_are_some() -> None:
         ("valkey", "", True),
     ],
 )
-def test_the_server_that_a_host_would_get(flavor: str, version: str, right: bool) -> None:
+def test_the_version_of_the_server_must_be_supported(
+    flavor: str, version: str, right: bool
+) -> None:
     # The version of the other server does not matter.
     other = {"redis": "valkey", "valkey": "redis"}[flavor]
     versions = {f"{flavor}-server": version, f"{other}-server": "1.0" if version else ""}
@@ -267,7 +271,7 @@ def test_the_server_that_a_host_would_get(flavor: str, version: str, right: bool
     assert check_facts({"x": facts}, {}, None, {"x": {}}) == []
 
 
-def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
+def test_the_demands_of_an_inventory_on_each_host(tmp_path: Path) -> None:
     variables = valid(tmp_path)
     variables["celery_worker_defaults"] = {"memory_max": "512M"}
     hosts = {
@@ -303,7 +307,7 @@ def test_a_directory_that_is_missing_is_refused_before_a_worker_needs_it(tmp_pat
     assert [(one.value, one.hosts) for one in found] == [("/srv/c", ("worker1",))]
     assert "-/srv/c" in found[0].remedy
     assert check_facts({"worker1": {**GOOD, "missing": []}}, {}, None, asked) == []
-    # What a run makes itself need not be there.
+    # Files that the run itself makes need not exist.
     variables["celery_app_directories"] = {"/srv/a": {}}
     made: dict[str, Any] = demands(model(variables, {}))
     assert set(made["worker1"]["paths"]) == {"/srv/c"}
@@ -320,12 +324,12 @@ def test_a_certificate_that_is_missing_is_refused_before_nginx_refuses_it(tmp_pa
 
 
 @pytest.mark.parametrize("facts", [None, [], {}, "x", {"reachable": True}])
-def test_facts_that_are_not_there(facts: Any) -> None:
+def test_missing_facts_are_a_problem(facts: Any) -> None:
     assert check_facts({"a": facts}, {})
 
 
 @pytest.mark.slow
-def test_the_probe_answers_here(tmp_path: Path) -> None:
+def test_the_probe_runs_on_this_machine(tmp_path: Path) -> None:
     for name, text in (("a", '{"format": 1, "app": "a"}'), ("b", "[]"), ("c", "{")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "fleet.json").write_text(text)
@@ -368,7 +372,7 @@ def test_the_probe_answers_here(tmp_path: Path) -> None:
         ("", "no unit"),
     ],
 )  # fmt: skip
-def test_the_unit_of_a_process(text: str, unit: str) -> None:
+def test_the_unit_of_a_process_is_read_from_its_control_group(text: str, unit: str) -> None:
     assert runpy.run_path(str(PROBE))["unit_of"](text) == unit
 
 
@@ -376,9 +380,7 @@ def test_the_unit_of_a_process(text: str, unit: str) -> None:
 @pytest.mark.parametrize(
     ("path", "exists"), [("", None), ("/no/such/python3", False), ("/etc/hostname", True)]
 )
-def test_an_interpreter_that_can_not_be_asked(
-    tmp_path: Path, path: str, exists: bool | None
-) -> None:
+def test_an_interpreter_that_can_not_be_run(tmp_path: Path, path: str, exists: bool | None) -> None:
     found = probed(tmp_path, 1, interpreter=path)["interpreter"]
     found.pop("others", None)
     assert found == (
@@ -396,7 +398,7 @@ def test_an_interpreter_is_found_by_its_version(tmp_path: Path) -> None:
     assert f"/usr/bin/{name}" in missing["others"]
 
 
-def test_an_interpreter_that_leads_elsewhere(tmp_path: Path) -> None:
+def test_a_link_to_an_interpreter_is_followed(tmp_path: Path) -> None:
     (tmp_path / "python3").symlink_to("/home/admin/bin/python3")
     found = probed(tmp_path, 1, interpreter=str(tmp_path / "python3"))["interpreter"]
     assert found["places"] == ["/home/admin/bin/python3"]
@@ -405,7 +407,7 @@ def test_an_interpreter_that_leads_elsewhere(tmp_path: Path) -> None:
 def test_a_package_that_is_only_there_for_a_build_does_not_count_as_installed(
     tmp_path: Path,
 ) -> None:
-    """Otherwise no run would ask apt for it, and it would be gone after the build."""
+    """Otherwise no run would install it, and it would be removed after the build."""
     packages = runpy.run_path(str(PROBE))["packages"]
     packages.__globals__["FOR_BUILDS"] = str(tmp_path / "build-packages")
     before = packages()
@@ -417,7 +419,7 @@ def test_a_package_that_is_only_there_for_a_build_does_not_count_as_installed(
 def probed(
     tmp_path: Path, port: int, certificate: str = "a/fleet.json", interpreter: str = INTERPRETER
 ) -> dict[str, Any]:
-    """What the probe says of this machine."""
+    """Return the probe's answer about this machine."""
     answer = subprocess.run(
         [sys.executable, "-S", "-I", "-c", PROBE.read_text(encoding="utf-8")],
         input=json.dumps(
@@ -459,7 +461,7 @@ nftables:
 """
 
 
-def test_the_versions_that_apt_would_install(
+def test_the_probe_reports_versions_that_apt_would_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "apt-cache").write_text(f"#!/bin/sh\ncat <<'E'\n{POLICY}E\n")

@@ -1,4 +1,4 @@
-"""A real Redis, restricted as a service's is: the probe finds what it refuses, and preflight judges it."""
+"""A real Redis, restricted like a managed service: the probe finds what it refuses, and preflight judges that."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def judged(answer: Any, kind: str = "broker") -> list[tuple[Severity, str]]:
     return [(one.severity, one.message) for one in found]
 
 
-def test_a_user_with_all_rights_is_refused_nothing_and_keeps_no_key(server: Server) -> None:
+def test_a_user_with_all_rights_is_refused_nothing_and_no_key_is_left(server: Server) -> None:
     answer = told(server, "~* &* +@all")
     assert answer["refused"] == {}
     assert (answer["policy"], answer["aof"], answer["role"]) == ("allkeys-lru", "0", "master")
@@ -89,7 +89,7 @@ def test_a_command_that_workers_need_is_named(server: Server) -> None:
     )
 
 
-def test_keys_and_channels_that_are_out_of_reach_count_as_refused(server: Server) -> None:
+def test_forbidden_keys_and_channels_count_as_refused(server: Server) -> None:
     assert {"LPUSH", "PUBLISH"} <= {*told(server, "~shop:* &shop:* +@all")["refused"]}
 
 
@@ -101,7 +101,9 @@ def test_keys_and_channels_that_are_out_of_reach_count_as_refused(server: Server
         ("redis://shop:a%40b@127.0.0.1:{port}/99", "DB index"),
     ],
 )
-def test_a_server_that_cant_be_used_says_why(server: Server, url: str, words: str) -> None:
+def test_the_reason_why_a_server_cant_be_used_is_reported(
+    server: Server, url: str, words: str
+) -> None:
     answer = told(server, "~* &* +@all", url)
     assert words in answer["error"]
     ((severity, message),) = judged(answer)
@@ -118,13 +120,13 @@ def test_a_server_that_cant_be_used_says_why(server: Server, url: str, words: st
         ({"policy": "allkeys-lru"}, "evicts keys"),
     ],
 )
-def test_what_would_lose_tasks_is_refused(change: dict[str, Any], words: str) -> None:
+def test_a_server_that_would_lose_tasks_is_refused(change: dict[str, Any], words: str) -> None:
     ((severity, message),) = judged(FREE | change)
     assert severity is Severity.ERROR
     assert words in message
 
 
-def test_a_result_store_may_evict_and_forget() -> None:
+def test_a_result_store_may_evict_and_need_not_persist() -> None:
     assert judged(FREE | {"policy": "allkeys-lru", "aof": "0"}, "results") == []
 
 
@@ -145,7 +147,7 @@ def test_the_probe_tries_every_command_that_a_worker_may_run() -> None:
     allowed = {
         word[1:].partition("|")[0] for word in rules.split() if word[0] == "+" and word[1] != "@"
     }
-    # HELLO and PING need no right, SELECT is part of the login, and the client tracks only if it may. A worker that may
-    # not write the history of tasks, or read the pauses, says so and does without.
+    # HELLO and PING need no right, SELECT is part of the login, and tracking is optional. A worker that may not write
+    # the history of tasks, or read the pauses, logs that and continues without.
     history = {"xadd", "xlen", "xtrim", "memory", "hgetall"}
     assert allowed - tried <= {"ping", "select", "client", "discard"} | history

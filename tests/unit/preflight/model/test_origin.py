@@ -1,4 +1,4 @@
-"""Where a mistake is in the user's files, with real files as Ansible reads them."""
+"""The place of a mistake in the user's files, with real files as Ansible reads them."""
 
 from __future__ import annotations
 
@@ -56,26 +56,26 @@ def read(tmp_path: Path) -> dict[str, Any]:
         ("fleet", None),
     ],
 )
-def test_the_line_of_a_value(
+def test_a_value_has_a_file_and_a_line(
     read: dict[str, Any], tmp_path: Path, variable: str, line: int | None
 ) -> None:
     found = origin.find(read, variable)
     assert found == (None if line is None else (str(tmp_path / "all.yml"), line))
 
 
-def test_another_ansible_knows_no_places(
+def test_an_ansible_without_tags_gives_no_place(
     read: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(origin, "_Origin", None)
     assert origin.find(read, "celery_app_env") is None
-    # Or its tags are of another kind.
+    # Its tags may also be of another kind.
     monkeypatch.setattr(origin, "_Origin", object())
     assert origin.find(read, "celery_app_env") is None
 
 
 def test_a_problem_names_its_places(read: dict[str, Any], tmp_path: Path) -> None:
     control = Control("2.19.14", "3.11.2", tmp_path)
-    # As they were read: a copy would have no tags.
+    # The values themselves are needed, because copies have no tags.
     tagged: Any = model(valid(tmp_path / "source"), control=control)
     for host in tagged.raw:
         tagged.raw[host].update(read)
@@ -86,12 +86,12 @@ def test_a_problem_names_its_places(read: dict[str, Any], tmp_path: Path) -> Non
     assert " In: all.yml:3. Remedy:" in report.line(found, GROUPS, GROUPS["fleet"])
 
 
-def test_many_places_are_cut_short() -> None:
+def test_only_some_of_many_places_are_named() -> None:
     problem = Problem("a", "b", "c", places=tuple(f"{number}.yml:1" for number in range(5)))
     assert "In: 0.yml:1, 1.yml:1, 2.yml:1 and 2 more." in report.line(problem, {}, ())
 
 
-def test_a_path_elsewhere_is_whole() -> None:
+def test_a_path_elsewhere_is_absolute() -> None:
     assert origin.shown(("/a/b.yml", 3), Path("/a")) == "b.yml:3"
     assert origin.shown(("/c/b.yml", 3), Path("/a")) == "/c/b.yml:3"
 
@@ -101,6 +101,6 @@ def test_a_variable_that_a_second_file_overrides_is_in_the_second(
 ) -> None:
     second = tmp_path / "second.yml"
     second.write_text("celery_worker_instances: {}\n", encoding="utf-8")
-    # As Ansible does, which leaves the first file's key in place.
+    # This is what Ansible does, which keeps the key of the first file.
     read |= DataLoader().load_from_file(str(second), trusted_as_template=True)
     assert origin.find(read, "celery_worker_instances") == (str(second), 1)

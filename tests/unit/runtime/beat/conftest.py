@@ -12,7 +12,7 @@ from tests.unit.runtime.beat.real import RealBeat
 
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
-    """Restore this process's own after a test that installs beat's."""
+    """Restore this process's signal handlers after a test that installs beat's."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():

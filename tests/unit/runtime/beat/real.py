@@ -17,7 +17,7 @@ from tests.unit.runtime.conftest import SOURCE, document
 
 
 def counted(path: Path) -> dict[str, dict[str, int]]:
-    """The counters of beat's entries that are not 0."""
+    """Return the counters of beat's entries that are not 0."""
     entries = json.loads(path.read_text())["entries"]
     return {
         name: {counter: number for counter, number in counts.items() if number}
@@ -26,7 +26,7 @@ def counted(path: Path) -> dict[str, dict[str, int]]:
 
 
 class RealBeat:
-    """One beat after the other that sends to the same Redis."""
+    """Runs one beat after another, all of which send to the same Redis."""
 
     def __init__(self, directory: Path, redis: Server) -> None:
         self.directory = directory
@@ -46,7 +46,7 @@ class RealBeat:
 
     @contextmanager
     def running(self, **entries: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a beat with these entries; at the end it is stopped, and must report success."""
+        """Run a beat with these entries; when the block ends it is stopped and must exit successfully."""
         settings = document(
             "beat",
             broker_url=self.redis.url,

@@ -1,4 +1,4 @@
-"""What becomes of beat's entries is counted, and the next beat continues the counts."""
+"""Sent and failed entries are counted, and the next beat continues the counts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def before(path: Path, seconds: float, **entries: Any) -> None:
 
 
 def ran(service: Any, name: str, seconds: float) -> None:
-    """Have an entry's last run some time ago."""
+    """Set an entry's last run to some time ago."""
     service.scheduler.schedule[name].last_run_at = datetime.now(UTC) - timedelta(seconds=seconds)
 
 
@@ -67,7 +67,7 @@ def tick(service: Any, number: int = 1) -> None:
         service.scheduler.tick()
 
 
-def test_what_is_sent_and_what_fails_is_counted(start: Any, path: Path) -> None:
+def test_sent_and_failed_entries_are_counted(start: Any, path: Path) -> None:
     service = start(good={}, bad={"args": 1}, idle={})
     for name in ("good", "bad"):
         ran(service, name, HOUR)
@@ -79,7 +79,7 @@ def test_what_is_sent_and_what_fails_is_counted(start: Any, path: Path) -> None:
     assert (found["format"], found["written"]) == (1, pytest.approx(time.time(), abs=60))
 
 
-def test_the_file_is_for_the_applications_group(start: Any, path: Path) -> None:
+def test_the_applications_group_can_read_the_file(start: Any, path: Path) -> None:
     mask = os.umask(0o077)
     try:
         tick(start(one={}))
@@ -88,7 +88,7 @@ def test_the_file_is_for_the_applications_group(start: Any, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_it_is_written_now_and_then_and_at_the_end(
+def test_the_file_is_written_at_intervals_and_at_the_end(
     start: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
@@ -104,7 +104,7 @@ def test_it_is_written_now_and_then_and_at_the_end(
     assert path.exists()
 
 
-def test_counters_go_on_and_those_of_an_entry_that_has_left_do_not(start: Any, path: Path) -> None:
+def test_counters_continue_except_those_of_removed_entries(start: Any, path: Path) -> None:
     counts = {"sent": 4, "failed": 3, "late": 2, "collapsed": 1}
     before(path, 10, stays=counts, left=counts)
     tick(start(stays={}, new={}))
@@ -115,7 +115,7 @@ def test_counters_go_on_and_those_of_an_entry_that_has_left_do_not(start: Any, p
 def test_a_stop_in_the_middle_of_a_send_changes_no_counters(
     start: Any, path: Path, is_closed: bool
 ) -> None:
-    """At that time the entry is not in the heap, and Celery may want to write to the schedule that it has closed."""
+    """At that time the entry is not in the heap, and Celery may try to write to the schedule that it has closed."""
     counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0}
     before(path, 10, one=counts)
     service = start(one={})
@@ -142,7 +142,7 @@ def test_a_stop_in_the_middle_of_a_send_changes_no_counters(
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"written": 1}', '{"written": 1, "entries": {"a": {}}}']
 )
-def test_a_file_that_cannot_be_read_begins_at_zero(
+def test_counters_begin_at_zero_if_the_file_cannot_be_read(
     start: Any, path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_text(text)
@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_written_does_not_stop_beat(
         (9 * HOUR, 1000, {"sent": 1}),
     ],
 )
-def test_what_was_due_while_beat_was_away(
+def test_entries_that_were_due_while_beat_was_away_are_counted(
     start: Any, path: Path, ago: float, down: float, found: dict[str, int]
 ) -> None:
     before(path, down)
@@ -188,7 +188,7 @@ def test_what_was_due_while_beat_was_away(
 
 
 def test_without_a_previous_beat_nothing_was_missed(start: Any, path: Path) -> None:
-    """The first start after the upgrade knows nothing of the last one."""
+    """The first start after an upgrade has no record of the previous beat."""
     service = start(one={})
     ran(service, "one", 9 * HOUR)
     tick(service)
@@ -196,7 +196,7 @@ def test_without_a_previous_beat_nothing_was_missed(start: Any, path: Path) -> N
     assert counted(path)["one"] == {"sent": 1}
 
 
-def test_crontabs_are_missed_too(start: Any, path: Path) -> None:
+def test_missed_crontabs_are_counted_too(start: Any, path: Path) -> None:
     before(path, 9 * HOUR)
     service = start(minutely={"schedule": crontab()})
     ran(service, "minutely", 8 * HOUR)
@@ -242,7 +242,7 @@ def test_a_schedule_that_cannot_be_asked_does_not_stop_beat(
 
 
 @pytest.mark.parametrize(("behind", "late"), [(metrics.LATE - 10, 0), (metrics.LATE + 1, 1)])
-def test_what_a_running_beat_sends_late_is_counted(
+def test_late_sends_of_a_running_beat_are_counted(
     start: Any, path: Path, behind: float, late: int
 ) -> None:
     """The broker was away for a while, so the second one had to wait for the first."""

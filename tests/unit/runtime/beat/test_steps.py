@@ -80,7 +80,7 @@ def test_a_beat_that_stands_still_is_stuck() -> None:
     assert beat.judge(progress, True).state is State.DRAINING
 
 
-def test_a_tick_is_a_sign_of_life(service: Any, watched: Any) -> None:
+def test_a_tick_counts_as_progress(service: Any, watched: Any) -> None:
     calls = []
     service.scheduler.apply_entry = lambda *_, **__: calls.append(1)
     for entry in service.scheduler.schedule.values():
@@ -103,7 +103,7 @@ def test_a_schedule_that_cannot_be_shown_does_not_end_beat(
     assert caplog.text.count("beat's schedule can't be shown") == 1
 
 
-def test_odd_schedules_are_shown_all_the_same() -> None:
+def test_unusual_schedules_are_shown() -> None:
     odd = SimpleNamespace(run_every=5)
     entry = SimpleNamespace(name="e", task="t", options=None, schedule=odd, args=(), kwargs={})
     heap = [SimpleNamespace(time=0.0, entry=entry)]
@@ -117,14 +117,14 @@ def test_odd_schedules_are_shown_all_the_same() -> None:
     assert beat.describe(progress) == "1 entry, next e at a time out of range"
 
 
-def test_saving_the_schedule_is_told(service: Any, watched: Any, manager: Manager) -> None:
+def test_saving_the_schedule_is_reported(service: Any, watched: Any, manager: Manager) -> None:
     service.sync()
     watched.step()
 
     assert manager.heard()[0] == "STOPPING=1\nSTATUS=saving the schedule"
 
 
-def test_it_hooks_in_at_beat_init(
+def test_it_starts_with_the_signal_beat_init(
     app: Celery, service: Any, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[Any] = []
@@ -148,7 +148,7 @@ def test_it_hooks_in_at_beat_init(
     assert len(stops) == 1
 
 
-def test_what_is_held_is_written_down_with_its_zone_its_queue_and_where_it_stands(
+def test_the_loaded_schedule_is_written_with_time_zone_queue_and_source(
     app: Celery,
     manager: Manager,
     tmp_path: Path,
@@ -186,7 +186,7 @@ def test_what_is_held_is_written_down_with_its_zone_its_queue_and_where_it_stand
     assert asked == ["t"]
 
 
-def test_a_beat_without_entries_ticks_too(
+def test_a_beat_without_entries_also_ticks(
     app: Celery, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
@@ -199,7 +199,7 @@ def test_a_beat_without_entries_ticks_too(
     assert abs(path.stat().st_mtime - time.time()) < 60
 
 
-def test_ticks_are_noted_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ticks_are_recorded_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(loaded.time, "monotonic", lambda: now[0])
     tick = loaded.Tick(str(tmp_path))
@@ -209,7 +209,7 @@ def test_ticks_are_noted_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
         path.unlink(missing_ok=True)
         tick.note()
         assert path.exists() is noted, moment
-    # Beat continues in any case, and without a unit there is none.
+    # Beat continues in any case, also without a unit and its file.
     now[0] = 200.0
     loaded.Tick(str(tmp_path / "missing")).note()
     loaded.Tick(None).note()

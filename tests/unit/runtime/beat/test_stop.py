@@ -1,4 +1,4 @@
-"""A signal that stops beat waits for the tick in which it comes."""
+"""A signal that stops beat only takes effect at the end of the current tick."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @pytest.fixture
 def celerys() -> list[int]:
-    """Put a handler like Celery's in its place; return the signals that it gets."""
+    """Install a handler like Celery's; return the signals that it gets."""
     got: list[int] = []
 
     def handler(number: int, _: Any) -> None:
@@ -120,7 +120,7 @@ def test_a_tick_that_fails_by_itself_still_fails(celerys: list[int]) -> None:
 
 
 def begin_to_send(real_beat: RealBeat, process: subprocess.Popen[bytes]) -> None:
-    """Have Redis answer nothing from now on, and stop beat in the middle of its next send."""
+    """Freeze Redis, and stop beat in the middle of its next send."""
     wait_for(lambda: real_beat.arrived("shop.often"))
     real_beat.signal_redis(signal.SIGSTOP)
     before = real_beat.log.count("Sending due task")
@@ -130,8 +130,8 @@ def begin_to_send(real_beat: RealBeat, process: subprocess.Popen[bytes]) -> None
 
 
 @pytest.mark.slow
-def test_what_beat_is_sending_arrives(real_beat: RealBeat) -> None:
-    """Before the change, its status was 1, or the schedule had a run that was not sent."""
+def test_a_task_that_beat_is_sending_arrives(real_beat: RealBeat) -> None:
+    """Without this handler its status was 1, or the schedule had a run that was not sent."""
     with real_beat.running(often={"task": "shop.often", "interval": 1}) as process:
         begin_to_send(real_beat, process)
         time.sleep(1)
@@ -145,7 +145,7 @@ def test_what_beat_is_sending_arrives(real_beat: RealBeat) -> None:
 
 
 @pytest.mark.slow
-def test_a_broker_that_does_not_answer_does_not_hold_up_the_stop(real_beat: RealBeat) -> None:
+def test_a_broker_that_does_not_answer_does_not_delay_the_stop(real_beat: RealBeat) -> None:
     with real_beat.running(often={"task": "shop.often", "interval": 1}) as process:
         begin_to_send(real_beat, process)
         began = time.monotonic()

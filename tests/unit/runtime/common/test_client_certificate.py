@@ -1,4 +1,4 @@
-"""What a process shows to Redis: a credential, or a copy in its own memory if root has sent it."""
+"""The certificate that a process shows to Redis: a credential, or a copy in memory if root has sent it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def settings(pair: dict[str, str]) -> dict[str, Any]:
     return document(**dict.fromkeys(NAMES, tls))
 
 
-def test_a_process_of_the_fleet_has_both_by_credential(
+def test_a_process_of_the_fleet_gets_both_as_credentials(
     pair: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "credentials"
@@ -55,7 +55,9 @@ def test_a_process_of_the_fleet_has_both_by_credential(
         assert found[name]["ssl_ca_certs"] == "/ca.crt"
 
 
-def test_who_can_not_read_them_is_sent_their_text(pair: dict[str, str], tmp_path: Path) -> None:
+def test_a_process_that_can_not_read_them_gets_their_text(
+    pair: dict[str, str], tmp_path: Path
+) -> None:
     whole = settings(pair)
     sent = client_certificate.carried(whole)
     assert whole == settings(pair)
@@ -63,7 +65,7 @@ def test_who_can_not_read_them_is_sent_their_text(pair: dict[str, str], tmp_path
         (tmp_path / name).unlink()
     options = parse(json.loads(json.dumps(sent)), "f").celery["broker_use_ssl"]
     context = ssl.create_default_context()
-    # As often as it connects, also in a child process.
+    # This works for each connection, also in a child process.
     for _ in range(2):
         context.load_cert_chain(options["ssl_certfile"], options["ssl_keyfile"])
     code = f"import os, sys; sys.exit(os.path.exists({options['ssl_keyfile']!r}))"
@@ -82,6 +84,6 @@ def test_who_can_not_read_them_is_sent_their_text(pair: dict[str, str], tmp_path
         {"celery": {"broker_use_ssl": {"ssl_ca_certs": "/ca.crt", "ssl_keyfile": None}}},
     ],
 )
-def test_settings_without_any_are_passed_on_as_they_are(odd: dict[str, Any]) -> None:
+def test_settings_without_certificates_are_not_changed(odd: dict[str, Any]) -> None:
     assert client_certificate.files(odd) == []
     assert client_certificate.carried(odd) == odd

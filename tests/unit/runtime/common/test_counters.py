@@ -18,7 +18,7 @@ def counts(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_counters_are_summed_in_a_file_that_everybody_can_read(tmp_path: Path) -> None:
+def test_counters_are_summed_in_a_file_that_all_users_can_read(tmp_path: Path) -> None:
     path = tmp_path / "shop-web.service.json"
     before = os.umask(0o077)
     try:
@@ -33,7 +33,7 @@ def test_counters_are_summed_in_a_file_that_everybody_can_read(tmp_path: Path) -
     assert {item.name for item in tmp_path.iterdir()} == {path.name, ".lock"}
 
 
-def test_a_second_instance_counts_for_its_worker(tmp_path: Path) -> None:
+def test_a_second_instance_counts_as_its_worker(tmp_path: Path) -> None:
     for name in ("shop-worker@mail.service.json", "shop-worker@mail.next.service.json"):
         counters.add(tmp_path / name, {"left": 2})
     assert counts(tmp_path / "shop-worker@mail.service.json") == {"format": 1, "left": 4}
@@ -50,7 +50,7 @@ def test_a_file_of_another_kind_begins_at_zero(tmp_path: Path, text: str) -> Non
     assert counts(path) == {"format": 1, "left": 1}
 
 
-def test_two_that_end_at_once_are_both_counted(tmp_path: Path) -> None:
+def test_two_processes_that_end_at_once_are_both_counted(tmp_path: Path) -> None:
     path = tmp_path / "unit.json"
     ends = [threading.Thread(target=counters.add, args=(path, {"left": 1})) for _ in range(20)]
     for end in ends:
@@ -60,14 +60,14 @@ def test_two_that_end_at_once_are_both_counted(tmp_path: Path) -> None:
     assert counts(path) == {"format": 1, "left": 20}
 
 
-def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_the_file_blocks_no_process(tmp_path: Path) -> None:
     path = tmp_path / "unit.json"
     os.mkfifo(path)
     counters.add(path, {"left": 1})
     assert counts(path) == {"format": 1, "left": 1}
 
 
-def test_a_lock_that_another_process_keeps_holds_nobody_up(
+def test_a_lock_that_another_process_keeps_blocks_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counters, "PATIENCE", 0.1)

@@ -31,7 +31,7 @@ def test_what_a_pause_stops(target: str, node: str, queue: str, stops: bool) -> 
     assert Pause(target).stops(node, queue) is stops
 
 
-def test_a_hash_is_read_whatever_is_in_it() -> None:
+def test_a_hash_with_damaged_entries_is_read() -> None:
     late = Pause("queue:mail", 20.0, "ana", "why")
     early = Pause("all", 10.0, "bo")
     damaged = {
@@ -89,5 +89,5 @@ def test_the_oldest_pause_counts() -> None:
         (Pause("worker:w@h", by="ana", why="disk"), "worker w@h", "by ana: disk"),
     ],
 )
-def test_its_words(pause: Pause, words: str, reason: str) -> None:
+def test_a_pause_is_described_in_one_line(pause: Pause, words: str, reason: str) -> None:
     assert (pause.words, pause.reason) == (words, reason)

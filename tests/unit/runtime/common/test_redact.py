@@ -20,7 +20,7 @@ def test_passwords_of_urls_are_masked(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
-def test_known_secrets_are_masked_wherever_they_stand() -> None:
+def test_known_secrets_are_masked_anywhere() -> None:
     secrets = secrets_in(
         {"broker_url": "redis://u:p%40ssword@h/0", "x": [{"sentinel_password": "andere"}]}
     )
@@ -32,8 +32,8 @@ def test_short_words_are_not_taken_for_secrets() -> None:
     assert secrets_in({"broker_url": "redis://u:a@h/0"}) == set()
 
 
-def test_a_routing_key_is_no_secret() -> None:
-    """Else no answer would have the queue `mail` in it, and its worker would seem not to consume it."""
+def test_a_routing_key_is_not_masked() -> None:
+    """Otherwise no answer would have the queue `mail`, and its worker would seem not to consume it."""
     route = {"queue": "mail", "routing_key": "mail"}
     settings = {"task_routes": {"shop.*": route}, "task_default_routing_key": "mail"}
 
@@ -41,7 +41,7 @@ def test_a_routing_key_is_no_secret() -> None:
     assert redact_value("task_default_routing_key", "mail") == "'mail'"
 
 
-def test_values_are_shown_without_what_their_names_call_secret() -> None:
+def test_values_with_secret_names_are_masked() -> None:
     assert redact_value("security_key", "abc") == "***"
     assert redact_value("redis_options", {"password": "abc", "db": 1}) == (
         "{'password': ***, 'db': 1}"
@@ -51,7 +51,7 @@ def test_values_are_shown_without_what_their_names_call_secret() -> None:
 
 @pytest.mark.parametrize("password", ["ge heim", "ge'heim", 'ge"heim', "ge@heim wort", "ge\nheim"])
 @pytest.mark.parametrize("name", ["broker_url", "CELERY_RESULT_BACKEND", "url"])
-def test_an_unquoted_password_in_a_url_is_masked_whole(name: str, password: str) -> None:
+def test_an_unquoted_password_in_a_url_is_masked_completely(name: str, password: str) -> None:
     url = f"redis://u:{password}@h/0"
 
     assert redact_value(name, url) == "'redis://u:***@h/0'"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.runtime.conftest import Run, document
 
-#: Notes every 0.1 s that greenlets run, and prints the longest pause after some attempts to connect.
+#: Records every 0.1 s that greenlets run, and prints the longest pause after some attempts to connect.
 APP = """
 import os, sys, time
 from celery import Celery, signals

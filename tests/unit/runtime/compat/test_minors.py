@@ -1,4 +1,4 @@
-"""One adapter for each minor: what they decide. They are tried for real in tests/unit/celeries."""
+"""The decisions of each minor's adapter. tests/unit/celeries runs them with real workers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from celery_fleet.compat.minors import chosen as minors
         ("5.7.3", "5.7"),
         ("5.6", "5.6"),
         ("5.4.0rc1", "5.4"),
-        # These are refused elsewhere, with a message, before they get this far.
+        # Such versions are refused earlier, with a message.
         ("5.10.0", "5.7"),
         ("6.0", "5.7"),
         ("5.3.6", "5.4"),
         (None, "5.4"),
     ],
 )
-def test_the_module_of_a_version(found: str | None, minor: str) -> None:
+def test_a_version_selects_its_module(found: str | None, minor: str) -> None:
     assert minors.nearest(found, versions.CELERY) == minor
 
 
 @pytest.mark.parametrize(
     ("package", "known"), [("celery", versions.CELERY), ("kombu", versions.KOMBU)]
 )
-def test_each_minor_has_all_that_is_read(package: str, known: tuple[str, ...]) -> None:
+def test_each_minor_defines_the_same_names(package: str, known: tuple[str, ...]) -> None:
     newest = import_module(f"celery_fleet.compat.minors.{package}57")
     public = {name for name in vars(newest) if not name.startswith("_")}
     for minor in known:
@@ -42,7 +42,7 @@ def test_each_minor_has_all_that_is_read(package: str, known: tuple[str, ...]) -
 
 
 class Request:
-    """A request whose process died, and what became of it."""
+    """A request whose process died; it records what happens to it."""
 
     def __init__(self, wanted: bool | None, retries: int = 0, sends: bool = True) -> None:
         self.done: list[Any] = []
@@ -97,29 +97,29 @@ def test_a_task_whose_process_died_is_sent_again_before_it_is_acknowledged() -> 
 @pytest.mark.parametrize(
     "request_", [Request(wanted=None), Request(False), Request(True, retries=3)]
 )
-def test_celery_does_as_ever_where_no_retry_is_wanted_or_left(request_: Request) -> None:
+def test_celery_behaves_as_usual_if_no_retry_is_wanted_or_left(request_: Request) -> None:
     assert not retried(request_)
     assert request_.done == []
 
 
-def test_what_cannot_be_sent_again_goes_back_to_its_queue() -> None:
+def test_a_task_that_cannot_be_sent_again_goes_back_to_its_queue() -> None:
     request = Request(wanted=True, sends=False)
     assert retried(request)
     assert request.done == ["rejected True"]
-    # Acknowledged already, there is no message any more.
+    # If it was acknowledged already, there is no message any more.
     request = Request(wanted=True, sends=False)
     request.acknowledged = True
     assert not retried(request)
     assert request.done == []
 
 
-def test_a_task_says_more_than_the_setting() -> None:
+def test_a_tasks_own_option_overrides_the_setting() -> None:
     request = Request(wanted=True)
     request.task.retry_on_worker_lost = False
     assert not retried(request)
 
 
-def test_celery_5_4_tries_again_after_errors_of_the_connection_alone() -> None:
+def test_celery_5_4_only_retries_after_connection_errors() -> None:
     safe = celery54.safe_to_retry(SimpleNamespace(connection_errors=(ConnectionError,)))
     assert safe(ConnectionError())
     assert not safe(ValueError())

@@ -1,4 +1,4 @@
-"""The queue before a pool, without a worker: tasks that have not begun come back, and no task begins twice."""
+"""A pool's own queue, without a worker: tasks that have not begun come back, and no task begins twice."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def request(app: Celery, number: int) -> Any:
 
 
 def begin(pool: Any, target: Any, about: Any) -> None:
-    # As Request.execute_using_pool does; what a request does on being accepted is not of interest.
+    # Like Request.execute_using_pool, without the effects of a request's acceptance.
     about.on_accepted = lambda *_: None
     accepted = type("Accepted", (), {"__self__": about, "__call__": lambda *_: None})()
     pool.apply_async(target, callback=lambda _: None, accept_callback=accepted)
 
 
-def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
+def test_threads_return_waiting_tasks_and_keep_running_ones() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Threads(limit=1, app=app)
     intake = pools.intake_of(pool)
@@ -52,7 +52,7 @@ def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
     assert ran == [0]
 
 
-def test_a_lost_connection_drops_what_threads_have_not_begun() -> None:
+def test_a_lost_connection_drops_tasks_that_threads_have_not_begun() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Threads(limit=1, app=app)
     pools.intake_of(pool)
@@ -69,7 +69,7 @@ def test_a_lost_connection_drops_what_threads_have_not_begun() -> None:
     pool.on_stop()
 
 
-def test_solo_begins_nothing_after_the_signal_and_hears_of_it_when_its_task_has_ended() -> None:
+def test_solo_notices_the_signal_after_its_task_and_begins_no_other() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Solo(limit=1, app=app)
     intake = pools.intake_of(pool)
@@ -78,7 +78,7 @@ def test_solo_begins_nothing_after_the_signal_and_hears_of_it_when_its_task_has_
     ran: list[int] = []
 
     def first() -> None:
-        intake.shut()  # a signal, in its midst
+        intake.shut()  # a signal during the task
         ran.append(0)
 
     later = request(app, 1)

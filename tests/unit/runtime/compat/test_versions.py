@@ -12,7 +12,7 @@ GOOD: dict[str, str | None] = {
 }
 
 
-def test_what_is_installed_here_is_supported() -> None:
+def test_the_installed_versions_are_supported() -> None:
     assert problems(installed()) == []
     assert problems(GOOD) == []
 
@@ -33,7 +33,7 @@ def test_what_is_installed_here_is_supported() -> None:
         ({"redis": "5.3.1"}, "kombu 5.7.0 refuses redis 5.3.1, it needs 6.1 or later"),
     ],
 )
-def test_what_is_not_supported_is_named(change: dict[str, str | None], message: str) -> None:
+def test_unsupported_versions_are_named(change: dict[str, str | None], message: str) -> None:
     (problem,) = problems({**GOOD, **change})
 
     assert message in problem

@@ -45,7 +45,7 @@ def test_every_wrong_entry_is_named() -> None:
         parse_entries({"a": {}, "b": 1, "c": {"task": "t", "interval": 5}})
 
 
-def test_an_entry_becomes_celerys() -> None:
+def test_an_entry_becomes_an_entry_of_celery() -> None:
     entry = parse_entry(
         "e",
         {
@@ -67,12 +67,12 @@ def test_an_entry_becomes_celerys() -> None:
     )
 
 
-def test_celerys_own_refusal_is_told() -> None:
+def test_a_refusal_of_celery_is_reported() -> None:
     with pytest.raises(FleetError, match=r"crontab of e: .*99"):
         celery_entry(parse_entry("e", {"task": "t", "crontab": {"minute": 99}}))
 
 
-def test_an_entry_of_the_code_is_switched_off_by_its_name_alone() -> None:
+def test_an_entry_of_the_code_can_be_switched_off_by_its_name() -> None:
     entry = parse_entry("e", {"enabled": False})
 
     assert (entry.name, entry.enabled) == ("e", False)

@@ -36,7 +36,7 @@ def test_a_change_at_any_depth_has_no_effect(frozen: Any, change: Any) -> None:
     assert frozen == {"timeout": 1, "deep": {"list": ({"a": 1},)}}
 
 
-def test_reads_answer_as_a_dictionary_does(frozen: Any) -> None:
+def test_it_can_be_read_like_a_dictionary(frozen: Any) -> None:
     assert frozen.setdefault("timeout", 5) == 1
     assert frozen.setdefault("none", 5) == 5
     assert frozen.pop("timeout") == 1
@@ -53,7 +53,7 @@ def test_reads_answer_as_a_dictionary_does(frozen: Any) -> None:
         lambda d: d.copy(),
         copy.copy,
         copy.deepcopy,
-        lambda d: pickle.loads(pickle.dumps(d)),  # noqa: S301  # what was pickled just here
+        lambda d: pickle.loads(pickle.dumps(d)),  # noqa: S301  # it was pickled here
     ],
 )
 def test_copies_are_ordinary_dictionaries(frozen: Any, make: Any) -> None:

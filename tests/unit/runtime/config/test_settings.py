@@ -20,14 +20,14 @@ from celery_fleet.config.settings import (
 from tests.unit.runtime.conftest import document
 
 
-def test_an_explicit_file_wins_over_the_credential() -> None:
+def test_an_explicit_file_overrides_the_credential() -> None:
     both = {"CELERY_FLEET_SETTINGS": "/etc/x.json", "CREDENTIALS_DIRECTORY": "/run/c"}
 
     assert locate(both) == Path("/etc/x.json")
     assert locate({"CREDENTIALS_DIRECTORY": "/run/c"}) == Path("/run/c") / CREDENTIAL
 
 
-def test_no_file_names_both_ways() -> None:
+def test_the_error_for_a_missing_file_names_both_places() -> None:
     with pytest.raises(FleetError, match=r"CELERY_FLEET_SETTINGS.*LoadCredential"):
         locate({})
 
@@ -90,7 +90,7 @@ def test_a_mistake_in_the_settings_is_named(celery: dict[str, Any], message: str
         parse(document(**celery), "file")
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     wrong = document("nobody", imports=[], BROKER="x")
     wrong["app"] = None
 
@@ -130,7 +130,7 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes | None, message: 
         read(path)
 
 
-def test_the_inventory_wins_over_the_runtimes_needs(tmp_path: Path) -> None:
+def test_the_inventory_overrides_the_runtimes_defaults(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(document("worker", worker_direct=False)))
 
@@ -152,7 +152,7 @@ def test_settings_do_not_show_secrets() -> None:
     assert "s3cr3tpw" not in repr(parse(document(), "file"))
 
 
-def test_whose_schedule_counts() -> None:
+def test_the_schedule_policy_is_read() -> None:
     made = document("beat")
     assert parse(made, "file").schedule_policy == "add"
     assert parse(made | {"beat_schedule_policy": "replace"}, "file").schedule_policy == "replace"
@@ -160,13 +160,13 @@ def test_whose_schedule_counts() -> None:
         parse(made | {"beat_schedule_policy": "both"}, "file")
 
 
-def test_where_beat_keeps_its_schedule() -> None:
+def test_the_scheduler_of_beat_is_read() -> None:
     stated = {**document("beat", result_expires=60), "beat_scheduler": "database"}
     settings = parse(stated, "x")
     assert (settings.scheduler, settings.schedule_edited) == ("database", "keep")
     pins = with_essentials(settings)
     assert pins["beat_scheduler"] == "django_celery_beat.schedulers:DatabaseScheduler"
-    # Else Celery's clean-up of results would be written into the database.
+    # Otherwise Celery's clean-up of results would be written into the database.
     assert pins["result_expires"] is None
     assert with_essentials(parse(document("beat"), "x"))["beat_scheduler"] == (
         "celery.beat:PersistentScheduler"

@@ -1,4 +1,4 @@
-"""Each check by itself, on real files and processes."""
+"""Each check separately, on real files and processes."""
 
 from __future__ import annotations
 
@@ -54,23 +54,23 @@ def setup(directory: Path, **more: Any) -> Setup:
     return Setup(**{**given, **more})
 
 
-# --- bounds ------------------------------------------------------------------------------------------
+# --- thresholds ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("value", "low", "state"),
     [(9, False, GOOD), (10, False, WARNING), (20, False, BAD), (99, False, BAD)],
 )
-def test_from_its_bound_on_a_value_is_worse(value: float, low: bool, state: str) -> None:
+def test_a_value_at_its_threshold_is_worse(value: float, low: bool, state: str) -> None:
     assert health_setup.judge(value, {"warning": 10, "bad": 20}, low=low) == state
 
 
 @pytest.mark.parametrize(("value", "state"), [(21, GOOD), (20, WARNING), (10, BAD), (0, BAD)])
-def test_where_less_is_worse(value: float, state: str) -> None:
+def test_a_lower_value_may_be_worse(value: float, state: str) -> None:
     assert health_setup.judge(value, {"warning": 20, "bad": 10}, low=True) == state
 
 
-def test_nothing_is_never() -> None:
+def test_a_threshold_of_null_is_never_reached() -> None:
     assert health_setup.judge(1e9, {"warning": None, "bad": None}) == GOOD
     assert health_setup.judge(1e9, {"warning": None, "bad": 5}) == BAD
 
@@ -78,7 +78,7 @@ def test_nothing_is_never() -> None:
 # --- the host ----------------------------------------------------------------------------------------
 
 
-def test_disk(tmp_path: Path) -> None:
+def test_the_disk_is_checked(tmp_path: Path) -> None:
     found = host.disk(
         setup(
             tmp_path,
@@ -105,7 +105,7 @@ def test_disk(tmp_path: Path) -> None:
         ("inodes_free_percent", "inodes"),
     ],
 )
-def test_a_disk_that_is_full(tmp_path: Path, name: str, words: str) -> None:
+def test_a_full_disk_is_bad(tmp_path: Path, name: str, words: str) -> None:
     bounds = {"warning": 1e12, "bad": 1e12}
     found = host.disk(setup(tmp_path, paths=(str(tmp_path),), thresholds={name: bounds}))
     assert found.state == BAD
@@ -130,7 +130,7 @@ HugePages_Total:       0
         (500, 100, 10, WARNING, "90 % of swap used"),
     ],
 )
-def test_memory(
+def test_the_memory_is_checked(
     tmp_path: Path, available: int, total: int, free: int, state: str, text: str
 ) -> None:
     path = tmp_path / "meminfo"
@@ -144,7 +144,7 @@ def test_memory_of_this_machine(tmp_path: Path) -> None:
     assert 0 < host.memory(setup(tmp_path)).value["available_percent"] <= 100
 
 
-def test_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpu_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.cpu(setup(tmp_path)).value["cores"] >= 1
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 10.0, 0.0))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
@@ -156,11 +156,11 @@ def test_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_logs(tmp_path: Path) -> None:
+def test_the_size_of_logs_is_checked(tmp_path: Path) -> None:
     (tmp_path / "log/deep").mkdir(parents=True)
     (tmp_path / "log/a.log").write_bytes(b"x" * 1_500_000)
     (tmp_path / "log/deep/b.log").write_bytes(b"x" * 600_000)
-    # A way out of the directory counts for nothing.
+    # A link that leads out of the directory does not count.
     (tmp_path / "log/link").symlink_to("/usr")
     journal = tmp_path / "journal"
     journal.mkdir()
@@ -176,7 +176,7 @@ def test_logs(tmp_path: Path) -> None:
 # --- certificates ------------------------------------------------------------------------------------
 
 
-def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
+def test_only_the_authority_in_use_counts(tmp_path: Path) -> None:
     old, new = Authority("old", days=3), Authority("new")
     middle = Authority("middle", above=new, days=20)
     paths = (tmp_path / "ca.crt", tmp_path / "host.crt")
@@ -189,7 +189,7 @@ def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
 
     assert state(new.issue(["DNS:h"])[0] + new.pem).startswith(GOOD)
     assert "ca.crt is valid for 3 days" in state(old.issue(["DNS:h"])[0])
-    # Intermediate certificates count too.
+    # Intermediate certificates count, too.
     said = state(middle.issue(["DNS:h"])[0] + middle.pem)
     assert said.startswith(WARNING)
     assert "host.crt is valid for 20 days" in said
@@ -202,14 +202,16 @@ def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
         (20, WARNING, "host.crt is valid for 20 days"),
         (3, BAD, "host.crt is valid for 3 days"),
         (-2, BAD, "host.crt expired"),
-        # Beyond 2049 the time has another form.
+        # After 2049 the time has another format.
         (20000, GOOD, "host.crt is valid for 20000 days"),
     ],
 )
-def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
+def test_certificates_that_expire_are_reported(
+    tmp_path: Path, days: int, state: str, text: str
+) -> None:
     authority = Authority("fleet")
     (tmp_path / "ca.crt").write_text(authority.pem)
-    # A certificate that has ended can't be made, but time passes.
+    # An expired certificate can't be made, but the clock can be moved.
     lasts = max(days, 1)
     (tmp_path / "host.crt").write_text("a line before\n" + authority.issue(["DNS:h"], lasts)[0])
     paths = (str(tmp_path / "ca.crt"), str(tmp_path / "host.crt"))
@@ -230,7 +232,7 @@ def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
         "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----",
     ],
 )
-def test_what_is_no_certificate(text: str) -> None:
+def test_a_malformed_certificate_is_an_error(text: str) -> None:
     with pytest.raises(CheckError, match="this is no certificate"):
         certificates.validities(text)
 
@@ -253,7 +255,7 @@ SubState=dead
 """
 
 
-def test_what_systemd_says_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemds_answer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemctl, "properties", lambda *_, **__: systemctl.parse(SHOW))
     found = health_units.show(["shop-worker@mail.service", "nginx.service"])
     worker = found["shop-worker@mail.service"]
@@ -279,19 +281,19 @@ PATIENCE: dict[str, float | None] = {"warning": 0, "bad": 180}
         (MonitoredUnit("a.service", "loaded", "inactive", "dead"), BAD, "a is inactive"),
         (MonitoredUnit("a.service", "loaded", "failed", "failed"), BAD, "a is failed"),
         (MonitoredUnit("a.service", "loaded", "deactivating", "stop"), WARNING, "a is stopping"),
-        # A run restarts it.
+        # A run is restarting it.
         (
             MonitoredUnit("a.service", "loaded", "activating", "start", "loading", 0, 990.0),
             WARNING,
             "a has been starting for 10 s (loading)",
         ),
-        # Its broker has been away for long.
+        # Its broker has been away for a long time.
         (
             MonitoredUnit("a.service", "loaded", "activating", "start", "", 0, 800.0),
             BAD,
             "a has been starting for 200 s",
         ),
-        # A loop of crashes is never more than some seconds old.
+        # In a crash loop the start is never more than some seconds ago.
         (
             MonitoredUnit("a.service", "loaded", "activating", "auto-restart", "", 3, 999.0),
             BAD,
@@ -299,12 +301,12 @@ PATIENCE: dict[str, float | None] = {"warning": 0, "bad": 180}
         ),
     ],
 )
-def test_a_unit(unit: MonitoredUnit | None, state: str, text: str) -> None:
+def test_the_state_of_a_unit(unit: MonitoredUnit | None, state: str, text: str) -> None:
     assert health_units.judge(unit, "a.service", PATIENCE, 1000.0) == (state, text)
 
 
 def shown(**states: str) -> health_units.Ask:
-    """A systemd with these units; the names without what they begin and end with."""
+    """Return a fake systemd with these units; names are given without prefix and suffix."""
 
     def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
         found = {}
@@ -319,14 +321,14 @@ def shown(**states: str) -> health_units.Ask:
     return show
 
 
-def test_units(tmp_path: Path) -> None:
+def test_all_units_are_checked(tmp_path: Path) -> None:
     names = ("shop-web.service", "shop-flower.service")
     one = setup(tmp_path, units=names)
     found = health_fleet.units(one, shown(web="active", flower="active"))
     assert (found.state, found.text) == (GOOD, "2 up")
     found = health_fleet.units(one, shown(web="failed", flower="active"))
     assert (found.state, found.text) == (BAD, "shop-web is failed")
-    # A run is about to take the web process away: what it wrote first does not have it any more.
+    # A run is about to remove the web process: the file that it writes first does not have it any more.
     (tmp_path / "cli.json").write_text(json.dumps({"units": [names[1]], "workers": {}}))
     assert health_fleet.units(one, shown(flower="active")) == Finding(
         GOOD, "1 up", {names[1]: "active"}
@@ -359,14 +361,14 @@ def test_beat_by_its_last_tick(beat: Setup, ago: float, state: str) -> None:
     assert (found.state, found.text) == (state, f"last tick {ago} s ago")
 
 
-def test_beat_that_is_down_or_starts(beat: Setup) -> None:
+def test_a_beat_that_is_down_or_starting(beat: Setup) -> None:
     tick(beat, 0)
     assert health_fleet.beat(beat, shown(beat="inactive")).text == "shop-beat is inactive"
     assert health_fleet.beat(beat, shown(beat="activating")).state == WARNING
     assert health_fleet.beat(beat, shown()).state == BAD
 
 
-def test_beat_that_never_ticked(beat: Setup) -> None:
+def test_a_beat_that_never_ticked(beat: Setup) -> None:
     def show(up: float) -> health_units.Ask:
         unit = MonitoredUnit(
             "shop-beat.service", "loaded", "active", "running", up=time.monotonic() - up
@@ -378,7 +380,7 @@ def test_beat_that_never_ticked(beat: Setup) -> None:
     assert (found.state, found.text) == (BAD, "last tick none since its start 500 s ago")
 
 
-def test_a_tick_that_is_a_link_tells_nothing(beat: Setup) -> None:
+def test_a_tick_that_is_a_link_is_ignored(beat: Setup) -> None:
     assert beat.beat is not None
     (Path(beat.beat["directory"]) / "tick").symlink_to("/dev/null")
     with pytest.raises(CheckError, match="tick is not a file"):
@@ -433,7 +435,7 @@ def answering(*nodes: str) -> Any:
         ),
     ],
 )
-def test_workers(
+def test_the_state_of_workers(
     tmp_path: Path, fleet: bool, units: dict[str, str], nodes: list[str], state: str, text: str
 ) -> None:
     one = setup(tmp_path, workers=WORKERS, fleet=fleet)
@@ -441,7 +443,7 @@ def test_workers(
     assert (found.state, found.text) == (state, text)
 
 
-def test_a_worker_that_restarts_just_now_is_asked_again(tmp_path: Path) -> None:
+def test_a_worker_that_is_just_restarting_is_asked_again(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
     def ask(setup: Setup, nodes: Sequence[str]) -> list[str]:
@@ -478,7 +480,7 @@ def test_a_worker_that_left_the_inventory_is_not_missed(tmp_path: Path) -> None:
 
 
 def reported(**states: tuple[str, float | None]) -> Any:
-    """Return a stand-in for the probe, with state and seconds of each worker in `WORKERS`."""
+    """Return a replacement for the probe, with state and seconds of each worker in `WORKERS`."""
     nodes = {
         node: dict(
             zip(
@@ -513,7 +515,7 @@ def reported(**states: tuple[str, float | None]) -> Any:
         ),
     ],
 )
-def test_canaries(
+def test_the_state_of_canaries(
     tmp_path: Path,
     mail: tuple[str, float | None],
     slow: tuple[str, float | None],
@@ -549,7 +551,7 @@ def test_canaries_that_were_not_sent_are_bad(
 # --- databases ---------------------------------------------------------------------------------------
 
 
-def test_the_environment_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_environment_files_are_read_as_written(tmp_path: Path) -> None:
     given = {
         "DATABASE_URL": "postgresql://u:p%40ss@db/x?sslmode=require",
         "ODD": 'a "b" $c `d` \\ e',
@@ -569,7 +571,7 @@ def test_the_environment_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def release(directory: Path, name: str = "current") -> None:
-    """A release whose Python is that of the tests."""
+    """Make a release whose Python is that of the tests."""
     path = directory / "opt/releases/r1/venv/bin"
     path.mkdir(parents=True, exist_ok=True)
     (path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
@@ -587,7 +589,7 @@ def with_url(directory: Path, url: str) -> Setup:
     return setup(directory)
 
 
-def test_without_a_database_there_is_nothing_to_ask(tmp_path: Path) -> None:
+def test_without_a_database_nothing_is_checked(tmp_path: Path) -> None:
     assert checks.database(setup(tmp_path)).state == GOOD
 
 
@@ -595,7 +597,7 @@ def test_a_database_of_an_application_without_django(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         one = with_url(tmp_path, f"oracle://u:secret-word@127.0.0.1:{port}/x")
-        # Before a first run has ended there is no current release, but what the units run.
+        # Before the first run has ended there is no current release, only the units' own.
         release(tmp_path, "pins/worker-a")
         found = checks.database(one)
         assert found.state == GOOD
@@ -667,11 +669,11 @@ def test_the_database_of_a_django_project_is_asked_by_its_own_connection(
     (tmp_path / "cli.json").write_text(json.dumps(known))
     found = checks.database(one)
     assert (found.state, found.text[: len(text)]) == (state, text), found
-    # One in a file is no server that could be down.
+    # A database in a file has no server that could be down.
     assert set(found.value) == {"default"}
 
 
-def test_a_database_that_hangs_is_given_up() -> None:
+def test_a_database_that_hangs_times_out() -> None:
     released = threading.Event()
     began = time.monotonic()
     found = databases.run({"A": (lambda: str(released.wait(30)), [])}, 0.3)
@@ -692,25 +694,25 @@ def test_passwords_are_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("password", ["s3cr3t/word#more", "s3cr3t/", "s3cr3t?", "a%40b:s3cr3t"])
-def test_a_password_that_is_not_quoted_is_not_said(password: str) -> None:
+def test_an_unquoted_password_is_not_shown(password: str) -> None:
     """All users may read the result, and an error about such a URL would quote a part of it."""
     url = f"postgresql://shop:{password}@127.0.0.1:1/shop"
 
     assert "s3cr3t" not in answer(url)["error"]
 
 
-def test_a_password_may_stand_behind_the_address() -> None:
+def test_a_password_may_be_in_the_query_of_a_url() -> None:
     found = health_database.secrets_of("postgresql://h/shop?password=s3cr%2Ft&sslpassword=0ther")
 
     assert {"s3cr/t", "0ther"} <= set(found)
 
 
 @pytest.mark.parametrize("url", ["redis://x", "https://x", "plain", "", "amqp://a@b//", "a:b"])
-def test_what_is_no_database(url: str) -> None:
+def test_other_urls_are_no_databases(url: str) -> None:
     assert health_database.scheme_of(url) == ""
 
 
-def test_a_release_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_release_that_does_not_answer_is_reported_in_one_line(tmp_path: Path) -> None:
     release(tmp_path)
     python = tmp_path / "opt/releases/r1/venv/bin/python"
     python.write_text("#!/bin/sh\necho oh >&2\necho no >&2\nexit 3\n")
@@ -725,10 +727,10 @@ def test_a_release_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_where_everything_is_down_all_is_told_in_time(
+def test_if_everything_is_down_all_of_it_is_reported_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the real questions to the release's Python, a broker that hangs, and no systemd."""
+    """The release's Python is really asked, the broker hangs, and there is no systemd."""
     monkeypatch.setattr(systemctl, "SYSTEMCTL", "/bin/false")
     release(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -766,9 +768,9 @@ def test_where_everything_is_down_all_is_told_in_time(
     assert set(found) == set(checks.CHECKS)
     for name in ("redis", "queues", "dead_letters", "clock", "units", "beat"):
         assert found[name]["state"] == BAD, name
-    # Without Django no more can be said.
+    # Without Django nothing more is known.
     assert found["database"]["text"].endswith("(its port accepts connections)")
-    # What can't be asked is not called down.
+    # Services that can't be asked are not called down.
     assert found["workers"]["state"] == WARNING
     assert found["workers"]["text"].startswith("the workers can't be asked: ")
     assert found["certificates"]["text"].endswith("missing.crt: No such file or directory")

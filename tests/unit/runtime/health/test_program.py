@@ -1,4 +1,4 @@
-"""The run of all checks: bounds, states, the result, the journal, the command on a change."""
+"""The run of all checks: time limits, states, the result, the journal, the command on a change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PASSWORD = "s3cr3t-of-the-operator"
 
 
 def document(directory: Path, **more: Any) -> dict[str, Any]:
-    """What the control side writes."""
+    """Return the file that the control side writes."""
     return {
         "format": 1,
         "app": "shop",
@@ -62,7 +62,7 @@ def read(directory: Path, **more: Any) -> Setup:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace all checks by the test's own."""
+    """Replace all checks with the test's own."""
 
     def put(**given: Callable[[Setup], Finding]) -> None:
         monkeypatch.setattr(health_checks, "CHECKS", {n: (one, 5.0) for n, one in given.items()})
@@ -84,7 +84,7 @@ def test_a_check_that_hangs_is_bad_and_delays_no_other() -> None:
     found = health.run(
         {"hangs": (hangs, 0.5), "too": (hangs, 0.5), "well": (lambda: Finding(GOOD, "yes"), 20)}
     )
-    # What hangs does so for 30 s.
+    # The check that hangs does so for 30 s.
     assert time.monotonic() - began < 15
     forever.set()
     assert found == {
@@ -105,14 +105,14 @@ def test_a_check_that_hangs_is_bad_and_delays_no_other() -> None:
         (ZeroDivisionError(), "ZeroDivisionError"),
     ],
 )
-def test_what_a_check_raises_is_bad_in_one_line(error: Exception, text: str) -> None:
+def test_an_exception_in_a_check_is_bad_in_one_line(error: Exception, text: str) -> None:
     def check() -> Finding:
         raise error
 
     assert health.guarded(check) == Finding(BAD, text)
 
 
-def test_all_checks_together_end_before_systemd_ends_them() -> None:
+def test_all_checks_end_before_systemds_timeout() -> None:
     assert max(bound for _, bound in health_checks.CHECKS.values()) < 60
 
 
@@ -145,7 +145,7 @@ def test_the_state_of_a_host_is_that_of_its_worst_check(
         "<4>a: unknown -> warning: of a",
         "<4>health is warning (1 warning, 1 good); a: of a",
     ]
-    # Nothing new: one line.
+    # Without changes there is one line.
     health.check(setup, tmp_path)
     second = json.loads(path.read_text())
     assert (second["previous"], second["since"]) == (WARNING, first["since"])
@@ -170,7 +170,7 @@ def test_nothing_secret_is_in_the_result_or_the_journal(
     (tmp_path / "credentials").mkdir()
     url = f"rediss://operator:{PASSWORD}@redis1:6379/0"
     (tmp_path / "credentials/operator.json").write_text(json.dumps({"celery": {"broker_url": url}}))
-    # Percent-encoded in the URL, and as a driver repeats it.
+    # The secret is percent-encoded in the URL, and decoded in a driver's error.
     (tmp_path / "credentials/exec.env").write_text(
         'DATABASE_URL="postgresql://u:p%22w%24rd@db/x"\n'
     )
@@ -187,7 +187,7 @@ def test_nothing_secret_is_in_the_result_or_the_journal(
             assert secret not in text
 
 
-def test_a_result_that_was_spoilt_is_as_none(tmp_path: Path, checks: Callable[..., None]) -> None:
+def test_a_damaged_result_counts_as_missing(tmp_path: Path, checks: Callable[..., None]) -> None:
     checks(a=lambda setup: Finding(GOOD, ""))
     path = tmp_path / "shop.json"
     for text in ("", "[]", "{}", '{"format": 1, "state": "good", "checks": {}}', "\0"):
@@ -196,7 +196,7 @@ def test_a_result_that_was_spoilt_is_as_none(tmp_path: Path, checks: Callable[..
         assert json.loads(path.read_text())["previous"] == UNKNOWN
 
 
-def test_a_result_that_can_not_be_written_is_told(
+def test_a_result_that_can_not_be_written_is_reported(
     tmp_path: Path, checks: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     checks(a=lambda setup: Finding(GOOD, ""))
@@ -208,13 +208,13 @@ def test_a_result_that_can_not_be_written_is_told(
 def test_a_full_disk_leaves_no_old_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
-    """An old result would say that all is well, and no one would hear of a change."""
+    """An old result would say that all is well, and no change would be reported."""
     path = tmp_path / "shop.json"
     path.write_text("of before")
     replace = os.replace
 
     def put(fresh: Path, target: Path) -> None:
-        # Without the last one there is room for this one, or not even then.
+        # Once the old result is deleted there is room for this one, or still not.
         if path.exists() or not room:
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(fresh, target)
@@ -229,13 +229,13 @@ def test_a_full_disk_leaves_no_old_result(
     )
 
 
-def test_age() -> None:
+def test_the_age_of_a_result() -> None:
     now = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
     result = {"checked": health_result.moment(now - timedelta(seconds=601)), "interval": 300}
     assert health_result.age(result, now) == 601
     assert health_result.stale(result, 601)
     assert not health_result.stale(result, 599)
-    # A clock that was set back.
+    # The clock was set back.
     assert health_result.age(result, now - timedelta(days=1)) == 0
 
 
@@ -250,7 +250,7 @@ json.dump({"environ": found, "stdin": json.load(sys.stdin)}, open(sys.argv[1], "
 
 @pytest.fixture
 def changing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Write a result and tell of it, as one run of the unit does."""
+    """Write a result and report the change, as one run of the unit does."""
     monkeypatch.setenv("INVOCATION_ID", "this")
 
     def change(previous: str, state: str, argv: list[str], **more: Any) -> int:
@@ -284,7 +284,7 @@ def changing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., i
         (BAD, GOOD, True),
     ],
 )
-def test_a_change_is_told(
+def test_a_change_runs_the_command(
     tmp_path: Path, changing: Callable[..., int], previous: str, state: str, told: bool
 ) -> None:
     out = tmp_path / "told.json"
@@ -311,7 +311,7 @@ def test_a_change_is_told(
         (["/bin/sh", "-c", "sleep 60 & wait"], "took more than 0.5 s and was stopped"),
     ],
 )
-def test_a_command_that_fails_is_logged_and_no_more(
+def test_a_command_that_fails_is_only_logged(
     changing: Callable[..., int], capfd: pytest.CaptureFixture[str], argv: list[str], said: str
 ) -> None:
     began = time.monotonic()
@@ -325,7 +325,7 @@ def test_a_check_that_was_killed_is_bad(
 ) -> None:
     out = tmp_path / "told.json"
     changing(UNKNOWN, GOOD, [sys.executable, "-c", SCRIPT, str(out)])
-    # systemd runs the same unit again, and ends the check.
+    # systemd runs the same unit again, and has ended the check.
     monkeypatch.setenv("INVOCATION_ID", "next")
     monkeypatch.setenv("SERVICE_RESULT", "timeout")
     argv = [sys.executable, "-c", SCRIPT, str(out)]
@@ -350,7 +350,7 @@ def run_script(*argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_needs_nothing_but_the_systems_python() -> None:
+def test_it_only_needs_the_systems_python() -> None:
     done = run_script("check", "no-such-app")
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout.startswith(

@@ -1,4 +1,4 @@
-"""Redis as the check of health sees it: a real server with TLS and the fleet's own access rules."""
+"""The health checks of Redis, on a real server with TLS and the fleet's own access rules."""
 
 from __future__ import annotations
 
@@ -140,16 +140,14 @@ def test_a_cache_is_asked_at_its_own_address(running: Running, tmp_path: Path) -
     assert (found.state, f"cache 127.0.0.1:{nobody}" in found.text) == (BAD, True)
 
 
-def test_who_has_no_login_is_told_so_and_that_is_an_answer(
-    running: Running, tmp_path: Path
-) -> None:
+def test_without_a_login_a_refusal_counts_as_an_answer(running: Running, tmp_path: Path) -> None:
     one = setup(running, tmp_path)
     (tmp_path / "credentials/operator.json").unlink()
     found = redis_checks.redis(one)
     assert (found.state, found.text) == (GOOD, "broker answers, results answers")
 
 
-def test_memory_that_is_nearly_full_counts_where_nothing_is_evicted(
+def test_nearly_full_memory_only_counts_if_nothing_is_evicted(
     running: Running, tmp_path: Path
 ) -> None:
     bounds = {"redis_memory_percent": {"warning": 0, "bad": 0.1}}
@@ -172,7 +170,7 @@ def test_another_authority_is_not_trusted(running: Running, tmp_path: Path) -> N
     assert "its certificate is not accepted: " in found.text
 
 
-def test_it_shows_a_certificate_where_redis_asks_for_one(running: Running, tmp_path: Path) -> None:
+def test_it_shows_a_certificate_if_redis_asks_for_one(running: Running, tmp_path: Path) -> None:
     running.admin("CONFIG", "SET", "tls-auth-clients", "yes")
     place = running.directory
     pair = {"ssl_certfile": str(place / "host.crt"), "ssl_keyfile": str(place / "host.key")}
@@ -199,7 +197,7 @@ def test_it_shows_a_certificate_where_redis_asks_for_one(running: Running, tmp_p
             root.ask("CONFIG", "SET", "tls-auth-clients", "no")
 
 
-def test_a_wrong_password(running: Running, tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported(running: Running, tmp_path: Path) -> None:
     url = f"rediss://operator:not-the-one@127.0.0.1:{running.port}/0"
     found = redis_checks.redis(setup(running, tmp_path, broker_url=url))
     assert found.state == BAD
@@ -207,7 +205,7 @@ def test_a_wrong_password(running: Running, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away(running: Running, tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_reported(running: Running, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"rediss://operator:x@127.0.0.1:{port}/0"
@@ -215,12 +213,12 @@ def test_a_server_that_is_away(running: Running, tmp_path: Path) -> None:
     found = redis_checks.redis(setup(running, tmp_path, broker_url=url))
     assert time.monotonic() - began < checks.CHECKS["redis"][1]
     assert (found.state, "Connection refused" in found.text) == (BAD, True)
-    # The other one is asked nevertheless.
+    # The other one is still asked.
     assert "results" in found.value
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_is_given_up(running: Running, tmp_path: Path) -> None:
+def test_a_server_that_hangs_times_out(running: Running, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"rediss://operator:x@127.0.0.1:{silent.getsockname()[1]}/0"
         began = time.monotonic()
@@ -231,7 +229,7 @@ def test_a_server_that_hangs_is_given_up(running: Running, tmp_path: Path) -> No
 
 def test_queues_of_all_priorities_are_counted(running: Running, tmp_path: Path) -> None:
     running.admin("LPUSH", "mail", *"12345678")
-    # As kombu names the list of a lower priority.
+    # kombu's name for the list of a lower priority.
     running.admin("LPUSH", "mail\x06\x163", "x", "y")
     bounds = {"queue_length": {"warning": 5, "bad": 100}}
     try:
@@ -259,7 +257,7 @@ def test_a_paused_queue_may_grow(running: Running, tmp_path: Path, target: str) 
         running.admin("LPUSH", "bulk", *"12345678")
         state = redis_checks.queues(setup(running, tmp_path, bounds)).state
         assert state == (GOOD if target == "all" else WARNING)
-        # An operator with older rights.
+        # The operator may have older rights.
         running.admin("ACL", "SETUSER", "operator", "-hgetall")
         assert redis_checks.queues(setup(running, tmp_path, bounds)).state == WARNING
     finally:
@@ -284,7 +282,9 @@ def test_dead_letters_are_counted(running: Running, tmp_path: Path) -> None:
         running.admin("DEL", "fleet:dead-letters:index")
 
 
-def test_the_clock(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_differs_from_redis_is_reported(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert host.clock(setup(running, tmp_path)).state == GOOD
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 10)
@@ -306,7 +306,7 @@ def test_the_operator_may_ask_no_more_than_its_rights(running: Running) -> None:
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b"+no end", b"$99999999\r\n", b""]
 )
-def test_what_is_no_redis(answer: bytes) -> None:
+def test_a_server_that_is_no_redis_is_reported(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -17,7 +17,7 @@ BUSY = {**QUIET, "running": 2, "unacked": 1}
 
 
 class Clock:
-    """Time that only sleeping and asking make pass."""
+    """A clock that only moves while the code sleeps or waits for answers."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Fleet:
-    """Workers that answer broadcasts; `rounds` are their answers, the last one for ever."""
+    """Workers that answer broadcasts; `rounds` are their answers, of which the last one repeats."""
 
     def __init__(self, clock: Clock, *rounds: dict[str, Any]) -> None:
         self.clock = clock
@@ -53,7 +53,7 @@ class Fleet:
         self.asked.append((name, arguments))
         self.limits.append(limit)
         replies = self.rounds.pop(0) if len(self.rounds) > 1 else self.rounds[0]
-        # Only as many as are expected end the wait early.
+        # The wait only ends early if all expected answers have come.
         self.clock.now += 0.0 if limit is not None and len(replies) >= limit else timeout
         return [{node: answer} for node, answer in replies.items()]
 
@@ -81,7 +81,7 @@ def test_a_pause_is_renewed_until_nothing_runs(clock: Clock) -> None:
         ("polling", "a: a last message may still come"),
     ],
 )
-def test_a_pause_says_who_is_not_quiet_when_the_time_is_over(
+def test_a_pause_names_workers_that_still_run_tasks_when_the_time_is_over(
     clock: Clock, what: str, text: str
 ) -> None:
     fleet = Fleet(clock, {"a": {**QUIET, what: 1}})
@@ -91,7 +91,7 @@ def test_a_pause_says_who_is_not_quiet_when_the_time_is_over(
     assert 5 <= clock.now <= 8
 
 
-def test_a_pause_names_who_can_not_and_who_is_silent(clock: Clock) -> None:
+def test_a_pause_names_workers_that_can_not_pause_or_do_not_answer(clock: Clock) -> None:
     fleet = Fleet(
         clock,
         {"a": {"state": "unsupported", "why": "its pool has no event loop"}, "c": {"error": "x"}},
@@ -111,7 +111,7 @@ def test_a_pause_stays_within_the_probes_time(clock: Clock) -> None:
     assert clock.now <= 11
 
 
-def test_a_resume_waits_for_those_that_have_no_connection_yet(clock: Clock) -> None:
+def test_a_resume_waits_for_workers_without_a_connection(clock: Clock) -> None:
     going = {"state": "consuming"}
     fleet = Fleet(clock, {}, {"a": going}, {"a": going, "b": going})
     answer = command.resume(fleet, ResumeRequest(30, ("a", "b")), left)
@@ -121,7 +121,7 @@ def test_a_resume_waits_for_those_that_have_no_connection_yet(clock: Clock) -> N
     assert fleet.asked == [("fleet_resume", {})] * 3
 
 
-def test_a_resume_of_nobody_knows_how_many_ends_when_no_more_answer(clock: Clock) -> None:
+def test_a_resume_of_an_unknown_number_of_workers_ends_when_no_more_answer(clock: Clock) -> None:
     going = {"state": "consuming"}
     fleet = Fleet(clock, {}, {"a": going}, {"a": going}, {"a": going, "b": going})
     answer = command.resume(fleet, ResumeRequest(60), left)
@@ -154,7 +154,7 @@ def stats(**fleet: Any) -> dict[str, Any]:
     return {**found, "fleet": fleet} if fleet else found
 
 
-def test_the_census_is_one_question() -> None:
+def test_the_census_is_one_broadcast() -> None:
     app = Inspected({"a@h": stats(state="paused", queues=["q", "p", "a@h.dq2"])})
 
     assert command.census(app) == {
@@ -250,7 +250,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     return made
 
 
-def test_a_node_that_has_gone_is_forgotten(broker: Broker) -> None:
+def test_data_of_a_removed_node_is_deleted(broker: Broker) -> None:
     answer = command.forget(broker, ["old@h"])
 
     assert answer.errors == []
@@ -264,7 +264,7 @@ def test_a_node_that_has_gone_is_forgotten(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("other", [task("shop.sum"), b"no JSON", b"[]", b'{"headers": null}'])
-def test_tasks_that_wait_in_its_queue_are_left_and_told(broker: Broker, other: bytes) -> None:
+def test_tasks_in_a_removed_nodes_queue_are_kept_and_reported(broker: Broker, other: bytes) -> None:
     broker.lists["old@h.dq2"].append(other)
     answer = command.forget(broker, ["old@h"])
 
@@ -274,7 +274,7 @@ def test_tasks_that_wait_in_its_queue_are_left_and_told(broker: Broker, other: b
     assert len(broker.sets["_kombu.binding.C.dq2"]) == 2
 
 
-def test_a_node_that_lives_is_not_forgotten(broker: Broker) -> None:
+def test_data_of_a_living_node_is_kept(broker: Broker) -> None:
     broker.alive = ("old@h",)
     answer = command.forget(broker, ["old@h"])
 

@@ -30,7 +30,7 @@ def request(**changes: Any) -> dict[str, Any]:
 
 
 class Fleet:
-    """A Celery app, a broker and workers, as far as the probe uses them."""
+    """The parts of a Celery app, a broker and workers that the probe uses."""
 
     def __init__(self) -> None:
         self.queues = {NODE: ["discounts", f"{NODE}.dq2"]}
@@ -42,7 +42,7 @@ class Fleet:
         self.mode = "consuming"
         self.registered: dict[str, list[str]] = {}
         self.lists: dict[str, list[bytes]] = {}
-        #: Processes that answer to each name; the second one is not the fleet's.
+        #: Processes that answer to each node name; the second one is not the fleet's.
         self.processes: dict[str, list[int]] = {NODE: [7]}
         self.asked: list[str] = []
         self._tasks: dict[str, str] = {}
@@ -159,7 +159,7 @@ def test_all_nodes_are_asked_at_once(fleet: Fleet) -> None:
     assert report["seconds"] < 5
 
 
-def test_a_full_worker_is_busy_and_its_canary_is_taken_back(fleet: Fleet) -> None:
+def test_a_full_worker_is_busy_and_its_canary_is_removed(fleet: Fleet) -> None:
     fleet.answers = {}
     fleet.active = {NODE: [{"worker_pid": 8}, {"worker_pid": 9}]}
 
@@ -172,7 +172,7 @@ def test_a_full_worker_is_busy_and_its_canary_is_taken_back(fleet: Fleet) -> Non
 
 @pytest.fixture
 def patient(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    """A probe whose canaries may take long, and a worker that is full."""
+    """Return a probe whose canaries may take long, with a full worker."""
     monkeypatch.setattr(probe, "CANARY_PART", 0.6)
     monkeypatch.setattr(probe, "PATIENCE", 0.05)
     monkeypatch.setattr(probe, "ASK_EVERY", 0.05)
@@ -192,7 +192,7 @@ def test_a_full_worker_ends_the_wait(patient: Fleet) -> None:
     assert patient.asked == ["active", "stats", "queues"]
 
 
-def test_a_worker_that_gets_full_later_ends_the_wait(patient: Fleet) -> None:
+def test_a_worker_that_fills_up_later_ends_the_wait(patient: Fleet) -> None:
     full, patient.active = patient.active, {NODE: [{"worker_pid": 8}]}
     inspect = patient.inspect
 
@@ -228,7 +228,7 @@ def test_another_process_that_is_full_does_not_end_the_wait(
     assert report["nodes"][NODE]["state"] == "answered"
 
 
-def test_a_canary_that_hangs_in_its_slot_is_not_what_makes_a_worker_busy(patient: Fleet) -> None:
+def test_a_worker_is_not_busy_because_of_a_hanging_canary(patient: Fleet) -> None:
     patient.slots = 1
     patient.active = {NODE: []}
     send = patient.send_task
@@ -268,7 +268,7 @@ def test_a_silent_worker_is_not_well(fleet: Fleet, active: Any, message: str) ->
 
 
 @pytest.mark.parametrize("mode", ["paused", "draining"])
-def test_a_worker_that_takes_no_tasks_is_not_called_silent(fleet: Fleet, mode: str) -> None:
+def test_a_worker_that_fetches_no_tasks_is_not_called_silent(fleet: Fleet, mode: str) -> None:
     fleet.answers, fleet.active, fleet.mode = {}, {NODE: []}, mode
 
     report = probe.run(request())
@@ -288,8 +288,8 @@ def test_a_queue_that_is_not_consumed_is_named(fleet: Fleet) -> None:
     assert any("does not consume its direct queue" in e for e in report["errors"])
 
 
-def test_a_second_worker_of_the_same_name_is_told_of(fleet: Fleet) -> None:
-    """If it was started by hand, it answers for ours, and its queues would be misleading."""
+def test_a_second_worker_with_the_same_name_is_reported(fleet: Fleet) -> None:
+    """A worker that was started by hand answers in place of ours, and its queues would be misleading."""
     fleet.queues[NODE] = ["discounts"]
     fleet.processes[NODE] = [99, 7]
 
@@ -307,14 +307,16 @@ def test_a_second_worker_of_the_same_name_is_told_of(fleet: Fleet) -> None:
         ({"release": "r2"}, "it runs release r1, not r2"),
     ],
 )
-def test_another_process_does_not_pass(fleet: Fleet, node: dict[str, Any], message: str) -> None:
+def test_another_process_with_the_nodes_name_is_an_error(
+    fleet: Fleet, node: dict[str, Any], message: str
+) -> None:
     report = probe.run(request(nodes={NODE: node}))
 
     assert not report["ok"]
     assert message in report["errors"][0]
 
 
-def test_a_busy_worker_that_is_another_process_does_not_pass(fleet: Fleet) -> None:
+def test_a_busy_worker_that_is_another_process_is_an_error(fleet: Fleet) -> None:
     fleet.answers = {}
     fleet.active = {NODE: [{"worker_pid": 8}, {"worker_pid": 9}]}
 
@@ -324,7 +326,7 @@ def test_a_busy_worker_that_is_another_process_does_not_pass(fleet: Fleet) -> No
     assert "process 7 answered, not 9" in report["errors"][0]
 
 
-def test_a_canary_that_fails_is_told(fleet: Fleet) -> None:
+def test_a_canary_that_fails_is_reported(fleet: Fleet) -> None:
     fleet.status = "REVOKED"
     fleet.answers = {NODE: "expired"}
 
@@ -368,7 +370,7 @@ def test_a_node_knows_the_tasks_that_its_queues_need(fleet: Fleet) -> None:
     assert probe.run(request(nodes={NODE: {"tasks": ["shop.sum"]}}))["ok"]
 
 
-def test_what_is_asked_of_all_workers_needs_no_nodes(
+def test_commands_to_all_workers_need_no_nodes(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
@@ -407,7 +409,7 @@ def test_a_plain_report_has_no_further_answers(fleet: Fleet) -> None:
     assert set(probe.run(request())) == {"ok", "seconds", "errors", "nodes", "schedule"}
 
 
-def test_whoever_waits_for_a_pause_gets_the_time() -> None:
+def test_a_probe_that_waits_for_a_pause_gets_more_time() -> None:
     asked = probe_request.parse_request(request(pause={"seconds": 90, "wait": 60}))
     assert asked.timeout > 60
 
@@ -423,7 +425,7 @@ def test_a_temporary_instance_is_a_node_as_well(fleet: Fleet) -> None:
     assert report["nodes"][name]["queues"] == ["discounts"]
 
 
-def test_a_broker_that_refuses_is_told_at_once(
+def test_a_broker_that_refuses_is_reported_at_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compat_broker, "endpoints", lambda _: ["one"])
@@ -436,7 +438,7 @@ def test_a_broker_that_refuses_is_told_at_once(
     assert report["seconds"] < 5
 
 
-def test_the_deadline_holds_whatever_hangs(fleet: Fleet) -> None:
+def test_the_deadline_applies_to_anything_that_hangs(fleet: Fleet) -> None:
     fleet.send_task = lambda *_, **__: time.sleep(30)  # type: ignore[method-assign]  # hangs
 
     report = probe.run(request())
@@ -446,7 +448,7 @@ def test_the_deadline_holds_whatever_hangs(fleet: Fleet) -> None:
     assert "not finished within 2 s" in report["errors"][-1]
 
 
-def test_a_librarys_text_loses_its_secrets(fleet: Fleet) -> None:
+def test_secrets_in_a_librarys_message_are_masked(fleet: Fleet) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ConnectionError("WRONGPASS s3cr3tpw for rediss://worker:s3cr3tpw@redis1")
 
@@ -481,7 +483,7 @@ def test_a_wrong_request_is_named(raw: Any, message: str) -> None:
         probe_request.parse_request(raw)
 
 
-def test_the_app_is_bare_and_gives_up_quickly() -> None:
+def test_the_app_is_minimal_and_gives_up_quickly() -> None:
     app = ops_app.make_app(probe_request.parse_request(request()).settings)
 
     assert app.conf.broker_url.startswith("rediss://worker:")
@@ -495,7 +497,7 @@ def test_the_app_is_bare_and_gives_up_quickly() -> None:
         )
 
 
-def test_it_is_run_as_a_module(run: Run) -> None:
+def test_it_runs_as_a_module(run: Run) -> None:
     done = run("-m", "celery_fleet.ops.probe", stdin="{")
 
     assert done.returncode == 1

@@ -18,7 +18,7 @@ TASKS = "from shop import app\n@app.task\ndef total(a, b):\n    return a + b\n"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """An application's code, away from the working directory."""
+    """Return the directory of an application's code, which is not the working directory."""
     made = tmp_path / "code"
     made.mkdir()
     (made / "shop.py").write_text(APP)
@@ -126,7 +126,7 @@ def test_a_schedule_that_celery_refuses_is_named(run: Run, source: Path) -> None
         (None, True),
     ],
 )
-def test_an_application_that_takes_no_json_is_refused(
+def test_an_application_that_accepts_no_json_is_refused(
     run: Run, source: Path, accept: Any, accepted: bool
 ) -> None:
     with (source / "shop.py").open("a") as stream:
@@ -142,7 +142,7 @@ def test_an_application_that_takes_no_json_is_refused(
         assert check(run, source, settings=settings)[1]["errors"] == []
 
 
-def test_the_urls_of_the_environment_are_taken_away_as_on_the_hosts(run: Run, source: Path) -> None:
+def test_urls_in_the_environment_are_removed_as_on_the_hosts(run: Run, source: Path) -> None:
     (source / "shop.py").write_text(
         "import os\nfrom celery import Celery\n"
         "app = Celery('shop', broker=os.environ['CELERY_BROKER_URL'])\n"
@@ -159,9 +159,7 @@ def test_the_urls_of_the_environment_are_taken_away_as_on_the_hosts(run: Run, so
     assert "read it with os.environ.get('CELERY_BROKER_URL') or leave it out" in error
 
 
-def test_an_application_that_leaves_threads_running_does_not_hold_it(
-    run: Run, source: Path
-) -> None:
+def test_running_threads_of_an_application_do_not_block_the_check(run: Run, source: Path) -> None:
     with (source / "shop.py").open("a") as stream:
         stream.write(
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
@@ -170,7 +168,7 @@ def test_an_application_that_leaves_threads_running_does_not_hold_it(
     assert check(run, source)[0] == 0
 
 
-def test_a_wrong_request_is_told_as_json(run: Run, tmp_path: Path) -> None:
+def test_a_wrong_request_is_reported_as_json(run: Run, tmp_path: Path) -> None:
     done = run("-m", "celery_fleet.release.check", stdin="{")
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
 
@@ -219,7 +217,7 @@ def scheduled(run: Run, source: Path, code: str, **request: Any) -> tuple[int, d
     return check(run, source, **request)
 
 
-def test_what_the_application_says_of_its_schedule(run: Run, source: Path) -> None:
+def test_the_applications_schedule_is_reported(run: Run, source: Path) -> None:
     status, report = scheduled(run, source, SCHEDULED)
 
     assert (status, report["errors"]) == (0, [])
@@ -265,8 +263,8 @@ def test_what_the_application_says_of_its_schedule(run: Run, source: Path) -> No
     assert queues["delta"] == (None, "celery", False)
 
 
-def test_a_sun_is_told_as_the_inventory_writes_it() -> None:
-    # As Celery makes it, but without the package for its computation, which needs a compiler.
+def test_a_solar_schedule_is_reported_as_in_the_inventory() -> None:
+    # Like Celery's, but without the package that computes it, which needs a compiler.
     sun = solar.__new__(solar)
     sun.event, sun.lat, sun.lon = "sunset", 48, 16.5
 
@@ -275,7 +273,7 @@ def test_a_sun_is_told_as_the_inventory_writes_it() -> None:
     }
 
 
-def test_the_inventorys_settings_win_and_the_applications_own_are_kept(
+def test_the_inventorys_settings_are_used_and_the_applications_are_reported(
     run: Run, source: Path
 ) -> None:
     settings = {"timezone": "Europe/Berlin", "task_default_queue": "d", "enable_utc": False}
@@ -285,7 +283,7 @@ def test_the_inventorys_settings_win_and_the_applications_own_are_kept(
     assert (told["zone"], told["timezone"]) == ("Europe/Berlin", "America/Guayaquil")
     assert (told["enable_utc"], told["default_queue"]) == (True, "d")
     assert told["schedule"]["delta"]["goes_to"] == "d"
-    # So that it is not mistaken for the application's own.
+    # It is listed, so that it is not mistaken for the application's own.
     assert told["pinned"] == ["task_default_queue"]
 
 
@@ -310,7 +308,7 @@ def test_the_inventorys_settings_win_and_the_applications_own_are_kept(
             {},
             "application shop: task_always_eager (CELERY_TASK_",
         ),
-        # Under its name from before Celery 4, with and without a namespace.
+        # With its name from before Celery 4, with and without a namespace.
         (
             "app.config_from_object({'CELERY_ALWAYS_EAGER': True})",
             {},
@@ -348,7 +346,7 @@ def test_the_inventorys_settings_win_and_the_applications_own_are_kept(
         ),
     ],
 )
-def test_what_the_hosts_could_not_use_is_refused(
+def test_settings_that_the_hosts_could_not_use_are_refused(
     run: Run, source: Path, code: str, settings: dict[str, Any], message: str
 ) -> None:
     status, report = scheduled(run, source, code, settings=settings)
@@ -361,7 +359,9 @@ def test_what_the_hosts_could_not_use_is_refused(
     assert message in error
 
 
-def test_an_eager_application_that_the_inventory_makes_none_passes(run: Run, source: Path) -> None:
+def test_an_eager_application_passes_if_the_inventory_switches_that_off(
+    run: Run, source: Path
+) -> None:
     settings = {"task_always_eager": False}
     _, report = scheduled(run, source, "app.conf.task_always_eager = True", settings=settings)
 
@@ -418,7 +418,7 @@ def test_a_django_application_needs_neither_its_database_nor_its_broker(
     assert "celery_app_secret_env" in error
 
 
-def test_a_library_that_the_host_lacks_is_a_debian_package(run: Run, source: Path) -> None:
+def test_for_a_missing_library_the_debian_package_is_named(run: Run, source: Path) -> None:
     words = "libpq.so.5: cannot open shared object file: No such file or directory"
     status, report = scheduled(run, source, f"raise ImportError({words!r})")
 

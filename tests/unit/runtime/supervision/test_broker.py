@@ -18,7 +18,7 @@ from celery_fleet.supervision import broker
 
 
 class Server:
-    """A TCP server on the loopback that answers as told: PING with PONG, or nothing at all."""
+    """A TCP server on the loopback that answers PING with PONG, or nothing at all."""
 
     def __init__(self, answers: bool) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -56,7 +56,7 @@ class Server:
         self.open -= 1
 
     def closed(self) -> bool:
-        """Whether every connection was closed by its client: a leaked one never is, however long this waits."""
+        """Return whether clients have closed all connections: a leaked one is never closed, however long this waits."""
         deadline = time.monotonic() + 10
         while self.open and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -78,7 +78,7 @@ def endpoint(port: int) -> Endpoint:
 
 
 @pytest.mark.parametrize("server", [False], indirect=True)
-def test_a_broker_that_hangs_is_given_up_in_time_and_without_a_leak(server: Server) -> None:
+def test_a_broker_that_hangs_times_out_without_a_leaked_connection(server: Server) -> None:
     start = time.monotonic()
     with pytest.raises(RedisError):
         broker.ping(endpoint(server.port), timeout=0.2)
@@ -102,7 +102,7 @@ def test_a_full_broker_does_not_count_as_answering(server: Server) -> None:
 
 
 @pytest.mark.parametrize("server", [True], indirect=True)
-def test_a_user_who_may_not_write_has_had_an_answer(server: Server) -> None:
+def test_a_refused_write_counts_as_an_answer(server: Server) -> None:
     server.replies[b"SADD"] = b"-NOPERM this user has no permissions to access one of the keys\r\n"
     assert broker.ask_endpoints([endpoint(server.port)], queueing=True) is None
     server.replies[b"PING"] = b"-NOPERM this user has no permissions to run the 'ping' command\r\n"
@@ -131,7 +131,7 @@ def test_a_worker_asks_the_result_store_as_well(
         store.stop()
 
 
-def test_a_refusing_broker_is_named_before_the_result_store() -> None:
+def test_a_broker_that_refuses_is_named_before_the_result_store() -> None:
     app = Celery("shop", set_as_current=False, broker="redis://127.0.0.1:9/0")
     app.conf.result_backend = "redis://127.0.0.1:9/1"
 
@@ -140,7 +140,7 @@ def test_a_refusing_broker_is_named_before_the_result_store() -> None:
     assert trouble.startswith("broker 127.0.0.1:9: ")
 
 
-def test_no_password_of_another_transport_gets_into_the_status() -> None:
+def test_no_password_of_another_transport_is_in_the_status() -> None:
     app = Celery(
         "shop", set_as_current=False, broker="sqla+postgresql://shop:geheim@postgresql1/shop"
     )
@@ -159,7 +159,7 @@ def test_a_refused_connection_names_the_address() -> None:
     assert "refused" in trouble
 
 
-def test_one_broker_of_several_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_brokers_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     def ping(which: Endpoint, _: bool) -> None:
         if which.port == 1:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -170,7 +170,9 @@ def test_one_broker_of_several_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     assert broker.ask_endpoints([endpoint(1)]) == "127.0.0.1:1: [Errno 111] Connection refused"
 
 
-def test_our_own_shortage_is_not_the_brokers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shortage_of_this_process_is_not_blamed_on_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def ping(*_: Any) -> None:
         try:
             raise OSError(errno.EMFILE, "Too many open files")
@@ -190,7 +192,7 @@ def test_another_transport_is_asked_through_kombu() -> None:
     assert broker.name(app) == "memory://"
 
 
-def test_a_question_that_hangs_ends_in_time_and_is_not_put_twice() -> None:
+def test_a_probe_that_hangs_ends_in_time_and_is_not_repeated() -> None:
     release = threading.Event()
     put = []
 
@@ -211,7 +213,7 @@ def test_a_question_that_hangs_ends_in_time_and_is_not_put_twice() -> None:
     assert len(put) == 2
 
 
-def test_what_a_question_raises_is_raised_to_who_asks() -> None:
+def test_an_exception_of_a_probe_reaches_its_caller() -> None:
     def fail() -> str | None:
         raise ValueError("no")
 

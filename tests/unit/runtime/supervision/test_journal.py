@@ -1,4 +1,4 @@
-"""The journal's native protocol, JSON, and which handlers use them. A socket of the test takes journald's place."""
+"""The journal's native protocol, JSON, and which handlers use them. A socket of the test replaces journald."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def test_celerys_own_records_name_their_task_without_its_arguments(
     assert "s3cret" not in str(found)
 
 
-def test_the_applications_own_fields_are_no_task(listener: socket.socket) -> None:
+def test_the_applications_own_fields_do_not_name_a_task(listener: socket.socket) -> None:
     found = sent(listener, record("saved", data={"id": "42", "name": "a customer"}))
     assert {"CELERY_TASK", "CELERY_TASK_ID"} & set(found) == set()
 
 
-def test_what_a_task_logs_belongs_to_it(listener: socket.socket) -> None:
+def test_a_tasks_log_records_name_the_task(listener: socket.socket) -> None:
     app = Celery("shop", set_as_current=False)
     seen = []
 
@@ -110,7 +110,7 @@ def test_what_a_task_logs_belongs_to_it(listener: socket.socket) -> None:
 
 
 class Kept(logging.Handler):
-    """Keeps what it is given."""
+    """Records what it gets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Kept(logging.Handler):
         self.kept.append(record)
 
 
-def test_what_the_journal_does_not_take_goes_to_the_other_handler(
+def test_records_that_the_journal_does_not_accept_go_to_the_other_handler(
     tmp_path: Path, listener: socket.socket
 ) -> None:
     other = Kept()
@@ -129,7 +129,9 @@ def test_what_the_journal_does_not_take_goes_to_the_other_handler(
     with closing(journal.JournalHandler(other, path=listener.getsockname())) as handler:
         handler.emit(record("x" * 10_000_000))
         number = 0
-        while len(other.kept) < 3 and number < 100_000:  # nothing reads it, so its queue fills up
+        while (
+            len(other.kept) < 3 and number < 100_000
+        ):  # nothing reads the socket, so its queue fills up
             handler.emit(record("more"))
             number += 1
     assert [len(one.getMessage()) for one in other.kept] == [5, 10_000_000, 4]
@@ -170,7 +172,7 @@ def test_json_has_the_exception_in_the_same_line() -> None:
     assert json.loads(text)["exception"].endswith("ValueError: no")
 
 
-def test_only_a_process_whose_output_the_journal_reads_uses_it(tmp_path: Path) -> None:
+def test_only_a_process_whose_output_goes_to_the_journal_uses_it(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as stream:
         about = os.fstat(stream.fileno())
         right = {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}

@@ -7,7 +7,7 @@ from celery_fleet.supervision.notify import Notifier
 from tests.unit.runtime.conftest import Manager
 
 
-def test_the_address_is_taken_out_of_the_environment(manager: Manager) -> None:
+def test_the_address_is_removed_from_the_environment(manager: Manager) -> None:
     environ = {
         "NOTIFY_SOCKET": manager.address,
         "WATCHDOG_USEC": "30000000",
@@ -21,12 +21,12 @@ def test_the_address_is_taken_out_of_the_environment(manager: Manager) -> None:
     assert notifier.connected
 
 
-def test_another_processs_watchdog_is_not_ours() -> None:
+def test_the_watchdog_of_another_process_is_ignored() -> None:
     assert Notifier.take({"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}).watchdog is None
     assert Notifier.take({"WATCHDOG_USEC": "soon"}).watchdog is None
 
 
-def test_what_is_said_arrives(manager: Manager) -> None:
+def test_messages_arrive(manager: Manager) -> None:
     notifier = Notifier(manager.address)
 
     notifier.ready("up")
@@ -46,7 +46,7 @@ def test_a_status_is_sent_when_it_changes_and_in_one_line(manager: Manager) -> N
     assert manager.heard() == ["STATUS=a", "STATUS=b READY=1"]
 
 
-def test_an_abstract_socket_is_reached() -> None:
+def test_an_abstract_socket_can_be_used() -> None:
     listener = Manager(f"@fleet-{uuid.uuid4()}")
     try:
         assert Notifier(listener.address).feed()
@@ -60,7 +60,7 @@ def test_without_a_manager_nothing_happens() -> None:
     assert Notifier("/nonexistent/notify").feed() is False
 
 
-def test_a_forked_child_is_silent(manager: Manager) -> None:
+def test_a_forked_child_sends_nothing(manager: Manager) -> None:
     notifier = Notifier(manager.address)
     child = os.fork()
     if child == 0:

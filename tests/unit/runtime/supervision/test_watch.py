@@ -24,7 +24,7 @@ DRAINING = Look(State.DRAINING, "draining: 2 tasks running")
 
 
 class Fake(Notifier):
-    """Keeps what would be sent, the watchdog's feedings apart."""
+    """Records messages, and the watchdog's keep-alives separately."""
 
     def __init__(self) -> None:
         super().__init__(None, 30.0)
@@ -41,7 +41,7 @@ class Fake(Notifier):
 
 
 class Case:
-    """A watch over a process whose state and broker the test sets; time passes by steps."""
+    """A watch over a process whose state and broker the test sets; time passes in steps."""
 
     def __init__(self) -> None:
         self.notifier = Fake()
@@ -77,7 +77,7 @@ class Case:
         return results
 
     def longest_hunger(self) -> float:
-        """Seconds of the longest time without food, up to now."""
+        """Return the longest time in seconds without a keep-alive, up to now."""
         times = [*self.notifier.feedings, self.now]
         return max(later - earlier for earlier, later in itertools.pairwise(times))
 
@@ -94,7 +94,7 @@ def ready(case: Case) -> Case:
     return case
 
 
-def test_ready_is_said_once_and_with_the_first_proof(case: Case) -> None:
+def test_ready_is_sent_once_with_the_first_keep_alive(case: Case) -> None:
     case.steps(3)
     case.look = WORKING
     case.steps(3)
@@ -111,7 +111,7 @@ def test_without_a_broker_it_says_so_and_keeps_waiting(case: Case) -> None:
     assert case.asked == 60
 
 
-def test_nothing_is_given_up_before_it_was_ready(case: Case) -> None:
+def test_a_process_that_was_never_ready_is_not_given_up(case: Case) -> None:
     case.look = STUCK
     assert all(case.steps(100))
     case.look = STARTING
@@ -146,7 +146,7 @@ def test_a_start_is_not_ended_while_the_broker_is_away_or_it_tries_again(case: C
     assert case.left == []
 
 
-def test_ending_needs_no_help_of_a_main_thread_that_hangs() -> None:
+def test_a_process_whose_main_thread_hangs_is_ended() -> None:
     code = (
         "import time\n"
         "from celery_fleet.supervision import watch\n"
@@ -169,14 +169,14 @@ def test_ending_needs_no_help_of_a_main_thread_that_hangs() -> None:
     assert "exits to be restarted" in done.stderr
 
 
-def test_a_working_process_is_fed_every_few_seconds(ready: Case) -> None:
+def test_a_working_process_sends_a_keep_alive_every_few_seconds(ready: Case) -> None:
     ready.steps(60)
 
     assert 12 <= len(ready.notifier.feedings) <= 14
     assert ready.longest_hunger() <= 5.0
 
 
-def test_the_verdict_is_told_when_it_changes(ready: Case) -> None:
+def test_the_verdict_is_reported_when_it_changes(ready: Case) -> None:
     told: list[bool] = []
     ready.watch._verdict = told.append
     ready.steps(5)
@@ -189,7 +189,7 @@ def test_the_verdict_is_told_when_it_changes(ready: Case) -> None:
     assert told == [False, True]
 
 
-def test_no_verdict_is_told_of_a_start(case: Case) -> None:
+def test_no_verdict_is_reported_during_a_start(case: Case) -> None:
     told: list[bool] = []
     case.watch._verdict = told.append
     case.look = STUCK
@@ -197,7 +197,7 @@ def test_no_verdict_is_told_of_a_start(case: Case) -> None:
     assert told == []
 
 
-def test_a_stuck_process_starves_at_once_while_the_broker_answers(ready: Case) -> None:
+def test_a_stuck_process_gets_no_keep_alive_while_the_broker_answers(ready: Case) -> None:
     ready.steps(10)
     ready.look = STUCK
 
@@ -205,14 +205,14 @@ def test_a_stuck_process_starves_at_once_while_the_broker_answers(ready: Case) -
     assert "STATUS=stuck" in ready.notifier.said
 
 
-def test_a_broker_that_hangs_excuses_it_for_as_long_as_it_takes(ready: Case) -> None:
+def test_a_broker_that_hangs_excuses_a_stuck_process(ready: Case) -> None:
     ready.look, ready.trouble, ready.asking_takes = STUCK, "broker redis1:6379: timeout", 8.0
 
     assert all(ready.steps(200))
     assert ready.longest_hunger() < 20.0
 
 
-def test_after_the_broker_is_back_there_is_a_time_of_grace(ready: Case) -> None:
+def test_after_the_broker_is_back_there_is_a_grace_period(ready: Case) -> None:
     ready.look, ready.trouble = STUCK, "redis1:6379: timeout"
     ready.steps(6)
     ready.trouble = None
@@ -222,7 +222,7 @@ def test_after_the_broker_is_back_there_is_a_time_of_grace(ready: Case) -> None:
     assert not any(healthy[healthy.index(False) :])
 
 
-def test_one_or_two_bad_looks_mean_nothing(ready: Case) -> None:
+def test_one_or_two_bad_checks_do_not_matter(ready: Case) -> None:
     for _ in range(20):
         ready.look = STUCK
         assert all(ready.steps(2))
@@ -237,14 +237,14 @@ def test_reconnecting_is_left_alone_while_the_broker_is_away(ready: Case) -> Non
     assert all(ready.steps(600))
 
 
-def test_reconnecting_is_not_endless_while_the_broker_answers(ready: Case) -> None:
+def test_reconnecting_ends_the_process_if_the_broker_answers_all_the_time(ready: Case) -> None:
     ready.look = WAITING
     healthy = ready.steps(100)
 
     assert 60 <= healthy.index(False) <= 66
 
 
-def test_reconnecting_that_tries_again_and_again_is_no_hang(ready: Case) -> None:
+def test_repeated_attempts_to_reconnect_are_no_hang(ready: Case) -> None:
     healthy = []
     for attempt in range(1, 6):
         ready.look = replace(WAITING, attempts=attempt)
@@ -262,7 +262,7 @@ def test_a_drain_is_left_to_its_own_time_limit(ready: Case) -> None:
     assert ready.notifier.said[-1] == "STOPPING=1 STATUS=draining: 2 tasks running"
 
 
-def test_a_look_that_fails_is_no_proof_and_is_logged_once(
+def test_a_check_that_fails_is_logged_once_and_sends_no_keep_alive(
     ready: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> Look:
@@ -274,7 +274,9 @@ def test_a_look_that_fails_is_no_proof_and_is_logged_once(
     assert caplog.text.count("watchdog, look: internals changed") == 1
 
 
-def test_a_question_that_fails_is_no_excuse(ready: Case, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_probe_that_fails_is_no_excuse(
+    ready: Case, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail() -> str | None:
         raise OSError(24, "Too many open files")
 

@@ -8,7 +8,7 @@ from celery_fleet.system import ended
 
 
 def end(path: Path, result: str) -> subprocess.CompletedProcess[str]:
-    """As the unit does it."""
+    """Run the program as the unit does."""
     argv = ["/usr/bin/env", "-i", "/usr/bin/python3", "-S", "-I", ended.__file__, str(path), result]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 

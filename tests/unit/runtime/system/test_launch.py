@@ -22,7 +22,7 @@ SHOW = (
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """A finished release r1, and pins/worker that points to it."""
+    """Make a finished release r1, and pins/worker that points to it."""
     made = tmp_path / "releases" / "r1"
     (made / "source" / "backend").mkdir(parents=True)
     (made / "venv" / "bin").mkdir(parents=True)
@@ -49,7 +49,7 @@ def launch(
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a refusal."""
+    """Return the only line of a refusal."""
     assert done.returncode == 78
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -57,7 +57,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-def test_the_process_knows_real_paths_only(release: Path) -> None:
+def test_the_process_only_knows_real_paths(release: Path) -> None:
     done = launch(
         release, "--", "python", "-c", SHOW, "a b", CELERY_BROKER_URL="redis://x", KEPT="1"
     )
@@ -73,7 +73,7 @@ def test_the_process_knows_real_paths_only(release: Path) -> None:
     assert "CELERY_BROKER_URL" not in environ
 
 
-def test_what_would_load_code_into_roots_commands_reaches_the_process_alone(release: Path) -> None:
+def test_variables_that_load_code_only_reach_the_process(release: Path) -> None:
     variables = {"LD_LIBRARY_PATH": "/opt/shop/lib", "GCONV_PATH": "/x", "KEPT": "1"}
     lines = environment_file(variables).splitlines()
     of_the_unit = {name: text.strip('"') for name, _, text in (x.partition("=") for x in lines)}
@@ -87,7 +87,7 @@ def test_what_would_load_code_into_roots_commands_reaches_the_process_alone(rele
 
 
 @pytest.mark.parametrize("python", ["python", "{python}"])
-def test_arguments_of_the_environment_are_split_as_a_shell_does(release: Path, python: str) -> None:
+def test_arguments_in_the_environment_are_split_like_in_a_shell(release: Path, python: str) -> None:
     done = launch(release, "--", python, CELERY_FLEET_ARGS=f"-c '{SHOW}' 'a b' c")
 
     assert json.loads(done.stdout)[2] == ["a b", "c"]
@@ -102,7 +102,7 @@ def test_arguments_of_the_environment_are_split_as_a_shell_does(release: Path, p
         (".", "source"),
     ],
 )
-def test_the_code_may_lie_in_a_subdirectory(release: Path, directory: str, expected: str) -> None:
+def test_the_code_may_be_in_a_subdirectory(release: Path, directory: str, expected: str) -> None:
     (release / "release.json").write_text(json.dumps({"directory": directory}))
 
     done = launch(release, "--", "python", "-c", SHOW)
@@ -110,7 +110,7 @@ def test_the_code_may_lie_in_a_subdirectory(release: Path, directory: str, expec
     assert json.loads(done.stdout)[1] == str(release / expected)
 
 
-def test_a_virtualenv_alone_runs_in_the_root(release: Path) -> None:
+def test_a_release_with_only_a_virtualenv_runs_in_its_root(release: Path) -> None:
     (release / "release.json").unlink()
     (release / "source" / "backend").rmdir()
     (release / "source").rmdir()
@@ -128,7 +128,7 @@ def test_the_releases_own_commands_are_run(release: Path) -> None:
     assert launch(release, "--", "serve", "all", component="producer").stdout == "serving all\n"
 
 
-def test_a_release_that_was_not_finished_is_refused(release: Path) -> None:
+def test_an_unfinished_release_is_refused(release: Path) -> None:
     (release / "release.json").unlink()
 
     assert "never finished" in refused(launch(release, "--", "python"))
@@ -143,7 +143,7 @@ def test_a_pin_that_leads_nowhere_is_refused(release: Path) -> None:
     assert "which is missing" in refused(launch(release, "--", "python"))
 
 
-def test_a_release_for_the_python_that_the_host_had_is_refused(release: Path) -> None:
+def test_a_release_for_the_hosts_previous_python_is_refused(release: Path) -> None:
     (packages,) = (release / "venv" / "lib").iterdir()
     packages.rename(packages.with_name("python3.1"))
 
@@ -187,7 +187,7 @@ def test_an_unknown_component_is_refused(release: Path) -> None:
     assert "unknown component" in refused(launch(release, "--", "python", component="cook"))
 
 
-def test_no_module_beside_the_launcher_hides_one_of_python() -> None:
+def test_no_module_next_to_the_launcher_hides_a_standard_module() -> None:
     # A script's own directory comes first on sys.path.
     names = {path.stem for path in LAUNCH.parent.glob("*.py")}
 

@@ -1,4 +1,4 @@
-"""Commands of a release on their host, by the real file."""
+"""Release commands on their host, run by the real program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.contract.test_repository import ROOT
 from tests.unit.command_host import Host
 
-# What the tests on hosts take for the name of a log.
+# The tests on hosts recognise logs by this name.
 LOG: re.Pattern[str] = runpy.run_path(str(ROOT / "molecule/fleets/tests/command_logs.py"))["LOG"]
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_a_command_runs_to_its_end(host: Host) -> None:
     }
 
 
-def test_a_long_timeout_is_handed_on_as_it_is(host: Host) -> None:
+def test_a_long_timeout_is_passed_on_unchanged(host: Host) -> None:
     host.ask("start", "/bin/true", timeout=12345678)
     host.ask("wait")
     assert json.loads(host.seen.read_text())["--timeout"] == "12345678"
@@ -70,13 +70,13 @@ def test_it_is_not_started_twice(host: Host) -> None:
     assert host.ask("wait")["status"] == 0
     assert host.ask("start", *command, resumed=True)["state"] == "ended"
     assert host.begun == 1
-    # Its mark was removed, so that it runs again.
+    # Its mark was removed, so it runs again.
     assert host.ask("start", *command)["state"] == "started"
     assert host.ask("wait")["status"] == 0
     assert host.begun == 2
 
 
-def test_a_failure_that_no_run_has_seen_counts_for_nothing(host: Host) -> None:
+def test_a_failure_that_no_run_has_seen_is_ignored(host: Host) -> None:
     command = host.counting(f"[ -e {host.root}/mended ] || exit 3")
     host.ask("start", *command)
     assert host.ask("wait")["status"] == 3
@@ -87,9 +87,7 @@ def test_a_failure_that_no_run_has_seen_counts_for_nothing(host: Host) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_an_end_of_the_command_line_of_before_is_none_of_the_corrected_one(
-    host: Host, status: int
-) -> None:
+def test_the_result_of_an_earlier_command_line_does_not_count(host: Host, status: int) -> None:
     wrong, right = host.counting(f"exit {status}"), host.counting("echo right")
     host.ask("start", *wrong)
     assert host.ask("wait")["status"] == status
@@ -97,13 +95,13 @@ def test_an_end_of_the_command_line_of_before_is_none_of_the_corrected_one(
     ended = host.ask("wait")
     assert (ended["status"], ended["tail"]) == (0, "right")
     assert "argv" not in ended
-    # Nor the other way round.
+    # The same holds the other way round.
     assert host.ask("start", *wrong, resumed=True)["state"] == "started"
     assert host.ask("wait")["status"] == status
     assert host.begun == 3
 
 
-def test_one_that_was_corrected_while_it_ran_waits_for_its_end(host: Host) -> None:
+def test_a_command_that_was_corrected_while_it_ran_waits_for_its_end(host: Host) -> None:
     host.ask("start", *host.counting("sleep 2"))
     assert host.ask("start", *host.counting("exit 4"))["state"] == "other"
     assert host.ask("wait")["state"] == "gone"
@@ -115,14 +113,14 @@ def test_one_that_was_corrected_while_it_ran_waits_for_its_end(host: Host) -> No
 def test_another_releases_command_is_waited_for(host: Host) -> None:
     host.ask("start", *host.counting("sleep 2"), mark="r0", release="r0")
     assert host.ask("start", *host.counting())["state"] == "other"
-    # Its end says nothing about ours.
+    # Its result does not count for this release.
     assert host.ask("wait")["state"] == "gone"
     assert host.ask("start", *host.counting())["state"] == "started"
     assert host.ask("wait")["status"] == 0
     assert host.begun == 2
 
 
-def test_one_that_is_killed_has_gone_without_a_word(host: Host) -> None:
+def test_a_command_that_is_killed_leaves_no_result(host: Host) -> None:
     host.ask("start", *host.counting("sleep 30"))
     while not host.begun:
         time.sleep(0.05)
@@ -133,7 +131,7 @@ def test_one_that_is_killed_has_gone_without_a_word(host: Host) -> None:
     assert host.ask("wait")["status"] == 0
 
 
-def test_one_that_takes_too_long_and_one_that_is_not_there(host: Host) -> None:
+def test_a_command_that_takes_too_long_or_does_not_exist(host: Host) -> None:
     host.ask("start", "/bin/sleep", "30", timeout=0.5)
     ended = host.ask("wait")
     assert (ended["status"], ended["tail"]) == (124, "took more than 0.5 s")
@@ -142,21 +140,21 @@ def test_one_that_takes_too_long_and_one_that_is_not_there(host: Host) -> None:
     assert (ended["status"], ended["tail"]) == (127, "no such command")
 
 
-def test_commands_of_one_second_have_logs_of_their_own(host: Host) -> None:
+def test_commands_that_start_in_the_same_second_have_separate_logs(host: Host) -> None:
     host.stands_still()
     for word in ("one", "two"):
         host.ask("start", "/bin/echo", word)
         assert host.ask("wait")["tail"] == word
 
 
-def test_a_systemd_that_refuses_is_told(host: Host) -> None:
+def test_a_refusal_of_systemd_is_reported(host: Host) -> None:
     host.refuses(True)
     answer = host.ask("start", *host.counting())
     assert answer["state"] == "refused"
     assert "Failed to start transient service unit" in answer["error"]
 
 
-def test_a_log_is_shown_by_its_end(host: Host) -> None:
+def test_the_end_of_a_log_is_shown(host: Host) -> None:
     host.ask("start", "/bin/sh", "-c", "seq 1 100000")
     ended = host.ask("wait")
     assert ended["tail"].splitlines()[-1] == "100000"
@@ -164,7 +162,7 @@ def test_a_log_is_shown_by_its_end(host: Host) -> None:
     assert Path(ended["log"]).stat().st_size > 500_000
 
 
-def test_old_logs_go(host: Host) -> None:
+def test_old_logs_are_deleted(host: Host) -> None:
     logs = host.root / "var/log/celery-fleet/shop/commands"
     logs.mkdir(parents=True)
     for number in range(60):
@@ -176,6 +174,6 @@ def test_old_logs_go(host: Host) -> None:
     assert left[-1] == newest
 
 
-def test_a_look_leaves_nothing(host: Host) -> None:
+def test_reading_the_state_writes_nothing(host: Host) -> None:
     assert host.ask("wait")["state"] == "gone"
     assert sorted(path.name for path in host.root.iterdir()) == ["bin", "runtime", "units"]

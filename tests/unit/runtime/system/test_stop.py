@@ -24,7 +24,7 @@ time.sleep(60)
 
 @pytest.fixture
 def deaf() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that doesn't mind SIGTERM."""
+    """Start a process that ignores SIGTERM."""
     with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -58,7 +58,7 @@ def test_without_quit_it_is_killed(deaf: subprocess.Popen[bytes]) -> None:
     assert deaf.wait() == -9
 
 
-def test_what_its_unit_hands_back_needs_no_quit(
+def test_a_process_whose_unit_hands_back_is_not_asked_to_quit(
     deaf: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/other")
@@ -68,10 +68,10 @@ def test_what_its_unit_hands_back_needs_no_quit(
 
 
 @pytest.mark.parametrize("directory", ["", "{}"])
-def test_a_process_that_has_left_nothing_for_the_hand_back_is_asked_to_quit(
+def test_a_process_without_a_record_for_the_hand_back_is_asked_to_quit(
     deaf: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str
 ) -> None:
-    """One that began before its unit handed back, or that takes as stock Celery does it after all."""
+    """It may have started before its unit handed back, or use the stock fetch."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", directory.format(tmp_path))
     assert stop.main([str(deaf.pid), "--drain", "0.1", "--hand-back"]) == 0
     assert deaf.wait() == -3
@@ -104,7 +104,7 @@ def test_a_longer_drain_at_shutdown_does_not_prolong_the_ordinary_one(
     assert time.monotonic() - start < 10
 
 
-def test_a_process_that_has_left_is_stopped() -> None:
+def test_a_process_that_has_already_ended_counts_as_stopped() -> None:
     child = os.fork()
     if child == 0:
         os._exit(0)

@@ -12,7 +12,7 @@ from celery_fleet.worker import canary
 from tests.unit.runtime.conftest import SOURCE
 
 
-def test_it_answers_who_runs_it(monkeypatch: object) -> None:
+def test_the_canary_returns_its_process(monkeypatch: object) -> None:
     app = Celery("shop", set_as_current=False, broker="memory://", backend="cache+memory://")
     app.conf.task_annotations = {"*": {"acks_late": True, "ignore_result": True, "rate_limit": 1}}
     app.conf.task_default_rate_limit = "1/h"
@@ -48,9 +48,7 @@ def test_a_spawned_child_answers_for_the_main_process(monkeypatch: pytest.Monkey
     "stale",
     ["", "x:y:z", "1", pytest.param(f"{os.getpid()}:1:0.0", id="ours"), "4194305:7:1.0"],
 )
-def test_a_main_process_that_is_gone_is_not_taken_over(
-    stale: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stale_main_process_is_not_returned(stale: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(identity.VARIABLE, stale)
     monkeypatch.setattr(identity, "_main", None)
     identity.remember()
@@ -58,7 +56,7 @@ def test_a_main_process_that_is_gone_is_not_taken_over(
     assert identity.main().pid == os.getpid()
 
 
-def test_a_process_is_told_from_its_predecessor() -> None:
+def test_a_process_can_be_distinguished_from_its_predecessor() -> None:
     mine = identity.current()
     child = os.fork()
     if child == 0:

@@ -1,6 +1,6 @@
-"""The drainer over real parts of Celery and kombu: consumer, strategies, requests, semaphore, QoS, timer.
+"""The drainer with real parts of Celery and kombu: consumer, strategies, requests, semaphore, QoS, timer.
 
-Redis and the pool's children are the test's own.
+Redis and the pool's children are fakes.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ SLOTS = 2
 
 
 def nothing() -> None:
-    """A task that does not run here."""
+    """A task that is not run here."""
 
 
 class Redis:
-    """Lists, `unacked` and its index, and the script that gives back, as far as they matter here."""
+    """A fake with lists, `unacked` and its index, and the script that puts messages back."""
 
     def __init__(self) -> None:
         self.unacked: dict[str, str] = {}
@@ -69,7 +69,7 @@ class Redis:
         self.calls: list[Callable[[], Any]] = []
 
     def queue(self, key: str = "q") -> list[str]:
-        """Ids of the tasks in a list, the next one to be taken first."""
+        """Return the ids of the tasks in a list, the next one first."""
         return [json.loads(item)["headers"]["id"] for item in reversed(self.lists.get(key, []))]
 
     def _run(self, keys: list[str], args: list[str]) -> int:
@@ -84,7 +84,7 @@ class Redis:
         self.lists.setdefault(keys[2], []).append(payload)
         return 1
 
-    # As a client and as its pipeline.
+    # The same object is the client and its pipeline.
     def script_load(self, text: str) -> None:
         assert text == PUT_BACK.text
         self.calls.append(lambda: PUT_BACK.sha)
@@ -138,7 +138,7 @@ class Redis:
 class FakeChannel(Channel):  # type: ignore[misc]  # kombu is typed in part only
     """kombu's channel without its connection."""
 
-    do_restore = False  # at the interpreter's end
+    do_restore = False  # for the end of the interpreter
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -164,7 +164,7 @@ class FakeChannel(Channel):  # type: ignore[misc]  # kombu is typed in part only
 
 
 class Children:
-    """The pool: real jobs, and children that the test moves."""
+    """The pool: real jobs, and children that the test controls."""
 
     num_processes = SLOTS
     is_green = False
@@ -180,21 +180,21 @@ class Children:
         return job
 
     def flush(self) -> None:
-        """What AsynPool does at a connection's loss."""
+        """Do what AsynPool does when a connection is lost."""
         for job in list(self._pool._cache.values()):
             if not job._accepted:
                 job.discard()
         self._pool.outbound_buffer.clear()
 
     def write(self, number: int = SLOTS) -> list[ApplyResult]:
-        """Hand jobs to children, that have not said a word yet."""
+        """Hand jobs to children that have not confirmed them yet."""
         jobs = [self._pool.outbound_buffer.popleft() for _ in range(number)]
         for job in jobs:
             job._write_to = object()
         return jobs
 
     def begin(self, number: int = SLOTS) -> list[ApplyResult]:
-        """Jobs that children have begun."""
+        """Let children begin jobs; return these."""
         jobs = self.write(number)
         for job in jobs:
             job._ack(None, time.monotonic(), os.getpid(), None)
@@ -213,7 +213,7 @@ class Hub:
 
 
 class Worker:
-    """A worker whose consumer is Celery's, with a drainer over it."""
+    """A worker with Celery's consumer and a drainer."""
 
     def __init__(self, path: Path, late: bool = False) -> None:
         self.now = 100.0
@@ -249,7 +249,7 @@ class Worker:
         self.semaphore.acquire(lambda req: req.execute_using_pool(self.pool), request)
 
     def connect(self, paused: bool = False) -> None:
-        """A connection, and all that Celery does from then on until it consumes."""
+        """Connect, and do everything that Celery does until it consumes."""
         self.channel = FakeChannel(self.redis)
         self.consumer.task_consumer = SimpleNamespace(
             channel=self.channel, queues=[Queue("q")], on_message=None
@@ -264,7 +264,7 @@ class Worker:
         self.drainer.disconnected()
 
     def take(self, *tasks: str, **options: Any) -> list[str]:
-        """Messages that the broker delivers."""
+        """Deliver messages from the broker."""
         ids = []
         for name in tasks:
             number = next(self._number)
@@ -295,7 +295,7 @@ class Worker:
         return message
 
     def end(self, job: ApplyResult) -> None:
-        """A child has done its task."""
+        """Let a child end its task."""
         job._set(None, (True, (0, None, 0.1)))
         self.semaphore.release()
 
@@ -318,7 +318,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(worker_state, "should_terminate", None)
     monkeypatch.delenv("REMAP_SIGTERM", raising=False)
     yield
-    # One that waits for a broker would have another test's worker stop.
+    # A thread that waits for a broker would stop another test's worker.
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
             thread.cancel()
@@ -335,7 +335,7 @@ def late(tmp_path: Path) -> Worker:
     return Worker(tmp_path, late=True)
 
 
-def test_what_has_not_begun_goes_back_at_once_and_what_runs_goes_on(worker: Worker) -> None:
+def test_waiting_tasks_go_back_at_once_and_running_ones_continue(worker: Worker) -> None:
     running = worker.take("plain", "plain")
     jobs = worker.pool.begin()
     waiting = worker.take("plain", "plain")
@@ -345,7 +345,7 @@ def test_what_has_not_begun_goes_back_at_once_and_what_runs_goes_on(worker: Work
 
     worker.drainer.drain()
 
-    # The first of the rate-limited tasks had its token, and waits for a slot.
+    # The first rate-limited task has its token, and waits for a slot.
     assert worker.redis.queue() == [*waiting, *later, *limited, *limited_later]
     assert worker.unacked == (sorted(running) if worker.app.conf.task_acks_late else [])
     assert worker.drainer.status.handed_back == 7
@@ -358,7 +358,7 @@ def test_what_has_not_begun_goes_back_at_once_and_what_runs_goes_on(worker: Work
     assert not worker.consumer.task_buckets["limited"].contents
 
 
-def test_a_job_of_which_nothing_was_written_goes_back_and_frees_its_slot(worker: Worker) -> None:
+def test_a_job_that_no_child_has_read_goes_back_and_frees_its_slot(worker: Worker) -> None:
     first, second = worker.take("plain", "plain")
     worker.pool.write(1)
 
@@ -370,7 +370,7 @@ def test_a_job_of_which_nothing_was_written_goes_back_and_frees_its_slot(worker:
     assert worker.semaphore.value == 1
 
 
-def test_a_job_whose_child_died_over_reading_it_stays(worker: Worker) -> None:
+def test_a_job_whose_child_died_while_reading_it_stays(worker: Worker) -> None:
     (id_,) = worker.take("plain")
     worker.pool._pool.outbound_buffer.extend(worker.pool.write(1))
 
@@ -381,7 +381,7 @@ def test_a_job_whose_child_died_over_reading_it_stays(worker: Worker) -> None:
     assert worker.drainer.status.running == 1
 
 
-def test_what_went_back_is_not_acknowledged_any_more(worker: Worker) -> None:
+def test_messages_that_went_back_are_not_acknowledged(worker: Worker) -> None:
     worker.take("plain", "plain", "plain")
     worker.pool.begin()
     (request,) = (args[0] for _, args, _ in worker.semaphore._waiting)
@@ -395,7 +395,7 @@ def test_what_went_back_is_not_acknowledged_any_more(worker: Worker) -> None:
     assert worker.redis.unacked["tag-plain2"] == "another worker's"
 
 
-def test_messages_go_back_in_their_order_priority_and_marked(worker: Worker) -> None:
+def test_messages_go_back_in_order_with_their_priority_and_a_mark(worker: Worker) -> None:
     worker.take("plain", "plain")
     worker.pool.begin()
     low = worker.take("plain", "plain", priority=9)
@@ -439,7 +439,7 @@ def test_a_drain_ends_with_its_last_task_and_its_acknowledgement(worker: Worker)
     }
 
 
-def test_what_an_earlier_question_brings_goes_back_even_where_the_prefetch_is_full(
+def test_a_message_of_an_earlier_poll_goes_back_even_if_the_prefetch_is_full(
     worker: Worker,
 ) -> None:
     worker.take("plain", "plain")
@@ -461,7 +461,7 @@ def test_what_an_earlier_question_brings_goes_back_even_where_the_prefetch_is_fu
 @pytest.mark.parametrize(
     "stop", [lambda drainer: drainer.drain(), lambda drainer: drainer.pause(30)]
 )
-def test_an_idle_connection_that_the_server_closes_is_not_taken_for_a_lost_one(
+def test_an_idle_connection_that_the_server_closes_does_not_count_as_lost(
     late: Worker, stop: Callable[[Drainer], object]
 ) -> None:
     closed: list[bool] = []
@@ -476,17 +476,17 @@ def test_an_idle_connection_that_the_server_closes_is_not_taken_for_a_lost_one(
     assert closed == [True]
 
     late.channel._in_poll = connection
-    with pytest.raises(RedisConnectionError):  # the answer that is due can't come any more
+    with pytest.raises(RedisConnectionError):  # the expected reply can't come any more
         poller.on_readable(7)
 
 
-def test_broadcasts_are_read_since_they_would_wake_the_loop_without_end(late: Worker) -> None:
+def test_broadcasts_are_read_so_that_they_do_not_wake_the_loop_for_ever(late: Worker) -> None:
     late.channel.active_fanout_queues.add("all")
     late.drainer.drain()
     assert late.channel.qos.can_consume()
 
 
-def test_a_drain_waits_for_the_answer_to_the_last_question(worker: Worker) -> None:
+def test_a_drain_waits_for_the_reply_to_the_last_poll(worker: Worker) -> None:
     worker.channel._in_poll = object()
     worker.drainer.drain()
     worker.tick()
@@ -532,14 +532,14 @@ def test_redis_is_not_asked_again_at_once(worker: Worker) -> None:
     assert worker.drainer.status.held == 0
 
 
-def test_where_an_answer_was_lost_a_message_that_went_to_another_worker_stays_there(
+def test_after_a_lost_reply_a_message_that_another_worker_has_stays_there(
     worker: Worker,
 ) -> None:
     ids = worker.take("plain", "plain", "plain", "plain")
     worker.pool.begin()
     worker.redis.answer_lost = True
     worker.drainer.drain()
-    # Another worker takes one of them, under the same tag.
+    # Another worker fetches one of them, with the same tag.
     tag = f"tag-{ids[2]}"
     worker.redis.lists["q"].pop()
     worker.redis.unacked[tag] = "theirs"
@@ -568,7 +568,7 @@ def test_an_error_of_redis_for_a_message_keeps_it(
     assert worker.drainer.status.handed_back == 1
 
 
-def test_what_redis_refuses_for_good_holds_a_drain_no_longer_than_a_lost_broker(
+def test_a_permanent_refusal_of_redis_delays_a_drain_no_longer_than_a_lost_broker(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker.take("plain", "plain", "plain")
@@ -594,7 +594,7 @@ def test_what_redis_refuses_for_good_holds_a_drain_no_longer_than_a_lost_broker(
     assert text in caplog.text
 
 
-def test_after_a_reconnect_it_goes_on_draining(worker: Worker) -> None:
+def test_a_drain_continues_after_a_reconnect(worker: Worker) -> None:
     ids = worker.take("plain", "plain", "plain")
     worker.pool.begin()
     worker.redis.down = True
@@ -632,7 +632,7 @@ def test_a_drain_whose_broker_stays_away_becomes_celerys_own_stop(
     assert "1 tasks could not be handed back" in caplog.text
 
 
-def test_vain_attempts_to_connect_do_not_prolong_a_drain(late: Worker) -> None:
+def test_failed_attempts_to_connect_do_not_prolong_a_drain(late: Worker) -> None:
     late.drainer.drain()
     late.lose_connection()
     first = late.drainer._without_broker
@@ -652,21 +652,21 @@ def test_celerys_stop_tries_once_more_to_hand_back(worker: Worker) -> None:
     worker.redis.down = False
     worker_state.should_terminate = True
 
-    worker.tick()  # another thread runs the timers in the meantime
+    worker.tick()  # another thread runs the timers meanwhile
     assert worker.drainer.status.held == 1
     worker.drainer.disconnected()
 
     assert worker.redis.queue() == ids[2:]
 
 
-def test_the_channel_closes_though_its_last_answer_can_not_be_read(worker: Worker) -> None:
+def test_the_channel_closes_even_if_its_last_reply_can_not_be_read(worker: Worker) -> None:
     worker.drainer.drain()
 
     with pytest.raises(Empty):
         worker.channel._brpop_read()
 
 
-def test_what_can_not_be_taken_back_is_left_to_celerys_stop(
+def test_messages_that_can_not_be_put_back_are_left_to_celerys_stop(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: Any) -> None:
@@ -682,7 +682,7 @@ def test_what_can_not_be_taken_back_is_left_to_celerys_stop(
 # --- the pause ---
 
 
-def test_a_pause_hands_back_and_a_resume_takes_again(worker: Worker) -> None:
+def test_a_pause_hands_back_and_a_resume_fetches_again(worker: Worker) -> None:
     handler = worker.consumer.task_consumer.on_message
     running = worker.take("plain", "plain")
     jobs = worker.pool.begin()
@@ -743,7 +743,7 @@ def test_a_pause_lasts_through_a_reconnect(worker: Worker) -> None:
     assert worker.take("plain")[0] in worker_state.requests
 
 
-def test_a_pause_that_has_ended_without_a_broker_is_over_with_the_connection(
+def test_a_pause_that_expired_without_a_broker_is_over_after_a_reconnect(
     worker: Worker,
 ) -> None:
     worker.drainer.pause(60)
@@ -756,7 +756,7 @@ def test_a_pause_that_has_ended_without_a_broker_is_over_with_the_connection(
     assert worker.channel.asked == 1
 
 
-def test_disable_prefetch_is_as_it_was_after_a_pause(worker: Worker) -> None:
+def test_disable_prefetch_is_restored_after_a_pause(worker: Worker) -> None:
     def celerys() -> bool:
         return False
 
@@ -777,7 +777,7 @@ def test_a_paused_worker_drains_and_a_draining_one_does_not_pause(worker: Worker
     assert worker_state.should_stop == 0
 
 
-# --- who can ---
+# --- which workers can ---
 
 
 @pytest.mark.parametrize(
@@ -818,7 +818,7 @@ def test_which_workers_drain_and_pause(
     assert late.drainer.can_drain is (drained is None)
 
 
-# --- what asks for it ---
+# --- signals and remote control ---
 
 
 @pytest.fixture
@@ -846,7 +846,7 @@ def test_the_first_sigterm_drains_and_the_second_is_celerys(
     late.pool.begin()
 
     os.kill(os.getpid(), signal.SIGTERM)
-    assert late.drainer.status.mode is Mode.CONSUMING  # nothing is done in the handler
+    assert late.drainer.status.mode is Mode.CONSUMING  # the handler itself does nothing
     heard()
     assert late.drainer.status.mode is Mode.DRAINING
     assert told == [("w@h", "SIGTERM", "Warm", 0)]
@@ -867,7 +867,7 @@ def test_without_a_connection_sigterm_is_celerys(late: Worker, celerys_handler: 
     assert celerys_handler == [signal.SIGTERM]
 
 
-def test_a_sigterm_whose_connection_is_lost_before_it_is_heard_is_not_forgotten(
+def test_a_sigterm_just_before_a_lost_connection_is_not_forgotten(
     late: Worker, celerys_handler: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drainer_module, "WITHOUT_BROKER", 0.01)
@@ -949,7 +949,7 @@ def test_a_worker_that_can_not_pause_says_so(late: Worker, panel: dict[str, Any]
     }
 
 
-def test_remote_shutdown_drains_where_it_can(late: Worker, panel: dict[str, Any]) -> None:
+def test_remote_shutdown_drains_if_possible(late: Worker, panel: dict[str, Any]) -> None:
     drain.register(late.drainer)
     state = SimpleNamespace(consumer=late.consumer)
     panel["shutdown"](state)
@@ -960,7 +960,7 @@ def test_remote_shutdown_drains_where_it_can(late: Worker, panel: dict[str, Any]
         panel["shutdown"](state)
 
 
-def test_the_step_tells_the_gate_and_logs_who_keeps_celerys_stop(
+def test_the_step_connects_the_drainer_and_logs_why_a_worker_keeps_celerys_stop(
     late: Worker,
     panel: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
@@ -970,7 +970,7 @@ def test_the_step_tells_the_gate_and_logs_who_keeps_celerys_stop(
     drainer, _ = drain.install(late.app)
     (step_class,) = [step for step in late.app.steps["consumer"] if step.__name__ == "Drain"]
     step = step_class(late.consumer)
-    late.pool._pool = None  # as the pool of threads has none
+    late.pool._pool = None  # like the thread pool, which has none
     step.start(late.consumer)
     step.stop(late.consumer)
     step.start(late.consumer)
@@ -982,7 +982,7 @@ def test_the_step_tells_the_gate_and_logs_who_keeps_celerys_stop(
     assert drainer.status.mode is Mode.CONSUMING
 
 
-def test_a_worker_of_another_transport_can_be_asked_all_the_same(late: Worker) -> None:
+def test_a_worker_with_another_transport_answers_as_well(late: Worker) -> None:
     late.take("plain", "plain")
     late.consumer.task_consumer.channel = object()
     assert late.drainer.look().running == 2

@@ -13,7 +13,7 @@ def read(path: Path) -> dict[str, object]:
     return dict(json.loads((path / "drain.json").read_text()))
 
 
-def test_it_says_whose_drain_it_is_and_how_far(tmp_path: Path) -> None:
+def test_the_record_has_the_process_and_the_progress(tmp_path: Path) -> None:
     environ = {"STATE_DIRECTORY": f"{tmp_path}:/elsewhere", "INVOCATION_ID": "i1"}
     DrainRecord.of(environ).write(DrainProgress(16, 3), 0.0021)
 

@@ -29,7 +29,7 @@ from celery_fleet.worker.task_counts import (
 
 @dataclass
 class Told:
-    """A request as the recorder gets it."""
+    """A request as the recorder sees it."""
 
     name: str = "shop.pay"
     sent: Any = None
@@ -71,8 +71,8 @@ def test_a_wait_is_in_the_bucket_of_the_first_bound_that_it_does_not_exceed(
 @pytest.mark.parametrize(
     "sent", [-1.7e308, -1, 1e12, 10**400, float("inf"), float("nan"), True, "1", [1]]
 )
-def test_what_is_no_time_is_an_unknown_wait(sent: Any) -> None:
-    """Any sender can write it there."""
+def test_an_invalid_sending_time_is_an_unknown_wait(sent: Any) -> None:
+    """Any sender can write such a value."""
     found = wait_of(sent=sent, time_start=1000.0)
     assert (found["sum"], found["unknown"], sum(found["buckets"])) == (0, 1, 0)
 
@@ -122,7 +122,7 @@ def test_a_message_without_a_queue_has_its_routing_key() -> None:
     assert wait_of(queue=None, delivery_info=None)["queue"] == ""
 
 
-def test_more_tasks_and_exceptions_than_are_kept_are_counted_together() -> None:
+def test_names_beyond_the_limit_are_counted_together() -> None:
     recorder = Recorder()
     for number in range(MOST_TASKS + 3):
         for queue in ("mail", "bulk"):
@@ -191,12 +191,12 @@ def test_a_missing_directory_is_logged_once(
 
 @pytest.fixture
 def stock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Celery as it is, and so again after the test."""
+    """Restore Celery's own classes after the test."""
     monkeypatch.setattr(strategy, "create_request_cls", strategy.create_request_cls)
 
 
 @pytest.mark.usefixtures("stock")
-def test_a_celery_without_the_hooks_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_celery_without_the_hooks_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Request, "send_event")
     assert requests.follow(lambda *_: None) is False
     monkeypatch.undo()
@@ -205,7 +205,7 @@ def test_a_celery_without_the_hooks_is_left_as_it_is(monkeypatch: pytest.MonkeyP
 
 
 class Base:
-    """Celery's Request, as far as it is followed."""
+    """The parts of Celery's Request that are followed."""
 
     def on_success(self, result: Any, **_: Any) -> str:
         return f"success {result}"
@@ -255,7 +255,7 @@ def test_a_failure_has_the_name_of_its_exception(
 
 
 @pytest.mark.usefixtures("stock")
-def test_an_error_of_the_counts_is_logged_once_and_harms_no_task(
+def test_an_error_in_the_counts_is_logged_once_and_affects_no_task(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)

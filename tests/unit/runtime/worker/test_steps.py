@@ -71,11 +71,11 @@ VIEW = WorkerView(
             State.WORKING,
             "consuming from no queue: all were cancelled",
         ),
-        # Another transport than Redis: the loop is all there is to see.
+        # With another transport than Redis, only the loop can be checked.
         ({"poll_age": None, "poll_limit": None}, True, 0.1, State.WORKING, "consuming discounts"),
     ],
 )
-def test_what_a_look_at_a_worker_means(
+def test_the_state_of_a_worker(
     changes: dict[str, Any], ready: bool, tick: float, state: State, text: str
 ) -> None:
     look = worker.judge(replace(VIEW, **changes), ready, tick)
@@ -125,7 +125,7 @@ PAUSED = DrainStatus(Mode.PAUSED, seconds=20.2, running=1)
         (PAUSED, {"draining": True}, 0.1, State.DRAINING, "stopping"),
     ],
 )
-def test_what_a_look_means_while_the_fleet_has_it_take_no_tasks(
+def test_the_state_of_a_worker_that_the_fleet_has_paused(
     status: DrainStatus, changes: dict[str, Any], tick: float, state: State, text: str
 ) -> None:
     look = worker.judge(replace(VIEW, **changes), True, tick, status)
@@ -134,7 +134,7 @@ def test_what_a_look_means_while_the_fleet_has_it_take_no_tasks(
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_a_look_at_a_worker_that_connects_counts_its_attempts(ready: bool) -> None:
+def test_attempts_to_connect_are_counted(ready: bool) -> None:
     view = replace(VIEW, connected=False, restarts=3)
 
     assert worker.judge(view, ready, 0.1).attempts == 3
@@ -148,7 +148,7 @@ def test_the_direct_queue_is_not_shown() -> None:
 
 
 def fake_worker(**channel: Any) -> Any:
-    """A worker as far as the adapter looks at it."""
+    """Return the parts of a worker that the adapter reads."""
     made = SimpleNamespace(
         connection=object(),
         closed=False,
@@ -190,7 +190,7 @@ def test_a_worker_that_is_being_built_is_not_connected() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, True])
-def test_a_told_stop_is_a_drain_even_with_status_0(
+def test_a_requested_stop_is_a_drain_even_with_status_0(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = fake_worker()
@@ -208,7 +208,7 @@ def test_a_stop_by_remote_control_is_a_drain(state: int) -> None:
     assert not compat_worker.draining(SimpleNamespace(blueprint=None))
 
 
-def test_the_channels_qos_is_not_made_by_looking_at_it() -> None:
+def test_reading_the_state_does_not_create_the_channels_qos() -> None:
     assert not compat_worker.view_worker(fake_worker(_qos=None)).full
     full = SimpleNamespace(can_consume=lambda: False)
     assert compat_worker.view_worker(fake_worker(_qos=full)).full
