@@ -142,6 +142,20 @@ class Role:
     example: str = ""
 
 
+def plays(path: Path) -> list[dict[str, Any]]:
+    """Return the plays of a playbook with those of the playbooks that it imports from ours, except preflight's."""
+    found = []
+    for play in yaml.safe_load(path.read_text()):
+        name = str(play.get("ansible.builtin.import_playbook", "")).removeprefix(
+            "celery_fleet.core."
+        )
+        if name and name != "preflight":
+            found += plays(path.with_name(f"{name}.yml"))
+        else:
+            found.append(play)
+    return found
+
+
 def texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return a description as a tuple of texts; it may be one text or a list."""
     if value is None:
@@ -339,7 +353,7 @@ def parse(
 
 def read(root: Path) -> list[Role]:
     """Return all roles of a checkout: `FACTS` first, then the roles of `site.yml` in its order, then the others."""
-    used = uses(yaml.safe_load((root / "playbooks" / "site.yml").read_text()))
+    used = uses(plays(root / "playbooks" / "site.yml"))
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
     examples = yaml.safe_load(EXAMPLES.read_text())

@@ -78,6 +78,11 @@ class RollState:
         with self._locked():
             self._write(data)
 
+    @property
+    def exists(self) -> bool:
+        """Return whether the run has begun a roll."""
+        return (self.directory / _NAME).is_file()
+
     def report(self) -> dict[str, Any]:
         """Return the report of the roll; its times are in seconds since the beginning."""
         with self._locked():
