@@ -1,4 +1,4 @@
-"""Draw docs/architecture.svg: the roles of a deploy from the halves of site.yml, the packages of both trees from imports.
+"""Draw docs/architecture.svg: the roles of a deploy from site.yml's halves, the packages of both trees from imports.
 
     python scripts/picture.py           write the picture
     python scripts/picture.py --check   check that it is up to date; exit status 1 if not
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "docs" / "architecture.svg"
 WIDTH, HEIGHT, BOX, HIGH, COLUMN = 980, 1114, 132, 44, 145
 # What the main tasks of a role do that has other parts in the deploy, too.
-MAIN = {"fleet": "plan", "celery_beat": "beat"}
+MAIN = {"fleet": "plan", "celery_beat": "beat", "celery_release": "build"}
 # Plugins that import nothing of the collection share a box.
 SMALL = ("callback", "inventory", "lookup", "vars")
 SHARED = "callback, vars"

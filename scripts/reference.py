@@ -37,7 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
     Option,
 )
 
-from scripts import metrics_page  # noqa: E402  # found by the line above
+from scripts import metrics_page, playbooks  # noqa: E402  # found by the line above
 from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
 # The entry point with a role's own variables; the second one is that of a role without tasks.
@@ -140,20 +140,6 @@ class Role:
     use: Use | None
     about: tuple[str, ...] = ()
     example: str = ""
-
-
-def plays(path: Path) -> list[dict[str, Any]]:
-    """Return the plays of a playbook with those of the playbooks that it imports from ours, except preflight's."""
-    found = []
-    for play in yaml.safe_load(path.read_text()):
-        name = str(play.get("ansible.builtin.import_playbook", "")).removeprefix(
-            "celery_fleet.core."
-        )
-        if name and name != "preflight":
-            found += plays(path.with_name(f"{name}.yml"))
-        else:
-            found.append(play)
-    return found
 
 
 def texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -353,7 +339,7 @@ def parse(
 
 def read(root: Path) -> list[Role]:
     """Return all roles of a checkout: `FACTS` first, then the roles of `site.yml` in its order, then the others."""
-    used = uses(plays(root / "playbooks" / "site.yml"))
+    used = uses(playbooks.plays(root / "playbooks" / "site.yml"))
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
     examples = yaml.safe_load(EXAMPLES.read_text())

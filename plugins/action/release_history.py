@@ -17,14 +17,16 @@ class ActionModule(FleetAction):
     unanswered = "the releases of the host can't be listed"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return what was asked for: `there`, a `choice` with the `record` to write, or the `record`."""
+        """Return what was asked for: `there`, `why`, a `choice` with the `record` to write, or the `record`."""
         if args["do"] == "look":
             return {"there": self.ask("releases", {"root": str(args["root"])})}
+        if args["do"] == "note":
+            return {"why": str(args.get("why") or "")}
         record = dict(args.get("record") or {})
         if args["do"] == "record":
             return {"record": self._recorded(record, args, str(args["result"]))}
         if args["do"] == "refuse":
-            return self._refused(record, args)
+            return self._refused(record, {**args, "why": self._failure(variables)})
         hosts = release_history.Hosts(
             {
                 str(host): variables["hostvars"][host]["__celery_release_there"]["there"]
@@ -50,6 +52,11 @@ class ActionModule(FleetAction):
         if held:
             record = release_history.held(record, held, why or release_history.BACK)
         return {"choice": choice.as_dict(), "record": record}
+
+    def _failure(self, variables: dict[str, Any]) -> str:
+        """Return why the deploy failed, from a host where it did; a host that was lost says nothing."""
+        noted = [found.get("__celery_release_refusal") for found in variables["hostvars"].values()]
+        return next((note["why"] for note in noted if note and note["why"]), "a host was lost")
 
     def _refused(self, record: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
         """Record that a deploy has failed; return what `back` would for the release that served before."""

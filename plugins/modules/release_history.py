@@ -15,9 +15,10 @@ options:
         which must be registered as C(__celery_release_there). V(check) requires a way back from the built release.
       - V(record) computes the record after the run. V(refuse) computes that of a deploy that has failed, and chooses
         the release that served before.
+      - V(note) returns O(why), so that later plays of the run know what has happened.
     type: str
     required: true
-    choices: [look, deploy, back, check, refuse, record]
+    choices: [look, deploy, back, check, note, refuse, record]
   root:
     description: Directory of the application on the host, for V(look).
     type: str
@@ -89,6 +90,10 @@ there:
   description: The releases that the host keeps, what each of its processes uses, and what commands by hand use.
   returned: with V(look)
   type: dict
+why:
+  description: What was given.
+  returned: with V(note)
+  type: str
 choice:
   description: What the run deploys.
   returned: with V(deploy) and V(back)

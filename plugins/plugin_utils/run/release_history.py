@@ -38,7 +38,7 @@ class ChoiceError(UserError):
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReleaseChoice:
     """What a run deploys.
 
     Attributes:
@@ -110,7 +110,7 @@ class Hosts:
 
 def to_deploy(
     asked: str, source: Mapping[str, Any], record: Mapping[str, Any], hosts: Hosts, why: str = ""
-) -> Choice:
+) -> ReleaseChoice:
     """Return what `deploy_app.yml` deploys.
 
     Args:
@@ -126,10 +126,10 @@ def to_deploy(
     current = str(record.get("current") or "") or hosts.current()
     if asked in hosts.anywhere:
         _require_kept(asked, hosts)
-        return Choice(asked, source, current, True, f"release {asked}", why)
+        return ReleaseChoice(asked, source, current, True, f"release {asked}", why)
     changed = with_reference(source, asked) if asked else source
     holds = {**changed} != {**source}
-    return Choice("", changed, current, holds, words(changed), why)
+    return ReleaseChoice("", changed, current, holds, words(changed), why)
 
 
 def with_reference(source: Mapping[str, Any], asked: str) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def words(source: Mapping[str, Any]) -> str:
 
 def to_go_back(
     asked: str, record: Mapping[str, Any], hosts: Hosts, *, accepted: bool, why: str = ""
-) -> Choice:
+) -> ReleaseChoice:
     """Return what `rollback_app.yml` goes back to.
 
     Args:
@@ -193,13 +193,13 @@ def to_go_back(
             f"release {target} is the one that runs. Nothing was changed. {_kept(hosts)}"
         )
     require_two_way(current, target, hosts, accepted=accepted)
-    return Choice(target, {}, current, True, f"release {target}", why)
+    return ReleaseChoice(target, {}, current, True, f"release {target}", why)
 
 
-def after_refusal(release: str, choice: Mapping[str, Any]) -> Choice:
+def after_refusal(release: str, choice: Mapping[str, Any]) -> ReleaseChoice:
     """Return the way back from a release that a deploy has refused; `choice` was the deploy's."""
     current = str(choice["current"])
-    return Choice(
+    return ReleaseChoice(
         current, {}, current, True, f"release {current}", f"release {release} was refused"
     )
 
@@ -283,7 +283,7 @@ def recorded(
     Args:
         record: The record before it.
         release: Id of the release that was deployed, refused, or gone back to.
-        choice: `Choice.as_dict` of a deploy or a way back; None after `site.yml`, which changes no hold.
+        choice: `ReleaseChoice.as_dict` of a deploy or a way back; None after `site.yml`, which changes no hold.
         result: `DEPLOYED`, `BACK` or `REFUSED`.
         canary: The canary's verdict, if there was a canary.
         why: Why it was refused.

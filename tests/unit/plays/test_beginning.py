@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import reference
+from scripts import playbooks
 from tests.render.fleet import ROOT, ansible, copy_inventory
 
 # Preflight's plays, which may be begun anywhere: they change nothing, and the lease is not taken without all of them.
@@ -25,7 +25,7 @@ REMOVAL_REFUSED = "this run has skipped the first steps of a removal"
 PLAYS = [
     (name, number)
     for name, plays in (
-        (name, reference.plays(ROOT / "playbooks" / name))
+        (name, playbooks.plays(ROOT / "playbooks" / name))
         for name in (
             "site.yml",
             "restart_workers.yml",

@@ -95,7 +95,7 @@ def test_a_version_of_each_kind_of_source(
 
 
 def test_a_directory_has_no_versions() -> None:
-    with pytest.raises(ChoiceError, match="the directory ../shop, which has no versions"):
+    with pytest.raises(ChoiceError, match=r"the directory \.\./shop, which has no versions"):
         to_deploy("v2", {"path": "../shop"}, RECORD, BOTH)
     with pytest.raises(ChoiceError, match="no host keeps this release"):
         to_deploy(NEW, {"path": "../shop"}, RECORD, BOTH)
