@@ -68,11 +68,13 @@ class Figures:
         counts: Its counts by task, or None if it does not count.
         memory: Bytes of all its processes.
         processes: Number of its processes.
+        tasks: The tasks that its release registers, or None if that is not known.
     """
 
     counts: Counts | None = None
     memory: int = 0
     processes: int = 0
+    tasks: frozenset[str] | None = None
 
     @property
     def size(self) -> float:
@@ -84,11 +86,12 @@ def figures(raw: Mapping[str, Any] | None) -> Figures:
     """Return what the script `turn` has found for a unit."""
     if not raw:
         return Figures()
-    counts = raw.get("counts")
+    counts, tasks = raw.get("counts"), raw.get("tasks")
     return Figures(
         None if counts is None else {str(name): Count(*one) for name, one in counts.items()},
         int(raw.get("memory") or 0),
         int(raw.get("processes") or 0),
+        None if tasks is None else frozenset(map(str, tasks)),
     )
 
 
@@ -144,7 +147,10 @@ class Observation:
     def failing(self) -> bool:
         """Return whether so many tasks have failed that the rest of the time need not be waited for."""
         new = self._ran()
-        return _ended(new) >= max(self.limits.min_tasks, 1) and bool(self._failures(new)[1])
+        enough = _ended(new) >= max(self.limits.min_tasks, 1)
+        return bool(self._new) and (
+            bool(self._lacking()) or (enough and bool(self._failures(new)[1]))
+        )
 
     @property
     def tasks(self) -> int:
@@ -158,6 +164,8 @@ class Observation:
         if not self._new or self._new[-1][1].counts is None:
             why = "its tasks are not counted: set celery_app_metrics to true, or celery_canary_seconds to 0"
             return Verdict((), (f"failures and run time could not be judged, because {why}",), 0)
+        if lacking := self._lacking():
+            return Verdict((), (lacking,), ended)
         if ended < limits.min_tasks:
             return Verdict((), (self._too_few(ended),), ended)
         judged = [self._failures(new), self._slowdown(new), self._memory(), self._growth()]
@@ -187,6 +195,22 @@ class Observation:
         if _ended(beside) >= max(self.limits.min_tasks, 1):
             return beside, "beside it"
         return self.before.counts or {}, "before"
+
+    def _lacking(self) -> str:
+        """Return which tasks ran meanwhile that the new release does not have: their messages would wait in vain."""
+        known = self._new[-1][1].tasks
+        ran = _difference(self._old[-1], self._old[0]) if self._old else {}
+        lacking = [
+            name
+            for name, one in ran.items()
+            if one.succeeded + one.failed and name not in (known or ran)
+        ]
+        if known is None or not lacking:
+            return ""
+        return (
+            f"the release has no task {', '.join(sorted(lacking))}, which ran beside it. Keep it for one more release "
+            "that still runs what is sent under this name, and stop sending it"
+        )
 
     def _failures(self, new: Counts) -> tuple[str, str]:
         ended = _ended(new)

@@ -226,7 +226,7 @@ class HostRestarts:
             "seen": self._seen if idle else {},
             "wait": _WAIT if idle else 0,
             "journals": [],
-            "figures": {unit: file for asked in requests for unit, file in asked.figures.items()},
+            "figures": {unit: files for asked in requests for unit, files in asked.figures.items()},
         }
         answer = self.connection.move(question)
         errors = answer["errors"]

@@ -34,14 +34,14 @@ class HostRequest:
             this roll.
         probe: Nodes to send a canary to, in the form of `celery_fleet.ops.probe`.
         forget: A node that was removed permanently.
-        figures: Units whose tasks and memory are asked for, each with the file of its counts.
+        figures: Units whose tasks and memory are asked for, each with the files of its counts and its release's note.
     """
 
     do: tuple[tuple[str, Any], ...] = ()
     reconcile: Literal["", "once", "again"] = ""
     probe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     forget: str = ""
-    figures: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,14 @@ class WorkerRestart:
     def _figures(
         self, *units: str
     ) -> Generator[HostRequest, HostAnswer, dict[str, canary.Figures]]:
-        files = {unit: f"{self._paths.state}/metrics/worker-{_name(unit)}.json" for unit in units}
+        paths = self._paths
+        files = {
+            unit: {
+                "counts": f"{paths.state}/metrics/worker-{_name(unit)}.json",
+                "note": f"{paths.root}/pins/worker-{_name(unit)}/release.json",
+            }
+            for unit in units
+        }
         seen = yield HostRequest(figures=files)
         return {unit: canary.figures(seen.figures.get(unit)) for unit in units}
 

@@ -2,12 +2,13 @@
 
 Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.json, or empty}, "seen": their states in
 the last answer, "wait": seconds to wait for a change, "journals": [units for which to return the last lines],
-"figures": {unit: file of its worker's counts}}.
+"figures": {unit: {"counts": file of its worker's counts, "note": file of its release's note}}}.
 Verbs: start, stop and restart a unit, without waiting (if Ansible is killed, systemd finishes what was begun);
 disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
 Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it failed or empty, for each verb],
 "error": why the units could not be queried, "figures": {unit: {"counts": {task: [successes, failures, seconds of the
-successes]} or null, "memory": bytes of its processes, "processes": their number}}}.
+successes]} or null, "tasks": [those that its release registers] or null, "memory": bytes of its processes, "processes":
+their number}}}.
 """
 
 from __future__ import annotations
@@ -267,11 +268,23 @@ def processes(unit: str, pid: int) -> list[int]:
     return [int(word) for word in found[0]] if found else []
 
 
-def figures(asked: dict[str, str], found: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures of units, given the files of their counts and their states."""
+def registered(path: str) -> list[str] | None:
+    """Return the tasks that a release registers, from its note, which only root can write; None without a note."""
+    try:
+        return [str(name) for name in json.loads(Path(path).read_text())["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def figures(asked: dict[str, dict[str, str]], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of units, given the files of their counts and notes, and their states."""
     return {
-        unit: {"counts": counts(path), **memory(unit, found.get(unit, {}).get("pid", 0))}
-        for unit, path in asked.items()
+        unit: {
+            "counts": counts(files["counts"]),
+            "tasks": registered(files["note"]),
+            **memory(unit, found.get(unit, {}).get("pid", 0)),
+        }
+        for unit, files in asked.items()
     }
 
 

@@ -160,6 +160,20 @@ def test_counts_of_an_earlier_canary_are_not_this_one_s() -> None:
     assert one.tasks == 100
 
 
+def test_a_release_without_a_task_that_runs_is_refused_at_once() -> None:
+    one = Observation(LIMITS, seen(pays(1000)))
+    old = [{"pay": Count(5), "mail": Count(5)}, {"pay": Count(5), "mail": Count(6)}]
+    for number, counts in enumerate(old):
+        assert not one.failing()
+        one.add(10 * number, Figures({}, 1, 1, frozenset({"pay"})), seen(counts))
+    assert one.failing()
+    (refusal,) = one.verdict().refusals
+    assert refusal.startswith("the release has no task mail, which ran beside it. ")
+    # One that nothing sends any more may go.
+    one.add(20, Figures({}, 1, 1, frozenset({"mail"})), seen(old[1]))
+    assert "has no task" not in one.verdict().refusals[0]
+
+
 def test_figures_from_the_host() -> None:
     assert figures(None) == Figures()
     assert figures({"counts": None, "memory": 10, "processes": 1}) == Figures(None, 10, 1)

@@ -230,6 +230,20 @@ def test_a_file_that_is_no_count_is_none(content: str, tmp_path: Path) -> None:
     assert turn.counts(str(link)) is None
 
 
+def test_the_tasks_of_a_unit_are_those_of_its_release(tmp_path: Path) -> None:
+    note = tmp_path / "release.json"
+    note.write_text(json.dumps({"tasks": ["pay", "mail"]}))
+    counted = tmp_path / "worker-a.json"
+    counted.write_text(json.dumps(COUNTED))
+    asked = {"a.service": {"counts": str(counted), "note": str(note)}}
+    found = turn.figures(asked, {"a.service": {"pid": 0}})["a.service"]
+    assert found["tasks"] == ["pay", "mail"]
+    assert found["counts"] == turn.counts(str(counted))
+    note.write_text("{}")
+    assert turn.registered(str(note)) is None
+    assert turn.registered(str(tmp_path / "nowhere")) is None
+
+
 @pytest.mark.parametrize("line", ["0::/shop.slice/{}", "1:name=systemd:/shop.slice/{}"])
 def test_the_memory_of_a_unit_is_that_of_its_control_group(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -443,8 +443,13 @@ def test_the_removal_of_what_a_killed_run_left_behind() -> None:
 # -- a canary ----------------------------------------------------------------------------------------------
 
 LIMITS = Limits(seconds=60, min_tasks=20)
-COUNTS = "/var/lib/shop/metrics/worker-a.json"
-NEXT_COUNTS = "/var/lib/shop/metrics/worker-a.next.json"
+COUNTS, NEXT_COUNTS = (
+    {
+        "counts": f"/var/lib/shop/metrics/worker-{name}.json",
+        "note": f"/opt/shop/pins/worker-{name}/release.json",
+    }
+    for name in ("a", "a.next")
+)
 
 
 def found(succeeded: int, failed: int = 0) -> dict[str, Any]:
