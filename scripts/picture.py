@@ -1,4 +1,4 @@
-"""Draw docs/architecture.svg: the roles of a deploy from playbooks/site.yml, the packages of both trees from imports.
+"""Draw docs/architecture.svg: the roles of a deploy from site.yml's halves, the packages of both trees from imports.
 
     python scripts/picture.py           write the picture
     python scripts/picture.py --check   check that it is up to date; exit status 1 if not
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "docs" / "architecture.svg"
 WIDTH, HEIGHT, BOX, HIGH, COLUMN = 980, 1114, 132, 44, 145
 # What the main tasks of a role do that has other parts in the deploy, too.
-MAIN = {"fleet": "plan", "celery_beat": "beat"}
+MAIN = {"fleet": "plan", "celery_beat": "beat", "celery_release": "build"}
 # Plugins that import nothing of the collection share a box.
 SMALL = ("callback", "inventory", "lookup", "vars")
 SHARED = "callback, vars"
@@ -113,7 +113,7 @@ def deploy(playbook: str) -> list[tuple[str, str]]:
     found: list[tuple[str, list[str]]] = []
     # After a quotation mark it is a lookup, in `hosts` of a play.
     for role, part in re.findall(
-        r"(?<!')celery_fleet\.core\.(\w+)(?:\n +tasks_from: (\w+))?", playbook
+        r"(?<!')(?<!playbook: )celery_fleet\.core\.(\w+)(?:\n +tasks_from: (\w+))?", playbook
     ):
         if not found or found[-1][0] != role:
             found.append((role, []))
@@ -220,7 +220,8 @@ def draw() -> str:
     """Return the picture."""
     control = set(imports(ROOT / "plugins", "ansible_collections.celery_fleet.core.plugins"))
     host = set(imports(ROOT / "src" / "celery_fleet", "celery_fleet"))
-    roles = deploy((ROOT / "playbooks" / "site.yml").read_text())
+    halves = [(ROOT / "playbooks" / name).read_text() for name in ("prepare.yml", "serve.yml")]
+    roles = deploy("\n".join(halves))
     tips = [TIP.format(name) for name in ("import", "data", "next")]
     trees = [*packages(control, CONTROL, MODULES), *packages(host, HOST)]
     return "\n".join([HEAD, *tips, *steps(roles), *trees, LABELS])

@@ -37,7 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
     Option,
 )
 
-from scripts import metrics_page  # noqa: E402  # found by the line above
+from scripts import metrics_page, playbooks  # noqa: E402  # found by the line above
 from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
 # The entry point with a role's own variables; the second one is that of a role without tasks.
@@ -339,7 +339,7 @@ def parse(
 
 def read(root: Path) -> list[Role]:
     """Return all roles of a checkout: `FACTS` first, then the roles of `site.yml` in its order, then the others."""
-    used = uses(yaml.safe_load((root / "playbooks" / "site.yml").read_text()))
+    used = uses(playbooks.plays(root / "playbooks" / "site.yml"))
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
     examples = yaml.safe_load(EXAMPLES.read_text())

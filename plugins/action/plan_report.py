@@ -15,7 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, release_history
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
 
@@ -50,6 +50,7 @@ class ActionModule(FleetAction):
         whole.notes += plan.pause_notes(
             {host: (hostvars[host].get("__fleet_plan") or {}).get("states") or {} for host in hosts}
         )
+        whole.notes += release_history.note((args.get("releases") or {}).get("hold"))
         whole.notes += plan.redis_notes(items, float(args["drain"]))
         policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
         whole.notes += describe(workers, policy)

@@ -48,6 +48,11 @@ class ActionModule(FleetAction):
     def _build(
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
     ) -> dict[str, Any]:
+        if not archive:
+            raise UserError(
+                f"release {args['id']} is not on this host, and this control node has no copy of it. Run from the one "
+                "that deployed it, or deploy its version again with deploy_app.yml. Running processes are not affected."
+            )
         seen = self._look(args, variables)
         name, made = seen["name"], self._make_tmp_path()
         housed, hosts = args.pop("wheelhouse", ""), args.pop("hosts", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     cache,
+    lock_files,
     requirements,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
@@ -22,6 +24,9 @@ class ActionModule(FleetAction):
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Pack the source; return `id`, path of the `archive`, `requirements`, and `queues` unchanged."""
+        queues = [str(name) for name in args.get("queues") or []]
+        if args.get("kept"):
+            return {**self._kept(str(args["kept"])), "queues": queues}
         config = variables.get("ansible_config_file")
         base = Path(config).parent if config else Path.cwd()
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
@@ -36,5 +41,20 @@ class ActionModule(FleetAction):
             "id": packed.id,
             "archive": str(path),
             "requirements": asdict(needed),
-            "queues": [str(name) for name in args.get("queues") or []],
+            "queues": queues,
         }
+
+    def _kept(self, identity: str) -> dict[str, Any]:
+        """Return a release that the hosts keep. A host that lacks it gets the archive of the run that has packed it."""
+        path = cache.directory("releases") / f"{identity}.tar.gz"
+        if not cache.used(path):
+            return {"id": identity, "archive": "", "requirements": {}}
+        with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
+            with tarfile.open(path) as archive:
+                archive.extractall(scratch, filter="data")
+            exported = Path(scratch, lock_files.EXPORTED)
+            source = self._task.args["source"]
+            needed = requirements.read(
+                Path(scratch), source, exported.read_bytes() if exported.is_file() else b""
+            )
+        return {"id": identity, "archive": str(path), "requirements": asdict(needed)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
+    canary,
     census,
     host_restarts,
     order,
@@ -58,7 +59,7 @@ class ActionModule(FleetAction):
             return self._open()
         if phase == "report":
             self._say_report()
-            return {}
+            return {"canary": self._state.report()["canary"]}
         with lease.at_work(self._state.directory):
             changed = self._roll(KINDS[phase])
             if phase == "finish" and self._turns.get("wanted") and not self._state.failure:
@@ -106,7 +107,7 @@ class ActionModule(FleetAction):
             force=force,
             only=census.names(args["only"]),
         )
-        policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
+        policy = order.Policy(int(args["min_capacity"]), int(args["batch"]), self._canary(found))
         self._state.open(found, policy, str(args["report"]))
         lines = describe(found, policy)
         if lines:
@@ -126,6 +127,13 @@ class ActionModule(FleetAction):
             "whole": not stay and not census.names(args["only"]),
             "hosts": {phase: sorted(names) for phase, names in hosts.items()},
         }
+
+    def _canary(self, workers: Sequence[order.FleetWorker]) -> str | None:
+        """Return the node of the worker to observe first; None if the run observes none."""
+        asked = self._args.get("canary") or {}
+        return (
+            order.canary(workers, str(asked.get("worker") or "")) if canary.limits(asked) else None
+        )
 
     def _census(self) -> dict[str, Any]:
         """Return the workers that answer; empty if the fleet was never deployed."""
@@ -190,6 +198,7 @@ class ActionModule(FleetAction):
             timeout=float(turns["timeout"]),
             tasks=tuple(census.needed_tasks(worker.queues, turns["schedule"], turns["routes"])),
             forced=not turns["wanted"] or boolean(turns["force"]),
+            limits=canary.limits(turns.get("canary")),
         )
 
     # -- operations on the host: `host_restarts.HostConnection` ----------------------------------------

@@ -1,7 +1,8 @@
 """Action plugin `run_lease`: lets one run at a time change a fleet; see `run/lease.py`.
 
 It is delegated to the host that keeps the lease. `state: present` takes the lease, or fails and says who has it; a
-background process then renews it until the run ends. `state: absent` returns it at once.
+background process then renews it until the run ends. `state: absent` returns it at once. `state: look` takes none. The
+answer brings the record of the fleet's releases, which is on the same host.
 """
 
 from __future__ import annotations
@@ -25,19 +26,26 @@ class ActionModule(FleetAction):
     unanswered = "the lease of this fleet can't be taken"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return the run's `directory` on the control node; if another run has the lease, the task fails."""
+        """Return the run's `directory` on the control node, and `releases`, the record of the fleet's releases.
+
+        If another run has the lease, the task fails.
+        """
+        if args["state"] == "look" or (self._task.check_mode and args["state"] == "present"):
+            looked = self._ask(str(args["app"]), "look", "")
+            return {"directory": "", "releases": looked["record"]}
         if self._task.check_mode:
             return {"directory": str(args.get("directory", ""))}
         if args["state"] == "present":
             host = str(self._task.delegate_to or variables["inventory_hostname"])
-            return {"directory": str(self._acquire(str(args["app"]), host))}
+            directory, releases = self._acquire(str(args["app"]), host)
+            return {"directory": str(directory), "releases": releases}
         self._release(str(args["app"]), Path(args["directory"]))
         return {"directory": str(args["directory"])}
 
     def _ask(self, app: str, do: lease.Do, token: str, who: str = "") -> lease.Answer:
         return self.ask("lease", lease.request(app, do, token, who))
 
-    def _acquire(self, app: str, host: str) -> Path:
+    def _acquire(self, app: str, host: str) -> tuple[Path, dict[str, Any]]:
         token, main = secrets.token_hex(16), os.getppid()
         who = lease.owner(main)
         watch = lease.HolderWatch(app, host)
@@ -72,7 +80,7 @@ class ActionModule(FleetAction):
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        return directory
+        return directory, dict(answer["record"])
 
     def _release(self, app: str, directory: Path) -> None:
         token = lease.noted(directory, "token")

@@ -53,6 +53,10 @@ options:
     description: How many workers restart at a time, C(celery_restart_batch).
     type: int
     required: true
+  releases:
+    description: The record of the fleet's releases, whose hold the plan mentions.
+    type: dict
+    default: {}
   path:
     description: File on the control node to write the plan to, as JSON. Nothing is written if it is empty.
     type: path

@@ -18,6 +18,10 @@ options:
     description: Interpreter of the releases. The same code with another interpreter is another release.
     type: str
     default: ""
+  kept:
+    description: Name of a release that the hosts keep, which is taken instead of O(source).
+    type: str
+    default: ""
   queues:
     description: Queues that workers consume. They are returned as they are, so that all hosts have the same list.
     type: list
@@ -41,7 +45,7 @@ id:
   returned: success
   type: str
 archive:
-  description: Path of the archive on the control node.
+  description: Path of the archive on the control node; empty for a kept release of which it has no copy.
   returned: success
   type: str
 requirements:

@@ -52,6 +52,11 @@ options:
   report:
     description: File on the control node to write the times of all turns to, C(celery_restart_report), for V(open).
     type: path
+  canary:
+    description: How a worker is observed before the others restart, C(celery_canary_*), for V(open). Empty for no
+      canary.
+    type: dict
+    default: {}
   place:
     description: Directories of a worker's files, and the settings for asking workers. Not for V(report).
     type: dict

@@ -17,10 +17,11 @@ options:
     type: str
     required: true
   state:
-    description: V(present) takes the lease, or fails and names the run that has it. V(absent) returns it.
+    description: V(present) takes the lease, or fails and names the run that has it. V(absent) returns it. V(look) only
+      reads the record of the releases.
     type: str
     required: true
-    choices: [present, absent]
+    choices: [present, absent, look]
   directory:
     description: What RV(directory) was when the lease was taken. Required for V(absent).
     type: str
@@ -51,4 +52,8 @@ directory:
   description: Directory on the control node that belongs to the run while it has the lease.
   returned: always
   type: str
+releases:
+  description: The record of the fleet's releases, as docs/deploying.md describes it; empty before the first one.
+  returned: with V(present) and V(look)
+  type: dict
 """

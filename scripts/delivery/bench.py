@@ -5,6 +5,7 @@
     latency      from sending to the start of the body, with idle workers, for any queue and priority
     redis        processor time of Redis for a single task, with 1 to 8 idle workers
     idle         commands per second of a worker that has nothing to do
+    watching     processor time that the counts and the history of tasks take a worker, with any fetch
 
 The stock and the atomic fetch run next to each other, each with its own Redis. They get their load alternately: full
 load in slices of a second, and single tasks one by one. So other work on the machine affects both. The median of the
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from . import load
 from .bench_setup import BenchSetupError, Side, both_sides
 from .figures import FigureRow, Goal, median, percentile, ratios, table
+from .watching import watching
 
 KILOBYTE = "x" * 1024
 PREFORK = ("-P", "prefork", "-c", "2")
@@ -303,6 +305,7 @@ PARTS: Mapping[str, Callable[[Sequence[Side], Extent], str]] = {
     "latency": latency,
     "redis": redis,
     "idle": idle,
+    "watching": lambda sides, extent: watching(sides[0], extent.rounds),
 }
 
 

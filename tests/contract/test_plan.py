@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS
 
-from tests.contract.test_repository import ROOT, load
+from scripts import playbooks
+from tests.contract.test_repository import ROOT
 
 
 def groups_of(play: dict[str, Any]) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def groups_of(play: dict[str, Any]) -> tuple[str, ...]:
 
 
 def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
-    plays = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    plays = playbooks.plays(ROOT / "playbooks/site.yml")
     found = {}
     for play in plays:
         for role in play.get("roles", []):
@@ -73,7 +73,7 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
 
 
 def test_a_play_that_ends_without_its_part_has_nothing_else() -> None:
-    plays = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    plays = playbooks.plays(ROOT / "playbooks/site.yml")
     ending = {}
     for play in plays:
         for task in play.get("pre_tasks", []):
@@ -97,9 +97,7 @@ def test_a_run_of_the_commands_role_alone_brings_the_runtime_that_it_names() -> 
 
 
 def test_a_run_that_takes_no_lease_writes_nothing() -> None:
-    plays = {
-        play["name"]: play for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-    }
+    plays = {play["name"]: play for play in playbooks.plays(ROOT / "playbooks/site.yml")}
     (lease,) = plays["Keep other runs out"]["tasks"]
     marks = plays["Mark the hosts, and install packages"]["tasks"]
     (mark,) = [task for task in marks if task["name"] == "Mark the host"]
@@ -111,9 +109,7 @@ def test_a_run_that_takes_no_lease_writes_nothing() -> None:
 
 
 def test_with_any_tags_a_run_has_the_lease_a_plan_and_a_confirmation() -> None:
-    plays = {
-        play["name"]: play for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-    }
+    plays = {play["name"]: play for play in playbooks.plays(ROOT / "playbooks/site.yml")}
     for name in ("Keep other runs out", "Plan", "Ask for confirmation", "Let other runs in"):
         assert plays[name]["tags"] == ["always"], name
 
@@ -121,9 +117,18 @@ def test_with_any_tags_a_run_has_the_lease_a_plan_and_a_confirmation() -> None:
 def with_preflight() -> list[str]:
     found = []
     for path in sorted((ROOT / "playbooks").glob("*.yml")):
-        imported = {play.get("ansible.builtin.import_playbook") for play in load(path)}
+        imported = {play.get("ansible.builtin.import_playbook") for play in playbooks.plays(path)}
         if "celery_fleet.core.preflight" in imported:
             found.append(path.name)
+    return found
+
+
+def steps(play: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return roles and tasks of a play. Those of a block have its conditions too; what they note needs no others."""
+    found = [*play.get("roles", [])]
+    for item in play.get("tasks", []):
+        inner = [{**item, **one} for one in item.get("block", [])]
+        found += [one for one in inner if "celery_fleet.core.release_history" not in one] or [item]
     return found
 
 
@@ -133,16 +138,16 @@ def conditions(item: dict[str, Any]) -> list[str]:
 
 
 def test_playbooks_with_preflight_are_found() -> None:
-    assert {"plan.yml", "restart_workers.yml", "site.yml"} <= set(with_preflight())
+    expected = {"deploy_app.yml", "plan.yml", "restart_workers.yml", "rollback_app.yml", "site.yml"}
+    assert expected <= set(with_preflight())
 
 
 @pytest.mark.parametrize("name", with_preflight())
 def test_no_task_runs_if_the_beginning_was_skipped(name: str) -> None:
     """By `--start-at-task` or `--skip-tags always`. A condition of a role or an import holds for each of its tasks."""
     leased = False
-    for play in load(ROOT / "playbooks" / name):
-        items = [*play.get("roles", []), *play.get("tasks", [])]
-        for item in items:
+    for play in playbooks.plays(ROOT / "playbooks" / name):
+        for item in steps(play):
             imported = item.get("ansible.builtin.import_role", {})
             takes = imported.get("tasks_from") == "lease"
             first = conditions(item)[0] if conditions(item) else ""

@@ -28,6 +28,7 @@ from tests.facts import workers as workers_of_host
 MAGIC = {
     "ansible_check_mode",
     "ansible_facts",
+    "ansible_failed_result",
     "ansible_host",
     "ansible_managed",
     "ansible_play_hosts",
@@ -160,6 +161,9 @@ def declared() -> frozenset[str]:
     names = set(MAGIC) | given_by_filters()
     for role in roles():
         names |= set(options_of(role)) | defaults_of(role)
+        specs = load(role / "meta/argument_specs.yml")["argument_specs"]
+        # These come from the command line.
+        names |= set(specs.get("choose", {}).get("options", ()))
         for path in [*(role / "vars").glob("*.yml"), *(role / "defaults").glob("*.yml")]:
             names |= set(load(path) or {})
     for path in documents():

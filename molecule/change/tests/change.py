@@ -5,21 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from support import plays, units
-from support.inventory import ROOT, Fleet, ansible_environment, load_fleet
-from support.plays import Run
+from support.inventory import ROOT, Fleet, load_fleet
+from support.plays import Run, Started
 
 Unit = tuple[str, str]  # host and unit
 # A secret of these tests; all output is searched for it as for the real ones.
@@ -181,7 +176,7 @@ class Fleets:
 
     def start(self, title: str, arguments: Sequence[str]) -> Started:
         """Start site.yml without waiting for it."""
-        return Started.site(self.fleet, title, arguments)
+        return Started.site(self.fleet, title, *arguments)
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -224,48 +219,3 @@ class Fleets:
         """Return the command line of a unit's main process."""
         pid = units.state(self.fleet, *unit)["MainPID"]
         return self.fleet.must(unit[0], ["cat", f"/proc/{pid}/cmdline"]).split("\0")
-
-
-@dataclass(frozen=True)
-class Started:
-    """A run of ansible-playbook in a process group of its own."""
-
-    process: subprocess.Popen[bytes]
-    transcript: Path
-    began: float
-
-    @classmethod
-    def site(cls, fleet: Fleet, title: str, arguments: Sequence[str]) -> Started:
-        """Start site.yml."""
-        directory = plays.transcripts(fleet)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        transcript = directory / f"{title}.log"
-        command = ["ansible-playbook", *plays.inventory_arguments(), *arguments, "site.yml"]
-        with open(os.open(transcript, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=ansible_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return cls(process, transcript, time.monotonic())
-
-    def kill(self) -> str:
-        """Send SIGKILL to the whole group; return the task at which it was."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        text = self.transcript.read_text(errors="replace")
-        tasks = [line for line in text.splitlines() if line.startswith(("TASK [", "PLAY ["))]
-        where = tasks[-1].rstrip("* ") if tasks else "before its first play"
-        return f"after {time.monotonic() - self.began:.2f} s, in {where}"
-
-    def kill_when(self, look: Callable[[], bool], seconds: float) -> str:
-        """Kill it as soon as `look` is true; raise AssertionError if the run ends first."""
-        while not look():
-            assert self.process.poll() is None, "the run ended before"
-            assert time.monotonic() - self.began < seconds, "the awaited state did not come"
-        return self.kill()

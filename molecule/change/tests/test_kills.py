@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from change import Fleets, Started, Unit
+from change import Fleets, Unit
 from support import resp, units
+from support.plays import Started
 
 SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
 KILLS = 3

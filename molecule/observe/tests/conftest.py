@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,14 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from browser import Browser
 from prometheus import HalfDeployed, Prometheus, pins
-from support.inventory import (
-    ROOT,
-    Fleet,
-    ansible_environment,
-    inventory_arguments,
-    load_fleet,
-)
+from support.inventory import ROOT, Fleet, load_fleet
 from support.notes import note, pytest_terminal_summary  # noqa: F401  # a fixture and a hook
+from support.plays import Started
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,
@@ -49,26 +40,8 @@ def half_deployed(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Hal
         tasks.write("# another release\n")
     wanted = {"celery_app_source": {"path": str(directory / "other")}}
     before = pins(fleet, "celery_beat")
-    with (directory / "run.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *("ansible-playbook", *inventory_arguments(fleet.sources)),
-                *(f"--extra-vars={json.dumps(wanted)}", "site.yml"),
-            ],
-            cwd=ROOT,
-            env=ansible_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            while not set(pins(fleet).values()).isdisjoint(before.values()):
-                assert process.poll() is None, (directory / "run.log").read_text()[-3000:]
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    run = Started.site(fleet, "half-deployed", f"--extra-vars={json.dumps(wanted)}")
+    run.kill_when(lambda: set(pins(fleet).values()).isdisjoint(before.values()), 1800)
     return HalfDeployed(time.monotonic(), before)
 
 

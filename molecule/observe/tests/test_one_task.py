@@ -74,6 +74,25 @@ def test_the_history_shows_a_worker_that_died(fleet: Fleet) -> None:
     assert "has no recorded end: the worker died" in shown
 
 
+def test_the_journal_tells_what_the_history_can_not(fleet: Fleet) -> None:
+    """On the host that ran the task: both have the run, and without a network only the journal does."""
+    (task_id,) = send(fleet, [tracer("both", "analytics", 1)])
+    wait_for_ends(fleet, task_id, 60, "succeeded")
+    command = ["celery-fleet", "--format", "json", "task", task_id]
+    (both,) = json.loads(fleet.must("worker2", command))["runs"]
+    alone = fleet.execute("worker2", ["unshare", "--net", *command])
+    assert alone.status == 0, alone.errors
+    assert "the result store can't be asked" in alone.errors
+    assert "this is what the journal of worker2 has" in alone.errors
+    assert f"sudo celery-fleet logs --task {task_id} on worker1" in alone.errors
+    (run,) = json.loads(alone.output)["runs"]
+    assert (both["source"], run["source"]) == ("history", "journal")
+    for name in ("name", "node", "queue", "release", "state"):
+        assert run[name] == both[name]
+    for name in ("received", "started", "ended"):
+        assert abs(run[name] - both[name]) < 0.5
+
+
 def test_the_journal_has_the_fields_of_a_task_and_not_its_arguments(fleet: Fleet) -> None:
     secret = "t0psecret"
     # It returns nothing; what a task returns is in its log, as with every Celery.

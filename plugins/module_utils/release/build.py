@@ -30,6 +30,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian i
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     NOTE,
     built,
+    one_way,
     outlived,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.ownership import (
@@ -290,6 +291,7 @@ def _build_alone(wanted: Build) -> list[str]:
             "tasks": answer["tasks"],
             "versions": answer["versions"],
             "application": answer.get("application") or {},
+            "one_way": one_way(str(wanted.code)),
             "virtualenv": wanted.virtualenv,
             "packages": packages_of((path / "venv").resolve()),
         }

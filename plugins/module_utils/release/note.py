@@ -2,7 +2,7 @@
 
 The note contains the tasks that the release registers and, under `application`, a description of the application: its
 schedule, time zone, queues and routes (see `celery_fleet.beat.described`). `suitability` checks whether that fits an
-inventory.
+inventory. Under `one_way` it has the migrations that can't be undone, which the source lists in the file `ONE_WAY`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,26 @@ import re
 
 NOTE = "release.json"
 
+#: File of the source, in the application's directory, that lists one-way migrations: one per line, with # for comments.
+ONE_WAY = "one-way-migrations.txt"
+
 #: The note that makes a directory a complete virtualenv; see `virtualenv.py`.
 VIRTUALENV_NOTE = "virtualenv.json"
 
 # Names of interpreters that contain a version; other names say nothing about it.
 _PYTHON = re.compile(r"python3\.[0-9]+")
+
+
+def one_way(code: str) -> list[str]:
+    """Return the one-way migrations that a source lists."""
+    try:
+        # The source may have a link to a file that only root can read.
+        handle = os.open(f"{code}/{ONE_WAY}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    with os.fdopen(handle, encoding="utf-8", errors="replace") as stream:
+        lines = [line.partition("#")[0].strip() for line in stream]
+    return [line for line in lines if line]
 
 
 def built(path: str) -> bool:

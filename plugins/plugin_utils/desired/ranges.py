@@ -43,6 +43,12 @@ _RELEASES: Final = "write how many releases to keep beside those in use, 0 or mo
 RANGES: Final[Mapping[str, Range]] = {
     "celery_restart_min_capacity": Range(1, 100, _PERCENTAGE, _WORKERS),
     "celery_restart_batch": Range(1, None, _WORKERS_AT_A_TIME, _WORKERS),
+    "celery_canary_seconds": Range(0, 86_400, "write seconds, 0 to 86400", _WORKERS),
+    "celery_canary_min_tasks": Range(0, None, "write a number of tasks, 0 or more", _WORKERS),
+    "celery_canary_max_failures": Range(0, 100, "write percentage points, 0 to 100", _WORKERS),
+    "celery_canary_max_slowdown": Range(1, None, "write a factor, 1 or more", _WORKERS),
+    "celery_canary_max_memory": Range(1, None, "write a factor, 1 or more", _WORKERS),
+    "celery_canary_max_growth": Range(0, None, "write KiB, 0 or more", _WORKERS),
     # Celery reads 0 as its own default, and with less beat never sleeps.
     "celery_beat_max_loop_interval": Range(1, None, _SECONDS, "celery_beat"),
     "celery_beat_start_timeout": Range(1, None, _SECONDS, "celery_beat"),

@@ -131,6 +131,7 @@ def workers(
                     host in here,
                 ),
                 need=need,
+                busy=int((seen or {}).get("ended") or 0),
             )
         )
     for node, need in pending.items():

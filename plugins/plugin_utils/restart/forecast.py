@@ -73,6 +73,8 @@ def describe(workers: Sequence[FleetWorker], policy: Policy) -> list[str]:
         )
     for turn in (turn for step in restarts for turn in step.turns):
         worker = by_node[turn.node]
+        if turn.observed:
+            lines.append(f"{turn.node} is the canary: the others wait while it is observed")
         if turn.overlapped:
             lines.append(f"{turn.node} is overlapped: a second instance serves while it restarts")
         for queue in turn.gap:

@@ -174,6 +174,7 @@ class HostRestarts:
                 errors=tuple(
                     wrong for asked in entry.request.probe for wrong in _wrong(probed, asked)
                 ),
+                figures=moved.get("figures", {}),
             )
             try:
                 # Raise it inside the turn, which may have to clean up.
@@ -212,7 +213,10 @@ class HostRestarts:
             self._differing = self.connection.reconcile()
 
     def _move(self, requests: list[HostRequest]) -> dict[str, Any]:
-        idle = not any(request.do or request.reconcile or request.probe for request in requests)
+        idle = not any(
+            request.do or request.reconcile or request.probe or request.figures
+            for request in requests
+        )
         units: dict[str, str] = {}
         for entry in self._running.values():
             units.update(entry.restart.units)
@@ -222,6 +226,7 @@ class HostRestarts:
             "seen": self._seen if idle else {},
             "wait": _WAIT if idle else 0,
             "journals": [],
+            "figures": {unit: files for asked in requests for unit, files in asked.figures.items()},
         }
         answer = self.connection.move(question)
         errors = answer["errors"]

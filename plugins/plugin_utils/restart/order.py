@@ -5,8 +5,9 @@ Pure functions of the workers at the beginning of the roll and of the turns sinc
 
 - Workers that don't run are started first, all at once, because this does not reduce any queue's capacity.
 - Then workers restart. The first one, the pilot, restarts by itself, so that a release that does not start fails
-  there. After it, at most `batch` workers restart at a time, spread over the hosts. Each queue keeps at least one
-  process, and at least `min_capacity` percent of those in the inventory.
+  there. In a deploy the pilot is the canary, which is observed for some time; see `canary`. After it, at most `batch`
+  workers restart at a time, spread over the hosts. Each queue keeps at least one process, and at least `min_capacity`
+  percent of those in the inventory.
 - Some workers could never restart by these rules, because their queue has no other worker or too few other processes.
   Such a worker is overlapped: a second instance serves while it restarts. If that is not possible, its queue has a gap:
   the worker restarts while no other worker of its queues does.
@@ -56,6 +57,7 @@ class FleetWorker:
         overlap: Whether a second instance may run; None to decide by pool and processes.
         presence: Whether it consumes, is stopped, or is out of reach.
         need: The action that it needs.
+        busy: Number of tasks that ended in it in the last hour, as far as it says.
     """
 
     node: str
@@ -68,6 +70,7 @@ class FleetWorker:
     overlap: bool | None = None
     presence: Presence = "serving"
     need: Need = ""
+    busy: int = 0
 
     def __post_init__(self) -> None:
         # A queue that is listed twice is consumed once.
@@ -104,6 +107,7 @@ class Policy:
     Attributes:
         min_capacity: Percentage of a queue's processes that keep consuming.
         batch: Number of turns at a time.
+        canary: Node of the worker to observe first; None to observe none.
 
     Raises:
         RollError: A number is out of its range.
@@ -111,6 +115,7 @@ class Policy:
 
     min_capacity: int = 50
     batch: int = 4
+    canary: str | None = None
 
     def __post_init__(self) -> None:
         chosen = {
@@ -132,6 +137,7 @@ class Turn:
         kind: Kind of turn.
         overlapped: Whether a second instance serves during the turn.
         gap: Queues that have fewer consumers during the turn than the policy requires.
+        observed: Whether it is the canary's.
     """
 
     node: str
@@ -139,6 +145,7 @@ class Turn:
     kind: Kind
     overlapped: bool = False
     gap: tuple[str, ...] = ()
+    observed: bool = False
 
 
 @dataclass(frozen=True)
@@ -259,9 +266,10 @@ def ready(state: RollSnapshot, kind: Kind) -> list[Turn]:
     if kind == "restart" and not state.proved:
         if state.active or not joined:
             return []
-        # Choose the worker that its queues would miss least.
-        pilot = min(joined, key=lambda worker: _risk(worker, queues))
-        return [_turn(pilot, kind, queues)]
+        # Choose the worker that its queues would miss least, or the canary if its host is there.
+        chosen = state.policy.canary
+        pilot = min(joined, key=lambda worker: (worker.node != chosen, _risk(worker, queues)))
+        return [_turn(pilot, kind, queues, observed=chosen is not None)]
     found: list[Turn] = []
     while len(state.active) < state.policy.batch:
         busy = Counter(turn.host for turn in state.active.values())
@@ -296,13 +304,35 @@ def _risk(worker: FleetWorker, queues: Queues) -> tuple[bool, bool, float]:
     return _gap(worker, queues), bool(queues.short(worker)), queues.part(worker)
 
 
-def _turn(worker: FleetWorker, kind: Kind, queues: Queues) -> Turn:
+def _turn(worker: FleetWorker, kind: Kind, queues: Queues, *, observed: bool = False) -> Turn:
     if kind != "restart":
         return Turn(worker.node, worker.host, kind)
     short = queues.short(worker)
-    if short and worker.can_overlap:
-        return Turn(worker.node, worker.host, kind, overlapped=True)
-    return Turn(worker.node, worker.host, kind, gap=short)
+    # A canary runs beside the old release, so that both are compared, and nothing has moved if it is refused.
+    if (short or observed) and worker.can_overlap:
+        return Turn(worker.node, worker.host, kind, overlapped=True, observed=observed)
+    return Turn(worker.node, worker.host, kind, gap=short, observed=observed)
+
+
+def canary(workers: Iterable[FleetWorker], name: str = "") -> str | None:
+    """Return the node of the worker to observe first: the busiest of those that can run beside the old release.
+
+    Args:
+        workers: All workers of the fleet.
+        name: Name of a worker in the inventory, or its node, to choose this one.
+
+    Raises:
+        RollError: No worker of this name restarts.
+    """
+    found = [worker for worker in workers if worker.kind == "restart"]
+    if name and found:
+        found = [worker for worker in found if name in (worker.name, worker.node)]
+        if not found:
+            raise RollError(
+                f"celery_canary_worker is {name}, and no worker of this name restarts; name another one, or none"
+            )
+    best = max(found, key=lambda worker: (worker.can_overlap, worker.busy), default=None)
+    return best.node if best else None
 
 
 def _allowed(worker: FleetWorker, kind: Kind, state: RollSnapshot, queues: Queues) -> bool:

@@ -78,6 +78,11 @@ class RollState:
         with self._locked():
             self._write(data)
 
+    @property
+    def exists(self) -> bool:
+        """Return whether the run has begun a roll."""
+        return (self.directory / _NAME).is_file()
+
     def report(self) -> dict[str, Any]:
         """Return the report of the roll; its times are in seconds since the beginning."""
         with self._locked():
@@ -211,7 +216,14 @@ class RollState:
     ) -> order.RollSnapshot:
         turns: dict[str, Any] = data["turns"]
         as_turns = {
-            node: Turn(node, entry["host"], entry["kind"], entry["overlapped"], tuple(entry["gap"]))
+            node: Turn(
+                node,
+                entry["host"],
+                entry["kind"],
+                entry["overlapped"],
+                tuple(entry["gap"]),
+                entry["observed"],
+            )
             for node, entry in turns.items()
         }
         over = {node for node, entry in turns.items() if entry["ended"] is not None}
@@ -303,6 +315,14 @@ def _report(data: Mapping[str, Any], now: float) -> dict[str, Any]:
             }
             for turn in turns
         ],
+        "canary": next(
+            (
+                {"node": turn["node"], **turn["figures"]["canary"]}
+                for turn in turns
+                if "canary" in turn["figures"]
+            ),
+            {},
+        ),
         "missing": [w["node"] for w in data["workers"] if w["presence"] == "missing"],
         "failure": _failure(data),
     }

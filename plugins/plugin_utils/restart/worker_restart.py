@@ -11,12 +11,17 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ansible_collections.celery_fleet.core.plugins.module_utils import text
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import canary
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     STAND_IN,
     FleetWorker,
     Turn,
 )
+
+# Seconds between two looks at the figures of a canary, which writes them every 10 s.
+_LOOK = 5.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,14 @@ class HostRequest:
             this roll.
         probe: Nodes to send a canary to, in the form of `celery_fleet.ops.probe`.
         forget: A node that was removed permanently.
+        figures: Units whose tasks and memory are asked for, each with the files of its counts and its release's note.
     """
 
     do: tuple[tuple[str, Any], ...] = ()
     reconcile: Literal["", "once", "again"] = ""
     probe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     forget: str = ""
+    figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,13 @@ class HostAnswer:
         units: States of the turn's units, from the script `turn`.
         differs: Whether the unit differs from the desired state, if that was requested.
         errors: Errors that the probe found, or its own.
+        figures: Figures of the units that were asked for, from the script `turn`.
     """
 
     units: Mapping[str, Mapping[str, Any]]
     differs: bool = True
     errors: tuple[str, ...] = ()
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class TurnError(Exception):
@@ -95,6 +104,7 @@ class WorkerRestart:
         timeout: float,
         tasks: tuple[str, ...] = (),
         forced: bool = False,
+        limits: canary.Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.turn = turn
@@ -107,6 +117,7 @@ class WorkerRestart:
         self._timeout = timeout
         self._tasks = tasks
         self._forced = forced
+        self._limits = limits if turn.observed else None
         self._clock = clock
 
     @property
@@ -140,11 +151,16 @@ class WorkerRestart:
             return
         if unit["active"] == "active" and self.turn.kind == "start":
             raise Postponed
+        before = canary.Figures()
+        if self._limits:
+            before = (yield from self._figures(self.worker.unit))[self.worker.unit]
         if self.turn.overlapped:
-            seen = yield from self._stand_in()
+            seen = yield from self._stand_in(before)
         yield from self._restart(self._own(seen))
         if self.turn.overlapped:
             yield from self._stand_down()
+        elif self._limits:
+            yield from self._observe(self._limits, self.worker.unit, before)
 
     # -- steps -----------------------------------------------------------------------------------------
 
@@ -221,8 +237,8 @@ class WorkerRestart:
         self.figures["gate"] = round(self._clock() - begin, 3)
         return seen
 
-    def _stand_in(self) -> Generator[HostRequest, HostAnswer, HostAnswer]:
-        """Start a second instance under another name, which serves before the first one stops."""
+    def _stand_in(self, before: canary.Figures) -> Generator[HostRequest, HostAnswer, HostAnswer]:
+        """Start a second instance under another name, which serves before the first one stops, and observe a canary."""
         name = self._unit(self.worker.name + STAND_IN)
         what = "starting a second instance"
         node = f"{self.worker.name}{STAND_IN}@{self.worker.host}"
@@ -232,6 +248,8 @@ class WorkerRestart:
             old = seen.units[name]["invocation"]
             unit = yield from self._started(name, old, (("restart", name),), what)
             seen = yield from self._gate(node, name, unit)
+            if self._limits:
+                seen = yield from self._observe(self._limits, name, before)
         except TurnError as error:
             # Blame the second instance: the worker itself was not touched.
             error.unit = name
@@ -240,8 +258,52 @@ class WorkerRestart:
             yield from self._stand_down()
             raise
         self.line = "a second instance serves"
-        self.figures = {"stand_in_gate": self.figures["gate"]}
+        observed = {name: self.figures[name] for name in ("canary",) if name in self.figures}
+        self.figures = {"stand_in_gate": self.figures["gate"], **observed}
         return seen
+
+    def _figures(
+        self, *units: str
+    ) -> Generator[HostRequest, HostAnswer, dict[str, canary.Figures]]:
+        paths = self._paths
+        files = {
+            unit: {
+                "counts": f"{paths.state}/metrics/worker-{_name(unit)}.json",
+                "note": f"{paths.root}/pins/worker-{_name(unit)}/release.json",
+            }
+            for unit in units
+        }
+        seen = yield HostRequest(figures=files)
+        return {unit: canary.figures(seen.figures.get(unit)) for unit in units}
+
+    def _observe(
+        self, limits: canary.Limits, name: str, before: canary.Figures
+    ) -> Generator[HostRequest, HostAnswer, HostAnswer]:
+        """Compare a unit that runs the new release with the old one for some time."""
+        units = [name] if name == self.worker.unit else [name, self.worker.unit]
+        begin, looked = self._clock(), float("-inf")
+        seen = yield HostRequest()
+        invocation = seen.units[name]["invocation"]
+        observation = canary.Observation(limits, before)
+        while True:
+            passed = self._clock() - begin
+            if passed - looked >= _LOOK or passed >= limits.seconds:
+                found = yield from self._figures(*units)
+                observation.add(passed, found[name], found.get(units[1]) if units[1:] else None)
+                looked = passed
+            if passed >= limits.seconds or observation.failing():
+                break
+            self.line = f"observing the canary, {text.count(observation.tasks, 'task')} so far"
+            seen = yield HostRequest()
+            unit = seen.units[name]
+            if unit["active"] != "active" or unit["invocation"] != invocation:
+                raise TurnError(f"ended while it was observed: {described(unit)}", name)
+        verdict = observation.verdict()
+        self.figures["canary"] = verdict.as_dict()
+        if verdict.refusals:
+            raise TurnError(f"is refused as the canary: {'; '.join(verdict.refusals)}", name)
+        self.line = f"passed as the canary, {'; '.join(verdict.figures)}"
+        return (yield HostRequest())
 
     def _stand_down(self) -> Steps:
         name = self._unit(self.worker.name + STAND_IN)
@@ -302,15 +364,20 @@ class WorkerRestart:
 
 def described(unit: Mapping[str, Any]) -> str:
     """Return one line with state, result and the daemon's own status text."""
-    text = f"it is {unit['active']} ({unit['sub']}"
+    words = f"it is {unit['active']} ({unit['sub']}"
     if unit["result"] not in ("success", ""):
-        text += f", result {unit['result']}, exit status {unit['exit_status']}"
+        words += f", result {unit['result']}, exit status {unit['exit_status']}"
     if unit["restarts"]:
-        text += f", restarted {unit['restarts']} times"
-    text += ")"
+        words += f", restarted {unit['restarts']} times"
+    words += ")"
     if unit["status"] and unit["pid"]:
-        text += f" and says “{unit['status']}”"
-    return text
+        words += f" and says “{unit['status']}”"
+    return words
+
+
+def _name(unit: str) -> str:
+    """Return the name of a worker from its unit."""
+    return unit.partition("@")[2].removesuffix(".service")
 
 
 def _tasks_left(unit: Mapping[str, Any]) -> str:

@@ -33,12 +33,14 @@ _DOUBT = TTL - INTERVAL
 _LOOK = 0.2
 
 DIRECTORY = "/run/celery-fleet"
+# What was deployed and which release the fleet holds; on the lease's host for runs, on the others for operators.
+RECORDS = "/var/lib/celery-fleet/releases"
 
 # This clock keeps running while a machine sleeps, like leases. On systems without it, CLOCK_MONOTONIC does the same.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 Answer = Mapping[str, Any]
-Do = Literal["acquire", "renew", "release"]
+Do = Literal["acquire", "renew", "release", "look"]
 
 
 def now() -> float:
@@ -60,6 +62,7 @@ def request(app: str, do: Do, token: str, who: str = "") -> dict[str, Any]:
         "token": token,
         "owner": who,
         "ttl": TTL,
+        "record": f"{RECORDS}/{app}.json",
     }
 
 

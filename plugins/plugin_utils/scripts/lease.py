@@ -1,10 +1,11 @@
 """Takes, renews or returns the lease of a fleet; runs on the lease's host, as root, by `python3 -S -I -c`.
 
-Input: {"directory": directory of leases, "app": name of the application, "do": "acquire" | "renew" | "release",
-"token": secret of the holder, "owner": description of the holder, "ttl": seconds until a lease expires}.
+Input: {"directory": directory of leases, "app": name of the application, "do": "acquire" | "renew" | "release" |
+"look", "token": secret of the holder, "owner": description of the holder, "ttl": seconds until a lease expires,
+"record": file of the fleet's releases}.
 Output: {"state": "ours" | "held" | "gone", "owner", "since": Unix time, "age": seconds since the last renewal,
 "token_id": identifies a holder, "renewed": changes with each renewal, "silent": the expired lease that was taken over,
-if any}.
+if any}. To acquire and look also "record": the content of that file.
 
 Ages are measured with this host's monotonic clock, so clocks of hosts don't have to agree. It restarts with each boot,
 and so does /run, which contains the leases.
@@ -87,14 +88,30 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     return shown("ours", fresh, None if ours else lease)
 
 
+def record(path: str) -> dict[str, Any]:
+    """Return the record of the fleet's releases, which this host keeps for the others."""
+    try:
+        return dict(json.loads(Path(path).read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        sys.exit(
+            f"{path} can't be read ({error}): repair or remove it; without it no release is held"
+        )
+
+
 def main() -> None:
     """Answer one request, under the lock."""
     asked = json.load(sys.stdin)
+    if asked["do"] == "look":
+        print(json.dumps({"state": "gone", "record": record(asked["record"])}))
+        return
     directory = Path(asked["directory"])
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     with open(directory / f"{asked['app']}.lease.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        print(json.dumps(answer(asked)))
+        found = {"record": record(asked["record"])} if asked["do"] == "acquire" else {}
+        print(json.dumps({**answer(asked), **found}))
 
 
 if __name__ == "__main__":

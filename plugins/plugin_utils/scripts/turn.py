@@ -1,11 +1,14 @@
 """Starts and stops workers' units and returns their state; runs on the host, as root, by `python3 -S -I -c`.
 
 Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.json, or empty}, "seen": their states in
-the last answer, "wait": seconds to wait for a change, "journals": [units for which to return the last lines]}.
+the last answer, "wait": seconds to wait for a change, "journals": [units for which to return the last lines],
+"figures": {unit: {"counts": file of its worker's counts, "note": file of its release's note}}}.
 Verbs: start, stop and restart a unit, without waiting (if Ansible is killed, systemd finishes what was begun);
 disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
 Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it failed or empty, for each verb],
-"error": why the units could not be queried}.
+"error": why the units could not be queried, "figures": {unit: {"counts": {task: [successes, failures, seconds of the
+successes]} or null, "tasks": [those that its release registers] or null, "memory": bytes of its processes, "processes":
+their number}}}.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ RECORDS = Path("/run/celery-fleet/fingerprints")
 # Options of a worker that a second instance can't share: the first is the worker's own file, the other would empty the
 # queues.
 NOT_SHARED = re.compile(r"--statedb=.*|--purge")
-_LARGEST = 10_000
+_LARGEST, _LARGEST_COUNTS = 10_000, 1_000_000
+PROC = Path("/proc")
+# Control groups of the second and of the first version.
+GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/systemd"))
 # Fields of a drain's record that are returned.
 RECORDED = {"invocation": str, "running": int, "handed_back": int}
 
@@ -168,11 +174,7 @@ def states(names: list[str]) -> dict[str, dict[str, str]]:
 def record(directory: str) -> dict[str, Any] | None:
     """Return the worker's record of its last drain; None if it does not have our runtime's format."""
     try:
-        # The directory belongs to the application, so follow no link and don't block.
-        path = os.path.join(directory, "drain.json")
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(handle) as stream:
-            found = json.loads(stream.read(_LARGEST))
+        found = json.loads(text_of(os.path.join(directory, "drain.json"), _LARGEST))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(found, dict):
@@ -210,6 +212,82 @@ def look(units: dict[str, str]) -> dict[str, Any]:
     return found
 
 
+def text_of(path: str, largest: int) -> str:
+    """Return the text of a file that the application may have replaced: follow no link and don't block.
+
+    Raises:
+        OSError: It can't be read.
+        ValueError: It is larger.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle) as stream:
+        text = stream.read(largest + 1)
+    if len(text) > largest:
+        raise ValueError("it is too large")
+    return text
+
+
+def counts(path: str) -> dict[str, list[float]] | None:
+    """Return a worker's counts by task, from the file that it writes; None if it does not count."""
+    found: dict[str, list[float]] = {}
+    try:
+        document = json.loads(text_of(path, _LARGEST_COUNTS))
+        if not document["counts_tasks"]:
+            return None
+        for one in document["tasks"]:
+            sums = found.setdefault(str(one["name"]), [0, 0, 0.0])
+            sums[0] += int(one["succeeded"])
+            sums[1] += sum(int(number) for number in one["failed"].values())
+            sums[2] += float(one["runtime"]["sum"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return found
+
+
+def memory(unit: str, pid: int) -> dict[str, int]:
+    """Return the memory of a unit's processes, each page that several of them share divided among them."""
+    sizes = []
+    for process in processes(unit, pid):
+        try:
+            lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # it has just ended
+        sizes += [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
+    return {"memory": 1024 * sum(sizes), "processes": len(sizes)}
+
+
+def processes(unit: str, pid: int) -> list[int]:
+    """Return the processes of a unit, which are all in its control group; none if its main process has ended."""
+    try:
+        lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
+        groups = {group for line in lines if (group := line.split(":", 2)[2]).endswith(f"/{unit}")}
+        paths = [base / group.lstrip("/") / "cgroup.procs" for base in GROUPS for group in groups]
+        found = [path.read_text().split() for path in paths if path.is_file()]
+    except OSError:
+        return []
+    return [int(word) for word in found[0]] if found else []
+
+
+def registered(path: str) -> list[str] | None:
+    """Return the tasks that a release registers, from its note, which only root can write; None without a note."""
+    try:
+        return [str(name) for name in json.loads(Path(path).read_text())["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def figures(asked: dict[str, dict[str, str]], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of units, given the files of their counts and notes, and their states."""
+    return {
+        unit: {
+            "counts": counts(files["counts"]),
+            "tasks": registered(files["note"]),
+            **memory(unit, found.get(unit, {}).get("pid", 0)),
+        }
+        for unit, files in asked.items()
+    }
+
+
 def journal(unit: str) -> str:
     """Return the last lines of a unit's journal."""
     command = ("journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", "--unit", unit)
@@ -231,7 +309,8 @@ def main() -> None:
     except UnitCommandError as trouble:
         error = str(trouble)
     journals = {unit: journal(unit) for unit in asked["journals"]}
-    print(json.dumps({"units": found, "journals": journals, "errors": errors, "error": error}))
+    answer = {"units": found, "journals": journals, "errors": errors, "error": error}
+    print(json.dumps({**answer, "figures": figures(asked.get("figures") or {}, found)}))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from celery_fleet.cli.commands import (
     pauses,
     purge,
     redis,
+    releases,
     results,
     run_,
     schedule,
@@ -43,7 +44,10 @@ class Whole(Group):
 
     sections: Mapping[str, tuple[str, ...]] = MappingProxyType(
         {
-            "Look": ("status", "health", "monitor", "tasks", "task", "result", "schedule", "logs"),
+            "Look": (
+                *("status", "health", "monitor", "tasks", "task", "result", "schedule"),
+                *("releases", "logs"),
+            ),
             "Ask the workers": ("inspect", *inspect.SHORT_FORMS),
             "Act": (
                 *("run", "revoke", "purge", "dead-letters", "pause", "resume"),
@@ -93,6 +97,7 @@ for found in (
     *inspect.SHORT,
     purge.purge,
     dead_letters.dead_letters,
+    releases.releases,
     pauses.pause,
     pauses.resume,
     *services.VERBS,

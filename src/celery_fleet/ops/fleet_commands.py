@@ -57,7 +57,7 @@ class Answer:
 
 
 def census(app: Any) -> dict[str, dict[str, Any]]:
-    """Return queues, processes and pid of every worker that answers.
+    """Return queues, processes and pid of every worker that answers, and how many tasks ended in it in the last hour.
 
     A draining worker consumes none of its queues any more, so it is listed without queues.
     """
@@ -79,6 +79,7 @@ def census(app: Any) -> dict[str, dict[str, Any]]:
             "processes": _processes(stats.get("pool")),
             "pid": stats.get("pid"),
             "state": state,
+            "ended": stats.get("fleet_last_hour", {}).get("ended", 0),
         }
     return found
 

@@ -14,7 +14,7 @@ Instead of nodes or in addition to them, in this order:
 
     "resume": true or {"wait": 20, "nodes": [names]}       -> "resumed": {node: status}
     "pause": {"seconds": 60, "wait": 30, "nodes": [names]} -> "paused": {node: status}
-    "census": true    -> "census": {node: {"queues", "processes", "pid", "state"}}
+    "census": true    -> "census": {node: {"queues", "processes", "pid", "state", "ended"}}
     "forget": [names] -> "forgotten": {node: {"canaries", "tasks", "bindings"}}
 
 A status is {"state", "seconds", "running", "unacked", "handed_back", "held", "polling"}; see

@@ -26,6 +26,7 @@ def run(**more: Any) -> dict[str, Any]:
         "detail": 2.0,
         "node": "mail@worker1",
         "release": "r1",
+        "source": "history",
         **more,
     }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_repository import load
+from scripts import playbooks
 from tests.render.fleet import ROOT, ansible, copy_inventory
 
 # Preflight's plays, where a run may start at any task: they change nothing, and the lease needs all of them.
@@ -25,9 +25,14 @@ REMOVAL_REFUSED = "this run has skipped the first steps of a removal"
 PLAYS = [
     (name, number)
     for name, plays in (
-        ("site.yml", load(ROOT / "playbooks/site.yml")),
-        ("restart_workers.yml", load(ROOT / "playbooks/restart_workers.yml")),
-        ("plan.yml", load(ROOT / "playbooks/plan.yml")),
+        (name, playbooks.plays(ROOT / "playbooks" / name))
+        for name in (
+            "site.yml",
+            "restart_workers.yml",
+            "plan.yml",
+            "deploy_app.yml",
+            "rollback_app.yml",
+        )
     )
     # The first one imports preflight's plays.
     for number in range(PREFLIGHT, PREFLIGHT + len(plays) - 1)

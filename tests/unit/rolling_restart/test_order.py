@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     RollError,
     RollSnapshot,
     Turn,
+    canary,
     consumers,
     deferred,
     next_turn,
@@ -68,6 +69,43 @@ def test_rounds_follow_the_policy(percent: int, batch: int, rounds: list[int]) -
     steps = simulate(FOUR, Policy(percent, batch))
     assert [len(step.turns) for step in steps] == rounds
     assert not any(turn.gap or turn.overlapped for step in steps for turn in step.turns)
+
+
+def test_the_canary_goes_first_beside_the_old_release() -> None:
+    rounds = simulate(FOUR, Policy(canary="a@h2"))
+    assert rounds[0].turns == (Turn("a@h2", "h2", "restart", overlapped=True, observed=True),)
+    assert not any(turn.observed for step in rounds[1:] for turn in step.turns)
+    assert "a@h2 is the canary: the others wait while it is observed" in describe(
+        FOUR, Policy(canary="a@h2")
+    )
+    # It can't be overlapped with one process, so it is observed after its restart.
+    one = [replace(each, processes=1) for each in FOUR]
+    assert simulate(one, Policy(canary="a@h2"))[0].turns[0] == Turn(
+        "a@h2", "h2", "restart", observed=True
+    )
+
+
+def test_without_the_canary_s_host_another_pilot_is_observed() -> None:
+    state = RollSnapshot(tuple(FOUR), Policy(canary="a@h2"), joined=frozenset({"h1"}))
+    assert ready(state, "restart") == [
+        Turn("a@h1", "h1", "restart", overlapped=True, observed=True)
+    ]
+
+
+def test_the_busiest_worker_that_can_be_overlapped_is_the_canary() -> None:
+    workers = [
+        restarting("a@h1", busy=5),
+        restarting("b@h1", busy=50, processes=1),
+        restarting("c@h1", busy=9),
+        worker("d@h1", busy=99),
+    ]
+    assert canary(workers) == "c@h1"
+    assert canary(workers, "b") == "b@h1"
+    assert canary(workers, "a@h1") == "a@h1"
+    assert canary([worker("d@h1")]) is None
+    assert canary([worker("d@h1")], "b") is None
+    with pytest.raises(RollError, match="celery_canary_worker is d, and no worker of this name"):
+        canary(workers, "d")
 
 
 def test_with_all_capacity_every_worker_is_overlapped() -> None:

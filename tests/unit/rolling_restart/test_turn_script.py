@@ -190,7 +190,80 @@ def test_the_script_only_needs_the_standard_library() -> None:
         "journals": {},
         "errors": ["unknown order juggle"],
         "error": "",
+        "figures": {},
     }
+
+
+COUNTED = {
+    "counts_tasks": True,
+    "tasks": [
+        {"name": "pay", "queue": "a", "succeeded": 3, "failed": {"E": 1}, "runtime": {"sum": 1.5}},
+        {"name": "pay", "queue": "b", "succeeded": 1, "failed": {"F": 2}, "runtime": {"sum": 0.5}},
+        {"name": "mail", "queue": "a", "succeeded": 1, "failed": {}, "runtime": {"sum": 9}},
+    ],
+}
+
+
+def test_a_worker_s_counts_are_added_up_by_task(tmp_path: Path) -> None:
+    path = tmp_path / "worker-a.json"
+    path.write_text(json.dumps(COUNTED))
+    assert turn.counts(str(path)) == {"pay": [4, 3, 2.0], "mail": [1, 0, 9.0]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        json.dumps({**COUNTED, "counts_tasks": False}),
+        json.dumps({**COUNTED, "tasks": [{"name": "pay", "succeeded": "many", "failed": {}}]}),
+        json.dumps(COUNTED) + " " * 1_000_000,
+    ],
+)
+def test_a_file_that_is_no_count_is_none(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "worker-a.json"
+    path.write_text(content)
+    assert turn.counts(str(path)) is None
+    assert turn.counts(str(tmp_path / "nowhere")) is None
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    path.write_text(json.dumps(COUNTED))
+    assert turn.counts(str(link)) is None
+
+
+def test_the_tasks_of_a_unit_are_those_of_its_release(tmp_path: Path) -> None:
+    note = tmp_path / "release.json"
+    note.write_text(json.dumps({"tasks": ["pay", "mail"]}))
+    counted = tmp_path / "worker-a.json"
+    counted.write_text(json.dumps(COUNTED))
+    asked = {"a.service": {"counts": str(counted), "note": str(note)}}
+    found = turn.figures(asked, {"a.service": {"pid": 0}})["a.service"]
+    assert found["tasks"] == ["pay", "mail"]
+    assert found["counts"] == turn.counts(str(counted))
+    note.write_text("{}")
+    assert turn.registered(str(note)) is None
+    assert turn.registered(str(tmp_path / "nowhere")) is None
+
+
+@pytest.mark.parametrize("line", ["0::/shop.slice/{}", "1:name=systemd:/shop.slice/{}"])
+def test_the_memory_of_a_unit_is_that_of_its_control_group(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = "shop-worker@a.service"
+    monkeypatch.setattr(turn, "PROC", tmp_path / "proc")
+    base = tmp_path / ("systemd" if "name=" in line else "")
+    monkeypatch.setattr(turn, "GROUPS", (tmp_path, tmp_path / "systemd"))
+    for pid, size in ((7, 100), (8, 50)):
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        (tmp_path / f"proc/{pid}/smaps_rollup").write_text(f"Rss: 900 kB\nPss: {size} kB\n")
+    (tmp_path / "proc/7/cgroup").write_text(line.format(unit) + "\n")
+    group = base / "shop.slice" / unit
+    group.mkdir(parents=True)
+    (group / "cgroup.procs").write_text("7\n8\n9\n")
+    assert turn.memory(unit, 7) == {"memory": 150 * 1024, "processes": 2}
+    assert turn.memory("shop-worker@b.service", 7) == {"memory": 0, "processes": 0}
+    assert turn.memory(unit, 0) == {"memory": 0, "processes": 0}
 
 
 SHOWN = """LoadState=loaded

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary import Limits
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     FleetWorker,
     Kind,
@@ -87,7 +88,7 @@ def host(
 ) -> Host:
     one = one or restarting("a@h1", "q")
     now = [0.0]
-    turn = Turn(one.node, one.host, kind, overlapped)
+    turn = Turn(one.node, one.host, kind, overlapped, observed="limits" in options)
     return Host(WorkerRestart(turn, one, PLACE, timeout=30, clock=lambda: now[0], **options), now)
 
 
@@ -437,3 +438,111 @@ def test_leftovers_of_a_killed_run_are_removed() -> None:
     assert what["other_unit"] == NEXT
     assert what["other_environment"] == "/etc/celery-fleet/shop/worker-a.next.env"
     assert h.requests[-1].forget == "a.next@h1"
+
+
+# -- a canary ----------------------------------------------------------------------------------------------
+
+LIMITS = Limits(seconds=60, min_tasks=20)
+COUNTS, NEXT_COUNTS = (
+    {
+        "counts": f"/var/lib/shop/metrics/worker-{name}.json",
+        "note": f"/opt/shop/pins/worker-{name}/release.json",
+    }
+    for name in ("a", "a.next")
+)
+
+
+def found(succeeded: int, failed: int = 0) -> dict[str, Any]:
+    return {"counts": {"pay": [succeeded, failed, 0.1 * succeeded]}, "memory": 800, "processes": 2}
+
+
+def observed(h: Host, failed: int) -> None:
+    """Let the canary run 100 tasks, of which some fail, while the host is observed for 60 seconds."""
+    ran = 0
+    for _ in range(100):
+        request = h.requests[-1]
+        if request.do and h.now[0]:
+            return
+        if request.figures:
+            ran += 1
+            share = min(100, 8 * ran)
+            figures = {
+                unit: found(1000)
+                if unit == UNIT
+                else found(share - failed * share // 100, failed * share // 100)
+                for unit in request.figures
+            }
+            h.step(figures=figures)
+        else:
+            h.now[0] += 2.0
+            h.step()
+    raise AssertionError("the observation does not end")
+
+
+def test_a_canary_runs_beside_the_old_release_before_it_is_restarted() -> None:
+    h = host(overlapped=True, limits=LIMITS)
+    assert h.until("figures").figures == {UNIT: COUNTS}
+    h.step(figures={UNIT: found(1000)})
+    h.until("restart")
+    assert h.requests[-1].do == (("restart", NEXT),)
+    h.starts_anew(NEXT)
+    h.until("probe")
+    h.until("figures")
+    assert h.requests[-1].figures == {NEXT: NEXT_COUNTS, UNIT: COUNTS}
+    observed(h, failed=1)
+    assert 60 <= h.now[0] < 63
+    assert h.requests[-1].do == (("restart", UNIT),)
+    assert h.restart.figures["canary"]["refusals"] == []
+    assert h.restart.figures["canary"]["tasks"] == 80
+
+
+def test_a_canary_whose_tasks_fail_is_stopped_early_and_the_old_release_is_left_alone() -> None:
+    h = host(overlapped=True, limits=LIMITS)
+    h.until("figures")
+    h.step(figures={UNIT: found(1000)})
+    h.until("restart")
+    h.starts_anew(NEXT)
+    h.until("probe")
+    h.until("figures")
+    observed(h, failed=50)
+    assert h.now[0] < 30
+    assert h.requests[-1].do == (("stop", NEXT),)
+    assert h.restart.failure is not None
+    assert "is refused as the canary: 5" in str(h.restart.failure)
+    assert h.restart.failure.unit == NEXT
+    h.show(NEXT, active="inactive", pid=0)
+    assert h.step().do[0][0] == "clear"
+    with pytest.raises(TurnError, match="refused as the canary"):
+        h.step()
+    assert ("restart", UNIT) not in [verb for request in h.requests for verb in request.do]
+
+
+def test_a_canary_that_can_t_be_overlapped_is_observed_after_its_restart() -> None:
+    h = host(limits=LIMITS)
+    assert h.until("figures").figures == {UNIT: COUNTS}
+    h.step(figures={UNIT: found(1000)})
+    h.until("restart")
+    h.starts_anew()
+    h.until("probe")
+    assert h.until("figures").figures == {UNIT: COUNTS}
+    while h.now[0] < 58:
+        h.now[0] += 2.0
+        h.step()
+    h.now[0] = 60.0
+    h.step()
+    with pytest.raises(TurnError, match="could not be judged, because its tasks are not counted"):
+        h.step(figures={UNIT: {"counts": None, "memory": 0, "processes": 0}})
+
+
+def test_a_canary_that_ends_is_refused() -> None:
+    h = host(overlapped=True, limits=LIMITS)
+    h.until("figures")
+    h.step(figures={UNIT: found(1000)})
+    h.until("restart")
+    h.starts_anew(NEXT)
+    h.until("probe")
+    h.until("figures")
+    h.step(figures={NEXT: found(0), UNIT: found(1000)})
+    h.show(NEXT, invocation="crashed and came back", pid=21)
+    h.step()
+    assert "ended while it was observed" in str(h.restart.failure)

@@ -23,6 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lease import
 
 def ask(directory: Path, do: str, token: str, ttl: float = 30, app: str = "shop") -> dict[str, Any]:
     asked = {"directory": str(directory), "app": app, "do": do, "token": token, "ttl": ttl}
+    asked["record"] = str(directory / "record.json")
     done = subprocess.run(
         [sys.executable, "-S", "-I", "-c", host_scripts.script("lease")],
         input=json.dumps({**asked, "owner": f"owner of {token}"}),
@@ -32,6 +33,25 @@ def ask(directory: Path, do: str, token: str, ttl: float = 30, app: str = "shop"
         timeout=20,
     )
     return dict(host_scripts.answer({"rc": 0, "stdout": done.stdout}))
+
+
+def test_the_record_of_the_releases_comes_with_the_lease_and_without_it(tmp_path: Path) -> None:
+    assert ask(tmp_path, "look", "") == {"state": "gone", "record": {}}
+    (tmp_path / "record.json").write_text('{"current": "abc"}')
+    assert ask(tmp_path, "look", "")["record"] == {"current": "abc"}
+    assert not list(tmp_path.glob("*.lease.*")), "a look leaves nothing"
+    assert ask(tmp_path, "acquire", "one")["record"] == {"current": "abc"}
+    assert ask(tmp_path, "acquire", "two")["record"] == {"current": "abc"}
+    assert "record" not in ask(tmp_path, "renew", "one")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_a_record_that_is_damaged_is_not_taken_for_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        ask(tmp_path, "look", "")
+    assert "record.json can't be read" in error.value.stderr
+    assert "Traceback" not in error.value.stderr
 
 
 # -- on the host -------------------------------------------------------------------------------------------
@@ -96,6 +116,7 @@ def test_a_damaged_lease_or_one_of_an_earlier_boot_is_replaced(
 def test_only_one_of_many_concurrent_runs_gets_it(tmp_path: Path) -> None:
     command = [sys.executable, "-S", "-I", "-c", host_scripts.script("lease")]
     asked = {"directory": str(tmp_path), "app": "shop", "do": "acquire", "owner": "o", "ttl": 30}
+    asked["record"] = str(tmp_path / "record.json")
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,4 +89,6 @@ def test_it_runs_against_real_servers_and_leaves_nothing() -> None:
         assert f"### {name}\n" in done.stdout
     for what in ("tasks a second", "p99", "processor time of Redis", "commands a second"):
         assert what in done.stdout
+    (added,) = re.findall(r"the history adds \| (\d+\.\d) µs", done.stdout)
+    assert float(added) > 0
     assert not list((ROOT / ".state" / "bench").glob("delivery-*"))

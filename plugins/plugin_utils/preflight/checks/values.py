@@ -34,6 +34,12 @@ CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 _OWN_ELEMENTS: Final = ("celery_release_commands",)
 # Variables for the command line: `-e name=value` turns every value into text, which their roles accept.
 COMMAND_LINE: Final = (
+    "celery_canary_max_failures",
+    "celery_canary_max_growth",
+    "celery_canary_max_memory",
+    "celery_canary_max_slowdown",
+    "celery_canary_min_tasks",
+    "celery_canary_seconds",
     "celery_pause_all",
     "celery_pause_hosts",
     "celery_pause_queues",

@@ -22,6 +22,7 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "celery_release": ("celery_workers", "celery_beat", "celery_producers"),
     "celery_worker": ("celery_workers",),
     "celery_restart": ("celery_workers",),
+    "celery_canary": ("celery_workers",),
     "celery_pause": ("celery_workers",),
     "celery_beat": ("celery_beat",),
     "celery_producer": ("celery_producers",),

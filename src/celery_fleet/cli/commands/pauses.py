@@ -100,14 +100,17 @@ def pause(
     ]
     nodes = affected(application, chosen)
     deadline = time.monotonic() + wait
+    told = _tell_refused(found)
     while (rest := _rest(nodes, found)) and time.monotonic() < deadline:
         time.sleep(min(INTERVAL, max(deadline - time.monotonic(), 0)))
         with contextlib.suppress(CommandError):  # the broker may be away for a moment
             found = {**_ask(context, "ask"), "changed": found["changed"]}
+            told |= _tell_refused(found, told)
     _tell(context, found, lines, nodes)
     if wait and rest:
         raise CommandError(f"after {wait:g} s {', '.join(rest)}", BAD)
-    _judge(found)
+    if _refused(found):
+        raise click.exceptions.Exit(BAD)
 
 
 @command(
@@ -144,7 +147,8 @@ def resume(
         raise CommandError(
             f"{', '.join(map(_words, missing))} was not paused; paused is {have or 'nothing'}", BAD
         )
-    _judge(found)
+    if _tell_refused(found):
+        raise click.exceptions.Exit(BAD)
 
 
 def operator() -> str:
@@ -208,7 +212,9 @@ def affected(application: Application, chosen: Iterable[str]) -> dict[str, list[
 
 
 def _rest(nodes: Mapping[str, Iterable[str]], found: Mapping[str, Any]) -> list[str]:
-    """Return what may still run in the queues of these nodes, in words."""
+    """Return what may still run in the queues of these nodes, in words; nothing of those that can't be paused."""
+    refused = _refused(found)
+    nodes = {node: queues for node, queues in nodes.items() if node not in refused}
     number, silent = running(nodes, found), _silent(nodes, found)
     rest = [f"{count(number, 'task')} still {_run(number)}"] if number else []
     rest += [f"{node} does not answer" for node in silent]
@@ -274,18 +280,18 @@ def _moment(seconds: Any) -> datetime | None:
     return datetime.fromtimestamp(float(seconds), UTC) if seconds else None
 
 
-def _judge(found: Mapping[str, Any]) -> None:
-    """Report workers that can't be paused.
-
-    Raises:
-        CommandError: There are some.
-    """
-    refused = {
-        node: reply.get("why_not") or reply.get("error")
+def _refused(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return why workers can't be paused, by node."""
+    return {
+        node: str(reply.get("why_not") or reply.get("error"))
         for node, reply in sorted(found["workers"].items())
         if reply.get("why_not") or reply.get("error")
     }
-    if refused:
-        raise CommandError(
-            "; ".join(f"{node} does not obey pauses: {why}" for node, why in refused.items()), BAD
-        )
+
+
+def _tell_refused(found: Mapping[str, Any], told: Iterable[str] = ()) -> set[str]:
+    """Report workers that can't be paused, but for those that were told of; return their nodes."""
+    refused = _refused(found)
+    for node in sorted(refused.keys() - set(told)):
+        output.say(f"celery-fleet: {node} does not obey pauses: {refused[node]}", err=True)
+    return set(refused)

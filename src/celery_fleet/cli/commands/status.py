@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from celery_fleet.cli import ask, output, slo, units
+from celery_fleet.cli import ask, output, releases, slo, units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.commands import pauses
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
@@ -28,6 +28,7 @@ class StatusReport:
         dead_letters: How many there are; None if unknown.
         slos: How workers have kept their SLOs.
         pauses: What operators have paused.
+        hold: The release that the fleet holds, if it holds one.
     """
 
     units: list[units.UnitStatus]
@@ -40,6 +41,7 @@ class StatusReport:
     dead_letters: int | None = None
     slos: list[slo.Kept] = field(default_factory=list)
     pauses: list[Mapping[str, Any]] = field(default_factory=list)
+    hold: Mapping[str, Any] | None = None
 
     @property
     def status(self) -> int:
@@ -63,6 +65,7 @@ class StatusReport:
             "dead_letters": self.dead_letters,
             "slos": [one.as_dict() for one in self.slos],
             "pauses": self.pauses,
+            "hold": self.hold,
             "due": self.due,
         }
 
@@ -83,6 +86,7 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
         if not unit.ok
     ]
     found.due = next_due(application)
+    found.hold = releases.record(application.name).get("hold")
     if not has_release(application):
         others = sorted(
             {node.partition("@")[2] for node in application.workers} or {"a host of workers"}
@@ -244,6 +248,7 @@ def show(found: StatusReport, application: Application) -> None:
             ],
         )
     pauses.show(found.pauses)
+    releases.say_hold(found.hold)
     if found.dead_letters:
         output.say(
             f"Dead letters: {found.dead_letters}; to see them: celery-fleet dead-letters list\n"

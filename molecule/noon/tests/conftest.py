@@ -1,0 +1,44 @@
+"""What the tests of this scenario share; `restarts` has the load and its record."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest puts no directory of tests on the path in its mode `importlib`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from deploys import Deploys
+from ground import Ground
+from modes import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_collection_modifyitems,
+    pytest_configure,
+)
+from support.inventory import load_fleet
+from support.skips import (  # noqa: F401  # the same
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
+from scripts.restarts.verdicts import (  # noqa: F401  # the same
+    pytest_runtest_logreport,
+    pytest_runtest_protocol,
+    pytest_runtest_teardown,
+)
+
+
+@pytest.fixture(scope="session")
+def ground() -> Ground:
+    """The hosts of this scenario."""
+    return Ground(load_fleet(), "noon")
+
+
+@pytest.fixture(scope="session")
+def deploys(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Deploys:
+    """Releases of the application, and what is done with them."""
+    return Deploys(ground, tmp_path_factory.mktemp("releases"))

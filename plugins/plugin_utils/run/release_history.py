@@ -1,0 +1,328 @@
+"""Decides which release a fleet runs, and keeps the record of what was deployed.
+
+The record is a file on the host of the lease, `lease.RECORDS`; other hosts have copies for operators:
+
+    {"format": 1, "current": "<id of the release that serves>",
+     "hold": {"release": "<id>", "by": "ana", "at": <Unix time>, "why": "…"} or null,
+     "history": [{"release": "<id>", "what": "git … main", "by": "ana", "at": <Unix time>, "result": "deployed",
+                  "why": "…", "canary": {…}}, …]}
+
+A hold has `site.yml` keep a release whatever the inventory's source is. A deploy sets one on the release that serves
+before it changes anything. So if it is killed, the next run of `site.yml` goes back to that release, and the next
+deploy continues. A deploy that succeeds lifts it, unless it was told which release to deploy.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
+
+FORMAT: Final = 1
+#: Entries that the history keeps.
+KEPT: Final = 50
+
+DEPLOYED, BACK, REFUSED = "deployed", "rolled back", "refused"
+
+_ID = re.compile(r"[0-9a-f]{12}")
+
+
+class ChoiceError(UserError):
+    """The release that was asked for can't be deployed. The message says why and what to do instead."""
+
+
+@dataclass(frozen=True)
+class ReleaseChoice:
+    """What a run deploys.
+
+    Attributes:
+        kept: Id of a release that the hosts keep; empty if the source is packed.
+        source: celery_app_source, with what was asked for.
+        current: Id of the release that serves; empty before the first one.
+        holds: Whether the fleet holds the release afterwards, because the inventory does not name it.
+        what: The source in words.
+        why: The operator's reason.
+    """
+
+    kept: str
+    source: Mapping[str, Any]
+    current: str
+    holds: bool
+    what: str
+    why: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The releases of all hosts of a run, from the script `releases`."""
+
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def everywhere(self) -> list[str]:
+        """Return the releases that every host keeps, the newest first."""
+        kept = [set(answer["kept"]) for answer in self.answers.values()]
+        return sorted(set.intersection(*kept) if kept else (), key=self.built, reverse=True)
+
+    @property
+    def anywhere(self) -> set[str]:
+        """Return the releases that any host keeps."""
+        return {name for answer in self.answers.values() for name in answer["kept"]}
+
+    def built(self, release: str) -> float:
+        """Return when a release was built on the first host that has it."""
+        found = (answer["kept"].get(release) for answer in self.answers.values())
+        return next((float(note["built"]) for note in found if note), 0.0)
+
+    def without(self, release: str) -> list[str]:
+        """Return the hosts that don't keep a release."""
+        return [host for host, answer in self.answers.items() if release not in answer["kept"]]
+
+    def current(self) -> str:
+        """Return the release that most hosts use by hand; empty before the first one."""
+        links = [str(answer["current"]) for answer in self.answers.values() if answer["current"]]
+        return max(links, key=links.count, default="")
+
+    def runs_everywhere(self, release: str) -> bool:
+        """Return whether every process and every host uses this release."""
+        used = {
+            str(name)
+            for answer in self.answers.values()
+            for name in (*answer["pins"].values(), answer["current"])
+        }
+        return used == {release}
+
+    def one_way(self, release: str) -> list[str]:
+        """Return the one-way migrations that a release knows."""
+        found = (answer["kept"].get(release) for answer in self.answers.values())
+        return next((list(note["one_way"]) for note in found if note), [])
+
+
+def to_deploy(
+    asked: str, source: Mapping[str, Any], record: Mapping[str, Any], hosts: Hosts, why: str = ""
+) -> ReleaseChoice:
+    """Return what `deploy_app.yml` deploys.
+
+    Args:
+        asked: A git reference, an archive, a package's version or the id of a kept release; empty for the inventory's.
+        source: celery_app_source.
+        record: The record.
+        hosts: The releases of the hosts.
+        why: The operator's reason.
+
+    Raises:
+        ChoiceError: It can't be deployed.
+    """
+    current = str(record.get("current") or "") or hosts.current()
+    if asked in hosts.anywhere:
+        _require_kept(asked, hosts)
+        return ReleaseChoice(asked, source, current, True, f"release {asked}", why)
+    changed = with_reference(source, asked) if asked else source
+    holds = {**changed} != {**source}
+    return ReleaseChoice("", changed, current, holds, words(changed), why)
+
+
+def with_reference(source: Mapping[str, Any], asked: str) -> dict[str, Any]:
+    """Return celery_app_source with another version of the same source.
+
+    Raises:
+        ChoiceError: The source has no versions.
+    """
+    if source.get("git"):
+        return {**source, "version": asked}
+    if source.get("archive"):
+        # The checksum is that of the inventory's archive.
+        return {**{k: v for k, v in source.items() if k != "checksum"}, "archive": asked}
+    if source.get("pip"):
+        name = re.split(r"[=<>!~; \[]", str(source["pip"]), maxsplit=1)[0]
+        return {**source, "pip": f"{name}=={asked}"}
+    if _ID.fullmatch(asked):
+        raise ChoiceError(
+            f"release={asked}: no host keeps this release. `celery-fleet releases` lists those that are kept."
+        )
+    raise ChoiceError(
+        f"release={asked}: celery_app_source is the directory {source.get('path')}, which has no versions. Leave "
+        "`release` out to deploy what is there, name the id of a kept release, or give the source by git."
+    )
+
+
+def words(source: Mapping[str, Any]) -> str:
+    """Return a source in words, without passwords."""
+    if source.get("git"):
+        return hide_logins(f"{source.get('version') or 'HEAD'} of {source['git']}")
+    return hide_logins(
+        str(next((source[k] for k in ("archive", "pip", "path") if source.get(k)), ""))
+    )
+
+
+def to_go_back(
+    asked: str, record: Mapping[str, Any], hosts: Hosts, *, accepted: bool, why: str = ""
+) -> ReleaseChoice:
+    """Return what `rollback_app.yml` goes back to.
+
+    Args:
+        asked: Id of a kept release; empty for the last one that served before the current one.
+        record: The record.
+        hosts: The releases of the hosts.
+        accepted: Whether one-way migrations are accepted.
+        why: The operator's reason.
+
+    Raises:
+        ChoiceError: There is no such release, or the database has changed for good since.
+    """
+    current = str(record.get("current") or "") or hosts.current()
+    target = asked or before(record, current, hosts)
+    if not target:
+        raise ChoiceError(
+            f"no earlier release is recorded that all hosts keep. {_kept(hosts)} "
+            "Name one with -e release=, or deploy another version with deploy_app.yml."
+        )
+    _require_kept(target, hosts)
+    if hosts.runs_everywhere(target):
+        raise ChoiceError(
+            f"release {target} is the one that runs. Nothing was changed. {_kept(hosts)}"
+        )
+    require_two_way(current, target, hosts, accepted=accepted)
+    return ReleaseChoice(target, {}, current, True, f"release {target}", why)
+
+
+def after_refusal(release: str, choice: Mapping[str, Any]) -> ReleaseChoice:
+    """Return the way back from a release that a deploy has refused; `choice` was the deploy's."""
+    current = str(choice["current"])
+    return ReleaseChoice(
+        current, {}, current, True, f"release {current}", f"release {release} was refused"
+    )
+
+
+def require_way_back(release: str, current: str, hosts: Hosts, *, accepted: bool) -> None:
+    """Refuse a deploy that could not be undone.
+
+    Raises:
+        ChoiceError: The new release lists one-way migrations that the one that serves does not know.
+    """
+    known = hosts.one_way(current)
+    crossed = [name for name in hosts.one_way(release) if name not in known]
+    if current and crossed and not accepted:
+        raise ChoiceError(
+            f"release {release} lists one-way migrations that release {current} does not know: {', '.join(crossed)}. "
+            "If this deploy fails after them, the fleet goes back to code that may not work with the database. None of "
+            "them has run, and running processes are not affected. To deploy it all the same: -e accept_one_way=true."
+        )
+
+
+def before(record: Mapping[str, Any], current: str, hosts: Hosts) -> str:
+    """Return the last recorded release other than the current one that all hosts keep; empty if there is none."""
+    kept = hosts.everywhere
+    served = [
+        str(entry["release"])
+        for entry in record.get("history") or ()
+        if entry["result"] in (DEPLOYED, BACK)
+    ]
+    return next((name for name in reversed(served) if name != current and name in kept), "")
+
+
+def require_two_way(current: str, target: str, hosts: Hosts, *, accepted: bool) -> None:
+    """Refuse to go back across a migration that can't be undone.
+
+    Raises:
+        ChoiceError: The target does not know a one-way migration of the current release.
+    """
+    known = hosts.one_way(target)
+    crossed = [name for name in hosts.one_way(current) if name not in known]
+    if crossed and not accepted:
+        raise ChoiceError(
+            f"release {current} lists one-way migrations that release {target} does not know: {', '.join(crossed)}. "
+            "Its code may fail with the database as it is now. Deploy a release that knows them; or, if the old code "
+            "works all the same, run again with -e accept_one_way=true."
+        )
+
+
+def _require_kept(release: str, hosts: Hosts) -> None:
+    lacking = hosts.without(release)
+    if lacking:
+        raise ChoiceError(
+            f"release {release} is not kept on {', '.join(lacking)}. Nothing was changed. {_kept(hosts)} Deploy its "
+            "version again with deploy_app.yml, or keep more releases (celery_release_keep)."
+        )
+
+
+def _kept(hosts: Hosts) -> str:
+    names = hosts.everywhere
+    return f"All hosts keep {', '.join(names)}." if names else "No release is kept on all hosts."
+
+
+# -- the record ---------------------------------------------------------------------------------------------------
+
+
+def held(record: Mapping[str, Any], release: str, why: str) -> dict[str, Any]:
+    """Return the record with a hold on a release."""
+    hold = {"release": release, "by": getpass.getuser(), "at": round(time.time()), "why": why}
+    return {**_whole(record), "hold": hold}
+
+
+def recorded(
+    record: Mapping[str, Any],
+    release: str,
+    choice: Mapping[str, Any] | None,
+    result: str,
+    canary: Mapping[str, Any] | None = None,
+    why: str = "",
+) -> dict[str, Any]:
+    """Return the record after a run.
+
+    Args:
+        record: The record before it.
+        release: Id of the release that was deployed, refused, or gone back to.
+        choice: `ReleaseChoice.as_dict` of a deploy or a way back; None after `site.yml`, which changes no hold.
+        result: `DEPLOYED`, `BACK` or `REFUSED`.
+        canary: The canary's verdict, if there was a canary.
+        why: Why it was refused.
+    """
+    entry = {
+        "release": release,
+        "what": str((choice or {}).get("what") or ""),
+        "by": getpass.getuser(),
+        "at": round(time.time()),
+        "result": result,
+        "why": why or str((choice or {}).get("why") or ""),
+        "canary": dict(canary or {}),
+    }
+    whole = _whole(record)
+    whole["history"] = [*whole["history"], entry][-KEPT:]
+    if result != REFUSED:
+        whole["current"] = release
+        if choice is not None and not choice["holds"]:
+            whole["hold"] = None
+        elif choice is not None:
+            reason = BACK if result == BACK else f"deployed as {choice['what']}"
+            whole = held(whole, release, str(choice["why"]) or reason)
+    return whole
+
+
+def _whole(record: Mapping[str, Any]) -> dict[str, Any]:
+    empty = {"format": FORMAT, "current": "", "hold": None, "history": []}
+    return {name: record.get(name) or value for name, value in empty.items()}
+
+
+def note(hold: Mapping[str, Any] | None) -> list[str]:
+    """Return what the plan says about a hold."""
+    if not hold:
+        return []
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(hold["at"])))
+    words = f"release {hold['release']} is held by {hold['by']} since {since}: {hold['why']}"
+    return [f"{words}. celery_app_source is not deployed until deploy_app.yml is run"]
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a failure, for the record."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -1,0 +1,55 @@
+"""Read what runs have recorded about the fleet's releases, on any host of the fleet.
+
+The control side writes the record; `plugins/plugin_utils/run/release_history.py` describes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from celery_fleet.cli import output
+from celery_fleet.cli.errors import CommandError
+
+DIRECTORY = Path("/var/lib/celery-fleet/releases")
+
+
+def record(name: str) -> dict[str, Any]:
+    """Return the record of an application: `current`, `hold` and `history`; empty if there is none here.
+
+    Raises:
+        CommandError: It can't be read.
+    """
+    path = DIRECTORY / f"{name}.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(
+            f"{path} can't be read ({error}); the next deploy writes it again"
+        ) from None
+
+
+def kept(root: Path) -> list[str] | None:
+    """Return the names of the releases that a host keeps; None if this user may not see them."""
+    try:
+        names = sorted(path.name for path in (root / "releases").iterdir())
+        return [name for name in names if (root / "releases" / name / "release.json").is_file()]
+    except PermissionError:
+        return None
+    except FileNotFoundError:
+        return []
+
+
+def say_hold(hold: Mapping[str, Any] | None) -> None:
+    """Say which release the fleet holds, who said so, when and why; nothing if it holds none."""
+    if hold:
+        since = output.ago(datetime.fromtimestamp(float(hold["at"]), UTC))
+        output.say(
+            f"Release {hold['release']} is held by {hold['by']} for {since}: {hold['why']}. "
+            "site.yml keeps it until deploy_app.yml is run.\n"
+        )
