@@ -6,6 +6,7 @@ Celery's and kombu's documentation of Redis, and from the measurements that docs
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import shlex
@@ -28,7 +29,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
     Workers,
     log_directory,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import flags
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
+    seconds,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    as_number,
+    flags,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import (
     unit_lines,
 )
@@ -38,6 +45,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 
 # Seconds that a stopping worker waits if its tasks have no limit. systemd's own 90 s would kill running tasks.
 DRAIN = 600.0
+# A worker that autoscales has its bounds in this variable.
+AUTOSCALE_VARIABLE = "CELERY_FLEET_AUTOSCALE"
 # With these pools, a stopping worker returns its unstarted tasks at once, so a second instance may run in the meantime.
 OVERLAPPING = ("prefork", "threads", "gevent")
 
@@ -58,8 +67,24 @@ def processes(options: Mapping[str, Any]) -> int | None:
     """Return how many tasks a worker runs at once; None if Celery uses the number of the host's processors."""
     if options.get("pool") == "solo":
         return 1
-    largest = str(options.get("autoscale") or "").partition(",")[0]
+    given = options.get("autoscale")
+    largest = as_number(given.get("max")) if isinstance(given, Mapping) else None
     return int(largest or options.get("concurrency") or 0) or None
+
+
+def autoscale(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `min`, `max` and `wait` (in seconds) of a worker that autoscales; else an empty dictionary.
+
+    Raises:
+        ValueError: Preflight would refuse it.
+    """
+    given = options.get("autoscale")
+    if not given:
+        return {}
+    wait = seconds(str(given["wait"]))
+    if wait is None:
+        raise ValueError(f"autoscale can't be understood: {dict(given)}")
+    return {"min": int(given["min"]), "max": int(given["max"]), "wait": wait}
 
 
 def queues(
@@ -133,7 +158,8 @@ def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: 
         "-Q",
         ",".join(options["queues"]),
     ]
-    words += flags(WORKER, options)
+    bounds = autoscale(options)
+    words += flags(WORKER, {**options, "concurrency": bounds["min"]} if bounds else options)
     if logfile:
         words.append(f"--logfile={logfile}")
     return shlex.join(words)
@@ -196,6 +222,8 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
         )
         variables["CELERY_FLEET_NODE"] = node
         variables |= variable(override(delivery, knobs, options, facts["settings"]))
+        if bounds := autoscale(options):
+            variables[AUTOSCALE_VARIABLE] = json.dumps(bounds, sort_keys=True)
         directories.append({"path": drop_in})
         files.append({"dest": environment, "content": environment_file(variables)})
         files.append(

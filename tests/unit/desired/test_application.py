@@ -338,7 +338,7 @@ def test_a_command_line_of_every_option() -> None:
         "pool": "prefork",
         "prefetch_multiplier": 0,
         "time_limit": 1800,
-        "autoscale": [10, 3],
+        "autoscale": {"min": 3, "max": 10, "wait": "30s"},
         "optimization": "fair",
         "task_events": True,
         "purge": False,
@@ -351,8 +351,8 @@ def test_a_command_line_of_every_option() -> None:
     }
     assert shlex.split(workers.worker_command("app.celery_app", "a@w1", options)) == [
         *("python", "-m", "celery", "-A", "app.celery_app", "worker", "-n", "a@w1", "-Q", "a,b"),
-        *("--concurrency=4", "--pool=prefork", "--prefetch-multiplier=0", "--time-limit=1800"),
-        *("--loglevel=INFO", "--autoscale=10,3", "-O", "fair", "--task-events"),
+        *("--concurrency=3", "--pool=prefork", "--prefetch-multiplier=0", "--time-limit=1800"),
+        *("--loglevel=INFO", "-O", "fair", "--task-events"),
         *("--exclude-queues=c,d", "--include=app.more tasks"),
     ]
 
