@@ -81,10 +81,11 @@ def autoscale(options: Mapping[str, Any]) -> dict[str, Any]:
     given = options.get("autoscale")
     if not given:
         return {}
-    wait = seconds(str(given["wait"]))
-    if wait is None:
-        raise ValueError(f"autoscale can't be understood: {dict(given)}")
-    return {"min": int(given["min"]), "max": int(given["max"]), "wait": wait}
+    least, most = as_number(given.get("min")), as_number(given.get("max"))
+    wait = seconds(str(given.get("wait")))
+    if least is None or most is None or wait is None:
+        raise ValueError(f"autoscale can't be understood: {given}")
+    return {"min": int(least), "max": int(most), "wait": wait}
 
 
 def queues(
@@ -142,6 +143,12 @@ def running(
             if name and state["active"] == "active":
                 found.append({"host": host, "worker": name[1]})
     return found
+
+
+def pool_words(options: Mapping[str, Any]) -> str:
+    """Return a worker's number of processes in its own words, ``4`` or ``2 to 10``; "" if Celery chooses it."""
+    bounds = autoscale(options)
+    return "{min} to {max}".format(**bounds) if bounds else str(options.get("concurrency") or "")
 
 
 def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: str = "") -> str:
@@ -264,7 +271,7 @@ def nodes(
     hosts: Iterable[str],
     instances: Mapping[str, Mapping[str, Any] | None],
 ) -> dict[str, dict[str, Any]]:
-    """Return every worker of the fleet by its node name, with host, worker, unit, queues, pool and SLOs.
+    """Return every worker of the fleet by its node name, with host, worker, unit, queues, pool, processes and SLOs.
 
     Args:
         hostvars: Ansible's `hostvars`, from which `celery_app_name` and the variables of celery_worker are read.
@@ -285,6 +292,7 @@ def nodes(
                 "unit": f"{variables['celery_app_name']}-worker@{name}.service",
                 "queues": consumed_queues(name, options),
                 "pool": str(options.get("pool") or "prefork"),
+                **({"processes": words} if (words := pool_words(options)) else {}),
                 **({"slo": dict(options["slo"])} if options.get("slo") else {}),
             }
     return found

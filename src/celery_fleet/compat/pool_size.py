@@ -24,8 +24,14 @@ def why_fixed(pool: Any) -> str | None:
 
 
 def pids(pool: Any) -> list[int]:
-    """Return the process ids of a prefork pool, also of those that end after their task."""
-    return [int(process.pid) for process in pool._pool._pool if process.pid]
+    """Return the ids of a pool's processes, also of those that end after their task; none for other pools."""
+    processes = pool._pool._pool if kind_of(pool) == PREFORK else ()
+    return [int(process.pid) for process in processes if process.pid]
+
+
+def ending(pool: Any) -> int:
+    """Return how many processes end after their task."""
+    return max(0, len(pids(pool)) - int(pool.num_processes)) if kind_of(pool) == PREFORK else 0
 
 
 def resize(consumer: Any, size: int) -> int:

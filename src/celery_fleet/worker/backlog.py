@@ -34,7 +34,7 @@ STALE = 15.0
 HEADS = Script("""
 local found = {}
 for i = 1, #KEYS do
-  local item = redis.call('LINDEX', KEYS[i], -1)
+  local item = redis.call('LRANGE', KEYS[i], -1, -1)[1]
   found[i] = item and (string.match(item, '.*"' .. ARGV[1] .. '": ?(%d+%.?%d*)') or '')
 end
 return found

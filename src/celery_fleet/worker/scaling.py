@@ -58,6 +58,7 @@ class Scaling:
         self._backlog: Backlog | None = None
         self._ends: list[Callable[[], None]] = []
         self._trouble: str | None = None
+        self._refused: str | None = None
         self.ordered: PoolSize | None = None
         self.ups = self.downs = 0
         self._told_blocked = False
@@ -152,10 +153,12 @@ class Scaling:
         after = look.processes
         if decision.size != look.processes:
             try:
-                after = pool_size.resize(consumer, decision.size)
+                after, self._refused = pool_size.resize(consumer, decision.size), None
             except OSError as exc:
-                after = int(consumer.pool.num_processes)
-                logger.error("the pool could not grow to %d: %s", decision.size, error_text(exc))
+                after, text = int(consumer.pool.num_processes), error_text(exc)
+                if text != self._refused:  # it is tried again every few seconds
+                    logger.warning("the pool could not grow to %d: %s", decision.size, text)
+                self._refused = text
         if after != look.processes:
             self.ups += after > look.processes
             self.downs += after < look.processes
@@ -200,6 +203,7 @@ class Scaling:
         limits = self.limits
         return {
             "processes": int(consumer.pool.num_processes),
+            "ending": pool_size.ending(consumer.pool),
             "inventory": self._words,
             "ordered": None if self.ordered is None else self.ordered.processes,
             "lowest": None if limits is None else limits.lowest,

@@ -1029,3 +1029,15 @@ def test_declared_directories_belong_to_the_application_unless_they_say_otherwis
     ]
     # A process may own the parent directory.
     assert {one["follow"] for one in found} == {False}
+
+
+def test_the_bounds_of_a_worker_that_autoscales() -> None:
+    options = {"autoscale": {"min": "2", "max": 10, "wait": "5m"}, "concurrency": 4}
+    assert workers.autoscale(options) == {"min": 2, "max": 10, "wait": 300.0}
+    assert (workers.processes(options), workers.pool_words(options)) == (10, "2 to 10")
+    off = {"autoscale": {}, "concurrency": 4}
+    assert workers.autoscale(off) == {}
+    assert (workers.processes(off), workers.pool_words(off)) == (4, "4")
+    assert workers.pool_words({}) == ""
+    with pytest.raises(ValueError, match="can't be understood"):
+        workers.autoscale({"autoscale": {"min": 2, "max": 10}})

@@ -12,7 +12,7 @@ import click
 
 from celery_fleet.cli import ask, output, slo, units
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.commands import pauses
+from celery_fleet.cli.commands import pauses, scale
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
 from celery_fleet.common.small_file import content
@@ -28,6 +28,7 @@ class StatusReport:
         dead_letters: How many there are; None if unknown.
         slos: How workers have kept their SLOs.
         pauses: What operators have paused.
+        pool_sizes: The workers that operators have scaled.
     """
 
     units: list[units.UnitStatus]
@@ -40,6 +41,7 @@ class StatusReport:
     dead_letters: int | None = None
     slos: list[slo.Kept] = field(default_factory=list)
     pauses: list[Mapping[str, Any]] = field(default_factory=list)
+    pool_sizes: list[Mapping[str, Any]] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -63,6 +65,7 @@ class StatusReport:
             "dead_letters": self.dead_letters,
             "slos": [one.as_dict() for one in self.slos],
             "pauses": self.pauses,
+            "pool_sizes": self.pool_sizes,
             "due": self.due,
         }
 
@@ -111,6 +114,7 @@ def judge(found: StatusReport, application: Application, answer: Mapping[str, An
     """Compare the workers' answers with the inventory."""
     found.dead_letters = answer.get("dead_letters")
     found.pauses = answer.get("pauses") or []
+    found.pool_sizes = answer.get("pool_sizes") or []
     if answer.get("full"):
         found.problems.append(answer["full"])
         found.queues = {
@@ -244,6 +248,7 @@ def show(found: StatusReport, application: Application) -> None:
             ],
         )
     pauses.show(found.pauses)
+    scale.show(found.pool_sizes)
     if found.dead_letters:
         output.say(
             f"Dead letters: {found.dead_letters}; to see them: celery-fleet dead-letters list\n"
