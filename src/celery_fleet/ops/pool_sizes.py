@@ -21,6 +21,10 @@ from celery_fleet.common.pool_sizes import HIGHEST, LOWEST, PoolSize
 from celery_fleet.delivery.keys import POOL_SIZES
 from celery_fleet.ops.replies import WAIT, collecting
 
+#: Seconds that workers get to start processes, and between two questions how many there are.
+PATIENCE = 3.0
+INTERVAL = 0.2
+
 
 def listed(app: Any) -> list[dict[str, Any]]:
     """Return the sizes that the broker keeps, as data."""
@@ -79,12 +83,16 @@ def _set(app: Any, request: Mapping[str, Any], nodes: list[str]) -> dict[str, An
 def _answer(
     app: Any, left: list[dict[str, Any]], changed: list[str], awaited: list[str]
 ) -> dict[str, Any]:
-    replies, unheard = {}, None
-    if changed:
+    replies: dict[str, dict[str, Any]] = {}
+    unheard, end = None, time.monotonic() + PATIENCE
+    while changed:
         try:
-            replies = _ask(app, awaited)
+            replies |= _ask(app, awaited)
         except Exception as exc:  # noqa: BLE001  # the sizes are kept, or reset, all the same
             unheard = one_line(exc)
+        if unheard or time.monotonic() > end or all(_obeyed(replies.get(n)) for n in awaited):
+            break
+        time.sleep(INTERVAL)
     return {
         "sizes": left,
         "changed": changed,
@@ -93,6 +101,13 @@ def _answer(
         "workers": replies,
         "unheard": unheard,
     }
+
+
+def _obeyed(reply: Mapping[str, Any] | None) -> bool:
+    """Return whether a worker has as many processes as it should, or can't have them."""
+    if not reply or "processes" not in reply or reply.get("missing"):
+        return bool(reply)
+    return bool(reply["lowest"] <= reply["processes"] <= reply["highest"])
 
 
 def _refusal(reply: Mapping[str, Any] | None) -> str:

@@ -109,7 +109,7 @@ class Scaling:
         return pool_size.why_fixed(consumer.pool) or worker.why_not_redis(consumer)
 
     def read(self) -> None:
-        """Read the operators' sizes and obey.
+        """Read the operators' sizes, and obey in the loop's next turn: to start processes may take seconds.
 
         Raises:
             Exception: The broker does not answer, or refuses.
@@ -129,7 +129,7 @@ class Scaling:
                 logger.warning("%s", found.words)
             elif before is not None:
                 logger.warning("no longer %s: it was reset", before.words)
-        self._tick()
+        consumer.timer.call_after(0, self._tick)
 
     @property
     def _words(self) -> str:
@@ -208,7 +208,7 @@ class Scaling:
             "ordered": None if self.ordered is None else self.ordered.processes,
             "lowest": None if limits is None else limits.lowest,
             "highest": None if limits is None else limits.highest,
-            "missing": self._memory.missing if self.blocked else "",
+            "missing": self._memory.missing if self.blocked else self._refused or "",
         }
 
     def register(self) -> None:

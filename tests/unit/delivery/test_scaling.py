@@ -32,6 +32,7 @@ def limited_fork():
 os.fork = limited_fork
 """
 AUTOSCALE = {"CELERY_FLEET_AUTOSCALE": json.dumps({"min": SLOTS, "max": 6, "wait": 1})}
+BUSY = r"at most \d were busy in the last 10 s"
 RESIZED = re.compile(r"pool (\d+) → (\d+) processes: (.*)")
 
 
@@ -51,19 +52,22 @@ def test_a_burst_is_worked_off_by_more_processes_which_end_afterwards(
 ) -> None:
     with shop(tmp_path, delivery) as made:
         worker = made.worker("prefork", SHOP_LATE="yes", SHOP_MULTIPLIER="1", **AUTOSCALE)
-        sent = [made.send(seconds=0.5, headers={SENT: time.time()}) for _ in range(90)]
-        until(lambda: len(made.ledger.ended) == len(sent))
-        grown = resized(worker.log)
-        assert [step[:2] for step in grown] == [(2, 3), (3, 5), (5, 6)]
-        assert all(re.fullmatch(r"the oldest task has waited \d+ s", step[2]) for step in grown)
+        sent = [made.send(seconds=0.5, headers={SENT: time.time()}) for _ in range(150)]
+        until(lambda: len(resized(worker.log)) == 3)
         found = stats(made)
         assert found["pool"]["max-concurrency"] == len(found["pool"]["processes"]) == 6
         assert found["prefetch_count"] == 6
+        until(lambda: len(made.ledger.ended) == len(sent))
 
-        until(lambda: resized(worker.log)[3:], 30)
-        assert resized(worker.log)[3:] == [(6, 2, "at most 0 were busy in the last 10 s")]
-        until(lambda: len(stats(made)["pool"]["processes"]) == 2)
-        assert stats(made)["prefetch_count"] == 2
+        until(lambda: resized(worker.log)[-1][1] == SLOTS)
+        steps = resized(worker.log)
+        assert [step[:2] for step in steps[:3]] == [(2, 3), (3, 5), (5, 6)]
+        assert all(re.fullmatch(r"the oldest task has waited \d+ s", step[2]) for step in steps[:3])
+        # To what its last tasks need, then to the least.
+        assert len(steps) <= 5
+        assert all(re.fullmatch(BUSY, after) and to < was for was, to, after in steps[3:])
+        until(lambda: len(stats(made)["pool"]["processes"]) == SLOTS)
+        assert stats(made)["prefetch_count"] == SLOTS
         sent += [made.send() for _ in range(20)]
         until(lambda: len(made.ledger.ended) == len(sent))
         assert made.account(sent) == NOTHING, worker.log
@@ -103,7 +107,7 @@ def test_a_worker_with_running_tasks_is_scaled_and_stays_so(
 ) -> None:
     with shop(tmp_path, delivery) as made, scaling(made) as scale:
         worker = made.worker("prefork", SHOP_LATE="yes")
-        sent = [made.send(seconds=1.5) for _ in range(9)]
+        sent = [made.send(seconds=4) for _ in range(9)]
         until(lambda: made.ledger.begun)
         found = scale("set", 5)
         assert found["refused"] == {}
@@ -113,15 +117,10 @@ def test_a_worker_with_running_tasks_is_scaled_and_stays_so(
         assert (kept["inventory"], kept["by"], kept["why"]) == (str(SLOTS), "ana", "tests")
         until(lambda: len(made.ledger.begun) - len(made.ledger.ended) == 5)
         # Five tasks run, and one process stays.
-        assert scale("set", 1)["workers"][NODE] == {
-            "processes": 1,
-            "ending": 4,
-            "inventory": str(SLOTS),
-            "ordered": 1,
-            "lowest": 1,
-            "highest": 1,
-            "missing": "",
-        }
+        reply = scale("set", 1)["workers"][NODE]
+        assert reply.pop("ending") in (3, 4)  # one may have ended in the meantime
+        rest = {"lowest": 1, "highest": 1, "missing": ""}
+        assert reply == {"processes": 1, "inventory": str(SLOTS), "ordered": 1, **rest}
         scale.until(1)
         sent += [made.send() for _ in range(5)]
         until(lambda: len(made.ledger.ended) == len(sent))
