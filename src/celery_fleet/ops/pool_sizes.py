@@ -22,7 +22,7 @@ from celery_fleet.delivery.keys import POOL_SIZES
 from celery_fleet.ops.replies import WAIT, collecting
 
 #: Seconds that workers get to start processes, and between two questions how many there are.
-PATIENCE = 3.0
+PATIENCE = 4.0
 INTERVAL = 0.2
 
 

@@ -30,6 +30,8 @@ def limited_fork():
     forks.append(fork())
     return forks[-1]
 os.fork = limited_fork
+# On a busy machine Celery would replace processes that take long to start.
+app.conf.worker_proc_alive_timeout = 60
 """
 AUTOSCALE = {"CELERY_FLEET_AUTOSCALE": json.dumps({"min": SLOTS, "max": 6, "wait": 1})}
 BUSY = r"at most \d were busy in the last 10 s"
@@ -37,8 +39,12 @@ RESIZED = re.compile(r"pool (\d+) → (\d+) processes: (.*)")
 
 
 def stats(made: Shop) -> dict[str, Any]:
+    """What the worker says of itself; on a busy machine an answer may be late."""
+    answers: list[Any] = []
     with control(made) as remote:
-        return dict(remote.inspect([NODE], timeout=5).stats()[NODE])
+        asked = remote.inspect([NODE], timeout=5)
+        until(lambda: answers.append(asked.stats()) or answers[-1])
+    return dict(answers[-1][NODE])
 
 
 def resized(log: str) -> list[tuple[int, int, str]]:
@@ -112,15 +118,14 @@ def test_a_worker_with_running_tasks_is_scaled_and_stays_so(
         found = scale("set", 5)
         assert found["refused"] == {}
         assert found["before"][NODE]["processes"] == SLOTS
-        assert found["workers"][NODE]["processes"] == 5
+        scale.until(5)
         (kept,) = found["sizes"]
         assert (kept["inventory"], kept["by"], kept["why"]) == (str(SLOTS), "ana", "tests")
         until(lambda: len(made.ledger.begun) - len(made.ledger.ended) == 5)
         # Five tasks run, and one process stays.
         reply = scale("set", 1)["workers"][NODE]
-        assert reply.pop("ending") in (3, 4)  # one may have ended in the meantime
-        rest = {"lowest": 1, "highest": 1, "missing": ""}
-        assert reply == {"processes": 1, "inventory": str(SLOTS), "ordered": 1, **rest}
+        assert (reply["inventory"], reply["ordered"]) == (str(SLOTS), 1)
+        until(lambda: "pool 5 → 1 processes: 1 is allowed" in worker.log)
         scale.until(1)
         sent += [made.send() for _ in range(5)]
         until(lambda: len(made.ledger.ended) == len(sent))
@@ -133,7 +138,6 @@ def test_a_worker_with_running_tasks_is_scaled_and_stays_so(
         scale.until(1)
         found = scale("reset")
         assert (found["changed"], found["sizes"]) == ([NODE], [])
-        assert found["workers"][NODE]["processes"] == SLOTS
         scale.until(SLOTS)
         assert "it was reset" in again.log
         assert scale("reset")["changed"] == []
@@ -202,11 +206,12 @@ def test_a_system_that_starts_no_process(tmp_path: Path) -> None:
         with (tmp_path / "shop.py").open("a") as source:
             source.write(LIMITED)
         worker = made.worker("prefork", SHOP_LATE="yes")
-        found = scale("set", 8)
-        assert found["workers"][NODE]["processes"] == 4
-        assert "the pool could not grow to 8: " in worker.log
+        scale("set", 8)
+        scale.until(4)
+        until(lambda: "the pool could not grow to 8: " in worker.log)
+        assert scale("set", 8)["workers"][NODE]["missing"]
         sent = [made.send(seconds=0.1) for _ in range(20)]
         until(lambda: len(made.ledger.ended) == len(sent))
         assert made.account(sent) == NOTHING, worker.log
-        assert scale("set", 1)["workers"][NODE]["processes"] == 1
+        scale("set", 1)
         scale.until(1)
