@@ -47,9 +47,13 @@ class ActionModule(FleetAction):
         for host in hosts:
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
         whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
-        whole.notes += plan.pause_notes(
-            {host: (hostvars[host].get("__fleet_plan") or {}).get("states") or {} for host in hosts}
-        )
+        states = {
+            host: (hostvars[host].get("__fleet_plan") or {}).get("states") or {} for host in hosts
+        }
+        whole.notes += plan.pause_notes(states)
+        group = [str(host) for host in args["workers"]]
+        nodes = desired_workers.nodes(hostvars, group, args["instances"])
+        whole.notes += plan.scale_notes(states, nodes)
         whole.notes += release_history.note((args.get("releases") or {}).get("hold"))
         whole.notes += plan.redis_notes(items, float(args["drain"]))
         policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))

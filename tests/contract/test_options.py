@@ -51,7 +51,7 @@ TABLE = "plugins/plugin_utils/desired/worker_options.py"
 
 # Values of options that need more than the right type.
 SAMPLES: dict[str, Any] = {
-    "autoscale": "10,3",
+    "autoscale": {"min": 3, "max": 10, "wait": "30s"},
     "celery_app_directories": {"/srv/shop/another": {}},
     "celery_app_task_routes": {"app.*": {"queue": "mail"}},
     "celery_app_clients": {"partner": {"queues": ["maintenance"]}},

@@ -43,6 +43,8 @@ OURS = {
     "--gid",
     "--umask",
     "--executable",
+    # The option `autoscale` is the fleet's own; what Celery's flag does, celery_fleet.worker.scaling does instead.
+    "--autoscale",
     # Beat inside a worker: with two workers every entry would be sent twice.
     "--beat",
     "--schedule-filename",

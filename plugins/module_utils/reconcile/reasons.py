@@ -17,6 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.text import shor
 
 ARGUMENTS = "environment CELERY_FLEET_ARGS"
 DELIVERY = "environment CELERY_FLEET_DELIVERY"
+AUTOSCALE = "environment CELERY_FLEET_AUTOSCALE"
 DROP_IN = "drop-in 10-fleet.conf"
 
 # Flags of `celery worker` and `celery beat` that are named differently from their options.
@@ -81,6 +82,8 @@ def explain(label: str, before: str | None, after: str | None) -> list[str] | No
             return _setting(name, _parsed(before), _parsed(after))
         if label == DELIVERY:
             return _delivery(_parsed(before), _parsed(after))
+        if label == AUTOSCALE:
+            return [_difference("autoscale", _bounds(before), _bounds(after))]
         if before is None or after is None:
             return None
         if label == ARGUMENTS:
@@ -95,6 +98,14 @@ def explain(label: str, before: str | None, after: str | None) -> list[str] | No
 
 def _parsed(text: str | None) -> Any:
     return None if text is None else json.loads(text)
+
+
+def _bounds(text: str | None) -> str | None:
+    """Return a worker's bounds as ``2 to 10, wait 30 s``."""
+    if text is None:
+        return None
+    given = json.loads(text)
+    return f"{int(given['min'])} to {int(given['max'])}, wait {float(given['wait']):g} s"
 
 
 def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,7 @@ _BROKER_COMMANDS = {
     # except ZREVRANGEBYSCORE: kombu before 5.7 uses it to find overdue tasks. HELLO, which asks for RESP3, needs no
     # right.
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
-    "+zrevrangebyscore +client|tracking +blmove +rpop +hexists +hgetall +hlen +hscan +ltrim +zcard +zscan "
+    "+zrevrangebyscore +client|tracking +blmove +rpop +lrange +hexists +hgetall +hlen +hscan +ltrim +zcard +zscan "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
     # redis-py before 6 sends the last one when it closes such a connection.
     "+punsubscribe +unsubscribe",

@@ -22,6 +22,12 @@ SLO: Final[tuple[Option, ...]] = (
     Option("objective", "str",
            "Share of tasks that keep to C(wait), from C(94%) to C(99.99%); C(99%) by default."),
 )
+AUTOSCALE: Final[tuple[Option, ...]] = (
+    Option("min", "int", "The least number of processes, with which it starts.", lowest=1, highest=1000),
+    Option("max", "int", "The largest number of processes.", lowest=1, highest=1000),
+    Option("wait", "str",
+           "How long the oldest task may wait before another process starts, as in C(30s); from C(1s) to C(1h)."),
+)
 WORKER: Final[tuple[Option, ...]] = (
     Option("queues", "list",
            "Queues that it consumes; by default the queue with the worker's own name.", elements="str"),
@@ -45,7 +51,11 @@ WORKER: Final[tuple[Option, ...]] = (
     Option("loglevel", "str",
            "Level of its log. C(INFO) shows each task that it receives and finishes; Celery's own default shows none.",
            default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), flag="--loglevel"),
-    Option("autoscale", "str", "Largest and smallest number of processes, as C(10,3).", flag="--autoscale"),
+    Option("autoscale", "dict",
+           "Bounds between which the number of its processes follows the wait of the oldest task, instead of "
+           "C(concurrency). See docs/scaling.md.\n"
+           "All three keys are needed. C({}) switches off what C(celery_worker_defaults) says.",
+           options=AUTOSCALE),
     Option("optimization", "str", "Celery's scheduling of tasks over processes.",
            choices=("default", "fair"), flag="-O"),
     Option("heartbeat_interval", "int", "Seconds between two heartbeat events.", lowest=1, flag="--heartbeat-interval"),

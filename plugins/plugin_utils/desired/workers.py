@@ -6,6 +6,7 @@ Celery's and kombu's documentation of Redis, and from the measurements that docs
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import shlex
@@ -28,7 +29,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
     Workers,
     log_directory,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import flags
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
+    seconds,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    as_number,
+    flags,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import (
     unit_lines,
 )
@@ -38,6 +45,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 
 # Seconds that a stopping worker waits if its tasks have no limit. systemd's own 90 s would kill running tasks.
 DRAIN = 600.0
+# A worker that autoscales has its bounds in this variable.
+AUTOSCALE_VARIABLE = "CELERY_FLEET_AUTOSCALE"
 # With these pools, a stopping worker returns its unstarted tasks at once, so a second instance may run in the meantime.
 OVERLAPPING = ("prefork", "threads", "gevent")
 
@@ -58,8 +67,25 @@ def processes(options: Mapping[str, Any]) -> int | None:
     """Return how many tasks a worker runs at once; None if Celery uses the number of the host's processors."""
     if options.get("pool") == "solo":
         return 1
-    largest = str(options.get("autoscale") or "").partition(",")[0]
+    given = options.get("autoscale")
+    largest = as_number(given.get("max")) if isinstance(given, Mapping) else None
     return int(largest or options.get("concurrency") or 0) or None
+
+
+def autoscale(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `min`, `max` and `wait` (in seconds) of a worker that autoscales; else an empty dictionary.
+
+    Raises:
+        ValueError: Preflight would refuse it.
+    """
+    given = options.get("autoscale")
+    if not given:
+        return {}
+    least, most = as_number(given.get("min")), as_number(given.get("max"))
+    wait = seconds(str(given.get("wait")))
+    if least is None or most is None or wait is None:
+        raise ValueError(f"autoscale can't be understood: {given}")
+    return {"min": int(least), "max": int(most), "wait": wait}
 
 
 def queues(
@@ -119,6 +145,12 @@ def running(
     return found
 
 
+def pool_words(options: Mapping[str, Any]) -> str:
+    """Return a worker's number of processes in its own words, ``4`` or ``2 to 10``; "" if Celery chooses it."""
+    bounds = autoscale(options)
+    return "{min} to {max}".format(**bounds) if bounds else str(options.get("concurrency") or "")
+
+
 def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: str = "") -> str:
     """Return the command line of one worker, quoted for shlex; `python` means the release's own interpreter."""
     words = [
@@ -133,7 +165,8 @@ def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: 
         "-Q",
         ",".join(options["queues"]),
     ]
-    words += flags(WORKER, options)
+    bounds = autoscale(options)
+    words += flags(WORKER, {**options, "concurrency": bounds["min"]} if bounds else options)
     if logfile:
         words.append(f"--logfile={logfile}")
     return shlex.join(words)
@@ -196,6 +229,8 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
         )
         variables["CELERY_FLEET_NODE"] = node
         variables |= variable(override(delivery, knobs, options, facts["settings"]))
+        if bounds := autoscale(options):
+            variables[AUTOSCALE_VARIABLE] = json.dumps(bounds, sort_keys=True)
         directories.append({"path": drop_in})
         files.append({"dest": environment, "content": environment_file(variables)})
         files.append(
@@ -236,7 +271,7 @@ def nodes(
     hosts: Iterable[str],
     instances: Mapping[str, Mapping[str, Any] | None],
 ) -> dict[str, dict[str, Any]]:
-    """Return every worker of the fleet by its node name, with host, worker, unit, queues, pool and SLOs.
+    """Return every worker of the fleet by its node name, with host, worker, unit, queues, pool, processes and SLOs.
 
     Args:
         hostvars: Ansible's `hostvars`, from which `celery_app_name` and the variables of celery_worker are read.
@@ -257,6 +292,7 @@ def nodes(
                 "unit": f"{variables['celery_app_name']}-worker@{name}.service",
                 "queues": consumed_queues(name, options),
                 "pool": str(options.get("pool") or "prefork"),
+                **({"processes": words} if (words := pool_words(options)) else {}),
                 **({"slo": dict(options["slo"])} if options.get("slo") else {}),
             }
     return found

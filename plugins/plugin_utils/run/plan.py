@@ -82,6 +82,9 @@ def with_forced(
 
 # What operators have paused, in the status of a worker; a run that moves Redis pauses all workers "by the fleet".
 _PAUSED = re.compile(r"(?:^|; )(paused (?!by the fleet ).*)")
+# A worker that an operator has scaled, in its status, and what the inventory said then; see
+# `celery_fleet.common.pool_sizes`. The reason may be any text.
+_SCALED = re.compile(r"(?:^|; )(scaled to .*?) \(inventory: ([0-9]+(?: to [0-9]+)?)\)(?:; |$)")
 # Actions as shown in the text.
 _WORDS = {"live": "set live"}
 # In these parts, files and links that no unit reads are bookkeeping. The text has one line for all of them.
@@ -307,6 +310,34 @@ def pause_notes(states: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[s
         for unit, state in units.items()
         if (found := _PAUSED.search(str(state.get("status") or "")))
     ]
+
+
+def scale_notes(
+    states: Mapping[str, Mapping[str, Mapping[str, Any]]], nodes: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return which workers operators have scaled, from the status that workers show in systemd.
+
+    Args:
+        states: State of each unit, by host and unit.
+        nodes: The workers of the inventory, from `desired.workers.nodes`.
+    """
+    wanted = {(str(node["host"]), str(node["unit"])): node for node in nodes.values()}
+    notes = []
+    for host, units in states.items():
+        for unit, state in units.items():
+            found = _SCALED.search(str(state.get("status") or ""))
+            node = wanted.get((host, unit))
+            if found is None or node is None:
+                continue
+            now = node.get("processes") or found[2]
+            end = (
+                f"the run leaves it so, `celery-fleet scale {node['worker']} --reset` ends it"
+                if now == found[2]
+                else f"the run ends it, because the inventory said {found[2]} then"
+            )
+            name = unit.removesuffix(".service")
+            notes.append(f"{host}: {name} is {found[1]}; the inventory says {now}; {end}")
+    return notes
 
 
 def redis_notes(items: Sequence[PlanItem], drain: float) -> list[str]:

@@ -56,6 +56,8 @@ worker = _listed(
         *application.workers,
     ]
 )
+#: The names of workers.
+worker_name = _listed(lambda application: [name.partition("@")[0] for name in application.workers])
 #: The hosts of workers.
 host = _listed(lambda application: [name.partition("@")[2] for name in application.workers])
 

@@ -19,12 +19,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from celery_fleet.common.counters import SECOND
+from celery_fleet.common.text import shown
 
 ALL, HOST, WORKER, QUEUE = "all", "host", "worker", "queue"
 KINDS = (ALL, HOST, WORKER, QUEUE)
 
-#: Characters of a name or reason that are shown.
-LONGEST = 200
 #: Bytes of a value that is read, and Unix times after which it is damaged (in the year 2242).
 LARGEST = 4096
 LATEST = float(1 << 33)
@@ -50,7 +49,7 @@ class Pause:
     def words(self) -> str:
         """Return what is paused, in words: ``queue mail``."""
         kind, _, name = self.target.partition(":")
-        return f"{kind} {_shown(name)}" if name else "all workers"
+        return f"{kind} {shown(name)}" if name else "all workers"
 
     @property
     def reason(self) -> str:
@@ -97,15 +96,9 @@ def _one(name: str, value: Any) -> Pause:
         since = float(made["since"])
         if not 0 <= since < LATEST:  # a date can't show another time, and NaN is none
             raise ValueError
-        return Pause(name, since, _shown(made["by"]), _shown(made["why"]))
+        return Pause(name, since, shown(made["by"]), shown(made["why"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return Pause(name)
-
-
-def _shown(text: object) -> str:
-    """Return a text as one line of bounded length: it goes into logs and into the status for systemd."""
-    words = " ".join(str(text).split())
-    return "".join(char for char in words if char.isprintable())[:LONGEST]
 
 
 def paused(pauses: Iterable[Pause], node: str, queues: Iterable[str]) -> dict[str, Pause]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 
+#: Characters of a name or reason that are shown.
+LONGEST = 200
+
 
 def count(number: int, noun: str) -> str:
     """Return ``1 task`` or ``3 tasks``."""
@@ -18,3 +21,9 @@ def late(seconds: float, why: str = "") -> str:
     longer = f"--timeout {max(30, math.ceil(3 * seconds))} waits longer"
     parts = [f"no answer within {seconds:g} s", why, busy if load > processors else "", longer]
     return "; ".join(part for part in parts if part)
+
+
+def shown(text: object) -> str:
+    """Return a text as one line of bounded length: it goes into logs and into the status for systemd."""
+    words = " ".join(str(text).split())
+    return "".join(char for char in words if char.isprintable())[:LONGEST]

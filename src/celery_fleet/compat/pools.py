@@ -21,14 +21,14 @@ from kombu.utils.eventio import READ
 
 from celery_fleet.compat.minors import chosen as minors
 
-_PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
+PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
 def kind_of(pool: Any) -> str | None:
     """Return the kind of a pool that `PoolIntake` supports; None for any other pool."""
     modules = {cls.__module__.removeprefix("celery.concurrency.") for cls in type(pool).__mro__}
     if hasattr(getattr(pool, "_pool", None), "outbound_buffer"):  # prefork with an event loop
-        return _PREFORK
+        return PREFORK
     if "thread" in modules:
         return _THREADS
     if "solo" in modules:

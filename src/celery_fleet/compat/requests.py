@@ -152,6 +152,11 @@ def _here() -> set[Any]:
     return {*snapshot(worker_state.reserved_requests), *snapshot(worker_state.active_requests)}
 
 
+def waiting() -> set[Any]:
+    """Return the requests that a worker has received and not started, without those that wait for their ETA."""
+    return {*snapshot(worker_state.reserved_requests)} - {*snapshot(worker_state.active_requests)}
+
+
 def held(consumer: Any) -> Held:
     """Return a worker's requests; may be called in any thread (celery/worker/state.py)."""
     now = time.time()

@@ -97,14 +97,20 @@ def sends_task_events(consumer: Any) -> bool:
     return not dispatcher.groups or "task" in dispatcher.groups
 
 
+def why_not_redis(consumer: Any) -> str | None:
+    """Return why a worker can't be told anything by way of Redis; None if it can."""
+    channel = getattr(consumer.task_consumer, "channel", None)
+    return None if isinstance(channel, Channel) else "its broker is not Redis"
+
+
 def why_not_paused(consumer: Any) -> str | None:
     """Return why a worker can't pause fetching tasks; None if it can."""
     if consumer.hub is None and kind_of(consumer.pool) != GREENLETS:
         return "its pool has no event loop"
-    channel = getattr(consumer.task_consumer, "channel", None)
-    if not isinstance(channel, Channel):
-        return "its broker is not Redis"
-    if not channel.ack_emulation:
+    why_not = why_not_redis(consumer)
+    if why_not is not None:
+        return why_not
+    if not consumer.task_consumer.channel.ack_emulation:
         return "ack_emulation is off"
     for queue in consumer.task_consumer.queues:
         if queue.no_ack:  # a fetched message is in no other place, so it can't be given back

@@ -12,6 +12,9 @@ DEAD_LETTERS_INDEX = "fleet:dead-letters:index"
 #: The hash of pauses, see `celery_fleet.common.pauses`.
 PAUSES = "fleet:pauses"
 
+#: The hash of pool sizes that operators have set, see `celery_fleet.common.pool_sizes`.
+POOL_SIZES = "fleet:pool-sizes"
+
 #: Headers of a message: how often a worker did not know its task, and when that first happened (Unix time).
 UNKNOWN = "x-fleet-unknown"
 UNKNOWN_SINCE = "x-fleet-unknown-since"

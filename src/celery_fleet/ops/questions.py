@@ -80,7 +80,7 @@ def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         for node, one in found.items():
             one.update(_details(stats[node], active.get(node)))
     queues = lengths(app, request.get("queues") or ())
-    return {"workers": found, "queues": queues, "pauses": _pauses(app), **_letters(app, request)}
+    return {"workers": found, "queues": queues, **_kept(app), **_letters(app, request)}
 
 
 def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
@@ -94,13 +94,18 @@ def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
         return {"dead_letters": None}
 
 
-def _pauses(app: Any) -> list[dict[str, Any]] | None:
+def _kept(app: Any) -> dict[str, list[dict[str, Any]] | None]:
+    """Return the pauses and pool sizes that operators have set; None for what can't be read."""
     from celery_fleet.ops import pauses as pause_answers
+    from celery_fleet.ops import pool_sizes as size_answers
 
-    try:
-        return pause_answers.listed(app)
-    except Exception:  # noqa: BLE001  # older ACL rights, or another broker: still report the workers
-        return None
+    found: dict[str, list[dict[str, Any]] | None] = {}
+    for name, listed in (("pauses", pause_answers.listed), ("pool_sizes", size_answers.listed)):
+        try:
+            found[name] = listed(app)
+        except Exception:  # noqa: BLE001  # older ACL rights, or another broker: still report the workers
+            found[name] = None
+    return found
 
 
 def pauses(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +113,13 @@ def pauses(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     from celery_fleet.ops import pauses as pause_answers
 
     return pause_answers.answer(app, request)
+
+
+def pool_sizes(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Set or reset the sizes of workers' pools."""
+    from celery_fleet.ops import pool_sizes as size_answers
+
+    return size_answers.answer(app, request)
 
 
 def dead_letters(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,6 +278,7 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "inspect": inspect,
     "lengths": waiting,
     "pauses": pauses,
+    "pool_sizes": pool_sizes,
     "purge": purge,
     "result": result,
     "revoke": revoke,
@@ -277,7 +290,7 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 _OF_RESULTS = ("result", "task")
 
 #: Questions that also work with a full broker, since they send nothing.
-_OF_QUEUES = ("lengths", "purge", "dead_letters", "pauses")
+_OF_QUEUES = ("lengths", "purge", "dead_letters", "pauses", "pool_sizes")
 
 
 def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -299,14 +312,8 @@ def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict
         note(f"{asked} answers, but not all of what was asked for had come yet")
         if full and question == "workers":
             queues = lengths(app, raw.get("queues") or ())
-            found = {
-                "workers": {},
-                "queues": queues,
-                "pauses": _pauses(app),
-                "full": redact(trouble, secrets),
-                **_letters(app, raw),
-            }
-            return {"ok": True, "answer": found}
+            found = {"workers": {}, "queues": queues, "full": redact(trouble, secrets)}
+            return {"ok": True, "answer": {**found, **_kept(app), **_letters(app, raw)}}
         if full and question not in _OF_QUEUES:
             return _error(redact(f"{trouble}; `celery-fleet status` shows the queues", secrets))
         if trouble and not full:

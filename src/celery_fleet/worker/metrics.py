@@ -11,9 +11,11 @@ that hangs must stop neither the event loop nor the watchdog.
                 "runtime": {"buckets": [0, …], "sum": 1.25}}],
      "waits": [{"queue": "mail", "buckets": [0, …], "sum": 0.5, "unknown": 0}],
      "queues": ["mail"], "paused": [], "slots": 4, "active": 1, "prefetched": 2, "eta": 0, "held_oldest": 12.5,
-     "drains": 1}
+     "drains": 1,
+     "scaling": {"min": 2, "max": 10, "blocked": false, "ups": 3, "downs": 1}}
 
-``tasks`` and ``waits`` count since the file exists, and so does ``drains``; the rest is the state when it was written.
+``tasks`` and ``waits`` count since the file exists, and so do ``drains``, ``ups`` and ``downs``; the rest is the state
+when it was written.
 ``counts_tasks`` is false if this Celery has no place for the hooks. ``runtime`` has the tasks that succeeded.
 """
 
@@ -41,6 +43,9 @@ logger = logging.getLogger("celery_fleet.metrics")
 
 FORMAT = 1
 
+#: What `scaling` counts.
+SCALED = ("ups", "downs")
+
 #: Seconds between two writes of the file.
 INTERVAL = 10.0
 
@@ -55,6 +60,7 @@ class MetricsFile(Periodic):
         counts_tasks: Whether the recorder is told of tasks.
         is_ending: Returns whether the worker drains.
         paused: Returns the queues that operators have paused.
+        scaling: Returns ``scaling`` of the document, counted since the worker's start.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class MetricsFile(Periodic):
         counts_tasks: bool,
         is_ending: Callable[[], bool],
         paused: Callable[[], Iterable[str]] = tuple,
+        scaling: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         super().__init__("celery_fleet.metrics")
         self._path = path
@@ -74,6 +81,8 @@ class MetricsFile(Periodic):
         self._counts_tasks = counts_tasks
         self._is_ending = is_ending
         self._paused = paused
+        self._scaling = scaling
+        self._scaled = dict.fromkeys(SCALED, 0)
         self._drains = 0
         self._drained = False
         self._told = False
@@ -86,12 +95,15 @@ class MetricsFile(Periodic):
             if document["format"] != FORMAT:
                 raise ValueError(f"its format is {document['format']!r}")
             drains, tasks, waits = document["drains"], document["tasks"], document["waits"]
+            # An older runtime did not count them.
+            scaled = {name: int(document.get("scaling", {}).get(name, 0)) for name in SCALED}
             check(tasks, waits)
             self._recorder.continue_from(tasks, waits)
             self._drains = int(drains)
+            self._scaled = scaled
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning(
                 "%s can't be read, so its counts start at 0: %s", self._path, error_text(error)
             )
@@ -149,7 +161,11 @@ class MetricsFile(Periodic):
             "eta": held.eta,
             "held_oldest": None if held.oldest is None else round(held.oldest, 3),
             "drains": self._drains,
+            "scaling": self._counted(self._scaling()),
         }
+
+    def _counted(self, scaling: dict[str, Any]) -> dict[str, Any]:
+        return {**scaling, **{n: self._scaled[n] + scaling.get(n, 0) for n in SCALED}}
 
 
 def install(
@@ -158,6 +174,7 @@ def install(
     is_ending: Callable[[], bool],
     others: Iterable[requests.Seen] = (),
     paused: Callable[[], Iterable[str]] = tuple,
+    scaling: Callable[[], dict[str, Any]] = dict,
 ) -> None:
     """Count the tasks of the app's worker; call this before the worker builds its blueprints.
 
@@ -167,6 +184,7 @@ def install(
         is_ending: Returns whether the worker drains.
         others: Who else must be told of what happens to requests.
         paused: Returns the queues that operators have paused.
+        scaling: Returns the bounds of the pool and how often it has changed.
     """
     recorder = Recorder()
     watchers = (recorder.seen, *others)
@@ -193,6 +211,7 @@ def install(
                 counts_tasks=counts_tasks,
                 is_ending=is_ending,
                 paused=paused,
+                scaling=scaling,
             )
             # Not in this step's stop(): tasks still run after that.
             signals.worker_shutdown.connect(

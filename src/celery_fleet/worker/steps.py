@@ -24,7 +24,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import Look, State, Watch
-from celery_fleet.worker import drain, history, metrics
+from celery_fleet.worker import drain, history, metrics, scaling
 from celery_fleet.worker.drainer import DrainStatus, Mode
 
 #: Seconds without a tick of the event loop after which it counts as blocked.
@@ -54,6 +54,7 @@ def judge(
     tick_age: float,
     status: DrainStatus | None = None,
     paused: Mapping[str, Pause] = MappingProxyType({}),
+    scaled: str = "",
 ) -> Look:
     """Judge a view of the worker.
 
@@ -63,6 +64,7 @@ def judge(
         tick_age: seconds since the event loop last ran a timer.
         status: whether the fleet has paused the worker or drains it.
         paused: the queues that operators have paused.
+        scaled: the size of the pool that an operator has set, in words.
     """
     status = status or DrainStatus()
     if view.draining or status.mode is Mode.DRAINING:
@@ -81,7 +83,8 @@ def judge(
     if not view.queues:
         return Look(State.WORKING, "consuming from no queue: all were cancelled")
     queues = ", ".join(queue for queue in view.queues if queue not in paused)
-    text = "; ".join(filter(None, [queues and f"consuming {queues}", _paused_text(paused)]))
+    parts = [queues and f"consuming {queues}", scaled, _paused_text(paused)]
+    text = "; ".join(filter(None, parts))
     if view.full:
         return Look(State.WORKING, f"{text}; full, {count(view.running, 'task')} running")
     if not queues:  # without a direct queue it polls nothing
@@ -128,6 +131,7 @@ def install(
     """Add the steps to the app's worker; call this before the worker builds its blueprints."""
     pulse = Pulse()
     drainer, pausing = drain.install(app)
+    pool = scaling.install(app, drainer, lambda queue: queue in pausing.paused, os.environ)
     if delivery is not None:
         from celery_fleet.delivery.dead_letters import parking
         from celery_fleet.delivery.fetch import at_most_once
@@ -154,6 +158,7 @@ def install(
             lambda: drainer.is_ending,
             () if told is None else (told,),
             paused=lambda: pausing.paused,
+            scaling=pool.counts,
         )
     verdict = lease_thread.install(app, delivery or Options(), done=ended)
 
@@ -170,7 +175,8 @@ def install(
 
             def look() -> Look:
                 view = own_queues(compat_worker.view_worker(worker), worker.hostname)
-                return judge(view, pulse.ready, pulse.age, drainer.status, pausing.paused)
+                scaled = "" if pool.ordered is None else pool.ordered.words
+                return judge(view, pulse.ready, pulse.age, drainer.status, pausing.paused, scaled)
 
             watch = Watch(notifier, look, question, verdict=verdict)
             # Not in this step's stop(): the worker then still waits for the pool, and a drain continues.

@@ -112,12 +112,18 @@ def test_the_answer_about_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         },
         "queues": {"mail": 7},
         "pauses": None,
+        "pool_sizes": None,
     }
 
 
 def test_the_answer_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "lengths", lambda app, queues: {})
-    assert questions.workers(App(stats={}), {}) == {"workers": {}, "queues": {}, "pauses": None}
+    assert questions.workers(App(stats={}), {}) == {
+        "workers": {},
+        "queues": {},
+        "pauses": None,
+        "pool_sizes": None,
+    }
 
 
 def test_the_command_and_the_release_know_the_same_questions() -> None:

@@ -312,6 +312,83 @@ def test_impossible_pauses_and_resumes_are_refused(
     assert text in done.output
 
 
+PREFORK = "p@test"
+
+
+@pytest.fixture
+def prefork(fleet: Fleet, place: Path) -> Iterator[None]:
+    """Another worker, with a pool that can be scaled, and a third one that is down."""
+    path = place / "etc" / "shop" / "cli.json"
+    document = json.loads(path.read_text())
+    down = {"p@down": ["mail"]}
+    path.write_text(
+        json.dumps({**document, "workers": {PREFORK: ["mail"], NODE: ["mail"], **down}})
+    )
+    options = ("-n", PREFORK, "-Q", "mail", "-P", "prefork", "-c", "2", "-l", "WARNING")
+    worker = fleet.start("celery", "-A", "shop", "worker", *options)
+    try:
+        wait_for(lambda: PREFORK in fleet.celery("inspect", "ping"), 60)
+        yield
+    finally:
+        worker.terminate()
+        worker.wait(60)
+
+
+@pytest.mark.usefixtures("prefork")
+def test_scale_and_reset(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "ana")
+    done = call("scale", "p", "4")
+    assert done.exit_code == 1
+    assert "p@down can't be scaled: it does not answer. Nothing was changed" in done.stderr
+
+    done = call("scale", "p", "4", "--host", "test", "--why", "a backlog")
+    assert done.exit_code == 0, done.output
+    assert f"{PREFORK}: 2 → 4 processes.\nScaled\n" in done.stdout
+    assert re.search(rf"{PREFORK} +4 +2 +\d+ s +ana +a backlog", done.stdout)
+    report = found(call("status", "--json"), 1)
+    assert report["workers"][PREFORK]["processes"] == 4
+    (size,) = report["pool_sizes"]
+    assert (size["node"], size["processes"], size["inventory"]) == (PREFORK, 4, "2")
+    assert "a backlog" in call("status").stdout
+
+    again = found(call("scale", "p", "4", "--host", "test", "--json"))
+    assert again["workers"][PREFORK]["processes"] == 4
+    done = call("scale", "p", "--reset")
+    assert done.stdout == f"{PREFORK} is no longer scaled: the inventory says 2.\n"
+    # The number of the inventory is no difference.
+    assert found(call("scale", "p", "2", "--host", "test", "--json"))["sizes"] == []
+    done = call("scale", "p", "--reset")
+    assert done.exit_code == 1
+    assert f"{PREFORK}, p@down was not scaled; scaled is nothing" in done.stderr
+
+
+def test_a_worker_with_another_pool_is_not_scaled(call: Call) -> None:
+    done = call("scale", NODE.partition("@")[0], "4")
+    assert done.exit_code == 1
+    assert f"{NODE} can't be scaled: its pool is threads, and only prefork can" in done.stderr
+    assert "Nothing was changed: set concurrency in the inventory, and run site.yml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "text"),
+    [
+        (("scale", "w"), 2, "how many processes? Give their number, or --reset"),
+        (("scale", "w", "4", "--reset"), 2, "how many processes? Give their number, or --reset"),
+        (("scale", "w", "0"), 2, "1 to 1000; to have it fetch nothing, use `celery-fleet pause"),
+        (("scale", "w", "1001"), 2, "1001 processes: a worker can have 1 to 1000"),
+        (("scale", "w", "many"), 2, "'many' is not a valid integer"),
+        (("scale", "v", "4"), 2, "worker v: the inventory has"),
+        (("scale", "w", "4", "--host", "h"), 2, "worker w runs on"),
+        (("scale", "gone", "--reset"), 1, "was not scaled; scaled is nothing"),
+    ],
+)
+def test_what_can_not_be_scaled(call: Call, argv: tuple[str, ...], code: int, text: str) -> None:
+    worker = NODE.partition("@")[0]
+    done = call(*(worker if word == "w" else word for word in argv))
+    assert done.exit_code == code, done.output
+    assert text in done.stderr
+
+
 Watching = Callable[[Callable[[Summary], None]], None]
 
 

@@ -340,7 +340,7 @@ def test_a_command_line_has_every_option() -> None:
         "pool": "prefork",
         "prefetch_multiplier": 0,
         "time_limit": 1800,
-        "autoscale": [10, 3],
+        "autoscale": {"min": 3, "max": 10, "wait": "30s"},
         "optimization": "fair",
         "task_events": True,
         "purge": False,
@@ -353,8 +353,8 @@ def test_a_command_line_has_every_option() -> None:
     }
     assert shlex.split(workers.worker_command("app.celery_app", "a@w1", options)) == [
         *("python", "-m", "celery", "-A", "app.celery_app", "worker", "-n", "a@w1", "-Q", "a,b"),
-        *("--concurrency=4", "--pool=prefork", "--prefetch-multiplier=0", "--time-limit=1800"),
-        *("--loglevel=INFO", "--autoscale=10,3", "-O", "fair", "--task-events"),
+        *("--concurrency=3", "--pool=prefork", "--prefetch-multiplier=0", "--time-limit=1800"),
+        *("--loglevel=INFO", "-O", "fair", "--task-events"),
         *("--exclude-queues=c,d", "--include=app.more tasks"),
     ]
 
@@ -1031,3 +1031,15 @@ def test_declared_directories_belong_to_the_application_by_default() -> None:
     ]
     # The application may own the parent directory.
     assert {one["follow"] for one in found} == {False}
+
+
+def test_the_bounds_of_a_worker_that_autoscales() -> None:
+    options = {"autoscale": {"min": "2", "max": 10, "wait": "5m"}, "concurrency": 4}
+    assert workers.autoscale(options) == {"min": 2, "max": 10, "wait": 300.0}
+    assert (workers.processes(options), workers.pool_words(options)) == (10, "2 to 10")
+    off = {"autoscale": {}, "concurrency": 4}
+    assert workers.autoscale(off) == {}
+    assert (workers.processes(off), workers.pool_words(off)) == (4, "4")
+    assert workers.pool_words({}) == ""
+    with pytest.raises(ValueError, match="can't be understood"):
+        workers.autoscale({"autoscale": {"min": 2, "max": 10}})

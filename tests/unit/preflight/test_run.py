@@ -79,9 +79,9 @@ def test_queues_of_exchanges_pass(variables: Variables) -> None:
         {"memory_max": "1G", "memory_high": "infinity"},
         {"memory_max": "40%", "memory_high": "30%"},
         {"max_memory_per_child": 204800},
-        {"autoscale": "10,2"},
-        {"autoscale": "3,3"},
-        {"autoscale": "10"},
+        {"autoscale": {"min": 2, "max": 10, "wait": "30s"}},
+        {"autoscale": {"min": "3", "max": 3, "wait": "5m"}, "concurrency": 8},
+        {"autoscale": {}},
         {"concurrency": 1000},
         {"concurrency": 4000, "pool": "gevent"},
         {"read_write_paths": ["/srv/my data", "-/srv/b", "+/srv/c"]},
@@ -96,6 +96,8 @@ def test_valid_options_of_a_worker_pass(variables: Variables, options: Variables
 
 W = "celery_worker_instances"
 D = f"{W}/discounts"
+A = f"{W}.discounts.autoscale"
+AUTO = {"min": 2, "max": 10, "wait": "30s"}
 B = "celery_beat_schedule"
 S = "celery_app_source"
 IN = "celery_app_package_index"
@@ -184,11 +186,22 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (D, {"memory_max": "20%", "memory_high": "30%"}, f"{W}.discounts.memory_high", "above memory_max", "remove it"),
     (f"{D}/max_memory_per_child", 200, f"{W}.discounts.max_memory_per_child", "in KiB", "mean 204800 (200 MiB)"),
     (f"{D}/max_memory_per_child", 1, f"{W}.discounts.max_memory_per_child", "in KiB", "204800 for 200 MiB"),
-    (f"{D}/autoscale", "2,10", f"{W}.discounts.autoscale", "the smallest number of processes first", "write 10,2"),
-    (f"{D}/autoscale", "10-2", f"{W}.discounts.autoscale", "not a pair", "as in 10,3"),
-    (f"{D}/autoscale", "10,2,1", f"{W}.discounts.autoscale", "not a pair", "as in 10,3"),
-    (f"{D}/autoscale", "0", f"{W}.discounts.autoscale", "allows no process", "as in 10,3"),
-    (f"{D}/autoscale", "4000,2", f"{W}.discounts.autoscale", "more than the 1000", "pool: gevent"),
+    # autoscale
+    (f"{D}/autoscale", "2,10", A, "the form of Celery's own option", "write {min: 2, max: 10, wait: 30s}"),
+    (f"{D}/autoscale", "10,3", A, "the form of Celery's own option", "write {min: 3, max: 10, wait: 30s}"),
+    (f"{D}/autoscale", "10,0", A, "the form of Celery's own option", "write {min: 1, max: 10, wait: 30s}"),
+    (f"{D}/autoscale", 8, A, "the form of Celery's own option", "write {min: 1, max: 8, wait: 30s}"),
+    (f"{D}/autoscale", "10-2", A, "the form of Celery's own option", "write {min: 2, max: 10, wait: 30s}"),
+    (f"{D}/autoscale", {**AUTO, "min": 11}, f"{A}.min", "above max (10)", "10 or less, or raise max"),
+    (f"{D}/autoscale", {**AUTO, "min": 0}, f"{A}.min", "below 1", "write 1 to 1000"),
+    (f"{D}/autoscale", {**AUTO, "max": 4000}, f"{A}.max", "above 1000", "write 1 to 1000"),
+    (f"{D}/autoscale", {**AUTO, "wait": "soon"}, f"{A}.wait", "not a duration", "30s or 5m"),
+    (f"{D}/autoscale", {**AUTO, "wait": 30}, f"{A}.wait", "not a duration", "30s or 5m"),
+    (f"{D}/autoscale", {**AUTO, "wait": "500ms"}, f"{A}.wait", "outside 1s to 1h", "write 1s to 1h"),
+    (f"{D}/autoscale", {**AUTO, "wait": "2h"}, f"{A}.wait", "outside 1s to 1h", "write 1s to 1h"),
+    (f"{D}/autoscale", {"max": 10}, A, "lacks min and wait", "write all three"),
+    (D, {"autoscale": AUTO, "pool": "threads"}, A, "the pool is threads", "write concurrency, or write pool: prefork"),
+    (D, {"autoscale": AUTO, "pool": "solo"}, A, "the pool is solo", "write concurrency, or write pool: prefork"),
     (f"{D}/concurrency", 4000, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
     (D, {"concurrency": 4000, "pool": "threads"}, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
     # directories

@@ -35,13 +35,25 @@ def setting(name: str, before: Any, after: Any) -> list[str] | None:
         ({"optimization": "fair"}, {}, ["optimization fair removed"]),
         ({"queues": ["a"]}, {"queues": ["a", "mail"]}, ["queues a → a,mail"]),
         ({}, {"task_events": True, "loglevel": "DEBUG"}, ["loglevel INFO → DEBUG", "task_events → true"]),
-        ({"autoscale": [4, 1]}, {"autoscale": [8, 1]}, ["autoscale 4,1 → 8,1"]),
+        ({"concurrency": 4}, {"autoscale": {"min": 2, "max": 8, "wait": "30s"}}, ["concurrency 4 → 2"]),
     ],
 )  # fmt: skip
 def test_options_of_a_worker_are_named(
     before: dict[str, Any], after: dict[str, Any], words: list[str]
 ) -> None:
     assert explain(ARGUMENTS, command(**before), command(**after)) == words
+
+
+def test_the_bounds_of_autoscaling_are_named() -> None:
+    def explained(before: str | None, after: str | None) -> list[str] | None:
+        return explain("environment CELERY_FLEET_AUTOSCALE", before, after)
+
+    some = '{"max": 8, "min": 2, "wait": 30.0}'
+    more = '{"max": 9, "min": 2, "wait": 300.0}'
+    assert explained(None, some) == ["autoscale → 2 to 8, wait 30 s"]
+    assert explained(some, more) == ["autoscale 2 to 8, wait 30 s → 2 to 9, wait 300 s"]
+    assert explained(some, None) == ["autoscale 2 to 8, wait 30 s removed"]
+    assert explained(some, "edited by hand") is None
 
 
 def test_options_of_beat_are_named() -> None:

@@ -11,7 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
 INSTANCES = {
     "a": {"queues": ["q"], "concurrency": 4},
     "b": {"pool": "solo", "concurrency": 3},
-    "c": {"autoscale": "10,3", "overlap": False},
+    "c": {"autoscale": {"min": 3, "max": 10, "wait": "30s"}, "overlap": False},
     "d": None,
 }
 HOSTVARS = {

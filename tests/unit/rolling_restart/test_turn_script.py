@@ -38,7 +38,9 @@ def arguments(text: str) -> list[str]:
 
 
 def test_a_second_instance_only_differs_in_its_name() -> None:
-    before = environment(concurrency=4, autoscale=[4, 2], include=["a b", 'c"d'])
+    before = environment(
+        concurrency=4, autoscale={"min": 2, "max": 4, "wait": "30s"}, include=["a b", 'c"d']
+    )
     after = turn.environment(before, NODE, OTHER)
     assert f'CELERY_FLEET_NODE="{OTHER}"' in after
     assert arguments(after) == [OTHER if word == NODE else word for word in arguments(before)]

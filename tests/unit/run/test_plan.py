@@ -22,6 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import 
     items_of,
     pause_notes,
     redis_notes,
+    scale_notes,
     second_beat,
     with_forced,
 )
@@ -291,4 +292,43 @@ def test_the_plan_says_what_operators_have_paused() -> None:
         f"worker1: shop-worker@mail has paused mail by ana: tests{end}",
         f"worker1: shop-worker@all has paused a, b by bo{end}",
         f"worker1: shop-worker@c has paused d by bo: x; paused e; full{end}",
+    ]
+
+
+def test_what_operators_have_scaled_is_noted() -> None:
+    def unit(status: str) -> dict[str, str]:
+        return {"active": "active", "status": status}
+
+    def node(worker: str, processes: str) -> dict[str, str]:
+        name = f"shop-worker@{worker}.service"
+        found = {"host": "worker1", "worker": worker, "unit": name}
+        return {**found, "processes": processes} if processes else found
+
+    since = "since 2026-11-23 14:05 UTC"
+    states = {
+        "worker1": {
+            "shop-worker@mail.service": unit(
+                f"consuming mail; scaled to 6 by ana {since}: (odd); x (inventory: 4); paused bulk by bo"
+            ),
+            "shop-worker@auto.service": unit(
+                f"consuming a; scaled to 3 {since} (inventory: 2 to 10); full, 3 tasks running"
+            ),
+            "shop-worker@changed.service": unit(f"scaled to 6 by bo {since} (inventory: 4)"),
+            "shop-worker@default.service": unit(f"scaled to 6 by bo {since} (inventory: 8)"),
+            "shop-worker@gone.service": unit(f"scaled to 6 by bo {since} (inventory: 4)"),
+            "shop-worker@plain.service": unit("consuming plain; paused mail by ana: scaled to 6"),
+        }
+    }
+    wanted = {"mail": "4", "auto": "2 to 10", "changed": "2 to 10", "default": "", "plain": "4"}
+    nodes = {f"{worker}@worker1": node(worker, words) for worker, words in wanted.items()}
+
+    def kept(worker: str) -> str:
+        return f"the run leaves it so, `celery-fleet scale {worker} --reset` ends it"
+
+    ended = "the run ends it, because the inventory said 4 then"
+    assert scale_notes(states, nodes) == [
+        f"worker1: shop-worker@mail is scaled to 6 by ana {since}: (odd); x; the inventory says 4; {kept('mail')}",
+        f"worker1: shop-worker@auto is scaled to 3 {since}; the inventory says 2 to 10; {kept('auto')}",
+        f"worker1: shop-worker@changed is scaled to 6 by bo {since}; the inventory says 2 to 10; {ended}",
+        f"worker1: shop-worker@default is scaled to 6 by bo {since}; the inventory says 8; {kept('default')}",
     ]

@@ -6,11 +6,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
+    seconds,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
     as_number,
     parsed,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    AUTOSCALE,
     WORKER,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
@@ -38,10 +42,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 EXTERNAL: Final = "celery_app_external_queues"
+METRICS: Final = "celery_app_metrics"
 # Processes or threads of one worker: Celery can't handle more files, and each needs memory.
 _MOST: Final = 1000
 _GREENLETS: Final = ("gevent", "eventlet")
-_AUTOSCALE = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
+# Celery's own form of the option, `max,min`, in either order.
+_CELERYS: Final = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
+_SHORTEST_WAIT, _LONGEST_WAIT = 1, 3600
 
 
 def enabled(model: Model, host: str) -> tuple[str, ...]:
@@ -208,33 +215,87 @@ def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
 
 
 def _processes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    numbers = {"concurrency": as_number(options.get("concurrency"))}
-    autoscale = options.get("autoscale")
-    if isinstance(autoscale, (str, int)):
-        found = _AUTOSCALE.fullmatch(str(autoscale))
-        if found is None:
-            yield (
-                "autoscale",
-                "is not a pair of numbers",
-                "write the largest and the smallest number of processes, as in 10,3",
+    number = as_number(options.get("concurrency"))
+    if number is not None and number > _MOST and options.get("pool") not in _GREENLETS:
+        yield (
+            "concurrency",
+            f"is more than the {_MOST} processes or threads that one worker can have",
+            "write as many as the host has room for; for thousands of waiting tasks write pool: gevent",
+        )
+
+
+def check_celerys_autoscale(model: Model) -> Iterator[Problem]:
+    """Refuse the form of Celery's own option, before its type is reported."""
+    for name, options, hosts in each_worker(model):
+        given = options.get("autoscale")
+        if not isinstance(given, (str, int)) or isinstance(given, bool):
+            continue
+        found = _CELERYS.fullmatch(str(given))
+        numbers = sorted(int(number) for number in found.groups(default="1")) if found else []
+        least, most = numbers if numbers and numbers[1] else (2, 10)
+        path = ("celery_worker_instances", name, "autoscale")
+        yield Problem(
+            dotted(path),
+            "is the form of Celery's own option, which does not look at how long tasks wait",
+            f"write {{min: {max(least, 1)}, max: {most}, wait: 30s}}",
+            value=model.show(path, given),
+            hosts=hosts,
+        )
+
+
+def check_autoscale(model: Model) -> Iterator[Problem]:
+    """Refuse bounds of a pool that can't be followed."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name, "autoscale")
+        given = as_mapping(options.get("autoscale"))
+        yield from check_options(model, path, given, AUTOSCALE, hosts)
+        for key, message, remedy in _bounds(options):
+            below = (*path, key) if key else path
+            value = model.show(below, given[key]) if key else ""
+            yield Problem(dotted(below), message, remedy, value=value, hosts=hosts)
+        unmeasured = tuple(host for host in hosts if model.value(host, METRICS) is False)
+        if given and unmeasured:
+            yield Problem(
+                dotted(path),
+                f"can't see how long tasks wait: {METRICS} is false, so messages don't say when they were sent",
+                f"set {METRICS}: true, or remove it and write concurrency",
+                hosts=unmeasured,
             )
-        elif int(found[1]) < int(found[2] or 0):
-            yield (
-                "autoscale",
-                "has the smallest number of processes first",
-                f"write {found[2]},{found[1]}: the largest number comes first",
-            )
-        elif int(found[1]) == 0:
-            yield ("autoscale", "allows no process", "write 1 or more, as in 10,3")
-        else:
-            numbers["autoscale"] = float(found[1])
-    for key, number in numbers.items():
-        if number is not None and number > _MOST and options.get("pool") not in _GREENLETS:
-            yield (
-                key,
-                f"is more than the {_MOST} processes or threads that one worker can have",
-                "write as many as the host has room for; for thousands of waiting tasks write pool: gevent",
-            )
+
+
+def _bounds(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Yield key, message and remedy of each fault of `autoscale`; the key is empty for the whole option."""
+    given = as_mapping(options.get("autoscale"))
+    if not given:
+        return
+    pool = options.get("pool") or "prefork"
+    if pool != "prefork":
+        yield (
+            "",
+            f"needs processes that can start and end, but the pool is {pool}",
+            "remove it and write concurrency, or write pool: prefork",
+        )
+    missing = [option.name for option in AUTOSCALE if given.get(option.name) is None]
+    if missing:
+        yield (
+            "",
+            f"lacks {' and '.join(missing)}",
+            "write all three, as in {min: 2, max: 10, wait: 30s}",
+        )
+    low, high, wait = (given.get(option.name) for option in AUTOSCALE)
+    least, most = as_number(low), as_number(high)
+    if least is not None and most is not None and least > most >= 1:
+        yield (
+            "min",
+            f"is above max ({number_text(most)})",
+            f"write {number_text(most)} or less, or raise max",
+        )
+    if isinstance(wait, (str, int, float)) and not isinstance(wait, bool):
+        known = seconds(str(wait))
+        if known is None:
+            yield "wait", "is not a duration", "write it as in 30s or 5m"
+        elif not _SHORTEST_WAIT <= known <= _LONGEST_WAIT:
+            yield "wait", "is outside 1s to 1h", "write 1s to 1h"
 
 
 def _cut_short(

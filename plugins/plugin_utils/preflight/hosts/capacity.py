@@ -95,7 +95,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
                 name: {
                     key: value
                     for key, value in own.items()
-                    if key in _OPTIONS and isinstance(value, (str, int, float))
+                    if key in _OPTIONS and isinstance(value, (str, int, float, Mapping))
                 }
                 for name, own in each_enabled(model, host)
             }

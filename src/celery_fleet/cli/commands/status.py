@@ -12,7 +12,7 @@ import click
 
 from celery_fleet.cli import ask, output, releases, slo, units
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.commands import pauses
+from celery_fleet.cli.commands import pauses, scale
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
 from celery_fleet.common.small_file import content
@@ -29,6 +29,7 @@ class StatusReport:
         slos: How workers have kept their SLOs.
         pauses: What operators have paused.
         hold: The release that the fleet holds, if it holds one.
+        pool_sizes: The workers that operators have scaled.
     """
 
     units: list[units.UnitStatus]
@@ -42,6 +43,7 @@ class StatusReport:
     slos: list[slo.Kept] = field(default_factory=list)
     pauses: list[Mapping[str, Any]] = field(default_factory=list)
     hold: Mapping[str, Any] | None = None
+    pool_sizes: list[Mapping[str, Any]] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -66,6 +68,7 @@ class StatusReport:
             "slos": [one.as_dict() for one in self.slos],
             "pauses": self.pauses,
             "hold": self.hold,
+            "pool_sizes": self.pool_sizes,
             "due": self.due,
         }
 
@@ -115,6 +118,7 @@ def judge(found: StatusReport, application: Application, answer: Mapping[str, An
     """Compare the workers' answers with the inventory."""
     found.dead_letters = answer.get("dead_letters")
     found.pauses = answer.get("pauses") or []
+    found.pool_sizes = answer.get("pool_sizes") or []
     if answer.get("full"):
         found.problems.append(answer["full"])
         found.queues = {
@@ -249,6 +253,7 @@ def show(found: StatusReport, application: Application) -> None:
         )
     pauses.show(found.pauses)
     releases.say_hold(found.hold)
+    scale.show(found.pool_sizes)
     if found.dead_letters:
         output.say(
             f"Dead letters: {found.dead_letters}; to see them: celery-fleet dead-letters list\n"

@@ -88,6 +88,25 @@ SOURCES = (
             Metric("celery_worker_tasks_active", GAUGE, _WORKER, "Tasks that the worker runs now."),
             Metric("celery_fleet_worker_slots", GAUGE, _WORKER, "Tasks that it can run at a time."),
             Metric(
+                "celery_fleet_worker_slots_min",
+                GAUGE,
+                _WORKER,
+                "The least that autoscaling or an operator lets it run at a time; its slots without either.",
+            ),
+            Metric("celery_fleet_worker_slots_max", GAUGE, _WORKER, "The most, in the same way."),
+            Metric(
+                "celery_fleet_worker_scalings_total",
+                COUNTER,
+                (*_WORKER, "direction"),
+                "Changes of its number of processes while it ran, `up` and `down`.",
+            ),
+            Metric(
+                "celery_fleet_worker_scaling_blocked",
+                GAUGE,
+                _WORKER,
+                "1 if it would have more processes if there were memory for them.",
+            ),
+            Metric(
                 "celery_fleet_worker_prefetched",
                 GAUGE,
                 _WORKER,

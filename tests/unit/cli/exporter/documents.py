@@ -78,6 +78,7 @@ def worker(name: str = "mail", **more: Any) -> dict[str, Any]:
         "eta": 0,
         "held_oldest": 12.5,
         "drains": 1,
+        "scaling": {"min": 2, "max": 10, "blocked": True, "ups": 3, "downs": 1},
         **more,
     }
 

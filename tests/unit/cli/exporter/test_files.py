@@ -65,6 +65,9 @@ def test_metrics_of_a_worker(tmp_path: Path) -> None:
     gauges = {
         "celery_worker_tasks_active": 1,
         "celery_fleet_worker_slots": 4,
+        "celery_fleet_worker_slots_min": 2,
+        "celery_fleet_worker_slots_max": 10,
+        "celery_fleet_worker_scaling_blocked": 1,
         "celery_fleet_worker_prefetched": 2,
         "celery_fleet_worker_eta": 0,
         "celery_fleet_held_oldest_seconds": 12.5,
@@ -73,6 +76,10 @@ def test_metrics_of_a_worker(tmp_path: Path) -> None:
     }
     for name, value in gauges.items():
         assert found[name] == {labels(**OWN): value}, name
+    assert found["celery_fleet_worker_scalings_total"] == {
+        labels(**OWN, direction="up"): 3,
+        labels(**OWN, direction="down"): 1,
+    }
     assert found["celery_fleet_worker_paused"] == {of_queue: 0}
     assert found["celery_active_worker_count"] == {labels(queue_name="mail"): 1}
     assert found["celery_active_process_count"] == {labels(queue_name="mail"): 4}
@@ -83,6 +90,15 @@ def test_metrics_of_a_worker(tmp_path: Path) -> None:
 def test_a_worker_that_holds_nothing(tmp_path: Path) -> None:
     write(tmp_path / "w.json", worker(held_oldest=None, tasks=[], waits=[]))
     assert read(tmp_path / "w.json")["celery_fleet_held_oldest_seconds"] == {labels(**OWN): 0}
+
+
+def test_a_worker_with_an_older_runtime_says_nothing_of_its_scaling(tmp_path: Path) -> None:
+    document = worker()
+    del document["scaling"]
+    write(tmp_path / "w.json", document)
+    found = read(tmp_path / "w.json")
+    assert found["celery_fleet_worker_slots"] == {labels(**OWN): 4}
+    assert not [name for name in found if "scaling" in name or "slots_m" in name]
 
 
 def test_a_paused_queue_has_its_consumers(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ BIG = {**GOOD, "memory_bytes": 2048 * MIB, "processors": 4}
         ({"concurrency": 2, "max_memory_per_child": 102400}, 200),
         # As many processes as processors.
         ({"max_memory_per_child": 102400}, 400),
-        ({"autoscale": "10,3", "max_memory_per_child": 102400}, 1000),
+        ({"autoscale": {"min": 3, "max": 10, "wait": "30s"}, "max_memory_per_child": 102400}, 1000),
         # The lower of both limits applies.
         ({"concurrency": 2, "max_memory_per_child": 102400, "memory_max": "64M"}, 64),
         # Celery only checks the memory of processes.

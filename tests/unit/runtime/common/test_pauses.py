@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from celery_fleet.common import pauses
+from celery_fleet.common import pauses, text
 from celery_fleet.common.pauses import Pause
 
 
@@ -52,7 +52,7 @@ def test_a_reason_is_one_short_line() -> None:
     (found,) = pauses.parse({"all": value})
     assert found.by == "a b"
     assert found.why.startswith("x WATCHDOG=trigger[2Jyy")
-    assert len(found.why) == pauses.LONGEST
+    assert len(found.why) == text.LONGEST
 
 
 @pytest.mark.parametrize(

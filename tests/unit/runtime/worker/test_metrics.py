@@ -160,7 +160,14 @@ def file_at(path: Path, recorder: Recorder) -> MetricsFile:
     worker = SimpleNamespace(
         hostname="mail@worker1", pool=None, pool_cls=None, consumer=None, blueprint=None
     )
-    return MetricsFile(path, worker, recorder, counts_tasks=True, is_ending=lambda: False)
+    return MetricsFile(
+        path,
+        worker,
+        recorder,
+        counts_tasks=True,
+        is_ending=lambda: False,
+        scaling=lambda: {"min": 2, "max": 10, "blocked": False, "ups": 3, "downs": 1},
+    )
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "drains": 1}'])
@@ -176,6 +183,22 @@ def test_a_file_that_cannot_be_read_is_replaced(
     assert "so its counts start at 0" in record.message
     found = json.loads(path.read_text())
     assert (found["tasks"], found["waits"], found["drains"]) == ([], [], 0)
+
+
+def test_changes_of_the_pool_are_counted_across_starts(tmp_path: Path) -> None:
+    path = tmp_path / "worker-mail.json"
+    for number in (1, 2):
+        file = file_at(path, Recorder())
+        file.start()
+        file.end()
+        found = json.loads(path.read_text())["scaling"]
+        assert found == {
+            "min": 2,
+            "max": 10,
+            "blocked": False,
+            "ups": 3 * number,
+            "downs": number,
+        }
 
 
 def test_a_missing_directory_is_logged_once(

@@ -10,6 +10,8 @@ from celery import Celery, bootsteps, signals
 from celery.worker import state as worker_state
 from celery.worker.control import Panel
 
+from celery_fleet.common.pauses import Pause
+from celery_fleet.common.pool_sizes import PoolSize
 from celery_fleet.compat import broker
 from celery_fleet.compat import worker as compat_worker
 from celery_fleet.compat.worker import WorkerView
@@ -138,6 +140,17 @@ def test_attempts_to_connect_are_counted(ready: bool) -> None:
     view = replace(VIEW, connected=False, restarts=3)
 
     assert worker.judge(view, ready, 0.1).attempts == 3
+
+
+def test_the_status_says_that_an_operator_has_scaled_the_worker() -> None:
+    """The plan finds it there; see `scale_notes` in plugins/plugin_utils/run/plan.py."""
+    size = PoolSize("d@h1", 6, "4", 0.0, "ana", "a backlog").words
+    view = replace(VIEW, queues=("discounts", "bulk"))
+    paused = {"bulk": Pause("queue:bulk", 0.0, "bo", "")}
+
+    look = worker.judge(view, True, 0.1, paused=paused, scaled=size)
+
+    assert look.text == f"consuming discounts; {size}; paused bulk by bo"
 
 
 def test_the_direct_queue_is_not_shown() -> None:
