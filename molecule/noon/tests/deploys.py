@@ -20,6 +20,8 @@ SOURCE = ROOT / "molecule/restarts/application"
 #: What `load.migrate` does in a release whose migration is fine.
 MIGRATE = '"""The migration of this release."""\n'
 
+COMMAND = {"name": "migrate", "argv": ["python", "-m", "load.migrate"]}
+
 _NAP = "    row = _start(self)\n    time.sleep(seconds)\n    record.end(row)\n"
 
 
@@ -150,7 +152,7 @@ class Deploys:
         self, case: Case, name: str, source: Path | None, arguments: tuple[str, ...]
     ) -> Iterator[subprocess.Popen[bytes]]:
         self._began = case.log.stat().st_size if case.log.exists() else 0
-        given: dict[str, Any] = dict(QUICK)
+        given: dict[str, Any] = {**QUICK, "celery_release_commands": [COMMAND]}
         if source is not None:
             given["celery_app_source"] = {"path": str(source)}
         with playbook("-e", json.dumps(given), *arguments, name, log=case.log) as process:
@@ -173,9 +175,9 @@ class Deploys:
         found = {}
         for host in self.ground.fleet.hosts("fleet"):
             listed = self.ground.fleet.execute(
-                host, f"cd /opt/{APP}/pins && for pin in *; do echo $pin $(readlink $pin); done"
+                host, f"cd /opt/{APP}/pins && for pin in $(ls); do echo $pin $(readlink $pin); done"
             )
-            for line in listed.output.splitlines():
+            for line in filter(None, listed.output.splitlines()):
                 name, _, target = line.partition(" ")
                 found[f"{host} {name}"] = target.rpartition("/")[2]
         return found
