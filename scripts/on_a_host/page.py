@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from scripts import playbooks
 from scripts.on_a_host.things import ROOT, Page, Thing, take
 from scripts.on_a_host.words import (
     GIVEN_BY,
@@ -134,7 +133,7 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
     take(page, local, True)
     for fleet in others:
         take(page, fleet, False)
-    plays = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
+    plays = playbooks.plays(ROOT / "playbooks" / "site.yml")
     roles = sorted(
         {role for each in page.things.values() for one in each.values() for role in one.roles}
     )

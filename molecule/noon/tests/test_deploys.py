@@ -34,7 +34,7 @@ def test_deploys_at_noon(ground: Ground, deploys: Deploys) -> None:
             assert record["history"][-1]["canary"]["tasks"] > 20
             assert deploys.runs() == set(deploys.pins().values()) == {record["current"]}
         served = [entry["release"] for entry in deploys.record()["history"]]
-        done = deploys.back(case, "-e", "why=it is noon")
+        done = deploys.back(case, "-e", "why='it is noon'")
         assert done.status == 0, done.end
         record = deploys.record()
         assert record["current"] == served[-2] != start

@@ -18,7 +18,7 @@ from scripts import playbooks
 from tests.render.fleet import ROOT, ansible, copy_inventory
 
 # Preflight's plays, where a run may start at any task: they change nothing, and the lease needs all of them.
-PREFLIGHT = len(load(ROOT / "playbooks/preflight.yml"))
+PREFLIGHT = len(playbooks.plays(ROOT / "playbooks/preflight.yml"))
 REFUSED = "this run has skipped the first steps of every run"
 REMOVAL = "remove_fleet.yml"
 REMOVAL_REFUSED = "this run has skipped the first steps of a removal"
