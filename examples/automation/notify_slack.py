@@ -19,7 +19,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-SIGNS = {"start": ":hourglass_flowing_sand:", "success": ":white_check_mark:", "failure": ":x:"}
+SIGNS = {
+    "start": ":hourglass_flowing_sand:",
+    "success": ":white_check_mark:",
+    "failure": ":x:",
+    "rollback": ":rewind:",
+}
 
 
 def text_of(run: dict[str, Any]) -> str:
@@ -32,7 +37,8 @@ def text_of(run: dict[str, Any]) -> str:
     elif run["event"] == "success":
         lines = [f"{what} is done after {run['seconds']:.0f} s"]
     else:
-        lines = [f"{what} failed after {run['seconds']:.0f} s"]
+        how = f"went back to release {run['back']}" if run["event"] == "rollback" else "failed"
+        lines = [f"{what} {how} after {run['seconds']:.0f} s"]
         lines += [f"• {one['host']}, {one['task']}: {one['message']}" for one in run["failed"]]
     return "\n".join([f"{SIGNS.get(run['event'], '')} {lines[0]}".strip(), *lines[1:]])
 

@@ -45,13 +45,21 @@ def begun(app: str, release: str, plan: Mapping[str, Any], playbook: str) -> dic
 
 
 def ended(
-    start: Mapping[str, Any], well: bool, failed: Sequence[Mapping[str, str]]
+    start: Mapping[str, Any], well: bool, failed: Sequence[Mapping[str, str]], back: str = ""
 ) -> dict[str, Any]:
-    """Return how a run has ended: `success`, or `failure` with the host, task and message of each failure."""
+    """Return how a run has ended: `success`, `failure`, or `rollback` if the fleet is back at an earlier release.
+
+    Args:
+        start: What `begun` has returned.
+        well: Whether no host has failed.
+        failed: Host, task and message of each failure; after a rollback, why the release was refused.
+        back: Id of the earlier release.
+    """
     moment = time.time()
     return {
         **start,
-        "event": "success" if well else "failure",
+        "event": "rollback" if back else "success" if well else "failure",
+        "back": back or None,
         "time": round(moment, 3),
         "seconds": round(max(0.0, moment - float(start["time"])), 1),
         "failed": [

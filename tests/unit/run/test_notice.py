@@ -38,7 +38,9 @@ def told(tmp_path: Path) -> tuple[list[str], Path]:
 
 def result(action: str, host: str, **answer: Any) -> Any:
     return SimpleNamespace(
-        task=SimpleNamespace(action=action, get_name=lambda: f"task of {action}"),
+        task=SimpleNamespace(
+            action=action, args={"do": "record"}, get_name=lambda: f"task of {action}"
+        ),
         host=SimpleNamespace(get_name=lambda: host),
         result=answer,
     )
@@ -83,6 +85,37 @@ def test_the_end_of_a_run_is_told(told: tuple[list[str], Path]) -> None:
     )
     assert end["items"] == PLAN["items"]
     assert end["seconds"] >= 0
+
+
+def recorded(callback: CallbackModule, how: str) -> None:
+    record = {"history": [{"release": "old", "result": how}]}
+    callback.v2_runner_on_ok(result("celery_fleet.core.release_history", "worker1", record=record))
+
+
+def test_a_deploy_that_went_back_is_told_with_its_reason(told: tuple[list[str], Path]) -> None:
+    command, kept = told
+    callback = CallbackModule()
+    begun(callback, command)
+    callback.v2_runner_on_failed(result("x", "worker2", msg="refused as the canary"))
+    recorded(callback, "rolled back")
+    callback.v2_runner_on_failed(result("x", "worker1", msg="the release was refused"))
+    callback.v2_playbook_on_stats(stats("worker1"))
+    (end,) = lines(kept)
+    assert (end["event"], end["back"]) == ("rollback", "old")
+    assert [one["message"] for one in end["failed"]] == [
+        "refused as the canary",
+        "the release was refused",
+    ]
+
+
+def test_a_deploy_that_serves_is_a_success(told: tuple[list[str], Path]) -> None:
+    command, kept = told
+    callback = CallbackModule()
+    begun(callback, command)
+    recorded(callback, "deployed")
+    callback.v2_playbook_on_stats(stats())
+    (end,) = lines(kept)
+    assert (end["event"], end["back"]) == ("success", None)
 
 
 def test_a_second_playbook_is_not_told_of(told: tuple[list[str], Path]) -> None:
@@ -176,12 +209,18 @@ def slack(webhook: Path, document: dict[str, Any]) -> subprocess.CompletedProces
 def test_the_example_for_slack(webhook: Path) -> None:
     start = {**notice.begun("shop", "abc", PLAN, "site.yml"), "user": "ana"}
     failed = [{"host": "worker1", "task": "Start", "message": "<!channel> & no memory"}]
-    for document in (start, notice.ended(start, True, []), notice.ended(start, False, failed)):
+    ends = (
+        notice.ended(start, True, []),
+        notice.ended(start, False, failed),
+        notice.ended(start, False, [], "old"),
+    )
+    for document in (start, *ends):
         assert slack(webhook, document).returncode == 0
     assert [message["text"] for message in Slack.got] == [
         ":hourglass_flowing_sand: site.yml of *shop* by ana starts: 1 change on 2 hosts, release abc",
         ":white_check_mark: site.yml of *shop* by ana is done after 0 s",
         ":x: site.yml of *shop* by ana failed after 0 s\n• worker1, Start: &lt;!channel&gt; &amp; no memory",
+        ":rewind: site.yml of *shop* by ana went back to release old after 0 s",
     ]
 
 
