@@ -52,7 +52,7 @@ BROKEN: Mapping[str, tuple[Callable[[Path], None], str]] = {
             "celery_app.py",
             "events.connect()\n",
             "events.connect()\n\n\ndef _die(**_):\n    os._exit(3)\n\n\n"
-            "from celery import signals  # noqa\n\nsignals.worker_init.connect(_die, weak=False)\n",
+            "from celery import signals\n\nsignals.worker_init.connect(_die, weak=False)\n",
         ),
         "does not start",
     ),

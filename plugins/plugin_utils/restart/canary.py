@@ -23,7 +23,7 @@ _MEBIBYTE, _KIBIBYTE = 2**20, 2**10
 
 
 @dataclass(frozen=True)
-class Limits:
+class CanaryLimits:
     """By how much the new release may be worse.
 
     Attributes:
@@ -127,7 +127,7 @@ class Observation:
         before: Figures of the worker before the canary started.
     """
 
-    limits: Limits
+    limits: CanaryLimits
     before: Figures
     _new: list[tuple[float, Figures]] = field(default_factory=list)
     _old: list[Figures] = field(default_factory=list)
@@ -313,12 +313,12 @@ def _time(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
-def limits(raw: Mapping[str, Any] | None) -> Limits | None:
+def limits(raw: Mapping[str, Any] | None) -> CanaryLimits | None:
     """Return the limits that a role gives; None if no canary is to be observed."""
     if not raw or not float(raw.get("seconds") or 0):
         return None
     numbers = {name: float(raw[name]) for name in ("seconds", *_ALLOWED)}
-    return Limits(min_tasks=int(raw["min_tasks"]), **numbers)
+    return CanaryLimits(min_tasks=int(raw["min_tasks"]), **numbers)
 
 
 _ALLOWED = ("max_failures", "max_slowdown", "max_memory", "max_growth")

@@ -104,7 +104,7 @@ class WorkerRestart:
         timeout: float,
         tasks: tuple[str, ...] = (),
         forced: bool = False,
-        limits: canary.Limits | None = None,
+        limits: canary.CanaryLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.turn = turn
@@ -277,7 +277,7 @@ class WorkerRestart:
         return {unit: canary.figures(seen.figures.get(unit)) for unit in units}
 
     def _observe(
-        self, limits: canary.Limits, name: str, before: canary.Figures
+        self, limits: canary.CanaryLimits, name: str, before: canary.Figures
     ) -> Generator[HostRequest, HostAnswer, HostAnswer]:
         """Compare a unit that runs the new release with the old one for some time."""
         units = [name] if name == self.worker.unit else [name, self.worker.unit]

@@ -94,7 +94,7 @@ def test_what_celery_logs_of_an_end_is_understood(
     logged.setFormatter(formatter)
     app = Celery("shop", set_as_current=False)
 
-    @app.task(name="shop.pay")  # type: ignore[untyped-decorator]  # Celery ships no types
+    @app.task(name="shop.pay", shared=False)  # type: ignore[untyped-decorator]  # Celery ships no types
     def pay() -> str:
         if error is not None:
             raise error

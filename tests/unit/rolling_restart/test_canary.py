@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary import (
     Count,
     Figures,
-    Limits,
+    CanaryLimits,
     Observation,
     Verdict,
     figures,
@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary i
 )
 
 MIB = 2**20
-LIMITS = Limits(seconds=60, min_tasks=20)
+LIMITS = CanaryLimits(seconds=60, min_tasks=20)
 
 
 def seen(counts: dict[str, Count] | None, size: int = 80 * MIB, processes: int = 2) -> Figures:
@@ -33,7 +33,7 @@ def judged(
     *,
     before: dict[str, Count] | None = None,
     sizes: tuple[int, ...] = (80 * MIB, 80 * MIB, 80 * MIB),
-    limits: Limits = LIMITS,
+    limits: CanaryLimits = LIMITS,
 ) -> Verdict:
     """Judge a canary that is looked at three times; `old` ran beside it."""
     one = Observation(limits, seen(before if before is not None else pays(1000)))
@@ -131,8 +131,8 @@ def test_what_could_not_be_judged_is_said_and_refused() -> None:
         "failures and run time could not be judged: 3 tasks ended in 60 s, and 20 are needed. "
     )
     assert "celery_canary_seconds" in refusal
-    assert judged(pays(3), limits=Limits(min_tasks=0)).refusals == ()
-    assert judged({}, limits=Limits(min_tasks=0)).refusals == ()
+    assert judged(pays(3), limits=CanaryLimits(min_tasks=0)).refusals == ()
+    assert judged({}, limits=CanaryLimits(min_tasks=0)).refusals == ()
     (refusal,) = judged(None).refusals
     assert "set celery_app_metrics to true" in refusal
 
@@ -189,6 +189,6 @@ GIVEN: dict[str, Any] = {
 
 
 def test_limits_of_a_role() -> None:
-    assert limits(GIVEN) == Limits(30, 5, 1, 3, 2, 100)
+    assert limits(GIVEN) == CanaryLimits(30, 5, 1, 3, 2, 100)
     assert limits({}) is None
     assert limits({**GIVEN, "seconds": 0}) is None

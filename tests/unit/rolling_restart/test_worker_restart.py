@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary import Limits
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary import CanaryLimits
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     FleetWorker,
     Kind,
@@ -442,7 +442,7 @@ def test_leftovers_of_a_killed_run_are_removed() -> None:
 
 # -- a canary ----------------------------------------------------------------------------------------------
 
-LIMITS = Limits(seconds=60, min_tasks=20)
+LIMITS = CanaryLimits(seconds=60, min_tasks=20)
 COUNTS, NEXT_COUNTS = (
     {
         "counts": f"/var/lib/shop/metrics/worker-{name}.json",

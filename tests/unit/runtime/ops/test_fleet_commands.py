@@ -155,10 +155,14 @@ def stats(**fleet: Any) -> dict[str, Any]:
 
 
 def test_the_census_is_one_broadcast() -> None:
-    app = Inspected({"a@h": stats(state="paused", queues=["q", "p", "a@h.dq2"])})
+    answer = {
+        **stats(state="paused", queues=["q", "p", "a@h.dq2"]),
+        "fleet_last_hour": {"ended": 9},
+    }
+    app = Inspected({"a@h": answer})
 
     assert command.census(app) == {
-        "a@h": {"queues": ["p", "q"], "processes": 4, "pid": 7, "state": "paused"}
+        "a@h": {"queues": ["p", "q"], "processes": 4, "pid": 7, "state": "paused", "ended": 9}
     }
     assert app.asked == [None]
 
@@ -174,8 +178,14 @@ def test_a_worker_of_an_older_runtime_is_asked_for_its_queues() -> None:
     )
 
     assert command.census(app) == {
-        "a@h": {"queues": ["q"], "processes": 4, "pid": 7, "state": "consuming"},
-        "b@h": {"queues": [], "processes": None, "pid": None, "state": "consuming"},
+        "a@h": {"queues": ["q"], "processes": 4, "pid": 7, "state": "consuming", "ended": 0},
+        "b@h": {
+            "queues": [],
+            "processes": None,
+            "pid": None,
+            "state": "consuming",
+            "ended": 0,
+        },
     }
     assert app.asked == [None, ["a@h", "b@h"]]
 
