@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary import (
+    CanaryLimits,
     Count,
     Figures,
-    CanaryLimits,
     Observation,
     Verdict,
     figures,
