@@ -7,8 +7,10 @@ both ran enough tasks, otherwise with everything that the worker had counted bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import text
@@ -17,6 +19,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils import text
 _COMPARED = 3
 # Differences that are too small to matter: seconds of a task's run time, bytes of a process, failed tasks.
 _SECONDS, _BYTES, _FAILURES = 0.05, 32 * 2**20, 2
+# Standard errors by which figures may differ by chance.
+_CHANCE = 3.0
 # Part of the observation after which the memory of a fresh process is considered settled.
 _SETTLED = 0.5
 _MEBIBYTE, _KIBIBYTE = 2**20, 2**10
@@ -45,11 +49,18 @@ class CanaryLimits:
 
 @dataclass(frozen=True)
 class Count:
-    """What has become of one task: how often it succeeded and failed, and the seconds of the successes."""
+    """What has become of one task.
+
+    Attributes:
+        succeeded: How often it succeeded, and `failed` how often it failed.
+        seconds: Run times of the successes, added up.
+        buckets: Number of successes in each bucket of the histogram of run times.
+    """
 
     succeeded: int = 0
     failed: int = 0
     seconds: float = 0.0
+    buckets: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -69,12 +80,14 @@ class Figures:
         memory: Bytes of all its processes.
         processes: Number of its processes.
         tasks: The tasks that its release registers, or None if that is not known.
+        bounds: Upper bounds of the histograms' buckets but the last, in seconds; empty with an older runtime.
     """
 
     counts: Counts | None = None
     memory: int = 0
     processes: int = 0
     tasks: frozenset[str] | None = None
+    bounds: tuple[float, ...] = ()
 
     @property
     def size(self) -> float:
@@ -88,10 +101,15 @@ def figures(raw: Mapping[str, Any] | None) -> Figures:
         return Figures()
     counts, tasks = raw.get("counts"), raw.get("tasks")
     return Figures(
-        None if counts is None else {str(name): Count(*one) for name, one in counts.items()},
+        None
+        if counts is None
+        else {
+            str(name): Count(one[0], one[1], one[2], tuple(one[3])) for name, one in counts.items()
+        },
         int(raw.get("memory") or 0),
         int(raw.get("processes") or 0),
         None if tasks is None else frozenset(map(str, tasks)),
+        tuple(raw.get("bounds") or ()),
     )
 
 
@@ -222,7 +240,9 @@ class Observation:
         usual = 100 * sum(one.failed for one in old.values()) / compared if compared else 0.0
         line = f"{rate:.1f} % of {text.count(ended, 'task')} failed"
         line += f" ({when} {usual:.1f} % of {compared})" if compared else ""
-        worse = rate > usual + self.limits.max_failures and failed >= _FAILURES
+        # With few tasks the rate differs by chance.
+        chance = _CHANCE * math.sqrt(usual * (100 - usual) / ended)
+        worse = rate > usual + max(self.limits.max_failures, chance) and failed >= _FAILURES
         return (
             line,
             f"{line}; celery_canary_max_failures allows {self.limits.max_failures:g} more"
@@ -231,25 +251,43 @@ class Observation:
         )
 
     def _slowdown(self, new: Counts) -> tuple[str, str]:
-        old, when = self._baseline()
+        """Judge mean and median: a few long tasks change the mean by chance, and hide that short ones are slower."""
+        (old, when), bounds = self._baseline(), self._new[-1][1].bounds
         both = [
             (one, old[name])
             for name, one in new.items()
             if min(one.succeeded, old.get(name, Count()).succeeded) >= _COMPARED
         ]
-        number = sum(one.succeeded for one, _ in both)
-        if not number:
+        if not both or not bounds:
             return "run time could not be compared: no task ran often enough with both releases", ""
-        took = sum(one.seconds for one, _ in both) / number
-        usual = sum(one.succeeded * other.mean for one, other in both) / number
-        line = f"a task took {_time(took)} on average ({when} {_time(usual)})"
-        worse = took > usual * self.limits.max_slowdown and took - usual > _SECONDS
-        return (
-            line,
-            f"{line}; celery_canary_max_slowdown allows {self.limits.max_slowdown:g} times"
-            if worse
-            else "",
+        number = sum(one.succeeded for one, _ in both)
+        took, usual = (
+            sum(weight.succeeded * each.mean for weight, each in pairs) / number
+            for pairs in ([(one, one) for one, _ in both], both)
         )
+        middle, usual_middle = (
+            sum(weight.succeeded * _median(each, bounds) for weight, each in pairs) / number
+            for pairs in ([(one, one) for one, _ in both], both)
+        )
+        error = math.sqrt(
+            sum(
+                (one.succeeded / number) ** 2
+                * (
+                    _variance(one, bounds) / one.succeeded
+                    + _variance(other, bounds) / other.succeeded
+                )
+                for one, other in both
+            )
+        )
+        line = (
+            f"a task took {_time(took)} on average ({when} {_time(usual)}), and half of them about {_time(middle)} "
+            f"({when} {_time(usual_middle)})"
+        )
+        factor = self.limits.max_slowdown
+        worse = (took > usual * factor and took - usual > max(_SECONDS, _CHANCE * error)) or (
+            middle > usual_middle * factor and middle - usual_middle > _SECONDS
+        )
+        return line, f"{line}; celery_canary_max_slowdown allows {factor:g} times" if worse else ""
 
     def _memory(self) -> tuple[str, str]:
         size, usual = self._new[-1][1].size, self.before.size
@@ -284,6 +322,28 @@ class Observation:
         )
 
 
+def _median(count: Count, bounds: Sequence[float]) -> float:
+    """Return the median run time, as if the values of a bucket were spread evenly over it."""
+    half, below = sum(count.buckets) / 2, 0
+    for number, low, high in zip(count.buckets, (0.0, *bounds), (*bounds, bounds[-1]), strict=True):
+        if number and below + number >= half:
+            return low + (high - low) * (half - below) / number
+        below += number
+    return 0.0
+
+
+def _variance(count: Count, bounds: Sequence[float]) -> float:
+    """Return the variance of the run times, as if all values of a bucket were in its middle."""
+    total = sum(count.buckets)
+    pairs = zip((0.0, *bounds), (*bounds, 2 * bounds[-1]), strict=True)
+    middles = [(low + high) / 2 for low, high in pairs]
+    values = list(zip(count.buckets, middles, strict=True))
+    if not total:
+        return 0.0
+    mean = sum(number * value for number, value in values) / total
+    return sum(number * (value - mean) ** 2 for number, value in values) / total
+
+
 def _difference(after: Figures, before: Figures) -> Counts:
     if after.counts is None:
         return {}
@@ -292,7 +352,10 @@ def _difference(after: Figures, before: Figures) -> Counts:
     for name, one in after.counts.items():
         old = earlier.get(name, Count())
         found[name] = Count(
-            one.succeeded - old.succeeded, one.failed - old.failed, one.seconds - old.seconds
+            one.succeeded - old.succeeded,
+            one.failed - old.failed,
+            one.seconds - old.seconds,
+            tuple(a - b for a, b in zip_longest(one.buckets, old.buckets, fillvalue=0)),
         )
     return found
 

@@ -7,8 +7,8 @@ Verbs: start, stop and restart a unit, without waiting (if Ansible is killed, sy
 disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
 Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it failed or empty, for each verb],
 "error": why the units could not be queried, "figures": {unit: {"counts": {task: [successes, failures, seconds of the
-successes]} or null, "tasks": [those that its release registers] or null, "memory": bytes of its processes, "processes":
-their number}}}.
+successes, [successes by bucket]]} or null, "bounds": [upper bounds of the buckets but the last], "tasks": [those that
+its release registers] or null, "memory": bytes of its processes, "processes": their number}}}.
 """
 
 from __future__ import annotations
@@ -227,21 +227,24 @@ def text_of(path: str, largest: int) -> str:
     return text
 
 
-def counts(path: str) -> dict[str, list[float]] | None:
-    """Return a worker's counts by task, from the file that it writes; None if it does not count."""
-    found: dict[str, list[float]] = {}
+def counts(path: str) -> dict[str, Any]:
+    """Return a worker's counts by task, from the file that it writes; none if it does not count."""
+    found: dict[str, list[Any]] = {}
     try:
         document = json.loads(text_of(path, _LARGEST_COUNTS))
+        bounds = [float(bound) for bound in document.get("bounds", ())]
         if not document["counts_tasks"]:
-            return None
+            return {"counts": None, "bounds": []}
         for one in document["tasks"]:
-            sums = found.setdefault(str(one["name"]), [0, 0, 0.0])
+            sums = found.setdefault(str(one["name"]), [0, 0, 0.0, [0] * (len(bounds) + 1)])
             sums[0] += int(one["succeeded"])
             sums[1] += sum(int(number) for number in one["failed"].values())
             sums[2] += float(one["runtime"]["sum"])
+            pairs = zip(sums[3], one["runtime"]["buckets"], strict=bool(bounds))
+            sums[3] = [before + int(number) for before, number in pairs]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return found
+        return {"counts": None, "bounds": []}
+    return {"counts": found, "bounds": bounds}
 
 
 def memory(unit: str, pid: int) -> dict[str, int]:
@@ -280,7 +283,7 @@ def figures(asked: dict[str, dict[str, str]], found: dict[str, Any]) -> dict[str
     """Return the figures of units, given the files of their counts and notes, and their states."""
     return {
         unit: {
-            "counts": counts(files["counts"]),
+            **counts(files["counts"]),
             "tasks": registered(files["note"]),
             **memory(unit, found.get(unit, {}).get("pid", 0)),
         }

@@ -5,7 +5,7 @@ After a kill, what the worker counted since the file was last written is lost. A
 that hangs must stop neither the event loop nor the watchdog.
 
     {"format": 1, "node": "mail@worker1", "worker": "mail", "written": <Unix time>, "release": "<id>",
-     "counts_tasks": true,
+     "counts_tasks": true, "bounds": [0.1, 0.5, …],
      "tasks": [{"name": "shop.pay", "queue": "mail", "received": 3, "started": 3, "succeeded": 1, "retried": 1,
                 "revoked": 0, "rejected": 0, "failed": {"ValueError": 1},
                 "runtime": {"buckets": [0, …], "sum": 1.25}}],
@@ -15,8 +15,8 @@ that hangs must stop neither the event loop nor the watchdog.
      "scaling": {"min": 2, "max": 10, "blocked": false, "ups": 3, "downs": 1}}
 
 ``tasks`` and ``waits`` count since the file exists, and so do ``drains``, ``ups`` and ``downs``; the rest is the state
-when it was written.
-``counts_tasks`` is false if this Celery has no place for the hooks. ``runtime`` has the tasks that succeeded.
+when it was written. ``bounds`` are the upper bounds of all buckets but the last, in seconds. ``counts_tasks`` is false if this
+Celery has no place for the hooks. ``runtime`` has the tasks that succeeded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from celery_fleet.common.errors import error_text
 from celery_fleet.common.periodic import Periodic
 from celery_fleet.compat import requests
 from celery_fleet.compat import worker as compat_worker
-from celery_fleet.worker.task_counts import LastHour, Recorder, check, total
+from celery_fleet.worker.task_counts import BOUNDS, LastHour, Recorder, check, total
 
 logger = logging.getLogger("celery_fleet.metrics")
 
@@ -151,6 +151,7 @@ class MetricsFile(Periodic):
             "written": round(time.time(), 3),
             "release": os.environ.get("CELERY_FLEET_RELEASE"),
             "counts_tasks": self._counts_tasks,
+            "bounds": BOUNDS,
             "tasks": tasks,
             "waits": waits,
             "queues": [queue for queue in view.queues if queue != f"{node}.dq2"],

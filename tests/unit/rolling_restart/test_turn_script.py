@@ -198,18 +198,47 @@ def test_the_script_only_needs_the_standard_library() -> None:
 
 COUNTED = {
     "counts_tasks": True,
+    "bounds": [0.5],
     "tasks": [
-        {"name": "pay", "queue": "a", "succeeded": 3, "failed": {"E": 1}, "runtime": {"sum": 1.5}},
-        {"name": "pay", "queue": "b", "succeeded": 1, "failed": {"F": 2}, "runtime": {"sum": 0.5}},
-        {"name": "mail", "queue": "a", "succeeded": 1, "failed": {}, "runtime": {"sum": 9}},
+        {
+            "name": "pay",
+            "queue": "a",
+            "succeeded": 3,
+            "failed": {"E": 1},
+            "runtime": {"sum": 1.5, "buckets": [2, 1]},
+        },
+        {
+            "name": "pay",
+            "queue": "b",
+            "succeeded": 1,
+            "failed": {"F": 2},
+            "runtime": {"sum": 0.5, "buckets": [0, 1]},
+        },
+        {
+            "name": "mail",
+            "queue": "a",
+            "succeeded": 1,
+            "failed": {},
+            "runtime": {"sum": 9, "buckets": [0, 1]},
+        },
     ],
 }
+
+
+NONE = {"counts": None, "bounds": []}
 
 
 def test_a_worker_s_counts_are_added_up_by_task(tmp_path: Path) -> None:
     path = tmp_path / "worker-a.json"
     path.write_text(json.dumps(COUNTED))
-    assert turn.counts(str(path)) == {"pay": [4, 3, 2.0], "mail": [1, 0, 9.0]}
+    assert turn.counts(str(path)) == {
+        "counts": {"pay": [4, 3, 2.0, [2, 2]], "mail": [1, 0, 9.0, [0, 1]]},
+        "bounds": [0.5],
+    }
+    # An older runtime writes no bounds.
+    path.write_text(json.dumps({name: one for name, one in COUNTED.items() if name != "bounds"}))
+    assert turn.counts(str(path))["counts"]["pay"][:3] == [4, 3, 2.0]
+    assert turn.counts(str(path))["bounds"] == []
 
 
 @pytest.mark.parametrize(
@@ -226,12 +255,12 @@ def test_a_worker_s_counts_are_added_up_by_task(tmp_path: Path) -> None:
 def test_a_file_that_is_no_count_is_none(content: str, tmp_path: Path) -> None:
     path = tmp_path / "worker-a.json"
     path.write_text(content)
-    assert turn.counts(str(path)) is None
-    assert turn.counts(str(tmp_path / "nowhere")) is None
+    assert turn.counts(str(path)) == NONE
+    assert turn.counts(str(tmp_path / "nowhere")) == NONE
     link = tmp_path / "link"
     link.symlink_to(path)
     path.write_text(json.dumps(COUNTED))
-    assert turn.counts(str(link)) is None
+    assert turn.counts(str(link)) == NONE
 
 
 def test_the_tasks_of_a_unit_are_those_of_its_release(tmp_path: Path) -> None:
@@ -242,7 +271,7 @@ def test_the_tasks_of_a_unit_are_those_of_its_release(tmp_path: Path) -> None:
     asked = {"a.service": {"counts": str(counted), "note": str(note)}}
     found = turn.figures(asked, {"a.service": {"pid": 0}})["a.service"]
     assert found["tasks"] == ["pay", "mail"]
-    assert found["counts"] == turn.counts(str(counted))
+    assert found["counts"] == turn.counts(str(counted))["counts"]
     note.write_text("{}")
     assert turn.registered(str(note)) is None
     assert turn.registered(str(tmp_path / "nowhere")) is None

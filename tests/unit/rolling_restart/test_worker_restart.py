@@ -453,7 +453,8 @@ COUNTS, NEXT_COUNTS = (
 
 
 def found(succeeded: int, failed: int = 0) -> dict[str, Any]:
-    return {"counts": {"pay": [succeeded, failed, 0.1 * succeeded]}, "memory": 800, "processes": 2}
+    counts = {"pay": [succeeded, failed, 0.1 * succeeded, [succeeded, 0]]}
+    return {"counts": counts, "bounds": [0.1], "memory": 800, "processes": 2}
 
 
 def observed(h: Host, failed: int) -> None:
