@@ -15,8 +15,8 @@ that hangs must stop neither the event loop nor the watchdog.
      "scaling": {"min": 2, "max": 10, "blocked": false, "ups": 3, "downs": 1}}
 
 ``tasks`` and ``waits`` count since the file exists, and so do ``drains``, ``ups`` and ``downs``; the rest is the state
-when it was written. ``bounds`` are the upper bounds of all buckets but the last, in seconds. ``counts_tasks`` is false if this
-Celery has no place for the hooks. ``runtime`` has the tasks that succeeded.
+when it was written. ``bounds`` are the upper bounds of all buckets but the last, in seconds. ``counts_tasks`` is false
+if this Celery has no place for the hooks. ``runtime`` has the tasks that succeeded.
 """
 
 from __future__ import annotations
