@@ -63,6 +63,7 @@ ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
     "firewall_rollback": lambda args, variables: {"changed": True, "armed": True},
     "send_canaries": lambda args, variables: {"changed": False, "bad": []},
     "wait_for_services": lambda args, variables: {"changed": False, "units": {}, "errors": {}},
+    "release_history": lambda args, variables: {"changed": False, "record": {}},
     "release_commands": lambda args, variables: {"changed": False, "marks": {}},
 }
 

@@ -25,6 +25,8 @@ from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare
 
 HERE = Path(__file__).parent
+# The task that writes which release serves.
+RECORD = "write | Write the record"
 # Parts with their own tasks, which don't call `reconcile`.
 BY_OTHERS = {"celery_release", "celery_release_commands", "celery_worker"}
 LOOKING = {"host_facts", "host_plan", "send_canaries", "wait_for_services", "service_report"}
@@ -40,12 +42,18 @@ class Walk:
 
     @property
     def settled(self) -> dict[str, set[str]]:
-        """Return the hosts of each reconciled part."""
+        """Return the hosts of each reconciled part; the record of the releases belongs to none."""
         found: dict[str, set[str]] = {}
         for call in self.calls:
             if call["action"] == "reconcile" and not call["args"].get("trial"):
                 found.setdefault(call["part"], set()).add(call["host"])
+        found.pop(None, None)
         return found
+
+    @property
+    def recorded(self) -> set[str]:
+        """Return the hosts that got the record of the releases."""
+        return {call["host"] for call in self.calls if call["task"].endswith(RECORD)}
 
     def hosts(self, action: str, **args: Any) -> set[str]:
         """Return the hosts for which a plugin was called with these arguments."""
@@ -104,7 +112,12 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     ended_well(found)
     everywhere = set(found.groups["fleet"])
     assert found.settled == found.expected({"all"}, everywhere)
-    settling = [call for call in found.calls if call["action"] == "reconcile"]
+    assert found.recorded == everywhere
+    settling = [
+        call
+        for call in found.calls
+        if call["action"] == "reconcile" and not call["task"].endswith(RECORD)
+    ]
     order = [call["part"] for call in settling if not call["args"].get("trial")]
     names = [part.name for part in PARTS if part.name in order]
     assert list(dict.fromkeys(order)) == names
