@@ -78,6 +78,8 @@ _CONTROL = {
 BROKER_MAY = {
     "worker": {
         *("take a task", "send a task", "send with a priority", "count tasks", "empty a queue"),
+        # How long the oldest one has waited, for autoscaling.
+        "read tasks",
         *("send directly", "take directly", "hold a task", "read a held task"),
         *("index a held task", "read the index", "declare a queue", "read bindings"),
         *("remove a binding", "declare no queue of ours", "read a worker's mailbox"),
