@@ -24,7 +24,7 @@ DRAINING = Look(State.DRAINING, "draining: 2 tasks running")
 
 
 class Fake(Notifier):
-    """Records messages, and the watchdog's keep-alives separately."""
+    """Records messages, and the watchdog's pings separately."""
 
     def __init__(self) -> None:
         super().__init__(None, 30.0)
