@@ -44,7 +44,7 @@ class ActionModule(FleetAction):
         asked, why = str(args.get("asked") or ""), str(args.get("why") or "")
         if args["do"] == "deploy":
             choice = release_history.to_deploy(asked, args["source"], record, hosts, why)
-            why = f"the deploy of {choice.what} has not ended"
+            why = f"the deploy of {choice.what} has not succeeded"
         else:
             accepted = boolean(args.get("accepted") or False)
             choice = release_history.to_go_back(asked, record, hosts, accepted=accepted, why=why)

@@ -55,7 +55,8 @@ def releases(context: Context) -> None:
 
 def _words(entry: Mapping[str, Any]) -> str:
     """Return what was deployed and why, and what the canary showed."""
-    canary = entry.get("canary") or {}
+    # Why a canary was refused has its figures.
+    canary = entry.get("canary") or {} if entry["result"] != "refused" else {}
     seen = (
         [f"canary {canary['node']}: {'; '.join(canary['figures'])}"]
         if canary.get("figures")
