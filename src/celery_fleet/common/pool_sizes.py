@@ -6,7 +6,7 @@ The field is a node, such as ``mail@worker1``; the value is
     {"processes": 6, "inventory": "4", "since": <Unix time>, "by": "ana", "why": "a backlog"}
 
 ``inventory`` is what the inventory said at the time, ``4`` or ``2 to 10``. If it says something else later, the worker
-deletes the entry: whoever changed the inventory has decided anew. Standard library only.
+deletes the entry, because the inventory's change is a later decision. Standard library only.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 ``ask`` has the workers read the pauses again and say how many tasks of paused queues still run. With a full broker no
 worker can be asked; a pause is refused then, and workers notice a resume within
-`celery_fleet.worker.pausing.INTERVAL` seconds.
+`celery_fleet.worker.orders.INTERVAL` seconds.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     {"do": "reset", "nodes": ["mail@worker1"], "expected": ["mail@worker1"]}
 
 A size is only kept for a worker that says that it can have it. With a full broker no worker can be asked; then none is
-set, and workers notice a reset within `celery_fleet.worker.scaling.INTERVAL` seconds.
+set, and workers notice a reset within `celery_fleet.worker.orders.INTERVAL` seconds.
 """
 
 from __future__ import annotations

@@ -1,42 +1,37 @@
 """Obey the pauses that operators keep on the broker; see `celery_fleet.common.pauses`.
 
-A worker reads them on each new connection before it consumes, every `INTERVAL` seconds, and when remote control's
-``fleet_pauses`` tells it to. It continues to consume its direct queue, so canaries still prove that it works.
-Everything happens in the loop's thread, or in a greenlet.
+Remote control's ``fleet_pauses`` has a worker read them; see `celery_fleet.worker.orders`. It continues to consume its
+direct queue, so canaries still prove that it works.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from celery.worker import state as worker_state
-from celery.worker.control import Panel
 from kombu.transport.redis import Channel
-from redis.exceptions import ResponseError
 
 from celery_fleet.common import pauses
-from celery_fleet.common.errors import error_text
 from celery_fleet.common.pauses import Pause
-from celery_fleet.compat import intake, worker
+from celery_fleet.compat import worker
 from celery_fleet.delivery.keys import PAUSES
 from celery_fleet.worker.drainer import Drainer
+from celery_fleet.worker.orders import Orders
 
 logger = logging.getLogger("celery_fleet.pausing")
 
-#: Seconds between two looks at the broker, for a worker that has missed the command.
-INTERVAL = 30.0
 
-
-class Pausing:
+class Pausing(Orders):
     """Which of a worker's queues are paused."""
 
+    what = "the pauses"
+    log = logger
+
     def __init__(self, drainer: Drainer) -> None:
+        super().__init__()
         self._drainer = drainer
-        self._consumer: Any = None
-        self._end: Callable[[], None] | None = None
-        self._trouble: str | None = None
         self._found: list[Pause] = []
         self._verdicts: dict[str, bool] = {}
         self._asked = self._answered = 0
@@ -44,28 +39,9 @@ class Pausing:
         self.paused: dict[str, Pause] = {}
         drainer.is_paused = self.is_paused
 
-    def connected(self, consumer: Any) -> None:
-        """Read the pauses on a new connection that does not consume yet.
-
-        Raises:
-            Exception: The broker is away again; Celery connects once more.
-        """
-        if worker.why_not_paused(consumer) is not None:
-            return
-        self._consumer = consumer
-        try:
-            self.read()
-        except consumer.task_consumer.channel.connection_errors:
-            raise
-        except Exception as exc:  # noqa: BLE001  # what someone has written there must not end the worker
-            self._tell(exc)
-        self._end = intake.repeat(consumer.timer, INTERVAL, self._read_again)
-
-    def disconnected(self) -> None:
-        """Handle a lost connection."""
-        self._consumer, end, self._end = None, self._end, None
-        if end is not None:
-            end()
+    def why_not(self, consumer: Any) -> str | None:
+        """Return why a worker can't pause; None if it can."""
+        return worker.why_not_paused(consumer)
 
     def is_paused(self, queue: str) -> bool:
         """Return whether nothing may be fetched from a queue, which may have been added since the last look."""
@@ -109,20 +85,6 @@ class Pausing:
         for queue in sorted(before.keys() - self.paused.keys()):
             logger.warning("queue %s is consumed again", queue)
 
-    def _read_again(self) -> None:
-        if self._consumer is None or worker.told_to_stop():
-            return
-        try:
-            self.read()
-        except Exception as exc:  # noqa: BLE001  # it must not end the loop; a lost connection shows elsewhere
-            self._tell(exc)
-
-    def _tell(self, exc: Exception) -> None:
-        text = error_text(exc)
-        if text != self._trouble:
-            self._trouble = text
-            logger.warning("the pauses can't be read: %s", text)
-
     def running(self) -> dict[str, int]:
         """Return how many tasks of each paused queue still run."""
         found = dict.fromkeys(self.paused, 0)
@@ -132,22 +94,10 @@ class Pausing:
                 found[queue] += 1
         return found
 
+    def reply(self, consumer: Any) -> dict[str, Any]:
+        """Return how many tasks of paused queues still run."""
+        return {"paused": self.running()}
+
     def register(self) -> None:
         """Add the remote control command."""
-
-        def fleet_pauses(state: Any, **_: Any) -> dict[str, Any]:
-            """Read the pauses that the broker keeps, and obey them."""
-            why_not = worker.why_not_paused(state.consumer)
-            if why_not is not None:
-                return {"why_not": why_not}
-            try:
-                self.read()
-            except ResponseError as exc:
-                # For example its user lacks the right until the next run of site.yml.
-                self._tell(exc)
-                return {"why_not": f"the pauses can't be read: {error_text(exc)}"}
-            except Exception:  # noqa: BLE001  # it has no connection now, and reads on the next one
-                return {"later": True}
-            return {"paused": self.running()}
-
-        Panel.register(name="fleet_pauses")(fleet_pauses)
+        self.listen("fleet_pauses")

@@ -2,9 +2,9 @@
 
 A worker starts with the number in its inventory, or the smallest one with `autoscale`. `celery_fleet.worker.autoscale`
 decides about changes. An operator's number (`celery-fleet scale`) is on the broker and holds instead until it is reset,
-or until the inventory says something else than it did then; see `celery_fleet.common.pool_sizes`. A worker reads it on
-each new connection before it consumes, every `INTERVAL` seconds, and when remote control's ``fleet_pool_sizes`` tells
-it to. Everything but the backlog's thread happens in the loop's thread.
+or until the inventory says something else than it did then; see `celery_fleet.common.pool_sizes`. Remote control's
+``fleet_pool_sizes`` has a worker read it; see `celery_fleet.worker.orders`. Everything but the backlog's thread happens
+in the loop's thread.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import bootsteps, signals
-from celery.worker.control import Panel
-from redis.exceptions import ResponseError
 
 from celery_fleet.common import errors, pool_sizes
 from celery_fleet.common.errors import FleetError, error_text
@@ -28,18 +26,18 @@ from celery_fleet.worker import memory
 from celery_fleet.worker.autoscale import Autoscale, Decision, Limits, PoolLook, limits_of
 from celery_fleet.worker.backlog import Backlog
 from celery_fleet.worker.drainer import Drainer, Mode
+from celery_fleet.worker.orders import Orders
 
 logger = logging.getLogger("celery_fleet.scaling")
 
-#: Seconds between two decisions, and between two looks at the broker for a worker that has missed the command.
+#: Seconds between two decisions.
 TICK = 1.0
-INTERVAL = 30.0
 
 #: Processes of which the memory is measured: it takes the kernel some milliseconds for each.
 MEASURED = 16
 
 
-class Scaling:
+class Scaling(Orders):
     """The size of a worker's pool.
 
     Attributes:
@@ -48,16 +46,17 @@ class Scaling:
         downs: How often it has shrunk.
     """
 
+    what = "the pool sizes"
+    log = logger
+
     def __init__(self, drainer: Drainer, environ: Mapping[str, str]) -> None:
+        super().__init__()
         self._drainer = drainer
         self._environ = environ
         self._memory = memory.Memory()
         self._autoscale = Autoscale(self._room)
-        self._consumer: Any = None
         self._inventory: Limits | None = None
         self._backlog: Backlog | None = None
-        self._ends: list[Callable[[], None]] = []
-        self._trouble: str | None = None
         self._refused: str | None = None
         self.ordered: PoolSize | None = None
         self.ups = self.downs = 0
@@ -78,33 +77,12 @@ class Scaling:
             backlog.start()
 
     def connected(self, consumer: Any) -> None:
-        """Read the operators' sizes on a new connection that does not consume yet.
+        """Also decide about the size from now on, as long as the connection lasts."""
+        super().connected(consumer)
+        if self._consumer is consumer:
+            self._ends.append(intake.repeat(consumer.timer, TICK, self._tick))
 
-        Raises:
-            Exception: The broker is away again; Celery connects once more.
-        """
-        if self.why_not(consumer) is not None:
-            return
-        self._consumer = consumer
-        try:
-            self.read()
-        except consumer.task_consumer.channel.connection_errors:
-            raise
-        except Exception as exc:  # noqa: BLE001  # what someone has written there must not end the worker
-            self._tell(exc)
-        self._ends = [
-            intake.repeat(consumer.timer, TICK, self._tick),
-            intake.repeat(consumer.timer, INTERVAL, self._read_again),
-        ]
-
-    def disconnected(self) -> None:
-        """Handle a lost connection."""
-        self._consumer, ends, self._ends = None, self._ends, []
-        for end in ends:
-            end()
-
-    @staticmethod
-    def why_not(consumer: Any) -> str | None:
+    def why_not(self, consumer: Any) -> str | None:
         """Return why a worker's pool keeps its size; None if it can change."""
         return pool_size.why_fixed(consumer.pool) or worker.why_not_redis(consumer)
 
@@ -178,20 +156,6 @@ class Scaling:
         used = memory.sizes(pids[:MEASURED])
         return self._memory.room(memory.available(), used, len(pids), wanted)
 
-    def _read_again(self) -> None:
-        if self._consumer is None or worker.told_to_stop():
-            return
-        try:
-            self.read()
-        except Exception as exc:  # noqa: BLE001  # it must not end the loop; a lost connection shows elsewhere
-            self._tell(exc)
-
-    def _tell(self, exc: Exception) -> None:
-        text = error_text(exc)
-        if text != self._trouble:
-            self._trouble = text
-            logger.warning("the operators' pool sizes can't be read: %s", text)
-
     def counts(self) -> dict[str, Any]:
         """Return what the worker's metrics say; may be called in any thread."""
         limits = self.limits
@@ -211,25 +175,13 @@ class Scaling:
             "missing": self._memory.missing if self.blocked else self._refused or "",
         }
 
+    def reply(self, consumer: Any) -> dict[str, Any]:
+        """Return the size of the pool."""
+        return self.as_dict(consumer)
+
     def register(self) -> None:
         """Add the remote control command."""
-
-        def fleet_pool_sizes(state: Any, **_: Any) -> dict[str, Any]:
-            """Read the pool sizes that the broker keeps, and obey them."""
-            why_not = self.why_not(state.consumer)
-            if why_not is not None:
-                return {"why_not": why_not}
-            try:
-                self.read()
-            except ResponseError as exc:
-                # For example its user lacks the right until the next run of site.yml.
-                self._tell(exc)
-                return {"why_not": f"the pool sizes can't be read: {error_text(exc)}"}
-            except Exception:  # noqa: BLE001  # it has no connection now, and reads on the next one
-                return {"later": True}
-            return self.as_dict(state.consumer)
-
-        Panel.register(name="fleet_pool_sizes")(fleet_pool_sizes)
+        self.listen("fleet_pool_sizes")
 
 
 def install(
