@@ -243,12 +243,7 @@ class Observation:
         # With few tasks the rate differs by chance.
         chance = _CHANCE * math.sqrt(usual * (100 - usual) / ended)
         worse = rate > usual + max(self.limits.max_failures, chance) and failed >= _FAILURES
-        return (
-            line,
-            f"{line}; celery_canary_max_failures allows {self.limits.max_failures:g} more"
-            if worse
-            else "",
-        )
+        return _judged(line, worse, f"max_failures allows {self.limits.max_failures:g} more")
 
     def _slowdown(self, new: Counts) -> tuple[str, str]:
         """Judge mean and median: a few long tasks change the mean by chance, and hide that short ones are slower."""
@@ -287,7 +282,7 @@ class Observation:
         worse = (took > usual * factor and took - usual > max(_SECONDS, _CHANCE * error)) or (
             middle > usual_middle * factor and middle - usual_middle > _SECONDS
         )
-        return line, f"{line}; celery_canary_max_slowdown allows {factor:g} times" if worse else ""
+        return _judged(line, worse, f"max_slowdown allows {factor:g} times")
 
     def _memory(self) -> tuple[str, str]:
         size, usual = self._new[-1][1].size, self.before.size
@@ -295,12 +290,7 @@ class Observation:
             return "", ""
         line = f"{size / _MEBIBYTE:.0f} MiB for each process (before {usual / _MEBIBYTE:.0f} MiB)"
         worse = size > usual * self.limits.max_memory and size - usual > _BYTES
-        return (
-            line,
-            f"{line}; celery_canary_max_memory allows {self.limits.max_memory:g} times"
-            if worse
-            else "",
-        )
+        return _judged(line, worse, f"max_memory allows {self.limits.max_memory:g} times")
 
     def _growth(self) -> tuple[str, str]:
         """Judge the second half of the observation, because a process grows while it runs its first tasks."""
@@ -314,12 +304,12 @@ class Observation:
         line += f" (beside it {usual / _KIBIBYTE:.0f} KiB)" if self._old else ""
         total = self._new[-1][1].memory - begin.memory
         worse = grown > usual + self.limits.max_growth * _KIBIBYTE and total > _BYTES
-        return (
-            line,
-            f"{line}; celery_canary_max_growth allows {self.limits.max_growth:g} KiB more"
-            if worse
-            else "",
-        )
+        return _judged(line, worse, f"max_growth allows {self.limits.max_growth:g} KiB more")
+
+
+def _judged(line: str, worse: bool, allowed: str) -> tuple[str, str]:
+    """Return a comparison, and why the release is refused for it; the latter is empty if it is not."""
+    return line, f"{line}; celery_canary_{allowed}" if worse else ""
 
 
 def _median(count: Count, bounds: Sequence[float]) -> float:

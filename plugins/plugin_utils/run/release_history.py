@@ -107,6 +107,11 @@ class Hosts:
         found = (answer["kept"].get(release) for answer in self.answers.values())
         return next((list(note["one_way"]) for note in found if note), [])
 
+    def crossed(self, newer: str, older: str) -> str:
+        """Return the one-way migrations of a release that an older one does not know, as text; empty if none."""
+        known = self.one_way(older)
+        return ", ".join(name for name in self.one_way(newer) if name not in known)
+
 
 def to_deploy(
     asked: str, source: Mapping[str, Any], record: Mapping[str, Any], hosts: Hosts, why: str = ""
@@ -210,11 +215,10 @@ def require_way_back(release: str, current: str, hosts: Hosts, *, accepted: bool
     Raises:
         ChoiceError: The new release lists one-way migrations that the one that serves does not know.
     """
-    known = hosts.one_way(current)
-    crossed = [name for name in hosts.one_way(release) if name not in known]
+    crossed = hosts.crossed(release, current)
     if current and crossed and not accepted:
         raise ChoiceError(
-            f"release {release} lists one-way migrations that release {current} does not know: {', '.join(crossed)}. "
+            f"release {release} lists one-way migrations that release {current} does not know: {crossed}. "
             "If this deploy fails after them, the fleet goes back to code that may not work with the database. None of "
             "them has run, and running processes are not affected. To deploy it all the same: -e accept_one_way=true."
         )
@@ -237,11 +241,10 @@ def require_two_way(current: str, target: str, hosts: Hosts, *, accepted: bool) 
     Raises:
         ChoiceError: The target does not know a one-way migration of the current release.
     """
-    known = hosts.one_way(target)
-    crossed = [name for name in hosts.one_way(current) if name not in known]
+    crossed = hosts.crossed(current, target)
     if crossed and not accepted:
         raise ChoiceError(
-            f"release {current} lists one-way migrations that release {target} does not know: {', '.join(crossed)}. "
+            f"release {current} lists one-way migrations that release {target} does not know: {crossed}. "
             "Its code may fail with the database as it is now. Deploy a release that knows them; or, if the old code "
             "works all the same, run again with -e accept_one_way=true."
         )
