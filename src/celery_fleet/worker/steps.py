@@ -15,7 +15,7 @@ from celery_fleet.common import errors
 from celery_fleet.common.errors import FleetError
 from celery_fleet.common.pauses import Pause
 from celery_fleet.common.text import count
-from celery_fleet.compat import intake
+from celery_fleet.compat import intake, remote_control
 from celery_fleet.compat import queues as compat_queues
 from celery_fleet.compat import worker as compat_worker
 from celery_fleet.delivery.hooks import HOOKS
@@ -130,6 +130,7 @@ def install(
 ) -> None:
     """Add the steps to the app's worker; call this before the worker builds its blueprints."""
     pulse = Pulse()
+    remote_control.install()
     drainer, pausing = drain.install(app)
     pool = scaling.install(app, drainer, lambda queue: queue in pausing.paused, os.environ)
     if delivery is not None:

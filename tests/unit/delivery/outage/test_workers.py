@@ -54,6 +54,23 @@ def test_running_tasks_continue_through_lost_connections(tmp_path: Path, pool: s
         assert worker.gap < LONGEST
 
 
+def test_remote_control_survives_the_loss_of_its_own_connection(tmp_path: Path) -> None:
+    with (
+        working(tmp_path, "-P", "gevent", "-c", "2", "--without-gossip") as worker,
+        worker.app() as app,
+    ):
+        wait_for(lambda: app.control.ping(timeout=2.0), "an answer")
+        killed = worker.server.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert killed == 1  # without gossip, only remote control subscribes to anything
+        wait_for(lambda: app.control.ping(timeout=2.0), "an answer on the next connection")
+        assert worker.log.count("remote control: connection to broker lost") == 1
+        assert (
+            worker.log.count("mingle: all alone") == 1
+        )  # the consumer has kept its own connection
+        assert worker.exit()[0] == 0
+        assert "Traceback" not in worker.log
+
+
 def test_tasks_that_are_acknowledged_early_run_once_as_well(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", conf={"worker_prefetch_multiplier": 8}) as w:
         numbers = w.send(10, 1.0, task="early")
