@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-tested screenshots docs clean
+.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-noon report-tested screenshots docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -35,7 +35,7 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
 # These measure times, or need the whole machine; the others run two at a time.
-ALONE := restarts delivery cgroup2
+ALONE := restarts delivery noon cgroup2
 COMMA := ,
 SPACE := $(subst x,,x x)
 
@@ -46,9 +46,9 @@ test-all: setup ## every test and scenario, even if one fails; writes docs/teste
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
 
-soak: soak-restarts soak-delivery ## each fault of docs/restarts.md and docs/delivery-proof.md separately and often; takes hours
+soak: soak-restarts soak-delivery soak-noon ## each case of docs/restarts.md, delivery-proof.md and deploys.md separately and often; takes hours
 
-soak-%: setup ## one of the two: soak-restarts, soak-delivery
+soak-%: setup ## one of them: soak-restarts, soak-delivery, soak-noon
 	@CELERY_FLEET_SOAK=1 scripts/check.sh molecule:$*
 
 demo-hosts: setup ## make the demo's hosts, or start them again
@@ -88,6 +88,9 @@ report-tested: setup ## docs/tested.md, from the last run of each part
 
 report-delivery: setup ## docs/delivery-proof.md, from the last soak-delivery
 	@python -m scripts.restarts.delivery_report
+
+report-noon: setup ## docs/deploys.md, from the last soak-noon
+	@python -m scripts.restarts.noon_report
 
 screenshots: setup ## the pictures of Flower and Prometheus in docs/pictures, from the hosts of the scenario observe
 	@scripts/check.sh molecule:observe

@@ -34,7 +34,7 @@ WITHOUT_HOSTS = {
 NOT_COUNTED = ("sanity",)
 
 #: Scenarios that `make soak` runs with more faults, for the published tables.
-SOAKED = ("delivery", "restarts")
+SOAKED = ("delivery", "noon", "restarts")
 
 HEAD = """\
 # What was tested

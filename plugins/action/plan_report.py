@@ -13,7 +13,11 @@ from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
+    canary,
+    census,
+    order,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, release_history
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
@@ -56,8 +60,7 @@ class ActionModule(FleetAction):
         whole.notes += plan.scale_notes(states, nodes)
         whole.notes += release_history.note((args.get("releases") or {}).get("hold"))
         whole.notes += plan.redis_notes(items, float(args["drain"]))
-        policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
-        whole.notes += describe(workers, policy)
+        whole.notes += self._forecast(workers)
         if args.get("path"):
             plan.save(str(args["path"]), whole.as_dict())
         Display().display("\n" + whole.text() + "\n")
@@ -77,6 +80,22 @@ class ActionModule(FleetAction):
             for part in (hostvars[host].get("__fleet_plan") or {}).get("due", [])
         }
         return {"changes": bool(whole.items), "due": sorted(due), "plan": whole.as_dict()}
+
+    def _forecast(self, workers: Sequence[order.FleetWorker]) -> list[str]:
+        """Return what is to be said about the restarts of workers, in a deploy with the canary."""
+        asked = self._task.args.get("canary") or {}
+        limits = canary.limits(asked)
+        nodes = (
+            [worker.node for worker in order.candidates(workers, str(asked["worker"]))]
+            if limits
+            else []
+        )
+        policy = order.Policy(
+            int(self._task.args["min_capacity"]),
+            int(self._task.args["batch"]),
+            nodes[0] if nodes else None,
+        )
+        return describe(workers, policy, limits.seconds if limits else 0.0, nodes)
 
     def _require_approved(self, path: str, fresh: Mapping[str, Any]) -> None:
         """Refuse a plan that goes beyond the approved one."""

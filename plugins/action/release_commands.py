@@ -1,7 +1,8 @@
 """Action plugin `release_commands`: runs release commands and marks the finished ones; see `run/release_commands.py`.
 
 `do: look`, `start` and `finish` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
-command. If a command fails, its mark is removed before the task fails, so the next run starts it again.
+command, `do: migrations` to any that has the release (see `run/migrations.py`). If a command fails, its mark is removed
+before the task fails, so the next run starts it again.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     host_scripts,
     lease,
+    migrations,
     release_commands,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
@@ -30,7 +33,12 @@ class ActionModule(FleetAction):
             return {"marks": self._look(args, variables)}
         if self._task.check_mode:
             return {}
-        steps = {"start": self._start, "run": self._run, "finish": self._finish}
+        steps = {
+            "migrations": self._migrations,
+            "start": self._start,
+            "run": self._run,
+            "finish": self._finish,
+        }
         try:
             with lease.held(variables, check=False):
                 return steps[str(args["do"])](args, variables)
@@ -54,6 +62,22 @@ class ActionModule(FleetAction):
         scope = str(args["scope"])
         asked = release_commands.question("look", str(args["app"]), scope, str(args["release"]))
         return self.ask("marks", asked)
+
+    def _migrations(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        release = str(args["release"])
+        asked = migrations.command(
+            str(args["app"]),
+            str(args["root"]),
+            str(args["runtime"]),
+            release,
+            float(args["timeout"]),
+        )
+        done = self._low_level_execute_command(asked)
+        here = str(variables["inventory_hostname"])
+        required = boolean(args.get("required") or False)
+        for line in migrations.lines(here, release, done, self.secrets, required=required):
+            Display().display(line)
+        return {}
 
     def _start(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         here = str(variables["inventory_hostname"])

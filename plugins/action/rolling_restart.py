@@ -109,7 +109,8 @@ class ActionModule(FleetAction):
         )
         policy = order.Policy(int(args["min_capacity"]), int(args["batch"]), self._canary(found))
         self._state.open(found, policy, str(args["report"]))
-        lines = describe(found, policy)
+        limits = canary.limits(args.get("canary"))
+        lines = describe(found, policy, limits.seconds if limits else 0.0)
         if lines:
             Display().display("\n" + "\n".join(lines) + "\n")
         stay = order.deferred(found, policy)

@@ -53,6 +53,10 @@ options:
     description: How many workers restart at a time, C(celery_restart_batch).
     type: int
     required: true
+  canary:
+    description: How a deploy observes its canary, with C(seconds), C(worker) and the limits; empty if it observes none.
+    type: dict
+    default: {}
   releases:
     description: The record of the fleet's releases, whose hold the plan mentions.
     type: dict

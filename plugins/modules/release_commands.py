@@ -9,7 +9,8 @@ short_description: Run the commands of a release, each once
 description:
   - Marks a command as started, runs it and marks it as done, so that no other run repeats it. See
     C(celery_release_commands).
-  - V(look), V(start) and V(finish) go to the host that keeps the marks. V(run) goes to the host that runs the command.
+  - V(look), V(start) and V(finish) go to the host that keeps the marks. V(run) goes to the host that runs the command,
+    V(migrations) to any host that has the release.
   - In check mode only V(look) does anything.
 options:
   do:
@@ -18,9 +19,10 @@ options:
         started it.
       - V(run) runs O(command) and waits for its end.
       - V(finish) marks it as done. If it has failed, its mark is removed and the task fails.
+      - V(migrations) shows the pending migrations of a Django application, and changes nothing.
     type: str
     required: true
-    choices: [look, start, run, finish]
+    choices: [look, start, run, finish, migrations]
   app:
     description: Name of the application.
     type: str
@@ -34,7 +36,8 @@ options:
     type: str
     choices: [fleet, host]
   command:
-    description: The command, as P(celery_fleet.core.release_commands_due#filter) returns it. Not for V(look).
+    description:
+      - The command, as P(celery_fleet.core.release_commands_due#filter) returns it, for V(start), V(run) and V(finish).
     type: dict
   mark:
     description: What V(start) has returned, for V(run).
@@ -43,8 +46,18 @@ options:
     description: How the command has ended, which V(run) has returned, for V(finish).
     type: dict
   runtime:
-    description: Directory of the host-side runtime, for V(run).
+    description: Directory of the host-side runtime, for V(run) and V(migrations).
     type: str
+  root:
+    description: Directory of the application's releases, for V(migrations).
+    type: str
+  timeout:
+    description: Seconds that V(migrations) may take.
+    type: float
+  required:
+    description: With V(migrations), fail if the pending migrations can't be listed.
+    type: bool
+    default: false
 author: Celery Fleet (!UNKNOWN)
 """
 

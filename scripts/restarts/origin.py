@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Results of `make soak-…`. Other runs are kept in a separate directory, and never published.
 RESULTS = ROOT / ".state" / "results"
 
-#: The code that the hosts run.
-PRODUCT = ("src", "plugins", "roles", "templates")
+#: The code that the hosts run, and the runs that put it there.
+PRODUCT = ("src", "plugins", "playbooks", "roles", "templates")
 #: Files shared by all scenarios with this load: the load, and how its record is read.
 SHARED = (
     "molecule/restarts",

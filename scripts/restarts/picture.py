@@ -40,7 +40,7 @@ class Panel:
     """One way of running the workers.
 
     Attributes:
-        restart: Start and end of the restart, in seconds of the series.
+        restart: Start and end of what is shaded, in seconds of the series.
     """
 
     title: str
@@ -68,8 +68,14 @@ def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
 
 
-def draw(panels: Sequence[Panel], caption: str) -> str:
-    """Return the picture. All panels have the same axes, so that they can be compared."""
+def draw(panels: Sequence[Panel], caption: str, shaded: str = "restart of all workers") -> str:
+    """Return the picture. All panels have the same axes, so that they can be compared.
+
+    Args:
+        panels: From top to bottom.
+        caption: What the picture shows.
+        shaded: What is done to the fleet in the time that each panel shades.
+    """
     width = WIDTH - LEFT - RIGHT
     height = TOP + len(panels) * (PANEL + GAP) - GAP + BOTTOM
     end = max(len(panel.series.done) for panel in panels)
@@ -82,7 +88,7 @@ def draw(panels: Sequence[Panel], caption: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>{escape(caption)}</title>",
         f"<style>{STYLE}</style>",
-        *_legend(),
+        *_legend(shaded),
     ]
     for number, (panel, values) in enumerate(zip(panels, smoothed, strict=True)):
         top = TOP + number * (PANEL + GAP)
@@ -126,7 +132,7 @@ def _sideways(x: float, y: float, text: str, kind: str = "") -> str:
     )
 
 
-def _legend() -> list[str]:
+def _legend(shaded: str) -> list[str]:
     y = 20
     return [
         f'<path class="done" d="M{LEFT} {y}h28"/>',
@@ -134,7 +140,7 @@ def _legend() -> list[str]:
         f'<path class="lost" d="M{LEFT + 300} {y}h28"/>',
         _text(LEFT + 336, y + 4, "tasks lost, sum"),
         f'<rect class="restart" x="{LEFT + 472}" y="{y - 9}" width="28" height="18"/>',
-        _text(LEFT + 508, y + 4, "restart of all workers"),
+        _text(LEFT + 508, y + 4, shaded),
     ]
 
 

@@ -39,12 +39,15 @@ for unit in sys.argv[4:]:
     except (OSError, ValueError):
         print("inactive")
 """
-# Takes the arguments of exec.py, and runs the command directly.
+# Takes the arguments of exec.py, and runs the command directly. The pending migrations are those in a file beside it.
 EXEC = """
 import json, os, subprocess, sys
 cut = sys.argv.index("--")
 own, command = sys.argv[1:cut], sys.argv[cut + 1:]
 given = dict(zip(own[::2], own[1::2]))
+if command[1:3] == ["-m", "celery_fleet.ops.migrations"]:
+    with open({migrations!r}) as stream:
+        sys.exit(print(stream.read()))
 with open({seen!r}, "a") as stream:
     stream.write(json.dumps(given) + "\\n")
 with open(given["--output"], "a") as output:
@@ -71,11 +74,15 @@ class Host:
         for directory in (self.units, self.bin, self.runtime):
             directory.mkdir(parents=True)
         self.seen = root / "seen"
+        self.migrations = root / "migrations.json"
+        self.pending(None)
         self.count = root / "count"
         self.argv: list[str] = []
         self.refuses(False)
         self.program("systemctl", SYSTEMCTL.format(units=str(self.units)))
-        (self.runtime / "exec.py").write_text(EXEC.format(seen=str(self.seen)))
+        (self.runtime / "exec.py").write_text(
+            EXEC.format(seen=str(self.seen), migrations=str(self.migrations))
+        )
         text = SOURCE.read_text()
         for name in ("/run/celery-fleet", "/var/lib/celery-fleet", "/var/log/celery-fleet"):
             assert text.count(f'Path("{name}') == 1
@@ -92,6 +99,11 @@ class Host:
 
     def refuses(self, refuses: bool) -> None:
         self.program("systemd-run", SYSTEMD_RUN.format(units=str(self.units), refuses=refuses))
+
+    def pending(self, names: list[str] | None, error: str | None = None) -> None:
+        """Set the answer about pending migrations; None as that of an application without Django."""
+        document = {"ok": error is None, "error": error, "pending": names, "one_way": []}
+        self.migrations.write_text(json.dumps(document))
 
     def program(self, name: str, text: str) -> None:
         path = self.bin / name

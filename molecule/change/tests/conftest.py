@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -49,24 +48,4 @@ def label() -> str:
 def requests_meanwhile(changes: Fleets) -> Callable[[], AbstractContextManager[list[int]]]:
     """Send requests to the web process while a block runs; collect the status of each answer, 0 if there was none."""
 
-    @contextmanager
-    def asking() -> Iterator[list[int]]:
-        answers: list[int] = []
-        over = threading.Event()
-
-        def ask() -> None:
-            while not over.wait(0.1):
-                try:
-                    answers.append(web.api(changes.fleet, "/api/v1/products").status)
-                except OSError:
-                    answers.append(0)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
-            yield answers
-        finally:
-            over.set()
-            thread.join()
-
-    return asking
+    return lambda: web.requests_meanwhile(lambda: web.api(changes.fleet, "/api/v1/products"))

@@ -14,22 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from deploys import Deploys
-from ground import Ground
-from modes import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_collection_modifyitems,
-    pytest_configure,
-)
+from ground import FLEET, Case, Ground
 from support.inventory import load_fleet
-from support.skips import (  # noqa: F401  # the same
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
-from scripts.restarts.verdicts import (  # noqa: F401  # the same
-    pytest_runtest_logreport,
-    pytest_runtest_protocol,
-    pytest_runtest_teardown,
-)
+#: Its hooks are those of all scenarios with this load.
+pytest_plugins = ["load_hooks"]
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +31,13 @@ def ground() -> Ground:
 def deploys(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Deploys:
     """Releases of the application, and what is done with them."""
     return Deploys(ground, tmp_path_factory.mktemp("releases"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first(ground: Ground, deploys: Deploys) -> None:
+    """A release of this scenario serves, deployed by site.yml."""
+    case = Case("first", ground.results / "first")
+    case.log.unlink(missing_ok=True)
+    done = deploys.site(case, deploys.release("first"))
+    assert done.status == 0, done.end
+    ground.now_running = FLEET

@@ -1,4 +1,7 @@
-"""Releases of the load's application, each with one difference, and the playbooks that deploy them."""
+"""Releases of the load's application, each with one difference, and the playbooks that deploy them.
+
+Also what watches the fleet meanwhile: requests to the web process, and the slots of beat.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ground import APP, QUICK, Case, Ground, playbook
+from support import web
 from support.inventory import ROOT
 
 SOURCE = ROOT / "molecule/restarts/application"
@@ -39,6 +44,18 @@ def _in(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 def _migrate(text: str) -> Callable[[Path], None]:
     return lambda source: (source / "load" / "migrate.py").write_text(text) and None
+
+
+#: The task that only some releases have.
+FRESH = "load.fresh"
+
+
+def with_fresh(source: Path) -> None:
+    """Add the task `FRESH` to a release; it sleeps as `load.nap` does."""
+    path = source / "load" / "tasks.py"
+    text = path.read_text()
+    task = f'\n\n@app.task(name="{FRESH}", bind=True, ignore_result=True)\n'
+    path.write_text(f"{text}{task}def fresh(self: Task[Any, Any], seconds: float) -> None:\n{_NAP}")
 
 
 #: Releases that must be refused, each with the words of the message.
@@ -103,6 +120,24 @@ class Deployed:
         return " ".join(self.text.split())
 
 
+@dataclass(frozen=True)
+class Running:
+    """A run of one of the playbooks that may not have ended; its output begins at a place of the case's log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    began: int
+
+    @property
+    def text(self) -> str:
+        """Return its output so far."""
+        return self.log.read_bytes()[self.began :].decode(errors="replace")
+
+    def result(self) -> Deployed:
+        """Wait for its end."""
+        return Deployed(self.process.wait(), self.text)
+
+
 class Deploys:
     """Deploys releases to the fleet under test."""
 
@@ -124,52 +159,96 @@ class Deploys:
 
     def deploy(self, case: Case, source: Path | None, *arguments: str) -> Deployed:
         """Run deploy_app.yml to its end; with a source instead of the inventory's."""
-        with self.deploying(case, source, *arguments) as process:
-            process.wait()
-        return self._result(case, process)
+        with self.deploying(case, source, *arguments) as run:
+            return run.result()
 
-    @contextmanager
     def deploying(
         self, case: Case, source: Path | None, *arguments: str
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    ) -> AbstractContextManager[Running]:
         """Run deploy_app.yml while the block runs."""
-        with self._running(case, "playbooks/deploy_app.yml", source, arguments) as process:
-            yield process
+        return self._running(case, "playbooks/deploy_app.yml", source, arguments)
 
     def back(self, case: Case, *arguments: str) -> Deployed:
         """Run rollback_app.yml."""
-        with self._running(case, "playbooks/rollback_app.yml", None, arguments) as process:
-            process.wait()
-        return self._result(case, process)
+        with self._running(case, "playbooks/rollback_app.yml", None, arguments) as run:
+            return run.result()
 
     def site(self, case: Case, source: Path) -> Deployed:
         """Run site.yml with a source."""
-        with self._running(case, "site.yml", source, ()) as process:
-            process.wait()
-        return self._result(case, process)
+        with self._running(case, "site.yml", source, ()) as run:
+            return run.result()
 
     @contextmanager
     def _running(
         self, case: Case, name: str, source: Path | None, arguments: tuple[str, ...]
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        self._began = case.log.stat().st_size if case.log.exists() else 0
+    ) -> Iterator[Running]:
+        began = case.log.stat().st_size if case.log.exists() else 0
         given: dict[str, Any] = {**QUICK, "celery_release_commands": [COMMAND]}
         if source is not None:
             given["celery_app_source"] = {"path": str(source)}
         with playbook("-e", json.dumps(given), *arguments, name, log=case.log) as process:
-            yield process
+            yield Running(process, case.log, began)
 
-    def _result(self, case: Case, process: subprocess.Popen[bytes]) -> Deployed:
-        text = case.log.read_bytes()[self._began :].decode(errors="replace")
-        return Deployed(process.returncode, text)
+    # --- what watches the fleet ------------------------------------------------------------------
+
+    def requests(self) -> AbstractContextManager[list[int]]:
+        """Send requests to the web process while a block runs, and collect their statuses."""
+        control = self.ground.control
+        variables = self.ground.fleet.expected[control]
+        port = variables["celery_producer_web_port"]
+        return web.requests_meanwhile(lambda: web.request(variables, control, port, "/"))
+
+    def slots(self, began: float, ended: float) -> dict[str, int]:
+        """Return how many of beat's minutes there were in a time, and how many were `doubled` and `missed`.
+
+        The ids of beat's tasks have no dot, unlike those of the load.
+        """
+        text = (
+            "SELECT started FROM runs WHERE strpos(task, '.') = 0"
+            " AND started BETWEEN :began::float8 AND :ended::float8"
+        )
+        found = self.ground.ask(text, began=began, ended=ended).split()
+        seen = Counter(int(float(moment) // 60) for moment in found)
+        # A task may wait some seconds in its queue, so the last slot only counts if it was over half a minute ago.
+        wanted = range(int(began // 60) + 1, int((ended - 30) // 60) + 1)
+        doubled = sum(seen[minute] - 1 for minute in wanted if seen[minute] > 1)
+        missed = sum(not seen[minute] for minute in wanted)
+        return {"slots": len(wanted), "doubled": doubled, "missed": missed}
+
+    def send_fresh(self, name: str, number: int = 20) -> None:
+        """Send tasks that only some releases know, from a release that need not know them."""
+        code = (
+            "import sys; from load.celery_app import app; "
+            f"[app.send_task({FRESH!r}, (0.05,), task_id=f'{{sys.argv[1]}}.{{n:06d}}', queue='fast')"
+            " for n in range(int(sys.argv[2]))]"
+        )
+        command = ["celery-fleet", "--app", APP, "exec", "--", "python", "-c", code, name]
+        self.ground.fleet.must(self.ground.control, [*command, str(number)])
+
+    def fresh(self, name: str) -> list[int]:
+        """Return how often each of these tasks has begun, of those that have ended."""
+        text = "SELECT count(*) FROM runs WHERE starts_with(task, :'name' || '.') GROUP BY task HAVING max(ended) > 0"
+        return [int(line) for line in self.ground.ask(text, name=name).split()]
 
     # --- state -----------------------------------------------------------------------------------
 
-    def record(self) -> dict[str, Any]:
-        """Return what the runs have recorded, as an operator sees it on a worker host."""
-        host = self.ground.workers[0]
+    def record(self, host: str = "") -> dict[str, Any]:
+        """Return what the runs have recorded, as an operator sees it on a host, by default one of workers."""
+        host = host or self.ground.workers[0]
         text = self.ground.fleet.must(host, ["celery-fleet", "--app", APP, "releases", "--json"])
         return dict(json.loads(text))
+
+    def settled(self) -> str:
+        """Return the release that is recorded and that every process has; nothing is left of a canary.
+
+        Raises:
+            AssertionError: The fleet is between two releases.
+        """
+        current = str(self.record()["current"])
+        assert self.runs() == set(self.pins().values()) == {current}
+        leftovers = "ls /run/systemd/system /etc/systemd/system | grep '\\.next\\.' ; exit 0"
+        assert {self.ground.fleet.must(host, leftovers) for host in self.ground.workers} == {""}
+        return current
 
     def pins(self) -> dict[str, str]:
         """Return the release that each unit of each host starts from."""

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import pytest
+import time
+
 from deploys import BROKEN, Deploys
 from ground import FLEET, Case, Ground, assert_nothing_lost_or_doubled
+from support.waiting import wait_for
 
 LONGEST = 1500.0  # seconds of load
 
 
-@pytest.fixture(scope="module", autouse=True)
-def first(ground: Ground, deploys: Deploys) -> None:
-    """A release of this scenario serves, deployed by site.yml."""
-    case = Case("first", ground.results / "first")
-    case.log.unlink(missing_ok=True)
-    done = deploys.site(case, deploys.release("first"))
+def deploy_while_another_is_refused(ground: Ground, deploys: Deploys, case: Case) -> None:
+    """Begin a second deploy while the first one has the lease."""
+    other = Case("second deploy", ground.results / "second-deploy")
+    other.log.unlink(missing_ok=True)
+    with deploys.deploying(case, deploys.release("three")) as run:
+        wait_for("the deploy has the lease", 120, lambda: "Plan: " in run.text)
+        refused = deploys.deploy(other, deploys.release("refused"))
+        assert refused.status != 0, refused.end
+        assert "load is being changed by" in refused.words, refused.end
+        assert "Nothing was changed. Wait for its end and run again" in refused.words, refused.end
+        done = run.result()
     assert done.status == 0, done.end
-    ground.now_running = FLEET
 
 
 def test_deploys_at_noon(ground: Ground, deploys: Deploys) -> None:
-    """Two releases, one after the other, then back to the first one, which site.yml keeps until the next deploy."""
+    """Two releases, one after the other, then back to the first one, which site.yml keeps until the next deploy.
+
+    Meanwhile, no request to the web process fails, and beat sends in each minute once.
+    """
     start = deploys.record()["current"]
 
-    def act(case: Case) -> None:
+    def deploy(case: Case) -> None:
         for name in ("one", "two"):
             done = deploys.deploy(case, deploys.release(name))
             assert done.status == 0, done.end
@@ -46,11 +55,26 @@ def test_deploys_at_noon(ground: Ground, deploys: Deploys) -> None:
         assert "is held by" in held.words
         assert deploys.runs() == {record["current"]}
 
-        done = deploys.deploy(case, deploys.release("three"))
-        assert done.status == 0, done.end
+        deploy_while_another_is_refused(ground, deploys, case)
         assert deploys.record()["hold"] is None
+        deploys.settled()
 
-    assert_nothing_lost_or_doubled(ground.measure("deploys", FLEET, act, longest=LONGEST))
+    def act(case: Case) -> None:
+        began = time.time()
+        with deploys.requests() as answers:
+            deploy(case)
+        failed = len(answers) - answers.count(200)
+        case.report["web"] = {"requests": len(answers), "failed": failed}
+        case.report["beat"] = deploys.slots(began, time.time())
+
+    summary = ground.measure("deploys", FLEET, act, longest=LONGEST)
+    assert_nothing_lost_or_doubled(summary)
+    assert summary.report["web"]["requests"] > 100
+    assert summary.report["web"]["failed"] == 0, summary.report
+    assert summary.report["beat"]["slots"] >= 3
+    assert summary.report["beat"]["doubled"] == summary.report["beat"]["missed"] == 0, (
+        summary.report
+    )
 
 
 def test_bad_releases_are_refused_and_go_back(ground: Ground, deploys: Deploys) -> None:

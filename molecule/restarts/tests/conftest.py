@@ -13,21 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import Ground
-from modes import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_collection_modifyitems,
-    pytest_configure,
-)
 from support.inventory import load_fleet
-from support.skips import (  # noqa: F401  # the same
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
-from scripts.restarts.verdicts import (  # noqa: F401  # the same
-    pytest_runtest_logreport,
-    pytest_runtest_protocol,
-    pytest_runtest_teardown,
-)
+#: Its hooks are those of all scenarios with this load.
+pytest_plugins = ["load_hooks"]
 
 
 @pytest.fixture(scope="session")

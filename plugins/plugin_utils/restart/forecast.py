@@ -23,6 +23,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     ready,
 )
 
+# Number of workers that one line names.
+_NAMES = 4
+
 
 @dataclass(frozen=True)
 class Round:
@@ -50,8 +53,20 @@ def simulate(workers: Sequence[FleetWorker], policy: Policy) -> list[Round]:
     return steps
 
 
-def describe(workers: Sequence[FleetWorker], policy: Policy) -> list[str]:
+def describe(
+    workers: Sequence[FleetWorker],
+    policy: Policy,
+    seconds: float = 0.0,
+    candidates: Sequence[str] = (),
+) -> list[str]:
     """Return what users should know before a roll begins, one sentence per line; empty without restarts.
+
+    Args:
+        workers: All workers of the fleet.
+        policy: The policy of the roll.
+        seconds: How long its canary is observed.
+        candidates: Nodes of the workers of which the busiest will be the canary. A plan doesn't know more, because it
+            asks no worker how much it has to do; then the canary of the policy is only one of them.
 
     Raises:
         RollError: No roll can be computed from these workers.
@@ -60,11 +75,12 @@ def describe(workers: Sequence[FleetWorker], policy: Policy) -> list[str]:
     restarts = [step for step in simulate(workers, policy) if step.kind == "restart"]
     queues = Queues(workers, policy)
     lines: list[str] = []
+    undecided = len(candidates) > 1
     if restarts:
         count = sum(len(step.turns) for step in restarts)
         rounds = (
             f"restart in {len(restarts)} rounds, at most {policy.batch} at a time, "
-            f"starting with just {restarts[0].turns[0].node}"
+            f"starting with just {'the canary' if undecided else restarts[0].turns[0].node}"
             if count > 1
             else "restarts"
         )
@@ -74,8 +90,8 @@ def describe(workers: Sequence[FleetWorker], policy: Policy) -> list[str]:
     for turn in (turn for step in restarts for turn in step.turns):
         worker = by_node[turn.node]
         if turn.observed:
-            lines.append(f"{turn.node} is the canary: the others wait while it is observed")
-        if turn.overlapped:
+            lines.append(_observed(candidates if undecided else [turn.node], seconds))
+        if turn.overlapped and not (turn.observed and undecided):
             lines.append(f"{turn.node} is overlapped: a second instance serves while it restarts")
         for queue in turn.gap:
             left = queues.reach[queue] - worker.processes
@@ -91,6 +107,18 @@ def describe(workers: Sequence[FleetWorker], policy: Policy) -> list[str]:
             "inventory are out of reach; run again when they are back"
         )
     return lines
+
+
+def _observed(nodes: Sequence[str], seconds: float) -> str:
+    """Return a sentence on the canary, which is one of these nodes."""
+    names = ", ".join(nodes[:_NAMES]) + (
+        f" and {len(nodes) - _NAMES} more" if len(nodes) > _NAMES else ""
+    )
+    who = (
+        f"the one of {names} that has run most tasks in the last hour" if len(nodes) > 1 else names
+    )
+    time = f" for {seconds:g} s" if seconds else ""
+    return f"{who} is the canary: the others wait while it is observed{time}"
 
 
 def _because(worker: FleetWorker) -> str:

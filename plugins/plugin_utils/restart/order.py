@@ -314,8 +314,8 @@ def _turn(worker: FleetWorker, kind: Kind, queues: Queues, *, observed: bool = F
     return Turn(worker.node, worker.host, kind, gap=short, observed=observed)
 
 
-def canary(workers: Iterable[FleetWorker], name: str = "") -> str | None:
-    """Return the node of the worker to observe first: the busiest of those that can run beside the old release.
+def candidates(workers: Iterable[FleetWorker], name: str = "") -> list[FleetWorker]:
+    """Return the workers of which the busiest is observed first: those that can run beside the old release, if any can.
 
     Args:
         workers: All workers of the fleet.
@@ -331,7 +331,12 @@ def canary(workers: Iterable[FleetWorker], name: str = "") -> str | None:
             raise RollError(
                 f"celery_canary_worker is {name}, and no worker of this name restarts; name another one, or none"
             )
-    best = max(found, key=lambda worker: (worker.can_overlap, worker.busy), default=None)
+    return [worker for worker in found if worker.can_overlap] or found
+
+
+def canary(workers: Iterable[FleetWorker], name: str = "") -> str | None:
+    """Return the node of the worker to observe first, the busiest of `candidates`; None if no worker restarts."""
+    best = max(candidates(workers, name), key=lambda worker: worker.busy, default=None)
     return best.node if best else None
 
 

@@ -25,13 +25,25 @@ def record(name: str) -> dict[str, Any]:
     """
     path = DIRECTORY / f"{name}.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        for entry in (found.get("hold"), *(found.get("history") or ())):
+            _require(entry)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CommandError(
-            f"{path} can't be read ({error}); the next deploy writes it again"
+            f"{path} can't be read ({error!r}), so it is unknown which release is held; copy it from another host of"
+            " the fleet, where `celery-fleet releases` shows it, or remove it: then no release is held"
         ) from None
+    return found
+
+
+def _require(entry: Mapping[str, Any] | None) -> None:
+    """Raise KeyError, TypeError or ValueError for a hold or an entry of the history that can't be shown."""
+    if entry is not None:
+        float(entry["at"])
+        for name in ("release", "by", "why"):
+            str(entry[name])
 
 
 def kept(root: Path) -> list[str] | None:

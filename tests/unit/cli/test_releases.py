@@ -88,6 +88,27 @@ def test_a_damaged_record_is_named(call: Call, place: Path, record: Any) -> None
     assert "shop.json can't be read" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "damaged", ["{", "[1]", '{"hold": {"release": "x"}}', '{"hold": "x"}', '{"history": [3]}']
+)
+def test_status_goes_on_with_a_damaged_record(
+    call: Call, place: Path, record: Any, damaged: str
+) -> None:
+    write(place, {**record, "hold": None})
+    well = call("status")
+    (place / "shop.json").write_text(damaged)
+    done = call("status")
+    # Everything else is as before.
+    *shown, problem = done.stdout.splitlines()
+    assert shown == well.stdout.splitlines()[: len(shown)]
+    assert len(shown) > 3
+    assert problem.startswith(f"Problem: {place}/shop.json can't be read")
+    assert "copy it from another host" in problem
+    found = json.loads(call("status", "--json").stdout)
+    assert (found["hold"], found["ok"]) == (None, False)
+    assert call("releases").exit_code != 0
+
+
 def test_status_shows_a_hold(call: Call, place: Path, record: Any) -> None:
     write(place, record)
     assert "is held by ana for 2 h 0 min" in call("status").stdout

@@ -27,6 +27,10 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
+#: A worker that all hosts of workers have.
+WORKER = "flexiprice-worker@discounts.service"
+
+
 def facts(args: Variables, variables: Variables) -> Variables:
     return {
         "changed": False,
@@ -45,15 +49,39 @@ def planned(args: Variables, variables: Variables) -> Variables:
     items = [PlanItem(host, name, "", "write", ("something",)).as_dict() for name in due]
     if not only and {"celery_producer", "flower"} & set(due):
         items.append(PlanItem(host, due[-1], "nginx.service", "reload", ("site",)).as_dict())
-    return {"changed": False, "items": items, "due": due, "states": {}}
+    states = {}
+    if not only and "celery_worker" in due:
+        items.append(PlanItem(host, "celery_worker", WORKER, "restart", ("release",)).as_dict())
+        states[WORKER] = {"active": "active"}
+    return {"changed": False, "items": items, "due": due, "states": states}
 
 
 def rolled(args: Variables, variables: Variables) -> Variables:
+    """Restart workers, except a canary that the environment refuses."""
+    if args["phase"] == "restart" and args["turns"]["canary"] and "REFUSED" in os.environ:
+        return {"failed": True, "msg": os.environ["REFUSED"]}
     if args["phase"] != "open":
         return {"changed": args["phase"] != "report"}
     hosts = dict.fromkeys(("start", "restart", "finish"), args["hosts"])
     return {"changed": False, "turns": True, "deferred": [], "hosts": hosts, "whole": True}
 
+
+def chosen(args: Variables, variables: Variables) -> Variables:
+    """Return the choice of the source or, after a refusal, of the earlier release; a record with one entry."""
+    earlier = {"kept": EARLIER if args["do"] == "refuse" else "", "source": args.get("source")}
+    choice = {**earlier, "current": EARLIER, "holds": False, "what": "x", "why": ""}
+    record = {"history": [{"release": args.get("release"), "result": args.get("result")}]}
+    return {
+        "changed": False,
+        "record": record,
+        "choice": choice,
+        "why": args.get("why"),
+        "there": {},
+    }
+
+
+#: The release that serves before a deploy.
+EARLIER = "0" * 12
 
 ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
     "host_facts": facts,
@@ -63,7 +91,7 @@ ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
     "firewall_rollback": lambda args, variables: {"changed": True, "armed": True},
     "send_canaries": lambda args, variables: {"changed": False, "bad": []},
     "wait_for_services": lambda args, variables: {"changed": False, "units": {}, "errors": {}},
-    "release_history": lambda args, variables: {"changed": False, "record": {}},
+    "release_history": chosen,
     "release_commands": lambda args, variables: {"changed": False, "marks": {}},
 }
 

@@ -1,6 +1,5 @@
 """Which play acts where under `--limit` and `--tags`, in real runs of the delivered site.yml.
 
-Action plugins that would contact a host are replaced (`action/`): each records its call with all rendered arguments.
 Everything is due, so no play ends because there is nothing to do.
 """
 
@@ -8,102 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import (
     PARTS,
     parts_in,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import Plan
 
-from tests.collection import replaced
-from tests.render.fleet import ROOT, ansible, prepare
+from tests.unit.plays.conftest import BY_OTHERS, RECORD, Walk, ended_well
 
-HERE = Path(__file__).parent
-# The task that writes which release serves.
-RECORD = "write | Write the record"
-# Parts with their own tasks, which don't call `reconcile`.
-BY_OTHERS = {"celery_release", "celery_release_commands", "celery_worker"}
 LOOKING = {"host_facts", "host_plan", "send_canaries", "wait_for_services", "service_report"}
-
-
-@dataclass
-class Walk:
-    """A run: Ansible's output, and the calls in their order."""
-
-    done: subprocess.CompletedProcess[str]
-    calls: list[dict[str, Any]]
-    groups: dict[str, list[str]]
-
-    @property
-    def settled(self) -> dict[str, set[str]]:
-        """Return the hosts of each reconciled part; the record of the releases belongs to none."""
-        found: dict[str, set[str]] = {}
-        for call in self.calls:
-            if call["action"] == "reconcile" and not call["args"].get("trial"):
-                found.setdefault(call["part"], set()).add(call["host"])
-        found.pop(None, None)
-        return found
-
-    @property
-    def recorded(self) -> set[str]:
-        """Return the hosts that got the record of the releases."""
-        return {call["host"] for call in self.calls if call["task"].endswith(RECORD)}
-
-    def hosts(self, action: str, **args: Any) -> set[str]:
-        """Return the hosts for which a plugin was called with these arguments."""
-        return {
-            call["host"]
-            for call in self.calls
-            if call["action"] == action and args.items() <= call["args"].items()
-        }
-
-    def expected(self, tags: set[str], hosts: set[str]) -> dict[str, set[str]]:
-        """Return for each part the hosts of its groups to which the run is limited."""
-        found = {}
-        for part in parts_in(tags, ()):
-            members = {host for group in part.groups for host in self.groups[group]} & hosts
-            # The link moves on hosts with a release; Ansible skips the play of a part without hosts.
-            if members and part.name not in BY_OTHERS:
-                found[part.name] = members
-        return found
-
-
-@pytest.fixture
-def walk(tmp_path: Path) -> Any:
-    def run(*options: str, **environment: str) -> Walk:
-        made = prepare("local", tmp_path, {"firewall_enabled": True})
-        calls = tmp_path / "calls"
-        calls.mkdir()
-        done = ansible(
-            "ansible-playbook",
-            *made.options,
-            *options,
-            "celery_fleet.core.site",
-            ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, actions=(HERE / "action").glob("*.py")),
-            PYTHONPATH=str(ROOT),
-            CALLS=str(calls),
-            XDG_CACHE_HOME=str(tmp_path / "cache"),
-            **environment,
-        )
-        ordered = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        groups = yaml.safe_load((made.inventory / "hosts.yml").read_text())["fleet"]["children"]
-        members = {group: list(found["hosts"]) for group, found in groups.items()}
-        members["fleet"] = made.names
-        return Walk(done, [json.loads(path.read_text()) for path in ordered], members)
-
-    return run
-
-
-def ended_well(found: Walk) -> None:
-    output = found.done.stdout + found.done.stderr
-    assert found.done.returncode == 0, output[-6000:]
-    assert "[WARNING]" not in output, output[-6000:]
 
 
 @pytest.mark.slow

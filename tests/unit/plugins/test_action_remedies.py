@@ -68,7 +68,10 @@ def test_workers_that_can_t_be_asked_before_a_rolling_restart() -> None:
 
 
 def planned(
-    *items: plan.PlanItem, found: dict[str, Any] | None = None, **args: Any
+    *items: plan.PlanItem,
+    found: dict[str, Any] | None = None,
+    own: dict[str, Any] | None = None,
+    **args: Any,
 ) -> dict[str, Any]:
     """Run `plan_report` for a host of which `host_plan` found these items, or for several hosts."""
     plans = found or {"redis1": {"items": [item.as_dict() for item in items]}}
@@ -86,7 +89,7 @@ def planned(
         **args,
     }
     variables = {
-        "hostvars": {host: {"__fleet_plan": made} for host, made in plans.items()},
+        "hostvars": {host: {**(own or {}), "__fleet_plan": made} for host, made in plans.items()},
         "groups": {"fleet": list(plans)},
         "ansible_run_tags": ["all"],
         "ansible_skip_tags": [],
@@ -101,6 +104,61 @@ def test_a_plan_names_the_parts_that_are_due_on_any_host() -> None:
         "worker1": {"items": [], "due": ["pki", "celery_worker"]},
     }
     assert planned(found=found)["due"] == ["celery_worker", "pki", "redis"]
+
+
+LIMITS = {
+    "seconds": 60,
+    "worker": "",
+    "min_tasks": 20,
+    "max_failures": 5,
+    "max_slowdown": 2,
+    "max_memory": 1.5,
+    "max_growth": 256,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (LIMITS, "the one of mail@w1, other@w1 that has run most tasks in the last hour"),
+        ({**LIMITS, "worker": "mail"}, "mail@w1"),
+        ({**LIMITS, "seconds": 0}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_plan_says_which_worker_a_deploy_observes(given: dict[str, Any], words: str) -> None:
+    units = ("shop-worker@mail.service", "shop-worker@other.service")
+    items = [
+        plan.PlanItem("w1", "celery_worker", unit, "restart", ("release",)).as_dict()
+        for unit in units
+    ]
+    states = {unit: {"active": "active"} for unit in units}
+    instances = {name: {"queues": [name], "concurrency": 2} for name in ("mail", "other")}
+    facts = {"celery_app_name": "shop", "celery_worker_instances": instances}
+    done = planned(
+        found={"w1": {"items": items, "states": states}},
+        own=facts,
+        workers=["w1"],
+        instances=instances,
+        canary=given,
+    )
+    said = [line for line in done["plan"]["notes"] if "is the canary" in line]
+    wanted = f"{words} is the canary: the others wait while it is observed for 60 s"
+    assert said == ([wanted] if words else [])
+
+
+def test_a_canary_that_does_not_restart_is_refused_by_the_plan() -> None:
+    unit = "shop-worker@mail.service"
+    item = plan.PlanItem("w1", "celery_worker", unit, "restart").as_dict()
+    instances = {"mail": {"queues": ["mail"], "concurrency": 2}}
+    with pytest.raises(AnsibleActionFail, match="celery_canary_worker is none"):
+        planned(
+            found={"w1": {"items": [item], "states": {unit: {"active": "active"}}}},
+            own={"celery_app_name": "shop"},
+            workers=["w1"],
+            instances=instances,
+            canary={**LIMITS, "worker": "none"},
+        )
 
 
 def test_a_plan_that_can_t_be_written_is_an_error(tmp_path: Path) -> None:

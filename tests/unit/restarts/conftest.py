@@ -1,4 +1,4 @@
-"""Fixtures: the application of the load, which is not on the import path."""
+"""Fixtures: the application of the load, which is not on the import path, and a checkout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.unit.restarts.runs import Checkout
 
 APPLICATION = Path(__file__).resolve().parents[3] / "molecule" / "restarts" / "application"
 
@@ -22,3 +24,8 @@ def load_plan() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)

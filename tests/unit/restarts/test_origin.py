@@ -13,11 +13,6 @@ from scripts.restarts.delivery_report import Result
 from .runs import Checkout, summary
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path)
-
-
 def test_a_commit_is_dirty_if_what_is_measured_has_changes(checkout: Checkout) -> None:
     head = checkout.git("rev-parse", "HEAD")
     checkout.write("docs/page.md", "second\n")

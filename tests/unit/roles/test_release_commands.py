@@ -202,6 +202,47 @@ def test_commands_of_a_group_that_the_first_host_is_not_in(fleet: Fleet) -> None
     assert fleet.done == ["migrate"]
 
 
+def test_pending_migrations_are_listed_before_the_commands(fleet: Fleet) -> None:
+    listed = [fleet.command("migrate", f"[ -e {fleet.root}/ready ]")]
+    fleet.host.pending(["shop.0001_initial", "shop.0002_price"])
+    status, output = fleet.run(listed, "--limit=worker1")
+    assert status != 0
+    words = "worker1: 2 migrations are pending for release "
+    assert output.index(words) < output.index("shop.0002_price") < output.index("exit status 1")
+    (fleet.root / "ready").touch()
+    fleet.host.pending([])
+    status, output = fleet.run(listed, "--limit=worker1")
+    assert status == 0, output
+    assert "worker1: no migrations are pending for release " in output
+    # Nothing is left to do, so nothing is asked.
+    fleet.host.migrations.unlink()
+    status, output = fleet.run(listed)
+    assert status == 0, output
+    assert "migrations" not in output.replace("List the pending migrations", "")
+
+
+def test_only_a_deploy_ends_if_pending_migrations_can_not_be_listed(fleet: Fleet) -> None:
+    fleet.host.pending(None, "OperationalError: no login with quite-secret")
+    deploy = "--extra-vars={__celery_release_deploys: true}"
+    status, output = fleet.run([fleet.command("migrate")], "--limit=worker1", deploy)
+    assert status != 0
+    told = " ".join(output.split())
+    assert "listed: OperationalError: no login with ***. None of its commands has run" in told
+    assert "run the same playbook again" in told
+    assert fleet.done == []
+    status, output = fleet.run([fleet.command("migrate")], "--limit=worker1")
+    assert status == 0, output
+    assert "no login with ***. Its commands run all the same." in " ".join(output.split())
+    assert "quite-secret" not in output
+    assert fleet.done == ["migrate"]
+    # A deploy asks even if none of its commands is left to run.
+    fleet.host.pending(["shop.0003_total"])
+    status, output = fleet.run([fleet.command("migrate")], deploy)
+    assert status == 0, output
+    assert "worker1: 1 migration is pending for release " in output
+    assert fleet.done == ["migrate"]
+
+
 def test_a_dry_run_runs_no_command(fleet: Fleet) -> None:
     status, output = fleet.run([fleet.command("migrate")], "--check")
     assert status == 0, output

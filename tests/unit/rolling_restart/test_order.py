@@ -22,6 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     RollSnapshot,
     Turn,
     canary,
+    candidates,
     consumers,
     deferred,
     next_turn,
@@ -85,6 +86,25 @@ def test_the_canary_goes_first_beside_the_old_release() -> None:
     )
 
 
+def test_a_plan_says_which_workers_may_be_the_canary_and_for_how_long() -> None:
+    said = describe(FOUR, Policy(canary="a@h0"), 60, ["a@h0", "a@h1"])
+    assert "starting with just the canary; " in said[0]
+    assert said[1] == (
+        "the one of a@h0, a@h1 that has run most tasks in the last hour is the canary: "
+        "the others wait while it is observed for 60 s"
+    )
+    assert not any("overlapped" in line for line in said)
+    said = describe(FOUR, Policy(canary="a@h0"), 60, ["a@h0"])
+    assert "starting with just a@h0; " in said[0]
+    assert said[1] == "a@h0 is the canary: the others wait while it is observed for 60 s"
+    assert said[2].startswith("a@h0 is overlapped")
+    many = [f"a@h{number}" for number in range(9)]
+    assert (
+        "the one of a@h0, a@h1, a@h2, a@h3 and 5 more that"
+        in describe(FOUR, Policy(canary="a@h0"), 60, many)[1]
+    )
+
+
 def test_without_the_canary_s_host_another_pilot_is_observed() -> None:
     state = RollSnapshot(tuple(FOUR), Policy(canary="a@h2"), joined=frozenset({"h1"}))
     assert ready(state, "restart") == [
@@ -100,6 +120,8 @@ def test_the_busiest_worker_that_can_be_overlapped_is_the_canary() -> None:
         worker("d@h1", busy=99),
     ]
     assert canary(workers) == "c@h1"
+    assert [one.node for one in candidates(workers)] == ["a@h1", "c@h1"]
+    assert [one.node for one in candidates([restarting("b@h1", processes=1)])] == ["b@h1"]
     assert canary(workers, "b") == "b@h1"
     assert canary(workers, "a@h1") == "a@h1"
     assert canary([worker("d@h1")]) is None

@@ -457,6 +457,19 @@ def found(succeeded: int, failed: int = 0) -> dict[str, Any]:
     return {"counts": counts, "bounds": [0.1], "memory": 800, "processes": 2}
 
 
+def canary(overlapped: bool = True) -> Host:
+    """Return a host whose canary serves, at the first look at its figures."""
+    h = host(overlapped=overlapped, limits=LIMITS)
+    assert h.until("figures").figures == {UNIT: COUNTS}
+    h.step(figures={UNIT: found(1000)})
+    started = NEXT if overlapped else UNIT
+    assert h.until("restart").do == (("restart", started),)
+    h.starts_anew(started)
+    h.until("probe")
+    h.until("figures")
+    return h
+
+
 def observed(h: Host, failed: int) -> None:
     """Let the canary run 100 tasks, of which some fail, while the host is observed for 60 seconds."""
     ran = 0
@@ -481,14 +494,7 @@ def observed(h: Host, failed: int) -> None:
 
 
 def test_a_canary_runs_beside_the_old_release_before_it_is_restarted() -> None:
-    h = host(overlapped=True, limits=LIMITS)
-    assert h.until("figures").figures == {UNIT: COUNTS}
-    h.step(figures={UNIT: found(1000)})
-    h.until("restart")
-    assert h.requests[-1].do == (("restart", NEXT),)
-    h.starts_anew(NEXT)
-    h.until("probe")
-    h.until("figures")
+    h = canary()
     assert h.requests[-1].figures == {NEXT: NEXT_COUNTS, UNIT: COUNTS}
     observed(h, failed=1)
     assert 60 <= h.now[0] < 63
@@ -498,13 +504,7 @@ def test_a_canary_runs_beside_the_old_release_before_it_is_restarted() -> None:
 
 
 def test_a_canary_whose_tasks_fail_is_stopped_early_and_the_old_release_is_left_alone() -> None:
-    h = host(overlapped=True, limits=LIMITS)
-    h.until("figures")
-    h.step(figures={UNIT: found(1000)})
-    h.until("restart")
-    h.starts_anew(NEXT)
-    h.until("probe")
-    h.until("figures")
+    h = canary()
     observed(h, failed=50)
     assert h.now[0] < 30
     assert h.requests[-1].do == (("stop", NEXT),)
@@ -519,13 +519,8 @@ def test_a_canary_whose_tasks_fail_is_stopped_early_and_the_old_release_is_left_
 
 
 def test_a_canary_that_can_t_be_overlapped_is_observed_after_its_restart() -> None:
-    h = host(limits=LIMITS)
-    assert h.until("figures").figures == {UNIT: COUNTS}
-    h.step(figures={UNIT: found(1000)})
-    h.until("restart")
-    h.starts_anew()
-    h.until("probe")
-    assert h.until("figures").figures == {UNIT: COUNTS}
+    h = canary(overlapped=False)
+    assert h.requests[-1].figures == {UNIT: COUNTS}
     while h.now[0] < 58:
         h.now[0] += 2.0
         h.step()
@@ -536,13 +531,7 @@ def test_a_canary_that_can_t_be_overlapped_is_observed_after_its_restart() -> No
 
 
 def test_a_canary_that_ends_is_refused() -> None:
-    h = host(overlapped=True, limits=LIMITS)
-    h.until("figures")
-    h.step(figures={UNIT: found(1000)})
-    h.until("restart")
-    h.starts_anew(NEXT)
-    h.until("probe")
-    h.until("figures")
+    h = canary()
     h.step(figures={NEXT: found(0), UNIT: found(1000)})
     h.show(NEXT, invocation="crashed and came back", pid=21)
     h.step()

@@ -55,6 +55,7 @@ def test_each_part_has_a_row(checkout: Path) -> None:
         "`change`",
         "`upgrade`",
         "`soak-delivery`",
+        "`soak-noon`",
         "`soak-restarts`",
     ]
     assert found["`change`"][:4] == ["passed", "7", "1.5", f"`{run.commit[:7]}`"]

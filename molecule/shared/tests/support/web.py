@@ -7,6 +7,9 @@ import http.client
 import json
 import socket
 import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,3 +102,25 @@ def flower(
     if prefix := variables["flower_url_prefix"].strip("/"):
         port, path = variables["celery_producer_web_port"], f"/{prefix}{path}"
     return request(variables, name, port, path, method, who)
+
+
+@contextmanager
+def requests_meanwhile(ask: Callable[[], Answer]) -> Iterator[list[int]]:
+    """Send requests one after another while the block runs; collect the status of each answer, 0 if there was none."""
+    answers: list[int] = []
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(0.1):
+            try:
+                answers.append(ask().status)
+            except (OSError, http.client.HTTPException):
+                answers.append(0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        thread.join()

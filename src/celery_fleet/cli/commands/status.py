@@ -89,7 +89,10 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
         if not unit.ok
     ]
     found.due = next_due(application)
-    found.hold = releases.record(application.name).get("hold")
+    try:
+        found.hold = releases.record(application.name).get("hold")
+    except CommandError as error:
+        found.problems.append(error.message)
     if not has_release(application):
         others = sorted(
             {node.partition("@")[2] for node in application.workers} or {"a host of workers"}

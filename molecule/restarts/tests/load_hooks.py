@@ -1,12 +1,24 @@
-"""Two modes: `make soak-…` runs each case separately and often, `make test-…` short ones with several faults each.
+"""Hooks of all scenarios with this load, a plugin of pytest that their conftest.py name.
 
-Hooks, which the scenarios' conftest.py import. A test without a marker is run in both.
+There are two modes: `make soak-…` runs each case separately and often, `make test-…` short ones with several faults
+each. A test without a marker is run in both. A skipped test counts as failed, and each run gets the verdict of its
+tests.
 """
 
 from __future__ import annotations
 
 import pytest
 from ground import SOAK
+from support.skips import (  # noqa: F401  # pytest finds them by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
+from scripts.restarts.verdicts import (  # noqa: F401  # the same
+    pytest_runtest_logreport,
+    pytest_runtest_protocol,
+    pytest_runtest_teardown,
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

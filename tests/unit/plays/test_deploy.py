@@ -1,0 +1,70 @@
+"""What deploy_app.yml does after its canary has passed or was refused, in real runs of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.plays.conftest import Walk, ended_well
+from tests.unit.plays.stand_ins import EARLIER
+
+pytestmark = pytest.mark.slow
+
+REASON = "mail@worker1 is refused as the canary"
+
+
+def history(found: Walk) -> list[str]:
+    """Return what was done with the record, in order, each once."""
+    asked = [str(c["args"]["do"]) for c in found.calls if c["action"] == "release_history"]
+    return list(dict.fromkeys(asked))
+
+
+def rolls(found: Walk) -> list[bool]:
+    """Return for each roll whether it had a canary."""
+    return [
+        bool(call["args"]["canary"])
+        for call in found.calls
+        if call["action"] == "rolling_restart" and call["args"]["phase"] == "open"
+    ]
+
+
+def test_a_deploy_that_passes_restarts_the_workers_once(walk: Any) -> None:
+    found: Walk = walk(playbook="deploy_app")
+    ended_well(found)
+    assert rolls(found) == [True]
+    assert history(found) == ["look", "deploy", "check", "note", "record"]
+    results = [c["args"]["result"] for c in found.calls if c["args"].get("do") == "record"]
+    assert results == ["deployed"]
+    # The plan says what is observed, and the pending migrations are asked for before a worker restarts.
+    assert "discounts@worker1, discounts@worker2" in found.done.stdout
+    assert "is the canary: the others wait while it is observed for 60 s" in found.done.stdout
+    actions = [(call["action"], call["args"].get("do")) for call in found.calls]
+    migrations = actions.index(("release_commands", "migrations"))
+    assert actions.index(("release_history", "check")) < migrations
+    assert migrations < actions.index(("rolling_restart", None))
+
+
+def test_a_refused_canary_has_everything_go_back(walk: Any) -> None:
+    found: Walk = walk(playbook="deploy_app", REFUSED=REASON)
+    assert found.done.returncode == 2, found.done.stdout
+    output = found.done.stdout + found.done.stderr
+    told = " ".join(output.split())
+    assert REASON in told
+    assert f"The fleet is back at release {EARLIER} and holds it" in told
+    # The second roll is that of serve.yml.
+    assert rolls(found) == [True, False]
+    assert history(found) == ["look", "deploy", "check", "note", "refuse", "record"]
+    (noted,) = {c["args"]["why"] for c in found.calls if c["args"].get("do") == "note"}
+    assert noted == REASON
+    results = [c["args"]["result"] for c in found.calls if c["args"].get("do") == "record"]
+    assert results == ["rolled back"]
+    # Beat and the web process had not moved.
+    order = [call["part"] or call["action"] for call in found.calls]
+    second = [n for n, name in enumerate(order) if name == "rolling_restart"]
+    assert not {"celery_beat", "celery_producer"} & set(
+        order[second[0] : order.index("host_plan", second[0])]
+    )
+    # The lease is given back before the run fails.
+    lease = [call["args"]["state"] for call in found.calls if call["action"] == "run_lease"]
+    assert lease == ["present", "absent"]
