@@ -35,7 +35,7 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
 # These measure times, or need the whole machine; the others run two at a time.
-ALONE := restarts delivery noon cgroup2
+ALONE := restarts delivery cgroup2
 COMMA := ,
 SPACE := $(subst x,,x x)
 

@@ -177,7 +177,8 @@ class TestRemoval:
         missing = (f"--inventory={layer}", "-e", "fleet_remove_ignore_unreachable=true")
         run = whole(fleet, "down", tmp_path, *missing)
         assert run.status != 0
-        assert f"{down} could not be reached and may still have {app}" in " ".join(run.text.split())
+        words = f"{down} could not be reached and may still have {app}"
+        assert words in " ".join(run.text.split()), run.end
         others = [host for host in fleet.hosts("fleet") if host != down]
         assert {host for host, number in run.changed.items() if number} == set(others)
         for host in others:

@@ -104,10 +104,11 @@ class InstalledApplication:
     def units(self) -> list[str]:
         """Return the application's own units, without its slice, which may contain an operator's units."""
         files = self.manifest.files - self.shared.files
-        templates = [os.path.basename(path) for path in files if path.startswith(f"{UNITS}/")]
-        patterns = [name.replace("@.", "@*.") for name in templates if "@." in name]
-        # A second instance of a worker, and the rollback of an unconfirmed firewall table.
-        patterns = [name for name in patterns if name.startswith(f"{self.app}-")]
+        names_on_disk = [os.path.basename(path) for path in files if os.path.dirname(path) == UNITS]
+        # Also a second instance of a worker, what timers start, and the rollback of an unconfirmed firewall table.
+        patterns = [
+            name.replace("@.", "@*.") for name in names_on_disk if name.startswith(f"{self.app}-")
+        ]
         names = {*systemd.listed([*patterns, f"{self.app}-firewall-rollback.*"], self.host.run)}
         names |= {
             unit

@@ -53,20 +53,20 @@ def stop(there: InstalledApplication, stage: str, patience: float) -> dict[str, 
     ]
     if enabled:
         host.command(["systemctl", "disable", "--quiet", *enabled])
-    running = [name for name, state in states.items() if not ended(state)]
-    if running:
-        host.command(["systemctl", "stop", "--no-block", *running])
+    running: list[str] = []
     deadline = host.clock() + patience
-    waiting = dict.fromkeys(running, "")
-    while waiting:
-        for name, state in host.show(list(waiting)).items():
-            if ended(state):
-                del waiting[name]
-            else:
-                waiting[name] = state.described
-        if not waiting or host.clock() >= deadline:
+    while True:
+        waiting = {
+            name: state.described for name, state in host.show(names).items() if not ended(state)
+        }
+        # A timer may have started its service after the units were listed.
+        if started := [name for name in waiting if name not in running]:
+            host.command(["systemctl", "stop", "--no-block", *started])
+            running += started
+        elif not waiting or host.clock() >= deadline:
             break
-        host.sleep(_LOOK)
+        else:
+            host.sleep(_LOOK)
     failed = [name for name, state in host.show(names).items() if state.active == "failed"]
     if failed:
         # Otherwise they are listed until the next boot.

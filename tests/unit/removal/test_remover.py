@@ -469,6 +469,25 @@ def test_a_long_drain_is_awaited_in_several_calls(
     assert again == {"stopped": [], "waiting": {}, "changed": False}
 
 
+def test_what_a_timer_starts_meanwhile_is_stopped_and_forgotten(ground: Ground) -> None:
+    """Otherwise the removal leaves a failed unit without a file, which systemd lists until the next boot."""
+    ground.deploy("shop")
+    ground.systemd.add("shop-health.timer", running=True)
+    ground.systemd.add("shop-health.service")
+    health = ground.systemd.units["shop-health.service"].state
+
+    def fires(command: str) -> None:
+        if command.startswith("systemctl disable"):
+            health["ActiveState"] = "activating"
+        if command.startswith("systemctl stop") and "shop-health.service" in command:
+            health["ActiveState"] = "failed"
+
+    ground.systemd.before = fires
+    done = stop(ground.there(), "watch", 10)
+    assert "shop-health.service" in done["stopped"]
+    assert "systemctl reset-failed shop-health.service" in ground.systemd.did()
+
+
 def test_a_running_command_is_named(ground: Ground) -> None:
     ground.deploy("shop")
     ground.systemd.add("shop-exec-12.service", running=True)

@@ -32,6 +32,7 @@ NOISE = (
     # A running server writes these at any time. If a removal leaves something there, the directory shows it.
     r"/var/lib/celery-fleet-redis/[^/]+/(appendonlydir/.*|dump\.rdb)",
     r"/var/lib/[^/]+-flower/flower\.db.*",
+    r"/var/lib/[^/]+/metrics/.*",
     # Ansible's own files, for the user that connects.
     r"/(home/[^/]+|root)/\.(ansible|cache)(/.*)?",
     # Docker's files, in each container.
