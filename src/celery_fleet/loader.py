@@ -81,6 +81,10 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
 
         if settings.metrics:
             sending_time.install()
+        if str(settings.celery.get("broker_url")).startswith("sentinel://"):
+            from celery_fleet.compat import primary
+
+            primary.install()
 
         def pin(sender: Any = None, source: Any = None, **_: Any) -> None:
             try:

@@ -61,6 +61,19 @@ _CACHE_USERS = {
 # descriptions when it reads from a file.
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 
+# Users of an instance that has replicas: what a replica asks its primary, and what Sentinels ask and tell both. They
+# meet on the channel `__sentinel__:hello`.
+_REPLICATION = {
+    "replica": "+psync +replconf",
+    "sentinel": "+info +role +replicaof +slaveof +multi +exec +config|rewrite +client|setname +client|kill "
+    "+script|kill +publish +subscribe &__sentinel__:hello",
+}
+
+# Users of a Sentinel. Everyone may ask where the primary is; redis-py asks for all of them.
+_SENTINEL_ASK = "+sentinel|get-master-addr-by-name +sentinel|masters"
+_SENTINEL_PEER = "+sentinel|is-master-down-by-addr +publish +client|setname &__sentinel__:hello"
+_SENTINEL_ADMIN = "+sentinel +acl +info +client"
+
 # The fleet's own keys on the broker (`celery_fleet.delivery.keys`).
 _FLEET_KEYS = "fleet:*"
 
@@ -282,6 +295,30 @@ def acl(
         rules = _client_rules(instance, name, client)
         if rules and name in passwords:
             lines.append(_user(name, passwords[name], rules + extra))
+    if instance != "cache":
+        lines += [
+            _user(name, passwords[name], rules)
+            for name, rules in _REPLICATION.items()
+            if name in passwords
+        ]
     if "admin" in passwords:
         lines.append(_user("admin", passwords["admin"], _ADMIN))
     return "\n".join(lines) + "\n"
+
+
+def sentinel_acl(
+    passwords: Mapping[str, str],
+    setinfo: bool = False,
+    clients: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Return the ACL file of a Sentinel. Each user of Redis has the same password here; see `acl`."""
+    extra = " +client|setinfo" if setinfo else ""
+    rules = {
+        **dict.fromkeys([*_BROKER_COMMANDS, *(clients or {})], _SENTINEL_ASK + extra),
+        "sentinel": _SENTINEL_PEER,
+        "admin": _SENTINEL_ADMIN,
+    }
+    lines = [
+        _user(name, passwords[name], rule) for name, rule in rules.items() if name in passwords
+    ]
+    return "\n".join(["user default off resetpass -@all", *lines]) + "\n"

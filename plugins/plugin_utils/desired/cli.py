@@ -68,6 +68,11 @@ def application(
                 if address.get("url")
                 else {}
             ),
+            **(
+                {"name": address["name"], "sentinels": [dict(one) for one in address["sentinels"]]}
+                if address.get("sentinels")
+                else {}
+            ),
         }
         for kind, address in instances(facts).items()
     }

@@ -14,11 +14,17 @@ Instances = Mapping[str, Mapping[str, Any] | None]
 
 
 class Address(TypedDict):
-    """Host and port of a Redis instance, and its whole URL if the fleet does not run it."""
+    """Host and port of a Redis instance, and its whole URL if the fleet does not run it.
+
+    If the instance has replicas, `host` is the host that began as the primary, and `sentinels` are the hosts and ports
+    that know where the primary is, by its `name`.
+    """
 
     host: str
     port: int
     url: NotRequired[str]
+    name: NotRequired[str]
+    sentinels: NotRequired[Sequence[Mapping[str, Any]]]
 
 
 class Facts(TypedDict):

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
-from urllib.parse import quote
+from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
     SETTINGS,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Address,
     BeatSchedule,
     Facts,
 )
-
-
-def _url(user: str, password: str, address: Address) -> str:
-    """Return the URL of an instance. The inventory gives the whole URL of a server that the fleet does not run."""
-    if address.get("url"):
-        return str(address["url"])
-    host = str(address["host"])
-    host = f"[{host}]" if ":" in host else host
-    return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{int(address['port'])}/0"
-
-
-def _tls(url: str, facts: Facts) -> dict[str, Any] | Literal[False]:
-    """Return the TLS options for a URL; False if it is one without TLS."""
-    if not url.startswith("rediss://"):
-        return False
-    options: dict[str, Any] = {
-        "ssl_cert_reqs": "required",
-        "ssl_ca_certs": facts["redis_ca"],
-        "ssl_check_hostname": True,
-    }
-    if client := facts["client"]:
-        options |= {"ssl_certfile": client["certificate"], "ssl_keyfile": client["key"]}
-    return options
-
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_address import (
+    redis_address,
+)
 
 # Settings that are dictionaries of options: an inventory that sets one option keeps the others.
 _MERGED = (
@@ -96,25 +73,28 @@ def process_settings(
         schedule: The schedule, only for beat.
         parts: The enabled parts of the delivery (`delivery.document`), only for workers.
     """
-    broker = _url(component, password, facts["broker"])
-    results = _url(component, password, facts["results"])
+    broker = redis_address(component, password, facts["broker"], facts)
+    results = redis_address(component, password, facts["results"], facts)
     # Flower sends nothing.
     promise = "inherit" if component == "flower" else facts["delivery"]
-    # A half-open connection is noticed within seconds, and no publish or acknowledgement waits for ever.
+    # A half-open connection is noticed within seconds, and no publish or acknowledgement waits for ever. If the primary
+    # may move, a new one is there sooner.
+    socket_timeout = 5 if broker.options else 10
     transport: dict[str, Any] = {
         "visibility_timeout": facts["visibility_timeout"],
-        "socket_timeout": 10,
+        "socket_timeout": socket_timeout,
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
         "health_check_interval": 5,
         "unacked_restore_interval": 10,
         "unacked_mutex_expire": 30,
+        **broker.options,
     }
     pins: dict[str, Any] = {
-        "broker_url": broker,
+        "broker_url": broker.url,
         "broker_read_url": None,
         "broker_write_url": None,
-        "broker_use_ssl": _tls(broker, facts),
+        "broker_use_ssl": broker.tls,
         "broker_transport_options": transport,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -129,7 +109,7 @@ def process_settings(
         },
         "result_backend_always_retry": True,
         "result_backend_max_retries": 10,
-        "redis_socket_timeout": 10,
+        "redis_socket_timeout": socket_timeout,
         "redis_socket_connect_timeout": 3,
         "redis_socket_keepalive": True,
         "redis_backend_health_check_interval": 5,
@@ -143,15 +123,18 @@ def process_settings(
         # A visitor waits, and gunicorn ends a process that is silent for 30 s. So a producer bridges a restart of Redis
         # and then reports an error. Sending fails about 7 s after the broker has gone. Before sending, it subscribes to
         # the answer at the result store, where the policy's timeout is the limit. The retries are for reading a result.
+        # A new primary takes longer than a restart.
         pins.update(
             task_publish_retry_policy={
-                "max_retries": 6,
+                "max_retries": 10 if broker.options else 6,
                 "interval_start": 0,
                 "interval_step": 0.5,
                 "interval_max": 2,
             },
-            result_backend_transport_options={"retry_policy": {"timeout": 5.0}},
-            result_backend_max_retries=8,
+            result_backend_transport_options={
+                "retry_policy": {"timeout": 15.0 if results.options else 5.0}
+            },
+            result_backend_max_retries=11 if results.options else 8,
         )
     if component == "operator":
         # A person waits for the answer and prefers an early error. With these settings Celery's own commands give up
@@ -185,8 +168,11 @@ def process_settings(
         # Its user may not have a mailbox, so beat would try every 5 s. The unit's watchdog checks whether it is alive.
         pins["beat_enable_remote_control"] = False
     else:
-        pins["result_backend"] = results
-        pins["redis_backend_use_ssl"] = _tls(results, facts)
+        pins["result_backend"] = results.url
+        pins["redis_backend_use_ssl"] = results.tls
+        if results.options:
+            given = pins.get("result_backend_transport_options", {})
+            pins["result_backend_transport_options"] = {**given, **results.options}
     if facts["routes"] and component != "flower":
         pins["task_routes"] = facts["routes"]
     beat = (schedule or _EMPTY) if component == "beat" else None

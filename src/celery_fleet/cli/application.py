@@ -22,6 +22,8 @@ class Instance:
     Attributes:
         unit: Its systemd unit; empty if the fleet does not run it.
         limits: What a server that the fleet does not run can't do.
+        name: The primary's name in the Sentinels, if the instance has replicas; `host` only began as the primary.
+        sentinels: The Sentinels' hosts and ports.
     """
 
     kind: str
@@ -31,6 +33,8 @@ class Instance:
     acl: Path
     here: bool
     limits: tuple[str, ...] = ()
+    name: str = ""
+    sentinels: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,10 @@ def parse(raw: Mapping[str, Any]) -> Application:
                 acl=Path(one["acl"]),
                 here=bool(one["here"]),
                 limits=tuple(one.get("limits") or ()),
+                name=str(one.get("name") or ""),
+                sentinels=tuple(
+                    (str(of["host"]), int(of["port"])) for of in one.get("sentinels") or ()
+                ),
             )
             for kind, one in redis["instances"].items()
         },

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 #: Seconds for connecting, for the TLS handshake, and for each command.
 TIMEOUT = 3.0
+
+#: The same for a Sentinel. The next one is asked after that, so a host that is down costs little.
+SENTINEL_TIMEOUT = 1.0
+SENTINEL_PORT = 26379
 
 
 class RedisError(Exception):
@@ -38,19 +42,31 @@ class Server:
     #: Client certificate and key files, for a server that asks for them.
     certificate: str | None = None
     key: str | None = None
+    #: The Sentinels that know the server's address, if it is a primary that may move. Then ``host`` is the primary's
+    #: name there, and ``port`` is 0.
+    sentinels: tuple[Server, ...] = ()
 
     @property
     def address(self) -> str:
-        """Return ``host:port`` for messages."""
-        return f"{self.host}:{self.port}"
+        """Return ``host:port`` for messages, or the name of a primary that Sentinels know."""
+        return self.host if self.sentinels else f"{self.host}:{self.port}"
 
 
-def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
+def server_of(
+    url: str, tls: Mapping[str, Any] | None, options: Mapping[str, Any] | None = None
+) -> Server:
     """Return the server that a URL in a component's settings names.
+
+    Args:
+        url: One address, or those of several Sentinels (``sentinel://…;sentinel://…``).
+        tls: The TLS options that belong to it, such as ``broker_use_ssl``.
+        options: The transport options that belong to it; only needed for Sentinels.
 
     Raises:
         ValueError: The URL is not a Redis URL.
     """
+    if url.startswith("sentinel://"):
+        return _primary_of(url, tls or {}, options or {})
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ValueError(f"{parts.scheme or 'it'} is no address of Redis")
@@ -67,6 +83,37 @@ def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
     )
 
 
+def _primary_of(url: str, tls: Mapping[str, Any], options: Mapping[str, Any]) -> Server:
+    """Return the primary that Sentinels know; its login is in their URL, theirs is in `sentinel_kwargs`."""
+    parts = [urlsplit(one) for one in url.split(";")]
+    name = options.get("master_name")
+    if not name or any(one.scheme != "sentinel" or not one.hostname for one in parts):
+        raise ValueError("it is no list of Sentinels with a master_name")
+    known = options.get("sentinel_kwargs") or {}
+
+    first = parts[0]
+    return Server(
+        host=str(name),
+        port=0,
+        user=unquote(first.username) if first.username else None,
+        password=unquote(first.password) if first.password else None,
+        database=int(first.path.strip("/") or 0),
+        sentinels=tuple(
+            Server(
+                host=str(one.hostname),
+                port=one.port or SENTINEL_PORT,
+                user=known.get("username"),
+                password=known.get("password"),
+                ca=(known.get("ssl_ca_certs") or None) if known.get("ssl") else None,
+            )
+            for one in parts
+        ),
+        ca=tls.get("ssl_ca_certs") or None,
+        certificate=tls.get("ssl_certfile") or None,
+        key=tls.get("ssl_keyfile") or None,
+    )
+
+
 class Client:
     """A connection to Redis, closed at the end of its context."""
 
@@ -74,6 +121,8 @@ class Client:
     longest: ClassVar[int] = 1 << 20
     #: How to handle bytes that are not UTF-8: the ``errors`` argument of `bytes.decode`.
     undecodable: ClassVar[str] = "replace"
+    #: The server that it is connected to; the primary's, if Sentinels were asked.
+    server: Server
 
     def __init__(
         self, server: Server, timeout: float = TIMEOUT, context: ssl.SSLContext | None = None
@@ -83,11 +132,33 @@ class Client:
         Args:
             server: address, CA and login.
             timeout: seconds for connecting, for the TLS handshake, and for each command.
-            context: TLS settings to use instead of the server's CA.
+            context: TLS settings to use instead of the server's CA, also for its Sentinels.
 
         Raises:
-            OSError, RedisError: The server does not answer or refuses the login.
+            OSError, RedisError: The server does not answer or refuses the login, or no Sentinel knows a primary.
         """
+        if not server.sentinels:
+            self._open(server, timeout, context)
+            return
+        trouble: Exception | None = None
+        for one in primaries(server, context):
+            try:
+                self._open(one, timeout, context)
+            except (OSError, RedisError) as error:
+                trouble = error
+                continue
+            if self._is_primary():
+                return
+            self.__exit__()
+            trouble = ConnectionError(f"{one.address} is not the primary")
+        raise trouble or ConnectionError(f"no Sentinel knows the primary {server.host}")
+
+    def _is_primary(self) -> bool:
+        # Unlike ROLE, HELLO needs no right.
+        answer = self.ask("HELLO", "2")
+        return dict(zip(answer[::2], answer[1::2], strict=True)).get("role") == "master"
+
+    def _open(self, server: Server, timeout: float, context: ssl.SSLContext | None) -> None:
         raw = socket.create_connection((server.host, server.port), timeout)
         try:
             if context is None and server.ca is not None:
@@ -96,6 +167,7 @@ class Client:
                     context.load_cert_chain(server.certificate, server.key)
             if context is not None:
                 raw = context.wrap_socket(raw, server_hostname=server.host)
+            self.server = server
             self._socket = raw
             self._stream: BinaryIO = raw.makefile("rb")
             if server.user is not None:
@@ -183,6 +255,40 @@ class Client:
         if len(content) < size:
             raise ConnectionError("the connection was closed")
         return content
+
+
+def primaries(server: Server, context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """Ask a server's Sentinels, in their order, for the primary's address; yield each different answer.
+
+    Sentinels may disagree for some seconds, so the caller has to check whether the server is a primary.
+
+    Args:
+        server: One with `sentinels`.
+        context: TLS settings to use instead of the Sentinels' CA.
+
+    Raises:
+        ConnectionError: None of the Sentinels has answered.
+    """
+    found: set[tuple[str, int]] = set()
+    troubles = []
+    for sentinel in server.sentinels:
+        try:
+            # Connect without TLS if the Sentinels have none, even if Redis itself has.
+            own = context if sentinel.ca else None
+            with Client(sentinel, SENTINEL_TIMEOUT, own) as client:
+                answer = client.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", server.host)
+        except (OSError, RedisError) as error:
+            troubles.append(f"Sentinel {sentinel.address}: {error}")
+            continue
+        if answer is None:
+            troubles.append(f"Sentinel {sentinel.address} does not know {server.host}")
+            continue
+        address = str(answer[0]), int(answer[1])
+        if address not in found:
+            found.add(address)
+            yield replace(server, host=address[0], port=address[1], sentinels=())
+    if not found:
+        raise ConnectionError("; ".join(troubles))
 
 
 def information(text: str) -> dict[str, str]:

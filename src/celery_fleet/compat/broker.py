@@ -8,8 +8,11 @@ from typing import Any
 
 import redis
 from kombu.connection import Connection
+from redis import sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from celery_fleet.common.redis_client import Server, server_of
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,15 @@ class Endpoint:
     database: int
     # Redis's TLS options; None for plain TCP.
     tls: Mapping[str, Any] | None
+    # The primary as its Sentinels know it; then `host` is its name there, and `port` is 0.
+    primary: Server | None = None
+    # redis-py's options for connections to these Sentinels.
+    sentinel_options: Mapping[str, Any] | None = None
 
     @property
     def address(self) -> str:
-        """Return ``host:port`` for messages."""
-        return f"{self.host}:{self.port}"
+        """Return ``host:port`` for messages, or the name of a primary that Sentinels know."""
+        return self.host if self.primary else f"{self.host}:{self.port}"
 
 
 def endpoints(app: Any) -> list[Endpoint]:
@@ -41,10 +48,13 @@ def endpoints(app: Any) -> list[Endpoint]:
 def result_endpoints(app: Any) -> list[Endpoint]:
     """Return the Redis addresses of the result backend; none for other backends."""
     url = app.conf.result_backend
-    if not url or not str(url).startswith(("redis://", "rediss://")):
+    if not url or not str(url).startswith(("redis://", "rediss://", "sentinel://")):
         return []
     connection: Any = Connection  # typed in part only
-    return _endpoints(connection(url, ssl=app.conf.redis_backend_use_ssl or False))
+    options = app.conf.result_backend_transport_options or {}
+    return _endpoints(
+        connection(url, ssl=app.conf.redis_backend_use_ssl or False, transport_options=options)
+    )
 
 
 def result_client(app: Any, timeout: float) -> redis.Redis | None:
@@ -55,22 +65,30 @@ def result_client(app: Any, timeout: float) -> redis.Redis | None:
         timeout: Seconds each for connecting and for a command.
     """
     for endpoint in result_endpoints(app):
-        return redis.Redis(
-            host=endpoint.host,
-            port=endpoint.port,
-            username=endpoint.username,
-            password=endpoint.password,
-            db=endpoint.database,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            ssl=endpoint.tls is not None,
+        options: dict[str, Any] = {
+            "username": endpoint.username,
+            "password": endpoint.password,
+            "db": endpoint.database,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry": Retry(NoBackoff(), 0),
+            "ssl": endpoint.tls is not None,
             **(endpoint.tls or {}),
+        }
+        if endpoint.primary is None:
+            return redis.Redis(host=endpoint.host, port=endpoint.port, **options)
+        manager = sentinel.Sentinel(
+            [(one.host, one.port) for one in endpoint.primary.sentinels],
+            sentinel_kwargs=dict(endpoint.sentinel_options or {}),
         )
+        client: redis.Redis = manager.master_for(endpoint.host, redis.Redis, **options)
+        return client
     return None
 
 
 def _endpoints(first: Any) -> list[Endpoint]:
+    if first.transport_cls == "sentinel":
+        return [_primary(first)]
     found = []
     for connection in [first, *(first.clone(hostname=url) for url in (first.alt or [])[1:])]:
         if connection.transport_cls not in ("redis", "rediss") or "://" in str(connection.hostname):
@@ -88,6 +106,24 @@ def _endpoints(first: Any) -> list[Endpoint]:
             )
         )
     return found
+
+
+def _primary(connection: Any) -> Endpoint:
+    """Return the primary that kombu follows. All addresses of the connection are those of its Sentinels."""
+    options = connection.transport_options or {}
+    tls = connection.ssl if isinstance(connection.ssl, Mapping) else None
+    urls = connection.alt or [connection.as_uri(include_password=True)]
+    primary = server_of(";".join(urls), tls, options)
+    return Endpoint(
+        host=primary.host,
+        port=primary.port,
+        username=primary.user,
+        password=primary.password,
+        database=primary.database,
+        tls=tls and dict(tls),
+        primary=primary,
+        sentinel_options=options.get("sentinel_kwargs"),
+    )
 
 
 def _database(virtual_host: Any) -> int:

@@ -26,13 +26,13 @@ def server(setup: Setup, kind: str) -> Server:
     """Return the server of a kind of instance, with the setup's login if this host has it."""
     if setup.operator is not None:
         pins = setup.operator["celery"]
-        url, tls = (
-            ("broker_url", "broker_use_ssl")
+        url, tls, transport = (
+            ("broker_url", "broker_use_ssl", "broker_transport_options")
             if kind == "broker"
-            else ("result_backend", "redis_backend_use_ssl")
+            else ("result_backend", "redis_backend_use_ssl", "result_backend_transport_options")
         )
         options = client_certificate.resolved(pins.get(tls) or {}, os.environ)
-        found = health_redis.server_of(str(pins[url]), options)
+        found = health_redis.server_of(str(pins[url]), options, pins.get(transport))
         if kind != "cache":
             return found
         # A user has the same login on each instance, but no setting of Celery names the cache.

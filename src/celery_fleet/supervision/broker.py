@@ -9,9 +9,11 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from redis.retry import Retry
 
+from celery_fleet.common import redis_client
 from celery_fleet.common.errors import error_text
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import broker
@@ -37,6 +39,8 @@ _WOULD_WRITE = (("MULTI",), ("SADD", ROOM, "1"), ("DISCARD",))
 def ping(endpoint: broker.Endpoint, queueing: bool = False, timeout: float = TIMEOUT) -> None:
     """Connect to one server, authenticate and PING it; the connection is always closed.
 
+    If Sentinels know the server, it is asked whether it is the primary, because they may not know of a new one yet.
+
     With ``queueing`` also queue a write in a transaction, and discard it. A full Redis (``noeviction``) answers a PING
     but refuses this write, so kombu can neither connect nor publish. (Redis 7.0 then refuses every command in a
     transaction; 8.0 and Valkey accept a PING.) A missing permission for the write counts as an answer.
@@ -44,9 +48,25 @@ def ping(endpoint: broker.Endpoint, queueing: bool = False, timeout: float = TIM
     Raises:
         redis.exceptions.RedisError, OSError: if the server does not answer or refuses the connection.
     """
+    if endpoint.primary is None:
+        _ping(endpoint, endpoint.host, endpoint.port, queueing, timeout)
+        return
+    trouble: Exception | None = None
+    for one in redis_client.primaries(endpoint.primary):
+        try:
+            _ping(endpoint, one.host, one.port, queueing, timeout)
+        except (RedisError, OSError) as exc:
+            trouble = exc
+        else:
+            return
+    if trouble is not None:
+        raise trouble
+
+
+def _ping(endpoint: broker.Endpoint, host: str, port: int, queueing: bool, timeout: float) -> None:
     options: dict[str, Any] = {
-        "host": endpoint.host,
-        "port": endpoint.port,
+        "host": host,
+        "port": port,
         "username": endpoint.username,
         "password": endpoint.password,
         "db": endpoint.database,
@@ -63,6 +83,9 @@ def ping(endpoint: broker.Endpoint, queueing: bool = False, timeout: float = TIM
         connection.connect()
         connection.send_command("PING")
         connection.read_response()
+        if endpoint.primary is not None:
+            connection.send_command("HELLO")
+            _require_primary(connection.read_response(), f"{host}:{port}")
         for command in _WOULD_WRITE if queueing else ():
             connection.send_command(*command)
             connection.read_response()
@@ -71,6 +94,19 @@ def ping(endpoint: broker.Endpoint, queueing: bool = False, timeout: float = TIM
             raise
     finally:
         connection.disconnect()
+
+
+def _require_primary(answer: Any, address: str) -> None:
+    """Check an answer to HELLO, a list or a mapping of names and values.
+
+    Raises:
+        redis.exceptions.ConnectionError: The server is a replica.
+    """
+    pairs = (
+        answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+    )
+    if pairs.get(b"role", pairs.get("role")) not in (b"master", "master"):
+        raise RedisConnectionError(f"{address} is not the primary")
 
 
 def name(app: Any) -> str:

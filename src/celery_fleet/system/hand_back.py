@@ -94,11 +94,14 @@ class BrokerServers:
             celery = json.loads(path.read_bytes())["celery"]
             given = celery["broker_url"]
             tls = celery.get("broker_use_ssl")
+            options = celery.get("broker_transport_options")
             urls = given.split(";") if isinstance(given, str) else list(given)
+            if urls[0].startswith("sentinel://"):  # they are addresses of one broker
+                urls = [";".join(urls)]
             servers = tuple(
-                server_of(url, tls if isinstance(tls, Mapping) else None) for url in urls
+                server_of(url, tls if isinstance(tls, Mapping) else None, options) for url in urls
             )
-            databases = tuple(int(urlsplit(url).path.strip("/") or 0) for url in urls)
+            databases = tuple(server.database for server in servers)
             if not servers:
                 raise ValueError("no address")
         except OSError as error:

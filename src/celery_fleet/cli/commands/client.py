@@ -26,20 +26,42 @@ def settings(application: Application, name: str, show_password: bool) -> dict[s
         CommandError: Its password is to be shown and can't be read here.
     """
     options = application.clients[name]
-    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": "ca.crt", "ssl_check_hostname": True}
+    verified = {"ssl_cert_reqs": "required", "ssl_ca_certs": "ca.crt", "ssl_check_hostname": True}
+    tls = dict(verified)
     if application.client:
         tls |= {"ssl_certfile": "client.crt", "ssl_keyfile": "client.key"}
     broker = application.redis["broker"]
-    secret = quote(login(application, broker, name).password, safe="") if show_password else HIDDEN
+    password = login(application, broker, name).password if show_password else HIDDEN
+    secret = quote(password, safe="")
 
     def url(kind: str) -> str:
         instance = application.redis[kind]
-        host = f"[{instance.host}]" if ":" in instance.host else instance.host
-        return f"rediss://{name}:{secret}@{host}:{instance.port}/0"
+        scheme = "sentinel" if instance.sentinels else "rediss"
+        return ";".join(
+            f"{scheme}://{name}:{secret}@{f'[{host}]' if ':' in host else host}:{port}/0"
+            for host, port in instance.sentinels or [(instance.host, instance.port)]
+        )
+
+    def transport(kind: str) -> dict[str, Any]:
+        if not application.redis[kind].sentinels:
+            return {}
+        known = {
+            "username": name,
+            "password": password,
+            "ssl": True,
+            **verified,
+            # One that is down must not delay the others for long.
+            "socket_timeout": 1,
+            "socket_connect_timeout": 1,
+            "retry": None,
+        }
+        return {"master_name": application.redis[kind].name, "sentinel_kwargs": known}
 
     found: dict[str, Any] = {"broker_url": url("broker"), "broker_use_ssl": tls}
     if options.get("results"):
         found |= {"result_backend": url("results"), "redis_backend_use_ssl": tls}
+        if transport("results"):
+            found["result_backend_transport_options"] = transport("results")
     if options.get("consume"):
         found["broker_transport_options"] = {
             f"{key}_key": f"{name}:{key}" for key in ("unacked", "unacked_index", "unacked_mutex")
@@ -47,6 +69,9 @@ def settings(application: Application, name: str, show_password: bool) -> dict[s
         found["worker_enable_remote_control"] = False
     elif options.get("control"):
         found["broker_transport_options"] = {"visibility_timeout": _NEVER}
+    if transport("broker"):
+        given = found.get("broker_transport_options", {})
+        found["broker_transport_options"] = {**given, **transport("broker")}
     return found
 
 

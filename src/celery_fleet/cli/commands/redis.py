@@ -9,6 +9,7 @@ import ssl
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +19,7 @@ from celery_fleet.cli import ask
 from celery_fleet.cli.application import Application, Instance
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command
+from celery_fleet.common.redis_client import Client, RedisError, Server
 
 KINDS = ("broker", "results", "cache")
 #: Both work with Redis and with Valkey, and read REDISCLI_AUTH.
@@ -49,9 +51,11 @@ def login(application: Application, instance: Instance, user: str) -> Login:
     if user == "operator":
         setting = "broker_url" if instance.kind == "broker" else "result_backend"
         settings: Mapping[str, str] = application.settings()["celery"]
-        url = urlsplit(settings[setting])
+        # All Sentinels' addresses have the same login.
+        url = urlsplit(settings[setting].partition(";")[0])
         name, secret = unquote(url.username or "default"), unquote(url.password or "")
-        return Login(name, secret, url.path.strip("/").removeprefix("0"), url.scheme == "rediss")
+        tls = url.scheme in ("rediss", "sentinel")
+        return Login(name, secret, url.path.strip("/").removeprefix("0"), tls)
     if not instance.unit:
         raise CommandError(
             f"the fleet does not run {instance.host}, so it has no admin there", USAGE
@@ -68,6 +72,39 @@ def login(application: Application, instance: Instance, user: str) -> Login:
             f"{user}'s password is only on the Redis host; run this on {instance.host}"
         )
     return Login(user, found[1])
+
+
+def located(application: Application, instance: Instance) -> Instance:
+    """Return an instance with the address that it has now, if it has replicas.
+
+    Raises:
+        CommandError: No Sentinel knows a primary that answers.
+    """
+    if not instance.sentinels:
+        return instance
+    who = login(application, instance, "operator")
+    ca = str(application.ca)
+    shown = {name: str(path) for name, path in application.client.items()}
+    primary = Server(
+        instance.name,
+        0,
+        ca,
+        who.user,
+        who.password,
+        certificate=shown.get("certificate"),
+        key=shown.get("key"),
+        sentinels=tuple(
+            Server(host, port, ca, who.user, who.password) for host, port in instance.sentinels
+        ),
+    )
+    try:
+        with Client(primary) as client:
+            return replace(instance, host=client.server.host, port=client.server.port)
+    except (OSError, RedisError) as error:
+        raise CommandError(
+            f"the primary of the {instance.kind} is not known: {error}; see systemctl status"
+            f" {instance.unit} on {', '.join(host for host, _ in instance.sentinels)}"
+        ) from None
 
 
 def line(application: Application, instance: Instance, who: Login, words: list[str]) -> list[str]:
@@ -194,6 +231,7 @@ def redis(context: Context, words: tuple[str, ...], user: str, timeout: float | 
         raise CommandError(f"{context.application.name} has no {kind} (celery_app_cache)", USAGE)
     instance = context.application.redis[kind]
     who = login(context.application, instance, user)
+    instance = located(context.application, instance)
     program = line(context.application, instance, who, rest)
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "REDISCLI_AUTH": who.password}
     tunnel = Tunnel(context.application, instance, who.tls)

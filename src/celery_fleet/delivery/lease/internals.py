@@ -48,8 +48,14 @@ def awaited(channel: Any) -> set[str]:
 
 
 def address_of(channel: Any) -> tuple[Any, ...]:
-    """Return a channel's broker, for comparison: with several broker URLs, the worker may have changed brokers."""
+    """Return a channel's broker, for comparison: with several broker URLs, the worker may have changed brokers.
+
+    Several URLs of Sentinels are one broker.
+    """
     info = channel.connection.client
+    primary = getattr(channel, "master_name", None)
+    if primary is not None:
+        return (primary, info.virtual_host, info.userid, type(channel))
     return (info.hostname, info.port, info.virtual_host, info.userid, type(channel))
 
 

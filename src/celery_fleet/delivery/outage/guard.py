@@ -10,7 +10,7 @@ from typing import Any
 
 from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import worker
@@ -74,7 +74,7 @@ class OutageGuard:
             Exception: None of them answers.
         """
         endpoints = compat_broker.endpoints(self._app)
-        if not endpoints:  # Sentinel: kombu finds the primary
+        if not endpoints:  # not Redis
             with self._app.connection_for_read() as connection:
                 connection.ensure_connection(max_retries=1, timeout=broker.TIMEOUT)
             return
@@ -82,7 +82,10 @@ class OutageGuard:
         failures = []
         for number, endpoint in enumerate(endpoints):
             try:
-                broker.ping(endpoint, timeout=LIMIT)
+                # A primary without replicas answers, but hands out nothing.
+                broker.ping(endpoint, queueing=endpoint.primary is not None, timeout=LIMIT)
+            except OutOfMemoryError:  # tasks can still be fetched
+                return
             except (RedisError, OSError) as exc:
                 failures.append(exc)
             else:

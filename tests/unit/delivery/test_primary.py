@@ -1,0 +1,247 @@
+"""Every component finds the primary among real servers and Sentinels, whatever has moved or is down."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.transport.redis import SentinelChannel
+
+from celery_fleet.cli.commands import redis as redis_command
+from celery_fleet.common.redis_client import Client, RedisError, Server, primaries, server_of
+from celery_fleet.compat import broker as compat_broker
+from celery_fleet.compat import primary as following
+from celery_fleet.health import redis_checks
+from celery_fleet.health.setup import Setup
+from celery_fleet.supervision import broker
+from tests.unit.cli import host
+
+from .failing_over import Load, loaded, settings
+from .replicated import LOGINS, Replicated, replicated
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicated]:
+    with replicated(tmp_path_factory.mktemp("redis")) as made:
+        yield made
+        assert made.refused() == []
+
+
+@pytest.fixture
+def servers(module: Replicated) -> Replicated:
+    for one in (*module.servers, *module.sentinels):
+        if one.process is None:
+            one.start()
+        else:
+            one.signal(signal.SIGCONT)
+    module.until(module.is_whole, "all is as at the beginning", 90)
+    return module
+
+
+def of(servers: Replicated, user: str = "worker") -> Server:
+    """Return the broker as the programs with only the standard library read it."""
+    pins = settings(user, servers.address(), {"host": "h", "port": 1}, servers.ca)["celery"]
+    return server_of(pins["broker_url"], pins["broker_use_ssl"], pins["broker_transport_options"])
+
+
+def move(servers: Replicated, *, safely: bool = True) -> None:
+    """Move the primary as an operator does; `safely` lets replicas have everything first."""
+    before = servers.primary()
+    if safely:
+        servers.ask(before, "CLIENT", "PAUSE", "5000", "WRITE")
+    servers.ask(servers.sentinels[0], "SENTINEL", "FAILOVER", servers.name)
+    servers.until(lambda: servers.primary() is not before, "the primary moves")
+
+
+def test_a_client_asks_one_sentinel_after_the_other(servers: Replicated) -> None:
+    where = of(servers)
+    assert where.address == servers.name
+    port = servers.primary().port
+    with Client(where) as client:
+        assert client.server.port == port
+        assert client.ask("LLEN", "mail") == 0
+    servers.sentinels[0].kill()
+    servers.sentinels[1].signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with Client(where) as client:
+        assert client.server.port == port
+    # A Sentinel that hangs costs its time limit, and one that is down nothing.
+    assert 1 <= time.monotonic() - began < 3
+    servers.sentinels[2].kill()
+    with pytest.raises(ConnectionError) as caught:
+        Client(where)
+    # It says of each Sentinel why it did not help.
+    assert [str(caught.value).count(f":{one.port}: ") for one in servers.sentinels] == [1, 1, 1]
+
+
+def test_a_client_never_takes_a_replica_for_the_primary(
+    servers: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = of(servers)
+    [primary] = primaries(where)
+    ports = [servers.replicas()[0].port, primary.port]
+    found = [replace(primary, port=port) for port in ports]
+    monkeypatch.setattr("celery_fleet.common.redis_client.primaries", lambda *_: iter(found))
+    with Client(where) as client:
+        assert client.server == primary
+    del found[1]
+    with pytest.raises(ConnectionError, match=f"localhost:{ports[0]} is not the primary"):
+        Client(where)
+    app = made_app(servers, "operator")
+    [endpoint] = compat_broker.endpoints(app)
+    trouble = broker.ask_endpoints([endpoint])
+    assert trouble == f"{servers.name}: localhost:{ports[0]} is not the primary"
+
+
+def test_a_sentinel_lets_no_component_change_anything(servers: Replicated) -> None:
+    with pytest.raises(RedisError, match="NOPERM"):
+        servers.ask(servers.sentinels[0], "SENTINEL", "FAILOVER", servers.name, user="worker")
+    with pytest.raises(RedisError, match="NOPERM"):
+        servers.ask(servers.servers[0], "REPLICAOF", "NO", "ONE", user="replica")
+    for one in (servers.sentinels[0], servers.servers[0]):
+        servers.ask(one, "ACL", "LOG", "RESET")
+
+
+def made_app(servers: Replicated, user: str) -> Any:
+    app = Celery("shop", set_as_current=False)
+    made = settings(user, servers.address(), {"host": "h", "port": 1}, servers.ca)
+    app.conf.update(made["celery"])
+    return app
+
+
+def test_the_watchdogs_question_follows_the_primary(servers: Replicated) -> None:
+    app = made_app(servers, "worker")
+    ask = broker.question(app)
+    assert broker.name(app) == servers.name
+    assert ask() is None
+    move(servers)
+    assert ask() is None
+    for one in servers.sentinels:
+        one.kill()
+    trouble = ask()
+    assert trouble is not None
+    assert trouble.startswith(f"broker {servers.name}: Sentinel localhost:")
+
+
+def test_a_primary_without_replicas_does_not_count_as_answering(servers: Replicated) -> None:
+    [endpoint] = compat_broker.endpoints(made_app(servers, "worker"))
+    for one in servers.replicas():
+        one.kill()
+    # The primary counts them for min-replicas-max-lag.
+    servers.until(
+        lambda: "NOREPLICAS" in (broker.ask_endpoints([endpoint], queueing=True) or ""),
+        "it refuses to write",
+    )
+    assert broker.ask_endpoints([endpoint]) is None
+
+
+def test_pooled_connections_follow_one_that_has_found_a_new_primary(
+    servers: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SentinelChannel, "connection_class_ssl", None)
+    following.install()
+    app = made_app(servers, "worker")
+    with app.connection_for_write() as one, app.connection_for_write() as two:
+        for connection in (one, two):
+            assert connection.default_channel.client.llen("mail") == 0
+        before = servers.primary()
+        before.signal(signal.SIGSTOP)
+        servers.until(lambda: servers.primary() is not before, "the primary moves")
+        one.default_channel.client.connection_pool.disconnect()
+        assert one.default_channel.client.llen("mail") == 0
+        began = time.monotonic()
+        assert two.default_channel.client.llen("mail") == 0
+        # It did not wait for the frozen server.
+        assert time.monotonic() - began < 2
+
+
+def test_health_and_the_operators_command_follow(servers: Replicated, tmp_path: Path) -> None:
+    results = {"host": "h", "port": 1}
+    document = settings("operator", servers.address(), results, servers.ca)
+    move(servers)
+    setup = Setup.__new__(Setup)
+    object.__setattr__(setup, "operator", document)
+    with Client(redis_checks.server(setup, "broker")) as client:
+        assert client.server.port == servers.primary().port
+    address = servers.address()
+    instance = {
+        "host": address["host"],
+        "port": address["port"],
+        "unit": "redis@shop-broker.service",
+        "acl": "/none",
+        "here": True,
+        "name": address["name"],
+        "sentinels": address["sentinels"],
+    }
+    there = host.application(tmp_path, redis={"ca": servers.ca, "instances": {"broker": instance}})
+    credentials = there.directory / "credentials"
+    credentials.mkdir(parents=True, exist_ok=True)
+    (credentials / "operator.json").write_text(json.dumps(document))
+    login = redis_command.login(there, there.redis["broker"], "operator")
+    assert login == redis_command.Login("operator", LOGINS["operator"])
+    found = redis_command.located(there, there.redis["broker"])
+    assert found.port == servers.primary().port
+
+
+@pytest.fixture
+def load(servers: Replicated, tmp_path: Path) -> Iterator[Load]:
+    with loaded(tmp_path, servers) as made:
+        yield made
+
+
+def test_what_a_dead_worker_held_goes_back_to_the_new_primary(
+    servers: Replicated, load: Load
+) -> None:
+    load.start_worker("w1")
+    with load.app() as app:
+        app.send_task("shop.wait", ("one",), task_id="one")
+    servers.until(lambda: load.noted("begin"), "it runs")
+    load.kill_worker("w1")
+    move(servers)
+    assert servers.ask(servers.primary(), "LLEN", "mail", user="worker") == 0
+    said = load.hand_back("w1")
+    assert "handed back 1 task, 1 of them had begun" in said
+    assert servers.ask(servers.primary(), "LLEN", "mail", user="worker") == 1
+    servers.ask(servers.primary(), "DEL", "mail", user="worker")
+
+
+def test_results_follow_their_own_primary(servers: Replicated, tmp_path: Path) -> None:
+    with (
+        replicated(tmp_path / "redis", kind="results", like=servers) as results,
+        loaded(tmp_path, servers, results=results) as load,
+    ):
+        load.start_worker("w1")
+        script = "from shop import app, add\nfor line in iter(input, ''): print(add.delay(2, 3).get(60), flush=True)"
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            env=load.environment("producer"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as asking:
+            assert asking.stdin is not None
+            assert asking.stdout is not None
+
+            def result() -> str:
+                asking.stdin.write("again\n")
+                asking.stdin.flush()
+                return str(asking.stdout.readline())
+
+            assert result() == "5\n"
+            results.primary().kill()
+            assert result() == "5\n"
+            asking.stdin.write("\n")
+        assert asking.returncode == 0
+        assert results.refused() == []
