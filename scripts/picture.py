@@ -56,7 +56,7 @@ CONTROL = Tree("plugins/", "on the control node", 24, 300, 350, 76, {
 MODULES = Tree("plugins/modules, module_utils, scripts", "on hosts, during a call", 24, 692, 398, 70, {
     "scripts": (0, 0, "sent as text"), "modules": (1, 0, "called by plugins"), "removal": (1, 1, "off the hosts"),
     "reconcile": (1, 2, "files, units, Redis"), "release": (1, 3, "builds, notes"),
-    "module_utils": (1, 4, "small helpers"),
+    "restore": (0, 3, "Redis's data"), "module_utils": (1, 4, "small helpers"),
 })  # fmt: skip
 HOST = Tree("src/celery_fleet/", "on hosts, between runs", 502, 300, 790, 96, {
     "probe": (1, 0, "an old name"), "cli": (2, 0, "operator's command"),

@@ -3,10 +3,9 @@
     python scripts/reference.py           write the files
     python scripts/reference.py --check   check that they are up to date; exit status 1 if not
 
-The tables are `application_options.py`, `producer_options.py`, `unit_options.py` and `worker_options.py` in
-`plugins/plugin_utils/desired/`. A role's README is made from its `meta/argument_specs.yml` and the first comment of its
-tasks (or of its `vars/main.yml`, if it has no tasks). Hosts and tags come from `playbooks/site.yml`, and examples from
-`role_examples.yml` next to this program. docs/reference.md lists the roles. `metrics_page.py` makes docs/metrics.md.
+The tables are the files `*_options.py` in `plugins/plugin_utils/desired/`. A role's README is made from its
+`meta/argument_specs.yml` and the first comment of its tasks (or of its `vars/main.yml`, if it has no tasks). Hosts and
+tags come from `playbooks/site.yml`, examples from `role_examples.yml`. `metrics_page.py` makes docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "collections"), str(ROOT / "src")]
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (  # noqa: E402  # found by the line above
     application_options,
+    backup_options,
     producer_options,
     unit_options,
     worker_options,
@@ -55,6 +55,7 @@ TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
 # The same for single variables whose keys are in a table, in specs that are otherwise written by hand.
 ROWS: dict[tuple[str, str], tuple[Option, ...]] = {
     ("celery_beat", "main"): (unit_options.variable("celery_beat_unit", "beat"),),
+    ("redis", "main"): (backup_options.variable(),),
     ("flower", "main"): (unit_options.variable("flower_unit", "Flower"),),
 }
 # Ansible's specs can't describe the elements of these variables. Variable -> suffix and options of an element; the page

@@ -36,6 +36,9 @@ install_missing_packages() {
   can redis-server || { missing+=(redis-server); masked+=(redis-server.service); }
   can nginx || { missing+=(nginx-light); masked+=(nginx.service); }
   can logrotate || missing+=(logrotate)
+  # What backups of Redis use.
+  can rsync || { missing+=(rsync); masked+=(rsync.service); }
+  can gpg || missing+=(gpg)
   # The tests load firewall rules in their own network namespaces.
   can nft || { missing+=(nftables); masked+=(nftables.service); }
   can ip || missing+=(iproute2)

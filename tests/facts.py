@@ -47,6 +47,7 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "queues": [],
             "external": [],
             "clients": {},
+            "backup": 0,
             **given,
         },
     )

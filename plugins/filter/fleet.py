@@ -14,6 +14,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.celery_fleet.core.plugins.module_utils import names
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     acl,
+    backup_options,
     claims,
     cli,
     delivery,
@@ -25,6 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     health,
     nginx,
     redis,
+    redis_backup,
     settings,
     surplus,
     unit_options,
@@ -122,6 +124,9 @@ class FilterModule:
             "running_workers": _plain(workers.running),
             "plan_parts": _plain(parts),
             "longest_drain": _plain(workers.longest_drain),
+            "redis_backup_interval": _plain(backup_options.interval),
+            "redis_restored": _plain(redis_backup.restored),
+            "redis_backup_state": _plain(redis_backup.backup_state),
             "redis_knows_setinfo": _plain(acl.knows_setinfo),
             "redis_state": _plain(redis.redis_state),
             "declared_directories": _plain(directories.directories),

@@ -41,6 +41,7 @@ OPTIONS = {
     r"node-exporter|^node$": "`celery_exporter_node_enabled`",
     r"redis-exporter|^redis_exporter$": "`celery_exporter_redis_enabled`",
     r"exporter|metrics": "`celery_exporter_enabled`",
+    r"<app>-backup|backup\.json": "`redis_backup`",
     r"-beat\.service\.d": "`celery_beat_unit`",
     r"-flower\.service\.d": "`flower_unit`",
     r"-web\.service\.d": "[options of the unit](web.md#options-of-the-unit) in `celery_producer_web`",
@@ -82,6 +83,7 @@ HOLDS = {
     r"metrics\.htpasswd$": "a hash of `celery_exporter_auth_password`",
     r"host\.key$": "the host's private key",
     r"health\.json$": "`celery_health_on_change`",
+    r"backup\.json$": "`redis_backup.ssh_key`",
 }
 # Readers of files with secrets that systemd gives to no unit.
 READ_BY = {
@@ -90,6 +92,7 @@ READ_BY = {
     r"exec\.env$|producer\.json$": "`celery-fleet`, commands of a release",
     r"operator\.json$": "`celery-fleet`, the health check",
     r"schedule\.json$": "`celery-fleet schedule`",
+    r"backup\.json$": "the backup of Redis",
     r"health\.json$": "the health check",
     r"users\.acl$": "Redis, `celery-fleet redis --as admin`",
     r"-broker/users\.acl$": "`celery-fleet client --show-password`",

@@ -163,7 +163,8 @@ def declared() -> frozenset[str]:
         names |= set(options_of(role)) | defaults_of(role)
         specs = load(role / "meta/argument_specs.yml")["argument_specs"]
         # These come from the command line.
-        names |= set(specs.get("choose", {}).get("options", ()))
+        for entry in ("choose", "restore"):
+            names |= set(specs.get(entry, {}).get("options", ()))
         for path in [*(role / "vars").glob("*.yml"), *(role / "defaults").glob("*.yml")]:
             names |= set(load(path) or {})
     for path in documents():

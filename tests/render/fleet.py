@@ -80,6 +80,12 @@ ODD: dict[str, Any] = {
         "cache": "not-a-real-one-of/the:cache",
         "exporter": "not-a-real-one-of-exporter",
         "redis_exporter": "not-a-real-one-of-redis-exporter",
+        "backup": "not-a-real-one-of-backup",
+    },
+    "redis_backup": {
+        "to": "/mnt/backup/other-shop",
+        "every": "6h",
+        "encrypt_for": "-----BEGIN PGP PUBLIC KEY BLOCK-----\nnot a real key\n",
     },
     "celery_exporter_enabled": True,
     "celery_exporter_auth_password": "not-a-real-password-of-prometheus",

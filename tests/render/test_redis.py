@@ -115,7 +115,7 @@ def test_one_user_for_each_component(host: Host, fleet: Fleet, name: str, kind: 
         for line in host.text(f"{DIRECTORY}/{name}/users.acl").splitlines()
     }
     expected = {"default", "worker", "producer", "flower", "operator", "admin"}
-    expected |= {"exporter", "redis_exporter"} & set(host.variables["redis_passwords"])
+    expected |= {"exporter", "redis_exporter", "backup"} & set(host.variables["redis_passwords"])
     # Neither beat nor this client of one fleet has results.
     more = {"beat", *host.variables["celery_app_clients"]} if kind == "broker" else set()
     assert set(users) == expected | more

@@ -52,6 +52,8 @@ def test_every_unit_is_stopped_in_the_right_stage(any_fleet: Fleet) -> None:
     kinds = {
         "-health.timer": "watch",
         "-health.service": "watch",
+        "-backup.timer": "watch",
+        "-backup.service": "watch",
         "-beat.service": "beat",
         "-web.socket": "web",
         "-web.service": "web",

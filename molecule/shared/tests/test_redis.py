@@ -77,7 +77,7 @@ def test_has_no_default_user(fleet: Fleet, kind: str) -> None:
 def test_has_a_user_for_each_component_and_no_other(fleet: Fleet, kind: str) -> None:
     with resp.session(fleet, kind, "admin") as admin:
         # Exporters' users exist if they have passwords.
-        more = {"exporter", "redis_exporter"} & set(fleet.of("redis")["redis_passwords"])
+        more = {"exporter", "redis_exporter", "backup"} & set(fleet.of("redis")["redis_passwords"])
         assert set(admin.send("ACL", "USERS")) == {"default", *USERS[kind]} | more
 
 

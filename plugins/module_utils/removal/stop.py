@@ -17,7 +17,13 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host imp
 STAGES = ("watch", "beat", "web", "workers", "flower", "redis", "rest")
 
 # Stages by the beginning of a unit's name, after the application's name.
-_KINDS = {"health.": "watch", "beat.": "beat", "web.": "web", "worker@": "workers"}
+_KINDS = {
+    "health.": "watch",
+    "backup.": "watch",
+    "beat.": "beat",
+    "web.": "web",
+    "worker@": "workers",
+}
 _KINDS |= {"flower.": "flower", "redis@": "redis"}
 
 # Seconds between checks of stopping units.

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
+    BACKUP_USER,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import REDIS_USER
 
 # The commands that each component needs, found by running all of Celery with such rights until `ACL LOG` stayed empty.
@@ -14,6 +17,10 @@ _SCRIPTS = "+evalsha +script|load +script|exists"
 # What Debian's prometheus-redis-exporter asks without CONFIG, which would show it all settings. It has no key, but an
 # entry of the slow log has the beginning of a command's arguments, so it may see parts of a message.
 _REDIS_EXPORTER = "+info +slowlog|len +slowlog|get +latency|latest +latency|histogram"
+
+# A snapshot, as a replica gets it: everything that the instance has, without the right to read or write any key by a
+# command.
+_BACKUP = "+sync +replconf"
 
 _BROKER_COMMANDS = {
     # The second line is what the atomic fetch, the lease, hand-back and dead letters add to Celery's own commands,
@@ -34,6 +41,7 @@ _BROKER_COMMANDS = {
     "+hget +hgetall +hlen +hset +hdel +zcard",
     "exporter": "+exists +llen +lindex +hlen +zrange +zcard +info +time",
     REDIS_USER: _REDIS_EXPORTER,
+    BACKUP_USER: _BACKUP,
 }
 
 _RESULTS_COMMANDS = {
@@ -47,6 +55,7 @@ _RESULTS_COMMANDS = {
     "operator": "+select +get +mget +subscribe +unsubscribe +info +xrevrange +memory|usage",
     "exporter": "+info",
     REDIS_USER: _REDIS_EXPORTER,
+    BACKUP_USER: _BACKUP,
 }
 
 # The application may do anything with its cache, but not with the server. Django's `cache.clear()` is FLUSHDB.
@@ -114,7 +123,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         # For all exchanges, because the application's code names them. A sender reads which queues are bound to one.
         written = [*tasks, "_kombu.binding_permanent.*", _ROOM_KEY]
         return ["~_kombu.binding.*", *(f"%W~{key}" for key in written)]
-    if component == REDIS_USER:
+    if component in (REDIS_USER, BACKUP_USER):
         return []
     if component == "exporter":
         # LINDEX shows a waiting message, of which only the header with its sending time is used.
@@ -277,7 +286,7 @@ def acl(
         if instance == "broker":
             keys = _broker_keys(component, names)
             channels = _BROKER_CHANNELS.get(component, ())
-        elif instance == "cache" or component in ("exporter", REDIS_USER):
+        elif instance == "cache" or component in ("exporter", REDIS_USER, BACKUP_USER):
             keys, channels = [], ()
         else:
             reader = component in ("flower", "operator")

@@ -53,7 +53,7 @@ def claims(
     ports = {**ports, **({"redirect": 80} if redirects else {})}
     app, user = facts["name"], facts["user"]
     here = set(facts["components"])
-    own = bool(here - {"redis", "cache", "firewall", *_EXPORTER})
+    own = bool(here - {"redis", "redis_backup", "cache", "firewall", *_EXPORTER})
     units = [slice_unit(app), f"{app}-health.service", f"{app}-health.timer"]
     paths = [facts["directory"]]
     if own:
@@ -61,6 +61,9 @@ def claims(
         paths += [facts["root"], facts["state"], log_directory(app), f"/etc/logrotate.d/{app}"]
     if "redis" in here:
         units += [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    if "redis_backup" in here:
+        units += [f"{app}-backup.timer", f"{app}-backup.service"]
+        paths += [f"/var/lib/{app}-backup", f"/run/{app}-backup"]
     if "cache" in here:
         units.append(f"redis@{app}-cache.service")
     if "firewall" in here:
@@ -94,6 +97,7 @@ def claims(
         "users": [
             *([user, f"{app}-flower", facts["proxy_group"]] if own else []),
             *([f"{app}-exporter"] if "exporter" in here else []),
+            *([f"{app}-backup"] if "redis_backup" in here else []),
         ],
         "ports": {
             name: int(ports[name])

@@ -91,6 +91,7 @@ def application(
         "workers": {node: list(of["queues"]) for node, of in sorted(facts["nodes"].items())},
         "queues": list(facts["queues"]),
         **({"slos": slos} if (slos := _slos(facts["nodes"])) else {}),
+        **({"backup": facts["backup"]} if facts["backup"] else {}),
         **({"external": list(facts["external"])} if facts["external"] else {}),
         **(
             {"clients": {name: dict(of) for name, of in facts["clients"].items()}}

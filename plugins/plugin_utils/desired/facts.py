@@ -77,6 +77,8 @@ class Facts(TypedDict):
     # The inventory's variables celery_app_external_queues, which `queues` contains, and celery_app_clients.
     external: Sequence[str]
     clients: Mapping[str, Mapping[str, Any]]
+    # Seconds between two backups of Redis on this host; 0 if it makes none.
+    backup: float
 
 
 class Workers(TypedDict):

@@ -54,6 +54,8 @@ THRESHOLDS: dict[str, Threshold] = {
     # site.yml renews a certificate pki_renew_before_days before its end, 30 by default.
     "certificate_days": Threshold(21, 7, low=True),
     "logs_mb": Threshold(2000, 10000),
+    # The age of the last good backup of Redis, in multiples of the time between two.
+    "backup_intervals": Threshold(2, 4),
     # Between this host and the broker's host.
     "clock_offset_seconds": Threshold(2, 30),
 }
@@ -111,6 +113,7 @@ def setup(
         "beat": "celery_beat" in member,
         "queues": fleet,
         "dead_letters": fleet,
+        "backup": facts["backup"] > 0,
         # The other hosts are compared with the broker's.
         "clock": release and host not in groups.get("redis", ())[:1],
     }
@@ -158,6 +161,7 @@ def setup(
         "paths": paths,
         "logs": [log_directory(app), f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
         "certificates": [facts["ca"], f"{facts['directory']}/pki/host.crt"],
+        **({"backup": facts["backup"]} if facts["backup"] else {}),
     }
 
 

@@ -54,6 +54,7 @@ class Application:
         client: `certificate` and `key` to present to Redis, if it asks for them.
         schedule: The file in which the running beat lists what it has loaded; it only exists on beat's host.
         log_directory: Directory of log files; None if the logs are in the journal.
+        backup: Seconds between two backups of Redis on this host; 0 if it makes none.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Application:
     external: tuple[str, ...] = ()
     slos: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     clients: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    backup: float = 0.0
 
     def in_group(self, group: str) -> list[str]:
         """Return the hosts of a group of the inventory."""
@@ -236,6 +238,7 @@ def parse(raw: Mapping[str, Any]) -> Application:
         timezone=raw.get("timezone"),
         external=tuple(raw.get("external") or ()),
         clients=raw.get("clients") or {},
+        backup=float(raw.get("backup", 0)),
         slos={worker: tuple(found) for worker, found in (raw.get("slos") or {}).items()},
         log_directory=Path(logs["directory"]) if logs.get("destination") == "file" else None,
     )

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from celery_fleet.health.backup import backup
 from celery_fleet.health.canary import TIMEOUT, canary
 from celery_fleet.health.certificates import certificates
 from celery_fleet.health.fleet import beat, units, workers
@@ -59,6 +60,7 @@ CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
     "beat": (beat, 10.0),
     "queues": (queues, 15.0),
     "dead_letters": (dead_letters, 15.0),
+    "backup": (backup, 5.0),
     "certificates": (certificates, 5.0),
     "logs": (logs, 20.0),
     "clock": (clock, 10.0),
@@ -98,6 +100,7 @@ def read(path: Path, login: Path | None = None) -> Setup:
             certificates=tuple(raw["certificates"]),
             on_change=tuple(raw["on_change"]),
             login=login,
+            backup=float(raw.get("backup", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         words = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -61,6 +61,7 @@ class Setup:
             the operator's credentials.
         beat: Beat's unit, its runtime directory, and the seconds between two looks at its schedule; only on its host.
         login: The settings with the login at Redis; by default the operator's.
+        backup: Seconds between two backups of Redis on this host; 0 if it makes none.
     """
 
     app: str
@@ -85,6 +86,7 @@ class Setup:
     certificates: tuple[str, ...] = ()
     on_change: tuple[str, ...] = ()
     login: Path | None = None
+    backup: float = 0.0
 
     @cached_property
     def operator(self) -> Mapping[str, Any] | None:

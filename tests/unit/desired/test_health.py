@@ -65,6 +65,13 @@ def test_a_host_checks_what_it_runs(host: str, units: list[str], more: set[str])
     assert set(made(host, units=units)["checks"]) == ALWAYS | more
 
 
+def test_only_a_host_that_backs_redis_up_checks_its_backup() -> None:
+    assert "backup" not in made("redis1")
+    found = made("redis1", backup=21600.0)
+    assert "backup" in found["checks"]
+    assert found["backup"] == 21600
+
+
 def test_without_beat_a_worker_host_checks_the_fleet() -> None:
     groups = {**GROUPS, "celery_beat": []}
     fleet = {host for host in GROUPS["fleet"] if made(host, groups=groups)["fleet"]}

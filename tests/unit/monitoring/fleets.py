@@ -34,6 +34,7 @@ GROUPS = {
 }
 HOSTVARS: dict[str, dict[str, Any]] = {
     "redis1": {
+        "redis_backup": {"to": "/mnt/backup", "every": "30min"},
         "celery_exporter_others": {"postgres": "http://127.0.0.1:9187/metrics"},
         "celery_monitoring_thresholds": {"queues": {"odd": {"warning": 7}}},
         "celery_health_thresholds": {

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import health
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
+    VARIABLE,
+    interval,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import promise_of
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import others
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
@@ -47,6 +51,7 @@ class MonitoredHost:
         queue_ages: Thresholds for the age of single queues.
         stale: Seconds after which a result of its health check is too old; 0 if it has no check.
         others: Labels of other exporters that its site passes on, by their path.
+        backup: Seconds between two backups of its Redis; 0 if it makes none.
     """
 
     name: str
@@ -55,6 +60,7 @@ class MonitoredHost:
     queue_ages: Mapping[str, Mapping[str, Any]]
     stale: float
     others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    backup: float = 0
 
 
 @dataclass(frozen=True)
@@ -268,4 +274,7 @@ def _host(facts: Facts, name: str, variables: Mapping[str, Any]) -> MonitoredHos
         queue_ages=own[health.QUEUES],
         stale=2 * float(variables.get("celery_health_interval", 300)) if checked else 0,
         others={path: one.labels for path, one in others(facts, name, variables).items()},
+        backup=interval(variables.get(VARIABLE) or {})
+        if name in facts["groups"].get("redis", ())
+        else 0,
     )

@@ -34,7 +34,7 @@ _DEPLOY: Final = 15 * MINUTE
 
 def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
     """Yield the alerts about units, beat, Redis, hosts and releases."""
-    for part in (_units, _beat, _redis, _hosts, _releases):
+    for part in (_units, _beat, _redis, _backups, _hosts, _releases):
         yield from part(fleet)
 
 
@@ -171,6 +171,30 @@ def _redis(fleet: MonitoredFleet) -> Iterator[Rule]:
         summary="Redis uses {} % or more of its memory: $redis.",
         section="redis-is-full",
         found=lambda _: labels,
+    )
+
+
+def _backups(fleet: MonitoredFleet) -> Iterator[Rule]:
+    metric = "celery_fleet_redis_last_backup_timestamp_seconds"
+    bounds = {}
+    for host in fleet.hosts.values():
+        intervals = host.thresholds["backup_intervals"]
+        if host.backup:
+            times = {level: n and n * host.backup for level, n in intervals.items()}
+            bounds[host.name] = Threshold(**times)
+    yield from graded(
+        bounds,
+        lambda hosts: f"time() - {fleet.of(metric, hosts)}",
+        # Its age stays the same: it grows as fast as time, which begins at 0.
+        lambda host, seconds: {fleet.of(metric, host=host): at(-seconds, INTERVAL)},
+        label="host",
+        out_of=bounds,
+        found=lambda host: {"host": host},
+        alert="CeleryBackupOld",
+        hold=MINUTE,
+        within=2 * MINUTE,
+        summary="The last good backup of Redis on $host is {} s old or older.",
+        section="redis-is-not-backed-up",
     )
 
 

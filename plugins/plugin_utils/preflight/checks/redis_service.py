@@ -36,6 +36,7 @@ CA: Final = "celery_app_redis_ca"
 CACHE: Final = "celery_app_cache"
 CLIENTS: Final = "celery_app_clients"
 PKI_MODE: Final = "pki_mode"
+BACKUP: Final = "redis_backup"
 # Variables that the URLs replace.
 _PARTS: Final = tuple(
     f"celery_app_{kind}_{part}" for kind in ("broker", "results") for part in ("host", "port")
@@ -99,6 +100,7 @@ def _together(model: Model) -> Iterator[Problem]:
     for variable, remedy in (
         (CACHE, has_its_own),
         (CLIENTS, has_its_own),
+        (BACKUP, "remove it; back up your own server with its own means"),
         (PKI_MODE, "remove it; clients show no certificate to other servers"),
     ):
         for value, on in model.distinct_given(variable):

@@ -7,6 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
+    BACKUP_USER,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
+    VARIABLE as BACKUP,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
     REDIS,
     REDIS_USER,
@@ -74,6 +80,7 @@ def check_secrets(model: Model) -> Iterator[Problem]:
             )
     yield from _web_password(model)
     yield from _cache_password(model)
+    yield from _backup_password(model)
     yield from _exporter_passwords(model)
     yield from _application(model)
 
@@ -178,6 +185,23 @@ def _cache_password(model: Model) -> Iterator[Problem]:
             yield Problem(
                 "redis_passwords.cache",
                 "is not set, but celery_app_cache is true",
+                _GENERATE,
+                hosts=(host,),
+            )
+
+
+def _backup_password(model: Model) -> Iterator[Problem]:
+    """Refuse backups without a user in Redis."""
+    for host in model.members("redis"):
+        passwords, wanted = model.value(host, "redis_passwords"), model.value(host, BACKUP)
+        if (
+            wanted
+            and UNKNOWN not in (wanted, passwords)
+            and BACKUP_USER not in as_mapping(passwords)
+        ):
+            yield Problem(
+                f"redis_passwords.{BACKUP_USER}",
+                f"is not set, but {BACKUP} is",
                 _GENERATE,
                 hosts=(host,),
             )

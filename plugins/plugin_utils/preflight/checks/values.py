@@ -51,6 +51,7 @@ COMMAND_LINE: Final = (
     "celery_restart_min_capacity",
     "celery_restart_workers",
     "fleet_confirm",
+    "redis_restore_overwrite",
 )
 
 _WORDS: Final = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from celery_fleet.cli import ask, output, releases, slo, units
+from celery_fleet.cli import ask, backups, output, releases, slo, units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.commands import pauses, scale
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
@@ -30,6 +30,7 @@ class StatusReport:
         pauses: What operators have paused.
         hold: The release that the fleet holds, if it holds one.
         pool_sizes: The workers that operators have scaled.
+        backup: The last backup of Redis, if this host makes them.
     """
 
     units: list[units.UnitStatus]
@@ -44,6 +45,7 @@ class StatusReport:
     pauses: list[Mapping[str, Any]] = field(default_factory=list)
     hold: Mapping[str, Any] | None = None
     pool_sizes: list[Mapping[str, Any]] = field(default_factory=list)
+    backup: backups.BackupStatus | None = None
 
     @property
     def status(self) -> int:
@@ -69,6 +71,7 @@ class StatusReport:
             "pauses": self.pauses,
             "hold": self.hold,
             "pool_sizes": self.pool_sizes,
+            "backup": self.backup.as_dict() if self.backup else None,
             "due": self.due,
         }
 
@@ -93,6 +96,9 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
         found.hold = releases.record(application.name).get("hold")
     except CommandError as error:
         found.problems.append(error.message)
+    found.backup = backups.look(application)
+    if found.backup and found.backup.problem:
+        found.problems.append(found.backup.problem)
     if not has_release(application):
         others = sorted(
             {node.partition("@")[2] for node in application.workers} or {"a host of workers"}
@@ -257,6 +263,7 @@ def show(found: StatusReport, application: Application) -> None:
     pauses.show(found.pauses)
     releases.say_hold(found.hold)
     scale.show(found.pool_sizes)
+    backups.show(found.backup)
     if found.dead_letters:
         output.say(
             f"Dead letters: {found.dead_letters}; to see them: celery-fleet dead-letters list\n"

@@ -13,6 +13,7 @@ from typing import Any
 from celery_fleet.cli.exporter.places import MetricPlaces, counted
 from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.cli.exporter.workers import FRESH, age, labels_of, name_of
+from celery_fleet.common import backup_record
 from celery_fleet.health import host, result
 from celery_fleet.health import units as health_units
 from celery_fleet.health.certificates import Validity, ends_of, validities
@@ -190,6 +191,19 @@ def health(places: MetricPlaces) -> Iterator[MetricSample]:
         yield MetricSample("celery_fleet_canary_ok", float(canary["state"] in _WELL), labels)
         if canary["seconds"] is not None:
             yield MetricSample("celery_fleet_canary_seconds", float(canary["seconds"]), labels)
+
+
+def backup(places: MetricPlaces) -> Iterator[MetricSample]:
+    """Yield when Redis was last backed up: 0 if all backups have failed, and nothing before the first one.
+
+    Raises:
+        OSError, ValueError: The record can't be read, or is damaged.
+    """
+    found = backup_record.read(places.backup)
+    if found is not None:
+        last = "celery_fleet_redis_last_backup_timestamp_seconds"
+        yield MetricSample(last, found.succeeded)
+        yield MetricSample("celery_fleet_redis_last_backup_size_bytes", float(found.bytes))
 
 
 def change(places: MetricPlaces) -> Iterator[MetricSample]:

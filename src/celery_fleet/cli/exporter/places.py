@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from celery_fleet.common import backup_record
 from celery_fleet.common.small_file import content
 from celery_fleet.health import result
 
@@ -52,6 +53,11 @@ class MetricPlaces:
     def changed(self) -> Path:
         """The file whose time is that of the last run that changed this host."""
         return self.root / f"var/lib/celery-fleet/changed/{self.app}"
+
+    @property
+    def backup(self) -> Path:
+        """The record of the last backup of Redis."""
+        return backup_record.path_of(self.app, self.root)
 
     @property
     def health(self) -> Path:

@@ -106,6 +106,8 @@ def _local(setup: Setup, places: MetricPlaces) -> Iterator[MetricPart]:
     yield MetricPart("certificates", host.Certificates(setup.certificates))
     yield MetricPart("health", partial(host.health, places))
     yield MetricPart("change", partial(host.change, places))
+    if setup.backup:
+        yield MetricPart("backup", partial(host.backup, places))
     if setup.beat:
         yield MetricPart("beat", partial(beat.beat, setup, places))
 

@@ -5,7 +5,7 @@ It is a single file so that you can read all metrics, their cost and their sourc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from celery_fleet.cli.exporter.metric import Metric, Source
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
@@ -19,27 +19,6 @@ LONGEST_PAUSE = 120.0
 
 _TASK = ("name", "hostname", "worker", "queue_name")
 _WORKER = ("hostname", "worker")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric: its name, type, labels, and its meaning in one line."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where metrics come from, and what that costs; `parts` are values of the label of that name."""
-
-    title: str
-    parts: tuple[str, ...]
-    text: str
-    cost: str
-    metrics: tuple[Metric, ...]
 
 
 def _counted(what: str, meaning: str) -> Metric:
@@ -328,6 +307,26 @@ SOURCES = (
                 GAUGE,
                 (),
                 "How far this host's clock is ahead of that of the broker's host.",
+            ),
+        ),
+    ),
+    Source(
+        "Backups",
+        ("backup",),
+        "The record of the last [backup of Redis](backup.md), on hosts that make one.",
+        "one small file",
+        (
+            Metric(
+                "celery_fleet_redis_last_backup_timestamp_seconds",
+                GAUGE,
+                (),
+                "When the last good backup began; 0 if all have failed. Before the first one there is no series.",
+            ),
+            Metric(
+                "celery_fleet_redis_last_backup_size_bytes",
+                GAUGE,
+                (),
+                "Size of its snapshots before encryption.",
             ),
         ),
     ),

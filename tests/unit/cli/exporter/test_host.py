@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from celery_fleet.cli.exporter import host
 from celery_fleet.cli.exporter.places import MetricPlaces
 from celery_fleet.cli.exporter.samples import text
+from celery_fleet.common import backup_record
+from celery_fleet.common.backup_record import BackupRecord
 from celery_fleet.health import result
 from celery_fleet.health.result import Finding
 from celery_fleet.health.setup import CheckError
@@ -236,6 +239,24 @@ def test_metrics_of_health(tmp_path: Path) -> None:
 def test_a_host_that_was_never_checked_or_changed(tmp_path: Path) -> None:
     assert health(tmp_path) == {}
     assert [*host.change(MetricPlaces("shop", tmp_path))] == []
+
+
+def test_the_last_good_backup(tmp_path: Path) -> None:
+    places = MetricPlaces("shop", tmp_path)
+    name = "celery_fleet_redis_last_backup_timestamp_seconds"
+    assert [*host.backup(places)] == []
+    places.backup.parent.mkdir(parents=True)
+    failed = BackupRecord(1767326400.0, error="full")
+    backup_record.write(places.backup, failed)
+    assert {one.name: one.value for one in host.backup(places)}[name] == 0
+    backup_record.write(places.backup, replace(failed, succeeded=1767322800.0, bytes=100))
+    assert {one.name: one.value for one in host.backup(places)} == {
+        name: 1767322800.0,
+        "celery_fleet_redis_last_backup_size_bytes": 100,
+    }
+    places.backup.write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        [*host.backup(places)]
 
 
 def test_the_last_run_that_changed_something(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from celery_fleet.cli.exporter.metric import Metric
 from celery_fleet.cli.exporter.samples import HistogramSample, MetricSample, text
-from celery_fleet.cli.exporter.table import BOUNDS, COUNTER, HISTOGRAM, METRICS, SOURCES, Metric
+from celery_fleet.cli.exporter.table import BOUNDS, COUNTER, HISTOGRAM, METRICS, SOURCES
 from tests.unit.cli.exporter.documents import labels, parsed
 
 #: Names from well-known Celery exporters, so that their dashboards work.

@@ -1,0 +1,305 @@
+"""Restores one Redis instance from a snapshot, in steps that a later run can finish.
+
+Runs on the host, inside the `redis_restore` module, as root. The snapshot and a note of what was done are beside the
+instance's data, in `<instance>.restore`, until all instances are restored.
+
+A server with `appendonly yes` ignores a `dump.rdb` and starts empty (Redis 7.0.15). So for such a server the snapshot
+becomes the base file of an append-only file, which is an RDB file as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError,
+    Talk,
+    talk,
+)
+
+DATA = "/var/lib/celery-fleet-redis"
+SNAPSHOT = "snapshot.rdb"
+_BASE = "appendonly.aof.1.base.rdb"
+_MANIFEST = f"file {_BASE} seq 1 type b\n"
+_KEYS = re.compile(r"(\d+) keys read")
+OVERWRITE = "redis_restore_overwrite"
+# Seconds between two looks at a unit that starts.
+_LOOK = 0.5
+
+
+@dataclass(frozen=True)
+class RestoredInstance:
+    """The instance to restore.
+
+    Attributes:
+        name: Its name, such as `shop-broker`.
+        sha256: Checksum of the snapshot.
+        appendonly: Whether it writes an append-only file.
+        flavor: `redis` or `valkey`, also the Unix user that owns its data.
+        timeout: Seconds until it has to serve.
+        access: A login that may ask for INFO.
+    """
+
+    name: str
+    sha256: str
+    appendonly: bool
+    flavor: str
+    timeout: float
+    access: RedisAccess
+
+    @property
+    def unit(self) -> str:
+        """Return the name of its unit."""
+        return f"redis@{self.name}.service"
+
+
+@dataclass
+class RestoreHost:
+    """The host; tests replace its parts.
+
+    Attributes:
+        data: The directory with the data of all instances.
+        run: Runs a command.
+        talk: Asks Redis.
+    """
+
+    data: Path = Path(DATA)
+    run: systemd.Runner = systemd.run
+    talk: Talk = talk
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    owner: Callable[[Path, str], None] = field(
+        default=lambda path, user: shutil.chown(path, user, user)
+    )
+
+
+class Restoration:
+    """The restore of one instance."""
+
+    def __init__(self, instance: RestoredInstance, host: RestoreHost) -> None:
+        self._instance = instance
+        self._host = host
+        self._own = host.data / instance.name
+        self._staging = host.data / f"{instance.name}.restore"
+        self._note = self._staging / "note.json"
+
+    def check(self, overwrite: bool) -> dict[str, Any]:
+        """Return `state`, `due` or `done`, and how many `keys` the snapshot has; change nothing.
+
+        Args:
+            overwrite: Whether the data that is there may be replaced.
+
+        Raises:
+            UserError: The snapshot can't be used, or the instance has data.
+        """
+        note = self._read()
+        if note.get("step") == "done":
+            return {"state": "done", "keys": note["keys"], "kept": note["kept"]}
+        keys = self._keys()
+        # A run that has begun to replace the data has refused or accepted this already.
+        if not note and not overwrite:
+            self._refuse_data()
+        return {"state": "due", "keys": keys, "kept": ""}
+
+    def restore(self, overwrite: bool) -> dict[str, Any]:
+        """Replace the instance's data by the snapshot, start it, and return what it has loaded.
+
+        Raises:
+            UserError: See `check`; or the instance does not start, or has not loaded everything.
+        """
+        found = self.check(overwrite)
+        if found["state"] == "done":
+            return {**found, "changed": False}
+        note = self._read() or {
+            "sha256": self._instance.sha256,
+            "step": "begun",
+            "keys": found["keys"],
+            "kept": "",
+        }
+        if note["step"] == "begun":
+            self._write(note)
+            self._command("stop")
+            self._prepare()
+            note = {**note, "step": "replaced", "kept": self._replace()}
+            self._write(note)
+        self._command("start", "--no-block")
+        self._wait(note["kept"])
+        loaded = self._loaded(found["keys"], note["kept"])
+        self._write({**note, "step": "done"})
+        return {"state": "done", "kept": note["kept"], "changed": True, **loaded}
+
+    def finish(self) -> bool:
+        """Remove the snapshot and the note; return whether they were there."""
+        there = self._staging.exists()
+        shutil.rmtree(self._staging, ignore_errors=True)
+        return there
+
+    def _read(self) -> dict[str, Any]:
+        """Return the note of an earlier run for the same snapshot; empty if there is none."""
+        try:
+            found: dict[str, Any] = json.loads(self._note.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if found.get("sha256") == self._instance.sha256 else {}
+
+    def _write(self, note: dict[str, Any]) -> None:
+        fresh = self._note.with_suffix(".new")
+        fresh.write_text(json.dumps(note) + "\n")
+        os.replace(fresh, self._note)
+
+    def _keys(self) -> int:
+        """Return how many keys the snapshot has.
+
+        Raises:
+            UserError: It is damaged, or this server can't read it.
+        """
+        path = self._staging / SNAPSHOT
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self._instance.sha256:
+            raise UserError(
+                f"{path} has not the checksum of the backup. Nothing was changed; run the same command again, which "
+                "copies it again."
+            )
+        program = f"{self._instance.flavor}-check-rdb"
+        done = self._host.run([program, str(path)])
+        keys = _KEYS.search(done.output)
+        if done.returncode or not keys:
+            last = (done.output.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            raise UserError(
+                f"{program} refuses the snapshot for {self._instance.name}: {last}. Nothing was changed; choose "
+                "another backup. A backup of a newer server, or of the other flavour, can't be read by this one."
+            )
+        return int(keys[1])
+
+    def _refuse_data(self) -> None:
+        """Refuse an instance that has data.
+
+        Raises:
+            UserError: It has some, or it is not known.
+        """
+        unit = self._instance.unit
+        held = ""
+        if self._state().active == "active":
+            keys = self._ask("DBSIZE")
+            if keys:
+                held = f"{unit} has data ({keys} keys)"
+        elif self._own.is_dir() and any(self._own.iterdir()):
+            held = f"{unit} does not run, and there is data in {self._own}"
+        if held:
+            raise UserError(
+                f"{held}. Nothing was changed. To replace it, add -e {OVERWRITE}=true; the data is then kept in a "
+                f"directory beside {self._own}."
+            )
+
+    def _prepare(self) -> None:
+        """Make a new data directory from the snapshot."""
+        fresh = self._staging / "data"
+        shutil.rmtree(fresh, ignore_errors=True)
+        files = fresh / "appendonlydir" if self._instance.appendonly else fresh
+        files.mkdir(parents=True)
+        if self._instance.appendonly:
+            (files / "appendonly.aof.manifest").write_text(_MANIFEST)
+        shutil.copyfile(
+            self._staging / SNAPSHOT, files / (_BASE if self._instance.appendonly else "dump.rdb")
+        )
+        for path in dict.fromkeys((*files.iterdir(), files, fresh)):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+            self._host.owner(path, self._instance.flavor)
+            _flush(path)
+
+    def _replace(self) -> str:
+        """Put the new data directory in place; return where the previous one is now, if it had data."""
+        kept = ""
+        if self._own.exists():
+            if any(self._own.iterdir()):
+                moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._host.now()))
+                kept = str(self._host.data / f"{self._instance.name}.before-{moment}")
+                os.rename(self._own, kept)
+            else:
+                self._own.rmdir()
+        os.rename(self._staging / "data", self._own)
+        _flush(self._host.data)
+        return kept
+
+    def _wait(self, kept: str) -> None:
+        """Wait until the instance serves.
+
+        Raises:
+            UserError: It does not.
+        """
+        end = self._host.clock() + self._instance.timeout
+        while (state := self._state()).active != "active":
+            crashed = state.restarts > systemd.RESTARTS_TOLERATED
+            if crashed or state.active == "failed" or self._host.clock() >= end:
+                raise UserError(
+                    f"{self._instance.unit} does not serve after the restore: it is {state.described}. "
+                    f"journalctl -u {self._instance.unit} says why; then run the same command again.{_way_back(kept)}"
+                )
+            self._host.sleep(_LOOK)
+
+    def _loaded(self, keys: int, kept: str) -> dict[str, int]:
+        """Return how many keys the instance has loaded, and how many had expired.
+
+        Raises:
+            UserError: These are not all.
+        """
+        about = self._information()
+        loaded, expired = (
+            int(about.get(f"rdb_last_load_keys_{what}", 0)) for what in ("loaded", "expired")
+        )
+        if loaded + expired != keys:
+            raise UserError(
+                f"{self._instance.unit} has loaded {loaded} keys and dropped {expired} expired ones, but the snapshot "
+                f"has {keys}. journalctl -u {self._instance.unit} says why.{_way_back(kept)}"
+            )
+        return {"keys": keys, "loaded": loaded, "expired": expired}
+
+    def _information(self) -> dict[str, str]:
+        lines = (line.partition(":") for line in str(self._ask("INFO", "persistence")).splitlines())
+        return {name: value for name, colon, value in lines if colon}
+
+    def _ask(self, *command: str) -> object:
+        try:
+            (answer,) = self._host.talk(self._instance.access, [command])
+        except RedisError as error:
+            raise UserError(f"{error}. Run the same command again when it answers.") from None
+        return answer
+
+    def _state(self) -> systemd.UnitState:
+        return systemd.show([self._instance.unit], self._host.run)[self._instance.unit]
+
+    def _command(self, verb: str, *options: str) -> None:
+        done = self._host.run(["systemctl", verb, *options, self._instance.unit])
+        if done.returncode:
+            raise UserError(
+                f"systemctl {verb} {self._instance.unit} failed: {done.output.strip()}. Fix that and run the same "
+                "command again."
+            )
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _way_back(kept: str) -> str:
+    return f" The data from before the restore is in {kept}." if kept else ""

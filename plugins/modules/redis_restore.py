@@ -1,0 +1,131 @@
+#!/usr/bin/python
+"""Documentation and program of `redis_restore`: restores a Redis instance of the host from a snapshot."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: redis_restore
+short_description: Restore Redis instances from a backup
+description:
+  - The action plugin of the same name reads the backup, on the control node, and calls this module on the host.
+  - V(check) and V(restore) expect the snapshot of each instance in C(/var/lib/celery-fleet-redis/<instance>.restore).
+  - A restore that was interrupted is finished by the next one with the same backup.
+options:
+  do:
+    description:
+      - V(read) checks the backup on the control node and returns its snapshots.
+      - V(check) checks them on the host, and refuses instances with data.
+      - V(restore) replaces the data, starts the instances and checks that they have loaded everything.
+      - V(finish) removes the snapshots.
+    type: str
+    required: true
+    choices: [read, check, restore, finish]
+  backup:
+    description: Directory of the backup on the control node. Required for V(read).
+    type: path
+  instances:
+    description:
+      - The instances, as P(celery_fleet.core.redis_restored#filter) returns them. The action plugin packs them.
+    type: raw
+  overwrite:
+    description: Whether data of the instances may be replaced; it is kept in another directory.
+    type: bool
+    default: false
+author: Celery Fleet (!UNKNOWN)
+"""
+
+EXAMPLES = r"""
+- name: Check the backup
+  celery_fleet.core.redis_restore:
+    do: read
+    backup: backups/shop-20260102T030000Z
+  register: backup
+"""
+
+RETURN = r"""
+files:
+  description: The snapshots, each with C(kind), C(path) and C(sha256).
+  returned: when O(do=read)
+  type: list
+  elements: dict
+instances:
+  description: What became of each instance, by its name.
+  returned: when O(do) is V(check) or V(restore)
+  type: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
+    Restoration,
+    RestoredInstance,
+    RestoreHost,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
+
+
+def restorations(instances: list[dict[str, Any]]) -> dict[str, Restoration]:
+    """Return the restore of each instance, by its name."""
+    host = RestoreHost()
+    return {
+        one["name"]: Restoration(
+            RestoredInstance(
+                name=str(one["name"]),
+                sha256=str(one["sha256"]),
+                appendonly=bool(one["appendonly"]),
+                flavor=str(one["flavor"]),
+                timeout=float(one["timeout"]),
+                access=RedisAccess(**{**one["access"], "port": int(one["access"]["port"])}),
+            ),
+            host,
+        )
+        for one in instances
+    }
+
+
+def main() -> None:
+    """Take one step for all instances and print the answer."""
+    module = AnsibleModule(
+        argument_spec={
+            "do": {
+                "type": "str",
+                "required": True,
+                "choices": ["read", "check", "restore", "finish"],
+            },
+            "backup": {"type": "path"},
+            "instances": {"type": "raw", "no_log": True},
+            "overwrite": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    if not isinstance(module.params["instances"], str):
+        module.fail_json(msg="only the action plugin of this name can call this module")
+    do, overwrite = module.params["do"], module.params["overwrite"]
+    found: dict[str, Any] = {}
+    changed = False
+    try:
+        for name, one in restorations(unpack(module.params["instances"])).items():
+            if do == "finish":
+                changed = (not module.check_mode and one.finish()) or changed
+            elif do == "restore" and not module.check_mode:
+                found[name] = one.restore(overwrite)
+                changed = changed or found[name]["changed"]
+            else:
+                found[name] = one.check(overwrite)
+    except (UserError, RuntimeError) as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        module.fail_json(
+            msg=f"{words}. Fix that on this host and run the same command again, which finishes what was begun."
+        )
+    module.exit_json(changed=changed, instances=found)
+
+
+if __name__ == "__main__":
+    main()

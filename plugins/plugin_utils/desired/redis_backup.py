@@ -1,0 +1,142 @@
+"""Computes the backup of Redis on a host: its user, its units and its setup, `credentials/backup.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
+    BACKUP_USER,
+    KEPT,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+
+FORMAT = 1
+# The kinds of instances whose data lasts.
+KINDS = ("broker", "results")
+
+
+def backup_state(
+    facts: Facts,
+    options: Mapping[str, Any],
+    password: str,
+    flavor: str,
+    installed: Iterable[str],
+) -> dict[str, Any]:
+    """Return the desired state of a host's backups; without options, that nothing of them is left.
+
+    Args:
+        facts: The application's facts.
+        options: redis_backup.
+        password: The password of its user in Redis.
+        flavor: redis_flavor.
+        installed: The host's Debian packages.
+    """
+    app = facts["name"]
+    units = [f"{app}-backup.timer", f"{app}-backup.service"]
+    setup = f"{facts['directory']}/credentials/backup.json"
+    users = f"/etc/sysusers.d/{app}-backup.conf"
+    files = [*(f"/etc/systemd/system/{unit}" for unit in units), setup]
+    owned = {"units": units, "files": [*files, users]}
+    if not options:
+        return {"owned": owned}
+    content = json.dumps(_setup(facts, options, password, flavor), indent=4, sort_keys=True)
+    return {
+        "packages": sorted(_packages(options).difference(installed)),
+        "sysusers": [
+            {
+                "dest": users,
+                "content": f'# Written by Celery Fleet.\nu {app}-backup - "{app} backup" /\n',
+            }
+        ],
+        "directories": [
+            {"path": facts["directory"]},
+            {"path": f"{facts['directory']}/credentials", "mode": "0700"},
+        ],
+        "files": [
+            {"dest": files[0], "src": "systemd/backup.timer.j2"},
+            {"dest": files[1], "src": "systemd/backup.service.j2"},
+            {"dest": setup, "content": f"{content}\n", "mode": "0600", "secret": True},
+        ],
+        "data": [{"path": f"/var/lib/{app}-backup", "keep": "state"}],
+        # systemd's reload applies a new interval, and each backup reads its setup.
+        "units": [{"name": units[0], "on_change": "nothing"}],
+        "owned": owned,
+    }
+
+
+def _packages(options: Mapping[str, Any]) -> set[str]:
+    """Return the Debian packages that a backup uses besides Redis's own."""
+    target = str(options.get("to") or "")
+    found = {"gpg"} if options.get("encrypt_for") else set()
+    if target and not target.startswith("/"):
+        found.add("rsync")
+        if "://" not in target:
+            found.add("openssh-client")
+    return found
+
+
+def _setup(facts: Facts, options: Mapping[str, Any], password: str, flavor: str) -> dict[str, Any]:
+    servers = {kind: facts[kind] for kind in KINDS}  # type: ignore[literal-required]  # both are keys of it
+    return {
+        "format": FORMAT,
+        "app": facts["name"],
+        "host": facts["host"],
+        "flavor": flavor,
+        "user": BACKUP_USER,
+        "password": password,
+        "ca": facts["redis_ca"],
+        "client": dict(facts["client"]),
+        "instances": {
+            kind: {"host": str(one["host"]), "port": int(one["port"])}
+            for kind, one in servers.items()
+        },
+        "to": str(options.get("to") or ""),
+        "command": [str(word) for word in options.get("command") or ()],
+        "keep": int(options.get("keep") or KEPT),
+        **{
+            name: str(options.get(name) or "")
+            for name in ("encrypt_for", "ssh_key", "ssh_known_hosts")
+        },
+    }
+
+
+def restored(
+    files: Iterable[Mapping[str, str]],
+    instances: Iterable[Mapping[str, Any]],
+    units: Iterable[Mapping[str, Any]],
+    flavor: str,
+) -> list[dict[str, Any]]:
+    """Return the instances that a backup restores, as the module `redis_restore` takes them.
+
+    Args:
+        files: The backup's snapshots, each with `kind` and `sha256`.
+        instances: The host's instances, each with `kind`, `name` and `appendonly`.
+        units: Their units, as `redis_state` returns them.
+        flavor: redis_flavor.
+
+    Raises:
+        ValueError: A snapshot is of an instance that the fleet does not have.
+    """
+    known = {str(one["kind"]): one for one in instances if one["kind"] in KINDS}
+    of_unit = {str(one["name"]): one for one in units}
+    found = []
+    for file in files:
+        if file["kind"] not in known:
+            raise ValueError(
+                f"the backup has {file['kind']}, but the fleet only {', '.join(known)}"
+            )
+        one = known[file["kind"]]
+        unit = of_unit[f"redis@{one['name']}.service"]
+        found.append(
+            {
+                "name": str(one["name"]),
+                "sha256": file["sha256"],
+                "appendonly": bool(one["appendonly"]),
+                "flavor": flavor,
+                "timeout": unit["timeout"],
+                "access": unit["redis"],
+            }
+        )
+    return found

@@ -1,0 +1,105 @@
+"""restore_redis.yml in real runs, with a real copy of the files: the order of its steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.collection import replaced
+from tests.render.fleet import ROOT, ansible, prepare
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    path = tmp_path / "shop-20260102T030000Z"
+    path.mkdir()
+    lines = []
+    for kind in ("broker", "results"):
+        (path / f"{kind}.rdb").write_bytes(kind.encode())
+        lines.append(f"{hashlib.sha256(kind.encode()).hexdigest()}  {kind}.rdb\n")
+    (path / "SHA256SUMS").write_text("".join(lines))
+    return path
+
+
+def run(
+    tmp_path: Path, *options: str
+) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+    """Run the playbook; return how it ended, and the calls in their order."""
+    given = {
+        "__redis_data": str(tmp_path / "data"),
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    made = prepare("local", tmp_path, given)
+    calls = tmp_path / "calls"
+    for path in (calls, tmp_path / "data"):
+        path.mkdir()
+    done = ansible(
+        "ansible-playbook",
+        *made.options,
+        *options,
+        "celery_fleet.core.restore_redis",
+        ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, actions=(HERE / "action").glob("*.py")),
+        PYTHONPATH=str(ROOT),
+        CALLS=str(calls),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
+    ordered = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    return done, [json.loads(path.read_text()) for path in ordered]
+
+
+def test_workers_pause_only_around_the_change(tmp_path: Path, backup: Path) -> None:
+    done, calls = run(tmp_path, "-e", f"backup={backup}", "-e", "redis_restore_overwrite=true")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    steps = [
+        (call["action"], call["args"].get("do") or call["args"].get("state"))
+        for call in calls
+        if call["action"] in ("run_lease", "redis_restore", "pause_workers")
+    ]
+    assert steps == [
+        *(("run_lease", "present"), ("redis_restore", "read"), ("redis_restore", "check")),
+        *(("pause_workers", "paused"), ("redis_restore", "restore")),
+        *(("pause_workers", "resumed"), ("redis_restore", "finish"), ("run_lease", "absent")),
+    ]
+    (change,) = (call for call in calls if call["args"].get("do") == "restore")
+    assert (change["host"], change["args"]["overwrite"]) == ("redis1", True)
+    broker, results = change["args"]["instances"]
+    assert (broker["name"], broker["appendonly"]) == ("flexiprice-broker", True)
+    assert (results["name"], results["appendonly"]) == ("flexiprice-results", False)
+    assert broker["sha256"] == hashlib.sha256(b"broker").hexdigest()
+    assert broker["access"]["user"] == "admin"
+    for kind in ("broker", "results"):
+        staging = tmp_path / f"data/flexiprice-{kind}.restore"
+        assert staging.stat().st_mode & 0o777 == 0o700
+        assert (staging / "snapshot.rdb").read_bytes() == kind.encode()
+        assert (staging / "snapshot.rdb").stat().st_mode & 0o777 == 0o600
+    said = " ".join(done.stdout.split())
+    assert (
+        "flexiprice-broker: 7 keys; the data from before is in /flexiprice-broker.before." in said
+    )
+
+
+@pytest.mark.parametrize("damage", ["damaged", "unnamed"])
+def test_a_backup_that_can_not_be_used_changes_nothing(
+    tmp_path: Path, backup: Path, damage: str
+) -> None:
+    (backup / "broker.rdb").write_bytes(b"other")
+    done, calls = run(tmp_path, *(["-e", f"backup={backup}"] if damage == "damaged" else []))
+    assert done.returncode != 0
+    acted = {call["action"] for call in calls} - {"host_facts", "run_lease"}
+    assert acted == {"redis_restore"}
+    assert not any((tmp_path / "data").iterdir())
+
+
+def test_a_dry_run_changes_nothing(tmp_path: Path, backup: Path) -> None:
+    done, calls = run(tmp_path, "--check", "-e", f"backup={backup}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert [call["args"]["do"] for call in calls if call["action"] == "redis_restore"] == ["read"]
+    assert not any((tmp_path / "data").iterdir())

@@ -1,0 +1,365 @@
+"""A backup that is restored into real Redis servers: the same data, and no step that loses any."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore import restoration
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
+    Restoration,
+    RestoredInstance,
+    RestoreHost,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_backup import restored
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import backup_files
+
+from celery_fleet.system import redis_backup
+from tests.programs import DURABLE
+from tests.unit.delivery.servers import Server
+from tests.unit.redis_backup.servers import KINDS, content, fill, places, running
+
+# What the roles configure for each kind.
+OPTIONS = {"broker": DURABLE, "results": ("--appendonly", "no", "--save", "900 1 300 100")}
+Data = dict[str, dict[bytes, Any]]
+
+
+@pytest.fixture(scope="module")
+def backed_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
+    """Back up a fleet's data; return the backup and the data."""
+    place = tmp_path_factory.mktemp("backup")
+    (place / "target").mkdir()
+    with running(place / "redis") as instances:
+        fill(instances)
+        where = places(place, instances, to=str(place / "target"))
+        assert redis_backup.main(["shop"], where) == 0
+        data = instances.data()
+    (backup,) = (place / "target").iterdir()
+    return backup, data
+
+
+class NewHost:
+    """A host with one instance that a fake systemd starts and stops: `systemctl` of the module's runner.
+
+    Attributes:
+        commands: The changing commands of systemd.
+        before: Called before each command.
+    """
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.data = directory
+        self.kind = kind
+        self.own = directory / f"shop-{kind}"
+        self.own.mkdir(parents=True)
+        self.server = Server(self.own, *OPTIONS[kind])
+        self.server.start()
+        self.commands: list[str] = []
+        self.before: Callable[[str], None] = lambda verb: None
+
+    def run(self, command: Sequence[str]) -> Completed:
+        if command[0] != "systemctl":
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            return Completed(done.returncode, done.stdout + done.stderr)
+        verb = command[1]
+        if verb == "show":
+            up = self.server.process is not None and self.server.process.poll() is None
+            state = "active" if up else "failed"
+            return Completed(0, f"Id=x\nLoadState=loaded\nActiveState={state}\nSubState=x\n")
+        self.commands.append(verb)
+        self.before(verb)
+        if verb == "stop":
+            self.server.stop()
+        elif self.server.process is None:
+            with suppress(AssertionError):
+                self.server.start()
+        return Completed(0, "")
+
+    def talk(self, access: RedisAccess, commands: Sequence[Sequence[str]]) -> list[object]:
+        # As RESP gives them, and not as redis-py parses them.
+        self.server.client.set_response_callback("INFO", lambda answer: answer.decode())
+        return [self.server.client.execute_command(*command) for command in commands]
+
+    def restoration(self, backup: Path, **more: Any) -> Restoration:
+        """Copy the snapshot as the role does, and return the restore of the instance."""
+        staging = self.data / f"shop-{self.kind}.restore"
+        staging.mkdir(exist_ok=True)
+        shutil.copy(backup / f"{self.kind}.rdb", staging / "snapshot.rdb")
+        given = {
+            "name": f"shop-{self.kind}",
+            "sha256": hashlib.sha256((backup / f"{self.kind}.rdb").read_bytes()).hexdigest(),
+            "appendonly": self.kind == "broker",
+            "flavor": "redis",
+            "timeout": 20.0,
+            "access": RedisAccess("127.0.0.1", self.server.port, "", "", ""),
+        }
+        host = RestoreHost(
+            data=self.data,
+            run=self.run,
+            talk=self.talk,
+            sleep=lambda _: None,
+            now=lambda: 1767326400.0 + len(self.commands) - 1,
+            owner=lambda path, user: None,
+        )
+        return Restoration(RestoredInstance(**{**given, **more}), host)
+
+    def content(self) -> dict[bytes, Any]:
+        return content(self.server.client)
+
+
+@pytest.fixture
+def new_host(tmp_path: Path) -> Iterator[Callable[[str], NewHost]]:
+    hosts: list[NewHost] = []
+
+    def made(kind: str) -> NewHost:
+        hosts.append(NewHost(tmp_path / kind, kind))
+        return hosts[-1]
+
+    yield made
+    for host in hosts:
+        host.server.stop()
+        host.server.client.close()
+
+
+New = Callable[[str], NewHost]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_host_has_the_same_data(kind: str, new_host: New, backed_up: Any) -> None:
+    backup, data = backed_up
+    host = new_host(kind)
+    one = host.restoration(backup)
+    keys = len(data[kind])
+    assert one.check(overwrite=False) == {"state": "due", "keys": keys, "kept": ""}
+    assert host.commands == []
+    found = one.restore(overwrite=False)
+    # An empty server has files as well, and they are kept.
+    kept = str(host.data / f"shop-{kind}.before-20260102T040000Z")
+    assert (found.pop("kept"), found.pop("changed")) == (kept, True)
+    assert found == {"state": "done", "keys": keys, "loaded": keys, "expired": 0}
+    assert host.content() == data[kind]
+    # The next restart loads it as well, with what came since.
+    host.server.client.lpush("mail", "since")
+    host.server.stop()
+    host.server.start()
+    assert host.server.client.lpop("mail") == b"since"
+    if kind == "broker":
+        assert host.content() == data[kind]
+    # A run that was interrupted after this instance leaves it as it is.
+    again = one.restore(overwrite=False)
+    assert again == {"state": "done", "changed": False, "keys": keys, "kept": kept}
+    assert one.finish()
+    assert not one.finish()
+    assert {path.name for path in host.data.iterdir()} == {f"shop-{kind}", Path(kept).name}
+
+
+def test_a_dump_beside_an_append_only_file_would_be_ignored(tmp_path: Path, backed_up: Any) -> None:
+    """Why a snapshot becomes the base of the append-only file: with a dump.rdb this server starts empty."""
+    backup, _ = backed_up
+    shutil.copy(backup / "broker.rdb", tmp_path / "dump.rdb")
+    server = Server(tmp_path, *OPTIONS["broker"])
+    try:
+        server.start()
+        assert server.client.dbsize() == 0
+    finally:
+        server.stop()
+        server.client.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_is_only_replaced_on_demand_and_kept(kind: str, new_host: New, backed_up: Any) -> None:
+    backup, data = backed_up
+    host = new_host(kind)
+    host.server.client.set("mine", "x")
+    one = host.restoration(backup)
+    for step in (one.check, one.restore):
+        with pytest.raises(UserError, match=r"has data \(1 keys\).*redis_restore_overwrite=true"):
+            step(overwrite=False)
+    host.server.stop()
+    if kind == "results":  # Redis saves it when it stops only if enough has changed
+        (host.own / "dump.rdb").write_bytes(b"")
+    with pytest.raises(UserError, match=r"does not run, and there is data in .*overwrite=true"):
+        one.check(overwrite=False)
+    (host.own / "dump.rdb").unlink(missing_ok=True)
+    host.server.start()
+    host.server.client.set("mine", "x")
+    host.server.client.bgsave()
+    host.commands.clear()
+    found = one.restore(overwrite=True)
+    kept = host.data / f"shop-{kind}.before-20260102T040000Z"
+    assert (found["kept"], found["loaded"]) == (str(kept), len(data[kind]))
+    assert host.content() == data[kind]
+    before = Server(kept, *OPTIONS[kind])
+    try:
+        before.start()
+        assert before.client.get("mine") == b"x"
+    finally:
+        before.stop()
+        before.client.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("killed", ["stop", "prepared", "replaced", "start"])
+def test_an_interrupted_restore_is_finished_by_the_next(
+    kind: str, killed: str, new_host: New, backed_up: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, data = backed_up
+    host = new_host(kind)
+    host.server.client.set("mine", "x")
+    one = host.restoration(backup)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    def at(verb: str) -> None:
+        if verb == killed:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        host.before = at
+        if killed == "prepared":
+            patched.setattr(one, "_replace", kill)
+        elif killed == "replaced":
+            written = one._write
+            patched.setattr(
+                one, "_write", lambda note: kill() if note["step"] == killed else written(note)
+            )
+        with pytest.raises(Killed):
+            one.restore(overwrite=True)
+    host.before = lambda verb: None
+    # A host that was down meanwhile starts the instance itself.
+    if killed == "start":
+        host.server.start()
+        host.server.client.lpush("mail", "since")
+    again = host.restoration(backup)
+    assert again.check(overwrite=False)["state"] == "due"
+    found = again.restore(overwrite=False)
+    assert (found["state"], found["loaded"]) == ("done", len(data[kind]))
+    if killed == "start":  # what came since is not lost
+        assert host.server.client.lpop("mail") == b"since"
+    assert host.content() == data[kind]
+    # What was there before is still there.
+    assert [*host.data.glob(f"shop-{kind}.before-*")]
+
+
+def test_a_damaged_copy_is_refused_before_anything_is_touched(
+    new_host: New, backed_up: Any
+) -> None:
+    backup, _ = backed_up
+    host = new_host("broker")
+    one = host.restoration(backup, sha256="0" * 64)
+    with pytest.raises(UserError, match="has not the checksum of the backup"):
+        one.restore(overwrite=True)
+    path = host.data / "shop-broker.restore/snapshot.rdb"
+    path.write_bytes(path.read_bytes()[:-5])
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    staged = host.restoration(backup, sha256=sha256)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="redis-check-rdb refuses the snapshot"):
+        staged.restore(overwrite=True)
+    assert host.commands == []
+    assert not (host.data / "shop-broker.restore/note.json").exists()
+
+
+def test_an_instance_that_does_not_start_is_named_with_the_way_back(
+    new_host: New, backed_up: Any
+) -> None:
+    backup, _ = backed_up
+    host = new_host("broker")
+    host.server.client.set("mine", "x")
+    host.server._argv.append("--no-such-option")
+    one = host.restoration(backup)
+    with pytest.raises(UserError) as caught:
+        one.restore(overwrite=True)
+    assert "redis@shop-broker.service does not serve after the restore" in str(caught.value)
+    assert "shop-broker.before-20260102T040000Z" in str(caught.value)
+    host.server._argv.pop()
+    host.server.process = None
+    assert one.restore(overwrite=False)["state"] == "done"
+
+
+def test_keys_that_are_missing_are_noticed(
+    new_host: New, backed_up: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, data = backed_up
+    host = new_host("results")
+    one = host.restoration(backup)
+    monkeypatch.setattr(one, "_prepare", lambda: (host.data / "shop-results.restore/data").mkdir())
+    with pytest.raises(
+        UserError, match=f"has loaded 0 keys .*the snapshot has {len(data['results'])}"
+    ):
+        one.restore(overwrite=False)
+
+
+# --- on the control node -----------------------------------------------------------------------------
+
+
+def test_a_whole_backup_is_read(backed_up: Any) -> None:
+    backup, _ = backed_up
+    found = backup_files.read(backup)
+    assert [one["kind"] for one in found] == ["broker", "results"]
+    for one in found:
+        assert hashlib.sha256(Path(one["path"]).read_bytes()).hexdigest() == one["sha256"]
+    instances = [
+        {"kind": kind, "name": f"shop-{kind}", "appendonly": kind == "broker"}
+        for kind in (*KINDS, "cache")
+    ]
+    units = [
+        {"name": f"redis@shop-{kind}.service", "timeout": 300, "redis": {"port": number}}
+        for number, kind in enumerate((*KINDS, "cache"))
+    ]
+    made = restored(found, instances, units, "redis")
+    assert [(one["name"], one["appendonly"], one["access"]) for one in made] == [
+        ("shop-broker", True, {"port": 0}),
+        ("shop-results", False, {"port": 1}),
+    ]
+    with pytest.raises(ValueError, match="the backup has cache, but the fleet only broker"):
+        restored([{"kind": "cache", "sha256": ""}], instances, units, "redis")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: (path / "SHA256SUMS").unlink(), "is no backup: there is no SHA256SUMS"),
+        (lambda path: (path / "broker.rdb").unlink(), r"broker\.rdb is missing"),
+        (
+            lambda path: (path / "broker.rdb").rename(path / "broker.rdb.gpg"),
+            "is encrypted.*gpg --decrypt-files",
+        ),
+        (
+            lambda path: (path / "results.rdb").write_bytes(b"REDIS"),
+            r"results\.rdb is damaged: its checksum",
+        ),
+        (lambda path: (path / "SHA256SUMS").write_text(""), "lists no snapshot"),
+        (lambda path: (path / "SHA256SUMS").write_text("x ../../etc/passwd\n"), "another form"),
+        (
+            lambda path: (path / "SHA256SUMS").write_text(f"{'0' * 64}  ../x.rdb\n"),
+            "another form",
+        ),
+        (shutil.rmtree, "is no backup"),
+    ],
+)
+def test_a_backup_that_can_not_be_used_is_refused(
+    change: Callable[[Path], Any], message: str, tmp_path: Path, backed_up: Any
+) -> None:
+    copy = Path(shutil.copytree(backed_up[0], tmp_path / "copy"))
+    change(copy)
+    with pytest.raises(UserError, match=message):
+        backup_files.read(copy)
+
+
+def test_the_module_knows_the_place_of_redis() -> None:
+    assert str(redis_backup.DATA) == restoration.DATA
