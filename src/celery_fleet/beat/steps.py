@@ -16,7 +16,7 @@ from celery import signals
 
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
-from celery_fleet.compat import beat
+from celery_fleet.compat import beat, clock_changes
 from celery_fleet.compat.schedule import DATABASE
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
@@ -97,6 +97,7 @@ def install(
     ``beat_init`` marks that moment: just before Service.start sends it, it builds the scheduler, which
     loads the schedule.
     """
+    clock_changes.install()
 
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)
