@@ -124,6 +124,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
                 log_precedence,
                 in_database=in_database,
                 metrics=settings.metrics_file,
+                missed=settings.missed,
             )
         else:
             from celery_fleet.worker import steps as worker

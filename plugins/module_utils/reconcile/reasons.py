@@ -62,7 +62,7 @@ _SECRET = re.compile(r"auth|cred|key|login|pass|secret|token", re.IGNORECASE)
 _CRONTAB = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
 _KINDS = ("crontab", "interval", "solar")
 # Fields of an entry or a route that may be shown. Others may be secret and are only named.
-_SHOWN = ("task", "queue")
+_SHOWN = ("task", "queue", "missed", "missed_limit")
 _LONGEST = 60
 
 

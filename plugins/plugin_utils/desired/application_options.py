@@ -275,6 +275,12 @@ ENTRY: Final[tuple[Option, ...]] = (
            "Whether it replaces the entry of the same name in the application's code. Without this, the policy C(add) "
            "refuses an entry that differs from the code's.",
            default=False),
+    Option("missed", "str",
+           "What happens to runs that were missed while beat was down for longer than a minute. C(once) sends the task "
+           "once for all of them, C(each) once for each, and C(skip) not at all. See docs/schedules.md.",
+           default="once", choices=("once", "each", "skip")),
+    Option("missed_limit", "int", "With C(missed: each), the number of runs that are sent at most: the latest ones.",
+           default=10, lowest=1, highest=1000),
 )
 
 # Of celery_release_commands.

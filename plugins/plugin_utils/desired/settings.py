@@ -53,6 +53,15 @@ def _entry(entry: Mapping[str, Any], scheduler: str) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "override"}
 
 
+def _missed(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what happens to missed runs, for entries that say so."""
+    names = ("missed", "missed_limit")
+    found = {
+        name: {key: entry[key] for key in names if key in entry} for name, entry in entries.items()
+    }
+    return {name: fields for name, fields in found.items() if fields}
+
+
 def process_settings(
     facts: Facts,
     component: str,
@@ -198,6 +207,9 @@ def process_settings(
         if beat["scheduler"] != "persistent":
             document["beat_scheduler"] = beat["scheduler"]
             document["beat_schedule_on_edit"] = beat["edited"]
+            missed = _missed(beat.get("declared", {}))
+            if missed:
+                document["beat_missed"] = missed
     if component in ("worker", "beat") and pins.get("worker_log_format") == "json":
         # Not a format of Celery's.
         del pins["worker_log_format"]

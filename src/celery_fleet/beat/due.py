@@ -80,6 +80,9 @@ def load(module: str) -> Any:
     """Load the application as beat does."""
     from celery.app.utils import find_app
 
+    from celery_fleet.compat import clock_changes
+
+    clock_changes.install()
     app = find_app(module)
     app.set_current()
     app.loader.import_default_modules()

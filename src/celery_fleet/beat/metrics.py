@@ -1,12 +1,14 @@
 """Count what becomes of each entry of the schedule, in a file for the fleet's monitoring.
 
-    {"format": 1, "written": 1767225600.0, "entries": {"nightly": {"sent": 4, "failed": 0, "late": 0, "collapsed": 1}}}
+    {"format": 1, "written": 1767225600.0, "entries": {"nightly": {"sent": 4, "failed": 0, "late": 0, "collapsed": 1,
+     "skipped": 0}}}
 
 The counters outlive the process; those of an entry that is no longer in the schedule are dropped.
 
 * ``sent``: beat has sent its task, and ``late``: more than :data:`LATE` seconds after it was due.
 * ``failed``: beat could not send it (SchedulingError). Celery tries again at the next due time.
 * ``collapsed``: it was due at least twice while beat did not run. Celery sends it once, so runs were missed.
+* ``skipped``: runs that were missed while beat did not run, of an entry with ``missed: skip``.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 
-COUNTERS = ("sent", "failed", "late", "collapsed")
+COUNTERS = ("sent", "failed", "late", "collapsed", "skipped")
 
 #: Seconds after its due time from which on a run counts as late.
 LATE = 60.0
@@ -38,9 +40,14 @@ _AFTER = 0.5
 
 
 class BeatMetrics:
-    """Counts in beat's own thread, and writes the file."""
+    """Counts in beat's own thread, and writes the file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        skipped: How many runs each entry has skipped at this start.
+    """
+
+    def __init__(self, path: Path, skipped: Mapping[str, int] | None = None) -> None:
         self._path = path
         self._started = time.time()
         #: When the previous beat was last alive; None if that is not known.
@@ -51,6 +58,11 @@ class BeatMetrics:
         self._written = float("-inf")
         self._told = False
         self._read()
+        for name, number in (skipped or {}).items():
+            self._of(name)["skipped"] += number
+
+    def _of(self, name: str) -> dict[str, int]:
+        return self._entries.setdefault(name, dict.fromkeys(COUNTERS, 0))
 
     def _read(self) -> None:
         try:
@@ -74,7 +86,7 @@ class BeatMetrics:
             planned: When this process wanted to send it, in Unix time; None if that is not known.
         """
         name = str(entry.name)
-        counts = self._entries.setdefault(name, dict.fromkeys(COUNTERS, 0))
+        counts = self._of(name)
         due, again = planned, False
         if name not in self._tried:
             self._tried.add(name)
@@ -84,6 +96,13 @@ class BeatMetrics:
         counts["sent" if sent else "failed"] += 1
         if sent and due is not None:
             counts["late"] += time.time() - due > LATE
+
+    def count_missed(self, name: str, sent: bool) -> None:
+        """Count an attempt to send one of the runs that an entry missed while beat did not run."""
+        self._tried.add(name)
+        counts = self._of(name)
+        counts["sent" if sent else "failed"] += 1
+        counts["late"] += sent
 
     def _missed(self, entry: Any) -> tuple[float, bool] | None:
         """Return when an entry became due while beat did not run, and whether it did again; None if it did not.

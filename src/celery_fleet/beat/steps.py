@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,13 @@ from typing import Any
 
 from celery import signals
 
+from celery_fleet.beat import missed as missed_runs
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
-from celery_fleet.compat import beat
+from celery_fleet.beat.missed import MissedRuns
+from celery_fleet.compat import beat, clock_changes
 from celery_fleet.compat.schedule import DATABASE
+from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
@@ -89,19 +92,25 @@ def install(
     *,
     in_database: bool = False,
     metrics: str | None = None,
+    missed: Mapping[str, Missed] | None = None,
 ) -> None:
     """Watch the beat of this process from the moment when its schedule is loaded.
 
-    ``metrics`` is the file for its counters; None if it keeps none.
+    ``metrics`` is the file for its counters; None if it keeps none. ``missed`` says what happens to missed runs, by
+    entry.
 
     ``beat_init`` marks that moment: just before Service.start sends it, it builds the scheduler, which
     loads the schedule.
     """
+    clock_changes.install()
 
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)
+        runs = missed_runs.install(app, sender, missed or {})
         if notifier.connected:
-            watch = watch_service(app, sender, notifier, in_database=in_database, metrics=metrics)
+            watch = watch_service(
+                app, sender, notifier, in_database=in_database, metrics=metrics, missed=runs
+            )
             atexit.register(watch.stop)
             watch.start()
         beat.finish_tick_before_stop(sender, STOP_LIMIT)
@@ -116,6 +125,7 @@ def watch_service(
     *,
     in_database: bool = False,
     metrics: str | None = None,
+    missed: MissedRuns | None = None,
 ) -> Watch:
     """Hook into a beat service; return its watch, which is not started yet."""
     progress = Progress(beat.loop_interval(service))
@@ -130,7 +140,8 @@ def watch_service(
     writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
     tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
     schedule = app.conf.beat_schedule
-    counters = None if metrics is None else BeatMetrics(Path(metrics))
+    runs = missed or MissedRuns()
+    counters = None if metrics is None else BeatMetrics(Path(metrics), runs.skipped)
     own = schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
     routes: dict[Any, Any] = {}
 
@@ -160,8 +171,14 @@ def watch_service(
 
     def note_send(entry: Any, sent: bool) -> None:
         # A stop in the middle of a send makes it fail, because it closes the schedule's file.
-        if counters is not None and not progress.stopping:
-            counters.count(entry, sent, progress.planned(str(entry.name)))
+        name = str(entry.name)
+        missed_time = runs.sent(name)
+        if counters is None or progress.stopping:
+            return
+        if missed_time is not None:
+            counters.count_missed(name, sent)
+        else:
+            counters.count(entry, sent, progress.planned(name))
 
     def note_stop() -> None:
         progress.stopping = True

@@ -12,6 +12,8 @@ from types import FrameType
 from typing import Any
 
 from celery import beat
+from celery.schedules import schedstate
+from celery.utils.time import maybe_make_aware
 
 from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
 
@@ -105,6 +107,66 @@ def on_send(service: Any, called: Callable[[Any, bool], None]) -> None:
         return result
 
     service.scheduler.apply_async = told_send  # apply_entry looks it up on the instance
+
+
+def last_run(app: Any, entry: Any) -> datetime:
+    """Return when an entry ran last, in the schedule's zone."""
+    last: datetime = maybe_make_aware(entry.last_run_at)
+    return last.astimezone(app.timezone)
+
+
+def ran_at(service: Any, entry: Any, moment: datetime) -> None:
+    """Set and save when an entry ran last, before the first tick."""
+    _set_last_run(service.app, entry, moment)
+    # Only django_celery_beat saves single entries.
+    dirty = getattr(service.scheduler, "_dirty", None)
+    if dirty is not None:
+        dirty.add(entry.name)
+    service.scheduler.sync()
+
+
+def _set_last_run(app: Any, entry: Any, moment: datetime) -> None:
+    entry.last_run_at = moment.astimezone(app.timezone)
+    # The row of an entry in a database.
+    if hasattr(entry, "model"):
+        entry.model.last_run_at = entry.last_run_at
+        # Otherwise the scheduler takes it for a user's change and reads everything again.
+        entry.model.no_changes = True
+
+
+def send_for_each(
+    service: Any, left: Mapping[str, list[datetime]], take: Callable[[str], datetime | None]
+) -> None:
+    """Send overdue entries once for each of the times that are left, the oldest first.
+
+    Each run is saved with its own time as that of the last run. So a beat that dies in between continues there.
+
+    Args:
+        service: Beat's service.
+        left: Times by entry.
+        take: Takes the next time of an entry off; returns None if none is left.
+    """
+    scheduler = service.scheduler
+    is_due, reserve = scheduler.is_due, scheduler.reserve
+
+    def is_due_again(entry: Any) -> Any:
+        found = is_due(entry)
+        times = left.get(entry.name)
+        if not times or not found[0]:
+            return found
+        if len(times) > 1:
+            return schedstate(True, 0)
+        following = entry.schedule.remaining_estimate(times[0].astimezone(service.app.timezone))
+        return schedstate(True, max(0.0, following.total_seconds()))
+
+    def reserve_next(entry: Any) -> Any:
+        made = reserve(entry)
+        moment = take(entry.name)
+        if moment is not None:
+            _set_last_run(service.app, made, moment)
+        return made
+
+    scheduler.is_due, scheduler.reserve = is_due_again, reserve_next
 
 
 def names(service: Any) -> list[str] | None:

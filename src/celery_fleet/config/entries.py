@@ -1,9 +1,9 @@
 """Check beat's entries from the inventory and convert them to Celery's.
 
 An entry is ``{task, exactly one of crontab | interval | solar}`` with optional ``args``,
-``kwargs``, ``queue``, ``options`` and ``enabled``. ``interval`` is in seconds. The fields of a
-``crontab`` are Celery's, and each defaults to ``*``. An entry that is just ``{enabled: false}``
-disables the application's entry of the same name.
+``kwargs``, ``queue``, ``options``, ``enabled``, ``missed`` and ``missed_limit``. ``interval`` is in
+seconds. The fields of a ``crontab`` are Celery's, and each defaults to ``*``. An entry that is just
+``{enabled: false}`` disables the application's entry of the same name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,24 @@ from celery_fleet.common.errors import FleetError, one_line
 CRONTAB_FIELDS = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
 SOLAR_FIELDS = ("event", "latitude", "longitude")
 KINDS = ("crontab", "interval", "solar")
-FIELDS = frozenset({"task", *KINDS, "args", "kwargs", "queue", "options", "enabled"})
+FIELDS = frozenset(
+    {"task", *KINDS, "args", "kwargs", "queue", "options", "enabled", "missed", "missed_limit"}
+)
+
+#: What happens to runs that an entry missed while no beat ran.
+ONCE, EACH, SKIP = "once", "each", "skip"
+MISSED = (ONCE, EACH, SKIP)
+
+#: With `EACH`, the number of runs that are sent at most: by default, and the largest.
+MISSED_LIMIT, MOST_MISSED = 10, 1000
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What happens to runs that an entry missed while no beat ran: one of `MISSED`, and the limit of `EACH`."""
+
+    policy: str = ONCE
+    limit: int = MISSED_LIMIT
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class Entry:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     enabled: bool = True
+    missed: Missed = field(default_factory=Missed)
 
     @property
     def queue(self) -> str | None:
@@ -101,7 +119,22 @@ def parse_entry(name: str, raw: object) -> Entry:
         kwargs=dict(_mapping(raw, "kwargs")),
         options=options,
         enabled=enabled,
+        missed=parse_missed(raw),
     )
+
+
+def parse_missed(raw: Mapping[str, Any]) -> Missed:
+    """Return what happens to missed runs, from the fields ``missed`` and ``missed_limit`` of an entry.
+
+    Raises:
+        FleetError: names the field and what it should be.
+    """
+    policy, limit = raw.get("missed", ONCE), raw.get("missed_limit", MISSED_LIMIT)
+    if policy not in MISSED:
+        raise FleetError(f"missed is {policy!r}, not one of {', '.join(MISSED)}")
+    if type(limit) is not int or not 1 <= limit <= MOST_MISSED:
+        raise FleetError(f"missed_limit must be a number from 1 to {MOST_MISSED}, not {limit!r}")
+    return Missed(policy, limit)
 
 
 def _mapping(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from celery_fleet.common import client_certificate
 from celery_fleet.common.errors import FleetError, one_line
-from celery_fleet.config.entries import Entry, parse_entries
+from celery_fleet.config.entries import Entry, Missed, parse_entries, parse_missed
 from celery_fleet.delivery import options as delivery_options
 from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import Options
@@ -97,6 +97,7 @@ class FleetSettings:
         schedule_policy: what happens to the application's own entries.
         scheduler: where beat keeps the schedule.
         schedule_edited: what happens to entries that users edited in the database.
+        missed: what happens to missed runs of entries, by name; without those for which the inventory says nothing.
         delivery: which parts of the delivery are enabled.
         metrics: whether messages carry their sending time, and whether workers and beat count.
         metrics_file: the file for these counts, None for components that count nothing. ``%n`` stands for the worker's
@@ -113,6 +114,7 @@ class FleetSettings:
     schedule_policy: str = ADD
     scheduler: str = PERSISTENT
     schedule_edited: str = EDITED[0]
+    missed: Mapping[str, Missed] = field(default_factory=dict)
     delivery: Options = field(default_factory=Options)
     metrics: bool = False
     metrics_file: str | None = None
@@ -223,6 +225,11 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
             pins, schedule = parse_celery(celery)
         except FleetError as exc:
             errors.append(str(exc))
+    missed: dict[str, Missed] = {}
+    try:
+        missed = _missed(schedule or {}, document.get("beat_missed"))
+    except FleetError as exc:
+        errors.append(str(exc))
     if errors:
         raise FleetError(
             f"{source}: {'; '.join(errors)}; correct the inventory and run site.yml again"
@@ -236,12 +243,25 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         schedule_policy=str(policy),
         scheduler=str(scheduler),
         schedule_edited=str(edited),
+        missed=missed,
         delivery=delivery,
         metrics=metrics is not None,
         metrics_file=metrics_file,
         history_size=history_size,
         log_json=log == "json",
     )
+
+
+def _missed(schedule: Mapping[str, Entry], database: object) -> dict[str, Missed]:
+    """Return what happens to missed runs; a beat with a schedule in the database gets only that of each entry."""
+    if not isinstance(database, Mapping | None):
+        raise FleetError("beat_missed must map entry names to what happens to their missed runs")
+    found = {name: entry.missed for name, entry in schedule.items()}
+    for name, raw in (database or {}).items():
+        if not isinstance(raw, Mapping):
+            raise FleetError(f"beat_missed.{name} must be a mapping")
+        found[str(name)] = parse_missed(raw)
+    return {name: missed for name, missed in found.items() if missed != Missed()}
 
 
 def parse_celery(

@@ -32,6 +32,7 @@ class Project:
         }
         self.policy = "add"
         self.edited = "keep"
+        self.missed: dict[str, Any] = {}
         self.environment = {"DATABASE_URL": f"sqlite:///{directory}/db.sqlite3"}
 
     @property
@@ -44,6 +45,7 @@ class Project:
             "beat_schedule_policy": self.policy,
             "beat_scheduler": "database",
             "beat_schedule_on_edit": self.edited,
+            "beat_missed": self.missed,
         }
 
     @property

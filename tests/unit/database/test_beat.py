@@ -120,7 +120,13 @@ def test_beat_counts_the_entries_of_the_database(beat: Beat) -> None:
         return entries["often"]
 
     wait_for(lambda: path.exists() and counts()["sent"] >= 2)
-    assert counts() == {"sent": counts()["sent"], "failed": 0, "late": 0, "collapsed": 0}
+    assert counts() == {
+        "sent": counts()["sent"],
+        "failed": 0,
+        "late": 0,
+        "collapsed": 0,
+        "skipped": 0,
+    }
 
 
 @pytest.mark.slow
@@ -139,6 +145,45 @@ def test_beat_sends_entries_of_the_database_and_writes_none(project: Project, be
     beat.process.terminate()
     assert beat.process.wait(20) == 0
     assert project.table()["often"].endswith(" off")
+
+
+@pytest.mark.slow
+def test_missed_runs_are_skipped_or_sent_one_by_one(project: Project, directory: Path) -> None:
+    project.entries = {
+        name: {"task": "shop.sync", "interval": 3600} for name in ("once", "each", "skip")
+    }
+    project.policy = "replace"
+    project.missed = {"each": {"missed": "each", "missed_limit": 3}, "skip": {"missed": "skip"}}
+    project.ask("sync")
+    # The fifth run is due in half an hour.
+    project.python(
+        "import datetime as d\n"
+        "last = d.datetime.now(d.UTC) - d.timedelta(hours=4.5)\n"
+        "PeriodicTask.objects.update(last_run_at=last)"
+    )
+    beat = Beat(project, directory)
+    try:
+        path = directory / "beat.json"
+        wait_for(lambda: path.exists() and '"each": {"sent": 3' in path.read_text())
+        # The whole schedule is read again every 3 s in these tests.
+        time.sleep(5)
+        counted = json.loads(path.read_text())["entries"]
+        log = beat.log.read_text()
+    finally:
+        beat.process.terminate()
+        assert beat.process.wait(20) == 0
+        beat.manager.close()
+    assert {name: log.count(f"Sending due task {name} ") for name in project.entries} == {
+        "once": 1,
+        "each": 3,
+        "skip": 0,
+    }
+    assert (counted["each"]["late"], counted["skip"]["skipped"]) == (3, 4)
+    code = (
+        "import datetime as d\n"
+        "print(*(round((d.datetime.now(d.UTC) - of(n).last_run_at).total_seconds() / 60) for n in ('each', 'skip')))"
+    )
+    assert project.python(code) in ("30 30", "31 31")
 
 
 @pytest.mark.slow

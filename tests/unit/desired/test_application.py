@@ -68,6 +68,27 @@ def test_json_logs_need_no_format_of_celery(component: str, log: str | None) -> 
     assert not [name for name in made["celery"] if name.endswith("log_format")]
 
 
+def test_a_beat_without_entries_is_told_what_happens_to_missed_runs() -> None:
+    """It reads the entries from the database, which has no column for that."""
+    each = {"missed": "each", "missed_limit": 3}
+    entries = {"a": {"task": "t", "interval": 5, **each}, "b": {"task": "t", "interval": 5}}
+    schedule: dict[str, Any] = {
+        "entries": {},
+        "policy": "add",
+        "scheduler": "database",
+        "edited": "keep",
+    }
+    assert "beat_missed" not in whole(
+        "beat", schedule={**schedule, "declared": {"b": entries["b"]}}
+    )
+    made = whole("beat", schedule={**schedule, "declared": entries})
+    assert made["beat_missed"] == {"a": each}
+    file = {**schedule, "scheduler": "persistent", "entries": entries}
+    made = whole("beat", schedule=file)
+    assert made["celery"]["beat_schedule"] == entries
+    assert "beat_missed" not in made
+
+
 @pytest.mark.parametrize("component", ["worker", "producer", "flower", "operator"])
 def test_each_component_has_its_own_user_and_tls(component: str) -> None:
     pins = settings(component)

@@ -45,7 +45,7 @@ _KEYS: Final = {option.name: option for option in ENTRY}
 # Keys with a separate check of both type and content.
 _CHECKED: Final = (*_KINDS, "task", "queue")
 
-_TYPES: Final[Mapping[str, type]] = {"list": list, "dict": dict, "bool": bool}
+_TYPES: Final[Mapping[str, type]] = {"list": list, "dict": dict, "bool": bool, "int": int}
 
 _OPTIONS: Final = ("exchange", "expires", "headers", "priority", "queue", "routing_key")
 
@@ -261,6 +261,7 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
                 "write it as such, or remove it",
                 value=model.show((*path, key), value),
             )
+    yield from _missed(model, path, body)
     for key in as_mapping(body.get("options")):
         near = "" if key in _TAKEN else suggestion(key, _TAKEN, cutoff=0.75)
         # Any other key becomes a property of the message, which may be intended.
@@ -277,6 +278,35 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
             f"is {'empty' if queue == '' else kind_of(queue)}, but must be the name of a queue",
             "write the queue's name, or remove it to let the routes decide",
             value=model.show((*path, "queue"), queue),
+        )
+
+
+def _missed(model: Model, path: Path, body: Mapping[str, object]) -> Iterator[Problem]:
+    policy, limit = body.get("missed", UNKNOWN), body.get("missed_limit", UNKNOWN)
+    option = _KEYS["missed"]
+    if isinstance(policy, str) and policy not in option.choices:
+        yield Problem(
+            dotted((*path, "missed")),
+            "is none of the allowed values",
+            f"allowed are {', '.join(option.choices)}",
+            value=model.show((*path, "missed"), policy),
+        )
+    if limit is UNKNOWN:
+        return
+    option = _KEYS["missed_limit"]
+    outside = option.violation(limit) if isinstance(limit, int) else ""
+    if outside or isinstance(limit, bool):
+        yield Problem(
+            dotted((*path, "missed_limit")),
+            f"is {outside or kind_of(limit)}",
+            f"write a number, {option.bounds}",
+            value=model.show((*path, "missed_limit"), limit),
+        )
+    if "missed" not in body or (policy is not UNKNOWN and policy != "each"):
+        yield Problem(
+            dotted((*path, "missed_limit")),
+            "has no effect without missed: each",
+            "add missed: each, or remove it",
         )
 
 

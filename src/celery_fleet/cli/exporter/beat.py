@@ -18,7 +18,7 @@ from celery_fleet.health.setup import Setup
 #: The number of entries that have their own series; a database may have thousands.
 SHOWN = 100
 
-_MISSED = ("failed", "late", "collapsed")
+_MISSED = ("failed", "late", "collapsed", "skipped")
 
 
 def beat(setup: Setup, places: MetricPlaces) -> Iterator[MetricSample]:

@@ -225,7 +225,8 @@ SOURCES = (
                 COUNTER,
                 ("entry", "reason"),
                 "Runs that were not sent on schedule, by reason: `failed` (sending failed), `late` (sent more than a "
-                "minute late), `collapsed` (missed while beat was down, and sent once for all).",
+                "minute late), `collapsed` (missed while beat was down, and sent once for all), `skipped` (missed "
+                "while beat was down, by an entry with `missed: skip`).",
             ),
         ),
     ),

@@ -251,7 +251,7 @@ def schedule(**seconds: float) -> dict[str, Any]:
 def test_metrics_of_beat(tmp_path: Path) -> None:
     write(tmp_path / "run/tick", "", age=7)
     write(tmp_path / "run/schedule.json", schedule(nightly=3600, hourly=60))
-    counts = {"sent": 4, "failed": 0, "late": 2, "collapsed": 1}
+    counts = {"sent": 4, "failed": 0, "late": 2, "collapsed": 1, "skipped": 3}
     write(
         MetricPlaces("shop", tmp_path).beat,
         {"format": 1, "written": 0, "entries": {"nightly": counts}},
@@ -269,6 +269,7 @@ def test_metrics_of_beat(tmp_path: Path) -> None:
         labels(entry="nightly", reason="failed"): 0,
         labels(entry="nightly", reason="late"): 2,
         labels(entry="nightly", reason="collapsed"): 1,
+        labels(entry="nightly", reason="skipped"): 3,
     }
 
 
@@ -279,7 +280,7 @@ def test_an_entry_is_overdue(tmp_path: Path) -> None:
 
 
 def test_a_beat_that_does_not_run_keeps_its_counts(tmp_path: Path) -> None:
-    counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0}
+    counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0, "skipped": 0}
     write(
         MetricPlaces("shop", tmp_path).beat,
         {"format": 1, "written": 0, "entries": {"nightly": counts}},
