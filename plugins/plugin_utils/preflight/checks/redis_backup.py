@@ -14,9 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_o
     PUBLIC_KEY,
     VARIABLE,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
-    check_options,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     check_pem,
 )
@@ -43,10 +41,23 @@ def check_redis_backup(model: Model) -> Iterator[Problem]:
         options = as_mapping(value)
         if not options:
             continue
-        yield from check_options(model, (VARIABLE,), options, BACKUP, hosts)
-        for check in (_target, _path, _keys):
+        for check in (_form, _target, _path, _keys):
             for problem in check(model, options):
                 yield replace(problem, hosts=hosts)
+
+
+def _form(model: Model, options: Mapping[str, object]) -> Iterator[Problem]:
+    """Check the form of texts and the range of numbers."""
+    for option in BACKUP:
+        value = options.get(option.name)
+        number = as_number(value)
+        path, message, remedy = (VARIABLE, option.name), "", f"write {option.bounds}"
+        if option.syntax is None and number is not None and option.violation(number):
+            message = f"is {option.violation(number)}"
+        elif option.syntax and isinstance(value, (str, int)) and not option.fits(str(value)):
+            message, remedy = "has another form", f"write it as in {option.like}"
+        if message:
+            yield Problem(dotted(path), message, remedy, value=model.show(path, value))
 
 
 def _target(model: Model, options: Mapping[str, object]) -> Iterator[Problem]:
@@ -93,7 +104,8 @@ def _path(model: Model, options: Mapping[str, object]) -> Iterator[Problem]:
 def _keys(model: Model, options: Mapping[str, object]) -> Iterator[Problem]:
     """Check the keys for encryption and for SSH."""
     recipient, target = options.get("encrypt_for"), as_text(options.get("to")) or ""
-    if isinstance(recipient, str):
+    if isinstance(recipient, (str, int)):
+        recipient = str(recipient)
         path = (VARIABLE, "encrypt_for")
         if PRIVATE_KEY in recipient:
             yield Problem(
