@@ -25,6 +25,8 @@ PLACE = "/mnt/backup"
 KEEPER = "keeper"
 HOME = "/srv/keeper"
 REMOTE = f"{HOME}/backups"
+# As the test hosts' sshd wants it.
+KEYS = f"/etc/ssh/authorized_keys/{KEEPER}"
 PASSWORD = "another-password-of-the-backup"
 NUMBER = 30
 
@@ -234,8 +236,8 @@ def test_rsync_by_ssh_stores_encrypted_backups(
     script = f"""
         set -e
         useradd --create-home --home-dir {HOME} {KEEPER}
-        install --directory --owner={KEEPER} --mode=0700 {REMOTE} {HOME}/.ssh
-        echo '{public}' > {HOME}/.ssh/authorized_keys
+        install --directory --owner={KEEPER} --mode=0700 {REMOTE}
+        echo '{public}' > {KEYS}
         command -v rsync >/dev/null || apt-get install --yes --quiet rsync
     """
     fleet.must(TARGET, ["sh", "-c", script])
@@ -276,3 +278,4 @@ def test_rsync_by_ssh_stores_encrypted_backups(
     finally:
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
         fleet.must(TARGET, ["userdel", "--remove", KEEPER])
+        fleet.must(TARGET, ["rm", KEYS])

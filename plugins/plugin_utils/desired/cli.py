@@ -100,6 +100,7 @@ def application(
         ),
         "redis": {"ca": facts["redis_ca"], "client": dict(facts["client"]), "instances": redis},
         "schedule": f"/run/{app}-beat/schedule.json",
+        "schedule_state": f"{facts['state']}/beat/celerybeat-schedule",
         # The zone that the inventory sets, or None.
         "timezone": facts["settings"].get("timezone"),
         "slice": slice_unit(app),

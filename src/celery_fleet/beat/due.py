@@ -1,14 +1,16 @@
 """Print when the entries of beat's schedule are due; runs in the release's Python with beat's settings.
 
-    python -m celery_fleet.beat.due [--count N] [--loaded /run/<app>-beat/schedule.json]
+    python -m celery_fleet.beat.due [--count N] [--loaded /run/<app>-beat/schedule.json] [--state FILE] [--fired JSON]
 
 ``CELERY_APP`` names the application. It is loaded as beat loads it, so the entries are beat's: the application's,
 overridden by the inventory's. Each entry's own schedule class computes its due times, in the application's zone. An
 interval counts from its last run, which only the running beat knows. ``--loaded`` names the file in which beat writes
-what it has loaded.
+what it has loaded, ``--state`` beat's own file, which is read if none runs. ``--fired`` is when entries were sent, as
+``{name: [Unix time, …]}``.
 
-Prints one line of JSON, ``{"ok", "error", "timezone", "entries"}``. An entry is ``{"name", "task", "queue", "schedule",
-"due", "error"}``, a due time is ``{"local", "utc"}`` in ISO 8601.
+Prints one line of JSON, ``{"ok", "error", "timezone", "entries", "history"}``. An entry is ``{"name", "task", "queue",
+"schedule", "due", "last", "drift", "missed", "error"}``, a time is ``{"local", "utc"}`` in ISO 8601. ``history`` is
+that of `celery_fleet.beat.slots.history`.
 """
 
 from __future__ import annotations
@@ -16,38 +18,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+import shelve
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from celery_fleet.beat import slots
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
-
-
-def times(schedule: Any, start: datetime, first: datetime | None = None) -> Iterator[datetime]:
-    """Yield the due times of a schedule after ``start``, in UTC.
-
-    Args:
-        schedule: One of Celery's schedules, of any class.
-        start: The first moment, with a time zone.
-        first: The first due time, if it is already known.
-    """
-    moment = start
-    if first is not None and first > start:
-        yield first.astimezone(UTC)
-        moment = first.astimezone(start.tzinfo)
-    while True:
-        at = moment
-        # This is Celery's own way to make a schedule believe that it is another time.
-        schedule.nowfun = lambda at=at: at
-        # Add in UTC: on a day with a clock change the zone's own hours don't add up.
-        following = moment.astimezone(UTC) + schedule.remaining_estimate(moment)
-        if following <= moment.astimezone(UTC):
-            return
-        yield following
-        moment = following.astimezone(start.tzinfo)
 
 
 def upcoming(
@@ -55,13 +35,8 @@ def upcoming(
 ) -> list[dict[str, str]]:
     """Return the next ``count`` due times, in the zone of ``start`` and in UTC."""
     found: list[dict[str, str]] = []
-    for moment in times(schedule, start, first):
-        found.append(
-            {
-                "local": moment.astimezone(start.tzinfo).isoformat(timespec="seconds"),
-                "utc": moment.isoformat(timespec="seconds"),
-            }
-        )
+    for moment in slots.times(schedule, start, first):
+        found.append(slots.moment(moment, start.tzinfo))
         if len(found) >= count:
             break
     return found
@@ -73,6 +48,32 @@ def known(path: str | None) -> dict[str, datetime]:
         entries = json.loads(Path(path or "").read_text(encoding="utf-8"))["entries"]
         return {str(entry["name"]): datetime.fromisoformat(entry["due"]) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def last_runs(loaded: str | None, state: str | None) -> dict[str, tuple[datetime, bool]]:
+    """Return the last run of each entry and whether there was one, from the running beat, or else from beat's own file.
+
+    An entry that has not run yet has the time since which it exists.
+    """
+    try:
+        entries = json.loads(Path(loaded or "").read_text(encoding="utf-8"))["entries"]
+        return {
+            str(entry["name"]): (datetime.fromisoformat(entry["last"]), entry["runs"] > 0)
+            for entry in entries
+            if entry["last"]
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    from celery.utils.time import maybe_make_aware
+
+    try:
+        with shelve.open(state or "", flag="r") as found:  # noqa: S301  # only beat writes this file
+            return {
+                str(name): (maybe_make_aware(entry.last_run_at), entry.total_run_count > 0)
+                for name, entry in found["entries"].items()
+            }
+    except Exception:  # noqa: BLE001  # there is none, or it is damaged; beat then makes a new one
         return {}
 
 
@@ -90,24 +91,38 @@ def load(module: str) -> Any:
     return app
 
 
-def entries(app: Any, count: int, loaded: Mapping[str, datetime]) -> list[dict[str, Any]]:
-    """Return all entries of the application's schedule, the one due next first."""
+def schedule_of(app: Any) -> dict[str, Any]:
+    """Return beat's own entries by name."""
     from celery.beat import Scheduler
-    from celery.schedules import schedule as interval
-
-    from celery_fleet.compat import beat
 
     # Use beat's own merging, without its schedule file.
     scheduler = Scheduler(app, lazy=True)
     scheduler.setup_schedule()
+    found: dict[str, Any] = scheduler.schedule
+    return found
+
+
+def entries(
+    app: Any,
+    count: int,
+    loaded: Mapping[str, datetime],
+    last: Mapping[str, tuple[datetime, bool]] | None = None,
+) -> list[dict[str, Any]]:
+    """Return all entries of the application's schedule, the one due next first."""
+    from celery.schedules import schedule as interval
+
+    from celery_fleet.compat import beat
+
     start = app.now()
     found = []
-    for name, entry in scheduler.schedule.items():
+    for name, entry in schedule_of(app).items():
         view = beat.view_entry(app, entry)
-        view.update(due=[], error=None)
+        ran, counted = (last or {}).get(str(name), (None, False))
+        view.update(due=[], last=None, drift=None, missed=None, error=None)
         # An interval counts from its last run, so only the running beat knows when it is due.
         first = loaded.get(str(name)) if type(entry.schedule) is interval else None
         try:
+            view.update(slots.compared(entry.schedule, app.timezone, ran, counted, start))
             view["due"] = upcoming(entry.schedule, start, count, first)
         except Exception as exc:  # noqa: BLE001  # schedules are the application's own classes
             view["error"] = f"{type(exc).__name__}: {one_line(exc)}"
@@ -117,7 +132,7 @@ def entries(app: Any, count: int, loaded: Mapping[str, datetime]) -> list[dict[s
     )
 
 
-def answer(count: int, loaded: str | None) -> dict[str, Any]:
+def answer(given: argparse.Namespace) -> dict[str, Any]:
     """Return the document to print."""
     module = os.environ.get("CELERY_APP", "")
     try:
@@ -126,7 +141,14 @@ def answer(count: int, loaded: str | None) -> dict[str, Any]:
             "ok": True,
             "error": None,
             "timezone": str(app.timezone),
-            "entries": entries(app, count, known(loaded)),
+            "entries": entries(
+                app, given.count, known(given.loaded), last_runs(given.loaded, given.state)
+            ),
+            "history": slots.history(
+                {str(name): entry.schedule for name, entry in schedule_of(app).items()},
+                app.timezone,
+                json.loads(given.fired),
+            ),
         }
     except (Exception, SystemExit) as exc:  # noqa: BLE001  # the application's code may do anything
         what = f"{type(exc).__name__}: {one_line(exc)}"
@@ -138,9 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="celery_fleet.beat.due")
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--loaded")
+    parser.add_argument("--state")
+    parser.add_argument("--fired", default="{}")
     given = parser.parse_args(argv)
     with own_output() as output:
-        result = answer(given.count, given.loaded)
+        result = answer(given)
         print(json.dumps(result), file=output)
     return 0 if result["ok"] else 1
 

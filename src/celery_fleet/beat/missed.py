@@ -1,54 +1,21 @@
 """Skip or repeat runs that entries missed while no beat ran, as the inventory says.
 
 Celery sends an entry that is overdue once, however often it was due. That is `once`, which needs nothing here. A run
-that is late by up to `GRACE` seconds counts as late and not as missed, so that a restart of beat skips nothing.
+that is late by up to a minute counts as late and not as missed, so that a restart of beat skips nothing.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 from typing import Any
 
-from celery_fleet.beat.due import times
+from celery_fleet.beat.slots import GRACE, slots
 from celery_fleet.compat import beat
 from celery_fleet.config.entries import EACH, MOST_MISSED, ONCE, SKIP, Missed
 
 log = logging.getLogger("celery_fleet.beat")
-
-#: Seconds that a run may be late without having been missed.
-GRACE = 60.0
-
-
-def slots(schedule: Any, last: datetime, now: datetime, most: int = MOST_MISSED) -> list[datetime]:
-    """Return when a schedule was due after its last run and until now, in UTC: at most the latest ``most`` times."""
-    span = timedelta(hours=1)
-    # Go back in growing steps: an entry of each minute may have missed a year.
-    while True:
-        start = max(last, now - span)
-        found = deque(
-            takewhile(lambda moment: moment <= now, _from(schedule, last, start)), maxlen=most
-        )
-        if len(found) == most or start == last:
-            return list(found)
-        span *= 2
-
-
-def _from(schedule: Any, last: datetime, start: datetime) -> Iterator[datetime]:
-    """Yield the due times after ``start`` of a schedule that ran last at ``last``."""
-    from celery.schedules import schedule as interval
-
-    # `times` gives it another clock.
-    made = copy.copy(schedule)
-    made.app = schedule.app
-    if isinstance(schedule, interval) and not schedule.relative:
-        # An interval counts from the last run.
-        start = last + (start - last) // schedule.run_every * schedule.run_every
-    return times(made, start)
 
 
 class MissedRuns:

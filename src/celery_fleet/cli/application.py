@@ -53,6 +53,7 @@ class Application:
         clients: Options of the applications outside of the fleet that use these Redis servers, by name.
         client: `certificate` and `key` to present to Redis, if it asks for them.
         schedule: The file in which the running beat lists what it has loaded; it only exists on beat's host.
+        schedule_state: The file in which beat keeps when it sent what, unless its schedule is in a database.
         log_directory: Directory of log files; None if the logs are in the journal.
         backup: Seconds between two backups of Redis on this host; 0 if it makes none.
     """
@@ -71,6 +72,7 @@ class Application:
     redis: Mapping[str, Instance]
     ca: Path
     schedule: Path
+    schedule_state: Path
     client: Mapping[str, Path] = field(default_factory=dict)
     timezone: str | None = None
     log_directory: Path | None = None
@@ -235,6 +237,7 @@ def parse(raw: Mapping[str, Any]) -> Application:
         ca=Path(redis["ca"]),
         client={name: Path(path) for name, path in (redis.get("client") or {}).items()},
         schedule=Path(raw["schedule"]),
+        schedule_state=Path(raw["schedule_state"]),
         timezone=raw.get("timezone"),
         external=tuple(raw.get("external") or ()),
         clients=raw.get("clients") or {},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from celery_fleet.cli.application import Application
@@ -19,6 +19,12 @@ JOURNALCTL = "/usr/bin/journalctl"
 
 #: Loggers of Celery that tell of a task's life.
 LOGGERS = ("celery.worker.strategy", "celery.app.trace")
+
+#: Celery's logger of beat, and the number of its latest entries that are read.
+BEAT = "celery.beat"
+LINES = 20_000
+
+_SENDING = re.compile(r"Scheduler: Sending due task (.+) \((\S+)\)$")
 
 #: Seconds between the time of an entry and that of the same event in the history.
 NEAR = 1.0
@@ -52,6 +58,38 @@ def command(application: Application, task_id: str) -> list[str]:
     return [JOURNALCTL, *options, fields, *matches, f"CELERY_TASK_ID={task_id}"]
 
 
+def fired(application: Application, seconds: float) -> list[tuple[float, str, str]]:
+    """Return what beat has sent, by this host's journal: the Unix time, the entry and its task, the oldest first.
+
+    Raises:
+        CommandError: The journal can't be read; the text has the reason.
+    """
+    options = ["--quiet", "--no-pager", "--all", "--output=json", f"--lines={LINES}"]
+    fields = "--output-fields=_SOURCE_REALTIME_TIMESTAMP,MESSAGE"
+    matches = [f"--unit={application.name}-beat.service", f"LOGGER={BEAT}"]
+    found = []
+    for entry in _entries(application, [JOURNALCTL, *options, fields, *matches], seconds):
+        match = _SENDING.search(_message(_text(entry.get("MESSAGE"))))
+        if match is not None:
+            found.append((_when(entry), match[1], match[2]))
+    return found
+
+
+def _message(text: str) -> str:
+    """Return the message in an entry's text, which is JSON if the application logs that."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, LookupError, TypeError):
+        return text
+
+
+def _when(entry: Mapping[str, Any]) -> float:
+    stamp = entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"]
+    return round(int(_text(stamp)) / 1e6, 3)
+
+
 def read(application: Application, task_id: str, seconds: float) -> list[Run]:
     """Return the runs of a task that workers of this host have logged.
 
@@ -59,6 +97,13 @@ def read(application: Application, task_id: str, seconds: float) -> list[Run]:
         CommandError: The journal can't be read; the text has the reason.
     """
     words = command(application, task_id)
+    return runs(_entries(application, words, seconds), application.host, task_id)
+
+
+def _entries(
+    application: Application, words: Sequence[str], seconds: float
+) -> Iterator[Mapping[str, Any]]:
+    """Run journalctl and return the entries that it prints in JSON."""
     try:
         done = subprocess.run(
             words,
@@ -77,7 +122,7 @@ def read(application: Application, task_id: str, seconds: float) -> list[Run]:
         raise CommandError(f"{words[0]} can't be run: {error.strerror}") from None
     if done.returncode:
         raise CommandError(f"{words[0]}: {done.stderr.strip() or done.returncode}")
-    return runs(map(json.loads, done.stdout.splitlines()), application.host, task_id)
+    return map(json.loads, done.stdout.splitlines())
 
 
 def runs(entries: Iterable[Mapping[str, Any]], host: str, task_id: str) -> list[Run]:
@@ -93,8 +138,7 @@ def runs(entries: Iterable[Mapping[str, Any]], host: str, task_id: str) -> list[
         if not worker or event is None:
             continue
         state, detail = event
-        stamp = entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"]
-        when = round(int(_text(stamp)) / 1e6, 3)
+        when = _when(entry)
         # A worker that was killed logs no end: what it had received does not end in the next process.
         process = processes.setdefault(_text(entry.get("_SYSTEMD_INVOCATION_ID")), [])
         opened = [run for run in process if run["ended"] is None]

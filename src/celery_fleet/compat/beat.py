@@ -236,9 +236,17 @@ def loaded(
             due=f"{_moment(event, UTC):%Y-%m-%dT%H:%M:%SZ}",
             local=f"{_moment(event, service.app.timezone):%Y-%m-%d %H:%M:%S}",
             source=INVENTORY if str(event.entry.name) in inventory else CODE,
+            last=_last_of(event.entry),
+            runs=int(getattr(event.entry, "total_run_count", 0)),
         )
         for event in heap
     ]
+
+
+def _last_of(entry: Any) -> str:
+    # An application's own scheduler may have other entries.
+    last = getattr(entry, "last_run_at", None)
+    return f"{maybe_make_aware(last).astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}" if last else ""
 
 
 def view_entry(app: Any, entry: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ class Loaded:
     """One entry of a running scheduler.
 
     ``due`` is its next due time in UTC (ISO 8601), ``local`` the same in the schedule's zone. ``source`` says
-    where it is defined: `INVENTORY`, `CODE` or `DATABASE`.
+    where it is defined: `INVENTORY`, `CODE` or `DATABASE`. ``last`` is its last run in UTC, or since when it exists,
+    and ``runs`` the number of its runs.
     """
 
     name: str
@@ -27,3 +28,5 @@ class Loaded:
     due: str
     source: str = CODE
     local: str = ""
+    last: str = ""
+    runs: int = 0

@@ -2,10 +2,11 @@
 
     {"do": "send", "task": "shop.add", "args": [1], "kwargs": {}, "queue": null, "consumed": ["mail"]}
     {"do": "apply", "task": "shop.add", "args": [1], "kwargs": {}}
+    {"do": "entry", "entry": "nightly", "consumed": ["mail"]}
 
 ``CELERY_APP`` names the application, which is loaded as by a producer that sends its tasks, with the settings of this
-process. ``send`` refuses a queue that is not in ``consumed``, unless that is null. ``apply`` runs the task here with
-Celery's own ``apply``.
+process. ``entry`` sends the task of an entry of beat's schedule, with beat's settings. It and ``send`` refuse a queue
+that is not in ``consumed``, unless that is null. ``apply`` runs the task here with Celery's own ``apply``.
 
 Prints one line of JSON, ``{"ok": true, "answer": …}`` or ``{"ok": false, "error": "one line", "usage": …}``. ``usage``
 is true if the request is a mistake and the fleet is not at fault. What the application prints goes to standard error.
@@ -73,6 +74,59 @@ def apply(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def send_entry(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Send the task of an entry of beat's schedule; the entry's times stay as they are.
+
+    Raises:
+        RequestError: There is no such entry, or no worker consumes the queue that its task would go to.
+    """
+    from celery.beat import Scheduler
+
+    from celery_fleet.compat import beat
+
+    name = str(request.get("entry"))
+    entry = _entry(app, name)
+    queue, _ = beat.queue_of(app, entry.task, entry.options or {}, entry.args, entry.kwargs)
+    consumed = request.get("consumed")
+    if consumed is not None and queue is not None and queue not in consumed:
+        raise RequestError(
+            f"{name} goes to the queue {queue}, which no worker of the inventory consumes; consumed are"
+            f" {', '.join(consumed) or 'none'}: add --anyway"
+        )
+    sent = Scheduler(app, lazy=True).apply_async(entry, advance=False)
+    return {"id": str(sent.id), "entry": name, "task": entry.task, "queue": queue}
+
+
+def _entry(app: Any, name: str) -> Any:
+    """Return an entry as beat has it, from the database if the schedule is there.
+
+    Raises:
+        RequestError: There is none of this name.
+    """
+    from celery_fleet.config.current import current_settings
+    from celery_fleet.config.settings import DATABASE
+
+    if current_settings().scheduler == DATABASE:
+        from celery_fleet.beat.database.available import missing
+
+        trouble = missing()
+        if trouble:
+            raise RequestError(trouble)
+        from django_celery_beat.models import PeriodicTask
+        from django_celery_beat.schedulers import ModelEntry
+
+        rows = {row.name: row for row in PeriodicTask.objects.all()}
+        if name in rows:
+            return ModelEntry(rows[name], app=app)
+        known = sorted(rows)
+    else:
+        entries = due.schedule_of(app)
+        if name in entries:
+            return entries[name]
+        known = sorted(map(str, entries))
+    raise RequestError(f"the schedule has no entry {name}; it has {', '.join(known) or 'none'}")
+
+
 def wanted(app: Any, request: Mapping[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
     """Return the requested task with its arguments.
 
@@ -96,6 +150,7 @@ def wanted(app: Any, request: Mapping[str, Any]) -> tuple[Any, list[Any], dict[s
 DOINGS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "send": send,
     "apply": apply,
+    "entry": send_entry,
 }
 
 
@@ -125,7 +180,7 @@ def answer(request: object) -> dict[str, Any]:
         return _error(f"the request must do one of {', '.join(DOINGS)}")
     module = os.environ.get("CELERY_APP", "")
     try:
-        if request["do"] == "send" and (trouble := unreachable()):
+        if request["do"] in ("send", "entry") and (trouble := unreachable()):
             return _error(redact(trouble))
         try:
             app = due.load(module)

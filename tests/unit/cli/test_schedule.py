@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from celery_fleet.cli import application, ask
+from celery_fleet.cli import application, ask, schedules
 from celery_fleet.cli import confirm as confirming
-from celery_fleet.cli.commands import schedule
 from celery_fleet.cli.main import cli
 from tests.unit.cli import host
 from tests.unit.database.conftest import Project, migrated, project
@@ -43,7 +42,7 @@ def call(place: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> Call
     """Return a function that calls the command, with the project's Python in place of systemd's unit."""
 
     def in_release(where: object, component: str, command: list[str], timeout: float) -> Any:
-        assert (component, command[:1], timeout) == ("schedule", ["python"], schedule.IMPORT)
+        assert (component, command[:1], timeout) == ("schedule", ["python"], schedules.IMPORT)
         done: subprocess.CompletedProcess[str] = project.start(
             *command[1:3], "--settings", *command[3:], stdin=json.dumps(project.document)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -332,3 +333,57 @@ def test_the_settings_of_the_process_are_used_if_none_are_given(project: Project
         "-m", "celery_fleet.beat.database.program", "plan", environment=environment
     )
     assert len(json.loads(done.stdout)["items"]) == 3, done.stderr
+
+
+def test_the_list_says_what_entries_have_done(project: Project) -> None:
+    project.ask("sync")
+    project.python(
+        "import datetime as d\n"
+        "last = d.datetime.now(d.UTC).replace(hour=7, minute=0, second=3, microsecond=0) - d.timedelta(days=3)\n"
+        "PeriodicTask.objects.filter(name='nightly').update(last_run_at=last, total_run_count=7)"
+    )
+    times = [1_774_749_600 + 86_400 * day for day in (0, 1, 4)]
+    answer = project.ask("list", "--fired", json.dumps({"nightly": times, "gone": times[:1]}))
+    entries = {entry["name"]: entry for entry in answer["entries"]}
+    nightly = entries["nightly"]
+    assert (nightly["runs"], nightly["drift"], nightly["missed"] in (2, 3)) == (7, 3, True)
+    new = entries["Sync All Suppliers"]
+    assert (new["last"], new["drift"], new["missed"]) == (None, None, 0)
+    assert [run["missed"] for run in answer["history"]["nightly"]] == [0, 0, 2]
+    assert [run["missed"] for run in answer["history"]["gone"]] == [None]
+
+
+def test_an_entry_of_the_database_is_sent_by_hand(project: Project, tmp_path: Path) -> None:
+    project.ask("sync")
+    project.python("PeriodicTask.objects.filter(name='nightly').update(enabled=False)")
+    before = project.python("print(of('nightly').last_run_at, of('nightly').total_run_count)")
+    settings = project.document
+    settings["celery"].update(
+        broker_url="filesystem://",
+        result_backend="disabled://",
+        broker_transport_options={
+            "data_folder_in": str(tmp_path),
+            "data_folder_out": str(tmp_path),
+            "control_folder": str(tmp_path / "control"),
+        },
+    )
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    environment = {
+        "CELERY_FLEET_COMPONENT": "beat",
+        "CELERY_FLEET_SETTINGS": str(tmp_path / "settings.json"),
+    }
+
+    def run(name: str) -> dict[str, Any]:
+        request = json.dumps({"do": "entry", "entry": name, "consumed": ["mail"]})
+        done = project.start("-m", "celery_fleet.ops.tasks", stdin=request, environment=environment)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    sent = run("nightly")
+    assert sent["ok"], sent
+    assert sent["answer"]["queue"] == "mail"
+    (message,) = tmp_path.glob("*.mail.msg")
+    assert sent["answer"]["id"] in message.read_text()
+    assert "it has Sync All Suppliers, in the code, nightly" in run("nosuch")["error"]
+    after = project.python("print(of('nightly').last_run_at, of('nightly').total_run_count)")
+    assert after == before

@@ -2,7 +2,7 @@
 
     python -m celery_fleet.beat.database.program [--settings] plan|sync [--reset]
     python -m celery_fleet.beat.database.program [--settings] declared
-    python -m celery_fleet.beat.database.program list [--count N]
+    python -m celery_fleet.beat.database.program list [--count N] [--fired JSON]
     python -m celery_fleet.beat.database.program reset|enable|disable [--dry-run] [--name NAME …]
 
 ``CELERY_APP`` names the application, which is loaded as beat loads it. The declared entries are the inventory's and
@@ -13,7 +13,8 @@ is ever printed.
 ``plan`` only reads, and creates no table. If there is something to write, it runs this program again with ``declared``,
 which prints digests of the declared entries: code may compute other values in another process. ``sync`` does what
 ``plan`` says, in one transaction that excludes other runs. ``reset``, ``enable`` and ``disable`` change only declared
-entries that we wrote; without names, all of them.
+entries that we wrote; without names, all of them. ``--fired`` is when entries were sent, as
+``{name: [Unix time, …]}``, and is answered as `celery_fleet.beat.due` does.
 
 Prints one line of JSON with ``ok`` and ``error``. ``refused`` is true if the declared entries must be corrected,
 ``usage`` if no entry has a given name.
@@ -28,7 +29,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -234,14 +234,21 @@ class Schedule:
                 f"no entry {', '.join(unknown)} is declared; the declared ones are {', '.join(self.declared) or 'none'}"
             )
 
-    def entries(self, count: int) -> dict[str, Any]:
-        """Return all entries with their state and due times, the one due next first."""
+    def entries(self, count: int, fired: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+        """Return all entries with their state and due times, the one due next first, and what was sent when."""
+        from celery_fleet.beat import slots
+
         start = self.app.now()
         found = [self._entry(step, count, start) for step in self.steps()]
         found.sort(key=lambda one: (not one["due"], one["due"][:1] and one["due"][0]["utc"]))
-        return {"timezone": str(self.app.timezone), "entries": found}
+        schedules = {row.name: row.schedule for row in self.rows.values() if row.name in fired}
+        past = slots.history(schedules, self.app.timezone, fired)
+        return {"timezone": str(self.app.timezone), "entries": found, "history": past}
 
     def _entry(self, step: PlannedEntry, count: int, start: Any) -> dict[str, Any]:
+        from celery.utils.time import maybe_make_aware
+
+        from celery_fleet.beat import slots
         from celery_fleet.beat.database import store
         from celery_fleet.compat import beat
 
@@ -263,6 +270,9 @@ class Schedule:
             "last_run": None,
             "runs": 0,
             "due": [],
+            "last": None,
+            "drift": None,
+            "missed": None,
             "error": None,
         }
         if row is None:
@@ -273,10 +283,12 @@ class Schedule:
         if entry["enabled"] and shown.task not in self.app.tasks:
             entry["error"] = f"the release has no task {shown.task}"
         try:
+            if entry["enabled"] and row.clocked is None:
+                last = maybe_make_aware(row.last_run_at or row.date_changed)
+                ran = row.last_run_at is not None
+                entry.update(slots.compared(row.schedule, self.app.timezone, last, ran, start))
             for moment in store.due(self.app, row, count, start):
-                local = moment.astimezone(self.app.timezone).isoformat(timespec="seconds")
-                utc = moment.astimezone(UTC).isoformat(timespec="seconds")
-                entry["due"].append({"local": local, "utc": utc})
+                entry["due"].append(slots.moment(moment, self.app.timezone))
         except Exception as error:  # noqa: BLE001  # users may have typed anything into the database
             entry["error"] = f"{type(error).__name__}: {one_line(error)}"
         return entry
@@ -305,7 +317,7 @@ def carry_out(schedule: Schedule, given: argparse.Namespace, text: str) -> dict[
     if given.reset or given.keep:
         edited = planning.RESET if given.reset else planning.KEEP
     if given.do == "list":
-        return schedule.entries(given.count)
+        return schedule.entries(given.count, json.loads(given.fired))
     if given.do == "reset":
         return schedule.reset(given.names, dry=given.dry_run)
     if given.do in ("enable", "disable"):
@@ -345,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--fired", default="{}")
     given = parser.parse_args(argv)
     text = sys.stdin.read() if given.settings else ""
     with own_output() as output:

@@ -256,7 +256,7 @@ def due(app: Any, row: Any, count: int, start: datetime) -> list[datetime]:
     """
     from celery.utils.time import maybe_make_aware
 
-    from celery_fleet.beat.due import times
+    from celery_fleet.beat.slots import times
 
     if not row.enabled or (row.one_off and row.total_run_count > 0):
         return []

@@ -1,21 +1,27 @@
-"""``celery-fleet schedule``: show when entries are due, and change a schedule in a database."""
+"""``celery-fleet schedule``: show when entries ran and are due, run one now, and change a schedule in a database."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from celery_fleet.cli import ask, confirm, output
-from celery_fleet.cli.application import Application, choose
-from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
+from celery_fleet.cli import confirm, output
+from celery_fleet.cli.application import choose
+from celery_fleet.cli.commands.schedule_runs import history, next_, run
+from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, GlobalOptions, Group, command, shared, with_examples
-
-#: Seconds that importing the application may take.
-IMPORT = 30.0
+from celery_fleet.cli.schedules import (
+    answer,
+    drift_of,
+    in_database,
+    known,
+    missed_of,
+    text_of,
+    zones_of,
+)
 
 #: States of a database entry that need no attention.
 _WELL = frozenset({"declared", "user's"})
@@ -33,13 +39,15 @@ yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
 HELP = """\
-Show when each entry of beat's schedule is due next, in the application's zone and in UTC.
+Show when each entry of beat's schedule ran last and is due next, in the application's zone and in UTC.
 
+Drift is how long after its slot it was sent. Missed are its slots since then that are over for more than a minute.
 Celery's own schedule classes compute this in the release's Python, from beat's settings. Run it on the host of beat,
 because only that host has them.
 
 If the schedule is in the database (celery_beat_scheduler: database), all its entries are shown, each with its state:
-declared, edited, disabled or deleted by a user, or a user's own. The commands below are for such a schedule.
+declared, edited, disabled or deleted by a user, or a user's own. `sync`, `reset`, `enable-all` and `disable-all` are
+for such a schedule.
 """
 
 
@@ -51,6 +59,9 @@ declared, edited, disabled or deleted by a user, or a user's own. The commands b
         (
             "sudo celery-fleet schedule",
             "sudo celery-fleet schedule -n 5",
+            "sudo celery-fleet schedule next",
+            "sudo celery-fleet schedule history",
+            "sudo celery-fleet schedule run nightly",
             "sudo celery-fleet --format json schedule | jq -r '.entries[].name'",
             "sudo celery-fleet schedule sync --dry-run",
             "sudo celery-fleet schedule disable-all",
@@ -77,90 +88,38 @@ def list_(context: Context, count: int) -> None:
 
 
 def entries(context: Context, count: int) -> None:
-    """Show when all entries are due."""
-    application = context.application
-    if in_database(application):
-        found = answer(context, "list", "--count", str(count))
-        for entry in found["entries"]:
-            # Redis lets beat send only to the inventory's queues.
-            if entry["enabled"] and entry["queue"] and entry["queue"] not in application.queues:
-                entry["error"] = entry["error"] or f"the inventory has no queue {entry['queue']}"
-    else:
-        found = ask.in_release(
-            application,
-            "beat",
-            [
-                *("python", "-m", "celery_fleet.beat.due", "--count", str(count)),
-                *("--loaded", str(application.schedule)),
-            ],
-            context.bound(IMPORT),
-        )
-        if not found["ok"]:
-            raise CommandError(found["error"])
+    """Show when all entries ran last and are due."""
+    found = known(context, count)
     show(found, context.json)
     if any(entry["error"] for entry in found["entries"]):
         raise click.exceptions.Exit(BAD)
 
 
-def in_database(application: Application) -> bool:
-    """Return whether beat's schedule is in the application's database.
-
-    Raises:
-        CommandError: This host does not know, or this user may not read it.
-    """
-    path = application.directory / "credentials" / "beat.json"
-    if os.geteuid() != 0:
-        raise need_root(path)
-    if not path.is_file():
-        hosts = ", ".join(application.in_group("celery_beat")) or "no host"
-        raise CommandError(
-            f"{application.host} has no settings of beat; run this on the host of beat: {hosts}"
-        )
-    return application.settings("beat").get("beat_scheduler") == "database"
-
-
-def answer(context: Context, *words: str) -> Mapping[str, Any]:
-    """Run `celery_fleet.beat.database.program` and return its answer.
-
-    Raises:
-        CommandError: It could not be run, or refuses.
-    """
-    line = ["python", "-m", "celery_fleet.beat.database.program", *words]
-    found = ask.in_release(context.application, "schedule", line, context.bound(IMPORT))
-    if not found["ok"]:
-        if found.get("usage"):
-            raise CommandError(str(found["error"]), USAGE)
-        raise CommandError(str(found["error"]))
-    return found
-
-
 def show(found: Mapping[str, Any], as_json: bool) -> None:
     """Print the entries."""
     if as_json:
-        shown = {key: found[key] for key in ("timezone", "entries")}
-        output.as_json(shown)
+        output.as_json({key: found[key] for key in ("timezone", "entries")})
         return
     zone = found["timezone"]
-    zones = {zone: "local", "UTC": "utc"}
+    zones = zones_of(found)
     stated = any("state" in entry for entry in found["entries"])
     rows: list[tuple[Any, ...]] = []
     for entry in found["entries"]:
         about: tuple[Any, ...] = (entry["name"], entry["task"], entry["queue"], entry["schedule"])
         if stated:
             about = (*about, (entry["state"], entry["state"] in _WELL))
+        about = (*about, text_of(entry.get("last"), "local"), drift_of(entry), missed_of(entry))
         if not entry["due"]:
             # A disabled entry is not due; an enabled one without a due time never is.
             never = "-" if entry.get("enabled") is False else "never"
             unknown = (entry["error"] or never, entry["error"] is None)
             rows.append((*about, unknown, *[None] * (len(zones) - 1)))
         for number, due in enumerate(entry["due"]):
-            # Without the offset from UTC: the column names the zone.
-            times = (due[name][:19].replace("T", " ") for name in zones.values())
+            times = (text_of(due, name) for name in zones.values())
             rows.append((*(about if number == 0 else ("",) * len(about)), *times))
-    columns = ["entry", "task", "queue", "schedule", *(f"due ({name})" for name in zones)]
-    if stated:
-        columns.insert(4, "state")
-    output.table(f"Schedule, {zone}", columns, rows)
+    columns = ["entry", "task", "queue", "schedule", *(["state"] if stated else [])]
+    columns += [f"last ({zone})", "drift", "missed", *(f"due ({name})" for name in zones)]
+    output.table(f"Schedule, {zone}", columns, rows, ("drift", "missed"))
     for entry in found["entries"]:
         if entry["due"] and entry["error"]:
             output.say(f"{entry['name']}: {entry['error']}")
@@ -270,5 +229,5 @@ disable_all = _switch(
     " unless celery_beat_schedule_on_edit is reset.",
 )
 
-for one in (list_, sync, reset, enable_all, disable_all):
+for one in (list_, next_, history, run, sync, reset, enable_all, disable_all):
     schedule.add_command(one)
