@@ -95,14 +95,14 @@ class BeatSchedule(TypedDict):
     """Beat's schedule: the variables celery_beat_schedule, _schedule_policy, _scheduler and _schedule_on_edit.
 
     A beat that reads the entries from the database gets no `entries`. Its `declared` are those of the inventory, of
-    which it needs what happens to missed runs.
+    which it needs what happens to missed runs; otherwise `declared` is empty.
     """
 
     entries: Mapping[str, Mapping[str, Any]]
     policy: str
     scheduler: str
     edited: str
-    declared: NotRequired[Mapping[str, Mapping[str, Any]]]
+    declared: Mapping[str, Mapping[str, Any]]
 
 
 def instances(facts: Facts) -> dict[str, Address | Mapping[str, Any]]:

@@ -207,7 +207,7 @@ def process_settings(
         if beat["scheduler"] != "persistent":
             document["beat_scheduler"] = beat["scheduler"]
             document["beat_schedule_on_edit"] = beat["edited"]
-            missed = _missed(beat.get("declared", {}))
+            missed = _missed(beat["declared"])
             if missed:
                 document["beat_missed"] = missed
     if component in ("worker", "beat") and pins.get("worker_log_format") == "json":

@@ -643,7 +643,7 @@ def test_a_call_always_ends_with_an_answer(text: str, words: str) -> None:
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["ok"]) == (1, False)
     assert words in answer["error"]
-    assert set(calling.DOINGS) == {"send", "apply"}
+    assert set(calling.DOINGS) == {"send", "apply", "entry"}
 
 
 @pytest.mark.slow

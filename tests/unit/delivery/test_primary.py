@@ -28,7 +28,7 @@ from tests.unit.cli import host
 from .failing_over import Load, loaded, settings
 from .replicated import LOGINS, Replicated, replicated
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
