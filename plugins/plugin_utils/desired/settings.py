@@ -37,6 +37,7 @@ _EMPTY: BeatSchedule = {
     "policy": "add",
     "scheduler": "persistent",
     "edited": "keep",
+    "declared": {},
 }
 
 
