@@ -76,6 +76,27 @@ def client(port: int, user: str) -> redis.Redis:
     return made
 
 
+def environment(
+    component: str, settings: Path, *directories: Path, app: str | None = None
+) -> dict[str, str]:
+    """Return the environment of a process of the fleet.
+
+    Args:
+        component: What it is: `worker`, `beat`, `producer` and others.
+        settings: Its settings file.
+        directories: What it imports from, besides the package.
+        app: CELERY_APP, as `celery-fleet exec` sets it.
+    """
+    made = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *map(str, directories)]),
+        "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+        "CELERY_FLEET_COMPONENT": component,
+        "CELERY_FLEET_SETTINGS": str(settings),
+    }
+    return made if app is None else {**made, "CELERY_APP": app}
+
+
 class Fleet:
     """A broker, a result store and a worker."""
 
@@ -133,15 +154,7 @@ class Fleet:
     def environment(self, user: str) -> dict[str, str]:
         path = self.directory / f"{user}.json"
         path.write_text(json.dumps(self.settings(user)))
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(self.directory)]),
-            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-            "CELERY_FLEET_COMPONENT": user,
-            "CELERY_FLEET_SETTINGS": str(path),
-            # As `celery-fleet exec` sets it.
-            "CELERY_APP": "shop",
-        }
+        return environment(user, path, self.directory, app="shop")
 
     def start(self, *argv: str, user: str = "worker", **environ: str) -> subprocess.Popen[bytes]:
         """Start a program of Celery; a worker writes its output to the file worker.log."""

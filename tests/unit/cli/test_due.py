@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from celery import Celery
 from celery.schedules import crontab, schedule
 
 from celery_fleet.beat import due
+from tests import fleet
 from tests.unit.cli import host
 
 
@@ -135,14 +135,7 @@ def ask(tmp_path: Path, module: str = "shop", *argv: str) -> subprocess.Complete
     return subprocess.run(
         [sys.executable, "-m", "celery_fleet.beat.due", *argv],
         cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(host.SOURCE),
-            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-            "CELERY_FLEET_COMPONENT": "beat",
-            "CELERY_FLEET_SETTINGS": str(tmp_path / "settings.json"),
-            "CELERY_APP": module,
-        },
+        env=fleet.environment("beat", tmp_path / "settings.json", app=module),
         capture_output=True,
         text=True,
         timeout=120,

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from celery_fleet.cli import application, ask, journal
 from celery_fleet.cli.main import cli
+from tests import fleet
 from tests.unit.cli import host
 from tests.unit.delivery.servers import Server, serving
 
@@ -84,14 +85,7 @@ def call(place: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
         done = subprocess.run(
             [sys.executable, *command[1:]],
             cwd=place,
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(host.SOURCE),
-                "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-                "CELERY_FLEET_COMPONENT": "beat",
-                "CELERY_FLEET_SETTINGS": str(place / "etc/shop/credentials/beat.json"),
-                "CELERY_APP": "shop",
-            },
+            env=fleet.environment("beat", place / "etc/shop/credentials/beat.json", app="shop"),
             input=json.dumps(request),
             capture_output=True,
             text=True,

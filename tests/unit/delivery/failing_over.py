@@ -22,6 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from celery import Celery
 
 from celery_fleet.compat import primary
+from tests import fleet
 from tests.facts import facts
 from tests.fleet import PASSWORDS, ROOT
 
@@ -103,13 +104,7 @@ class Load:
         if path is None:
             path = self.directory / f"{user}.json"
             path.write_text(json.dumps(self.settings(user)))
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(self.directory)]),
-            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-            "CELERY_FLEET_COMPONENT": user,
-            "CELERY_FLEET_SETTINGS": str(path),
-        }
+        return fleet.environment(user, path, self.directory)
 
     def hand_back(self, node: str) -> str:
         """Run what systemd runs when a worker has ended; return what it says."""

@@ -22,8 +22,9 @@ from celery import Celery
 
 from celery_fleet.delivery.dead_letters.letters import DeadLetter
 from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
+from tests import fleet
 from tests.facts import facts
-from tests.fleet import PASSWORDS, ROOT, client, wait_for
+from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server
 
@@ -200,11 +201,7 @@ class WorkerGroup:
             ],
             cwd=self.directory,
             env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT / "src"),
-                "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-                "CELERY_FLEET_COMPONENT": "worker",
-                "CELERY_FLEET_SETTINGS": str(path),
+                **fleet.environment("worker", path),
                 "LEDGER": str(self.ledger),
                 **(environment or {}),
             },

@@ -30,6 +30,8 @@ from tests.unit.redis_backup.servers import (
     running,
 )
 
+PROGRAM = (sys.executable, "-S", "-I", redis_backup.__file__, "shop")
+
 
 @pytest.fixture(scope="module")
 def instances(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instances]:
@@ -51,6 +53,22 @@ def backed_up(
     """Run the program at a time; return its exit status."""
     monkeypatch.setattr(redis_backup.time, "time", lambda: now)
     return redis_backup.main(["shop"], places(tmp_path, servers, **more))
+
+
+def run_program(where: redis_backup.Places, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the environment that systemd gives the program."""
+    return subprocess.run(
+        command,
+        env={
+            "PATH": os.environ["PATH"],
+            "STATE_DIRECTORY": str(where.state),
+            "RUNTIME_DIRECTORY": str(where.runtime),
+            "CREDENTIALS_DIRECTORY": str(where.credentials),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def record(tmp_path: Path) -> backup_record.BackupRecord:
@@ -100,19 +118,7 @@ def test_a_backup_has_everything(
 
 
 def test_as_systemd_starts_it(instances: Instances, tmp_path: Path, target: Path) -> None:
-    where = places(tmp_path, instances, to=str(target))
-    done = subprocess.run(
-        [sys.executable, "-S", "-I", redis_backup.__file__, "shop"],
-        env={
-            "PATH": os.environ["PATH"],
-            "STATE_DIRECTORY": str(where.state),
-            "RUNTIME_DIRECTORY": str(where.runtime),
-            "CREDENTIALS_DIRECTORY": str(where.credentials),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program(places(tmp_path, instances, to=str(target)), *PROGRAM)
     assert done.returncode == 0, done
     assert f"backed up to {names(target)[0]}" in done.stdout
     assert not [password for password in PASSWORDS.values() if password in done.stdout]
@@ -197,19 +203,7 @@ def test_a_full_disk_costs_no_earlier_backup(
     """A limit on the size of files fails a write in the middle of the copy, as a full disk does."""
     assert backed_up(tmp_path, instances, monkeypatch, 1.0, to=str(target), keep=1) == 0
     where = places(tmp_path, instances, to=str(target), keep=1)
-    program = f"ulimit -f 1; exec {sys.executable} -S -I {redis_backup.__file__} shop"
-    done = subprocess.run(
-        ["bash", "-c", program],
-        env={
-            "PATH": os.environ["PATH"],
-            "STATE_DIRECTORY": str(where.state),
-            "RUNTIME_DIRECTORY": str(where.runtime),
-            "CREDENTIALS_DIRECTORY": str(where.credentials),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program(where, "bash", "-c", f"ulimit -f 1; exec {' '.join(PROGRAM)}")
     assert (done.returncode, "File too large" in done.stdout) == (1, True), done
     assert names(target) == ["shop-19700101T000001Z"]
     assert record(tmp_path).succeeded == 1.0

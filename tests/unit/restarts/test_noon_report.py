@@ -10,6 +10,7 @@ import pytest
 from scripts.restarts import noon_report as report
 from scripts.restarts import origin
 from scripts.restarts.measure import Series
+from scripts.restarts.report import between
 from tests.unit.restarts.runs import Checkout, summary
 
 TIMES = {"hosts": 3, "deploy": 38.2, "back": 17.5}
@@ -69,4 +70,4 @@ def test_every_case_is_one_of_the_scenario() -> None:
 
 
 def test_the_page_has_a_place_for_the_figures() -> None:
-    assert "new" in report.between(report.PAGE.read_text(), "new", report.PAGE)
+    assert "new" in between(report.PAGE.read_text(), "new", report.PAGE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import fleet
 from tests.unit.delivery.servers import Server
-from tests.unit.runtime.conftest import SOURCE, document
+from tests.unit.runtime.conftest import document
 
 
 def counted(path: Path) -> dict[str, dict[str, int]]:
@@ -63,11 +63,7 @@ class RealBeat:
                 [sys.executable, "-m", "celery", "-A", "shop", "beat", *options],
                 cwd=self.directory,
                 env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(SOURCE),
-                    "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-                    "CELERY_FLEET_COMPONENT": "beat",
-                    "CELERY_FLEET_SETTINGS": str(self.directory / "settings.json"),
+                    **fleet.environment("beat", self.directory / "settings.json"),
                     "NOTIFY_SOCKET": "@no-listener",
                 },
                 stdout=log,
