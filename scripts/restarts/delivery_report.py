@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import origin
 from .origin import ORIGINS, ReportError, require_sound, table_of_origins
-from .report import between, causes_text, seconds_text, table
+from .report import between, causes_text, run, seconds_text, table
 from .summary import RestartSummary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,7 +165,7 @@ def require_publishable(found: Mapping[tuple[str, str], Result], root: Path = RO
     require_sound("delivery", [result.summary for result in found.values()], missing, root)
 
 
-def main(arguments: Sequence[str] = ()) -> int:
+def main(arguments: Sequence[str] = ()) -> None:
     """Read the runs and write the page; `--print` shows the tables instead."""
     about_path = RESULTS / "about.json"
     about = json.loads(about_path.read_text()) if about_path.exists() else {}
@@ -174,14 +174,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     text = figures(found, about)
     if list(arguments) == ["--print"]:
         print(text)
-        return 0
+        return
     PAGE.write_text(between(PAGE.read_text(), text, PAGE))
     print(f"{PAGE.relative_to(ROOT)} is written")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (ReportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(lambda: main(sys.argv[1:]))

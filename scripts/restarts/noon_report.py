@@ -7,15 +7,14 @@ failed test, are refused.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import origin
-from .origin import ORIGINS, ReportError, require_sound, table_of_origins
+from .origin import ORIGINS, require_sound, table_of_origins
 from .picture import Panel, draw
-from .report import between, causes_text, load, seconds_text, table
+from .report import causes_text, load, run, seconds_text, table, write
 from .summary import RestartSummary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,19 +95,13 @@ def require_publishable(found: Found, times: Mapping[str, Any], root: Path = ROO
     require_sound("noon", list(found.values()), missing, root)
 
 
-def main() -> int:
+def main() -> None:
     """Read the runs and write the page and the picture."""
     found, path = load(RESULTS), RESULTS / "times.json"
     times = json.loads(path.read_text()) if path.exists() else {}
     require_publishable(found, times)
-    PAGE.write_text(between(PAGE.read_text(), figures(found, times), PAGE))
-    PICTURE.write_text(picture(found))
-    print(f"{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")
-    return 0
+    write(PAGE, figures(found, times), PICTURE, picture(found))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ReportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(main)

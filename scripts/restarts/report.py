@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .origin import ORIGINS, RESULTS, ReportError, require_sound, table_of_origins
@@ -181,18 +181,27 @@ def between(text: str, figures: str, page: Path = PAGE) -> str:
     return f"{before}{begin}\n\n{figures}\n\n{end}{after}"
 
 
-def main() -> int:
+def write(page: Path, figures: str, picture_path: Path, picture: str) -> None:
+    """Write a page with new figures, and its picture."""
+    page.write_text(between(page.read_text(), figures, page))
+    picture_path.write_text(picture)
+    print(f"{page.relative_to(ROOT)} and {picture_path.relative_to(ROOT)} are written")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run the main function of a report; its errors end the process without a traceback."""
+    try:
+        main()
+    except (ReportError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def main() -> None:
     """Read the runs and write the page and the picture."""
     found = load(RESULTS)
     require_publishable(found)
-    PAGE.write_text(between(PAGE.read_text(), figures(found)))
-    PICTURE.write_text(picture(found))
-    print(f"{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")
-    return 0
+    write(PAGE, figures(found), PICTURE, picture(found))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ReportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(main)
