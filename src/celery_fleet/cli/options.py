@@ -99,6 +99,18 @@ class Seconds(click.FloatRange):
         return found
 
 
+def count_option(default: int, meaning: str) -> Callable[[Any], Any]:
+    """Return the option -n, --count of a command that lists things."""
+    return click.option(
+        "-n",
+        "--count",
+        type=click.IntRange(1, 1000),
+        default=default,
+        show_default=True,
+        help=meaning,
+    )
+
+
 def shared(
     function: Callable[..., Any], *, formats: bool = True, timeout: bool = True, first: bool = False
 ) -> Callable[..., Any]:

@@ -12,7 +12,15 @@ from celery_fleet.cli import confirm, output
 from celery_fleet.cli.application import choose
 from celery_fleet.cli.commands.schedule_runs import history, next_, run
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
-from celery_fleet.cli.options import Context, GlobalOptions, Group, command, shared, with_examples
+from celery_fleet.cli.options import (
+    Context,
+    GlobalOptions,
+    Group,
+    command,
+    count_option,
+    shared,
+    with_examples,
+)
 from celery_fleet.cli.schedules import (
     answer,
     drift_of,
@@ -26,14 +34,7 @@ from celery_fleet.cli.schedules import (
 #: States of a database entry that need no attention.
 _WELL = frozenset({"declared", "user's"})
 
-count_option = click.option(
-    "-n",
-    "--count",
-    type=click.IntRange(1, 1000),
-    default=1,
-    show_default=True,
-    help="How many due times to show for each entry.",
-)
+due_option = count_option(1, "How many due times to show for each entry.")
 dry_option = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
@@ -69,7 +70,7 @@ for such a schedule.
     ),
 )
 @shared
-@count_option
+@due_option
 @click.pass_context
 def schedule(current: click.Context, /, count: int, **said: Any) -> None:
     """Show the schedule, or pass the options before a subcommand's name on to it."""
@@ -81,7 +82,7 @@ def schedule(current: click.Context, /, count: int, **said: Any) -> None:
 
 
 @command(name="list", examples=("sudo celery-fleet schedule list -n 3",))
-@count_option
+@due_option
 def list_(context: Context, count: int) -> None:
     """Show the schedule, like `schedule` without a command."""
     entries(context, count)

@@ -7,7 +7,7 @@ import click
 from celery_fleet.cli import ask, journal, output
 from celery_fleet.cli.commands.run_ import consumed
 from celery_fleet.cli.errors import UNKNOWN, USAGE, CommandError
-from celery_fleet.cli.options import Context, command
+from celery_fleet.cli.options import Context, command, count_option
 from celery_fleet.cli.schedules import (
     IMPORT,
     drift_of,
@@ -23,14 +23,7 @@ from celery_fleet.cli.schedules import (
     name="next",
     examples=("sudo celery-fleet schedule next", "sudo celery-fleet schedule next -n 50"),
 )
-@click.option(
-    "-n",
-    "--count",
-    type=click.IntRange(1, 1000),
-    default=10,
-    show_default=True,
-    help="How many slots.",
-)
+@count_option(10, "How many slots.")
 def next_(context: Context, count: int) -> None:
     """Show the coming slots of all entries, in order."""
     found = known(context, count)
@@ -68,14 +61,7 @@ def next_(context: Context, count: int) -> None:
     )
 )
 @click.argument("entry", required=False, metavar="[ENTRY]")
-@click.option(
-    "-n",
-    "--count",
-    type=click.IntRange(1, 1000),
-    default=20,
-    show_default=True,
-    help="How many runs.",
-)
+@count_option(20, "How many runs.")
 def history(context: Context, entry: str | None, count: int) -> None:
     """Show what beat has sent and when, by this host's journal, the latest last.
 
