@@ -23,7 +23,7 @@ PRIVATE_KEY: Final = "PRIVATE KEY"
 # fmt: off
 BACKUP: Final[tuple[Option, ...]] = (
     Option("to", "str",
-           "Where the backups go: a directory on a filesystem of another machine, C(host:path) for rsync by SSH, or "
+           "The target: a directory on a filesystem of another machine, C(host:path) for rsync by SSH, or "
            "C(rsync://host/module/path).",
            syntax=re.compile(rf"{_PATH}|{_HOST}:[\w./@+-]+|rsync://{_HOST}(?::\d+)?{_PATH}", re.ASCII),
            like="/mnt/backup/shop, backup@backup1:/srv/shop or rsync://backup1/shop"),
@@ -52,7 +52,7 @@ def variable() -> Option:
     return Option(
         VARIABLE,
         "dict",
-        "Where a timer stores backups of broker and result store; see docs/backup.md. Empty for no backups. It needs "
+        "Backups of broker and result store, made by a timer; see docs/backup.md. Empty for no backups. It needs "
         f"C(redis_passwords.{BACKUP_USER}).",
         default={},
         options=BACKUP,
