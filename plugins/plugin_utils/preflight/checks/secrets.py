@@ -190,21 +190,28 @@ def _cache_password(model: Model) -> Iterator[Problem]:
             )
 
 
+def _user_of_redis(model: Model, host: str, user: str, wanted: str) -> Iterator[Problem]:
+    """Refuse a feature whose user in Redis has no password.
+
+    Args:
+        model: The inventory.
+        host: The host with the feature.
+        user: The user.
+        wanted: What is set, for the message.
+    """
+    passwords = model.value(host, "redis_passwords")
+    if passwords is not UNKNOWN and user not in as_mapping(passwords):
+        yield Problem(
+            f"redis_passwords.{user}", f"is not set, but {wanted}", _GENERATE, hosts=(host,)
+        )
+
+
 def _backup_password(model: Model) -> Iterator[Problem]:
     """Refuse backups without a user in Redis."""
     for host in model.members("redis"):
-        passwords, wanted = model.value(host, "redis_passwords"), model.value(host, BACKUP)
-        if (
-            wanted
-            and UNKNOWN not in (wanted, passwords)
-            and BACKUP_USER not in as_mapping(passwords)
-        ):
-            yield Problem(
-                f"redis_passwords.{BACKUP_USER}",
-                f"is not set, but {BACKUP} is",
-                _GENERATE,
-                hosts=(host,),
-            )
+        wanted = model.value(host, BACKUP)
+        if wanted and wanted is not UNKNOWN:
+            yield from _user_of_redis(model, host, BACKUP_USER, f"{BACKUP} is")
 
 
 def _exporter_passwords(model: Model) -> Iterator[Problem]:
@@ -220,30 +227,10 @@ def _exporter_passwords(model: Model) -> Iterator[Problem]:
                 f"{_GENERATE}; or, for an agent on the host, set celery_exporter_listen: 127.0.0.1:9808",
                 hosts=(host,),
             )
-        passwords = model.value(host, "redis_passwords")
-        if (
-            model.members("redis")
-            and passwords is not UNKNOWN
-            and "exporter" not in as_mapping(passwords)
-        ):
-            yield Problem(
-                "redis_passwords.exporter",
-                "is not set, but celery_exporter_enabled is true",
-                _GENERATE,
-                hosts=(host,),
-            )
-        if (
-            host in model.members("redis")
-            and model.value(host, REDIS) is True
-            and passwords is not UNKNOWN
-            and REDIS_USER not in as_mapping(passwords)
-        ):
-            yield Problem(
-                f"redis_passwords.{REDIS_USER}",
-                f"is not set, but {REDIS} is true",
-                _GENERATE,
-                hosts=(host,),
-            )
+        if model.members("redis"):
+            yield from _user_of_redis(model, host, "exporter", "celery_exporter_enabled is true")
+        if host in model.members("redis") and model.value(host, REDIS) is True:
+            yield from _user_of_redis(model, host, REDIS_USER, f"{REDIS} is true")
 
 
 def _application(model: Model) -> Iterator[Problem]:
