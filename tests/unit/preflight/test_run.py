@@ -349,6 +349,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{B}/clean/crontab/minute", "*/x", f"{B}.clean.crontab.minute", "step 'x'", "steps"),
     (f"{B}/clean/crontab/day_of_week", 7, f"{B}.clean.crontab.day_of_week", "0 to 6", "Sunday is 0"),
     (f"{B}/clean/crontab/day", 1, f"{B}.clean.crontab.day", "not a field", "day_of"),
+    (f"{B}/clean/crontab", {}, f"{B}.clean.crontab", "is empty", "at least one field"),
     (f"{B}/clean/crontab", {"minute": 0, "day_of_month": 30, "month_of_year": 2},
      f"{B}.clean.crontab", "never due", "change"),
     (f"{B}/clean/args", "x", f"{B}.clean.args", "a string, but must be a list", "as such"),

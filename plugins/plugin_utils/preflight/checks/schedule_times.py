@@ -56,7 +56,7 @@ PERIODS: Final = (86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000, 1)
 
 
 def check_crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
-    """Check that a crontab has known fields with valid values, and is ever due."""
+    """Check that a crontab has fields, that they are known and valid, and that it is ever due."""
     if not isinstance(value, Mapping):
         yield Problem(
             dotted(path),
@@ -66,6 +66,13 @@ def check_crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
         )
         return
     fields = as_mapping(value)
+    if not fields:
+        yield Problem(
+            dotted(path),
+            "is empty",
+            'write at least one field: {minute: 0} is once an hour, {minute: "*"} is every minute',
+        )
+        return
     parsed: dict[str, frozenset[int]] = {}
     for name, text in fields.items():
         if name not in crontab.FIELDS:
