@@ -34,12 +34,14 @@ BATCH = 1000
 RETRY = 2.0
 
 #: Renews the times of tags that are in the index. ZREM comes first because it writes: after a write, Redis lets the
-#: script run ZADD even at its memory limit. No message has the tag "".
+#: script run ZADD even at its memory limit. No message has the tag "". Without tags, the script only finds out whether
+#: Redis accepts writes.
 #: KEYS: unacked_index. ARGV: tags.
 RENEW = Script("""
 local now = redis.call('TIME')
 local score = now[1] .. '.' .. string.format('%06d', now[2])
 redis.call('ZREM', KEYS[1], '')
+if #ARGV == 0 then return end
 local places = {}
 for i = 1, #ARGV do
   places[2 * i - 1] = score
@@ -114,7 +116,7 @@ class Lease:
 
     @property
     def age(self) -> float:
-        """Return the seconds since Redis confirmed a renewal, or since there was nothing to renew."""
+        """Return the seconds since Redis confirmed a renewal."""
         return self._clock() - self._confirmed
 
     @property
@@ -131,6 +133,9 @@ class Lease:
 
     def renew(self, run: Run, index: str) -> int:
         """Renew all held messages; return their number.
+
+        Redis is asked even if there are none. Otherwise a worker without messages would not notice that Redis refuses
+        writes for a while, and its next sweep would take the messages of workers that could not renew them.
 
         Args:
             run: Runs the script.
@@ -157,7 +162,7 @@ class Lease:
                 self.age,
                 self.seconds,
             )
-        for start in range(0, len(tags), BATCH):
+        for start in range(0, max(1, len(tags)), BATCH):
             if self._ended.is_set():
                 return start
             run(RENEW, [index], tags[start : start + BATCH])

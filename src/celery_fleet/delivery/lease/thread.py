@@ -42,8 +42,9 @@ SHORTEST_TIMEOUT = 1.0
 #: Seconds until the next attempt after an unexpected error.
 RETRY = 2.0
 
-#: Seconds without a sweep after the broker was away. It was away for the other workers as well, and their messages look
-#: abandoned until they renew them. They try every two seconds, and an attempt lasts at most twice the timeout.
+#: Seconds without a sweep after the broker was away, or refused writes. It was so for the other workers as well, and
+#: their messages look abandoned until they renew them. They try every two seconds, and an attempt lasts at most twice
+#: the timeout.
 PATIENCE = 2 * TIMEOUT + RETRY
 
 #: kombu's visibility timeout, if the application sets none.
@@ -135,8 +136,10 @@ class LeaseThread(Periodic):
         """Renew and sweep if that is due; return the seconds until the next step."""
         try:
             broker = self._access.broker()
-            if broker is not None:
-                self._renew_and_sweep(broker)
+            if broker is None:
+                # The broker may have been away since before this process started.
+                self._be_patient()
+            elif self._renew_and_sweep(broker):
                 self._found(None)
         except (redis.RedisError, OSError) as exc:
             self._be_patient()
@@ -146,23 +149,26 @@ class LeaseThread(Periodic):
     def _be_patient(self) -> None:
         self._sweep_at = max(self._sweep_at, self._clock() + PATIENCE)
 
-    def _renew_and_sweep(self, broker: Broker) -> None:
-        if self.lease.due_in <= 0:
+    def _renew_and_sweep(self, broker: Broker) -> bool:
+        """Do what is due; return whether Redis was asked, and answered."""
+        due = self.lease.due_in <= 0
+        if due:
             if self.lease.lapsed:
                 # If this process was suspended, for example with its host, other workers may have been, too.
                 self._be_patient()
             self.lease.renew(broker.run, broker.index)
         now = self._clock()
         if now < self._sweep_at:
-            return
+            return due
         self._sweep_at = now + self._every * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
         if not self._access.connected:
-            return
+            return due
         if self._times != self._access.times:
             self._times = self._access.times
             self._suspicious_until = now + SUSPICIOUS
         if self.sweep.round(broker, now < self._suspicious_until):
             self._sweep_at = now
+        return True
 
     def _found(self, trouble: str | None) -> None:
         if trouble is not None and self._trouble is None:

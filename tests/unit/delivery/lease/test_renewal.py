@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import visibility
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from celery_fleet.delivery.lease import renewal as module
 from celery_fleet.delivery.lease.renewal import Lease
@@ -114,10 +115,21 @@ def test_a_short_lease_is_renewed_three_times() -> None:
     assert case.lease.due_in == 1
 
 
-def test_without_messages_nothing_is_sent(case: Case) -> None:
+def test_without_messages_redis_is_asked_as_often(case: Case) -> None:
     assert case.renew() == 0
-    assert case.asked == []
+    assert case.asked == [[]]
     assert case.lease.due_in == module.LONGEST_ROUND
+
+
+def test_without_messages_a_renewal_fails_if_redis_refuses_writes(store: Store) -> None:
+    lease = Lease(lambda: [], 300)
+    assert lease.renew(store.run, INDEX) == 0
+    assert store.held() == set()
+    store.admin.config_set("min-replicas-to-write", 1)
+
+    with pytest.raises(RedisError, match="NOREPLICAS"):
+        lease.renew(store.run, INDEX)
+    assert lease.due_in < module.LONGEST_ROUND
 
 
 def test_a_failed_renewal_is_retried_soon_and_does_not_count(case: Case) -> None:

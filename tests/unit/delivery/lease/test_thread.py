@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, signals
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_fleet.delivery import hooks, tags
@@ -33,6 +34,8 @@ class Case:
         self.connected = True
         self.times = 1
         self.trouble: Exception | None = None
+        #: Whether scripts that only read succeed despite the trouble.
+        self.reads = False
         self.calls: list[tuple[float, Script, Sequence[Any]]] = []
         self.thread = LeaseThread(
             Lease(lambda: self.held, seconds, clock=lambda: self.now),
@@ -47,7 +50,7 @@ class Case:
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         self.calls.append((self.now, script, args))
-        if self.trouble is not None:
+        if self.trouble is not None and (script is RENEW or not self.reads):
             raise self.trouble
         return None if script is RENEW else [0, 0, [], [], self.now]
 
@@ -72,17 +75,29 @@ def test_renewals_and_sweeps_happen_when_they_are_due(case: Case) -> None:
     assert case.calls[0][:2] == (1000.0, RENEW)
 
 
-def test_an_idle_worker_sends_one_command_in_several_seconds(case: Case) -> None:
+def test_an_idle_worker_sends_two_commands_in_five_seconds(case: Case) -> None:
     case.held = []
     case.pass_time(1000)
-    assert case.count(RENEW) == 0
-    assert len(case.calls) <= 0.3 * 1000
+    assert case.count(RENEW) == 200
+    assert len(case.calls) <= 0.45 * 1000
 
 
 def test_it_waits_for_the_first_connection(case: Case) -> None:
     case.there = False
     assert 0 <= case.thread.step() <= lease_thread.EVERY
     assert case.calls == []
+
+
+def test_after_its_first_connection_the_others_may_renew_before_it_sweeps(case: Case) -> None:
+    case.there = False
+    case.pass_time(290)
+    case.there = True
+    back = case.now
+    case.pass_time(60)
+    looks = [when for when, script, _ in case.calls if script is sweep_scripts.LOOK]
+    assert (
+        lease_thread.PATIENCE - lease_thread.RETRY <= looks[0] - back <= 2 * lease_thread.PATIENCE
+    )
 
 
 def test_the_lease_continues_without_a_connection_of_the_worker(case: Case) -> None:
@@ -114,6 +129,11 @@ def test_an_error_is_logged_once_and_retried_soon(
         case.trouble = RedisTimeoutError("redis://worker:s3cr3t@redis1 timed out")
         case.pass_time(60)
         assert case.count(RENEW) >= 25
+        for _ in range(
+            100
+        ):  # in most of these steps nothing is due, so they say nothing about the broker
+            case.thread.step()
+            case.now += 0.1
         case.trouble = None
         case.pass_time(5)
     assert [record.message.split(":")[0] for record in caplog.records] == [
@@ -135,6 +155,21 @@ def test_after_an_outage_the_others_may_renew_before_it_sweeps(case: Case) -> No
     renewals = [when for when, script, _ in case.calls if script is RENEW]
     # The last failed attempt was up to two seconds ago.
     assert renewals[0] - back <= lease_thread.RETRY
+    assert looks[0] - back >= lease_thread.PATIENCE - lease_thread.RETRY
+
+
+def test_an_idle_worker_notices_that_redis_refuses_writes(case: Case) -> None:
+    """The sweep's first script only reads, so it succeeds. The others could not renew their messages."""
+    case.held = []
+    case.pass_time(100)
+    case.trouble = ResponseError("MISCONF Redis can't write")
+    case.reads = True
+    case.pass_time(30)
+    case.trouble = None
+    case.calls.clear()
+    back = case.now
+    case.pass_time(60)
+    looks = [when for when, script, _ in case.calls if script is sweep_scripts.LOOK]
     assert looks[0] - back >= lease_thread.PATIENCE - lease_thread.RETRY
 
 

@@ -104,6 +104,25 @@ def test_a_worker_that_was_cut_off_beyond_its_lease_touches_no_later_delivery(
     assert workers.ledger.count("begin") == {"task": 2, "next": 1}
 
 
+def test_an_idle_worker_takes_nothing_after_redis_refused_writes(workers: Workers) -> None:
+    workers.start("holds", "-P", "threads", "-c", "1", visibility=LEASE)
+    workers.send("wait", "task")
+    workers.until(lambda: workers.ledger.node("begin", "task"), "the task runs")
+    for number in range(3):
+        workers.start(f"idle-{number}", "-P", "threads", "-c", "1", visibility=LEASE)
+    time.sleep(12)  # all of them sweep
+    for _ in range(5):
+        # A little longer than the lease: no sweep fails, but the first one afterwards may find it expired.
+        workers.store.admin.config_set("min-replicas-to-write", 1)
+        time.sleep(LEASE + 0.2)
+        workers.store.admin.config_set("min-replicas-to-write", 0)
+        time.sleep(2 * LEASE)
+    workers.go("holds")
+
+    all_ended(workers, {"task"})
+    assert workers.ledger.count("begin") == {"task": 1}
+
+
 def test_wrong_clocks_do_no_harm(workers: Workers) -> None:
     workers.start("right", "-c", "1", visibility=LEASE)
     workers.start("fast", "-c", "1", visibility=LEASE, clock=60)
