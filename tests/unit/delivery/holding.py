@@ -125,6 +125,7 @@ def serving(directory: Path) -> Iterator[Store]:
 
 def clear(store: Store) -> None:
     store.admin.config_set("maxmemory", 0)
+    store.admin.config_set("min-replicas-to-write", 0)
     keys: list[str] = [INDEX, UNACKED]
     for queue in QUEUES:
         keys += [queue, *(f"{queue}{SEP}{step}" for step in (3, 6, 9))]

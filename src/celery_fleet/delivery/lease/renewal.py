@@ -116,7 +116,7 @@ class Lease:
 
     @property
     def age(self) -> float:
-        """Return the seconds since Redis confirmed a renewal."""
+        """Return the seconds since Redis confirmed a renewal, or since there was nothing to renew."""
         return self._clock() - self._confirmed
 
     @property
@@ -131,15 +131,13 @@ class Lease:
         """Return the seconds until the next round; infinity after `end`."""
         return float("inf") if self.ended else max(0.0, self._next - self._clock())
 
-    def renew(self, run: Run, index: str) -> int:
+    def renew(self, run: Run, index: str, ask: bool = False) -> int:
         """Renew all held messages; return their number.
-
-        Redis is asked even if there are none. Otherwise a worker without messages would not notice that Redis refuses
-        writes for a while, and its next sweep would take the messages of workers that could not renew them.
 
         Args:
             run: Runs the script.
             index: Key of kombu's ``unacked_index``.
+            ask: Whether to ask Redis even if there are none, to find out whether it accepts writes.
 
         Raises:
             redis.exceptions.RedisError, OSError: Redis did not confirm the renewal; the next attempt follows soon.
@@ -162,7 +160,7 @@ class Lease:
                 self.age,
                 self.seconds,
             )
-        for start in range(0, max(1, len(tags)), BATCH):
+        for start in range(0, max(int(ask), len(tags)), BATCH):
             if self._ended.is_set():
                 return start
             run(RENEW, [index], tags[start : start + BATCH])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery_fleet.delivery.scripts import Script
 
 #: Finds expired messages, the newest first, so that messages of several rounds go back in order; and our own messages.
+#: ZREM changes nothing, but fails if Redis refuses writes: then the owners of messages can't renew them either.
 #: KEYS: unacked_index, unacked. ARGV: seconds of the lease; visibility timeout of stock workers; maximum number of
 #: messages; maximum number of bytes; number of tags to examine; own prefix; age of own messages in seconds; number of
 #: tags to examine for own messages, the newest first.
@@ -13,6 +14,7 @@ from celery_fleet.delivery.scripts import Script
 LOOK = Script("""
 local index, unacked = KEYS[1], KEYS[2]
 local now = redis.call('TIME')
+redis.call('ZREM', index, '')
 now = now[1] + now[2] / 1000000
 local ours = '/%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x/%x+$'
 local lease, stock = now - ARGV[1], now - ARGV[2]

@@ -156,7 +156,9 @@ class LeaseThread(Periodic):
             if self.lease.lapsed:
                 # If this process was suspended, for example with its host, other workers may have been, too.
                 self._be_patient()
-            self.lease.renew(broker.run, broker.index)
+            # A worker without messages notices by its sweeps that Redis refuses writes. Until it may sweep, it asks.
+            ask = self._trouble is not None or not self._access.connected
+            self.lease.renew(broker.run, broker.index, ask)
         now = self._clock()
         if now < self._sweep_at:
             return due

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from celery_fleet.delivery.lease import sweep as lease_sweep
 from celery_fleet.delivery.lease import sweep_scripts
@@ -311,6 +312,16 @@ def test_messages_are_put_back_at_the_memory_limit(store: Store, sweep: Sweep) -
 
     sweep.round(store.broker())
     assert store.names() == [tag]
+
+
+def test_nothing_is_looked_for_while_redis_refuses_writes(store: Store, sweep: Sweep) -> None:
+    """Even if nothing has expired yet: its owner can't renew it, and a sweep must know that when it does expire."""
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, 0)
+    store.admin.config_set("min-replicas-to-write", 1)
+
+    with pytest.raises(RedisError, match="NOREPLICAS"):
+        sweep.round(store.broker())
 
 
 def test_nothing_to_do_is_one_command(store: Store, sweep: Sweep) -> None:
