@@ -328,6 +328,7 @@ def test_a_broker_that_is_down(released: Path, call: Call, argv: tuple[str, ...]
     assert "127.0.0.1:1" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_full(broker: redis.Redis, call: Call) -> None:
     parked(broker, 2)
     broker.config_set("maxmemory", "1")

@@ -86,6 +86,7 @@ def sums(backup: Path) -> dict[str, str]:
     return {name: sha for sha, name in (line.split("  ") for line in lines)}
 
 
+@pytest.mark.slow
 def test_a_backup_has_everything(
     instances: Instances, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

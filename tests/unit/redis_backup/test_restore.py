@@ -134,6 +134,7 @@ def new_host(tmp_path: Path) -> Iterator[Callable[[str], NewHost]]:
 New = Callable[[str], NewHost]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_host_has_the_same_data(kind: str, new_host: New, backed_up: Any) -> None:
     backup, data = backed_up
@@ -274,6 +275,7 @@ def test_a_damaged_copy_is_refused_before_anything_is_touched(
     assert not (host.data / "shop-broker.restore/note.json").exists()
 
 
+@pytest.mark.slow
 def test_an_instance_that_does_not_start_is_named_with_the_way_back(
     new_host: New, backed_up: Any
 ) -> None:

@@ -108,6 +108,7 @@ def test_parking_only_needs_the_standard_library() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_an_id_that_is_no_text_is_chosen_replayed_and_dropped(
     worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:
@@ -294,6 +295,7 @@ def test_letters_of_a_forbidden_list_are_kept(
     client(port, "admin").acl_log_reset()
 
 
+@pytest.mark.slow
 def test_a_message_that_a_worker_may_not_park_stays_in_unacked(tmp_path: Path) -> None:
     users = acl.acl("broker", PASSWORDS, ["mail"], setinfo=knows_setinfo()).replace(" ~fleet:*", "")
     with redis_server(tmp_path, users=users) as port:

@@ -128,6 +128,7 @@ def test_both_servers_answer(running: Running, tmp_path: Path) -> None:
     assert PASSWORD not in str(found)
 
 
+@pytest.mark.slow
 def test_a_cache_is_asked_at_its_own_address(running: Running, tmp_path: Path) -> None:
     one = setup(running, tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as free:
