@@ -19,7 +19,7 @@ source scripts/lib.sh
 
 # A process for each core, which gets the tests one by one: some take a hundred times as long as others.
 PARALLEL=(--numprocesses=auto --dist=worksteal)
-# Slow tests mostly wait: for workers to start, or for a Redis that is away for seconds. So run two on each core.
+# Slow and long tests mostly wait: for workers to start, or for a Redis that is away for seconds. So run two on each core.
 WAITING=(--numprocesses=$(($(nproc) * 2)) --dist=worksteal)
 
 # Seconds after which a test on hosts, with its fixtures, counts as hanging. tests/conftest.py limits the others.
@@ -74,7 +74,7 @@ tested() {
 # is unset here; with it pytest would compile all tests each time.
 tests() {
   local processes=("${PARALLEL[@]}")
-  [[ $1 == slow ]] && processes=("${WAITING[@]}")
+  [[ $1 == fast ]] || processes=("${WAITING[@]}")
   tested "$1" "$2" env --unset=PYTHONDONTWRITEBYTECODE pytest "${processes[@]}" -m "$3" \
     --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml"
 }
