@@ -1452,6 +1452,7 @@ def test_a_key_without_a_space_does_not_show_its_value(variables: Variables) -> 
     variables["celery_app_source"] = {"git:https://user:hunter2@host/a": None}
     variables["celery_app_task_routes"] = {"app.*": {"queue:hunter2": None}}
     variables["redis_passwords:hunter2"] = None
+    variables["celery_beat_schedule:hunter2"] = None
     text = text_of(problems(variables))
     assert "hunter2" not in text
     for shown in ("celery_app_source['git:…']", "['app.*']['queue:…']", "redis_passwords…"):

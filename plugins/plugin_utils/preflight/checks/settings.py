@@ -177,7 +177,7 @@ def check_misplaced(model: Model) -> Iterator[Problem]:
         else:
             remedy = f"use {variable}" if variable else f"write {setting} in {VARIABLE}"
         yield Problem(
-            name,
+            str(safe_key(name)),
             "is a setting of Celery, which has no effect as a variable of the inventory",
             f"{remedy}. If it is your own variable, add it to preflight_allowed_variables.",
             hosts=hosts,
