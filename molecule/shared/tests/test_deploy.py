@@ -71,24 +71,39 @@ def test_running_task_survives_the_restart_of_its_worker(fleet: Fleet, label: st
 @pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers")
 def test_running_tasks_survive_the_restart_of_all_workers(fleet: Fleet, label: str) -> None:
     """Every slot is taken and more tasks wait, so each worker is restarted while it works."""
-    instances = fleet.of("celery_workers")["celery_worker_instances"]
+    variables = fleet.of("celery_workers")
     taken = [
         worker
         for name in fleet.hosts("celery_workers")
         for worker in fleet.expected[name]["celery_worker_host_instances"]
     ]
+    instances = {
+        worker: {
+            **variables.get("celery_worker_defaults", {}),
+            **variables["celery_worker_instances"][worker],
+        }
+        for worker in taken
+    }
     slots = [worker for worker in taken for _ in range(instances[worker]["concurrency"])]
+    # One host may reserve a task for each slot and its whole prefetch, and must leave enough for the others' slots.
     runs = [
-        tasks.tracer(f"{label}-{turn}-{number}", worker, seconds)
-        for turn, seconds in enumerate((10, 5))
+        tasks.tracer(f"{label}-{turn}-{number}", worker, 5)
+        for turn in range(
+            1 + max(each.get("prefetch_multiplier", 4) for each in instances.values())
+        )
         for number, worker in enumerate(slots)
     ]
+    turns = len(runs) // len(slots)
+
+    def running() -> int:
+        return sum(run["finished_at"] is None for run in database.runs(fleet, label))
+
     tasks.send(fleet, runs)
-    wait_for("they run", 10, lambda: len(database.runs(fleet, label)) == len(slots))
+    wait_for("each slot has one", 10, lambda: running() == len(slots))
     before = units.main_pids(fleet)
     run = plays.play(fleet, "restart-workers", playbook="playbooks/restart_workers.yml")
     assert run.status == 0, run.end
     after = units.main_pids(fleet)
     workers = {key for key in before if "-worker@" in key[1]}
     assert {key for key in before if before[key] != after.get(key)} == workers
-    database.assert_ran_once(fleet, label, len(runs), 30)
+    database.assert_ran_once(fleet, label, len(runs), 15 + turns * 5)
