@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-noon report-tested screenshots docs clean
+.PHONY: help setup lock lint test-fast test sanity test-all soak soak-long demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-noon report-tested screenshots docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -46,7 +46,10 @@ test-all: setup ## every test and scenario, even if one fails; writes docs/teste
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
 
-soak: soak-restarts soak-delivery soak-noon ## each case of docs/restarts.md, delivery-proof.md and deploys.md separately and often; takes hours
+soak: soak-long soak-restarts soak-delivery soak-noon ## each case of docs/restarts.md, delivery-proof.md and deploys.md separately and often; takes hours
+
+soak-long: setup ## the tests marked long, with more and longer faults
+	@CELERY_FLEET_SOAK=1 scripts/check.sh long
 
 soak-%: setup ## one of them: soak-restarts, soak-delivery, soak-noon
 	@CELERY_FLEET_SOAK=1 scripts/check.sh molecule:$*

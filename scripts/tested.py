@@ -33,8 +33,8 @@ WITHOUT_HOSTS = {
 #: Parts whose tests are not counted: whether they passed is their command's exit status.
 NOT_COUNTED = ("sanity",)
 
-#: Scenarios that `make soak` runs with more faults, for the published tables.
-SOAKED = ("delivery", "noon", "restarts")
+#: Parts that `make soak` runs with more faults: the scenarios for the published tables.
+SOAKED = ("delivery", "long", "noon", "restarts")
 
 HEAD = """\
 # What was tested
@@ -53,7 +53,7 @@ class PartRun:
     """One run of a part.
 
     Attributes:
-        part: `fast`, `slow`, `long`, `sanity`, the name of a Molecule scenario, or `soak-` and the name of a scenario.
+        part: `fast`, `slow`, `long`, `sanity`, the name of a Molecule scenario, or `soak-` and the name of one of them.
         passed: Whether its command succeeded.
         tests: Number of tests that ran.
         failed: Number of tests that failed.

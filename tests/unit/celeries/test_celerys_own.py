@@ -36,7 +36,7 @@ OWN = Environment(
     "own",
     ("celery[redis]==5.7.*", "pydantic>=2", "pytest-timeout>=2"),
 )
-#: With CELERY_FLEET_SOAK=1, all of Celery's tests that need no RabbitMQ; otherwise these, which take two minutes.
+#: In `make soak-long`, all of Celery's tests that need no RabbitMQ; otherwise these, which take two minutes.
 CHOSEN = "not rabbitmq" if origin.is_soak() else "test_chord and chain and not rabbitmq"
 DELIVERY = {
     "profile": "at_least_once",

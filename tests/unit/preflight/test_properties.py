@@ -19,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from scripts.restarts import origin
 from tests.unit.preflight import mutations, oracle
 from tests.unit.preflight.inventory import problems, specs, valid
 
@@ -35,8 +36,8 @@ VALID = settings(BASE, max_examples=4)
 FEW = settings(BASE, max_examples=7)
 SHORT = settings(BASE, max_examples=10)
 MORE = settings(BASE, max_examples=18)
-DEEP = settings(BASE, max_examples=500)
-# 28 mutations in `make test-fast`, 72 in `make test`, 2,000 in `make test-all`, in four parallel parts.
+DEEP = settings(BASE, max_examples=500 if origin.is_soak() else 150)
+# 28 mutations in `make test-fast`, 72 in `make test`, 600 in `make test-all`, 2,000 in a soak, in four parallel parts.
 PARTS = 4
 EMPTY: Final[Mapping[str, Any]] = {"list": [], "dict": {}, "int": 0, "float": 0, "bool": False}
 

@@ -55,6 +55,7 @@ def test_each_part_has_a_row(checkout: Path) -> None:
         "`change`",
         "`upgrade`",
         "`soak-delivery`",
+        "`soak-long`",
         "`soak-noon`",
         "`soak-restarts`",
     ]

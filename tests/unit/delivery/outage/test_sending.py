@@ -19,6 +19,7 @@ from redis import exceptions as redis_errors
 from celery_fleet.delivery.outage import sending
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.outage.sending import PatientProducer, is_away
+from scripts.restarts import origin
 from tests.fleet import free_port
 from tests.follow_ups import DELIVERY, SHOP, away, send, settled, survives
 from tests.outage import Server, Worker, wait_for, working
@@ -29,6 +30,13 @@ POOLS = {
     "threads": ("-P", "threads", "-c", "10"),
     "gevent": ("-P", "gevent", "-c", "10"),
 }
+#: How Redis is away, and for how many seconds. Only a soak has the longest one with each fault.
+OUTAGES = [
+    (fault, seconds)
+    for fault in ("killed", "frozen", "loading")
+    for seconds in (5, 30, 120)
+    if seconds < 120 or fault == "frozen" or origin.is_soak()
+]
 
 
 @pytest.mark.slow
@@ -41,8 +49,7 @@ def test_follow_ups_survive_an_outage(tmp_path: Path, pool: str, fault: str) -> 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seconds", [5, 30, 120])
-@pytest.mark.parametrize("fault", ["killed", "frozen", "loading"])
+@pytest.mark.parametrize(("fault", "seconds"), OUTAGES)
 @pytest.mark.parametrize("pool", list(POOLS))
 def test_follow_ups_survive_any_outage(
     tmp_path: Path, pool: str, fault: str, seconds: float
