@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.common import json_file
+from celery_fleet.common.errors import error_text
+from celery_fleet.common.small_file import DAMAGED, content
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +68,18 @@ class BeatMetrics:
 
     def _read(self) -> None:
         try:
-            found = json.loads(self._path.read_bytes())
+            found = json.loads(content(self._path))
             entries = {
-                str(name): {counter: int(counts[counter]) for counter in COUNTERS}
+                str(name): {counter: int(counts.get(counter, 0)) for counter in COUNTERS}
                 for name, counts in found["entries"].items()
             }
             self._alive, self._entries = float(found["written"]), entries
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            log.warning("%s can't be read, counters begin at zero: %s", self._path, error)
+        except (OSError, *DAMAGED) as error:
+            log.warning(
+                "%s can't be read, counters begin at zero: %s", self._path, error_text(error)
+            )
 
     def count(self, entry: Any, sent: bool, planned: float | None) -> None:
         """Count an attempt to send.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.common import json_file
-from celery_fleet.common.small_file import content
+from celery_fleet.common.small_file import DAMAGED, content
 
 FORMAT = 1
 
@@ -46,7 +46,7 @@ def add(path: Path, more: Mapping[str, int], group: str = "") -> None:
         _lock(lock)
         try:
             document = _added(json.loads(content(path)), more, group)
-        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        except (FileNotFoundError, *DAMAGED):
             document = _added({"format": FORMAT}, more, group)
         json_file.replace(path, document, 0o644)
     finally:

@@ -9,6 +9,12 @@ from pathlib import Path
 #: The largest accepted size in bytes.
 LARGEST = 4 << 20
 
+#: What can be raised by parsing and checking a document that another user may have written.
+DAMAGED = (
+    *(ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError),  # numbers without bounds, and lists in lists
+)
+
 
 def content(path: Path) -> bytes:
     """Read a small file. Another user may have replaced it with a pipe without a writer, a link, or a huge file.

@@ -35,6 +35,7 @@ from celery.utils.nodenames import node_format, nodesplit
 from celery_fleet.common import json_file
 from celery_fleet.common.errors import error_text
 from celery_fleet.common.periodic import Periodic
+from celery_fleet.common.small_file import DAMAGED, content
 from celery_fleet.compat import requests
 from celery_fleet.compat import worker as compat_worker
 from celery_fleet.worker.task_counts import BOUNDS, LastHour, Recorder, check, total
@@ -91,7 +92,7 @@ class MetricsFile(Periodic):
     def start(self) -> None:
         """Read the earlier counts and start to write."""
         try:
-            document = json.loads(self._path.read_text(encoding="utf-8"))
+            document = json.loads(content(self._path))
             if document["format"] != FORMAT:
                 raise ValueError(f"its format is {document['format']!r}")
             drains, tasks, waits = document["drains"], document["tasks"], document["waits"]
@@ -103,7 +104,7 @@ class MetricsFile(Periodic):
             self._scaled = scaled
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, *DAMAGED) as error:
             logger.warning(
                 "%s can't be read, so its counts start at 0: %s", self._path, error_text(error)
             )

@@ -140,7 +140,14 @@ def test_a_stop_in_the_middle_of_a_send_changes_no_counters(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"written": 1}', '{"written": 1, "entries": {"a": {}}}']
+    "text",
+    [
+        *("", "[]", '{"written": 1}', '{"written": 1, "entries": {"a": 1}}', "[" * 200_000),
+        '{"written": 1, "entries": {"a": {"sent": 1e999}}}',
+        f'{{"written": {10**400}, "entries": {{}}}}',
+        '{"written": 1, "entries": {}}' + " " * (5 << 20),
+    ],
+    ids=lambda text: text[:60],
 )
 def test_counters_begin_at_zero_if_the_file_cannot_be_read(
     start: Any, path: Path, text: str, caplog: pytest.LogCaptureFixture
@@ -149,6 +156,18 @@ def test_counters_begin_at_zero_if_the_file_cannot_be_read(
     tick(start(one={}))
     assert counted(path) == {"one": {}}
     assert "counters begin at zero" in caplog.text
+
+
+def test_counters_of_an_older_beat_continue(start: Any, path: Path) -> None:
+    path.write_text(json.dumps({"format": 1, "written": 1, "entries": {"one": {"sent": 3}}}))
+    tick(start(one={}))
+    assert counted(path) == {"one": {"sent": 3}}
+
+
+def test_a_pipe_in_place_of_the_file_does_not_stop_beat(start: Any, path: Path) -> None:
+    os.mkfifo(path)
+    tick(start(one={}))
+    assert counted(path) == {"one": {}}
 
 
 def test_a_file_that_cannot_be_written_does_not_stop_beat(

@@ -41,7 +41,11 @@ def test_a_second_instance_counts_as_its_worker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "{}", "[]", "null", '{"format": 2, "left": 9}', '{"format": 1, "left": "x"}'],
+    [
+        *("", "{", "{}", "[]", "null", '{"format": 2, "left": 9}', '{"format": 1, "left": "x"}'),
+        *('{"format": 1, "left": 1e999}', "[" * 200_000),
+    ],
+    ids=lambda text: text[:30],
 )
 def test_a_file_of_another_kind_begins_at_zero(tmp_path: Path, text: str) -> None:
     path = tmp_path / "unit.json"

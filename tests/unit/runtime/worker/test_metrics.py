@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,7 +171,21 @@ def file_at(path: Path, recorder: Recorder) -> MetricsFile:
     )
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "drains": 1}'])
+def counts_of(**values: Any) -> str:
+    return json.dumps({"format": 1, "drains": 1, "tasks": [], "waits": [], **values})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"format": 2}', '{"format": 1, "drains": 1}', "[" * 200_000),
+        counts_of(drains=float("inf")),
+        counts_of(scaling={"ups": 1}).replace('"ups": 1', '"ups": 1e999'),
+        counts_of(**damaged(sum=10**400)),
+        counts_of() + " " * (5 << 20),
+    ],
+    ids=lambda text: text[:80],
+)
 def test_a_file_that_cannot_be_read_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
@@ -183,6 +198,15 @@ def test_a_file_that_cannot_be_read_is_replaced(
     assert "so its counts start at 0" in record.message
     found = json.loads(path.read_text())
     assert (found["tasks"], found["waits"], found["drains"]) == ([], [], 0)
+
+
+def test_a_pipe_in_place_of_the_file_does_not_stop_the_worker(tmp_path: Path) -> None:
+    path = tmp_path / "worker-mail.json"
+    os.mkfifo(path)
+    file = file_at(path, Recorder())
+    file.start()
+    file.end()
+    assert json.loads(path.read_text())["tasks"] == []
 
 
 def test_changes_of_the_pool_are_counted_across_starts(tmp_path: Path) -> None:
