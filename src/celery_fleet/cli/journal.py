@@ -51,7 +51,9 @@ Run = dict[str, Any]
 
 def command(application: Application, task_id: str) -> list[str]:
     """Return the command line that prints the entries about a task's life, in JSON."""
-    matches = [f"CELERY_APP={application.name}", *(f"LOGGER={name}" for name in LOGGERS)]
+    # Any process can write fields of its own, but not under the unit of another one.
+    unit = f"--unit={application.name}-worker@*.service"
+    matches = [unit, *(f"LOGGER={name}" for name in LOGGERS)]
     # A message with a traceback is longer than what journalctl shows without --all.
     options = ["--quiet", "--no-pager", "--all", "--output=json"]
     fields = f"--output-fields={','.join(_FIELDS)}"
@@ -176,7 +178,7 @@ def _run(entry: Mapping[str, Any], node: str, task_id: str) -> Run:
 def _event(message: str, task_id: str) -> tuple[str, str | float | None] | None:
     """Return what a message says, and as detail the run time or the exception's name; None if it is another one."""
     events = "|".join(_EVENTS)
-    match = re.search(rf"Task \S+\[{re.escape(task_id)}\] ({events}) ?([\w.-]*)", message)
+    match = re.search(rf"Task .+?\[{re.escape(task_id)}\] ({events}) ?([\w.-]*)", message)
     if match is None:
         return None
     state, rest = _EVENTS[match[1]], match[2]

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from celery_fleet.common.small_file import DAMAGED
 from celery_fleet.delivery.keys import HISTORY
 
 #: Entries that are read at a time.
@@ -25,6 +26,10 @@ FIELDS = (
     "detail",
 )
 
+#: Those that are times, and the last one that is a date: the year 9999.
+TIMES = ("sent", "eta", "received", "started", "ended")
+LATEST = 253_402_300_799
+
 
 def unpacked(data: bytes) -> bytes:
     """Return the document of an entry as text; nothing if it is damaged or too large."""
@@ -37,15 +42,33 @@ def unpacked(data: bytes) -> bytes:
 
 
 def records(data: bytes, task_id: str) -> Iterator[dict[str, Any]]:
-    """Yield what an entry says about a task, with `node` and `release`."""
+    """Yield what an entry says about a task, with `node` and `release`; nothing of what is damaged."""
     text = unpacked(data)
     if json.dumps(task_id).encode() not in text:
         return
-    document = json.loads(text)
-    for values in document["tasks"]:
-        found = dict(zip(FIELDS, values, strict=False))
-        if found["id"] == task_id:
-            yield {**found, "node": document["node"], "release": document["release"]}
+    try:
+        document = json.loads(text)
+        node, release, tasks = str(document["node"]), document["release"], list(document["tasks"])
+    except DAMAGED:
+        return
+    for values in tasks:
+        if isinstance(values, list) and len(values) == len(FIELDS) and _is_sound(values):
+            found = dict(zip(FIELDS, values, strict=True))
+            if found["id"] == task_id:
+                yield {**found, "node": node, "release": release and str(release)}
+
+
+def _is_sound(values: list[Any]) -> bool:
+    """Return whether a record is as a worker writes it. Every task can write to the history."""
+    found = dict(zip(FIELDS, values, strict=True))
+    times = [found[name] for name in TIMES if found[name] is not None]
+    return (
+        all(isinstance(found[name], str) for name in ("id", "name", "queue", "state"))
+        and isinstance(found["origin"], str | None)
+        and isinstance(found["detail"], str | int | float | None)
+        and found["received"] is not None
+        and all(isinstance(one, int | float) and 0 <= one <= LATEST for one in times)
+    )
 
 
 def search(client: Any, task_id: str, seconds: float) -> dict[str, Any]:

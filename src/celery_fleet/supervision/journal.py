@@ -181,5 +181,7 @@ def install(app: str, worker: str, *, as_json: bool, environ: Mapping[str, str])
             if ours and connected(environ):
                 logger.handlers[number] = JournalHandler(handler)
 
+    # At DEBUG, this logger would write the arguments of each task.
+    logging.getLogger("celery.pool").setLevel(logging.INFO)
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(change, weak=False, dispatch_uid="celery_fleet.journal")

@@ -11,7 +11,7 @@ ended or lost its connection. `detail` is the name of the exception of a task th
 succeeded.
 
 The stream must never slow a worker down: another thread writes it, with a short time limit, and what can't be written
-is dropped and counted. It stays below a size because each worker trims it once a minute.
+is dropped; the log says so. It stays below a size because each worker trims it once a minute.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ class History:
         #: By the identity of the request: a retry has the same id, and arrives before its first run has ended.
         self._open: dict[int, _Open] = {}
         self._ended: deque[Record] = deque()
-        self.dropped = 0
+        #: Whether a record was dropped because too many waited.
+        self.overflowed = False
 
     def seen(self, request: Any, what: str, detail: Any = None) -> None:
         """Note what has happened to a request; see `celery_fleet.compat.requests.follow`."""
@@ -136,7 +137,7 @@ class History:
     def _keep(self, record: Record) -> None:
         if len(self._ended) >= WAITING:
             self._ended.popleft()
-            self.dropped += 1
+            self.overflowed = True
         self._ended.append(record)
 
     def take(self, older: float = INTERVAL) -> list[Record]:
@@ -163,11 +164,6 @@ class History:
         with self._lock:
             for key in list(self._open):
                 self._end(key, RETURNED, now)
-
-    def drop(self, number: int) -> None:
-        """Count records that could not be written."""
-        with self._lock:
-            self.dropped += number
 
 
 def _received(request: Any, now: float) -> Record:
@@ -214,9 +210,18 @@ class HistoryWriter(Periodic):
         self._trim_at = time.monotonic() + TRIM
         self._told = False
         self._refused = False
+        self._overflow_told = False
+        #: Whether there was anything that could not be written.
+        self.has_gaps = False
 
     def turn(self) -> float:
         """Write what is due; return the seconds until the next turn."""
+        if self._history.overflowed and not self._overflow_told:
+            self._overflow_told = self.has_gaps = True
+            logger.warning(
+                "the history of tasks has gaps: more than %d tasks ended before it could be written",
+                WAITING,
+            )
         return self._write(self._history.take())
 
     def end(self) -> None:
@@ -244,8 +249,6 @@ class HistoryWriter(Periodic):
             return self._failed(error)
         except Exception as error:  # noqa: BLE001  # whatever it is, tasks go on
             return self._failed(error)
-        finally:
-            self._history.drop(len(records) - done)
         self._told = False
         return INTERVAL
 
@@ -264,6 +267,7 @@ class HistoryWriter(Periodic):
     def _failed(self, error: Exception) -> float:
         """Log the first error in a row; return the seconds until the next attempt."""
         full = isinstance(error, OutOfMemoryError)
+        self.has_gaps = True
         # Such as a server that forbids the command: it will not allow it later either.
         self._refused = isinstance(error, NoPermissionError) or (
             isinstance(error, ResponseError) and str(error).lower().startswith("unknown command")

@@ -63,13 +63,11 @@ class Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tasks: dict[tuple[str, str], TaskCounts] = {}
-        self._names: set[str] = set()
         self._waits: dict[str, Waits] = {}
 
     def continue_from(self, tasks: Iterable[TaskCounts], waits: Iterable[Waits]) -> None:
         """Continue earlier counts, as `counts` returns them."""
         self._tasks = {(counts["name"], counts["queue"]): counts for counts in tasks}
-        self._names = {name for name, _ in self._tasks}
         self._waits = {found["queue"]: found for found in waits}
 
     def seen(self, request: Any, what: str, detail: Any = None) -> None:
@@ -90,9 +88,9 @@ class Recorder:
                 self._started(request, queue)
 
     def _new(self, name: str, queue: str) -> TaskCounts:
-        if name not in self._names and len(self._names) >= MOST_TASKS:
+        # Each of them costs the exporter and Prometheus some 25 series.
+        if len(self._tasks) >= MOST_TASKS:
             name = OTHER
-        self._names.add(name)
         counts = TaskCounts(
             name=name,
             queue=queue,

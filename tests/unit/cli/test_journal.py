@@ -115,6 +115,10 @@ def test_what_celery_logs_without_an_end_is_understood(template: str, state: str
     assert states(entry("", 1, MESSAGE=text))[0][0] == state
 
 
+def test_names_of_tasks_may_have_spaces() -> None:
+    assert states(entry("", 1, MESSAGE=f"Task send the mail[{ID}] received"))[0][0] == "received"
+
+
 def test_a_run_of_the_journal() -> None:
     (run,) = journal.runs(LIFE, "worker1", ID)
     assert run == {
@@ -292,7 +296,9 @@ def test_the_journal_has_what_the_history_lacks(fleet: Path, call: Call) -> None
     ]
     assert "no worker has received it since 2023" in done.stderr
     arguments = (fleet / "arguments").read_text()
-    assert "CELERY_APP=shop LOGGER=celery.worker.strategy" in arguments
+    # A field of a process's own would let any process write about tasks.
+    assert "--unit=shop-worker@*.service LOGGER=celery.worker.strategy" in arguments
+    assert "CELERY_APP" not in arguments
     assert f"CELERY_TASK_ID={ID}" in arguments
     (one,) = json.loads(call("--json", "task", ID).stdout)["runs"]
     assert one["source"] == "journal"

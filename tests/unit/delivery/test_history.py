@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from celery_fleet.delivery.keys import HISTORY
 from celery_fleet.ops import history as reader
 from celery_fleet.ops import questions
+from celery_fleet.worker import history as writer
 from tests.fleet import NODE, Fleet, client, running, wait_for
 
 pytestmark = pytest.mark.slow
@@ -202,6 +204,51 @@ def test_the_stream_stays_below_its_size(tmp_path: Path) -> None:
 )
 def test_a_damaged_entry_is_ignored(content: bytes) -> None:
     assert list(reader.records(content, "7-7")) == []
+
+
+SOUND = ["7-7", "shop.add", "mail", None, 1.5, None, 2.0, None, None, "received", None]
+
+
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [
+        (4, 1e300),
+        (4, float("nan")),
+        (6, None),
+        (6, []),
+        (7, "yesterday"),
+        (8, -1),
+        (9, []),
+        (1, None),
+        (3, {}),
+        (10, [1]),
+    ],
+)
+def test_a_damaged_record_costs_only_itself(position: int, value: Any) -> None:
+    """A task can write to the history with its worker's credentials."""
+    bad = [*SOUND[:position], value, *SOUND[position + 1 :]]
+    document = {"node": "mail@h", "release": None, "tasks": [bad, SOUND[:5], 7, SOUND]}
+    content = reader.zlib.compress(json.dumps(document).encode())
+    (found,) = reader.records(content, "7-7")
+    assert (found["node"], found["received"]) == ("mail@h", 2.0)
+
+
+@pytest.mark.parametrize("document", ["[" * 200_000 + '"7-7"', '["7-7"]', '{"tasks": ["7-7"]}'])
+def test_a_damaged_document_is_ignored(document: str) -> None:
+    assert list(reader.records(reader.zlib.compress(document.encode()), "7-7")) == []
+
+
+def test_records_that_do_not_fit_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    history = writer.History()
+    record = writer.Record("7-7", "shop.add", "mail", None, None, None, 2.0)
+    stream = writer.HistoryWriter("mail@h", history, SimpleNamespace(xadd=lambda *_: None), 1 << 20)
+    for _ in range(2):
+        for _ in range(writer.WAITING + 1):
+            history._keep(record)
+        stream.turn()
+    assert [one.message for one in caplog.records] == [
+        "the history of tasks has gaps: more than 10000 tasks ended before it could be written"
+    ]
 
 
 def test_a_search_ends_in_time_and_reports_how_far_it_got() -> None:

@@ -102,6 +102,24 @@ def test_tasks_that_fail_at_once_raise_an_alert(tmp_path: Path, up: str, fires: 
     promtool(tmp_path, "test", "rules", "test.yml")
 
 
+def test_only_a_broker_that_is_down_silences_alerts_of_queues_and_workers() -> None:
+    """Workers go on without the cache and the results, so what happens to them is another trouble."""
+    (rule,) = [
+        one
+        for one in written()["alertmanager.yml"]["inhibit_rules"]
+        if "alertname=CeleryRedisDown" in one["source_matchers"]
+    ]
+    (down, *_) = of("CeleryRedisDown")
+    labels = {**down.found, "alertname": down.alert, "app": "shop"}
+    wanted = dict(matcher.split("=", 1) for matcher in rule["source_matchers"])
+    silences = {
+        redis: wanted.items() <= {**labels, "redis": redis}.items()
+        for redis in ("broker", "results", "cache")
+    }
+    assert "redis" in labels
+    assert silences == {"broker": True, "results": False, "cache": False}
+
+
 @pytest.mark.slow
 def test_prometheus_accepts_the_job(tmp_path: Path) -> None:
     config = tmp_path / "prometheus.yml"

@@ -284,10 +284,12 @@ def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
     hold = max(_DEPLOY, fleet.drain + 5 * MINUTE)
     host = fleet.collector
     unit = f"{fleet.app}-beat.service"
-    running, pinned, other = (
+    processes = fleet.of(metric, own, state="running")
+    running, running_too, pinned, other = (
         fleet.of(metric, host=host, unit=name, release=release, state=state)
         for name, release, state in (
             (unit, "one", "running"),
+            (f"{fleet.app}-worker@mail.service", "one", "running"),
             (unit, "one", "pinned"),
             (f"{fleet.app}-web.service", "two", "running"),
         )
@@ -309,10 +311,13 @@ def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
     )
     yield Rule(
         alert="CeleryReleasesDiffer",
-        expr=f"count by (app) (count by (app, release) ({fleet.of(metric, own, state='running')})) > 1",
-        summary="The fleet's processes run different releases.",
-        calm={running: at(1)},
+        expr=(
+            f"count by (app, host, release) ({processes}) unless on (app, release) "
+            f"topk by (app) (1, count by (app, release) ({processes}))"
+        ),
+        summary="Processes on $host run the release $release, but most run another one.",
+        calm={running: at(1), running_too: at(1)},
         fires=({other: at(1)},),
-        found={},
+        found={"host": host, "release": "two"},
         **shared,
     )

@@ -82,7 +82,8 @@ def alertmanager() -> dict[str, Any]:
                 "equal": ["app", "alertname", *_ABOUT],
             },
             {
-                "source_matchers": ["alertname=CeleryRedisDown"],
+                # Workers go on without the cache or the results, and then have troubles of their own.
+                "source_matchers": ["alertname=CeleryRedisDown", "redis=broker"],
                 "target_matchers": ["alertname=~Celery(Queue|Worker|Canary).*"],
                 "equal": ["app"],
             },

@@ -52,10 +52,14 @@ def rows(runs: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
         elif run["source"] == "journal":
             yield None, run["node"], "has no end in the journal"
         elif number < len(runs) - 1:
-            yield None, run["node"], "has no recorded end: the worker died"
+            yield (
+                None,
+                run["node"],
+                "has no recorded end: the worker died, or the history has a gap",
+            )
         else:
-            waits = run["started"] is None
-            yield None, run["node"], "waits there to be started" if waits else "is running"
+            state = "waits there to be started" if run["started"] is None else "is running"
+            yield None, run["node"], f"{state}, or the worker died"
 
 
 def moment(seconds: float | None) -> str:

@@ -30,8 +30,8 @@ SOURCES = (
         "Tasks and workers",
         ("worker:<worker>",),
         "Each worker counts its own tasks and writes `/var/lib/<app>/metrics/worker-<worker>.json` every 10 s. The "
-        "counts go on after a restart. A worker has at most 200 names of tasks and 50 exceptions for each; the others "
-        "are `other`. Gauges are left out if the file is older than 30 s.",
+        "counts go on after a restart. A worker has at most 200 pairs of a task's name and its queue, and 50 "
+        "exceptions for each; the others are `other`. Gauges are left out if the file is older than 30 s.",
         "one small file for each worker",
         (
             _counted("received", "Tasks that the worker has received."),

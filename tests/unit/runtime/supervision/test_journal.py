@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, signals
+from celery.concurrency import solo
 
 from celery_fleet.supervision import journal
 
@@ -185,9 +186,23 @@ def test_only_a_process_whose_output_goes_to_the_journal_uses_it(tmp_path: Path)
 def installed() -> Iterator[None]:
     both = (signals.after_setup_logger, signals.after_setup_task_logger)
     before = [list(signal.receivers) for signal in both]
+    pool = logging.getLogger("celery.pool")
+    level = pool.level
     yield
+    pool.setLevel(level)
     for signal, receivers in zip(both, before, strict=True):
         signal.receivers = receivers
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_pool_does_not_log_arguments_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    journal.install("shop", "mail", as_json=False, environ={})
+    with caplog.at_level(logging.DEBUG):
+        pool = solo.TaskPool(1)
+        pool.start()
+        done = {"accept_callback": lambda *_: None, "callback": lambda _: None}
+        pool.apply_async(lambda _: None, ({"card": "s3cret"},), {}, **done)
+    assert "s3cret" not in caplog.text
 
 
 @pytest.mark.usefixtures("installed")
