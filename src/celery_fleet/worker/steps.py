@@ -26,6 +26,7 @@ from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import Look, State, Watch
 from celery_fleet.worker import drain, history, metrics, scaling
 from celery_fleet.worker.drainer import DrainStatus, Mode
+from celery_fleet.worker.unbegun import INTERVAL, UnbegunTasks
 
 #: Seconds without a tick of the event loop after which it counts as blocked.
 TICK_LIMIT = 5.0
@@ -130,6 +131,7 @@ def install(
 ) -> None:
     """Add the steps to the app's worker; call this before the worker builds its blueprints."""
     pulse = Pulse()
+    unbegun = UnbegunTasks()
     remote_control.install()
     drainer, pausing = drain.install(app)
     pool = scaling.install(app, drainer, lambda queue: queue in pausing.paused, os.environ)
@@ -194,15 +196,18 @@ def install(
 
         name = "celery_fleet.Ticker"
         requires = ("celery.worker.consumer.tasks:Tasks",)
-        end: Callable[[], None] | None = None
+        ends: tuple[Callable[[], None], ...] = ()
 
         def start(self, consumer: Any) -> None:
             pulse.beat()
-            self.end = intake.repeat(consumer.timer, 1.0, pulse.beat)
+            self.ends = (
+                intake.repeat(consumer.timer, 1.0, pulse.beat),
+                intake.repeat(consumer.timer, INTERVAL, lambda: unbegun.look(consumer.pool)),
+            )
 
         def stop(self, consumer: Any) -> None:
-            end, self.end = self.end, None
-            if end is not None:
+            ends, self.ends = self.ends, ()
+            for end in ends:
                 end()
 
     if delivery is not None:
