@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -20,35 +18,30 @@ from celery_fleet.compat import pools
 
 logger = logging.getLogger("celery_fleet.worker")
 
-#: Seconds after which a task counts as lost. It takes milliseconds to arrive.
-LIMIT = 10.0
-
 #: Seconds between two looks.
 INTERVAL = 2.0
 
+#: Number of looks in a row after which a task counts as lost. It takes milliseconds to arrive. These are looks and not
+#: seconds, because the loop hears of tasks that begin between them, also after the whole worker was frozen.
+LOOKS = 5
+
 
 class UnbegunTasks:
-    """Remembers since when tasks have been on their way; use it in the event loop's own thread.
+    """Counts for how many looks tasks have been on their way; use it in the event loop's own thread."""
 
-    Args:
-        clock: A clock of this process, in seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._since: dict[pools.Given, float] = {}
+    def __init__(self) -> None:
+        self._looks: dict[pools.Given, int] = {}
 
     def look(self, pool: Any) -> None:
         """End the processes that have waited for their task for too long."""
-        now = self._clock()
-        self._since = {given: self._since.get(given, now) for given in pools.lost_on_the_way(pool)}
-        for given, since in self._since.items():
-            if now - since >= LIMIT:
+        lost = pools.lost_on_the_way(pool)
+        self._looks = {given: self._looks.get(given, 0) + 1 for given in lost}
+        for given, looks in self._looks.items():
+            if looks >= LOOKS:
                 logger.warning(
-                    "task %s has not arrived in process %d after %.0f s: the process ends, another one gets it",
+                    "task %s has not arrived in process %d: the process ends, and another one gets the task",
                     given.task_id,
                     given.pid,
-                    now - since,
                 )
                 with suppress(ProcessLookupError):
                     os.kill(given.pid, signal.SIGKILL)

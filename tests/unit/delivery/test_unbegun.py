@@ -31,7 +31,7 @@ def alive(self, pid):
 
 AsynPool.on_process_alive = alive
 import celery_fleet.worker.unbegun as unbegun
-unbegun.LIMIT = 2.0
+unbegun.LOOKS = 2
 """
 
 
