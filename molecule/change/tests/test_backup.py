@@ -72,9 +72,12 @@ def data(changes: Fleets) -> dict[str, Any]:
     return {"lists": lists, "letters": letters, "pauses": pauses}
 
 
-def start_backup(changes: Fleets) -> str:
-    """Make a backup now; return the record's name of it."""
-    changes.fleet.must(REDIS, ["systemctl", "start", f"{changes.app}-backup.service"])
+def make_backup(changes: Fleets) -> str:
+    """Make a backup now; return the record's name of it.
+
+    A restart also ends a backup that the timer has started before its directory was made.
+    """
+    changes.fleet.must(REDIS, ["systemctl", "restart", f"{changes.app}-backup.service"])
     record = json.loads(
         changes.fleet.must(REDIS, ["cat", f"/var/lib/{changes.app}-backup/last.json"])
     )
@@ -117,7 +120,7 @@ def backed_up(changes: Fleets, tmp_path_factory: pytest.TempPathFactory) -> Iter
         wait = [tasks.tracer(f"{label}-{n:02d}", QUEUE, 0.1) for n in range(NUMBER)]
         tasks.send(fleet, wait)
         before = data(changes)
-        name = start_backup(changes)
+        name = make_backup(changes)
         path = fetch(changes, REDIS, f"{PLACE}/{name}", tmp_path_factory.mktemp("fetched"))
         refused = restore(changes, "restore-refused", path, *given)
         units = [f"redis@{app}-{kind}.service" for kind in ("broker", "results")]
@@ -201,7 +204,7 @@ def test_status_and_health_show_the_age(changes: Fleets, backed_up: BackedUp) ->
 
 
 def test_only_the_newest_stay(changes: Fleets, backed_up: BackedUp) -> None:
-    newest = [start_backup(changes) for _ in range(3)][1:]
+    newest = [make_backup(changes) for _ in range(3)][1:]
     assert sorted(changes.fleet.must(REDIS, ["ls", PLACE]).split()) == sorted(newest)
 
 
@@ -221,7 +224,7 @@ def test_a_full_disk_costs_no_backup(changes: Fleets, backed_up: BackedUp) -> No
     )
     assert "No space left on device" in status["error"]
     assert status["succeeded"]
-    start_backup(changes)
+    make_backup(changes)
 
 
 def test_rsync_by_ssh_stores_encrypted_backups(
@@ -261,8 +264,8 @@ def test_rsync_by_ssh_stores_encrypted_backups(
         done = changes.site("backup-ssh", *given)
         assert done.run.status == 0, done.run.end
         assert "PRIVATE KEY" not in done.run.text
-        start_backup(changes)
-        name = start_backup(changes)
+        make_backup(changes)
+        name = make_backup(changes)
         assert fleet.must(TARGET, ["ls", REMOTE]).split() == [name]
         path = fetch(changes, TARGET, f"{REMOTE}/{name}", tmp_path / "fetched")
         assert {one.name for one in path.iterdir()} == {
