@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from scripts.restarts import origin
+
 # Some tests run once more in virtualenvs of other minors of Celery, which have no Ansible (tests/unit/celeries).
 if find_spec("ansible"):
     from ansible.plugins.loader import init_plugin_loader
@@ -19,8 +21,11 @@ if find_spec("ansible"):
 LIMITS = {"long": 1800, "slow": 900, "": 300}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its limit, which includes its fixtures."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of a soak in other runs; give each test its limit, which includes its fixtures."""
+    left_out = [] if origin.is_soak() else [one for one in items if one.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     for item in items:
         if not item.get_closest_marker("timeout"):
             kind = next(kind for kind in LIMITS if not kind or item.get_closest_marker(kind))

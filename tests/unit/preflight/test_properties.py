@@ -36,8 +36,8 @@ VALID = settings(BASE, max_examples=4)
 FEW = settings(BASE, max_examples=7)
 SHORT = settings(BASE, max_examples=10)
 MORE = settings(BASE, max_examples=18)
-DEEP = settings(BASE, max_examples=500 if origin.is_soak() else 150)
-# 28 mutations in `make test-fast`, 72 in `make test`, 600 in `make test-all`, 2,000 in a soak, in four parallel parts.
+DEEP = settings(BASE, max_examples=500 if origin.is_soak() else 60)
+# 28 mutations in `make test-fast`, 72 in `make test`, 240 in `make test-all`, 2,000 in a soak, in four parallel parts.
 PARTS = 4
 EMPTY: Final[Mapping[str, Any]] = {"list": [], "dict": {}, "int": 0, "float": 0, "bool": False}
 

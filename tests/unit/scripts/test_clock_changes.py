@@ -130,7 +130,7 @@ def test_the_judge_counts_missed_and_additional_runs() -> None:
 
 @pytest.mark.parametrize(("zone", "day"), [(BERLIN, "2027-10-31"), (LORD_HOWE, "2027-10-03")])
 def test_a_part_of_the_page_is_up_to_date(zone: str, day: str) -> None:
-    """The test that is long checks the whole page."""
+    """The test of a soak checks the whole page."""
     begin = at("UTC", day) - timedelta(days=1)
     end = begin + timedelta(days=2)
     crontabs = [entry for entry in ENTRIES if entry.fields]
@@ -142,6 +142,7 @@ def test_a_part_of_the_page_is_up_to_date(zone: str, day: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.soak
 def test_the_page_is_up_to_date_and_no_slot_was_missed_or_sent_twice() -> None:
     page = clock_changes.PAGE.read_text()
     assert page == between(page, clock_changes.section(), clock_changes.PAGE)
