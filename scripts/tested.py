@@ -4,6 +4,7 @@
     python -m scripts.tested page                                docs/tested.md, from the last run of each part
 
 A record is `.state/tested/<part>.json`. The number of tests comes from the part's JUnit file; `sanity` has none.
+The page keeps the row of a part that has no record in this checkout, because it may have run in another one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from scripts.restarts.origin import DIRTY, ReportError, commit_of
+from scripts.restarts.origin import DIRTY, ReportError, changes_since, commit_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "docs/tested.md"
@@ -41,11 +42,15 @@ HEAD = """\
 
 You can see here when each part of the tests last ran, on which commit, and whether it passed. `make test-all` writes
 this page at its end. After `make test-<scenario>` has run one scenario again, `make report-tested` updates the page.
+The last column says how many files of the product, without tests and pages, have changed since that commit.
 [Development](development.md#how-tests-are-built) says what each part shows.
 
-| Part | Result | Tests | Minutes | Commit | Date (UTC) |
-|---|---|---:|---:|---|---|
+| Part | Result | Tests | Minutes | Commit | Date (UTC) | Changed since |
+|---|---|---:|---:|---|---|---|
 """
+
+#: Columns of the page by their number in a row.
+MINUTES, COMMIT, CHANGED = 3, 4, 6
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,6 @@ class PartRun:
         seconds: From start to end, including making and removing hosts.
         commit: Commit of the checkout, with `-dirty` if it had other changes than the page's.
         made: When it ended, as ISO 8601 in UTC.
-        processors: Number of processors of the machine.
     """
 
     part: str
@@ -70,7 +74,6 @@ class PartRun:
     seconds: float
     commit: str
     made: str
-    processors: int
 
 
 def counted(junit: Path) -> tuple[int, int]:
@@ -102,7 +105,6 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
         seconds=round(seconds, 1),
         commit=commit_of((".", f":!{PAGE}"), root),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        processors=os.cpu_count() or 0,
     )
     path = root / ".state" / "tested" / f"{part}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,33 +127,56 @@ def read(root: Path) -> Mapping[str, PartRun]:
     return found
 
 
-def page(wanted: Sequence[str], runs: Mapping[str, PartRun]) -> str:
+def kept(root: Path) -> Mapping[str, Sequence[str]]:
+    """Return the rows of the page by the names of their parts, without the last column."""
+    path = root / PAGE
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {cells[0]: cells[:CHANGED] for cells in found if len(cells) >= CHANGED}
+
+
+def page(root: Path) -> str:
     """Return the page: a row for each part, and how long they took together."""
-    rows = [row(part, runs.get(part)) for part in wanted]
-    usual = [run for run in runs.values() if not run.part.startswith("soak-")]
-    minutes = sum(run.seconds for run in usual) / 60
-    processors = sorted({run.processors for run in runs.values()})
-    machine = " or ".join(map(str, processors))
-    total = f"\nWithout the soak it took {minutes:.0f} minutes, on a machine with {machine} processors.\n"
-    return HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in rows) + (total if runs else "")
+    runs, before = read(root), kept(root)
+    rows: dict[str, Sequence[str]] = {}
+    for part in parts(root):
+        name = WITHOUT_HOSTS.get(part, f"`{part}`")
+        cells = row(name, runs[part]) if part in runs else before.get(name, not_run(name))
+        rows[part] = [*cells, changed(cells[COMMIT], root)]
+    usual = [cells[MINUTES] for part, cells in rows.items() if not part.startswith("soak-")]
+    minutes = sum(float(cell) for cell in usual if cell)
+    total = f"\nWithout the soak it took {minutes:.0f} minutes, on a machine with {os.cpu_count()} processors.\n"
+    lines = [f"| {' | '.join(cells)} |\n" for cells in rows.values()]
+    return HEAD + "".join(lines) + (total if minutes else "")
 
 
-def row(part: str, run: PartRun | None) -> Sequence[str]:
-    """Return the cells of a part's row."""
-    name = WITHOUT_HOSTS.get(part, f"`{part}`")
-    if run is None:
-        return name, "**not run**", "", "", "", ""
+def not_run(name: str) -> Sequence[str]:
+    """Return the cells of a part that has never run."""
+    return name, "**not run**", "", "", "", ""
+
+
+def changed(cell: str, root: Path) -> str:
+    """Return how many files of the product have changed since the commit in a cell."""
+    if not cell:
+        return ""
+    found = changes_since(cell.split("`")[1], root)
+    if found is None:
+        return "its commit is unknown"
+    return "1 file" if len(found) == 1 else f"{len(found) or 'no'} files"
+
+
+def row(name: str, run: PartRun) -> Sequence[str]:
+    """Return the cells of a part's row, without the last column."""
     result = "passed"
     if not run.passed:
         result = f"**{run.failed} failed**" if run.failed else "**did not end well**"
-    changed = run.commit.endswith(DIRTY)
-    which = f"`{run.commit[:7]}`" + (" and uncommitted changes" if changed else "")
+    dirty = run.commit.endswith(DIRTY)
     return (
         name,
         result,
-        "" if part in NOT_COUNTED else str(run.tests),
+        "" if run.part in NOT_COUNTED else str(run.tests),
         f"{run.seconds / 60:.1f}",
-        which,
+        f"`{run.commit[:7]}`" + (" and uncommitted changes" if dirty else ""),
         run.made[:16].replace("T", " "),
     )
 
@@ -166,7 +191,7 @@ def main(words: Sequence[str], root: Path = ROOT) -> int:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
         case ["page"]:
-            (root / PAGE).write_text(page(parts(root), read(root)))
+            (root / PAGE).write_text(page(root))
         case _:
             print(__doc__, file=sys.stderr)
             return 2

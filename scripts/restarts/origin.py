@@ -77,6 +77,14 @@ def commit_of(paths: Sequence[str], root: Path = ROOT) -> str:
     return head.stdout.strip() + (DIRTY if status.stdout else "")
 
 
+def changes_since(
+    revision: str, root: Path = ROOT, paths: Sequence[str] = PRODUCT
+) -> list[str] | None:
+    """Return the files in `paths` that differ from those of a commit; None if the checkout has no such commit."""
+    found = _git(root, "diff", "--name-only", revision, "--", *paths)
+    return None if found.returncode else found.stdout.split()
+
+
 def objection(summary: RestartSummary, root: Path = ROOT) -> str:
     """Say why a run must not be published; empty if it may be.
 
@@ -92,12 +100,9 @@ def objection(summary: RestartSummary, root: Path = ROOT) -> str:
         return f"it was made by {summary.command}, which makes few faults"
     if summary.commit.endswith(DIRTY):
         return f"it was measured with uncommitted changes to {summary.commit[:7]}"
-    difference = _git(
-        root, "diff", "--name-only", summary.commit, "HEAD", "--", *paths_of(summary.scenario)
-    )
-    if difference.returncode:
+    changed = changes_since(summary.commit, root, paths_of(summary.scenario))
+    if changed is None:
         return f"its commit {summary.commit[:7]} is unknown here"
-    changed = difference.stdout.split()
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return f"{changed[0]}{more} changed since its commit {summary.commit[:7]}"

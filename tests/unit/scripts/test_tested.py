@@ -113,3 +113,32 @@ def test_a_record_holds_what_the_page_shows(checkout: Path) -> None:
     kept = json.loads((checkout / ".state" / "tested" / "fast.json").read_text())
     assert kept["part"] == "fast"
     assert (kept["tests"], kept["seconds"], kept["passed"]) == (7, 90.0, True)
+
+
+def test_a_row_stays_if_its_part_ran_in_another_checkout(checkout: Path) -> None:
+    ran(checkout, "change", PASSED)
+    before = rows(checkout)
+    (checkout / ".state" / "tested" / "change.json").unlink()
+    ran(checkout, "fast", FAILED, 1)
+    after = rows(checkout)
+    assert after["`change`"] == before["`change`"]
+    assert after["without hosts"][0] == "**2 failed**"
+    assert "Without the soak it took 3 minutes" in (checkout / tested.PAGE).read_text()
+
+
+def test_a_row_says_how_much_of_the_product_has_changed_since(checkout: Path) -> None:
+    product = checkout / "src" / "module.py"
+    ran(checkout, "change", PASSED)
+    assert rows(checkout)["`change`"][-1] == "no files"
+    (checkout / "docs" / "other.md").write_text("new\n")
+    product.parent.mkdir()
+    product.write_text("new\n")
+    subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    assert rows(checkout)["`change`"][-1] == "1 file"
+    text = (checkout / tested.PAGE).read_text()
+    record = checkout / ".state" / "tested" / "change.json"
+    record.unlink()
+    (checkout / tested.PAGE).write_text(
+        text.replace("`change` | passed | 7 | 1.5 | `", "`change` | passed | 7 | 1.5 | `f00")
+    )
+    assert rows(checkout)["`change`"][-1] == "its commit is unknown"
