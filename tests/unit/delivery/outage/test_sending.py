@@ -30,12 +30,13 @@ POOLS = {
     "threads": ("-P", "threads", "-c", "10"),
     "gevent": ("-P", "gevent", "-c", "10"),
 }
-#: How Redis is away, and for how many seconds. Only a soak has the longest one with each fault.
+#: How Redis is away, and for how many seconds. Only a soak has the longest one with each fault and pool.
 OUTAGES = [
-    (fault, seconds)
+    (pool, fault, seconds)
+    for pool in POOLS
     for fault in ("killed", "frozen", "loading")
     for seconds in (5, 30, 120)
-    if seconds < 120 or fault == "frozen" or origin.is_soak()
+    if seconds < 120 or (pool, fault) == ("cold", "frozen") or origin.is_soak()
 ]
 
 
@@ -49,8 +50,7 @@ def test_follow_ups_survive_an_outage(tmp_path: Path, pool: str, fault: str) -> 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("fault", "seconds"), OUTAGES)
-@pytest.mark.parametrize("pool", list(POOLS))
+@pytest.mark.parametrize(("pool", "fault", "seconds"), OUTAGES)
 def test_follow_ups_survive_any_outage(
     tmp_path: Path, pool: str, fault: str, seconds: float
 ) -> None:
