@@ -36,12 +36,15 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
 # These measure times, or need the whole machine; the others run two at a time.
 ALONE := restarts delivery cgroup2
+# Those that take longest come first, so that none of them runs by itself at the end.
+LONGEST := change observe noon database_fleets fleets
+PAIRED := $(LONGEST) $(filter-out $(ALONE) $(LONGEST),$(SCENARIOS))
 COMMA := ,
 SPACE := $(subst x,,x x)
 
 test-all: setup ## every test and scenario, even if one fails; writes docs/tested.md
 	@scripts/check.sh --keep-going fast slow long sanity \
-		molecule:$(subst $(SPACE),$(COMMA),$(strip $(filter-out $(ALONE),$(SCENARIOS)))) $(ALONE:%=molecule:%) tested
+		molecule:$(subst $(SPACE),$(COMMA),$(strip $(PAIRED))) $(ALONE:%=molecule:%) tested
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
