@@ -385,3 +385,13 @@ def test_the_shares_of_all_workers_are_recorded() -> None:
     # There are two waits, and the failures of both workers together.
     assert len(record) == 3 * 7
     assert len(of("CelerySloBurnFast")) == 3
+
+
+def test_a_wait_that_most_senders_hide_is_told_for_the_workers_that_promise_one() -> None:
+    (rule,) = of("CelerySloUnmeasured")
+    slos = {
+        worker.name: {slo.kind for slo in worker.slos} for worker in made().workers if worker.hosts
+    }
+    named = re.findall(r'worker=~"([^"]+)"', rule.expr)
+    assert {*named[0].split("|")} == {name for name, kinds in slos.items() if "wait" in kinds}
+    assert {"failures"} in slos.values() or set() in slos.values()

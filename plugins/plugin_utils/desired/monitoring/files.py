@@ -45,7 +45,12 @@ def files(
 
 def alerts(found: MonitoredFleet) -> list[Rule]:
     """Return all alerts of a fleet."""
-    return [*rules.rules(found), *host_rules.rules(found), *slo.rules(found)]
+    return [
+        *rules.rules(found),
+        *host_rules.rules(found),
+        *slo.rules(found),
+        *slo.unmeasured(found),
+    ]
 
 
 def rules_of(found: MonitoredFleet) -> dict[str, Any]:

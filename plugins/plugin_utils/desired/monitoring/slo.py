@@ -32,6 +32,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 )
 
 _WAIT: Final = "celery_fleet_task_wait_seconds"
+_UNKNOWN: Final = "celery_fleet_task_wait_unknown_total"
 # Tasks with each scrape.
 _MANY: Final = 1_000_000
 RECORDED: Final = "celery_fleet:slo_bad:ratio_rate"
@@ -87,6 +88,33 @@ def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
                 labels={"objective": slo.words},
                 keep=5 * MINUTE,
             )
+
+
+def unmeasured(fleet: MonitoredFleet) -> Iterator[Rule]:
+    """Yield the alert of workers whose SLO of waits judges a minority, as most tasks say no time of sending."""
+    workers = [
+        one.name for one in fleet.workers if one.hosts and "wait" in {slo.kind for slo in one.slos}
+    ]
+    if not workers:
+        return
+    unknown, known = (
+        f"sum by (app, worker) (increase({fleet.of(metric, f'worker=~{any_of(workers)}')}[1h]))"
+        for metric in (_UNKNOWN, f"{_WAIT}_count")
+    )
+    labels = {"host": fleet.collector, "worker": workers[0], "queue_name": "mail"}
+    series = [fleet.of(metric, **labels) for metric in (_UNKNOWN, f"{_WAIT}_count")]
+    yield Rule(
+        "CelerySloUnmeasured",
+        WARNING,
+        f"{unknown} > {known} and {unknown} >= {FEWEST}",
+        5 * MINUTE,
+        7 * MINUTE,
+        "Most tasks of the worker $worker do not say when they were sent, so its SLO of waits judges only the others.",
+        "an-slo-is-not-measured",
+        calm={series[0]: at(0, 99), series[1]: at(0, 100)},
+        fires=({series[0]: at(0, 101)},),
+        found={"worker": workers[0]},
+    )
 
 
 def _slos(fleet: MonitoredFleet) -> dict[Objective, list[str]]:
