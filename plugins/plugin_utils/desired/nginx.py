@@ -66,12 +66,8 @@ def site(
     found = _proxied(name, directory, file, line, [{"path": parts}] if name == "web" else [])
     if name == "web":
         _add_hook(found, certificate_hook(facts["name"]), str(given["certificate"]))
-    by_users = [f"{_PREFIX}{key}" for key in _BY_USERS if given[key]]
-    if by_users:
-        found["checks"][0]["hint"] = (
-            f"{configuration} has values of {', '.join(by_users)}: correct the one that nginx complains about, and "
-            "run again."
-        )
+    if hints := _hints(configuration, given, ipv6=bool(proxy.get("ipv6"))):
+        found["checks"][0]["hint"] = "\n".join(hints)
     return found
 
 
@@ -146,6 +142,22 @@ def _static(
         }
         for prefix, one in given.items()
     ]
+
+
+def _hints(configuration: str, given: Mapping[str, Any], *, ipv6: bool) -> list[str]:
+    """Return what to do if nginx refuses a site."""
+    hints = []
+    if by_users := [f"{_PREFIX}{key}" for key in _BY_USERS if given[key]]:
+        hints.append(
+            f"{configuration} has values of {', '.join(by_users)}: correct the one that nginx complains about, and "
+            "run again."
+        )
+    if ipv6:
+        hints.append(
+            "If it says “Address family not supported”, the host's kernel has no IPv6: set web_proxy_ipv6: false, and "
+            "run again."
+        )
+    return hints
 
 
 def _add_hook(state: dict[str, Any], hook: str, certificate: str) -> None:

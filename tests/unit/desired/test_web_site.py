@@ -138,7 +138,19 @@ def test_a_refusal_of_nginx_names_the_variables_and_what_to_do(everywhere: dict[
     (check,) = part(everywhere, site_snippet="no_such_directive on;")["checks"]
     assert f"{WEB}site_snippet: correct" in check["hint"]
     assert f"{WEB}location_snippet" not in check["hint"]
-    assert "hint" not in part(everywhere)["checks"][0]
+    assert WEB not in part(everywhere)["checks"][0]["hint"]
+
+
+def test_a_refusal_of_nginx_names_the_variable_for_a_kernel_without_ipv6(
+    everywhere: dict[str, Any],
+) -> None:
+    # nginx writes: socket() [::]:443 failed (97: Address family not supported by protocol)
+    for options in ({}, {"site_snippet": "no_such_directive on;"}):
+        (check,) = part(everywhere, **options)["checks"]
+        assert "Address family not supported" in check["hint"]
+        assert "web_proxy_ipv6: false" in check["hint"]
+    (check,) = part({**everywhere, "web_proxy_ipv6": False})["checks"]
+    assert "hint" not in check
 
 
 def test_without_nginx_there_is_only_the_socket(everywhere: dict[str, Any]) -> None:
