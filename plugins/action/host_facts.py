@@ -33,6 +33,7 @@ so it also runs in check mode.
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +51,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 PROBE: Final = Path(__file__).resolve().parents[1] / "plugin_utils/scripts/facts.py"
 PATHS: Final = ("/opt", "/var")
 MARKS: Final = "/etc/celery-fleet/*/fleet.json"
+# Of OpenSSH's many lines about a host's key. The connection by a jump host says more after them.
+HOST_KEY: Final = re.compile(
+    r"(Offending \S+ key in |Host key for \S+ has changed|Host key verification failed).*"
+)
 
 
 class ActionModule(FleetAction):
@@ -191,9 +196,10 @@ def _versions(flavor: str, claims: dict[str, Any]) -> list[str]:
 
 
 def _unreachable(text: str, status: int = 0) -> dict[str, Any]:
-    """Return the last non-empty line as the reason."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = lines[-1] if lines else "no reason was given"
+    """Return the reason: what SSH says of the host's key, otherwise the last non-empty line."""
+    lines = [line.strip().removesuffix(".") for line in text.splitlines() if line.strip()]
+    about_key = [found[0] for line in lines if (found := HOST_KEY.search(line))]
+    reason = ". ".join(about_key) or (lines[-1] if lines else "no reason was given")
     if status:
         reason = f"the command ended with {status}: {reason}"
     return {"reachable": False, "reason": reason[:300]}

@@ -12,11 +12,13 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
+    left_out_remedy,
     missing,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
+    as_mapping,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
@@ -53,7 +55,8 @@ class ActionModule(FleetAction):
             title = f"These hosts are refused, {count(len(errors), 'error')}. Nothing was changed on any host."
             raise AnsibleActionFail(report.block(title, errors, groups, hosts))
         words = f"The hosts are in order: {count(len(hosts) - len(spared), 'host')}"
-        return {"missing": spared, "msg": words}
+        remedies = {host: left_out_remedy(as_mapping(facts[host]), hints[host]) for host in spared}
+        return {"missing": spared, "remedies": remedies, "msg": words}
 
     def _hint(self, variables: dict[str, Any], host: str) -> str:
         try:

@@ -29,6 +29,10 @@ missing:
   description: Hosts of workers that are down and were left out, each with the reason.
   returned: success
   type: dict
+remedies:
+  description: What to do about each of these hosts.
+  returned: success
+  type: dict
 msg:
   description: How many hosts are in order, or all errors.
   returned: always

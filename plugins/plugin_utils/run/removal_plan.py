@@ -12,6 +12,9 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count, shortened
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
+    left_out_remedy,
+)
 
 # A host's answers to `host_facts`, and to `remove_application: {do: look}`.
 Facts = Mapping[str, Any]
@@ -60,9 +63,10 @@ def refusals(
     for host, known in facts.items():
         if not known.get("reachable"):
             if not without:
+                remedy = left_out_remedy(known)
                 words.append(
-                    f"{host} can't be reached ({known.get('reason') or 'no reason was given'}). Run again once it "
-                    "is back; or take the application off the others now with "
+                    f"{host} can't be reached ({known.get('reason') or 'no reason was given'}). "
+                    f"{remedy[0].upper()}{remedy[1:]}. Or take the application off the others now with "
                     "-e fleet_remove_ignore_unreachable=true, and off this one by the same command later"
                 )
             continue

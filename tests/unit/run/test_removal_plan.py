@@ -9,6 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look imp
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import removal_plan
 
 OURS = {"app": "shop", "owner": "production", "path": "/etc/celery-fleet/shop/fleet.json"}
+CHANGED_KEY = "Host key for w1 has changed. Host key verification failed"
 HERE: dict[str, Any] = {"reachable": True, "reason": "", "uid": 0, "marks": [OURS]}
 
 
@@ -38,6 +39,10 @@ def test_an_invalid_name_is_the_only_refusal(app: Any) -> None:
         (
             {"facts": {"redis1": HERE, "worker1": {"reachable": False, "reason": "timed out"}}},
             ["worker1", "timed out", "fleet_remove_ignore_unreachable"],
+        ),
+        (
+            {"facts": {"worker1": {"reachable": False, "reason": CHANGED_KEY}}},
+            ["worker1", "ssh-keygen -R w1", "fleet_remove_ignore_unreachable"],
         ),
         ({"facts": {"redis1": {**HERE, "uid": 1000}}}, ["redis1", "ansible_become"]),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -79,6 +81,34 @@ def _reason(facts: Mapping[str, object]) -> object:
     return facts.get("reason") or "no facts were collected"
 
 
+def key_remedy(facts: Mapping[str, object]) -> str:
+    """Return what to do if SSH refuses the host's key; empty if the host can't be reached for another reason."""
+    reason = str(_reason(facts))
+    if changed := re.search(r"Host key for (\S+) has changed", reason):
+        return (
+            "find out why the key has changed. If the host was reinstalled, remove its old key "
+            f"(`ssh-keygen -R {shlex.quote(changed[1])}`) and log in once with ssh to accept the new one; otherwise "
+            "another machine may answer at its address"
+        )
+    if "Host key verification failed" in reason:
+        return "its key is not in known_hosts: compare it with the host's own, and log in once with ssh to accept it"
+    return ""
+
+
+def left_out_remedy(facts: Mapping[str, object], hint: str = "") -> str:
+    """Return what to do about a host that a run leaves out.
+
+    Args:
+        facts: Facts of the host.
+        hint: Its `preflight_hosts_hint`.
+    """
+    return key_remedy(facts) or f"run the same command again once it is back{_if_missing(hint)}"
+
+
+def _if_missing(hint: str) -> str:
+    return f". If the host is not there: {hint.removesuffix('.')}" if hint else ""
+
+
 def check_facts(
     facts: Mapping[str, object],
     hints: Mapping[str, str],
@@ -100,7 +130,7 @@ def check_facts(
                 Problem(
                     "host",
                     f"{(spared or {})[host]}; it is left out",
-                    hints.get(host) or "run the same command again once it is back",
+                    left_out_remedy(as_mapping(value), hints.get(host, "")),
                     hosts=(host,),
                     severity=Severity.WARNING,
                 )
@@ -186,8 +216,9 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "host",
             f"can't be used: {_reason(facts)}",
-            "try `ansible <host> -m ansible.builtin.ping`; look at ansible_host, ansible_user and ansible_become"
-            + (f". If the host is not there: {hint}" if hint else ""),
+            key_remedy(facts)
+            or "try `ansible <host> -m ansible.builtin.ping`; look at ansible_host, ansible_user and ansible_become"
+            + _if_missing(hint),
             hosts=(host,),
         )
         return

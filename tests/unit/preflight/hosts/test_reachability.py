@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.action import host_facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
     worker_bytes,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
+    missing,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
@@ -182,6 +184,52 @@ def test_the_same_problem_of_several_hosts_is_reported_once() -> None:
     (found,) = check_facts({"a": gone, "b": GOOD, "c": gone}, {"a": "make demo", "c": "make demo"})
     assert found.hosts == ("a", "c")
     assert found.remedy.endswith("If the host is not there: make demo")
+
+
+# What Ansible says of OpenSSH's refusal, by a jump host, whose own connection then ends.
+CHANGED_KEY = """\
+Failed to connect to the host via ssh: @@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r
+IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\r
+Add correct host key in /home/admin/.ssh/known_hosts to get rid of this message.\r
+Offending ED25519 key in /home/admin/.ssh/known_hosts:7\r
+Host key for [10.0.0.5]:2222 has changed and you have requested strict checking.\r
+Host key verification failed.\r
+kex_exchange_identification: Connection closed by remote host\r
+Connection closed by UNKNOWN port 65535
+"""
+UNKNOWN_KEY = """\
+Data could not be sent to remote host "{}". Make sure this host can be reached over ssh: Host key verification failed.\r
+"""
+
+
+def test_a_changed_host_key_has_a_remedy_of_its_own() -> None:
+    gone = host_facts._unreachable(CHANGED_KEY)
+    assert gone["reason"] == (
+        "Offending ED25519 key in /home/admin/.ssh/known_hosts:7. Host key for [10.0.0.5]:2222 has changed and you "
+        "have requested strict checking. Host key verification failed"
+    )
+    groups = {"celery_workers": ["a", "b"]}
+    spared = missing({"a": gone, "b": GOOD}, groups)
+    assert set(spared) == {"a"}
+    # The hint says how to make hosts; this one is there.
+    (left_out,) = check_facts({"a": gone, "b": GOOD}, {"a": "make demo"}, spared)
+    (refused,) = check_facts({"a": gone}, {"a": "make demo"})
+    for found in (left_out, refused):
+        assert "find out why the key has changed" in found.remedy
+        assert "`ssh-keygen -R '[10.0.0.5]:2222'`" in found.remedy
+        assert "once it is back" not in found.remedy
+        assert "make demo" not in found.remedy
+
+
+def test_unknown_host_keys_have_one_remedy() -> None:
+    gone = {host: host_facts._unreachable(UNKNOWN_KEY.format(host)) for host in ("a", "b")}
+    (found,) = check_facts(gone, {})
+    assert found.hosts == ("a", "b")
+    assert found.message == "can't be used: Host key verification failed"
+    assert "known_hosts" in found.remedy
+    assert "ssh-keygen -R" not in found.remedy
 
 
 def test_if_the_hosts_clocks_agree_the_control_nodes_is_wrong() -> None:
