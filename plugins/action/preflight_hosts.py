@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
@@ -46,7 +47,7 @@ class ActionModule(FleetAction):
         }
         spared = missing(facts, self.groups(variables))
         hints = {host: self._hint(variables, host) for host in hosts}
-        problems = check_facts(facts, hints, spared, args.get("asked"))
+        problems = check_facts(facts, hints, spared, args.get("asked"), _sources(variables))
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))
@@ -63,3 +64,10 @@ class ActionModule(FleetAction):
             return str(variables["hostvars"][host].get("preflight_hosts_hint") or "")
         except AnsibleError:
             return ""  # `preflight_inventory` has already refused it
+
+
+def _sources(variables: dict[str, Any]) -> list[str]:
+    """Return the sources of the inventory, unless they are those of the configuration."""
+    sources = [str(source) for source in variables["ansible_inventory_sources"]]
+    configured = constants.config.get_config_value("DEFAULT_HOST_LIST")
+    return [] if sources == list(configured) else sources

@@ -118,6 +118,7 @@ def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> Non
     output = done.stdout + done.stderr
     assert "host (all hosts)" in output
     assert "Connection refused" in output
+    assert f"try `ansible -i {tmp_path / 'hosts.yml'} <host> -m ansible.builtin.ping`" in output
     assert (
         "look at ansible_host, ansible_user and ansible_become. If the host is not there: run make demo"
         in output

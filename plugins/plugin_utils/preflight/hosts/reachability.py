@@ -54,6 +54,7 @@ WITHOUT_VALKEY: Final = ("debian", "12")
 CLOCK_WITHIN: Final = 5.0
 # Beyond this, a host may treat tasks that others hold as abandoned, or refuse new certificates.
 CLOCK_AT_MOST: Final = 60.0
+PING: Final = "<host> -m ansible.builtin.ping"
 
 
 def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -114,6 +115,7 @@ def check_facts(
     hints: Mapping[str, str],
     spared: Mapping[str, str] | None = None,
     asked: Mapping[str, Mapping[str, object]] | None = None,
+    sources: Sequence[str] = (),
 ) -> list[Problem]:
     """Return the problems of all hosts.
 
@@ -122,7 +124,9 @@ def check_facts(
         hints: `preflight_hosts_hint` by host: how to create the hosts of this inventory.
         spared: The hosts of `missing`, for which there is only a warning.
         asked: The inventory's requirements for each host (`capacity.demands`).
+        sources: The inventory's sources, as `-i` takes them; empty if they are those of the configuration.
     """
+    ping = " ".join(["ansible", *(f"-i {shlex.quote(source)}" for source in sources), PING])
     found: list[Problem] = []
     for host, value in facts.items():
         if host in (spared or {}):
@@ -136,7 +140,7 @@ def check_facts(
                 )
             )
         else:
-            found += _host(host, as_mapping(value), hints.get(host, ""))
+            found += _host(host, as_mapping(value), hints.get(host, ""), ping)
             found += check_redis_service(host, as_mapping(value))
             found += _distribution(host, as_mapping(value), (asked or {}).get(host, {}))
             found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
@@ -211,14 +215,13 @@ def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
         )
 
 
-def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem]:
+def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Iterator[Problem]:
     if facts.get("reachable") is not True:
         yield Problem(
             "host",
             f"can't be used: {_reason(facts)}",
             key_remedy(facts)
-            or "try `ansible <host> -m ansible.builtin.ping`; look at ansible_host, ansible_user and ansible_become"
-            + _if_missing(hint),
+            or f"try `{ping}`; look at ansible_host, ansible_user and ansible_become{_if_missing(hint)}",
             hosts=(host,),
         )
         return

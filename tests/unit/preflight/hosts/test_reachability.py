@@ -232,6 +232,15 @@ def test_unknown_host_keys_have_one_remedy() -> None:
     assert "ssh-keygen -R" not in found.remedy
 
 
+def test_the_command_to_try_names_the_inventory_that_was_given() -> None:
+    gone = {"a": {"reachable": False, "reason": "timed out"}}
+    (found,) = check_facts(gone, {}, sources=["/srv/my inventory", "a,"])
+    assert "`ansible -i '/srv/my inventory' -i a, <host> -m ansible.builtin.ping`" in found.remedy
+    # Nothing was given, so that of ansible.cfg is meant, which this command reads, too.
+    (found,) = check_facts(gone, {})
+    assert "`ansible <host> -m ansible.builtin.ping`" in found.remedy
+
+
 def test_if_the_hosts_clocks_agree_the_control_nodes_is_wrong() -> None:
     ahead = {**GOOD, "clock_offset": 30.0}
     (found,) = check_facts({"a": ahead, "b": {**GOOD, "clock_offset": 31.0}}, {})
