@@ -17,6 +17,7 @@ because its wrapper is compiled on the host in each call.)
       redis_flavor: redis,                # wanted flavor on a host of Redis; else empty
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # owners of existing directories
       marks: [claims of all applications on the host],
+      silent: {"redis1:6379": "timed out"},  # ports of the fleet's Redis that a new host can't reach
       listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
       redis_service: {broker: …},         # what servers that the fleet does not run answer; else missing
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
@@ -70,9 +71,10 @@ class ActionModule(FleetAction):
         self, args: dict[str, Any], variables: dict[str, Any], claims: dict[str, Any]
     ) -> dict[str, Any]:
         redis = self.groups(variables)["redis"]
+        kinds = ("broker", "results", *self._cache(variables))
         names = {
             str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
-            for kind in ("broker", "results", *self._cache(variables))
+            for kind in kinds
             if variables.get(f"celery_app_{kind}_host") or redis
         }
         flavor = self._flavor(variables)
@@ -87,6 +89,16 @@ class ActionModule(FleetAction):
                 for kind in ("broker", "results")
             ]
             if flavor
+            else [],
+            "app": claims.get("app"),
+            "targets": [
+                (
+                    str(self._templar.template(variables[f"celery_app_{kind}_host"])),
+                    int(self._templar.template(variables[f"celery_app_{kind}_port"])),
+                )
+                for kind in kinds
+            ]
+            if claims and redis and variables["inventory_hostname"] not in redis
             else [],
             "interpreter": self._interpreter(variables),
             "directories": list(args.get("directories") or []),

@@ -2,8 +2,9 @@
 
 This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
 `paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the
-`interpreter` of releases, `directories` that have to exist, and `certificate`, `files` and directories of `data`, which
-may be missing. Output: one JSON object.
+`interpreter` of releases, `directories` that have to exist, `certificate`, `files` and directories of `data`, which
+may be missing, and the `targets` (host and port) that a host without a mark of the `app` has to reach. Output: one JSON
+object.
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ def free(path: str) -> int:
     return shutil.disk_usage(path).free
 
 
+# Seconds within which a port must answer.
+PATIENCE = 3.0
+
+
 def unresolved(names: list[str]) -> list[str]:
     """Return the names that the host can't resolve."""
     found = []
@@ -118,6 +123,19 @@ def unresolved(names: list[str]) -> list[str]:
             socket.getaddrinfo(name, None)
         except (OSError, UnicodeError):
             found.append(name)
+    return found
+
+
+def silent(targets: list[tuple[str, int]]) -> dict[str, str]:
+    """Return the targets that can't be reached, with the reasons. A refusal is an answer: nothing may listen yet."""
+    found = {}
+    for host, port in targets:
+        try:
+            socket.create_connection((host, port), PATIENCE).close()
+        except (ConnectionRefusedError, socket.gaierror, UnicodeError):
+            pass  # names are resolved by `unresolved`
+        except OSError as error:
+            found[f"{host}:{port}"] = error.strerror or str(error)
     return found
 
 
@@ -273,6 +291,7 @@ def main() -> None:
     wanted = json.load(sys.stdin)
     names = release()
     installed = packages()
+    marked = marks(wanted["marks"])
     available = candidates([name for name in wanted["versions"] if name not in installed])
     facts = {
         "clock": clock,
@@ -295,7 +314,10 @@ def main() -> None:
         },
         "unresolved_names": unresolved(wanted["names"]),
         "active_units": active(wanted["units"]),
-        "marks": marks(wanted["marks"]),
+        "marks": marked,
+        "silent": {}
+        if any(mark.get("app") == wanted["app"] for mark in marked)
+        else silent(wanted["targets"]),
         "listeners": listeners(wanted["ports"]),
         "redis_data": owners(wanted["data"]),
         "certificate": text(wanted["certificate"]),

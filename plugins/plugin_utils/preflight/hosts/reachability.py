@@ -25,6 +25,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     check_capacity,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.connections import (
+    check_connections,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.owners import (
     check_owners,
 )
@@ -150,6 +153,7 @@ def check_facts(
             *_clocks(facts),
             *_certificates(facts, asked or {}),
             *_strangers(facts, asked or {}),
+            *check_connections(facts),
         ]
     )
 

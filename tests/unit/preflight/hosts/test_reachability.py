@@ -8,6 +8,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -474,7 +475,12 @@ def test_a_package_that_is_only_there_for_a_build_does_not_count_as_installed(
 
 
 def probed(
-    tmp_path: Path, port: int, certificate: str = "a/fleet.json", interpreter: str = INTERPRETER
+    tmp_path: Path,
+    port: int,
+    certificate: str = "a/fleet.json",
+    interpreter: str = INTERPRETER,
+    app: str = "a",
+    targets: Sequence[tuple[str, int]] = (),
 ) -> dict[str, Any]:
     """Return the probe's answer about this machine."""
     answer = subprocess.run(
@@ -492,6 +498,8 @@ def probed(
                 "certificate": f"{tmp_path}/{certificate}",
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
                 "data": [str(tmp_path), f"{tmp_path}/none"],
+                "app": app,
+                "targets": targets,
             }
         ),
         capture_output=True,
@@ -501,6 +509,42 @@ def probed(
     assert answer.stdout.startswith('{"clock"')
     facts: dict[str, Any] = json.loads(answer.stdout)
     return facts
+
+
+@pytest.fixture
+def dropping() -> Iterator[int]:
+    """Return a port that answers no new connection, as behind a firewall: the queue of its listener is full."""
+    with socket.socket() as server, socket.socket() as first:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        first.connect(server.getsockname())
+        yield server.getsockname()[1]
+
+
+def test_a_new_host_tells_which_port_of_redis_does_not_answer(
+    tmp_path: Path, dropping: int
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/fleet.json").write_text('{"format": 1, "app": "a"}')
+    # Where nothing listens, a refusal says that the way is open.
+    targets = [("127.0.0.1", dropping), ("127.0.0.1", 1), ("no-such-name.invalid", 1)]
+    found = probed(tmp_path, 1, app="b", targets=targets)["silent"]
+    assert found == {f"127.0.0.1:{dropping}": "timed out"}
+    # Processes of a deployed application know it better, and each try is a line in Redis's log.
+    assert probed(tmp_path, 1, app="a", targets=targets)["silent"] == {}
+
+
+def test_a_port_of_redis_that_a_firewall_closes_to_a_new_host_is_a_warning() -> None:
+    new = {**GOOD, "claims": {"app": "shop"}, "silent": {"redis1:6379": "timed out"}}
+    hosts = {"redis1": {**GOOD, "claims": {"app": "shop"}}, "worker1": new, "worker2": new}
+    (found,) = check_facts(hosts, {})
+    assert (found.severity, found.hosts) == (Severity.WARNING, ("worker1", "worker2"))
+    assert (found.variable, found.value) == ("redis", "redis1:6379")
+    assert "timed out" in found.message
+    assert "docs/network.md" in found.remedy
+    # The fleet's own table lets a new host in during this run, and that is checked then.
+    mark = {"app": "shop", "units": ["redis@shop-broker.service", "shop-firewall.service"]}
+    assert check_facts({**hosts, "redis1": {**hosts["redis1"], "marks": [mark]}}, {}) == []
 
 
 POLICY = """nginx-common:
