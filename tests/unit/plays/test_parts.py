@@ -53,7 +53,7 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
 @pytest.mark.slow
 def test_a_play_without_a_part_in_the_plan_runs_no_task(walk: Any) -> None:
     code = {"celery_worker", "celery_beat", "celery_producer", "verify"}
-    found: Walk = walk(DUE=" ".join(code))
+    found: Walk = walk(DUE=" ".join(code), ANSIBLE_DISPLAY_SKIPPED_HOSTS="yes")
     ended_well(found)
     assert found.settled.keys() == code - BY_OTHERS
     assert found.hosts("rolling_restart", phase="restart") == set(found.groups["celery_workers"])
@@ -67,6 +67,16 @@ def test_a_play_without_a_part_in_the_plan_runs_no_task(walk: Any) -> None:
     assert "celery_cli" not in acting
     built = [call["args"]["root"] for call in found.calls if call["action"] == "release"]
     assert set(built) == {"/opt/flexiprice"}
+
+
+@pytest.mark.slow
+def test_a_run_with_nothing_to_do_prints_little(walk: Any) -> None:
+    found: Walk = walk(DUE="none")
+    ended_well(found)
+    lines = found.done.stdout.splitlines()
+    assert "Plan: nothing to do, 4 hosts as the inventory says." in lines
+    assert len(lines) < 120, found.done.stdout
+    assert "PLAY [Run the workers]" not in found.done.stdout
 
 
 @pytest.mark.parametrize(

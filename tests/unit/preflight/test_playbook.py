@@ -201,3 +201,58 @@ def test_other_failures_keep_ansibles_own_message(tmp_path: Path) -> None:
     output = run(tmp_path, task, {"a": "{{ nosuch }}"})
     assert "[ERROR]" in output.stdout
     assert f"Origin: {tmp_path / 'hosts.yml'}" in output.stdout
+
+
+QUIET = """
+- name: A play without a result
+  hosts: fleet
+  gather_facts: false
+  tasks:
+    - name: Nothing here
+      ansible.builtin.debug: {msg: no}
+      when: false
+    - name: End it
+      ansible.builtin.meta: end_play
+- name: A play for some hosts
+  hosts: fleet
+  gather_facts: false
+  tasks:
+    - name: Not here either
+      ansible.builtin.debug: {msg: no}
+      when: false
+    - name: On Redis's host only
+      ansible.builtin.debug: {msg: only here}
+      when: inventory_hostname == 'redis1'
+    - name: That may take long
+      ansible.builtin.command: "true"
+      when: false
+- name: A play without hosts
+  hosts: nobody
+"""
+HIDDEN = ("A play without a result", "Nothing here", "End it", "Not here either", "skipping: [")
+# While a task may take long, its header says what the run waits for.
+SHOWN = (
+    "A play for some hosts",
+    "On Redis's host only",
+    "That may take long",
+    "A play without hosts",
+)
+
+
+def test_what_no_host_does_is_not_printed(tmp_path: Path) -> None:
+    brief = run(tmp_path, QUIET, {}).stdout
+    assert [text for text in SHOWN if text not in brief] == []
+    assert [text for text in HIDDEN if text in brief] == []
+    order = [brief.index(text) for text in ("A play for some", "On Redis's", "ok: [redis1]")]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("option", ["-v", ""])
+def test_all_of_it_is_printed_on_request(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not option:
+        monkeypatch.setenv("ANSIBLE_DISPLAY_SKIPPED_HOSTS", "yes")
+    whole = run(tmp_path, QUIET, {}, *option.split()).stdout
+    assert [text for text in (*SHOWN, *HIDDEN) if text not in whole] == []
+    assert whole.count("skipping: [") >= 3 * len(GROUPS["fleet"])
