@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,3 +46,8 @@ def found_by(run: Run) -> Callable[..., dict[str, Any]]:
         return content
 
     return found
+
+
+def skipped(output: str) -> set[str]:
+    """Return the names of the skipped tests in the output of `manage.py test --verbosity 2`."""
+    return set(re.findall(r"^\w+ \(([\w.]+)\)(?:\n.*)? \.\.\. skipped", output, re.MULTILINE))

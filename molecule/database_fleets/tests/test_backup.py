@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import means
 import pytest
 from support import fleets
+from support.database import admitted
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
 pytestmark = pytest.mark.stage(2)
-
-HBA = "/etc/postgresql/{postgresql_version}/main/pg_hba.conf"
 
 SUMS = """
     SELECT '{name}' AS name, count(*) AS n, md5(string_agg(t::text, E'\\n' ORDER BY t::text)) AS sum
@@ -73,24 +72,14 @@ def idle(fleet: Fleet) -> bool:
 @contextmanager
 def empty_database(fleet: Fleet, name: str) -> Iterator[None]:
     """Make an empty database that the application's user owns, and can reach from the hosts of its workers."""
-    variables = fleet.of("postgresql")
-    host, user = fleet.one("postgresql"), variables["postgresql_user"]
-    path = HBA.format_map(variables)
-    before = fleet.must(host, ["cat", path])
-    lines = "".join(
-        f"hostssl {name} {user} {network} scram-sha-256\n"
-        for network in variables["postgresql_clients"]
-    )
+    user = fleet.of("postgresql")["postgresql_user"]
     # As in examples/postgresql.yml, because the cluster's own encoding may differ.
     made = f'CREATE DATABASE "{name}" OWNER "{user}" TEMPLATE template0 ENCODING UTF8 LOCALE "C.UTF-8";'
     means.psql(fleet, "postgres", f"{made}\n")
     try:
-        fleet.must(host, ["tee", path], before + lines)
-        means.psql(fleet, "postgres", "SELECT pg_reload_conf();\n")
-        yield
+        with admitted(fleet, name):
+            yield
     finally:
-        fleet.must(host, ["tee", path], before)
-        means.psql(fleet, "postgres", "SELECT pg_reload_conf();\n")
         means.psql(fleet, "postgres", f'DROP DATABASE "{name}" WITH (FORCE);\n')
 
 

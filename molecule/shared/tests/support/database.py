@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from support.inventory import Fleet
 from support.waiting import wait_for
+
+HBA = "/etc/postgresql/{postgresql_version}/main/pg_hba.conf"
 
 
 def query(fleet: Fleet, text: str, **values: Any) -> list[dict[str, Any]]:
@@ -26,6 +30,29 @@ def _psql(fleet: Fleet, text: str, values: dict[str, Any]) -> str:
     command = ["runuser", "-u", "postgres", "--", "psql", "-X", "-qAt", "-v", "ON_ERROR_STOP=1"]
     command += [word for key, value in values.items() for word in ("-v", f"{key}={value}")]
     return fleet.must(fleet.one("postgresql"), [*command, "-d", name, "-f", "-"], f"{text};\n")
+
+
+@contextmanager
+def admitted(fleet: Fleet, name: str) -> Iterator[None]:
+    """Let the application's user into another database, from its hosts, while the block runs; `all` means each one.
+
+    `examples/postgresql.yml` only lets it into its own. A database's own rights still apply.
+    """
+    variables = fleet.of("postgresql")
+    host, user = fleet.one("postgresql"), variables["postgresql_user"]
+    path = HBA.format_map(variables)
+    before = fleet.must(host, ["cat", path])
+    lines = "".join(
+        f"hostssl {name} {user} {network} scram-sha-256\n"
+        for network in variables["postgresql_clients"]
+    )
+    try:
+        fleet.must(host, ["tee", path], before + lines)
+        execute(fleet, "SELECT pg_reload_conf()")
+        yield
+    finally:
+        fleet.must(host, ["tee", path], before)
+        execute(fleet, "SELECT pg_reload_conf()")
 
 
 def runs(fleet: Fleet, prefix: str) -> list[dict[str, Any]]:
