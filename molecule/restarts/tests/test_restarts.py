@@ -30,6 +30,12 @@ from scripts.restarts.summary import RestartSummary
 
 OVERHEAD = 1.25  # times the duration of the drains and boots
 CALM = 75.0 if SOAK else 20.0  # seconds
+# Bounds of the 99th percentile of waits: seconds, and times that of the load without a restart, which is longer on a
+# busy machine. Beside other tests on two cores 0.04 s were measured, and 0.02 s without a restart (docs/restarts.md). A
+# queueing model of this load says how far it can move. Even if each task occupies its process for 50 ms longer, it is
+# 0.2 s at most. If two of a queue's three workers are away at a time, it is more than 1 s in most runs.
+WAIT = 0.3
+TIMES_CALM = 5
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +97,8 @@ def test_a_rolling_restart_keeps_half_of_each_queue_consuming(
 
 
 def test_a_rolling_restart_keeps_waits_short(calm: RestartSummary, rolled: RestartSummary) -> None:
-    assert rolled.waits["p99"] <= max(1.0, 2 * calm.waits["p99"]), (rolled.waits, calm.waits)
+    bound = max(WAIT, TIMES_CALM * calm.waits["p99"])
+    assert rolled.waits["p99"] <= bound, (rolled.waits, calm.waits)
 
 
 def test_a_rolling_restart_takes_little_more_than_its_drains_and_boots(
