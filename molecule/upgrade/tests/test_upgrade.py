@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,6 +35,8 @@ from support.waiting import wait_for
 from versions import (
     OLDER_INVENTORY,
     belongings,
+    firewall_table,
+    firewall_unit,
     newer_runtime,
     older_runtime,
     older_tree,
@@ -47,12 +50,23 @@ from scripts.restarts.summary import RestartSummary
 
 LONGEST = 1800.0  # maximum seconds of load: an upgrade builds virtualenvs and restarts everything
 REST = 420.0  # seconds after the load: messages that an older worker leaves come back after its visibility timeout
-# What docs/upgrading.md tells operators to undo with the new version before they go back.
-TAKEN_BACK = json.dumps({"celery_app_delivery": "inherit", "celery_health_enabled": False})
 AWAY = 30.0  # maximum seconds between two pulses of beat if it restarts in between
 INTERVAL = 2.0  # seconds between two pulses of beat, in the inventory
 
 PULSES: list[float] = []  # during the upgrade
+
+
+def taken_back() -> str:
+    """Return what docs/upgrading.md tells operators to undo with the new version before they go back."""
+    page = (ROOT / "docs/upgrading.md").read_text()
+    found = re.search(
+        r"^    ansible-playbook \S.* site\.yml \\\n +-e '(\{.*\})'$", page, re.MULTILINE
+    )
+    assert found is not None, "the page has no such command"
+    undone = json.loads(found[1])
+    # In this scenario all of them are on, so that there is something to undo.
+    assert set(undone) == {"celery_app_delivery", "celery_health_enabled", "firewall_enabled"}
+    return found[1]
 
 
 def deploy(case: Case, *arguments: str, root: Path = ROOT, sources: Sequence[str] = ()) -> None:
@@ -152,6 +166,14 @@ def test_all_processes_run_this_version(fleet: Fleet, upgraded: RestartSummary) 
     assert runtimes(fleet) == {newer_runtime(fleet)}
 
 
+def test_upgrade_puts_the_firewall_up(fleet: Fleet, upgraded: RestartSummary) -> None:
+    """Otherwise the way back would have none to remove."""
+    assert upgraded.sent
+    name, unit = fleet.one("redis"), firewall_unit(fleet)
+    assert units.state(fleet, name, unit)["ActiveState"] == "active"
+    assert firewall_table(fleet) in fleet.must(name, ["nft", "list", "tables"])
+
+
 def test_second_run_changes_nothing(
     changes: Fleets, fleet: Fleet, upgraded: RestartSummary
 ) -> None:
@@ -170,7 +192,7 @@ def gone_back(ground: Ground, fleet: Fleet, upgraded: RestartSummary, older: str
     assert upgraded.sent
 
     def act(case: Case) -> None:
-        deploy(case, "-e", TAKEN_BACK)
+        deploy(case, "-e", taken_back())
         deploy(case, root=older_tree(fleet), sources=(OLDER_INVENTORY,))
 
     return ground.measure("back", FLEET, act, rest=REST, longest=LONGEST)
@@ -193,7 +215,9 @@ def test_nothing_of_this_version_runs_after_going_back(
     timer = f"{fleet.of('fleet')['celery_app_name']}-health.timer"
     for name in fleet.hosts("fleet"):
         assert units.state(fleet, name, timer)["LoadState"] == "not-found"
+        assert units.state(fleet, name, firewall_unit(fleet))["LoadState"] == "not-found"
         assert units.failed(fleet, name) == []
+    assert firewall_table(fleet) not in fleet.must(fleet.one("redis"), ["nft", "list", "tables"])
 
 
 @pytest.fixture(scope="session")
@@ -239,3 +263,4 @@ def test_a_removal_removes_what_both_versions_have_written(fleet: Fleet) -> None
     assert removed.status == 0, removed.end
     left = {name: belongings(fleet, name) for name in fleet.hosts("fleet")}
     assert not any(left.values()), left
+    assert firewall_table(fleet) not in fleet.must(fleet.one("redis"), ["nft", "list", "tables"])

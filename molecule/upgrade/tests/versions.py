@@ -74,6 +74,16 @@ def belongings(fleet: Fleet, name: str) -> list[str]:
     return sorted(found.splitlines())
 
 
+def firewall_unit(fleet: Fleet) -> str:
+    """Return the unit of this version's firewall; the older one has none."""
+    return f"{fleet.of('fleet')['celery_app_name']}-firewall.service"
+
+
+def firewall_table(fleet: Fleet) -> str:
+    """Return the line of its table in nft's list of tables."""
+    return f"table inet celery_fleet_{fleet.of('fleet')['celery_app_name']}\n"
+
+
 @contextmanager
 def sending_by(ground: Ground, runtime: str) -> Iterator[None]:
     """Keep the sender on one runtime until the block ends, like a web process that is never restarted."""
