@@ -18,7 +18,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -28,6 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scripts.ports import free_port
 from scripts.testhosts.fleet import ROOT, SUITE, USER, Fleet, HostsError, add_commands, write
 from scripts.testhosts.keys import ensure_key, key_archive, ssh_arguments
 from scripts.testhosts.machine import Machine, cut, keep, load, process_of
@@ -176,13 +176,6 @@ def connection_inventory(fleet: Fleet, machines: Sequence[Machine]) -> str:
     everywhere = {"test_fleet_state": str(fleet.state)}
     text = json.dumps({"all": {"vars": everywhere, "hosts": variables}}, indent=2)
     return f"---\n# Made by scripts/vm.py: how to reach the machines of {fleet.name}.\n{text}\n"
-
-
-def free_port() -> int:
-    """Return a loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def image_of(suite: str) -> Path:

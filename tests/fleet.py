@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from celery import Celery
 
+from scripts.ports import free_port
 from tests.facts import facts
 from tests.programs import knows_setinfo, required
 
@@ -64,11 +64,6 @@ def note(number, seconds=0):
         ledger.write(f"{number}\\n")
     time.sleep(seconds)
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def client(port: int, user: str) -> redis.Redis:

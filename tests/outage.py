@@ -19,7 +19,7 @@ from typing import Any
 import redis
 from celery import Celery
 
-from tests.fleet import free_port
+from scripts.ports import free_port
 from tests.programs import DURABLE, required
 
 ROOT = Path(__file__).resolve().parents[1]

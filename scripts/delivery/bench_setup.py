@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,6 +33,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from scripts.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "127.0.0.1"
@@ -100,12 +101,6 @@ def certificate(directory: Path) -> None:
     path = directory / "host.key"
     path.touch(mode=0o600)
     path.write_bytes(private)
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.create_server((ADDRESS, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def until(

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.ports import hold
 from scripts.testhosts.fleet import Fleet, HostsError, write
 
 MEMORY = 2048  # MiB
@@ -138,6 +139,9 @@ def wants_to_boot_again(lines: Iterable[str]) -> bool:
 
 def keep(machine: Machine) -> None:
     """Run qemu, and start it again whenever the machine reboots."""
+    # Meanwhile no other process may get its port. If one has it already, qemu ends and says so.
+    with contextlib.suppress(OSError):
+        hold(machine.port)
     again = True
     while again:
         ours, its = socket.socketpair()

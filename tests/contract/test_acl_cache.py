@@ -9,7 +9,8 @@ import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
-from tests.fleet import free_port, wait_for
+from scripts.ports import free_port
+from tests.fleet import wait_for
 from tests.programs import knows_setinfo, required
 
 

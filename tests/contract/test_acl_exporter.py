@@ -20,8 +20,9 @@ from celery_fleet.cli.exporter import broker
 from celery_fleet.cli.exporter.broker import ExporterConnection, QueueCollector
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.redis_checks import server
+from scripts.ports import free_port
 from tests.facts import facts
-from tests.fleet import free_port, wait_for
+from tests.fleet import wait_for
 from tests.programs import knows_setinfo, required
 from tests.unit.cli.exporter import documents
 

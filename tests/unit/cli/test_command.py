@@ -25,6 +25,7 @@ from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
 from celery_fleet.common import systemctl
 from celery_fleet.common.small_file import LARGEST
+from scripts.ports import free_port
 from tests.programs import required
 from tests.support.certificates import Authority
 from tests.unit.cli import host
@@ -505,8 +506,7 @@ def real(place: Path) -> Iterator[Callable[..., None]]:
         certificate, key = authority.issue(names, purposes=None if name == "server" else [CLIENT])
         (place / f"{name}.crt").write_text(certificate)
         (place / f"{name}.key").write_text(key)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (place / "users.acl").write_text(
         f"user operator on >{host.PASSWORD} +ping +echo +command\nuser default off\n"
     )

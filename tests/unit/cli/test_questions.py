@@ -17,6 +17,7 @@ import redis
 
 from celery_fleet.cli.commands.inspect import METHODS
 from celery_fleet.ops import questions
+from scripts.ports import free_port
 from tests.programs import required
 from tests.unit.cli import host
 
@@ -242,8 +243,7 @@ def fill(client: Any) -> None:
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[int]:
     """Return the port of a Redis that has no memory left, with tasks in the queue mail."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     options = ("--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--maxmemory", "3mb")
     users = tmp_path / "users.acl"
     users.write_text(

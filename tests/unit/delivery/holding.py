@@ -13,7 +13,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 
 from celery_fleet.delivery.lease.sweep import Broker
 from celery_fleet.delivery.scripts import Script, run_each
-from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
+from scripts.ports import free_port
+from tests.fleet import PASSWORDS, QUEUES, client, wait_for
 from tests.programs import knows_setinfo, required
 
 INDEX, UNACKED = "unacked_index", "unacked"

@@ -18,7 +18,8 @@ import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from celery import Celery
 
-from tests.fleet import PASSWORDS, QUEUES, Fleet, client, free_port, wait_for
+from scripts.ports import free_port
+from tests.fleet import PASSWORDS, QUEUES, Fleet, client, wait_for
 from tests.programs import DURABLE, knows_setinfo, required
 
 POOLS = ("prefork", "threads", "solo", "gevent")

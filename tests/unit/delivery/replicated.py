@@ -8,11 +8,10 @@ the role's file after it.
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import jinja2
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
 from celery_fleet.common.redis_client import Client, RedisError, Server
+from scripts.ports import free_port
 from tests.fleet import PASSWORDS, QUEUES, ROOT
 from tests.programs import knows_setinfo, required
 from tests.support.certificates import Authority
@@ -71,15 +71,6 @@ sentinel parallel-syncs {name} 1
 PATIENCE = 60.0
 
 
-def free_ports(number: int) -> list[int]:
-    """Return different free ports."""
-    with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
-        ]
-        return [int(one.getsockname()[1]) for one in listeners]
-
-
 @dataclass
 class Program:
     """A server or a Sentinel: its directory, port, command and process."""
@@ -119,7 +110,7 @@ class Replicated:
 
     def __post_init__(self) -> None:
         self.name = f"shop-{self.kind}"
-        self._ports = free_ports(2 * NUMBER)
+        self._ports = [free_port() for _ in range(2 * NUMBER)]
         self.tls = self.like.tls if self.like else self.directory / "tls"
         if self.like is None:
             self.tls.mkdir(parents=True)

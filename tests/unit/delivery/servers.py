@@ -16,7 +16,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from celery_fleet.delivery.fetch import transport
-from tests.fleet import free_port, wait_for
+from scripts.ports import free_port
+from tests.fleet import wait_for
 from tests.programs import required
 
 

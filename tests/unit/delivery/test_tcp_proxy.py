@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.ports import free_port
 from tests import tcp_proxy
 from tests.tcp_proxy import HOLD, LOSE, SILENCE, Proxy
 
@@ -147,8 +148,7 @@ def test_an_unknown_fault_is_refused(proxy: Proxy) -> None:
 
 
 def test_as_a_program_it_obeys_its_command_file(echo: int, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     commands = tmp_path / "commands"
     words = [str(port), "127.0.0.1", str(echo), str(commands)]
     program = subprocess.Popen([sys.executable, tcp_proxy.__file__, *words])

@@ -37,6 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl as desired_acl
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from scripts.ports import free_port
 from tests.programs import required
 from tests.support.certificates import Authority
 
@@ -212,9 +213,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
     directory = tmp_path_factory.mktemp("redis")
     issue(directory, authority)
     (directory / "users.acl").write_text(f"{OFF}\n{ADMIN}\nuser worker {WORKER}\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (directory / "redis.conf").write_text(
         f"port 0\ntls-port {port}\nbind 127.0.0.1\ntls-auth-clients no\ndir {directory}\nsave ''\n"
         f"tls-cert-file {directory}/host.crt\ntls-key-file {directory}/host.key\n"

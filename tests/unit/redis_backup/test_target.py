@@ -13,7 +13,8 @@ import pytest
 
 from celery_fleet.system import backup_target, redis_backup
 from celery_fleet.system.backup_target import DirectoryTarget, RsyncTarget, TargetError, surplus
-from tests.fleet import free_port, wait_for
+from scripts.ports import free_port
+from tests.fleet import wait_for
 from tests.programs import required
 from tests.unit.redis_backup.servers import Instances, places
 

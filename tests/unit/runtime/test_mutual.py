@@ -23,8 +23,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_
 
 from celery_fleet.common import client_certificate
 from celery_fleet.common.redis_client import Client, RedisError, Server
+from scripts.ports import free_port
 from tests.facts import facts
-from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP, free_port
+from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP
 from tests.programs import required
 from tests.support.certificates import Authority
 

@@ -16,8 +16,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings
 )
 
 from celery_fleet.health.setup import Setup
+from scripts.ports import free_port
 from tests.facts import facts
-from tests.fleet import free_port, wait_for
+from tests.fleet import wait_for
 from tests.programs import knows_setinfo, required
 from tests.unit.cli.exporter import documents
 

@@ -27,7 +27,7 @@ from celery_fleet.delivery.fetch.queue_poller import (
     require_redis,
 )
 from celery_fleet.delivery.scripts import FETCH, HEAD, PUT_BACK, Script
-from tests.fleet import free_port
+from scripts.ports import free_port
 from tests.support.certificates import Authority
 from tests.unit.delivery.servers import Server, serving, until
 

@@ -30,7 +30,7 @@ from celery_fleet.delivery.messages import owner_of
 from celery_fleet.delivery.outage import internals as outage
 from celery_fleet.delivery.outage.carry_over import AckCarryOver
 from celery_fleet.delivery.outage.pending import Pending
-from tests.fleet import free_port
+from scripts.ports import free_port
 from tests.programs import required
 from tests.unit.delivery.servers import (
     Consuming,

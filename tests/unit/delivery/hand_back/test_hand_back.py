@@ -31,7 +31,8 @@ from celery_fleet.delivery.outage import pending
 from celery_fleet.delivery.scripts import FETCH
 from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import hand_back
-from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
+from scripts.ports import free_port
+from tests.fleet import PASSWORDS, QUEUES, client, wait_for
 from tests.programs import DURABLE, knows_setinfo, required
 from tests.support.certificates import Authority
 

@@ -19,7 +19,8 @@ from celery_fleet.delivery.lease import internals as hold
 from celery_fleet.delivery.lease.sweep_scripts import READ
 from celery_fleet.delivery.lease.thread import WorkerAccess
 from celery_fleet.delivery.outage.internals import held
-from tests.fleet import PASSWORDS, free_port, wait_for
+from scripts.ports import free_port
+from tests.fleet import PASSWORDS, wait_for
 from tests.programs import required
 from tests.unit.delivery.holding import INDEX, SEP, Store
 

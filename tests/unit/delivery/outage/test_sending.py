@@ -19,8 +19,8 @@ from redis import exceptions as redis_errors
 from celery_fleet.delivery.outage import sending
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.outage.sending import PatientProducer, is_away
+from scripts.ports import free_port
 from scripts.restarts import origin
-from tests.fleet import free_port
 from tests.follow_ups import DELIVERY, SHOP, away, send, settled, survives
 from tests.outage import Server, Worker, wait_for, working
 

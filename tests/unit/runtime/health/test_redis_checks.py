@@ -22,6 +22,7 @@ from celery_fleet.delivery.keys import PAUSES
 from celery_fleet.health import checks, host, redis_checks
 from celery_fleet.health.result import BAD, GOOD, WARNING
 from celery_fleet.health.setup import Setup
+from scripts.ports import free_port
 from tests.facts import facts
 from tests.programs import knows_setinfo, required
 from tests.support.certificates import Authority
@@ -58,8 +59,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         (directory / name).write_text(text)
     users = acl.acl("broker", {"operator": PASSWORD}, QUEUES, setinfo=knows_setinfo())
     (directory / "users.acl").write_text(f"{users}user root on >root-password ~* &* +@all\n")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     options = {
         "port": "0",
         "tls-port": str(port),
