@@ -27,6 +27,9 @@ STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 STARTED = "39f53479d3a045ac8e11786248231fbf"
 STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
+# Beat's own, in its journal, about the entry that is due every few seconds.
+SENDING = "Sending due task probe "
+
 # Files that a deploy writes and processes read, without those that processes write. Manifests are left out: they list
 # what has left the inventory until it is removed.
 PLACES = (
@@ -214,6 +217,13 @@ class Fleets:
         words = [*command, f"MESSAGE_ID={message}", f"UNIT={unit[1]}"]
         lines = map(json.loads, self.fleet.must(unit[0], words).splitlines())
         return [int(line["__REALTIME_TIMESTAMP"]) / 1e6 for line in lines]
+
+    def beat_logged(self, name: str, since: str, text: str) -> list[float]:
+        """Return when a host's beat logged a text, since a time of the host's; in Unix time."""
+        unit = f"{self.app}-beat.service"
+        command = ["journalctl", "--no-pager", "--quiet", "--output=short-unix", f"--since={since}"]
+        lines = self.fleet.must(name, [*command, f"--unit={unit}"]).splitlines()
+        return [float(line.split()[0]) for line in lines if text in line]
 
     def command_line(self, unit: Unit) -> list[str]:
         """Return the command line of a unit's main process."""

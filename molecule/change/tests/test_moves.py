@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
-from change import STARTED, STARTING, STOPPED, Done, Fleets, Unit
+from change import SENDING, STARTED, STARTING, STOPPED, Done, Fleets, Unit
 from support import database, resp, tasks, units
 from support.plays import Run
 from support.waiting import wait_for
@@ -194,14 +194,6 @@ def test_queues_of_the_host_that_is_gone_are_served(moves: Moves) -> None:
 # --- beat ------------------------------------------------------------------------------------------
 
 
-def sent(changes: Fleets, name: str, since: str) -> list[float]:
-    """Return when a host's beat sent the probe, since a time of the host's; in Unix time."""
-    unit = f"{changes.app}-beat.service"
-    command = ["journalctl", "--no-pager", "--quiet", "--output=short-unix", f"--since={since}"]
-    lines = changes.fleet.must(name, [*command, f"--unit={unit}"]).splitlines()
-    return [float(line.split()[0]) for line in lines if "Sending due task probe " in line]
-
-
 def assert_moved(changes: Fleets, old: str, new: str, clocks: Mapping[str, str]) -> None:
     """Check that beat ended on one host before it began on another: by systemd's journal, and by what each sent."""
     unit = f"{changes.app}-beat.service"
@@ -211,8 +203,10 @@ def assert_moved(changes: Fleets, old: str, new: str, clocks: Mapping[str, str])
     # All containers use this machine's clock.
     assert stopped < starting
     assert changes.events((old, unit), STARTED, clocks[old]) == []
-    first = wait_for("the new one sends", 30, lambda: sent(changes, new, clocks[new]))[0]
-    last = sent(changes, old, clocks[old])[-1]
+    first = wait_for(
+        "the new one sends", 30, lambda: changes.beat_logged(new, clocks[new], SENDING)
+    )[0]
+    last = changes.beat_logged(old, clocks[old], SENDING)[-1]
     assert last < starting[0] < first < last + WITHOUT_BEAT
     state = units.state(changes.fleet, old, unit)
     assert (state["ActiveState"], state["MainPID"]) == ("inactive", "0")
