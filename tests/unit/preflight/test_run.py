@@ -827,7 +827,7 @@ def test_files_for_unknown_groups_and_hosts_are_named(variables: Variables, tmp_
         ("---\n# nothing yet\n", False),
     ],
 )
-def test_an_unencrypted_vault_is_a_mistake(
+def test_an_unencrypted_vault_only_warns(
     variables: Variables, tmp_path: Path, text: str, is_plain: bool
 ) -> None:
     vault = tmp_path / "group_vars/all/vault.yml"
@@ -864,7 +864,7 @@ def test_an_unencrypted_vault_is_a_mistake(
 @pytest.mark.parametrize(
     "path", ["celery_app_env", f"{D}/environment", "celery_producer_web/environment"]
 )
-def test_secrets_in_plain_variables_are_refused(
+def test_secrets_in_plain_variables_only_warn(
     variables: Variables, path: str, name: str, value: str, message: str
 ) -> None:
     # A name that is in both environments is refused.
