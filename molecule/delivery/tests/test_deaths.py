@@ -30,15 +30,16 @@ STOCK_REST = 60.0 + 225.0
 def test_stock_workers_killed(ground: Ground, numbers: random.Random) -> None:
     """Stock Celery must lose tasks here, because otherwise the fleet's runs would prove nothing.
 
-    It loses a task in about one of seven kills, so there are many kills; in the short form with short pauses.
+    It loses a task in about one of seven kills, so there are many kills; in the short form with short pauses. By chance
+    all of them may lose none (seen once in 36), so such a run is repeated up to twice.
     """
-    number, pause = (60, PAUSE) if SOAK else (36, 1.0)
+    number, pause, runs = (60, PAUSE, 1) if SOAK else (36, 1.0, 3)
 
     def act(case: Case) -> None:
         kill_workers(ground, case, STOCK, number, numbers, pause=pause)
 
-    summary, _ = counted(ground, "workers killed", STOCK, act, STOCK_REST)
-    assert summary.lost > 0
+    lost = (counted(ground, "workers killed", STOCK, act, STOCK_REST)[0].lost for _ in range(runs))
+    assert any(lost)
 
 
 @pytest.mark.short
