@@ -31,9 +31,10 @@ from scripts.restarts.summary import RestartSummary
 OVERHEAD = 1.25  # times the duration of the drains and boots
 CALM = 75.0 if SOAK else 20.0  # seconds
 # Bounds of the 99th percentile of waits: seconds, and times that of the load without a restart, which is longer on a
-# busy machine. Beside other tests on two cores 0.04 s were measured, and 0.02 s without a restart (docs/restarts.md). A
-# queueing model of this load says how far it can move. Even if each task occupies its process for 50 ms longer, it is
-# 0.2 s at most. If two of a queue's three workers are away at a time, it is more than 1 s in most runs.
+# busy machine. Beside other tests on two cores 0.04 s were measured, and 0.02 s without a restart (docs/restarts.md).
+# How far that can move was simulated, with the tasks of `load.plan` and 200 timings of the restarts. Even if each task
+# occupies its process for 50 ms longer, it was 0.2 s at most. With two of a queue's three workers away at a time, it
+# was more than 1 s in most of them.
 WAIT = 0.3
 TIMES_CALM = 5
 
