@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.ports import free_port
 from tests.programs import required
 from tests.render.conftest import RENDERS
 from tests.render.fleet import Fleet, Host
@@ -340,8 +341,7 @@ def running(odd: Fleet, tmp_path: Path) -> Iterator[tuple[int, Backend]]:
     command = written(odd, tmp_path, "daemon off; master_process off;")
     (tmp_path / "etc/nginx/conf.d/other-shop-metrics.conf").unlink()
     (site,) = (tmp_path / "etc/nginx/conf.d").iterdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     text = re.sub(r"listen \[::\]:\d+ ssl;", "", site.read_text())
     text = re.sub(r"listen \d+ ssl;", f"listen 127.0.0.1:{port} ssl;", text)
     site.write_text(re.sub(r"http://[^;]+;", f"http://unix:{tmp_path}/socket:;", text))
