@@ -29,6 +29,7 @@ def rolls(found: Walk) -> list[bool]:
     ]
 
 
+@pytest.mark.long
 def test_a_deploy_that_passes_restarts_the_workers_once(walk: Any) -> None:
     found: Walk = walk(playbook="deploy_app")
     ended_well(found)

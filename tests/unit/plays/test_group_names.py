@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 NAMES = {"fleet": "shop", "redis": "celery_redis", "celery_workers": "shop_workers"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plays_act_on_renamed_groups_and_leave_groups_with_our_names_alone(tmp_path: Path) -> None:
     made = prepare("local", tmp_path, {"firewall_enabled": True})
     calls = tmp_path / "calls"

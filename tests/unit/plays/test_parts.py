@@ -148,7 +148,7 @@ def test_a_plan_that_was_not_approved_changes_nothing(walk: Any, tmp_path: Path)
     assert acting <= LOOKING | {"run_lease", "database_schedule"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_program_is_notified_of_the_run(walk: Any, tmp_path: Path, enabled: bool) -> None:
     kept = tmp_path / "kept"

@@ -34,10 +34,10 @@ BASE = settings(
 )
 VALID = settings(BASE, max_examples=2)
 FEW = settings(BASE, max_examples=4)
-SHORT = settings(BASE, max_examples=10)
-MORE = settings(BASE, max_examples=18)
+SHORT = settings(BASE, max_examples=5)
+MORE = settings(BASE, max_examples=6)
 DEEP = settings(BASE, max_examples=500 if origin.is_soak() else 40)
-# 16 mutations in `make test-fast`, 72 more in `make test`, 160 in `make test-all`, 2,000 in a soak, in four parallel parts.
+# 16 mutations in `make test-fast`, 24 more in `make test`, 160 in `make test-all`, 2,000 in a soak, in four parallel parts.
 PARTS = 4
 #: A soak empties each variable, `make test-all` every third.
 STRIDE = 1 if origin.is_soak() else 3

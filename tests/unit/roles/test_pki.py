@@ -106,7 +106,7 @@ def changes(text: str) -> int:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_own_authorities_one_after_the_other(role: Role) -> None:
     role.run()
     first = role.file("ca.crt")
