@@ -37,7 +37,7 @@ FEW = settings(BASE, max_examples=4)
 SHORT = settings(BASE, max_examples=5)
 MORE = settings(BASE, max_examples=6)
 DEEP = settings(BASE, max_examples=500 if origin.is_soak() else 40)
-# 16 mutations in `make test-fast`, 24 more in `make test`, 160 in `make test-all`, 2,000 in a soak, in four parallel parts.
+# Mutations in four parts: 16 in `make test-fast`, 24 more in `make test`, 160 in `make test-all`, 2,000 in a soak.
 PARTS = 4
 #: A soak empties each variable, `make test-all` every third.
 STRIDE = 1 if origin.is_soak() else 3
