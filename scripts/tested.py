@@ -65,6 +65,7 @@ class PartRun:
         seconds: From start to end, including making and removing hosts.
         commit: Commit of the checkout, with `-dirty` if it had other changes than the page's.
         made: When it ended, as ISO 8601 in UTC.
+        processors: Number of processors of the machine.
     """
 
     part: str
@@ -74,6 +75,7 @@ class PartRun:
     seconds: float
     commit: str
     made: str
+    processors: int
 
 
 def counted(junit: Path) -> tuple[int, int]:
@@ -105,6 +107,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
         seconds=round(seconds, 1),
         commit=commit_of((".", f":!{PAGE}"), root),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
+        processors=os.cpu_count() or 0,
     )
     path = root / ".state" / "tested" / f"{part}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +148,9 @@ def page(root: Path) -> str:
         rows[part] = [*cells, changed(cells[COMMIT], root)]
     usual = [cells[MINUTES] for part, cells in rows.items() if not part.startswith("soak-")]
     minutes = sum(float(cell) for cell in usual if cell)
-    total = f"\nWithout the soak it took {minutes:.0f} minutes, on a machine with {os.cpu_count()} processors.\n"
+    machine = " or ".join(map(str, sorted({run.processors for run in runs.values()})))
+    where = f", on a machine with {machine} processors" if machine else ""
+    total = f"\nWithout the soak it took {minutes:.0f} minutes{where}.\n"
     lines = [f"| {' | '.join(cells)} |\n" for cells in rows.values()]
     return HEAD + "".join(lines) + (total if minutes else "")
 

@@ -92,13 +92,11 @@ def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
 
 def unmeasured(fleet: MonitoredFleet) -> Iterator[Rule]:
     """Yield the alert of workers whose SLO of waits judges a minority, as most tasks say no time of sending."""
-    workers = [
-        one.name for one in fleet.workers if one.hosts and "wait" in {slo.kind for slo in one.slos}
-    ]
+    workers = [name for slo, names in _slos(fleet).items() if slo.kind == "wait" for name in names]
     if not workers:
         return
     unknown, known = (
-        f"sum by (app, worker) (increase({fleet.of(metric, f'worker=~{any_of(workers)}')}[1h]))"
+        _increase(fleet.of(metric, f"worker=~{any_of(workers)}"), "1h")
         for metric in (_UNKNOWN, f"{_WAIT}_count")
     )
     labels = {"host": fleet.collector, "worker": workers[0], "queue_name": "mail"}
@@ -139,13 +137,18 @@ def _measured(
     if kind == "failures":
         return failed_and_ended(fleet, "app, worker", window, matcher)
     good, started = (
-        f"sum by (app, worker) (increase({selector}[{window}]))"
+        _increase(selector, window)
         for selector in (
             fleet.of(f"{_WAIT}_bucket", matcher, le=str(seconds)),
             fleet.of(f"{_WAIT}_count", matcher),
         )
     )
     return f"({started} - {good})", started
+
+
+def _increase(selector: str, window: str) -> str:
+    """Return by how much a worker's series have grown in a window."""
+    return f"sum by (app, worker) (increase({selector}[{window}]))"
 
 
 def _burns(fleet: MonitoredFleet, workers: Sequence[str], slo: Objective, burn: Burn) -> str:

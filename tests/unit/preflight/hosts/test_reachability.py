@@ -526,7 +526,7 @@ def test_a_new_host_tells_which_port_of_redis_does_not_answer(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/fleet.json").write_text('{"format": 1, "app": "a"}')
-    # Where nothing listens, a refusal says that the way is open.
+    # If nothing listens, a refusal says that the way is open.
     targets = [("127.0.0.1", dropping), ("127.0.0.1", 1), ("no-such-name.invalid", 1)]
     found = probed(tmp_path, 1, app="b", targets=targets)["silent"]
     assert found == {f"127.0.0.1:{dropping}": "timed out"}
