@@ -34,8 +34,10 @@ WITHOUT_HOSTS = {
 #: Parts whose tests are not counted: whether they passed is their command's exit status.
 NOT_COUNTED = ("sanity",)
 
-#: Parts that `make soak` runs with more faults: the scenarios for the published tables.
-SOAKED = ("delivery", "long", "noon", "restarts")
+#: Parts that `make soak` runs: the scenarios for the published tables, with more faults, and a host with arm64.
+SOAKED = ("arm64", "delivery", "long", "noon", "restarts")
+#: Those that no other command runs.
+SOAK_ONLY = ("arm64",)
 
 HEAD = """\
 # What was tested
@@ -116,7 +118,8 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
 
 def parts(root: Path) -> Sequence[str]:
     """Return every part: the ones without hosts, each scenario, and the ones of `make soak`."""
-    scenarios = sorted(path.parent.name for path in root.glob("molecule/*/molecule.yml"))
+    found = (path.parent.name for path in root.glob("molecule/*/molecule.yml"))
+    scenarios = sorted(name for name in found if name not in SOAK_ONLY)
     return [*WITHOUT_HOSTS, *scenarios, *(f"soak-{name}" for name in SOAKED)]
 
 

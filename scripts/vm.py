@@ -30,7 +30,7 @@ from typing import Any
 from scripts.ports import free_port
 from scripts.testhosts.fleet import ROOT, SUITE, USER, Fleet, HostsError, add_commands, write
 from scripts.testhosts.keys import ensure_key, key_archive, ssh_arguments
-from scripts.testhosts.machine import Machine, cut, keep, load, process_of
+from scripts.testhosts.machine import PROCESSORS, Machine, cut, keep, load, process_of
 
 BOOT_TIMEOUT = (
     900.0  # seconds; a boot takes about 15 on an idle machine, and took 350 next to six other runs
@@ -178,21 +178,23 @@ def connection_inventory(fleet: Fleet, machines: Sequence[Machine]) -> str:
     return f"---\n# Made by scripts/vm.py: how to reach the machines of {fleet.name}.\n{text}\n"
 
 
-def image_of(suite: str) -> Path:
-    """Return the directory of a Debian suite's disk, which is built when it is first needed."""
-    command = [str(ROOT / "scripts/vm_image.sh"), suite]
+def image_of(suite: str, architecture: str) -> Path:
+    """Return the directory of the disk for a Debian suite and architecture, which is built when it is first needed."""
+    command = [str(ROOT / "scripts/vm_image.sh"), suite, architecture]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
     if done.returncode != 0:
-        raise HostsError(f"the disk with Debian {suite} could not be built: see above")
-    return Path((ROOT / ".state" / f"machine-{suite}").read_text().strip())
+        raise HostsError(
+            f"the disk with Debian {suite} for {architecture} could not be built: see above"
+        )
+    return Path((ROOT / ".state" / f"machine-{suite}-{architecture}").read_text().strip())
 
 
-def ensure_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]:
+def ensure_machine(fleet: Fleet, name: str, image: Path, architecture: str) -> tuple[Machine, bool]:
     """Create or keep the files of a machine; return whether they are new."""
     try:
         machine = load(fleet, name)
     except HostsError:
-        machine = Machine(name, fleet.state / "machines" / name, image, free_port())
+        machine = Machine(name, fleet.state / "machines" / name, image, free_port(), architecture)
     else:
         if machine.image == image:
             return machine, False
@@ -212,25 +214,35 @@ def ensure_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]
         ],
         check=True,
     )
-    machine = Machine(name, machine.directory, image, machine.port)
+    machine = Machine(name, machine.directory, image, machine.port, architecture)
     write(machine.ssh_config, ssh_config(fleet, machine))
-    facts = {"name": name, "image": str(image), "port": machine.port}
+    facts = {
+        "name": name,
+        "image": str(image),
+        "port": machine.port,
+        "architecture": architecture,
+    }
     write(machine.directory / "machine.json", json.dumps(facts) + "\n")
     return machine, True
 
 
-def create(fleet: Fleet, images: dict[str, Path], inventory: Path) -> bool:
+def create(
+    fleet: Fleet, images: dict[str, Path], inventory: Path, architecture: str = "amd64"
+) -> bool:
     """Create and start the machines in `images` if necessary; return whether anything changed.
 
     Args:
         fleet: The fleet of these machines.
         images: The directory of each machine's disk by its name.
         inventory: The inventory file to write.
+        architecture: Debian's name of their processors.
     """
     fleet.state.mkdir(parents=True, exist_ok=True)
     fleet.state.chmod(0o700)
     (fleet.state / "host_keys").mkdir(exist_ok=True)
-    ensured = [ensure_machine(fleet, name, image) for name, image in sorted(images.items())]
+    ensured = [
+        ensure_machine(fleet, name, image, architecture) for name, image in sorted(images.items())
+    ]
     machines = [machine for machine, _ in ensured]
     known = [
         f"[127.0.0.1]:{machine.port} "
@@ -272,6 +284,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     add_commands(commands, "a Molecule scenario", "HOST", "a machine")
+    commands.choices["create"].add_argument(
+        "--architecture", choices=sorted(PROCESSORS), default="amd64"
+    )
     command = commands.add_parser("keep")
     command.add_argument("directory", type=Path)
     options = parser.parse_args(arguments)
@@ -282,8 +297,13 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         fleet = Fleet.of(options.scenario)
         if options.command == "create":
-            image = image_of(SUITE)
-            changed = create(fleet, dict.fromkeys(options.hosts, image), options.inventory)
+            image = image_of(SUITE, options.architecture)
+            changed = create(
+                fleet,
+                dict.fromkeys(options.hosts, image),
+                options.inventory,
+                options.architecture,
+            )
         else:
             changed = destroy(fleet, options.inventory)
     except HostsError as error:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the disk of the emulated test machines for one Debian suite and write its directory to .state/machine-SUITE.
+# Build the disk of the emulated test machines for one Debian suite and architecture, amd64 or arm64, and write its
+# directory to .state/machine-SUITE-ARCHITECTURE.
 #
 # It is bootstrapped as the image of the test hosts is (image.sh), with a kernel, and has the same files in it. The directory
 # has disk.qcow2, vmlinuz and initrd; its name has a hash of all that goes into them. Nothing in it belongs to one machine.
@@ -9,11 +10,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 source scripts/debian.sh
 
-SUITE=${1:?usage: vm_image.sh SUITE}
+usage='usage: vm_image.sh SUITE amd64|arm64'
+SUITE=${1:?$usage}
+ARCHITECTURE=${2:?$usage}
 INPUTS=(molecule/shared/image/rootfs molecule/shared/machine/rootfs)
 # Of the test hosts' image, and what a machine has beside: a kernel, udev. lz4 packs the initrd.
 PACKAGES=systemd-sysv,dbus,openssh-server,sudo,ca-certificates,iproute2,procps,python3,python3-apt
-PACKAGES+=,udev,lz4,linux-image-cloud-amd64
+PACKAGES+=,udev,lz4,linux-image-cloud-$ARCHITECTURE
 # The database of an example is no part of what is tested, and would take minutes in there.
 PACKAGES+=,postgresql,python3-psycopg2,ssl-cert
 SIZE=8G # grows as it is written
@@ -25,7 +28,15 @@ can() { command -v "$1" >/dev/null 2>&1; }
 
 install_missing_packages() {
   local missing=()
-  can qemu-system-x86_64 || missing+=(qemu-system-x86)
+  case $ARCHITECTURE in
+    amd64) can qemu-system-x86_64 || missing+=(qemu-system-x86) ;;
+    arm64)
+      can qemu-system-aarch64 || missing+=(qemu-system-arm)
+      can qemu-aarch64-static || missing+=(qemu-user-static)
+      can arch-test || missing+=(arch-test) # mmdebstrap asks it whether programs for arm64 run
+      ;;
+    *) die "$usage" ;;
+  esac
   can qemu-img || missing+=(qemu-utils)
   can mke2fs || missing+=(e2fsprogs)
   ((${#missing[@]})) || return 0
@@ -57,10 +68,27 @@ finish() {
   touch "$root/etc/.updated" "$root/var/.updated"
 }
 
+BINFMT=/proc/sys/fs/binfmt_misc
+# What this script removes at its end.
+work='' registered=''
+clean_up() {
+  [[ -z $registered ]] || echo -1 >"$BINFMT/$registered"
+  [[ -z $work ]] || rm -rf "$work"
+}
+trap clean_up EXIT
+
+# register_arm64: let the kernel run programs for arm64 with qemu, until this script ends.
+register_arm64() {
+  mountpoint --quiet "$BINFMT" || mount -t binfmt_misc binfmt_misc "$BINFMT"
+  [[ ! -e $BINFMT/qemu-aarch64 ]] || return 0
+  cat /usr/lib/binfmt.d/qemu-aarch64.conf >"$BINFMT/register"
+  registered=qemu-aarch64
+}
+
 [[ $(dpkg --print-architecture) == amd64 ]] || die "emulated machines are made on amd64 alone"
 install_missing_packages
 mkdir -p "$CACHE_DIR/machines" "$STATE_DIR"
-exec {lock}>"$CACHE_DIR/machines/.$SUITE.lock"
+exec {lock}>"$CACHE_DIR/machines/.$SUITE-$ARCHITECTURE.lock"
 flock "$lock"
 
 mirror
@@ -69,14 +97,14 @@ hash=$({
   find "${INPUTS[@]}" scripts/vm_image.sh -type f -print0 | sort -z | xargs -0 sha256sum
   own_authorities | xargs -0r sha256sum
 } | sha256sum | cut -c1-12)
-made=$CACHE_DIR/machines/$SUITE-$hash
+made=$CACHE_DIR/machines/$SUITE-$ARCHITECTURE-$hash
 
 if [[ ! -d $made ]]; then
-  ((EUID == 0)) || die "the disk of the emulated machine is missing; run 'scripts/vm_image.sh $SUITE' as root once"
+  ((EUID == 0)) || die "the disk of the emulated machine is missing; run 'scripts/vm_image.sh $SUITE $ARCHITECTURE' as root once"
   find "$CACHE_DIR/machines" -mindepth 1 -maxdepth 1 -type d -mtime "+$KEPT_DAYS" -exec rm -rf {} +
   work=$(mktemp -d "$CACHE_DIR/machines/build.XXXXXX")
-  trap 'rm -rf "$work"' EXIT
-  say "bootstrapping Debian $SUITE with a kernel"
+  [[ $ARCHITECTURE == amd64 ]] || register_arm64
+  say "bootstrapping Debian $SUITE for $ARCHITECTURE with a kernel"
   # Put in before the packages are set up, since the initrd is made then.
   export FILES=$work/files
   mkdir -p "$FILES/usr/local/share/ca-certificates"
@@ -85,6 +113,7 @@ if [[ ! -d $made ]]; then
   # The package lists stay in, as on any host that was ever updated: a dry run needs them.
   # shellcheck disable=SC2016 # mmdebstrap gives the root to the hook
   quietly "$STATE_DIR/machine-mmdebstrap.log" mmdebstrap --mode=root --variant=minbase --format=directory \
+    --architectures="$ARCHITECTURE" \
     --skip=cleanup/apt/lists --include="$PACKAGES" "${apt_flags[@]}" "${DPKG_FLAGS[@]}" \
     --aptopt='Apt::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
     --extract-hook='cp -R "$FILES/." "$1"' \
@@ -102,4 +131,4 @@ if [[ ! -d $made ]]; then
   say "made $made"
 fi
 touch "$made"
-printf '%s\n' "$made" >"$STATE_DIR/machine-$SUITE"
+printf '%s\n' "$made" >"$STATE_DIR/machine-$SUITE-$ARCHITECTURE"

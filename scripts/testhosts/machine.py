@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,48 @@ from scripts.ports import hold
 from scripts.testhosts.fleet import Fleet, HostsError, write
 
 MEMORY = 2048  # MiB
-PROCESSORS = 2
+NUMBER_OF_PROCESSORS = 2
 #: MiB of translated code that qemu keeps. Without a limit it uses a gigabyte, without any measurable gain.
 TRANSLATED = 128
 STOP_TIMEOUT = 20.0  # seconds until one of our processes must have ended
+
+
+@dataclass(frozen=True)
+class Processor:
+    """How qemu emulates a processor.
+
+    Attributes:
+        program: name of qemu's program.
+        words: its options.
+        kernel: options of the kernel that only exist there; None is an option without a value.
+    """
+
+    program: str
+    words: tuple[str, ...]
+    kernel: Mapping[str, str | None]
+
+
+#: By Debian's name of the architecture.
+PROCESSORS = {
+    "amd64": Processor(
+        "qemu-system-x86_64",
+        ("-machine", "q35", "-cpu", "max"),
+        {
+            "console": "ttyS0",
+            # The kernel measures the counter's frequency at boot. If qemu has to wait for the processor in that moment,
+            # the result is wrong, and all clocks run many times too fast.
+            "tsc": "unstable",
+            # The kernel's test of timer interrupts has the same problem: it panics if ten of them take too long.
+            "no_timer_check": None,
+        },
+    ),
+    # qemu would spend most of its time on pointer authentication, which newer processors have.
+    "arm64": Processor(
+        "qemu-system-aarch64",
+        ("-machine", "virt,gic-version=3", "-cpu", "cortex-a72"),
+        {"console": "ttyAMA0"},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -35,12 +73,14 @@ class Machine:
         directory: its disk, its pid files and the output of its console.
         image: directory of the disk, the kernel and the initrd from which it was made.
         port: port on this machine's loopback that is forwarded to its SSH.
+        architecture: Debian's name of its processor.
     """
 
     name: str
     directory: Path
     image: Path
     port: int
+    architecture: str = "amd64"
 
     @property
     def console(self) -> Path:
@@ -68,7 +108,9 @@ def load(fleet: Fleet, name: str) -> Machine:
     if not record.exists():
         raise HostsError(f"{fleet.scenario} has no machine {name}")
     found = json.loads(record.read_text())
-    return Machine(found["name"], record.parent, Path(found["image"]), found["port"])
+    return Machine(
+        found["name"], record.parent, Path(found["image"]), found["port"], found["architecture"]
+    )
 
 
 def option(**values: object) -> str:
@@ -79,17 +121,13 @@ def option(**values: object) -> str:
 
 def qemu_command(machine: Machine, monitor: int) -> list[str]:
     """Return the command line of qemu; `monitor` is the file descriptor of the socket for its events."""
+    processor = PROCESSORS[machine.architecture]
     kernel: dict[str, str | None] = {
         "root": "/dev/vda",
-        "console": "ttyS0",
         "panic": "1",
         "mitigations": "off",  # no other user runs code in there
-        # The kernel measures the counter's frequency at boot. If qemu has to wait for the processor in that moment, the
-        # result is wrong, and all clocks run many times too fast.
-        "tsc": "unstable",
-        # The kernel's test of timer interrupts has the same problem: it panics if ten of them take too long.
-        "no_timer_check": None,
         "systemd.hostname": machine.name,
+        **processor.kernel,
     }
     words = " ".join(key if value is None else f"{key}={value}" for key, value in kernel.items())
     disk = option(
@@ -104,10 +142,10 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
         if_="none", id="keys", format="raw", readonly="on", file=machine.directory / "keys.tar"
     )
     return [
-        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
-        *("-machine", "q35", "-cpu", "max"),
+        *(processor.program, "-nodefaults", "-no-user-config", "-display", "none"),
+        *processor.words,
         *("-accel", f"tcg,thread=multi,tb-size={TRANSLATED}"),
-        *("-smp", str(PROCESSORS), "-m", str(MEMORY)),
+        *("-smp", str(NUMBER_OF_PROCESSORS), "-m", str(MEMORY)),
         # A reset within the process keeps the translations of all earlier code, and takes four times as long as a new
         # process. So a reboot ends qemu, and the keeper starts it again.
         "-no-reboot",

@@ -54,6 +54,7 @@ def test_each_part_has_a_row(checkout: Path) -> None:
         *tested.WITHOUT_HOSTS.values(),
         "`change`",
         "`upgrade`",
+        "`soak-arm64`",
         "`soak-delivery`",
         "`soak-long`",
         "`soak-noon`",

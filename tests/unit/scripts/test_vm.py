@@ -48,7 +48,12 @@ def machine(fleet: Fleet, tmp_path: Path) -> machines.Machine:
     directory = fleet.state / "machines" / "one"
     directory.mkdir(parents=True)
     made = machines.Machine("one.example.com", directory, tmp_path / "image", 2222)
-    record = {"name": made.name, "image": str(made.image), "port": made.port}
+    record = {
+        "name": made.name,
+        "image": str(made.image),
+        "port": made.port,
+        "architecture": "amd64",
+    }
     (directory / "machine.json").write_text(json.dumps(record))
     return made
 
@@ -87,6 +92,15 @@ def test_qemu_gets_the_arguments_of_the_machine(machine: machines.Machine) -> No
     assert "systemd.hostname=one.example.com" in pairs["-append"].split()
     assert "-no-reboot" in words
     assert "socket,id=monitor,fd=7" in words
+
+
+def test_an_arm64_machine_has_another_qemu_and_console(tmp_path: Path) -> None:
+    machine = machines.Machine("one", tmp_path, tmp_path / "image", 2222, "arm64")
+    words = machines.qemu_command(machine, 7)
+    assert words[0] == "qemu-system-aarch64"
+    kernel = dict(itertools.pairwise(words))["-append"].split()
+    assert "console=ttyAMA0" in kernel
+    assert "tsc=unstable" not in kernel
 
 
 @pytest.mark.parametrize(
