@@ -125,6 +125,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
                 in_database=in_database,
                 metrics=settings.metrics_file,
                 missed=settings.missed,
+                standby=settings.standby,
             )
         else:
             from celery_fleet.worker import steps as worker

@@ -93,11 +93,12 @@ def install(
     in_database: bool = False,
     metrics: str | None = None,
     missed: Mapping[str, Missed] | None = None,
+    standby: bool = False,
 ) -> None:
     """Watch the beat of this process from the moment when its schedule is loaded.
 
     ``metrics`` is the file for its counters; None if it keeps none. ``missed`` says what happens to missed runs, by
-    entry.
+    entry. ``standby`` says that it is one of several beats, of which one sends.
 
     ``beat_init`` marks that moment: just before Service.start sends it, it builds the scheduler, which
     loads the schedule.
@@ -106,6 +107,10 @@ def install(
 
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)
+        if standby:
+            from celery_fleet.beat import standby as election
+
+            election.lead(app, sender, notifier, lambda: show(app, sender, in_database=in_database))
         runs = missed_runs.install(app, sender, missed or {})
         if notifier.connected:
             watch = watch_service(
@@ -116,6 +121,16 @@ def install(
         beat.finish_tick_before_stop(sender, STOP_LIMIT)
 
     signals.beat_init.connect(started, weak=False, dispatch_uid="celery_fleet.beat")
+
+
+def show(app: Any, service: Any, *, in_database: bool) -> None:
+    """Write what a beat has loaded that does not send, for the fleet's checks."""
+    schedule = app.conf.beat_schedule
+    own = schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
+    held = beat.loaded_before(service, own)
+    if in_database:
+        held = [replace(entry, source=DATABASE) for entry in held]
+    Writer(os.environ.get(DIRECTORY_VARIABLE)).write(held, str(app.timezone))
 
 
 def watch_service(

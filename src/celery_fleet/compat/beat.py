@@ -14,8 +14,14 @@ from typing import Any
 from celery import beat
 from celery.schedules import schedstate
 from celery.utils.time import maybe_make_aware
+from kombu.transport import redis as kombu_redis
+from kombu.utils import json as kombu_json
 
 from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
+
+# Its types are incomplete, which is worse than no types at all.
+stock: Any = kombu_redis
+json: Any = kombu_json
 
 
 def on_tick(service: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
@@ -169,6 +175,50 @@ def send_for_each(
     scheduler.is_due, scheduler.reserve = is_due_again, reserve_next
 
 
+def send_by(
+    service: Any, send: Callable[[str, str, str, str], bool], refused: Callable[[str], None]
+) -> None:
+    """Push the messages of entries with another function, in place of kombu's LPUSH.
+
+    Args:
+        service: Beat's service.
+        send: Gets the entry's name, the time of its run, the key of the queue's list and the message; returns whether
+            the message may be sent.
+        refused: Called with the entry's name if it may not.
+    """
+    scheduler = service.scheduler
+    reserve, apply_async = scheduler.reserve, scheduler.apply_async
+    times: dict[str, str] = {}
+    sending: list[str] = []
+
+    def reserve_noted(entry: Any) -> Any:
+        made = reserve(entry)
+        # A later run is never at the same microsecond.
+        times[str(made.name)] = f"{maybe_make_aware(made.last_run_at).timestamp():.6f}"
+        return made
+
+    def apply_noted(entry: Any, *args: Any, **kwargs: Any) -> Any:
+        sending[:] = [str(entry.name)]
+        try:
+            return apply_async(entry, *args, **kwargs)
+        finally:
+            sending.clear()
+
+    put = stock.Channel._put
+
+    def put_by(channel: Any, queue: str, message: Any, **kwargs: Any) -> Any:
+        if not sending:
+            return put(channel, queue, message, **kwargs)
+        name = sending[0]
+        priority = channel._get_message_priority(message, reverse=False)
+        if not send(name, times[name], channel._q_for_pri(queue, priority), json.dumps(message)):
+            refused(name)
+        return None
+
+    scheduler.reserve, scheduler.apply_async = reserve_noted, apply_noted
+    stock.Channel._put = put_by
+
+
 def names(service: Any) -> list[str] | None:
     """Return the names of all entries; None before the first tick. Call it only in beat's own thread, between ticks."""
     heap = getattr(service.scheduler, "_heap", None)
@@ -241,6 +291,15 @@ def loaded(
         )
         for event in heap
     ]
+
+
+def loaded_before(service: Any, own: Iterable[str] = ()) -> list[Loaded]:
+    """Return the same as `loaded` before the first tick, which makes the heap again."""
+    service.scheduler.populate_heap()
+    try:
+        return loaded(service, own)
+    finally:
+        service.scheduler._heap = None
 
 
 def _last_of(entry: Any) -> str:

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from celery_fleet.common.redis_client import Server, server_of
+from celery_fleet.compat.primary import FollowingConnection
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,38 @@ def result_client(app: Any, timeout: float) -> redis.Redis | None:
         app: The Celery app.
         timeout: Seconds each for connecting and for a command.
     """
-    for endpoint in result_endpoints(app):
-        options: dict[str, Any] = {
-            "username": endpoint.username,
-            "password": endpoint.password,
-            "db": endpoint.database,
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "retry": Retry(NoBackoff(), 0),
-            "ssl": endpoint.tls is not None,
-            **(endpoint.tls or {}),
-        }
-        if endpoint.primary is None:
-            return redis.Redis(host=endpoint.host, port=endpoint.port, **options)
-        manager = sentinel.Sentinel(
-            [(one.host, one.port) for one in endpoint.primary.sentinels],
-            sentinel_kwargs=dict(endpoint.sentinel_options or {}),
-        )
-        client: redis.Redis = manager.master_for(endpoint.host, redis.Redis, **options)
-        return client
-    return None
+    return next((client(endpoint, timeout) for endpoint in result_endpoints(app)), None)
+
+
+def client(endpoint: Endpoint, timeout: float) -> redis.Redis:
+    """Return a client of a server, or of the primary that Sentinels know, that gives up quickly.
+
+    It does not connect yet.
+
+    Args:
+        endpoint: The server.
+        timeout: Seconds each for connecting and for a command.
+    """
+    options: dict[str, Any] = {
+        "username": endpoint.username,
+        "password": endpoint.password,
+        "db": endpoint.database,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "ssl": endpoint.tls is not None,
+        **(endpoint.tls or {}),
+    }
+    if endpoint.primary is None:
+        return redis.Redis(host=endpoint.host, port=endpoint.port, **options)
+    manager = sentinel.Sentinel(
+        [(one.host, one.port) for one in endpoint.primary.sentinels],
+        sentinel_kwargs=dict(endpoint.sentinel_options or {}),
+    )
+    if endpoint.tls is not None:
+        options["connection_class"] = FollowingConnection
+    found: redis.Redis = manager.master_for(endpoint.host, redis.Redis, **options)
+    return found
 
 
 def _endpoints(first: Any) -> list[Endpoint]:

@@ -98,6 +98,7 @@ class FleetSettings:
         scheduler: where beat keeps the schedule.
         schedule_edited: what happens to entries that users edited in the database.
         missed: what happens to missed runs of entries, by name; without those for which the inventory says nothing.
+        standby: whether this beat is one of several, of which one sends.
         delivery: which parts of the delivery are enabled.
         metrics: whether messages carry their sending time, and whether workers and beat count.
         metrics_file: the file for these counts, None for components that count nothing. ``%n`` stands for the worker's
@@ -115,6 +116,7 @@ class FleetSettings:
     scheduler: str = PERSISTENT
     schedule_edited: str = EDITED[0]
     missed: Mapping[str, Missed] = field(default_factory=dict)
+    standby: bool = False
     delivery: Options = field(default_factory=Options)
     metrics: bool = False
     metrics_file: str | None = None
@@ -200,6 +202,9 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     edited = document.get("beat_schedule_on_edit", EDITED[0])
     if edited not in EDITED:
         errors.append(f"beat_schedule_on_edit is {edited!r}, not one of {', '.join(EDITED)}")
+    standby = document.get("beat_standby", False)
+    if not isinstance(standby, bool):
+        errors.append(f"beat_standby must be true or false, not {standby!r}")
     delivery = Options()
     try:
         delivery = delivery_options.parse(document.get("delivery"))
@@ -244,6 +249,7 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         scheduler=str(scheduler),
         schedule_edited=str(edited),
         missed=missed,
+        standby=standby is True,
         delivery=delivery,
         metrics=metrics is not None,
         metrics_file=metrics_file,

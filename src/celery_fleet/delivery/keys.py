@@ -12,6 +12,11 @@ DEAD_LETTERS_INDEX = "fleet:dead-letters:index"
 #: The hash of pauses, see `celery_fleet.common.pauses`.
 PAUSES = "fleet:pauses"
 
+#: Of several beats: the token of the one that sends, and the hash of when each entry was last sent, by its name; see
+#: `celery_fleet.beat.leadership`.
+BEAT_LEADER = "fleet:beat:leader"
+BEAT_SENT = "fleet:beat:sent"
+
 #: The hash of pool sizes that operators have set, see `celery_fleet.common.pool_sizes`.
 POOL_SIZES = "fleet:pool-sizes"
 

@@ -28,9 +28,10 @@ def counted(path: Path) -> dict[str, dict[str, int]]:
 class RealBeat:
     """Runs one beat after another, all of which send to the same Redis."""
 
-    def __init__(self, directory: Path, redis: Server) -> None:
+    def __init__(self, directory: Path, redis: Server, *, standby: bool = False) -> None:
         self.directory = directory
         self.redis = redis
+        self.standby = standby
         self.path = directory / "metrics/beat.json"
         self.path.parent.mkdir()
         (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
@@ -56,6 +57,8 @@ class RealBeat:
             beat_schedule=entries,
         )
         settings["metrics"] = {"file": str(self.path)}
+        if self.standby:
+            settings["beat_standby"] = True
         (self.directory / "settings.json").write_text(json.dumps(settings))
         options = ("-l", "INFO", "--max-interval=1", "--pidfile=", "-s", "schedule")
         with (self.directory / "beat.log").open("ab") as log:

@@ -1,0 +1,130 @@
+"""Let only one of several beats send: the leader.
+
+The broker has the leader's token, with a time limit that the leader renews. Each of its messages is sent by a script
+that compares the token. So a beat that was frozen or cut off can't send anything after another one has become the
+leader, however late it returns. The same script stores when the entry was sent. The next leader continues from there,
+and a message whose answer was lost is not sent twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
+
+logger = logging.getLogger("celery_fleet.beat")
+
+#: Seconds without a renewal after which another beat may become the leader.
+LEASE = 20.0
+#: Seconds between two renewals, and between two attempts of a beat that stands by.
+RENEWAL = 4.0
+ATTEMPT = 1.0
+
+# Become the leader if there is none, or stay it.
+_TAKE = """
+local now = redis.call('get', KEYS[1])
+if now and now ~= ARGV[1] then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
+return 1
+"""
+
+_GIVE_UP = """
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('del', KEYS[1])
+"""
+
+# 0: not the leader. 1: sent, now or by an earlier attempt. What is stored is the time of the last run, and the lists
+# that have its message: an exchange may have several queues.
+_SEND = """
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+local last = redis.call('hget', KEYS[2], ARGV[2]) or ''
+local run = ARGV[3] .. '\\0'
+if string.sub(last, 1, #run) ~= run then last = run end
+local list = '\\0' .. KEYS[3] .. '\\0'
+if string.find(last, list, 1, true) then return 1 end
+redis.call('lpush', KEYS[3], ARGV[4])
+redis.call('hset', KEYS[2], ARGV[2], last .. list)
+return 1
+"""
+
+
+class Leadership:
+    """A beat's part in the election of the leader.
+
+    Args:
+        client: A client of the broker, which may be used by several threads.
+        token: A text that no other process has.
+    """
+
+    def __init__(self, client: Any, token: str) -> None:
+        self._client = client
+        self._token = token
+        self._stop = threading.Event()
+
+    def take(self) -> bool:
+        """Become the leader if there is none, or stay it; return whether this beat is the leader.
+
+        Raises:
+            redis.exceptions.RedisError: The broker does not answer.
+        """
+        milliseconds = int(LEASE * 1000)
+        return bool(self._client.eval(_TAKE, 1, BEAT_LEADER, self._token, milliseconds))
+
+    def give_up(self) -> None:
+        """Let another beat become the leader at once; if the broker does not answer, it waits for the lease."""
+        self._stop.set()
+        try:
+            self._client.eval(_GIVE_UP, 1, BEAT_LEADER, self._token)
+        except RedisError as exc:
+            logger.warning("another beat takes over in %.0f s: %s", LEASE, exc)
+
+    def send(self, entry: str, time: str, queue: str, message: str) -> bool:
+        """Push an entry's message, unless this beat is no longer the leader.
+
+        Args:
+            entry: The entry's name.
+            time: The time of this run, which differs from that of any other.
+            queue: The list to push to.
+            message: The message as kombu writes it.
+
+        Returns:
+            Whether it was sent, by this call or by an earlier one with the same entry and time.
+
+        Raises:
+            redis.exceptions.RedisError: The broker does not answer, or refuses.
+        """
+        arguments = (BEAT_LEADER, BEAT_SENT, queue, self._token, entry, time, message)
+        return bool(self._client.eval(_SEND, 3, *arguments))
+
+    def sent(self) -> dict[str, float]:
+        """Return the time of each entry's last run, in Unix time, as far as it is known.
+
+        Raises:
+            redis.exceptions.RedisError: The broker does not answer.
+        """
+        found = self._client.hgetall(BEAT_SENT)
+        return {name.decode(): float(run.partition(b"\0")[0]) for name, run in found.items()}
+
+    def renew(self, lost: Callable[[], None]) -> threading.Thread:
+        """Renew the lease in a thread until `give_up`; call ``lost`` if another beat has become the leader."""
+
+        def loop() -> None:
+            while not self._stop.wait(RENEWAL):
+                try:
+                    is_leader = self.take()
+                except RedisError as exc:
+                    # Without the broker nobody can send, and nobody can become the leader.
+                    logger.debug("the leader's lease can't be renewed now: %s", exc)
+                    continue
+                if not is_leader and not self._stop.is_set():
+                    lost()
+                    return
+
+        thread = threading.Thread(target=loop, name="beat-leadership", daemon=True)
+        thread.start()
+        return thread

@@ -1,0 +1,94 @@
+"""Let a beat stand by until it is the leader, and then continue where the one before it has stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from celery_fleet.beat.leadership import ATTEMPT, Leadership
+from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick
+from celery_fleet.compat import beat, broker
+from celery_fleet.supervision.notify import Notifier
+
+logger = logging.getLogger("celery_fleet.beat")
+
+#: Seconds for connecting to the broker, and for each answer.
+TIMEOUT = 3.0
+
+#: What a beat says that does not send.
+STANDING_BY = "standing by: another beat sends"
+
+
+class Lost(SystemExit):  # it ends the process and is no error of its own
+    """Another beat has become the leader."""
+
+
+def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -> Leadership:
+    """Wait until this beat is the leader; then let it continue from the runs of the one before it.
+
+    Args:
+        app: The Celery app.
+        service: Beat's service, whose loop has not begun.
+        notifier: Tells systemd that the unit is up, and feeds its watchdog.
+        show: Writes what beat has loaded, for the fleet's checks.
+    """
+    token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+    leadership = Leadership(broker.client(broker.endpoints(app)[0], TIMEOUT), token)
+    wait(leadership, notifier, show)
+    for name, moment in leadership.sent().items():
+        entry = service.scheduler.schedule.get(name)
+        if entry is not None:
+            beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
+    beat.send_by(service, leadership.send, _no_longer)
+    beat.on_stop(service, leadership.give_up)
+    leadership.renew(_step_down)
+    logger.info("this beat sends now")
+    return leadership
+
+
+def wait(leadership: Leadership, notifier: Notifier, show: Callable[[], None]) -> None:
+    """Wait until this beat is the leader. Meanwhile the unit is up, because there is nothing more to wait for."""
+    tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
+    told = ""
+    while True:
+        try:
+            if leadership.take():
+                return
+            trouble = ""
+        except RedisError as exc:
+            trouble = f"waiting for the broker: {exc}"
+        if told == "" and not trouble:
+            show()
+            notifier.ready(STANDING_BY)
+            logger.info("another beat sends; this one takes over when that one ends")
+            told = STANDING_BY
+        if told:
+            notifier.status(trouble or STANDING_BY)
+            tick.note()
+        notifier.feed()
+        time.sleep(ATTEMPT)
+
+
+def _step_down() -> None:
+    """End beat in order, as systemd does; the unit starts again and stands by."""
+    logger.critical("another beat has become the leader, so this one stops")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _no_longer(entry: str) -> None:
+    """End beat in the middle of a send.
+
+    Raises:
+        Lost: always.
+    """
+    logger.critical("%s was not sent: another beat has become the leader, so this one stops", entry)
+    raise Lost(0)

@@ -1,0 +1,158 @@
+"""Several beats, of which one sends: who that is, and what happens when it ends, dies or is frozen."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from celery_fleet.beat import leadership
+from celery_fleet.beat.leadership import Leadership
+from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
+from tests.fleet import wait_for
+from tests.unit.delivery.servers import Server, serving
+from tests.unit.runtime.beat.real import RealBeat
+
+SECOND = {"task": "shop.tick", "interval": 1}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def beats(server: Server, tmp_path: Path) -> tuple[RealBeat, RealBeat]:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        found.append(RealBeat(tmp_path / name, server, standby=True))
+    return found[0], found[1]
+
+
+def leading(beat: RealBeat) -> bool:
+    return "this beat sends now" in beat.log
+
+
+def wait_until_leading(beat: RealBeat, seconds: float) -> float:
+    began = time.monotonic()
+    wait_for(lambda: leading(beat), seconds)
+    return time.monotonic() - began
+
+
+def runs(server: Server) -> list[float]:
+    """Return when the messages in the queue were sent, the oldest first."""
+    messages = [json.loads(text) for text in server.client.lrange("celery", 0, -1)]
+    return sorted(float(message["headers"]["x-fleet-sent"]) for message in messages)
+
+
+# --- the election --------------------------------------------------------------------------------------
+
+
+def test_there_is_one_leader_until_it_gives_up(server: Server) -> None:
+    one, two = (Leadership(server.client, token) for token in ("one", "two"))
+    assert [one.take(), two.take(), one.take()] == [True, False, True]
+    assert 0 < server.client.pttl(BEAT_LEADER) <= leadership.LEASE * 1000
+    two.give_up()
+    assert not two.take()
+    one.give_up()
+    assert two.take()
+
+
+def test_only_the_leader_can_send(server: Server) -> None:
+    one, two = (Leadership(server.client, token) for token in ("one", "two"))
+    assert not one.send("nightly", "1.5", "celery", "{}")
+    assert one.take()
+    assert one.send("nightly", "1.5", "celery", "{}")
+    server.client.delete(BEAT_LEADER)
+    assert two.take()
+    assert not one.send("nightly", "2.5", "celery", "{}")
+    assert server.client.lrange("celery", 0, -1) == [b"{}"]
+    assert two.sent() == {"nightly": 1.5}
+
+
+def test_a_message_whose_answer_was_lost_is_not_sent_again(server: Server) -> None:
+    leader = Leadership(server.client, "one")
+    assert leader.take()
+    # An exchange may have several queues.
+    for queue in ("a", "b", "a", "b"):
+        assert leader.send("nightly", "1.5", queue, "{}")
+    assert [server.client.llen(queue) for queue in ("a", "b")] == [1, 1]
+    for queue in ("b", "a"):
+        assert leader.send("nightly", "2.5", queue, "{}")
+    assert [server.client.llen(queue) for queue in ("a", "b")] == [2, 2]
+    assert leader.sent() == {"nightly": 2.5}
+
+
+def test_the_leader_hears_that_it_is_none_any_more(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "RENEWAL", 0.05)
+    lost: list[str] = []
+    leader = Leadership(server.client, "one")
+    assert leader.take()
+    thread = leader.renew(lambda: lost.append("lost"))
+    time.sleep(0.3)
+    assert lost == []
+    server.client.set(BEAT_LEADER, "two")
+    thread.join(10)
+    assert lost == ["lost"]
+
+
+# --- real beats ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_another_beat_continues_when_one_ends(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    one, two = beats
+    hourly = {"task": "shop.hourly", "interval": 3600}
+    with two.running(tick=SECOND, hourly=hourly) as leader:
+        wait_until_leading(two, 30)
+        with one.running(tick=SECOND, hourly=hourly):
+            wait_for(lambda: "another beat sends" in one.log, 30)
+            wait_for(lambda: server.client.llen("celery") >= 4, 30)
+            assert not leading(one)
+            # What was sent an hour ago by one beat is due for all.
+            key = f"{time.time() - 3600:.6f}".encode() + b"\0"
+            server.client.hset(BEAT_SENT, "hourly", key)
+            leader.send_signal(signal.SIGTERM)
+            assert wait_until_leading(one, 30) < 5
+            wait_for(lambda: one.arrived("shop.hourly") == 1, 30)
+            number = server.client.llen("celery")
+            wait_for(lambda: server.client.llen("celery") >= number + 2, 30)
+    seconds = Counter(round(moment) for moment in runs(server))
+    assert max(seconds.values()) <= 3
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_another_beat_takes_over_when_one(
+    server: Server, beats: tuple[RealBeat, RealBeat], how: str
+) -> None:
+    one, two = beats
+    with one.running(tick=SECOND) as other:
+        wait_until_leading(one, 30)
+        with two.running(tick=SECOND):
+            wait_for(lambda: "another beat sends" in two.log, 30)
+            other.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+            assert wait_until_leading(two, 60) <= 30
+            if how == "frozen":
+                number = server.client.llen("celery")
+                other.send_signal(signal.SIGCONT)
+                assert other.wait(30) == 0
+                assert "another beat has become the leader" in one.log
+                wait_for(lambda: server.client.llen("celery") >= number + 3, 30)
+            else:
+                other.wait(30)
+                other.returncode = 0
+    sent = runs(server)
+    assert all(after - before > 0.5 for before, after in itertools.pairwise(sent))
