@@ -36,6 +36,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +68,30 @@ class ActionModule(FleetAction):
         """Collect the facts; any problem with the host becomes `reachable: false`."""
         return {"ansible_facts": {"fleet": self._facts(args, variables)}}
 
+    def _targets(
+        self, variables: dict[str, Any], kinds: Sequence[str], redis: Sequence[str]
+    ) -> list[tuple[str, int]]:
+        """Return the hosts and ports of the fleet's Redis, and of its Sentinels, that this host has to reach."""
+        host = variables["inventory_hostname"]
+        ports = {
+            kind: int(self._templar.template(variables[f"celery_app_{kind}_port"]))
+            for kind in (*kinds, *(["sentinel"] if redis[1:] else []))
+        }
+        if redis[1:]:
+            # Of several hosts, any may become the primary; only the first has the cache.
+            return [
+                (other, port)
+                for other in redis
+                for kind, port in ports.items()
+                if other != host and (kind != "cache" or other == redis[0])
+            ]
+        if not redis or host in redis:
+            return []
+        return [
+            (str(self._templar.template(variables[f"celery_app_{kind}_host"])), port)
+            for kind, port in ports.items()
+        ]
+
     def _request(
         self, args: dict[str, Any], variables: dict[str, Any], claims: dict[str, Any]
     ) -> dict[str, Any]:
@@ -77,6 +102,8 @@ class ActionModule(FleetAction):
             for kind in kinds
             if variables.get(f"celery_app_{kind}_host") or redis
         }
+        # Of several hosts, any may become the primary.
+        names |= {*redis} if redis[1:] else set()
         flavor = self._flavor(variables)
         ports = sorted({int(port) for port in claims.get("ports", {}).values()})
         return {
@@ -91,15 +118,7 @@ class ActionModule(FleetAction):
             if flavor
             else [],
             "app": claims.get("app"),
-            "targets": [
-                (
-                    str(self._templar.template(variables[f"celery_app_{kind}_host"])),
-                    int(self._templar.template(variables[f"celery_app_{kind}_port"])),
-                )
-                for kind in kinds
-            ]
-            if claims and redis and variables["inventory_hostname"] not in redis
-            else [],
+            "targets": self._targets(variables, kinds, redis) if claims else [],
             "interpreter": self._interpreter(variables),
             "directories": list(args.get("directories") or []),
             "marks": MARKS,

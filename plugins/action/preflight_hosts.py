@@ -16,6 +16,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.
     left_out_remedy,
     missing,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.replication import (
+    check_first_primary,
+    check_leaving,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
@@ -48,6 +52,8 @@ class ActionModule(FleetAction):
         spared = missing(facts, self.groups(variables))
         hints = {host: self._hint(variables, host) for host in hosts}
         problems = check_facts(facts, hints, spared, args.get("asked"), _sources(variables))
+        redis = self.groups(variables)["redis"]
+        problems += [*check_first_primary(facts, redis), *check_leaving(facts, redis)]
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))

@@ -26,6 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     health,
     nginx,
     redis,
+    redis_address,
     redis_backup,
     settings,
     surplus,
@@ -111,6 +112,7 @@ class FilterModule:
         return {
             "claims": _plain(claims.claims),
             "firewall_state": _plain(firewall.state),
+            "host_addresses": _plain(firewall.host_addresses),
             "web_is_local": _plain(firewall.is_local),
             "nginx_upstream": _plain(firewall.upstream),
             "web_port": _plain(firewall.web_port),
@@ -127,6 +129,7 @@ class FilterModule:
             "redis_backup_interval": _plain(backup_options.interval),
             "redis_restored": _plain(redis_backup.restored),
             "redis_backup_state": _plain(redis_backup.backup_state),
+            "redis_replicated": _plain(redis_address.replicated),
             "redis_knows_setinfo": _plain(acl.knows_setinfo),
             "redis_state": _plain(redis.redis_state),
             "declared_directories": _plain(directories.directories),

@@ -31,6 +31,9 @@ it.
 OPTIONS = {
     r"valkey": "`redis_flavor: valkey`",
     r"<app>-cache|^cache$": "`celery_app_cache`",
+    r"sentinel|<app>-hosts|/(first|login)\.conf|^replica$": (
+        "[several hosts](redis.md#three-hosts-of-which-one-may-fail) in `redis`"
+    ),
     r"firewall|celery_fleet_<app>": "`firewall_enabled`",
     r"logrotate|/var/log/<app>": "`celery_app_log_destination: file`",
     r"credentials/schedule\.json": "`celery_beat_scheduler: database`",
@@ -51,6 +54,7 @@ OPTIONS = {
 PORTS = {
     "broker": ("Redis, broker", "celery_app_broker_port", "TLS, a password for each component"),
     "results": ("Redis, results", "celery_app_results_port", "TLS, a password for each component"),
+    "sentinel": ("Sentinel", "celery_app_sentinel_port", "TLS, a password for each component"),
     "cache": ("Redis, the application's cache", "celery_app_cache_port", "TLS, a password"),
     "web": (
         "nginx, web process",
@@ -67,6 +71,7 @@ PORTS = {
 PORTS_ROLE = {
     "broker": "redis",
     "results": "redis",
+    "sentinel": "redis",
     "cache": "redis",
     "web": "celery_producer",
     "flower": "flower",
@@ -94,7 +99,9 @@ READ_BY = {
     r"schedule\.json$": "`celery-fleet schedule`",
     r"backup\.json$": "the backup of Redis",
     r"health\.json$": "the health check",
-    r"users\.acl$": "Redis, `celery-fleet redis --as admin`",
+    r"-sentinel/(users\.acl|logins\.conf)$": "Sentinel",
+    r"login\.conf$": "Redis",
+    r"(?<!-sentinel)/users\.acl$": "Redis, `celery-fleet redis --as admin`",
     r"-broker/users\.acl$": "`celery-fleet client --show-password`",
 }
 # The option that adds a reader (the second word) which a file does not have by default.

@@ -46,7 +46,9 @@ HANDED_ON: dict[str, tuple[Callable[..., Any], set[str]]] = {
 }
 # Python's types in a filter's signature, and their names in documentation.
 TYPES = {
-    **dict.fromkeys(("Mapping", "Facts", "Workers", "BeatSchedule", "RedisServers"), "dict"),
+    **dict.fromkeys(
+        ("Mapping", "Facts", "Workers", "BeatSchedule", "RedisServers", "Address"), "dict"
+    ),
     "Sequence": "list",
     "Iterable": "list",
     "Literal": "str",

@@ -126,8 +126,21 @@ def given_by_filters() -> set[str]:
         "flavor": "redis",
         "setinfo": False,
         "remote_control": False,
+        "replication": {
+            "host": "h",
+            "port": 3,
+            "quorum": 2,
+            "min_replicas": 1,
+            "down_after": 3,
+            "addresses": {},
+        },
     }
-    redis = desired_redis.redis_state(facts(), servers, instances, {"admin": "p"})
+    known = {"name": "b", "sentinels": [{"host": "h", "port": 3}]}
+    replicated = facts(
+        broker={"host": "h", "port": 1, **known}, results={"host": "h", "port": 2, **known}
+    )
+    passwords = dict.fromkeys(("admin", "replica", "sentinel"), "p")
+    redis = desired_redis.redis_state(replicated, servers, instances, passwords)
     site = nginx.site(
         facts(),
         "web",

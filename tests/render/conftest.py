@@ -34,6 +34,7 @@ GIVEN = {
     "odd": "odd",
     "flower_alone": "flower-alone",
     "outside": "outside",
+    "replicated": "replicated",
     "valkey": "valkey",
 }
 

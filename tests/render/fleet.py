@@ -126,6 +126,16 @@ OUTSIDE: dict[str, Any] = {
     "celery_producer_web_certificate": "/etc/letsencrypt/live/shop.example.org/fullchain.pem",
     "celery_producer_web_certificate_key": "/etc/letsencrypt/live/shop.example.org/privkey.pem",
 }
+# Redis with replicas and Sentinels on three of the hosts.
+REPLICATED: dict[str, Any] = {
+    **PRODUCTION,
+    "fleet_groups": {"redis": "trio"},
+    "redis_passwords": {
+        **PRODUCTION["redis_passwords"],
+        "replica": "not-a-real-one-of-replica",
+        "sentinel": "not-a-real-one-of-sentinel",
+    },
+}
 # Further renders: a name, the inventory, and variables.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd": ("staging", ODD),
@@ -145,6 +155,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "outside": ("local", OUTSIDE),
+    "replicated": ("local", REPLICATED),
 }
 # Also on Debian 13, with certificates for all clients, and a site without a password. Checks by this machine's own
 # systemd are left out.
@@ -231,10 +242,13 @@ def copy_inventory(name: str, directory: Path) -> Path:
 
 
 def give_addresses(inventory: Path) -> list[str]:
-    """Write next to an inventory how to reach its hosts; return their names, in its order."""
+    """Write next to an inventory how to reach its hosts, and a group of three; return their names, in its order."""
     names = _hosts(yaml.safe_load((inventory / "hosts.yml").read_text())["fleet"])
     hosts = {name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(names, 1)}
-    (inventory / "addresses.yml").write_text(json.dumps({"all": {"hosts": hosts}}))
+    trio: dict[str, Any] = {"hosts": {name: {} for name in names[:3]}}
+    (inventory / "addresses.yml").write_text(
+        json.dumps({"all": {"hosts": hosts, "children": {"trio": trio}}})
+    )
     return names
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
+from tests.render.conftest import FLEETS, RENDERS
 from tests.render.fleet import Fleet, Host
+
+
+@pytest.fixture(scope="session", params=[*FLEETS, "replicated"])
+def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    """Return each fleet, also one with several hosts of Redis."""
+    return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 def holders(fleet: Fleet) -> list[tuple[str, Host, dict[str, Any]]]:
@@ -35,8 +42,9 @@ def test_files_with_a_secret_are_closed_to_other_users(fleet: Fleet) -> None:
         where = f"{name} in {item['dest']} on {host.name}"
         assert int(item.get("mode", "0644"), 8) & 0o007 == 0, where
         assert item.get("secret") is True, f"{where} is shown in a diff"
-        # Redis reads its users itself; everything else is read by systemd as root.
-        group = "redis" if item["dest"].endswith("users.acl") else "root"
+        # Redis reads its users and passwords itself; everything else is read by systemd as root.
+        own = ("/users.acl", "/login.conf", "/logins.conf")
+        group = "redis" if item["dest"].endswith(own) else "root"
         assert (item.get("owner", "root"), item.get("group", "root")) == ("root", group), where
 
 

@@ -19,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 
 from celery_fleet.system import hand_back
 from tests import systemd
+from tests.render.conftest import FLEETS, RENDERS
 from tests.render.fleet import Fleet, Host
 from tests.render.units import (
     SERVICES,
@@ -34,6 +35,12 @@ from tests.render.units import (
 CELERY = ["beat.service", "web.service", "worker@.service"]
 # Highest score of `systemd-analyze security`, times ten.
 EXPOSURE = 13
+
+
+@pytest.fixture(scope="session", params=[*FLEETS, "replicated"])
+def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    """Return each fleet, also one with several hosts of Redis."""
+    return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 def put(host: Host, directory: Path) -> list[str]:
@@ -69,9 +76,10 @@ def verify(units: list[str]) -> str:
 
 def test_every_service_is_part_of_a_delivered_fleet(fleet: Fleet) -> None:
     assert SERVICES
-    # Exporters are off by default; `odd` has them.
+    # Exporters are off by default; `odd` has them. `replicated` has Sentinels.
     without = [name for name in SERVICES if not services(fleet, name)]
-    assert set(without) <= {"exporter.service", "redis-exporter.service", "node-exporter.service"}
+    exporters = {"exporter.service", "redis-exporter.service", "node-exporter.service"}
+    assert set(without) <= {*exporters, "sentinel.service"}
 
 
 RECORD = (
@@ -88,7 +96,9 @@ def test_every_service_records_its_fingerprint_at_its_start(fleet: Fleet) -> Non
                 continue
             kind = "Socket" if unit.endswith(".socket") else "Service"
             section = parse(host.unit_files()[template_of(host, unit)])[kind]
-            assert section["ExecStartPre"] == [RECORD], unit
+            # Redis and Sentinel first get the file that they rewrite.
+            assert section["ExecStartPre"][-1] == RECORD, unit
+            assert len(section["ExecStartPre"]) == 1 or "sentinel" in unit
         for drop_in in (p for p in host.unit_files() if p.startswith("nginx.service.d/")):
             # nginx's own ExecStartPre= comes first: Debian's tests the configuration.
             assert parse(host.unit_files()[drop_in])["Service"]["ExecStartPre"] == [RECORD]

@@ -45,6 +45,7 @@ _TRIAL = (
     ("save", '""'),
     ("appendonly", "no"),
     ("replicaof", "no one"),
+    ("tls-replication", "no"),
     ("cluster-enabled", "no"),
 )
 _REPLACED = frozenset((*(name for name, _ in _TRIAL), "dir", "slaveof", "unixsocket"))

@@ -107,6 +107,19 @@ class Check:
 
 
 @dataclass(frozen=True)
+class SentinelPlace:
+    """Where a Sentinel listens.
+
+    Attributes:
+        host: A name in its certificate.
+        port: TLS port.
+    """
+
+    host: str
+    port: Port
+
+
+@dataclass(frozen=True)
 class RedisAccess:
     """How to log in to a running Redis to change it.
 
@@ -119,6 +132,10 @@ class RedisAccess:
         certificate: Path of the client certificate, if the server asks for one.
         key: Path of that certificate's key.
         staged_key: Path from which a running server reads its new key; if empty, the server is restarted instead.
+        primary: Name by which Sentinels know the primary; empty without replicas.
+        sentinels: The Sentinels, where the user may log in as well, in the order in which they are asked.
+        replicas: How many replicas a primary needs.
+        role_file: Path of the file with which the server starts as a primary or as a replica.
     """
 
     host: str
@@ -129,6 +146,10 @@ class RedisAccess:
     certificate: str = ""
     key: str = ""
     staged_key: str = ""
+    primary: str = ""
+    sentinels: tuple[SentinelPlace, ...] = ()
+    replicas: int = 0
+    role_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -329,6 +350,7 @@ def _on_change(value: Any, where: str) -> OnChange:
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "Any": lambda value, _: value,
     "bool": lambda value, _: bool(value),
+    "int": lambda value, _: int(value),
     "float": lambda value, _: float(value),
     "str": lambda value, _: str(value),
     "str | None": lambda value, _: None if value is None else str(value),
@@ -341,7 +363,17 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "Owned": lambda value, where: _built(Owned, _mapping(value, where) or {}, where),
     **{
         f"tuple[{kind.__name__}, ...]": _items(kind)
-        for kind in (File, Directory, Link, Check, Unit, Release, PlannedCommand, Data)
+        for kind in (
+            File,
+            Directory,
+            Link,
+            Check,
+            Unit,
+            Release,
+            PlannedCommand,
+            Data,
+            SentinelPlace,
+        )
     },
 }
 

@@ -205,7 +205,7 @@ def _of_file(path: str, content: bytes | None) -> list[_Input]:
     if content == TO_COME:
         return [_Input("file", name, path, NEVER, plain=True)]
     text = content.decode(errors="surrogateescape")
-    if name == "redis.conf":
+    if name in ("redis.conf", "login.conf"):
         return [
             _Input("setting", key, path, value, plain=key not in SECRET_DIRECTIVES)
             for key, value in directives(text).items()

@@ -200,6 +200,10 @@ class HostReconciler:
             else:
                 continue
             self.report.done.append(item)
+        if self.options.restart:
+            for unit in units.values():
+                actions.await_replication(unit)
+        self.report.warnings += actions.warnings
 
     def note_change(self) -> None:
         """Touch the file whose time is that of the last change on this host, if this call has changed something."""

@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     Disk,
+    directives,
     users,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
@@ -37,6 +38,8 @@ LIVE = frozenset(
         "maxmemory",
         "maxmemory-clients",
         "maxmemory-policy",
+        "min-replicas-max-lag",
+        "min-replicas-to-write",
         "save",
         "tcp-keepalive",
         "timeout",
@@ -46,6 +49,8 @@ LIVE = frozenset(
         "tls-protocols",
     )
 )
+# A directive in login.conf that CONFIG SET accepts. A record has only its fingerprint.
+_FOR_PRIMARY = "masterauth"
 # Directives that name a file; CONFIG SET with the same name reads that file again.
 READ_AGAIN = frozenset(("tls-cert-file", "tls-ca-cert-file"))
 # The server's own key. systemd only passes it on at the start. So a new key is copied to a directory that the running
@@ -61,20 +66,20 @@ class LiveChange:
     """The changes to make in a running server.
 
     Attributes:
-        settings: Directives with their values.
+        settings: Directives with their values; one is a password.
         users: Names of changed and new users.
         gone: Names of users that were removed from the file.
         key: Path of the server's new key, which has to be copied to `RedisAccess.staged_key` first.
     """
 
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     users: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     key: str = ""
 
 
 def change_between(
-    known: Mapping[str, str], wanted: Mapping[str, str], unit: Unit
+    known: Mapping[str, str], wanted: Mapping[str, str], unit: Unit, disk: Disk
 ) -> LiveChange | None:
     """Return the changes that bring a server to the wanted fingerprints; None if it has to be restarted."""
     settings: dict[str, str] = {}
@@ -85,7 +90,9 @@ def change_between(
         if known.get(label) == wanted.get(label):
             continue
         kind, _, name = label.partition(" ")
-        if kind == "setting" and name in LIVE and label in wanted:
+        if kind == "setting" and name == _FOR_PRIMARY and label in wanted:
+            settings[name] = _of_disk(unit, disk)
+        elif kind == "setting" and name in LIVE and label in wanted:
             # CONFIG SET takes a repeated directive, such as save, as a single value.
             settings[name] = wanted[label].replace("; ", " ")
         elif kind == "user" and label in wanted:
@@ -103,6 +110,13 @@ def change_between(
     return LiveChange(settings, tuple(changed), tuple(gone), key)
 
 
+def _of_disk(unit: Unit, disk: Disk) -> str:
+    """Return the password with which a replica logs in to its primary."""
+    texts = (disk.read(path) for path in unit.files if os.path.basename(path) == "login.conf")
+    found = [directives(text.decode(errors="surrogateescape")) for text in texts if text]
+    return next((one[_FOR_PRIMARY] for one in found if _FOR_PRIMARY in one), "")
+
+
 def _new_key(name: str, wanted: Mapping[str, str], unit: Unit) -> str:
     """Return the path of the server's key file if that is the file that changed and it can be staged."""
     own = os.path.basename(wanted.get(f"setting {_KEY}", ""))
@@ -118,18 +132,27 @@ def stage(source: str, target: str) -> None:
     Raises:
         RedisError: The key can't be written, for example because the directory is missing.
     """
-    fresh = f"{target}.{os.getpid()}"
     try:
-        owner = os.stat(os.path.dirname(target))
         with open(source, "rb") as stream:
             content = stream.read()
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o400)
-        with os.fdopen(handle, "wb") as stream:
-            os.fchown(handle, owner.st_uid, owner.st_gid)
-            stream.write(content)
-        os.replace(fresh, target)
+        put(target, content, 0o400)
     except OSError as error:
         raise RedisError(f"its new key can't be put at {target}: {error.strerror}") from None
+
+
+def put(target: str, content: bytes, mode: int) -> None:
+    """Write a file for the server into a directory of the server's user, to whom it belongs.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    fresh = f"{target}.{os.getpid()}"
+    owner = os.stat(os.path.dirname(target))
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    with os.fdopen(handle, "wb") as stream:
+        os.fchown(handle, owner.st_uid, owner.st_gid)
+        stream.write(content)
+    os.replace(fresh, target)
 
 
 def _read_anew(name: str, wanted: Mapping[str, str], unit: Unit) -> dict[str, str]:

@@ -7,12 +7,14 @@ run: even if this run is killed, systemd finishes what was begun.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     comparison,
     fingerprint,
     redis_live,
+    redis_roles,
     systemd,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
@@ -50,11 +52,15 @@ class UnitActions:
         self.disk = disk
         self.inputs = inputs
         self.records = host.paths.records
+        #: What did not work and did not prevent the rest.
+        self.warnings: list[str] = []
 
     def bring_up(self, units: Sequence[Unit], verb: str) -> None:
         """Start or restart units together (`verb`) and wait for all of them."""
         if not units:
             return
+        if verb == "restart":
+            self._hand_over(units)
         names = [unit.name for unit in units]
         before = self.host.show(names)
         # Don't wait here: if this run is killed, systemd still finishes what was begun.
@@ -85,7 +91,7 @@ class UnitActions:
         state = self.host.show([unit.name])[unit.name]
         known, _ = comparison.known(unit.name, state.invocation, self.records)
         inputs, wider = redis_live.split(known or {})
-        change = redis_live.change_between(inputs, self.inputs[unit.name], unit)
+        change = redis_live.change_between(inputs, self.inputs[unit.name], unit, self.disk)
         if access is None or known is None or change is None:
             raise ReconcileError(f"{unit.name} was restarted in the meantime; run again")
         if not finish and change == redis_live.LiveChange():
@@ -107,6 +113,43 @@ class UnitActions:
             ) from error
         self._record(unit.name, state.invocation, redis_live.marks(wider))
         return True
+
+    # -- replicated Redis ----------------------------------------------------------------------------------
+
+    def _hand_over(self, units: Sequence[Unit]) -> None:
+        """Let a replica become the primary before a primary restarts."""
+        for unit in units:
+            if unit.redis and unit.redis.sentinels:
+                try:
+                    primary = redis_roles.hand_over(
+                        unit.redis, self.host.talk, self.host.clock, self.host.sleep
+                    )
+                    if primary and unit.redis.role_file:
+                        redis_live.put(unit.redis.role_file, redis_roles.role(primary), 0o600)
+                except (RedisError, OSError) as error:
+                    # It restarts as well. Its Sentinels replace it if that takes long.
+                    self.warnings.append(
+                        f"{unit.name} was not moved to a replica before its restart: {error}"
+                    )
+
+    def await_replication(self, unit: Unit) -> None:
+        """Wait until a replica has its primary's data, or a primary has a replica."""
+        access = unit.redis
+        if access is None or not access.sentinels:
+            return
+        deadline = self.host.clock() + unit.timeout
+        found: Mapping[str, str] = {}
+        while not redis_roles.is_connected(found, max(1, access.replicas)):
+            # A copy of much data takes its time.
+            if found.get("master_sync_in_progress") == "1":
+                deadline = self.host.clock() + unit.timeout
+            if self.host.clock() > deadline:
+                state = self.host.show([unit.name])[unit.name]
+                what = f"has no connection to its {'primary' if found.get('role') == 'slave' else 'replicas'}"
+                raise self.host.failure(unit, state, what)
+            with contextlib.suppress(RedisError):
+                found = redis_roles.replication(access, self.host.talk)
+            self.host.sleep(0.2)
 
     # -- waiting -------------------------------------------------------------------------------------------
 

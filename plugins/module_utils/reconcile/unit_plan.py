@@ -162,7 +162,7 @@ class UnitPlan:
 
     def _can_change_live(self, unit: Unit, known: Mapping[str, str]) -> bool:
         """Return whether a running Redis can accept the change; otherwise it has to be restarted."""
-        change = redis_live.change_between(known, self.inputs[unit.name], unit)
+        change = redis_live.change_between(known, self.inputs[unit.name], unit, self.disk)
         if change is None or unit.redis is None:
             return False
         # With another password, or a CA that did not sign the certificate which the server shows, we can't log in.

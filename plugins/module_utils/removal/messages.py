@@ -65,10 +65,13 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
     options = celery.get("broker_transport_options") or {}
     separator = options.get("sep") or _SEPARATOR
     steps = options.get("priority_steps") or _STEPS
-    url = urlsplit(str(celery["broker_url"]))
+    # If there are Sentinels, the login is in the address of each, and this host's own instance is asked.
+    url = urlsplit(str(celery["broker_url"]).partition(";")[0])
+    broker = (named["redis"].get("instances") or {}).get("broker") or {}
+    own = bool(broker.get("sentinels"))
     access = RedisAccess(
-        url.hostname or "",
-        url.port or 6379,
+        str(named["host"]) if own else url.hostname or "",
+        int(broker["port"]) if own else url.port or 6379,
         str(named["redis"]["ca"]),
         unquote(url.username or ""),
         unquote(url.password or ""),

@@ -78,6 +78,8 @@ _REPLICATION = {
     "+script|kill +publish +subscribe &__sentinel__:hello",
 }
 
+REPLICATION_USERS = tuple(_REPLICATION)
+
 # Users of a Sentinel. Everyone may ask where the primary is; redis-py asks for all of them.
 _SENTINEL_ASK = "+sentinel|get-master-addr-by-name +sentinel|masters"
 _SENTINEL_PEER = "+sentinel|is-master-down-by-addr +publish +client|setname &__sentinel__:hello"
@@ -88,6 +90,10 @@ _FLEET_KEYS = "fleet:*"
 
 # The probe for a full broker, which all components run, would write to this (`celery_fleet.supervision.broker.ROOM`).
 _ROOM_KEY = "fleet:room"
+
+# What several beats need to agree on the one that sends (`celery_fleet.beat.leadership`).
+_STANDBY = "+eval +get +set +del +hget +hset +hgetall"
+_BEATS = "fleet:beat:*"
 
 # The fleet's own key in the result store, from the same file.
 _HISTORY = "fleet:history"
@@ -258,6 +264,7 @@ def acl(
     setinfo: bool = False,
     remote_control: bool = False,
     clients: Mapping[str, Mapping[str, Any]] | None = None,
+    standby: bool = False,
 ) -> str:
     """Return the ACL file of one Redis instance: one user for each component and client, with only the rights it needs.
 
@@ -269,6 +276,7 @@ def acl(
             servers refuse to start with a rule that they don't know.
         remote_control: celery_producer_remote_control.
         clients: celery_app_clients.
+        standby: Whether there are several beats, which agree on the one that sends.
     """
     names = list(names)
     # No client can log in as this user. Redis replays its append-only file with its rights and checks them within
@@ -297,6 +305,8 @@ def acl(
             keys += {"worker": [f"~{_HISTORY}"], "operator": [f"%R~{_HISTORY}"]}.get(component, [])
             channels = _RESULT_KEYS[:1] if reader else _RESULT_KEYS
         text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
+        if standby and (instance, component) == ("broker", "beat"):
+            text += f" {_STANDBY} ~{_BEATS}"
         if remote_control and (instance, component) == ("broker", "producer"):
             text += f" {_remote_control()}"
         lines.append(_user(component, passwords[component], text))

@@ -212,6 +212,9 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_results_host", "str",
            "Name or address of the result store's host, as in its certificate; an IPv6 address without brackets."),
     Option("celery_app_results_port", "int", "TLS port of the result store."),
+    Option("celery_app_sentinel_port", "int",
+           "TLS port of the Sentinels, which exist if the group C(redis) has several hosts. See docs/redis.md.",
+           default=26379),
     Option("celery_app_cache", "bool",
            "Whether the fleet has a third instance of Redis, for the application's own cache. Its processes get the "
            "address as CELERY_FLEET_CACHE_URL. See docs/redis.md.",

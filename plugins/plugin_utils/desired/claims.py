@@ -20,6 +20,7 @@ FORMAT = 1
 _COMPONENT_OF_PORT = {
     "broker": "redis",
     "results": "redis",
+    "sentinel": "sentinel",
     "cache": "cache",
     "web": "web_site",
     "redirect": "web_site",
@@ -45,15 +46,15 @@ def claims(
 
     Args:
         facts: The application's facts; its components may include `redis`.
-        ports: Ports of `broker`, `results`, `cache`, `web`, `flower`, `backend`, `metrics`, `exporter`, `node`
-            and `redis_exporter`, whether or not this host has them.
+        ports: Ports of `broker`, `results`, `sentinel`, `cache`, `web`, `flower`, `backend`, `metrics`, `exporter`,
+            `node` and `redis_exporter`, whether or not this host has them.
         server_names: Names by which nginx tells the web site from others on the same port.
         redirects: Whether the web site also has port 80.
     """
     ports = {**ports, **({"redirect": 80} if redirects else {})}
     app, user = facts["name"], facts["user"]
     here = set(facts["components"])
-    own = bool(here - {"redis", "redis_backup", "cache", "firewall", *_EXPORTER})
+    own = bool(here - {"redis", "sentinel", "redis_backup", "cache", "firewall", *_EXPORTER})
     units = [slice_unit(app), f"{app}-health.service", f"{app}-health.timer"]
     paths = [facts["directory"]]
     if own:
@@ -61,6 +62,8 @@ def claims(
         paths += [facts["root"], facts["state"], log_directory(app), f"/etc/logrotate.d/{app}"]
     if "redis" in here:
         units += [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    if "sentinel" in here:
+        units.append(f"{app}-sentinel.service")
     if "redis_backup" in here:
         units += [f"{app}-backup.timer", f"{app}-backup.service"]
         paths += [f"/var/lib/{app}-backup", f"/run/{app}-backup"]

@@ -52,7 +52,7 @@ def others(facts: Facts, host: str, variables: Mapping[str, Any]) -> dict[str, O
         found["node"] = OtherExporter(address, {"exporter": "node"})
     if variables.get(REDIS, False) and host in groups.get("redis", ()):
         port = variables.get("celery_exporter_redis_port", REDIS_PORT)
-        for kind, server in instances(facts).items():
+        for kind, server in _own(facts, host).items():
             address = f"http://127.0.0.1:{port}/scrape?target={_url(server)}"
             found[f"redis-{kind}"] = OtherExporter(address, {"exporter": "redis", "redis": kind})
     if variables.get(FLOWER, False) and host in groups.get("flower", ()):
@@ -77,8 +77,18 @@ def redis_logins(facts: Facts, password: str) -> dict[str, str]:
     """
     return {
         _url(server, user): password
-        for server in instances(facts).values()
+        for server in _own(facts, facts["host"]).values()
         for user in ("", f"{REDIS_USER}@")
+    }
+
+
+def _own(facts: Facts, host: str) -> dict[str, Mapping[str, Any]]:
+    """Return the instances that a host's exporter of Redis asks: of several servers, the host's own."""
+    return {
+        kind: {**server, "host": host} if server.get("sentinels") else server
+        for kind, server in instances(facts).items()
+        # Only the first of several hosts has the cache.
+        if kind != "cache" or host in facts["groups"].get("redis", ())[:1]
     }
 
 

@@ -66,6 +66,13 @@ def addresses(variables: Mapping[str, Any], host: str) -> list[str]:
     return [given] if isinstance(given, str) else [str(item) for item in given]
 
 
+def host_addresses(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return the addresses of hosts by their names."""
+    return {host: addresses(hostvars[host], host) for host in hosts}
+
+
 def _distinct(given: Iterable[str]) -> list[Network]:
     """Return networks in order, without those inside another one: a set of nftables can't contain two that overlap."""
     networks = sorted(

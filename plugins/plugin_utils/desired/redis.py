@@ -7,6 +7,14 @@ from typing import Any, TypedDict
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.replication import (
+    DATA,
+    Replication,
+    follow,
+    hosts_path,
+    instance_files,
+    sentinel_state,
+)
 
 
 class RedisServers(TypedDict):
@@ -24,10 +32,8 @@ class RedisServers(TypedDict):
     # See `acl`.
     setinfo: bool
     remote_control: bool
-
-
-# systemd creates the instances' data directories in here.
-_DATA = "/var/lib/celery-fleet-redis"
+    # How broker and result store are replicated, if they are.
+    replication: Replication
 
 
 def redis_state(
@@ -50,18 +56,31 @@ def redis_state(
     files: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
     units: list[dict[str, Any]] = []
-    data: list[dict[str, Any]] = [{"path": _DATA, "whole": False}]
+    data: list[dict[str, Any]] = [{"path": DATA, "whole": False}]
+    replicated = {
+        address["name"]: address
+        for address in (facts["broker"], facts["results"])
+        if address.get("sentinels")
+    }
     for instance in instances:
         own = f"{config}/{instance['name']}"
+        primary = replicated.get(instance["name"])
         unit = f"redis@{instance['name']}.service"
         drop_in = f"/etc/systemd/system/{unit}.d"
         directories += [{"path": own}, {"path": drop_in}]
         files += [
-            {"dest": f"{drop_in}/10-fleet.conf", "src": "systemd/redis.conf.j2"},
+            {
+                "dest": f"{drop_in}/10-fleet.conf",
+                "src": "systemd/redis.conf.j2",
+                "vars": {"redis_replicated": primary is not None},
+            },
             {
                 "dest": f"{own}/redis.conf",
                 "src": "redis/redis.conf.j2",
-                "vars": {"redis_instance": dict(instance)},
+                "vars": {
+                    "redis_instance": dict(instance),
+                    "redis_replication": servers["replication"] if primary else {},
+                },
             },
             {
                 "dest": f"{own}/users.acl",
@@ -72,14 +91,19 @@ def redis_state(
                     servers["setinfo"],
                     servers["remote_control"],
                     facts["clients"],
+                    standby=len(facts["groups"].get("celery_beat", ())) > 1,
                 ),
                 "group": flavor,
                 "mode": "0640",
                 "secret": True,
             },
         ]
-        data.append({"path": f"{_DATA}/{instance['name']}", "keep": "redis_data"})
+        data.append({"path": f"{DATA}/{instance['name']}", "keep": "redis_data"})
         read = [f"{own}/redis.conf", f"{own}/users.acl"]
+        if primary:
+            files += instance_files(own, flavor, servers["replication"], primary, passwords)
+            read.append(f"{own}/login.conf")
+            hosts = hosts_path(facts, servers)
         checks.append({"redis": read[0], "flavor": flavor, "files": read})
         units.append(
             {
@@ -88,9 +112,10 @@ def redis_state(
                 "timeout": servers["timeout"],
                 "files": [
                     *read,
+                    *([hosts] if primary else []),
                     f"{tls}/host.crt",
                     f"{tls}/host.key",
-                    *([f"{tls}/ca.crt"] if facts["client"] else []),
+                    *([f"{tls}/ca.crt"] if facts["client"] or primary else []),
                 ],
                 "redis": {
                     "host": servers["host"],
@@ -101,13 +126,19 @@ def redis_state(
                     # In its RuntimeDirectory=, which is deleted with its process.
                     "staged_key": f"/run/redis-{instance['name']}/host.key",
                     **facts["client"],
+                    **(follow(primary, servers["replication"]) if primary else {}),
                 },
             }
         )
-    return {
+    state = {
         "directories": directories,
         "files": files,
         "checks": checks,
         "units": units,
         "data": data,
+    }
+    more = sentinel_state(facts, servers, list(replicated.values()), passwords)
+    return {
+        **{key: [*value, *more.get(key, [])] for key, value in state.items()},
+        "owned": more["owned"],
     }

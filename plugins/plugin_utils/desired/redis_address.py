@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -24,6 +24,21 @@ class RedisAddress(NamedTuple):
     tls: dict[str, Any] | Literal[False]
     # Transport options; empty for one server.
     options: dict[str, Any]
+
+
+def replicated(name: str, address: Address, hosts: Sequence[str], port: int | str) -> Address:
+    """Return an instance's address, with its Sentinels if several hosts run it.
+
+    Args:
+        name: The instance's name, which Sentinels call their primary.
+        address: Host, port and, for a server that the fleet does not run, URL.
+        hosts: The fleet's Redis hosts.
+        port: The Sentinels' port on each of these hosts.
+    """
+    if address.get("url") or len(hosts) < 2:
+        return address
+    sentinels = [{"host": host, "port": int(port)} for host in hosts]
+    return {**address, "name": name, "sentinels": sentinels}
 
 
 def redis_address(user: str, password: str, address: Address, facts: Facts) -> RedisAddress:

@@ -205,6 +205,8 @@ def process_settings(
     }
     if beat:
         document["beat_schedule_policy"] = beat["policy"]
+        if len(facts["groups"].get("celery_beat", ())) > 1:
+            document["beat_standby"] = True
         if beat["scheduler"] != "persistent":
             document["beat_scheduler"] = beat["scheduler"]
             document["beat_schedule_on_edit"] = beat["edited"]

@@ -353,5 +353,5 @@ def redis_notes(items: Sequence[PlanItem], drain: float) -> list[str]:
         for item in items
         if item.part == "redis"
         and item.action == "restart"
-        and not item.subject.endswith("-cache.service")
+        and not item.subject.endswith(("-cache.service", "-sentinel.service"))
     ]

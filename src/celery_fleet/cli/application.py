@@ -36,6 +36,11 @@ class Instance:
     name: str = ""
     sentinels: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def address(self) -> str:
+        """Return where it is, for messages: host and port, or the name of a primary that may move."""
+        return self.name if self.sentinels else f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class Application:

@@ -17,7 +17,7 @@ from celery_fleet.common.redis_client import Client, RedisError, Server
 from celery_fleet.common.text import count
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, PAUSES
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
-from celery_fleet.health.result import BAD, Finding
+from celery_fleet.health.result import BAD, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup, judge
 from celery_fleet.health.text import combined, reason
 
@@ -67,12 +67,12 @@ def trying(ask: Callable[[], Any], tries: int = 3, pause: float = 2.0) -> Any:
 
 
 def redis(setup: Setup) -> Finding:
-    """Check that broker and result store accept the login and answer, and how full their memory is."""
+    """Check that broker and result store accept the login, answer and have their replicas, and their memory."""
     parts, value, words = [], {}, []
     for kind in ("broker", "results", *({"cache"} & {*setup.servers})):
         where = server(setup, kind)
         try:
-            about, seconds = trying(partial(_about, where))
+            about, seconds = trying(partial(described, where))
         except (OSError, RedisError) as error:
             parts.append((BAD, f"{kind} {where.address}: {reason(error)}"))
             continue
@@ -85,6 +85,13 @@ def redis(setup: Setup) -> Finding:
         }
         full = "" if share is None else f", {share:.0f} % of its memory"
         words.append(f"{kind} answers{full}")
+        if where.sentinels and about:
+            found, wanted = replicas(about), len(where.sentinels) - 1
+            value[kind]["replicas"] = found
+            if found < wanted:
+                parts.append(
+                    (WARNING if found else BAD, f"{kind} has {found} of {wanted} replicas")
+                )
         parts.append((setup.judge("redis_seconds", seconds), f"{kind} took {seconds:.1f} s"))
         if share is not None and about.get("maxmemory_policy", "noeviction") == "noeviction":
             # A server that evicts keys is always full.
@@ -97,8 +104,8 @@ def redis(setup: Setup) -> Finding:
     return combined(parts, ", ".join(words), value)
 
 
-def _about(where: Server) -> tuple[dict[str, str], float]:
-    """Return what a server says about its memory, empty without a login, and the seconds that it took."""
+def described(where: Server) -> tuple[dict[str, str], float]:
+    """Return what a server says about its memory and replicas, empty without a login, and the seconds that it took."""
     began = time.monotonic()
     about: dict[str, str] = {}
     with Client(where) as client:
@@ -111,7 +118,14 @@ def _about(where: Server) -> tuple[dict[str, str], float]:
             # Users of services that others run may not ask for this.
             with contextlib.suppress(RedisError):
                 about = health_redis.information(client.ask("INFO", "memory"))
+            if about and where.sentinels:
+                about |= health_redis.information(client.ask("INFO", "replication"))
     return about, time.monotonic() - began
+
+
+def replicas(about: Mapping[str, str]) -> int:
+    """Return how many replicas have what a primary has, from its answer to INFO."""
+    return sum("state=online" in value.split(",") for value in about.values())
 
 
 def lists(setup: Setup) -> dict[str, list[str]]:

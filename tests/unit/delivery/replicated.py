@@ -1,8 +1,6 @@
 """Three Redis servers with a primary and three Sentinels, with TLS and the roles' users.
 
-The servers have the role's configuration, and what it will have to add for replicas and Sentinels. Both kinds of
-servers rewrite the file that they are started with. So that is a file in their data directory, and ``--include`` reads
-the role's file after it.
+They are set up and started as the role `redis` does it (`desired/replication.py`, `templates/redis`).
 """
 
 from __future__ import annotations
@@ -17,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+    SentinelPlace,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl, replication
 
 from celery_fleet.common.redis_client import Client, RedisError, Server
 from scripts.ports import free_port
@@ -29,43 +31,6 @@ from tests.support.certificates import Authority
 HOST = "localhost"
 LOGINS = {**PASSWORDS, "replica": "pw-of-replica", "sentinel": "pw-of-sentinel"}
 NUMBER, QUORUM = 3, 2
-
-#: Follows the role's configuration of an instance.
-REPLICATION = """
-include {config}/login.conf
-tls-replication yes
-replica-announce-ip {host}
-# The new primary refuses to write until it has a replica again.
-repl-diskless-sync-delay 0
-# A primary that is cut off refuses to write, so few tasks are lost there.
-min-replicas-to-write {min_replicas}
-min-replicas-max-lag 5
-"""
-SENTINEL = """
-port 0
-tls-port {port}
-bind 127.0.0.1
-tls-cert-file {tls}/host.crt
-tls-key-file {tls}/host.key
-tls-ca-cert-file {tls}/ca.crt
-# It only tells where the primary is.
-tls-auth-clients no
-# Also when it connects itself, to Redis and to other Sentinels.
-tls-replication yes
-aclfile {config}/users.acl
-include {config}/login.conf
-dir {data}
-# Certificates have names.
-sentinel resolve-hostnames yes
-sentinel announce-hostnames yes
-sentinel announce-ip {host}
-sentinel announce-port {port}
-sentinel deny-scripts-reconfig yes
-sentinel down-after-milliseconds {name} 3000
-# If two Sentinels ask for votes at the same moment, none may win. Twice this time passes until the next vote.
-sentinel failover-timeout {name} 10000
-sentinel parallel-syncs {name} 1
-"""
 
 #: Seconds that servers may take on a busy machine.
 PATIENCE = 60.0
@@ -160,8 +125,23 @@ class Replicated:
 
     def replicas(self) -> list[Program]:
         """Return the other servers."""
-        primary = self.primary()
+        return self.replicas_of(self.primary())
+
+    def replicas_of(self, primary: Program) -> list[Program]:
+        """Return the servers other than this one."""
         return [one for one in self.servers if one is not primary]
+
+    def access(self, program: Program) -> RedisAccess:
+        """Return how a deploy logs in to one server."""
+        return RedisAccess(
+            host=HOST,
+            port=program.port,
+            ca=self.ca,
+            user="admin",
+            password=LOGINS["admin"],
+            primary=self.name,
+            sentinels=tuple(SentinelPlace(HOST, one.port) for one in self.sentinels),
+        )
 
     def ask(self, program: Program, *words: str, user: str = "admin") -> Any:
         """Ask one server or Sentinel directly."""
@@ -204,7 +184,7 @@ class Replicated:
                 one.kill()
 
     def _server(self, number: int) -> Program:
-        own, data = self._directories(f"server{number}", "server")
+        own, data = self._directories(f"server{number}", f"server{number}")
         port = self._ports[number]
         instance = {
             "kind": self.kind,
@@ -213,42 +193,67 @@ class Replicated:
             "maxmemory": "64mb",
             "appendonly": True,
         }
-        text = self._rendered("redis.conf.j2", own.parent, redis_instance=instance)
-        text = text.replace(f"/var/lib/celery-fleet-redis/{own.name}", str(data)).replace(
-            f"/run/credentials/redis@{own.name}.service", str(self.tls)
+        text = self._rendered(
+            "redis.conf.j2",
+            own.parent,
+            redis_instance=instance,
+            redis_replication=self._replication(0),
         )
-        more = REPLICATION.format(config=own, host=HOST, min_replicas=self.min_replicas)
-        (own / "redis.conf").write_text(text + more)
-        (own / "login.conf").write_text(f"masteruser replica\nmasterauth {LOGINS['replica']}\n")
+        (own / "redis.conf").write_text(self._moved(text, own.name, data))
         (own / "users.acl").write_text(acl.acl(self.kind, LOGINS, QUEUES, setinfo=knows_setinfo()))
-        first = f"replicaof {HOST} {self._ports[0]}\n" if number else ""
-        (data / "role.conf").write_text(first)
+        # On hosts, servers differ by their hosts, so the primary is recognised by it.
+        primary: Any = {"host": HOST if number else "", "port": self._ports[0]}
+        itself: Any = {**self._replication(0), "host": ""}
+        for file in replication.instance_files(str(own), "redis", itself, primary, LOGINS):
+            Path(file["dest"]).write_text(file["content"])
+        (data / "role.conf").write_text((own / "first.conf").read_text())
         program = required("redis-server")
         include = ["--include", str(own / "redis.conf"), "--supervised", "no"]
         return Program(data, port, [program, str(data / "role.conf"), *include])
 
     def _sentinel(self, number: int) -> Program:
-        own, data = self._directories(f"sentinel{number}", "sentinel")
+        own, data = self._directories(f"sentinel{number}/shop-sentinel", f"sentinel{number}")
         port = self._ports[NUMBER + number]
-        known = {"tls": self.tls, "config": own, "data": data}
-        text = SENTINEL.format(port=port, host=HOST, name=self.name, **known)
-        (own / "static.conf").write_text(text)
-        secret = LOGINS["sentinel"]
-        (own / "login.conf").write_text(
-            f"sentinel sentinel-user sentinel\nsentinel sentinel-pass {secret}\n"
-            f"sentinel auth-user {self.name} sentinel\nsentinel auth-pass {self.name} {secret}\n"
-        )
-        (own / "users.acl").write_text(acl.sentinel_acl(LOGINS, setinfo=knows_setinfo()))
-        (data / "sentinel.conf").write_text(
-            "sentinel resolve-hostnames yes\n"
-            f"sentinel monitor {self.name} {HOST} {self.servers[0].port} {QUORUM}\n"
-        )
+        primary: Any = {"name": self.name, "host": HOST, "port": self.servers[0].port}
+        facts: Any = {"name": "shop", "clients": {}}
+        servers = {
+            "config": str(own.parent),
+            "tls": str(self.tls),
+            "flavor": "redis",
+            "setinfo": knows_setinfo(),
+            "timeout": PATIENCE,
+            "replication": self._replication(port),
+        }
+        state = replication.sentinel_state(facts, servers, [primary], LOGINS)
+        for file in state["files"]:
+            if "content" in file:
+                Path(file["dest"]).write_text(file["content"])
+            elif file["src"].startswith("redis/"):
+                text = self._rendered("sentinel.conf.j2", own.parent, **file["vars"])
+                Path(file["dest"]).write_text(self._moved(text, own.name, data))
+        (data / "sentinel.conf").write_text((own / "first.conf").read_text())
         program = required("redis-server")
-        include = ["--sentinel", "--include", str(own / "static.conf"), "--supervised", "no"]
+        include = ["--sentinel", "--include", str(own / "sentinel.conf"), "--supervised", "no"]
         return Program(data, port, [program, str(data / "sentinel.conf"), *include])
 
-    def _directories(self, name: str, kind: str) -> tuple[Path, Path]:
-        own, data = self.directory / "etc" / name, self.directory / name
+    def _replication(self, port: int) -> Any:
+        return {
+            "host": HOST,
+            "port": port,
+            "quorum": QUORUM,
+            "min_replicas": self.min_replicas,
+            "down_after": 3,
+            "addresses": {},
+        }
+
+    def _moved(self, text: str, name: str, data: Path) -> str:
+        """Return a configuration with this test's directories instead of a host's."""
+        for unit in (f"redis@{name}.service", f"{name}.service"):
+            text = text.replace(f"/run/credentials/{unit}", str(self.tls))
+        return text.replace(f"{replication.DATA}/{name}", str(data))
+
+    def _directories(self, name: str, host: str) -> tuple[Path, Path]:
+        own, data = self.directory / "etc" / name, self.directory / host
         own.mkdir(parents=True)
         data.mkdir()
         return own, data

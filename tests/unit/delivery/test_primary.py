@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError as FromHostError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import talk
 from celery import Celery
 from kombu.transport.redis import SentinelChannel
 
@@ -26,7 +31,7 @@ from celery_fleet.supervision import broker
 from tests.unit.cli import host
 
 from .failing_over import Load, loaded, settings
-from .replicated import LOGINS, Replicated, replicated
+from .replicated import HOST, LOGINS, Replicated, replicated
 
 pytestmark = pytest.mark.long
 
@@ -59,9 +64,36 @@ def move(servers: Replicated, *, safely: bool = True) -> None:
     """Move the primary as an operator does; `safely` lets replicas have everything first."""
     before = servers.primary()
     if safely:
-        servers.ask(before, "CLIENT", "PAUSE", "5000", "WRITE")
-    servers.ask(servers.sentinels[0], "SENTINEL", "FAILOVER", servers.name)
+        assert redis_roles.hand_over(servers.access(before), talk, time.monotonic, time.sleep)
+    else:
+        servers.ask(servers.sentinels[0], "SENTINEL", "FAILOVER", servers.name)
     servers.until(lambda: servers.primary() is not before, "the primary moves")
+
+
+def test_only_a_primary_with_a_replica_is_handed_over(servers: Replicated) -> None:
+    primary = servers.primary()
+    for replica in servers.replicas():
+        access = servers.access(replica)
+        assert redis_roles.is_connected(redis_roles.replication(access, talk))
+        assert not redis_roles.hand_over(access, talk, time.monotonic, time.sleep)
+    # Without a Sentinel it stays the primary, and may be written to at once.
+    for one in servers.sentinels:
+        one.kill()
+    access = servers.access(primary)
+    with pytest.raises(FromHostError, match="Connection refused"):
+        redis_roles.hand_over(access, talk, time.monotonic, time.sleep)
+    began = time.monotonic()
+    with Client(replace(of(servers), host=HOST, port=primary.port, sentinels=())) as client:
+        assert client.ask("RPUSH", "mail", "one") == 1
+        assert client.ask("DEL", "mail") == 1
+    assert time.monotonic() - began < 3
+    for replica in servers.replicas_of(primary):
+        replica.kill()
+    servers.until(
+        lambda: not redis_roles.is_connected(redis_roles.replication(access, talk)),
+        "the primary has no replica",
+    )
+    assert not redis_roles.hand_over(access, talk, time.monotonic, time.sleep)
 
 
 def test_a_client_asks_one_sentinel_after_the_other(servers: Replicated) -> None:
@@ -172,8 +204,18 @@ def test_health_and_the_operators_command_follow(servers: Replicated, tmp_path: 
     move(servers)
     setup = Setup.__new__(Setup)
     object.__setattr__(setup, "operator", document)
-    with Client(redis_checks.server(setup, "broker")) as client:
+    where = redis_checks.server(setup, "broker")
+    with Client(where) as client:
         assert client.server.port == servers.primary().port
+    servers.until(
+        lambda: redis_checks.replicas(redis_checks.described(where)[0]) == 2,
+        "the old primary is a replica",
+    )
+    servers.replicas()[0].kill()
+    servers.until(
+        lambda: redis_checks.replicas(redis_checks.described(where)[0]) == 1,
+        "the primary has noticed",
+    )
     address = servers.address()
     instance = {
         "host": address["host"],

@@ -34,6 +34,22 @@ def test_each_instance_of_redis_is_a_target_of_one_exporter() -> None:
     assert found == {"redis-broker": f"{scrape}:6379", "redis-results": f"{scrape}:6380"}
 
 
+def test_of_several_servers_each_host_shows_its_own() -> None:
+    sentinels = [{"host": host, "port": 26379} for host in ("redis1", "redis2", "redis3")]
+    broker = {"host": "redis1", "port": 6379, "name": "shop-broker", "sentinels": sentinels}
+    cache = {"host": "redis1", "port": 6381}
+    groups = {"redis": ["redis1", "redis2", "redis3"]}
+    given = {"broker": broker, "results": {**broker, "port": 6380}, "cache": cache}
+    for host, kinds in (("redis1", "broker results cache"), ("redis2", "broker results")):
+        found = addresses(
+            facts(host=host, groups=groups, **given), {"celery_exporter_redis_enabled": True}
+        )
+        assert set(found) == {f"redis-{kind}" for kind in kinds.split()}
+        assert f"rediss://{host}:6379" in found["redis-broker"]
+        logins = redis_logins(facts(host=host, groups=groups, **given), "p")
+        assert f"rediss://redis_exporter@{host}:6380" in logins
+
+
 @pytest.mark.parametrize(
     ("prefix", "path"),
     [(None, "/metrics"), ("", "/metrics"), ("/tools/flower/", "/tools/flower/metrics")],

@@ -66,6 +66,8 @@ class FakeRedis:
     Attributes:
         users: Its answers to `ACL GETUSER`.
         refused: Beginnings of commands that fail, with their errors.
+        replication: Its answers to `INFO replication`, one after another; the last one stays.
+        primaries: The ports of the primaries that a Sentinel names, one after another; the last one stays.
         before: Called with each command before it is carried out.
     """
 
@@ -73,6 +75,8 @@ class FakeRedis:
         self.commands: list[str] = []
         self.users: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, str] = {}
+        self.replication = [""]
+        self.primaries = [6379]
         self.before: Callable[[str], None] = lambda command: None
 
     def add(self, name: str, password: str, commands: str) -> None:
@@ -97,6 +101,11 @@ class FakeRedis:
                 raise RedisError(answer)
         if words == ["PING"]:
             return "PONG"
+        if words[:2] == ["SENTINEL", "GET-MASTER-ADDR-BY-NAME"]:
+            port = self.primaries.pop(0) if self.primaries[1:] else self.primaries[0]
+            return ["redis1", str(port)]
+        if words == ["INFO", "replication"]:
+            return self.replication.pop(0) if self.replication[1:] else self.replication[0]
         if words[:2] == ["ACL", "GETUSER"]:
             return self.users.get(words[2])
         return "OK"
@@ -1625,6 +1634,84 @@ def test_a_directive_that_redis_only_reads_at_its_start_restarts_it(with_redis: 
     assert whys(with_redis.reconcile(wanted).done) == [
         (REDIS, "restart", ["setting databases 1 → 2", "setting maxmemory 256mb → 512mb"])
     ]
+
+
+def replicated(host: Host, **more: Any) -> dict[str, Any]:
+    wanted = redis(host, **more)
+    sentinels = [{"host": f"redis{number}", "port": 26379} for number in (1, 2, 3)]
+    known = {"primary": "shop-broker", "sentinels": sentinels, "role_file": host.path("role.conf")}
+    wanted["units"][0]["redis"] = {**ACCESS, **known}
+    return wanted
+
+
+PRIMARY = "role:master\r\nslave0:ip=redis2,port=6379,state=online,lag=0\r\n"
+ALONE = "role:master\r\nconnected_slaves:0\r\n"
+REPLICA = "role:slave\r\nmaster_link_status:up\r\n"
+COPYING = "role:slave\r\nmaster_link_status:down\r\n"
+
+
+def test_a_primary_moves_before_it_restarts_and_copies_everything_afterwards(
+    with_redis: Host,
+) -> None:
+    host = with_redis
+    host.redis.replication, host.redis.primaries = [PRIMARY, COPYING, REPLICA], [6379, 6379, 6380]
+    restarted: list[bool] = []
+    host.redis.before = lambda _: restarted.append(bool(host.systemd.did("restart")))
+    done = host.reconcile(replicated(host, databases="2")).done
+    assert [(item.unit, item.action) for item in done] == [(REDIS, "restart")]
+    asked, pause = "INFO replication", "CLIENT PAUSE 5000 WRITE"
+    where = "SENTINEL GET-MASTER-ADDR-BY-NAME shop-broker"
+    before = [asked, where, pause, "SENTINEL FAILOVER shop-broker", where, pause, where]
+    assert host.redis.commands == [*before, asked, asked]
+    assert restarted == [False] * len(before) + [True] * 2
+    # It starts as a replica of the new primary.
+    assert Path(host.path("role.conf")).read_text() == "replicaof redis1 6380\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "refused", "commands", "warnings"),
+    [
+        (REPLICA, {}, [], 0),
+        (ALONE, {}, [], 0),
+        (PRIMARY, {"SENTINEL FAILOVER": "NOGOODSLAVE"}, ["CLIENT UNPAUSE"], 1),
+    ],
+)
+def test_what_no_replica_can_replace_restarts_as_it_is(
+    with_redis: Host, before: str, refused: dict[str, str], commands: list[str], warnings: int
+) -> None:
+    host = with_redis
+    host.redis.replication, host.redis.refused = [before, PRIMARY], refused
+    report = host.reconcile(replicated(host, databases="2"))
+    assert report.done
+    own = [one for one in host.redis.commands if not one.startswith(("INFO", "SENTINEL"))]
+    assert own[-1:] == commands
+    assert [f"{REDIS} was not moved" in one for one in report.warnings] == [True] * warnings
+
+
+@pytest.mark.parametrize(("needed", "is_enough"), [(0, True), (1, True), (2, False)])
+def test_a_primary_waits_for_the_replicas_that_it_needs(
+    with_redis: Host, needed: int, is_enough: bool
+) -> None:
+    host, wanted = with_redis, replicated(with_redis)
+    wanted["units"][0]["redis"]["replicas"] = needed
+    host.redis.replication = [PRIMARY]
+    if is_enough:
+        host.reconcile(wanted)
+    else:
+        with pytest.raises(ReconcileError, match=f"{REDIS} has no connection to its replicas"):
+            host.reconcile(wanted)
+
+
+def test_a_primary_without_a_replica_is_waited_for(with_redis: Host) -> None:
+    host, wanted = with_redis, replicated(with_redis)
+    host.redis.replication = [ALONE]
+    # Replicas that other hosts are about to start.
+    assert host.reconcile(wanted, restart=False).done == []
+    with pytest.raises(ReconcileError, match=f"{REDIS} has no connection to its replicas"):
+        host.reconcile(wanted)
+    host.redis.replication = [COPYING]
+    with pytest.raises(ReconcileError, match="no connection to its primary"):
+        host.reconcile(wanted)
 
 
 # The worker's previous rules, in addition to its new ones.

@@ -63,7 +63,7 @@ def change(**labels: str | None) -> LiveChange | None:
     """Return the change if labels (`_` means a space, `__` a dash) have other values; None removes one."""
     names = {k.replace("__", "-").replace("_", " ", 1): v for k, v in labels.items()}
     wanted = {k: v for k, v in {**KNOWN, **names}.items() if v is not None}
-    return change_between(KNOWN, wanted, UNIT)
+    return change_between(KNOWN, wanted, UNIT, Disk())
 
 
 def test_a_new_key_is_set_with_its_certificate() -> None:
@@ -71,17 +71,32 @@ def test_a_new_key_is_set_with_its_certificate() -> None:
     own = {"setting tls-key-file": "/run/credentials/redis@a.service/host.key"}
     before = {**KNOWN, **own}
     wanted = {**before, "file host.key": "2", "file host.crt": "2"}
-    found = change_between(before, wanted, replace(UNIT, on_change="live", redis=access))
+    found = change_between(before, wanted, replace(UNIT, on_change="live", redis=access), Disk())
     settings = {"tls-key-file": "/run/redis-a/host.key", "tls-cert-file": "/t/host.crt"}
     assert found == LiveChange(settings, key="/t/host.key")
     # If there is no place for the key, or no setting names it, only a restart applies it.
-    assert change_between(before, wanted, UNIT) is None
+    assert change_between(before, wanted, UNIT, Disk()) is None
     assert (
         change_between(
-            KNOWN, {**KNOWN, "file host.key": "2"}, replace(UNIT, on_change="live", redis=access)
+            KNOWN,
+            {**KNOWN, "file host.key": "2"},
+            replace(UNIT, on_change="live", redis=access),
+            Disk(),
         )
         is None
     )
+
+
+def test_a_new_password_for_the_primary_is_set_live(tmp_path: Path) -> None:
+    path = tmp_path / "login.conf"
+    path.write_text("masteruser replica\nmasterauth new\n")
+    unit = replace(UNIT, files=(*UNIT.files, str(path)))
+    known = {**KNOWN, "setting masteruser": "1", "setting masterauth": "2"}
+    found = change_between(known, {**known, "setting masterauth": "3"}, unit, Disk())
+    assert found == LiveChange({"masterauth": "new"})
+    # A message may show the change.
+    assert "new" not in repr(found)
+    assert change_between(known, {**known, "setting masteruser": "2"}, unit, Disk()) is None
 
 
 def test_changes_that_can_be_made_live() -> None:

@@ -78,6 +78,7 @@ class Ground:
         self.answers: dict[str, Completed] = {}
         self.commands: list[str] = []
         self.asked: list[Sequence[str]] = []
+        self.accesses: list[RedisAccess] = []
         self.lengths: dict[str, int] = {}
         self.held: list[str] = []
         self.refused = ""
@@ -102,6 +103,7 @@ class Ground:
         if self.refused:
             raise RedisError(self.refused)
         self.asked += commands
+        self.accesses.append(access)
         assert (access.user, access.password) == ("operator", "pass/word")
         answers: list[object] = []
         for command in commands:
@@ -510,6 +512,23 @@ def test_messages_are_counted_with_all_priorities(ground: Ground) -> None:
         "queues": {"mails": 5},
     }
     assert ["LLEN", "images\x06\x169"] in ground.asked
+
+
+def test_of_several_servers_the_hosts_own_is_asked(ground: Ground) -> None:
+    ground.deploy("shop")
+    directory = ApplicationPaths.usual("shop").directory
+    login = "sentinel://operator:pass%2Fword@redis1:26379/0"
+    settings = {"broker_url": f"{login};{login.replace('redis1', 'redis2')}"}
+    ground.write(f"{directory}/credentials/operator.json", json.dumps({"celery": settings}))
+    broker = {"port": 6379, "sentinels": [{"host": "redis1", "port": 26379}]}
+    redis = {"ca": "/ca.crt", "instances": {"broker": broker}}
+    named = {"host": "redis2", "queues": ["mails"], "redis": redis}
+    ground.write(f"{directory}/cli.json", json.dumps(named))
+    ground.lengths = {"mails": 3}
+    assert messages(ground.there())["waiting"] == 3
+    assert {(one.host, one.port, one.password) for one in ground.accesses} == {
+        ("redis2", 6379, "pass/word")
+    }
 
 
 def test_a_redis_that_does_not_answer_does_not_count_as_empty(ground: Ground) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from support.inventory import Fleet
 from support.web import authority
+
+#: Seconds to wait for a server that may have failed.
+_QUICK = 1.0
 
 
 class Refused(Exception):  # noqa: N818  # it is an answer, and often the expected one
@@ -75,21 +78,45 @@ def port_of(fleet: Fleet, kind: str) -> int:
     return int(fleet.of("redis")[f"redis_{kind}_port"])
 
 
-def connect(fleet: Fleet, kind: str, name: str | None = None, cafile: Path | None = None) -> Client:
-    """Connect to `broker` or `results`, by default as a correct client does."""
-    variables = fleet.of("redis")
+def connect(
+    fleet: Fleet,
+    kind: str,
+    name: str | None = None,
+    cafile: Path | None = None,
+    host: str | None = None,
+    timeout: float = 10,
+) -> Client:
+    """Connect to `broker` or `results`, by default to the primary and as a correct client does."""
+    host = host or primary(fleet, kind)
+    variables = fleet.expected[host]
+    port = variables["celery_app_sentinel_port"] if kind == "sentinel" else port_of(fleet, kind)
     return Client(
-        variables["ansible_host"],
-        port_of(fleet, kind),
-        cafile or authority(variables),
-        name or fleet.one("redis"),
+        variables["ansible_host"], int(port), cafile or authority(variables), name or host, timeout
     )
 
 
+def primary(fleet: Fleet, kind: str) -> str:
+    """Return the host of an instance; of several, the primary that a Sentinel names and that says so itself."""
+    hosts = fleet.hosts("redis")
+    if len(hosts) == 1:
+        return hosts[0]
+    app = fleet.of("redis")["celery_app_name"]
+    for host in hosts:
+        with suppress(OSError, Refused):
+            with session(fleet, "sentinel", "admin", host, _QUICK) as sentinel:
+                found = sentinel.send("SENTINEL", "GET-MASTER-ADDR-BY-NAME", f"{app}-{kind}")
+            with session(fleet, kind, "admin", found[0], _QUICK) as admin:
+                if "role:master" in admin.send("INFO", "replication"):
+                    return str(found[0])
+    raise ConnectionError(f"no Sentinel knows a primary of {kind}")
+
+
 @contextmanager
-def session(fleet: Fleet, kind: str, user: str) -> Iterator[Client]:
-    """Open a connection as one of the ACL's users."""
-    with connect(fleet, kind) as client:
+def session(
+    fleet: Fleet, kind: str, user: str, host: str | None = None, timeout: float = 10
+) -> Iterator[Client]:
+    """Open a connection as one of the ACL's users, by default to the primary."""
+    with connect(fleet, kind, host=host, timeout=timeout) as client:
         client.send("AUTH", user, fleet.of("redis")["redis_passwords"][user])
         yield client
 
@@ -104,9 +131,9 @@ def version(fleet: Fleet, kind: str) -> str:
     return f"Redis {found['redis_version']}"
 
 
-def acl_log(fleet: Fleet, kind: str) -> list[dict[str, str]]:
+def acl_log(fleet: Fleet, kind: str, host: str | None = None) -> list[dict[str, str]]:
     """Return what an instance's ACL has refused since its start, or since the log was cleared."""
-    with session(fleet, kind, "admin") as admin:
+    with session(fleet, kind, "admin", host) as admin:
         # Without a number Redis returns only ten.
         entries = admin.send("ACL", "LOG", 1000)
     return [dict(zip(entry[::2], map(str, entry[1::2]), strict=True)) for entry in entries]

@@ -22,10 +22,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
     near_miss,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.redis_cluster import (
-    INSTEAD,
-    NO_CLUSTER,
-)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.redis_service import (
     BROKER,
     is_used,
@@ -74,11 +70,12 @@ def check_groups(model: Model) -> Iterator[Problem]:
             _guess(model, "redis")
             or f"put the one host that runs Redis into it, or set {BROKER} to a server of your own",
         )
-    elif len(redis) > 1:
+    elif len(redis) % 2 == 0 and redis:
         yield Problem(
             names["redis"],
-            f"has more than one host; replicated Redis is not supported yet, and {NO_CLUSTER}",
-            f"leave one host in it: {INSTEAD}",
+            f"has {len(redis)} hosts, but a primary is only replaced by a majority of them: another host would add "
+            "nothing but a host that can fail",
+            f"put {len(redis) + 1} hosts into it, or {len(redis) - 1}",
             value=", ".join(redis),
         )
     yield from _beat(model)
@@ -122,14 +119,7 @@ def _beat(model: Model) -> Iterator[Problem]:
             as_mapping(entry).get("enabled") is not False for entry in as_mapping(value).values()
         )
     ]
-    if len(beat) > 1:
-        yield Problem(
-            model.group_names["celery_beat"],
-            "has more than one host, so every entry would be sent more than once",
-            "leave one host in it",
-            value=", ".join(beat),
-        )
-    elif not beat and scheduled:
+    if not beat and scheduled:
         yield Problem(
             model.group_names["celery_beat"],
             f"{_absence(model, 'celery_beat')}, but celery_beat_schedule has entries: nothing would send them",

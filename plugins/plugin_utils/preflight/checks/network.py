@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class _Port:
 _PORTS: Final = (
     _Port("redis_broker_port", "redis"),
     _Port("redis_results_port", "redis"),
+    _Port("celery_app_sentinel_port", "redis"),
     _Port("celery_app_cache_port", "redis"),
     _Port("flower_port", "flower"),
     _Port("celery_producer_web_port", "celery_producers"),
@@ -274,15 +276,18 @@ def check_flower_prefix(model: Model) -> Iterator[Problem]:
 
 
 def _clients(model: Model) -> Iterator[Problem]:
+    # Of several hosts, any may become the primary.
     servers = model.members("redis")
-    if len(servers) != 1:
-        return
-    for variable, (host_variable, server_variable) in _CLIENT_PORTS.items():
-        listening = as_number(model.value(servers[0], server_variable))
+    for server, (variable, (host_variable, server_variable)) in itertools.product(
+        servers, _CLIENT_PORTS.items()
+    ):
+        listening = as_number(model.value(server, server_variable))
         for value, hosts in model.distinct(variable):
             number = as_number(value)
             ours = tuple(
-                host for host in hosts if as_text(model.value(host, host_variable)) == servers[0]
+                host
+                for host in hosts
+                if servers[1:] or as_text(model.value(host, host_variable)) == server
             )
             if ours and number is not None and listening is not None and number != listening:
                 yield Problem(

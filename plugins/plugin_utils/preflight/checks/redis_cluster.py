@@ -65,6 +65,6 @@ def _problem(path: tuple[object, ...], hosts: tuple[str, ...]) -> Problem:
         dotted(path),
         f"asks for a cluster: {NO_CLUSTER} (kombu speaks to one server)",
         f"remove it: the fleet has its own broker and result store; {INSTEAD}. "
-        "Replicas with Sentinel are planned",
+        "With three hosts in the group redis, a replica takes the place of a primary that fails",
         hosts=hosts,
     )

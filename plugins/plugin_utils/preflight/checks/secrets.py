@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import (
+    REPLICATION_USERS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
     BACKUP_USER,
 )
@@ -81,6 +84,7 @@ def check_secrets(model: Model) -> Iterator[Problem]:
     yield from _web_password(model)
     yield from _cache_password(model)
     yield from _backup_password(model)
+    yield from _replication_passwords(model)
     yield from _exporter_passwords(model)
     yield from _application(model)
 
@@ -268,3 +272,12 @@ def _application(model: Model) -> Iterator[Problem]:
                     value="<secret>",
                     hosts=hosts,
                 )
+
+
+def _replication_passwords(model: Model) -> Iterator[Problem]:
+    """Refuse several Redis hosts without the users of replicas and Sentinels."""
+    hosts = model.members("redis")
+    for host in hosts if len(hosts) > 1 else ():
+        for user in REPLICATION_USERS:
+            wanted = f"the group {model.group_names['redis']} has several hosts"
+            yield from _user_of_redis(model, host, user, wanted)

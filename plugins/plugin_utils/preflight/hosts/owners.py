@@ -25,6 +25,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 _PORTS: Final = {
     "broker": "celery_app_broker_port",
     "results": "celery_app_results_port",
+    "sentinel": "celery_app_sentinel_port",
     "cache": "celery_app_cache_port",
     "web": "celery_producer_web_port",
     "redirect": "celery_producer_web_redirect_http",

@@ -107,7 +107,7 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
         return found
     try:
         broker = application.redis["broker"]
-        with context.within(f"the workers, by way of the broker {broker.host}:{broker.port}"):
+        with context.within(f"the workers, by way of the broker {broker.address}"):
             answer = ask.question(
                 application,
                 "workers",

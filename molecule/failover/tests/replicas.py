@@ -1,0 +1,120 @@
+"""The replicated Redis: who is the primary, and what can happen to it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from deaths import wait_until_active
+from faults import bring_back, docker
+from ground import Case, Ground
+from support import resp
+from support.waiting import wait_for
+
+KILLED = "the primary was killed"
+FROZEN = "the primary was frozen"
+LOST = "the primary's host was lost"
+MOVED = "the primary was moved"
+GROWN = "one host became three"
+
+#: Seconds within which a new primary has to serve, and all workers have to consume from it again.
+RECOVERY = 15.0
+
+
+def unit(kind: str) -> str:
+    """Return the unit of an instance."""
+    return f"redis@load-{kind}.service"
+
+
+def primary(ground: Ground, kind: str = "broker") -> str:
+    """Return the host of the primary."""
+    return resp.primary(ground.fleet, kind)
+
+
+def wait_for_another(ground: Ground, before: str, kind: str = "broker") -> float:
+    """Wait until another host than `before` has the primary; return how many seconds that took."""
+    began = time.monotonic()
+
+    def look() -> bool:
+        with suppress(OSError, resp.Refused):
+            return primary(ground, kind) != before
+        return False
+
+    wait_for(f"another host than {before} has the primary of {kind}", 60, look, pause=0.2)
+    return time.monotonic() - began
+
+
+def wait_until_whole(ground: Ground, seconds: float = 60) -> None:
+    """Wait until each primary has both replicas, and each Sentinel knows all others."""
+    number = len(ground.fleet.hosts("redis")) - 1
+
+    def look() -> bool:
+        for kind in ("broker", "results"):
+            for host in ground.fleet.hosts("redis"):
+                with resp.session(ground.fleet, "sentinel", "admin", host) as sentinel:
+                    answer = sentinel.send("SENTINEL", "MASTER", f"load-{kind}")
+                    state = dict(zip(answer[::2], answer[1::2], strict=True))
+                if (state["num-slaves"], state["num-other-sentinels"]) != (str(number),) * 2:
+                    return False
+            with resp.session(ground.fleet, kind, "admin") as admin:
+                if admin.send("INFO", "replication").count("state=online") != number:
+                    return False
+        return True
+
+    def quietly() -> bool:
+        with suppress(OSError, resp.Refused):
+            return look()
+        return False
+
+    wait_for("the replication is whole", seconds, quietly, pause=0.5)
+
+
+def grow(ground: Ground, case: Case) -> None:
+    """Deploy three hosts of Redis where there was one."""
+    with case.lasting(GROWN):
+        ground.site(case.log)
+    wait_until_whole(ground)
+
+
+def kill_primary(ground: Ground, case: Case) -> None:
+    """Kill the broker's primary; systemd starts it again, as a primary without replicas or as a replica."""
+    host = primary(ground)
+    case.mark(KILLED)
+    ground.fleet.must(host, ["systemctl", "kill", "--signal=KILL", unit("broker")])
+    ground.sleep(RECOVERY)
+    wait_until_active(ground, host, unit("broker"))
+    wait_until_whole(ground)
+
+
+def freeze_primary(ground: Ground, case: Case, seconds: float) -> float:
+    """Freeze the broker's primary; return how many seconds another host took to be the primary."""
+    host = primary(ground)
+    kill = ["systemctl", "kill", "--kill-whom=main", unit("broker")]
+    with case.lasting(FROZEN):
+        ground.fleet.must(host, [*kill, "--signal=STOP"])
+        try:
+            took = wait_for_another(ground, host)
+            ground.sleep(max(0.0, seconds - took))
+        finally:
+            ground.fleet.must(host, [*kill, "--signal=CONT"])
+    wait_until_whole(ground)
+    return took
+
+
+def lose_primary(ground: Ground, case: Case, seconds: float) -> float:
+    """Cut the power of the primary's host for some seconds; return how long another host took to be the primary."""
+    host = primary(ground)
+    with case.lasting(LOST):
+        docker("kill", ground.fleet.containers[host])
+        took = wait_for_another(ground, host)
+        ground.sleep(max(0.0, seconds - took))
+        bring_back(ground, host)
+    wait_until_whole(ground)
+    return took
+
+
+def move_primaries(ground: Ground, case: Case) -> None:
+    """Restart all of Redis by a run, with a new setting that Redis only reads at its start."""
+    with case.lasting(MOVED):
+        ground.site(case.log, "", {"redis_bind": "*"})
+    wait_until_whole(ground)

@@ -1,0 +1,56 @@
+"""The primary is killed, frozen, lost or moved while tasks run, and nothing that was confirmed is lost."""
+
+from __future__ import annotations
+
+from deaths import GAP, assert_delivered, assert_none_replaced, died, pids
+from ground import FLEET, Case, Ground
+from replicas import (
+    FROZEN,
+    GROWN,
+    KILLED,
+    LOST,
+    MOVED,
+    RECOVERY,
+    freeze_primary,
+    grow,
+    kill_primary,
+    lose_primary,
+    move_primaries,
+    primary,
+)
+
+from scripts.restarts import judge
+
+
+def test_one_host_becomes_three(ground: Ground) -> None:
+    """The first test of the scenario: what one host has is on all three, and no task is lost meanwhile."""
+    summary = ground.measure("one host becomes three", FLEET, lambda case: grow(ground, case))
+    assert_delivered(summary, judge.was_sent_twice(GROWN), *died(GROWN))
+    assert primary(ground) == "redis1"
+
+
+def test_a_primary_killed_frozen_and_lost(ground: Ground) -> None:
+    before = pids(ground)
+    times: list[float] = []
+
+    def act(case: Case) -> None:
+        kill_primary(ground, case)
+        ground.sleep(GAP)
+        times.append(freeze_primary(ground, case, 30))
+        ground.sleep(GAP)
+        times.append(lose_primary(ground, case, 40))
+
+    summary = ground.measure("a primary killed, frozen and lost", FLEET, act)
+    sent_twice = (judge.was_sent_twice(what) for what in (KILLED, FROZEN, LOST))
+    assert_delivered(summary, *sent_twice)
+    assert max(times) <= RECOVERY, times
+    assert_none_replaced(ground, before, pids(ground))
+
+
+def test_a_run_restarts_redis_on_one_host_after_another(ground: Ground) -> None:
+    before = pids(ground)
+    summary = ground.measure(
+        "Redis restarted by a run", FLEET, lambda case: move_primaries(ground, case)
+    )
+    assert_delivered(summary, judge.was_sent_twice(MOVED))
+    assert_none_replaced(ground, before, pids(ground))

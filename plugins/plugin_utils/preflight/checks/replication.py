@@ -1,0 +1,60 @@
+"""Checks what only several Redis hosts have: a primary, its replicas and the Sentinels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    as_text,
+)
+
+_HOSTS: Final = ("celery_app_broker_host", "celery_app_results_host")
+
+
+def check_replication(model: Model) -> Iterator[Problem]:
+    """Check the numbers of Sentinels and replicas, and the names of the hosts that begin as primaries."""
+    redis = model.members("redis")
+    if len(redis) < 2:
+        return
+    # How many of the hosts each number may count.
+    bounds = {
+        "redis_sentinel_quorum": (1, len(redis), "Sentinels"),
+        "redis_min_replicas_to_write": (0, len(redis) - 1, "replicas"),
+    }
+    for name, (least, most, what) in bounds.items():
+        for value, hosts in model.distinct(name):
+            number = as_number(value)
+            if number is not None and not least <= number <= most:
+                yield Problem(
+                    name,
+                    f"can't be reached: {len(redis)} hosts have {most} {what}",
+                    f"write a number from {least} to {most}, or remove it: the default fits",
+                    value=model.show((name,), value),
+                    hosts=hosts,
+                )
+    for value, hosts in model.distinct("redis_sentinel_down_after"):
+        number = as_number(value)
+        if number is not None and number < 1:
+            yield Problem(
+                "redis_sentinel_down_after",
+                "is so short that a moment without an answer would replace the primary",
+                "write at least 1, or remove it: the default is 3",
+                value=model.show(("redis_sentinel_down_after",), value),
+                hosts=hosts,
+            )
+    for name in _HOSTS:
+        for value, hosts in model.distinct(name):
+            text = as_text(value)
+            if text is not None and text not in redis:
+                yield Problem(
+                    name,
+                    f"is no host of {model.group_names['redis']}. With several hosts, Sentinels know the primary by "
+                    "its name in the inventory",
+                    f"remove it: by default {redis[0]} begins as the primary",
+                    value=model.show((name,), value),
+                    hosts=hosts,
+                )

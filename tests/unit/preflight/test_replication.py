@@ -1,0 +1,117 @@
+"""Several Redis hosts: what preflight accepts and refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.replication import (
+    check_first_primary,
+    check_leaving,
+)
+
+from tests.unit.preflight.inventory import GROUPS, problems, secret, valid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+THREE = {**GROUPS, "redis": ["redis1", "worker1", "worker2"]}
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, Any]:
+    """Return a valid inventory with the users of replicas and Sentinels."""
+    found = valid(tmp_path / "source")
+    passwords = {**found["redis_passwords"], "replica": secret(61), "sentinel": secret(62)}
+    return {**found, "redis_passwords": passwords}
+
+
+def test_three_hosts_are_accepted(variables: dict[str, Any]) -> None:
+    assert problems(variables, groups=THREE) == []
+
+
+def test_an_even_number_of_hosts_is_refused(variables: dict[str, Any]) -> None:
+    [found] = problems(variables, groups={**GROUPS, "redis": GROUPS["fleet"]})
+    assert "only replaced by a majority" in found.message
+    assert found.remedy == "put 5 hosts into it, or 3"
+
+
+@pytest.mark.parametrize("user", ["replica", "sentinel"])
+def test_a_user_without_a_password_is_refused(variables: dict[str, Any], user: str) -> None:
+    passwords = {name: text for name, text in variables["redis_passwords"].items() if name != user}
+    [found] = problems({**variables, "redis_passwords": passwords}, groups=THREE)
+    assert (found.variable, found.hosts) == (f"redis_passwords.{user}", tuple(THREE["redis"]))
+    assert "several hosts" in found.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message", "remedy"),
+    [
+        ("redis_sentinel_quorum", 4, "3 hosts have 3 Sentinels", "from 1 to 3"),
+        ("redis_sentinel_quorum", 0, "3 hosts have 3 Sentinels", "from 1 to 3"),
+        ("redis_min_replicas_to_write", 3, "3 hosts have 2 replicas", "from 0 to 2"),
+        ("redis_min_replicas_to_write", -1, "3 hosts have 2 replicas", "from 0 to 2"),
+        ("redis_sentinel_down_after", 0.2, "would replace the primary", "at least 1"),
+        ("celery_app_broker_host", "redis.example.com", "is no host of redis", "redis1 begins"),
+        ("celery_app_results_host", "control1", "is no host of redis", "redis1 begins"),
+    ],
+)
+def test_what_can_not_work_is_refused(
+    variables: dict[str, Any], name: str, value: object, message: str, remedy: str
+) -> None:
+    [found] = [
+        one for one in problems({**variables, name: value}, groups=THREE) if one.variable == name
+    ]
+    assert message in found.message
+    assert remedy in found.remedy
+
+
+def test_one_host_needs_none_of_it(tmp_path: Path) -> None:
+    assert problems(valid(tmp_path / "source")) == []
+
+
+@pytest.mark.parametrize(
+    ("having", "is_refused"),
+    [
+        ([], False),
+        (["redis1"], False),
+        (["redis1", "redis2"], False),
+        (["redis2"], True),
+        (["redis2", "redis3"], True),
+    ],
+)
+def test_an_empty_first_host_never_replaces_the_data_of_another(
+    having: list[str], is_refused: bool
+) -> None:
+    redis = ["redis1", "redis2", "redis3"]
+    facts = {
+        host: {"reachable": True, "redis_data": {"/data": "redis"} if host in having else {}}
+        for host in redis
+    }
+    found = list(check_first_primary(facts, redis))
+    assert bool(found) is is_refused
+    if found:
+        assert found[0].remedy == "write redis2 before redis1 in the group"
+    assert list(check_first_primary(facts, ["redis1"])) == []
+
+
+@pytest.mark.parametrize(
+    ("redis", "refused"),
+    [
+        (["redis1", "redis2", "redis3"], ()),
+        (["redis1", "redis2", "redis3", "redis4", "redis5"], ()),
+        (["redis1", "redis2", "redis4"], ("redis3",)),
+        (["redis1"], ("redis2", "redis3")),
+    ],
+)
+def test_a_host_with_a_sentinel_does_not_just_leave(
+    redis: list[str], refused: tuple[str, ...]
+) -> None:
+    mark = {"app": "shop", "ports": {"broker": 6379, "sentinel": 26379}}
+    other = {"app": "other", "ports": {"sentinel": 26380}}
+    facts = {
+        host: {"claims": {"app": "shop"}, "marks": [other, mark] if host < "redis4" else [other]}
+        for host in ("redis1", "redis2", "redis3", "redis4", "redis5")
+    }
+    found = list(check_leaving(facts, redis))
+    assert [one.hosts for one in found] == ([refused] if refused else [])
