@@ -72,8 +72,8 @@ def test_watching_costs_little(
         f"{rate:.0f} tasks/s, {QUEUES} queues: {asked:.1f} Redis commands/s; processor time of the exporters "
         + ", ".join(f"{host} {100 * used:.2f} %" for host, used in share.items())
     )
-    # The counts are some seconds old.
-    assert rate > 0.9 * RATE
+    # The counts are some seconds old, and a busy machine sends a little less.
+    assert rate > 0.8 * RATE
     assert asked <= 5
     assert max(share.values()) <= 0.01
 

@@ -47,6 +47,8 @@ ENTRIES = {
 
 #: The beginning of this hour.
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+#: Slots since two hours before it, of which the last may be too young to count. An hour may begin while the tests run.
+MISSED = (1, 2, 3)
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_the_last_runs_come_from_the_running_beat(place: Path, call: Call) -> No
     listed = entries(call("schedule", "--json"))
     hourly = listed["hourly"]
     assert hourly["last"]["utc"] == (last + timedelta(seconds=2)).isoformat()
-    assert (hourly["drift"], hourly["missed"] in (1, 2)) == (2.5, True)
+    assert (hourly["drift"], hourly["missed"] in MISSED) == (2.5, True)
     assert (listed["often"]["last"], listed["often"]["missed"] >= 11) == (None, True)
     assert (listed["lost"]["last"], listed["lost"]["missed"]) == (None, None)
     table = call("schedule").stdout
@@ -157,7 +159,7 @@ def test_the_last_runs_come_from_beats_own_file_if_none_runs(place: Path, call: 
         store["entries"] = {"hourly": entry}
     hourly = entries(call("schedule", "--json"))["hourly"]
     assert hourly["last"]["utc"] == last.isoformat()
-    assert (hourly["drift"], hourly["missed"] in (1, 2)) == (0, True)
+    assert (hourly["drift"], hourly["missed"] in MISSED) == (0, True)
 
 
 def test_without_a_record_the_due_times_are_shown(place: Path, call: Call) -> None:
