@@ -9,6 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_address import (
     redis_address,
+    replicated,
 )
 
 from celery_fleet.common.redis_client import Server, server_of
@@ -98,6 +99,17 @@ def test_an_own_address_of_the_inventory_comes_first() -> None:
 def test_a_list_of_sentinels_without_its_parts_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="no list of Sentinels"):
         server_of(url, None, {} if url == "sentinel://h" else {"master_name": "shop"})
+
+
+def test_several_hosts_have_sentinels_on_the_inventorys_port() -> None:
+    address: Any = {"host": "redis1", "port": 6379, "url": ""}
+    hosts = ["redis1", "redis2", "redis3"]
+    found = replicated("shop-broker", address, hosts, "26400")
+    assert found["name"] == "shop-broker"
+    assert found["sentinels"] == [{"host": host, "port": 26400} for host in hosts]
+    assert replicated("shop-broker", address, hosts[:1], 26400) == address
+    elsewhere = {**address, "url": "rediss://redis.example.org"}
+    assert replicated("shop-broker", elsewhere, hosts, 26400) == elsewhere
 
 
 def test_the_operators_command_knows_the_sentinels() -> None:
