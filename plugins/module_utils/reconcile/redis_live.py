@@ -112,9 +112,14 @@ def change_between(
 
 def _of_disk(unit: Unit, disk: Disk) -> str:
     """Return the password with which a replica logs in to its primary."""
-    texts = (disk.read(path) for path in unit.files if os.path.basename(path) == "login.conf")
-    found = [directives(text.decode(errors="surrogateescape")) for text in texts if text]
+    found = [directives(text) for text in _texts(unit, disk, "login.conf")]
     return next((one[_FOR_PRIMARY] for one in found if _FOR_PRIMARY in one), "")
+
+
+def _texts(unit: Unit, disk: Disk, name: str) -> list[str]:
+    """Return the contents of the unit's files of this name."""
+    contents = (disk.read(path) for path in unit.files if os.path.basename(path) == name)
+    return [one.decode(errors="surrogateescape") for one in contents if one is not None]
 
 
 def _new_key(name: str, wanted: Mapping[str, str], unit: Unit) -> str:
@@ -167,12 +172,10 @@ def _read_anew(name: str, wanted: Mapping[str, str], unit: Unit) -> dict[str, st
 
 def wanted_users(unit: Unit, disk: Disk) -> dict[str, str]:
     """Return the rules of each user in the unit's ACL file."""
-    texts = (disk.read(path) for path in unit.files if os.path.basename(path) == "users.acl")
     return {
         name: rules
-        for text in texts
-        if text is not None
-        for name, rules in users(text.decode(errors="surrogateescape")).items()
+        for text in _texts(unit, disk, "users.acl")
+        for name, rules in users(text).items()
     }
 
 

@@ -9,12 +9,12 @@ and a message whose answer was lost is not sent twice.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from celery_fleet.common.periodic import Periodic
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 
 logger = logging.getLogger("celery_fleet.beat")
@@ -64,7 +64,6 @@ class Leadership:
     def __init__(self, client: Any, token: str) -> None:
         self._client = client
         self._token = token
-        self._stop = threading.Event()
 
     def take(self) -> bool:
         """Become the leader if there is none, or stay it; return whether this beat is the leader.
@@ -77,7 +76,6 @@ class Leadership:
 
     def give_up(self) -> None:
         """Let another beat become the leader at once; if the broker does not answer, it waits for the lease."""
-        self._stop.set()
         try:
             self._client.eval(_GIVE_UP, 1, BEAT_LEADER, self._token)
         except RedisError as exc:
@@ -110,21 +108,29 @@ class Leadership:
         found = self._client.hgetall(BEAT_SENT)
         return {name.decode(): float(run.partition(b"\0")[0]) for name, run in found.items()}
 
-    def renew(self, lost: Callable[[], None]) -> threading.Thread:
-        """Renew the lease in a thread until `give_up`; call ``lost`` if another beat has become the leader."""
 
-        def loop() -> None:
-            while not self._stop.wait(RENEWAL):
-                try:
-                    is_leader = self.take()
-                except RedisError as exc:
-                    # Without the broker nobody can send, and nobody can become the leader.
-                    logger.debug("the leader's lease can't be renewed now: %s", exc)
-                    continue
-                if not is_leader and not self._stop.is_set():
-                    lost()
-                    return
+class Renewal(Periodic):
+    """Renews a leader's lease until it is stopped, or until another beat has become the leader.
 
-        thread = threading.Thread(target=loop, name="beat-leadership", daemon=True)
-        thread.start()
-        return thread
+    Args:
+        leadership: The leader's.
+        lost: Called once another beat has become the leader.
+    """
+
+    def __init__(self, leadership: Leadership, lost: Callable[[], None]) -> None:
+        super().__init__("beat-leadership")
+        self._leadership = leadership
+        self._lost = lost
+
+    def turn(self) -> float:
+        """Renew the lease; return the seconds until the next time."""
+        try:
+            is_leader = self._leadership.take()
+        except RedisError as exc:
+            # Without the broker nobody can send, and nobody can become the leader.
+            logger.debug("the leader's lease can't be renewed now: %s", exc)
+            return RENEWAL
+        if not is_leader and not self._stop.is_set():
+            self._lost()
+            self.stop()
+        return RENEWAL

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from celery_fleet.beat.leadership import ATTEMPT, Leadership
+from celery_fleet.beat.leadership import ATTEMPT, Leadership, Renewal
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick
 from celery_fleet.compat import beat, broker
 from celery_fleet.supervision.notify import Notifier
@@ -28,11 +28,7 @@ TIMEOUT = 3.0
 STANDING_BY = "standing by: another beat sends"
 
 
-class Lost(SystemExit):  # it ends the process and is no error of its own
-    """Another beat has become the leader."""
-
-
-def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -> Leadership:
+def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -> None:
     """Wait until this beat is the leader; then let it continue from the runs of the one before it.
 
     Args:
@@ -49,16 +45,21 @@ def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -
         if entry is not None:
             beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
     beat.send_by(service, leadership.send, _no_longer)
-    beat.on_stop(service, leadership.give_up)
-    leadership.renew(_step_down)
+    renewal = Renewal(leadership, _step_down)
+
+    def give_up() -> None:
+        renewal.stop()
+        leadership.give_up()
+
+    beat.on_stop(service, give_up)
+    renewal.start()
     logger.info("this beat sends now")
-    return leadership
 
 
 def wait(leadership: Leadership, notifier: Notifier, show: Callable[[], None]) -> None:
     """Wait until this beat is the leader. Meanwhile the unit is up, because there is nothing more to wait for."""
     tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
-    told = ""
+    stands_by = False
     while True:
         try:
             if leadership.take():
@@ -66,12 +67,12 @@ def wait(leadership: Leadership, notifier: Notifier, show: Callable[[], None]) -
             trouble = ""
         except RedisError as exc:
             trouble = f"waiting for the broker: {exc}"
-        if told == "" and not trouble:
+        if not stands_by and not trouble:
             show()
             notifier.ready(STANDING_BY)
             logger.info("another beat sends; this one takes over when that one ends")
-            told = STANDING_BY
-        if told:
+            stands_by = True
+        if stands_by:
             notifier.status(trouble or STANDING_BY)
             tick.note()
         notifier.feed()
@@ -88,7 +89,7 @@ def _no_longer(entry: str) -> None:
     """End beat in the middle of a send.
 
     Raises:
-        Lost: always.
+        SystemExit: always.
     """
     logger.critical("%s was not sent: another beat has become the leader, so this one stops", entry)
-    raise Lost(0)
+    raise SystemExit(0)

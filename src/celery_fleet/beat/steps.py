@@ -19,7 +19,7 @@ from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.missed import MissedRuns
 from celery_fleet.compat import beat, clock_changes
-from celery_fleet.compat.schedule import DATABASE
+from celery_fleet.compat.schedule import DATABASE, Loaded
 from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
@@ -125,12 +125,20 @@ def install(
 
 def show(app: Any, service: Any, *, in_database: bool) -> None:
     """Write what a beat has loaded that does not send, for the fleet's checks."""
+    held = beat.loaded_before(service, _declared(app))
+    writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
+    writer.write(_sourced(held, in_database), str(app.timezone))
+
+
+def _declared(app: Any) -> frozenset[str]:
+    """Return the names of the inventory's entries."""
     schedule = app.conf.beat_schedule
-    own = schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
-    held = beat.loaded_before(service, own)
-    if in_database:
-        held = [replace(entry, source=DATABASE) for entry in held]
-    Writer(os.environ.get(DIRECTORY_VARIABLE)).write(held, str(app.timezone))
+    return schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
+
+
+def _sourced(held: list[Loaded], in_database: bool) -> list[Loaded]:
+    """Return entries with the database as their source if they were read from there."""
+    return [replace(entry, source=DATABASE) for entry in held] if in_database else held
 
 
 def watch_service(
@@ -154,10 +162,9 @@ def watch_service(
     answered = [False]
     writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
     tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
-    schedule = app.conf.beat_schedule
     runs = missed or MissedRuns()
     counters = None if metrics is None else BeatMetrics(Path(metrics), runs.skipped)
-    own = schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
+    own = _declared(app)
     routes: dict[Any, Any] = {}
 
     def note() -> None:
@@ -175,9 +182,7 @@ def watch_service(
         try:
             progress.scheduled = beat.scheduled(service)
             held = beat.loaded(service, own, routes)
-            if in_database:
-                held = [replace(entry, source=DATABASE) for entry in held]
-            writer.write(held, str(app.timezone))
+            writer.write(_sourced(held, in_database), str(app.timezone))
         except Exception:
             # This runs in beat's own loop: an error in the application's schedule classes must not stop beat.
             if not told[0]:

@@ -13,7 +13,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from celery_fleet.common.redis_client import Server, server_of
-from celery_fleet.compat.primary import FollowingConnection
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,21 @@ class Endpoint:
     def address(self) -> str:
         """Return ``host:port`` for messages, or the name of a primary that Sentinels know."""
         return self.host if self.primary else f"{self.host}:{self.port}"
+
+    def options(self, timeout: float) -> dict[str, Any]:
+        """Return redis-py's options for a login that gives up quickly, without those of TLS.
+
+        Args:
+            timeout: Seconds each for connecting and for a command.
+        """
+        return {
+            "username": self.username,
+            "password": self.password,
+            "db": self.database,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry": Retry(NoBackoff(), 0),
+        }
 
 
 def endpoints(app: Any) -> list[Endpoint]:
@@ -77,13 +91,8 @@ def client(endpoint: Endpoint, timeout: float) -> redis.Redis:
         endpoint: The server.
         timeout: Seconds each for connecting and for a command.
     """
-    options: dict[str, Any] = {
-        "username": endpoint.username,
-        "password": endpoint.password,
-        "db": endpoint.database,
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "retry": Retry(NoBackoff(), 0),
+    options = {
+        **endpoint.options(timeout),
         "ssl": endpoint.tls is not None,
         **(endpoint.tls or {}),
     }
@@ -94,6 +103,9 @@ def client(endpoint: Endpoint, timeout: float) -> redis.Redis:
         sentinel_kwargs=dict(endpoint.sentinel_options or {}),
     )
     if endpoint.tls is not None:
+        # Imported only here, because it imports Celery's result backend.
+        from celery_fleet.compat.primary import FollowingConnection
+
         options["connection_class"] = FollowingConnection
     found: redis.Redis = manager.master_for(endpoint.host, redis.Redis, **options)
     return found

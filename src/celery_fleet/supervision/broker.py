@@ -8,10 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
-from redis.retry import Retry
 
 from celery_fleet.common import redis_client
 from celery_fleet.common.errors import error_text
@@ -64,16 +62,7 @@ def ping(endpoint: broker.Endpoint, queueing: bool = False, timeout: float = TIM
 
 
 def _ping(endpoint: broker.Endpoint, host: str, port: int, queueing: bool, timeout: float) -> None:
-    options: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "username": endpoint.username,
-        "password": endpoint.password,
-        "db": endpoint.database,
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "retry": Retry(NoBackoff(), 0),
-    }
+    options = {"host": host, "port": port, **endpoint.options(timeout)}
     connection: redis.Connection = (
         redis.Connection(**options)
         if endpoint.tls is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from celery_fleet.beat import leadership
-from celery_fleet.beat.leadership import Leadership
+from celery_fleet.beat.leadership import Leadership, Renewal
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 from tests.fleet import wait_for
 from tests.unit.delivery.servers import Server, serving
@@ -98,11 +98,13 @@ def test_the_leader_hears_that_it_is_none_any_more(
     lost: list[str] = []
     leader = Leadership(server.client, "one")
     assert leader.take()
-    thread = leader.renew(lambda: lost.append("lost"))
+    renewal = Renewal(leader, lambda: lost.append("lost"))
+    renewal.start()
     time.sleep(0.3)
     assert lost == []
     server.client.set(BEAT_LEADER, "two")
-    thread.join(10)
+    wait_for(lambda: lost, 10)
+    time.sleep(0.3)
     assert lost == ["lost"]
 
 
