@@ -118,7 +118,7 @@ def given_by_filters() -> set[str]:
     """Return the variables that filters pass to the templates of files."""
     worker = workers.worker_state(facts(), workers_of_host({"w": {}}), release="1", timeout=1)
     instances = [{"kind": "broker", "name": "b", "port": 1}]
-    servers: desired_redis.RedisServers = {
+    servers: desired_facts.RedisServers = {
         "config": "/c",
         "tls": "/t",
         "host": "h",
@@ -203,7 +203,7 @@ def read() -> dict[str, str]:
         ("celery_app", "__celery_app_facts", desired_facts.Facts),
         ("celery_worker", "__celery_worker_own", desired_facts.Workers),
         ("celery_beat", "__celery_beat_own", desired_facts.BeatSchedule),
-        ("redis", "__redis_servers", desired_redis.RedisServers),
+        ("redis", "__redis_servers", desired_facts.RedisServers),
     ],
 )
 def test_mappings_for_filters_have_every_key_of_their_type(

@@ -105,10 +105,51 @@ class BeatSchedule(TypedDict):
     declared: Mapping[str, Mapping[str, Any]]
 
 
+class Replication(TypedDict):
+    """How a host takes part in the replication."""
+
+    # The host's name, by which replicas, Sentinels and clients reach it.
+    host: str
+    # The Sentinel's port.
+    port: int
+    # How many Sentinels have to miss a primary before one of them replaces it.
+    quorum: int
+    # How many replicas have to be connected so that a primary accepts writes.
+    min_replicas: int
+    # Seconds without an answer after which a Sentinel misses a server.
+    down_after: float
+    # The addresses of each Redis host by its name; names among them are left to DNS.
+    addresses: Mapping[str, Sequence[str]]
+
+
+class RedisServers(TypedDict):
+    """The setup of a host's Redis servers."""
+
+    # Directories of the instances' configuration and of the host's certificate.
+    config: str
+    tls: str
+    # A name or an address with which the host reaches itself.
+    host: str
+    # Seconds until an instance has to serve.
+    timeout: float
+    # `redis` or `valkey`: the server, and the name of its Unix user.
+    flavor: str
+    # See `acl.acl`.
+    setinfo: bool
+    remote_control: bool
+    # How broker and result store are replicated, if they are.
+    replication: Replication
+
+
 def instances(facts: Facts) -> dict[str, Address | Mapping[str, Any]]:
     """Return the addresses of the application's Redis instances by their kind."""
     found = {"broker": facts["broker"], "results": facts["results"], "cache": facts["cache"]}
     return {kind: address for kind, address in found.items() if address}
+
+
+def has_standby(facts: Facts) -> bool:
+    """Return whether there are several beats, of which one sends."""
+    return len(facts["groups"].get("celery_beat", ())) > 1
 
 
 def log_directory(app: str) -> str:

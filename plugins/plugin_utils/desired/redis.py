@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Facts,
+    RedisServers,
+    has_standby,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.replication import (
     DATA,
-    Replication,
     follow,
     hosts_path,
     instance_files,
     sentinel_state,
 )
-
-
-class RedisServers(TypedDict):
-    """The setup of a host's Redis servers."""
-
-    # Directories of the instances' configuration and of the host's certificate.
-    config: str
-    tls: str
-    # A name or an address with which the host reaches itself.
-    host: str
-    # Seconds until an instance has to serve.
-    timeout: float
-    # `redis` or `valkey`: the server, and the name of its Unix user.
-    flavor: str
-    # See `acl`.
-    setinfo: bool
-    remote_control: bool
-    # How broker and result store are replicated, if they are.
-    replication: Replication
 
 
 def redis_state(
@@ -91,7 +75,7 @@ def redis_state(
                     servers["setinfo"],
                     servers["remote_control"],
                     facts["clients"],
-                    standby=len(facts["groups"].get("celery_beat", ())) > 1,
+                    standby=has_standby(facts),
                 ),
                 "group": flavor,
                 "mode": "0640",
@@ -103,7 +87,6 @@ def redis_state(
         if primary:
             files += instance_files(own, flavor, servers["replication"], primary, passwords)
             read.append(f"{own}/login.conf")
-            hosts = hosts_path(facts, servers)
         checks.append({"redis": read[0], "flavor": flavor, "files": read})
         units.append(
             {
@@ -112,7 +95,7 @@ def redis_state(
                 "timeout": servers["timeout"],
                 "files": [
                     *read,
-                    *([hosts] if primary else []),
+                    *([hosts_path(facts, servers)] if primary else []),
                     f"{tls}/host.crt",
                     f"{tls}/host.key",
                     *([f"{tls}/ca.crt"] if facts["client"] or primary else []),

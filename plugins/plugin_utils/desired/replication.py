@@ -10,48 +10,29 @@ import contextlib
 import hashlib
 import ipaddress
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import sentinel_acl
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Address,
     Facts,
+    RedisServers,
+    Replication,
 )
 
 #: systemd creates the instances' and the Sentinel's data directories in here.
 DATA = "/var/lib/celery-fleet-redis"
 
 
-class Replication(TypedDict):
-    """How a host takes part in the replication."""
-
-    # The host's name, by which replicas, Sentinels and clients reach it.
-    host: str
-    # The Sentinel's port.
-    port: int
-    # How many Sentinels have to miss a primary before one of them replaces it.
-    quorum: int
-    # How many replicas have to be connected so that a primary accepts writes.
-    min_replicas: int
-    # Seconds without an answer after which a Sentinel misses a server.
-    down_after: float
-    # The addresses of each Redis host by its name; names among them are left to DNS.
-    addresses: Mapping[str, Sequence[str]]
-
-
 _TLS = ("host.crt", "host.key", "ca.crt")
 
 
-class _Servers(Protocol):
-    def __getitem__(self, key: str, /) -> Any: ...
-
-
-def hosts_path(facts: Facts, servers: _Servers) -> str:
+def hosts_path(facts: Facts, servers: RedisServers) -> str:
     """Return the path of `hosts_file`."""
     return f"{servers['config']}/{facts['name']}-hosts"
 
 
-def hosts_file(facts: Facts, servers: _Servers) -> dict[str, Any]:
+def hosts_file(facts: Facts, servers: RedisServers) -> dict[str, Any]:
     """Return the `/etc/hosts` of a host's Redis servers and Sentinel.
 
     Both wait for DNS in their only thread. A Sentinel that waits, because DNS is slow or no longer knows a host that is
@@ -111,13 +92,13 @@ def follow(primary: Address, replication: Replication) -> dict[str, Any]:
 
 
 def sentinel_state(
-    facts: Facts, servers: _Servers, primaries: Sequence[Address], passwords: Mapping[str, str]
+    facts: Facts, servers: RedisServers, primaries: Sequence[Address], passwords: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the desired state of a host's Sentinel; without replicas, the state that removes it.
 
     Args:
         facts: The application's facts.
-        servers: Setup of the host's Redis servers, `redis.RedisServers`.
+        servers: Setup of the host's Redis servers.
         primaries: The replicated instances.
         passwords: Passwords of Redis's users, including those of clients.
     """

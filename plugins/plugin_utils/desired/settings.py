@@ -11,6 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     BeatSchedule,
     Facts,
+    has_standby,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_address import (
     redis_address,
@@ -205,7 +206,7 @@ def process_settings(
     }
     if beat:
         document["beat_schedule_policy"] = beat["policy"]
-        if len(facts["groups"].get("celery_beat", ())) > 1:
+        if has_standby(facts):
             document["beat_standby"] = True
         if beat["scheduler"] != "persistent":
             document["beat_scheduler"] = beat["scheduler"]

@@ -26,6 +26,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    RedisServers,
+)
 from celery import Celery
 from celery.app.routes import MapRoute
 from kombu import Connection
@@ -689,7 +692,7 @@ def test_the_desired_state_of_a_redis_host() -> None:
         {"kind": "broker", "name": "shop-broker", "port": 6379},
         {"kind": "results", "name": "shop-results", "port": 6380},
     ]
-    servers: redis.RedisServers = {
+    servers: RedisServers = {
         "config": "/etc/r",
         "tls": "/etc/tls",
         "host": "redis1",

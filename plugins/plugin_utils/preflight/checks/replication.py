@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,26 +27,20 @@ def check_replication(model: Model) -> Iterator[Problem]:
         "redis_min_replicas_to_write": (0, len(redis) - 1, "replicas"),
     }
     for name, (least, most, what) in bounds.items():
-        for value, hosts in model.distinct(name):
-            number = as_number(value)
-            if number is not None and not least <= number <= most:
-                yield Problem(
-                    name,
-                    f"can't be reached: {len(redis)} hosts have {most} {what}",
-                    f"write a number from {least} to {most}, or remove it: the default fits",
-                    value=model.show((name,), value),
-                    hosts=hosts,
-                )
-    for value, hosts in model.distinct("redis_sentinel_down_after"):
-        number = as_number(value)
-        if number is not None and number < 1:
-            yield Problem(
-                "redis_sentinel_down_after",
-                "is so short that a moment without an answer would replace the primary",
-                "write at least 1, or remove it: the default is 3",
-                value=model.show(("redis_sentinel_down_after",), value),
-                hosts=hosts,
-            )
+        yield from _number(
+            model,
+            name,
+            (least, most),
+            f"can't be reached: {len(redis)} hosts have {most} {what}",
+            f"write a number from {least} to {most}, or remove it: the default fits",
+        )
+    yield from _number(
+        model,
+        "redis_sentinel_down_after",
+        (1, math.inf),
+        "is so short that a moment without an answer would replace the primary",
+        "write at least 1, or remove it: the default is 3",
+    )
     for name in _HOSTS:
         for value, hosts in model.distinct(name):
             text = as_text(value)
@@ -58,3 +53,14 @@ def check_replication(model: Model) -> Iterator[Problem]:
                     value=model.show((name,), value),
                     hosts=hosts,
                 )
+
+
+def _number(
+    model: Model, name: str, bounds: tuple[float, float], message: str, remedy: str
+) -> Iterator[Problem]:
+    """Refuse a number outside of its bounds; values of other types are refused elsewhere."""
+    least, most = bounds
+    for value, hosts in model.distinct(name):
+        number = as_number(value)
+        if number is not None and not least <= number <= most:
+            yield Problem(name, message, remedy, value=model.show((name,), value), hosts=hosts)
