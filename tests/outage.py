@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from celery import Celery
 
@@ -28,6 +29,13 @@ QUEUE = "mail"
 
 #: Seconds after which something counts as never happening; everything else waits for events.
 PATIENCE = 90.0
+
+#: Begins each application here: on SIGUSR2 a process of the worker logs what its threads do.
+STACKS = """
+import faulthandler, signal
+
+faulthandler.register(signal.SIGUSR2)
+"""
 
 SHOP = """
 import os, time
@@ -229,7 +237,7 @@ class Worker:
         #: The proxy between it and its Redis, if there is one.
         self.proxy: Proxy | None = None
         (directory / "run").mkdir()
-        (directory / "shop.py").write_text(shop)
+        (directory / "shop.py").write_text(STACKS + shop)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -292,9 +300,11 @@ class Worker:
             try:
                 self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGUSR2)
+                time.sleep(1)
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
-                raise
+                pytest.fail(f"the worker does not end; the end of its log:\n{self.log[-20000:]}")
 
     def exit(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """Send a signal; return the exit status and the seconds until the exit."""
