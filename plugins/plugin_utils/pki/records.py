@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
     authority_certificate,
@@ -38,8 +39,11 @@ def record_path(directory: str, host: str) -> Path:
     return Path(directory, "hosts", f"{host}.json")
 
 
-def record_text(bundle: str, chain: str, clients: bool) -> str:
-    """Return the content of a record's file."""
+def record_text(state: Mapping[str, Any], clients: bool) -> str:
+    """Return the content of a record's file, from what `wanted.host_state` returns; "" while something is missing."""
+    bundle, chain = state["bundle"], state["chain"]
+    if bundle is None or chain is None:
+        return ""
     content = {"format": FORMAT, "bundle": bundle, "chain": chain, "clients": bool(clients)}
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 

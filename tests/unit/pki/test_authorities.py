@@ -374,7 +374,7 @@ class Fleet:
             assert not state["issue"]
             assert pki_chain.is_trusted(state["chain"], state["bundle"])
             if record:
-                text = records.record_text(state["bundle"], state["chain"], of.clients)
+                text = records.record_text(state, of.clients)
                 records.record_path(of.directory, host).write_text(text)
 
 
