@@ -49,10 +49,14 @@ class ActionModule(FleetAction):
             str(name): [str(host) for host in members]
             for name, members in variables["groups"].items()
         }
-        spared = missing(facts, self.groups(variables))
-        hints = {host: self._hint(variables, host) for host in hosts}
-        problems = check_facts(facts, hints, spared, args.get("asked"), _sources(variables))
         redis = self.groups(variables)["redis"]
+        given = variables.get("celery_app_lease_host")
+        lease_host = str(self._templar.template(given)) if given else "".join(redis[:1])
+        spared = missing(facts, self.groups(variables), lease_host)
+        hints = {host: self._hint(variables, host) for host in hosts}
+        if len(redis) > 1 and not hints.get(lease_host):
+            hints[lease_host] = "name another one in celery_app_lease_host (docs/redis.md)"
+        problems = check_facts(facts, hints, spared, args.get("asked"), _sources(variables))
         problems += [*check_first_primary(facts, redis), *check_leaving(facts, redis)]
         for problem in problems:
             if problem.severity is Severity.WARNING:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 
 from deaths import wait_until_active
 from faults import bring_back, docker
-from ground import Case, Ground
+from ground import QUICK, Case, Ground, end_of, playbook
 from support import resp
 from support.waiting import wait_for
 
@@ -16,6 +17,8 @@ FROZEN = "the primary was frozen"
 LOST = "the primary's host was lost"
 MOVED = "the primary was moved"
 GROWN = "one host became three"
+ABSENT = "a host of Redis was away"
+REBOOTED = "the hosts of Redis rebooted"
 
 #: Seconds within which a new primary has to serve, and all workers have to consume from it again.
 RECOVERY = 15.0
@@ -117,4 +120,33 @@ def move_primaries(ground: Ground, case: Case) -> None:
     """Restart all of Redis by a run, with a new setting that Redis only reads at its start."""
     with case.lasting(MOVED):
         ground.site(case.log, "", {"redis_bind": "*"})
+    wait_until_whole(ground)
+
+
+def deploy_without_a_host(ground: Ground, case: Case) -> None:
+    """Deploy a new setting while the host of a replica has no power, and again when the host is back."""
+    replicas = [host for host in ground.fleet.hosts("redis")[1:] if host != primary(ground)]
+    setting = {"redis_results_maxmemory": "200mb"}
+    with case.lasting(ABSENT):
+        docker("kill", ground.fleet.containers[replicas[0]])
+        ground.site(case.log, "", setting, status=2)
+        assert f"{replicas[0]} can't be reached" in case.log.read_text(), end_of(case.log)
+        bring_back(ground, replicas[0])
+    wait_until_whole(ground)
+    ground.site(case.log, "", setting)
+    for host in ground.fleet.hosts("redis"):
+        with resp.session(ground.fleet, "results", "admin", host) as admin:
+            assert admin.send("CONFIG", "GET", "maxmemory")[1] == str(200 << 20), host
+
+
+def reboot_hosts(ground: Ground, case: Case) -> None:
+    """Reboot the hosts of Redis by the playbook."""
+    with (
+        case.lasting(REBOOTED),
+        playbook(
+            *("--limit", "redis", "-e", json.dumps(QUICK), "playbooks/reboot_hosts.yml"),
+            log=case.log,
+        ) as process,
+    ):
+        assert process.wait() == 0, end_of(case.log)
     wait_until_whole(ground)

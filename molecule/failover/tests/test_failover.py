@@ -10,13 +10,16 @@ from replicas import (
     KILLED,
     LOST,
     MOVED,
+    REBOOTED,
     RECOVERY,
+    deploy_without_a_host,
     freeze_primary,
     grow,
     kill_primary,
     lose_primary,
     move_primaries,
     primary,
+    reboot_hosts,
 )
 
 from scripts.restarts import judge
@@ -53,4 +56,24 @@ def test_a_run_restarts_redis_on_one_host_after_another(ground: Ground) -> None:
         "Redis restarted by a run", FLEET, lambda case: move_primaries(ground, case)
     )
     assert_delivered(summary, judge.was_sent_twice(MOVED))
+    assert_none_replaced(ground, before, pids(ground))
+
+
+def test_a_run_goes_on_without_a_host_and_repairs_it_later(ground: Ground) -> None:
+    before = pids(ground)
+    summary = ground.measure(
+        "a run while a host of Redis is away",
+        FLEET,
+        lambda case: deploy_without_a_host(ground, case),
+    )
+    assert_delivered(summary)
+    assert_none_replaced(ground, before, pids(ground))
+
+
+def test_the_hosts_of_redis_reboot_while_workers_work(ground: Ground) -> None:
+    before = pids(ground)
+    summary = ground.measure(
+        "the hosts of Redis reboot", FLEET, lambda case: reboot_hosts(ground, case)
+    )
+    assert_delivered(summary, judge.was_sent_twice(REBOOTED))
     assert_none_replaced(ground, before, pids(ground))

@@ -57,28 +57,40 @@ WITHOUT_VALKEY: Final = ("debian", "12")
 CLOCK_WITHIN: Final = 5.0
 # Beyond this, a host may treat tasks that others hold as abandoned, or refuse new certificates.
 CLOCK_AT_MOST: Final = 60.0
+# Groups of which a run may leave out some hosts.
+DISPENSABLE: Final = ("redis", "celery_workers", "celery_beat")
 PING: Final = "<host> -m ansible.builtin.ping"
 
 
-def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def missing(
+    facts: Mapping[str, object], groups: Mapping[str, Sequence[str]], lease_host: str = ""
+) -> dict[str, str]:
     """Return the unreachable hosts that a run may leave out, each with the reason.
 
-    A run may leave out hosts that only have workers, as long as another host of workers can be reached.
+    A run may leave out hosts of workers or of beat if another one can be reached, and a minority of the hosts of Redis,
+    unless one of them has the lease of the run.
 
     Args:
         facts: The same as for `check_facts`.
         groups: The fleet's groups.
+        lease_host: The host that has the lease.
     """
-    needed = {
-        host for name in MEMBER_GROUPS if name != "celery_workers" for host in groups.get(name, ())
-    }
-    workers = [host for host in facts if host in groups.get("celery_workers", ())]
-    gone = {
+    gone = [host for host, found in facts.items() if as_mapping(found).get("reachable") is not True]
+    spared: set[str] = set()
+    needed = {lease_host}
+    for name in MEMBER_GROUPS:
+        members = groups.get(name, ())
+        lost = [host for host in gone if host in members]
+        spare = len([host for host in facts if host in members]) - 1
+        if name == "redis":
+            spare = min(spare, (len(members) - 1) // 2)  # Sentinels need a majority of their hosts
+        can_spare = name in DISPENSABLE and len(lost) <= spare
+        (spared if can_spare else needed).update(lost)
+    return {
         host: f"can't be reached: {_reason(as_mapping(facts[host]))}"
-        for host in workers
-        if host not in needed and as_mapping(facts[host]).get("reachable") is not True
+        for host in gone
+        if host in spared - needed
     }
-    return gone if len(gone) < len(workers) else {}
 
 
 def _reason(facts: Mapping[str, object]) -> object:

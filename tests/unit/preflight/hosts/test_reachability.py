@@ -224,6 +224,41 @@ def test_a_changed_host_key_has_a_remedy_of_its_own() -> None:
         assert "make demo" not in found.remedy
 
 
+GONE: dict[str, object] = {"reachable": False, "reason": "No route to host"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "gone", "spared"),
+    [
+        ({"redis": ["a", "b", "c"]}, "c", "c"),
+        ({"redis": ["a", "b", "c"]}, "bc", ""),
+        ({"redis": ["a", "b", "c", "d", "e"]}, "de", "de"),
+        # The first host has the lease of the run.
+        ({"redis": ["a", "b", "c"]}, "a", ""),
+        ({"redis": ["a"], "celery_workers": ["b", "c"]}, "a", ""),
+        ({"celery_beat": ["a", "b"], "redis": ["c"]}, "b", "b"),
+        ({"celery_beat": ["a", "b"], "redis": ["c"]}, "ab", ""),
+        # A host with another task that no other host can take over.
+        ({"redis": ["a", "b", "c"], "flower": ["c"]}, "c", ""),
+        ({"redis": ["a", "b", "c"], "celery_workers": ["b", "c"]}, "c", "c"),
+        ({"redis": ["a", "b", "c"], "celery_workers": ["c"]}, "c", ""),
+        ({"redis": ["a"]}, "d", ""),
+    ],
+)
+def test_a_run_leaves_out_hosts_that_others_replace(
+    groups: dict[str, list[str]], gone: str, spared: str
+) -> None:
+    hosts = sorted({host for members in groups.values() for host in members} | set(gone))
+    facts = {host: GONE if host in gone else GOOD for host in hosts}
+    assert set(missing(facts, groups, "a")) == set(spared)
+
+
+def test_a_run_of_one_missing_host_alone_is_refused() -> None:
+    """Otherwise `--limit` would end as if it had done its work."""
+    assert missing({"c": GONE}, {"redis": ["a", "b", "c"]}, "a") == {}
+    assert missing({"c": GONE}, {"celery_workers": ["b", "c"]}, "a") == {}
+
+
 def test_unknown_host_keys_have_one_remedy() -> None:
     gone = {host: host_facts._unreachable(UNKNOWN_KEY.format(host)) for host in ("a", "b")}
     (found,) = check_facts(gone, {})
