@@ -42,9 +42,9 @@ class Beats:
             if state.get("ActiveState") == "active"
         }
 
-    def senders(self) -> list[str]:
-        """Return the hosts whose beat says that it sends."""
-        return [host for host, text in self.states().items() if text != STANDS_BY]
+    def processes(self) -> set[tuple[str, str]]:
+        """Return the host and the PID of each beat."""
+        return {(host, units.state(self.fleet, host, self.unit)["MainPID"]) for host in self.hosts}
 
     def sender(self, other_than: str = "") -> str:
         """Wait until every beat is up and one of them sends; return its host.
@@ -63,8 +63,8 @@ class Beats:
 
     def times(self) -> list[float]:
         """Return when each message was sent."""
-        with resp.session(self.fleet, "broker", "admin") as admin:
-            messages = admin.send("LRANGE", QUEUE, 0, -1)
+        with resp.session(self.fleet, "broker", "operator") as operator:
+            messages = operator.send("LRANGE", QUEUE, 0, -1)
         return sorted(float(json.loads(message)["headers"][SENT]) for message in messages)
 
     def wait_for_runs(self, number: int = 3) -> None:

@@ -306,7 +306,9 @@ def acl(
             channels = _RESULT_KEYS[:1] if reader else _RESULT_KEYS
         text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
         if standby and (instance, component) == ("broker", "beat"):
-            text += f" {_STANDBY} ~{_BEATS}"
+            # Redis demands all rights on the keys of a script. None of these commands reads what waits in a queue.
+            scripted = [_BEATS, *(key for name in names for key in _lists(name))]
+            text += f" {_STANDBY} {' '.join(f'~{key}' for key in scripted)}"
         if remote_control and (instance, component) == ("broker", "producer"):
             text += f" {_remote_control()}"
         lines.append(_user(component, passwords[component], text))

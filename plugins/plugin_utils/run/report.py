@@ -11,6 +11,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitabil
     names_expected,
 )
 
+#: What systemd shows of a beat that does not send (`celery_fleet.beat.standby`).
+STANDING_BY = "standing by"
+
 
 @dataclass(frozen=True)
 class HostFindings:
@@ -117,6 +120,21 @@ def _not_held(
     return sorted(ours - held), sorted(theirs - held)
 
 
+def _schedules(seen: Mapping[str, HostFindings]) -> list[Mapping[str, Any]]:
+    """Return what is serving on hosts whose beat has a schedule. Of several beats, only the one that sends counts."""
+    found = [what.serving for what in seen.values() if what.serving.get("schedule")]
+    sending = [
+        serving
+        for serving in found
+        if not any(
+            state.get("StatusText", "").startswith(STANDING_BY)
+            for state in serving.get("units", {}).values()
+        )
+    ]
+    # While another beat takes over, all of them stand by.
+    return sending or found[:1]
+
+
 def _schedule(serving: Mapping[str, Any]) -> list[str]:
     """Return the table of entries that beat on one host has loaded."""
     zone = str(serving.get("zone") or "")
@@ -167,9 +185,8 @@ def table(seen: Mapping[str, HostFindings], probe: Mapping[str, Any], notes: Seq
             for name, node in sorted(probe["nodes"].items())
         ]
         lines += ["", *columns(workers)]
-    for what in seen.values():
-        if what.serving.get("schedule"):
-            lines += ["", *_schedule(what.serving)]
+    for serving in _schedules(seen):
+        lines += ["", *_schedule(serving)]
     if notes:
         lines += ["", *notes]
     return "\n".join(lines)

@@ -10,6 +10,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.report impor
     table,
 )
 
+from celery_fleet.beat.standby import STANDING_BY
+
 NODE = {"host": "worker1", "worker": "a", "unit": "shop-worker@a.service", "node": "a@worker1"}
 
 
@@ -122,6 +124,22 @@ def test_the_table() -> None:
         "",
         "Flower: https://control1:5555/",
     ]
+
+
+def test_of_several_beats_the_report_shows_the_schedule_of_the_one_that_sends() -> None:
+    entry = {"name": "e", "source": "inventory", "task": "t", "queue": "q", "schedule": "every 5 s"}
+
+    def beat(text: str, due: str) -> HostFindings:
+        units = {"shop-beat.service": {"ActiveState": "active", "StatusText": text}}
+        schedule = [entry | {"due": due}]
+        return HostFindings({"units": units, "zone": "UTC", "schedule": schedule})
+
+    seen = {"a": beat(STANDING_BY, "10:00"), "b": beat("1 entry", "12:00")}
+    shown = table(seen, {}, [])
+    assert shown.count("SCHEDULED") == 1
+    assert "12:00" in shown
+    # While another beat takes over, all of them stand by.
+    assert table({"a": seen["a"], "c": seen["a"]}, {}, []).count("SCHEDULED") == 1
 
 
 def test_a_schedule_in_utc_has_its_due_times_once() -> None:

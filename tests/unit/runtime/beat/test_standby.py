@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
 
 from celery_fleet.beat import leadership
 from celery_fleet.beat.leadership import Leadership, Renewal
@@ -76,6 +78,28 @@ def test_only_the_leader_can_send(server: Server) -> None:
     assert not one.send("nightly", "2.5", "celery", "{}")
     assert server.client.lrange("celery", 0, -1) == [b"{}"]
     assert two.sent() == {"nightly": 1.5}
+
+
+def test_the_rights_of_a_beat_on_a_host_suffice(server: Server) -> None:
+    lines = acl("broker", {"beat": "secret"}, ["mail"], setinfo=False, standby=True).splitlines()
+    (rules,) = [line.removeprefix("user ") for line in lines if line.startswith("user beat ")]
+    server.client.execute_command("ACL SETUSER", *rules.split(" "))
+    where = server.client.connection_pool.connection_kwargs
+    beat = redis.Redis(
+        host=where["host"], port=where["port"], username="beat", password="secret", protocol=2
+    )
+    leader = Leadership(beat, "one")
+    assert leader.take()
+    assert leader.send("nightly", "1.5", "mail", "{}")
+    assert leader.send("nightly", "1.5", "mail\x06\x163", "{}")
+    assert leader.sent() == {"nightly": 1.5}
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        leader.send("nightly", "2.5", "other", "{}")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        beat.lrange("mail", 0, -1)
+    leader.give_up()
+    assert server.client.get(BEAT_LEADER) is None
+    beat.close()
 
 
 def test_a_message_whose_answer_was_lost_is_not_sent_again(server: Server) -> None:
