@@ -17,8 +17,10 @@ from celery.beat import ScheduleEntry
 from celery.schedules import crontab
 from click.testing import CliRunner, Result
 
-from celery_fleet.cli import application, ask, journal
+from celery_fleet.beat import standby
+from celery_fleet.cli import application, ask, journal, units
 from celery_fleet.cli.main import cli
+from celery_fleet.cli.units import status_of
 from tests import fleet
 from tests.unit.cli import host
 from tests.unit.delivery.servers import Server, serving
@@ -150,6 +152,16 @@ def test_the_last_runs_come_from_the_running_beat(place: Path, call: Call) -> No
     table = call("schedule").stdout
     assert "last (UTC)" in table
     assert "2.5 s" in table
+
+
+def test_a_host_whose_beat_stands_by_says_so(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "stands by" not in call("schedule").stdout
+    beat = status_of({"Id": "shop-beat.service", "StatusText": standby.STANDING_BY})
+    monkeypatch.setattr(units, "show", lambda names: [beat])
+    assert "The beat of this host stands by" in call("schedule").stdout
+    entries(call("schedule", "--json"))
 
 
 def test_the_last_runs_come_from_beats_own_file_if_none_runs(place: Path, call: Call) -> None:

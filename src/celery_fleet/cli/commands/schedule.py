@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from celery_fleet.cli import confirm, output
-from celery_fleet.cli.application import choose
+from celery_fleet.cli import confirm, output, units
+from celery_fleet.cli.application import Application, choose
 from celery_fleet.cli.commands.schedule_runs import history, next_, run
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import (
@@ -30,6 +30,9 @@ from celery_fleet.cli.schedules import (
     text_of,
     zones_of,
 )
+
+#: What beat tells systemd while another one sends (:mod:`celery_fleet.beat.standby`, which imports Celery).
+STANDING_BY = "standing by"
 
 #: States of a database entry that need no attention.
 _WELL = frozenset({"declared", "user's"})
@@ -92,8 +95,22 @@ def entries(context: Context, count: int) -> None:
     """Show when all entries ran last and are due."""
     found = known(context, count)
     show(found, context.json)
+    if not context.json and stands_by(context.application):
+        output.say(
+            "The beat of this host stands by. When entries ran last is known on the host of the beat that sends:\n"
+            "`systemctl status` says which that is."
+        )
     if any(entry["error"] for entry in found["entries"]):
         raise click.exceptions.Exit(BAD)
+
+
+def stands_by(application: Application) -> bool:
+    """Return whether this host's beat is one of several, and another one sends."""
+    try:
+        found = units.show([f"{application.name}-beat.service"])
+    except CommandError:  # the schedule itself is known
+        return False
+    return any(beat.status.startswith(STANDING_BY) for beat in found)
 
 
 def show(found: Mapping[str, Any], as_json: bool) -> None:
