@@ -19,6 +19,10 @@ def test_one_sends_and_the_others_stand_by(beats: Beats) -> None:
         time.sleep(4 * EVERY)
     others = {host: text for host, text in beats.states().items() if host != sender}
     assert set(others.values()) == {STANDS_BY}
+    # Metrics of a beat that stands by say nothing of due times, which it doesn't know.
+    path = f"/run/{beats.unit.removesuffix('.service')}/schedule.json"
+    loaded = {host: json.loads(beats.fleet.must(host, ["cat", path])) for host in beats.hosts}
+    assert {host for host, found in loaded.items() if found["stands_by"]} == set(others)
 
 
 def test_a_run_finds_nothing_to_do(beats: Beats) -> None:

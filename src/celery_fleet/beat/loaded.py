@@ -40,16 +40,19 @@ class Writer:
         self.path = Path(directory.split(":")[0]) / NAME if directory else None
         self._written: tuple[Loaded, ...] | None = None
 
-    def write(self, entries: Iterable[Loaded], zone: str = "UTC") -> None:
+    def write(
+        self, entries: Iterable[Loaded], zone: str = "UTC", *, stands_by: bool = False
+    ) -> None:
         """Write the file if something changed. A full disk must not stop beat: errors are only logged, once per change.
 
-        ``zone`` is the time zone of the schedule.
+        ``zone`` is the time zone of the schedule. ``stands_by`` says that another beat sends these entries.
         """
         now = tuple(sorted(entries, key=lambda entry: entry.name))
         if self.path is None or now == self._written:
             return
         self._written = now
-        found = {"zone": zone, "entries": [asdict(entry) for entry in now]}
+        held = [asdict(entry) for entry in now]
+        found = {"zone": zone, "stands_by": stands_by, "entries": held}
         try:
             # The exporter is in the application's group.
             json_file.replace(self.path, found, 0o640)

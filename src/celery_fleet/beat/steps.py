@@ -127,7 +127,7 @@ def show(app: Any, service: Any, *, in_database: bool) -> None:
     """Write what a beat has loaded that does not send, for the fleet's checks."""
     held = beat.loaded_before(service, _declared(app))
     writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
-    writer.write(_sourced(held, in_database), str(app.timezone))
+    writer.write(_sourced(held, in_database), str(app.timezone), stands_by=True)
 
 
 def _declared(app: Any) -> frozenset[str]:

@@ -43,6 +43,8 @@ def _schedule(found: Mapping[str, Any]) -> Iterator[MetricSample]:
         for entry in found["entries"]
     }
     yield MetricSample("celery_fleet_beat_entries", float(len(due)))
+    if found.get("stands_by"):  # it doesn't know what the beat that sends has sent
+        return
     if due:
         first = min(due.values())
         yield MetricSample("celery_fleet_beat_next_due_timestamp_seconds", first)

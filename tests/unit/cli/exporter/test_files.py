@@ -279,6 +279,11 @@ def test_an_entry_is_overdue(tmp_path: Path) -> None:
     assert 90 <= overdue < 150
 
 
+def test_nothing_is_overdue_for_a_beat_that_stands_by(tmp_path: Path) -> None:
+    write(tmp_path / "run/schedule.json", {**schedule(nightly=-90), "stands_by": True})
+    assert {*beat_of(tmp_path)} == {"celery_fleet_beat_entries"}
+
+
 def test_a_beat_that_does_not_run_keeps_its_counts(tmp_path: Path) -> None:
     counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0, "skipped": 0}
     write(
