@@ -57,6 +57,8 @@ WITHOUT_VALKEY: Final = ("debian", "12")
 CLOCK_WITHIN: Final = 5.0
 # Beyond this, a host may treat tasks that others hold as abandoned, or refuse new certificates.
 CLOCK_AT_MOST: Final = 60.0
+# The variable that is named for a host's name which others can't resolve.
+UNRESOLVED: Final = "celery_app_broker_host"
 # Groups of which a run may leave out some hosts.
 DISPENSABLE: Final = ("redis", "celery_workers", "celery_beat")
 PING: Final = "<host> -m ansible.builtin.ping"
@@ -155,7 +157,12 @@ def check_facts(
                 )
             )
         else:
-            found += _host(host, as_mapping(value), hints.get(host, ""), ping)
+            found += [
+                problem
+                for problem in _host(host, as_mapping(value), hints.get(host, ""), ping)
+                # Some DNS forget the name of a host that is down.
+                if not (problem.variable == UNRESOLVED and problem.value in (spared or {}))
+            ]
             found += check_redis_service(host, as_mapping(value))
             found += _distribution(host, as_mapping(value), (asked or {}).get(host, {}))
             found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
@@ -275,7 +282,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Itera
     yield from _interpreter(host, as_mapping(facts.get("interpreter")))
     for name in as_strings(facts.get("unresolved_names")):
         yield Problem(
-            "celery_app_broker_host",
+            UNRESOLVED,
             "is a name that the host can't resolve",
             "add it to the DNS, or to /etc/hosts on every host of the fleet",
             value=name,

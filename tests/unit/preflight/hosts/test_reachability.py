@@ -253,6 +253,14 @@ def test_a_run_leaves_out_hosts_that_others_replace(
     assert set(missing(facts, groups, "a")) == set(spared)
 
 
+def test_the_name_of_a_host_that_is_left_out_need_not_be_in_the_dns() -> None:
+    forgotten = {**GOOD, "unresolved_names": ["c"]}
+    facts = {"a": forgotten, "b": forgotten, "c": GONE}
+    spared = missing(facts, {"redis": ["a", "b", "c"]}, "a")
+    assert [found.severity for found in check_facts(facts, {}, spared)] == [Severity.WARNING]
+    assert any("can't resolve" in found.message for found in check_facts(facts, {}))
+
+
 def test_a_run_of_one_missing_host_alone_is_refused() -> None:
     """Otherwise `--limit` would end as if it had done its work."""
     assert missing({"c": GONE}, {"redis": ["a", "b", "c"]}, "a") == {}
