@@ -130,7 +130,7 @@ def deploy_without_a_host(ground: Ground, case: Case) -> None:
     with case.lasting(ABSENT):
         docker("kill", ground.fleet.containers[replicas[0]])
         ground.site(case.log, "", setting, status=2)
-        assert f"{replicas[0]} can't be reached" in case.log.read_text(), end_of(case.log)
+        assert f"{replicas[0]} is left out" in case.log.read_text(), end_of(case.log)
         bring_back(ground, replicas[0])
     wait_until_whole(ground)
     ground.site(case.log, "", setting)
