@@ -104,6 +104,10 @@ def memory() -> int:
     return 0
 
 
+# What Redis needs of the kernel.
+KERNEL = ("vm.overcommit_memory", "net.core.somaxconn")
+
+
 def free(path: str) -> int:
     """Return the free bytes at the location of a path, whether it exists or not."""
     while not os.path.isdir(path):
@@ -307,6 +311,7 @@ def main() -> None:
         "architecture": platform.machine(),
         "processors": os.cpu_count() or 1,
         "memory_bytes": memory(),
+        "kernel": {name: text(f"/proc/sys/{name.replace('.', '/')}").strip() for name in KERNEL},
         "free_bytes": {path: free(path) for path in wanted["paths"]},
         "packages": sorted(installed),
         "versions": {

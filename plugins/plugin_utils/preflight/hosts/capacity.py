@@ -1,4 +1,4 @@
-"""Compares the inventory's requirements with the memory, disk space, directories and packages of each host."""
+"""Compares the inventory's requirements with the memory, disk space, kernel, directories and packages of each host."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ _MIB: Final = 2**20
 
 # Bytes. With less free space a new virtualenv is likely to fill the disk.
 _ROOM: Final = 1000 * _MIB
+
+# Connections to Redis that may wait, its tcp-backlog.
+BACKLOG: Final = 511
 
 # With less than this, Redis and logs may soon fail to write.
 _LEAST_ROOM: Final = 250 * _MIB
@@ -150,6 +153,8 @@ def check_capacity(
     yield from _disk(host, facts, asked)
     yield from _missing(host, facts, asked)
     flavor = str(facts.get("redis_flavor") or "redis")
+    if "redis" in asked:
+        yield from _kernel(host, facts)
     servers = [f"{flavor}-server"] if "redis" in asked else []
     for package in (*servers, "nginx-common", "nftables"):
         yield from _package(host, package, facts)
@@ -243,6 +248,39 @@ def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -
             hosts=(host,),
             severity=Severity.ERROR if free < _LEAST_ROOM else Severity.WARNING,
         )
+
+
+def _kernel(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+    """Check the kernel's settings for Redis, which can't warn about them itself: its sandbox hides them."""
+    settings = as_mapping(facts.get("kernel"))
+    if settings.get(name := "vm.overcommit_memory") == "2":
+        yield _wrong_setting(
+            host,
+            name,
+            "2",
+            "makes the kernel refuse Redis a copy of its process if it uses much of the memory, so it could not save",
+            "0",
+        )
+    waiting = as_number(settings.get(name := "net.core.somaxconn"))
+    if waiting is not None and waiting < BACKLOG:
+        yield _wrong_setting(
+            host,
+            name,
+            f"{waiting:.0f}",
+            f"refuses connections when many workers connect at once: Redis lets {BACKLOG} wait",
+            "4096",
+        )
+
+
+def _wrong_setting(host: str, name: str, value: str, message: str, right: str) -> Problem:
+    return Problem(
+        name,
+        message,
+        f"write {name} = {right} into a file in /etc/sysctl.d/ on the host and run sysctl --system",
+        value=value,
+        hosts=(host,),
+        severity=Severity.WARNING,
+    )
 
 
 def _package(host: str, package: str, facts: Mapping[str, object]) -> Iterator[Problem]:

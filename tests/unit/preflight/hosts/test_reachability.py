@@ -424,6 +424,29 @@ def test_a_certificate_that_is_missing_is_refused_before_nginx_refuses_it(tmp_pa
     assert "paths" not in asked["worker1"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"vm.overcommit_memory": "0", "net.core.somaxconn": "4096"}, []),
+        ({"vm.overcommit_memory": "1", "net.core.somaxconn": "511"}, []),
+        ({"vm.overcommit_memory": "2", "net.core.somaxconn": "4096"}, ["vm.overcommit_memory"]),
+        ({"vm.overcommit_memory": "0", "net.core.somaxconn": "128"}, ["net.core.somaxconn"]),
+        # The kernel does not say.
+        ({"vm.overcommit_memory": "", "net.core.somaxconn": ""}, []),
+    ],
+)
+def test_settings_of_the_kernel_that_harm_redis_are_named(
+    settings: dict[str, str], names: list[str]
+) -> None:
+    facts = {"a": {**GOOD, "kernel": settings}, "b": {**GOOD, "kernel": settings}}
+    # The other host has no Redis.
+    found = check_facts(facts, {}, asked={"a": {"redis": {}}, "b": {}})
+    assert [(one.variable, one.hosts) for one in found] == [(name, ("a",)) for name in names]
+    for one in found:
+        assert one.severity == Severity.WARNING
+        assert f"write {one.variable} = " in one.remedy
+
+
 @pytest.mark.parametrize("facts", [None, [], {}, "x", {"reachable": True}])
 def test_missing_facts_are_a_problem(facts: Any) -> None:
     assert check_facts({"a": facts}, {})
@@ -437,6 +460,8 @@ def test_the_probe_runs_on_this_machine(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         facts = probed(tmp_path, server.getsockname()[1])
     assert facts["memory_bytes"] > 0
+    assert facts["kernel"]["vm.overcommit_memory"] in ("0", "1", "2")
+    assert int(facts["kernel"]["net.core.somaxconn"]) > 0
     assert facts["free_bytes"]["/no/such/place"] > 0
     assert facts["unresolved_names"] == ["no-such-name.invalid"]
     assert facts["active_units"] == []
