@@ -8,15 +8,18 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from celery_fleet.beat import missed
 from celery_fleet.beat.leadership import ATTEMPT, Leadership, Renewal
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick
+from celery_fleet.beat.missed import MissedRuns
 from celery_fleet.compat import beat, broker
+from celery_fleet.config.entries import Missed
 from celery_fleet.supervision.notify import Notifier
 
 logger = logging.getLogger("celery_fleet.beat")
@@ -28,8 +31,8 @@ TIMEOUT = 3.0
 STANDING_BY = "standing by: another beat sends"
 
 
-def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -> None:
-    """Wait until this beat is the leader; then let it continue from the runs of the one before it.
+def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -> Leadership:
+    """Wait until this beat is the leader, and renew that until it ends.
 
     Args:
         app: The Celery app.
@@ -40,11 +43,6 @@ def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -
     token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
     leadership = Leadership(broker.client(broker.endpoints(app)[0], TIMEOUT), token)
     wait(leadership, notifier, show)
-    for name, moment in leadership.sent().items():
-        entry = service.scheduler.schedule.get(name)
-        if entry is not None:
-            beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
-    beat.send_by(service, leadership.send, _no_longer)
     renewal = Renewal(leadership, _step_down)
 
     def give_up() -> None:
@@ -54,6 +52,28 @@ def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -
     beat.on_stop(service, give_up)
     renewal.start()
     logger.info("this beat sends now")
+    return leadership
+
+
+def take_over(
+    app: Any, service: Any, leadership: Leadership, wanted: Mapping[str, Missed]
+) -> MissedRuns:
+    """Let beat continue from the runs of the leader before it, and send only while it is the leader.
+
+    Args:
+        app: The Celery app.
+        service: Beat's service, whose loop has not begun.
+        leadership: Its part in the election, which it has won.
+        wanted: What happens to missed runs, by entry.
+    """
+    for name, moment in leadership.sent().items():
+        entry = service.scheduler.schedule.get(name)
+        if entry is not None:
+            beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
+    runs = missed.install(app, service, wanted)
+    # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
+    beat.send_by(service, leadership.send, _no_longer)
+    return runs
 
 
 def wait(leadership: Leadership, notifier: Notifier, show: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from celery import signals
 
 from celery_fleet.beat import missed as missed_runs
+from celery_fleet.beat import standby as election
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.missed import MissedRuns
@@ -108,10 +109,12 @@ def install(
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)
         if standby:
-            from celery_fleet.beat import standby as election
-
-            election.lead(app, sender, notifier, lambda: show(app, sender, in_database=in_database))
-        runs = missed_runs.install(app, sender, missed or {})
+            leadership = election.lead(
+                app, sender, notifier, lambda: show(app, sender, in_database=in_database)
+            )
+            runs = election.take_over(app, sender, leadership, missed or {})
+        else:
+            runs = missed_runs.install(app, sender, missed or {})
         if notifier.connected:
             watch = watch_service(
                 app, sender, notifier, in_database=in_database, metrics=metrics, missed=runs
