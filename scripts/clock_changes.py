@@ -183,10 +183,9 @@ def _in_file(app: Any, entry: SimulatedEntry, ran: datetime) -> Any:
 
 
 @contextmanager
-def _in_django(app: Any, clock: Clock) -> Iterator[None]:
-    """Give django_celery_beat the application and the clock; its modules have no other way to learn another time."""
+def moved_django(clock: Clock) -> Iterator[None]:
+    """Give django_celery_beat the clock; its modules have no other way to learn another time."""
     import django
-    from celery import _state
     from django.conf import settings
 
     if not settings.configured:
@@ -194,33 +193,52 @@ def _in_django(app: Any, clock: Clock) -> Iterator[None]:
             INSTALLED_APPS=["django_celery_beat"],
             USE_TZ=True,
             DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         )
         django.setup()
     from django_celery_beat import models, schedulers, tzcrontab
 
-    current = _state._tls.current_app  # noqa: SLF001  # `current_app` would make an application if there is none
     before: Any = (schedulers.datetime, tzcrontab.datetime, models.now)
     moved = clock.shown()
     tzcrontab.datetime = moved
     schedulers.datetime = SimpleNamespace(datetime=moved, timedelta=timedelta)
     models.now = lambda: clock.now
-    app.set_current()
     try:
         yield
     finally:
         schedulers.datetime, tzcrontab.datetime, models.now = before
-        _state._set_current_app(current)  # noqa: SLF001  # as above
+
+
+@contextmanager
+def _in_django(app: Any, clock: Clock) -> Iterator[None]:
+    """Give django_celery_beat the application and the clock."""
+    from celery import _state
+
+    current = _state._tls.current_app  # noqa: SLF001  # `current_app` would make an application if there is none
+    with moved_django(clock):
+        app.set_current()
+        try:
+            yield
+        finally:
+            _state._set_current_app(current)  # noqa: SLF001  # as above
 
 
 def _in_database(app: Any, entry: SimulatedEntry, ran: datetime) -> Any:
     from django_celery_beat import models, schedulers
 
     row = models.PeriodicTask(name=entry.name, task="t", enabled=True, last_run_at=ran)
-    if entry.fields:
-        row.crontab = models.CrontabSchedule(**entry.fields, timezone=ZoneInfo(str(app.timezone)))
-    else:
-        row.interval = models.IntervalSchedule(every=entry.interval, period="seconds")
+    kind, made = as_row(entry, str(app.timezone))
+    setattr(row, kind, made)
     return schedulers.ModelEntry(row, app=app)
+
+
+def as_row(entry: SimulatedEntry, zone: str) -> tuple[str, Any]:
+    """Return the row of an entry's schedule, which is not saved, and the field of an entry's row for it."""
+    from django_celery_beat import models
+
+    if entry.fields:
+        return "crontab", models.CrontabSchedule(**entry.fields, timezone=ZoneInfo(zone))
+    return "interval", models.IntervalSchedule(every=entry.interval, period="seconds")
 
 
 # --- what should be sent ---

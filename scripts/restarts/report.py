@@ -168,16 +168,18 @@ def picture(found: Mapping[tuple[str, str], RestartSummary]) -> str:
     return draw(panels, "Throughput and lost tasks over time while all workers are restarted")
 
 
-def between(text: str, figures: str, page: Path = PAGE) -> str:
-    """Return a page with its figures replaced.
+def between(
+    text: str, figures: str, page: Path = PAGE, begin_mark: str = BEGIN, end_mark: str = END
+) -> str:
+    """Return a page with its figures replaced, which are between two marks.
 
     Raises:
         ReportError: The page lacks the lines that mark the place of the figures.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ReportError(f"{page.relative_to(ROOT)} lacks the lines {BEGIN} and {END}")
+        raise ReportError(f"{page.relative_to(ROOT)} lacks the lines {begin_mark} and {end_mark}")
     return f"{before}{begin}\n\n{figures}\n\n{end}{after}"
 
 
