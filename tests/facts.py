@@ -28,6 +28,7 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "logs": "journal",
             "metrics": False,
             "history": 0,
+            "scheduler": "persistent",
             "ca": "/ca.crt",
             "redis_ca": "/ca.crt",
             "client": {},

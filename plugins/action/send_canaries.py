@@ -65,7 +65,7 @@ class ActionModule(FleetAction):
             for entry in args.get("loaded") or []
             # If an entry only names an exchange, its consumer is not known.
             # Users' own entries in a database are not checked; declared ones are added below.
-            if entry.get("queue") and entry.get("source") != "database"
+            if entry.get("queue") and entry.get("source") not in ("database", "redbeat")
         }
         declared = routing.scheduled(args["schedule"], args["routes"])
         found = {**loaded, **{name: one for name, one in declared.items() if one["queue"]}}

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import redis
 
-from scripts.beat_faults.beats import BEGIN, ZONE, database, policy
+from scripts.beat_faults.beats import BEGIN, SCHEDULERS, ZONE, database, policy
 from scripts.beat_faults.simulation import FAULTS, HOSTS, Simulation
-from scripts.beat_faults.verdict import Judge, Verdict
-from scripts.clock_changes import DATABASE, ENTRIES, FILE, ROOT, slots
+from scripts.beat_faults.verdict import Judge, RunCount
+from scripts.clock_changes import DATABASE, ENTRIES, ROOT, slots
 from scripts.ports import free_port
 from scripts.restarts.report import between, table
 
@@ -58,11 +58,11 @@ def serving(directory: Path) -> Iterator[redis.Redis]:
 
 def simulate(
     kind: str, end: datetime = END, seed: int = SEED
-) -> tuple[Counter[str], dict[str, Verdict]]:
+) -> tuple[Counter[str], dict[str, RunCount]]:
     """Return the faults of a simulation from `BEGIN` on, and how each entry was sent.
 
     Args:
-        kind: Where the schedule is: `FILE` or `DATABASE`.
+        kind: Where the schedule is: `FILE`, `DATABASE` or `REDBEAT`.
         end: The end of the simulation.
         seed: For all random choices.
     """
@@ -86,7 +86,7 @@ def section() -> str:
     """Return the table, and a sentence about the faults."""
     faults: Counter[str] = Counter()
     lines = []
-    for kind in (FILE, DATABASE):
+    for kind in SCHEDULERS:
         happened, verdicts = simulate(kind)
         faults += happened
         for name, one in verdicts.items():
@@ -96,7 +96,7 @@ def section() -> str:
     what = ", ".join(f"{name} {faults[name]:,}" for name in FAULTS)
     return "\n\n".join(
         (
-            f"{HOSTS} hosts, zone {ZONE}, twice {months} months with {sum(faults.values()):,} faults: {what}.",
+            f"{HOSTS} hosts, zone {ZONE}, {months} months with each schedule, {sum(faults.values()):,} faults: {what}.",
             table(HEADINGS, lines),
         )
     )

@@ -16,9 +16,9 @@ from celery.schedules import crontab, schedule
 from celery_fleet.beat import standby
 from celery_fleet.beat.leadership import Leadership
 from celery_fleet.compat import beat as compat
-from celery_fleet.compat import clock_changes
-from celery_fleet.config import entries
-from scripts.clock_changes import DATABASE, ENTRIES, LONGEST, Clock, as_row, moved_django
+from celery_fleet.compat import clock_changes, redbeat
+from celery_fleet.config import entries, settings
+from scripts.clock_changes import DATABASE, ENTRIES, FILE, LONGEST, Clock, as_row, moved_django
 
 ZONE = "Europe/Berlin"
 
@@ -32,7 +32,15 @@ READS = 3600
 EACH = frozenset({"hourly at :15", "2:10 and 2:35"})
 SKIP = frozenset({"every 2 hours", "2:30"})
 
-_IN_DATABASE = "django_celery_beat.schedulers:DatabaseScheduler"
+#: A schedule on the broker, with celery-redbeat, beside those of `scripts.clock_changes`.
+REDBEAT = "redbeat"
+
+
+SCHEDULERS = {
+    FILE: settings.SCHEDULERS[settings.PERSISTENT],
+    DATABASE: settings.SCHEDULERS[settings.DATABASE],
+    REDBEAT: settings.SCHEDULERS[settings.REDBEAT],
+}
 
 
 def policy(name: str) -> str:
@@ -44,7 +52,7 @@ class SimulatedBeat:
     """A beat with its schedule loaded, which stands by.
 
     Args:
-        kind: Where the schedule is: `FILE` or `DATABASE`.
+        kind: Where the schedule is: `FILE`, `DATABASE` or `REDBEAT`.
         url: The broker.
         disk: The directory of the host's files.
         now: Returns the time that the host's clock shows.
@@ -67,15 +75,19 @@ class SimulatedBeat:
         app.conf.result_expires = None
         app.now = lambda: now().astimezone(app.timezone)
         app.set_current()
-        if kind == DATABASE:
-            self._service: Any = beat.Service(app, LONGEST, scheduler_cls=_IN_DATABASE)
-            _guard(self._service)
-        else:
+        if kind != DATABASE:
             app.conf.beat_schedule = _in_code()
-            self._service = beat.Service(app, LONGEST, schedule_filename=str(disk / "schedule"))
+        if kind == REDBEAT:
+            app.conf.update(redbeat.settings(url))
+            redbeat.connect(app)
+        self._service: Any = beat.Service(
+            app, LONGEST, str(disk / "schedule"), scheduler_cls=SCHEDULERS[kind]
+        )
         # It counts real time.
         self._service.scheduler.sync_every = math.inf
-        self._in_database = kind == DATABASE
+        if kind == DATABASE:
+            _guard(self._service)
+        self._kind = kind
         self._put = compat.stock.Channel._put
 
     @contextmanager
@@ -110,10 +122,10 @@ class SimulatedBeat:
         if saved:
             self._service.sync()
         scheduler = self._service.scheduler
-        if self._in_database:
+        if self._kind == DATABASE:
             # It would save when the simulation's process ends.
             scheduler._finalize.cancel()
-        elif not saved:
+        elif self._kind == FILE and not saved:
             scheduler._store.cache = {}
             scheduler._store.close()
         self._service.app.close()

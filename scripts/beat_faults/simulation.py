@@ -54,7 +54,7 @@ class Simulation:
     """Three beats, their clock, what will happen and what was sent.
 
     Attributes:
-        kind: Where the schedule is: `FILE` or `DATABASE`.
+        kind: Where the schedule is: `FILE`, `DATABASE` or `REDBEAT`.
         now: The true time.
         shown: The clock of the host whose beat is running.
         faults: How often each fault has happened.
@@ -70,7 +70,7 @@ class Simulation:
         self.shown = Clock(BEGIN)
         self.faults: Counter[str] = Counter()
         self.sent: dict[str, list[Arrival]] = {one.name: [] for one in ENTRIES}
-        self.hosts = [Host(self, directory / f"beat{number}") for number in range(HOSTS)]
+        self.hosts = [SimulatedHost(self, directory / f"beat{number}") for number in range(HOSTS)]
         self.expires: datetime | None = None
         self._events: list[tuple[datetime, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -145,10 +145,10 @@ class Simulation:
         self.after(seconds, expire)
 
 
-class Broker:
+class SimulatedBroker:
     """A host's client of the broker: what its beat asks, with the faults that happen in the middle."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: SimulatedHost) -> None:
         self._host = host
 
     def eval(self, script: str, count: int, *arguments: Any) -> Any:
@@ -160,7 +160,7 @@ class Broker:
             return client.eval(script, count, *arguments[:-1], 1000 * 24 * 3600 * 1000)
         if script != leadership._SEND:
             return client.eval(script, count, *arguments)
-        queue, entry = arguments[2], arguments[4]
+        queue, entry = arguments[2], arguments[count + 1]
         fault = host.dies_at_send if host.sends_before == 0 else None
         host.sends_before = max(0, host.sends_before - 1)
         if fault == BEFORE:
@@ -179,7 +179,7 @@ class Broker:
 
 
 @dataclass
-class Host:
+class SimulatedHost:
     """A host of beat.
 
     Attributes:
@@ -234,7 +234,7 @@ class Host:
             simulation.url,
             self.disk,
             lambda: self.now,
-            Leadership(Broker(self), self._token),
+            Leadership(SimulatedBroker(self), self._token),
         )
         self.stands_by = True
         self.attempt()

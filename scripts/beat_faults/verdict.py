@@ -25,7 +25,7 @@ Period = tuple[datetime, datetime]
 
 
 @dataclass
-class Verdict:
+class RunCount:
     """How an entry was sent.
 
     Attributes:
@@ -66,7 +66,7 @@ class Judge:
 
     def crontab(
         self, sent: Sequence[Arrival], due: Sequence[datetime], policy: str, end: datetime
-    ) -> Verdict:
+    ) -> RunCount:
         """Judge an entry with slots.
 
         Args:
@@ -75,7 +75,7 @@ class Judge:
             policy: What happens to missed runs.
             end: The end of the simulation.
         """
-        found, taken = Verdict(len(sent)), 0
+        found, taken = RunCount(len(sent)), 0
         for shown, true in sent:
             reached = bisect.bisect_right(due, shown)
             if reached <= taken:
@@ -90,9 +90,9 @@ class Judge:
             self._count(found, due[number], self._limit(due, number, policy, end))
         return found
 
-    def interval(self, sent: Sequence[Arrival], seconds: float) -> Verdict:
+    def interval(self, sent: Sequence[Arrival], seconds: float) -> RunCount:
         """Judge an entry that counts from its last run."""
-        found = Verdict(len(sent))
+        found = RunCount(len(sent))
         every, wrong = timedelta(seconds=seconds), timedelta(seconds=2 * SKEW)
         for (_, before), (_, after) in itertools.pairwise(sent):
             found.doubled += after - before < every - wrong
@@ -100,7 +100,7 @@ class Judge:
         return found
 
     def _count(
-        self, found: Verdict, slot: datetime, limit: datetime, *, sent: bool = False
+        self, found: RunCount, slot: datetime, limit: datetime, *, sent: bool = False
     ) -> None:
         """Count a slot whose message came at a time, or could have come until then."""
         if self.was_able(slot, limit):

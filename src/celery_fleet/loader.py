@@ -38,6 +38,7 @@ from celery_fleet.config.entries import celery_entry
 from celery_fleet.config.pins import SCHEDULE, PinnedChanges, PinnedSchedule
 from celery_fleet.config.settings import (
     DATABASE,
+    REDBEAT,
     REPLACE,
     URL_VARIABLES,
     FleetSettings,
@@ -85,6 +86,10 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             from celery_fleet.compat import primary
 
             primary.install()
+        if settings.scheduler == REDBEAT:
+            from celery_fleet.compat import redbeat
+
+            redbeat.connect(self.app)
 
         def pin(sender: Any = None, source: Any = None, **_: Any) -> None:
             try:
@@ -118,6 +123,10 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
                 from celery_fleet.beat.database import scheduler as database_beat
 
                 database_beat.prepare(self.app, NOTIFIER)
+            if settings.scheduler == REDBEAT:
+                from celery_fleet.beat import on_broker
+
+                on_broker.prepare(self.app, NOTIFIER)
             beat.install(
                 self.app,
                 NOTIFIER,

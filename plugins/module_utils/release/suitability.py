@@ -100,6 +100,12 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         found += _contradictions(identity, inventory, code)
         if "schedule" in told:
             found += _overriding_nothing(identity, inventory, code)
+    why = str(told.get("no_redbeat") or "")
+    if demands.get("scheduler") == "redbeat" and why:
+        found.append(
+            f"celery_beat_scheduler is redbeat, but of release {identity} {why}. Or leave celery_beat_scheduler at "
+            "persistent."
+        )
     if demands.get("scheduler") == "database":
         found += _homeless(identity, told, in_effect(code, inventory, policy))
     for name, entry in in_effect(code, inventory, policy).items():

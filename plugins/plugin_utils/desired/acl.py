@@ -95,6 +95,14 @@ _ROOM_KEY = "fleet:room"
 _STANDBY = "+eval +get +set +del +hget +hset +hgetall"
 _BEATS = "fleet:beat:*"
 
+# What celery-redbeat does with its schedule. Beat's scripts write it, and processes of the application change entries.
+# They have their own selector, so DEL can't reach queues. The scripts get all their keys in one.
+_REDBEAT = (
+    "+hget +hmget +hset +hsetnx +del +exists +zadd +zrem +zrank +zrange +zrangebyscore +smembers "
+    "+sadd +srem +multi +exec"
+)
+_REDBEATS = "redbeat:*"
+
 # The fleet's own key in the result store, from the same file.
 _HISTORY = "fleet:history"
 
@@ -265,6 +273,7 @@ def acl(
     remote_control: bool = False,
     clients: Mapping[str, Mapping[str, Any]] | None = None,
     standby: bool = False,
+    redbeat: bool = False,
 ) -> str:
     """Return the ACL file of one Redis instance: one user for each component and client, with only the rights it needs.
 
@@ -276,7 +285,8 @@ def acl(
             servers refuse to start with a rule that they don't know.
         remote_control: celery_producer_remote_control.
         clients: celery_app_clients.
-        standby: Whether there are several beats, which agree on the one that sends.
+        standby: Whether beats agree on the one that sends.
+        redbeat: Whether the schedule is on the broker, with celery-redbeat.
     """
     names = list(names)
     # No client can log in as this user. Redis replays its append-only file with its rights and checks them within
@@ -308,7 +318,10 @@ def acl(
         if standby and (instance, component) == ("broker", "beat"):
             # Redis demands all rights on the keys of a script. None of these commands reads what waits in a queue.
             scripted = [_BEATS, *(key for name in names for key in _lists(name))]
+            scripted += [_REDBEATS] if redbeat else []
             text += f" {_STANDBY} {' '.join(f'~{key}' for key in scripted)}"
+        if redbeat and instance == "broker" and component in ("beat", "producer", "worker"):
+            text += f" ({_REDBEAT} ~{_REDBEATS})"
         if remote_control and (instance, component) == ("broker", "producer"):
             text += f" {_remote_control()}"
         lines.append(_user(component, passwords[component], text))

@@ -77,6 +77,8 @@ class Facts(TypedDict):
     # The inventory's variables celery_app_external_queues, which `queues` contains, and celery_app_clients.
     external: Sequence[str]
     clients: Mapping[str, Mapping[str, Any]]
+    # The variable celery_beat_scheduler of beat's host.
+    scheduler: str
     # Seconds between two backups of Redis on this host; 0 if it makes none.
     backup: float
 
@@ -147,9 +149,18 @@ def instances(facts: Facts) -> dict[str, Address | Mapping[str, Any]]:
     return {kind: address for kind, address in found.items() if address}
 
 
+def has_redbeat(facts: Facts) -> bool:
+    """Return whether beat's schedule is on the broker, with celery-redbeat."""
+    return facts["scheduler"] == "redbeat" and bool(facts["groups"].get("celery_beat"))
+
+
 def has_standby(facts: Facts) -> bool:
-    """Return whether there are several beats, of which one sends."""
-    return len(facts["groups"].get("celery_beat", ())) > 1
+    """Return whether beats agree on the one that sends.
+
+    With celery-redbeat a single beat does that, too: the same script that sends a message also writes the run, which
+    would otherwise be lost if beat died in between.
+    """
+    return len(facts["groups"].get("celery_beat", ())) > 1 or has_redbeat(facts)
 
 
 def log_directory(app: str) -> str:

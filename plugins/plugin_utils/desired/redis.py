@@ -9,6 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl impo
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
     RedisServers,
+    has_redbeat,
     has_standby,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.replication import (
@@ -76,6 +77,7 @@ def redis_state(
                     servers["remote_control"],
                     facts["clients"],
                     standby=has_standby(facts),
+                    redbeat=has_redbeat(facts),
                 ),
                 "group": flavor,
                 "mode": "0640",

@@ -11,6 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     BeatSchedule,
     Facts,
+    has_redbeat,
     has_standby,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_address import (
@@ -208,12 +209,14 @@ def process_settings(
         document["beat_schedule_policy"] = beat["policy"]
         if has_standby(facts):
             document["beat_standby"] = True
-        if beat["scheduler"] != "persistent":
+        if beat["scheduler"] == "database":
             document["beat_scheduler"] = beat["scheduler"]
             document["beat_schedule_on_edit"] = beat["edited"]
             missed = _missed(beat["declared"])
             if missed:
                 document["beat_missed"] = missed
+    if has_redbeat(facts) and component != "flower":
+        document["beat_scheduler"] = "redbeat"
     if component in ("worker", "beat") and pins.get("worker_log_format") == "json":
         # Not a format of Celery's.
         del pins["worker_log_format"]

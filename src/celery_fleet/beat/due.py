@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.beat import slots
-from celery_fleet.common.errors import one_line
+from celery_fleet.common.errors import error_text, one_line
 from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
+from celery_fleet.compat.redbeat import AWAY
 
 
 def upcoming(
@@ -92,9 +93,17 @@ def load(module: str) -> Any:
 
 
 def schedule_of(app: Any) -> dict[str, Any]:
-    """Return beat's own entries by name."""
+    """Return beat's own entries by name.
+
+    Raises:
+        redis.exceptions.RedisError: The broker, which has the schedule, does not answer.
+    """
     from celery.beat import Scheduler
 
+    from celery_fleet.compat import redbeat
+
+    if redbeat.is_used(app):
+        return {str(entry.name): entry for _, entry in redbeat.events(app)}
     # Use beat's own merging, without its schedule file.
     scheduler = Scheduler(app, lazy=True)
     scheduler.setup_schedule()
@@ -149,6 +158,12 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
                 app.timezone,
                 json.loads(given.fired),
             ),
+        }
+    except AWAY as exc:
+        what = error_text(exc)
+        return {
+            "ok": False,
+            "error": f"the broker, which has the schedule, does not answer: {what}",
         }
     except (Exception, SystemExit) as exc:  # noqa: BLE001  # the application's code may do anything
         what = f"{type(exc).__name__}: {one_line(exc)}"

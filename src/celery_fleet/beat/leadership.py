@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from celery_fleet.common.periodic import Periodic
+from celery_fleet.compat.redbeat import RunToSave
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 
 logger = logging.getLogger("celery_fleet.beat")
@@ -38,10 +39,26 @@ if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('del', KEYS[1])
 """
 
+# Write the run into a schedule that is on the broker, unless its entry has been deleted meanwhile.
+_SAVE_RUN = """
+local function save(entry, schedule, meta, due)
+  if redis.call('exists', entry) == 0 then return end
+  redis.call('hset', entry, 'meta', meta)
+  redis.call('zadd', schedule, due, entry)
+end
+"""
+
+_SAVE = f"""{_SAVE_RUN}
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+save(KEYS[2], KEYS[3], ARGV[2], ARGV[3])
+return 1
+"""
+
 # 0: not the leader. 1: sent, now or by an earlier attempt. What is stored is the time of the last run, and the lists
 # that have its message: an exchange may have several queues.
-_SEND = """
+_SEND = f"""{_SAVE_RUN}
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+if KEYS[4] then save(KEYS[4], KEYS[5], ARGV[5], ARGV[6]) end
 local last = redis.call('hget', KEYS[2], ARGV[2]) or ''
 local run = ARGV[3] .. '\\0'
 if string.sub(last, 1, #run) ~= run then last = run end
@@ -81,7 +98,9 @@ class Leadership:
         except RedisError as exc:
             logger.warning("another beat takes over in %.0f s: %s", LEASE, exc)
 
-    def send(self, entry: str, time: str, queue: str, message: str) -> bool:
+    def send(
+        self, entry: str, time: str, queue: str, message: str, run: RunToSave | None = None
+    ) -> bool:
         """Push an entry's message, unless this beat is no longer the leader.
 
         Args:
@@ -89,6 +108,7 @@ class Leadership:
             time: The time of this run, which differs from that of any other.
             queue: The list to push to.
             message: The message as kombu writes it.
+            run: What is written in the same step, if the schedule is on the broker.
 
         Returns:
             Whether it was sent, by this call or by an earlier one with the same entry and time.
@@ -96,8 +116,21 @@ class Leadership:
         Raises:
             redis.exceptions.RedisError: The broker does not answer, or refuses.
         """
-        arguments = (BEAT_LEADER, BEAT_SENT, queue, self._token, entry, time, message)
-        return bool(self._client.eval(_SEND, 3, *arguments))
+        keys: tuple[str, ...] = (BEAT_LEADER, BEAT_SENT, queue)
+        arguments: tuple[Any, ...] = (self._token, entry, time, message)
+        if run is not None:
+            keys += (run.entry, run.schedule)
+            arguments += (run.meta, run.due)
+        return bool(self._client.eval(_SEND, len(keys), *keys, *arguments))
+
+    def save(self, run: RunToSave) -> bool:
+        """Write a run that was not sent into a schedule that is on the broker, unless this beat is not the leader.
+
+        Raises:
+            redis.exceptions.RedisError: The broker does not answer, or refuses.
+        """
+        keys = (BEAT_LEADER, run.entry, run.schedule)
+        return bool(self._client.eval(_SAVE, len(keys), *keys, self._token, run.meta, run.due))
 
     def sent(self) -> dict[str, float]:
         """Return the time of each entry's last run, in Unix time, as far as it is known.

@@ -70,10 +70,10 @@ def install(app: Any, service: Any, wanted: Mapping[str, Missed]) -> MissedRuns:
 def _look(
     app: Any, service: Any, name: str, missed: Missed, now: datetime, found: MissedRuns
 ) -> None:
-    entry = service.scheduler.schedule.get(name)
-    if entry is None:
+    entry = beat.find(service, name)
+    last = None if entry is None else beat.last_run(app, entry)
+    if last is None:
         return
-    last = beat.last_run(app, entry)
     deadline = app.conf.beat_cron_starting_deadline
     if missed.policy == EACH and deadline is not None:
         last = max(last, now - timedelta(seconds=deadline))

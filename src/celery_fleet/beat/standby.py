@@ -18,7 +18,7 @@ from celery_fleet.beat import missed
 from celery_fleet.beat.leadership import ATTEMPT, Leadership, Renewal
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick
 from celery_fleet.beat.missed import MissedRuns
-from celery_fleet.compat import beat, broker
+from celery_fleet.compat import beat, broker, redbeat
 from celery_fleet.config.entries import Missed
 from celery_fleet.supervision.notify import Notifier
 
@@ -67,12 +67,15 @@ def take_over(
         wanted: What happens to missed runs, by entry.
     """
     for name, moment in leadership.sent().items():
-        entry = service.scheduler.schedule.get(name)
+        entry = beat.find(service, name)
         if entry is not None:
             beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
+    run_of = redbeat.hold_runs(service) if redbeat.holds(service) else None
     runs = missed.install(app, service, wanted)
     # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
-    beat.send_by(service, leadership.send, _no_longer)
+    beat.send_by(service, leadership.send, _no_longer, run_of)
+    if run_of is not None:
+        redbeat.save_failed(service, run_of, leadership.save)
     return runs
 
 

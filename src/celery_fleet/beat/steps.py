@@ -19,8 +19,8 @@ from celery_fleet.beat import standby as election
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.missed import MissedRuns
-from celery_fleet.compat import beat, clock_changes
-from celery_fleet.compat.schedule import DATABASE, Loaded
+from celery_fleet.compat import beat, clock_changes, redbeat
+from celery_fleet.compat.schedule import DATABASE, REDBEAT, Loaded
 from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
@@ -128,9 +128,9 @@ def install(
 
 def show(app: Any, service: Any, *, in_database: bool) -> None:
     """Write what a beat has loaded that does not send, for the fleet's checks."""
-    held = beat.loaded_before(service, _declared(app))
+    held = beat.loaded(app, beat.events_before(service), _declared(app))
     writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
-    writer.write(_sourced(held, in_database), str(app.timezone), stands_by=True)
+    writer.write(_sourced(app, held, in_database), str(app.timezone), stands_by=True)
 
 
 def _declared(app: Any) -> frozenset[str]:
@@ -139,9 +139,16 @@ def _declared(app: Any) -> frozenset[str]:
     return schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
 
 
-def _sourced(held: list[Loaded], in_database: bool) -> list[Loaded]:
-    """Return entries with the database as their source if they were read from there."""
-    return [replace(entry, source=DATABASE) for entry in held] if in_database else held
+def _sourced(app: Any, held: list[Loaded], in_database: bool) -> list[Loaded]:
+    """Return entries with their source, if they were read from where users edit them."""
+    if in_database:
+        return [replace(entry, source=DATABASE) for entry in held]
+    if redbeat.is_used(app):
+        declared = app.conf.beat_schedule or {}
+        return [
+            entry if entry.name in declared else replace(entry, source=REDBEAT) for entry in held
+        ]
+    return held
 
 
 def watch_service(
@@ -162,6 +169,8 @@ def watch_service(
         # This comes first, so that a tick that fails because of the database counts as a sign of life.
         database_beat.guard(service, lambda trouble: setattr(progress, "trouble", trouble))
         database = database_beat.question()
+    if redbeat.holds(service):
+        redbeat.guard(service, lambda trouble: setattr(progress, "trouble", trouble))
     answered = [False]
     writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
     tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
@@ -178,14 +187,19 @@ def watch_service(
     def note_all() -> None:
         progress.last = time.monotonic()
         tick.note()
-        names = beat.names(service)
-        # A signal that stops beat may come while an entry is out of the heap, to be sent.
-        if counters is not None and names is not None and not progress.stopping:
-            counters.note(names)
         try:
-            progress.scheduled = beat.scheduled(service)
-            held = beat.loaded(service, own, routes)
-            writer.write(_sourced(held, in_database), str(app.timezone))
+            events = beat.events(service)
+            if events is None:
+                return
+            # A signal that stops beat may come while an entry is out of the heap, to be sent.
+            if counters is not None and not progress.stopping:
+                counters.note(beat.names(events))
+            progress.scheduled = beat.scheduled(events)
+            held = beat.loaded(app, events, own, routes)
+            writer.write(_sourced(app, held, in_database), str(app.timezone))
+        except redbeat.AWAY:
+            # The next tick tells of it.
+            return
         except Exception:
             # This runs in beat's own loop: an error in the application's schedule classes must not stop beat.
             if not told[0]:

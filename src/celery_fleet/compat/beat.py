@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
+from operator import itemgetter
 from threading import Timer
 from types import FrameType
 from typing import Any
@@ -17,6 +18,8 @@ from celery.utils.time import maybe_make_aware
 from kombu.transport import redis as kombu_redis
 from kombu.utils import json as kombu_json
 
+from celery_fleet.compat import redbeat
+from celery_fleet.compat.redbeat import RunToSave
 from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
 
 # Its types are incomplete, which is worse than no types at all.
@@ -115,14 +118,26 @@ def on_send(service: Any, called: Callable[[Any, bool], None]) -> None:
     service.scheduler.apply_async = told_send  # apply_entry looks it up on the instance
 
 
-def last_run(app: Any, entry: Any) -> datetime:
-    """Return when an entry ran last, in the schedule's zone."""
+def find(service: Any, name: str) -> Any:
+    """Return an entry of the schedule before the first tick; None if there is none of this name."""
+    if redbeat.holds(service):
+        return redbeat.entry(service.app, name)
+    return service.scheduler.schedule.get(name)
+
+
+def last_run(app: Any, entry: Any) -> datetime | None:
+    """Return when an entry ran last, in the schedule's zone; None if that is not known."""
+    if entry.last_run_at is None:
+        return None
     last: datetime = maybe_make_aware(entry.last_run_at)
     return last.astimezone(app.timezone)
 
 
 def ran_at(service: Any, entry: Any, moment: datetime) -> None:
     """Set and save when an entry ran last, before the first tick."""
+    if redbeat.holds(service):
+        redbeat.ran_at(entry, moment.astimezone(service.app.timezone))
+        return
     _set_last_run(service.app, entry, moment)
     # Only django_celery_beat saves single entries.
     dirty = getattr(service.scheduler, "_dirty", None)
@@ -173,18 +188,24 @@ def send_for_each(
         return made
 
     scheduler.is_due, scheduler.reserve = is_due_again, reserve_next
+    if redbeat.holds(service):
+        redbeat.tick_at_once(service, lambda: any(left.values()))
 
 
 def send_by(
-    service: Any, send: Callable[[str, str, str, str], bool], refused: Callable[[str], None]
+    service: Any,
+    send: Callable[[str, str, str, str, RunToSave | None], bool],
+    refused: Callable[[str], None],
+    run_of: Callable[[str], RunToSave] | None = None,
 ) -> None:
     """Push the messages of entries with another function, in place of kombu's LPUSH.
 
     Args:
         service: Beat's service.
-        send: Gets the entry's name, the time of its run, the key of the queue's list and the message; returns whether
-            the message may be sent.
+        send: Gets the entry's name, the time of its run, the key of the queue's list, the message, and what to save;
+            returns whether the message may be sent.
         refused: Called with the entry's name if it may not.
+        run_of: Returns what to save by the entry's name, if the schedule is on the broker.
     """
     scheduler = service.scheduler
     reserve, apply_async = scheduler.reserve, scheduler.apply_async
@@ -211,7 +232,8 @@ def send_by(
             return put(channel, queue, message, **kwargs)
         name = sending[0]
         priority = channel._get_message_priority(message, reverse=False)
-        if not send(name, times[name], channel._q_for_pri(queue, priority), json.dumps(message)):
+        key, run = channel._q_for_pri(queue, priority), None if run_of is None else run_of(name)
+        if not send(name, times[name], key, json.dumps(message), run):
             refused(name)
         return None
 
@@ -219,23 +241,38 @@ def send_by(
     stock.Channel._put = put_by
 
 
-def names(service: Any) -> list[str] | None:
-    """Return the names of all entries; None before the first tick. Call it only in beat's own thread, between ticks."""
-    heap = getattr(service.scheduler, "_heap", None)
-    return None if heap is None else [str(event.entry.name) for event in heap]
+#: The entries of a scheduler with the Unix times at which they are due next, the first one first.
+Events = list[tuple[float, Any]]
 
 
-def scheduled(service: Any) -> tuple[int, float, str] | None:
-    """Return the number of entries, and the Unix time and name of the next due one; None if there is no heap (yet).
+def events(service: Any) -> Events | None:
+    """Return all entries; None before the first tick.
 
     Call this only in beat's own thread, because the heap changes while beat ticks. Don't use ``scheduler.schedule``,
-    which queries a database or Redis in other schedulers.
+    which queries the database or has only what is due.
+
+    Raises:
+        redis.exceptions.RedisError: The broker, which has the schedule, does not answer.
     """
+    if redbeat.holds(service):
+        return redbeat.events(service.app)
     heap = getattr(service.scheduler, "_heap", None)
-    if not heap:
+    if heap is None:
         return None
-    event = heap[0]
-    return len(heap), float(event.time), str(event.entry.name)
+    return sorted(((float(one.time), one.entry) for one in heap), key=itemgetter(0))
+
+
+def names(held: Events) -> list[str]:
+    """Return the names of entries."""
+    return [str(entry.name) for _, entry in held]
+
+
+def scheduled(held: Events) -> tuple[int, float, str] | None:
+    """Return the number of entries, and the Unix time and name of the next due one; None if there are none."""
+    if not held:
+        return None
+    due, entry = held[0]
+    return len(held), due, str(entry.name)
 
 
 def beat_entry(app: Any, name: str, entry: Any) -> Any:
@@ -267,37 +304,38 @@ def queue_of(
 
 
 def loaded(
-    service: Any, own: Iterable[str] = (), known: dict[Any, Any] | None = None
+    app: Any, held: Events, own: Iterable[str] = (), known: dict[Any, Any] | None = None
 ) -> list[Loaded]:
-    """Return all entries that the scheduler holds. Call it only in beat's own thread, like `scheduled`.
+    """Return what `events` has found, for display.
 
     ``own`` are the names of the inventory's entries. ``known`` caches the queue of each entry between calls,
     because routes may be the application's own functions.
     """
-    heap = getattr(service.scheduler, "_heap", None) or []
     inventory = frozenset(own)
     cache = {} if known is None else known
     return [
         Loaded(
-            name=str(event.entry.name),
-            task=str(event.entry.task),
-            queue=_queue_of(service.app, event.entry, cache),
-            schedule=_text_of(event.entry.schedule),
-            due=f"{_moment(event, UTC):%Y-%m-%dT%H:%M:%SZ}",
-            local=f"{_moment(event, service.app.timezone):%Y-%m-%d %H:%M:%S}",
-            source=INVENTORY if str(event.entry.name) in inventory else CODE,
-            last=_last_of(event.entry),
-            runs=int(getattr(event.entry, "total_run_count", 0)),
+            name=str(entry.name),
+            task=str(entry.task),
+            queue=_queue_of(app, entry, cache),
+            schedule=_text_of(entry.schedule),
+            due=f"{_moment(due, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            local=f"{_moment(due, app.timezone):%Y-%m-%d %H:%M:%S}",
+            source=INVENTORY if str(entry.name) in inventory else CODE,
+            last=_last_of(entry),
+            runs=int(getattr(entry, "total_run_count", 0)),
         )
-        for event in heap
+        for due, entry in held
     ]
 
 
-def loaded_before(service: Any, own: Iterable[str] = ()) -> list[Loaded]:
-    """Return the same as `loaded` before the first tick, which makes the heap again."""
+def events_before(service: Any) -> Events:
+    """Return the same as `events` before the first tick, which makes the heap again."""
+    if redbeat.holds(service):
+        return redbeat.events(service.app)
     service.scheduler.populate_heap()
     try:
-        return loaded(service, own)
+        return events(service) or []
     finally:
         service.scheduler._heap = None
 
@@ -318,9 +356,9 @@ def view_entry(app: Any, entry: Any) -> dict[str, Any]:
     }
 
 
-def _moment(event: Any, zone: tzinfo) -> datetime:
+def _moment(due: float, zone: tzinfo) -> datetime:
     # Beat's drift makes due times end in .99; show whole seconds.
-    return datetime.fromtimestamp(round(event.time), zone)
+    return datetime.fromtimestamp(round(due), zone)
 
 
 def _queue_of(app: Any, entry: Any, known: dict[Any, Any]) -> str | None:

@@ -82,7 +82,7 @@ def result_client(app: Any, timeout: float) -> redis.Redis | None:
     return next((client(endpoint, timeout) for endpoint in result_endpoints(app)), None)
 
 
-def client(endpoint: Endpoint, timeout: float) -> redis.Redis:
+def client(endpoint: Endpoint, timeout: float, *, decode_responses: bool = False) -> redis.Redis:
     """Return a client of a server, or of the primary that Sentinels know, that gives up quickly.
 
     It does not connect yet.
@@ -90,9 +90,11 @@ def client(endpoint: Endpoint, timeout: float) -> redis.Redis:
     Args:
         endpoint: The server.
         timeout: Seconds each for connecting and for a command.
+        decode_responses: Whether answers are texts in place of bytes.
     """
     options = {
         **endpoint.options(timeout),
+        "decode_responses": decode_responses,
         "ssl": endpoint.tls is not None,
         **(endpoint.tls or {}),
     }

@@ -29,10 +29,11 @@ FORMAT = 1
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 POLICIES = (ADD, REPLACE, REFUSE)
 #: Where beat keeps its schedule, and Celery's class for each.
-PERSISTENT, DATABASE = "persistent", "database"
+PERSISTENT, DATABASE, REDBEAT = "persistent", "database", "redbeat"
 SCHEDULERS = {
     PERSISTENT: "celery.beat:PersistentScheduler",
     DATABASE: "django_celery_beat.schedulers:DatabaseScheduler",
+    REDBEAT: "redbeat.schedulers:RedBeatScheduler",
 }
 #: What to do with a declared entry of the database that a user has edited.
 EDITED = ("keep", "reset")
@@ -349,9 +350,13 @@ def _keepalive(value: Any) -> Any:
 def with_essentials(settings: FleetSettings) -> dict[str, Any]:
     """Return the pins of a process: the runtime's own needs, overridden by the inventory's settings."""
     pins = {**ESSENTIALS.get(settings.component, {}), **settings.celery}
+    if settings.scheduler == REDBEAT:
+        from celery_fleet.compat import redbeat
+
+        pins.update(redbeat.settings(str(pins["broker_url"])))
     if settings.component != "beat":
         return pins
-    database = settings.scheduler == DATABASE
+    database = settings.scheduler in (DATABASE, REDBEAT)
     if database or str(pins.get("result_backend")).startswith("disabled"):
         # Otherwise beat adds celery.backend_cleanup, a task for a queue that it may not write to, and a
         # database would keep that entry.

@@ -27,7 +27,7 @@ from typing import Any
 from celery_fleet.common.errors import COMPONENT_VARIABLE, FleetError, one_line
 from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact, secrets_in
-from celery_fleet.compat import versions
+from celery_fleet.compat import redbeat, versions
 from celery_fleet.config.settings import URL_VARIABLES
 
 LOADER = "celery_fleet.loader.FleetLoader"
@@ -172,6 +172,8 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
         "scheduler": described.plain(app.conf.beat_scheduler),
         # Why its schedule can't be in a database; it matters only if the inventory wants it there.
         "no_database": redact(available.missing()),
+        # The same for a schedule on the broker.
+        "no_redbeat": redbeat.missing(),
         "default_queue": str(app.conf.task_default_queue),
         "routes": described.plain(app.conf.task_routes),
         "pinned": [name for name in _ROUTING if name in pinned],

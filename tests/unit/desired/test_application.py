@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shlex
 import time
 from pathlib import Path
@@ -1067,3 +1068,41 @@ def test_the_bounds_of_a_worker_that_autoscales() -> None:
     assert workers.pool_words({}) == ""
     with pytest.raises(ValueError, match="can't be understood"):
         workers.autoscale({"autoscale": {"min": 2, "max": 10}})
+
+
+@pytest.mark.parametrize("component", ["worker", "beat", "producer", "operator", "flower"])
+def test_processes_know_that_the_schedule_is_on_the_broker(component: str) -> None:
+    groups = {"celery_beat": ["a"]}
+    schedule: Any = {
+        "entries": {"nightly": {"task": "t", "interval": 60, "missed": "skip"}},
+        "policy": "add",
+        "scheduler": "redbeat",
+        "edited": "keep",
+        "declared": {},
+    }
+    options = {"schedule": schedule} if component == "beat" else {}
+    found = whole(component, scheduler="redbeat", groups=groups, **options)
+    assert found.get("beat_scheduler") == (None if component == "flower" else "redbeat")
+    # A single beat also sends with the script that writes the run.
+    assert found.get("beat_standby", False) == (component == "beat")
+    if component == "beat":
+        assert found["celery"]["beat_schedule"]["nightly"]["missed"] == "skip"
+    # Without a beat there is no schedule.
+    assert "beat_scheduler" not in whole(component, scheduler="redbeat", groups={})
+
+
+def test_rights_on_the_schedule_reach_no_queue() -> None:
+    def rights(*, redbeat: bool) -> dict[str, str]:
+        text = acl.acl("broker", PASSWORDS, QUEUES, standby=redbeat, redbeat=redbeat)
+        lines = [line.split(" ", 2) for line in text.splitlines()]
+        return {words[1]: words[2] for words in lines}
+
+    before, after = rights(redbeat=False), rights(redbeat=True)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"worker", "beat", "producer"}
+    for name in changed:
+        selector = re.findall(r"\(.*?~redbeat:\*\)", after[name])
+        assert len(selector) == 1
+        assert re.findall(r"~\S+", selector[0]) == ["~redbeat:*)"]
+    assert "redbeat" in after["producer"].partition("(")[2]
+    assert "redbeat" not in after["producer"].partition("(")[0]

@@ -143,7 +143,7 @@ def _extras(draw: Draw) -> dict[str, Any]:
         "celery_app_delivery": st.sampled_from(["inherit", "at_most_once"]),
         "celery_app_log_destination": st.sampled_from(["journal", "file"]),
         "celery_app_log_rotate": st.sampled_from([{"when": "weekly"}, {"keep": 3, "size": "1M"}]),
-        "celery_beat_scheduler": st.sampled_from(["persistent", "database"]),
+        "celery_beat_scheduler": st.sampled_from(["persistent", "database", "redbeat"]),
         "celery_health_enabled": st.booleans(),
         "celery_health_interval": st.sampled_from([60, 3600]),
         "celery_producer_web_listen": st.sampled_from(["", "127.0.0.1:5000"]),

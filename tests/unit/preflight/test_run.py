@@ -332,9 +332,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{B}/recompute/crontab", "0 25 * * *", f"{B}.recompute.crontab", "a string, but must be", "as in {minute: 0"),
     ("celery_app_settings", {"task_always_eager": True}, "celery_app_settings.task_always_eager",
      "no worker would ever", "remove it"),
-    ("celery_beat_scheduler", "redbeat", "celery_beat_scheduler", "not supported yet", "database"),
+    ("celery_beat_scheduler", "zookeeper", "celery_beat_scheduler", "not supported", "redbeat"),
     (f"{B}_on_edit", "rset", f"{B}_on_edit", "none of the allowed", "reset?"),
-    (f"{B}_on_edit", "reset", f"{B}_on_edit", "can't be edited", "database"),
+    (f"{B}_on_edit", "reset", f"{B}_on_edit", "only edits in a database", "database"),
     (f"{B}/clean", "0 2 * * *", f"{B}.clean", "a string, but must be a mapping", "crontab"),
     (f"{B}/clean/task", 5, f"{B}.clean.task", "not a task's name", "as Celery registers it"),
     (f"{B}/clean/tsk", "x", f"{B}.clean.tsk", "not a known key", "task?"),
@@ -621,6 +621,27 @@ def test_a_database_gets_time_to_answer(variables: Variables, seconds: Any) -> N
     given = {**variables, "celery_beat_scheduler": "database", name: seconds}
     assert "60 is the default" in only(problems(given)).remedy
     assert problems({**given, name: 1}) == []
+
+
+@pytest.mark.parametrize("name", ["beat_scheduler", "redbeat_redis_url", "redbeat_lock_timeout"])
+def test_a_schedule_on_the_broker_has_no_settings_of_its_own(
+    variables: Variables, name: str
+) -> None:
+    given = {**variables, "celery_beat_scheduler": "redbeat"}
+    assert problems(given) == []
+    found = [
+        one.variable
+        for one in problems({**given, "celery_app_settings": {name: "x"}})
+        if "celery_beat_scheduler is redbeat" in one.message
+    ]
+    assert found == [f"celery_app_settings.{name}"]
+
+
+def test_edits_are_kept_only_in_a_database(variables: Variables) -> None:
+    given = {**variables, "celery_beat_schedule_on_edit": "reset"}
+    for scheduler in ("persistent", "redbeat"):
+        found = only(problems({**given, "celery_beat_scheduler": scheduler}))
+        assert f"celery_beat_scheduler is {scheduler}" in found.message
 
 
 def test_a_schedule_in_a_database_is_accepted(variables: Variables) -> None:

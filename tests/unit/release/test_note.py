@@ -344,6 +344,18 @@ def test_entries_that_a_database_cannot_hold_are_refused(
     )
 
 
+@pytest.mark.parametrize("told", [{}, {"no_redbeat": ""}, {"no_redbeat": "there is no redbeat"}])
+def test_a_release_without_redbeat_is_refused_only_if_its_schedule_needs_it(
+    told: dict[str, Any],
+) -> None:
+    wanted = ["of release r1 there is no redbeat"] if told.get("no_redbeat") else []
+    found = refused(note({}, **told), scheduler="redbeat")
+    assert len(found) == len(wanted)
+    assert all(part in words for words, part in zip(found, wanted, strict=True))
+    assert refused(note({}, **told), scheduler="persistent") == []
+    assert refused(note({}, **told), scheduler="database") == []
+
+
 @pytest.mark.parametrize(
     ("host", "packages", "works"),
     [

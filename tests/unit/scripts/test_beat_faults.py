@@ -10,7 +10,7 @@ from celery_fleet.config.entries import EACH, ONCE, SKIP
 from scripts.beat_faults.__main__ import HEADINGS, MARKS, PAGE, simulate
 from scripts.beat_faults.beats import BEGIN
 from scripts.beat_faults.simulation import FAULTS
-from scripts.beat_faults.verdict import Arrival, Judge, Period, Verdict
+from scripts.beat_faults.verdict import Arrival, Judge, Period, RunCount
 from scripts.clock_changes import DATABASE, ENTRIES, FILE
 
 
@@ -33,28 +33,28 @@ def up(*minutes: tuple[float, float]) -> list[Period]:
 @pytest.mark.parametrize(
     ("policy", "sent", "ran", "wanted"),
     [
-        (ONCE, (10, 20, 30), [(0, 40)], Verdict(3)),
-        (ONCE, (10, 10.1, 20, 30), [(0, 40)], Verdict(4, doubled=1)),
+        (ONCE, (10, 20, 30), [(0, 40)], RunCount(3)),
+        (ONCE, (10, 10.1, 20, 30), [(0, 40)], RunCount(4, doubled=1)),
         # A message before its slot is none of this slot.
-        (ONCE, (9.9, 20, 30), [(0, 40)], Verdict(3, doubled=1, missed=1)),
-        (ONCE, (10, 30), [(0, 40)], Verdict(2, missed=1)),
-        (ONCE, (10, 20), [(0, 40)], Verdict(2, missed=1)),
-        (ONCE, (10, 30), [(0, 15), (29, 40)], Verdict(2, missed=1)),
-        (ONCE, (10, 30), [(0, 15), (29.5, 40)], Verdict(2, excused=1)),
+        (ONCE, (9.9, 20, 30), [(0, 40)], RunCount(3, doubled=1, missed=1)),
+        (ONCE, (10, 30), [(0, 40)], RunCount(2, missed=1)),
+        (ONCE, (10, 20), [(0, 40)], RunCount(2, missed=1)),
+        (ONCE, (10, 30), [(0, 15), (29, 40)], RunCount(2, missed=1)),
+        (ONCE, (10, 30), [(0, 15), (29.5, 40)], RunCount(2, excused=1)),
         # The beats take turns, and none runs for long.
-        (ONCE, (10, 30), [(0, 15), (20, 20.5), (20.5, 21), (30, 40)], Verdict(2, excused=1)),
+        (ONCE, (10, 30), [(0, 15), (20, 20.5), (20.5, 21), (30, 40)], RunCount(2, excused=1)),
         # It came too late.
-        (ONCE, (10, 25, 30), [(0, 40)], Verdict(3, missed=1)),
-        (ONCE, (10, 25, 30), [(0, 15), (24.5, 40)], Verdict(3)),
-        (EACH, (10, 30.1, 30.2), [(0, 15), (30, 40)], Verdict(3)),
-        (EACH, (10, 30.1), [(0, 15), (30, 40)], Verdict(2, missed=1)),
-        (EACH, (10, 30.1, 30.2, 30.3), [(0, 15), (30, 40)], Verdict(4, doubled=1)),
-        (SKIP, (10, 30), [(0, 15), (20.5, 40)], Verdict(2, excused=1)),
-        (SKIP, (10, 30), [(0, 15), (20.2, 40)], Verdict(2, missed=1)),
+        (ONCE, (10, 25, 30), [(0, 40)], RunCount(3, missed=1)),
+        (ONCE, (10, 25, 30), [(0, 15), (24.5, 40)], RunCount(3)),
+        (EACH, (10, 30.1, 30.2), [(0, 15), (30, 40)], RunCount(3)),
+        (EACH, (10, 30.1), [(0, 15), (30, 40)], RunCount(2, missed=1)),
+        (EACH, (10, 30.1, 30.2, 30.3), [(0, 15), (30, 40)], RunCount(4, doubled=1)),
+        (SKIP, (10, 30), [(0, 15), (20.5, 40)], RunCount(2, excused=1)),
+        (SKIP, (10, 30), [(0, 15), (20.2, 40)], RunCount(2, missed=1)),
     ],
 )
 def test_runs_are_compared_with_slots(
-    policy: str, sent: tuple[float, ...], ran: list[tuple[float, float]], wanted: Verdict
+    policy: str, sent: tuple[float, ...], ran: list[tuple[float, float]], wanted: RunCount
 ) -> None:
     assert Judge(up(*ran)).crontab(arrivals(*sent), SLOTS, policy, END) == wanted
 
@@ -62,14 +62,14 @@ def test_runs_are_compared_with_slots(
 @pytest.mark.parametrize(
     ("sent", "ran", "wanted"),
     [
-        ((0, 10, 20), [(0, 40)], Verdict(3)),
-        ((0, 9.9, 20), [(0, 40)], Verdict(3, doubled=1)),
-        ((0, 10, 21), [(0, 40)], Verdict(3, missed=1)),
-        ((0, 10, 25), [(0, 15), (24.5, 40)], Verdict(3)),
+        ((0, 10, 20), [(0, 40)], RunCount(3)),
+        ((0, 9.9, 20), [(0, 40)], RunCount(3, doubled=1)),
+        ((0, 10, 21), [(0, 40)], RunCount(3, missed=1)),
+        ((0, 10, 25), [(0, 15), (24.5, 40)], RunCount(3)),
     ],
 )
 def test_runs_are_compared_with_an_interval(
-    sent: tuple[float, ...], ran: list[tuple[float, float]], wanted: Verdict
+    sent: tuple[float, ...], ran: list[tuple[float, float]], wanted: RunCount
 ) -> None:
     assert Judge(up(*ran)).interval(arrivals(*sent), 600) == wanted
 

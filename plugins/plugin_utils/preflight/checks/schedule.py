@@ -60,18 +60,22 @@ _TAKEN: Final = (
     """.split(),  # noqa: SIM905 - as a list it would be a page of quotes
 )
 
-# Celery's settings that have no meaning if the schedule is in a database.
+# The values of celery_beat_scheduler.
+SCHEDULERS: Final = ("persistent", "database", "redbeat")
+
+# Celery's settings that have no meaning if the schedule is in a database or on the broker, and those of celery-redbeat.
 _FOREIGN: Final = ("beat_scheduler", "beat_schedule_filename")
+_REDBEAT: Final = "redbeat_"
 
 
 def check_scheduler(model: Model) -> Iterator[Problem]:
     """Refuse a scheduler that is not supported."""
     for value, hosts in model.distinct("celery_beat_scheduler"):
-        if isinstance(value, str) and value not in ("persistent", "database"):
+        if isinstance(value, str) and value not in SCHEDULERS:
             yield Problem(
                 "celery_beat_scheduler",
-                "is not supported yet",
-                "write persistent or database, or remove it",
+                "is not supported",
+                "write persistent, database or redbeat, or remove it",
                 value=model.show(("celery_beat_scheduler",), value),
                 hosts=hosts,
             )
@@ -84,10 +88,11 @@ def check_database(model: Model) -> Iterator[Problem]:
         if scheduler != "database" and model.value(host, "celery_beat_schedule_on_edit") == "reset":
             yield Problem(
                 "celery_beat_schedule_on_edit",
-                "is reset, but celery_beat_scheduler is persistent, and that schedule can't be edited",
+                f"is reset, but celery_beat_scheduler is {scheduler}, and only edits in a database are kept",
                 "remove it, or set celery_beat_scheduler: database",
                 hosts=(host,),
             )
+        yield from _foreign(host, model, scheduler)
         if scheduler != "database":
             continue
         seconds = as_number(model.value(host, "celery_beat_schedule_timeout"))
@@ -99,18 +104,24 @@ def check_database(model: Model) -> Iterator[Problem]:
                 value=model.show(("celery_beat_schedule_timeout",), seconds),
                 hosts=(host,),
             )
-        for name in as_mapping(model.value(host, "celery_app_settings")):
-            if name in _FOREIGN:
-                yield Problem(
-                    dotted(("celery_app_settings", name)),
-                    "has no meaning if celery_beat_scheduler is database",
-                    "remove it; entries are declared in celery_beat_schedule",
-                    hosts=(host,),
-                )
         for name, entry in as_mapping(model.value(host, "celery_beat_schedule")).items():
             if isinstance(entry, Mapping):
                 for problem in _held(("celery_beat_schedule", name), as_mapping(entry)):
                     yield replace(problem, hosts=(host,))
+
+
+def _foreign(host: str, model: Model, scheduler: object) -> Iterator[Problem]:
+    """Refuse settings that celery_beat_scheduler decides about."""
+    if scheduler not in ("database", "redbeat"):
+        return
+    for name in as_mapping(model.value(host, "celery_app_settings")):
+        if name in _FOREIGN or (scheduler == "redbeat" and str(name).startswith(_REDBEAT)):
+            yield Problem(
+                dotted(("celery_app_settings", name)),
+                f"has no meaning if celery_beat_scheduler is {scheduler}",
+                "remove it; entries are declared in celery_beat_schedule",
+                hosts=(host,),
+            )
 
 
 def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, NAME
 from tests import fleet
 from tests.unit.delivery.servers import Server
 from tests.unit.runtime.conftest import document
@@ -28,10 +29,20 @@ def counted(path: Path) -> dict[str, dict[str, int]]:
 class RealBeat:
     """Runs one beat after another, all of which send to the same Redis."""
 
-    def __init__(self, directory: Path, redis: Server, *, standby: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        redis: Server,
+        *,
+        standby: bool = False,
+        scheduler: str = "persistent",
+        url: str = "",
+    ) -> None:
         self.directory = directory
         self.redis = redis
         self.standby = standby
+        self.scheduler = scheduler
+        self.url = url or redis.url
         self.path = directory / "metrics/beat.json"
         self.path.parent.mkdir()
         (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
@@ -50,7 +61,7 @@ class RealBeat:
         """Run a beat with these entries; when the block ends it is stopped and must exit successfully."""
         settings = document(
             "beat",
-            broker_url=self.redis.url,
+            broker_url=self.url,
             result_backend="disabled://",
             beat_sync_every=1,
             beat_enable_remote_control=False,
@@ -59,14 +70,18 @@ class RealBeat:
         settings["metrics"] = {"file": str(self.path)}
         if self.standby:
             settings["beat_standby"] = True
+        settings["beat_scheduler"] = self.scheduler
         (self.directory / "settings.json").write_text(json.dumps(settings))
-        options = ("-l", "INFO", "--max-interval=1", "--pidfile=", "-s", "schedule")
+        options = ["-l", "INFO", "--max-interval=1", "--pidfile="]
+        if self.scheduler == "persistent":
+            options += ["-s", "schedule"]
         with (self.directory / "beat.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "shop", "beat", *options],
                 cwd=self.directory,
                 env={
                     **fleet.environment("beat", self.directory / "settings.json"),
+                    DIRECTORY_VARIABLE: str(self.directory),
                     "NOTIFY_SOCKET": "@no-listener",
                 },
                 stdout=log,
@@ -78,6 +93,14 @@ class RealBeat:
             process.terminate()
             status = process.wait(60)
         assert status == 0, self.log
+
+    def loaded(self) -> list[dict[str, Any]]:
+        """Return the entries that beat says it holds."""
+        path = self.directory / NAME
+        held: list[dict[str, Any]] = (
+            json.loads(path.read_text())["entries"] if path.exists() else []
+        )
+        return held
 
     def arrived(self, task: str) -> int:
         messages = self.redis.client.lrange("celery", 0, -1)

@@ -109,7 +109,7 @@ def test_unusual_schedules_are_shown() -> None:
     heap = [SimpleNamespace(time=0.0, entry=entry)]
     service = SimpleNamespace(scheduler=SimpleNamespace(_heap=heap), app=Celery("odd"))
 
-    (shown,) = compat_beat.loaded(service)
+    (shown,) = compat_beat.loaded(service.app, compat_beat.events(service) or [])
     assert shown.schedule == str(odd)
 
     progress = beat.Progress(5.0)

@@ -1,0 +1,255 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""The schedule of celery-redbeat, which is on the broker (redbeat/schedulers.py, read at 2.4.2).
+
+Its scheduler keeps nothing in memory. Each tick reads the entries that are due, so any process with the right to do
+so may change one at any time. By itself it writes a run back before it sends the message: a beat that dies in between
+loses the run, and one that has been replaced meanwhile takes it from the next leader. So the fleet's script does both
+at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import redis
+from celery.beat import ScheduleEntry
+
+from celery_fleet.common.errors import error_text
+from celery_fleet.compat import broker
+
+logger = logging.getLogger("celery_fleet.beat")
+
+PACKAGE = "redbeat"
+
+#: The keys of its schedule.
+KEYS = "redbeat:"
+
+#: Seconds for connecting to the broker, and for each answer.
+TIMEOUT = 5.0
+
+#: What is raised while the broker is away.
+AWAY = (redis.exceptions.RedisError, OSError)
+
+#: The attribute of an application in which it keeps its client.
+_CLIENT = "redbeat_redis"
+
+
+def settings(broker_url: str) -> Mapping[str, Any]:
+    """Return its settings. It has no lock, because the fleet's election decides which beat sends.
+
+    Args:
+        broker_url: The broker. It only reads the beginning, because it gets a client.
+    """
+    return {
+        "redbeat_redis_url": broker_url,
+        "redbeat_redis_options": {},
+        "redbeat_key_prefix": KEYS,
+        "redbeat_lock_key": None,
+    }
+
+
+class _Client:
+    """Makes the client when it is first used, because an application is not configured when it is loaded."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def __getattr__(self, name: str) -> Any:
+        made = broker.client(broker.endpoints(self._app)[0], TIMEOUT, decode_responses=True)
+        setattr(self._app, _CLIENT, made)
+        return getattr(made, name)
+
+
+def connect(app: Any) -> None:
+    """Give an application the fleet's client of the broker, which follows a primary, for its schedule."""
+    setattr(app, _CLIENT, _Client(app))
+    if not missing():
+        from redbeat.schedulers import RedBeatSchedulerEntry
+
+        RedBeatSchedulerEntry.due_at = property(_due_at)
+
+
+def _due_at(entry: Any) -> datetime | None:
+    """Return when an entry is due; None if never again.
+
+    Its own property adds the time that is left to the last run, in place of the present. So an entry that is saved
+    later, as each declared one is when beat starts, seems due too early. Beat looks only at the first entry to know how
+    long it may sleep, and would be late for the others by up to its longest sleep.
+    """
+    now: datetime = entry._default_now()
+    if entry.last_run_at is None:
+        return now
+    left: timedelta | None = entry.schedule.remaining_estimate(entry.last_run_at)
+    return None if left is None else max(now, now + left)
+
+
+def missing() -> str:
+    """Return why this process can't have such a schedule, with the remedy; empty if it can."""
+    try:
+        __import__(PACKAGE)
+    except ImportError:
+        return f"there is no {PACKAGE} in its virtualenv: add celery-redbeat to the requirements"
+    return ""
+
+
+def is_used(app: Any) -> bool:
+    """Return whether an application's settings say that its schedule is on the broker."""
+    return hasattr(app, _CLIENT)
+
+
+def holds(service: Any) -> bool:
+    """Return whether a beat's schedule is one of celery-redbeat."""
+    return type(service.scheduler).__module__.partition(".")[0] == PACKAGE
+
+
+def events(app: Any) -> list[tuple[float, Any]]:
+    """Return all entries with the Unix times at which they are due; those that are switched off are left out.
+
+    Raises:
+        redis.exceptions.RedisError: The broker does not answer.
+    """
+    from redbeat.schedulers import RedBeatSchedulerEntry, ensure_conf
+
+    client = getattr(app, _CLIENT)
+    found = client.zrange(ensure_conf(app).schedule_key, 0, -1, withscores=True)
+    with client.pipeline(transaction=False) as pipe:
+        for key, _ in found:
+            pipe.hmget(key, "definition", "meta")
+        texts = pipe.execute()
+    entries = []
+    for (_, due), (definition, meta) in zip(found, texts, strict=True):
+        # Another process may have just removed it. An entry that is never due again has a time below 0.
+        if definition is None or due < 0:
+            continue
+        told = RedBeatSchedulerEntry.decode_meta(meta)
+        fields = RedBeatSchedulerEntry.decode_definition(definition)
+        made = RedBeatSchedulerEntry(app=app, **{**fields, **told})
+        # Without this it would have run now.
+        made.last_run_at = told["last_run_at"]
+        if made.enabled:
+            entries.append((due, made))
+    return entries
+
+
+def entry(app: Any, name: str) -> Any:
+    """Return an entry; None if there is none of this name.
+
+    Raises:
+        redis.exceptions.RedisError: The broker does not answer.
+    """
+    from redbeat.schedulers import RedBeatSchedulerEntry
+
+    try:
+        return RedBeatSchedulerEntry.from_key(f"{KEYS}{name}", app=app)
+    except KeyError:
+        return None
+
+
+def ran_at(entry: Any, moment: datetime) -> None:
+    """Set and save when an entry ran last.
+
+    Raises:
+        redis.exceptions.RedisError: The broker does not answer.
+    """
+    entry.reschedule(last_run_at=moment)
+
+
+@dataclass(frozen=True)
+class RunToSave:
+    """What is written about an entry's run.
+
+    Attributes:
+        entry: The entry's key.
+        schedule: The key of the schedule.
+        meta: What the entry's field `meta` gets.
+        due: When the entry is due next, in Unix time.
+    """
+
+    entry: str
+    schedule: str
+    meta: str
+    due: float
+
+
+def hold_runs(service: Any) -> Callable[[str], RunToSave]:
+    """Let the scheduler take entries without writing that; return a function that tells what to write, by name."""
+    scheduler = service.scheduler
+    taken: dict[str, Any] = {}
+
+    def reserve(entry: Any) -> Any:
+        # Celery's own method writes nothing.
+        taken[str(entry.name)] = made = ScheduleEntry._next_instance(entry)
+        return made
+
+    def run_of(name: str) -> RunToSave:
+        from redbeat.decoder import RedBeatJSONEncoder
+
+        made = taken[name]
+        meta = {"last_run_at": made.last_run_at, "total_run_count": made.total_run_count}
+        return RunToSave(
+            entry=made.key,
+            schedule=service.app.redbeat_conf.schedule_key,
+            meta=json.dumps(meta, cls=RedBeatJSONEncoder),
+            due=made.score,
+        )
+
+    scheduler.reserve = reserve
+    return run_of
+
+
+def save_failed(
+    service: Any, run_of: Callable[[str], RunToSave], save: Callable[[RunToSave], bool]
+) -> None:
+    """Save runs that could not be sent for another reason than that the broker is away, as other schedulers do.
+
+    Without that, beat would try again with every tick.
+    """
+    scheduler = service.scheduler
+    apply_async = scheduler.apply_async
+
+    def saved_apply(entry: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return apply_async(entry, *args, **kwargs)
+        except Exception:
+            save(run_of(str(entry.name)))
+            raise
+
+    scheduler.apply_async = saved_apply
+
+
+def tick_at_once(service: Any, is_due: Callable[[], bool]) -> None:
+    """Let beat tick again without a pause while a function says that something is due."""
+    tick = service.scheduler.tick
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        pause = tick(*args, **kwargs)
+        return 0.0 if is_due() else pause
+
+    service.scheduler.tick = again
+
+
+def guard(service: Any, tell: Callable[[str | None], None]) -> None:
+    """Keep beat running while the broker, which has the schedule, is away.
+
+    Args:
+        service: Beat's service.
+        tell: Called at each tick with a description of the trouble; None if there is none.
+    """
+    tick = service.scheduler.tick
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            pause = tick(*args, **kwargs)
+        except AWAY as error:
+            logger.error("waiting for the broker: %s", error_text(error))
+            tell("the broker")
+            return 1.0
+        tell(None)
+        return pause
+
+    service.scheduler.tick = guarded

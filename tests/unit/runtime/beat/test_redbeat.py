@@ -1,0 +1,189 @@
+"""Beats whose schedule is on the broker, with celery-redbeat, which an application may edit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
+
+from celery_fleet.delivery.keys import BEAT_SENT
+from tests import fleet
+from tests.fleet import wait_for
+from tests.unit.delivery.servers import Server, serving
+from tests.unit.runtime.beat.real import RealBeat
+from tests.unit.runtime.conftest import document
+
+pytestmark = pytest.mark.slow
+
+SECOND = {"task": "shop.tick", "interval": 1}
+HOURLY = {"task": "shop.hourly", "interval": 3600}
+
+EDIT = """
+from datetime import timedelta
+import shop
+from celery.schedules import schedule
+from redbeat import RedBeatSchedulerEntry
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serving(tmp_path) as server:
+        passwords = {"beat": "secret", "producer": "secret"}
+        text = acl("broker", passwords, ["celery"], standby=True, redbeat=True)
+        for line in text.splitlines():
+            words = line.removeprefix("user ").split(" ")
+            if words[0] in passwords:
+                # A selector in brackets is one argument.
+                server.client.execute_command("ACL SETUSER", *split(words))
+        yield server
+
+
+def split(words: list[str]) -> list[str]:
+    found: list[str] = []
+    for word in words:
+        if found and found[-1].startswith("(") and not found[-1].endswith(")"):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
+
+
+def url(server: Server, user: str) -> str:
+    return server.url.replace("//", f"//{user}:secret@")
+
+
+@pytest.fixture
+def beats(server: Server, tmp_path: Path) -> tuple[RealBeat, RealBeat]:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made = RealBeat(
+            tmp_path / name, server, standby=True, scheduler="redbeat", url=url(server, "beat")
+        )
+        found.append(made)
+    return found[0], found[1]
+
+
+def edit(beat: RealBeat, server: Server, line: str) -> str:
+    """Run code of the application in a process that sends."""
+    settings = document(
+        "producer", broker_url=url(server, "producer"), result_backend="disabled://"
+    )
+    settings["beat_scheduler"] = "redbeat"
+    path = beat.directory / "producer.json"
+    path.write_text(json.dumps(settings))
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:redbeat", "-c", EDIT + line],
+        cwd=beat.directory,
+        env=fleet.environment("producer", path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def names(beat: RealBeat) -> set[str]:
+    return {str(entry["name"]) for entry in beat.loaded()}
+
+
+def test_an_application_edits_the_schedule_of_a_running_beat(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    with beat.running(hourly=HOURLY):
+        wait_for(lambda: names(beat) == {"hourly"}, 30)
+        edit(
+            beat,
+            server,
+            "RedBeatSchedulerEntry('own', 'shop.own', schedule(1), app=shop.app).save()",
+        )
+        wait_for(lambda: beat.arrived("shop.own") >= 3, 30)
+        wait_for(lambda: names(beat) == {"hourly", "own"}, 30)
+        sources = {entry["name"]: entry["source"] for entry in beat.loaded()}
+        assert sources == {"hourly": "inventory", "own": "redbeat"}
+        edit(
+            beat,
+            server,
+            "RedBeatSchedulerEntry.from_key('redbeat:own', app=shop.app).delete()",
+        )
+        wait_for(lambda: names(beat) == {"hourly"}, 30)
+        number = beat.arrived("shop.own")
+        time.sleep(3)
+        assert beat.arrived("shop.own") == number
+        assert beat.arrived("shop.hourly") == 0
+    assert server.client.acl_log() == []
+    assert "Error" not in beat.log
+
+
+def test_what_is_no_longer_declared_is_removed(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    with beat.running(hourly=HOURLY, tick=SECOND):
+        wait_for(lambda: beat.arrived("shop.tick") >= 2, 30)
+    with beat.running(hourly=HOURLY):
+        wait_for(lambda: names(beat) == {"hourly"}, 30)
+    assert server.client.zrange("redbeat::schedule", 0, -1) == [b"redbeat:hourly"]
+
+
+def test_another_beat_continues_when_one_ends(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    one, two = beats
+    with two.running(tick=SECOND, hourly=HOURLY) as leader:
+        wait_for(lambda: "this beat sends now" in two.log, 30)
+        with one.running(tick=SECOND, hourly=HOURLY):
+            wait_for(lambda: "another beat sends" in one.log, 30)
+            wait_for(lambda: two.arrived("shop.tick") >= 3, 30)
+            # What was sent an hour ago by one beat is due for all.
+            key = f"{time.time() - 3600:.6f}".encode() + b"\0"
+            server.client.hset(BEAT_SENT, "hourly", key)
+            leader.send_signal(signal.SIGTERM)
+            wait_for(lambda: one.arrived("shop.hourly") == 1, 30)
+            number = one.arrived("shop.tick")
+            wait_for(lambda: one.arrived("shop.tick") >= number + 2, 30)
+            assert one.arrived("shop.hourly") == 1
+
+
+def test_beat_waits_for_the_broker_and_survives_its_outage(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    with beat.running(tick=SECOND):
+        wait_for(lambda: beat.arrived("shop.tick") >= 2, 30)
+        server.client.execute_command("ACL SETUSER", "beat", "off")
+        server.client.client_kill_filter(user="beat")
+        wait_for(lambda: "waiting for the broker" in beat.log, 30)
+        number = beat.arrived("shop.tick")
+        server.client.execute_command("ACL SETUSER", "beat", "on")
+        wait_for(lambda: beat.arrived("shop.tick") >= number + 2, 60)
+
+
+def test_an_entry_that_beat_may_not_send_is_skipped(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    with beat.running(hourly=HOURLY, tick=SECOND):
+        wait_for(lambda: names(beat) == {"hourly", "tick"}, 30)
+        edit(
+            beat,
+            server,
+            """
+entry = RedBeatSchedulerEntry("own", "shop.own", schedule(600), options={"queue": "other"}, app=shop.app)
+entry.save().reschedule(entry.last_run_at - timedelta(hours=1))
+""",
+        )
+        wait_for(lambda: "Sending due task own" in beat.log, 30)
+        number = beat.arrived("shop.tick")
+        wait_for(lambda: beat.arrived("shop.tick") >= number + 4, 30)
+        assert beat.log.count("Sending due task own") == 1
+        assert "NOPERM" in beat.log or "permission" in beat.log
