@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.schedulers import unstorable
 from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
     DEFAULT_QUEUE,
     routed,
@@ -100,14 +101,8 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         found += _contradictions(identity, inventory, code)
         if "schedule" in told:
             found += _overriding_nothing(identity, inventory, code)
-    why = str(told.get("no_redbeat") or "")
-    if demands.get("scheduler") == "redbeat" and why:
-        found.append(
-            f"celery_beat_scheduler is redbeat, but of release {identity} {why}. Or leave celery_beat_scheduler at "
-            "persistent."
-        )
-    if demands.get("scheduler") == "database":
-        found += _homeless(identity, told, in_effect(code, inventory, policy))
+    scheduler = str(demands.get("scheduler"))
+    found += unstorable(identity, told, in_effect(code, inventory, policy), scheduler)
     for name, entry in in_effect(code, inventory, policy).items():
         found += _unserved(identity, name, entry, tasks, told, demands)
     return found
@@ -317,40 +312,6 @@ def _time(entry: Mapping[str, Any]) -> Any:
 def _text(value: Any) -> str:
     items = value if isinstance(value, (list, tuple)) else [value]
     return ",".join(str(item).replace(" ", "").lower() for item in items)
-
-
-# Options of an entry with a column in django_celery_beat; the queue is a separate field in the note.
-_OPTIONS = frozenset(
-    {"exchange", "routing_key", "priority", "headers", "expires", "expire_seconds"}
-)
-
-
-def _homeless(
-    identity: str, told: Mapping[str, Any], code: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Return why the schedule can't be in this release's database; empty if its note is too old to say."""
-    found = []
-    why = str(told.get("no_database") or "")
-    if why:
-        found.append(
-            f"celery_beat_scheduler is database, but of release {identity} {why}. Or leave celery_beat_scheduler at "
-            "persistent."
-        )
-    for name, entry in sorted(code.items()):
-        what = [
-            f"an option {option}" for option in sorted(set(entry.get("options") or {}) - _OPTIONS)
-        ]
-        if "custom" in entry:
-            what.append(f"a schedule of its own class ({entry['custom']})")
-        if entry.get("relative"):
-            what.append("a relative interval")
-        if what:
-            found.append(
-                f"beat_schedule of release {identity}, in its code: entry {name} has {' and '.join(what)}, which the "
-                f"database can't store. Change it there, or disable it with celery_beat_schedule: "
-                f"{{{name}: {{enabled: false}}}}."
-            )
-    return found
 
 
 def _unserved(

@@ -92,7 +92,7 @@ _FLEET_KEYS = "fleet:*"
 _ROOM_KEY = "fleet:room"
 
 # What several beats need to agree on the one that sends (`celery_fleet.beat.leadership`).
-_STANDBY = "+eval +get +set +del +hget +hset +hgetall"
+_STANDBY = "+eval +get +set +del +hget +hset +hgetall +hdel"
 _BEATS = "fleet:beat:*"
 
 # What celery-redbeat does with its schedule. Beat's scripts write it, and processes of the application change entries.

@@ -9,13 +9,13 @@ and a message whose answer was lost is not sent twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from celery_fleet.common.periodic import Periodic
-from celery_fleet.compat.redbeat import RunToSave
+from celery_fleet.compat.redbeat import KEYS, RunToSave
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 
 logger = logging.getLogger("celery_fleet.beat")
@@ -25,6 +25,9 @@ LEASE = 20.0
 #: Seconds between two renewals, and between two attempts of a beat that stands by.
 RENEWAL = 4.0
 ATTEMPT = 1.0
+
+#: How keys begin that beat may write and that are no queues. An application may choose an entry's queue.
+RESERVED = ("fleet:", KEYS)
 
 # Become the leader if there is none, or stay it.
 _TAKE = """
@@ -115,7 +118,10 @@ class Leadership:
 
         Raises:
             redis.exceptions.RedisError: The broker does not answer, or refuses.
+            ValueError: The queue has the key of something else.
         """
+        if queue.startswith(RESERVED):
+            raise ValueError(f"no queue may begin with {' or '.join(RESERVED)}: {queue}")
         keys: tuple[str, ...] = (BEAT_LEADER, BEAT_SENT, queue)
         arguments: tuple[Any, ...] = (self._token, entry, time, message)
         if run is not None:
@@ -140,6 +146,15 @@ class Leadership:
         """
         found = self._client.hgetall(BEAT_SENT)
         return {name.decode(): float(run.partition(b"\0")[0]) for name, run in found.items()}
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget when entries ran that no longer exist.
+
+        Raises:
+            redis.exceptions.RedisError: The broker does not answer.
+        """
+        for name in names:
+            self._client.hdel(BEAT_SENT, name)
 
 
 class Renewal(Periodic):

@@ -24,6 +24,7 @@ def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
     trouble = redbeat.missing()
     if trouble:
         refuse(FleetError(f"celery_beat_scheduler is redbeat, but {trouble}"), os.environ)
+    redbeat.skip_broken()
     said = False
     while True:
         try:

@@ -55,6 +55,25 @@ def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -
     return leadership
 
 
+def elected(
+    app: Any,
+    service: Any,
+    notifier: Notifier,
+    show: Callable[[], None],
+    wanted: Mapping[str, Missed],
+) -> MissedRuns:
+    """Wait until this beat is the leader, and let it take over; see `lead` and `take_over`.
+
+    Raises:
+        SystemExit: An error. Celery would ignore it, and beat would send without being the leader.
+    """
+    try:
+        return take_over(app, service, lead(app, service, notifier, show), wanted)
+    except Exception as exc:
+        logger.critical("this beat can't take over, so it stops", exc_info=True)
+        raise SystemExit(1) from exc
+
+
 def take_over(
     app: Any, service: Any, leadership: Leadership, wanted: Mapping[str, Missed]
 ) -> MissedRuns:
@@ -66,16 +85,21 @@ def take_over(
         leadership: Its part in the election, which it has won.
         wanted: What happens to missed runs, by entry.
     """
-    for name, moment in leadership.sent().items():
-        entry = beat.find(service, name)
-        if entry is not None:
-            beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
+    sent = leadership.sent()
+    if redbeat.holds(service):
+        # The same step that sends a message also saves the run. Applications make entries with ever new names.
+        leadership.forget(sent.keys() - set(beat.names(redbeat.events(app))))
+    else:
+        for name, moment in sent.items():
+            entry = beat.find(service, name)
+            if entry is not None:
+                beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
     run_of = redbeat.hold_runs(service) if redbeat.holds(service) else None
     runs = missed.install(app, service, wanted)
     # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
     beat.send_by(service, leadership.send, _no_longer, run_of)
     if run_of is not None:
-        redbeat.save_failed(service, run_of, leadership.save)
+        redbeat.save_unsent(service, run_of, leadership.save)
     return runs
 
 
@@ -88,10 +112,12 @@ def wait(leadership: Leadership, notifier: Notifier, show: Callable[[], None]) -
             if leadership.take():
                 return
             trouble = ""
+            if not stands_by:
+                # The schedule may be on the broker, too.
+                show()
         except RedisError as exc:
             trouble = f"waiting for the broker: {exc}"
         if not stands_by and not trouble:
-            show()
             notifier.ready(STANDING_BY)
             logger.info("another beat sends; this one takes over when that one ends")
             stands_by = True

@@ -109,10 +109,13 @@ def install(
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)
         if standby:
-            leadership = election.lead(
-                app, sender, notifier, lambda: show(app, sender, in_database=in_database)
+            runs = election.elected(
+                app,
+                sender,
+                notifier,
+                lambda: show(app, sender, in_database=in_database),
+                missed or {},
             )
-            runs = election.take_over(app, sender, leadership, missed or {})
         else:
             runs = missed_runs.install(app, sender, missed or {})
         if notifier.connected:

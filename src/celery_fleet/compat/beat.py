@@ -219,7 +219,7 @@ def send_by(
         return made
 
     def apply_noted(entry: Any, *args: Any, **kwargs: Any) -> Any:
-        sending[:] = [str(entry.name)]
+        sending[:] = [str(entry.name), str(entry.task)]
         try:
             return apply_async(entry, *args, **kwargs)
         finally:
@@ -228,7 +228,8 @@ def send_by(
     put = stock.Channel._put
 
     def put_by(channel: Any, queue: str, message: Any, **kwargs: Any) -> Any:
-        if not sending:
+        # Meanwhile, the application's handlers of signals may send tasks of their own.
+        if not sending or (message.get("headers") or {}).get("task", sending[1]) != sending[1]:
             return put(channel, queue, message, **kwargs)
         name = sending[0]
         priority = channel._get_message_priority(message, reverse=False)

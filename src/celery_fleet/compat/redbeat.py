@@ -13,11 +13,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
 from celery.beat import ScheduleEntry
+from redis.exceptions import NoPermissionError
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.compat import broker
@@ -35,6 +36,14 @@ TIMEOUT = 5.0
 #: What is raised while the broker is away.
 AWAY = (redis.exceptions.RedisError, OSError)
 
+#: The same, without what it answers. A primary that has become a replica only reads.
+_LOST = (
+    OSError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+)
+
 #: The attribute of an application in which it keeps its client.
 _CLIENT = "redbeat_redis"
 
@@ -49,7 +58,7 @@ def settings(broker_url: str) -> Mapping[str, Any]:
         "redbeat_redis_url": broker_url,
         "redbeat_redis_options": {},
         "redbeat_key_prefix": KEYS,
-        "redbeat_lock_key": None,
+        "redbeat_lock_key": "",
     }
 
 
@@ -58,11 +67,13 @@ class _Client:
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self._made: redis.Redis | None = None
 
     def __getattr__(self, name: str) -> Any:
-        made = broker.client(broker.endpoints(self._app)[0], TIMEOUT, decode_responses=True)
-        setattr(self._app, _CLIENT, made)
-        return getattr(made, name)
+        if self._made is None:
+            endpoint = broker.endpoints(self._app)[0]
+            self._made = broker.client(endpoint, TIMEOUT, decode_responses=True)
+        return getattr(self._made, name)
 
 
 def connect(app: Any) -> None:
@@ -85,7 +96,8 @@ def _due_at(entry: Any) -> datetime | None:
     if entry.last_run_at is None:
         return now
     left: timedelta | None = entry.schedule.remaining_estimate(entry.last_run_at)
-    return None if left is None else max(now, now + left)
+    # Add in UTC: on a day with a clock change the zone's own hours don't add up.
+    return None if left is None else max(now.astimezone(UTC), now.astimezone(UTC) + left)
 
 
 def missing() -> str:
@@ -98,8 +110,9 @@ def missing() -> str:
 
 
 def is_used(app: Any) -> bool:
-    """Return whether an application's settings say that its schedule is on the broker."""
-    return hasattr(app, _CLIENT)
+    """Return whether the fleet has the schedule of an application on the broker."""
+    # celery-redbeat gives a client to any application that asks it for entries.
+    return isinstance(getattr(app, _CLIENT, None), _Client)
 
 
 def holds(service: Any) -> bool:
@@ -120,20 +133,54 @@ def events(app: Any) -> list[tuple[float, Any]]:
     with client.pipeline(transaction=False) as pipe:
         for key, _ in found:
             pipe.hmget(key, "definition", "meta")
-        texts = pipe.execute()
+        texts = pipe.execute(raise_on_error=False)
     entries = []
-    for (_, due), (definition, meta) in zip(found, texts, strict=True):
-        # Another process may have just removed it. An entry that is never due again has a time below 0.
-        if definition is None or due < 0:
+    for (_, due), text in zip(found, texts, strict=True):
+        if isinstance(text, AWAY) and not _is_broken(text):
+            raise text
+        # An entry that is never due again has a time below 0.
+        if due < 0 or isinstance(text, Exception):
             continue
-        told = RedBeatSchedulerEntry.decode_meta(meta)
-        fields = RedBeatSchedulerEntry.decode_definition(definition)
-        made = RedBeatSchedulerEntry(app=app, **{**fields, **told})
+        definition, meta = text
+        try:
+            told = RedBeatSchedulerEntry.decode_meta(meta)
+            fields = RedBeatSchedulerEntry.decode_definition(definition)
+            made = RedBeatSchedulerEntry(app=app, **{**fields, **told})
+        except Exception:  # noqa: BLE001, S112  # removed just now, or broken; `skip_broken` tells of it when it is due
+            continue
         # Without this it would have run now.
         made.last_run_at = told["last_run_at"]
         if made.enabled:
             entries.append((due, made))
     return entries
+
+
+def _is_broken(error: Exception) -> bool:
+    """Return whether an error is one of an entry, and not one of the broker."""
+    if isinstance(error, AWAY):
+        return isinstance(error, NoPermissionError) or str(error).startswith("WRONGTYPE")
+    return True
+
+
+def skip_broken() -> None:
+    """Let beat drop entries that can't be read, so that they don't stop all others; repeatable."""
+    from redbeat.schedulers import RedBeatSchedulerEntry
+
+    stock = RedBeatSchedulerEntry.from_key
+
+    def from_key(key: str, app: Any = None) -> Any:
+        try:
+            return stock(key, app=app)
+        except KeyError:
+            raise
+        except Exception as error:
+            if not _is_broken(error):
+                raise
+            logger.error("the entry %s can't be used and is dropped: %s", key, error_text(error))
+            # The scheduler takes this for an entry that is gone.
+            raise KeyError(key) from error
+
+    RedBeatSchedulerEntry.from_key = staticmethod(from_key)
 
 
 def entry(app: Any, name: str) -> Any:
@@ -156,7 +203,27 @@ def ran_at(entry: Any, moment: datetime) -> None:
     Raises:
         redis.exceptions.RedisError: The broker does not answer.
     """
-    entry.reschedule(last_run_at=moment)
+    entry.last_run_at = moment
+    run = run_to_save(entry)
+    client = getattr(entry.app, _CLIENT)
+    client.hset(run.entry, "meta", run.meta)
+    client.zadd(run.schedule, {run.entry: run.due})
+
+
+def run_to_save(entry: Any) -> RunToSave:
+    """Return what to write about the last run of an entry."""
+    from redbeat.decoder import RedBeatJSONEncoder
+    from redbeat.schedulers import ensure_conf
+
+    # Of a time that the clock shows twice, redbeat does not store which one it is.
+    last = entry.last_run_at.astimezone(UTC)
+    meta = {"last_run_at": last, "total_run_count": entry.total_run_count}
+    return RunToSave(
+        entry=entry.key,
+        schedule=ensure_conf(entry.app).schedule_key,
+        meta=json.dumps(meta, cls=RedBeatJSONEncoder),
+        due=entry.score,
+    )
 
 
 @dataclass(frozen=True)
@@ -186,26 +253,14 @@ def hold_runs(service: Any) -> Callable[[str], RunToSave]:
         taken[str(entry.name)] = made = ScheduleEntry._next_instance(entry)
         return made
 
-    def run_of(name: str) -> RunToSave:
-        from redbeat.decoder import RedBeatJSONEncoder
-
-        made = taken[name]
-        meta = {"last_run_at": made.last_run_at, "total_run_count": made.total_run_count}
-        return RunToSave(
-            entry=made.key,
-            schedule=service.app.redbeat_conf.schedule_key,
-            meta=json.dumps(meta, cls=RedBeatJSONEncoder),
-            due=made.score,
-        )
-
     scheduler.reserve = reserve
-    return run_of
+    return lambda name: run_to_save(taken[name])
 
 
-def save_failed(
+def save_unsent(
     service: Any, run_of: Callable[[str], RunToSave], save: Callable[[RunToSave], bool]
 ) -> None:
-    """Save runs that could not be sent for another reason than that the broker is away, as other schedulers do.
+    """Save runs that were not sent for another reason than that the broker is away, as other schedulers do.
 
     Without that, beat would try again with every tick.
     """
@@ -213,13 +268,27 @@ def save_failed(
     apply_async = scheduler.apply_async
 
     def saved_apply(entry: Any, *args: Any, **kwargs: Any) -> Any:
+        name = str(entry.name)
         try:
-            return apply_async(entry, *args, **kwargs)
-        except Exception:
-            save(run_of(str(entry.name)))
+            result = apply_async(entry, *args, **kwargs)
+        except Exception as error:
+            if not _is_lost_connection(error):
+                save(run_of(name))
             raise
+        # A task's own apply_async may send nothing.
+        save(run_of(name))
+        return result
 
     scheduler.apply_async = saved_apply
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    """Return whether an error comes from a connection."""
+    while error is not None:
+        if isinstance(error, _LOST):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def tick_at_once(service: Any, is_due: Callable[[], bool]) -> None:

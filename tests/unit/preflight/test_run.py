@@ -637,6 +637,18 @@ def test_a_schedule_on_the_broker_has_no_settings_of_its_own(
     assert found == [f"celery_app_settings.{name}"]
 
 
+def test_a_schedule_on_the_broker_has_no_sun(variables: Variables) -> None:
+    entry = {
+        "task": "t",
+        "solar": {"event": "sunset", "latitude": 1, "longitude": 2},
+        "queue": "analytics",
+    }
+    given = changed(variables, f"{B}/evening", entry)
+    assert problems(given) == []
+    found = only(problems({**given, "celery_beat_scheduler": "redbeat"}))
+    assert found.variable == "celery_beat_schedule.evening.solar"
+
+
 def test_edits_are_kept_only_in_a_database(variables: Variables) -> None:
     given = {**variables, "celery_beat_schedule_on_edit": "reset"}
     for scheduler in ("persistent", "redbeat"):

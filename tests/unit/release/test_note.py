@@ -344,6 +344,16 @@ def test_entries_that_a_database_cannot_hold_are_refused(
     )
 
 
+def test_entries_that_redbeat_cannot_hold_are_refused() -> None:
+    code = {
+        "e": CUSTOM,
+        "s": entry(interval=None, solar={"event": "sunset", "latitude": 1, "longitude": 2}),
+    }
+    found = refused(note(code), scheduler="redbeat")
+    assert [words.count("celery-redbeat can't store") for words in found] == [1, 1]
+    assert refused(note({"e": entry()}), scheduler="redbeat") == []
+
+
 @pytest.mark.parametrize("told", [{}, {"no_redbeat": ""}, {"no_redbeat": "there is no redbeat"}])
 def test_a_release_without_redbeat_is_refused_only_if_its_schedule_needs_it(
     told: dict[str, Any],

@@ -93,6 +93,8 @@ def check_database(model: Model) -> Iterator[Problem]:
                 hosts=(host,),
             )
         yield from _foreign(host, model, scheduler)
+        if scheduler == "redbeat":
+            yield from _without_sun(host, model)
         if scheduler != "database":
             continue
         seconds = as_number(model.value(host, "celery_beat_schedule_timeout"))
@@ -120,6 +122,18 @@ def _foreign(host: str, model: Model, scheduler: object) -> Iterator[Problem]:
                 dotted(("celery_app_settings", name)),
                 f"has no meaning if celery_beat_scheduler is {scheduler}",
                 "remove it; entries are declared in celery_beat_schedule",
+                hosts=(host,),
+            )
+
+
+def _without_sun(host: str, model: Model) -> Iterator[Problem]:
+    """Refuse solar schedules, which celery-redbeat can't store."""
+    for name, entry in as_mapping(model.value(host, "celery_beat_schedule")).items():
+        if as_mapping(entry).get("solar") is not None:
+            yield Problem(
+                dotted(("celery_beat_schedule", name, "solar")),
+                "can't be stored by celery-redbeat",
+                "write a crontab or an interval, or set another celery_beat_scheduler",
                 hosts=(host,),
             )
 

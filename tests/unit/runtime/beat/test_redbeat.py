@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
+from celery import Celery
+from celery.schedules import crontab, schedule
+from redbeat import RedBeatSchedulerEntry
 
+from celery_fleet.compat import redbeat
 from celery_fleet.delivery.keys import BEAT_SENT
 from tests import fleet
 from tests.fleet import wait_for
@@ -144,14 +149,13 @@ def test_another_beat_continues_when_one_ends(
         with one.running(tick=SECOND, hourly=HOURLY):
             wait_for(lambda: "another beat sends" in one.log, 30)
             wait_for(lambda: two.arrived("shop.tick") >= 3, 30)
-            # What was sent an hour ago by one beat is due for all.
-            key = f"{time.time() - 3600:.6f}".encode() + b"\0"
-            server.client.hset(BEAT_SENT, "hourly", key)
+            server.client.hset(BEAT_SENT, "deleted", b"1\0")
             leader.send_signal(signal.SIGTERM)
-            wait_for(lambda: one.arrived("shop.hourly") == 1, 30)
+            wait_for(lambda: "this beat sends now" in one.log, 30)
             number = one.arrived("shop.tick")
             wait_for(lambda: one.arrived("shop.tick") >= number + 2, 30)
-            assert one.arrived("shop.hourly") == 1
+            assert one.arrived("shop.hourly") == 0
+            assert set(server.client.hgetall(BEAT_SENT)) == {b"tick"}
 
 
 def test_beat_waits_for_the_broker_and_survives_its_outage(
@@ -187,3 +191,131 @@ entry.save().reschedule(entry.last_run_at - timedelta(hours=1))
         wait_for(lambda: beat.arrived("shop.tick") >= number + 4, 30)
         assert beat.log.count("Sending due task own") == 1
         assert "NOPERM" in beat.log or "permission" in beat.log
+
+
+def test_what_cannot_be_used_does_not_stop_the_rest(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    broken = {"redbeat:broken": b"{", "redbeat:later": b"{"}
+    for key, text in broken.items():
+        server.client.hset(key, "definition", text)
+    server.client.zadd("redbeat::schedule", {"redbeat:broken": 1, "redbeat:later": 2**33})
+    server.client.zadd("redbeat::schedule", {"celery": 1})
+    with beat.running(hourly=HOURLY, tick=SECOND):
+        wait_for(lambda: beat.arrived("shop.tick") >= 3, 30)
+        assert names(beat) == {"hourly", "tick"}
+    assert "the entry redbeat:broken can't be used and is dropped" in beat.log
+
+
+@pytest.mark.parametrize("queue", ["fleet:beat:sent", "redbeat:other"])
+def test_an_entry_cannot_write_to_what_is_no_queue(
+    server: Server, beats: tuple[RealBeat, RealBeat], queue: str
+) -> None:
+    beat, _ = beats
+    with beat.running(hourly=HOURLY):
+        wait_for(lambda: names(beat) == {"hourly"}, 30)
+        line = f"RedBeatSchedulerEntry('own', 'shop.own', schedule(1), options={{'queue': '{queue}'}}, app=shop.app)"
+        edit(beat, server, f"{line}.save()")
+        wait_for(lambda: "no queue may begin with" in beat.log, 30)
+    assert server.client.type(queue) != b"list"
+
+
+def test_an_application_keeps_neither_a_lock_nor_a_prefix(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    text = "app.conf.update(REDBEAT_LOCK_KEY='mine', redbeat_key_prefix='mine:', redbeat_redis_url='redis://gone')"
+    with (beat.directory / "shop.py").open("a") as lines:
+        lines.write(f"{text}\n")
+    with beat.running(tick=SECOND):
+        wait_for(lambda: beat.arrived("shop.tick") >= 2, 30)
+
+
+def test_what_a_handler_sends_does_not_replace_the_message_of_an_entry(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    with (beat.directory / "shop.py").open("a") as lines:
+        lines.write(HANDLER)
+    with beat.running(tick=SECOND):
+        wait_for(lambda: beat.arrived("shop.tick") >= 3, 30)
+    assert abs(beat.arrived("shop.audit") - beat.arrived("shop.tick")) <= 1
+
+
+HANDLER = """
+from celery import signals
+@signals.before_task_publish.connect
+def audit(sender=None, **_):
+    if sender != "shop.audit":
+        app.send_task("shop.audit")
+"""
+
+
+def test_a_task_that_sends_nothing_is_not_tried_again_at_once(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    with (beat.directory / "shop.py").open("a") as lines:
+        lines.write(SILENT)
+    with beat.running(silent={"task": "shop.silent", "interval": 2}, tick=SECOND):
+        wait_for(lambda: beat.arrived("shop.tick") >= 7, 30)
+        assert 2 <= beat.log.count("Sending due task silent") <= 5
+
+
+SILENT = """
+class Silent(celery.Task):
+    name = "shop.silent"
+    def apply_async(self, *args, **kwargs):
+        return None
+app.register_task(Silent())
+"""
+
+
+def test_an_error_while_it_takes_over_ends_a_beat(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    """Celery ignores errors of its signals' receivers, and would send without an election."""
+    beat, _ = beats
+    server.client.set(BEAT_SENT, "no hash")
+    with pytest.raises(AssertionError), beat.running(tick=SECOND) as process:
+        assert process.wait(30) == 1
+    assert "this beat can't take over" in beat.log
+    assert beat.arrived("shop.tick") == 0
+
+
+# --- clock changes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "last", "due"),
+    [
+        # A night with a clock change has 25 hours.
+        ("2027-10-30T04:00:00", "2027-10-30T04:00:00", "2027-10-31T05:00:00"),
+        ("2027-10-31T00:55:00", "2027-10-31T00:55:00", "2027-10-31T05:00:00"),
+        ("2027-10-29T05:00:00", "2027-10-28T04:00:00", "2027-10-29T05:00:00"),
+    ],
+)
+def test_due_times_on_days_with_a_clock_change(
+    monkeypatch: pytest.MonkeyPatch, now: str, last: str, due: str
+) -> None:
+    moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    app = Celery("shop", set_as_current=False)
+    app.conf.update(timezone="Europe/Berlin", **redbeat.settings("redis://redis1"))
+    monkeypatch.setattr(app, "now", lambda: moment.astimezone(app.timezone))
+    redbeat.connect(app)
+    entry = RedBeatSchedulerEntry("e", "t", crontab(minute=0, hour=6, app=app), app=app)
+    entry.last_run_at = datetime.fromisoformat(last).replace(tzinfo=UTC).astimezone(app.timezone)
+    assert entry.due_at == datetime.fromisoformat(due).replace(tzinfo=UTC)
+
+
+def test_the_hour_of_a_run_that_the_clock_shows_twice_is_kept() -> None:
+    app = Celery("shop", set_as_current=False)
+    app.conf.update(timezone="Europe/Berlin", **redbeat.settings("redis://redis1"))
+    redbeat.connect(app)
+    for hour in (0, 1):
+        run = datetime(2027, 10, 31, hour, 10, tzinfo=UTC)
+        entry = RedBeatSchedulerEntry("e", "t", schedule(600, app=app), app=app)
+        entry.last_run_at = run.astimezone(app.timezone)
+        meta = RedBeatSchedulerEntry.decode_meta(redbeat.run_to_save(entry).meta)
+        assert meta["last_run_at"] == run
