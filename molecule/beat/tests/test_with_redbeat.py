@@ -21,7 +21,7 @@ PACKAGES = ("celery-redbeat", "tenacity")
 EDIT = """
 from celery.schedules import schedule
 from redbeat import RedBeatSchedulerEntry
-from app.celery_app import app
+from app.celery_app import celery_app as app
 """
 
 
