@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from scripts.restarts.report import between, table
+from scripts.restarts.report import table, write_or_check
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
@@ -380,13 +380,7 @@ def section(zones: Sequence[str] = ZONES) -> str:
 
 def main(argv: Sequence[str] = ()) -> int:
     """Write or check the tables."""
-    text = PAGE.read_text()
-    wanted = between(text, section(), PAGE)
-    if "--check" in argv:
-        return 0 if wanted == text else 1
-    PAGE.write_text(wanted)
-    print(f"{PAGE.relative_to(ROOT)} is written")
-    return 0
+    return write_or_check(PAGE, section(), argv)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from scripts.beat_faults.simulation import FAULTS, HOSTS, Simulation
 from scripts.beat_faults.verdict import Judge, RunCount
 from scripts.clock_changes import DATABASE, ENTRIES, ROOT, slots
 from scripts.ports import free_port
-from scripts.restarts.report import between, table
+from scripts.restarts.report import table, write_or_check
 
 PAGE = ROOT / "docs/schedules.md"
 
@@ -106,13 +106,7 @@ def main(argv: Sequence[str] = ()) -> int:
     """Write or check the table."""
     # What a beat says when it is no longer the leader.
     logging.getLogger("celery_fleet.beat").setLevel(logging.CRITICAL + 1)
-    text = PAGE.read_text()
-    wanted = between(text, section(), PAGE, *MARKS)
-    if "--check" in argv:
-        return 0 if wanted == text else 1
-    PAGE.write_text(wanted)
-    print(f"{PAGE.relative_to(ROOT)} is written")
-    return 0
+    return write_or_check(PAGE, section(), argv, *MARKS)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class Simulation:
         pause = self.random.expovariate(1 / (PAUSE * 3600))
         moment = self.now + timedelta(seconds=pause)
         if self.random.random() < 0.5:
-            # Half of the faults come within 30 s of a slot, because that is where they can do harm.
+            # Half of the faults come within 30 s of a slot, when they can do most harm.
             slot = moment.replace(minute=30 * (moment.minute // 30), second=0, microsecond=0)
             moment = max(self.now, slot + timedelta(minutes=30, seconds=self.draw(-30, 30)))
         self.after((moment - self.now).total_seconds(), self._fault)

@@ -190,6 +190,19 @@ def write(page: Path, figures: str, picture_path: Path, picture: str) -> None:
     print(f"{page.relative_to(ROOT)} and {picture_path.relative_to(ROOT)} are written")
 
 
+def write_or_check(
+    page: Path, figures: str, argv: Sequence[str], begin_mark: str = BEGIN, end_mark: str = END
+) -> int:
+    """Write a page with new figures; with `--check`, only compare it. Return the exit status."""
+    text = page.read_text()
+    wanted = between(text, figures, page, begin_mark, end_mark)
+    if "--check" in argv:
+        return 0 if wanted == text else 1
+    page.write_text(wanted)
+    print(f"{page.relative_to(ROOT)} is written")
+    return 0
+
+
 def run(main: Callable[[], None]) -> None:
     """Run the main function of a report; its errors end the process without a traceback."""
     try:

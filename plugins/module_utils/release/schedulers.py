@@ -14,7 +14,7 @@ _OPTIONS = frozenset(
 def unstorable(
     identity: str, told: Mapping[str, Any], code: Mapping[str, Mapping[str, Any]], scheduler: str
 ) -> list[str]:
-    """Return why a schedule can't be where the inventory wants it, each with what to do.
+    """Return why a schedule can't be kept as the inventory says, each with what to do.
 
     Args:
         identity: Name of the release.

@@ -25,10 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.beat import slots
-from celery_fleet.common.errors import error_text, one_line
+from celery_fleet.common.errors import FleetError, error_text, one_line
 from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
-from celery_fleet.compat.redbeat import AWAY
+
+
+class ScheduleAwayError(FleetError):
+    """The broker has the schedule, and does not answer."""
 
 
 def upcoming(
@@ -96,14 +99,18 @@ def schedule_of(app: Any) -> dict[str, Any]:
     """Return beat's own entries by name.
 
     Raises:
-        redis.exceptions.RedisError: The broker, which has the schedule, does not answer.
+        ScheduleAwayError: The broker, which has the schedule, does not answer.
     """
     from celery.beat import Scheduler
 
     from celery_fleet.compat import redbeat
 
     if redbeat.is_used(app):
-        return {str(entry.name): entry for _, entry in redbeat.events(app)}
+        try:
+            return {str(entry.name): entry for _, entry in redbeat.events(app)}
+        except redbeat.AWAY as exc:
+            what = f"the broker, which has the schedule, does not answer: {error_text(exc)}"
+            raise ScheduleAwayError(what) from exc
     # Use beat's own merging, without its schedule file.
     scheduler = Scheduler(app, lazy=True)
     scheduler.setup_schedule()
@@ -113,18 +120,19 @@ def schedule_of(app: Any) -> dict[str, Any]:
 
 def entries(
     app: Any,
+    schedule: Mapping[str, Any],
     count: int,
     loaded: Mapping[str, datetime],
     last: Mapping[str, tuple[datetime, bool]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return all entries of the application's schedule, the one due next first."""
+    """Return all entries of the schedule that `schedule_of` has found, the one due next first."""
     from celery.schedules import schedule as interval
 
     from celery_fleet.compat import beat
 
     start = app.now()
     found = []
-    for name, entry in schedule_of(app).items():
+    for name, entry in schedule.items():
         view = beat.view_entry(app, entry)
         ran, counted = (last or {}).get(str(name), (None, False))
         view.update(due=[], last=None, drift=None, missed=None, error=None)
@@ -146,25 +154,26 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
     module = os.environ.get("CELERY_APP", "")
     try:
         app = load(module)
+        schedule = schedule_of(app)
         return {
             "ok": True,
             "error": None,
             "timezone": str(app.timezone),
             "entries": entries(
-                app, given.count, known(given.loaded), last_runs(given.loaded, given.state)
+                app,
+                schedule,
+                given.count,
+                known(given.loaded),
+                last_runs(given.loaded, given.state),
             ),
             "history": slots.history(
-                {str(name): entry.schedule for name, entry in schedule_of(app).items()},
+                {str(name): entry.schedule for name, entry in schedule.items()},
                 app.timezone,
                 json.loads(given.fired),
             ),
         }
-    except AWAY as exc:
-        what = error_text(exc)
-        return {
-            "ok": False,
-            "error": f"the broker, which has the schedule, does not answer: {what}",
-        }
+    except ScheduleAwayError as exc:
+        return {"ok": False, "error": str(exc)}
     except (Exception, SystemExit) as exc:  # noqa: BLE001  # the application's code may do anything
         what = f"{type(exc).__name__}: {one_line(exc)}"
         return {"ok": False, "error": redact(f"application {module} can't be loaded: {what}")}

@@ -86,20 +86,19 @@ def take_over(
         wanted: What happens to missed runs, by entry.
     """
     sent = leadership.sent()
+    run_of = None
     if redbeat.holds(service):
         # The same step that sends a message also saves the run. Applications make entries with ever new names.
         leadership.forget(sent.keys() - set(beat.names(redbeat.events(app))))
+        run_of = redbeat.hold_runs(service, leadership.save)
     else:
         for name, moment in sent.items():
             entry = beat.find(service, name)
             if entry is not None:
                 beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
-    run_of = redbeat.hold_runs(service) if redbeat.holds(service) else None
     runs = missed.install(app, service, wanted)
     # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
     beat.send_by(service, leadership.send, _no_longer, run_of)
-    if run_of is not None:
-        redbeat.save_unsent(service, run_of, leadership.save)
     return runs
 
 

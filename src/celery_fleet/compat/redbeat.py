@@ -243,43 +243,46 @@ class RunToSave:
     due: float
 
 
-def hold_runs(service: Any) -> Callable[[str], RunToSave]:
-    """Let the scheduler take entries without writing that; return a function that tells what to write, by name."""
+def hold_runs(service: Any, save: Callable[[RunToSave], bool]) -> Callable[[str], RunToSave]:
+    """Let the scheduler take entries without writing that; return a function that tells what to write, by name.
+
+    A run that was not sent is saved as other schedulers do it, unless the broker is away: without that, beat would try
+    again with every tick.
+
+    Args:
+        service: Beat's service.
+        save: Writes a run whose message was not sent.
+    """
     scheduler = service.scheduler
+    apply_async = scheduler.apply_async
     taken: dict[str, Any] = {}
+    sent: set[str] = set()
 
     def reserve(entry: Any) -> Any:
         # Celery's own method writes nothing.
         taken[str(entry.name)] = made = ScheduleEntry._next_instance(entry)
         return made
 
-    scheduler.reserve = reserve
-    return lambda name: run_to_save(taken[name])
-
-
-def save_unsent(
-    service: Any, run_of: Callable[[str], RunToSave], save: Callable[[RunToSave], bool]
-) -> None:
-    """Save runs that were not sent for another reason than that the broker is away, as other schedulers do.
-
-    Without that, beat would try again with every tick.
-    """
-    scheduler = service.scheduler
-    apply_async = scheduler.apply_async
+    def run_of(name: str) -> RunToSave:
+        sent.add(name)
+        return run_to_save(taken[name])
 
     def saved_apply(entry: Any, *args: Any, **kwargs: Any) -> Any:
         name = str(entry.name)
+        sent.discard(name)
         try:
             result = apply_async(entry, *args, **kwargs)
         except Exception as error:
             if not _is_lost_connection(error):
-                save(run_of(name))
+                save(run_to_save(taken[name]))
             raise
         # A task's own apply_async may send nothing.
-        save(run_of(name))
+        if name not in sent:
+            save(run_to_save(taken[name]))
         return result
 
-    scheduler.apply_async = saved_apply
+    scheduler.reserve, scheduler.apply_async = reserve, saved_apply
+    return run_of
 
 
 def _is_lost_connection(error: BaseException | None) -> bool:

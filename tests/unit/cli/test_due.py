@@ -177,3 +177,9 @@ def test_an_application_that_can_not_be_loaded(tmp_path: Path) -> None:
     assert answer["error"].startswith("application shop can't be loaded: RuntimeError: ")
     assert "hush" not in done.stdout
     assert "no_such" in json.loads(ask(tmp_path, "no_such").stdout)["error"]
+
+
+def test_a_file_that_an_application_lacks_is_not_blamed_on_the_broker(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("open('/no/such/file')")
+    answer = json.loads(ask(tmp_path).stdout)
+    assert answer["error"].startswith("application shop can't be loaded: FileNotFoundError: ")

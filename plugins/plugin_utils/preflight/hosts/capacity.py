@@ -50,7 +50,7 @@ _MIB: Final = 2**20
 _ROOM: Final = 1000 * _MIB
 
 # Connections to Redis that may wait, its tcp-backlog.
-BACKLOG: Final = 511
+_BACKLOG: Final = 511
 
 # With less than this, Redis and logs may soon fail to write.
 _LEAST_ROOM: Final = 250 * _MIB
@@ -262,12 +262,12 @@ def _kernel(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
             "0",
         )
     waiting = as_number(settings.get(name := "net.core.somaxconn"))
-    if waiting is not None and waiting < BACKLOG:
+    if waiting is not None and waiting < _BACKLOG:
         yield _wrong_setting(
             host,
             name,
             f"{waiting:.0f}",
-            f"refuses connections when many workers connect at once: Redis lets {BACKLOG} wait",
+            f"refuses connections when many workers connect at once: Redis lets {_BACKLOG} wait",
             "4096",
         )
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from celery_fleet.beat import waiting
 from celery_fleet.common.errors import FleetError, error_text, refuse
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
 
 logger = logging.getLogger("celery_fleet.beat")
-
-#: Seconds between two attempts before the start.
-PAUSE = 2.0
 
 #: Seconds until the next attempt to read the whole schedule after a failure.
 AGAIN = 30.0
@@ -32,7 +28,7 @@ AGAIN = 30.0
 NAME = "the schedule's database"
 
 
-def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
+def prepare(app: Any, notifier: Notifier, pause: float = waiting.PAUSE) -> None:
     """Hide the declared entries from the scheduler and wait for the database; call it before the scheduler is created.
 
     Raises:
@@ -48,15 +44,7 @@ def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
         # The scheduler would write them at each start, over users' changes.
         schedule.withhold()
     hold_all()
-    asked = question()
-    said = False
-    while (why := asked.ask()) is not None:
-        notifier.status(f"waiting for {why}")
-        if not said:
-            # Logging is not set up yet.
-            print(f"celery_fleet: waiting for {why}", file=sys.stderr, flush=True)
-            said = True
-        time.sleep(pause)
+    waiting.wait(question().ask, notifier, pause)
 
 
 def hold_all() -> None:

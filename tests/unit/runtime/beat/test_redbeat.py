@@ -40,25 +40,14 @@ from redbeat import RedBeatSchedulerEntry
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path) as server:
-        passwords = {"beat": "secret", "producer": "secret"}
-        text = acl("broker", passwords, ["celery"], standby=True, redbeat=True)
-        for line in text.splitlines():
-            words = line.removeprefix("user ").split(" ")
-            if words[0] in passwords:
-                # A selector in brackets is one argument.
-                server.client.execute_command("ACL SETUSER", *split(words))
+    passwords = {"beat": "secret", "producer": "secret"}
+    text = acl("broker", passwords, ["celery"], standby=True, redbeat=True)
+    _, *users = text.splitlines()
+    # On a host nobody can log in as this one.
+    default = "user default on nopass allkeys allchannels +@all"
+    (tmp_path / "users.acl").write_text("\n".join((default, *users, "")))
+    with serving(tmp_path, "--aclfile", str(tmp_path / "users.acl")) as server:
         yield server
-
-
-def split(words: list[str]) -> list[str]:
-    found: list[str] = []
-    for word in words:
-        if found and found[-1].startswith("(") and not found[-1].endswith(")"):
-            found[-1] += f" {word}"
-        else:
-            found.append(word)
-    return found
 
 
 def url(server: Server, user: str) -> str:
@@ -94,6 +83,12 @@ def edit(beat: RealBeat, server: Server, line: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def extend(beat: RealBeat, code: str) -> None:
+    """Add code to the application that a beat loads."""
+    with (beat.directory / "shop.py").open("a") as lines:
+        lines.write(f"{code}\n")
 
 
 def names(beat: RealBeat) -> set[str]:
@@ -226,8 +221,7 @@ def test_an_application_keeps_neither_a_lock_nor_a_prefix(
 ) -> None:
     beat, _ = beats
     text = "app.conf.update(REDBEAT_LOCK_KEY='mine', redbeat_key_prefix='mine:', redbeat_redis_url='redis://gone')"
-    with (beat.directory / "shop.py").open("a") as lines:
-        lines.write(f"{text}\n")
+    extend(beat, text)
     with beat.running(tick=SECOND):
         wait_for(lambda: beat.arrived("shop.tick") >= 2, 30)
 
@@ -236,8 +230,7 @@ def test_what_a_handler_sends_does_not_replace_the_message_of_an_entry(
     server: Server, beats: tuple[RealBeat, RealBeat]
 ) -> None:
     beat, _ = beats
-    with (beat.directory / "shop.py").open("a") as lines:
-        lines.write(HANDLER)
+    extend(beat, HANDLER)
     with beat.running(tick=SECOND):
         wait_for(lambda: beat.arrived("shop.tick") >= 3, 30)
     assert abs(beat.arrived("shop.audit") - beat.arrived("shop.tick")) <= 1
@@ -256,8 +249,7 @@ def test_a_task_that_sends_nothing_is_not_tried_again_at_once(
     server: Server, beats: tuple[RealBeat, RealBeat]
 ) -> None:
     beat, _ = beats
-    with (beat.directory / "shop.py").open("a") as lines:
-        lines.write(SILENT)
+    extend(beat, SILENT)
     with beat.running(silent={"task": "shop.silent", "interval": 2}, tick=SECOND):
         wait_for(lambda: beat.arrived("shop.tick") >= 7, 30)
         assert 2 <= beat.log.count("Sending due task silent") <= 5
