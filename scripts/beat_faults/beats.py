@@ -150,7 +150,7 @@ def _guard(service: Any) -> None:
     # Reading is most of the work.
     schedulers.SCHEDULE_SYNC_MAX_INTERVAL = READS
     scheduler.hold_all()
-    scheduler.guard(service, lambda trouble: None)
+    scheduler.guard(service, lambda trouble: None, standby=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -98,7 +99,7 @@ def take_over(
                 beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
     runs = missed.install(app, service, wanted)
     # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
-    beat.send_by(service, leadership.send, _no_longer, run_of)
+    beat.send_by(service, leadership.send, partial(_no_longer, service), run_of)
     return runs
 
 
@@ -133,11 +134,12 @@ def _step_down() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _no_longer(entry: str) -> None:
-    """End beat in the middle of a send.
+def _no_longer(service: Any, entry: str) -> None:
+    """End beat in the middle of a send, whose run must not be saved.
 
     Raises:
         SystemExit: always.
     """
+    beat.forget_unsaved(service)
     logger.critical("%s was not sent: another beat has become the leader, so this one stops", entry)
     raise SystemExit(0)

@@ -120,7 +120,13 @@ def install(
             runs = missed_runs.install(app, sender, missed or {})
         if notifier.connected:
             watch = watch_service(
-                app, sender, notifier, in_database=in_database, metrics=metrics, missed=runs
+                app,
+                sender,
+                notifier,
+                in_database=in_database,
+                metrics=metrics,
+                missed=runs,
+                standby=standby,
             )
             atexit.register(watch.stop)
             watch.start()
@@ -162,6 +168,7 @@ def watch_service(
     in_database: bool = False,
     metrics: str | None = None,
     missed: MissedRuns | None = None,
+    standby: bool = False,
 ) -> Watch:
     """Hook into a beat service; return its watch, which is not started yet."""
     progress = Progress(beat.loop_interval(service))
@@ -170,7 +177,9 @@ def watch_service(
         from celery_fleet.beat.database import scheduler as database_beat
 
         # This comes first, so that a tick that fails because of the database counts as a sign of life.
-        database_beat.guard(service, lambda trouble: setattr(progress, "trouble", trouble))
+        database_beat.guard(
+            service, lambda trouble: setattr(progress, "trouble", trouble), standby=standby
+        )
         database = database_beat.question()
     if redbeat.holds(service):
         redbeat.guard(service, lambda trouble: setattr(progress, "trouble", trouble))

@@ -146,6 +146,14 @@ def ran_at(service: Any, entry: Any, moment: datetime) -> None:
     service.scheduler.sync()
 
 
+def forget_unsaved(service: Any) -> None:
+    """Don't save what is not saved yet, in a schedule that other beats read. Call it in beat's own thread."""
+    # Only django_celery_beat saves single entries.
+    dirty = getattr(service.scheduler, "_dirty", None)
+    if dirty is not None:
+        dirty.clear()
+
+
 def _set_last_run(app: Any, entry: Any, moment: datetime) -> None:
     entry.last_run_at = moment.astimezone(app.timezone)
     # The row of an entry in a database.

@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from celery import Celery
 
+from celery_fleet.beat.database import scheduler
 from celery_fleet.config.entries import EACH, ONCE, SKIP
 from scripts.beat_faults.__main__ import HEADINGS, MARKS, PAGE, simulate
-from scripts.beat_faults.beats import BEGIN, SCHEDULERS
+from scripts.beat_faults.beats import BEGIN, SCHEDULERS, database
 from scripts.beat_faults.simulation import FAULTS
 from scripts.beat_faults.verdict import Arrival, Judge, Period, RunCount
-from scripts.clock_changes import DATABASE, ENTRIES, FILE
+from scripts.clock_changes import DATABASE, ENTRIES, FILE, Clock
 
 
 def at(minute: float) -> datetime:
@@ -86,6 +88,26 @@ def test_beats_that_end_at_random_send_each_slot_once(kind: str) -> None:
     assert set(faults) == set(FAULTS)
     assert {name for name, one in found.items() if one.doubled or one.missed} == set()
     assert {name for name, one in found.items() if not one.sent} == set()
+
+
+def test_a_beat_that_returns_puts_no_older_run_back() -> None:
+    """It would save it before it hears that another one sends, and that one would send the entry again."""
+    with database(Clock(BEGIN)):
+        from django_celery_beat.models import PeriodicTask
+        from django_celery_beat.schedulers import ModelEntry
+
+        def loaded() -> ModelEntry:
+            return ModelEntry(PeriodicTask.objects.get(name="0:00"), app=Celery("shop"))
+
+        frozen, follower = loaded(), loaded()
+        for entry, hours in ((follower, 2), (frozen, 1), (frozen, 3)):
+            before = loaded().last_run_at
+            entry.model.last_run_at = BEGIN + timedelta(hours=hours)
+            scheduler._save_newer(entry)
+            assert loaded().last_run_at == max(before, entry.model.last_run_at)
+        PeriodicTask.objects.filter(name="0:00").update(last_run_at=None)
+        scheduler._save_newer(frozen)
+        assert loaded().last_run_at == BEGIN + timedelta(hours=3)
 
 
 def test_the_page_has_no_run_that_was_missed() -> None:

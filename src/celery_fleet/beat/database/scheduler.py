@@ -87,12 +87,13 @@ def described(error: BaseException) -> str:
     return f"{NAME}: {error_text(error, secrets)}"
 
 
-def guard(service: Any, tell: Callable[[str | None], None]) -> None:
+def guard(service: Any, tell: Callable[[str | None], None], *, standby: bool = False) -> None:
     """Keep a scheduler running with the schedule that it knows while its database returns errors.
 
     Args:
         service: Beat's service.
         tell: Called at each tick with a description of the trouble; None if there is none.
+        standby: Whether it is one of several beats, of which one sends.
     """
     from django.db import connections, router
     from django.db.utils import DatabaseError, InterfaceError
@@ -118,7 +119,7 @@ def guard(service: Any, tell: Callable[[str | None], None]) -> None:
         return result
 
     scheduler.tick = guarded
-    scheduler.Entry.save = _save_own
+    scheduler.Entry.save = _save_newer if standby else _save_own
     _keep_unsaved(scheduler, alias)
 
 
@@ -128,8 +129,24 @@ def _save_own(entry: Any) -> None:
     django_celery_beat reads the row and later saves all of it. This would undo what a user or the synchronisation has
     written in between, and would restore an entry that was deleted.
     """
+    _save(entry, _row(entry))
+
+
+def _save_newer(entry: Any) -> None:
+    """Save an entry as `_save_own` does, unless another beat has sent it since.
+
+    A beat that was frozen or cut off saves before it hears that another one sends. It would put back an older run, and
+    the other one would send the entry again.
+    """
+    _save(entry, _row(entry).exclude(last_run_at__gt=entry.model.last_run_at))
+
+
+def _row(entry: Any) -> Any:
+    return type(entry.model)._default_manager.filter(pk=entry.model.pk)  # noqa: SLF001  # documented by Django
+
+
+def _save(entry: Any, rows: Any) -> None:
     own = {field: getattr(entry.model, field) for field in ("last_run_at", "total_run_count")}
-    rows = type(entry.model)._default_manager.filter(pk=entry.model.pk)  # noqa: SLF001  # documented by Django
     if not rows.filter(enabled=True).update(**own):
         # As the model does for a disabled entry: it must not be overdue when it is enabled again.
         rows.update(**{**own, "last_run_at": None})
