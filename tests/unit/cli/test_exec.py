@@ -206,6 +206,7 @@ def test_a_long_timeout_is_a_number_that_systemd_reads(place: Place) -> None:
     assert "--property=RuntimeMaxSec=1234568.500" in place.call["options"]  # and GRACE, here 1
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_end_when_it_is_told_to(place: Place) -> None:
     began = time.monotonic()
     script = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(30)"

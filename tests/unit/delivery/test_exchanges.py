@@ -41,6 +41,16 @@ KEYS = {"direct": ("letter.new", "letter.new"), "topic": ("letter.#", "*.new")}
 
 kinds = pytest.mark.parametrize("kind", KEYS)
 takes = pytest.mark.parametrize("take", TAKES)
+#: Each kind with each way of fetching; `make test` has each of both once.
+pairs = pytest.mark.parametrize(
+    ("take", "kind"),
+    [
+        pytest.param("stock", "direct", marks=pytest.mark.long),
+        ("stock", "topic"),
+        ("atomic", "direct"),
+        pytest.param("atomic", "topic", marks=pytest.mark.long),
+    ],
+)
 
 
 def queues_of(kind: str) -> list[Queue]:
@@ -227,8 +237,7 @@ def begun(made: Post, number: int) -> tuple[Worker, list[str]]:
 
 
 @pytest.mark.slow
-@kinds
-@takes
+@pairs
 def test_a_drain_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: str) -> None:
     with post(tmp_path, kind, TAKES[take]) as made:
         worker, sent = begun(made, 6)
@@ -245,8 +254,7 @@ def test_a_drain_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: 
 
 
 @pytest.mark.slow
-@kinds
-@takes
+@pairs
 def test_a_pause_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: str) -> None:
     with post(tmp_path, kind, TAKES[take]) as made:
         worker, sent = begun(made, 6)
@@ -259,8 +267,7 @@ def test_a_pause_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: 
 
 
 @pytest.mark.slow
-@kinds
-@takes
+@pairs
 def test_a_lost_connection_is_survived(tmp_path: Path, kind: str, take: str) -> None:
     with post(tmp_path, kind, TAKES[take]) as made:
         worker, sent = begun(made, 6)
@@ -275,8 +282,7 @@ def test_a_lost_connection_is_survived(tmp_path: Path, kind: str, take: str) -> 
 
 
 @pytest.mark.slow
-@kinds
-@takes
+@pairs
 def test_an_unknown_task_becomes_a_dead_letter(tmp_path: Path, kind: str, take: str) -> None:
     letters = {"dead_letters": True, "unknown_delay": 0.3, "unknown_for": 2.0}
     with post(tmp_path, kind, {**TAKES[take], **letters}) as made:

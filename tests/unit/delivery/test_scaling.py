@@ -34,6 +34,10 @@ os.fork = limited_fork
 app.conf.worker_proc_alive_timeout = 60
 """
 AUTOSCALE = {"CELERY_FLEET_AUTOSCALE": json.dumps({"min": SLOTS, "max": 6, "wait": 1})}
+#: Both ways of fetching; only `make test-all` has both.
+DELIVERIES = pytest.mark.parametrize(
+    "delivery", [pytest.param(None, marks=pytest.mark.long), ATOMIC], ids=["stock", "atomic"]
+)
 BUSY = r"at most \d were busy in the last 10 s"
 RESIZED = re.compile(r"pool (\d+) → (\d+) processes: (.*)")
 
@@ -51,8 +55,14 @@ def resized(log: str) -> list[tuple[int, int, str]]:
     return [(int(before), int(after), why) for before, after, why in RESIZED.findall(log)]
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an answer may be late."""
+    monkeypatch.setattr(answers, "WAIT", 10.0)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("delivery", [None, ATOMIC], ids=["stock", "atomic"])
+@DELIVERIES
 def test_a_burst_is_worked_off_by_more_processes_which_end_afterwards(
     tmp_path: Path, delivery: dict[str, Any] | None
 ) -> None:
@@ -107,7 +117,7 @@ def scaling(made: Shop) -> Iterator[Scaler]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delivery", [None, ATOMIC], ids=["stock", "atomic"])
+@DELIVERIES
 def test_a_worker_with_running_tasks_is_scaled_and_stays_so(
     tmp_path: Path, delivery: dict[str, Any] | None
 ) -> None:

@@ -100,6 +100,7 @@ def test_more_valid_inventories_pass(source: Path) -> None:
     all_pass(source, SHORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_changed_inventories_are_refused_or_work(source: Path, part: int) -> None:
     explore(source, part, FEW)

@@ -118,6 +118,7 @@ def test_a_backup_has_everything(
     assert stat.S_IMODE((tmp_path / "state/last.json").stat().st_mode) == 0o644
 
 
+@pytest.mark.slow
 def test_as_systemd_starts_it(instances: Instances, tmp_path: Path, target: Path) -> None:
     done = run_program(places(tmp_path, instances, to=str(target)), *PROGRAM)
     assert done.returncode == 0, done

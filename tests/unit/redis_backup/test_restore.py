@@ -164,6 +164,7 @@ def test_a_new_host_has_the_same_data(kind: str, new_host: New, backed_up: Any) 
     assert {path.name for path in host.data.iterdir()} == {f"shop-{kind}", Path(kept).name}
 
 
+@pytest.mark.slow
 def test_a_dump_beside_an_append_only_file_would_be_ignored(tmp_path: Path, backed_up: Any) -> None:
     """Why a snapshot becomes the base of the append-only file: with a dump.rdb this server starts empty."""
     backup, _ = backed_up

@@ -92,6 +92,7 @@ def module(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         daemon.wait(10)
 
 
+@pytest.mark.slow
 def test_rsync_stores_and_removes(module: tuple[str, Path], tmp_path: Path) -> None:
     address, place = module
     target = RsyncTarget(address, [], tmp_path)

@@ -285,6 +285,7 @@ def test_a_wrong_login_is_not_up(broker: Broker, tmp_path: Path) -> None:
     assert "celery_queue_length" not in found
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_does_not_delay_other_metrics(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,6 +123,7 @@ def test_an_id_that_is_no_text_is_chosen_replayed_and_dropped(
     assert not look.exists(keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
 
 
+@pytest.mark.slow
 def test_a_message_is_parked(
     worker: redis.Redis, look: redis.Redis, store: DeadLetterStore
 ) -> None:

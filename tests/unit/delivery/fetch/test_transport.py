@@ -159,6 +159,7 @@ def test_a_push_while_the_prefetch_is_full_keeps_the_connection(server: Server) 
         assert connection._sock is socket
 
 
+@pytest.mark.slow
 def test_an_idle_worker_sends_less_than_one_command_a_second(server: Server) -> None:
     HOOKS.sweep = lambda channel: None  # kombu's own timer also sends a command, every 100 s
     with consuming(server.url, *"abc") as consumer:

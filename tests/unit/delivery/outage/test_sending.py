@@ -43,7 +43,12 @@ OUTAGES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "fault"),
-    [("cold", "killed"), ("cold", "frozen"), ("cold", "loading"), ("threads", "killed")],
+    [
+        ("cold", "killed"),
+        pytest.param("cold", "frozen", marks=pytest.mark.long),
+        pytest.param("cold", "loading", marks=pytest.mark.long),
+        pytest.param("threads", "killed", marks=pytest.mark.long),
+    ],
 )
 def test_follow_ups_survive_an_outage(tmp_path: Path, pool: str, fault: str) -> None:
     survives(tmp_path, fault, 12, *POOLS[pool])
@@ -62,9 +67,9 @@ def test_follow_ups_survive_any_outage(
     ("limit", "fault", "dead_letters", "pool"),
     [
         ("soft", "killed", True, "prefork"),
-        ("soft", "killed", False, "prefork"),
-        ("hard", "killed", True, "prefork"),
-        ("hard", "full", True, "prefork"),
+        pytest.param("soft", "killed", False, "prefork", marks=pytest.mark.long),
+        pytest.param("hard", "killed", True, "prefork", marks=pytest.mark.long),
+        pytest.param("hard", "full", True, "prefork", marks=pytest.mark.long),
         ("hard", "killed", True, "gevent"),
     ],
 )
@@ -89,7 +94,7 @@ def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["killed", "full"])
+@pytest.mark.parametrize("fault", ["killed", pytest.param("full", marks=pytest.mark.long)])
 def test_follow_ups_that_need_the_result_store_wait_for_it(tmp_path: Path, fault: str) -> None:
     with ExitStack() as stack:
         conf = {"result_backend_transport_options": {"retry_policy": {"max_retries": 1}}}

@@ -42,7 +42,14 @@ def cut(worker: Worker) -> None:
     wait_for(lambda: worker.log.count("mingle: all alone") > before, "connected again")
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "prefork",
+        pytest.param("threads", marks=pytest.mark.long),
+        pytest.param("solo", marks=pytest.mark.long),
+    ],
+)
 def test_running_tasks_continue_through_lost_connections(tmp_path: Path, pool: str) -> None:
     with working(tmp_path, "-P", pool, "-c", "2", conf={"worker_prefetch_multiplier": 8}) as worker:
         numbers = worker.send(10, 1.0)
@@ -111,7 +118,7 @@ def test_tasks_that_had_not_begun_come_back_in_order(tmp_path: Path) -> None:
         assert started == numbers
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_a_killed_redis_that_comes_back_loses_nothing(tmp_path: Path, pool: str) -> None:
     with working(tmp_path, "-P", pool, "-c", "2") as worker:
         numbers = worker.send(5, 3.0)
@@ -260,7 +267,7 @@ def test_the_next_broker_of_the_list_is_used(tmp_path: Path) -> None:
         settled(worker, worker.send(3, 0))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_a_result_store_that_hangs_does_not_keep_a_worker_from_ending(
     tmp_path: Path, pool: str
 ) -> None:

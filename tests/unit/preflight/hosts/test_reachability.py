@@ -514,6 +514,7 @@ def test_an_interpreter_that_can_not_be_run(tmp_path: Path, path: str, exists: b
     )
 
 
+@pytest.mark.slow
 def test_an_interpreter_is_found_by_its_version(tmp_path: Path) -> None:
     name = os.path.basename(os.path.realpath(INTERPRETER))
     found = probed(tmp_path, 1, interpreter=name.removeprefix("python"))["interpreter"]
@@ -524,6 +525,7 @@ def test_an_interpreter_is_found_by_its_version(tmp_path: Path) -> None:
     assert f"/usr/bin/{name}" in missing["others"]
 
 
+@pytest.mark.slow
 def test_a_link_to_an_interpreter_is_followed(tmp_path: Path) -> None:
     (tmp_path / "python3").symlink_to("/home/admin/bin/python3")
     found = probed(tmp_path, 1, interpreter=str(tmp_path / "python3"))["interpreter"]
@@ -589,6 +591,7 @@ def dropping() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_new_host_tells_which_port_of_redis_does_not_answer(
     tmp_path: Path, dropping: int
 ) -> None:

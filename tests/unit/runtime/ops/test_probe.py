@@ -438,6 +438,7 @@ def test_a_broker_that_refuses_is_reported_at_once(
     assert report["seconds"] < 5
 
 
+@pytest.mark.slow
 def test_the_deadline_applies_to_anything_that_hangs(fleet: Fleet) -> None:
     fleet.send_task = lambda *_, **__: time.sleep(30)  # type: ignore[method-assign]  # hangs
 
