@@ -135,6 +135,12 @@ def outside(pytestconfig: pytest.Config) -> Fleet:
 
 
 @pytest.fixture(scope="session")
+def replicated(pytestconfig: pytest.Config) -> Fleet:
+    """Return a fleet with several hosts of Redis."""
+    return pytestconfig.stash[RENDERS]["replicated"].result()
+
+
+@pytest.fixture(scope="session")
 def valkey(pytestconfig: pytest.Config) -> Fleet:
     """Return a fleet on Debian 13 with Valkey."""
     return pytestconfig.stash[RENDERS]["valkey"].result()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+from pathlib import Path
+
 import pytest
 import redis
 
@@ -179,3 +183,36 @@ def test_the_application_gets_the_url_of_its_cache(odd: Fleet, local: Fleet) -> 
     )
     for other in local.hosts.values():
         assert not [path for path in other.files if "cache" in path]
+
+
+@pytest.mark.parametrize(
+    ("role", "waits", "starts_with"),
+    [
+        (None, "", "replicaof redis1 6379\n"),
+        ("replicaof redis3 6379\n", "", "replicaof redis3 6379\n"),
+        ("appendonly yes\n", "13.0", ""),
+    ],
+    ids=["first start", "replica", "primary"],
+)
+def test_a_primary_that_was_down_waits_until_it_is_replaced(
+    replicated: Fleet, tmp_path: Path, role: str | None, waits: str, starts_with: str
+) -> None:
+    """Otherwise it may come back while the Sentinels promote another one, and lose what it accepts meanwhile."""
+    host = replicated.hosts["worker1"]
+    name = f"{host.variables['celery_app_name']}-broker"
+    unit = host.text(f"/etc/systemd/system/redis@{name}.service.d/10-fleet.conf")
+    (tmp_path / "first.conf").write_text(host.text(f"{DIRECTORY}/{name}/first.conf"))
+    if role is not None:
+        (tmp_path / "role.conf").write_text(role)
+    places = {
+        f"{DIRECTORY}/%i": str(tmp_path),
+        "/var/lib/celery-fleet-redis/%i": str(tmp_path),
+        "exec sleep": f"echo > {tmp_path}/waited",
+    }
+    for line in parse(unit)["Service"]["ExecStartPre"]:
+        for place, here in places.items():
+            line = line.replace(place, here)
+        subprocess.run(shlex.split(line), check=True)
+    waited = tmp_path / "waited"
+    assert (waited.read_text().strip() if waited.exists() else "") == waits
+    assert (tmp_path / "role.conf").read_text() == starts_with
