@@ -293,6 +293,8 @@ def acl(
     # MULTI. Without them tasks and acknowledgements would be lost at a restart.
     lines = ["user default off resetpass allkeys allchannels +@all"]
     extra = " +client|setinfo" if setinfo else ""
+    # With replicas, who sends a task waits until they have it.
+    waiting = ("worker", "beat", "producer", "operator") if "replica" in passwords else ()
     commands = {
         "broker": _BROKER_COMMANDS,
         "results": _RESULTS_COMMANDS,
@@ -314,7 +316,8 @@ def acl(
             ]
             keys += {"worker": [f"~{_HISTORY}"], "operator": [f"%R~{_HISTORY}"]}.get(component, [])
             channels = _RESULT_KEYS[:1] if reader else _RESULT_KEYS
-        text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
+        waits = " +wait" if instance == "broker" and component in waiting else ""
+        text = " ".join([rules + extra + waits, *keys, *(f"&{channel}" for channel in channels)])
         if standby and (instance, component) == ("broker", "beat"):
             # Redis demands all rights on the keys of a script. None of these commands reads what waits in a queue.
             scripted = [_BEATS, *(key for name in names for key in _lists(name))]
@@ -352,6 +355,8 @@ def sentinel_acl(
         "sentinel": _SENTINEL_PEER,
         "admin": _SENTINEL_ADMIN,
     }
+    # For the health check.
+    rules["operator"] += " +sentinel|ckquorum"
     lines = [
         _user(name, passwords[name], rule) for name, rule in rules.items() if name in passwords
     ]

@@ -215,6 +215,10 @@ APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_sentinel_port", "int",
            "TLS port of the Sentinels, which exist if the group C(redis) has several hosts. See docs/redis.md.",
            default=26379),
+    Option("celery_app_wait_replicas", "int",
+           "With several hosts in the group C(redis): how many replicas must have a task before it counts as sent, so "
+           "that none is lost with the primary. With 0, the last ones may be.",
+           default=1),
     Option("celery_app_cache", "bool",
            "Whether the fleet has a third instance of Redis, for the application's own cache. Its processes get the "
            "address as CELERY_FLEET_CACHE_URL. See docs/redis.md.",

@@ -25,6 +25,8 @@ class Address(TypedDict):
     url: NotRequired[str]
     name: NotRequired[str]
     sentinels: NotRequired[Sequence[Mapping[str, Any]]]
+    # How many replicas must have a task before it counts as sent.
+    wait_replicas: NotRequired[int]
 
 
 class Facts(TypedDict):

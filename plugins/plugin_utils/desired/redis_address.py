@@ -58,7 +58,7 @@ def redis_address(user: str, password: str, address: Address, facts: Facts) -> R
     sentinels = address.get("sentinels")
     if not sentinels:
         return RedisAddress(f"rediss://{login}@{_place(address)}/0", tls, {})
-    options = {
+    options: dict[str, Any] = {
         "master_name": address["name"],
         "sentinel_kwargs": {
             "username": user,
@@ -72,6 +72,8 @@ def redis_address(user: str, password: str, address: Address, facts: Facts) -> R
             "retry": None,
         },
     }
+    if address.get("wait_replicas"):
+        options["wait_replicas"] = int(address["wait_replicas"])
     urls = [f"sentinel://{login}@{_place(one)}/0" for one in sentinels]
     return RedisAddress(";".join(urls), tls, options)
 

@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from celery_fleet.common.periodic import Periodic
+from celery_fleet.compat import primary
 from celery_fleet.compat.redbeat import KEYS, RunToSave
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 
@@ -79,11 +80,13 @@ class Leadership:
     Args:
         client: A client of the broker, which may be used by several threads.
         token: A text that no other process has.
+        replicas: How many replicas must have a message before it counts as sent.
     """
 
-    def __init__(self, client: Any, token: str) -> None:
+    def __init__(self, client: Any, token: str, replicas: int = 0) -> None:
         self._client = client
         self._token = token
+        self._replicas = replicas
 
     def take(self) -> bool:
         """Become the leader if there is none, or stay it; return whether this beat is the leader.
@@ -117,7 +120,8 @@ class Leadership:
             Whether it was sent, by this call or by an earlier one with the same entry and time.
 
         Raises:
-            redis.exceptions.RedisError: The broker does not answer, or refuses.
+            redis.exceptions.RedisError: The broker does not answer, or refuses; or too few replicas have the message,
+                and then another call with the same arguments only waits for them.
             ValueError: The queue has the key of something else.
         """
         if queue.startswith(RESERVED):
@@ -127,7 +131,18 @@ class Leadership:
         if run is not None:
             keys += (run.entry, run.schedule)
             arguments += (run.meta, run.due)
-        return bool(self._client.eval(_SEND, len(keys), *keys, *arguments))
+        if not self._replicas:
+            return bool(self._client.eval(_SEND, len(keys), *keys, *arguments))
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.eval(_SEND, len(keys), *keys, *arguments)
+            pipe.wait(self._replicas, primary.WAIT)
+            # redis-py would add the arguments to the error.
+            is_sent, copies = answers = pipe.execute(raise_on_error=False)
+        for error in (one for one in answers if isinstance(one, Exception)):
+            raise error
+        if is_sent:
+            primary.require_copies(copies, self._replicas)
+        return bool(is_sent)
 
     def save(self, run: RunToSave) -> bool:
         """Write a run that was not sent into a schedule that is on the broker, unless this beat is not the leader.

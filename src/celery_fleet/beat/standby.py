@@ -19,7 +19,7 @@ from celery_fleet.beat import missed
 from celery_fleet.beat.leadership import ATTEMPT, Leadership, Renewal
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick
 from celery_fleet.beat.missed import MissedRuns
-from celery_fleet.compat import beat, broker, redbeat
+from celery_fleet.compat import beat, broker, primary, redbeat
 from celery_fleet.config.entries import Missed
 from celery_fleet.supervision.notify import Notifier
 
@@ -42,7 +42,9 @@ def lead(app: Any, service: Any, notifier: Notifier, show: Callable[[], None]) -
         show: Writes what beat has loaded, for the fleet's checks.
     """
     token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-    leadership = Leadership(broker.client(broker.endpoints(app)[0], TIMEOUT), token)
+    options = app.connection_for_write().transport_options
+    replicas = int(options.get(primary.WAIT_REPLICAS) or 0)
+    leadership = Leadership(broker.client(broker.endpoints(app)[0], TIMEOUT), token, replicas)
     wait(leadership, notifier, show)
     renewal = Renewal(leadership, _step_down)
 

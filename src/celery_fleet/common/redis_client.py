@@ -6,6 +6,7 @@ parts that may themselves be broken.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -289,6 +290,28 @@ def primaries(server: Server, context: ssl.SSLContext | None = None) -> Iterator
             yield replace(server, host=address[0], port=address[1], sentinels=())
     if not found:
         raise ConnectionError("; ".join(troubles))
+
+
+def usable_sentinels(server: Server) -> tuple[int, bool]:
+    """Ask the first Sentinel that answers how many of them it reaches, and whether these could replace the primary.
+
+    Args:
+        server: One with `sentinels`.
+
+    Raises:
+        ConnectionError: None of the Sentinels has answered.
+        RedisError: The login may not ask for this.
+    """
+    for sentinel in server.sentinels:
+        with contextlib.suppress(OSError), Client(sentinel, SENTINEL_TIMEOUT) as client:
+            try:
+                words, enough = str(client.ask("SENTINEL", "CKQUORUM", server.host)), True
+            except RedisError as error:
+                if not str(error).startswith("NOQUORUM "):
+                    raise
+                words, enough = str(error), False
+            return int(words.split()[1]), enough
+    raise ConnectionError("no Sentinel answers")
 
 
 def information(text: str) -> dict[str, str]:

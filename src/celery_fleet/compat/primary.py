@@ -1,13 +1,18 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
 """Let a process follow a primary that Sentinels know (redis/sentinel.py).
 
 redis-py asks the Sentinels for each new connection. It keeps the connections of its pools: those of one pool are closed
 if the pool itself makes a new connection to another primary. A frozen primary closes none, so a process would wait for
 a timeout with each of its pools, such as those of remote control and of each result. Also, a primary that was replaced
 refuses to write for seconds before it becomes a replica, which is no reason for redis-py to ask again.
+
+Redis replicates after it has answered. So a task only counts as sent once replicas have it, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery.backends import redis as results
@@ -16,11 +21,19 @@ from redis import sentinel
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-#: Beginning of the answer of a primary with fewer replicas than ``min-replicas-to-write``.
-NO_REPLICAS = "NOREPLICAS"
+#: The transport option that says how many replicas must have a task.
+WAIT_REPLICAS = "wait_replicas"
+#: Milliseconds in which they have to confirm it, and how often they are asked. Altogether that is longer than a primary
+#: accepts anything without its replicas (`min-replicas-max-lag`), so the sender's next attempt adds no further copy.
+WAIT, TRIES = 1000, 7
+
+#: Beginnings of the answers of a primary with fewer replicas than ``min-replicas-to-write``, and of one that becomes a
+#: replica while a client waits.
+NO_REPLICAS = ("NOREPLICAS", "UNBLOCKED")
 
 # They are typed in part only, which is worse for subclasses than no types at all.
 _Connection: Any = sentinel.SentinelManagedSSLConnection
+_base: Any = stock.Channel
 _channel: Any = stock.SentinelChannel
 _backend: Any = results.SentinelBackend
 
@@ -69,7 +82,52 @@ class FollowingConnection(_Connection):  # type: ignore[misc]  # see above
             raise RedisConnectionError(f"the primary can't write: {exc}") from exc
 
 
+def require_copies(found: int, wanted: int) -> None:
+    """Check how many replicas have what was sent.
+
+    Raises:
+        redis.exceptions.ConnectionError: Too few, so the sender tries again, and the task may be there twice.
+    """
+    if found < wanted:
+        raise RedisConnectionError(f"{found} of {wanted} replicas confirmed the task in time")
+
+
+def put(channel: Any, queue: str, message: Any, **kwargs: Any) -> None:
+    """Push a message as kombu does, and wait until replicas have it.
+
+    Raises:
+        redis.exceptions.ConnectionError: See `require_copies`.
+    """
+    wanted = int(channel.connection.client.transport_options.get(WAIT_REPLICAS) or 0)
+    if not wanted:
+        _base._put(channel, queue, message, **kwargs)
+        return
+    # WAIT is about what the same connection has written.
+    with channel.conn_or_acquire() as shared, shared.client() as client:
+        channel.only_client = client
+        try:
+            _base._put(channel, queue, message, **kwargs)
+        finally:
+            channel.only_client = None
+        found = 0
+        for _ in range(TRIES):
+            found = client.wait(wanted, WAIT)
+            if found >= wanted:
+                return
+        require_copies(found, wanted)
+
+
+@contextmanager
+def conn_or_acquire(channel: Any, client: Any = None) -> Iterator[Any]:
+    """Yield the client with which `put` pushes, otherwise what kombu yields."""
+    with _base.conn_or_acquire(channel, client or channel.only_client) as found:
+        yield found
+
+
 def install() -> None:
     """Make kombu and the result backend use these connections for ``sentinel://``."""
     _channel.connection_class_ssl = FollowingConnection
     _backend.connection_class_ssl = FollowingConnection
+    _channel._put, _channel.conn_or_acquire, _channel.only_client = put, conn_or_acquire, None
+    # With kombu 5.7, an application may send many messages in one step, which would end after the wait.
+    _channel.supports_batch_publish = False

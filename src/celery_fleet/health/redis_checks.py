@@ -92,6 +92,7 @@ def redis(setup: Setup) -> Finding:
                 parts.append(
                     (WARNING if found else BAD, f"{kind} has {found} of {wanted} replicas")
                 )
+            parts += sentinels(where)
         parts.append((setup.judge("redis_seconds", seconds), f"{kind} took {seconds:.1f} s"))
         if share is not None and about.get("maxmemory_policy", "noeviction") == "noeviction":
             # A server that evicts keys is always full.
@@ -121,6 +122,20 @@ def described(where: Server) -> tuple[dict[str, str], float]:
             if about and where.sentinels:
                 about |= health_redis.information(client.ask("INFO", "replication"))
     return about, time.monotonic() - began
+
+
+def sentinels(where: Server) -> list[tuple[str, str]]:
+    """Return what is wrong with the Sentinels of an instance."""
+    number = len(where.sentinels)
+    try:
+        found, enough = health_redis.usable_sentinels(where)
+    except (OSError, RedisError):
+        # Either the primary was found by one that has gone since, or the rights are those of an older run.
+        return []
+    words = f"{found} of {number} Sentinels of {where.host} answer"
+    if not enough:
+        return [(BAD, f"{words}, too few to replace its primary")]
+    return [(WARNING, words)] if found < number else []
 
 
 def replicas(about: Mapping[str, str]) -> int:

@@ -200,7 +200,9 @@ class Replicated:
             redis_replication=self._replication(0),
         )
         (own / "redis.conf").write_text(self._moved(text, own.name, data))
-        (own / "users.acl").write_text(acl.acl(self.kind, LOGINS, QUEUES, setinfo=knows_setinfo()))
+        (own / "users.acl").write_text(
+            acl.acl(self.kind, LOGINS, QUEUES, setinfo=knows_setinfo(), standby=True)
+        )
         # On hosts, servers differ by their hosts, so the primary is recognised by it.
         primary: Any = {"host": HOST if number else "", "port": self._ports[0]}
         itself: Any = {**self._replication(0), "host": ""}

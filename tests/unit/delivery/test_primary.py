@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -20,18 +21,22 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import talk
 from celery import Celery
 from kombu.transport.redis import SentinelChannel
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from celery_fleet.beat.leadership import Leadership
 from celery_fleet.cli.commands import redis as redis_command
 from celery_fleet.common.redis_client import Client, RedisError, Server, primaries, server_of
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import primary as following
 from celery_fleet.health import redis_checks
+from celery_fleet.health.redis_checks import sentinels
+from celery_fleet.health.result import BAD, WARNING
 from celery_fleet.health.setup import Setup
 from celery_fleet.supervision import broker
 from tests.unit.cli import host
 
 from .failing_over import Load, loaded, settings
-from .replicated import HOST, LOGINS, Replicated, replicated
+from .replicated import HOST, LOGINS, Program, Replicated, replicated
 
 pytestmark = pytest.mark.long
 
@@ -117,6 +122,22 @@ def test_a_client_asks_one_sentinel_after_the_other(servers: Replicated) -> None
     assert [str(caught.value).count(f":{one.port}: ") for one in servers.sentinels] == [1, 1, 1]
 
 
+def test_health_says_how_many_sentinels_could_replace_the_primary(servers: Replicated) -> None:
+    where = of(servers, "operator")
+    assert sentinels(where) == []
+    servers.sentinels[0].kill()
+    few = f"of 3 Sentinels of {servers.name} answer"
+    servers.until(lambda: sentinels(where) == [(WARNING, f"2 {few}")], "one is missed")
+    servers.sentinels[1].kill()
+    servers.until(
+        lambda: sentinels(where) == [(BAD, f"1 {few}, too few to replace its primary")],
+        "the majority is missed",
+    )
+    # An older run has not given the right yet.
+    assert sentinels(of(servers, "worker")) == []
+    servers.ask(servers.sentinels[2], "ACL", "LOG", "RESET")
+
+
 def test_a_client_never_takes_a_replica_for_the_primary(
     servers: Replicated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,11 +166,92 @@ def test_a_sentinel_lets_no_component_change_anything(servers: Replicated) -> No
         servers.ask(one, "ACL", "LOG", "RESET")
 
 
-def made_app(servers: Replicated, user: str) -> Any:
+def made_app(servers: Replicated, user: str, wait_replicas: int = 0) -> Any:
     app = Celery("shop", set_as_current=False)
-    made = settings(user, servers.address(), {"host": "h", "port": 1}, servers.ca)
+    address = {**servers.address(), "wait_replicas": wait_replicas}
+    made = settings(user, address, {"host": "h", "port": 1}, servers.ca)
     app.conf.update(made["celery"])
     return app
+
+
+@pytest.fixture
+def frozen(servers: Replicated) -> Iterator[list[Program]]:
+    """Freeze the replicas after everything else is set up; they continue in the end."""
+    replicas: list[Program] = []
+    yield replicas
+    for one in replicas:
+        one.signal(signal.SIGCONT)
+
+
+def freeze(servers: Replicated, frozen: list[Program]) -> None:
+    for one in servers.replicas():
+        one.signal(signal.SIGSTOP)
+        frozen.append(one)
+
+
+def test_a_task_only_counts_as_sent_once_a_replica_has_it(
+    servers: Replicated, frozen: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SentinelChannel, "connection_class_ssl", None)
+    following.install()
+    unsafe, safe = made_app(servers, "producer"), made_app(servers, "producer", 1)
+    message = {"exchange": "", "routing_key": "mail"}
+    with unsafe.connection_for_write() as one, safe.connection_for_write() as two:
+        sent = one.default_channel.client
+        for connection in (one, two):
+            connection.Producer().publish({}, **message)
+        assert sent.llen("mail") == 2
+        freeze(servers, frozen)
+        one.Producer().publish({}, **message)
+        with pytest.raises(
+            two.connection_errors, match=r"0 of 1 replicas confirmed the task in time|NOREPLICAS"
+        ):
+            two.Producer().publish({}, **message)
+        # The primary has it once, and accepts no other one.
+        assert sent.llen("mail") == 4
+
+
+def test_waiting_costs_little(servers: Replicated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prints the median of 500 tasks each, which docs/performance.md has."""
+    monkeypatch.setattr(SentinelChannel, "connection_class_ssl", None)
+    following.install()
+    took: dict[int, list[float]] = {0: [], 1: []}
+    with (
+        made_app(servers, "producer").connection_for_write() as one,
+        made_app(servers, "producer", 1).connection_for_write() as two,
+    ):
+        producers = {0: one.Producer(), 1: two.Producer()}
+        for _ in range(500):
+            for replicas, producer in producers.items():
+                began = time.perf_counter()
+                producer.publish({}, exchange="", routing_key="mail")
+                took[replicas].append(time.perf_counter() - began)
+    median = {replicas: 1000 * statistics.median(times) for replicas, times in took.items()}
+    print(
+        f"a task is sent in {median[0]:.2f} ms, and in {median[1]:.2f} ms if it waits for a replica"
+    )
+    assert median[1] - median[0] < 10
+
+
+def test_a_beat_waits_for_a_replica_and_sends_nothing_twice(
+    servers: Replicated, frozen: list[Program]
+) -> None:
+    [endpoint] = compat_broker.endpoints(made_app(servers, "beat"))
+    client = compat_broker.client(endpoint, 5)
+    leader = Leadership(client, "one", replicas=1)
+    assert leader.take()
+    assert leader.send("entry", "1", "mail", "{}")
+    freeze(servers, frozen)
+    before = client.llen("mail")
+    for _ in range(2):
+        with pytest.raises(RedisConnectionError, match="0 of 1 replicas"):
+            leader.send("entry", "2", "mail", "{}")
+    for one in frozen:
+        one.signal(signal.SIGCONT)
+    assert leader.send("entry", "2", "mail", "{}")
+    assert client.llen("mail") == before + 1
+    assert not Leadership(client, "two", replicas=1).send("entry", "3", "mail", "{}")
+    leader.give_up()
 
 
 def test_the_watchdogs_question_follows_the_primary(servers: Replicated) -> None:

@@ -34,6 +34,17 @@ def check_replication(model: Model) -> Iterator[Problem]:
             f"can't be reached: {len(redis)} hosts have {most} {what}",
             f"write a number from {least} to {most}, or remove it: the default fits",
         )
+    needed = min(
+        (as_number(value) or 0 for value, _ in model.distinct("redis_min_replicas_to_write")),
+        default=0,
+    )
+    yield from _number(
+        model,
+        "celery_app_wait_replicas",
+        (0, needed),
+        f"is more than redis_min_replicas_to_write, {needed:g}: a primary would accept a task again and again",
+        f"write a number from 0 to {needed:g}, or raise redis_min_replicas_to_write",
+    )
     yield from _number(
         model,
         "redis_sentinel_down_after",
