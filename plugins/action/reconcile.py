@@ -8,7 +8,7 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
-OPTIONS = ("units", "restart", "trial", "finish")
+OPTIONS = ("units", "restart", "trial", "finish", "revoke")
 
 
 class ActionModule(FleetAction):

@@ -40,6 +40,10 @@ options:
       - Otherwise changed users keep their previous rights, including old passwords, and removed users stay.
     type: bool
     default: false
+  revoke:
+    description: Whether changed users of running Redis servers lose their previous rights and their connections at once.
+    type: bool
+    default: false
   manifest:
     description:
       - Path of the list of what the application has on the host, which a removal uses.
@@ -116,6 +120,7 @@ def main() -> None:
             "restart": {"type": "bool", "default": True},
             "trial": {"type": "bool", "default": False},
             "finish": {"type": "bool", "default": False},
+            "revoke": {"type": "bool", "default": False},
             "manifest": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -126,6 +131,7 @@ def main() -> None:
         restart=module.params["restart"],
         trial=module.params["trial"],
         finish=module.params["finish"],
+        revoke=module.params["revoke"],
         manifest=module.params["manifest"],
     )
     try:

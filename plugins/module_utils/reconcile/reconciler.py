@@ -62,6 +62,7 @@ class ReconcileOptions:
         restart: Whether to restart units that need it; otherwise they stay pending.
         trial: Only let daemons check the files; afterwards everything is as it was.
         finish: Limit the users of running Redis servers to their rules, as all clients with older rules were restarted.
+        revoke: End changed passwords and rights of running Redis servers at once, with the connections of their users.
         manifest: Path of the list of what the application has on the host; empty for no list.
     """
 
@@ -69,6 +70,7 @@ class ReconcileOptions:
     restart: bool = True
     trial: bool = False
     finish: bool = False
+    revoke: bool = False
     manifest: str = ""
 
 
@@ -178,7 +180,9 @@ class HostReconciler:
         """Carry out what `plan_units` found: removals, then all starts at once, then one unit after another."""
         if self.check or not self.options.act:
             return
-        actions = UnitActions(self.host, self.disk, self.unit_plan.inputs)
+        actions = UnitActions(
+            self.host, self.disk, self.unit_plan.inputs, revoke=self.options.revoke
+        )
         units = {unit.name: unit for _, unit in self.unit_plan.units}
         pending = self.report.pending
         for item in (item for item in pending if item.action == "remove"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
@@ -56,6 +56,8 @@ READ_AGAIN = frozenset(("tls-cert-file", "tls-ca-cert-file"))
 # The server's own key. systemd only passes it on at the start. So a new key is copied to a directory that the running
 # server can read, and set together with its certificate.
 _KEY = "tls-key-file"
+# The users with which servers and Sentinels log in to each other.
+SERVERS = frozenset(("replica", "sentinel"))
 # Label in a unit's record for a user that has more rights than its file says. No desired state contains this label, so
 # it always differs.
 _WIDER = "wider"
@@ -209,11 +211,60 @@ def apply(
         RedisError: The server refused a command; nothing after it was set.
     """
     _set(access, change.settings, talk)
-    before = _users(access, change.users, talk)
+    before = rights(access, change.users, talk)
     for name in change.users:
         kept = _kept(rules[name].split(), before[name]) if name in before else []
         _set_user(access, name, [*rules[name].split(), *kept], talk)
     return (*before, *change.gone)
+
+
+def keep(
+    access: RedisAccess,
+    before: Mapping[str, Mapping[str, Any]],
+    rules: Mapping[str, str],
+    talk: Talk,
+) -> tuple[str, ...]:
+    """Give users back what they had before the server restarted, in addition to the rules in the file.
+
+    Returns:
+        These users.
+
+    Raises:
+        RedisError: The server refused a command; nothing after it was set.
+    """
+    found = [name for name in before if name in rules]
+    for name in found:
+        own = rules[name].split()
+        _set_user(access, name, [*own, *_kept(own, before[name])], talk)
+    return tuple(found)
+
+
+def revoke(
+    access: RedisAccess,
+    change: LiveChange,
+    wider: Iterable[str],
+    rules: Mapping[str, str],
+    talk: Talk,
+) -> tuple[str, ...]:
+    """Do what `finish` does, and close the users' connections: a server does not ask those for a new password.
+
+    The users of servers and Sentinels keep their previous rights: these learn their new passwords one by one, and would
+    replace a primary to which they can't connect.
+
+    Returns:
+        The users that keep their previous rights.
+
+    Raises:
+        RedisError: See `apply`.
+    """
+    servers = tuple(name for name in change.users if name in SERVERS)
+    kept = apply(access, LiveChange(users=servers), rules, talk)
+    others = [name for name in change.users if name not in SERVERS]
+    wider = [name for name in wider if name not in SERVERS]
+    finish(access, replace(change, users=tuple(others)), wider, rules, talk)
+    for name in sorted({*others, *wider}.intersection(rules)):
+        talk(access, [["CLIENT", "KILL", "USER", name]])
+    return kept
 
 
 def finish(
@@ -284,8 +335,8 @@ def takes_password(access: RedisAccess, talk: Talk) -> bool:
         return False
 
 
-def _users(access: RedisAccess, names: Sequence[str], talk: Talk) -> dict[str, Mapping[str, Any]]:
-    """Return the server's answer for each user that it knows."""
+def rights(access: RedisAccess, names: Sequence[str], talk: Talk) -> dict[str, Mapping[str, Any]]:
+    """Return what a server says of these users, without those that it does not know."""
     if not names:
         return {}
     answers = talk(access, [["ACL", "GETUSER", name] for name in names])

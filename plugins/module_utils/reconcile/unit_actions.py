@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     comparison,
@@ -40,14 +41,23 @@ _UNSURE = "(not known)"
 class UnitActions:
     """Acts on units; each method raises ReconcileError if a unit fails."""
 
-    def __init__(self, host: Host, disk: Disk, inputs: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        disk: Disk,
+        inputs: Mapping[str, Mapping[str, str]],
+        *,
+        revoke: bool = False,
+    ) -> None:
         """Prepare to act on units.
 
         Args:
             host: The host of the units.
             disk: Its disk.
             inputs: For each unit that follows changes, the fingerprints of what it would be started with now.
+            revoke: Whether Redis's users lose their previous rights and passwords at once.
         """
+        self.revoke = revoke
         self.host = host
         self.disk = disk
         self.inputs = inputs
@@ -59,13 +69,17 @@ class UnitActions:
         """Start or restart units together (`verb`) and wait for all of them."""
         if not units:
             return
+        rights = {}
         if verb == "restart":
+            rights = {unit.name: self._rights(unit) for unit in units}
             self._hand_over(units)
         names = [unit.name for unit in units]
         before = self.host.show(names)
         # Don't wait here: if this run is killed, systemd still finishes what was begun.
         self.host.command(["systemctl", verb, "--no-block", *names], *units)
         self._wait(units, before)
+        for unit in units:
+            self._keep_rights(unit, rights.get(unit.name, {}))
 
     def reload(self, unit: Unit) -> None:
         """Make a running daemon read its files again."""
@@ -94,7 +108,7 @@ class UnitActions:
         change = redis_live.change_between(inputs, self.inputs[unit.name], unit, self.disk)
         if access is None or known is None or change is None:
             raise ReconcileError(f"{unit.name} was restarted in the meantime; run again")
-        if not finish and change == redis_live.LiveChange():
+        if change == redis_live.LiveChange() and not (finish or (self.revoke and wider)):
             return False
         rules = redis_live.wanted_users(unit, self.disk)
         self._mark_unsure(unit.name, state.invocation, known)
@@ -104,6 +118,8 @@ class UnitActions:
             if finish:
                 redis_live.finish(access, change, wider, rules, self.host.talk)
                 wider = []
+            elif self.revoke:
+                wider = list(redis_live.revoke(access, change, wider, rules, self.host.talk))
             else:
                 wider += redis_live.apply(access, change, rules, self.host.talk)
         except RedisError as error:
@@ -113,6 +129,36 @@ class UnitActions:
             ) from error
         self._record(unit.name, state.invocation, redis_live.marks(wider))
         return True
+
+    def _rights(self, unit: Unit) -> Mapping[str, Mapping[str, Any]]:
+        """Return what a server says of the users that have other rules in its file by now."""
+        state = self.host.show([unit.name])[unit.name]
+        known, _ = comparison.known(unit.name, state.invocation, self.records)
+        inputs, wider = redis_live.split(known or {})
+        wanted = self.inputs[unit.name]
+        labels = [label for label in inputs if inputs[label] != wanted.get(label)]
+        names = {name for kind, _, name in (one.partition(" ") for one in labels) if kind == "user"}
+        names.update(wider)
+        if self.revoke:
+            names &= redis_live.SERVERS
+        if unit.redis:
+            # If the password changes with which we log in, there is no way to ask.
+            with contextlib.suppress(RedisError):
+                return redis_live.rights(unit.redis, sorted(names), self.host.talk)
+        return {}
+
+    def _keep_rights(self, unit: Unit, before: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give users of a restarted server what they had in addition, until all their processes have restarted."""
+        if unit.redis is None or not before:
+            return
+        rules = redis_live.wanted_users(unit, self.disk)
+        try:
+            users = redis_live.keep(unit.redis, before, rules, self.host.talk)
+        except RedisError as error:
+            self.warnings.append(f"{unit.name} only takes new passwords since its restart: {error}")
+            return
+        state = self.host.show([unit.name])[unit.name]
+        self._record(unit.name, state.invocation, redis_live.marks(users))
 
     # -- replicated Redis ----------------------------------------------------------------------------------
 

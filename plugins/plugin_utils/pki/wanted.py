@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 OWN, INTERMEDIATE, EXTERNAL = "own", "intermediate", "external"
 MUTUAL = "mutual"
+# Certificates are valid for this long before they are made (`ownca_not_before`).
+BACKDATED = timedelta(hours=1)
 
 
 def authority_certificate(directory: str, generation: int) -> Path:
@@ -48,6 +51,7 @@ class PkiVariables:
     key: str = field(default="", repr=False)
     chain: str = ""
     renew_before_days: float = 30
+    renew_older_than: str = ""
 
     @property
     def generations(self) -> list[int]:
@@ -60,6 +64,16 @@ class PkiVariables:
     def clients(self) -> bool:
         """Whether clients show a certificate, too."""
         return self.mode == MUTUAL
+
+
+def moment(text: str) -> datetime:
+    """Return the time that `pki_renew_older_than` names, in UTC if it does not say otherwise.
+
+    Raises:
+        ValueError: It is no time.
+    """
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def joined(*texts: str) -> str:
@@ -89,7 +103,7 @@ def bundle(given: PkiVariables) -> str:
 def host_state(given: PkiVariables, host: str) -> dict[str, Any]:
     """Return what a host should have: `bundle`, `chain` and `key`. What does not exist yet is None.
 
-    `issue` says whether its certificate has to be made.
+    `issue` says whether its certificate has to be made, and `rotate` whether its key has to be made as well.
 
     Raises:
         CertificateError: A file of the control node is broken.
@@ -97,11 +111,21 @@ def host_state(given: PkiVariables, host: str) -> dict[str, Any]:
     trusted = bundle(given) or None
     if given.source == EXTERNAL:
         chain = pem(certificates(joined(given.certificate, given.chain)))
-        return {"bundle": trusted, "chain": chain, "key": joined(given.key), "issue": False}
+        return {
+            "bundle": trusted,
+            "chain": chain,
+            "key": joined(given.key),
+            "issue": False,
+            "rotate": False,
+        }
     text = read_text(Path(given.directory, "hosts", f"{host}.crt"))
     key = read_text(Path(given.directory, "hosts", f"{host}.key"))
     above = signer(given)
+    rotate = False
     try:
+        rotate = bool(text and given.renew_older_than) and (
+            certificates(text)[0].not_valid_before_utc + BACKDATED < moment(given.renew_older_than)
+        )
         good = bool(text and key and above) and certificate_serves(
             text,
             [alternative_name(name) for name in given.names],
@@ -113,9 +137,11 @@ def host_state(given: PkiVariables, host: str) -> dict[str, Any]:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # A broken file, or a key that was encrypted by hand, is of no use and gets replaced.
         good = False
+    good = good and not rotate
     return {
         "bundle": trusted,
         "chain": pem(certificates(joined(text, above))) if good else None,
-        "key": key or None,
+        "key": (not rotate and key) or None,
         "issue": not good,
+        "rotate": rotate,
     }

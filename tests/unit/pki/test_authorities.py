@@ -319,6 +319,30 @@ def test_a_host_of_an_intermediate_shows_its_chain(tmp_path: Path) -> None:
     assert wanted.host_state(new, HOST)["issue"]
 
 
+def test_keys_that_are_older_than_a_moment_are_made_again(tmp_path: Path) -> None:
+    (tmp_path / "hosts").mkdir()
+    # It has been valid for a day.
+    certificate, key = SIGNING.issue([f"DNS:{HOST}"])
+    (tmp_path / f"hosts/{HOST}.crt").write_text(certificate)
+    (tmp_path / f"hosts/{HOST}.key").write_text(key)
+    of = intermediate(directory=str(tmp_path), names=[HOST])
+    for days, is_old in ((0, True), (2, False)):
+        when = datetime.now(UTC) - timedelta(days=days)
+        for text in (when.isoformat(), when.replace(tzinfo=None).isoformat(" ", "minutes")):
+            state = wanted.host_state(replace(of, renew_older_than=text), HOST)
+            assert (state["issue"], state["rotate"], state["key"] is None) == (is_old,) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("yesterday", "is not a time"), ("2999-01-01T00:00", "is in the future"), ("2026-11-25", "")],
+)
+def test_such_a_moment_has_passed(tmp_path: Path, text: str, words: str) -> None:
+    variables = {**valid(tmp_path / "source"), "pki_renew_older_than": text}
+    found = [one.message for one in problems(variables) if one.variable == "pki_renew_older_than"]
+    assert [words in message for message in found] == [True] * bool(words)
+
+
 # --- own authorities ----------------------------------------------------------------------------------------
 
 

@@ -1719,6 +1719,27 @@ KEPT = f"(resetchannels -@all +get) on #{sha('w1')}"
 STILL = [(REDIS, "live", ["user worker: what was allowed before still is"])]
 
 
+def test_a_restart_that_other_settings_need_ends_no_password(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, databases="2", worker=">w2 +get")
+    (item,) = host.reconcile(wanted).done
+    assert item.action == "restart"
+    assert host.redis.commands == [
+        "ACL GETUSER worker",
+        f"ACL SETUSER worker reset on >w2 +get {KEPT}",
+    ]
+    # The end of the run takes the old one back.
+    assert whys(host.reconcile(wanted, check=True).pending) == STILL
+    assert host.reconcile(wanted, finish=True).done
+    assert host.reconcile(wanted).pending == []
+
+
+def test_a_restart_ends_passwords_that_are_to_end_at_once(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, databases="2", worker=">w2 +get")
+    assert host.reconcile(wanted, revoke=True).done
+    assert host.redis.commands == []
+    assert host.reconcile(wanted).pending == []
+
+
 def test_a_user_only_gains_rights_until_the_end_of_the_run(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
     expected = [(REDIS, "live", ["user worker changed"])]

@@ -146,7 +146,7 @@ def test_a_refused_rule_is_not_shown_if_it_is_a_password() -> None:
 
 # --- against a real server ---------------------------------------------------------------------------
 
-ADMIN = "user admin on >adm resetchannels -@all +ping +acl +config +info"
+ADMIN = "user admin on >adm resetchannels -@all +ping +acl +config +info +client|kill"
 OFF = "user default off resetpass allkeys allchannels +@all"
 WORKER = "on >w1 resetchannels -@all +ping +get ~a"
 
@@ -293,6 +293,28 @@ def test_a_new_password_is_added_and_old_ones_work_until_the_end(fresh: Server) 
     assert fresh.takes("w1", "w2", "w3", "w4") == [True, True, True, False]
     fresh.finish(worker=WORKER.replace("w1", "w3"))
     assert fresh.takes("w1", "w2", "w3") == [False, False, True]
+
+
+def test_a_password_that_others_know_ends_at_once_with_its_connections(
+    fresh: Server, old: Connection
+) -> None:
+    rules = {"worker": WORKER.replace("w1", "w2")}
+    assert redis_live.revoke(fresh.access, LiveChange({}, ("worker",)), [], rules, talk) == ()
+    assert fresh.takes("w1", "w2") == [False, True]
+    with pytest.raises((EOFError, OSError)):
+        old.ask("PING")
+
+
+def test_a_restarted_server_still_takes_what_it_took_before(fresh: Server) -> None:
+    before = redis_live.rights(fresh.access, ["worker", "nobody"], talk)
+    rules = {"worker": WORKER.replace("w1", "w2"), "other": WORKER}
+    # A server starts with what is in its file.
+    fresh.finish(**rules)
+    assert fresh.takes("w1", "w2") == [False, True]
+    assert redis_live.keep(fresh.access, before, rules, talk) == ("worker",)
+    assert fresh.takes("w1", "w2") == [True, True]
+    fresh.finish(**rules)
+    assert fresh.takes("w1", "w2") == [False, True]
 
 
 def test_a_connected_client_keeps_its_keys_until_the_end(fresh: Server, old: Connection) -> None:

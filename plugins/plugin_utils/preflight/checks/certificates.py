@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
@@ -191,6 +192,7 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
                 value=f"{days:g}",
                 hosts=(host,),
             )
+    yield from _older_than(model, host)
     lasts = as_number(model.value(host, "pki_validity_days"))
     before = as_number(model.value(host, "pki_renew_before_days"))
     if lasts is not None and before is not None and before >= lasts:
@@ -201,6 +203,23 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
             value=f"{before:g}",
             hosts=(host,),
         )
+
+
+def _older_than(model: Model, host: str) -> Iterator[Problem]:
+    name = "pki_renew_older_than"
+    text = str(model.value(host, name) or "")
+    if not text:
+        return
+    try:
+        when = wanted.moment(text)
+    except ValueError:
+        message, remedy = "is not a time", "write it as 2026-11-25T15:00, in UTC"
+    else:
+        if when <= datetime.now(UTC):
+            return
+        message = "is in the future: each run until then would make all keys and certificates again"
+        remedy = "write the present time, or an earlier one, in UTC"
+    yield Problem(name, message, remedy, value=text, hosts=(host,))
 
 
 def _texts(model: Model, host: str) -> Iterator[Problem]:
