@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test sanity test-all soak soak-long demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-noon report-tested screenshots docs clean
+.PHONY: help setup lock lint test-fast test sanity test-all soak soak-long demo demo-hosts demo-destroy new-env wheelhouse bench bench-delivery report-restarts report-delivery report-failover report-noon report-tested screenshots docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -51,12 +51,12 @@ test-all: setup ## every test and scenario, even if one fails; writes docs/teste
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
 
-soak: soak-long soak-restarts soak-delivery soak-noon soak-arm64 ## each case of docs/restarts.md, delivery-proof.md and deploys.md separately and often, and a host with arm64; takes hours
+soak: soak-long soak-restarts soak-delivery soak-failover soak-noon soak-arm64 ## each case of docs/restarts.md, delivery-proof.md, redis.md and deploys.md separately and often, and a host with arm64; takes hours
 
 soak-long: setup ## the tests marked long, with more and longer faults
 	@CELERY_FLEET_SOAK=1 scripts/check.sh long
 
-soak-%: setup ## one of them: soak-restarts, soak-delivery, soak-noon, soak-arm64
+soak-%: setup ## one of them: soak-restarts, soak-delivery, soak-failover, soak-noon, soak-arm64
 	@CELERY_FLEET_SOAK=1 scripts/check.sh molecule:$*
 
 demo-hosts: setup ## make the demo's hosts, or start them again
@@ -96,6 +96,9 @@ report-tested: setup ## docs/tested.md, from the last run of each part
 
 report-delivery: setup ## docs/delivery-proof.md, from the last soak-delivery
 	@python -m scripts.restarts.delivery_report
+
+report-failover: setup ## the table in docs/redis.md, from the last soak-failover
+	@python -m scripts.restarts.failover_report
 
 report-noon: setup ## docs/deploys.md, from the last soak-noon
 	@python -m scripts.restarts.noon_report

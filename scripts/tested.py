@@ -35,7 +35,7 @@ WITHOUT_HOSTS = {
 NOT_COUNTED = ("sanity",)
 
 #: Parts that `make soak` runs: the scenarios for the published tables, with more faults, and a host with arm64.
-SOAKED = ("arm64", "delivery", "long", "noon", "restarts")
+SOAKED = ("arm64", "delivery", "failover", "long", "noon", "restarts")
 #: Those that no other command runs.
 SOAK_ONLY = ("arm64",)
 

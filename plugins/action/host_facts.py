@@ -18,6 +18,9 @@ because its wrapper is compiled on the host in each call.)
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # owners of existing directories
       marks: [claims of all applications on the host],
       silent: {"redis1:6379": "timed out"},  # ports of the fleet's Redis that a new host can't reach
+      changed_logins: [admin],            # users of Redis who have another password there than in the inventory
+      sentinels: [redis4],                # hosts outside of the inventory whose Sentinels the host's own one knows, and
+                                          # which answer
       listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
       redis_service: {broker: …},         # what servers that the fleet does not run answer; else missing
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
@@ -33,8 +36,10 @@ so it also runs in check mode.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +124,12 @@ class ActionModule(FleetAction):
             else [],
             "app": claims.get("app"),
             "targets": self._targets(variables, kinds, redis) if claims else [],
+            "sentinel": {
+                "data": f"/var/lib/celery-fleet-redis/{claims.get('app')}-sentinel/sentinel.conf",
+                "hosts": f"{self._redis_directory(variables)}/{claims.get('app')}-hosts",
+                "members": list(redis),
+            },
+            "logins": self._logins(variables, str(claims.get("app"))),
             "interpreter": self._interpreter(variables),
             "directories": list(args.get("directories") or []),
             "marks": MARKS,
@@ -131,6 +142,23 @@ class ActionModule(FleetAction):
             if claims
             else [],
         }
+
+    def _logins(self, variables: dict[str, Any], app: str) -> dict[str, Any]:
+        """Return what the script needs to find changed passwords, without these."""
+        salt, wanted = secrets.token_hex(16), {}
+        if self._flavor(variables):
+            given = self._templar.template(variables.get("redis_passwords", {}))
+            wanted = {
+                str(name): hashlib.sha256((salt + str(word)).encode()).hexdigest()
+                for name, word in (given if isinstance(given, dict) else {}).items()
+            }
+        path = f"{self._redis_directory(variables)}/{app}-broker/users.acl"
+        return {"path": path, "salt": salt, "wanted": wanted}
+
+    def _redis_directory(self, variables: dict[str, Any]) -> str:
+        """Return the directory of Redis's configuration. The role's default is not known here."""
+        given = variables.get("redis_config_directory") or "/etc/celery-fleet/redis"
+        return str(self._templar.template(given))
 
     def _cache(self, variables: dict[str, Any]) -> tuple[str, ...]:
         wanted = self._templar.template(variables.get("celery_app_cache", False))

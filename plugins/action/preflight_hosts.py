@@ -19,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.replication import (
     check_first_primary,
     check_leaving,
+    check_logins,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -57,7 +58,8 @@ class ActionModule(FleetAction):
         if len(redis) > 1 and not hints.get(lease_host):
             hints[lease_host] = "name another one in celery_app_lease_host (docs/redis.md)"
         problems = check_facts(facts, hints, spared, args.get("asked"), _sources(variables))
-        problems += [*check_first_primary(facts, redis), *check_leaving(facts, redis)]
+        for check in (check_first_primary, check_leaving, check_logins):
+            problems += check(facts, redis)
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))

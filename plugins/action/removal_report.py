@@ -58,6 +58,11 @@ class ActionModule(FleetAction):
     def _left_out(self) -> list[str]:
         return [host for host in self.groups(self._variables)["fleet"] if host not in self._facts]
 
+    @property
+    def _staying(self) -> list[str]:
+        """The Redis hosts that this run leaves as they are."""
+        return [host for host in self.groups(self._variables)["redis"] if host not in self._facts]
+
     def _check(self) -> dict[str, Any]:
         args, groups = self._task.args, self.groups(self._variables)
         # The playbook has no preflight.
@@ -93,11 +98,16 @@ class ActionModule(FleetAction):
         if args.get("path"):
             plan.save(str(args["path"]), document)
         Display().display("\n" + removal_plan.text(self._app, self._found, self._missing) + "\n")
-        self._refuse(removal_plan.busy(self._found))
         messages = {host: found.get("messages") or {} for host, found in self._found.items()}
+        self._refuse(
+            removal_plan.busy(self._found) + removal_plan.uncopied(messages, self._staying)
+        )
         return {
             "changes": removal_plan.changes(self._found),
-            "messages": removal_plan.unsettled(messages, args["keep"]),
+            "messages": removal_plan.unsettled(
+                messages, args["keep"], elsewhere=bool(self._staying)
+            ),
+            "staying": self._staying,
         }
 
     def _gate(self) -> dict[str, Any]:
@@ -105,7 +115,9 @@ class ActionModule(FleetAction):
             host: self._of(host, "__fleet_remove_messages").get("messages") or {}
             for host in self._found
         }
-        words = removal_plan.unsettled(messages, self._task.args["keep"])
+        words = removal_plan.unsettled(
+            messages, self._task.args["keep"], elsewhere=bool(self._staying)
+        )
         if words and not boolean(self._task.args["discard"]):
             raise AnsibleActionFail(
                 f"Everything except Redis is stopped, and nothing was removed yet: {removal_plan.remedy(words)}\n"

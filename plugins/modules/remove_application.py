@@ -15,10 +15,11 @@ options:
       - V(look) returns what there is and changes nothing. V(messages) returns what the broker of this host holds.
       - V(stop) disables and stops the units of one stage and waits until they have ended.
       - V(record) writes down that the messages may be deleted.
+      - V(hand_over) lets O(staying) have the primaries of several Redis hosts.
       - V(remove) removes all that is not kept. V(finish) removes what the run itself has left.
     type: str
     required: true
-    choices: [look, messages, stop, record, remove, finish]
+    choices: [look, messages, stop, record, hand_over, remove, finish]
   keep:
     description: What stays, C(fleet_remove_keep).
     type: list
@@ -34,6 +35,11 @@ options:
     description: How many messages were given up, for V(record).
     type: int
     default: 0
+  staying:
+    description: Redis hosts that stay, for V(hand_over).
+    type: list
+    elements: str
+    default: []
   places:
     description: Name and directories of the application. The action plugin takes them from the variables of the roles.
     type: dict
@@ -99,9 +105,10 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages
     settle_messages,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Remover
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.replicas import hand_over
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES, stop
 
-STEPS = ("look", "messages", "stop", "record", "remove", "finish")
+STEPS = ("look", "messages", "stop", "record", "hand_over", "remove", "finish")
 
 
 def step(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +125,8 @@ def step(params: Mapping[str, Any]) -> dict[str, Any]:
         if do == "record":
             settle_messages(there, params["messages"])
             return {}
+        if do == "hand_over":
+            return {"changed": bool(hand_over(there, params["staying"]))}
         remover = Remover(there)
         if do == "remove":
             remover.remove()
@@ -137,6 +146,7 @@ def main() -> None:
             "stage": {"type": "str", "choices": ["", *STAGES], "default": ""},
             "patience": {"type": "float", "default": 20},
             "messages": {"type": "int", "default": 0},
+            "staying": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

@@ -216,3 +216,29 @@ def test_a_primary_that_was_down_waits_until_it_is_replaced(
     waited = tmp_path / "waited"
     assert (waited.read_text().strip() if waited.exists() else "") == waits
     assert (tmp_path / "role.conf").read_text() == starts_with
+
+
+def test_a_sentinel_forgets_who_has_left_the_inventory(replicated: Fleet, tmp_path: Path) -> None:
+    """Otherwise it would count that for the majority, and report it as missing, for ever."""
+    host = replicated.hosts["worker1"]
+    app = host.variables["celery_app_name"]
+    members = ("redis1", "worker1", "worker2")
+    kept = [
+        f"sentinel monitor {app}-broker worker2 6379 2",
+        *(f"sentinel known-replica {app}-broker {name} 6379" for name in members),
+        *(f"sentinel known-sentinel {app}-broker {name} 26379 0123abcd" for name in members),
+        "sentinel current-epoch 3",
+    ]
+    gone = [
+        f"sentinel known-replica {app}-broker redis9 6379",
+        f"sentinel known-sentinel {app}-broker redis1.example.com 26379 4567cdef",
+    ]
+    place = f"/var/lib/celery-fleet-redis/{app}-sentinel"
+    (tmp_path / "sentinel.conf").write_text("\n".join([*kept, *gone]) + "\n")
+    unit = parse(host.text(f"/etc/systemd/system/{app}-sentinel.service"))
+    for line in unit["Service"]["ExecStartPre"]:
+        if place in line:
+            # systemd's `$$` is a `$`.
+            words = shlex.split(line.replace(place, str(tmp_path)).replace("$$", "$"))
+            subprocess.run(words, check=True)
+    assert (tmp_path / "sentinel.conf").read_text().splitlines() == kept

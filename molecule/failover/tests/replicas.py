@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from deaths import wait_until_active
 from faults import bring_back, docker
 from ground import QUICK, Case, Ground, end_of, playbook
 from support import resp
+from support.inventory import load_fleet
 from support.waiting import wait_for
 
 KILLED = "the primary was killed"
@@ -19,6 +21,15 @@ MOVED = "the primary was moved"
 GROWN = "one host became three"
 ABSENT = "a host of Redis was away"
 REBOOTED = "the hosts of Redis rebooted"
+REPLACED = "a lost host of Redis was replaced"
+SHRUNK = "three hosts became one"
+
+_HOSTS = "molecule/restarts/inventory/hosts.yml"
+#: How to reach the hosts, with the variables beside it.
+_CONNECTION = "molecule/failover/inventory/connection.yml"
+#: Inventories in which redis4 has replaced redis3, and in which only redis1 is left.
+WITH_REDIS4 = (_HOSTS, _CONNECTION, "molecule/failover/replaced.yml")
+WITH_REDIS1_ALONE = (_HOSTS, _CONNECTION, "molecule/failover/alone.yml")
 
 #: Seconds within which a new primary has to serve, and all workers have to consume from it again.
 RECOVERY = 15.0
@@ -150,3 +161,37 @@ def reboot_hosts(ground: Ground, case: Case) -> None:
     ):
         assert process.wait() == 0, end_of(case.log)
     wait_until_whole(ground)
+
+
+def run(
+    case: Case, *arguments: str, sources: Sequence[str], variables: Mapping[str, object] = {}
+) -> int:
+    """Run a playbook with other inventories; return its exit status."""
+    with playbook(
+        *("-e", json.dumps({**QUICK, **variables}), *arguments), log=case.log, sources=sources
+    ) as process:
+        return process.wait()
+
+
+def replace(ground: Ground, case: Case) -> None:
+    """Replace redis3 by redis4: not while it runs, and when it is lost for good."""
+    assert run(case, "playbooks/preflight.yml", sources=WITH_REDIS4) != 0
+    assert "lacks redis3, whose Sentinel still runs" in case.log.read_text(), end_of(case.log)
+    with case.lasting(REPLACED):
+        docker("kill", ground.fleet.containers["redis3"])
+        ground.sleep(RECOVERY)
+        assert run(case, "site.yml", sources=WITH_REDIS4) == 0, end_of(case.log)
+    ground.fleet = load_fleet(WITH_REDIS4)
+    wait_until_whole(ground)
+
+
+def shrink(ground: Ground, case: Case) -> None:
+    """Go back to one host of Redis, in the steps of docs/redis.md."""
+    alone = {"redis_min_replicas_to_write": 0, "celery_app_wait_replicas": 0}
+    with case.lasting(SHRUNK):
+        assert run(case, "site.yml", sources=WITH_REDIS4, variables=alone) == 0, end_of(case.log)
+        off = ("--limit=redis2,redis4", "-e", "fleet_remove_confirm=load")
+        removal = "playbooks/remove_fleet.yml"
+        assert run(case, *off, removal, sources=WITH_REDIS4) == 0, end_of(case.log)
+        assert run(case, "site.yml", sources=WITH_REDIS1_ALONE) == 0, end_of(case.log)
+    ground.fleet = load_fleet(WITH_REDIS1_ALONE)

@@ -12,6 +12,8 @@ from replicas import (
     MOVED,
     REBOOTED,
     RECOVERY,
+    REPLACED,
+    SHRUNK,
     deploy_without_a_host,
     freeze_primary,
     grow,
@@ -20,7 +22,10 @@ from replicas import (
     move_primaries,
     primary,
     reboot_hosts,
+    replace,
+    shrink,
 )
+from rotation import REVOKED, ROTATED, rotate_certificates, rotate_passwords
 
 from scripts.restarts import judge
 
@@ -77,3 +82,40 @@ def test_the_hosts_of_redis_reboot_while_workers_work(ground: Ground) -> None:
     )
     assert_delivered(summary, judge.was_sent_twice(REBOOTED))
     assert_none_replaced(ground, before, pids(ground))
+
+
+def test_passwords_are_revoked_and_rotated(ground: Ground) -> None:
+    summary = ground.measure(
+        "passwords of Redis changed", FLEET, lambda case: rotate_passwords(ground, case)
+    )
+    sent_twice = (judge.was_sent_twice(what) for what in (REVOKED, ROTATED))
+    # An acknowledgement has to wait until its worker has the new password, maybe for longer than the lease.
+    assert_delivered(summary, *sent_twice, judge.had_ended(REVOKED))
+
+
+def test_keys_and_certificates_are_rotated(ground: Ground) -> None:
+    before = pids(ground)
+    summary = ground.measure(
+        "keys and certificates changed", FLEET, lambda case: rotate_certificates(ground, case)
+    )
+    assert_delivered(summary)
+    assert_none_replaced(ground, before, pids(ground))
+
+
+def test_a_lost_host_is_replaced(ground: Ground) -> None:
+    """All Sentinels forget it, or a majority would soon need hosts that no longer exist."""
+    summary = ground.measure(
+        "a lost host of Redis replaced", FLEET, lambda case: replace(ground, case)
+    )
+    assert_delivered(summary, judge.was_sent_twice(REPLACED), *died(REPLACED))
+
+
+def test_three_hosts_become_one(ground: Ground) -> None:
+    """The last test of the scenario."""
+    summary = ground.measure("three hosts become one", FLEET, lambda case: shrink(ground, case))
+    assert_delivered(summary, judge.was_sent_twice(SHRUNK), *died(SHRUNK))
+    rest = (
+        "ls /var/lib/celery-fleet-redis/load-*/role.conf /etc/celery-fleet/redis/load-*/login.conf"
+    )
+    assert ground.fleet.execute("redis1", rest).status != 0
+    assert ground.fleet.execute("redis1", ["systemctl", "cat", "load-sentinel.service"]).status != 0

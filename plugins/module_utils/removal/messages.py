@@ -6,10 +6,13 @@ Runs on the host, inside the `remove_application` module, as root.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_roles
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
 )
@@ -34,7 +37,8 @@ def messages(there: InstalledApplication) -> dict[str, Any]:
     """Return how many messages the broker of this host holds.
 
     `state` is `counted`, `settled` (decided in an earlier run), `none` (there is no data) or `unknown`; then `reason`
-    says why. The numbers are `waiting`, `held`, `dead`, and `queues` by name.
+    says why. The numbers are `waiting`, `held`, `dead`, and `queues` by name. If there are several Redis hosts,
+    `primaries` are the instances whose primary is here, and `copied` says whether another host has all data of each.
     """
     unit = f"redis@{there.app}-broker.service"
     if there.host.show([unit])[unit].active != "active":
@@ -75,7 +79,9 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
         str(named["redis"]["ca"]),
         unquote(url.username or ""),
         unquote(url.password or ""),
+        **named["redis"].get("client", {}),
     )
+    replication = _replication(there, access, named, celery) if own else {}
     lists = [
         (str(queue), f"{queue}{separator}{step}" if step else str(queue))
         for queue in named["queues"]
@@ -98,4 +104,29 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
         "held": len(held) if isinstance(held, list) else 0,
         "dead": int(str(dead)),
         "queues": {name: length for name, length in queues.items() if length},
+        **replication,
+    }
+
+
+def _replication(
+    there: InstalledApplication,
+    broker: RedisAccess,
+    named: Mapping[str, Any],
+    celery: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return which primaries this host has, and whether each instance has a copy elsewhere."""
+    url = urlsplit(str(celery["result_backend"]).partition(";")[0])
+    results = replace(
+        broker,
+        port=int(named["redis"]["instances"]["results"]["port"]),
+        user=unquote(url.username or ""),
+        password=unquote(url.password or ""),
+    )
+    found = {
+        kind: redis_roles.replication(access, there.host.talk)
+        for kind, access in (("broker", broker), ("results", results))
+    }
+    return {
+        "primaries": [kind for kind, said in found.items() if said.get("role") == "master"],
+        "copied": all(redis_roles.is_connected(said) for said in found.values()),
     }

@@ -108,7 +108,12 @@ def sentinel_state(
     names = ("first.conf", "sentinel.conf", "logins.conf", "users.acl")
     paths = [f"{own}/{one}" for one in names]
     if not primaries:
-        files = [unit, hosts_path(facts, servers), *paths]
+        files = [unit, hosts_path(facts, servers), *paths, f"{DATA}/{name}/sentinel.conf"]
+        for kind in ("broker", "results"):
+            instance = f"{facts['name']}-{kind}"
+            files += [f"{config}/{instance}/{one}" for one in ("first.conf", "login.conf")]
+            # If there are replicas again some day, it must not name a host of today.
+            files.append(f"{DATA}/{instance}/role.conf")
         return {"owned": {"units": [f"{name}.service"], "files": files}}
     replication = servers["replication"]
     monitored = [
@@ -136,7 +141,10 @@ def sentinel_state(
             {
                 "dest": unit,
                 "src": "systemd/sentinel.service.j2",
-                "vars": {"sentinel_quorum": replication["quorum"]},
+                "vars": {
+                    "sentinel_quorum": replication["quorum"],
+                    "sentinel_hosts": list(replication["addresses"]),
+                },
             },
             {
                 "dest": first,
@@ -162,7 +170,15 @@ def sentinel_state(
         "units": [
             {
                 "name": f"{name}.service",
+                "on_change": "live",
                 "timeout": servers["timeout"],
+                "redis": {
+                    "host": servers["host"],
+                    "port": int(replication["port"]),
+                    "ca": facts["ca"],
+                    "user": "admin",
+                    "password": passwords["admin"],
+                },
                 # It can't read a new certificate while it runs.
                 "files": [
                     static,

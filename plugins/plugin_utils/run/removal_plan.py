@@ -89,7 +89,7 @@ def refusals(
             )
     left_out = [host for host in fleet if host not in facts]
     served = sorted(set(redis) & set(facts))
-    if served and left_out:
+    if served and left_out and not set(redis) - set(served):
         words.append(
             f"--limit takes Redis off {', '.join(served)} and leaves {', '.join(left_out)}, which need it, as they "
             "are. Run without --limit; or leave Redis's host out of it"
@@ -117,18 +117,39 @@ def busy(found: Mapping[str, Found]) -> list[str]:
     ]
 
 
-def unsettled(found: Mapping[str, Mapping[str, Any]], keep: Sequence[str]) -> str:
+def uncopied(found: Mapping[str, Mapping[str, Any]], staying: Sequence[str]) -> list[str]:
+    """Return errors about hosts with a primary that no other host could continue.
+
+    Args:
+        found: Content of the broker, by host.
+        staying: Hosts of the group redis that are not in this run.
+    """
+    return [
+        f"{host} has the primary of {' and '.join(messages['primaries'])}, and no other server has a copy, although "
+        f"{', '.join(staying)} would stay: see `celery-fleet redis -- info replication` there"
+        for host, messages in found.items()
+        if staying and messages.get("primaries") and not messages.get("copied")
+    ]
+
+
+def unsettled(
+    found: Mapping[str, Mapping[str, Any]], keep: Sequence[str], *, elsewhere: bool = False
+) -> str:
     """Return which messages would be lost with the data of Redis although that was not allowed; empty if none would.
 
     Args:
         found: Content of the broker, by host.
         keep: `fleet_remove_keep`.
+        elsewhere: Whether other Redis hosts stay, so that what they have as well is not lost.
     """
     if "redis_data" in keep:
         return ""
     words = []
     for host, messages in found.items():
         state = messages.get("state")
+        # A replica's messages count as its primary's.
+        if messages.get("copied") and (elsewhere or "broker" not in messages["primaries"]):
+            continue
         if state == "unknown":
             words.append(
                 f"how many messages Redis on {host} holds is not known: {messages['reason']}"

@@ -3,17 +3,20 @@
 This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
 `paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the
 `interpreter` of releases, `directories` that have to exist, `certificate`, `files` and directories of `data`, which
-may be missing, and the `targets` (host and port) that a host without a mark of the `app` has to reach. Output: one JSON
-object.
+may be missing, the `targets` (host and port) that a host without a mark of the `app` has to reach, and the `sentinel`
+of the host: its own file (`data`), its `hosts` file, and the hosts of Redis in the inventory (`members`); and the
+`logins` to compare: the `path` of an ACL file, a `salt`, and the `wanted` hashes. Output: one JSON object.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import platform
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -117,6 +120,8 @@ def free(path: str) -> int:
 
 # Seconds within which a port must answer.
 PATIENCE = 3.0
+# The most Sentinels that a fleet has had, or so.
+MOST = 10
 
 
 def unresolved(names: list[str]) -> list[str]:
@@ -141,6 +146,34 @@ def silent(targets: list[tuple[str, int]]) -> dict[str, str]:
         except OSError as error:
             found[f"{host}:{port}"] = error.strerror or str(error)
     return found
+
+
+def others(data: str, hosts: str, members: list[str]) -> list[str]:
+    """Return the hosts outside of the inventory whose Sentinels this host's one knows, if they answer."""
+    addresses = {line.split()[-1]: line.split()[0] for line in text(hosts).splitlines() if line}
+    # Redis's user owns this file.
+    known = re.findall(r"^sentinel known-sentinel \S+ (\S+) (\d{1,5}) ", text(data), re.MULTILINE)
+    places = sorted({(host, int(port)) for host, port in known if host not in members})
+    return [host for host, port in places[:MOST] if answers(addresses.get(host, host), port)]
+
+
+def changed_logins(path: str, salt: str, wanted: dict[str, str]) -> list[str]:
+    """Return the users of Redis on this host who get another password; `wanted` has a hash of each."""
+    found = dict(re.findall(r"^user (\S+) [^\n]*?>(\S+)", text(path), re.MULTILINE))
+    hashes = {
+        name: hashlib.sha256((salt + password).encode()).hexdigest()
+        for name, password in found.items()
+    }
+    return sorted(name for name in wanted if hashes.get(name, wanted[name]) != wanted[name])
+
+
+def answers(host: str, port: int) -> bool:
+    """Return whether something listens on a port of a host."""
+    try:
+        socket.create_connection((host, port), PATIENCE).close()
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def active(units: list[str]) -> list[str]:
@@ -323,6 +356,8 @@ def main() -> None:
         "silent": {}
         if any(mark.get("app") == wanted["app"] for mark in marked)
         else silent(wanted["targets"]),
+        "sentinels": others(**wanted["sentinel"]),
+        "changed_logins": changed_logins(**wanted["logins"]),
         "listeners": listeners(wanted["ports"]),
         "redis_data": owners(wanted["data"]),
         "certificate": text(wanted["certificate"]),

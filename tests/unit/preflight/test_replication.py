@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.replication import (
     check_first_primary,
     check_leaving,
+    check_logins,
 )
 
 from tests.unit.preflight.inventory import GROUPS, problems, secret, valid
@@ -96,22 +97,55 @@ def test_an_empty_first_host_never_replaces_the_data_of_another(
 
 
 @pytest.mark.parametrize(
-    ("redis", "refused"),
+    ("redis", "answering", "refused"),
     [
-        (["redis1", "redis2", "redis3"], ()),
-        (["redis1", "redis2", "redis3", "redis4", "redis5"], ()),
-        (["redis1", "redis2", "redis4"], ("redis3",)),
-        (["redis1"], ("redis2", "redis3")),
+        (["redis1", "redis2", "redis3"], [], ()),
+        (["redis1", "redis2", "redis3", "redis4", "redis5"], [], ()),
+        (["redis1", "redis2", "redis4"], [], ("redis3",)),
+        (["redis1"], [], ("redis2", "redis3")),
+        # redis6 is not in the inventory any more.
+        (["redis1", "redis2", "redis3"], ["redis6"], ("redis6",)),
     ],
 )
-def test_a_host_with_a_sentinel_does_not_just_leave(
-    redis: list[str], refused: tuple[str, ...]
+def test_a_host_whose_sentinel_runs_does_not_just_leave(
+    redis: list[str], answering: list[str], refused: tuple[str, ...]
 ) -> None:
     mark = {"app": "shop", "ports": {"broker": 6379, "sentinel": 26379}}
     other = {"app": "other", "ports": {"sentinel": 26380}}
     facts = {
-        host: {"claims": {"app": "shop"}, "marks": [other, mark] if host < "redis4" else [other]}
+        host: {
+            "claims": {"app": "shop"},
+            "marks": [other, mark] if host < "redis4" else [other],
+            "sentinels": answering,
+        }
         for host in ("redis1", "redis2", "redis3", "redis4", "redis5")
     }
     found = list(check_leaving(facts, redis))
-    assert [one.hosts for one in found] == ([refused] if refused else [])
+    assert bool(found) is bool(refused)
+    if found:
+        assert found[0].message.startswith(f"lacks {', '.join(refused)}, ")
+        assert f"remove_fleet --limit {','.join(refused)}" in found[0].remedy
+
+
+def test_a_host_may_stay_alone_with_its_own_sentinel() -> None:
+    mark = {"app": "shop", "ports": {"broker": 6379, "sentinel": 26379}}
+    facts = {"redis1": {"claims": {"app": "shop"}, "marks": [mark], "sentinels": []}}
+    assert list(check_leaving(facts, ["redis1"])) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "redis", "is_refused"),
+    [
+        (["admin"], 3, False),
+        (["replica", "sentinel", "worker"], 3, False),
+        (["admin", "replica"], 3, True),
+        (["admin", "sentinel"], 3, True),
+        (["admin", "replica"], 1, False),
+    ],
+)
+def test_the_password_of_a_run_changes_apart_from_those_of_servers(
+    changed: list[str], redis: int, is_refused: bool
+) -> None:
+    hosts = [f"redis{number}" for number in range(redis)]
+    facts = {host: {"changed_logins": changed} for host in hosts}
+    assert bool(list(check_logins(facts, hosts))) is is_refused

@@ -38,6 +38,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages
     settle_messages,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Remover
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.replicas import hand_over
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES, stop
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
 
@@ -82,6 +83,7 @@ class Ground:
         self.lengths: dict[str, int] = {}
         self.held: list[str] = []
         self.refused = ""
+        self.replication: dict[int, str] = {}
 
     def run(self, command: Sequence[str]) -> Completed:
         text = " ".join(command)
@@ -109,6 +111,8 @@ class Ground:
         for command in commands:
             if command[0] == "LLEN":
                 answers.append(self.lengths.get(command[1], 0))
+            elif command[0] == "INFO":
+                answers.append(self.replication[access.port])
             else:
                 answers.append(self.held if command[0] == "ZRANGE" else self.lengths.get("dead", 0))
         return answers
@@ -514,20 +518,46 @@ def test_messages_are_counted_with_all_priorities(ground: Ground) -> None:
     assert ["LLEN", "images\x06\x169"] in ground.asked
 
 
-def test_of_several_servers_the_hosts_own_is_asked(ground: Ground) -> None:
+PRIMARY = "role:master\r\nslave0:ip=redis1,port=6379,state=online,offset=1,lag=0\r\n"
+ALONE = "role:master\r\n"
+REPLICA = "role:slave\r\nmaster_link_status:up\r\n"
+BEHIND = "role:slave\r\nmaster_link_status:down\r\n"
+
+
+@pytest.mark.parametrize(
+    ("broker", "results", "primaries", "copied"),
+    [
+        (REPLICA, REPLICA, [], True),
+        (REPLICA, PRIMARY, ["results"], True),
+        (PRIMARY, PRIMARY, ["broker", "results"], True),
+        (REPLICA, BEHIND, [], False),
+        (ALONE, REPLICA, ["broker"], False),
+    ],
+)
+def test_of_several_servers_the_hosts_own_is_asked(
+    ground: Ground, broker: str, results: str, primaries: list[str], copied: bool
+) -> None:
     ground.deploy("shop")
     directory = ApplicationPaths.usual("shop").directory
     login = "sentinel://operator:pass%2Fword@redis1:26379/0"
-    settings = {"broker_url": f"{login};{login.replace('redis1', 'redis2')}"}
+    urls = f"{login};{login.replace('redis1', 'redis2')}"
+    settings = {"broker_url": urls, "result_backend": urls}
     ground.write(f"{directory}/credentials/operator.json", json.dumps({"celery": settings}))
-    broker = {"port": 6379, "sentinels": [{"host": "redis1", "port": 26379}]}
-    redis = {"ca": "/ca.crt", "instances": {"broker": broker}}
+    sentinels = [{"host": "redis1", "port": 26379}]
+    instances = {
+        "broker": {"port": 6379, "sentinels": sentinels},
+        "results": {"port": 6380, "sentinels": sentinels},
+    }
+    redis = {"ca": "/ca.crt", "instances": instances}
     named = {"host": "redis2", "queues": ["mails"], "redis": redis}
     ground.write(f"{directory}/cli.json", json.dumps(named))
     ground.lengths = {"mails": 3}
-    assert messages(ground.there())["waiting"] == 3
+    ground.replication = {6379: broker, 6380: results}
+    found = messages(ground.there())
+    assert (found["waiting"], found["primaries"], found["copied"]) == (3, primaries, copied)
     assert {(one.host, one.port, one.password) for one in ground.accesses} == {
-        ("redis2", 6379, "pass/word")
+        ("redis2", 6379, "pass/word"),
+        ("redis2", 6380, "pass/word"),
     }
 
 
@@ -553,6 +583,81 @@ def test_a_stopped_redis_is_not_asked_again_once_messages_were_given_up(ground: 
     # After a start, Redis is asked again.
     ground.systemd.add("redis@shop-broker.service", running=True)
     assert messages(ground.there())["state"] == "counted"
+
+
+# -- several Redis hosts --------------------------------------------------------------------------------------
+
+
+class Servers:
+    """A fleet's Redis as redis2 sees it, which has both primaries; answers in the order of their commands."""
+
+    def __init__(self, ground: Ground, known: Sequence[str] = ("0",)) -> None:
+        ground.deploy("shop")
+        sentinels = [{"host": f"redis{number}", "port": 26379} for number in (1, 2, 3)]
+        redis = {
+            "ca": "/ca.crt",
+            "client": {},
+            "instances": {
+                "broker": {"port": 6379, "sentinels": sentinels},
+                "results": {"port": 6380, "sentinels": sentinels},
+            },
+        }
+        directory = ApplicationPaths.usual("shop").directory
+        ground.write(f"{directory}/cli.json", json.dumps({"host": "redis2", "redis": redis}))
+        for kind in ("broker", "results"):
+            rules = "user default off\nuser worker on >no +get\nuser admin on >pass/word +acl\n"
+            ground.write(f"/etc/celery-fleet/redis/shop-{kind}/users.acl", rules)
+            ground.systemd.add(f"redis@shop-{kind}.service", running=True)
+        self.there = ground.there()
+        self.there.host = replace(self.there.host, talk=self.talk)
+        #: redis3's priority as the Sentinel knows it, each time that it is asked.
+        self.known = list(known)
+        self.asked: list[tuple[str, str]] = []
+        self.moved: set[str] = set()
+
+    def talk(self, access: RedisAccess, commands: Sequence[Sequence[str]]) -> list[object]:
+        assert (access.user, access.password) == ("admin", "pass/word")
+        return [self.answer(access, *command) for command in commands]
+
+    def answer(self, access: RedisAccess, *command: str) -> object:
+        self.asked.append((f"{access.host}:{access.port}", " ".join(command)))
+        if command[0] == "INFO":
+            return PRIMARY
+        if command[1] == "REPLICAS":
+            known = self.known.pop(0) if len(self.known) > 1 else self.known[0]
+            leaving = {"name": "redis3:6379", "ip": "redis3", "slave-priority": known}
+            return [{"name": "redis1:6379", "ip": "redis1", "slave-priority": "100"}, leaving]
+        if command[1] == "GET-MASTER-ADDR-BY-NAME":
+            return ["redis1" if access.primary in self.moved else "redis2", "6379"]
+        if command[1] == "FAILOVER":
+            self.moved.add(access.primary)
+        return "OK"
+
+
+def test_primaries_move_to_hosts_that_stay(ground: Ground) -> None:
+    servers = Servers(ground, known=["100", "100", "0"])
+    assert hand_over(servers.there, ["redis1"]) == ["shop-broker", "shop-results"]
+    assert servers.asked[:5] == [
+        ("redis2:6379", "CONFIG SET replica-priority 0"),
+        ("redis2:6380", "CONFIG SET replica-priority 0"),
+        *[("redis2:26379", "SENTINEL REPLICAS shop-broker")] * 3,
+    ]
+    assert ("redis2:26379", "SENTINEL FAILOVER shop-broker") in servers.asked
+    # An interrupted run has already stopped them.
+    for kind in ("broker", "results"):
+        ground.systemd.units[f"redis@shop-{kind}.service"].state["ActiveState"] = "inactive"
+    assert hand_over(servers.there, ["redis1"]) == []
+
+
+def test_a_host_that_leaves_as_well_does_not_get_the_primary(ground: Ground) -> None:
+    servers = Servers(ground, known=["100"])
+    with pytest.raises(
+        ReconcileError, match="redis3:6379 may still get the primary of shop-broker"
+    ):
+        hand_over(servers.there, ["redis1"])
+    assert not servers.moved
+    usual = "CONFIG SET replica-priority 100"
+    assert servers.asked[-2:] == [("redis2:6379", usual), ("redis2:6380", usual)]
 
 
 # -- packages -------------------------------------------------------------------------------------------------

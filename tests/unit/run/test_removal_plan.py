@@ -112,6 +112,40 @@ def test_messages_are_only_given_up_on_request(
     assert bool(words) == bool(found)
 
 
+def test_what_other_hosts_have_as_well_is_not_lost() -> None:
+    replica = {**COUNTED, "primaries": [], "copied": True}
+    primary = {**COUNTED, "primaries": ["broker"], "copied": True}
+    behind = {**replica, "copied": False}
+    for leaving in (replica, primary):
+        assert removal_plan.unsettled({"redis1": leaving}, (), elsewhere=True) == ""
+    assert "redis1 holds" in removal_plan.unsettled({"redis1": behind}, (), elsewhere=True)
+    whole = removal_plan.unsettled({"redis1": replica, "redis2": primary}, ())
+    assert "redis2 holds 5" in whole
+    assert "redis1" not in whole
+
+
+@pytest.mark.parametrize(
+    ("messages", "staying", "words"),
+    [
+        (
+            {"primaries": ["broker"], "copied": False},
+            ["redis2"],
+            "redis1 has the primary of broker",
+        ),
+        ({"primaries": ["broker"], "copied": True}, ["redis2"], ""),
+        ({"primaries": [], "copied": False}, ["redis2"], ""),
+        ({"primaries": ["broker"], "copied": False}, [], ""),
+        ({}, ["redis2"], ""),
+    ],
+)
+def test_a_primary_without_a_copy_stays(
+    messages: dict[str, Any], staying: list[str], words: str
+) -> None:
+    found = removal_plan.uncopied({"redis1": messages}, staying)
+    assert words in "".join(found)
+    assert bool(words) == bool(found)
+
+
 def test_the_text_names_everything_that_goes_and_stays() -> None:
     one = Footprint(
         present=True,

@@ -8,6 +8,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Problem,
     as_list,
     as_mapping,
+    as_strings,
 )
 
 
@@ -31,21 +32,53 @@ def check_first_primary(facts: Mapping[str, object], redis: Sequence[str]) -> It
 
 
 def check_leaving(facts: Mapping[str, object], redis: Sequence[str]) -> Iterator[Problem]:
-    """Refuse to take hosts out of the group while they have a Sentinel, which may still name them as the primary.
+    """Refuse to leave out hosts whose Sentinels still run: they have votes, and one of them may have the primary.
 
     Args:
         facts: `ansible_facts['fleet']` by host.
         redis: The fleet's Redis hosts.
     """
-    having = tuple(host for host in facts if _has_sentinel(as_mapping(facts[host])))
-    leaving = [host for host in having if host not in redis]
-    if leaving or (len(redis) == 1 and having):
+    leaving = {
+        host for host in facts if host not in redis and _has_sentinel(as_mapping(facts[host]))
+    }
+    for host in redis:
+        leaving |= {str(one) for one in as_list(as_mapping(facts.get(host)).get("sentinels"))}
+    if leaving:
+        names = ", ".join(sorted(leaving))
         yield Problem(
             "redis",
-            "has fewer hosts than before, but their Sentinels run and may name one that leaves as the primary",
-            "write them into the group again; taking out hosts of Redis is not possible yet",
+            f"lacks {names}, whose Sentinel still runs and votes on the primary",
+            "write it into the group again, and take it off first: ansible-playbook "
+            f"celery_fleet.core.remove_fleet --limit {','.join(sorted(leaving))}",
             value=", ".join(redis),
-            hosts=tuple(leaving) or having,
+            hosts=tuple(sorted(leaving & facts.keys())),
+        )
+
+
+def check_logins(facts: Mapping[str, object], redis: Sequence[str]) -> Iterator[Problem]:
+    """Refuse to change the password with which a run logs in together with those that servers use among themselves.
+
+    Without the first, the servers have to restart, one after another. Each would wait for others that have the old
+    passwords.
+
+    Args:
+        facts: `ansible_facts['fleet']` by host.
+        redis: The fleet's Redis hosts.
+    """
+    found = {
+        host: set(as_strings(as_mapping(facts.get(host)).get("changed_logins"))) for host in redis
+    }
+    hosts = tuple(
+        host
+        for host, names in found.items()
+        if "admin" in names and names & {"replica", "sentinel"}
+    )
+    if len(redis) > 1 and hosts:
+        yield Problem(
+            "redis_passwords",
+            "changes admin together with replica or sentinel, and Redis could not be told",
+            "change admin in a run of its own",
+            hosts=hosts,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import runpy
@@ -26,6 +27,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
 )
 
+from scripts.ports import free_port
 from tests.unit.preflight.inventory import ROOT, model, valid
 
 PROBE = ROOT / "plugins/plugin_utils/scripts/facts.py"
@@ -544,6 +546,34 @@ def test_a_package_that_is_only_there_for_a_build_does_not_count_as_installed(
     assert before.keys() - packages().keys() == {"dpkg"}
 
 
+def test_sentinels_outside_of_the_inventory_are_found_if_they_answer(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        known = [("redis2", port), ("redis3", free_port()), ("redis4", port), ("redis4", port)]
+        lines = [f"sentinel known-sentinel shop-broker {host} {at} abc" for host, at in known]
+        lines += ["sentinel known-replica shop-broker redis5 6379", "sentinel current-epoch 3"]
+        data, hosts = tmp_path / "sentinel.conf", tmp_path / "hosts"
+        data.write_text("\n".join(lines))
+        hosts.write_text("".join(f"127.0.0.1 {host}\n" for host, _ in known))
+        others = runpy.run_path(str(PROBE))["others"]
+        assert others(str(data), str(hosts), ["redis1", "redis2"]) == ["redis4"]
+        assert others(str(data), str(hosts), ["redis1", "redis2", "redis4"]) == []
+    assert others(str(tmp_path / "none"), str(hosts), []) == []
+
+
+def test_changed_passwords_are_found_without_their_text(tmp_path: Path) -> None:
+    path = tmp_path / "users.acl"
+    path.write_text("user default off\nuser admin on >one +acl\nuser replica on >two +psync\n")
+
+    def digest(word: str) -> str:
+        return hashlib.sha256(f"salt{word}".encode()).hexdigest()
+
+    changed = runpy.run_path(str(PROBE))["changed_logins"]
+    wanted = {"admin": digest("one"), "replica": digest("other"), "new": digest("three")}
+    assert changed(str(path), "salt", wanted) == ["replica"]
+    assert changed(str(tmp_path / "none"), "salt", wanted) == []
+
+
 def probed(
     tmp_path: Path,
     port: int,
@@ -570,6 +600,12 @@ def probed(
                 "data": [str(tmp_path), f"{tmp_path}/none"],
                 "app": app,
                 "targets": targets,
+                "logins": {"path": f"{tmp_path}/none", "salt": "", "wanted": {}},
+                "sentinel": {
+                    "data": f"{tmp_path}/none",
+                    "hosts": f"{tmp_path}/none",
+                    "members": [],
+                },
             }
         ),
         capture_output=True,

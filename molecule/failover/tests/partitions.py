@@ -1,0 +1,139 @@
+"""Cut the primary off, stop Sentinels, freeze a replica or fill a disk, and see how long the workers take to go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import outages
+from deaths import wait_until_active
+from ground import Case, Ground
+from replicas import KILLED, primary, unit, wait_for_another, wait_until_whole
+from support import resp
+
+CUT_OFF = "the primary was cut off"
+BEHIND = "a replica was behind"
+WITHOUT_SENTINELS = "Sentinels were away"
+
+#: Seconds of a partition: Sentinels have replaced the primary long before its end.
+PARTITION = 40.0
+#: Seconds after a fault in which the slowest worker is looked for.
+WATCH = 25.0
+
+
+def others(ground: Ground, host: str) -> list[str]:
+    """Return the other hosts of Redis."""
+    return [one for one in ground.fleet.hosts("redis") if one != host]
+
+
+def consuming_again(ground: Ground, at: float) -> float:
+    """Return the seconds from a fault until the last worker of short tasks started one again; wait for that time."""
+    ground.sleep(max(0.0, at + WATCH - time.time()))
+    rows = ground.ask(
+        "SELECT node, started FROM runs WHERE node LIKE 'fast@%' AND started > :'since'::float8 ORDER BY started",
+        since=at - 1,
+    )
+    starts: dict[str, list[float]] = {}
+    for node, started in (line.split("|") for line in rows.split()):
+        starts.setdefault(node, []).append(float(started))
+    assert len(starts) == len(ground.workers), f"{sorted(starts)} start tasks"
+    # The end of each worker's longest pause.
+    ends = [max(pairwise(times), key=lambda two: two[1] - two[0])[1] for times in starts.values()]
+    return max(0.0, max(ends) - at)
+
+
+def kill(ground: Ground, case: Case) -> tuple[str, float]:
+    """Kill the broker's primary; return its host and the moment."""
+    host = primary(ground)
+    case.mark(KILLED)
+    at = time.time()
+    ground.fleet.must(host, ["systemctl", "kill", "--signal=KILL", unit("broker")])
+    return host, at
+
+
+def kill_primary(ground: Ground, case: Case) -> float:
+    """Kill the broker's primary; return how many seconds the workers took to go on."""
+    host, at = kill(ground, case)
+    took = consuming_again(ground, at)
+    wait_until_active(ground, host, unit("broker"))
+    wait_until_whole(ground)
+    return took
+
+
+@contextmanager
+def cut(ground: Ground, case: Case, one: Iterable[str], other: Iterable[str]) -> Iterator[None]:
+    """Drop everything between two groups of hosts, in both directions."""
+    pairs = [(a, b) for a in one for b in other]
+    both = [*pairs, *((b, a) for a, b in pairs)]
+
+    def route(verb: str) -> None:
+        for host, far in both:
+            address = str(ground.fleet.expected[far]["ansible_host"])
+            ground.fleet.must(host, ["ip", "route", verb, "blackhole", address])
+
+    with case.lasting(CUT_OFF):
+        route("add")
+        try:
+            yield
+        finally:
+            route("del")
+
+
+@contextmanager
+def without_sentinels(ground: Ground, case: Case, hosts: Iterable[str]) -> Iterator[None]:
+    """Stop the Sentinels of some hosts until the block ends."""
+    stopped = list(hosts)
+    with case.lasting(WITHOUT_SENTINELS):
+        for host in stopped:
+            ground.fleet.must(host, ["systemctl", "stop", "load-sentinel.service"])
+        try:
+            yield
+        finally:
+            for host in stopped:
+                ground.fleet.must(host, ["systemctl", "start", "load-sentinel.service"])
+
+
+@contextmanager
+def behind(ground: Ground, case: Case, host: str) -> Iterator[None]:
+    """Freeze a replica until the block ends: it has none of what the primary accepts meanwhile."""
+    kill = ["systemctl", "kill", "--kill-whom=main", unit("broker")]
+    with case.lasting(BEHIND):
+        ground.fleet.must(host, [*kill, "--signal=STOP"])
+        try:
+            yield
+        finally:
+            ground.fleet.must(host, [*kill, "--signal=CONT"])
+
+
+def move_primary(ground: Ground, wanted: str) -> None:
+    """Move the broker's primary to a host, which is the only one that Sentinels may choose meanwhile."""
+    before = primary(ground)
+    if before == wanted:
+        return
+
+    def prefer(priority: int) -> None:
+        for host in others(ground, wanted):
+            with resp.session(ground.fleet, "broker", "admin", host) as admin:
+                admin.send("CONFIG", "SET", "replica-priority", priority)
+
+    prefer(0)
+    # Sentinels ask each server every ten seconds.
+    ground.sleep(12)
+    ground.fleet.must(before, ["systemctl", "stop", unit("broker")])
+    wait_for_another(ground, before)
+    ground.fleet.must(before, ["systemctl", "start", unit("broker")])
+    wait_until_whole(ground)
+    prefer(100)
+    assert primary(ground) == wanted
+
+
+def fill_disk(ground: Ground, case: Case, seconds: float) -> None:
+    """Fill the disk of the broker's primary for some seconds."""
+    with outages.small_disk(ground) as path:
+        wait_until_whole(ground)
+        # Another host became the primary as the server stopped.
+        move_primary(ground, outages.broker(ground)[0])
+        outages.fill_disk(ground, case, path, seconds)
+    wait_until_whole(ground)
