@@ -217,8 +217,9 @@ class Replicated:
         own, data = self._directories(f"sentinel{number}/shop-sentinel", f"sentinel{number}")
         port = self._ports[NUMBER + number]
         primary: Any = {"name": self.name, "host": HOST, "port": self.servers[0].port}
-        facts: Any = {"name": "shop", "clients": {}}
+        facts: Any = {"name": "shop", "clients": {}, "ca": self.ca}
         servers = {
+            "host": HOST,
             "config": str(own.parent),
             "tls": str(self.tls),
             "flavor": "redis",

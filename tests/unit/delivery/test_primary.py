@@ -181,6 +181,15 @@ def frozen(servers: Replicated) -> Iterator[list[Program]]:
     yield replicas
     for one in replicas:
         one.signal(signal.SIGCONT)
+    good = "min_slaves_good_slaves:2"
+    servers.until(
+        lambda: good in servers.ask(servers.primary(), "INFO", "replication"), "they have caught up"
+    )
+    empty(servers)
+
+
+def empty(servers: Replicated) -> None:
+    servers.ask(servers.primary(), "DEL", "mail", user="worker")
 
 
 def freeze(servers: Replicated, frozen: list[Program]) -> None:
