@@ -56,6 +56,7 @@ def test_each_part_has_a_row(checkout: Path) -> None:
         "`upgrade`",
         "`soak-arm64`",
         "`soak-delivery`",
+        "`soak-failover`",
         "`soak-long`",
         "`soak-noon`",
         "`soak-restarts`",
