@@ -41,7 +41,7 @@ options:
     type: bool
     default: false
   revoke:
-    description: Whether changed users of running Redis servers lose their previous rights and their connections at once.
+    description: Whether changed users of running Redis servers lose previous rights and their connections at once.
     type: bool
     default: false
   manifest:
