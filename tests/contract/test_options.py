@@ -74,6 +74,7 @@ ELSEWHERE = (
     "celery_app_redis_ca",  # below
     "celery_app_lease_host",  # in `delegate_to`
     "celery_app_sentinel_port",  # only with several hosts of Redis: tests/unit/desired/test_redis_address.py
+    "celery_app_wait_replicas",  # the same
 )
 # Path in an inventory -> the options below it. Those of workers, entries, commands, the source and the package index
 # have their own tests.

@@ -72,6 +72,19 @@ def test_broker_and_results_are_primaries_that_sentinels_know(component: str, mu
         )
 
 
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_senders_wait_for_replicas_of_the_broker(replicas: int) -> None:
+    found = settings("producer", broker={**following("broker"), "wait_replicas": replicas})[
+        "celery"
+    ]
+    expected = {"wait_replicas": 1} if replicas else {}
+    options = found["broker_transport_options"]
+    assert {name: options[name] for name in options if "replicas" in name} == expected
+    alone = {"host": "redis1", "port": 6379, "wait_replicas": replicas}
+    options = settings("producer", broker=alone)["celery"]["broker_transport_options"]
+    assert "wait_replicas" not in options
+
+
 def test_other_transport_options_stay() -> None:
     own = {"broker_transport_options": {"socket_timeout": 7}}
     pins = settings("worker", settings=own)["celery"]
