@@ -212,9 +212,7 @@ def apply(
     """
     _set(access, change.settings, talk)
     before = rights(access, change.users, talk)
-    for name in change.users:
-        kept = _kept(rules[name].split(), before[name]) if name in before else []
-        _set_user(access, name, [*rules[name].split(), *kept], talk)
+    _widen(access, change.users, before, rules, talk)
     return (*before, *change.gone)
 
 
@@ -232,11 +230,9 @@ def keep(
     Raises:
         RedisError: The server refused a command; nothing after it was set.
     """
-    found = [name for name in before if name in rules]
-    for name in found:
-        own = rules[name].split()
-        _set_user(access, name, [*own, *_kept(own, before[name])], talk)
-    return tuple(found)
+    found = tuple(name for name in before if name in rules)
+    _widen(access, found, before, rules, talk)
+    return found
 
 
 def revoke(
@@ -291,6 +287,20 @@ def _set(access: RedisAccess, settings: Mapping[str, str], talk: Talk) -> None:
     if settings:
         words = [word for pair in settings.items() for word in pair]
         _agreed(talk(access, [["CONFIG", "SET", *words]]), "settings")
+
+
+def _widen(
+    access: RedisAccess,
+    names: Iterable[str],
+    before: Mapping[str, Mapping[str, Any]],
+    rules: Mapping[str, str],
+    talk: Talk,
+) -> None:
+    """Set the rules of these users in the file, and what they had before in addition."""
+    for name in names:
+        own = rules[name].split()
+        kept = _kept(own, before[name]) if name in before else []
+        _set_user(access, name, [*own, *kept], talk)
 
 
 def _set_user(access: RedisAccess, name: str, rules: Sequence[str], talk: Talk) -> None:

@@ -120,7 +120,7 @@ def free(path: str) -> int:
 
 # Seconds within which a port must answer.
 PATIENCE = 3.0
-# The most Sentinels that a fleet has had, or so.
+# More Sentinels outside of the inventory than this are not looked at: each may cost the time above.
 MOST = 10
 
 
