@@ -28,8 +28,8 @@ _HOSTS = "molecule/restarts/inventory/hosts.yml"
 #: How to reach the hosts, with the variables beside it.
 _CONNECTION = "molecule/failover/inventory/connection.yml"
 #: Inventories in which redis4 has replaced redis3, and in which only redis1 is left.
-WITH_REDIS4 = (_HOSTS, _CONNECTION, "molecule/failover/replaced.yml")
-WITH_REDIS1_ALONE = (_HOSTS, _CONNECTION, "molecule/failover/alone.yml")
+WITH_REDIS4 = (_HOSTS, _CONNECTION, "molecule/failover/tests/inventory/replaced.yml")
+WITH_REDIS1_ALONE = (_HOSTS, _CONNECTION, "molecule/failover/tests/inventory/alone.yml")
 
 #: Seconds within which a new primary has to serve, and all workers have to consume from it again.
 RECOVERY = 15.0
