@@ -59,7 +59,8 @@ class ActionModule(FleetAction):
         nodes = desired_workers.nodes(hostvars, group, args["instances"])
         whole.notes += plan.scale_notes(states, nodes)
         whole.notes += release_history.note((args.get("releases") or {}).get("hold"))
-        whole.notes += plan.redis_notes(items, float(args["drain"]))
+        moves = boolean(args.get("redis_moves") or False)
+        whole.notes += plan.redis_notes(items, float(args["drain"]), moves=moves)
         whole.notes += self._forecast(workers)
         if args.get("path"):
             plan.save(str(args["path"]), whole.as_dict())
@@ -79,7 +80,12 @@ class ActionModule(FleetAction):
             for host in hosts
             for part in (hostvars[host].get("__fleet_plan") or {}).get("due", [])
         }
-        return {"changes": bool(whole.items), "due": sorted(due), "plan": whole.as_dict()}
+        return {
+            "changes": bool(whole.items),
+            "due": sorted(due),
+            "plan": whole.as_dict(),
+            "redis_pauses": plan.redis_pauses(items, moves=moves),
+        }
 
     def _forecast(self, workers: Sequence[order.FleetWorker]) -> list[str]:
         """Return what is to be said about the restarts of workers, in a deploy with the canary."""

@@ -37,6 +37,10 @@ options:
     description: Longest time in seconds that a worker may take to drain.
     type: float
     required: true
+  redis_moves:
+    description: Whether each primary of Redis moves to another host before it restarts, and all workers can follow it.
+    type: bool
+    default: false
   restart_all:
     description: Whether workers that have no need to restart also do.
     type: bool
@@ -103,4 +107,8 @@ plan:
   description: The plan as data, with C(hosts), C(missing), C(items) and C(notes).
   returned: success
   type: dict
+redis_pauses:
+  description: Whether the workers have to pause while Redis restarts.
+  returned: success
+  type: bool
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from conditions import drop_in, faketime, start_of
 from deaths import wait_until_active
@@ -173,10 +174,19 @@ def fill_disk(ground: Ground, case: Case, path: str, seconds: float) -> None:
 # --- its clock -------------------------------------------------------------------------------------
 
 
+def set_clock(ground: Ground, host: str, seconds: int) -> None:
+    """Set the time of day of a host's processes that `own_clock` started this many seconds ahead, or behind."""
+    # The file is replaced in one step, because Redis may read it at any moment.
+    ground.fleet.must(
+        host,
+        f"cat > {CLOCK}.new && chmod 0644 {CLOCK}.new && mv {CLOCK}.new {CLOCK}",
+        f"{seconds:+d}\n",
+    )
+
+
 @contextmanager
-def movable_clock(ground: Ground) -> Iterator[Callable[[int], None]]:
-    """Make Redis's time of day movable; yield a function that sets it this many seconds ahead, or behind."""
-    host, unit = broker(ground)
+def own_clock(ground: Ground, host: str, unit: str) -> Iterator[None]:
+    """Have a service start with the time of day of `set_clock`, until the block ends."""
     values = {
         # Redis's own allocator asks for the time before libfaketime is ready, so Redis uses the C library's.
         "LD_PRELOAD": f"{faketime(ground, host)}:libc.so.6",
@@ -186,28 +196,31 @@ def movable_clock(ground: Ground) -> Iterator[Callable[[int], None]]:
         "FAKETIME_DISABLE_SHM": "1",
     }
 
-    def write(seconds: int) -> None:
-        # The file is replaced in one step, because Redis may read it at any moment.
-        ground.fleet.must(
-            host,
-            f"cat > {CLOCK}.new && chmod 0644 {CLOCK}.new && mv {CLOCK}.new {CLOCK}",
-            f"{seconds:+d}\n",
-        )
-
-    def is_ahead(seconds: int) -> bool:
-        with resp.session(ground.fleet, "broker", "worker") as client:
-            return abs(float(client.send("TIME")[0]) - time.time() - seconds) < 5
-
-    def move(seconds: int) -> None:
-        write(seconds)
-        wait_for(f"Redis's clock is {seconds:+d} s off", 20, lambda: is_ahead(seconds), pause=0.2)
-
-    write(0)
     words = " ".join(f"{key}={value}" for key, value in values.items())
     text = f"ExecStart=\nExecStart=/usr/bin/env {words} {start_of(ground, host, unit)}\n"
+    with drop_in(ground, host, unit, text):
+        yield
+
+
+def move_clock(ground: Ground, host: str, seconds: int) -> None:
+    """Set the clock of a host's broker this many seconds ahead, or behind, and wait until it has noticed."""
+
+    def is_ahead() -> bool:
+        with resp.session(ground.fleet, "broker", "admin", host) as client:
+            return abs(float(client.send("TIME")[0]) - time.time() - seconds) < 5
+
+    set_clock(ground, host, seconds)
+    wait_for(f"Redis's clock is {seconds:+d} s off", 20, is_ahead, pause=0.2)
+
+
+@contextmanager
+def movable_clock(ground: Ground) -> Iterator[Callable[[int], None]]:
+    """Make Redis's time of day movable; yield a function that sets it this many seconds ahead, or behind."""
+    host, unit = broker(ground)
+    set_clock(ground, host, 0)
     try:
-        with drop_in(ground, host, unit, text):
+        with own_clock(ground, host, unit):
             ground.fleet.must(host, ["systemctl", "restart", unit])
-            yield move
+            yield partial(move_clock, ground, host)
     finally:
         ground.fleet.must(host, f"systemctl restart {unit} && rm {CLOCK}")

@@ -1,10 +1,10 @@
-"""Cut the primary off, stop Sentinels, freeze a replica or fill a disk, and see how long the workers take to go on."""
+"""Cut the primary off, stop Sentinels, freeze a replica, fill a disk, move clocks, and see how long workers wait."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
 import outages
@@ -16,6 +16,7 @@ from support import resp
 CUT_OFF = "the primary was cut off"
 BEHIND = "a replica was behind"
 WITHOUT_SENTINELS = "Sentinels were away"
+CLOCKS = "clocks were moved"
 
 #: Seconds of a partition: Sentinels have replaced the primary long before its end.
 PARTITION = 40.0
@@ -137,3 +138,31 @@ def fill_disk(ground: Ground, case: Case, seconds: float) -> None:
         move_primary(ground, outages.broker(ground)[0])
         outages.fill_disk(ground, case, path, seconds)
     wait_until_whole(ground)
+
+
+@contextmanager
+def own_clocks(ground: Ground) -> Iterator[None]:
+    """Give the servers and the Sentinel of each host of Redis a clock that can be moved, until the block ends."""
+    units = (unit("broker"), unit("results"), "load-sentinel.service")
+    hosts = ground.fleet.hosts("redis")
+
+    def restart() -> None:
+        for host in hosts:
+            ground.fleet.must(host, ["systemctl", "restart", *units])
+            wait_until_whole(ground)
+
+    with ExitStack() as stack:
+        stack.callback(restart)
+        for host in hosts:
+            outages.set_clock(ground, host, 0)
+            for one in units:
+                stack.enter_context(outages.own_clock(ground, host, one))
+        restart()
+        yield
+
+
+def move_clocks(ground: Ground, case: Case, hosts: Iterable[str], seconds: int) -> None:
+    """Set the clocks of some hosts' servers and Sentinels this many seconds ahead, or behind."""
+    case.mark(CLOCKS)
+    for host in hosts:
+        outages.move_clock(ground, host, seconds)

@@ -12,6 +12,7 @@ from faults import bring_back, docker
 from ground import QUICK, Case, Ground, end_of, playbook
 from support import resp
 from support.inventory import load_fleet
+from support.rebuild import make_hosts
 from support.waiting import wait_for
 
 KILLED = "the primary was killed"
@@ -173,6 +174,20 @@ def run(
         return process.wait()
 
 
+def suites(ground: Ground) -> dict[str, str]:
+    """Return the Debian suite of each host."""
+    hosts = json.loads((ground.fleet.state / "fleet.json").read_text())["hosts"]
+    # celery-fleet/host:bookworm-…
+    return {name: host["image"].partition(":")[2].partition("-")[0] for name, host in hosts.items()}
+
+
+def install_again(ground: Ground, host: str, suite: str) -> None:
+    """Replace a host by a bare one with the same name and address."""
+    before = suites(ground)
+    docker("rm", "--force", "--volumes", ground.fleet.containers[host])
+    make_hosts("failover", {**before, host: suite})
+
+
 def replace(ground: Ground, case: Case) -> None:
     """Replace redis3 by redis4: not while it runs, and when it is lost for good."""
     assert run(case, "playbooks/preflight.yml", sources=WITH_REDIS4) != 0
@@ -195,3 +210,5 @@ def shrink(ground: Ground, case: Case) -> None:
         assert run(case, *off, removal, sources=WITH_REDIS4) == 0, end_of(case.log)
         assert run(case, "site.yml", sources=WITH_REDIS1_ALONE) == 0, end_of(case.log)
     ground.fleet = load_fleet(WITH_REDIS1_ALONE)
+    # It was lost for good. The tests after this one need it as a bare host.
+    install_again(ground, "redis3", "bookworm")

@@ -8,6 +8,7 @@ from ground import FLEET, Case, Ground
 from outages import DISK_FULL
 from partitions import (
     BEHIND,
+    CLOCKS,
     CUT_OFF,
     PARTITION,
     WITHOUT_SENTINELS,
@@ -17,7 +18,9 @@ from partitions import (
     fill_disk,
     kill,
     kill_primary,
+    move_clocks,
     others,
+    own_clocks,
     without_sentinels,
 )
 from replicas import KILLED, RECOVERY, primary, wait_until_whole
@@ -131,3 +134,19 @@ def test_a_primary_with_a_full_disk(ground: Ground) -> None:
         ground, "disk of the primary full", FLEET, lambda case: fill_disk(ground, case, 30)
     )
     assert_delivered(summary, judge.was_sent_twice(DISK_FULL))
+
+
+def test_clocks_moved(ground: Ground) -> None:
+    """Nothing is lost; Sentinels whose clock has moved replace no primary for half a minute."""
+
+    def act(case: Case) -> None:
+        host = primary(ground)
+        for hosts in ([host], others(ground, host), ground.fleet.hosts("redis")):
+            for seconds in (3600, 0, -3600, 0):
+                move_clocks(ground, case, hosts, seconds)
+                ground.sleep(15)
+        wait_until_whole(ground)
+
+    with own_clocks(ground):
+        summary, _ = counted(ground, "clocks moved by an hour", FLEET, act)
+    assert_delivered(summary, judge.was_sent_twice(CLOCKS))

@@ -340,18 +340,50 @@ def scale_notes(
     return notes
 
 
-def redis_notes(items: Sequence[PlanItem], drain: float) -> list[str]:
-    """Return notes on what a restart of a Redis instance means for its users.
-
-    Args:
-        items: Items of the whole plan.
-        drain: Seconds that the longest drain of any worker may take.
-    """
+def redis_restarts(items: Sequence[PlanItem]) -> list[PlanItem]:
+    """Return the restarts of Redis instances that workers use."""
     return [
-        f"{item.subject.removesuffix('.service')} on {item.host} restarts: all workers pause before and resume after; "
-        f"running tasks are waited for, up to {drain:.0f} s."
+        item
         for item in items
         if item.part == "redis"
         and item.action == "restart"
         and not item.subject.endswith(("-cache.service", "-sentinel.service"))
+    ]
+
+
+def redis_pauses(items: Sequence[PlanItem], *, moves: bool) -> bool:
+    """Return whether the workers pause while instances of Redis restart.
+
+    A primary can't move from a host whose Sentinel does not run yet.
+
+    Args:
+        items: Items of the whole plan.
+        moves: Whether primaries move before they restart, and the workers can follow them.
+    """
+    restarts = redis_restarts(items)
+    alone = {
+        item.host
+        for item in items
+        if item.action == "start" and item.subject.endswith("-sentinel.service")
+    }
+    return any(not moves or item.host in alone for item in restarts)
+
+
+def redis_notes(items: Sequence[PlanItem], drain: float, *, moves: bool) -> list[str]:
+    """Return notes on what restarts of Redis instances mean for their users.
+
+    Args:
+        items: Items of the whole plan.
+        drain: Seconds that the longest drain of any worker may take.
+        moves: As for `redis_pauses`.
+    """
+    restarts = redis_restarts(items)
+    if restarts and not redis_pauses(items, moves=moves):
+        return [
+            "Redis restarts on one host after another, and a primary moves away first: the workers go on."
+        ]
+    return [
+        f"{item.subject.removesuffix('.service')} on {item.host} restarts: all workers pause before and resume after; "
+        f"running tasks are waited for, up to {drain:.0f} s."
+        for item in restarts
     ]

@@ -22,6 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import 
     items_of,
     pause_notes,
     redis_notes,
+    redis_pauses,
     scale_notes,
     second_beat,
     with_forced,
@@ -193,9 +194,36 @@ def test_items_come_from_the_reconcilers_report() -> None:
 @pytest.mark.parametrize(("action", "noted"), [("restart", 1), ("live", 0)])
 def test_a_restart_of_redis_is_announced(action: str, noted: int) -> None:
     item = PlanItem("redis1", "redis", "redis@x-broker.service", action)
-    notes = redis_notes([item], 1800)
+    notes = redis_notes([item], 1800, moves=False)
     assert len(notes) == noted
     assert all("redis@x-broker on redis1" in note and "1800 s" in note for note in notes)
+    assert redis_pauses([item], moves=False) == bool(noted)
+
+
+def test_workers_go_on_while_redis_restarts_if_its_primary_can_move() -> None:
+    restarts = [
+        PlanItem(host, "redis", "redis@x-broker.service", "restart")
+        for host in ("redis1", "redis2")
+    ]
+    assert not redis_pauses(restarts, moves=True)
+    (note,) = redis_notes(restarts, 1800, moves=True)
+    assert "the workers go on" in note
+    # A host that joins has nothing that could restart.
+    joins = [
+        PlanItem("redis3", "redis", f"{name}.service", "start")
+        for name in ("redis@x-broker", "x-sentinel")
+    ]
+    assert not redis_pauses([*restarts, *joins], moves=True)
+
+
+def test_workers_pause_while_the_only_redis_becomes_one_of_several() -> None:
+    items = [
+        PlanItem("redis1", "redis", "redis@x-broker.service", "restart"),
+        PlanItem("redis1", "redis", "x-sentinel.service", "start", ("new",)),
+    ]
+    assert redis_pauses(items, moves=True)
+    (note,) = redis_notes(items, 1800, moves=True)
+    assert "all workers pause" in note
 
 
 def test_a_tag_that_no_play_has_is_named() -> None:
