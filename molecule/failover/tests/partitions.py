@@ -22,6 +22,8 @@ CLOCKS = "clocks were moved"
 PARTITION = 40.0
 #: Seconds after a fault in which the slowest worker is looked for.
 WATCH = 25.0
+#: Seconds before a fault in which each worker has started a task.
+BEFORE = 10.0
 
 
 def others(ground: Ground, host: str) -> list[str]:
@@ -34,14 +36,20 @@ def consuming_again(ground: Ground, at: float) -> float:
     ground.sleep(max(0.0, at + WATCH - time.time()))
     rows = ground.ask(
         "SELECT node, started FROM runs WHERE node LIKE 'fast@%' AND started > :'since'::float8 ORDER BY started",
-        since=at - 1,
+        since=at - BEFORE,
     )
     starts: dict[str, list[float]] = {}
     for node, started in (line.split("|") for line in rows.split()):
         starts.setdefault(node, []).append(float(started))
     assert len(starts) == len(ground.workers), f"{sorted(starts)} start tasks"
-    # The end of each worker's longest pause.
-    ends = [max(pairwise(times), key=lambda two: two[1] - two[0])[1] for times in starts.values()]
+    # The end of each worker's longest pause. It may have begun shortly before the fault.
+    ends = [
+        max(
+            (two for two in pairwise(times) if two[1] > at),
+            key=lambda two: two[1] - two[0],
+        )[1]
+        for times in starts.values()
+    ]
     return max(0.0, max(ends) - at)
 
 
