@@ -206,7 +206,7 @@ def move_clock(ground: Ground, host: str, seconds: int) -> None:
     """Set the clock of a host's broker this many seconds ahead, or behind, and wait until it has noticed."""
 
     def is_ahead() -> bool:
-        with resp.session(ground.fleet, "broker", "admin", host) as client:
+        with resp.session(ground.fleet, "broker", "worker", host) as client:
             return abs(float(client.send("TIME")[0]) - time.time() - seconds) < 5
 
     set_clock(ground, host, seconds)
