@@ -54,7 +54,7 @@ def sizes(ground: Ground) -> set[int]:
     """Return how many keys each host's broker has."""
     found = set()
     for host in ground.fleet.hosts("redis"):
-        with resp.session(ground.fleet, "broker", "operator", host) as client:
+        with resp.session(ground.fleet, "broker", "admin", host) as client:
             found.add(int(client.send("DBSIZE")))
     return found
 
