@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.
     check_first_primary,
     check_leaving,
     check_logins,
+    check_ports,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -58,7 +59,7 @@ class ActionModule(FleetAction):
         if len(redis) > 1 and not hints.get(lease_host):
             hints[lease_host] = "name another one in celery_app_lease_host (docs/redis.md)"
         problems = check_facts(facts, hints, spared, args.get("asked"), _sources(variables))
-        for check in (check_first_primary, check_leaving, check_logins):
+        for check in (check_first_primary, check_leaving, check_logins, check_ports):
             problems += check(facts, redis)
         for problem in problems:
             if problem.severity is Severity.WARNING:

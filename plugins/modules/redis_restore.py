@@ -15,11 +15,12 @@ options:
     description:
       - V(read) checks the backup on the control node and returns its snapshots.
       - V(check) checks them on the host, and refuses instances with data.
+      - V(begin) notes that the data is going to be replaced, so that the next run accepts instances that are stopped.
       - V(restore) replaces the data, starts the instances and checks that they have loaded everything.
       - V(finish) removes the snapshots.
     type: str
     required: true
-    choices: [read, check, restore, finish]
+    choices: [read, check, begin, restore, finish]
   backup:
     description: Directory of the backup on the control node. Required for V(read).
     type: path
@@ -50,7 +51,7 @@ files:
   elements: dict
 instances:
   description: What became of each instance, by its name.
-  returned: when O(do) is V(check) or V(restore)
+  returned: when O(do) is V(check), V(begin) or V(restore)
   type: dict
 """
 
@@ -95,7 +96,7 @@ def main() -> None:
             "do": {
                 "type": "str",
                 "required": True,
-                "choices": ["read", "check", "restore", "finish"],
+                "choices": ["read", "check", "begin", "restore", "finish"],
             },
             "backup": {"type": "path"},
             "instances": {"type": "raw", "no_log": True},
@@ -109,14 +110,21 @@ def main() -> None:
     found: dict[str, Any] = {}
     changed = False
     try:
-        for name, one in restorations(unpack(module.params["instances"])).items():
+        known = restorations(unpack(module.params["instances"]))
+        for name, one in known.items():
             if do == "finish":
                 changed = (not module.check_mode and one.finish()) or changed
             elif do == "restore" and not module.check_mode:
                 found[name] = one.restore(overwrite)
                 changed = changed or found[name]["changed"]
+            elif do == "begin" and not module.check_mode:
+                found[name] = one.begin(overwrite)
             else:
                 found[name] = one.check(overwrite)
+        if do == "check" and "due" in {one["state"] for one in found.values()}:
+            for name, one in found.items():
+                if one["state"] == "done":
+                    known[name].refuse_replica()
     except (UserError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:

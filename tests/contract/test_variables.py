@@ -131,6 +131,7 @@ def given_by_filters() -> set[str]:
             "port": 3,
             "quorum": 2,
             "min_replicas": 1,
+            "priority": 100,
             "down_after": 3,
             "addresses": {},
         },

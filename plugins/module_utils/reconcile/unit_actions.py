@@ -185,9 +185,10 @@ class UnitActions:
             return
         deadline = self.host.clock() + unit.timeout
         found: Mapping[str, str] = {}
+        copies = redis_roles.Copies()
         while not redis_roles.is_connected(found, max(1, access.replicas)):
             # A copy of much data takes its time.
-            if found.get("master_sync_in_progress") == "1":
+            if copies.goes_on(found):
                 deadline = self.host.clock() + unit.timeout
             if self.host.clock() > deadline:
                 state = self.host.show([unit.name])[unit.name]

@@ -99,22 +99,60 @@ class Restoration:
         self._note = self._staging / "note.json"
 
     def check(self, overwrite: bool) -> dict[str, Any]:
-        """Return `state`, `due` or `done`, and how many `keys` the snapshot has; change nothing.
+        """Return `state` and how many `keys` the snapshot has; change nothing.
+
+        The state is `due`, `replaced` if the data was replaced and not loaded yet, or `done`.
 
         Args:
             overwrite: Whether the data that is there may be replaced.
 
         Raises:
-            UserError: The snapshot can't be used, or the instance has data.
+            UserError: The snapshot can't be used, or the instance has data, or not all data of its primary.
         """
         note = self._read()
         if note.get("step") == "done":
             return {"state": "done", "keys": note["keys"], "kept": note["kept"]}
         keys = self._keys()
-        # A run that has begun to replace the data has refused or accepted this already.
-        if not note and not overwrite:
-            self._refuse_data()
-        return {"state": "due", "keys": keys, "kept": ""}
+        # A run that has begun has refused or accepted this already.
+        if not note:
+            self._refuse_data(overwrite)
+        return {
+            "state": "replaced" if note.get("step") == "replaced" else "due",
+            "keys": keys,
+            "kept": "",
+        }
+
+    def begin(self, overwrite: bool) -> dict[str, Any]:
+        """Note that the data is going to be replaced, and return what `check` does.
+
+        What follows may leave the instance stopped, and the next run then accepts that.
+
+        Raises:
+            UserError: See `check`.
+        """
+        found = self.check(overwrite)
+        if found["state"] == "due":
+            self._write(
+                {
+                    "sha256": self._instance.sha256,
+                    "step": "begun",
+                    "keys": found["keys"],
+                    "kept": "",
+                }
+            )
+        return found
+
+    def refuse_replica(self) -> None:
+        """Refuse a restored instance whose primary is on another host, while another instance is still due.
+
+        Raises:
+            UserError: It is such a replica.
+        """
+        if self._role().get("role") == "slave":
+            raise UserError(
+                f"{self._instance.unit} was restored before, and another host has become its primary. Nothing was "
+                "changed. Make this host the primary (docs/redis.md), then run the same command again."
+            )
 
     def restore(self, overwrite: bool) -> dict[str, Any]:
         """Replace the instance's data by the snapshot, start it, and return what it has loaded.
@@ -122,17 +160,11 @@ class Restoration:
         Raises:
             UserError: See `check`; or the instance does not start, or has not loaded everything.
         """
-        found = self.check(overwrite)
+        found = self.begin(overwrite)
         if found["state"] == "done":
             return {**found, "changed": False}
-        note = self._read() or {
-            "sha256": self._instance.sha256,
-            "step": "begun",
-            "keys": found["keys"],
-            "kept": "",
-        }
+        note = self._read()
         if note["step"] == "begun":
-            self._write(note)
             self._command("stop")
             self._prepare()
             note = {**note, "step": "replaced", "kept": self._replace()}
@@ -187,14 +219,22 @@ class Restoration:
             )
         return int(keys[1])
 
-    def _refuse_data(self) -> None:
-        """Refuse an instance that has data.
+    def _refuse_data(self, overwrite: bool) -> None:
+        """Refuse an instance that has data, or whose primary has data that it has not.
 
         Raises:
             UserError: It has some, or it is not known.
         """
         unit = self._instance.unit
         held = ""
+        about = self._role()
+        if about.get("role") == "slave" and about.get("master_link_status") != "up":
+            raise UserError(
+                f"{unit} has not copied the data of its primary, which the restore would replace without keeping it. "
+                "Nothing was changed. Run the same command again when `celery-fleet health` finds all replicas."
+            )
+        if overwrite:
+            return
         if self._state().active == "active":
             keys = self._ask("DBSIZE")
             if keys:
@@ -259,7 +299,7 @@ class Restoration:
         Raises:
             UserError: These are not all.
         """
-        about = self._information()
+        about = self._information("persistence")
         loaded, expired = (
             int(about.get(f"rdb_last_load_keys_{what}", 0)) for what in ("loaded", "expired")
         )
@@ -270,9 +310,15 @@ class Restoration:
             )
         return {"keys": keys, "loaded": loaded, "expired": expired}
 
-    def _information(self) -> dict[str, str]:
-        lines = (line.partition(":") for line in str(self._ask("INFO", "persistence")).splitlines())
+    def _information(self, section: str) -> dict[str, str]:
+        lines = (line.partition(":") for line in str(self._ask("INFO", section)).splitlines())
         return {name: value for name, colon, value in lines if colon}
+
+    def _role(self) -> dict[str, str]:
+        """Return what a running server with replicas says of its replication; empty without replicas."""
+        if not self._instance.access.primary or self._state().active != "active":
+            return {}
+        return self._information("replication")
 
     def _ask(self, *command: str) -> object:
         try:

@@ -162,5 +162,18 @@ def fetches_atomically(
     )
 
 
+def keeps_tasks_on_reconnect(
+    instances: Mapping[str, Mapping[str, Any] | None],
+    defaults: Mapping[str, Any] | None,
+    delivery: str,
+    knobs: Mapping[str, Any] | None = None,
+) -> bool:
+    """Return whether every worker of the application keeps what it has fetched when it connects again."""
+    return all(
+        parts(delivery, knobs, {**(defaults or {}), **(options or {})})["carry"]
+        for options in instances.values()
+    )
+
+
 def _is_stock(found: Mapping[str, Any]) -> bool:
     return (found["profile"], found["fetch"]) == ("inherit", "stock")

@@ -120,6 +120,8 @@ class Replication(TypedDict):
     quorum: int
     # How many replicas have to be connected so that a primary accepts writes.
     min_replicas: int
+    # The server's `replica-priority`.
+    priority: int
     # Seconds without an answer after which a Sentinel misses a server.
     down_after: float
     # The addresses of each Redis host by its name; names among them are left to DNS.

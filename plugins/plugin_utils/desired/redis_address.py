@@ -37,7 +37,8 @@ def replicated(name: str, address: Address, hosts: Sequence[str], port: int | st
     """
     if address.get("url") or len(hosts) < 2:
         return address
-    sentinels = [{"host": host, "port": int(port)} for host in hosts]
+    # Another order of the group must restart nothing.
+    sentinels = [{"host": host, "port": int(port)} for host in sorted(hosts)]
     return {**address, "name": name, "sentinels": sentinels}
 
 

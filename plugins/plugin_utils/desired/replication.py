@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import ipaddress
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,8 @@ DATA = "/var/lib/celery-fleet-redis"
 
 
 _TLS = ("host.crt", "host.key", "ca.crt")
+# 5:7.0.15-1~deb12u5
+_VERSION = re.compile(r"(?:\d+:)?(\d+\.\d+)")
 
 
 def hosts_path(facts: Facts, servers: RedisServers) -> str:
@@ -39,10 +43,38 @@ def hosts_file(facts: Facts, servers: RedisServers) -> dict[str, Any]:
     down, refuses to replace a primary (it calls that TILT).
     """
     lines = ["127.0.0.1 localhost", "::1 localhost"]
-    for host, given in servers["replication"]["addresses"].items():
+    # Another order of the group must not restart every server.
+    for host, given in sorted(servers["replication"]["addresses"].items()):
         with contextlib.suppress(ValueError):
             lines.append(f"{ipaddress.ip_address(given[0])} {host}")
     return {"dest": hosts_path(facts, servers), "content": "\n".join(lines) + "\n"}
+
+
+def replica_priority(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], host: str
+) -> int:
+    """Return Redis's `replica-priority` of a host: 100, or 200 if most hosts have another server or version.
+
+    Sentinels prefer low numbers. A replica that is newer than the others must not become their primary, because they
+    may not be able to copy its data.
+
+    Args:
+        hostvars: Ansible's, with the facts of all hosts that were reached.
+        hosts: The fleet's Redis hosts.
+        host: One of them.
+    """
+    servers = {name: _server(hostvars[name]) for name in hosts}
+    known = Counter(server for server in servers.values() if server)
+    usual = known.most_common(1)[0][0] if known else ""
+    return 100 if servers[host] in ("", usual) else 200
+
+
+def _server(variables: Mapping[str, Any]) -> str:
+    """Return what a host runs or is going to run, such as `redis 8.0`; empty if that is not known."""
+    facts = (variables.get("ansible_facts") or {}).get("fleet") or {}
+    flavor = str(facts.get("redis_flavor") or "")
+    version = _VERSION.match(str((facts.get("versions") or {}).get(f"{flavor}-server") or ""))
+    return f"{flavor} {version[1]}" if version else ""
 
 
 def instance_files(
@@ -143,7 +175,7 @@ def sentinel_state(
                 "src": "systemd/sentinel.service.j2",
                 "vars": {
                     "sentinel_quorum": replication["quorum"],
-                    "sentinel_hosts": list(replication["addresses"]),
+                    "sentinel_hosts": sorted(replication["addresses"]),
                 },
             },
             {

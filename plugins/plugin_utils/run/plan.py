@@ -80,6 +80,8 @@ def with_forced(
     return in_order([*items, *forced], hosts) if forced else list(items)
 
 
+# Reasons for a worker's restart after which it keeps its tasks, or no longer does, when it connects again.
+_DELIVERY = ("delivery ", "fetch ", "keep_tasks_on_reconnect ")
 # What operators have paused, in the status of a worker; a run that moves Redis pauses all workers "by the fleet".
 _PAUSED = re.compile(r"(?:^|; )(paused (?!by the fleet ).*)")
 # A worker that an operator has scaled, in its status, and what the inventory said then; see
@@ -354,19 +356,26 @@ def redis_restarts(items: Sequence[PlanItem]) -> list[PlanItem]:
 def redis_pauses(items: Sequence[PlanItem], *, moves: bool) -> bool:
     """Return whether the workers pause while instances of Redis restart.
 
-    A primary can't move from a host whose Sentinel does not run yet.
+    A primary can't move from a host whose Sentinel does not run yet. Workers whose delivery this run changes still have
+    the one from before.
 
     Args:
         items: Items of the whole plan.
         moves: Whether primaries move before they restart, and the workers can follow them.
     """
     restarts = redis_restarts(items)
+    changes = any(
+        why.startswith(_DELIVERY)
+        for item in items
+        if item.part == "celery_worker"
+        for why in item.why
+    )
     alone = {
         item.host
         for item in items
         if item.action == "start" and item.subject.endswith("-sentinel.service")
     }
-    return any(not moves or item.host in alone for item in restarts)
+    return any(changes or not moves or item.host in alone for item in restarts)
 
 
 def redis_notes(items: Sequence[PlanItem], drain: float, *, moves: bool) -> list[str]:

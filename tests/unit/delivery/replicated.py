@@ -245,6 +245,7 @@ class Replicated:
             "port": port,
             "quorum": QUORUM,
             "min_replicas": self.min_replicas,
+            "priority": 100,
             "down_after": 3,
             "addresses": {},
         }

@@ -187,3 +187,13 @@ def test_the_fleet_knows_whether_any_worker_fetches_atomically() -> None:
     assert not delivery.fetches_atomically(workers, None, "inherit")
     assert delivery.fetches_atomically(workers, {"delivery": "at_least_once"}, "inherit")
     assert not delivery.fetches_atomically({"a": {"fetch": "stock"}}, None, "at_least_once")
+
+
+def test_the_fleet_knows_whether_all_workers_keep_their_tasks_on_a_new_connection() -> None:
+    workers: dict[str, dict[str, str] | None] = {"a": None, "b": {"pool": "threads"}}
+    keep = delivery.keeps_tasks_on_reconnect
+    assert keep(workers, None, "at_least_once")
+    assert not keep(workers, None, "inherit")
+    assert not keep(workers, None, "at_least_once", {"carry": False})
+    assert not keep({**workers, "c": {"fetch": "stock"}}, None, "at_least_once")
+    assert not keep({**workers, "c": {"delivery": "inherit"}}, None, "at_least_once")

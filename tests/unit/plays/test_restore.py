@@ -65,7 +65,7 @@ def test_workers_pause_only_around_the_change(tmp_path: Path, backup: Path) -> N
     ]
     assert steps == [
         *(("run_lease", "present"), ("redis_restore", "read"), ("redis_restore", "check")),
-        *(("pause_workers", "paused"), ("redis_restore", "restore")),
+        *(("pause_workers", "paused"), ("redis_restore", "begin"), ("redis_restore", "restore")),
         *(("pause_workers", "resumed"), ("redis_restore", "finish"), ("run_lease", "absent")),
     ]
     (change,) = (call for call in calls if call["args"].get("do") == "restore")

@@ -9,6 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.
     check_first_primary,
     check_leaving,
     check_logins,
+    check_ports,
 )
 
 from tests.unit.preflight.inventory import GROUPS, problems, secret, valid
@@ -53,8 +54,13 @@ def test_a_user_without_a_password_is_refused(variables: dict[str, Any], user: s
         ("redis_min_replicas_to_write", 3, "3 hosts have 2 replicas", "from 0 to 2"),
         ("redis_min_replicas_to_write", -1, "3 hosts have 2 replicas", "from 0 to 2"),
         ("redis_sentinel_down_after", 0.2, "would replace the primary", "at least 1"),
-        ("celery_app_broker_host", "redis.example.com", "is no host of redis", "redis1 begins"),
-        ("celery_app_results_host", "control1", "is no host of redis", "redis1 begins"),
+        (
+            "celery_app_broker_host",
+            "redis.example.com",
+            "is not the first host of redis",
+            "redis1 begins",
+        ),
+        ("celery_app_results_host", "control1", "is not the first host of redis", "redis1 begins"),
     ],
 )
 def test_what_can_not_work_is_refused(
@@ -149,3 +155,20 @@ def test_the_password_of_a_run_changes_apart_from_those_of_servers(
     hosts = [f"redis{number}" for number in range(redis)]
     facts = {host: {"changed_logins": changed} for host in hosts}
     assert bool(list(check_logins(facts, hosts))) is is_refused
+
+
+@pytest.mark.parametrize(
+    ("redis", "port", "is_refused"),
+    [(3, 6379, False), (3, 6390, True), (1, 6390, False)],
+)
+def test_servers_with_replicas_keep_their_ports(redis: int, port: int, is_refused: bool) -> None:
+    hosts = [f"redis{number}" for number in range(redis)]
+    mark = {"app": "shop", "ports": {"broker": 6379, "results": 6380, "sentinel": 26379}}
+    claims = {"app": "shop", "ports": {**mark["ports"], "broker": port}}  # type: ignore[dict-item]
+    facts = {host: {"claims": claims, "marks": [mark]} for host in hosts}
+    found = list(check_ports(facts, hosts))
+    assert [one.variable for one in found] == ["celery_app_broker_port"] * is_refused
+    # A host of Redis without replicas may get another port in the run that gives it some.
+    alone = {"app": "shop", "ports": {"broker": 6379, "results": 6380}}
+    grows = {host: {"claims": claims, "marks": [alone]} for host in hosts}
+    assert list(check_ports(grows, hosts)) == []

@@ -216,6 +216,24 @@ def test_workers_go_on_while_redis_restarts_if_its_primary_can_move() -> None:
     assert not redis_pauses([*restarts, *joins], moves=True)
 
 
+@pytest.mark.parametrize(
+    ("why", "pauses"),
+    [
+        ("delivery inherit → at_least_once", True),
+        ("fetch stock → atomic", True),
+        ("concurrency 3 → 4", False),
+    ],
+)
+def test_workers_pause_if_this_run_changes_whether_they_keep_their_tasks(
+    why: str, pauses: bool
+) -> None:
+    items = [
+        PlanItem("redis1", "redis", "redis@x-broker.service", "restart"),
+        PlanItem("worker1", "celery_worker", "x-worker@a.service", "restart", (why,)),
+    ]
+    assert redis_pauses(items, moves=True) is pauses
+
+
 def test_workers_pause_while_the_only_redis_becomes_one_of_several() -> None:
     items = [
         PlanItem("redis1", "redis", "redis@x-broker.service", "restart"),

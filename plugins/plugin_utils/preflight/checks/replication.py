@@ -55,11 +55,11 @@ def check_replication(model: Model) -> Iterator[Problem]:
     for name in _HOSTS:
         for value, hosts in model.distinct(name):
             text = as_text(value)
-            if text is not None and text not in redis:
+            if text is not None and text != redis[0]:
                 yield Problem(
                     name,
-                    f"is no host of {model.group_names['redis']}. With several hosts, Sentinels know the primary by "
-                    "its name in the inventory",
+                    f"is not the first host of {model.group_names['redis']}. With several hosts, that one begins as "
+                    "the primary, and Sentinels know it by its name in the inventory",
                     f"remove it: by default {redis[0]} begins as the primary",
                     value=model.show((name,), value),
                     hosts=hosts,

@@ -82,10 +82,42 @@ def check_logins(facts: Mapping[str, object], redis: Sequence[str]) -> Iterator[
         )
 
 
+def check_ports(facts: Mapping[str, object], redis: Sequence[str]) -> Iterator[Problem]:
+    """Refuse another port for servers with replicas: Sentinels and replicas only know the one from before.
+
+    Args:
+        facts: `ansible_facts['fleet']` by host.
+        redis: The fleet's Redis hosts.
+    """
+    for kind in ("broker", "results", "sentinel"):
+        changed = {}
+        for host in redis:
+            found = as_mapping(facts.get(host))
+            wanted = as_mapping(as_mapping(found.get("claims")).get("ports")).get(kind)
+            deployed = [
+                as_mapping(mark["ports"]).get(kind)
+                for mark in _own_marks(found)
+                if "sentinel" in as_mapping(mark.get("ports"))
+            ]
+            if any(port not in (None, wanted) for port in deployed):
+                changed[host] = deployed[0]
+        if len(redis) > 1 and changed:
+            yield Problem(
+                f"celery_app_{kind}_port",
+                f"differs from the port that is deployed, {next(iter(changed.values()))}: replicas and Sentinels on "
+                "other hosts would no longer find these servers",
+                "write the deployed port. To change it, go back to one host first (docs/redis.md)",
+                hosts=tuple(changed),
+            )
+
+
+def _own_marks(facts: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """Return this application's marks on a host."""
+    app = as_mapping(facts.get("claims")).get("app")
+    marks = (as_mapping(mark) for mark in as_list(facts.get("marks")))
+    return [mark for mark in marks if mark.get("app") == app]
+
+
 def _has_sentinel(facts: Mapping[str, object]) -> bool:
     """Return whether this application's mark on a host says that it has a Sentinel there."""
-    app = as_mapping(facts.get("claims")).get("app")
-    own = (as_mapping(mark) for mark in as_list(facts.get("marks")))
-    return any(
-        mark.get("app") == app and "sentinel" in as_mapping(mark.get("ports")) for mark in own
-    )
+    return any("sentinel" in as_mapping(mark.get("ports")) for mark in _own_marks(facts))
