@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
@@ -24,8 +24,6 @@ _PAUSE: Command = ("CLIENT", "PAUSE", "5000", "WRITE")
 # Seconds within which a replica has to be the primary.
 _PATIENCE = 20.0
 _REPLICA = re.compile(r"slave\d+")
-# After so many, a replica is no longer expected to succeed with the next copy.
-_FAILED_COPIES = 3
 
 
 def replication(access: RedisAccess, talk: Talk) -> dict[str, str]:
@@ -48,25 +46,6 @@ def is_connected(found: Mapping[str, str], replicas: int = 1) -> bool:
         if _REPLICA.fullmatch(key)
     )
     return found.get("role") == "master" and online >= replicas
-
-
-@dataclass
-class Copies:
-    """A replica's attempts to copy its primary's data.
-
-    A replica that can't read the data, because its server is older, tries for ever.
-    """
-
-    failed: int = 0
-    _read: int = -1
-
-    def goes_on(self, found: Mapping[str, str]) -> bool:
-        """Return whether a copy is under way that may succeed, from what the replica says now."""
-        under_way = found.get("master_sync_in_progress") == "1"
-        read = int(found.get("master_sync_read_bytes") or 0) if under_way else -1
-        self.failed += read < self._read
-        self._read = read
-        return under_way and self.failed <= _FAILED_COPIES
 
 
 def hand_over(

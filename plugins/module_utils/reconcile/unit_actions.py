@@ -18,6 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     redis_roles,
     systemd,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.copies import Copies
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
@@ -185,7 +186,7 @@ class UnitActions:
             return
         deadline = self.host.clock() + unit.timeout
         found: Mapping[str, str] = {}
-        copies = redis_roles.Copies()
+        copies = Copies()
         while not redis_roles.is_connected(found, max(1, access.replicas)):
             # A copy of much data takes its time.
             if copies.goes_on(found):

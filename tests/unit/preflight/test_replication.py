@@ -163,8 +163,9 @@ def test_the_password_of_a_run_changes_apart_from_those_of_servers(
 )
 def test_servers_with_replicas_keep_their_ports(redis: int, port: int, is_refused: bool) -> None:
     hosts = [f"redis{number}" for number in range(redis)]
-    mark = {"app": "shop", "ports": {"broker": 6379, "results": 6380, "sentinel": 26379}}
-    claims = {"app": "shop", "ports": {**mark["ports"], "broker": port}}  # type: ignore[dict-item]
+    ports = {"broker": 6379, "results": 6380, "sentinel": 26379}
+    mark = {"app": "shop", "ports": ports}
+    claims = {"app": "shop", "ports": {**ports, "broker": port}}
     facts = {host: {"claims": claims, "marks": [mark]} for host in hosts}
     found = list(check_ports(facts, hosts))
     assert [one.variable for one in found] == ["celery_app_broker_port"] * is_refused

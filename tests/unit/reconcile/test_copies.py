@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_roles import (
-    Copies,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.copies import Copies
 
 
 def copying(read: int) -> dict[str, str]:
