@@ -40,6 +40,7 @@ LIVE = frozenset(
         "maxmemory-policy",
         "min-replicas-max-lag",
         "min-replicas-to-write",
+        "replica-priority",
         "save",
         "tcp-keepalive",
         "timeout",
