@@ -24,6 +24,7 @@ because its wrapper is compiled on the host in each call.)
       listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
       redis_service: {broker: …},         # what servers that the fleet does not run answer; else missing
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
+      client_key: false,                  # whether it has a key for clients of Redis
       interpreter: {path, exists, version, places, others},  # celery_release_python; empty if a package brings it
       files: [existing nginx files for this application's ports],
       missing: [directories of the option that don't exist],
@@ -111,6 +112,7 @@ class ActionModule(FleetAction):
         names |= {*redis} if redis[1:] else set()
         flavor = self._flavor(variables)
         ports = sorted({int(port) for port in claims.get("ports", {}).values()})
+        pki = f"/etc/celery-fleet/{claims.get('app')}/pki"
         return {
             "paths": PATHS,
             "names": sorted(names),
@@ -134,7 +136,8 @@ class ActionModule(FleetAction):
             "directories": list(args.get("directories") or []),
             "marks": MARKS,
             "ports": ports,
-            "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
+            "certificate": f"{pki}/host.crt" if claims else "",
+            "client_key": f"{pki}/client.key" if claims else "",
             "files": [
                 *(site_file(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
                 *owners.socket_files(str(claims["app"])),

@@ -39,6 +39,7 @@ OPTIONS = {
     r"credentials/schedule\.json": "`celery_beat_scheduler: database`",
     r"nginx-web/flower\.conf": "`flower_url_prefix`",
     r"^backend$": "`celery_producer_web_listen`",
+    r"pki/client\.": "`pki_mode: mutual`",
     r"redis-ca\.crt": "`celery_app_redis_ca`",
     r"letsencrypt": "`celery_producer_web_certificate`",
     r"node-exporter|^node$": "`celery_exporter_node_enabled`",
@@ -87,6 +88,7 @@ HOLDS = {
     r"flower\.htpasswd$": "a hash of `flower_auth_password`",
     r"metrics\.htpasswd$": "a hash of `celery_exporter_auth_password`",
     r"host\.key$": "the host's private key",
+    r"client\.key$": "the private key of the host's clients of Redis",
     r"health\.json$": "`celery_health_on_change`",
     r"backup\.json$": "`redis_backup.ssh_key`",
 }
@@ -94,6 +96,7 @@ HOLDS = {
 READ_BY = {
     r"\.htpasswd$": "nginx",
     r"host\.key$": "nginx",
+    r"client\.key$": "`celery-fleet`, the health check",
     r"exec\.env$|producer\.json$": "`celery-fleet`, commands of a release",
     r"operator\.json$": "`celery-fleet`, the health check",
     r"schedule\.json$": "`celery-fleet schedule`",
@@ -105,7 +108,10 @@ READ_BY = {
     r"-broker/users\.acl$": "`celery-fleet client --show-password`",
 }
 # The option that adds a reader (the second word) which a file does not have by default.
-GIVEN_BY = {r"<app>-cache": "`celery_app_cache`", r"host\.key ": "`pki_mode: mutual`"}
+GIVEN_BY = {
+    r"<app>-cache": "`celery_app_cache`",
+    r"<app>-sentinel": "[several hosts](redis.md#three-hosts-of-which-one-may-fail) in `redis`",
+}
 INTRODUCTIONS = {
     "Secrets": (
         "Root can open all of them. Only root can open files in `credentials/`, its directory with mode 0700: systemd",

@@ -288,7 +288,9 @@ def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
     options = (f"--inventory={inventory}", f"--extra-vars=@{connection}")
     names = give_addresses(inventory)
     authority = Authority("fleet")
-    (inventory / "pki/hosts").mkdir(parents=True)
+    kinds = ("hosts", "clients") if given.get("pki_mode") == "mutual" else ("hosts",)
+    for kind in kinds:
+        (inventory / "pki" / kind).mkdir(parents=True)
     (inventory / "pki/ca.crt").write_text(authority.pem)
     passphrase = str(given.get("pki_ca_passphrase", "")) or secrets.token_hex()
     if "pki_ca_passphrase" not in given:  # otherwise the first run creates it
@@ -296,9 +298,11 @@ def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
         (inventory / ".secrets/pki_ca").write_text(passphrase + "\n")
     (inventory / "pki/ca.key").write_text(text_of(authority.key, passphrase))
     for number, host in enumerate(names, 1):
-        certificate, key = authority.issue([f"DNS:{host}", f"IP:192.0.2.{number}"], days=300)
-        (inventory / f"pki/hosts/{host}.crt").write_text(certificate)
-        (inventory / f"pki/hosts/{host}.key").write_text(key)
+        for kind in kinds:
+            called = [f"DNS:{host}", f"IP:192.0.2.{number}"] if kind == "hosts" else []
+            certificate, key = authority.issue(called, days=300)
+            (inventory / f"pki/{kind}/{host}.crt").write_text(certificate)
+            (inventory / f"pki/{kind}/{host}.key").write_text(key)
     return Prepared(directory, inventory, names, options)
 
 
@@ -353,8 +357,8 @@ def _secrets(inventory: Path, given: dict[str, Any]) -> dict[str, str]:
     found = {path.name: path.read_text().strip() for path in inventory.glob(".secrets/*")}
     found.update(
         {
-            f"key of {p.stem}": p.read_text().splitlines()[1]
-            for p in inventory.glob("pki/hosts/*.key")
+            f"key of {p.parent.name}/{p.stem}": p.read_text().splitlines()[1]
+            for p in inventory.glob("pki/*/*.key")
         }
     )
     for name, value in given.items():

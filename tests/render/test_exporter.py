@@ -129,8 +129,8 @@ def test_debians_exporters_run_in_units_of_the_fleet(odd: Fleet) -> None:
 def test_exporters_show_redis_a_certificate_if_it_asks_for_one(flower_alone: Fleet) -> None:
     (host,) = flower_alone.hosts.values()
     redis = parse(host.unit_files()["other-shop-redis-exporter.service"])["Service"]
-    assert "host.key:/etc/celery-fleet/other-shop/pki/host.key" in redis["LoadCredential"]
-    options = " -tls-client-cert-file=%d/host.crt -tls-client-key-file=%d/host.key"
+    assert "client.key:/etc/celery-fleet/other-shop/pki/client.key" in redis["LoadCredential"]
+    options = " -tls-client-cert-file=%d/client.crt -tls-client-key-file=%d/client.key"
     assert redis["ExecStart"][0].endswith(options)
 
 

@@ -13,8 +13,8 @@ from tests.render.fleet import Fleet, Host
 from tests.render.units import parse, whole
 
 DIRECTORY = "/etc/celery-fleet/other-shop"
-PAIR = (f"{DIRECTORY}/pki/host.crt", f"{DIRECTORY}/pki/host.key")
-CREDENTIALS = [f"host.crt:{PAIR[0]}", f"host.key:{PAIR[1]}"]
+PAIR = (f"{DIRECTORY}/pki/client.crt", f"{DIRECTORY}/pki/client.key")
+CREDENTIALS = [f"client.crt:{PAIR[0]}", f"client.key:{PAIR[1]}"]
 
 
 def processes(fleet: Fleet) -> list[tuple[Host, str]]:
@@ -35,6 +35,7 @@ def test_each_host_has_its_own_certificate(fleet: Fleet) -> None:
         key = host.files[f"{directory}/host.key"]
         assert (key["mode"], key["secret"]) == ("0600", True)
         keys.add(key["content"])
+        assert f"{directory}/client.key" not in host.files
         authority = host.text(f"{directory}/ca.crt")
         assert host.text(f"{directory}/host.crt").endswith(authority)
         assert authority.count("BEGIN CERTIFICATE") == 1
@@ -63,6 +64,12 @@ def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone:
         assert parse(whole(host, unit))["Service"]["LoadCredential"][1:] == CREDENTIALS
         # A new certificate needs a restart.
         assert set(PAIR) <= set(host.units[unit]["files"])
+        # With the host's key it could pretend to be a server.
+        assert "host.key" not in whole(host, unit)
+        key = host.files[PAIR[1]]
+        assert (key["mode"], key["secret"]) == ("0600", True)
+        assert key["content"] != host.files[f"{DIRECTORY}/pki/host.key"]["content"]
+        assert host.text(PAIR[0]).endswith(host.text(f"{DIRECTORY}/pki/ca.crt"))
 
 
 @pytest.mark.slow

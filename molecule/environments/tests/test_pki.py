@@ -313,13 +313,17 @@ def test_clients_show_a_certificate_too(pki: Pki) -> None:
     fleet, label = pki.fleet, uuid.uuid4().hex[:12]
     worker = fleet.hosts("celery_workers")[0]
     directory = str(pki.variables["celery_app_config_directory"])
-    pair = [f"{directory}/pki/host.crt", f"{directory}/pki/host.key"]
+    pair = [f"{directory}/pki/client.crt", f"{directory}/pki/client.key"]
     assert "NOAUTH" in pki.asks(worker)
     tasks.send(fleet, [tasks.tracer(f"{label}-{n}", "discounts", 1) for n in range(20)])
     pki.well("mutual", pki_mode="mutual")
     try:
         assert "NOAUTH" not in pki.asks(worker)
         assert "NOAUTH" in pki.asks(worker, *pair)
+        # A server could not use it.
+        purposes = fleet.must(worker, ["openssl", "x509", "-noout", "-purpose", "-in", pair[0]])
+        assert "SSL client : Yes" in purposes
+        assert "SSL server : No" in purposes
         again = pki.well("mutual-again", pki_mode="mutual")
         assert set(again.changed.values()) == {0}
         for command in ("redis -- ping", "status", "inspect ping", "health --now"):
@@ -348,6 +352,16 @@ def test_clients_show_a_certificate_too(pki: Pki) -> None:
             pair[1],
         ]
         assert "Permission denied" in fleet.execute(worker, reading).errors
+        # No process of the application has the key with which the host's servers prove who they are.
+        for number in fleet.must(worker, ["pgrep", f"--uid={user}"]).split():
+            environ = fleet.must(worker, ["cat", f"/proc/{number}/environ"])
+            given = dict(item.split("=", 1) for item in environ.split("\0") if "=" in item)
+            credentials = fleet.must(worker, ["ls", given["CREDENTIALS_DIRECTORY"]]).split()
+            assert "client.key" in credentials
+            assert "host.key" not in credentials
     finally:
         pki.well("server-again", pki_mode="server")
     assert "NOAUTH" in pki.asks(worker)
+    for host in fleet.hosts("fleet"):
+        assert fleet.execute(host, ["ls", *pair]).output == ""
+    assert set(pki.well("server-still", pki_mode="server").changed.values()) == {0}

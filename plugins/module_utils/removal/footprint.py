@@ -156,7 +156,7 @@ def _files(paths: ApplicationPaths, redis: bool, processes: bool) -> list[str]:
             f"{etc}/credentials/{name}.json"
             for name in ("worker", "beat", "schedule", "producer", "operator", "flower")
         ),
-        *(f"{etc}/pki/{name}" for name in ("ca.crt", "host.crt", "host.key")),
+        *(f"{etc}/pki/{name}" for name in ("ca.crt", "host.*", "client.*")),
         f"{etc}/nginx-web/flower.conf",
         *(f"{etc}/credentials-nginx/{name}.htpasswd" for name in ("web", "flower")),
         *(f"/etc/nginx/conf.d/{app}-{name}.conf" for name in ("web", "flower")),

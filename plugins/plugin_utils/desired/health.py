@@ -160,7 +160,11 @@ def setup(
         else None,
         "paths": paths,
         "logs": [log_directory(app), f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
-        "certificates": [facts["ca"], f"{facts['directory']}/pki/host.crt"],
+        "certificates": [
+            facts["ca"],
+            f"{facts['directory']}/pki/host.crt",
+            *([facts["client"]["certificate"]] if facts["client"] else []),
+        ],
         **({"backup": facts["backup"]} if facts["backup"] else {}),
     }
 

@@ -25,9 +25,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
     PkiVariables,
     authority_certificate,
     authority_key,
-    bundle,
-    joined,
-    signer,
+    client_pair,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
     FROM_FILE,
@@ -55,6 +53,8 @@ _REMEDIES = {
     "": "use an authority that may sign it, or have that authority made again",
 }
 
+_WHOM = {openssl.SERVER: "servers", openssl.CLIENT: "clients", openssl.ANY: "any purpose"}
+
 PUT_BACK = "restore it; or, if it is there, give the user who deploys permission to read it"
 LOST = "see “Where an authority is lost” in docs/certificates.md"
 
@@ -79,6 +79,8 @@ def faults(given: PkiVariables, host: str, now: datetime | None = None) -> Itera
     now = now or datetime.now(UTC)
     if given.source == EXTERNAL:
         yield from _of_outside(given, now)
+        if given.clients and client_pair(given) != (given.certificate, given.key):
+            yield from _of_clients(given, now)
     elif given.source == INTERMEDIATE:
         yield from _of_intermediate(given, now)
     else:
@@ -156,6 +158,7 @@ def _of_way(
     chain: Sequence[Certificate],
     given: PkiVariables,
     now: datetime,
+    purposes: Iterable[str],
     sample: str = "",
 ) -> Iterator[Fault]:
     """Check that hosts which trust `pki_ca_bundle` would accept a chain.
@@ -165,6 +168,7 @@ def _of_way(
         chain: The first certificate, and those of the authorities above it.
         given: What the inventory says.
         now: The time.
+        purposes: What it is for, as OpenSSL calls it.
         sample: A host's certificate, signed by the first of the chain.
     """
     try:
@@ -177,7 +181,7 @@ def _of_way(
                 "give the certificate of the root authority, in PEM form",
             )
         return
-    yield from _refused(variable, chain, trusted, given, sample)
+    yield from _refused(variable, chain, trusted, purposes, sample)
     way = chain_to(chain, trusted) or []
     yield from _of_time("pki_ca_bundle", [item for item in way if item in trusted], now)
 
@@ -186,16 +190,10 @@ def _refused(
     variable: str,
     chain: Sequence[Certificate],
     trusted: Sequence[Certificate],
-    given: PkiVariables,
+    purposes: Iterable[str],
     sample: str,
 ) -> Iterator[Fault]:
-    purposes = {openssl.SERVER: "servers", openssl.CLIENT: "clients"}
-    if given.source == INTERMEDIATE and not sample:
-        # Without its key nothing can be signed as a sample.
-        purposes = {openssl.ANY: "any purpose"}
-    elif not given.clients:
-        del purposes[openssl.CLIENT]
-    for purpose, whom in purposes.items():
+    for purpose in purposes:
         try:
             found = openssl.refusal(sample + pem(chain), pem(trusted), purpose)
         except FileNotFoundError:
@@ -209,7 +207,7 @@ def _refused(
             yield _lost(variable, chain, trusted)
         else:
             remedy = next(text for word, text in _REMEDIES.items() if word in found.reason)
-            said = f"is refused by OpenSSL for {whom}: {found}"
+            said = f"is refused by OpenSSL for {_WHOM[purpose]}: {found}"
             yield Fault(variable, said, remedy)
         return
 
@@ -270,7 +268,26 @@ def _of_outside(given: PkiVariables, now: datetime) -> Iterator[Fault]:
             "use this host's own certificate; or list in pki_subject_alt_names the names by which others connect to it",
         )
     yield from _of_key("pki_key", given.key, leaf, None, "pki_certificate")
-    yield from _of_way("pki_certificate", chain, given, now)
+    yield from _of_way("pki_certificate", chain, given, now, _purposes(given))
+
+
+def _of_clients(given: PkiVariables, now: datetime) -> Iterator[Fault]:
+    """Check what a host's clients of Redis show, unless that is the host's own certificate."""
+    variable = "pki_client_certificate"
+    text, key = client_pair(given)
+    own, trouble = _parsed(variable, text)
+    yield from trouble
+    if not own:
+        return
+    yield from _of_time(variable, own, now)
+    yield from _of_key("pki_client_key", key, own[0], None, variable)
+    more = _parsed("pki_chain", given.chain)[0] if given.chain else []
+    yield from _of_way(variable, [*own, *more], given, now, [openssl.CLIENT])
+
+
+def _purposes(given: PkiVariables) -> list[str]:
+    """Return what a host's certificate is for. Redis also shows it to other instances."""
+    return [openssl.SERVER, *([openssl.CLIENT] if given.clients else [])]
 
 
 def _of_intermediate(given: PkiVariables, now: datetime) -> Iterator[Fault]:
@@ -292,11 +309,12 @@ def _of_intermediate(given: PkiVariables, now: datetime) -> Iterator[Fault]:
     passphrase = given.ca_passphrase or None
     wrong = list(_of_key("pki_ca_key", given.ca_key, first, passphrase, "pki_ca_certificate"))
     yield from wrong
-    sample = ""
+    # Without its key nothing can be signed as a sample.
+    sample, purposes = "", [openssl.ANY]
     if not wrong:
         key = private_key(given.ca_key, passphrase)
-        sample = openssl.sample(given.names, first, key, given.clients)
-    yield from _of_way("pki_ca_certificate", [*own, *more], given, now, sample)
+        sample, purposes = openssl.sample(given.names, first, key, given.clients), _purposes(given)
+    yield from _of_way("pki_ca_certificate", [*own, *more], given, now, purposes, sample)
 
 
 def _of_own(given: PkiVariables, now: datetime) -> Iterator[Fault]:
@@ -333,22 +351,6 @@ def _of_own(given: PkiVariables, now: datetime) -> Iterator[Fault]:
                     f"set pki_ca_generation to {generation + 1}, and remove {given.directory}/hosts: no certificate is "
                     "valid any more, so there is nothing to roll over",
                 )
-
-
-def not_strict(given: PkiVariables) -> list[str]:
-    """Find what Python from 3.13 on, as in Debian 13, would refuse in certificates that OpenSSL accepts."""
-    try:
-        chain = pem(
-            certificates(
-                joined(given.certificate, given.chain)
-                if given.source == EXTERNAL
-                else signer(given)
-            )
-        )
-        found = openssl.refusal(chain, bundle(given) or chain, openssl.ANY, strict=True)
-    except (CertificateError, FileNotFoundError):
-        return []
-    return [str(found)] if found else []
 
 
 def _of_own_key(given: PkiVariables, found: Sequence[Certificate]) -> Iterator[Fault]:

@@ -17,10 +17,20 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
+    EXTERNAL,
+    PkiVariables,
+    bundle,
+    joined,
+    signer,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
     Certificate,
+    CertificateError,
     alternative_name,
+    certificates,
     name_fits,
+    pem,
 )
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -55,12 +65,12 @@ class Refusal:
 
 
 @lru_cache(maxsize=512)
-def refusal(chain: str, bundle: str, purpose: str, strict: bool = False) -> Refusal | None:
+def refusal(chain: str, trusted: str, purpose: str, strict: bool = False) -> Refusal | None:
     """Return what OpenSSL refuses in a chain; None if it accepts it. Times are not checked.
 
     Args:
         chain: The certificate, and after it those of the authorities above it, in PEM form.
-        bundle: The trusted roots in PEM form.
+        trusted: The trusted roots in PEM form.
         purpose: `SERVER`, `CLIENT` or `ANY`.
         strict: Whether to ask for all that RFC 5280 demands, as Python does from 3.13 on.
 
@@ -68,7 +78,7 @@ def refusal(chain: str, bundle: str, purpose: str, strict: bool = False) -> Refu
         FileNotFoundError: This machine has no program `openssl`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        for name, text in (("roots", bundle), ("chain", chain)):
+        for name, text in (("roots", trusted), ("chain", chain)):
             Path(scratch, name).write_text(text)
         done = subprocess.run(
             [
@@ -92,6 +102,22 @@ def refusal(chain: str, bundle: str, purpose: str, strict: bool = False) -> Refu
         return Refusal("", said[-1])
     subject, code, reason = found.groups()
     return Refusal(subject, reason, int(code) in _INCOMPLETE)
+
+
+def not_strict(given: PkiVariables) -> list[str]:
+    """Find what Python from 3.13 on, as in Debian 13, would refuse in certificates that OpenSSL accepts."""
+    try:
+        chain = pem(
+            certificates(
+                joined(given.certificate, given.chain)
+                if given.source == EXTERNAL
+                else signer(given)
+            )
+        )
+        found = refusal(chain, bundle(given) or chain, ANY, strict=True)
+    except (CertificateError, FileNotFoundError):
+        return []
+    return [str(found)] if found else []
 
 
 def sample(names: Iterable[str], authority: Certificate, key: Any, clients: bool) -> str:

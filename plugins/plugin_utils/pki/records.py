@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
     authority_certificate,
+    certificate_path,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
     CertificateError,
@@ -27,11 +28,19 @@ class CertificateRecord:
         bundle: The authorities that it trusts.
         chain: Its certificate, and then those of the authorities above it.
         clients: Whether all its processes show a certificate to Redis.
+        client_chain: That certificate with its chain. Empty if there is none, or if it is the one in `chain`, as in
+            records of older versions.
     """
 
     bundle: str
     chain: str
     clients: bool = False
+    client_chain: str = ""
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The certificates that it shows to others, with their chains."""
+        return (self.chain, self.client_chain) if self.client_chain else (self.chain,)
 
 
 def record_path(directory: str, host: str) -> Path:
@@ -41,10 +50,12 @@ def record_path(directory: str, host: str) -> Path:
 
 def record_text(state: Mapping[str, Any], clients: bool) -> str:
     """Return the content of a record's file, from what `wanted.host_state` returns; "" while something is missing."""
-    bundle, chain = state["bundle"], state["chain"]
-    if bundle is None or chain is None:
+    parts = {name: state[name] for name in ("bundle", "chain", "client_chain")}
+    if None in parts.values():
         return ""
-    content = {"format": FORMAT, "bundle": bundle, "chain": chain, "clients": bool(clients)}
+    content = {"format": FORMAT, **parts, "clients": bool(clients)}
+    if not parts["client_chain"]:
+        del content["client_chain"]
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
@@ -60,7 +71,10 @@ def read_record(directory: str, host: str) -> CertificateRecord | None:
         if content["format"] != FORMAT:
             raise ValueError
         return CertificateRecord(
-            str(content["bundle"]), str(content["chain"]), content["clients"] is True
+            str(content["bundle"]),
+            str(content["chain"]),
+            content["clients"] is True,
+            str(content.get("client_chain", "")),
         )
     except FileNotFoundError:
         return _record_from_files(directory, host)
@@ -70,7 +84,7 @@ def read_record(directory: str, host: str) -> CertificateRecord | None:
 
 def _record_from_files(directory: str, host: str) -> CertificateRecord | None:
     authority = read_text(authority_certificate(directory, 1))
-    certificate = read_text(Path(directory, "hosts", f"{host}.crt"))
+    certificate = read_text(certificate_path(directory, host))
     if not authority or not certificate:
         return None
     return CertificateRecord(authority, certificate + authority)

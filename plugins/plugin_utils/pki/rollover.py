@@ -133,9 +133,9 @@ def disagreements(
     strange: dict[tuple[str, str], list[str]] = {}
     for server in servers:
         for host, of in given.items():
-            both = [(host, server), *([(server, host)] if of.clients else [])]
-            for trusting, shows in both if host != server else []:
-                if not _will_trust(given[trusting], given[shows], shows):
+            both = [(host, server, False), *([(server, host, True)] if of.clients else [])]
+            for trusting, shows, client in both if host != server else []:
+                if not _will_trust(given[trusting], given[shows], shows, client):
                     own = {given[trusting].source, given[shows].source} == {OWN}
                     variable = "pki_ca_trusted_generations" if own else "pki_ca_bundle"
                     strange.setdefault((trusting, variable), []).append(shows)
@@ -153,12 +153,15 @@ def disagreements(
     ]
 
 
-def _will_trust(given: PkiVariables, other: PkiVariables, host: str) -> bool:
-    """Return whether a host will trust another one's certificate, even if their own authority does not exist yet."""
+def _will_trust(given: PkiVariables, other: PkiVariables, host: str, client: bool) -> bool:
+    """Return whether a host will trust what another serves or, with `client`, what its clients show.
+
+    Their own authority may not exist yet.
+    """
     if (given.source, other.source, given.directory) == (OWN, OWN, other.directory):
         return int(other.ca_generation) in given.generations
     try:
-        shown = host_state(other, host)["chain"] or signer(other)
+        shown = host_state(other, host)["client_chain" if client else "chain"] or signer(other)
         return is_trusted(shown, bundle(given) or _known(given))
     except CertificateError:
         # Other checks report this.
@@ -181,11 +184,15 @@ def _of_change(
     except CertificateError:
         # Other checks report this.
         return
-    shown = state["chain"] or signer(given)
+    shown = [state["chain"] or signer(given)]
+    if given.clients:
+        shown.append(state["client_chain"] or signer(given))
     unaware = [
-        name for name, record in records.items() if shown and not trusts(shown, record.bundle)
+        name
+        for name, record in records.items()
+        if not all(trusts(chain, record.bundle) for chain in shown if chain)
     ]
-    if records and not shown:
+    if records and not all(shown):
         unaware = list(records)
     if unaware:
         own = given.source == OWN
@@ -203,7 +210,11 @@ def _of_change(
     trusted = state["bundle"]
     if trusted is None:
         trusted = _known(given)
-    needed = [name for name, record in records.items() if not trusts(record.chain, trusted)]
+    needed = [
+        name
+        for name, record in records.items()
+        if not all(trusts(chain, trusted) for chain in record.shown)
+    ]
     if needed:
         own = given.source == OWN
         yield Fault(
@@ -229,7 +240,7 @@ def _known(given: PkiVariables) -> str:
 
 def _before(given: PkiVariables, records: Mapping[str, CertificateRecord]) -> list[int]:
     """Return the numbers of the own authorities, other than the current one, that signed certificates in use."""
-    chains = {record.chain for record in records.values()}
+    chains = {chain for record in records.values() for chain in record.shown}
     found = []
     for path in sorted(Path(given.directory).glob("ca*.crt")):
         suffix = path.stem.removeprefix("ca").removeprefix("-")
@@ -261,11 +272,14 @@ def ending(
 
     try:
         state = host_state(given, host)
+        trusted = certificates(state["bundle"] or "")
         chain = certificates(state["chain"] or signer(given))
-        way = chain_to(chain, certificates(state["bundle"] or "")) or chain
+        way = chain_to(chain, trusted) or chain
+        client = certificates(state["client_chain"]) if state["client_chain"] else []
+        more = chain_to(client, trusted) or client
     except CertificateError:
         return
-    for item in way:
+    for item in dict.fromkeys((*way, *more)):
         when = soon(item)
         if not when:
             continue
@@ -275,7 +289,8 @@ def ending(
                 variable = "pki_ca_certificate"
             remedy = "replace it in time, in the three steps that docs/certificates.md describes"
             yield Fault(variable, f"uses the authority {title(item)}, which {when}", remedy)
-        elif given.source == EXTERNAL and item == chain[0]:
+        elif given.source == EXTERNAL and item in (chain[0], *client[:1]):
             left = item.not_valid_after_utc - now
             if left <= timedelta(days=given.renew_before_days):
-                yield Fault("pki_certificate", when, "have it renewed, and run site.yml")
+                variable = "pki_certificate" if item == chain[0] else "pki_client_certificate"
+                yield Fault(variable, when, "have it renewed, and run site.yml")

@@ -50,6 +50,8 @@ class PkiVariables:
     certificate: str = ""
     key: str = field(default="", repr=False)
     chain: str = ""
+    client_certificate: str = ""
+    client_key: str = field(default="", repr=False)
     renew_before_days: float = 30
     renew_older_than: str = ""
 
@@ -100,48 +102,72 @@ def bundle(given: PkiVariables) -> str:
     return pem(certificates(joined(*own, given.ca_bundle)))
 
 
-def host_state(given: PkiVariables, host: str) -> dict[str, Any]:
-    """Return what a host should have: `bundle`, `chain` and `key`. What does not exist yet is None.
+def client_pair(given: PkiVariables) -> tuple[str, str]:
+    """Return the certificate and the key from outside that clients show: the host's, if there are no others."""
+    return given.client_certificate or given.certificate, given.client_key or given.key
 
-    `issue` says whether its certificate has to be made, and `rotate` whether its key has to be made as well.
+
+def certificate_path(directory: str, host: str, client: bool = False) -> Path:
+    """Return the path of the certificate that is made for a host or, with `client`, for its clients of Redis."""
+    return Path(directory, "clients" if client else "hosts", f"{host}.crt")
+
+
+def host_state(given: PkiVariables, host: str) -> dict[str, Any]:
+    """Return what a host should have.
+
+    `bundle` has the authorities that it trusts; `chain` and `key` are for what it serves, `client_chain` and
+    `client_key` for its clients of Redis, which are empty if clients show no certificate. What does not exist yet is
+    None.
+
+    `issue` has the certificates that have to be made. Each has a `path` without its suffix, `names`, `usages`, and
+    `rotate`, which says whether its key has to be made as well.
 
     Raises:
         CertificateError: A file of the control node is broken.
     """
-    trusted = bundle(given) or None
+    issue: list[dict[str, Any]] = []
+    chain, key = _pair(given, host, issue)
+    client_chain, client_key = _pair(given, host, issue, client=True) if given.clients else ("", "")
+    return {
+        "bundle": bundle(given) or None,
+        "chain": chain,
+        "key": key,
+        "client_chain": client_chain,
+        "client_key": client_key,
+        "issue": issue,
+    }
+
+
+def _pair(
+    given: PkiVariables, host: str, issue: list[dict[str, Any]], client: bool = False
+) -> tuple[str | None, str | None]:
+    """Return a certificate with its chain, and its key. If it has to be made, add it to `issue`."""
     if given.source == EXTERNAL:
-        chain = pem(certificates(joined(given.certificate, given.chain)))
-        return {
-            "bundle": trusted,
-            "chain": chain,
-            "key": joined(given.key),
-            "issue": False,
-            "rotate": False,
-        }
-    text = read_text(Path(given.directory, "hosts", f"{host}.crt"))
-    key = read_text(Path(given.directory, "hosts", f"{host}.key"))
-    above = signer(given)
+        certificate, key = client_pair(given) if client else (given.certificate, given.key)
+        return pem(certificates(joined(certificate, given.chain))), joined(key)
+    path = certificate_path(given.directory, host, client)
+    text, own_key, above = read_text(path), read_text(path.with_suffix(".key")), signer(given)
+    # Nobody connects to a client. Redis is a client of other instances, with the certificate that it serves with.
+    names = [] if client else [alternative_name(name) for name in given.names]
+    usages = (
+        ["clientAuth"] if client else ["serverAuth", *(["clientAuth"] if given.clients else [])]
+    )
     rotate = False
     try:
         rotate = bool(text and given.renew_older_than) and (
             certificates(text)[0].not_valid_before_utc + BACKDATED < moment(given.renew_older_than)
         )
-        good = bool(text and key and above) and certificate_serves(
-            text,
-            [alternative_name(name) for name in given.names],
-            above,
-            given.renew_before_days,
-            key,
-            given.clients,
+        good = bool(text and own_key and above) and certificate_serves(
+            text, names, above, given.renew_before_days, own_key, given.clients
         )
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # A broken file, or a key that was encrypted by hand, is of no use and gets replaced.
         good = False
     good = good and not rotate
-    return {
-        "bundle": trusted,
-        "chain": pem(certificates(joined(text, above))) if good else None,
-        "key": (not rotate and key) or None,
-        "issue": not good,
-        "rotate": rotate,
-    }
+    if not good:
+        made = {"path": str(path.with_suffix("")), "names": names, "usages": usages}
+        issue.append({**made, "rotate": rotate})
+    return (
+        pem(certificates(joined(text, above))) if good else None,
+        (not rotate and own_key) or None,
+    )

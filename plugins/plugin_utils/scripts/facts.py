@@ -2,10 +2,11 @@
 
 This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
 `paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the
-`interpreter` of releases, `directories` that have to exist, `certificate`, `files` and directories of `data`, which
-may be missing, the `targets` (host and port) that a host without a mark of the `app` has to reach, and the `sentinel`
-of the host: its own file (`data`), its `hosts` file, and the hosts of Redis in the inventory (`members`); and the
-`logins` to compare: the `path` of an ACL file, a `salt`, and the `wanted` hashes. Output: one JSON object.
+`interpreter` of releases, `directories` that have to exist, `certificate`, `client_key`, `files` and directories of
+`data`, which may be missing, the `targets` (host and port) that a host without a mark of the `app` has to reach, and
+the `sentinel` of the host: its own file (`data`), its `hosts` file, and the hosts of Redis in the inventory
+(`members`); and the `logins` to compare: the `path` of an ACL file, a `salt`, and the `wanted` hashes. Output: one JSON
+object.
 """
 
 from __future__ import annotations
@@ -361,6 +362,7 @@ def main() -> None:
         "listeners": listeners(wanted["ports"]),
         "redis_data": owners(wanted["data"]),
         "certificate": text(wanted["certificate"]),
+        "client_key": os.path.exists(wanted["client_key"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],
         "interpreter": interpreter(wanted["interpreter"]),
         "missing": [path for path in wanted["directories"] if not os.path.exists(path)],

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import chain as pki_chain
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import openssl as pki_openssl
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import records, rollover, wanted
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import x509 as pki_x509
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import PkiVariables
@@ -42,6 +43,7 @@ SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUT
 HOST = "worker1"
 # The passphrase of the valid inventory.
 PASSPHRASE = secret(10)
+USAGES = {"serverAuth": SERVER, "clientAuth": CLIENT}
 # In two parts, because a test checks that no file of the project has a key.
 BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # the test needs a weak key
@@ -92,7 +94,8 @@ def test_a_valid_certificate_is_accepted_with_its_chain_included_or_separate() -
     assert state == wanted.host_state(apart, HOST)
     assert state["bundle"] == ROOT.pem
     assert state["chain"] == apart.certificate + SIGNING.pem
-    assert (state["key"], state["issue"]) == (apart.key, False)
+    assert (state["key"], state["issue"]) == (apart.key, [])
+    assert (state["client_chain"], state["client_key"]) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +244,59 @@ def test_certificates_of_clients_must_be_for_clients() -> None:
     assert refused(given(mode="mutual")) == []
 
 
+def test_clients_may_have_their_own_certificate_from_outside() -> None:
+    certificate, key = OTHER.issue([], purposes=[CLIENT])
+    of = given(client_certificate=certificate, client_key=key, mode="mutual")
+    assert refusal(of)[0] == "pki_client_certificate"
+    assert "lacks its chain" in refusal(of)[1]
+    both = ROOT.pem + OTHER.pem
+    trusted = replace(of, ca_bundle=both)
+    assert refused(trusted) == []
+    state = wanted.host_state(trusted, HOST)
+    assert state["client_chain"] == certificate + SIGNING.pem
+    assert (state["chain"], state["client_key"]) == (of.certificate + SIGNING.pem, key)
+    # Without one, they show the host's.
+    shared = wanted.host_state(given(mode="mutual"), HOST)
+    assert (shared["client_chain"], shared["client_key"]) == (shared["chain"], shared["key"])
+
+    assert refusal(replace(trusted, client_key="")) == (
+        "pki_client_key",
+        "is not the key of 'host', which is in pki_client_certificate",
+    )
+    assert refusal(replace(trusted, client_certificate=of.certificate))[0] == "pki_client_key"
+    server, key = SIGNING.issue([f"DNS:{HOST}"], purposes=[SERVER])
+    wrong = refusal(replace(trusted, client_certificate=server, client_key=key))
+    assert "OpenSSL for clients: unsuitable certificate purpose" in wrong[1]
+    ended, key = OTHER.issue([], days=-0.5)
+    assert (
+        "which expired on" in refusal(replace(trusted, client_certificate=ended, client_key=key))[1]
+    )
+    # Redis does not ask for it.
+    assert refused(replace(of, mode="server")) == []
+
+
+def test_an_authority_stays_while_clients_show_its_certificates(tmp_path: Path) -> None:
+    (tmp_path / "hosts").mkdir()
+    certificate, key = OTHER.issue([], 20, purposes=[CLIENT])
+    of = given(client_certificate=certificate, client_key=key, mode="mutual")
+    of = replace(of, directory=str(tmp_path), ca_bundle=ROOT.pem + OTHER.pem)
+    (fault,) = rollover.ending(of, HOST, days=90)
+    assert (fault.variable, fault.message[:10]) == ("pki_client_certificate", "expires on")
+    text = records.record_text(wanted.host_state(of, HOST), True)
+    records.record_path(str(tmp_path), HOST).write_text(text)
+    assert rollover.rollover_faults({HOST: of}) == []
+    same = replace(of, client_certificate="", client_key="", ca_bundle=ROOT.pem)
+    ((_, fault),) = rollover.rollover_faults({HOST: same})
+    assert "leaves out the authority of the certificates that worker1 still shows" in fault.message
+    again = replace(same, ca_bundle=ROOT.pem + OTHER.pem)
+    assert rollover.rollover_faults({HOST: again}) == []
+    # Another authority's certificate for clients comes after the authority itself.
+    text = records.record_text(wanted.host_state(same, HOST), True)
+    records.record_path(str(tmp_path), HOST).write_text(text)
+    ((_, fault),) = rollover.rollover_faults({HOST: of})
+    assert "brings certificates that worker1 does not trust yet" in fault.message
+
+
 def test_wildcards_and_addresses_count_as_names() -> None:
     star = issued(names=["DNS:*.shop.example", "IP:192.0.2.7"])
     assert refused(given(**star, names=["w1.shop.example", "192.0.2.7"])) == []
@@ -281,7 +337,7 @@ def test_a_machine_without_openssl_is_told_to_install_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     (fault,) = pki_faults.faults(given(), HOST)
     assert fault.message == "can't be checked: this machine has no program openssl"
-    assert pki_faults.not_strict(given()) == []
+    assert pki_openssl.not_strict(given()) == []
 
 
 @pytest.mark.parametrize(
@@ -330,7 +386,8 @@ def test_keys_that_are_older_than_a_moment_are_made_again(tmp_path: Path) -> Non
         when = datetime.now(UTC) - timedelta(days=days)
         for text in (when.isoformat(), when.replace(tzinfo=None).isoformat(" ", "minutes")):
             state = wanted.host_state(replace(of, renew_older_than=text), HOST)
-            assert (state["issue"], state["rotate"], state["key"] is None) == (is_old,) * 3
+            assert [due["rotate"] for due in state["issue"]] == [True] * is_old
+            assert (state["key"] is None) == is_old
 
 
 @pytest.mark.parametrize(
@@ -354,6 +411,7 @@ class Fleet:
         self.hosts = hosts
         self.authorities: dict[int, Authority] = {}
         (directory / "hosts").mkdir()
+        (directory / "clients").mkdir()
 
     def put(self, number: int, authority: Authority, passphrase: str = PASSPHRASE) -> None:
         """Write an authority's files."""
@@ -388,15 +446,17 @@ class Fleet:
             for number in of.generations:
                 if number not in self.authorities:
                     self.put(number, Authority(f"own {number}"))
-            if wanted.host_state(of, host)["issue"]:
+            for due in wanted.host_state(of, host)["issue"]:
+                purposes = [USAGES[usage] for usage in due["usages"]]
                 signer = self.authorities[of.ca_generation]
-                purposes = [SERVER, CLIENT] if of.clients else [SERVER]
-                certificate, key = signer.issue([f"DNS:{host}"], 397, purposes=purposes)
-                (self.directory / f"hosts/{host}.crt").write_text(certificate)
-                (self.directory / f"hosts/{host}.key").write_text(key)
+                certificate, key = signer.issue(due["names"], 397, purposes=purposes)
+                Path(due["path"] + ".crt").write_text(certificate)
+                Path(due["path"] + ".key").write_text(key)
             state = wanted.host_state(of, host)
             assert not state["issue"]
             assert pki_chain.is_trusted(state["chain"], state["bundle"])
+            if of.clients:
+                assert pki_chain.is_trusted(state["client_chain"], state["bundle"])
             if record:
                 text = records.record_text(state, of.clients)
                 records.record_path(of.directory, host).write_text(text)
@@ -616,7 +676,7 @@ def test_only_expiring_certificates_are_renewed(fleet: Fleet) -> None:
     (fleet.directory / "hosts/redis1.crt").write_text(certificate)
     (fleet.directory / "hosts/redis1.key").write_text(key)
     of = fleet.inventory()
-    assert [wanted.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
+    assert [len(wanted.host_state(of[host], host)["issue"]) for host in fleet.hosts] == [1, 0]
     assert not wanted.host_state(replace(of["redis1"], renew_before_days=28), "redis1")["issue"]
 
 
@@ -625,14 +685,17 @@ def test_broken_files_are_made_again(fleet: Fleet, suffix: str) -> None:
     fleet.run()
     (fleet.directory / f"hosts/redis1.{suffix}").write_text("cut short")
     of = fleet.inventory()
-    assert [wanted.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
+    assert [len(wanted.host_state(of[host], host)["issue"]) for host in fleet.hosts] == [1, 0]
     assert fleet.refused() == []
 
 
 def test_clients_get_certificates_for_clients(fleet: Fleet) -> None:
     fleet.run()
     assert not records.everybody_shows_one(str(fleet.directory), fleet.hosts)
-    assert wanted.host_state(fleet.inventory(mode="mutual")["redis1"], "redis1")["issue"]
+    host, clients = wanted.host_state(fleet.inventory(mode="mutual")["redis1"], "redis1")["issue"]
+    assert host["usages"] == ["serverAuth", "clientAuth"]
+    # Nobody would accept it as the certificate of a server.
+    assert (clients["usages"], clients["names"]) == (["clientAuth"], [])
     fleet.run(("redis1",), mode="mutual")
     assert not records.everybody_shows_one(str(fleet.directory), fleet.hosts)
     fleet.run(mode="mutual")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import chain as pki_chain
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import records, x509
+from cryptography.x509 import ExtendedKeyUsage
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.collection import replaced
 from tests.render.fleet import ansible
@@ -198,8 +200,27 @@ def test_clients_get_certificates_and_their_removal_is_recorded(role: Role) -> N
     role.run()
     assert not x509.serves_clients(x509.certificates(role.file("host.crt"))[0])
     role.run(pki_mode="mutual")
+    # Redis shows it to other instances, too.
     assert x509.serves_clients(x509.certificates(role.file("host.crt"))[0])
     assert records.everybody_shows_one(f"{role.directory}/pki", HOSTS)
+    shown = role.file("client.crt")
+    (client, _) = x509.certificates(shown)
+    usage = client.extensions.get_extension_for_class(ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert x509.names(client) == set()
+    assert x509.key_of(client) == x509.private_key(role.file("client.key")).public_key()
+    assert role.file("client.key") not in (
+        role.file("host.key"),
+        role.file("client.key", "worker1"),
+    )
+    assert role.record().client_chain == shown
+    assert changes(role.run(pki_mode="mutual")) == 0
+    # A second authority signs both.
+    both = {"pki_ca_generation": 2, "pki_ca_trusted_generations": [1], "pki_mode": "mutual"}
+    role.run(**both)
+    for name in ("host.crt", "client.crt"):
+        assert x509.issuer(x509.certificates(role.file(name))[0]) == "'shop fleet CA 2'"
+    role.run(pki_mode="mutual", pki_ca_trusted_generations=[2])
     # The run ends before its last play. No host may rely on files that are about to be removed.
     (role.directory / "play.yml").write_text(PLAY.partition("  post_tasks")[0])
     role.run(pki_mode="server")

@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from celery_fleet.common import client_certificate
 from celery_fleet.common.redis_client import Client, RedisError, Server
@@ -42,7 +43,11 @@ class Mutual:
         self.pki.mkdir()
         authority = Authority("fleet")
         certificate, key = authority.issue(["IP:127.0.0.1"])
-        for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
+        shown, own_key = authority.issue([], purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
+        for name, text in (
+            *(("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)),
+            *(("client.crt", shown), ("client.key", own_key)),
+        ):
             (self.pki / name).write_text(text)
         (directory / "shop.py").write_text(SHOP)
 
@@ -55,7 +60,7 @@ class Mutual:
                 **address,
                 redis_ca=str(self.pki / "ca.crt"),
                 routes={"shop.*": {"queue": "mail"}},
-                client={"certificate": f"{place}/host.crt", "key": f"{place}/host.key"},
+                client={"certificate": f"{place}/client.crt", "key": f"{place}/client.key"},
             ),
             component,
             PASSWORDS[component],
@@ -67,7 +72,7 @@ class Mutual:
         credentials.mkdir()
         text = json.dumps(self.settings(component, Path("/root-alone")))
         (credentials / "settings.json").write_text(text)
-        for name in ("host.crt", "host.key"):
+        for name in ("client.crt", "client.key"):
             shutil.copy(self.pki / name, credentials)
         return {
             "PATH": os.environ["PATH"],
@@ -80,7 +85,7 @@ class Mutual:
 
     def serves(self, kind: str) -> bool:
         """Return whether a server answers a client with a certificate."""
-        files = {"ca": "ca.crt", "certificate": "host.crt", "key": "host.key"}
+        files = {"ca": "ca.crt", "certificate": "client.crt", "key": "client.key"}
         shown = {name: str(self.pki / file) for name, file in files.items()}
         try:
             with Client(Server("127.0.0.1", self.ports[kind], **shown)) as client:

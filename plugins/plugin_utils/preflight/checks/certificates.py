@@ -130,6 +130,8 @@ def _given(model: Model, host: str) -> PkiVariables | None:
         "certificate",
         "key",
         "chain",
+        "client_certificate",
+        "client_key",
     ):
         value = model.value(host, f"pki_{name}")
         if value is UNKNOWN:

@@ -8,7 +8,7 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import processes
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults, wanted
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import openssl, wanted
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.certificates import (
     pki_settings,
 )
@@ -82,7 +82,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
         given = certificates.get(host)
         asked: dict[str, object] = {
             "release": host in releases,
-            "certificate": faults.not_strict(given) if given else [],
+            "certificate": openssl.not_strict(given) if given else [],
             "distributions": as_list(model.value(host, "preflight_allowed_distributions")),
         }
         if given and given.source == wanted.OWN:
