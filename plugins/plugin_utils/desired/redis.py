@@ -110,7 +110,9 @@ def redis_state(
                     "password": passwords["admin"],
                     # In its RuntimeDirectory=, which is deleted with its process.
                     "staged_key": f"/run/redis-{instance['name']}/host.key",
-                    **facts["client"],
+                    # Also without `mutual`: the server that runs may still ask for it. Nothing is shown if it is missing.
+                    "certificate": f"{facts['directory']}/pki/client.crt",
+                    "key": f"{facts['directory']}/pki/client.key",
                     **(follow(primary, servers["replication"]) if primary else {}),
                 },
             }
