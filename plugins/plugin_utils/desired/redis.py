@@ -110,7 +110,7 @@ def redis_state(
                     "password": passwords["admin"],
                     # In its RuntimeDirectory=, which is deleted with its process.
                     "staged_key": f"/run/redis-{instance['name']}/host.key",
-                    # Also without `mutual`: the server that runs may still ask for it. Nothing is shown if it is missing.
+                    # Also without `mutual`: the server that runs may still ask for it. It may be missing.
                     "certificate": f"{facts['directory']}/pki/client.crt",
                     "key": f"{facts['directory']}/pki/client.key",
                     **(follow(primary, servers["replication"]) if primary else {}),
