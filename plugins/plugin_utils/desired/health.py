@@ -107,6 +107,7 @@ def setup(
     ]
     concerns = {
         "database": release,
+        "kernel": "redis" in member,
         "units": bool(others),
         "workers": release and (here or fleet),
         "canary": release and fleet and bool(nodes),

@@ -14,7 +14,7 @@ from celery_fleet.health.backup import backup
 from celery_fleet.health.canary import TIMEOUT, canary
 from celery_fleet.health.certificates import certificates
 from celery_fleet.health.fleet import beat, units, workers
-from celery_fleet.health.host import clock, cpu, disk, logs, memory
+from celery_fleet.health.host import clock, cpu, disk, kernel, logs, memory
 from celery_fleet.health.in_release import in_release
 from celery_fleet.health.redis_checks import dead_letters, queues, redis
 from celery_fleet.health.result import BAD, GOOD, Finding
@@ -54,6 +54,7 @@ CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
     "disk": (disk, 10.0),
     "memory": (memory, 5.0),
     "cpu": (cpu, 5.0),
+    "kernel": (kernel, 5.0),
     "units": (units, 10.0),
     "workers": (workers, 48.0),
     "canary": (canary, TIMEOUT + 10),

@@ -1,4 +1,4 @@
-"""Check the host's disks, memory, processors, logs and clock."""
+"""Check the host's disks, memory, processors, kernel, logs and clock."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 from celery_fleet.common.redis_client import Client
 from celery_fleet.health.redis_checks import server
-from celery_fleet.health.result import GOOD, Finding, worst
+from celery_fleet.health.result import GOOD, WARNING, Finding, worst
 from celery_fleet.health.setup import CheckError, Setup, size
 from celery_fleet.health.text import combined
 
 #: The largest number of files to look at in one directory of logs.
 _MOST_FILES = 100_000
+#: How many connections Redis lets wait (`tcp-backlog`), if the kernel does.
+_BACKLOG = 511
 
 
 def disk(setup: Setup) -> Finding:
@@ -87,6 +89,34 @@ def cpu(setup: Setup) -> Finding:
         setup.judge("load_per_core", load / cores),
         f"load {load:.2f} on {cores} {'core' if cores == 1 else 'cores'} over five minutes",
         {"load5": round(load, 2), "cores": cores, "per_core": round(load / cores, 2)},
+    )
+
+
+def kernel(setup: Setup, root: Path = Path("/proc/sys")) -> Finding:
+    """Check the kernel's settings for Redis, which can't warn about them itself: its sandbox hides them."""
+    value = {
+        name: int((root / name.replace(".", "/")).read_text())
+        for name in ("vm.overcommit_memory", "net.core.somaxconn")
+    }
+    words = {name: f"{name} = {number}" for name, number in value.items()}
+    return combined(
+        [
+            (WARNING if bad else GOOD, f"{words[name]}: {what}")
+            for name, bad, what in (
+                (
+                    "vm.overcommit_memory",
+                    value["vm.overcommit_memory"] == 2,
+                    "Redis may fail to save",
+                ),
+                (
+                    "net.core.somaxconn",
+                    value["net.core.somaxconn"] < _BACKLOG,
+                    "connections to Redis may be refused",
+                ),
+            )
+        ],
+        ", ".join(words.values()),
+        value,
     )
 
 

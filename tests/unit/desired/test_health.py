@@ -51,7 +51,7 @@ ALWAYS = {"redis", "disk", "memory", "cpu", "certificates", "logs"}
 @pytest.mark.parametrize(
     ("host", "units", "more"),
     [
-        ("redis1", ["redis@shop-broker.service"], {"units", "queues", "dead_letters"}),
+        ("redis1", ["redis@shop-broker.service"], {"units", "queues", "dead_letters", "kernel"}),
         ("worker1", ["shop-worker@mail.service"], {"database", "workers", "clock"}),
         (
             "control1",

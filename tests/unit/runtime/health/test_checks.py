@@ -156,6 +156,25 @@ def test_the_cpu_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("overcommit", "waiting", "state", "words"),
+    [
+        (0, 4096, GOOD, "vm.overcommit_memory = 0, net.core.somaxconn = 4096"),
+        (1, 511, GOOD, "vm.overcommit_memory = 1, net.core.somaxconn = 511"),
+        (2, 4096, WARNING, "vm.overcommit_memory = 2: Redis may fail to save"),
+        (0, 128, WARNING, "net.core.somaxconn = 128: connections to Redis may be refused"),
+    ],
+)
+def test_the_kernels_settings_suit_redis(
+    tmp_path: Path, overcommit: int, waiting: int, state: str, words: str
+) -> None:
+    for name, number in (("vm/overcommit_memory", overcommit), ("net/core/somaxconn", waiting)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"{number}\n")
+    found = host.kernel(setup(tmp_path), tmp_path)
+    assert (found.state, found.text) == (state, words)
+
+
 def test_the_size_of_logs_is_checked(tmp_path: Path) -> None:
     (tmp_path / "log/deep").mkdir(parents=True)
     (tmp_path / "log/a.log").write_bytes(b"x" * 1_500_000)
