@@ -24,7 +24,7 @@ because its wrapper is compiled on the host in each call.)
       listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
       redis_service: {broker: …},         # what servers that the fleet does not run answer; else missing
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
-      client_key: false,                  # whether it has a key for clients of Redis
+      has_client_key: false,              # whether it has a key for clients of Redis
       interpreter: {path, exists, version, places, others},  # celery_release_python; empty if a package brings it
       files: [existing nginx files for this application's ports],
       missing: [directories of the option that don't exist],

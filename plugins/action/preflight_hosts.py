@@ -11,6 +11,9 @@ from typing import Any
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.certificates import (
+    check_client_keys,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
     left_out_remedy,
@@ -28,6 +31,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_mapping,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_in
 
 
 class ActionModule(FleetAction):
@@ -61,6 +65,8 @@ class ActionModule(FleetAction):
         problems = check_facts(facts, hints, spared, args.get("asked"), _sources(variables))
         for check in (check_first_primary, check_leaving, check_logins, check_ports):
             problems += check(facts, redis)
+        if not _makes_certificates(variables):
+            problems += check_client_keys(facts, as_mapping(args.get("asked")))
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))
@@ -77,6 +83,13 @@ class ActionModule(FleetAction):
             return str(variables["hostvars"][host].get("preflight_hosts_hint") or "")
         except AnsibleError:
             return ""  # `preflight_inventory` has already refused it
+
+
+def _makes_certificates(variables: dict[str, Any]) -> bool:
+    """Return whether the run includes the role pki."""
+    given = variables["ansible_run_tags"], variables["ansible_skip_tags"]
+    left_out = variables.get("__preflight_no_certificates", False)
+    return not left_out and any(part.name == "pki" for part in parts_in(*given))
 
 
 def _sources(variables: dict[str, Any]) -> list[str]:

@@ -211,7 +211,7 @@ def test_the_search_finds_commands() -> None:
 
 # Parts of messages on pages that differ between fleets, or that are composed of values.
 EXAMPLES = re.compile(
-    rf"{APP}|discounts|redis1:6379|DATABASE_URL|(?:host|ca)\.crt|3 of mail@worker1|10 s\b|^watchdog, verdict"
+    rf"{APP}|discounts|redis1:6379|DATABASE_URL|(?:host|client|ca)\.crt|3 of mail@worker1|10 s\b|^watchdog, verdict"
     r"|\b(?:broker|failed|inactive|activating|ahead of|behind|dead letters|messages|since|tasks)\b"
 )
 # Messages of the system and of Celery.

@@ -129,7 +129,7 @@ class RedisAccess:
         ca: Path of the CA certificate that signed the server's.
         user: A user that may change settings and users.
         password: That user's password.
-        certificate: Path of the client certificate, for a server that asks for one. It may be missing.
+        certificate: Path of the client certificate, for a server that asks for one.
         key: Path of that certificate's key.
         staged_key: Path from which a running server reads its new key; if empty, the server is restarted instead.
         primary: Name by which Sentinels know the primary; empty without replicas.

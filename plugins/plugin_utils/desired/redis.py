@@ -110,9 +110,9 @@ def redis_state(
                     "password": passwords["admin"],
                     # In its RuntimeDirectory=, which is deleted with its process.
                     "staged_key": f"/run/redis-{instance['name']}/host.key",
-                    # Also without `mutual`: the server that runs may still ask for it. It may be missing.
-                    "certificate": f"{facts['directory']}/pki/client.crt",
-                    "key": f"{facts['directory']}/pki/client.key",
+                    # Root's own, because the server that runs may ask for one that this run only brings or has removed.
+                    "certificate": f"{tls}/host.crt",
+                    "key": f"{tls}/host.key",
                     **(follow(primary, servers["replication"]) if primary else {}),
                 },
             }

@@ -2,6 +2,8 @@
 
 `pki_source` names the source of certificates: the fleet's own authorities, with their files in `pki_directory`; the
 user's intermediate authority; or an external certificate for each host.
+
+It is a single file because all sources share the checks of times, keys and chains.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import 
     pem,
     private_key,
     read_text,
+    serves_servers,
     title,
 )
 from cryptography.hazmat.primitives import serialization
@@ -52,6 +55,8 @@ _REMEDIES = {
     "(clientAuth); or use an authority that may sign for these",
     "": "use an authority that may sign it, or have that authority made again",
 }
+
+_FOR_CLIENTS = "have it made again for clients only (clientAuth, digitalSignature)"
 
 _WHOM = {openssl.SERVER: "servers", openssl.CLIENT: "clients", openssl.ANY: "any purpose"}
 
@@ -207,6 +212,8 @@ def _refused(
             yield _lost(variable, chain, trusted)
         else:
             remedy = next(text for word, text in _REMEDIES.items() if word in found.reason)
+            if variable == "pki_client_certificate" and remedy == _REMEDIES["purpose"]:
+                remedy = _FOR_CLIENTS
             said = f"is refused by OpenSSL for {_WHOM[purpose]}: {found}"
             yield Fault(variable, said, remedy)
         return
@@ -283,6 +290,19 @@ def _of_clients(given: PkiVariables, now: datetime) -> Iterator[Fault]:
     yield from _of_key("pki_client_key", key, own[0], None, variable)
     more = _parsed("pki_chain", given.chain)[0] if given.chain else []
     yield from _of_way(variable, [*own, *more], given, now, [openssl.CLIENT])
+    host = _parsed("pki_certificate", given.certificate)[0]
+    if host and key_of(host[0]) == key_of(own[0]):
+        yield Fault(
+            variable,
+            "has the key of pki_certificate, with which the application could pretend to be a server of this host",
+            "give clients their own key",
+        )
+    elif serves_servers(own[0]) and any(covers(own[0], name) for name in given.names):
+        yield Fault(
+            variable,
+            "is also for servers with this host's names, so the application could pretend to be one",
+            _FOR_CLIENTS,
+        )
 
 
 def _purposes(given: PkiVariables) -> list[str]:

@@ -167,13 +167,22 @@ def is_authority(certificate: Certificate) -> bool:
 
 def serves_clients(certificate: Certificate) -> bool:
     """Return whether a client may use a certificate."""
+    return _serves(certificate, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def serves_servers(certificate: Certificate) -> bool:
+    """Return whether a server may use a certificate."""
+    return _serves(certificate, ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+def _serves(certificate: Certificate, usage: x509.ObjectIdentifier) -> bool:
     try:
         found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return True
     except ValueError:
         return False
-    return ExtendedKeyUsageOID.CLIENT_AUTH in found
+    return usage in found
 
 
 def key_of(certificate: Certificate) -> Any:

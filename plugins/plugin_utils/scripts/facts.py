@@ -362,7 +362,7 @@ def main() -> None:
         "listeners": listeners(wanted["ports"]),
         "redis_data": owners(wanted["data"]),
         "certificate": text(wanted["certificate"]),
-        "client_key": os.path.exists(wanted["client_key"]),
+        "has_client_key": os.path.exists(wanted["client_key"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],
         "interpreter": interpreter(wanted["interpreter"]),
         "missing": [path for path in wanted["directories"] if not os.path.exists(path)],

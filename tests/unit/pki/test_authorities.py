@@ -21,6 +21,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.certificates import (
+    check_client_keys,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
 )
@@ -263,10 +266,23 @@ def test_clients_may_have_their_own_certificate_from_outside() -> None:
         "pki_client_key",
         "is not the key of 'host', which is in pki_client_certificate",
     )
-    assert refusal(replace(trusted, client_certificate=of.certificate))[0] == "pki_client_key"
-    server, key = SIGNING.issue([f"DNS:{HOST}"], purposes=[SERVER])
+    host = refused(replace(trusted, client_certificate=of.certificate))
+    assert [name for name, _ in host] == ["pki_client_key", "pki_client_certificate"]
+    server, key = SIGNING.issue([], purposes=[SERVER])
     wrong = refusal(replace(trusted, client_certificate=server, client_key=key))
     assert "OpenSSL for clients: unsuitable certificate purpose" in wrong[1]
+    (fault,) = pki_faults.faults(replace(trusted, client_certificate=server, client_key=key), HOST)
+    assert fault.remedy == "have it made again for clients only (clientAuth, digitalSignature)"
+    # With these the application could pretend to be a server.
+    for name, words in ((HOST, "is also for servers with this host's names"), ("else", "")):
+        both, key = SIGNING.issue([f"DNS:{name}"], purposes=[SERVER, CLIENT])
+        found = refused(replace(trusted, client_certificate=both, client_key=key))
+        assert [words in message for _, message in found] == [True] * bool(words)
+    shared = serialization.load_pem_private_key(of.key.encode(), None)
+    assert isinstance(shared, ec.EllipticCurvePrivateKey)
+    same, key = SIGNING.issue([], key=shared, purposes=[CLIENT])
+    wrong = refusal(replace(trusted, client_certificate=same, client_key=key))
+    assert "has the key of pki_certificate" in wrong[1]
     ended, key = OTHER.issue([], days=-0.5)
     assert (
         "which expired on" in refusal(replace(trusted, client_certificate=ended, client_key=key))[1]
@@ -783,6 +799,34 @@ def test_an_inventory_with_certificates_from_outside_is_accepted(variables: dict
     assert problems(outside(variables), hosts=of_outside()) == []
 
 
+def test_clients_that_share_their_hosts_key_are_a_warning(variables: dict[str, Any]) -> None:
+    everywhere = outside(variables, pki_mode="mutual")
+    found = problems(everywhere, hosts=of_outside())
+    assert {(one.variable, one.severity) for one in found} == {
+        ("pki_client_certificate", Severity.WARNING)
+    }
+    # Hosts of workers serve nothing.
+    assert {host for one in found for host in one.hosts} == {"redis1", "control1"}
+    hosts = of_outside()
+    for host in hosts.values():
+        certificate, key = SIGNING.issue([], purposes=[CLIENT])
+        host |= {
+            "pki_client_certificate": certificate + SIGNING.pem,
+            "pki_client_key": key,
+        }
+    assert problems(everywhere, hosts=hosts) == []
+
+
+def test_clients_need_their_certificate_before_a_run_that_makes_none() -> None:
+    asked = {"worker1": {"needs_client_key": True}, "worker2": {"needs_client_key": False}}
+    without: dict[str, object] = {key: {"has_client_key": False} for key in asked}
+    (found,) = check_client_keys(without, asked)
+    assert (found.variable, found.hosts) == ("pki_mode", ("worker1",))
+    # A host that can't be reached has no facts.
+    for facts in ({"has_client_key": True}, {"reachable": False}, None):
+        assert list(check_client_keys(dict.fromkeys(asked, facts), asked)) == []
+
+
 def test_missing_variables_of_a_source_are_named(variables: dict[str, Any]) -> None:
     everywhere = outside(variables)
     del everywhere["pki_ca_bundle"]
@@ -834,7 +878,7 @@ def test_hosts_with_certificates_of_different_authorities_are_refused(
     # Redis only asks clients for certificates with `mutual`.
     certificate, key = OTHER.issue(["DNS:redis1"], purposes=[SERVER, CLIENT])
     redis |= {"pki_certificate": certificate, "pki_key": key}
-    (found,) = problems({**trusting, "pki_mode": "mutual"}, hosts={"redis1": redis})
+    (found, _) = problems({**trusting, "pki_mode": "mutual"}, hosts={"redis1": redis})
     assert (found.variable, found.hosts) == ("pki_ca_bundle", ("redis1",))
     assert "worker1, worker2, control1 show" in found.message
 

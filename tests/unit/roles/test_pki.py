@@ -226,3 +226,9 @@ def test_clients_get_certificates_and_their_removal_is_recorded(role: Role) -> N
     role.run(pki_mode="server")
     assert not role.record().clients
     assert role.record().chain == role.file("host.crt")
+    kept = role.directory / "pki/clients"
+    assert len(list(kept.iterdir())) == 2 * len(HOSTS)
+    # A whole run removes what is no longer shown, here only on the control node, because the hosts have no such files.
+    (role.directory / "play.yml").write_text(PLAY)
+    role.run(pki_mode="server", ansible_facts={"fleet": {"has_client_key": True}})
+    assert list(kept.iterdir()) == []

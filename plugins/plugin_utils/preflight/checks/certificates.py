@@ -33,6 +33,8 @@ _NEEDED: Final = {
     wanted.INTERMEDIATE: ("pki_ca_certificate", "pki_ca_key", "pki_ca_bundle"),
     wanted.EXTERNAL: ("pki_certificate", "pki_key", "pki_ca_bundle"),
 }
+# Groups of hosts that show their certificate to others.
+_SERVERS: Final = ("redis", "celery_producers", "flower")
 # A URL, or a name with its port; an IPv6 address has more colons.
 _WITH_PORT = re.compile(r".*/.*|[^:]+:[0-9]*")
 _WHY: Final = {
@@ -74,6 +76,22 @@ def check_certificates(model: Model) -> Iterator[Problem]:
             days = as_number(model.value(host, "pki_ca_warn_days")) or 0
             for fault in rollover.ending(found, host, days):
                 yield _problem(fault, host, Severity.WARNING)
+    servers = model.members(*_SERVERS)
+    for host, found in given.items():
+        if found.source == wanted.EXTERNAL and found.clients and host in servers:
+            yield from _shared_key(found, host)
+
+
+def _shared_key(given: PkiVariables, host: str) -> Iterator[Problem]:
+    if given.client_certificate:
+        return
+    yield Problem(
+        "pki_client_certificate",
+        "is not set, so the application's processes have the key with which this host's servers prove who they are",
+        "give clients a certificate of their own, and its key as pki_client_key",
+        hosts=(host,),
+        severity=Severity.WARNING,
+    )
 
 
 def pki_settings(model: Model) -> dict[str, PkiVariables]:
@@ -227,9 +245,8 @@ def _older_than(model: Model, host: str) -> Iterator[Problem]:
 def _texts(model: Model, host: str) -> Iterator[Problem]:
     """Check the names in certificates that the fleet makes; an impossible one would end the run half-way."""
     source = model.value(host, "pki_source")
-    serves = ("redis", "celery_producers", "flower")
     if model.value(host, "pki_subject_alt_names") == [] and any(
-        host in model.members(group) for group in serves
+        host in model.members(group) for group in _SERVERS
     ):
         yield Problem(
             "pki_subject_alt_names",

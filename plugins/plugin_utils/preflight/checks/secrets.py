@@ -56,6 +56,7 @@ _OF_THEIR_OWN: Final = (
     "celery_app_broker_url",
     "celery_app_results_url",
     "pki_ca_key",
+    "pki_client_key",
     "pki_key",
 )
 

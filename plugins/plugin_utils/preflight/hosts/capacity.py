@@ -72,7 +72,8 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
     `workers` has their limits, `redis` its memory in bytes, and `release` says whether releases are built there.
     `distributions` has the untested ones that the inventory allows. `paths` has those that must exist already, each
     with the first variable that names it. `certificate` lists why strict Pythons on other hosts would refuse the host's
-    certificate. `authorities` names the files of the fleet's own authorities, if it has any.
+    certificate, and `needs_client_key` says whether its clients show one. `authorities` names the files of the fleet's
+    own authorities, if it has any.
     """
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
@@ -83,6 +84,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
         asked: dict[str, object] = {
             "release": host in releases,
             "certificate": openssl.not_strict(given) if given else [],
+            "needs_client_key": bool(given and given.clients),
             "distributions": as_list(model.value(host, "preflight_allowed_distributions")),
         }
         if given and given.source == wanted.OWN:

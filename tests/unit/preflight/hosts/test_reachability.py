@@ -384,6 +384,7 @@ def test_the_demands_of_an_inventory_on_each_host(tmp_path: Path) -> None:
     pki = {
         "distributions": [],
         "certificate": [],
+        "needs_client_key": False,
         "authorities": {"directory": "/inventory/pki", "bundle": ""},
     }
     assert found["redis1"] == {
@@ -482,7 +483,9 @@ def test_the_probe_runs_on_this_machine(tmp_path: Path) -> None:
     assert [bool(mark.get("error")) for mark in facts["marks"]] == [False, True, True]
     assert facts["files"] == [f"{tmp_path}/a/fleet.json"]
     assert facts["certificate"].startswith('{"format"')
-    assert probed(tmp_path, 1, "no/such/file")["certificate"] == ""
+    assert facts["has_client_key"]
+    missing = probed(tmp_path, 1, "no/such/file")
+    assert (missing["certificate"], missing["has_client_key"]) == ("", False)
     assert facts["redis_data"] == {str(tmp_path): tmp_path.owner()}
     (listeners,) = facts["listeners"].values()
     with open("/proc/self/comm", encoding="utf-8") as stream:
@@ -596,6 +599,7 @@ def probed(
                 "interpreter": interpreter,
                 "directories": [str(tmp_path), f"{tmp_path}/none"],
                 "certificate": f"{tmp_path}/{certificate}",
+                "client_key": f"{tmp_path}/{certificate}",
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
                 "data": [str(tmp_path), f"{tmp_path}/none"],
                 "app": app,
