@@ -24,7 +24,6 @@ from ground import (
     FLEET,
     Case,
     Ground,
-    assert_nothing_lost_or_doubled,
     end_of,
     kill,
     playbook,
@@ -46,11 +45,13 @@ from versions import (
     wait_until_up,
 )
 
+from scripts.restarts import judge
 from scripts.restarts.summary import RestartSummary
 
 LONGEST = 1800.0  # maximum seconds of load: an upgrade builds virtualenvs and restarts everything
 REST = 420.0  # seconds after the load: messages that an older worker leaves come back after its visibility timeout
 AWAY = 30.0  # maximum seconds between two pulses of beat if it restarts in between
+MOST_SENT_TWICE = 2  # tasks that the sender may send again in one run
 INTERVAL = 2.0  # seconds between two pulses of beat, in the inventory
 
 PULSES: list[float] = []  # during the upgrade
@@ -82,6 +83,17 @@ def pulses(ground: Ground, began: float, ended: float) -> list[float]:
         " AND started BETWEEN :began::float8 AND :ended::float8 ORDER BY started"
     )
     return [float(line) for line in ground.ask(text, began=began, ended=ended).split()]
+
+
+def assert_delivered_once(summary: RestartSummary) -> None:
+    """Check that nothing is lost, refused or run twice, except what the sender has sent again.
+
+    Redis restarts in each of these runs, and senders go on. One that loses its connection while it waits for an answer
+    does not know whether Redis has the task.
+    """
+    assert (summary.lost, summary.lost_causes, summary.refused) == (0, {}, 0)
+    assert summary.doubled_causes.keys() <= {judge.was_sent_twice("")}
+    assert summary.doubled <= MOST_SENT_TWICE
 
 
 # Session scope, because tests of the standing fleet come between those of this module, and would end a shorter one.
@@ -142,7 +154,7 @@ def upgraded(ground: Ground, planned: Done, older: str) -> RestartSummary:
 
 
 def test_upgrade_loses_nothing_and_doubles_nothing(upgraded: RestartSummary) -> None:
-    assert_nothing_lost_or_doubled(upgraded)
+    assert_delivered_once(upgraded)
     assert upgraded.sent > 300
 
 
@@ -199,7 +211,7 @@ def gone_back(ground: Ground, fleet: Fleet, upgraded: RestartSummary, older: str
 
 
 def test_going_back_loses_nothing_and_doubles_nothing(gone_back: RestartSummary) -> None:
-    assert_nothing_lost_or_doubled(gone_back)
+    assert_delivered_once(gone_back)
 
 
 def test_older_version_runs_again(fleet: Fleet, gone_back: RestartSummary, older: str) -> None:
@@ -244,7 +256,7 @@ def killed(ground: Ground, fleet: Fleet, gone_back: RestartSummary) -> RestartSu
 def test_killed_upgrade_is_finished_by_the_next_run(
     changes: Fleets, fleet: Fleet, killed: RestartSummary
 ) -> None:
-    assert_nothing_lost_or_doubled(killed)
+    assert_delivered_once(killed)
     units.wait_until_up(fleet, 30)
     assert runtimes(fleet) == {newer_runtime(fleet)}
     assert changes.plan("killed-after").items == []
