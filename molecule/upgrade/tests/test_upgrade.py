@@ -9,7 +9,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     VARIABLES,
 )
 from change import Done, Fleets
+from faults import REDIS_RESTARTED
 from ground import (
     FLEET,
     Case,
@@ -46,6 +48,7 @@ from versions import (
 )
 
 from scripts.restarts import judge
+from scripts.restarts.record import RecordMark
 from scripts.restarts.summary import RestartSummary
 
 LONGEST = 1800.0  # maximum seconds of load: an upgrade builds virtualenvs and restarts everything
@@ -70,6 +73,26 @@ def taken_back() -> str:
     return found[1]
 
 
+@contextmanager
+def noting_restarts(ground: Ground, case: Case) -> Iterator[None]:
+    """Note when Redis last restarted in the block, if it did. systemd tells it in whole seconds."""
+    began = math.floor(time.time())
+    yield
+    host, app = ground.fleet.one("redis"), ground.fleet.of("redis")["celery_app_name"]
+    for kind in ("broker", "results"):
+        unit = f"redis@{app}-{kind}.service"
+        stopped, started = (moment(ground.fleet, host, unit, name) for name in ("Exit", "Enter"))
+        if stopped >= began:
+            case.marks.append(RecordMark(stopped, REDIS_RESTARTED, until=started))
+
+
+def moment(fleet: Fleet, host: str, unit: str, name: str) -> float:
+    """Return when a unit last began (`Enter`) or ceased (`Exit`) to be active; 0 if never."""
+    asked = f"systemctl show --timestamp=unix --value --property=Active{name}Timestamp {unit}"
+    text = fleet.must(host, asked).strip()
+    return float(text.removeprefix("@")) if text.startswith("@") else 0.0
+
+
 def deploy(case: Case, *arguments: str, root: Path = ROOT, sources: Sequence[str] = ()) -> None:
     """Run a version's site.yml, which must succeed."""
     with playbook(*arguments, "site.yml", log=case.log, root=root, sources=sources) as process:
@@ -86,13 +109,13 @@ def pulses(ground: Ground, began: float, ended: float) -> list[float]:
 
 
 def assert_delivered_once(summary: RestartSummary) -> None:
-    """Check that nothing is lost, refused or run twice, except what the sender has sent again.
+    """Check that nothing is lost, refused or run twice, except what was sent again while Redis restarted.
 
-    Redis restarts in each of these runs, and senders go on. One that loses its connection while it waits for an answer
-    does not know whether Redis has the task.
+    Senders go on then. One that loses its connection while it waits for an answer does not know whether Redis has the
+    task.
     """
     assert (summary.lost, summary.lost_causes, summary.refused) == (0, {}, 0)
-    assert summary.doubled_causes.keys() <= {judge.was_sent_twice("")}
+    assert summary.doubled_causes.keys() <= {judge.was_sent_twice(REDIS_RESTARTED)}
     assert summary.doubled <= MOST_SENT_TWICE
 
 
@@ -146,7 +169,8 @@ def upgraded(ground: Ground, planned: Done, older: str) -> RestartSummary:
 
     def act(case: Case) -> None:
         began = time.time()
-        deploy(case)
+        with noting_restarts(ground, case):
+            deploy(case)
         PULSES.extend(pulses(ground, began, time.time()))
 
     with sending_by(ground, older):
@@ -204,8 +228,10 @@ def gone_back(ground: Ground, fleet: Fleet, upgraded: RestartSummary, older: str
     assert upgraded.sent
 
     def act(case: Case) -> None:
-        deploy(case, "-e", taken_back())
-        deploy(case, root=older_tree(fleet), sources=(OLDER_INVENTORY,))
+        with noting_restarts(ground, case):
+            deploy(case, "-e", taken_back())
+        with noting_restarts(ground, case):
+            deploy(case, root=older_tree(fleet), sources=(OLDER_INVENTORY,))
 
     return ground.measure("back", FLEET, act, rest=REST, longest=LONGEST)
 
@@ -239,7 +265,7 @@ def killed(ground: Ground, fleet: Fleet, gone_back: RestartSummary) -> RestartSu
 
     def act(case: Case) -> None:
         since = time.time()
-        with playbook("site.yml", log=case.log) as process:
+        with noting_restarts(ground, case), playbook("site.yml", log=case.log) as process:
             wait_for(
                 "the second worker's turn begins",
                 LONGEST / 2,
@@ -248,7 +274,8 @@ def killed(ground: Ground, fleet: Fleet, gone_back: RestartSummary) -> RestartSu
             assert process.poll() is None, end_of(case.log)
             kill(process)
         assert len(runtimes(fleet)) == 2, "it was no upgrade that was killed in the middle"
-        deploy(case)
+        with noting_restarts(ground, case):
+            deploy(case)
 
     return ground.measure("killed", FLEET, act, rest=REST, longest=LONGEST)
 
