@@ -86,10 +86,10 @@ class ActionModule(FleetAction):
 
 
 def _makes_certificates(variables: dict[str, Any]) -> bool:
-    """Return whether the run includes the role pki."""
+    """Return whether the run includes the role pki. rollback_app.yml, which goes back, does not."""
     given = variables["ansible_run_tags"], variables["ansible_skip_tags"]
-    left_out = variables.get("__preflight_no_certificates", False)
-    return not left_out and any(part.name == "pki" for part in parts_in(*given))
+    goes_back = variables.get("__celery_release_goes_back", False)
+    return not goes_back and any(part.name == "pki" for part in parts_in(*given))
 
 
 def _sources(variables: dict[str, Any]) -> list[str]:

@@ -163,7 +163,7 @@ def _of_way(
     chain: Sequence[Certificate],
     given: PkiVariables,
     now: datetime,
-    purposes: Iterable[str],
+    purposes: Sequence[str],
     sample: str = "",
 ) -> Iterator[Fault]:
     """Check that hosts which trust `pki_ca_bundle` would accept a chain.
@@ -195,7 +195,7 @@ def _refused(
     variable: str,
     chain: Sequence[Certificate],
     trusted: Sequence[Certificate],
-    purposes: Iterable[str],
+    purposes: Sequence[str],
     sample: str,
 ) -> Iterator[Fault]:
     for purpose in purposes:
@@ -212,7 +212,7 @@ def _refused(
             yield _lost(variable, chain, trusted)
         else:
             remedy = next(text for word, text in _REMEDIES.items() if word in found.reason)
-            if variable == "pki_client_certificate" and remedy == _REMEDIES["purpose"]:
+            if remedy == _REMEDIES["purpose"] and purposes == [openssl.CLIENT]:
                 remedy = _FOR_CLIENTS
             said = f"is refused by OpenSSL for {_WHOM[purpose]}: {found}"
             yield Fault(variable, said, remedy)

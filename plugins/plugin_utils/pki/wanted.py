@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import certificate_serves
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
@@ -125,29 +125,35 @@ def host_state(given: PkiVariables, host: str) -> dict[str, Any]:
     Raises:
         CertificateError: A file of the control node is broken.
     """
-    issue: list[dict[str, Any]] = []
-    chain, key = _pair(given, host, issue)
-    client_chain, client_key = _pair(given, host, issue, client=True) if given.clients else ("", "")
+    served = _pair(given, host)
+    shown = _pair(given, host, client=True) if given.clients else _Pair("", "")
     return {
         "bundle": bundle(given) or None,
-        "chain": chain,
-        "key": key,
-        "client_chain": client_chain,
-        "client_key": client_key,
-        "issue": issue,
+        "chain": served.chain,
+        "key": served.key,
+        "client_chain": shown.chain,
+        "client_key": shown.key,
+        "issue": [pair.issue for pair in (served, shown) if pair.issue],
     }
 
 
-def _pair(
-    given: PkiVariables, host: str, issue: list[dict[str, Any]], client: bool = False
-) -> tuple[str | None, str | None]:
-    """Return a certificate with its chain, and its key. If it has to be made, add it to `issue`."""
+class _Pair(NamedTuple):
+    """A certificate with its chain, its key, and how to make it if it has to be made."""
+
+    chain: str | None
+    key: str | None
+    issue: dict[str, Any] | None = None
+
+
+def _pair(given: PkiVariables, host: str, client: bool = False) -> _Pair:
+    """Return what a host serves with or, with `client`, what its clients show."""
     if given.source == EXTERNAL:
         certificate, key = client_pair(given) if client else (given.certificate, given.key)
-        return pem(certificates(joined(certificate, given.chain))), joined(key)
+        return _Pair(pem(certificates(joined(certificate, given.chain))), joined(key))
     path = certificate_path(given.directory, host, client)
     text, own_key, above = read_text(path), read_text(path.with_suffix(".key")), signer(given)
-    # Nobody connects to a client. Redis is a client of other instances, with the certificate that it serves with.
+    # A client's certificate needs no names, because nothing connects to it. A host's is also for clients, because Redis
+    # shows it when it connects to another instance.
     names = [] if client else [alternative_name(name) for name in given.names]
     usages = (
         ["clientAuth"] if client else ["serverAuth", *(["clientAuth"] if given.clients else [])]
@@ -163,11 +169,7 @@ def _pair(
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # A broken file, or a key that was encrypted by hand, is of no use and gets replaced.
         good = False
-    good = good and not rotate
-    if not good:
-        made = {"path": str(path.with_suffix("")), "names": names, "usages": usages}
-        issue.append({**made, "rotate": rotate})
-    return (
-        pem(certificates(joined(text, above))) if good else None,
-        (not rotate and own_key) or None,
-    )
+    if good and not rotate:
+        return _Pair(pem(certificates(joined(text, above))), own_key)
+    issue = {"path": str(path.with_suffix("")), "names": names, "usages": usages, "rotate": rotate}
+    return _Pair(None, None if rotate else own_key or None, issue)

@@ -94,29 +94,22 @@ def cpu(setup: Setup) -> Finding:
 
 def kernel(setup: Setup, root: Path = Path("/proc/sys")) -> Finding:
     """Check the kernel's settings for Redis, which can't warn about them itself: its sandbox hides them."""
-    value = {
-        name: int((root / name.replace(".", "/")).read_text())
-        for name in ("vm.overcommit_memory", "net.core.somaxconn")
-    }
-    words = {name: f"{name} = {number}" for name, number in value.items()}
+    overcommit = int((root / "vm/overcommit_memory").read_text())
+    waiting = int((root / "net/core/somaxconn").read_text())
+    memory_is, waiting_is = (
+        f"vm.overcommit_memory = {overcommit}",
+        f"net.core.somaxconn = {waiting}",
+    )
     return combined(
         [
-            (WARNING if bad else GOOD, f"{words[name]}: {what}")
-            for name, bad, what in (
-                (
-                    "vm.overcommit_memory",
-                    value["vm.overcommit_memory"] == 2,
-                    "Redis may fail to save",
-                ),
-                (
-                    "net.core.somaxconn",
-                    value["net.core.somaxconn"] < _BACKLOG,
-                    "connections to Redis may be refused",
-                ),
-            )
+            (WARNING if overcommit == 2 else GOOD, f"{memory_is}: Redis may fail to save"),
+            (
+                WARNING if waiting < _BACKLOG else GOOD,
+                f"{waiting_is}: connections to Redis may be refused",
+            ),
         ],
-        ", ".join(words.values()),
-        value,
+        f"{memory_is}, {waiting_is}",
+        {"vm.overcommit_memory": overcommit, "net.core.somaxconn": waiting},
     )
 
 

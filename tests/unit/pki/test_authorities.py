@@ -710,7 +710,7 @@ def test_clients_get_certificates_for_clients(fleet: Fleet) -> None:
     assert not records.everybody_shows_one(str(fleet.directory), fleet.hosts)
     host, clients = wanted.host_state(fleet.inventory(mode="mutual")["redis1"], "redis1")["issue"]
     assert host["usages"] == ["serverAuth", "clientAuth"]
-    # Nobody would accept it as the certificate of a server.
+    # It is not valid for a server.
     assert (clients["usages"], clients["names"]) == (["clientAuth"], [])
     fleet.run(("redis1",), mode="mutual")
     assert not records.everybody_shows_one(str(fleet.directory), fleet.hosts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -76,22 +76,22 @@ def check_certificates(model: Model) -> Iterator[Problem]:
             days = as_number(model.value(host, "pki_ca_warn_days")) or 0
             for fault in rollover.ending(found, host, days):
                 yield _problem(fault, host, Severity.WARNING)
-    servers = model.members(*_SERVERS)
-    for host, found in given.items():
-        if found.source == wanted.EXTERNAL and found.clients and host in servers:
-            yield from _shared_key(found, host)
+    yield from _shared_keys(model, given)
 
 
-def _shared_key(given: PkiVariables, host: str) -> Iterator[Problem]:
-    if given.client_certificate:
-        return
-    yield Problem(
-        "pki_client_certificate",
-        "is not set, so the application's processes have the key with which this host's servers prove who they are",
-        "give clients a certificate of their own, and its key as pki_client_key",
-        hosts=(host,),
-        severity=Severity.WARNING,
-    )
+def _shared_keys(model: Model, given: Mapping[str, PkiVariables]) -> Iterator[Problem]:
+    """Warn about hosts with servers whose key the application's processes get."""
+    for host in model.members(*_SERVERS):
+        of = given.get(host)
+        if of and of.source == wanted.EXTERNAL and of.clients and not of.client_certificate:
+            yield Problem(
+                "pki_client_certificate",
+                "is not set, so the application's processes have the key with which this host's servers prove who "
+                "they are",
+                "give clients a certificate of their own, and its key as pki_client_key",
+                hosts=(host,),
+                severity=Severity.WARNING,
+            )
 
 
 def pki_settings(model: Model) -> dict[str, PkiVariables]:
