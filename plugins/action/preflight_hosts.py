@@ -67,6 +67,7 @@ class ActionModule(FleetAction):
             problems += check(facts, redis)
         if not _makes_certificates(variables):
             problems += check_client_keys(facts, as_mapping(args.get("asked")))
+        problems = report.grouped(problems)
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))

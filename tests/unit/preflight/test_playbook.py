@@ -126,6 +126,24 @@ def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> Non
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    ("options", "goes_back", "refusals"),
+    [((), False, 0), (("--skip-tags=pki",), False, 1), ((), True, 1)],
+)
+def test_a_run_without_the_role_pki_needs_the_clients_keys(
+    tmp_path: Path, options: tuple[str, ...], goes_back: bool, refusals: int
+) -> None:
+    asked = {host: {"needs_client_key": True} for host in GROUPS["fleet"]}
+    playbook = HOSTS.replace(
+        "preflight_hosts:\n", f"preflight_hosts: {{asked: {json.dumps(asked)}}}\n"
+    )
+    variables = {"ansible_connection": "local", "__celery_release_goes_back": goes_back}
+    done = run(tmp_path, playbook, variables, *options)
+    words = " ".join((done.stdout + done.stderr).split())
+    assert words.count("has no certificate for its clients of Redis yet") == refusals
+    assert words.count("pki_mode (all hosts)") == refusals
+
+
 @pytest.mark.parametrize("options", [(), ("--check",)])
 def test_facts_of_a_host_are_read(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = run(tmp_path, HOSTS, {"ansible_connection": "local"}, *options)
