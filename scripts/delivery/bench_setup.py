@@ -136,6 +136,7 @@ class Side:
         # As far as settings need them.
         facts = {
             "name": "bench",
+            "scheduler": "persistent",
             "broker": {"host": ADDRESS, "port": self.port},
             "results": {"host": ADDRESS, "port": self.results},
             "redis_ca": str(self.directory / "host.crt"),

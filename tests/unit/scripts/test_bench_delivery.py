@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from scripts.delivery import bench
+from scripts.delivery.bench_setup import Side
 from scripts.delivery.figures import FigureRow, Goal, percentile, ratios, table
 from scripts.delivery.load import Slice
 
@@ -72,6 +74,17 @@ def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["speed"])
     assert "no part speed; there are throughput, workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("take", ["stock", "atomic"])
+@pytest.mark.parametrize("user", ["worker", "producer"])
+def test_each_side_has_the_settings_that_the_roles_give(
+    take: str, user: str, tmp_path: Path
+) -> None:
+    side = Side(take, tmp_path, 6379, 6380, {user: "secret"}, MagicMock())
+    settings = side.settings(user)
+    assert f"{user}:secret@127.0.0.1:6379" in settings["celery"]["broker_url"]
+    assert ("delivery" in settings) is (user == "worker")
 
 
 @pytest.mark.long

@@ -45,9 +45,9 @@ class Deaths:
         deaths = round(dead_letters.header(adapter.raw(message), keys.DEATHS) + 1, 3)
         adapter.set_header(message, keys.DEATHS, deaths)
         adapter.carry_header(request, keys.DEATHS, deaths)
-        held = not request.acknowledged and adapter.in_unacked(message)
+        held = adapter.in_unacked(message)
         if deaths < self._options.deaths or not (held or request.acknowledged):
-            if held:
+            if held and not request.acknowledged:
                 _note(message, deaths)
             return False
         if adapter.succeeded(request):
@@ -57,6 +57,9 @@ class Deaths:
         # A message that was acknowledged before its task ran is not in Redis any more.
         tag = None if held else ""
         action = partial(self._writer.park, reason=POISON, detail=detail, after=after, tag=tag)
+        if held and request.acknowledged:
+            # Celery has only scheduled this acknowledgement, which would fail after the message was parked.
+            adapter.instead_of_ack(message, lambda _: True)
         adapter.taken_over(request)
         if held:
             self._waiting.attempt(message, action)

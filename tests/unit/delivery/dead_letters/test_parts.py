@@ -265,24 +265,29 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(internals, "carry_header", lambda *_: None)
     monkeypatch.setattr(internals, "succeeded", lambda request: request.succeeded)
     monkeypatch.setattr(internals, "taken_over", lambda _: seen.append("taken over"))
+    monkeypatch.setattr(internals, "instead_of_ack", lambda *_: seen.append("ack replaced"))
     monkeypatch.setattr(deaths, "_note", lambda _, number: seen.append(f"noted {number:g}"))
     return seen
 
 
 @pytest.mark.parametrize(
-    ("before", "acknowledged", "succeeded", "seen", "tag"),
+    ("before", "acknowledged", "held", "succeeded", "seen", "tag"),
     [
-        (1, False, False, ["noted 2"], "not parked"),
-        (2, False, False, ["taken over"], None),
-        (2, True, False, ["taken over"], ""),
-        (2, False, True, [], "not parked"),
-        (1, True, False, [], "not parked"),
+        (1, False, True, False, ["noted 2"], "not parked"),
+        (2, False, True, False, ["taken over"], None),
+        (2, True, False, False, ["taken over"], ""),
+        # Celery has scheduled the acknowledgement, and not sent it yet.
+        (2, True, True, False, ["ack replaced", "taken over"], None),
+        (1, True, True, False, [], "not parked"),
+        (2, False, True, True, [], "not parked"),
+        (1, True, False, False, [], "not parked"),
     ],
 )
 def test_the_third_death_of_a_task_parks_it(
     dying: list[str],
     before: int,
     acknowledged: bool,
+    held: bool,
     succeeded: bool,
     seen: list[str],
     tag: str | None,
@@ -290,6 +295,7 @@ def test_the_third_death_of_a_task_parks_it(
     writer = Writer()
     counted = deaths.Deaths(OPTIONS, writer, waiting.Waiting(Consumer()))
     message = Message(**{keys.DEATHS: before})
+    message.held = held
     request = SimpleNamespace(message=message, acknowledged=acknowledged, succeeded=succeeded)
     is_the_end = counted.count(request, RuntimeError("killed"), None)
     assert internals.raw(message)["headers"][keys.DEATHS] == before + 1
