@@ -7,9 +7,9 @@ The record is a file on the host of the lease, `lease.RECORDS`; other hosts have
      "history": [{"release": "<id>", "what": "git … main", "by": "ana", "at": <Unix time>, "result": "deployed",
                   "why": "…", "canary": {…}}, …]}
 
-A hold has `site.yml` keep a release whatever the inventory's source is. A deploy sets one on the release that serves
-before it changes anything. So if it is killed, the next run of `site.yml` goes back to that release, and the next
-deploy continues. A deploy that succeeds lifts it, unless it was told which release to deploy.
+A hold makes `site.yml` keep a release, regardless of the inventory's source. A deploy sets one on the release that
+serves before it changes anything. So if it is killed, the next run of `site.yml` goes back to that release, and the
+next deploy continues. A deploy that succeeds lifts it, unless it was told which release to deploy.
 """
 
 from __future__ import annotations

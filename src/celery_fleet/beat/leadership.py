@@ -190,7 +190,7 @@ class Renewal(Periodic):
         try:
             is_leader = self._leadership.take()
         except RedisError as exc:
-            # Without the broker nobody can send, and nobody can become the leader.
+            # Without the broker no beat can send, and none can become the leader.
             logger.debug("the leader's lease can't be renewed now: %s", exc)
             return RENEWAL
         if not is_leader and not self._stop.is_set():

@@ -15,7 +15,7 @@ def replace(path: Path, document: Mapping[str, Any], mode: int) -> None:
     Args:
         path: The file; its directory must exist.
         document: Its whole content.
-        mode: Its permissions, whatever the umask is.
+        mode: Its permissions, regardless of the umask.
 
     Raises:
         OSError: It can't be written.

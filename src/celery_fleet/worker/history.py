@@ -247,7 +247,7 @@ class HistoryWriter(Periodic):
             with suppress(RedisError, OSError):
                 self._trim_if_due()
             return self._failed(error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, tasks go on
+        except Exception as error:  # noqa: BLE001  # no error may stop tasks
             return self._failed(error)
         self._told = False
         return INTERVAL

@@ -14,7 +14,7 @@ BOUNDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0
 
 #: Redis commands per second, on average and on all instances together, that the exporter does not exceed.
 COMMANDS_PER_SECOND = 4.5
-#: The longest time in seconds between two looks at the queues, whatever that costs.
+#: The longest time in seconds between two looks at the queues, even if they cost more commands than that.
 LONGEST_PAUSE = 120.0
 
 _TASK = ("name", "hostname", "worker", "queue_name")
