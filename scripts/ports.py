@@ -24,6 +24,15 @@ def free_port() -> int:
     return hold(0)
 
 
+def listens(port: int) -> bool:
+    """Return whether a server listens on this port of 127.0.0.1.
+
+    Ask this before a client of redis-py is used: it waits for seconds after a connection or a login that was refused.
+    """
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def hold(port: int) -> int:
     """Keep a port bound, 0 for a free one, so that only a server that asks for it gets it; return it.
 

@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from celery import Celery
 
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.facts import facts
 from tests.programs import knows_setinfo, required
 
@@ -247,7 +247,7 @@ def running(
             stack.callback(server.terminate)
         options = ("-n", NODE, "-Q", "mail", "-P", "threads", "-c", "2", "-l", "WARNING", *more)
         for port in ports.values():
-            wait_for(lambda port=port: client(port, "operator").ping())
+            wait_for(lambda port=port: listens(port) and client(port, "operator").ping())
         worker = made.start("celery", "-A", "shop", "worker", *options)
         made.processes["worker"] = worker
         stack.callback(worker.wait, 60)

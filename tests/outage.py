@@ -20,7 +20,7 @@ import pytest
 import redis
 from celery import Celery
 
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.programs import DURABLE, required
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,7 +143,7 @@ class Server:
             ],
             stdout=subprocess.DEVNULL,
         )
-        wait_for(lambda: self.client.ping(), "Redis", patience)
+        wait_for(lambda: listens(self.port) and self.client.ping(), "Redis", patience)
 
     @property
     def client(self) -> redis.Redis:

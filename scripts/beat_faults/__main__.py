@@ -19,7 +19,7 @@ from scripts.beat_faults.beats import BEGIN, SCHEDULERS, ZONE, database, policy
 from scripts.beat_faults.simulation import FAULTS, HOSTS, Simulation
 from scripts.beat_faults.verdict import Judge, RunCount
 from scripts.clock_changes import DATABASE, ENTRIES, ROOT, slots
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from scripts.restarts.report import table, write_or_check
 
 PAGE = ROOT / "docs/schedules.md"
@@ -44,12 +44,8 @@ def serving(directory: Path) -> Iterator[redis.Redis]:
     with subprocess.Popen([*argv, "--dir", str(directory)], stdout=subprocess.DEVNULL) as server:
         client = redis.Redis(port=port)
         try:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    time.sleep(0.05)
+            while not listens(port):
+                time.sleep(0.05)
             yield client
         finally:
             client.close()

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "127.0.0.1"
@@ -179,9 +179,9 @@ class Side:
         for port in (self.port, self.results):
             client = self.client(port=port)
 
-            def answers(client: Any = client) -> bool:
+            def answers(port: int = port, client: Any = client) -> bool:
                 try:
-                    return bool(client.ping())
+                    return listens(port) and bool(client.ping())
                 except redis.ConnectionError:
                     return False
 

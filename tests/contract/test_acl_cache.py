@@ -9,7 +9,7 @@ import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.fleet import wait_for
 from tests.programs import knows_setinfo, required
 
@@ -28,7 +28,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         stdout=subprocess.DEVNULL,
     )
     with redis.Redis(port=number, username="operator", password="o") as operator:
-        wait_for(operator.ping)
+        wait_for(lambda: listens(number) and operator.ping())
         assert "maxmemory_policy" in operator.info("memory")
     yield number
     server.terminate()

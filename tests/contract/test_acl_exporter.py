@@ -20,7 +20,7 @@ from celery_fleet.cli.exporter import broker
 from celery_fleet.cli.exporter.broker import ExporterConnection, QueueCollector
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.redis_checks import server
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.facts import facts
 from tests.fleet import wait_for
 from tests.programs import knows_setinfo, required
@@ -56,7 +56,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
             stack.callback(process.wait, 10)
             stack.callback(process.terminate)
         for port in found.values():
-            wait_for(lambda port=port: client(port, "root").ping())
+            wait_for(lambda port=port: listens(port) and client(port, "root").ping())
         yield found
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.programs import required
 from tests.render.conftest import RENDERS
 from tests.render.fleet import Fleet, Host
@@ -361,11 +361,6 @@ def running(odd: Fleet, tmp_path: Path) -> Iterator[tuple[int, Backend]]:
             backend.shutdown()
             backend.server_close()
             serving.join()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def status(port: int, target: str) -> int:

@@ -25,7 +25,7 @@ from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
 from celery_fleet.common import systemctl
 from celery_fleet.common.small_file import LARGEST
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.programs import required
 from tests.support.certificates import Authority
 from tests.unit.cli import host
@@ -540,11 +540,6 @@ def real(place: Path) -> Iterator[Callable[..., None]]:
     finally:
         server.terminate()
         server.wait(10)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_redis_by_the_real_redis_cli(

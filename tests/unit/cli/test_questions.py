@@ -17,7 +17,7 @@ import redis
 
 from celery_fleet.cli.commands.inspect import METHODS
 from celery_fleet.ops import questions
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.programs import required
 from tests.unit.cli import host
 
@@ -224,11 +224,6 @@ def test_a_late_answer_is_not_blamed_on_the_broker(
     error = questions.run({"timeout": 0.1})["error"]
     assert error.startswith(f"no answer within 0.1 s; {words}")
     assert error.endswith(f"; {busy}--timeout 30 waits longer")
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def fill(client: Any) -> None:

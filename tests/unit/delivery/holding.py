@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 
 from celery_fleet.delivery.lease.sweep import Broker
 from celery_fleet.delivery.scripts import Script, run_each
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.fleet import PASSWORDS, QUEUES, client, wait_for
 from tests.programs import knows_setinfo, required
 
@@ -117,7 +117,7 @@ def serving(directory: Path) -> Iterator[Store]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: client(port, "admin").acl_log() is not None, 30)
+        wait_for(lambda: listens(port) and client(port, "admin").acl_log() is not None, 30)
         yield Store(port)
     finally:
         server.kill()

@@ -18,7 +18,7 @@ import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from celery import Celery
 
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.fleet import PASSWORDS, QUEUES, Fleet, client, wait_for
 from tests.programs import DURABLE, knows_setinfo, required
 
@@ -224,7 +224,7 @@ def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Sh
             # A process that a test has stopped would not notice the signal.
             stack.callback(server.send_signal, signal.SIGCONT)
         for port in ports.values():
-            wait_for(lambda port=port: client(port, "operator").ping())
+            wait_for(lambda port=port: listens(port) and client(port, "operator").ping())
         yield Shop(fleet, stack)
 
 

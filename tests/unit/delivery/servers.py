@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from celery_fleet.delivery.fetch import transport
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.fleet import wait_for
 from tests.programs import required
 
@@ -165,15 +165,8 @@ def redis_server(directory: Path, *options: str, users: str | None = None) -> It
         argv = (*argv, "--aclfile", str(path))
     server = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
 
-    def answers() -> bool:
-        try:
-            redis.Redis(port=port).ping()
-        except redis.AuthenticationError:
-            return True
-        return True
-
     try:
-        wait_for(answers)
+        wait_for(lambda: listens(port))
         yield port
     finally:
         server.kill()

@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings
 )
 
 from celery_fleet.health.setup import Setup
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.facts import facts
 from tests.fleet import wait_for
 from tests.programs import knows_setinfo, required
@@ -71,7 +71,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         stdout=subprocess.DEVNULL,
     )
     with redis.Redis(port=port, username="root", password="any") as admin:
-        wait_for(admin.ping)
+        wait_for(lambda: listens(port) and admin.ping())
         yield Broker(port, process, admin)
     process.terminate()
     process.wait(10)

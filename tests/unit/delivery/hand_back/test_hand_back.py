@@ -31,7 +31,7 @@ from celery_fleet.delivery.outage import pending
 from celery_fleet.delivery.scripts import FETCH
 from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import hand_back
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.fleet import PASSWORDS, QUEUES, client, wait_for
 from tests.programs import DURABLE, knows_setinfo, required
 from tests.support.certificates import Authority
@@ -70,7 +70,7 @@ class Server:
             ],
             stdout=subprocess.DEVNULL,
         )
-        wait_for(lambda: client(self.port, "worker").time())
+        wait_for(lambda: listens(self.port) and client(self.port, "worker").time())
 
     def stop(self) -> None:
         self.process.terminate()

@@ -19,7 +19,7 @@ from celery_fleet.delivery.lease import internals as hold
 from celery_fleet.delivery.lease.sweep_scripts import READ
 from celery_fleet.delivery.lease.thread import WorkerAccess
 from celery_fleet.delivery.outage.internals import held
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.fleet import PASSWORDS, wait_for
 from tests.programs import required
 from tests.unit.delivery.holding import INDEX, SEP, Store
@@ -188,7 +188,7 @@ def test_the_client_uses_the_applications_tls_and_user(tmp_path: Path) -> None:
     tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(certificate)}
     try:
         with Connection(f"rediss://worker:pw@localhost:{port}/0", ssl=tls) as made:
-            wait_for(lambda: made.channel(), 60)
+            wait_for(lambda: listens(port) and made.channel(), 60)
             ours = hold.client_of(made.channel(), 3)
             assert ours.ping()
             assert ours.acl_whoami() in (b"worker", "worker")
