@@ -45,8 +45,8 @@ def overridden(text: str, units: list[str]) -> list[str]:
     return [unit for unit, _ in found]
 
 
-def test_upgrades_restart_no_service_of_a_host(fleet: Fleet) -> None:
-    for host in fleet.hosts.values():
+def test_upgrades_restart_no_service_of_a_host(fleet: Fleet, replicated: Fleet) -> None:
+    for host in (*fleet.hosts.values(), *replicated.hosts.values()):
         app = host.variables["celery_app_name"]
         ours = sorted(
             {

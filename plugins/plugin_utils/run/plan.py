@@ -307,7 +307,8 @@ def pause_notes(states: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[s
         states: State of each unit, by host and unit.
     """
     return [
-        f"{host}: {unit.removesuffix('.service')} has {found[1]}; the run leaves it so, `celery-fleet resume` ends it"
+        f"{host}: {unit.removesuffix('.service')} has {found[1]}; the run leaves it so, "
+        "`celery-fleet resume` with --queue, --worker, --host or --all ends it"
         for host, units in states.items()
         for unit, state in units.items()
         if (found := _PAUSED.search(str(state.get("status") or "")))

@@ -31,6 +31,7 @@ KEPT: Final = 50
 DEPLOYED, BACK, REFUSED = "deployed", "rolled back", "refused"
 
 _ID = re.compile(r"[0-9a-f]{12}")
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class ChoiceError(UserError):
@@ -141,15 +142,20 @@ def with_reference(source: Mapping[str, Any], asked: str) -> dict[str, Any]:
     """Return celery_app_source with another version of the same source.
 
     Raises:
-        ChoiceError: The source has no versions.
+        ChoiceError: The source has no versions, or an archive could be changed on its way.
     """
     if source.get("git"):
         return {**source, "version": asked}
     if source.get("archive"):
-        # The checksum is that of the inventory's archive.
-        return {**{k: v for k, v in source.items() if k != "checksum"}, "archive": asked}
+        archive, _, digest = asked.partition("#sha256=")
+        if "://" in archive and not _SHA256.fullmatch(digest):
+            raise ChoiceError(
+                f"release={asked}: the server could send a different archive. Add `#sha256=` and the hash that "
+                "`sha256sum` prints for it."
+            )
+        return {**source, "archive": archive, "sha256": digest}
     if source.get("pip"):
-        name = re.split(r"[=<>!~; \[]", str(source["pip"]), maxsplit=1)[0]
+        name = re.split(r"[=<>!~; ]", str(source["pip"]), maxsplit=1)[0]
         return {**source, "pip": f"{name}=={asked}"}
     if _ID.fullmatch(asked):
         raise ChoiceError(

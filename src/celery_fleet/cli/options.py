@@ -131,7 +131,7 @@ def shared(
                 type=Seconds(1, 1_000_000),
                 metavar="SECONDS",
                 envvar="CELERY_FLEET_TIMEOUT" if first else None,
-                help=f"How long an answer may take; {ask.BOUND:g} by default.",
+                help=f"How long an answer may take; usually {ask.BOUND:g} by default.",
             )
         )
     if formats:

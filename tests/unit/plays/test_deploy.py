@@ -46,6 +46,14 @@ def test_a_deploy_that_passes_restarts_the_workers_once(walk: Any) -> None:
     assert migrations < actions.index(("rolling_restart", None))
 
 
+@pytest.mark.parametrize("playbook", ["deploy_app", "rollback_app"])
+def test_nothing_is_held_before_the_plan_is_confirmed(walk: Any, playbook: str) -> None:
+    found: Walk = walk("-e", "fleet_confirm=true", playbook=playbook)
+    assert found.done.returncode == 2, found.done.stdout
+    assert "Nothing was changed. Run the playbook again and answer yes" in found.done.stdout
+    assert not found.recorded
+
+
 def test_a_refused_canary_has_everything_go_back(walk: Any) -> None:
     found: Walk = walk(playbook="deploy_app", REFUSED=REASON)
     assert found.done.returncode == 2, found.done.stdout

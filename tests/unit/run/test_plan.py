@@ -333,7 +333,7 @@ def test_the_plan_says_what_operators_have_paused() -> None:
             "worker2": {"shop-worker@mail.service": {"active": "inactive"}},
         }
     )
-    end = "; the run leaves it so, `celery-fleet resume` ends it"
+    end = "; the run leaves it so, `celery-fleet resume` with --queue, --worker, --host or --all ends it"
     assert notes == [
         f"worker1: shop-worker@mail has paused mail by ana: tests{end}",
         f"worker1: shop-worker@all has paused a, b by bo{end}",

@@ -24,6 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_hist
     to_go_back,
 )
 
+OF_ONE, OF_TWO = "1" * 64, "2" * 64
 OLD, NOW, NEW = "a" * 12, "b" * 12, "c" * 12
 GIT = {"git": "https://ana:secret@git.example.com/shop.git", "version": "main"}
 
@@ -80,11 +81,12 @@ def test_another_version_is_held_because_the_inventory_does_not_name_it() -> Non
 @pytest.mark.parametrize(
     ("source", "asked", "expected"),
     [
-        ({"pip": "shop[web]==1.2", "extras": []}, "1.3", {"pip": "shop==1.3", "extras": []}),
+        ({"pip": "shop[web]==1.2", "extras": []}, "1.3", {"pip": "shop[web]==1.3", "extras": []}),
+        ({"archive": "s-1.zip", "sha256": OF_ONE}, "s-2.zip", {"archive": "s-2.zip", "sha256": ""}),
         (
-            {"archive": "shop-1.tar.gz", "checksum": "sha256:1"},
-            "s-2.tar.gz",
-            {"archive": "s-2.tar.gz"},
+            {"archive": "https://x/s-1.zip", "sha256": OF_ONE},
+            f"https://x/s-2.zip#sha256={OF_TWO}",
+            {"archive": "https://x/s-2.zip", "sha256": OF_TWO},
         ),
     ],
 )
@@ -92,6 +94,13 @@ def test_a_version_of_each_kind_of_source(
     source: dict[str, Any], asked: str, expected: dict[str, Any]
 ) -> None:
     assert to_deploy(asked, source, RECORD, BOTH).source == expected
+
+
+@pytest.mark.parametrize("digest", ["", "#sha256=", "#sha256=abc"])
+def test_an_archive_of_a_server_has_a_hash(digest: str) -> None:
+    asked = f"https://x/s-2.zip{digest}"
+    with pytest.raises(ChoiceError, match="could send a different archive"):
+        to_deploy(asked, {"archive": "https://x/s-1.zip", "sha256": OF_ONE}, RECORD, BOTH)
 
 
 def test_a_directory_has_no_versions() -> None:

@@ -310,7 +310,7 @@ def _called(model: Model) -> Iterator[Problem]:
                     f"write the name or address only; the port is {variable.replace('_host', '_port')}"
                     if whole
                     else "write a name that Redis's certificate is for, or add this one to pki_subject_alt_names of "
-                    "its host; Redis outside of the fleet is not supported",
+                    "its host; for a Redis outside of the fleet, set celery_app_broker_url instead",
                     value=model.show((variable,), value),
                     hosts=on,
                 )

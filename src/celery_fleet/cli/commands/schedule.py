@@ -154,7 +154,7 @@ def change(
     application = context.application
     if not in_database(application):
         raise CommandError(
-            f"the schedule of {application.name} is not in a database (celery_beat_scheduler is persistent): beat has"
+            f"the schedule of {application.name} is not in a database (celery_beat_scheduler is not database): beat has"
             " the entries that the inventory and the code declare",
             USAGE,
         )
