@@ -252,7 +252,8 @@ def running(
         made.processes["worker"] = worker
         stack.callback(worker.wait, 60)
         stack.callback(worker.terminate)
-        wait_for(lambda: NODE in made.celery("inspect", "ping"), 120)
+        # With a destination it does not wait for further answers.
+        wait_for(lambda: NODE in made.celery("inspect", "ping", "--destination", NODE), 120)
         made.refused()
         yield made
 
