@@ -65,7 +65,10 @@ class PoolIntake:
             request.acknowledged = True
 
     def take(self) -> list[Any]:
-        """Remove and return the requests that the pool has received but not started."""
+        """Remove and return the requests that the pool has received but not started.
+
+        One that is acknowledged already stays and runs (delivery/fetch/at_most_once.py): no other worker can get it.
+        """
         requests: list[Any] = []
         semaphore = self._semaphore
         if semaphore is not None:  # holds the requests that wait for a slot of the pool
@@ -75,7 +78,7 @@ class PoolIntake:
         for job in list(buffer):
             request = _request_of(job._accept_callback)
             # A child will run a job if the first byte of it has been written.
-            if job._accepted or job._write_to or request is None:
+            if job._accepted or job._write_to or request is None or request.acknowledged:
                 continue
             buffer.remove(job)
             job.discard()
@@ -110,7 +113,11 @@ class _Threads(PoolIntake):
 
     def take(self) -> list[Any]:
         # Threads may end at the same time, so copy in one step. cancel() returns False if a task has started.
-        return [request for request, future in self._futures.copy().items() if future.cancel()]
+        return [
+            request
+            for request, future in self._futures.copy().items()
+            if not request.acknowledged and future.cancel()
+        ]
 
 
 class _Solo(PoolIntake):
@@ -127,7 +134,7 @@ class _Solo(PoolIntake):
 
     def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         request = _request_of(accept_callback)
-        if self.closed and request is not None:
+        if self.closed and request is not None and not request.acknowledged:
             self._kept.append(request)
             return None
         try:
@@ -177,7 +184,7 @@ class _Gevent(PoolIntake):
 
     def _wait_for_a_slot(self, request: Any) -> bool:
         """Wait for a slot; return False if the request was taken back in the meantime."""
-        if not self.closed and not self._waiting and self._free() > 0:
+        if self._may_begin(request) and not self._waiting and self._free() > 0:
             return True
         waiter = _Waiter(request)
         self._waiting.append(waiter)
@@ -190,6 +197,9 @@ class _Gevent(PoolIntake):
                 with suppress(ValueError):
                     self._waiting.remove(waiter)
         return not waiter.taken
+
+    def _may_begin(self, request: Any) -> bool:
+        return not self.closed or bool(request.acknowledged)
 
     def _spawn(self, *args: Any, **options: Any) -> Any:
         greenlet = self._put(*args, **options)
@@ -205,16 +215,18 @@ class _Gevent(PoolIntake):
         return result
 
     def _admit(self) -> None:
-        while self._waiting and not self.closed and self._free() > 0:
-            waiter = self._waiting.popleft()
+        for waiter in [one for one in self._waiting if self._may_begin(one.request)]:
+            if self._free() <= 0:
+                return
+            self._waiting.remove(waiter)
             waiter.granted = True
             self._granted += 1
             waiter.told.set()
 
     def take(self) -> list[Any]:
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting = [one for one in self._waiting if not one.request.acknowledged]
         for waiter in waiting:
+            self._waiting.remove(waiter)
             waiter.taken = True
             waiter.told.set()
         return [waiter.request for waiter in waiting]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from celery import signals
@@ -88,10 +89,13 @@ def running_task() -> Any:
     return get_current_worker_task()
 
 
-def before_each_task(may_begin: Callable[[Any], bool]) -> None:
+def before_each_task(
+    may_begin: Callable[[Any], bool], try_later: Callable[[Any, Any, Callable[[], object]], object]
+) -> None:
     """Ask ``may_begin`` about each request just before a starting worker passes it to its pool.
 
-    A request that may not begin is dropped like a revoked one (celery/worker/worker.py).
+    A request that may not begin is dropped like a revoked one (celery/worker/worker.py). If it is not acknowledged,
+    ``try_later`` is called with the consumer, the request, and a function that tries again.
     """
 
     def wrap(sender: Any, **_: Any) -> None:
@@ -104,6 +108,10 @@ def before_each_task(may_begin: Callable[[Any], bool]) -> None:
             worker_state.task_ready(request)
             with suppress(AttributeError):  # only prefork has slots to release
                 sender._quick_release()
+            if not request.acknowledged:
+                # What Celery calls for a task whose rate limit was reached.
+                again = partial(sender.consumer._limit_move_to_pool, request)
+                try_later(sender.consumer, request, again)
 
         sender._process_task = process_task
 

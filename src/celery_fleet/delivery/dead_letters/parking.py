@@ -45,7 +45,7 @@ from celery_fleet.delivery.dead_letters.letters import (
     misshapen,
 )
 from celery_fleet.delivery.dead_letters.unknown import UnknownTasks, clear_if_known
-from celery_fleet.delivery.dead_letters.waiting import Waiting
+from celery_fleet.delivery.dead_letters.waiting import RETRY, Waiting
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import sending
@@ -167,6 +167,12 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         """Forget the waiting messages, because the connection closes and kombu puts them back with the others."""
         self._waiting.forget()
         super().on_close()
+
+    # --- for at_most_once ---
+
+    def hold(self, message: Any, again: Callable[[], object]) -> None:
+        """Hold a message that can't be acknowledged now, and call a function in a few seconds."""
+        self._waiting.hold(message, RETRY, lambda _: again())
 
     # --- for a drain ---
 

@@ -8,6 +8,7 @@ removes the message first, and starts the task only if the message was still the
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery_fleet.common.errors import error_text
@@ -21,7 +22,12 @@ logger = logging.getLogger("celery_fleet.delivery")
 def install(options: Options) -> None:
     """Have an ``at_most_once`` worker acknowledge tasks first, except those that set ``acks_late`` themselves."""
     if options.profile == AT_MOST_ONCE:
-        tasks.before_each_task(may_begin)
+        tasks.before_each_task(may_begin, _try_later)
+
+
+def _try_later(consumer: Any, request: Any, again: Callable[[], object]) -> None:
+    """Hold the message of a request that could not be acknowledged, and try again."""
+    consumer.hold(request.message, again)
 
 
 def may_begin(request: Any) -> bool:
@@ -33,8 +39,7 @@ def may_begin(request: Any) -> bool:
         removed = letters.remove(message)
     except Exception as exc:  # noqa: BLE001  # the task must not start without an acknowledgement
         logger.warning(
-            "task %s[%s] does not start here, because its message can't be acknowledged (%s); the message is put back"
-            " when the connection closes",
+            "task %s[%s] does not start now, because its message can't be acknowledged (%s); the worker tries again",
             request.name,
             request.id,
             error_text(exc),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.outage import QUEUE, Server, Worker, wait_for
+from tests.outage import DELIVERY, QUEUE, Server, Worker, wait_for, working
 
 SHOP = """
 import os, signal, time
@@ -119,3 +119,45 @@ def test_a_message_that_was_put_back_meanwhile_does_not_begin(tmp_path: Path) ->
     finally:
         worker.stop()
         server.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-P", "threads", "-c", "2"),
+        pytest.param(("-P", "gevent", "-c", "2"), marks=pytest.mark.long),
+        ("-c", "1", "--max-tasks-per-child", "1"),
+    ],
+    ids=lambda options: options[1],
+)
+def test_a_stop_loses_no_task_that_waits_in_the_pool(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Its message is acknowledged already, so no other worker can run it."""
+    conf = {"task_acks_late": False, "worker_prefetch_multiplier": 4}
+    delivery = {**DELIVERY, "profile": "at_most_once", "dead_letters": True}
+    with working(tmp_path, *options, conf=conf, delivery=delivery) as worker:
+        numbers = worker.send(20, 0.5)
+        wait_for(lambda: len(worker.times("start")) >= 2, "two have begun")
+        assert worker.exit()[0] == 0
+        begun = worker.times("start")
+        assert begun == worker.times("end") == dict.fromkeys(begun, 1)
+        left = worker.server.client.llen(QUEUE) + worker.unacked
+        assert len(begun) + left == len(numbers)
+
+
+@pytest.mark.slow
+def test_a_task_whose_acknowledgement_is_refused_begins_later(tmp_path: Path) -> None:
+    delivery = {**DELIVERY, "profile": "at_most_once", "dead_letters": True}
+    with working(tmp_path, "-c", "1", conf={"task_acks_late": False}, delivery=delivery) as worker:
+        client = worker.server.client
+        with worker.app() as app:
+            app.send_task("shop.work", (0,), countdown=3)
+        wait_for(lambda: worker.unacked == 1, "it waits for its time")
+        client.config_set("min-replicas-to-write", 1)
+        wait_for(lambda: "does not start now" in worker.log, "Redis has refused it")
+        client.config_set("min-replicas-to-write", 0)
+        worker.done([0])
+        assert worker.unacked == 0
+        assert worker.exit()[0] == 0

@@ -13,9 +13,10 @@ from celery.worker.request import Request
 from celery_fleet.compat import pools
 
 
-def request(app: Celery, number: int) -> Any:
+def request(app: Celery, number: int, acknowledged: bool = False) -> Any:
     made = Request.__new__(Request)
     made.id = f"t{number}"
+    made.acknowledged = acknowledged
     return made
 
 
@@ -50,6 +51,30 @@ def test_threads_return_waiting_tasks_and_keep_running_ones() -> None:
     go.set()
     pool.on_stop()
     assert ran == [0]
+
+
+def test_tasks_that_are_acknowledged_stay_and_run() -> None:
+    """`at_most_once` acknowledges a task before the pool gets it, so no other worker could run it."""
+    app = Celery("shop", set_as_current=False)
+    pool = Threads(limit=1, app=app)
+    intake = pools.intake_of(pool)
+    began, go = threading.Event(), threading.Event()
+    ran: list[int] = []
+    begin(pool, lambda: (began.set(), go.wait(30)), request(app, 0, True))
+    assert began.wait(30)
+    ended = threading.Event()
+    begin(pool, lambda: (ran.append(1), ended.set()), request(app, 1, True))
+    assert intake.take() == []
+    pool.flush()  # Celery's, from Consumer.on_close
+    go.set()
+    assert ended.wait(30)
+    pool.on_stop()
+
+    solo = Solo(limit=1, app=app)
+    intake = pools.intake_of(solo)
+    intake.shut()
+    begin(solo, lambda: ran.append(2), request(app, 2, True))
+    assert (ran, intake.take()) == ([1, 2], [])
 
 
 def test_a_lost_connection_drops_tasks_that_threads_have_not_begun() -> None:
