@@ -44,7 +44,7 @@ class AckCarryOver:
         #: they stay here until the next loss. A request may already count as acknowledged: its task has ended, and the
         #: acknowledgement waits in the event loop.
         self._carried: dict[str, Any] = {}
-        #: Messages to put back on the next connection, oldest first, each with the Unix time of the first attempt.
+        #: Messages to put back as soon as possible, oldest first, each with the Unix time of the first attempt.
         self._returning: list[tuple[Any, float | None]] = []
 
     # --- hooks of the transport ---
@@ -65,9 +65,9 @@ class AckCarryOver:
         return True
 
     def requeue_failed(self, tag: str, message: Any, error: Exception) -> bool:
-        """Keep a message that its task rejected and that could not be put back, for the next connection."""
+        """Keep a message that its task rejected and that could not be put back, for later."""
         logger.warning(
-            "message %s can't be put back now (%s): it is put back on the next connection",
+            "message %s can't be put back now (%s): it is put back as soon as possible",
             tag,
             _text_of(error),
         )
@@ -114,6 +114,8 @@ class AckCarryOver:
         channel.become_ours()
         for tag in self.pending.tags():
             self._carried.pop(tag, None)
+        # A task that ended while its connection was lost may have been acknowledged on that one.
+        self._carried = {tag: one for tag, one in self._carried.items() if not one.acknowledged}
         for message in self._carried.values():
             internals.adopt(channel, message)
         self._channel = channel
@@ -143,12 +145,15 @@ class AckCarryOver:
             # The first command may have run, and only its reply was lost.
             logger.info("%d of them were for messages that are no longer in unacked", gone)
 
-    def retry(self) -> None:
-        """Call `flush` from a timer, and log its errors instead of raising them."""
+    def retry(self, consumer: Any) -> None:
+        """Send and put back what Redis has refused so far; a timer calls this, so errors are logged and not raised."""
+        if self._channel is None:
+            return
         try:
             self.flush()
-        except Exception as exc:  # noqa: BLE001  # they stay kept, and the loop notices a lost connection itself
-            logger.debug("acknowledgements can't be sent yet: %s", error_text(exc))
+            self._put_back(consumer)
+        except Exception as exc:  # noqa: BLE001  # all of it stays kept, and the loop notices a lost connection itself
+            logger.debug("acknowledgements and messages can't be sent yet: %s", error_text(exc))
 
     def _put_back(self, consumer: Any) -> None:
         if not self._returning:
@@ -162,8 +167,9 @@ class AckCarryOver:
             left = [one for one, answer in tried if isinstance(answer, Exception)]
         finally:
             self._returning = left + self._returning
-        logger.info(
-            "%d messages of tasks that had not started were put back, %d wait for the next connection",
+        logger.log(
+            logging.DEBUG if len(left) == len(returning) else logging.INFO,
+            "%d messages of tasks that had not started were put back, %d have still to be",
             sum(answer for answer in answers if not isinstance(answer, Exception)),
             len(left),
         )

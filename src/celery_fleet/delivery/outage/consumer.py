@@ -68,6 +68,7 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         """Consume on one connection after another until the worker stops."""
         self.fleet.breaker.adopt()  # this thread also runs the event loop
         self.fleet.begin(self)
+        internals.keep_partial_reads(self)
         super().start()
 
     @property
@@ -195,6 +196,6 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         worker_state.maybe_shutdown()
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Resume writes to the pool. Celery calls this just before the loop starts."""
+        """Resume what the pool was writing and reading. Celery calls this just before the loop starts."""
         super().register_with_event_loop(hub)
-        internals.resume_writes(self)
+        internals.resume_pipes(self)

@@ -67,6 +67,7 @@ def _add_steps(app: Any, guard: OutageGuard) -> None:
             self.ends = (intake.repeat(consumer.timer, LOOK, guard.look),)
             if guard.carry is not None:
                 guard.carry.connected(consumer)
-                self.ends += (intake.repeat(consumer.timer, RETRY, guard.carry.retry),)
+                retry = partial(guard.carry.retry, consumer)
+                self.ends += (intake.repeat(consumer.timer, RETRY, retry),)
 
     app.steps["consumer"].add(OutageGuardStep)

@@ -108,7 +108,7 @@ def pool_only(consumer: Any) -> Iterator[Callable[[], object]]:
     before = minors.celery.timer_entries(hub.timer)
     hub.reset()
     consumer.controller.register_with_event_loop(hub)
-    resume_writes(consumer)
+    resume_pipes(consumer)
     # Run at least two turns a second, and more if there are events.
     hub.call_repeatedly(0.5, lambda: None)
     ours = minors.celery.timer_entries(hub.timer) - before
@@ -148,11 +148,12 @@ def keep_time_limits(consumer: Any) -> None:
     minors.celery.keep_time_limits(consumer)
 
 
-def resume_writes(consumer: Any) -> None:
-    """Resume jobs that were being written to a child when the hub was reset.
+def resume_pipes(consumer: Any) -> None:
+    """Resume jobs that were being written to a child, and results that were being read, when the hub was reset.
 
-    Celery's own function (``AsynPool.flush``) writes them to the end, but forgets that they are running.
+    Celery's own function (``AsynPool.flush``) writes jobs to the end, but forgets that they are running.
     """
+    _resume_reads(consumer)
     pool = getattr(consumer.pool, "_pool", None)
     writers: Iterable[Any] = getattr(pool, "_active_writers", ())
     for job in list(getattr(pool, "_cache", {}).values()):
@@ -161,6 +162,47 @@ def resume_writes(consumer: Any) -> None:
         process = getattr(job, "_write_to", None)
         if isinstance(writer, GeneratorType) and writer in writers and process is not None:
             consumer.hub.add_writer(process.inqW_fd, writer)
+
+
+def keep_partial_reads(consumer: Any) -> None:
+    """Enable `resume_pipes` to continue results that were read in part when the hub was reset.
+
+    Celery would begin a new message in the middle of such a result, and take its bytes for a length
+    (celery/concurrency/asynpool.py, ResultHandler). The result would never arrive.
+    """
+    handler = _result_handler(consumer)
+    receive = getattr(handler, "_recv_message", None)
+    if receive is None or "_recv_message" in vars(handler):
+        return
+    #: The process and the generator that reads its result, by file descriptor.
+    unfinished: dict[int, tuple[Any, Any]] = {}
+
+    def followed(fd: int, process: Any, reader: Any) -> Iterator[Any]:
+        try:
+            yield from reader
+        finally:
+            if fd in unfinished and unfinished[fd][0] is process:
+                del unfinished[fd]
+
+    def receive_or_resume(add_reader: Any, fd: int, callback: Any) -> Any:
+        process = handler.fileno_to_outq.get(fd)
+        if fd not in unfinished or unfinished[fd][0] is not process:
+            unfinished[fd] = (process, followed(fd, process, receive(add_reader, fd, callback)))
+        return unfinished[fd][1]
+
+    handler._recv_message = receive_or_resume
+    handler.celery_fleet_unfinished = unfinished
+
+
+def _resume_reads(consumer: Any) -> None:
+    handler = _result_handler(consumer)
+    for fd, (process, reader) in list(getattr(handler, "celery_fleet_unfinished", {}).items()):
+        if handler.fileno_to_outq.get(fd) is process:
+            consumer.hub.add_reader(fd, reader)
+
+
+def _result_handler(consumer: Any) -> Any:
+    return getattr(getattr(consumer.pool, "_pool", None), "_result_handler", None)
 
 
 def track_living_children(consumer: Any) -> None:

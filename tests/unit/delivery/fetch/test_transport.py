@@ -475,6 +475,43 @@ def test_messages_that_could_not_be_put_back_are_put_back_on_the_next_connection
     assert server.client.llen("mail") == 1
 
 
+def test_a_message_that_redis_refused_is_put_back_on_the_same_connection(server: Server) -> None:
+    carry = AckCarryOver(Pending(None))
+    HOOKS.requeue_failed, HOOKS.keep = carry.requeue_failed, carry.keep
+    send(server.url, "mail", 1)
+    with consuming(server.url, "mail") as mail:
+        consumer = SimpleNamespace(task_consumer=mail.consumer)
+        carry.connected(consumer)
+        (one,) = mail.drain()
+        server.client.set("mail", "no list")
+        one.reject(requeue=True)
+        carry.retry(consumer)
+        assert held(server) == [one.delivery_tag]
+        server.client.delete("mail")
+        carry.retry(consumer)
+        assert held(server) == []
+    assert server.client.llen("mail") == 1
+
+
+def test_a_message_that_was_acknowledged_on_the_lost_connection_is_not_held_on_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry = AckCarryOver(Pending(None))
+    HOOKS.keep = carry.keep
+    send(server.url, "mail", 1)
+    with consuming(server.url, "mail") as first:
+        (one,) = first.drain()
+        monkeypatch.setattr(outage, "running", lambda: [SimpleNamespace(message=one)])
+        monkeypatch.setattr(intake, "take_out", lambda _: [])
+        assert carry.lost(SimpleNamespace(task_consumer=first.consumer, hub=None))
+        # Its task ends in a thread, before the connection is closed.
+        one.ack()
+    with Connection(server.url) as connection:
+        channel = connection.default_channel
+        carry.connected(SimpleNamespace(task_consumer=SimpleNamespace(channel=channel)))
+        assert outage.held(channel) == set()
+
+
 def test_if_the_keep_hook_fails_everything_is_put_back(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

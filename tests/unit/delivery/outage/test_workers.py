@@ -415,3 +415,46 @@ def test_carry_and_outage_guard_work_without_each_other(tmp_path: Path, alone: s
         cut(worker)
         numbers += worker.send(4, 0, first=10)
         settled(worker, numbers)
+
+
+#: Its process pauses between the length of a result and the result, as it may on a busy machine.
+PAUSES = (
+    SHOP
+    + """
+from billiard.connection import Connection
+
+send = Connection._send
+
+
+def paused(self, part, *args):
+    send(self, part, *args)
+    if len(part) == 4 and not os.path.exists(os.path.join(os.environ["LEDGER"], "half")):
+        write("half", "sent")
+        time.sleep(1)
+
+
+Connection._send = paused
+
+
+@app.task
+def fails(number):
+    write("ledger", f"start {number}")
+    raise ValueError("no such row")
+"""
+)
+
+
+@pytest.mark.parametrize("options", [(), ("--max-tasks-per-child", "1")])
+def test_a_result_arrives_although_the_connection_is_lost_in_the_middle_of_it(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with working(tmp_path, "-c", "1", *options, shop=PAUSES) as worker:
+        with worker.app() as app:
+            app.send_task("shop.fails", (0,))
+        wait_for((worker.directory / "half").exists, "a part of the result")
+        time.sleep(0.3)  # so that the worker has read it
+        cut(worker)
+        wait_for(lambda: worker.unacked == 0, "it is acknowledged")
+        assert worker.times("start") == {0: 1}
+        assert "WorkerLostError" not in worker.log
+        assert worker.exit()[0] == 0
