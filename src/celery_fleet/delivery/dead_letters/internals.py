@@ -6,6 +6,7 @@ They were checked in the sources of celery 5.7.0 and kombu 5.7.0; each function 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,11 @@ from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.dead_letters.letters import Places, identity
 from celery_fleet.delivery.messages import neutral
 from celery_fleet.delivery.outage import internals
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: Logged because nothing else would log the error in threads and greenlets.
+UNHANDLED = "the failure of task %s[%s] could not be handled"
 
 
 class OutOfMemoryError(Exception):
@@ -203,7 +209,12 @@ def use_request(
             return None
         if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
             self.failure = exc if lost is None else lost
-        return base.on_failure(self, exc_info, send_failed_event, return_ok)
+        try:
+            return base.on_failure(self, exc_info, send_failed_event, return_ok)
+        except Exception:
+            logger.exception(UNHANDLED, self.name, self.id)
+            _finish(self, exc if lost is None else lost)
+            return None
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
         # With prefork, a hard limit calls on_failure first (billiard/pool.py); with greenlets, only this method.
@@ -214,7 +225,14 @@ def use_request(
             return None
         if not soft:
             self.failure = TimeLimitExceeded(timeout)
-        return base.on_timeout(self, soft, timeout)
+        try:
+            return base.on_timeout(self, soft, timeout)
+        except Exception:
+            if soft:
+                raise
+            logger.exception(UNHANDLED, self.name, self.id)
+            _finish(self, self.failure)
+            return None
 
     def acknowledge(self: Any) -> None:
         exc = self.failure
@@ -245,6 +263,27 @@ def use_request(
         "_retry_worker_lost": retry_worker_lost,
     }
     task.Request = type("Request", (base,), added)
+
+
+def _finish(request: Any, exc: BaseException) -> None:
+    """Acknowledge or reject a task that has failed, after an error kept Celery from it.
+
+    Otherwise the message would stay in ``unacked`` as long as this worker runs, and its drain would wait for it.
+    """
+    task = request.task
+    if request.acknowledged or not task.acks_late:
+        return
+    timeout = isinstance(exc, TimeLimitExceeded)
+    # Before 5.7 there is one attribute for both.
+    ends = getattr(
+        task, "acks_on_timeout" if timeout else "acks_on_failure", task.acks_on_failure_or_timeout
+    )
+    if isinstance(exc, Reject):
+        request.reject(requeue=exc.requeue)
+    elif isinstance(exc, WorkerLostError) or not ends:
+        request.reject(requeue=timeout or isinstance(exc, WorkerLostError))
+    else:
+        request.acknowledge()
 
 
 def _error(exc_info: Any) -> BaseException:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import signals
+from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
 
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import (
@@ -432,3 +433,61 @@ def test_a_message_that_calls_no_task_ends_no_worker(
     assert writer.parked == []
     assert bad.rejected == [{}]
     assert "malformed message of task shop.add[bad] dropped" in caplog.text
+
+
+class FailingRequest:
+    """A request for which Celery can't handle the end of its task."""
+
+    acknowledged = False
+    chord = None
+    id, name, worker_pid = "t", "shop.add", None
+    _already_revoked = _already_cancelled = False
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self.done: list[str] = []
+
+    def on_failure(self, *_: Any) -> None:
+        raise ConnectionError("the result store does not answer")
+
+    on_timeout = on_failure
+
+    def acknowledge(self) -> None:
+        self.done.append("acknowledged")
+
+    def reject(self, requeue: bool = False) -> None:
+        self.done.append("put back" if requeue else "rejected")
+
+
+@pytest.mark.parametrize(
+    ("error", "late", "ends", "done"),
+    [
+        (ValueError("x"), True, True, ["acknowledged"]),
+        (ValueError("x"), True, False, ["rejected"]),
+        (ValueError("x"), False, True, []),
+        (Reject("x", requeue=False), True, True, ["rejected"]),
+        (Reject("x", requeue=True), True, True, ["put back"]),
+        (TimeLimitExceeded(1), True, True, ["acknowledged"]),
+        (TimeLimitExceeded(1), True, False, ["put back"]),
+        (WorkerLostError("killed"), True, True, ["put back"]),
+    ],
+)
+def test_a_message_leaves_the_worker_even_if_its_failure_can_not_be_handled(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    late: bool,
+    ends: bool,
+    done: list[str],
+) -> None:
+    monkeypatch.setattr(internals.minors.celery, "retry_lost", lambda *_: False)
+    task = SimpleNamespace(Request=FailingRequest, acks_late=late, acks_on_failure_or_timeout=ends)
+    internals.use_request(task, deaths.not_counted)
+    request = task.Request(task)
+    request.on_failure(SimpleNamespace(exception=error))
+    assert request.done == done
+    assert "the result store does not answer" in caplog.text
+    if isinstance(error, TimeLimitExceeded):
+        request.done.clear()
+        request.on_timeout(False, 1)  # what threads and greenlets have
+        assert request.done == done
