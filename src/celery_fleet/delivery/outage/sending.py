@@ -45,9 +45,6 @@ _AWAY = (
     redis_errors.ReadOnlyError,
 )
 
-#: Connection errors that mean a permanent refusal.
-_REFUSED = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
-
 #: Prefixes of temporary error replies of Redis, for which redis-py has no classes.
 _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
 
@@ -77,10 +74,11 @@ class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Cele
 def is_away(exc: BaseException | None) -> bool:
     """Return whether an error means that the broker can't take a message now, but will later.
 
-    A refusal, such as a missing right, does not count: it would stay the same however long a task waits.
+    A missing right does not count: it would stay the same however long a task waits. A refused password counts, because
+    it was right when this worker started. It has been revoked, and the task runs again in the next worker.
     """
     while exc is not None:
-        if isinstance(exc, _REFUSED):
+        if isinstance(exc, redis_errors.AuthorizationError):
             return False
         if isinstance(exc, _AWAY):
             return True

@@ -241,11 +241,13 @@ def caused(exc: Exception, cause: Exception) -> Exception:
         (caused(OperationalError("x"), redis_errors.OutOfMemoryError("full")), True),
         (caused(OperationalError("x"), redis_errors.ReadOnlyError("replica")), True),
         (redis_errors.ResponseError("MISCONF Redis can't write"), True),
+        # A password that was revoked: the worker gets the new one when it restarts.
+        (caused(OperationalError("x"), redis_errors.AuthenticationError("who?")), True),
         (BrokerAwayError("away"), True),
         (ConnectionResetError(), True),
         # These errors don't go away, however long a task waits.
         (caused(OperationalError("x"), redis_errors.NoPermissionError("NOPERM")), False),
-        (caused(OperationalError("x"), redis_errors.AuthenticationError("who?")), False),
+        (caused(OperationalError("x"), redis_errors.AuthorizationError("not you")), False),
         (redis_errors.ResponseError("WRONGTYPE no list"), False),
         (ValueError("not sent"), False),
     ],
