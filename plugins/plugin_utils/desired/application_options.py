@@ -65,6 +65,9 @@ LOG_ROTATE: Final[tuple[Option, ...]] = (
            syntax=re.compile(r"[1-9][0-9]*[kMG]?"), like="100M"),
 )
 
+#: The hash of an archive (`celery_app_source.sha256`).
+SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
+
 APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_name", "str",
            "Prefix of everything that belongs to the application. systemd, Unix and Redis must accept it as a name.",

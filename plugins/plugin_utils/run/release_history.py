@@ -23,6 +23,9 @@ from typing import Any, Final
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    SHA256,
+)
 
 FORMAT: Final = 1
 #: Entries that the history keeps.
@@ -31,7 +34,6 @@ KEPT: Final = 50
 DEPLOYED, BACK, REFUSED = "deployed", "rolled back", "refused"
 
 _ID = re.compile(r"[0-9a-f]{12}")
-_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class ChoiceError(UserError):
@@ -148,10 +150,10 @@ def with_reference(source: Mapping[str, Any], asked: str) -> dict[str, Any]:
         return {**source, "version": asked}
     if source.get("archive"):
         archive, _, digest = asked.partition("#sha256=")
-        if "://" in archive and not _SHA256.fullmatch(digest):
+        if "://" in archive and not SHA256.fullmatch(digest):
             raise ChoiceError(
-                f"release={asked}: the server could send a different archive. Add `#sha256=` and the hash that "
-                "`sha256sum` prints for it."
+                f"release={hide_logins(asked)}: the server could send a different archive. Add `#sha256=` and the hash "
+                "that `sha256sum` prints for it."
             )
         return {**source, "archive": archive, "sha256": digest}
     if source.get("pip"):

@@ -89,13 +89,11 @@ def running_task() -> Any:
     return get_current_worker_task()
 
 
-def before_each_task(
-    may_begin: Callable[[Any], bool], try_later: Callable[[Any, Any, Callable[[], object]], object]
-) -> None:
+def before_each_task(may_begin: Callable[[Any], bool]) -> None:
     """Ask ``may_begin`` about each request just before a starting worker passes it to its pool.
 
-    A request that may not begin is dropped like a revoked one (celery/worker/worker.py). If it is not acknowledged,
-    ``try_later`` is called with the consumer, the request, and a function that tries again.
+    A request that may not begin is dropped like a revoked one (celery/worker/worker.py). If it is not acknowledged, our
+    consumer holds its message and tries again (delivery/dead_letters/parking.py).
     """
 
     def wrap(sender: Any, **_: Any) -> None:
@@ -111,7 +109,7 @@ def before_each_task(
             if not request.acknowledged:
                 # What Celery calls for a task whose rate limit was reached.
                 again = partial(sender.consumer._limit_move_to_pool, request)
-                try_later(sender.consumer, request, again)
+                sender.consumer.hold(request.message, again)
 
         sender._process_task = process_task
 

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    SHA256,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.requirements_file import (
     LOCKS,
     NAME,
@@ -36,7 +39,6 @@ _ONLY: Final = {
     "version": ("path", "git"),
 }
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
 # The user of an SSH URL is not a secret login: it is the same for everyone, and needs a key.
 _LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNORECASE)
@@ -172,7 +174,7 @@ def _archive(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
             f"name a tar or zip archive; relative paths start from {model.control.base_dir}",
             value=shown,
         )
-    if digest is not None and not _SHA256.fullmatch(digest):
+    if digest is not None and not SHA256.fullmatch(digest):
         yield Problem(
             dotted((_NAME, "sha256")),
             "is not a SHA-256",

@@ -74,6 +74,11 @@ def success_was_stored(request: Any) -> bool:
         return False
 
 
+def acknowledges_failed(task: Any, *, timeout: bool) -> bool:
+    """Return the same as for 5.7; there is one setting for both."""
+    return bool(task.acks_on_failure_or_timeout)
+
+
 def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
     """Retry a task after its process died, if ``task_retry_on_worker_lost`` is on; return whether this handled it.
 

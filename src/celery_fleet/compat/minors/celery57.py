@@ -46,6 +46,11 @@ def retry_lost(_request: Any, _exc: BaseException, _exc_info: Any) -> bool:
     return False
 
 
+def acknowledges_failed(task: Any, *, timeout: bool) -> bool:
+    """Return whether a task with late acknowledgement is acknowledged if it fails, or reaches its hard time limit."""
+    return bool(task.acks_on_timeout if timeout else task.acks_on_failure)
+
+
 def success_was_stored(request: Any) -> bool:
     """Return whether the result store has the request's success (Request._success_was_stored)."""
     return bool(request._success_was_stored())

@@ -37,9 +37,6 @@ from celery_fleet.delivery.outage import internals
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Logged because nothing else would log the error in threads and greenlets.
-UNHANDLED = "the failure of task %s[%s] could not be handled"
-
 
 class OutOfMemoryError(Exception):
     """A task raised MemoryError."""
@@ -209,12 +206,8 @@ def use_request(
             return None
         if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
             self.failure = exc if lost is None else lost
-        try:
+        with _ending(self, exc if lost is None else lost):
             return base.on_failure(self, exc_info, send_failed_event, return_ok)
-        except Exception:
-            logger.exception(UNHANDLED, self.name, self.id)
-            _finish(self, exc if lost is None else lost)
-            return None
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
         # With prefork, a hard limit calls on_failure first (billiard/pool.py); with greenlets, only this method.
@@ -223,16 +216,11 @@ def use_request(
         if not soft and self.task.acks_late and was_cut_off():
             put_back(self)
             return None
-        if not soft:
-            self.failure = TimeLimitExceeded(timeout)
-        try:
+        if soft:
             return base.on_timeout(self, soft, timeout)
-        except Exception:
-            if soft:
-                raise
-            logger.exception(UNHANDLED, self.name, self.id)
-            _finish(self, self.failure)
-            return None
+        self.failure = TimeLimitExceeded(timeout)
+        with _ending(self, self.failure):
+            return base.on_timeout(self, soft, timeout)
 
     def acknowledge(self: Any) -> None:
         exc = self.failure
@@ -265,25 +253,31 @@ def use_request(
     task.Request = type("Request", (base,), added)
 
 
-def _finish(request: Any, exc: BaseException) -> None:
-    """Acknowledge or reject a task that has failed, after an error kept Celery from it.
+@contextmanager
+def _ending(request: Any, exc: BaseException) -> Iterator[None]:
+    """Acknowledge or reject a task that has failed if an error keeps Celery from it.
 
-    Otherwise the message would stay in ``unacked`` as long as this worker runs, and its drain would wait for it.
+    Otherwise the message would stay in ``unacked`` as long as this worker runs, and its drain would wait for it. In
+    threads and greenlets, nothing else would log the error.
     """
-    task = request.task
-    if request.acknowledged or not task.acks_late:
-        return
-    timeout = isinstance(exc, TimeLimitExceeded)
-    # Before 5.7 there is one attribute for both.
-    ends = getattr(
-        task, "acks_on_timeout" if timeout else "acks_on_failure", task.acks_on_failure_or_timeout
-    )
-    if isinstance(exc, Reject):
-        request.reject(requeue=exc.requeue)
-    elif isinstance(exc, WorkerLostError) or not ends:
-        request.reject(requeue=timeout or isinstance(exc, WorkerLostError))
-    else:
-        request.acknowledge()
+    try:
+        yield
+    except Exception:
+        logger.exception(
+            "the failure of task %s[%s] could not be handled", request.name, request.id
+        )
+        if request.acknowledged or not request.task.acks_late:
+            return
+        timeout = isinstance(exc, TimeLimitExceeded)
+        ends = minors.celery.acknowledges_failed(request.task, timeout=timeout)
+        if isinstance(exc, Reject):
+            request.reject(requeue=exc.requeue)
+        elif isinstance(exc, WorkerLostError):
+            request.reject(requeue=True)
+        elif ends:
+            request.acknowledge()
+        else:
+            request.reject(requeue=timeout)
 
 
 def _error(exc_info: Any) -> BaseException:

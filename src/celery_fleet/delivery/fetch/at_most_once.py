@@ -8,7 +8,6 @@ removes the message first, and starts the task only if the message was still the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from celery_fleet.common.errors import error_text
@@ -22,12 +21,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 def install(options: Options) -> None:
     """Have an ``at_most_once`` worker acknowledge tasks first, except those that set ``acks_late`` themselves."""
     if options.profile == AT_MOST_ONCE:
-        tasks.before_each_task(may_begin, _try_later)
-
-
-def _try_later(consumer: Any, request: Any, again: Callable[[], object]) -> None:
-    """Hold the message of a request that could not be acknowledged, and try again."""
-    consumer.hold(request.message, again)
+        tasks.before_each_task(may_begin)
 
 
 def may_begin(request: Any) -> bool:

@@ -112,10 +112,12 @@ class AckCarryOver:
         if not getattr(channel, "ack_emulation", False) or not hasattr(channel, "run"):
             return
         channel.become_ours()
-        for tag in self.pending.tags():
-            self._carried.pop(tag, None)
         # A task that ended while its connection was lost may have been acknowledged on that one.
-        self._carried = {tag: one for tag, one in self._carried.items() if not one.acknowledged}
+        self._carried = {
+            tag: one
+            for tag, one in self._carried.items()
+            if tag not in self.pending and not one.acknowledged
+        }
         for message in self._carried.values():
             internals.adopt(channel, message)
         self._channel = channel
@@ -128,9 +130,9 @@ class AckCarryOver:
         self._put_back(consumer)
 
     def flush(self) -> None:
-        """Send the kept acknowledgements, if there is a connection."""
+        """Send the kept acknowledgements on the present connection."""
         channel = self._channel
-        if channel is None or not self.pending:
+        if not self.pending:
             return
         names = [channel.unacked_key, channel.unacked_index_key]
         sent, gone = [], 0

@@ -481,7 +481,9 @@ def test_a_message_leaves_the_worker_even_if_its_failure_can_not_be_handled(
     done: list[str],
 ) -> None:
     monkeypatch.setattr(internals.minors.celery, "retry_lost", lambda *_: False)
-    task = SimpleNamespace(Request=FailingRequest, acks_late=late, acks_on_failure_or_timeout=ends)
+    task = SimpleNamespace(
+        Request=FailingRequest, acks_late=late, acks_on_failure=ends, acks_on_timeout=ends
+    )
     internals.use_request(task, deaths.not_counted)
     request = task.Request(task)
     request.on_failure(SimpleNamespace(exception=error))

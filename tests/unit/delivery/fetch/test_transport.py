@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 from kombu import Connection, Queue
 from kombu.transport import redis as stock
 from kombu.transport import resolve_transport
-from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.compat import intake
@@ -30,7 +28,7 @@ from celery_fleet.delivery.messages import owner_of
 from celery_fleet.delivery.outage import internals as outage
 from celery_fleet.delivery.outage.carry_over import AckCarryOver
 from celery_fleet.delivery.outage.pending import Pending
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.programs import required
 from tests.unit.delivery.servers import (
     Consuming,
@@ -801,8 +799,7 @@ def test_fetching_works_through_a_sentinel(server: Server, tmp_path: Path) -> No
         [required("redis-server"), str(path), "--sentinel"], stdout=subprocess.DEVNULL
     ) as sentinel:
         try:
-            with closing(Redis(port=port)) as client:
-                until(lambda: answers(client))
+            until(lambda: listens(port))
             url = f"sentinel://127.0.0.1:{port}"
             with consuming(url, "mail", "bulk", master_name="shop") as consumer:
                 assert isinstance(consumer.channel, transport.SentinelChannel)
@@ -814,10 +811,3 @@ def test_fetching_works_through_a_sentinel(server: Server, tmp_path: Path) -> No
                 assert held(server) == []
         finally:
             sentinel.terminate()
-
-
-def answers(client: Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except RedisConnectionError:
-        return False

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from scripts.ports import listens
 from tests.fleet import Fleet, client, running, wait_for
 from tests.unit.delivery.servers import until
 
@@ -197,7 +198,7 @@ def test_a_broker_that_restarts_ends_no_worker(tmp_path: Path) -> None:
         until(made.ledger, 30)
         fresh = restart(made)
         try:
-            wait_for(lambda: broker(made, "operator").ping(), 30)
+            wait_for(lambda: listens(made.ports["broker"]) and broker(made, "operator").ping(), 30)
             worker = made.processes["worker"]
             for number in range(1, 20):
                 note(app, number)
