@@ -15,6 +15,7 @@ from celery.schedules import crontab, schedule
 
 from celery_fleet.beat import standby
 from celery_fleet.beat.leadership import Leadership
+from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.compat import beat as compat
 from celery_fleet.compat import clock_changes, redbeat
 from celery_fleet.config import entries, settings
@@ -68,6 +69,7 @@ class SimulatedBeat:
         leadership: Leadership,
     ) -> None:
         clock_changes.install()
+        compat.keep_schedule_in(ScheduleFile)
         self.leadership = leadership
         app: Any = Celery("shop", set_as_current=False, fixups=[], broker=url)
         app.conf.update(timezone=ZONE, enable_utc=True, result_backend="disabled://")
@@ -125,9 +127,6 @@ class SimulatedBeat:
         if self._kind == DATABASE:
             # It would save when the simulation's process ends.
             scheduler._finalize.cancel()
-        elif self._kind == FILE and not saved:
-            scheduler._store.cache = {}
-            scheduler._store.close()
         self._service.app.close()
 
 

@@ -76,3 +76,15 @@ def test_beat_has_loaded_exactly_the_documented_schedule(fleet: Fleet) -> None:
 def test_beat_sends_due_entries(fleet: Fleet) -> None:
     before = database.last_tick(fleet)
     wait_for("the probe writes a row", 10, lambda: database.last_tick(fleet) > before)
+
+
+def test_beat_saves_each_run_while_it_runs(fleet: Fleet) -> None:
+    """Otherwise one that is killed would send again what it has sent since its start."""
+    app = fleet.of("celery_beat")["celery_app_name"]
+    saved = ["stat", "--format=%y", f"/var/lib/{app}/beat/celerybeat-schedule"]
+    before = fleet.must(fleet.one("celery_beat"), saved)
+    wait_for(
+        "the probe's next run is saved",
+        10,
+        lambda: fleet.must(fleet.one("celery_beat"), saved) > before,
+    )

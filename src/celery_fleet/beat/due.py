@@ -18,13 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shelve
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from celery_fleet.beat import slots
+from celery_fleet.beat import schedule_file, slots
 from celery_fleet.common.errors import FleetError, error_text, one_line
 from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
@@ -72,11 +71,10 @@ def last_runs(loaded: str | None, state: str | None) -> dict[str, tuple[datetime
     from celery.utils.time import maybe_make_aware
 
     try:
-        with shelve.open(state or "", flag="r") as found:  # noqa: S301  # only beat writes this file
-            return {
-                str(name): (maybe_make_aware(entry.last_run_at), entry.total_run_count > 0)
-                for name, entry in found["entries"].items()
-            }
+        return {
+            str(name): (maybe_make_aware(entry.last_run_at), entry.total_run_count > 0)
+            for name, entry in schedule_file.read(Path(state or ""))["entries"].items()
+        }
     except Exception:  # noqa: BLE001  # there is none, or it is damaged; beat then makes a new one
         return {}
 

@@ -89,10 +89,13 @@ def take_over(
         wanted: What happens to missed runs, by entry.
     """
     sent = leadership.sent()
+    on_broker = redbeat.holds(service)
+    names = beat.names(redbeat.events(app)) if on_broker else service.scheduler.schedule
+    # An entry that is added again later has missed nothing. Applications make entries with ever new names.
+    leadership.forget(sent.keys() - set(names))
     run_of = None
-    if redbeat.holds(service):
-        # The same step that sends a message also saves the run. Applications make entries with ever new names.
-        leadership.forget(sent.keys() - set(beat.names(redbeat.events(app))))
+    if on_broker:
+        # The same step that sends a message also saves the run.
         run_of = redbeat.hold_runs(service, leadership.save)
     else:
         for name, moment in sent.items():

@@ -19,6 +19,7 @@ from celery_fleet.beat import standby as election
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.missed import MissedRuns
+from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.compat import beat, clock_changes, redbeat
 from celery_fleet.compat.schedule import DATABASE, REDBEAT, Loaded
 from celery_fleet.config.entries import Missed
@@ -105,6 +106,7 @@ def install(
     loads the schedule.
     """
     clock_changes.install()
+    beat.keep_schedule_in(ScheduleFile)
 
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)

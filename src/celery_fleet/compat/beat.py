@@ -83,6 +83,11 @@ def finish_tick_before_stop(service: Any, limit: float) -> None:
         signal.signal(number, waiting)
 
 
+def keep_schedule_in(store: Any) -> None:
+    """Have beats keep their schedule in ``store``, which has ``open`` as ``shelve`` has, unless it is elsewhere."""
+    beat.PersistentScheduler.persistence = store
+
+
 def loop_interval(service: Any) -> float:
     """Return the longest sleep between two ticks, in seconds."""
     return float(service.scheduler.max_interval)
@@ -161,6 +166,9 @@ def _set_last_run(app: Any, entry: Any, moment: datetime) -> None:
         entry.model.last_run_at = entry.last_run_at
         # Otherwise the scheduler takes it for a user's change and reads everything again.
         entry.model.no_changes = True
+        if entry.model.one_off:
+            # It has run, so it must not run again, whenever it is due.
+            entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)
 
 
 def send_for_each(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shelve
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from celery.schedules import crontab
 from click.testing import CliRunner, Result
 
 from celery_fleet.beat import standby
+from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.cli import application, ask, journal, units
 from celery_fleet.cli.main import cli
 from celery_fleet.cli.units import status_of
@@ -167,8 +167,9 @@ def test_a_host_whose_beat_stands_by_says_so(
 def test_the_last_runs_come_from_beats_own_file_if_none_runs(place: Path, call: Call) -> None:
     last = HOUR - timedelta(hours=2)
     entry = ScheduleEntry("hourly", "t", last, 3, crontab(minute=0))
-    with shelve.open(str(place / "celerybeat-schedule")) as store:  # noqa: S301  # the test writes it
-        store["entries"] = {"hourly": entry}
+    store = ScheduleFile.open(str(place / "celerybeat-schedule"))
+    store["entries"] = {"hourly": entry}
+    store.sync()
     hourly = entries(call("schedule", "--json"))["hourly"]
     assert hourly["last"]["utc"] == last.isoformat()
     assert (hourly["drift"], hourly["missed"] in MISSED) == (0, True)

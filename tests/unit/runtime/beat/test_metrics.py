@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shelve
 import stat
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from celery.schedules import crontab, schedule
 from celery_fleet.beat import metrics
 from celery_fleet.beat import steps as beat
 from celery_fleet.beat.metrics import BeatMetrics
+from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.supervision.notify import Notifier
 from tests.fleet import wait_for
 from tests.unit.runtime.beat.real import RealBeat, counted
@@ -297,10 +297,10 @@ def test_a_real_beat_counts_across_restarts(real_beat: RealBeat) -> None:
     content = json.loads(real_beat.path.read_text())
     content["written"] -= 4500
     real_beat.path.write_text(json.dumps(content))
-    stored = str(real_beat.directory / "schedule")
-    with shelve.open(stored, writeback=True) as kept:  # noqa: S301  # beat has just written it
-        for entry in kept["entries"].values():
-            entry.last_run_at -= timedelta(seconds=4500)
+    kept = ScheduleFile.open(str(real_beat.directory / "schedule"))
+    for entry in kept["entries"].values():
+        entry.last_run_at -= timedelta(seconds=4500)
+    kept.sync()
     with real_beat.running(often=often, rare=rare):
         wait_for(
             lambda: real_beat.counts("rare", "sent") and real_beat.counts("often", "sent") > first

@@ -15,7 +15,9 @@ from celery.schedules import crontab, schedule
 
 from celery_fleet.beat import missed
 from celery_fleet.beat import steps as beat
+from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.compat import clock_changes
+from celery_fleet.compat.beat import keep_schedule_in
 from celery_fleet.config.entries import Missed, parse_entries, parse_missed
 from celery_fleet.config.settings import parse
 from celery_fleet.supervision.notify import Notifier
@@ -51,6 +53,7 @@ class Beats:
         app.set_current()
         app.now = lambda: self.now.astimezone(app.timezone)
         clock_changes.install()
+        keep_schedule_in(ScheduleFile)
         service = Service(app, schedule_filename=str(self._file), scheduler_cls=PersistentScheduler)
         service.scheduler.send_task = lambda *_, **__: None
         runs = missed.install(app, service, wanted)
@@ -150,7 +153,6 @@ def test_a_beat_that_dies_continues_where_it_was(beats: Beats) -> None:
     service = beats.start(entries, WANTED)
     service.scheduler.tick()
     service.scheduler.tick()
-    service.scheduler._store.close()
     assert beats.sent == [("each", "12:00"), ("each", "13:00")]
     found = beats.run(entries, WANTED, beats.now + timedelta(minutes=1))
     assert found == [("each", "14:00"), ("each", "15:00")]

@@ -102,6 +102,18 @@ def test_the_rights_of_a_beat_on_a_host_suffice(server: Server) -> None:
     beat.close()
 
 
+@pytest.mark.slow
+def test_an_entry_that_is_gone_is_forgotten(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    """If it is added again after two months, nothing of that time was missed."""
+    server.client.hset(BEAT_SENT, "switched off", "1.5\0")
+    (one, _) = beats
+    with one.running(tick=SECOND):
+        wait_for(lambda: server.client.hexists(BEAT_SENT, "tick"))
+    assert not server.client.hexists(BEAT_SENT, "switched off")
+
+
 def test_a_message_whose_answer_was_lost_is_not_sent_again(server: Server) -> None:
     leader = Leadership(server.client, "one")
     assert leader.take()

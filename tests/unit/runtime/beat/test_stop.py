@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shelve
 import signal
 import subprocess
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from celery_fleet.beat import schedule_file
 from celery_fleet.beat.steps import STOP_LIMIT
 from celery_fleet.compat import beat
 from tests.fleet import wait_for
@@ -140,8 +140,8 @@ def test_a_task_that_beat_is_sending_arrives(real_beat: RealBeat) -> None:
         assert process.wait(60) == 0
     sent = real_beat.arrived("shop.often")
     assert real_beat.counts("often", "sent") == sent
-    with shelve.open(str(real_beat.directory / "schedule")) as kept:  # noqa: S301  # beat has just written it
-        assert kept["entries"]["often"].total_run_count == sent
+    kept = schedule_file.read(real_beat.directory / "schedule")
+    assert kept["entries"]["often"].total_run_count == sent
 
 
 @pytest.mark.slow

@@ -1,0 +1,90 @@
+"""Keeps beat's schedule in a file, in place of the module ``shelve`` that Celery uses.
+
+What ``shelve`` does depends on how Python was built. On Debian 12 it saves nothing before it is closed, so a beat that
+was killed went on with the times from its start. On Debian 13 it can't be opened while the disk is full, and Celery
+then removes the file.
+"""
+
+from __future__ import annotations
+
+import dbm
+import os
+import pickle
+import shelve
+from pathlib import Path
+from typing import Any
+
+# All pickles since protocol 2 begin with it, and no database of ``shelve`` does.
+_PICKLE = b"\x80"
+# Files of the databases of ``shelve``, beside the one with the name itself.
+_OF_SHELVE = (".db", ".dat", ".dir", ".bak", "-wal", "-shm")
+
+
+class ScheduleFile(dict[str, Any]):
+    """The content of the file, which Celery changes in place and saves by ``sync``."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self._path = path
+        self._saved = False
+
+    @classmethod
+    def open(cls, name: str, writeback: bool = True) -> ScheduleFile:
+        """Read a file, as ``shelve.open`` does; Celery removes one that is damaged, and opens it again.
+
+        Raises:
+            SystemExit: It is there and can't be read.
+        """
+        path = Path(name)
+        try:
+            return cls(path, read(path))
+        except UnreadableError as exc:
+            raise SystemExit(f"celery_fleet: {exc}") from exc
+
+    def sync(self) -> None:
+        """Write everything to the disk. After a crash, the file has this content or the one before.
+
+        Raises:
+            OSError: It can't be written.
+        """
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        # A signal's handler may interrupt this and write the file itself; then they must not share the new one.
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            pickle.dump(dict(self), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(fresh, self._path)
+        if not self._saved:
+            self._saved = True
+            for suffix in _OF_SHELVE:
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Do nothing: Celery calls ``sync`` before."""
+
+
+class UnreadableError(Exception):
+    """The file is there and can't be read. The message says why."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the content of a schedule's file; empty if there is none.
+
+    Raises:
+        UnreadableError: It is there and can't be read.
+        Exception: It is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as exc:
+        raise UnreadableError(f"the schedule {path} can't be read: {exc.strerror}") from exc
+    if data.startswith(_PICKLE):
+        return dict(pickle.loads(data))  # noqa: S301  # only beat writes this file
+    # An earlier version of Celery Fleet has written it.
+    if not data and dbm.whichdb(str(path)) is None:
+        return {}
+    with shelve.open(str(path), flag="r") as found:  # noqa: S301  # likewise
+        return dict(found)

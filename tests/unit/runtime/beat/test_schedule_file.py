@@ -1,0 +1,111 @@
+"""The file in which beat keeps its schedule, whatever database this Python has for `shelve`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import shelve
+import subprocess
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.beat import PersistentScheduler
+
+from celery_fleet.beat import schedule_file
+from celery_fleet.beat.schedule_file import ScheduleFile
+from celery_fleet.compat.beat import keep_schedule_in
+from tests.fleet import wait_for
+from tests.unit.runtime.beat.real import RealBeat
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "schedule"
+
+
+def scheduler(path: Path) -> Any:
+    app: Any = Celery("shop", set_as_current=False, broker="memory://", fixups=[])
+    app.conf.update(result_expires=None, beat_schedule={"e": {"task": "t", "schedule": 60.0}})
+    keep_schedule_in(ScheduleFile)
+    return PersistentScheduler(app, schedule_filename=str(path))
+
+
+def test_what_is_saved_is_on_the_disk_before_beat_ends(path: Path) -> None:
+    """On Debian 12, `shelve` writes nothing before it is closed."""
+    beat = scheduler(path)
+    beat.reserve(beat.schedule["e"])
+    beat.sync()
+    # What another process reads while this one still runs.
+    assert schedule_file.read(path)["entries"]["e"].total_run_count == 1
+    assert scheduler(path).schedule["e"].total_run_count == 1
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_file_of_an_earlier_version_is_taken_over(path: Path) -> None:
+    last = datetime(2026, 11, 23, 10, 30)
+    scheduler(path.with_name("other"))
+    content = schedule_file.read(path.with_name("other"))
+    content["entries"]["e"].last_run_at = last
+    content["entries"]["e"].total_run_count = 7
+    with shelve.open(str(path)) as before:  # noqa: S301  # this test writes it
+        before.update(content)
+    beat = scheduler(path)
+    assert beat.schedule["e"].last_run_at.replace(tzinfo=None) == last
+    assert beat.schedule["e"].total_run_count == 7
+    # A second version could go on with old times if the file stayed.
+    assert sorted(one.name for one in path.parent.iterdir()) == ["other", "schedule"]
+
+
+@pytest.mark.parametrize("content", [b"broken", b"", b"\x80broken", pickle.dumps(7)])
+def test_a_damaged_file_is_replaced(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert scheduler(path).schedule["e"].total_run_count == 0
+    assert set(schedule_file.read(path)) >= {"entries", "tz"}
+
+
+def test_a_file_that_can_t_be_read_stays(path: Path) -> None:
+    """Celery would remove it, and all missed runs would be forgotten."""
+    path.mkdir()
+    with pytest.raises(SystemExit, match=f"the schedule {path} can't be read: Is a directory"):
+        scheduler(path)
+    assert path.is_dir()
+
+
+def test_a_full_disk_leaves_what_was_saved(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat = scheduler(path)
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    beat.reserve(beat.schedule["e"])
+    with pytest.raises(OSError, match="No space left"):
+        beat.sync()
+    assert path.read_bytes() == before
+    with pytest.raises(OSError, match="No space left"):
+        scheduler(path)
+    assert path.read_bytes() == before
+
+
+def killed_after(beat: RealBeat, process: subprocess.Popen[bytes]) -> None:
+    wait_for(lambda: beat.arrived("shop.often") > 2)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_beat_that_is_killed_has_saved_every_run(real_beat: RealBeat) -> None:
+    with (
+        pytest.raises(AssertionError, match="beat: Starting"),  # it has failed, with this log
+        real_beat.running(often={"task": "shop.often", "interval": 1}) as process,
+    ):
+        killed_after(real_beat, process)
+    saved = schedule_file.read(real_beat.directory / "schedule")["entries"]["often"]
+    # It may have died between sending and saving.
+    assert saved.total_run_count >= real_beat.arrived("shop.often") - 1
+    assert datetime.now(saved.last_run_at.tzinfo) - saved.last_run_at < timedelta(seconds=30)
