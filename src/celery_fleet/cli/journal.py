@@ -124,7 +124,8 @@ def _entries(
         raise CommandError(f"{words[0]} can't be run: {error.strerror}") from None
     if done.returncode:
         raise CommandError(f"{words[0]}: {done.stderr.strip() or done.returncode}")
-    return map(json.loads, done.stdout.splitlines())
+    # Texts of the application may have characters that `splitlines` takes for the end of a line, such as U+2028.
+    return map(json.loads, filter(None, done.stdout.split("\n")))
 
 
 def runs(entries: Iterable[Mapping[str, Any]], host: str, task_id: str) -> list[Run]:

@@ -134,15 +134,21 @@ class UnitJobs:
         Raises:
             CommandError: It refused.
         """
-        done = subprocess.run(
-            [systemctl.SYSTEMCTL, self.verb, "--no-block", "--", *self.names],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=10,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [systemctl.SYSTEMCTL, self.verb, "--no-block", "--", *self.names],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=10,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CommandError(
+                f"systemctl {self.verb}: systemd has not answered within 10 s; `systemctl list-jobs` shows whether it "
+                "does now"
+            ) from None
         if done.returncode:
             words = done.stderr.strip() or f"it ended with {done.returncode}"
             raise CommandError(f"systemctl {self.verb}: {words}")

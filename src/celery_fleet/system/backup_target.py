@@ -7,6 +7,7 @@ never removes a good one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -20,6 +21,8 @@ SUMS = "SHA256SUMS"
 #: Seconds without progress after which rsync gives up.
 _PATIENCE = 60
 _TIME = r"\d{8}T\d{6}Z"
+# In a list of rsync: the directories, and those that have the sums.
+_DIRECTORIES = re.compile(r"^d.* (\S+)$", re.MULTILINE)
 _LISTED = re.compile(r" (\S+)/" + re.escape(SUMS) + "$", re.MULTILINE)
 
 
@@ -37,18 +40,31 @@ class BackupTarget(Protocol):
             OSError, TargetError: It can't be stored.
         """
 
-    def prune(self, app: str, keep: int) -> list[str]:
-        """Remove all but an application's newest backups, and what interrupted ones have left; return their names.
+    def prune(self, app: str, keep: int, stored: str) -> list[str]:
+        """Remove all but an application's newest backups, and what interrupted ones have left.
+
+        Args:
+            app: The application's name.
+            keep: How many backups stay.
+            stored: Name of the backup that was just stored. It stays even if others have later times, because the
+                clock was ahead when they were made.
+
+        Returns:
+            The names of the backups.
 
         Raises:
             OSError, TargetError: They can't be removed.
         """
 
 
-def surplus(app: str, names: Sequence[str], keep: int) -> list[str]:
-    """Return the names of an application's backups that are older than its newest ones."""
-    own = sorted(name for name in names if re.fullmatch(f"{re.escape(app)}-{_TIME}", name))
-    return own[: max(0, len(own) - keep)]
+def surplus(app: str, names: Sequence[str], keep: int, stored: str) -> list[str]:
+    """Return the names of an application's backups that are older than its newest ones; never the one just stored."""
+    own = sorted(name for name in names if _is_own(app, name))
+    return [name for name in own if name != stored][: max(0, len(own) - keep)]
+
+
+def _is_own(app: str, name: str) -> bool:
+    return re.fullmatch(f"{re.escape(app)}-{_TIME}", name) is not None
 
 
 class DirectoryTarget:
@@ -81,11 +97,11 @@ class DirectoryTarget:
             shutil.rmtree(part, ignore_errors=True)
             raise
 
-    def prune(self, app: str, keep: int) -> list[str]:
+    def prune(self, app: str, keep: int, stored: str) -> list[str]:
         """Remove them, each first under a hidden name, so that half of one is never taken for a backup."""
         there = [entry.name for entry in os.scandir(self._path)]
         whole = [name for name in there if (self._path / name / SUMS).is_file()]
-        gone = surplus(app, whole, keep)
+        gone = surplus(app, whole, keep, stored)
         for name in gone:
             (self._path / name).rename(self._path / f".{name}.part")
         left = re.compile(rf"\.{re.escape(app)}-{_TIME}\.part")
@@ -125,23 +141,34 @@ class RsyncTarget:
         self._scratch = scratch
 
     def put(self, backup: Path) -> None:
-        """Send its files, and then SHA256SUMS."""
-        for only in ([f"--exclude=/{backup.name}/{SUMS}"], []):
-            self._rsync("--recursive", "--times", "--fsync", *only, str(backup), self._address)
+        """Send its files, and then SHA256SUMS; if that fails, remove what has arrived, for example on a full disk."""
+        try:
+            for only in ([f"--exclude=/{backup.name}/{SUMS}"], []):
+                self._rsync("--recursive", "--times", "--fsync", *only, str(backup), self._address)
+        except TargetError:
+            with contextlib.suppress(TargetError):
+                self._remove([backup.name])
+            raise
 
-    def prune(self, app: str, keep: int) -> list[str]:
-        """Remove them by name: rsync deletes what it includes and what the empty source directory lacks."""
+    def prune(self, app: str, keep: int, stored: str) -> list[str]:
+        """Remove them by name."""
         asked = [f"--include=/{app}-*/", f"--include=/{app}-*/{SUMS}", "--exclude=*"]
         found = self._rsync("--list-only", "--recursive", *asked, self._address)
-        gone = surplus(app, _LISTED.findall(found), keep)
-        if gone:
+        whole = _LISTED.findall(found)
+        gone = surplus(app, whole, keep, stored)
+        own = [name for name in _DIRECTORIES.findall(found) if _is_own(app, name)]
+        self._remove([*gone, *(name for name in own if name not in whole)])
+        return gone
+
+    def _remove(self, names: Sequence[str]) -> None:
+        """Have rsync delete what it includes and what the empty source directory lacks."""
+        if names:
             empty = self._scratch / "empty"
             empty.mkdir(exist_ok=True)
-            named = [f"--include=/{name}/***" for name in gone]
+            named = [f"--include=/{name}/***" for name in names]
             self._rsync(
                 "--recursive", "--delete", *named, "--exclude=*", f"{empty}/", self._address
             )
-        return gone
 
     def _rsync(self, *words: str) -> str:
         return run(["rsync", f"--timeout={_PATIENCE}", *self._shell, *words], os.environ)
@@ -163,7 +190,7 @@ class CommandTarget:
         """Run the command."""
         run([*self._argv, str(backup)], self._environ)
 
-    def prune(self, app: str, keep: int) -> list[str]:
+    def prune(self, app: str, keep: int, stored: str) -> list[str]:
         """Remove nothing."""
         return []
 

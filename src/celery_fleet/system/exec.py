@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -166,13 +166,15 @@ class Running:
 
     def stop(self) -> None:
         """Stop the command with SIGTERM, then SIGKILL."""
-        subprocess.run(
-            [SYSTEMCTL, "stop", self._unit],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=GRACE + 20,
-            check=False,
-        )
+        # If systemd does not answer, it has the job all the same.
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                [SYSTEMCTL, "stop", self._unit],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=GRACE + 20,
+                check=False,
+            )
 
 
 @contextmanager

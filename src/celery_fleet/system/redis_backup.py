@@ -171,7 +171,7 @@ def back_up(setup: BackupSetup, places: BackupPlaces, now: float) -> BackupRecor
     finally:
         shutil.rmtree(making, ignore_errors=True)
     try:
-        for gone in stored.prune(setup.app, setup.keep):
+        for gone in stored.prune(setup.app, setup.keep, name):
             print(f"removed {gone}")
     except _FAULTS as error:
         # The backup itself is good.

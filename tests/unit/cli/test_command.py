@@ -919,6 +919,8 @@ def test_next_due_reads_files_of_the_applications_user_safely(place: Path) -> No
     path = place / "schedule.json"
     path.write_text(text)
     assert status.next_due(found) == entry
+    path.write_text(json.dumps({"entries": [entry], "stands_by": True}))
+    assert status.next_due(found) is None
     for harm in (text + " " * LARGEST, "[" * 100_000, '{"entries": [{"due": 1}]}'):
         path.write_text(harm)
         assert status.next_due(found) is None

@@ -275,6 +275,16 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("answer")
+def test_an_error_may_have_line_separators_that_are_no_line_ends(fleet: Path, call: Call) -> None:
+    """journalctl leaves them as they are; texts from web pages have them."""
+    entries = (LIFE[0], entry("raised unexpected: ValueError('a\u2028b\x85c')", 3))
+    lines = [json.dumps(one, ensure_ascii=False) for one in entries]
+    (fleet / "entries").write_text("\n".join(lines) + "\n")
+    done = call("task", ID)
+    assert (done.exit_code, "failed" in done.stdout) == (0, True), done.stderr
+
+
 OTHERS = f"logs that were not searched: sudo celery-fleet logs --task {ID} on worker2, worker3"
 
 

@@ -172,6 +172,21 @@ def test_no_wait_returns_at_once(systemd: Systemd, call: Call) -> None:
     assert (done.exit_code, done.stdout) == (0, "shop-worker@mail: stop has begun\n")
 
 
+def test_a_systemd_that_does_not_answer_is_reported(
+    systemd: Systemd, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = services.subprocess.run
+
+    def late(command: list[str], **options: Any) -> Any:
+        if "--no-block" in command:
+            raise services.subprocess.TimeoutExpired(command, 10)
+        return run(command, **options)
+
+    monkeypatch.setattr(services.subprocess, "run", late)
+    done = call("restart", "mail")
+    assert (done.exit_code, "systemd has not answered within 10 s" in done.stderr) == (3, True)
+
+
 def test_a_refusal_of_systemd_is_reported(systemd: Systemd, call: Call) -> None:
     systemd.units["refuses"] = True
     systemd.write()

@@ -35,10 +35,17 @@ def names(path: Path) -> list[str]:
 def test_names_of_others_are_never_surplus() -> None:
     own = [f"shop-2026010{day}T000000Z" for day in (3, 1, 2)]
     others = ["shop", "shop-x", "shop-20260101T000000Z.old", "web-shop-20260101T000000Z", "shopX"]
-    assert surplus("shop", [*own, *others], 2) == ["shop-20260101T000000Z"]
-    assert surplus("shop", [*own, *others], 3) == []
+    newest = own[0]
+    assert surplus("shop", [*own, *others], 2, newest) == ["shop-20260101T000000Z"]
+    assert surplus("shop", [*own, *others], 3, newest) == []
     # A dot in a name is no pattern.
-    assert surplus("a.b", ["axb-20260101T000000Z"], 0) == []
+    assert surplus("a.b", ["axb-20260101T000000Z"], 0, "") == []
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_backup_is_not_removed_by_its_own_run_after_the_clock_was_ahead(keep: int) -> None:
+    stored, ahead = "shop-20260101T000000Z", ["shop-20270101T000000Z", "shop-20270102T000000Z"]
+    assert surplus("shop", [stored, *ahead], keep, stored) == ahead[: 3 - keep]
 
 
 def test_half_a_copy_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +67,7 @@ def test_half_a_copy_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (place / ".shop-20260102T020000Z.part").mkdir()
     (place / ".other-20260102T020000Z.part").mkdir()
     target.put(backup(tmp_path, 3))
-    assert target.prune("shop", 2) == []
+    assert target.prune("shop", 2, "shop-20260102T030000Z") == []
     assert names(place) == [
         ".other-20260102T020000Z.part",
         "shop-20260102T010000Z",
@@ -102,16 +109,18 @@ def test_rsync_stores_and_removes(module: tuple[str, Path], tmp_path: Path) -> N
     (place / "other-20200101T000000Z/SHA256SUMS").touch()
     for hour in range(4):
         target.put(backup(tmp_path / "made", hour))
-    assert target.prune("shop", 2) == ["shop-20260102T000000Z", "shop-20260102T010000Z"]
+    stored = "shop-20260102T030000Z"
+    assert target.prune("shop", 2, stored) == ["shop-20260102T000000Z", "shop-20260102T010000Z"]
+    # What a killed backup has left is gone as well.
     assert names(place) == [
-        *("other-20200101T000000Z", "shop-20190101T000000Z"),
+        "other-20200101T000000Z",
         *("shop-20260102T020000Z", "shop-20260102T030000Z", "shop-notes"),
     ]
     assert names(place / "shop-20260102T030000Z") == ["SHA256SUMS", "broker.rdb"]
     made = tmp_path / "made/shop-20260102T030000Z/broker.rdb"
     assert (place / "shop-20260102T030000Z/broker.rdb").read_bytes() == made.read_bytes()
     assert names(place / "other-20200101T000000Z") == ["SHA256SUMS", "kept"]
-    assert target.prune("shop", 2) == []
+    assert target.prune("shop", 2, stored) == []
 
 
 def test_without_its_checksums_a_backup_does_not_count(
@@ -123,8 +132,29 @@ def test_without_its_checksums_a_backup_does_not_count(
     interrupted = backup(tmp_path / "made", 2)
     (interrupted / "SHA256SUMS").unlink()
     target.put(interrupted)
-    assert target.prune("shop", 1) == []
-    assert "shop-20260102T010000Z" in names(place)
+    assert target.prune("shop", 1, "shop-20260102T010000Z") == []
+    assert names(place) == ["shop-20260102T010000Z"]
+
+
+def test_what_has_arrived_of_a_failed_backup_is_removed(
+    module: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a full target would stay full."""
+    address, place = module
+    target = RsyncTarget(address, [], tmp_path)
+    failing = backup(tmp_path / "made", 1)
+    send = target._rsync
+
+    def fails_at_the_end(*words: str) -> str:
+        done = send(*words)
+        if str(failing) in words:
+            raise TargetError("rsync ended with status 11: No space left on device")
+        return done
+
+    monkeypatch.setattr(target, "_rsync", fails_at_the_end)
+    with pytest.raises(TargetError, match="No space left"):
+        target.put(failing)
+    assert names(place) == []
 
 
 def test_a_target_that_refuses_is_named(module: tuple[str, Path], tmp_path: Path) -> None:
@@ -164,5 +194,7 @@ def test_ssh_is_what_rsync_calls(tmp_path: Path) -> None:
     target = RsyncTarget(f"host:{place}", [str(ssh), "-o", "BatchMode=yes"], tmp_path)
     for hour in range(3):
         target.put(backup(tmp_path / "made", hour))
-    assert target.prune("shop", 1) == ["shop-20260102T000000Z", "shop-20260102T010000Z"]
+    assert target.prune("shop", 1, "shop-20260102T020000Z") == [
+        *("shop-20260102T000000Z", "shop-20260102T010000Z")
+    ]
     assert names(place) == ["shop-20260102T020000Z"]

@@ -169,9 +169,11 @@ def judge(found: StatusReport, application: Application, answer: Mapping[str, An
 
 
 def next_due(application: Application) -> dict[str, Any] | None:
-    """Return the entry that the running beat sends next; None without beat, or if this user may not read it."""
+    """Return the entry that the running beat sends next; None without such a beat, or if this user may not read it."""
     try:
-        entries = json.loads(content(application.schedule))["entries"]
+        document = json.loads(content(application.schedule))
+        # A beat that stands by does not know what the one that sends has sent.
+        entries = [] if document.get("stands_by") else document["entries"]
         first = min(entries, key=lambda entry: str(entry["due"]))
         return {name: first[name] for name in ("name", "task", "queue", "due")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
