@@ -31,9 +31,9 @@ def others(ground: Ground, host: str) -> list[str]:
     return [one for one in ground.fleet.hosts("redis") if one != host]
 
 
-def consuming_again(ground: Ground, at: float) -> float:
-    """Return the seconds from a fault until the last worker of short tasks started one again; wait for that time."""
-    ground.sleep(max(0.0, at + WATCH - time.time()))
+def consuming_again(ground: Ground, at: float, watch: float = WATCH) -> float:
+    """Return the seconds from a fault until the last worker of short tasks started one again; `watch` them so long."""
+    ground.sleep(max(0.0, at + watch - time.time()))
     rows = ground.ask(
         "SELECT node, started FROM runs WHERE node LIKE 'fast@%' AND started > :'since'::float8 ORDER BY started",
         since=at - BEFORE,
