@@ -23,6 +23,7 @@ because its wrapper is compiled on the host in each call.)
                                           # which answer
       listeners: {"443": [{command, unit}]},         # processes on the ports of the claims
       redis_service: {broker: …},         # what servers that the fleet does not run answer; else missing
+      record: {…},                        # its copy of the record of releases; null if it has none
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
       has_client_key: false,              # whether it has a key for clients of Redis
       interpreter: {path, exists, version, places, others},  # celery_release_python; empty if a package brings it
@@ -53,7 +54,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 PROBE: Final = Path(__file__).resolve().parents[1] / "plugin_utils/scripts/facts.py"
@@ -136,6 +137,7 @@ class ActionModule(FleetAction):
             "directories": list(args.get("directories") or []),
             "marks": MARKS,
             "ports": ports,
+            "record": f"{lease.RECORDS}/{claims['app']}.json" if claims else "",
             "certificate": f"{pki}/host.crt" if claims else "",
             "client_key": f"{pki}/client.key" if claims else "",
             "files": [
@@ -232,8 +234,8 @@ class ActionModule(FleetAction):
             return _unreachable(f"{answer['stderr']}\n{answer['stdout']}", answer["rc"])
         try:
             # A login shell may print a greeting before the answer.
-            facts: dict[str, Any] = json.loads(
-                answer["stdout"][answer["stdout"].index('{"clock"') :]
+            facts: dict[str, Any] = redact.printable(
+                json.loads(answer["stdout"][answer["stdout"].index('{"clock"') :])
             )
         except ValueError:
             return _unreachable(

@@ -2,7 +2,7 @@
 
 It is delegated to the host that keeps the lease. `state: present` takes the lease, or fails and says who has it; a
 background process then renews it until the run ends. `state: absent` returns it at once. `state: look` takes none. The
-answer brings the record of the fleet's releases, which is on the same host.
+answer brings the record of the fleet's releases, which is on the same host, or a copy of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import ansible.utils.display
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, release_history
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
@@ -32,13 +32,13 @@ class ActionModule(FleetAction):
         """
         if args["state"] == "look" or (self._task.check_mode and args["state"] == "present"):
             looked = self._ask(str(args["app"]), "look", "")
-            return {"directory": "", "releases": looked["record"]}
+            return {"directory": "", "releases": looked["record"] or _copied(variables)}
         if self._task.check_mode:
             return {"directory": str(args.get("directory", ""))}
         if args["state"] == "present":
             host = str(self._task.delegate_to or variables["inventory_hostname"])
             directory, releases = self._acquire(str(args["app"]), host)
-            return {"directory": str(directory), "releases": releases}
+            return {"directory": str(directory), "releases": releases or _copied(variables)}
         self._release(str(args["app"]), Path(args["directory"]))
         return {"directory": str(args["directory"])}
 
@@ -86,3 +86,12 @@ class ActionModule(FleetAction):
         token = lease.noted(directory, "token")
         lease.note(directory, released=True)
         self._ask(app, "release", str(token))
+
+
+def _copied(variables: dict[str, Any]) -> dict[str, Any]:
+    """Return the newest copy of the record, which a new host of the lease does not have; empty if there is none."""
+    hosts = variables["hostvars"].values()
+    facts = [(host.get("ansible_facts") or {}).get("fleet") or {} for host in hosts]
+    copies: list[Any] = [fact.get("record") for fact in facts]
+    sound = filter(release_history.is_sound, copies)
+    return dict(max(sound, key=release_history.changed, default={}))

@@ -23,6 +23,9 @@ _PASSWORDS = (
     re.compile(r"://[^/\s:@]*:([^\s@]*)@"),
 )
 
+# Control characters except tab and line feed.
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10}, "\N{REPLACEMENT CHARACTER}")
+
 # Keys of a host's answer with text that is shown to users. The other values, such as names and paths, are used by tasks
 # and may contain the value of a secret by chance.
 _TEXT = frozenset(
@@ -33,6 +36,18 @@ _TEXT = frozenset(
 def hide_logins(text: str) -> str:
     """Return the text with user names and passwords in URLs replaced."""
     return _URL_LOGIN.sub("***@", text)
+
+
+def printable(answer: Any) -> Any:
+    """Replace control characters in all strings of a host's answer, at any depth.
+
+    On a terminal they could hide or forge lines, for example of a plan that is about to be confirmed.
+    """
+    if isinstance(answer, Mapping):
+        return {printable(key): printable(item) for key, item in answer.items()}
+    if isinstance(answer, list):
+        return [printable(item) for item in answer]
+    return answer.translate(_CONTROLS) if isinstance(answer, str) else answer
 
 
 def clean(text: str, secrets: Iterable[str]) -> str:

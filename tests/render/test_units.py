@@ -401,6 +401,13 @@ def test_there_is_one_beat(fleet: Fleet) -> None:
     assert len(services(fleet, "beat.service")) == 1
 
 
+def test_flower_can_t_reach_the_web_process_without_nginx(fleet: Fleet) -> None:
+    """It is in nginx's group, which may open the socket."""
+    for host, unit in services(fleet, "flower.service"):
+        app = host.variables["celery_app_name"]
+        assert f"InaccessiblePaths=-/run/{app}-web.sock" in whole(host, unit)
+
+
 def test_flower_only_gets_the_environment_without_secrets(fleet: Fleet, tmp_path: Path) -> None:
     for host, unit in services(fleet, "flower.service"):
         found = environment(host, unit, tmp_path)

@@ -10,14 +10,15 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.celery_fleet.core.plugins.module_utils import root_lock
+
 LOCK = Path("/run/celery-fleet-reconcile.lock")
 
 
 @contextlib.contextmanager
 def exclusive(path: Path = LOCK) -> Iterator[None]:
     """Hold the host's lock exclusively, so that simultaneous runs change the host one after the other."""
-    with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with root_lock.held(path):
         yield
 
 

@@ -6,7 +6,6 @@ Runs on the host, inside the `release` module, as root. A directory under `relea
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils import root_lock
 from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
     environment_text,
 )
@@ -46,6 +46,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     tail,
     unpack_source,
     user_of,
+    write_note,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
@@ -235,12 +236,8 @@ def build(wanted: Build) -> list[str]:
     releases.mkdir(parents=True, exist_ok=True)
     remarks = clean_up(Limit(wanted.timeout))
     # An interrupted run leaves its build running here; the next run waits for it.
-    lock = os.open(releases, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with root_lock.held(Path(wanted.root) / ".build.lock"):
         return [*remarks, *_build_alone(wanted)]
-    finally:
-        os.close(lock)
 
 
 def make_wheels(wanted: Build) -> None:
@@ -295,9 +292,7 @@ def _build_alone(wanted: Build) -> list[str]:
             "virtualenv": wanted.virtualenv,
             "packages": packages_of((path / "venv").resolve()),
         }
-        fresh = path / f".{NOTE}"
-        fresh.write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
-        os.replace(fresh, path / NOTE)
+        write_note(path, NOTE, note, Limit(wanted.timeout), user_of(wanted.user))
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         # Remove its virtualenv as well, because the fault may be a version that the requirements leave open.

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ansible_collections.celery_fleet.core.plugins.module_utils import root_lock
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     BuildError,
     CommandFailed,
@@ -28,8 +29,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 #: Lists the packages that are only there for builds; the script `facts` reads it, too.
 RECORD = Path("/var/lib/celery-fleet/build-packages")
 
-# The lock is on a directory that every host has, so it leaves nothing there. dpkg has its own locks, on files in it.
-_LOCKED = "/var/lib/dpkg"
+# It is gone after the next boot. dpkg has its own locks.
+_LOCK = Path("/run/celery-fleet-packages.lock")
 
 _ENVIRONMENT = {
     # dpkg refuses to run if the directories of root's programs are missing.
@@ -87,12 +88,8 @@ def clean_up(limit: Limit) -> list[str]:
 @contextmanager
 def _lock() -> Iterator[int]:
     """Share the lock with other builds; wait while one removes packages."""
-    lock = os.open(_LOCKED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with root_lock.held(_LOCK, fcntl.LOCK_SH) as lock:
         yield lock
-    finally:
-        os.close(lock)
 
 
 def _install(names: Sequence[str], limit: Limit) -> None:

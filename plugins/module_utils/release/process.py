@@ -1,7 +1,8 @@
-"""Runs commands of a build as the application's user."""
+"""Runs commands of a build as the application's user, and writes the notes that complete what was built."""
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
@@ -147,3 +148,19 @@ def unpack(
 def unpack_source(build: Build, target: Path, limit: Limit, user: pwd.struct_passwd) -> None:
     """Unpack the source into a directory of the user."""
     unpack(build.archive, target, limit, "unpacking the source", user, "--gzip")
+
+
+def write_note(
+    directory: Path, name: str, note: Mapping[str, Any], limit: Limit, user: pwd.struct_passwd
+) -> None:
+    """Write the note that makes a directory complete, once everything in it is on disk.
+
+    A host may lose power at any time. A note that outlives the files beside it would keep them from being built again.
+    """
+    run(["sync", "--file-system", str(directory)], limit, "writing to disk", user)
+    fresh = directory / f".{name}"
+    with fresh.open("w") as stream:
+        stream.write(json.dumps(note, indent=1, sort_keys=True) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(fresh, directory / name)

@@ -46,6 +46,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     unpack,
     unpack_source,
     user_of,
+    write_note,
 )
 
 #: Where an application's virtualenvs are, below its root.
@@ -91,9 +92,7 @@ def provide(build: Build, left: Callable[..., Limit]) -> Path:
     path.mkdir()
     try:
         packages = _make(build, path, left)
-        fresh = path / f".{VIRTUALENV_NOTE}"
-        fresh.write_text(json.dumps({"packages": packages}, indent=1) + "\n")
-        os.replace(fresh, path / VIRTUALENV_NOTE)
+        write_note(path, VIRTUALENV_NOTE, {"packages": packages}, left(), user_of(build.user))
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise

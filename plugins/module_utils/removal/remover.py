@@ -25,8 +25,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host imp
 RUN = "/run/celery-fleet"
 _NGINX = "nginx.service"
 
-# What 0.1.0 called the lock. The next version drops it, like the list of names in `footprint`.
-_OLD_LOCK = "/run/celery-fleet-settle.lock"
+# The lock of builds that install packages; and what 0.1.0 called the lock. The next version drops it, like the list of
+# names in `footprint`.
+_OTHER_LOCKS = ("/run/celery-fleet-packages.lock", "/run/celery-fleet-settle.lock")
 
 
 class Remover:
@@ -77,7 +78,7 @@ class Remover:
             return
         if self.host.exists(RUN) and not self.host.glob(f"{RUN}/*.lease.json"):
             self.deletion.tree(RUN, self.there.owners_of(RUN))
-        self.deletion.files([str(LOCK), _OLD_LOCK])
+        self.deletion.files([str(LOCK), *_OTHER_LOCKS])
 
     def _refuse_what_runs(self) -> None:
         states = self.host.show([*self.there.units(), *self.there.commands()])

@@ -86,7 +86,11 @@ class FleetAction(ActionBase):
         self, module: str, args: Mapping[str, Any], variables: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Run one of our modules on the host; if it fails, its answer contains no secret."""
-        answer = self._execute_module(
-            module_name=f"celery_fleet.core.{module}", module_args=dict(args), task_vars=variables
+        answer = redact.printable(
+            self._execute_module(
+                module_name=f"celery_fleet.core.{module}",
+                module_args=dict(args),
+                task_vars=variables,
+            )
         )
         return dict(redact.clean_answer(answer, self.secrets) if answer.get("failed") else answer)

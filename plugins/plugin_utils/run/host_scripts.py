@@ -12,7 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.redact import clean, clean_answer
+from ansible_collections.celery_fleet.core.plugins.module_utils.redact import (
+    clean,
+    clean_answer,
+    printable,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
 
 _PYTHON = "/usr/bin/python3"
@@ -159,14 +163,16 @@ def answer(result: dict[str, Any], secrets: Iterable[str] = ()) -> Any:
     lines = str(result.get("stdout", "")).strip().splitlines()
     if result.get("rc") == 0 and lines:
         try:
-            return clean_answer(json.loads(lines[-1]), secrets)
+            return clean_answer(printable(json.loads(lines[-1])), secrets)
         except ValueError:
             pass
     words = (
         str(result.get("stderr", "")).strip() or str(result.get("stdout", "")).strip()
     ).splitlines()
     raise RemoteError(
-        clean(words[-1], secrets) if words else f"no answer, exit status {result.get('rc')}"
+        clean(printable(words[-1]), secrets)
+        if words
+        else f"no answer, exit status {result.get('rc')}"
     )
 
 

@@ -34,6 +34,8 @@ KEPT: Final = 50
 DEPLOYED, BACK, REFUSED = "deployed", "rolled back", "refused"
 
 _ID = re.compile(r"[0-9a-f]{12}")
+# Seconds by which the clock of a host may be ahead.
+_AHEAD = 3600
 
 
 class ChoiceError(UserError):
@@ -96,14 +98,17 @@ class Hosts:
         links = [str(answer["current"]) for answer in self.answers.values() if answer["current"]]
         return max(links, key=links.count, default="")
 
-    def runs_everywhere(self, release: str) -> bool:
-        """Return whether every process and every host uses this release."""
+    def only(self) -> str:
+        """Return the release that every process and every host uses; empty if they differ.
+
+        A run that was killed before it wrote the record has left one that the record does not name.
+        """
         used = {
             str(name)
             for answer in self.answers.values()
             for name in (*answer["pins"].values(), answer["current"])
         }
-        return used == {release}
+        return used.pop() if len(used) == 1 else ""
 
     def one_way(self, release: str) -> list[str]:
         """Return the one-way migrations that a release knows."""
@@ -131,7 +136,7 @@ def to_deploy(
     Raises:
         ChoiceError: It can't be deployed.
     """
-    current = str(record.get("current") or "") or hosts.current()
+    current = hosts.only() or str(record.get("current") or "") or hosts.current()
     if asked in hosts.anywhere:
         _require_kept(asked, hosts)
         return ReleaseChoice(asked, source, current, True, f"release {asked}", why)
@@ -201,7 +206,8 @@ def to_go_back(
             "Name one with -e release=, or deploy another version with deploy_app.yml."
         )
     _require_kept(target, hosts)
-    if hosts.runs_everywhere(target):
+    # A rollback that was killed before it wrote the record only has this left to do.
+    if hosts.only() == target and current == target:
         raise ChoiceError(
             f"release {target} is the one that runs. Nothing was changed. {_kept(hosts)}"
         )
@@ -318,6 +324,26 @@ def recorded(
             reason = BACK if result == BACK else f"deployed as {choice['what']}"
             whole = held(whole, release, str(choice["why"]) or reason)
     return whole
+
+
+def is_sound(record: Any) -> bool:
+    """Return whether a copy of the record, which another host has, can be used in its place."""
+    try:
+        names = [record["current"], *(entry["release"] for entry in _entries(record))]
+        named = all(_ID.fullmatch(name) for name in names if name)
+        shown = all({"by", "why"} <= entry.keys() for entry in _entries(record))
+        return named and shown and changed(record) <= time.time() + _AHEAD
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return False
+
+
+def changed(record: Mapping[str, Any]) -> float:
+    """Return when a record was written, as Unix time."""
+    return max((float(entry["at"]) for entry in _entries(record)), default=0.0)
+
+
+def _entries(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry for entry in (record.get("hold"), *(record.get("history") or ())) if entry]
 
 
 def _whole(record: Mapping[str, Any]) -> dict[str, Any]:

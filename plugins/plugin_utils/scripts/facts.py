@@ -2,11 +2,11 @@
 
 This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
 `paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the
-`interpreter` of releases, `directories` that have to exist, `certificate`, `client_key`, `files` and directories of
-`data`, which may be missing, the `targets` (host and port) that a host without a mark of the `app` has to reach, and
-the `sentinel` of the host: its own file (`data`), its `hosts` file, and the hosts of Redis in the inventory
-(`members`); and the `logins` to compare: the `path` of an ACL file, a `salt`, and the `wanted` hashes. Output: one JSON
-object.
+`interpreter` of releases, `directories` that have to exist, `record`, `certificate`, `client_key`, `files` and
+directories of `data`, which may be missing, the `targets` (host and port) that a host without a mark of the `app` has
+to reach, and the `sentinel` of the host: its own file (`data`), its `hosts` file, and the hosts of Redis in the
+inventory (`members`); and the `logins` to compare: the `path` of an ACL file, a `salt`, and the `wanted` hashes.
+Output: one JSON object.
 """
 
 from __future__ import annotations
@@ -214,6 +214,15 @@ def marks(pattern: str) -> list[dict[str, object]]:
     return found
 
 
+def content(path: str) -> object:
+    """Return the content of a JSON file; None if it is missing or damaged."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError):
+        return None
+
+
 def text(path: str) -> str:
     """Return the text of a small file; empty if it is missing or not text."""
     try:
@@ -361,6 +370,7 @@ def main() -> None:
         "changed_logins": changed_logins(**wanted["logins"]),
         "listeners": listeners(wanted["ports"]),
         "redis_data": owners(wanted["data"]),
+        "record": content(wanted["record"]),
         "certificate": text(wanted["certificate"]),
         "has_client_key": os.path.exists(wanted["client_key"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],

@@ -88,15 +88,27 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     return shown("ours", fresh, None if ours else lease)
 
 
+def require(entry: dict[str, Any] | None) -> None:
+    """Raise KeyError, TypeError or ValueError for a hold or an entry of the history that a run can't use."""
+    if entry is not None:
+        float(entry["at"])
+        for name in ("release", "by", "why"):
+            str(entry[name])
+
+
 def record(path: str) -> dict[str, Any]:
     """Return the record of the fleet's releases, which this host keeps for the others."""
     try:
-        return dict(json.loads(Path(path).read_text()))
+        found = dict(json.loads(Path(path).read_text()))
+        for entry in (found.get("hold"), *(found.get("history") or ())):
+            require(entry)
+        return found
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         sys.exit(
-            f"{path} can't be read ({error}): repair or remove it; without it no release is held"
+            f"{path} can't be read ({error!r}): copy it from another host of the fleet, or remove it everywhere; then "
+            "no release is held"
         )
 
 
@@ -108,7 +120,10 @@ def main() -> None:
         return
     directory = Path(asked["directory"])
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(directory / f"{asked['app']}.lease.lock", "w") as lock:
+    path = directory / f"{asked['app']}.lease.lock"
+    # A process that can open the file could lock it, and so hold up all runs.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
+        os.fchmod(lock.fileno(), 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = {"record": record(asked["record"])} if asked["do"] == "acquire" else {}
         print(json.dumps({**answer(asked), **found}))

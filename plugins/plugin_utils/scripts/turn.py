@@ -14,6 +14,7 @@ its release registers] or null, "memory": bytes of its processes, "processes": t
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -227,6 +228,13 @@ def text_of(path: str, largest: int) -> str:
     return text
 
 
+def finite(number: Any) -> float:
+    """Return a number; raise ValueError if it is none or infinite, by which every comparison would be decided."""
+    if not math.isfinite(number):
+        raise ValueError("it is not finite")
+    return float(number)
+
+
 def counts(path: str) -> dict[str, Any]:
     """Return a worker's counts by task, from the file that it writes; none if it does not count."""
     found: dict[str, list[Any]] = {}
@@ -239,10 +247,19 @@ def counts(path: str) -> dict[str, Any]:
             sums = found.setdefault(str(one["name"]), [0, 0, 0.0, [0] * (len(bounds) + 1)])
             sums[0] += int(one["succeeded"])
             sums[1] += sum(int(number) for number in one["failed"].values())
-            sums[2] += float(one["runtime"]["sum"])
+            sums[2] += finite(one["runtime"]["sum"])
             pairs = zip(sums[3], one["runtime"]["buckets"], strict=bool(bounds))
             sums[3] = [before + int(number) for before, number in pairs]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    # int() of an infinite number is an OverflowError.
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ):
         return {"counts": None, "bounds": []}
     return {"counts": found, "bounds": bounds}
 

@@ -7,6 +7,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.redact import (
     clean,
     clean_answer,
     hide_logins,
+    printable,
     secrets_of,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import urls
@@ -65,4 +66,13 @@ def test_text_for_people_is_redacted_and_names_are_left_alone() -> None:
         "journals": {"shop-beat.service": "*** at x://***@h"},
         "nodes": {"a": {"errors": ["***", 1], "queues": ["shop-beat"]}},
         "msg": None,
+    }
+
+
+def test_nothing_that_a_host_says_can_control_a_terminal() -> None:
+    forged = "paused\x1b[2J\x9b1m\r\x07\x7f\tall\nserves é"
+    shown = "paused�[2J�1m���\tall\nserves é"
+    assert printable({"states": [{forged: forged, "pid": 7}], "none": None}) == {
+        "states": [{shown: shown, "pid": 7}],
+        "none": None,
     }

@@ -42,6 +42,28 @@ from tests.unit.release.place import CHECK, PYTHON, USER, Place, wheel
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("umask", "ran")]
 
 
+def test_a_note_is_written_when_everything_else_is_on_disk(
+    place: Place, ran: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power loss, a release without a note is built again; one with a note and empty files never would be."""
+    noted: list[tuple[str, list[str]]] = []
+    replace_file = os.replace
+
+    def replaced(source: Any, target: Any) -> None:
+        if str(target).endswith(".json"):
+            noted.append((Path(target).name, ran[-1]["command"]))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    build(place.wanted())
+    path = place.root / "releases/r1"
+    venv = (path / "venv").resolve()
+    assert noted == [
+        ("virtualenv.json", ["sync", "--file-system", str(venv)]),
+        ("release.json", ["sync", "--file-system", str(path)]),
+    ]
+
+
 def test_a_release_is_built_and_checked(place: Place) -> None:
     environment = {"SEEN": str(place.seen), "A": 1, "FLAG": True}
     demands = {"settings": {"timezone": "UTC"}, "schedule": {"e": {"task": "app.x", "interval": 5}}}
@@ -704,7 +726,7 @@ def test_the_timeout_applies_to_every_documented_step(
         for each in ran
         if not any(part in str(each["command"]) for part in other)
     }
-    assert len(bounds) == 5
+    assert len(bounds) == 7
     assert all(4000 < bound <= 5000 for bound in bounds.values()), bounds
 
 

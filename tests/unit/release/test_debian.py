@@ -109,7 +109,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[object]) -> 
     made.apt("update")
     made.apt("install", "perl")
     monkeypatch.setattr(debian, "_ENVIRONMENT", made.environment)
-    monkeypatch.setattr(debian, "_LOCKED", str(made.dpkg))
+    monkeypatch.setattr(debian, "_LOCK", tmp_path / "packages.lock")
     monkeypatch.setattr(debian, "RECORD", tmp_path / "celery-fleet/build-packages")
     return made
 
@@ -187,7 +187,7 @@ def test_a_build_waits_while_another_one_removes_packages(host: Host) -> None:
         with installed(["make"], LIMIT):
             entered.set()
 
-    lock = os.open(host.dpkg, os.O_RDONLY)
+    lock = os.open(debian._LOCK, os.O_RDONLY | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     thread = threading.Thread(target=build)
     thread.start()

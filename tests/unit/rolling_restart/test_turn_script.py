@@ -250,6 +250,11 @@ def test_a_worker_s_counts_are_added_up_by_task(tmp_path: Path) -> None:
         json.dumps({**COUNTED, "counts_tasks": False}),
         json.dumps({**COUNTED, "tasks": [{"name": "pay", "succeeded": "many", "failed": {}}]}),
         json.dumps(COUNTED) + " " * 1_000_000,
+        *(
+            json.dumps(COUNTED).replace(f'"{name}": {old}', f'"{name}": {number}', 1)
+            for number in ("Infinity", "NaN", "1e400")
+            for name, old in (("succeeded", "3"), ("sum", "1.5"))
+        ),
     ],
 )
 def test_a_file_that_is_no_count_is_none(content: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.action import run_lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lease import (
     HolderWatch,
@@ -45,13 +46,26 @@ def test_the_record_of_the_releases_comes_with_the_lease_and_without_it(tmp_path
     assert "record" not in ask(tmp_path, "renew", "one")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "null", '{"hold": {"release": "a"}}', '{"history": ["a"]}']
+)
 def test_a_record_that_is_damaged_is_not_taken_for_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(subprocess.CalledProcessError) as error:
         ask(tmp_path, "look", "")
     assert "record.json can't be read" in error.value.stderr
     assert "Traceback" not in error.value.stderr
+
+
+def test_a_new_host_of_the_lease_gets_the_newest_copy_of_the_record() -> None:
+    entry = {"release": "a" * 12, "by": "ana", "at": 5, "why": "slow"}
+    old = {"current": "a" * 12, "hold": None, "history": [entry]}
+    new = {**old, "hold": {**entry, "at": 9}}
+    records = {"h1": None, "h2": old, "h3": new, "h4": {}}
+    hosts = {name: {"ansible_facts": {"fleet": {"record": one}}} for name, one in records.items()}
+    variables = {"hostvars": {**hosts, "of another fleet": {}}}
+    assert run_lease._copied(variables) == new
+    assert run_lease._copied({"hostvars": {"h1": hosts["h1"]}}) == {}
 
 
 # -- on the host -------------------------------------------------------------------------------------------

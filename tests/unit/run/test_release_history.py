@@ -165,6 +165,35 @@ def test_a_one_way_migration_is_not_crossed_unless_accepted() -> None:
     assert to_go_back(OLD, RECORD, back, accepted=False).kept == OLD
 
 
+def test_a_rollback_that_was_killed_before_the_record_is_finished_by_the_same_command() -> None:
+    moved = hosts(*[host(OLD, NOW, current=OLD, pins=OLD)] * 2)
+    for asked in ("", OLD):
+        choice = to_go_back(asked, RECORD, moved, accepted=False)
+        assert (choice.kept, choice.current) == (OLD, NOW)
+    # A deploy begins with what serves, and goes back to it if it is refused.
+    assert to_deploy("v3", GIT, RECORD, moved).current == OLD
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"current": "../../x"},
+        {"hold": {"release": OLD, "by": "ana", "at": 9e9, "why": "in the future"}},
+        {"hold": {"release": OLD, "by": "ana", "at": 1e300, "why": ""}},
+        {"hold": {"release": "/etc", "by": "ana", "at": 1, "why": ""}},
+        {"hold": {"release": OLD}},
+        {"history": ["x"]},
+        {"history": 7},
+    ],
+)
+def test_a_damaged_or_forged_copy_of_the_record_is_not_used(damage: dict[str, Any]) -> None:
+    entry = {"release": OLD, "by": "ana", "at": 5, "why": ""}
+    record = {"format": 1, "current": OLD, "hold": None, "history": [entry]}
+    assert release_history.is_sound(record)
+    assert not release_history.is_sound({**record, **damage})
+    assert not release_history.is_sound(None)
+
+
 def test_a_deploy_needs_a_way_back() -> None:
     built = hosts(host(NOW, NEW, **{NEW: ["0007_drop"]}))
     with pytest.raises(ChoiceError, match="accept_one_way=true"):

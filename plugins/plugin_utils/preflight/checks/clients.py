@@ -105,6 +105,15 @@ def _queues(model: Model, name: str, options: Mapping[str, object]) -> Iterator[
                     or f"choose from {', '.join(known) or '(none)'}, or add it to {EXTERNAL}",
                     value=model.show((_CLIENTS, name, key), queue),
                 )
+            # Redis's patterns can't name the control characters in the key of a priority.
+            for other in {*served(model), *external(model)}:
+                if re.fullmatch(f"{re.escape(queue)}..[369]", other):
+                    yield Problem(
+                        dotted((_CLIENTS, name, key, index)),
+                        f"also allows the queue {other}, which looks like a priority of it in Redis",
+                        "rename one of the two queues",
+                        value=model.show((_CLIENTS, name, key), queue),
+                    )
 
 
 def _addresses(

@@ -100,6 +100,17 @@ def test_a_mistake_is_refused(
     assert (one[0], message in one[1], remedy in one[2]) == (where, True, True), one
 
 
+@pytest.mark.parametrize("key", ["queues", "consume"])
+def test_a_queue_whose_name_looks_like_a_priority_of_a_client_s_queue_is_refused(
+    found: Found, key: str
+) -> None:
+    ((variable, message, _),) = found(
+        **partner(**{key: ["letters"]}), **{E: ["letters", "letters-p3", "letters-p4"]}
+    )
+    assert variable == f"{C}.partner.{key}[0]"
+    assert message.startswith("also allows the queue letters-p3")
+
+
 def test_a_password_in_place_of_a_name_is_not_shown(found: Found) -> None:
     (one,) = found(**{P: {"S3cret-in-the-wrong-place": secret(30)}})
     assert "S3cret" not in str(one)
