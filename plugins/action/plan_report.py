@@ -19,7 +19,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     order,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, release_history
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    going_back,
+    plan,
+    release_history,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
 
@@ -62,6 +66,8 @@ class ActionModule(FleetAction):
         moves = boolean(args.get("redis_moves") or False)
         whole.notes += plan.redis_notes(items, float(args["drain"]), moves=moves)
         whole.notes += self._forecast(workers)
+        back = str(args.get("back") or "")
+        whole.notes += going_back.notes(whole.items) if back else []
         if args.get("path"):
             plan.save(str(args["path"]), whole.as_dict())
         Display().display("\n" + whole.text() + "\n")
@@ -72,6 +78,7 @@ class ActionModule(FleetAction):
         ]
         tags = variables["ansible_run_tags"], variables["ansible_skip_tags"]
         words = plan.second_beat(items, left_out, *tags, missing)
+        words = words or (going_back.refusal(whole.items, back) if back else "")
         if words:
             raise AnsibleActionFail(words)
         self._require_approved(str(args.get("approved") or ""), whole.as_dict())

@@ -74,7 +74,7 @@ class ActionModule(FleetAction):
             redis=groups["redis"],
             fleet=groups["fleet"],
             keep=args["keep"],
-            without=boolean(args["without"]),
+            without=boolean(args["without"], strict=False),
         )
         self._refuse(words)
         there = [
@@ -118,7 +118,7 @@ class ActionModule(FleetAction):
         words = removal_plan.unsettled(
             messages, self._task.args["keep"], elsewhere=bool(self._staying)
         )
-        if words and not boolean(self._task.args["discard"]):
+        if words and not boolean(self._task.args["discard"], strict=False):
             raise AnsibleActionFail(
                 f"Everything except Redis is stopped, and nothing was removed yet: {removal_plan.remedy(words)}\n"
                 "Run this playbook again then; or site.yml, which starts all of it again."

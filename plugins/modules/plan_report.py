@@ -69,6 +69,10 @@ options:
     description: File on the control node to write the plan to, as JSON. Nothing is written if it is empty.
     type: path
     default: ""
+  back:
+    description: Id of the release that C(rollback_app.yml) goes back to; empty in other runs.
+    type: str
+    default: ""
   approved:
     description: File with an approved plan. If the plan goes beyond it, the task fails.
     type: path

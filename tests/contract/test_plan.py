@@ -72,6 +72,13 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
     assert titles[at + 1] == "Run beat"
 
 
+def test_a_deploy_stops_a_beat_that_has_moved_before_it_starts_the_new_one() -> None:
+    titles = [play.get("name") for play in playbooks.plays(ROOT / "playbooks/deploy_app.yml")]
+    at = titles.index("Stop what moved to another host before beat starts")
+    assert titles.index("Observe a canary, then restart the workers") < at
+    assert at < titles.index("Run beat with the release")
+
+
 def test_a_play_that_ends_without_its_part_has_nothing_else() -> None:
     plays = playbooks.plays(ROOT / "playbooks/site.yml")
     ending = {}

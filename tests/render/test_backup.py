@@ -82,3 +82,11 @@ def test_a_fleet_without_backups_has_nothing_of_them(local: Fleet) -> None:
     app = redis_host(local).variables["celery_app_name"]
     assert {f"{app}-backup.timer", f"{app}-backup.service"} <= set(owned["units"])
     assert f"/etc/systemd/system/{app}-backup.timer" in owned["files"]
+
+
+def test_an_interrupted_restore_decides_nothing_for_a_later_one(local: Fleet) -> None:
+    """By its note, the same backup would count as restored, whatever has happened to the data since."""
+    app = redis_host(local).variables["celery_app_name"]
+    owned = redis_host(local).parts["fleet"]["owned"]["files"]
+    for kind in ("broker", "results"):
+        assert f"/var/lib/celery-fleet-redis/{app}-{kind}.restore/note.json" in owned

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -216,6 +218,28 @@ def test_a_primary_that_was_down_waits_until_it_is_replaced(
     waited = tmp_path / "waited"
     assert (waited.read_text().strip() if waited.exists() else "") == waits
     assert (tmp_path / "role.conf").read_text() == starts_with
+
+
+@pytest.mark.parametrize("unit", ["redis@{}-broker.service.d/10-fleet.conf", "{}-sentinel.service"])
+def test_half_a_copy_does_not_count_as_a_first_start(
+    replicated: Fleet, tmp_path: Path, unit: str
+) -> None:
+    """If the disk is full, the copy fails and systemd tries again."""
+    host = replicated.hosts["worker1"]
+    app = host.variables["celery_app_name"]
+    lines = parse(host.text(f"/etc/systemd/system/{unit.format(app)}"))["Service"]["ExecStartPre"]
+    (line,) = [line for line in lines if "first.conf" in line]
+    line = re.sub(r"/(etc|var)/\S*/(?=\w+\.\w+)", f"{tmp_path}/", line)
+    cut_off = tmp_path / "cp"
+    cut_off.write_text('#!/bin/sh\necho half > "$2"\nexit 1\n')
+    cut_off.chmod(0o755)
+    (tmp_path / "first.conf").write_text("whole\n")
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(shlex.split(line), env=path, check=False).returncode
+    made = tmp_path / ("sentinel.conf" if "sentinel" in unit else "role.conf")
+    assert not made.exists()
+    subprocess.run(shlex.split(line), check=True)
+    assert made.read_text() == "whole\n"
 
 
 def test_a_sentinel_forgets_who_has_left_the_inventory(replicated: Fleet, tmp_path: Path) -> None:

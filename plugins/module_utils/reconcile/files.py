@@ -13,7 +13,7 @@ import pwd
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,19 +170,24 @@ class Files:
         for link in self.wanted.links:
             self._apply_link(link)
 
-    def try_out(self, validate: Callable[[], None]) -> None:
-        """Write the files that daemons check, call `validate`, and restore what was there before.
+    def try_out(self, validate: Callable[[Iterable[str]], None]) -> None:
+        """Write the files that daemons check, call `validate` with their paths, and restore what was there before.
 
-        A file whose directory does not exist yet is left out.
+        A file whose directory does not exist yet is left out. One that does not change is checked as well, because a
+        run that was killed may have written it.
         """
         self._sweep()
         patterns = [pattern for check in self.wanted.checks for pattern in check.files]
+        tried = [
+            item
+            for item in self.wanted.files
+            if any(fnmatch.fnmatch(item.dest, pattern) for pattern in patterns)
+            and os.path.isdir(os.path.dirname(item.dest))
+        ]
         try:
-            for item in self.wanted.files:
-                read = any(fnmatch.fnmatch(item.dest, pattern) for pattern in patterns)
-                if read and os.path.isdir(os.path.dirname(item.dest)):
-                    self._apply_file(item)
-            validate()
+            for item in tried:
+                self._apply_file(item)
+            validate([item.dest for item in tried])
         finally:
             self._take_back()
 

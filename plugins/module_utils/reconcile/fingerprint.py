@@ -33,6 +33,8 @@ KEY = f"{STATE}/fingerprint.key"
 # Holds for each unit the list of what its process reads when it starts, written by `reconcile`.
 LISTS = f"{STATE}/inputs"
 RECORDS = "/run/celery-fleet/fingerprints"
+#: Value in a record for an input that is just being passed to the running process.
+UNSURE = "(not known)"
 
 # Content of a file that will be created later: it differs from any real content.
 TO_COME = b"\0to come"

@@ -114,9 +114,9 @@ def _typed(value: Any) -> Any:
 
 def write(path: str, manifest: Manifest) -> None:
     """Write a manifest atomically, readable only by root; create its directory if it is missing."""
-    text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True) + "\n"
+    content = (json.dumps(manifest.as_dict(), indent=1, sort_keys=True) + "\n").encode()
     place = Path(path)
-    if place.is_file() and place.read_text() == text:
+    if place.is_file() and place.read_bytes() == content:
         return
     place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    replace(place, text.encode(), 0o600, os.geteuid(), os.getegid())
+    replace(place, content, 0o600, os.geteuid(), os.getegid())

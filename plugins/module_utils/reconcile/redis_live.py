@@ -62,6 +62,8 @@ SERVERS = frozenset(("replica", "sentinel"))
 # Label in a unit's record for a user that has more rights than its file says. No desired state contains this label, so
 # it always differs.
 _WIDER = "wider"
+#: The end of the plan's text for such users.
+STILL_ALLOWED = "what was allowed before still is"
 
 
 @dataclass(frozen=True)
@@ -222,18 +224,13 @@ def keep(
     before: Mapping[str, Mapping[str, Any]],
     rules: Mapping[str, str],
     talk: Talk,
-) -> tuple[str, ...]:
-    """Give users back what they had before the server restarted, in addition to the rules in the file.
-
-    Returns:
-        These users.
+) -> None:
+    """Give users of the file back what they had before the server restarted, in addition to their rules.
 
     Raises:
         RedisError: The server refused a command; nothing after it was set.
     """
-    found = tuple(name for name in before if name in rules)
-    _widen(access, found, before, rules, talk)
-    return found
+    _widen(access, before, before, rules, talk)
 
 
 def revoke(

@@ -35,9 +35,6 @@ _STOP_SLACK = 15.0
 # Seconds within which a reloaded daemon must have new processes.
 _RELOAD_PATIENCE = 5.0
 
-# Value in a record for an input that is just being passed to the running process.
-_UNSURE = "(not known)"
-
 
 class UnitActions:
     """Acts on units; each method raises ReconcileError if a unit fails."""
@@ -153,13 +150,14 @@ class UnitActions:
         if unit.redis is None or not before:
             return
         rules = redis_live.wanted_users(unit, self.disk)
+        before = {name: rights for name, rights in before.items() if name in rules}
+        state = self.host.show([unit.name])[unit.name]
+        # If this run ends in between, the next one has to take these rights back.
+        self._record(unit.name, state.invocation, redis_live.marks(before))
         try:
-            users = redis_live.keep(unit.redis, before, rules, self.host.talk)
+            redis_live.keep(unit.redis, before, rules, self.host.talk)
         except RedisError as error:
             self.warnings.append(f"{unit.name} only takes new passwords since its restart: {error}")
-            return
-        state = self.host.show([unit.name])[unit.name]
-        self._record(unit.name, state.invocation, redis_live.marks(users))
 
     # -- replicated Redis ----------------------------------------------------------------------------------
 
@@ -268,7 +266,7 @@ class UnitActions:
         differing = [
             label for label in known.keys() | wanted.keys() if known.get(label) != wanted.get(label)
         ]
-        inputs = {**known, **dict.fromkeys(differing, _UNSURE)}
+        inputs = {**known, **dict.fromkeys(differing, fingerprint.UNSURE)}
         fingerprint.write_record(name, invocation, inputs, directory=self.records)
 
     def _record(self, name: str, invocation: str, further: Mapping[str, str] | None = None) -> None:

@@ -121,7 +121,7 @@ class UnitPlan:
         if action == "live" and why and not self._can_change_live(unit, known):
             return PendingAction(part, unit.name, "restart", why)
         if wider:
-            why += (f"user {', '.join(wider)}: what was allowed before still is",)
+            why += (f"user {', '.join(wider)}: {redis_live.STILL_ALLOWED}",)
         return PendingAction(part, unit.name, action, why) if why else None
 
     def _why(

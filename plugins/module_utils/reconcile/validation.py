@@ -35,9 +35,9 @@ class Validation:
         self.report = report
         self._written: DaemonChecks | None = None
 
-    def check_written(self) -> None:
-        """Check the files that this call has written."""
-        checks = self._checks(self.report.changed)
+    def check_written(self, paths: Iterable[str] | None = None) -> None:
+        """Check the files that this call has written, or these."""
+        checks = self._checks(self.report.changed if paths is None else paths)
         for refusal in checks.refusals():
             raise ReconcileError(f"{refusal}\nAll files of this call were restored.")
         self._written = checks

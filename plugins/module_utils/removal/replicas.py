@@ -12,7 +12,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    fingerprint,
+    redis_roles,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
     SentinelPlace,
@@ -50,6 +53,7 @@ def hand_over(there: InstalledApplication, staying: Collection[str]) -> list[str
     moved = []
     try:
         for access in found:
+            _note_priority(there, access)
             _prefer(access, 0, talk)
         for access in found:
             _await_priorities(there, access, staying)
@@ -71,6 +75,16 @@ def hand_over(there: InstalledApplication, staying: Collection[str]) -> list[str
 def _prefer(access: RedisAccess, priority: int, talk: Talk) -> None:
     """Set a server's priority; Sentinels never choose one with 0."""
     talk(access, [["CONFIG", "SET", "replica-priority", str(priority)]])
+
+
+def _note_priority(there: InstalledApplication, access: RedisAccess) -> None:
+    """Record that the server no longer has the priority of its file: if it stays after all, `site.yml` sets it."""
+    unit, directory = f"redis@{access.primary}.service", there.host.at(fingerprint.RECORDS)
+    record = fingerprint.read_object(f"{directory}/{unit}.json")
+    inputs, invocation = record.get("inputs"), there.host.show([unit])[unit].invocation
+    if isinstance(inputs, dict) and record.get("invocation") == invocation:
+        inputs["setting replica-priority"] = fingerprint.UNSURE
+        fingerprint.write_record(unit, invocation, inputs, directory=directory)
 
 
 def _running(there: InstalledApplication) -> list[RedisAccess]:

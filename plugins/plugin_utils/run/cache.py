@@ -25,10 +25,13 @@ def make(path: Path) -> Path:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write a file if it is missing, and remove those of its directory that no run has used for a long time."""
-    if not used(path):
+    """Write a file if it is missing or cut off, and remove those that no run has used for a long time."""
+    if not used(path) or path.stat().st_size != len(content):
         with tempfile.NamedTemporaryFile(dir=make(path.parent), delete=False) as stream:
             stream.write(content)
+            stream.flush()
+            # A power loss must not leave a name without content.
+            os.fsync(stream.fileno())
         os.replace(stream.name, path)
     sweep(path.parent)
 

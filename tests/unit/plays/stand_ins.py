@@ -69,8 +69,11 @@ def rolled(args: Variables, variables: Variables) -> Variables:
 
 
 def chosen(args: Variables, variables: Variables) -> Variables:
-    """Return the choice of the source or, after a refusal, of the earlier release; a record with one entry."""
-    earlier = {"kept": EARLIER if args["do"] == "refuse" else "", "source": args.get("source")}
+    """Return the choice of the source or, to go back, of the earlier release; a record with one entry."""
+    earlier = {
+        "kept": EARLIER if args["do"] in ("back", "refuse") else "",
+        "source": args.get("source"),
+    }
     choice = {**earlier, "current": EARLIER, "holds": False, "what": "x", "why": ""}
     record = {"history": [{"release": args.get("release"), "result": args.get("result")}]}
     return {

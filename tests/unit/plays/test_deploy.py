@@ -48,7 +48,7 @@ def test_a_deploy_that_passes_restarts_the_workers_once(walk: Any) -> None:
 
 @pytest.mark.parametrize("playbook", ["deploy_app", "rollback_app"])
 def test_nothing_is_held_before_the_plan_is_confirmed(walk: Any, playbook: str) -> None:
-    found: Walk = walk("-e", "fleet_confirm=true", playbook=playbook)
+    found: Walk = walk("-e", "fleet_confirm=true", playbook=playbook, DUE="celery_worker")
     assert found.done.returncode == 2, found.done.stdout
     assert "Nothing was changed. Run the playbook again and answer yes" in found.done.stdout
     assert not found.recorded
@@ -77,3 +77,14 @@ def test_a_refused_canary_has_everything_go_back(walk: Any) -> None:
     # The lease is given back before the run fails.
     lease = [call["args"]["state"] for call in found.calls if call["action"] == "run_lease"]
     assert lease == ["present", "absent"]
+
+
+@pytest.mark.parametrize("part", ["celery_runtime", "redis"])
+def test_going_back_is_refused_if_processes_need_more_than_it_does(walk: Any, part: str) -> None:
+    found: Walk = walk(playbook="rollback_app", DUE=f"celery_worker {part}")
+    assert found.done.returncode == 2, found.done.stdout
+    told = " ".join((found.done.stdout + found.done.stderr).split())
+    assert "going back does not carry out these changes" in told
+    assert f"{part} on " in told
+    assert not found.recorded
+    assert not rolls(found)

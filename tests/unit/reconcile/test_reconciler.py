@@ -477,6 +477,15 @@ def test_a_trial_asks_the_daemon_and_changes_nothing(host: Host, words: str) -> 
     assert mode(host.path("a.conf")) == 0o640
 
 
+def test_a_trial_also_checks_what_a_killed_run_has_written(host: Host) -> None:
+    wanted = checked(host, host.file("a.conf", "bad\n"))
+    Path(host.path("a.conf")).write_text("bad\n")
+    Path(host.path("a.conf")).chmod(0o644)
+    host.systemd.refused["nginx"] = "unknown directive in a.conf:1"
+    with pytest.raises(ReconcileError, match="unknown directive"):
+        host.reconciler(("", wanted), trial=True).try_files()
+
+
 def test_check_mode_asks_no_daemon(running: Host) -> None:
     wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}NoSuch=1\n")
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
@@ -1733,6 +1742,22 @@ def test_a_restart_that_other_settings_need_ends_no_password(with_redis: Host) -
     assert host.reconcile(wanted).pending == []
 
 
+def test_a_run_that_is_killed_while_it_gives_rights_back_is_finished_by_the_next(
+    with_redis: Host,
+) -> None:
+    host, wanted = with_redis, redis(with_redis, databases="2", worker=">w2 +get")
+
+    def kill(command: str) -> None:
+        if command.startswith("ACL SETUSER"):
+            raise Killed
+
+    host.redis.before = kill
+    with pytest.raises(Killed):
+        host.reconcile(wanted)
+    host.redis.before = lambda command: None
+    assert whys(host.reconcile(wanted, check=True).pending) == STILL
+
+
 def test_a_restart_ends_passwords_that_are_to_end_at_once(with_redis: Host) -> None:
     host, wanted = with_redis, redis(with_redis, databases="2", worker=">w2 +get")
     assert host.reconcile(wanted, revoke=True).done
@@ -1869,6 +1894,14 @@ def test_only_one_run_at_a_time_reconciles_a_host(tmp_path: Path) -> None:
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with reconcile_lock.exclusive(lock):
         pass
+
+
+def test_other_users_can_t_take_the_lock(tmp_path: Path) -> None:
+    """A process that can open a file can lock it; an earlier version made the file readable."""
+    lock = tmp_path / "lock"
+    lock.touch(0o644)
+    with reconcile_lock.exclusive(lock):
+        assert mode(str(lock)) == 0o600
 
 
 def test_a_plan_waits_for_a_reconciling_run_and_creates_no_lock_file(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_a_restarted_server_still_takes_what_it_took_before(fresh: Server) -> No
     # A server starts with what is in its file.
     fresh.finish(**rules)
     assert fresh.takes("w1", "w2") == [False, True]
-    assert redis_live.keep(fresh.access, before, rules, talk) == ("worker",)
+    redis_live.keep(fresh.access, before, rules, talk)
     assert fresh.takes("w1", "w2") == [True, True]
     fresh.finish(**rules)
     assert fresh.takes("w1", "w2") == [False, True]

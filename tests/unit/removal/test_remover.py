@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    fingerprint,
+    manifest,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
 )
@@ -647,6 +650,18 @@ def test_primaries_move_to_hosts_that_stay(ground: Ground) -> None:
     for kind in ("broker", "results"):
         ground.systemd.units[f"redis@shop-{kind}.service"].state["ActiveState"] = "inactive"
     assert hand_over(servers.there, ["redis1"]) == []
+
+
+def test_a_server_that_stays_after_all_gets_its_priority_back(ground: Ground) -> None:
+    """The next run of site.yml sets it again, because its record no longer has the value of the file."""
+    servers = Servers(ground, known=["0"])
+    unit, records = "redis@shop-broker.service", str(ground.base / "run/celery-fleet/fingerprints")
+    invocation = servers.there.host.show([unit])[unit].invocation
+    usual = {"setting replica-priority": "100", "setting port": "0"}
+    fingerprint.write_record(unit, invocation, usual, directory=records)
+    hand_over(servers.there, ["redis1"])
+    known = fingerprint.read_object(f"{records}/{unit}.json")["inputs"]
+    assert known == {**usual, "setting replica-priority": fingerprint.UNSURE}
 
 
 def test_a_host_that_leaves_as_well_does_not_get_the_primary(ground: Ground) -> None:

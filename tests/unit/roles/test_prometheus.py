@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.render.fleet import ROOT, ansible
 
 pytestmark = pytest.mark.slow
 
+ROLE = ROOT / "roles/prometheus"
 GIVEN = {"celery_app_name": "shop", "celery_exporter_auth_password": "a-password"}
 OURS = "# Written by Celery Fleet for shop."
 FILES = (
@@ -30,37 +32,54 @@ def run(directory: Path, changed: str = "", **given: Any) -> str:
         changed: What `dpkg --verify` prints.
         given: Variables of the inventory; None removes one.
     """
-    role = ROOT / "roles/prometheus"
-    text = (role / "tasks/main.yml").read_text().replace("/etc/", f"{directory}/etc/")
-    tasks = itertools.takewhile(
-        lambda task: "ansible.builtin.apt" not in task, yaml.safe_load(text)
-    )
-    dpkg = directory / "bin/dpkg"
-    dpkg.parent.mkdir()
+    tasks = itertools.takewhile(lambda task: "ansible.builtin.apt" not in task, tasks_of(directory))
     # Its status says that files differ.
-    dpkg.write_text(
-        f"#!/bin/sh\ncat <<'END'\n{changed.replace('/etc/', f'{directory}/etc/')}\nEND\nexit 1\n"
-    )
-    dpkg.chmod(0o755)
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars_files": [str(role / name / "main.yml") for name in ("defaults", "vars")],
-        "vars": {"ansible_python_interpreter": "/usr/bin/python3"},
-        "tasks": [*tasks, {"ansible.builtin.debug": {"msg": "it would install now"}}],
-    }
-    (directory / "play.yml").write_text(yaml.safe_dump([play]))
-    variables = {name: value for name, value in (GIVEN | given).items() if value is not None}
-    (directory / "given.yml").write_text(yaml.safe_dump(variables))
-    done = ansible(
-        *("ansible-playbook", "--inventory=localhost,", f"--extra-vars=@{directory}/given.yml"),
-        str(directory / "play.yml"),
-        PATH=f"{dpkg.parent}:{os.environ['PATH']}",
+    listed = changed.replace("/etc/", f"{directory}/etc/")
+    program(directory, "dpkg", f"cat <<'END'\n{listed}\nEND\nexit 1")
+    done = play(
+        directory, [*tasks, {"ansible.builtin.debug": {"msg": "it would install now"}}], given
     )
     output = " ".join((done.stdout + done.stderr).split())
     assert (done.returncode == 0) == ("it would install now" in output), output
     return output
+
+
+def tasks_of(directory: Path) -> list[dict[str, Any]]:
+    """Return the role's tasks, for the files below a directory."""
+    text = (ROLE / "tasks/main.yml").read_text()
+    for place in ("etc", "proc"):
+        text = text.replace(f"/{place}/", f"{directory}/{place}/")
+    return list(yaml.safe_load(text))
+
+
+def program(directory: Path, name: str, script: str) -> None:
+    """Replace a program of the host."""
+    path = directory / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def play(
+    directory: Path, tasks: list[dict[str, Any]], given: dict[str, Any]
+) -> subprocess.CompletedProcess[str]:
+    """Run tasks of the role."""
+    whole = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars_files": [str(ROLE / name / "main.yml") for name in ("defaults", "vars")],
+        "vars": {"ansible_python_interpreter": "/usr/bin/python3"},
+        "tasks": tasks,
+    }
+    (directory / "play.yml").write_text(yaml.safe_dump([whole]))
+    variables = {name: value for name, value in (GIVEN | given).items() if value is not None}
+    (directory / "given.yml").write_text(yaml.safe_dump(variables))
+    return ansible(
+        *("ansible-playbook", "--inventory=localhost,", f"--extra-vars=@{directory}/given.yml"),
+        str(directory / "play.yml"),
+        PATH=f"{directory}/bin:{os.environ['PATH']}",
+    )
 
 
 def accepted(output: str) -> bool:
@@ -132,3 +151,33 @@ def test_the_roles_own_files_and_those_of_the_packages_are_replaced(tmp_path: Pa
     for other in others:
         write(tmp_path, other, "# Debian's")
     assert accepted(run(tmp_path, f"??5?????? c /etc/{first}"))
+
+
+def test_a_process_that_was_started_with_other_options_is_restarted(tmp_path: Path) -> None:
+    """A run that was killed has written Prometheus's file and not restarted it."""
+    names = ("Give each its options", "Look what each was started with")
+    tasks = [
+        task for task in tasks_of(tmp_path) if task["name"].startswith((*names, "Restart what"))
+    ]
+    tasks[0]["ansible.builtin.copy"] |= {"owner": os.geteuid(), "group": os.getegid()}
+    # The module would ask a real systemd.
+    service = tasks[2].pop("ansible.builtin.systemd_service")
+    assert service["state"] == "restarted"
+    tasks[2]["ansible.builtin.command"] = f"systemctl restart {service['name']}"
+    (tmp_path / "etc/default").mkdir(parents=True)
+    answers = "*MainPID*alert*) echo 2 ;; *MainPID*) echo 1 ;;"
+    asked = tmp_path / "asked"
+    program(tmp_path, "systemctl", f'echo "$*" >> {asked}\ncase "$*" in {answers} esac')
+    options = {
+        1: ["--web.listen-address=127.0.0.1:9090", "--storage.tsdb.retention.time=1d"],
+        2: ["--web.listen-address=127.0.0.1:9093", "--cluster.listen-address="],
+    }
+    for process, words in options.items():
+        (tmp_path / f"proc/{process}").mkdir(parents=True)
+        (tmp_path / f"proc/{process}/cmdline").write_text("\0".join(["/usr/bin/x", *words, ""]))
+    for _ in range(2):
+        asked.unlink(missing_ok=True)
+        done = play(tmp_path, tasks, GIVEN)
+        assert done.returncode == 0, done.stdout
+        restarted = [line for line in asked.read_text().splitlines() if line.startswith("restart")]
+        assert restarted == ["restart prometheus.service"]

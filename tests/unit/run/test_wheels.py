@@ -53,6 +53,15 @@ def test_the_first_makes_them_and_the_next_finds_them(directory: Path) -> None:
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_file_that_was_cut_off_is_written_again(directory: Path) -> None:
+    """By a power loss of a control node, for example."""
+    path = directory / "r1.tar.gz"
+    cache.keep(path, b"source")
+    path.write_bytes(b"")
+    cache.keep(path, b"source")
+    assert path.read_bytes() == b"source"
+
+
 def host(number: int, results: Any, *, fails: bool) -> None:
     try:
         with wheels.turn("v1", SCOPE, f"worker{number}") as (path, there):

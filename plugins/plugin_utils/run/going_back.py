@@ -1,0 +1,48 @@
+"""Says what `rollback_app.yml` leaves out of a plan: it carries out only the second half of `site.yml`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+    STILL_ALLOWED,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
+
+# The runtime and Redis, without which processes do not start with what the inventory says now.
+_NEEDED = ("celery_runtime", "redis")
+# Other parts before the workers.
+_LATER = ("fleet", "pki", "firewall", "celery_cli")
+
+
+def refusal(items: Iterable[PlanItem], release: str) -> str:
+    """Return why the fleet can't go back before something else is done; empty if it can.
+
+    Args:
+        items: Items of the plan.
+        release: Id of the release that it goes back to.
+    """
+    due = [item for item in items if item.part in _NEEDED and not _only_ends_rights(item)]
+    if not due:
+        return ""
+    named = dict.fromkeys(
+        f"{item.subject.removesuffix('.service') or item.part} on {item.host}" for item in due
+    )
+    return (
+        "the inventory or this collection has changed since the last whole run, and going back does not carry out "
+        f"these changes: {', '.join(named)}. Without them, no process would start. Nothing was changed. Check out what "
+        f"was deployed last and run the same command again; or run deploy_app.yml -e release={release}, which carries "
+        "out everything."
+    )
+
+
+def notes(items: Iterable[PlanItem]) -> list[str]:
+    """Return which parts of the plan are left to the next run of `site.yml`."""
+    found = {item.part for item in items}
+    later = [part for part in _LATER if part in found]
+    return [f"Not part of going back, and left to site.yml: {', '.join(later)}."] if later else []
+
+
+def _only_ends_rights(item: PlanItem) -> bool:
+    """Return whether all that is left to do for a Redis is to end what older processes were allowed."""
+    return bool(item.why) and all(why.endswith(STILL_ALLOWED) for why in item.why)
