@@ -483,9 +483,11 @@ def test_the_probe_runs_on_this_machine(tmp_path: Path) -> None:
     assert [bool(mark.get("error")) for mark in facts["marks"]] == [False, True, True]
     assert facts["files"] == [f"{tmp_path}/a/fleet.json"]
     assert facts["certificate"].startswith('{"format"')
+    assert facts["record"] == json.loads(facts["certificate"])
     assert facts["has_client_key"]
     missing = probed(tmp_path, 1, "no/such/file")
     assert (missing["certificate"], missing["has_client_key"]) == ("", False)
+    assert missing["record"] is None
     assert facts["redis_data"] == {str(tmp_path): tmp_path.owner()}
     (listeners,) = facts["listeners"].values()
     with open("/proc/self/comm", encoding="utf-8") as stream:
@@ -598,6 +600,7 @@ def probed(
                 "ports": [port, 1],
                 "interpreter": interpreter,
                 "directories": [str(tmp_path), f"{tmp_path}/none"],
+                "record": f"{tmp_path}/{certificate}",
                 "certificate": f"{tmp_path}/{certificate}",
                 "client_key": f"{tmp_path}/{certificate}",
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
