@@ -43,9 +43,12 @@ _AWAY = (
     redis_errors.TimeoutError,
     redis_errors.OutOfMemoryError,
     redis_errors.ReadOnlyError,
+    redis_errors.MasterDownError,
+    redis_errors.TryAgainError,
 )
 
-#: Prefixes of temporary error replies of Redis, for which redis-py has no classes.
+#: Prefixes of temporary error replies of Redis, for which redis-py has no classes; MASTERDOWN and TRYAGAIN have none
+#: in redis-py 5.2.
 _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
 
 #: Methods of the result store that are called when a task is sent: they start a chord or subscribe to results.
