@@ -84,6 +84,9 @@ def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
 
     Celery supports the setting since 5.7. This does the same: if ``max_retries`` allows another retry, it sends the
     task again and acknowledges its message. If the task can't be sent, the message returns to its queue.
+
+    Raises:
+        Exception: The task was sent again and acknowledged, but its state could not be stored, or a handler failed.
     """
     task, context = request.task, request._context
     wanted = getattr(task, "retry_on_worker_lost", None)
@@ -103,10 +106,10 @@ def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
             return False  # the message was already removed
         request.reject(requeue=True)
         return True
+    if task.acks_late:  # before anything can fail: the task must not run twice
+        request.acknowledge()
     if request.store_errors:
         task.backend.mark_as_retry(request.id, exc, exc_info.traceback, request=context)
-    if task.acks_late:
-        request.acknowledge()
     request.send_event("task-retried", exception=repr(exc), traceback=str(exc_info.traceback))
     reason = Retry(exc=exc, when=countdown)
     task.request_stack.push(context)

@@ -200,13 +200,13 @@ def use_request(
             # Its process died after storing the result and before updating the chord. Celery would not update it.
             put_back(self)
             return None
-        if lost is not None and (
-            died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
-        ):
+        if lost is not None and died(self, lost, exc_info):
             return None
-        if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
-            self.failure = exc if lost is None else lost
         with _ending(self, exc if lost is None else lost):
+            if lost is not None and minors.celery.retry_lost(self, lost, exc_info):
+                return None
+            if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
+                self.failure = exc if lost is None else lost
             return base.on_failure(self, exc_info, send_failed_event, return_ok)
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:

@@ -493,3 +493,22 @@ def test_a_message_leaves_the_worker_even_if_its_failure_can_not_be_handled(
         request.done.clear()
         request.on_timeout(False, 1)  # what threads and greenlets have
         assert request.done == done
+
+
+def test_a_retry_that_fails_after_it_was_sent_is_logged_and_runs_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def retry_lost(request: Any, *_: Any) -> bool:
+        request.acknowledge()
+        request.acknowledged = True
+        raise ConnectionError("the result store does not answer")
+
+    monkeypatch.setattr(internals.minors.celery, "retry_lost", retry_lost)
+    task = SimpleNamespace(
+        Request=FailingRequest, acks_late=True, acks_on_failure=True, acks_on_timeout=True
+    )
+    internals.use_request(task, deaths.not_counted)
+    request = task.Request(task)
+    assert request.on_failure(SimpleNamespace(exception=WorkerLostError("killed"))) is None
+    assert request.done == ["acknowledged"]
+    assert "the result store does not answer" in caplog.text

@@ -79,7 +79,7 @@ class Request:
         self.done.append(kind)
 
 
-def retried(request: Request) -> bool:
+def retried(request: Any) -> bool:
     return celery56.retry_lost(request, RuntimeError("died"), SimpleNamespace(traceback=None))
 
 
@@ -111,6 +111,23 @@ def test_a_task_that_cannot_be_sent_again_goes_back_to_its_queue() -> None:
     request.acknowledged = True
     assert not retried(request)
     assert request.done == []
+
+
+def test_a_task_that_was_sent_again_is_acknowledged_even_if_its_state_can_not_be_stored() -> None:
+    def mark_as_retry(*_: Any, **__: Any) -> None:
+        raise OSError("away")
+
+    request = Request(wanted=True)
+    request.store_errors = True
+    request.task.backend = SimpleNamespace(
+        mark_as_retry=mark_as_retry,
+        as_uri=lambda: "redis://",
+        _get_task_meta_for=lambda _: {"status": "STARTED"},
+    )
+    request.ignore_result = False
+    with pytest.raises(OSError, match="away"):
+        retried(request)
+    assert request.done == [{"countdown": 180, "retries": 1}, "acknowledged"]
 
 
 def test_a_tasks_own_option_overrides_the_setting() -> None:
