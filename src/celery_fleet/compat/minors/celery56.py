@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from celery import signals, states
@@ -56,10 +57,18 @@ def is_known(identifier: str, consumer: Any) -> bool:
 
 def worker_lost(_request: Any, exc: BaseException) -> Any:
     """Return the error of a child that announced its exit. Celery creates none, but billiard announces it since 4.3."""
+    status = type(exc).__name__
+    if isinstance(exc, SystemExit):
+        status = human_status(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
     try:
-        raise WorkerLostError(f"Worker exited prematurely: {exc!r}.")
+        raise WorkerLostError(f"Worker exited prematurely: {status}.")
     except WorkerLostError:
         return ExceptionInfo().exception
+
+
+def report_lost(exc_info: Any, lost: BaseException) -> None:
+    """Have Celery treat the exit that a child announced as the loss of its process, as it does since 5.7."""
+    exc_info.type, exc_info.exception = type(lost), lost
 
 
 def success_was_stored(request: Any) -> bool:

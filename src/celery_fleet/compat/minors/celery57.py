@@ -41,6 +41,10 @@ def worker_lost(request: Any, exc: BaseException) -> Any:
     return request._worker_lost_info(exc).exception
 
 
+def report_lost(_exc_info: Any, _lost: BaseException) -> None:
+    """Do nothing: Celery itself treats the exit that a child announced as a loss (Request.on_failure)."""
+
+
 def retry_lost(_request: Any, _exc: BaseException, _exc_info: Any) -> bool:
     """Return whether this retried a task after its process died: never, because Celery does (Request.on_failure)."""
     return False

@@ -203,8 +203,11 @@ def use_request(
         if lost is not None and died(self, lost, exc_info):
             return None
         with _ending(self, exc if lost is None else lost):
-            if lost is not None and minors.celery.retry_lost(self, lost, exc_info):
-                return None
+            if lost is not None:
+                if minors.celery.retry_lost(self, lost, exc_info):
+                    return None
+                if lost is not exc:
+                    minors.celery.report_lost(exc_info, lost)
             if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
                 self.failure = exc if lost is None else lost
             return base.on_failure(self, exc_info, send_failed_event, return_ok)

@@ -11,6 +11,7 @@ import pytest
 from celery import signals
 from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
 
+from celery_fleet.compat.minors import celery56
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import (
     deaths,
@@ -512,3 +513,23 @@ def test_a_retry_that_fails_after_it_was_sent_is_logged_and_runs_once(
     assert request.on_failure(SimpleNamespace(exception=WorkerLostError("killed"))) is None
     assert request.done == ["acknowledged"]
     assert "the result store does not answer" in caplog.text
+
+
+class OldRequest(FailingRequest):
+    """A request before Celery 5.7, which does not take an announced exit for a loss."""
+
+    def on_failure(self, exc_info: Any, *_: Any) -> None:
+        self.done.append(type(exc_info.exception).__name__)
+
+
+def test_an_announced_exit_reaches_an_older_celery_as_a_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(internals.minors, "celery", celery56)
+    monkeypatch.setattr(celery56, "retry_lost", lambda *_: False)
+    task = SimpleNamespace(Request=OldRequest, acks_late=True)
+    internals.use_request(task, deaths.not_counted)
+    request = task.Request(task)
+    request.on_failure(SimpleNamespace(exception=SystemExit(1)))
+    request.on_failure(SimpleNamespace(exception=ValueError("x")))
+    assert request.done == ["WorkerLostError", "ValueError"]

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.exceptions import WorkerLostError
+from celery.worker.request import Request as CelerysRequest
 
 from celery_fleet.compat import versions
 from celery_fleet.compat.minors import celery54, celery56
@@ -140,3 +142,22 @@ def test_celery_5_4_only_retries_after_connection_errors() -> None:
     safe = celery54.safe_to_retry(SimpleNamespace(connection_errors=(ConnectionError,)))
     assert safe(ConnectionError())
     assert not safe(ValueError())
+
+
+@pytest.mark.parametrize(
+    ("exc", "status"),
+    [
+        (SystemExit(), "exitcode 0"),
+        (SystemExit(3), "exitcode 3"),
+        (SystemExit("no such file"), "exitcode 1"),
+        (SystemExit(-9), "signal 9 (SIGKILL)"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)
+def test_an_announced_exit_is_reported_as_with_celery_5_7(exc: BaseException, status: str) -> None:
+    lost = celery56.worker_lost(None, exc).exc
+    newest = CelerysRequest._worker_lost_info(object.__new__(CelerysRequest), exc).exception.exc
+    assert str(lost) == str(newest) == f"Worker exited prematurely: {status}."
+    info = SimpleNamespace(type=type(exc), exception=exc)
+    celery56.report_lost(info, lost)
+    assert (info.type, info.exception) == (WorkerLostError, lost)
