@@ -222,8 +222,12 @@ def use_request(
         if soft:
             return base.on_timeout(self, soft, timeout)
         self.failure = TimeLimitExceeded(timeout)
+        ends = minors.celery.acknowledges_failed(self.task, timeout=True)
         with _ending(self, self.failure):
-            return base.on_timeout(self, soft, timeout)
+            answer = base.on_timeout(self, soft, timeout)
+            if self.task.acks_late and not ends and not self.acknowledged:
+                self.reject(requeue=True)  # Celery does this since 5.7
+            return answer
 
     def acknowledge(self: Any) -> None:
         exc = self.failure

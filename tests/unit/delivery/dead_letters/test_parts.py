@@ -516,10 +516,34 @@ def test_a_retry_that_fails_after_it_was_sent_is_logged_and_runs_once(
 
 
 class OldRequest(FailingRequest):
-    """A request before Celery 5.7, which does not take an announced exit for a loss."""
+    """A request before Celery 5.7, which neither rejects a timeout nor takes an announced exit for a loss."""
 
     def on_failure(self, exc_info: Any, *_: Any) -> None:
         self.done.append(type(exc_info.exception).__name__)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        if not soft and self.task.acks_on_timeout:
+            self.acknowledge()
+            self.acknowledged = True
+
+
+@pytest.mark.parametrize(
+    ("late", "ends", "done"),
+    [(True, False, ["put back"]), (True, True, ["acknowledged"]), (False, False, [])],
+)
+def test_a_hard_limit_that_acknowledges_nothing_puts_the_task_back(
+    late: bool, ends: bool, done: list[str]
+) -> None:
+    """Threads and greenlets only report the time limit. Before Celery 5.7, it left the message in `unacked`."""
+    task = SimpleNamespace(
+        Request=OldRequest, acks_late=late, acks_on_failure=True, acks_on_timeout=ends
+    )
+    internals.use_request(task, deaths.not_counted)
+    request = task.Request(task)
+    request.on_timeout(False, 1)
+    assert request.done == done
+    request.on_timeout(True, 1)
+    assert request.done == done
 
 
 def test_an_announced_exit_reaches_an_older_celery_as_a_loss(
