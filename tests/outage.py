@@ -364,6 +364,14 @@ class Worker:
         wait_for(lambda: set(numbers) <= set(self.times(what)), f"{what} of {numbers}")
 
 
+def cut(worker: Worker) -> None:
+    """Cut all connections, and wait until the worker has noticed and reconnected."""
+    before = worker.log.count("mingle: all alone")
+    for kind in ("normal", "pubsub"):
+        worker.server.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    wait_for(lambda: worker.log.count("mingle: all alone") > before, "connected again")
+
+
 @contextmanager
 def working(directory: Path, *more: str, **options: Any) -> Iterator[Worker]:
     """Run a ready worker with its own Redis."""

@@ -97,6 +97,10 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
             except BrokerAwayError:
                 internals.abandon(connection)
             self.fleet.breaker.trip(exc)
+            # Celery does this since 5.7. `ensure_connected` only waits for the broker if there is no connection.
+            if self.connection is not None:
+                self.connection = None
+                internals.abandon(connection)
             return
         self.fleet.breaker.trip(exc)
         logger.warning("consumer: connection to broker lost (%s)", error_text(exc))

@@ -66,6 +66,40 @@ def test_time_limits_that_began_without_a_broker_outlive_the_next_connection() -
     hub.close()
 
 
+class LosesConnection:
+    """Celery's consumer before 5.7, which keeps a lost connection."""
+
+    connection: Any
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        self.connection.collected = True
+
+
+class Guarded(GuardedConsumer, LosesConnection):
+    """The parts of a consumer that a lost connection uses."""
+
+    def __init__(self) -> None:
+        self.hub, self.timer, self.steps = None, SimpleNamespace(), ()
+        self.tripped: list[Exception] = []
+        self.fleet: Any = SimpleNamespace(
+            carry=None, breaker=SimpleNamespace(trip=self.tripped.append)
+        )
+        self.connection = self.before = SimpleNamespace(collected=False, close=self.close)
+        self.closes = 0
+
+    def close(self) -> None:
+        self.closes += 1
+
+
+def test_without_carry_a_lost_connection_is_closed_and_forgotten() -> None:
+    """With a connection, the consumer would start over and over instead of waiting for the broker."""
+    consumer, lost = Guarded(), OSError("reset")
+    consumer.on_connection_error_after_connected(lost)
+    assert consumer.connection is None
+    assert consumer.before.collected
+    assert (consumer.closes, consumer.tripped) == (1, [lost])
+
+
 class GreenTimer(kombu_hub.timer.Timer):  # type: ignore[misc]  # see kombu_hub
     """Like gevent's timer, it returns something else than the entry, and a lost connection does not clear it."""
 
