@@ -68,6 +68,19 @@ def test_waiting_tasks_go_back_and_running_ones_end(
         assert made.fleet.refused() == []
 
 
+@pytest.mark.parametrize("pool", FREE)
+def test_a_task_whose_time_comes_after_it_went_back_does_not_run(tmp_path: Path, pool: str) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        worker = made.worker(pool, SHOP_LATE="yes")
+        sent = [made.send(seconds=6.0), made.send(countdown=4)]
+        until(lambda: made.ledger.begun and len(made.unacked()) == 2)
+        worker.terminate()
+        until(lambda: made.queued().keys() == {sent[1]})
+        assert worker.wait() == 0, worker.log
+        assert made.ledger.begun.keys() == {sent[0]}
+        assert made.account(sent) == NOTHING, worker.log
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_an_idle_worker_drains_at_once(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:

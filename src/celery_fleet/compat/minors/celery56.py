@@ -23,23 +23,30 @@ _ANSWERS = frozenset({"ack_log_error", "reject_log_error"})
 
 
 def _waiting(timer: Any) -> list[tuple[Any, Any]]:
-    """Return the timer entries that hold a request, each with its request, as ``inspect scheduled`` does."""
+    """Return what waits in the timer with a request, each with its request, as ``inspect scheduled`` does."""
     found = []
     for waiting in list(timer.schedule.queue):
-        entry = waiting.entry
-        args = entry.args or ()
-        if args and isinstance(args[0], Request) and not entry.canceled:
-            found.append((entry, args[0]))
+        args = waiting.entry.args or ()
+        if not args or not isinstance(args[0], Request) or waiting.entry.canceled:
+            continue
+        # A greenlet stays in the timer until its entry has returned, which may wait for a slot of the pool.
+        if getattr(waiting, "gr_frame", None) is None:
+            found.append((waiting, args[0]))
     return found
 
 
 def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
     """Take the requests with an ETA out of the timer, which is the only place that holds them."""
+    timer = consumer.timer
     requests = []
-    for entry, request in _waiting(consumer.timer):
-        if request not in spare:
-            entry.cancel()
-            requests.append(request)
+    for waiting, request in _waiting(timer):
+        if request in spare:
+            continue
+        waiting.entry.cancel()
+        # gevent's timer runs the entry in a greenlet, which does not look whether the entry is cancelled.
+        if hasattr(waiting, "cancel"):
+            timer.cancel(waiting)
+        requests.append(request)
     return requests
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
+from celery.concurrency.gevent import Timer as GreenTimer
 from celery.exceptions import WorkerLostError
 from celery.worker.request import Request as CelerysRequest
 
@@ -161,3 +164,39 @@ def test_an_announced_exit_is_reported_as_with_celery_5_7(exc: BaseException, st
     info = SimpleNamespace(type=type(exc), exception=exc)
     celery56.report_lost(info, lost)
     assert (info.type, info.exception) == (WorkerLostError, lost)
+
+
+def request_with_eta(timer: Any, call: Callable[[Any], object], seconds: float = 60.0) -> Any:
+    made = CelerysRequest.__new__(CelerysRequest)
+    timer.call_after(seconds, call, (made,))
+    return made
+
+
+def taken(timer: Any) -> list[Any]:
+    return celery56.take_scheduled(SimpleNamespace(timer=timer), set())
+
+
+def test_a_greenlet_whose_request_was_taken_does_not_run() -> None:
+    timer = GreenTimer()
+    ran: list[Any] = []
+    request = request_with_eta(timer, ran.append, 0.05)
+    assert taken(timer) == [request]
+    assert taken(timer) == []
+    gevent.sleep(0.2)
+    assert ran == []
+
+
+def test_a_greenlet_that_has_begun_goes_on() -> None:
+    """It waits for a slot of the pool, which has its request."""
+    timer = GreenTimer()
+    ran: list[Any] = []
+
+    def run(request: Any) -> None:
+        gevent.sleep(0.1)
+        ran.append(request)
+
+    request = request_with_eta(timer, run, 0.0)
+    gevent.sleep(0.05)
+    assert taken(timer) == []
+    gevent.sleep(0.2)
+    assert ran == [request]
