@@ -38,7 +38,7 @@ def _waiting(timer: Any) -> list[tuple[Any, Any]]:
 def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
     """Take the requests with an ETA out of the timer, which is the only place that holds them."""
     timer = consumer.timer
-    requests = []
+    requests, timer.celery_fleet_cleared = getattr(timer, "celery_fleet_cleared", []), []
     for waiting, request in _waiting(timer):
         if request in spare:
             continue
@@ -164,15 +164,26 @@ def connects_from_now(_consumer: Any) -> None:
 def keep_time_limits(consumer: Any) -> None:
     """Keep the time limits of running tasks when a connection is lost.
 
-    Celery 5.6 then clears the whole timer (celery/worker/loops.py), and running tasks would lose their limits.
+    Celery 5.6 then clears the whole timer (celery/worker/loops.py), and running tasks would lose their limits. It does
+    so before it tells the consumer, so the requests that the timer held are noted for `take_scheduled`.
     """
     timer, pool = getattr(consumer.hub, "timer", None), getattr(consumer.pool, "_pool", None)
     if timer is None or "clear" in vars(timer):
         return
 
     def clear() -> None:
+        held = [request for _, request in _waiting(timer)]
+        timer.celery_fleet_cleared = getattr(timer, "celery_fleet_cleared", []) + held
         for entry in timer_entries(timer):
             if getattr(entry.fun, "__self__", None) is not pool or pool is None:
                 entry.cancel()
 
     timer.clear = clear
+
+
+def forget_timers(consumer: Any) -> None:
+    """Drop the requests with an ETA that nothing has taken when a connection was lost; kombu puts their messages back.
+
+    With a pool of greenlets, Celery 5.6 would also run them.
+    """
+    take_scheduled(consumer, set())

@@ -89,3 +89,7 @@ def connects_from_now(consumer: Any) -> None:
 
 def keep_time_limits(_consumer: Any) -> None:
     """Do nothing: Celery keeps the time limits of tasks when a connection is lost."""
+
+
+def forget_timers(_consumer: Any) -> None:
+    """Do nothing: Celery itself cancels the timer entries of a lost connection (celery/worker/loops.py)."""

@@ -119,6 +119,7 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         clean, self._clean = self._clean, False
         if not clean:
             super().on_close()
+        internals.forget_timers(self)
 
     def shutdown(self) -> None:
         """Shut down even if the broker no longer answers; acknowledgements that can't be sent are kept."""

@@ -148,6 +148,11 @@ def keep_time_limits(consumer: Any) -> None:
     minors.celery.keep_time_limits(consumer)
 
 
+def forget_timers(consumer: Any) -> None:
+    """Cancel the timer entries of a lost connection, if Celery has not done so."""
+    minors.celery.forget_timers(consumer)
+
+
 def resume_pipes(consumer: Any) -> None:
     """Resume jobs that were being written to a child, and results that were being read, when the hub was reset.
 

@@ -14,7 +14,7 @@ from celery.worker.consumer import Consumer
 
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import ATOMIC, Options
-from celery_fleet.delivery.outage import install
+from celery_fleet.delivery.outage import install, internals
 from celery_fleet.delivery.outage.consumer import GuardedConsumer
 
 kombu_hub: Any = kombu.asynchronous  # typed in part only
@@ -74,6 +74,9 @@ class LosesConnection:
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         self.connection.collected = True
 
+    def on_close(self) -> None:
+        self.closed = True
+
 
 class Guarded(GuardedConsumer, LosesConnection):
     """The parts of a consumer that a lost connection uses."""
@@ -98,6 +101,19 @@ def test_without_carry_a_lost_connection_is_closed_and_forgotten() -> None:
     assert consumer.connection is None
     assert consumer.before.collected
     assert (consumer.closes, consumer.tripped) == (1, [lost])
+
+
+def test_the_timers_of_a_lost_connection_are_forgotten_however_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forgotten: list[Any] = []
+    monkeypatch.setattr(internals.minors.celery, "forget_timers", forgotten.append)
+    for clean in (True, False):
+        consumer = Guarded()
+        consumer._clean = clean
+        consumer.on_close()
+        assert ("closed" in vars(consumer)) is not clean
+        assert forgotten.pop() is consumer
 
 
 class GreenTimer(kombu_hub.timer.Timer):  # type: ignore[misc]  # see kombu_hub

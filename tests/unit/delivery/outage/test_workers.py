@@ -110,6 +110,19 @@ def test_tasks_that_had_not_begun_come_back_in_order(tmp_path: Path) -> None:
         assert started == numbers
 
 
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("gevent", marks=pytest.mark.long)])
+def test_a_task_with_an_eta_comes_back_at_once_and_runs_once(tmp_path: Path, pool: str) -> None:
+    with working(tmp_path, "-P", pool, "-c", "1") as worker:
+        with worker.app() as app:
+            app.send_task("shop.work", (0,), countdown=8)
+        wait_for(lambda: "] received" in worker.log, "it waits for its time")
+        cut(worker)
+        assert "0 tasks go on, 1 that had not begun go back to their queues" in worker.log
+        settled(worker, [0])
+        time.sleep(2)  # the greenlet of the lost connection would run it as well
+        settled(worker, [0])
+
+
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_a_killed_redis_that_comes_back_loses_nothing(tmp_path: Path, pool: str) -> None:
     with working(tmp_path, "-P", pool, "-c", "2") as worker:

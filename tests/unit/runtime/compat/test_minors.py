@@ -12,6 +12,7 @@ import pytest
 from celery.concurrency.gevent import Timer as GreenTimer
 from celery.exceptions import WorkerLostError
 from celery.worker.request import Request as CelerysRequest
+from kombu.asynchronous.timer import Timer
 
 from celery_fleet.compat import versions
 from celery_fleet.compat.minors import celery54, celery56
@@ -200,3 +201,33 @@ def test_a_greenlet_that_has_begun_goes_on() -> None:
     assert taken(timer) == []
     gevent.sleep(0.2)
     assert ran == [request]
+
+
+class Pool:
+    """The part of prefork's pool that has time limits."""
+
+    def limit(self) -> None:
+        """Stop a task."""
+
+
+@pytest.mark.parametrize("minor", [celery56])
+def test_a_cleared_timer_keeps_time_limits_and_gives_up_its_requests(minor: Any) -> None:
+    timer, pool = Timer(), Pool()
+    consumer = SimpleNamespace(
+        hub=SimpleNamespace(timer=timer), timer=timer, pool=SimpleNamespace(_pool=pool)
+    )
+    for _ in range(3):
+        minor.keep_time_limits(consumer)
+        repeated = timer.call_repeatedly(10.0, pool.limit)
+        limit = timer.call_after(60.0, pool.limit)
+        requests = [request_with_eta(timer, print) for _ in range(2)]
+        timer.clear()
+        assert (repeated.canceled, limit.canceled) == (True, False)
+        assert minor.take_scheduled(consumer, set()) == requests
+        assert minor.take_scheduled(consumer, set()) == []
+
+    request_with_eta(timer, print)
+    timer.clear()
+    request_with_eta(timer, print)
+    minor.forget_timers(consumer)  # kombu has put back their messages
+    assert minor.take_scheduled(consumer, set()) == []
