@@ -426,6 +426,16 @@ def test_carry_and_outage_guard_work_without_each_other(tmp_path: Path, alone: s
 UNCARRIED = {**DELIVERY, "carry": False}
 
 
+def test_without_carry_time_limits_outlast_a_lost_connection(tmp_path: Path) -> None:
+    with working(tmp_path, "-P", "prefork", "-c", "2", delivery=UNCARRIED) as worker:
+        (number,) = worker.send(1, 0, task="limited")
+        worker.done([number], "start")
+        cut(worker)
+        # It would sleep for 600 s.
+        wait_for(lambda: worker.times("failed")[number] == 2, "both are stopped")
+        assert worker.times("start")[number] == 2
+
+
 def test_without_carry_time_limits_hold_while_the_broker_is_away(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=UNCARRIED) as worker:
         limited = worker.send(1, 0, task="limited")

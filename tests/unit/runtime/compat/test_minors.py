@@ -15,7 +15,7 @@ from celery.worker.request import Request as CelerysRequest
 from kombu.asynchronous.timer import Timer
 
 from celery_fleet.compat import versions
-from celery_fleet.compat.minors import celery54, celery56
+from celery_fleet.compat.minors import celery54, celery55, celery56
 from celery_fleet.compat.minors import chosen as minors
 
 
@@ -210,7 +210,7 @@ class Pool:
         """Stop a task."""
 
 
-@pytest.mark.parametrize("minor", [celery56])
+@pytest.mark.parametrize("minor", [celery55, celery56])
 def test_a_cleared_timer_keeps_time_limits_and_gives_up_its_requests(minor: Any) -> None:
     timer, pool = Timer(), Pool()
     consumer = SimpleNamespace(
@@ -231,3 +231,15 @@ def test_a_cleared_timer_keeps_time_limits_and_gives_up_its_requests(minor: Any)
     request_with_eta(timer, print)
     minor.forget_timers(consumer)  # kombu has put back their messages
     assert minor.take_scheduled(consumer, set()) == []
+
+
+def test_celery_5_5_cancels_a_connections_timers_if_it_does_not_close_as_usual() -> None:
+    timer, pool = Timer(), Pool()
+    consumer = SimpleNamespace(
+        hub=SimpleNamespace(timer=timer), timer=timer, pool=SimpleNamespace(_pool=pool)
+    )
+    celery55.keep_time_limits(consumer)
+    entries = [timer.call_repeatedly(10.0, print), timer.call_after(60.0, pool.limit)]
+    celery55.forget_timers(consumer)
+    assert [entry.canceled for entry in entries] == [True, False]
+    celery55.forget_timers(SimpleNamespace(hub=None, timer=GreenTimer()))
