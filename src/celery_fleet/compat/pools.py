@@ -40,7 +40,7 @@ def kind_of(pool: Any) -> str | None:
 
 
 class PoolIntake:
-    """Controls which tasks a pool starts, and takes back those that it has not; this class serves prefork."""
+    """Controls which tasks a pool starts, and takes back those that it has not."""
 
     #: Set in a signal handler: the pool starts no further tasks, if that is possible.
     closed = False
@@ -56,10 +56,7 @@ class PoolIntake:
         self.closed = True
 
     def drop(self) -> None:
-        """Forget the tasks of a lost connection that have not started; kombu puts their messages back.
-
-        Prefork's pool does this itself (celery/concurrency/asynpool.py, flush).
-        """
+        """Forget the tasks of a lost connection that have not started; kombu puts their messages back."""
         for request in self.take():
             worker_state.task_ready(request)
             request.acknowledged = True
@@ -91,6 +88,33 @@ class PoolIntake:
 def _request_of(accept_callback: Any) -> Any | None:
     request = getattr(accept_callback, "__self__", None)
     return request if isinstance(request, Request) else None
+
+
+class _Prefork(PoolIntake):
+    """Controls celery/concurrency/asynpool.py: a buffer of jobs, and pipes to the processes."""
+
+    def __init__(self, pool: Any, semaphore: Any) -> None:
+        super().__init__(pool, semaphore)
+        self._flush_all, pool.flush = pool.flush, self._flush
+
+    def _flush(self) -> None:
+        """Forget what `AsynPool.flush` forgets, except the jobs that no other worker can get.
+
+        It forgets all that have not started, but the messages of some are acknowledged already
+        (delivery/fetch/at_most_once.py). Before Celery 5.6 it also forgets those that run, with their time limits.
+        """
+        inner = self.pool._pool
+        jobs = dict(inner._cache)
+        self._flush_all()
+        for number, job in jobs.items():
+            request = _request_of(job._accept_callback)
+            keeps = job._accepted or (request is not None and request.acknowledged)
+            if not keeps or job.ready():
+                continue
+            inner._cache[number] = job
+            given = job._accepted or (job._write_to is not None and job._write_to._is_alive())
+            if not given:
+                inner.outbound_buffer.append(job)
 
 
 class _Threads(PoolIntake):
@@ -237,7 +261,9 @@ def intake_of(pool: Any, semaphore: Any = None) -> PoolIntake:
     intake: PoolIntake | None = pool.__dict__.get("fleet_intake")
     if intake is None:
         kind = kind_of(pool)
-        if kind == _THREADS:
+        if kind == PREFORK:
+            intake = _Prefork(pool, semaphore)
+        elif kind == _THREADS:
             intake = _Threads(pool)
         elif kind == _SOLO:
             intake = _Solo(pool)

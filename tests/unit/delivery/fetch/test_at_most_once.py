@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.outage import DELIVERY, QUEUE, Server, Worker, wait_for, working
+from tests.outage import DELIVERY, QUEUE, Server, Worker, cut, wait_for, working
+from tests.outage import SHOP as PLAIN
 
 SHOP = """
 import os, signal, time
@@ -160,4 +161,35 @@ def test_a_task_whose_acknowledgement_is_refused_begins_later(tmp_path: Path) ->
         client.config_set("min-replicas-to-write", 0)
         worker.done([0])
         assert worker.unacked == 0
+        assert worker.exit()[0] == 0
+
+
+#: Its processes take a while to start, longer than the worker takes to fetch a task.
+SLOW_START = (
+    PLAIN
+    + """
+
+@signals.worker_process_init.connect
+def slow(**_):
+    time.sleep(5)
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guards", [False, True], ids=["stock", "outage"])
+def test_a_lost_connection_drops_no_task_that_waits_in_the_pool(
+    tmp_path: Path, guards: bool
+) -> None:
+    """Its message is acknowledged, and the process that is to run it has not started."""
+    delivery = {"profile": "at_most_once", "fetch": "atomic", "lease": True, "outage": guards}
+    conf = {"task_acks_late": False, "worker_proc_alive_timeout": 60}
+    options = ("-P", "prefork", "-c", "1")
+    with working(tmp_path, *options, conf=conf, delivery=delivery, shop=SLOW_START) as worker:
+        numbers = worker.send(1, 0)
+        wait_for(lambda: "] received" in worker.log and not worker.unacked, "acknowledged")
+        assert worker.times("start") == {}
+        cut(worker)
+        worker.done(numbers)
+        assert worker.times("start") == dict.fromkeys(numbers, 1)
         assert worker.exit()[0] == 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
+from billiard.pool import ApplyResult
 from celery import Celery
 from celery.concurrency.solo import TaskPool as Solo
 from celery.concurrency.thread import TaskPool as Threads
@@ -92,6 +95,49 @@ def test_a_lost_connection_drops_tasks_that_threads_have_not_begun() -> None:
     assert waiting.acknowledged
     go.set()
     pool.on_stop()
+
+
+class Prefork:
+    """The parts of prefork's pool that a lost connection uses; before Celery 5.6 it forgets all jobs."""
+
+    def __init__(self) -> None:
+        self._pool = SimpleNamespace(_cache={}, outbound_buffer=deque())
+        self.flushed = 0
+
+    def job(self, about: Any, process: Any = None, accepted: bool = False) -> Any:
+        about.on_accepted = lambda *_: None
+        callback = type("Accepted", (), {"__self__": about, "__call__": lambda *_: None})()
+        made = ApplyResult(self._pool._cache, None, accept_callback=callback)
+        made._write_to, made._accepted = process, accepted
+        if process is None:
+            self._pool.outbound_buffer.append(made)
+        return made
+
+    def flush(self) -> None:
+        self.flushed += 1
+        self._pool._cache.clear()
+        self._pool.outbound_buffer.clear()
+
+
+def test_a_lost_connection_drops_no_job_of_prefork_that_is_acknowledged_or_runs() -> None:
+    app = Celery("shop", set_as_current=False)
+    pool = Prefork()
+    pools.intake_of(pool)
+    alive, dead = (SimpleNamespace(_is_alive=lambda alive=alive: alive) for alive in (True, False))
+    runs = pool.job(request(app, 0), alive, accepted=True)
+    written = pool.job(request(app, 1, True), alive)
+    died = pool.job(request(app, 2, True), dead)
+    ended = pool.job(request(app, 3, True), alive, accepted=True)
+    ended._event.set()
+    waits = pool.job(request(app, 4, True))
+    pool.job(request(app, 5))
+    pool.job(request(app, 6), alive)
+
+    pool.flush()  # Celery's, from Consumer.on_close
+
+    assert pool.flushed == 1
+    assert list(pool._pool._cache.values()) == [runs, written, died, waits]
+    assert list(pool._pool.outbound_buffer) == [died, waits]
 
 
 def test_solo_notices_the_signal_after_its_task_and_begins_no_other() -> None:
