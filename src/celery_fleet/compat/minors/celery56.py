@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from celery import signals, states
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
 from celery.worker import state as worker_state
 from celery.worker.request import Request
@@ -187,3 +190,27 @@ def forget_timers(consumer: Any) -> None:
     With a pool of greenlets, Celery 5.6 would also run them.
     """
     take_scheduled(consumer, set())
+
+
+def keep_chord(backend: Any, is_cut_off: Callable[[], bool]) -> None:
+    """Keep a chord if the task that sent its body was cut off, because the task runs again and sends it then.
+
+    Celery 5.6 deletes the chord after any attempt (RedisBackend.on_chord_part_return).
+    """
+    if not isinstance(backend, RedisBackend):
+        return
+    count = backend.on_chord_part_return
+
+    def on_chord_part_return(*args: Any, **kwargs: Any) -> Any:
+        client = backend.client
+        if "pipeline" not in vars(client):
+            client.pipeline = partial(pipeline, client.pipeline)
+        return count(*args, **kwargs)
+
+    def pipeline(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        made = create(*args, **kwargs)
+        if is_cut_off():
+            made.execute = list  # send nothing
+        return made
+
+    backend.on_chord_part_return = on_chord_part_return

@@ -93,3 +93,7 @@ def keep_time_limits(_consumer: Any) -> None:
 
 def forget_timers(_consumer: Any) -> None:
     """Do nothing: Celery itself cancels the timer entries of a lost connection (celery/worker/loops.py)."""
+
+
+def keep_chord(_backend: Any, _is_cut_off: Callable[[], bool]) -> None:
+    """Do nothing: a script ends a chord (celery/backends/redis.py), and the delivery replaces it."""

@@ -25,6 +25,7 @@ from redis import exceptions as redis_errors
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.compat import tasks
+from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import internals
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
@@ -238,7 +239,13 @@ def _patient_backend(backend: Any) -> Any:
         backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001  # see above
         count = backend.on_chord_part_return
         backend.on_chord_part_return = partial(_until_dispatched, backend, count)
+    minors.celery.keep_chord(backend, _is_body_cut_off)
     return backend
+
+
+def _is_body_cut_off() -> bool:
+    """Return whether a process or greenlet was told to end while it sent a chord's body."""
+    return _CUT_OFF.get() and _METHOD.get() == "on_chord_part_return"
 
 
 def _claim(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:

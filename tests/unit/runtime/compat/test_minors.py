@@ -9,14 +9,18 @@ from typing import Any
 
 import gevent
 import pytest
+from celery import Celery
+from celery.backends.redis import RedisBackend
 from celery.concurrency.gevent import Timer as GreenTimer
 from celery.exceptions import WorkerLostError
 from celery.worker.request import Request as CelerysRequest
 from kombu.asynchronous.timer import Timer
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.compat import versions
 from celery_fleet.compat.minors import celery54, celery55, celery56
 from celery_fleet.compat.minors import chosen as minors
+from scripts.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -243,3 +247,22 @@ def test_celery_5_5_cancels_a_connections_timers_if_it_does_not_close_as_usual()
     celery55.forget_timers(consumer)
     assert [entry.canceled for entry in entries] == [True, False]
     celery55.forget_timers(SimpleNamespace(hub=None, timer=GreenTimer()))
+
+
+def test_a_chord_stays_if_the_sending_of_its_body_was_cut_off() -> None:
+    app = Celery("shop", set_as_current=False)
+    backend = RedisBackend(app=app, url=f"redis://127.0.0.1:{free_port()}/0")
+    cut_off: list[bool] = []
+
+    def count() -> Any:
+        with backend.client.pipeline() as pipe:
+            return pipe.delete("chord").execute()
+
+    backend.on_chord_part_return = count
+    celery56.keep_chord(backend, lambda: bool(cut_off))
+    for _ in range(2):
+        with pytest.raises(RedisConnectionError):
+            backend.on_chord_part_return()
+    cut_off.append(True)
+    assert backend.on_chord_part_return() == []
+    celery56.keep_chord(SimpleNamespace(), bool)  # a backend that is not Redis has no such chords
