@@ -164,6 +164,8 @@ if what == "late":
 OTHERS = {"soft": soft, "hard": hard, "greedy": greedy, "ending": ending}
 if what in OTHERS:
     OTHERS[what].delay(0)
+if what == "soft chain":
+    chain(soft_first.si(0), ending.si(0)).apply_async()
 if what == "chord":
     chord([member.si(0)])(ending.si(0))
 for number in range(100, 130):

@@ -97,3 +97,7 @@ def forget_timers(_consumer: Any) -> None:
 
 def keep_chord(_backend: Any, _is_cut_off: Callable[[], bool]) -> None:
     """Do nothing: a script ends a chord (celery/backends/redis.py), and the delivery replaces it."""
+
+
+def raise_from_tracer(_kind: type[Exception]) -> None:
+    """Do nothing: Celery's tracer raises each ``Reject`` (celery/app/trace.py)."""

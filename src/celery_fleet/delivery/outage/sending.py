@@ -203,6 +203,7 @@ def install(app: Any, options: Options) -> None:
     if options.profile == AT_LEAST_ONCE:
         tasks.wrap_sender(app, _patient_sender)
         internals.each_backend(app, _patient_backend)
+        minors.celery.raise_from_tracer(PutBackError)
 
 
 def _patient_sender(send: Callable[..., Any]) -> Callable[..., Any]:

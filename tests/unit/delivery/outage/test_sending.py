@@ -95,6 +95,26 @@ def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
 
 
 @pytest.mark.slow
+def test_a_soft_limit_that_passes_before_a_callback_is_sent_is_no_failure(tmp_path: Path) -> None:
+    results = Server(tmp_path / "results")
+    conf = {"result_backend": f"redis://127.0.0.1:{results.port}/0"}
+    with ExitStack() as stack:
+        stack.callback(results.end)
+        worker = stack.enter_context(
+            working(tmp_path, "-P", "prefork", "-c", "1", delivery=DELIVERY, conf=conf, shop=SHOP)
+        )
+        send(worker, results, "soft chain")
+        worker.done([0], "start")
+        away(worker.server, "killed", 8, (tmp_path / "outage").touch)
+        worker.done([0])
+        settled(worker)
+    assert worker.times("start") == {0: 2}
+    assert worker.times("end") == {0: 1}
+    assert "outside body" not in worker.log
+    assert "raised unexpected" not in worker.log
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", pytest.param("full", marks=pytest.mark.long)])
 def test_follow_ups_that_need_the_result_store_wait_for_it(tmp_path: Path, fault: str) -> None:
     with ExitStack() as stack:

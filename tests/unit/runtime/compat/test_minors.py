@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 import pytest
 from celery import Celery
+from celery.app import trace
 from celery.backends.redis import RedisBackend
 from celery.concurrency.gevent import Timer as GreenTimer
 from celery.exceptions import WorkerLostError
@@ -266,3 +267,16 @@ def test_a_chord_stays_if_the_sending_of_its_body_was_cut_off() -> None:
     cut_off.append(True)
     assert backend.on_chord_part_return() == []
     celery56.keep_chord(SimpleNamespace(), bool)  # a backend that is not Redis has no such chords
+
+
+def test_the_tracer_of_celery_5_5_raises_what_puts_a_task_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(trace, "_signal_internal_error", lambda *about: reported.append(about[-1]))
+    celery55.raise_from_tracer(KeyError)
+    error, put_back = ValueError(), KeyError()
+    trace._signal_internal_error(None, "i", (), {}, {}, error)
+    with pytest.raises(KeyError):
+        trace._signal_internal_error(None, "i", (), {}, {}, put_back)
+    assert reported == [error]
