@@ -18,8 +18,8 @@ from scripts.testhosts.fleet import cache_directory, pip_cache
 #: The Pythons of Debian 12 and Debian 13.
 PYTHONS = ("3.11", "3.13")
 
-#: Packages that the tests in these virtualenvs also need.
-TESTS = ("pytest>=9,<10", "pytest-timeout>=2,<3")
+#: Packages that the tests in these virtualenvs also need; gevent is for the pool of greenlets.
+TESTS = ("pytest>=9,<10", "pytest-timeout>=2,<3", "gevent>=26,<27")
 
 #: Seconds that pip may take.
 PATIENCE = 600

@@ -293,21 +293,35 @@ def test_the_stock_fetch_works(tmp_path: Path, environment: Environment) -> None
         assert one.refused() == []
 
 
-#: Tests of kills and of cut connections, which are also run with each Celery.
-KILLS = (
-    "tests/unit/delivery/fetch/test_workers.py::test_lost_connections_lose_nothing",
-    "tests/unit/delivery/fetch/test_workers.py::test_a_worker_that_is_killed_loses_nothing",
+#: Tests that are also run with each Celery. They are about what minors do in different ways: lost connections, kills,
+#: time limits, and messages that wait for their time, for a process or for Redis.
+ALSO = (
+    "fetch/test_workers.py::test_lost_connections_lose_nothing",
+    "fetch/test_workers.py::test_a_worker_that_is_killed_loses_nothing",
+    "fetch/test_at_most_once.py::test_a_stop_loses_no_task_that_waits_in_the_pool",
+    "fetch/test_at_most_once.py::test_a_task_whose_acknowledgement_is_refused_begins_later",
+    "fetch/test_at_most_once.py::test_a_lost_connection_drops_no_task_that_waits_in_the_pool",
+    "outage/test_workers.py::test_a_result_arrives_although_the_connection_is_lost_in_the_middle_of_it",
+    "outage/test_workers.py::test_a_task_with_an_eta_comes_back_at_once_and_runs_once",
+    "outage/test_workers.py::test_without_carry_time_limits_outlast_a_lost_connection",
+    "outage/test_workers.py::test_without_carry_time_limits_hold_while_the_broker_is_away",
+    "outage/test_sending.py::test_a_time_limit_that_passes_meanwhile_puts_the_task_back",
+    "outage/test_sending.py::test_a_soft_limit_that_passes_before_a_callback_is_sent_is_no_failure",
+    "outage/test_sending.py::test_follow_ups_that_need_the_result_store_wait_for_it",
+    "outage/test_sending.py::test_a_chord_that_a_process_claimed_before_it_was_killed_gets_its_body",
+    "test_drain_pools.py::test_a_task_whose_time_comes_after_it_went_back_does_not_run",
 )
 
 
 @long
 @each
-def test_kills_and_cuts_lose_nothing(environment: Environment) -> None:
+@pytest.mark.parametrize("test", ALSO, ids=lambda test: test.partition("::test_")[2])
+def test_what_minors_do_in_different_ways(environment: Environment, test: str) -> None:
     done = subprocess.run(
         [
             *(str(made(environment)), "-m", "pytest", "-q", "--tb=native"),
             *("-p", "no:cacheprovider"),
-            *("-o", "addopts=--import-mode=importlib", *KILLS),
+            *("-o", "addopts=--import-mode=importlib", f"tests/unit/delivery/{test}"),
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
@@ -318,4 +332,4 @@ def test_kills_and_cuts_lose_nothing(environment: Environment) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
-    assert f"{len(KILLS)} passed" in done.stdout
+    assert "skipped" not in done.stdout
