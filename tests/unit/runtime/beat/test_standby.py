@@ -8,7 +8,10 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -16,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl impo
 
 from celery_fleet.beat import leadership
 from celery_fleet.beat.leadership import Leadership, Renewal
+from celery_fleet.compat import beat as compat
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 from tests.fleet import wait_for
 from tests.unit.delivery.servers import Server, serving
@@ -112,6 +116,23 @@ def test_an_entry_that_is_gone_is_forgotten(
     with one.running(tick=SECOND):
         wait_for(lambda: server.client.hexists(BEAT_SENT, "tick"))
     assert not server.client.hexists(BEAT_SENT, "switched off")
+
+
+@pytest.mark.parametrize(("one_off", "count"), [(True, 1), (False, 0)])
+def test_an_entry_of_a_database_that_ran_once_has_run_for_the_next_leader(
+    one_off: bool, count: int
+) -> None:
+    """The leader before it may have died before it saved the row, whose count decides."""
+    row = SimpleNamespace(last_run_at=None, one_off=one_off, total_run_count=0, no_changes=False)
+    entry = SimpleNamespace(name="e", model=row, last_run_at=None, total_run_count=0)
+    saved: list[str] = []
+    scheduler = SimpleNamespace(_dirty=set(), sync=lambda: saved.extend(scheduler._dirty))
+    app = SimpleNamespace(timezone=UTC, conf={})
+    service: Any = SimpleNamespace(app=app, scheduler=scheduler)
+    moment = datetime(2026, 11, 23, 10, 30, tzinfo=UTC)
+    compat.ran_at(service, entry, moment)
+    assert (row.last_run_at, row.total_run_count, entry.total_run_count) == (moment, count, count)
+    assert saved == ["e"]
 
 
 def test_a_message_whose_answer_was_lost_is_not_sent_again(server: Server) -> None:
