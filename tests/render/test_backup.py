@@ -85,7 +85,7 @@ def test_a_fleet_without_backups_has_nothing_of_them(local: Fleet) -> None:
 
 
 def test_an_interrupted_restore_decides_nothing_for_a_later_one(local: Fleet) -> None:
-    """By its note, the same backup would count as restored, whatever has happened to the data since."""
+    """Because of its note, the same backup would count as restored, even if the data has changed since."""
     app = redis_host(local).variables["celery_app_name"]
     owned = redis_host(local).parts["fleet"]["owned"]["files"]
     for kind in ("broker", "results"):

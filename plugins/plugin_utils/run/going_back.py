@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
     STILL_ALLOWED,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem, subject
 
 # The runtime and Redis, without which processes do not start with what the inventory says now.
 _NEEDED = ("celery_runtime", "redis")
@@ -25,9 +25,7 @@ def refusal(items: Iterable[PlanItem], release: str) -> str:
     due = [item for item in items if item.part in _NEEDED and not _only_ends_rights(item)]
     if not due:
         return ""
-    named = dict.fromkeys(
-        f"{item.subject.removesuffix('.service') or item.part} on {item.host}" for item in due
-    )
+    named = dict.fromkeys(f"{subject(item)} on {item.host}" for item in due)
     return (
         "the inventory or this collection has changed since the last whole run, and going back does not carry out "
         f"these changes: {', '.join(named)}. Without them, no process would start. Nothing was changed. Check out what "

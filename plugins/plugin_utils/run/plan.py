@@ -126,7 +126,7 @@ class Plan:
         """Return a table with a line for each item and one for all bookkeeping, then the notes."""
         lines = [self._title()]
         rows = [
-            (item.host, _subject(item), _WORDS.get(item.action, item.action), _reasons(item))
+            (item.host, subject(item), _WORDS.get(item.action, item.action), _reasons(item))
             for item in self.items
             if not _is_bookkeeping(item)
         ]
@@ -261,7 +261,8 @@ def _lines(whole: Mapping[str, Any]) -> list[str]:
     return [*items, *(f"{host} is left out" for host in whole["missing"])]
 
 
-def _subject(item: PlanItem) -> str:
+def subject(item: PlanItem) -> str:
+    """Return how the text names what an item is about."""
     return item.subject.removesuffix(".service") or item.part
 
 

@@ -8,11 +8,13 @@ then removes the file.
 from __future__ import annotations
 
 import dbm
-import os
 import pickle
 import shelve
 from pathlib import Path
 from typing import Any
+
+from celery_fleet.common import json_file
+from celery_fleet.common.errors import FleetError
 
 # All pickles since protocol 2 begin with it, and no database of ``shelve`` does.
 _PICKLE = b"\x80"
@@ -47,14 +49,7 @@ class ScheduleFile(dict[str, Any]):
         Raises:
             OSError: It can't be written.
         """
-        fresh = self._path.with_name(f"{self._path.name}.new")
-        # A signal's handler may interrupt this and write the file itself; then they must not share the new one.
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            pickle.dump(dict(self), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(fresh, self._path)
+        json_file.replace_bytes(self._path, pickle.dumps(dict(self)), 0o600, durable=True)
         if not self._saved:
             self._saved = True
             for suffix in _OF_SHELVE:
@@ -64,7 +59,7 @@ class ScheduleFile(dict[str, Any]):
         """Do nothing: Celery calls ``sync`` before."""
 
 
-class UnreadableError(Exception):
+class UnreadableError(FleetError):
     """The file is there and can't be read. The message says why."""
 
 

@@ -1742,10 +1742,8 @@ def test_a_restart_that_other_settings_need_ends_no_password(with_redis: Host) -
     assert host.reconcile(wanted).pending == []
 
 
-def test_a_run_that_is_killed_while_it_gives_rights_back_is_finished_by_the_next(
-    with_redis: Host,
-) -> None:
-    host, wanted = with_redis, redis(with_redis, databases="2", worker=">w2 +get")
+def killed_at_a_user(host: Host, wanted: dict[str, Any]) -> None:
+    """Kill a run when Redis has accepted a user, like the settings before, but this is not recorded."""
 
     def kill(command: str) -> None:
         if command.startswith("ACL SETUSER"):
@@ -1755,6 +1753,13 @@ def test_a_run_that_is_killed_while_it_gives_rights_back_is_finished_by_the_next
     with pytest.raises(Killed):
         host.reconcile(wanted)
     host.redis.before = lambda command: None
+
+
+def test_a_run_that_is_killed_while_it_gives_rights_back_is_finished_by_the_next(
+    with_redis: Host,
+) -> None:
+    host, wanted = with_redis, redis(with_redis, databases="2", worker=">w2 +get")
+    killed_at_a_user(host, wanted)
     assert whys(host.reconcile(wanted, check=True).pending) == STILL
 
 
@@ -1836,16 +1841,7 @@ def test_a_restarted_server_has_no_old_rights(with_redis: Host) -> None:
 @pytest.mark.parametrize("taken_back", [False, True])
 def test_the_next_run_knows_what_a_killed_run_has_set(with_redis: Host, taken_back: bool) -> None:
     host, wanted = with_redis, redis(with_redis, worker=">w2 +set", memory="512mb")
-
-    def kill(command: str) -> None:
-        if command.startswith("ACL SETUSER"):
-            # Redis has accepted the command, like the settings before, but this is not recorded.
-            raise Killed
-
-    host.redis.before = kill
-    with pytest.raises(Killed):
-        host.reconcile(wanted)
-    host.redis.before = lambda command: None
+    killed_at_a_user(host, wanted)
     wanted = redis(host) if taken_back else wanted
     memory = "256mb" if taken_back else "512mb"
     why = [f"setting maxmemory (not known) → {memory}", "user worker changed"]

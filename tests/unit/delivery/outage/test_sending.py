@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,15 +95,23 @@ def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
     assert worker.times("end")[0] == 1
 
 
-@pytest.mark.slow
-def test_a_soft_limit_that_passes_before_a_callback_is_sent_is_no_failure(tmp_path: Path) -> None:
-    results = Server(tmp_path / "results")
+@contextmanager
+def one_process(directory: Path) -> Iterator[tuple[Worker, Server]]:
+    """Run a worker with one process, whose results are in another Redis than its messages."""
+    results = Server(directory / "results")
     conf = {"result_backend": f"redis://127.0.0.1:{results.port}/0"}
+    options = ("-P", "prefork", "-c", "1")
     with ExitStack() as stack:
         stack.callback(results.end)
         worker = stack.enter_context(
-            working(tmp_path, "-P", "prefork", "-c", "1", delivery=DELIVERY, conf=conf, shop=SHOP)
+            working(directory, *options, delivery=DELIVERY, conf=conf, shop=SHOP)
         )
+        yield worker, results
+
+
+@pytest.mark.slow
+def test_a_soft_limit_that_passes_before_a_callback_is_sent_is_no_failure(tmp_path: Path) -> None:
+    with one_process(tmp_path) as (worker, results):
         send(worker, results, "soft chain")
         worker.done([0], "start")
         away(worker.server, "killed", 8, (tmp_path / "outage").touch)
@@ -228,13 +237,7 @@ def test_a_chord_that_a_process_claimed_before_it_was_killed_gets_its_body(
 
 @pytest.mark.slow
 def test_a_task_that_raises_memory_error_fails_by_itself(tmp_path: Path) -> None:
-    results = Server(tmp_path / "results")
-    conf = {"result_backend": f"redis://127.0.0.1:{results.port}/0"}
-    with ExitStack() as stack:
-        stack.callback(results.end)
-        worker = stack.enter_context(
-            working(tmp_path, "-P", "prefork", "-c", "1", delivery=DELIVERY, conf=conf, shop=SHOP)
-        )
+    with one_process(tmp_path) as (worker, results):
         send(worker, results, "greedy")
         send(worker, results, "ending")
         worker.done([0])

@@ -1,4 +1,4 @@
-"""The file in which beat keeps its schedule, whatever database this Python has for `shelve`."""
+"""Beat's schedule file, which does not depend on the database that this Python has for `shelve`."""
 
 from __future__ import annotations
 
