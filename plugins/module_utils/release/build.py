@@ -42,6 +42,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     BuildError,
     CommandFailed,
     Limit,
+    leaving_no_process,
     run,
     tail,
     unpack_source,
@@ -76,20 +77,21 @@ def _checked(build: Build) -> dict[str, Any]:
         "settings": build.demands.get("settings") or {},
     }
     try:
-        done = subprocess.run(
-            [f"{build.path}/venv/bin/python", "-m", "celery_fleet.release.check"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment,
-            cwd=build.code,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-            timeout=build.import_timeout,
-            check=False,
-        )
+        with leaving_no_process():
+            done = subprocess.run(
+                [f"{build.path}/venv/bin/python", "-m", "celery_fleet.release.check"],
+                input=json.dumps(request),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=environment,
+                cwd=build.code,
+                user=user.pw_uid,
+                group=user.pw_gid,
+                extra_groups=[],
+                timeout=build.import_timeout,
+                check=False,
+            )
     except subprocess.TimeoutExpired as late:
         raise BuildError(
             f"importing {build.app} took more than {late.timeout:.0f} s (celery_release_import_timeout): code that "

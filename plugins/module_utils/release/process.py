@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import glob
 import json
 import os
 import pwd
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+# From <linux/prctl.h>.
+_PR_SET_CHILD_SUBREAPER = 36
 
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
@@ -88,6 +95,42 @@ def user_of(name: str) -> pwd.struct_passwd:
         ) from None
 
 
+@contextlib.contextmanager
+def leaving_no_process() -> Iterator[None]:
+    """End all processes that a command of the build leaves behind, also those that have left its session.
+
+    Otherwise they could go on writing to files that they have open when root already owns these.
+    """
+    others = _children()
+    _adopt(True)
+    try:
+        yield
+    finally:
+        # A process whose parent ends becomes a child of this one, so when there is none, no descendant is left either.
+        while left := _children() - others:
+            for process in left:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(process, signal.SIGKILL)
+                    os.waitpid(process, 0)
+        _adopt(False)
+
+
+def _adopt(wanted: bool) -> None:
+    """Let the kernel give this process the descendants whose parents end, or not any more."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0) != 0:
+        raise BuildError(f"prctl: {os.strerror(ctypes.get_errno())}")
+
+
+def _children() -> set[int]:
+    found = set()
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path, errors="replace") as stream:
+            # The second field, in brackets, is the program's name and may contain anything.
+            if int(stream.read().rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(path.split("/")[2]))
+    return found
+
+
 def run(
     command: Sequence[str],
     limit: Limit,
@@ -100,21 +143,22 @@ def run(
 ) -> str:
     """Run a command as the build's user, without Ansible's environment; return its output, unless `stdout` takes it."""
     try:
-        done = subprocess.run(
-            list(command),
-            env={**_ENVIRONMENT, **(environment or {})},
-            cwd=directory,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE,
-            text=True,
-            errors="replace",
-            timeout=limit.seconds,
-            check=False,
-        )
+        with leaving_no_process():
+            done = subprocess.run(
+                list(command),
+                env={**_ENVIRONMENT, **(environment or {})},
+                cwd=directory,
+                user=user.pw_uid,
+                group=user.pw_gid,
+                extra_groups=[],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE,
+                text=True,
+                errors="replace",
+                timeout=limit.seconds,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise BuildError(
             f"{what} took more than {limit.seconds:.0f} s; raise {limit.variable}"

@@ -190,13 +190,7 @@ def _collect_wheels(
         # Building a package writes beside its code, and the release's source belongs to root by now.
         source = _owned(wheels.parent / "source", user)
         unpack_source(build, source, limit, user)
-    # `.` and `./lib` are relative to the directory for which the file was named.
-    places = [Path(os.path.normpath(source / build.directory)), source]
-    base = next((path for path in places if (path / build.requirements).is_file()), None)
-    if base is None:
-        raise BuildError(
-            f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
-        )
+    base = _base(build, source)
     file = base / build.requirements
     # Exported from a lock; see `plugin_utils/run/lock_files.py`.
     exported = file.parent.name == ".celery-fleet"
@@ -232,6 +226,18 @@ def _collect_wheels(
         shutil.rmtree(source)
 
 
+def _base(build: Build, source: Path) -> Path:
+    """Return the directory to which the name of the requirements file is relative."""
+    # `.` and `./lib` are relative to the directory for which the file was named.
+    places = [Path(os.path.normpath(source / build.directory)), source]
+    base = next((path for path in places if (path / build.requirements).is_file()), None)
+    if base is None:
+        raise BuildError(
+            f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
+        )
+    return base
+
+
 def _read(path: Path) -> str:
     """Return the text of a file of the user's, who may have put something else in its place."""
     try:
@@ -249,7 +255,13 @@ def _install(
     names = sorted(str(path) for path in wheels.glob("*.whl"))
     if not names:
         return
-    options = ("--no-input", "--progress-bar=off", "--no-index", "--no-deps", "--no-compile")
+    options = ["--no-input", "--progress-bar=off", "--no-index", "--no-deps", "--no-compile"]
+    if build.user == "root":
+        # The operator's command. Another host or a wheelhouse may have replaced its packages, so pip compares them with
+        # the hashes that come from the control node.
+        requirements = _base(build, build.path / "source") / build.requirements
+        options += ["--require-hashes", f"--find-links={wheels}"]
+        names = ["--requirement", str(requirements)]
     try:
         # It is compiled later, on all processors at once.
         run([*pip, "install", *options, *names], limit, "installing the packages", user)

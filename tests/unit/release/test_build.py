@@ -237,6 +237,31 @@ def test_a_host_passes_its_packages_to_another(place: Place, tmp_path: Path) -> 
     assert not (made / "wheels").exists()
 
 
+@pytest.mark.parametrize("user", ["root", USER.pw_name])
+def test_root_installs_no_package_that_another_host_has_replaced(
+    place: Place, tmp_path: Path, user: str
+) -> None:
+    digest = wheel(tmp_path).rpartition("--hash=")[2].strip()
+    handed, package = tmp_path / "handed.tar", tmp_path / "small-1.0-py3-none-any.whl"
+    right = package.read_bytes()
+    wheel(tmp_path, code="evil = 1\n")
+    replaced = package.read_bytes()
+    files = {"app.py": "x = 1\n", "requirements.txt": f"small==1.0 --hash={digest}\n"}
+    wanted = place.wanted(python=PYTHON, files=files, wheels=str(handed), app="")
+    for content in (replaced, right):
+        package.write_bytes(content)
+        with tarfile.open(handed, "w") as opened:
+            opened.add(package, package.name)
+        if content == replaced and user == "root":
+            with pytest.raises(BuildError, match="DO NOT MATCH THE HASHES"):
+                build(replace(wanted, user=user))
+            assert place.releases() == []
+        else:
+            build(replace(wanted, user=user))
+    (code_of,) = (place.root / "virtualenvs").glob("*/lib/python3*/site-packages/small/__init__.py")
+    assert (code_of.read_text() == "x = 1\n") == (user == "root")
+
+
 def test_build_packages_are_installed_while_wheels_are_made(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[dict[str, Any]]
 ) -> None:
@@ -354,6 +379,28 @@ def test_all_of_a_build_runs_as_the_applications_user(
     assert {each.get("user") for each in ran} == {USER.pw_uid}
     assert {each.get("group") for each in ran} == {USER.pw_gid}
     assert all(each.get("extra_groups") == [] for each in ran)
+
+
+def test_no_process_of_a_build_outlives_it(place: Place) -> None:
+    """It could go on writing to a file that it has open when root owns that file."""
+    files = setup_py(
+        "import subprocess",
+        "null = subprocess.DEVNULL",
+        "streams = {'stdin': null, 'stdout': null, 'stderr': null}",
+        "left = subprocess.Popen(['sleep', '300'], start_new_session=True, **streams)",
+        "(packages / 'process').write_text(str(left.pid))",
+    )
+    build(place.wanted(files=files))
+    (path,) = place.root.glob("virtualenvs/*/lib/python3*/site-packages/process")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(path.read_text()), 0)
+
+
+def test_other_children_of_a_builds_process_go_on(place: Place) -> None:
+    with subprocess.Popen(["sleep", "300"]) as other:
+        build(place.wanted())
+        assert other.poll() is None
+        other.kill()
 
 
 def test_the_application_can_write_to_nothing_in_a_release(place: Place) -> None:
