@@ -16,7 +16,12 @@ from tests.render.fleet import ROOT, ansible
 pytestmark = pytest.mark.slow
 
 ROLE = ROOT / "roles/prometheus"
-GIVEN = {"celery_app_name": "shop", "celery_exporter_auth_password": "a-password"}
+GIVEN = {
+    "celery_app_name": "shop",
+    "celery_exporter_auth_password": "a-password",
+    "__prometheus_fleet_host": "localhost",
+}
+AUTHORITIES = "celery-fleet/shop/pki/ca.crt"
 OURS = "# Written by Celery Fleet for shop."
 FILES = (
     *("prometheus/prometheus.yml", "prometheus/alertmanager.yml"),
@@ -24,18 +29,21 @@ FILES = (
 )
 
 
-def run(directory: Path, changed: str = "", **given: Any) -> str:
+def run(directory: Path, changed: str = "", *, deployed: bool = True, **given: Any) -> str:
     """Run the tasks that come before the installation, and return what Ansible prints.
 
     Args:
         directory: Its `etc` is the host's.
         changed: What `dpkg --verify` prints.
+        deployed: Whether the fleet's host has its authorities.
         given: Variables of the inventory; None removes one.
     """
     tasks = itertools.takewhile(lambda task: "ansible.builtin.apt" not in task, tasks_of(directory))
     # Its status says that files differ.
     listed = changed.replace("/etc/", f"{directory}/etc/")
     program(directory, "dpkg", f"cat <<'END'\n{listed}\nEND\nexit 1")
+    if deployed:
+        write(directory, AUTHORITIES, "the authorities")
     done = play(
         directory, [*tasks, {"ansible.builtin.debug": {"msg": "it would install now"}}], given
     )
@@ -151,6 +159,23 @@ def test_the_roles_own_files_and_those_of_the_packages_are_replaced(tmp_path: Pa
     for other in others:
         write(tmp_path, other, "# Debian's")
     assert accepted(run(tmp_path, f"??5?????? c /etc/{first}"))
+
+
+def test_a_fleet_that_is_not_deployed_is_refused(tmp_path: Path) -> None:
+    output = run(tmp_path, deployed=False)
+    assert "localhost has no certificates yet" in output
+    assert "Run site.yml first" in output
+
+
+def test_prometheus_gets_the_authorities_that_hosts_trust(tmp_path: Path) -> None:
+    """They may be several while they change, and with `pki_source: external` the control node has none."""
+    write(tmp_path, AUTHORITIES, "the second authority")
+    tasks = tasks_of(tmp_path)
+    reads = next(task for task in tasks if "ansible.builtin.slurp" in task)
+    files = next(task["loop"] for task in tasks if task["name"].startswith("Write what Prometheus"))
+    written = next(item for item in files if item["name"] == "ca.crt")
+    done = play(tmp_path, [reads, {"ansible.builtin.debug": {"msg": written["content"]}}], GIVEN)
+    assert "the second authority" in done.stdout, done.stdout
 
 
 def test_a_process_that_was_started_with_other_options_is_restarted(tmp_path: Path) -> None:
