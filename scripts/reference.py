@@ -270,9 +270,7 @@ def table(entry: EntryPoint) -> Iterator[str]:
 def usage(use: Use | None) -> str:
     """Say on which hosts and under which tags a role runs."""
     if use is None:
-        return (
-            "No play of `site.yml` has this role: other roles or playbooks call it or depend on it."
-        )
+        return "No play of `site.yml` has this role: another role or playbook needs it."
     hosts = ", ".join(f"`{group}`" for group in use.hosts.split(":"))
     tags = ", ".join(f"`{tag}`" for tag in use.tags)
     return f"Hosts: {hosts}. Tags: {tags}."
@@ -340,7 +338,8 @@ def parse(
 
 def read(root: Path) -> list[Role]:
     """Return all roles of a checkout: `FACTS` first, then the roles of `site.yml` in its order, then the others."""
-    used = uses(playbooks.plays(root / "playbooks" / "site.yml"))
+    deploy = [root / "playbooks" / f"{name}.yml" for name in ("preflight", "site")]
+    used = uses([play for path in deploy for play in playbooks.plays(path)])
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
     examples = yaml.safe_load(EXAMPLES.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ class ActionModule(FleetAction):
         base = Path(config).parent if config else Path.cwd()
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
             source = args["source"]
-            packed = pack(source, base, Path(scratch), str(args.get("python", "")))
+            packed = pack(
+                source, base, Path(scratch), str(args.get("python", "")), _inventories(variables)
+            )
             needed = requirements.read(packed.directory, source, packed.exported)
         path = cache.directory("releases") / f"{packed.id}.tar.gz"
         # A dry run builds nothing, so it needs no archive.
@@ -58,3 +61,9 @@ class ActionModule(FleetAction):
                 Path(scratch), source, exported.read_bytes() if exported.is_file() else b""
             )
         return {"id": identity, "archive": str(path), "requirements": asdict(needed)}
+
+
+def _inventories(variables: Mapping[str, Any]) -> list[Path]:
+    """Return the files and directories that the run was given; the others are lists of hosts."""
+    given = (Path(str(text)) for text in variables.get("ansible_inventory_sources") or ())
+    return [path.resolve() for path in given if path.exists()]

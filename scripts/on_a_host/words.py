@@ -116,7 +116,7 @@ INTRODUCTIONS = {
     "Secrets": (
         "Root can open all of them. Only root can open files in `credentials/`, its directory with mode 0700: systemd",
         "reads them and gives them to the listed units. A process's user can read what the process was given.",
-        "With [a Redis that the fleet does not run](redis.md#a-redis-that-the-fleet-does-not-run), the files hold",
+        "With [your own Redis](redis.md#your-own-redis), the files hold",
         "`celery_app_broker_url` in place of the `redis_passwords`. Secrets of the control side:",
         "[operations](operations.md#secrets).",
         "",

@@ -78,7 +78,10 @@ APPLICATION: Final[tuple[Option, ...]] = (
            "Where the code comes from: exactly one of C(path), C(git), C(archive) and C(pip).",
            required=True,
            options=(
-               Option("path", "str", "A directory on the control node; a relative one starts at the checkout."),
+               Option("path", "str",
+                      "A directory on the control node. A relative path starts at the directory of the C(ansible.cfg) "
+                      "in use, or without one at the working directory. In a git work tree, files that git ignores "
+                      "are left out. Virtualenvs and the inventory of the run are always left out."),
                Option("git", "str",
                       "URL of a repository that the control node can read. A login must not be in it; git finds that "
                       "by itself."),

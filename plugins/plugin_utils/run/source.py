@@ -11,7 +11,7 @@ import re
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,48 @@ def _all_files(directory: Path) -> list[Path]:
     return sorted(found)
 
 
+# What belongs to an inventory in a directory with other files.
+_OF_INVENTORIES = ("group_vars", "host_vars", ".vault-password")
+
+
+def _of_inventory(inventory: Path, source: Path) -> Iterator[Path]:
+    """Find the files and directories of an inventory and of those next to it, such as `staging` next to `production`.
+
+    Args:
+        inventory: The file or directory that the run was given.
+        source: The application's source. If the inventory is the same directory, only its parts are found.
+    """
+    whole = inventory.is_dir() and not source.is_relative_to(inventory)
+    own = inventory if inventory.is_dir() else inventory.parent
+    found = {own}
+    if own != source:
+        same = "" if inventory.is_dir() else inventory.name
+        others = (path for path in own.parent.iterdir() if (path / "group_vars").is_dir())
+        found |= {path for path in others if (path / same).exists()}
+    for place in found:
+        if whole:
+            yield place
+        else:
+            yield from (place / name for name in (inventory.name, *_OF_INVENTORIES))
+            # The application may have a package of this name.
+            if (place / "pki/hosts").is_dir():
+                yield place / "pki"
+
+
+def _needed(directory: Path, names: list[Path], inventories: Iterable[Path]) -> list[Path]:
+    """Return the files of a source without virtualenvs and inventories.
+
+    An inventory has keys and passwords that no other host may have, and a change of it is not a new release.
+    """
+    unneeded = {name.parent for name in names if name.name == "pyvenv.cfg"} - {Path()}
+    for path in inventories:
+        found = _of_inventory(path, directory)
+        unneeded |= {
+            place.relative_to(directory) for place in found if place.is_relative_to(directory)
+        }
+    return [name for name in names if unneeded.isdisjoint((name, *name.parents))]
+
+
 def _tar(directory: Path, names: Iterable[Path], made: Mapping[Path, bytes]) -> bytes:
     """Return a tar archive that only depends on the content: no times, no owners, two modes.
 
@@ -215,7 +257,13 @@ class Packed:
     exported: bytes
 
 
-def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Packed:
+def pack(
+    source: Mapping[str, Any],
+    base: Path,
+    scratch: Path,
+    salt: str,
+    inventories: Iterable[Path] = (),
+) -> Packed:
     """Pack a source.
 
     Args:
@@ -223,6 +271,7 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Pac
         base: Base of relative paths.
         scratch: An empty directory for temporary files.
         salt: Other differences between releases, such as the interpreter.
+        inventories: The run's, without links in their paths; they are left out if they are in the source.
 
     Raises:
         SourceError: The source is missing or can't be read.
@@ -240,6 +289,7 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> Pac
             raise SourceError(
                 f"celery_app_source: {directory} has no file that git does not ignore"
             )
+        names = _needed(directory, names, inventories)
         _refuse_pointers(directory, names)
         exported = lock_files.export(directory, names, source, scratch)
     archive = _tar(directory, names, exported)

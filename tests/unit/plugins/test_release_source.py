@@ -28,10 +28,20 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def packed(source: Path, *, check: bool = False) -> dict[str, Any]:
+def packed(source: Path, *, check: bool = False, **variables: Any) -> dict[str, Any]:
     made = action("release_source", {"source": {"path": str(source)}})
     made._task.check_mode = check
-    return dict(made.run(task_vars={}))
+    return dict(made.run(task_vars=variables))
+
+
+def test_the_runs_own_inventory_is_left_out(cache: Path, source: Path) -> None:
+    alone = packed(source)["id"]
+    (source / "production/group_vars").mkdir(parents=True)
+    (source / "production/.vault-password").touch()
+    given = [f"{source}/../source/production", "worker1,worker2"]
+    assert packed(source, ansible_inventory_sources=given)["id"] == alone
+    assert packed(source)["id"] != alone
+    assert cache.is_dir()
 
 
 def test_a_dry_run_packs_and_writes_nothing(cache: Path, source: Path) -> None:

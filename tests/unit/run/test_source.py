@@ -8,7 +8,7 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,91 @@ def repository(directory: Path, files: Mapping[str, str]) -> Path:
 
 
 def packed(
-    scratch: Path, salt: str = "", base: Path = Path("/nowhere"), **wanted: Any
+    scratch: Path,
+    salt: str = "",
+    base: Path = Path("/nowhere"),
+    inventories: Iterable[Path] = (),
+    **wanted: Any,
 ) -> tuple[str, dict[str, tarfile.TarInfo]]:
     """The id and the members of the archive."""
     scratch.mkdir(exist_ok=True)
-    made = pack(wanted, base, scratch, salt)
+    made = pack(wanted, base, scratch, salt, inventories)
     with tarfile.open(fileobj=io.BytesIO(made.archive)) as opened:
         return made.id, {member.name: member for member in opened}
+
+
+# --- inventories in the source -----------------------------------------------------------------------
+
+
+INVENTORY = {
+    "hosts.yml": "",
+    "group_vars/all/main.yml": "a: 1\n",
+    "host_vars/redis1.yml": "",
+    "pki/ca.key": "a key",
+    "pki/hosts/redis1.key": "a key",
+    ".vault-password": "a password",
+}
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+@pytest.mark.parametrize(
+    ("place", "given"),
+    [
+        ("inventories/shop", "inventories/shop"),
+        ("inventories/shop", "inventories/shop/hosts.yml"),
+        ("deploy", "deploy/hosts.yml"),
+        ("inventories/shop", "inventories/other"),
+        ("", "hosts.yml"),
+    ],
+)
+def test_inventories_are_left_out_of_a_release(
+    tmp_path: Path, place: str, given: str, in_git: bool
+) -> None:
+    """Their keys and passwords may not reach other hosts, and a change of them is not a new release."""
+    source = tmp_path / "shop"
+    write(source, FILES)
+    if in_git:
+        repository(source, FILES)
+    write(source / place, INVENTORY)
+    if place.startswith("inventories"):
+        write(source / "inventories/other", INVENTORY)
+    first = packed(tmp_path / "1", inventories=[source / given], path=str(source))
+    write(source / place, {"group_vars/all/main.yml": "a: 2\n", "pki/hosts/redis2.key": "a key"})
+    second = packed(tmp_path / "2", inventories=[source / given], path=str(source))
+    assert first[0] == second[0]
+    assert set(first[1]) == set(FILES)
+
+
+def test_an_application_keeps_its_own_files_beside_its_inventory(tmp_path: Path) -> None:
+    own = {
+        "deploy/gunicorn.py": "",
+        "deploy/pki/__init__.py": "",
+        "ansible/group_vars/all.yml": "a task runs Ansible",
+    }
+    source = write(tmp_path / "shop", FILES | own)
+    write(
+        source / "deploy",
+        {name: text for name, text in INVENTORY.items() if not name.startswith("pki")},
+    )
+    _, names = packed(tmp_path / "1", inventories=[source / "deploy/hosts.yml"], path=str(source))
+    assert set(names) == {*FILES, *own}
+
+
+def test_an_inventory_elsewhere_changes_nothing(tmp_path: Path) -> None:
+    source = write(tmp_path / "shop", FILES)
+    elsewhere = write(tmp_path / "ops/inventories/shop", INVENTORY)
+    given = [elsewhere, elsewhere / "hosts.yml", tmp_path]
+    found = packed(tmp_path / "1", inventories=given, path=str(source))
+    assert found[0] == packed(tmp_path / "1", path=str(source))[0]
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+def test_a_virtualenv_of_any_name_is_left_out(tmp_path: Path, in_git: bool) -> None:
+    source = write(tmp_path / "shop", FILES)
+    if in_git:
+        repository(source, FILES)
+    write(source, {"env/pyvenv.cfg": "", "env/bin/python": "", "environment.py": ""})
+    assert set(packed(tmp_path / "1", path=str(source))[1]) == {*FILES, "environment.py"}
 
 
 # --- a package of the index --------------------------------------------------------------------------
