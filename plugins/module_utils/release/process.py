@@ -106,7 +106,7 @@ def leaving_no_process() -> Iterator[None]:
     try:
         yield
     finally:
-        # A process whose parent ends becomes a child of this one, so when there is none, no descendant is left either.
+        # A process becomes a child of this one when its parent ends, so without children there is no descendant either.
         while left := _children() - others:
             for process in left:
                 with contextlib.suppress(ProcessLookupError, ChildProcessError):
@@ -116,7 +116,7 @@ def leaving_no_process() -> Iterator[None]:
 
 
 def _adopt(wanted: bool) -> None:
-    """Let the kernel give this process the descendants whose parents end, or not any more."""
+    """Let the kernel make this process the parent of descendants that have lost theirs, or not any more."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0) != 0:
         raise BuildError(f"prctl: {os.strerror(ctypes.get_errno())}")
 
