@@ -6,7 +6,7 @@ because its wrapper is compiled on the host in each call.)
     ansible_facts['fleet'] = {
       reachable: true, reason: "",        # false, with the reason in one line; then nothing else is set
       hostname, architecture, uid,        # uid is 0 if privilege escalation works
-      distribution: debian, distribution_version: "12", distribution_codename: bookworm, distribution_name,
+      distribution: debian, distribution_version: "12", distribution_name,
       distribution_like: [],              # distributions that it is derived from, such as debian
       systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},

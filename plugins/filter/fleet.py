@@ -151,7 +151,6 @@ class FilterModule:
             "worker_state": _plain(workers.worker_state),
             "process_settings": _plain(settings.process_settings),
             "environment_file": _plain(environment.environment_file),
-            "subject_alt_name": _plain(x509.alternative_name),
             "pki_state": _plain(pki_state),
             "pki_record": _plain(records.record_text),
             "pki_key_is_encrypted": _plain(x509.is_encrypted),

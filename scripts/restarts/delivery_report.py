@@ -62,7 +62,6 @@ HEADINGS = (
     *("fault", "times", "run by", "sent", "done", "**lost**", "by", "**doubled**", "by"),
     *("back after, p50", "longest"),
 )
-NOTHING = "-"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ ROUNDS = 3
 LOAD = "exec -- python manage.py load_fixtures_once"
 # Typed from the fixtures: what is loaded everywhere, and what dev_requests.json has for developers.
 OPERATIONS = {"summary", "ranking"}
-FOR_DEVELOPERS = "unwritten"
 DEVELOPERS = "Developers"
 
 ROWS = [{"name": "north", "value": 12.5}, {"name": "south", "value": 7}, {"name": "west", "value": 31}]  # fmt: skip

@@ -79,7 +79,7 @@ class Fault:
     remedy: str
 
 
-def faults(given: PkiVariables, host: str, now: datetime | None = None) -> Iterator[Fault]:
+def faults(given: PkiVariables, now: datetime | None = None) -> Iterator[Fault]:
     """Find what is wrong with the certificates that the inventory gives to a host."""
     now = now or datetime.now(UTC)
     if given.source == EXTERNAL:

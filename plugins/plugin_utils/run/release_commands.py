@@ -9,7 +9,6 @@ answers.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -274,8 +273,3 @@ def failure(
         f"Fix the cause and run the same playbook again: it continues with {command['name']}.",
     ]
     return "\n".join(lines)
-
-
-def shown(command: Mapping[str, Any]) -> str:
-    """Return the command line as text."""
-    return shlex.join(command["argv"])

@@ -347,7 +347,6 @@ def main() -> None:
         "distribution_like": names.get("ID_LIKE", "").split(),
         "distribution_version": names.get("VERSION_ID", ""),
         "distribution_name": names.get("PRETTY_NAME", ""),
-        "distribution_codename": names.get("VERSION_CODENAME", ""),
         "systemd_version": systemd(),
         "systemd_is_init": first_process() == "systemd",
         "python_version": platform.python_version(),

@@ -25,13 +25,11 @@ FACTS = {
 DEBIAN = {
     252: {
         "distribution_version": "12",
-        "distribution_codename": "bookworm",
         "distribution_name": "Debian GNU/Linux 12 (bookworm)",
         "python_version": "3.11.2",
     },
     257: {
         "distribution_version": "13",
-        "distribution_codename": "trixie",
         "distribution_name": "Debian GNU/Linux 13 (trixie)",
         "python_version": "3.13.5",
     },

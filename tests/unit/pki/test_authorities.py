@@ -71,7 +71,7 @@ def given(**changes: Any) -> PkiVariables:
 
 
 def refused(of: PkiVariables) -> list[tuple[str, str]]:
-    return [(fault.variable, fault.message) for fault in pki_faults.faults(of, HOST)]
+    return [(fault.variable, fault.message) for fault in pki_faults.faults(of)]
 
 
 def refusal(of: PkiVariables) -> tuple[str, str]:
@@ -132,7 +132,7 @@ def test_a_valid_certificate_is_accepted_with_its_chain_included_or_separate() -
 def test_a_mistake_is_refused_with_a_remedy(
     change: dict[str, Any], variable: str, words: str
 ) -> None:
-    found = [fault for fault in pki_faults.faults(given(**change), HOST) if words in fault.message]
+    found = [fault for fault in pki_faults.faults(given(**change)) if words in fault.message]
     assert [fault.variable for fault in found] == [variable], refused(given(**change))
     assert found[0].remedy
     if variable != "pki_chain":
@@ -271,7 +271,7 @@ def test_clients_may_have_their_own_certificate_from_outside() -> None:
     server, key = SIGNING.issue([], purposes=[SERVER])
     wrong = refusal(replace(trusted, client_certificate=server, client_key=key))
     assert "OpenSSL for clients: unsuitable certificate purpose" in wrong[1]
-    (fault,) = pki_faults.faults(replace(trusted, client_certificate=server, client_key=key), HOST)
+    (fault,) = pki_faults.faults(replace(trusted, client_certificate=server, client_key=key))
     assert fault.remedy == "have it made again for clients only (clientAuth, digitalSignature)"
     # With these the application could pretend to be a server.
     for name, words in ((HOST, "is also for servers with this host's names"), ("else", "")):
@@ -351,7 +351,7 @@ def test_a_machine_without_openssl_is_told_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (fault,) = pki_faults.faults(given(), HOST)
+    (fault,) = pki_faults.faults(given())
     assert fault.message == "can't be checked: this machine has no program openssl"
     assert pki_openssl.not_strict(given()) == []
 
@@ -747,7 +747,7 @@ def test_an_authority_that_can_not_be_read_is_reported(
     else:
         (fleet.directory / "ca.crt").unlink()
         (fleet.directory / "ca.crt").mkdir()
-    faults = list(pki_faults.faults(of, "redis1"))
+    faults = list(pki_faults.faults(of))
     assert faults[0].variable == "pki_directory"
     assert faults[0].message.startswith("has a ca.crt which can't be read: ")
     assert "give the user who deploys permission to read it" in faults[0].remedy
@@ -998,7 +998,20 @@ def test_names_that_a_certificate_may_have() -> None:
         assert pki_x509.name_fits(name)
     # A certificate can't have the link scope. With the scope, each run would make the certificate again.
     assert pki_x509.name_fits("fd00::1%eth0")
-    assert pki_x509.alternative_name("fd00:0::1%eth0") == "IP:fd00::1"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("redis1", "DNS:redis1"),
+        ("10.0.0.1", "IP:10.0.0.1"),
+        ("FD00:0::1", "IP:fd00::1"),
+        ("fd00:0::1%eth0", "IP:fd00::1"),
+        ("10.0.0.256", "DNS:10.0.0.256"),
+    ],
+)
+def test_alternative_names_have_their_type(name: str, expected: str) -> None:
+    assert pki_x509.alternative_name(name) == expected
 
 
 def test_a_mode_that_differs_between_hosts_is_refused(variables: dict[str, Any]) -> None:

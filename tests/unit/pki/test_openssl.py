@@ -231,7 +231,7 @@ def given_of(case: Case, **changes: Any) -> pki_wanted.PkiVariables:
 @pytest.mark.parametrize("title", CASES)
 def test_preflight_refuses_exactly_what_openssl_refuses(title: str, tmp_path: Path) -> None:
     given = given_of(CASES[title]())
-    faults = list(pki_faults.faults(given, HOST))
+    faults = list(pki_faults.faults(given))
     assert (faults == []) == handshake(given, strict=False, scratch=tmp_path), faults
     assert all(fault.remedy for fault in faults)
 
@@ -263,14 +263,14 @@ def test_an_intermediate_that_could_not_sign_for_a_host(more: dict[str, Any], wo
         ca_certificate=between.pem,
         ca_key=text_of(between.key),
     )
-    found = [fault.message for fault in pki_faults.faults(given, HOST)]
+    found = [fault.message for fault in pki_faults.faults(given)]
     assert (words in " ".join(found)) if words else found == []
 
 
 def test_clients_certificates_are_for_clients_all_the_way_up() -> None:
     case = middle(x509.ExtendedKeyUsage([SERVER]))
-    assert list(pki_faults.faults(given_of(case), HOST)) == []
-    (fault,) = pki_faults.faults(given_of(case, mode="mutual"), HOST)
+    assert list(pki_faults.faults(given_of(case))) == []
+    (fault,) = pki_faults.faults(given_of(case, mode="mutual"))
     assert "OpenSSL for clients: unsuitable certificate purpose (CN=middle)" in fault.message
 
 

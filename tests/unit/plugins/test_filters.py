@@ -88,19 +88,3 @@ def test_the_salt_of_a_password_line_does_not_depend_on_the_password() -> None:
     first, second = (htpasswd(password, "u").split("$")[2:] for password in ("a", "b"))
     assert first[0] == second[0]
     assert first[1] != second[1]
-
-
-# --- certificates ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("redis1", "DNS:redis1"),
-        ("10.0.0.1", "IP:10.0.0.1"),
-        ("FD00:0::1", "IP:fd00::1"),
-        ("10.0.0.256", "DNS:10.0.0.256"),
-    ],
-)
-def test_alternative_names_have_their_type(name: str, expected: str) -> None:
-    assert FILTERS["subject_alt_name"](name) == expected

@@ -59,7 +59,7 @@ def check_certificates(model: Model) -> Iterator[Problem]:
         found = _given(model, host)
         if found is None:
             continue
-        faults = list(pki_faults.faults(found, host))
+        faults = list(pki_faults.faults(found))
         yield from (
             _problem(fault, host) for fault in faults if fault.variable not in _names(missing)
         )
