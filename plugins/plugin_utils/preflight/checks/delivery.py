@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers 
     drain_timeout,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    enabled,
+    each_enabled,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
@@ -285,11 +285,12 @@ def check_rollout(model: Model) -> Iterator[Problem]:
     """Warn if a task that only the new release knows could become a dead letter during the rollout."""
     turns: list[float] = []
     asked: dict[str, None] = {}
-    for options, host in _enabled(model):
+    for host in model.members("celery_workers"):
         start = as_number(model.value(host, "celery_worker_start_timeout")) or 0.0
-        turns.append(drain_timeout(parsed(WORKER, options)) + start)
-        if has_part(model, host, options, _DEAD_LETTERS):
-            asked[host] = None
+        for _, options in each_enabled(model, host):
+            turns.append(drain_timeout(parsed(WORKER, options)) + start)
+            if has_part(model, host, options, _DEAD_LETTERS):
+                asked[host] = None
     if not asked:
         return
     batches = model.distinct("celery_restart_batch", tuple(asked))
@@ -309,11 +310,3 @@ def check_rollout(model: Model) -> Iterator[Problem]:
                 hosts=hosts,
                 severity=Severity.WARNING,
             )
-
-
-def _enabled(model: Model) -> Iterator[tuple[Mapping[str, object], str]]:
-    """Yield the options of every enabled worker with its host."""
-    for name, options, hosts in each_worker(model):
-        for host in hosts:
-            if name in enabled(model, host):
-                yield options, host
