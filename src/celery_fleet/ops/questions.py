@@ -25,7 +25,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from celery_fleet.common.errors import FleetError, one_line
@@ -69,11 +69,10 @@ def _strings(request: Mapping[str, Any], name: str) -> list[str]:
 def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return all workers with their queues and running tasks, and how many tasks wait in each queue."""
     stats = inspect(app, {**request, "method": "stats", "nodes": []})
-    here = {**request, "nodes": list(stats)}
-    active = inspect(app, {**here, "method": "active"}) if stats else {}
-    consumed = inspect(app, {**here, "method": "active_queues"}) if stats else {}
+    active = inspect(app, {**request, "method": "active", "nodes": list(stats)}) if stats else {}
+    consumed = _consumed(app, request, stats)
     found = {
-        node: _worker(node, one, active.get(node), consumed.get(node))
+        node: _worker(node, one, active.get(node), consumed.get(node, ()))
         for node, one in sorted(stats.items())
     }
     if request.get("detailed"):
@@ -81,6 +80,22 @@ def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
             one.update(_details(stats[node], active.get(node)))
     queues = lengths(app, request.get("queues") or ())
     return {"workers": found, "queues": queues, **_kept(app), **_letters(app, request)}
+
+
+def _consumed(
+    app: Any, request: Mapping[str, Any], stats: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """Return the queues that each worker consumes.
+
+    They are in its stats, unless it runs without the fleet's loader. Another question could come too late for a solo
+    worker, which may have begun a task since.
+    """
+    fleets = {node: one.get("fleet") or {} for node, one in stats.items()}
+    found = {node: fleet["queues"] for node, fleet in fleets.items() if "queues" in fleet}
+    if others := [node for node in stats if node not in found]:
+        answers = inspect(app, {**request, "method": "active_queues", "nodes": others})
+        found |= {node: [queue["name"] for queue in every] for node, every in answers.items()}
+    return found
 
 
 def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
@@ -129,11 +144,12 @@ def dead_letters(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     return letter_answers.answer(app, request)
 
 
-def _worker(node: str, stats: Mapping[str, Any], active: Any, consumed: Any) -> dict[str, Any]:
+def _worker(
+    node: str, stats: Mapping[str, Any], active: Any, every: Iterable[str]
+) -> dict[str, Any]:
     fleet = stats.get("fleet") or {}
     pool = stats.get("pool")
     processes = pool.get("max-concurrency") if isinstance(pool, Mapping) else None
-    every = [str(queue["name"]) for queue in consumed or ()]
     queues = sorted(queue for queue in every if queue != f"{node}.dq2")
     state = str(fleet.get("state", "consuming" if every else "not consuming"))
     if state == "consuming" and queues and set(queues).issubset(fleet.get("paused", ())):

@@ -93,11 +93,13 @@ def test_the_answer_about_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
                 "pid": 5,
                 "pool": {"max-concurrency": 4},
                 "uptime": 9,
+                "fleet": {"state": "consuming", "queues": ["mail", "a@h.dq2"]},
                 "fleet_last_hour": {"ended": 3},
             }
         },
         active={"a@h": [{"id": "1"}, {"id": "2"}]},
-        active_queues={"a@h": [{"name": "mail"}, {"name": "a@h.dq2"}]},
+        # A solo worker that has begun a task answers no further question.
+        active_queues={},
     )
     assert questions.workers(app, {"queues": ["mail"]}) == {
         "workers": {
@@ -115,6 +117,32 @@ def test_the_answer_about_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         "pauses": None,
         "pool_sizes": None,
     }
+
+
+def test_only_a_worker_without_the_fleets_loader_is_asked_for_its_queues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(questions, "lengths", lambda app, queues: {})
+    ours = {"fleet": {"state": "consuming", "queues": ["mail"]}}
+    app = App(
+        stats={"a@h": ours, "b@h": {}, "c@h": {}},
+        active={},
+        active_queues={
+            "a@h": [{"name": "not asked"}],
+            "b@h": [{"name": "bulk"}, {"name": "b@h.dq2"}],
+        },
+    )
+    found = questions.workers(app, {})["workers"]
+    assert {node: (one["state"], one["queues"]) for node, one in found.items()} == {
+        "a@h": ("consuming", ["mail"]),
+        "b@h": ("consuming", ["bulk"]),
+        "c@h": ("not consuming", []),
+    }
+    assert [asked["destination"] for asked in app.seen] == [
+        None,
+        ["a@h", "b@h", "c@h"],
+        ["b@h", "c@h"],
+    ]
 
 
 def test_the_answer_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
