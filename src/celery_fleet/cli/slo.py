@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_fleet.cli.exporter.table import BOUNDS
+from celery_fleet.common.counters import SECOND
 from celery_fleet.common.text import count
 
 #: Fewer tasks than this say nothing. Alerts have the same bound.
@@ -64,7 +65,9 @@ def kept(
         hours = [
             hour
             for node, one in workers.items()
-            if node.partition("@")[0] == worker and (hour := one.get("last_hour"))
+            # A worker's second instance, which serves while it restarts, counts for the worker.
+            if node.partition("@")[0].removesuffix(SECOND) == worker
+            and (hour := one.get("last_hour"))
         ]
         if not hours:
             continue

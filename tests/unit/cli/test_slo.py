@@ -29,6 +29,9 @@ def hour(good: int, late: int, failed: int = 0, seconds: int = 3600) -> dict[str
         ({"mail@a": hour(98, 2, 6)}, False, False),
         # Both hosts together.
         ({"mail@a": hour(98, 2, 6), "mail@b": hour(100, 0, 0)}, True, True),
+        # The second instance of a worker that restarts.
+        ({"mail.next@a": hour(98, 2, 6)}, False, False),
+        ({"mail.next@a": hour(100, 0, 0), "mail@a": hour(98, 2, 6)}, True, True),
         # Workers of other names don't count, and too few tasks prove nothing.
         ({"mail@a": hour(0, 9, 9), "bulk@a": hour(0, 1000, 1000)}, True, True),
     ],
