@@ -136,10 +136,10 @@ def test_each_connections_timers_replace_the_previous_ones(
     app = Celery("shop", set_as_current=False)
     install.install(app, Options("at_least_once", ATOMIC, carry=True))
     for signal, uid in (
-        (signals.worker_shutting_down, "celery_fleet.order"),
-        (signals.worker_shutdown, "celery_fleet.guard"),
+        (signals.worker_shutting_down, "celery_fleet.deadline"),
+        (signals.worker_shutdown, "celery_fleet.outage_guard"),
     ):
-        signal.disconnect(dispatch_uid=uid)
+        assert signal.disconnect(dispatch_uid=uid), f"{uid} is not connected"
     (made,) = (step for step in app.steps["consumer"] if step.name == "celery_fleet.OutageGuard")
     timer = GreenTimer()
     consumer = SimpleNamespace(
