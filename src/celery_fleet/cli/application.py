@@ -31,7 +31,6 @@ class Instance:
     port: int
     unit: str
     acl: Path
-    here: bool
     limits: tuple[str, ...] = ()
     name: str = ""
     sentinels: tuple[tuple[str, int], ...] = ()
@@ -64,7 +63,6 @@ class Application:
     """
 
     name: str
-    module: str
     user: str
     host: str
     runtime: Path
@@ -79,7 +77,6 @@ class Application:
     schedule: Path
     schedule_state: Path
     client: Mapping[str, Path] = field(default_factory=dict)
-    timezone: str | None = None
     log_directory: Path | None = None
     external: tuple[str, ...] = ()
     slos: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
@@ -213,7 +210,6 @@ def parse(raw: Mapping[str, Any]) -> Application:
     logs = raw.get("logs") or {}
     return Application(
         name=raw["app"],
-        module=raw["module"],
         user=raw["user"],
         host=raw["host"],
         runtime=Path(raw["runtime"]),
@@ -230,7 +226,6 @@ def parse(raw: Mapping[str, Any]) -> Application:
                 port=int(one["port"]),
                 unit=one["unit"],
                 acl=Path(one["acl"]),
-                here=bool(one["here"]),
                 limits=tuple(one.get("limits") or ()),
                 name=str(one.get("name") or ""),
                 sentinels=tuple(
@@ -243,7 +238,6 @@ def parse(raw: Mapping[str, Any]) -> Application:
         client={name: Path(path) for name, path in (redis.get("client") or {}).items()},
         schedule=Path(raw["schedule"]),
         schedule_state=Path(raw["schedule_state"]),
-        timezone=raw.get("timezone"),
         external=tuple(raw.get("external") or ()),
         clients=raw.get("clients") or {},
         backup=float(raw.get("backup", 0)),

@@ -199,11 +199,3 @@ def last_line(done: subprocess.CompletedProcess[str], what: str) -> Mapping[str,
     if words.startswith(prefix):
         raise CommandError(words.removeprefix(prefix))
     raise CommandError(f"{what} ended with {done.returncode} and no answer: {words}")
-
-
-def exists(path: Path) -> bool:
-    """Return whether a file exists, even if it could not be read."""
-    try:
-        return path.exists()
-    except PermissionError:
-        raise need_root(path) from None

@@ -11,8 +11,6 @@ import click
 
 from celery_fleet.cli.wrapper import named
 
-#: All well.
-OK = 0
 #: Something is wrong, and the output says what.
 BAD = 1
 #: The command line is wrong.

@@ -64,7 +64,6 @@ class Sample:
     workers: Mapping[str, Mapping[str, Any]]
     queues: Mapping[str, int]
     trouble: str | None
-    last: bool
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Sample:
@@ -79,7 +78,6 @@ class Sample:
             workers=line["workers"],
             queues=line["queues"],
             trouble=line["trouble"],
-            last=bool(line["last"]),
         )
 
     @property

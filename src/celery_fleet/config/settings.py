@@ -94,7 +94,6 @@ class FleetSettings:
         celery: Celery's settings under their lowercase names, in Python's types (``ssl_cert_reqs``, keepalive
             options), without ``beat_schedule``.
         schedule: the entries of ``beat_schedule``; None if the inventory has none.
-        source: the file, for messages.
         schedule_policy: what happens to the application's own entries.
         scheduler: where beat keeps the schedule.
         schedule_edited: what happens to entries that users edited in the database.
@@ -112,7 +111,6 @@ class FleetSettings:
     app: str
     celery: Mapping[str, Any] = field(repr=False)
     schedule: Mapping[str, Entry] | None = None
-    source: str = "settings"
     schedule_policy: str = ADD
     scheduler: str = PERSISTENT
     schedule_edited: str = EDITED[0]
@@ -245,7 +243,6 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         app=str(name),
         celery=pins,
         schedule=schedule,
-        source=source,
         schedule_policy=str(policy),
         scheduler=str(scheduler),
         schedule_edited=str(edited),

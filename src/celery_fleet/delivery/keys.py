@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-#: Pattern of all our keys, for the ACL.
-PATTERN = "fleet:*"
-
 #: The hash of dead letters, from id to JSON document, and the sorted set of their ids by when they were last seen.
 DEAD_LETTERS = "fleet:dead-letters"
 DEAD_LETTERS_INDEX = "fleet:dead-letters:index"

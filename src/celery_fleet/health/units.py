@@ -10,7 +10,7 @@ from celery_fleet.common import systemctl
 from celery_fleet.health.result import BAD, GOOD, WARNING
 
 _PROPERTIES = (
-    *("Id", "LoadState", "ActiveState", "SubState", "StatusText", "NRestarts"),
+    *("Id", "LoadState", "ActiveState", "StatusText", "NRestarts"),
     *("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"),
 )
 #: If systemd has restarted a unit more often than this, it is in a crash loop and not about to come up.
@@ -24,16 +24,10 @@ class MonitoredUnit:
     name: str
     load: str
     active: str
-    sub: str
     status: str = ""
     restarts: int = 0
     began: float = 0.0
     up: float = 0.0
-
-    @property
-    def short(self) -> str:
-        """The name without its suffix."""
-        return self.name.removesuffix(".service")
 
     @property
     def runs(self) -> bool:
@@ -59,7 +53,6 @@ def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
             name=fields["Id"],
             load=fields.get("LoadState", ""),
             active=fields.get("ActiveState", "unknown"),
-            sub=fields.get("SubState", ""),
             status=fields.get("StatusText", ""),
             restarts=_number(fields.get("NRestarts", "")),
             began=_number(fields.get("InactiveExitTimestampMonotonic", "")) / 1e6,

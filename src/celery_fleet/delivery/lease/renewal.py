@@ -84,7 +84,6 @@ class Lease:
         self._awaited = awaited
         self._clock = clock
         self._ended = threading.Event()
-        self._why = ""
         self._confirmed = clock()
         self._next = self._confirmed
         self._lapse_told = False
@@ -94,7 +93,6 @@ class Lease:
     def end(self, why: str) -> None:
         """Stop renewing, so that other workers get this process's messages. Calling it again has no effect."""
         if not self._ended.is_set():
-            self._why = why
             self._ended.set()
             logger.error(
                 "the lease has ended (%s): other workers get this one's messages after %.0f s",

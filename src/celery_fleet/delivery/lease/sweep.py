@@ -157,8 +157,6 @@ class Sweep:
         stock_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        #: Number of messages put back since the process started.
-        self.swept = 0
         self._owner = owner
         self._known = known
         self._seconds = seconds
@@ -267,7 +265,6 @@ class Sweep:
             # Renew refused messages, so that they are tried again after a timeout and not in each round.
             broker.run(RENEW, [broker.index], refused)
         if done:
-            self.swept += len(done)
             logger.warning("put back %d messages, since %s: %s", len(done), why, holders(done))
         return len(done)
 

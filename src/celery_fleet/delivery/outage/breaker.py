@@ -68,8 +68,6 @@ class Breaker:
     ) -> None:
         #: Called in the probe's thread when the broker answers again.
         self.on_closed: list[Callable[[], object]] = []
-        #: How often the breaker has opened.
-        self.trips = 0
         self._probe = probe
         self._pause = pause
         self._longest = longest
@@ -125,7 +123,6 @@ class Breaker:
         self._in_a_row = 0 if settled else self._in_a_row + 1
         self._since = self._clock()
         self._open = True
-        self.trips += 1
         self._told = False
         logger.info("a separate thread asks the broker: %s", error_text(why))
         wait = min(self._pause * 2 ** (self._in_a_row - 1), self._longest) if self._in_a_row else 0

@@ -30,7 +30,7 @@ OWN = labels(hostname="worker1", worker="mail")
 
 def unit(name: str = MAIL, active: str = "active", up: float = 1000.0, **more: Any) -> Any:
     """Return a unit that came up some seconds ago."""
-    return MonitoredUnit(name, "loaded", active, "running", up=time.monotonic() - up, **more)
+    return MonitoredUnit(name, "loaded", active, up=time.monotonic() - up, **more)
 
 
 def shown(*units: MonitoredUnit) -> Any:

@@ -53,7 +53,6 @@ def test_messages_without_a_valid_lease_go_back_and_others_stay(store: Store, sw
     assert store.names() == [old]
     assert store.held() == {young}
     assert not store.redis.hexists(UNACKED, old)
-    assert sweep.swept == 1
 
 
 def test_a_message_goes_back_with_kombus_marks(store: Store, sweep: Sweep) -> None:
@@ -141,11 +140,10 @@ def test_a_message_that_was_renewed_meanwhile_stays(store: Store, sweep: Sweep) 
     sweep.round(store.broker(lists=lists))
     assert store.names() == []
     assert store.held() == {tag}
-    assert sweep.swept == 0
 
 
 def test_only_one_of_two_sweeps_puts_a_message_back(
-    store: Store, sweep: Sweep, known: set[str]
+    store: Store, sweep: Sweep, known: set[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     (tag,) = tags_of(GONE, 1)
     store.hold(tag, LEASE + 1)
@@ -157,7 +155,7 @@ def test_only_one_of_two_sweeps_puts_a_message_back(
 
     sweep.round(store.broker(lists=lists))
     assert store.names() == [tag]
-    assert (sweep.swept, other.swept) == (0, 1)
+    assert caplog.text.count("put back 1 messages") == 1
 
 
 def test_a_stock_workers_message_has_its_own_timeout(store: Store, sweep: Sweep) -> None:
