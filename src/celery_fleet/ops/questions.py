@@ -33,6 +33,7 @@ from celery_fleet.common.redact import redact, redact_all, secrets_in
 from celery_fleet.common.text import late
 from celery_fleet.compat import versions
 from celery_fleet.config.settings import parse
+from celery_fleet.ops import dead_letters, history, pauses, pool_sizes
 from celery_fleet.ops.app import make_app
 from celery_fleet.ops.inspection import METHODS
 from celery_fleet.ops.replies import WAIT, collecting
@@ -101,47 +102,21 @@ def _consumed(
 def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
     if not request.get("dead_letters"):
         return {}
-    from celery_fleet.ops import dead_letters as letter_answers
-
     try:
-        return {"dead_letters": letter_answers.count(app)}
+        return {"dead_letters": dead_letters.count(app)}
     except Exception:  # noqa: BLE001  # older ACL rights, or another broker: still report the workers
         return {"dead_letters": None}
 
 
 def _kept(app: Any) -> dict[str, list[dict[str, Any]] | None]:
     """Return the pauses and pool sizes that operators have set; None for what can't be read."""
-    from celery_fleet.ops import pauses as pause_answers
-    from celery_fleet.ops import pool_sizes as size_answers
-
     found: dict[str, list[dict[str, Any]] | None] = {}
-    for name, listed in (("pauses", pause_answers.listed), ("pool_sizes", size_answers.listed)):
+    for name, listed in (("pauses", pauses.listed), ("pool_sizes", pool_sizes.listed)):
         try:
             found[name] = listed(app)
         except Exception:  # noqa: BLE001  # older ACL rights, or another broker: still report the workers
             found[name] = None
     return found
-
-
-def pauses(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer a question about pauses, or make or end some."""
-    from celery_fleet.ops import pauses as pause_answers
-
-    return pause_answers.answer(app, request)
-
-
-def pool_sizes(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Set or reset the sizes of workers' pools."""
-    from celery_fleet.ops import pool_sizes as size_answers
-
-    return size_answers.answer(app, request)
-
-
-def dead_letters(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer a question about tasks that could not be run, or replay or drop them."""
-    from celery_fleet.ops import dead_letters as letter_answers
-
-    return letter_answers.answer(app, request)
 
 
 def _worker(
@@ -189,11 +164,6 @@ def total(stats: Mapping[str, Any]) -> int:
     )
 
 
-def waiting(app: Any, request: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many tasks wait in the requested queues."""
-    return lengths(app, _strings(request, "queues"))
-
-
 def purge(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Empty a queue; return how many tasks it had."""
     from celery_fleet.compat import queues as compat_queues
@@ -230,7 +200,6 @@ def result(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 def task(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the history has of a task, as `celery_fleet.ops.history.search` does, and the state of its result."""
     from celery_fleet.compat import broker as compat_broker
-    from celery_fleet.ops import history
 
     identity = str(request["id"])
     found = history.search(
@@ -290,11 +259,11 @@ def lengths(app: Any, queues: Any) -> dict[str, int]:
 
 
 QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
-    "dead_letters": dead_letters,
+    "dead_letters": dead_letters.answer,
     "inspect": inspect,
-    "lengths": waiting,
-    "pauses": pauses,
-    "pool_sizes": pool_sizes,
+    "lengths": lambda app, request: lengths(app, request.get("queues") or ()),
+    "pauses": pauses.answer,
+    "pool_sizes": pool_sizes.answer,
     "purge": purge,
     "result": result,
     "revoke": revoke,
