@@ -11,10 +11,8 @@ from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import FAILED, described
-from celery_fleet.delivery.dead_letters.store import COUNT
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import sending
-from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -42,7 +40,7 @@ class FailedTasks:
             if not adapter.in_unacked(message):
                 raise ConnectionError("the connection is lost")
             with adapter.client(channel) as client:
-                number = int(run(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
+                number = int(client.zcard(keys.DEAD_LETTERS_INDEX))
             if number >= self._options.failed:
                 logger.error(
                     "failed task %s[%s] is not kept: there are %d dead letters (celery_worker_max_failed_dead_letters)",

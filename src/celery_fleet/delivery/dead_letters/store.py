@@ -32,9 +32,6 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
 """)
 
-#: Returns the number of letters. KEYS: index.
-COUNT = Script("return redis.call('ZCARD', KEYS[1])")
-
 #: Returns documents by their ids. KEYS: dead letters. ARGV: 1 with the messages, 0 without; ids.
 READ = Script("""
 local found = {}
@@ -48,11 +45,6 @@ for number = 2, #ARGV do
 end
 return found
 """)
-
-#: Returns ids, the least recently seen first. KEYS: index. ARGV: from, to (Unix time), offset, number.
-IDS = Script(
-    "return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])"
-)
 
 #: Number of documents or changes in one round trip.
 PAGE = 100
@@ -94,12 +86,9 @@ class DeadLetterStore:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def _run(self, script: Script, names: Sequence[str], *arguments: Any) -> Any:
-        return run(self._client, script, names, arguments)
-
     def count(self) -> int:
         """Return the number of letters."""
-        return int(self._run(COUNT, [keys.DEAD_LETTERS_INDEX]))
+        return int(self._client.zcard(keys.DEAD_LETTERS_INDEX))
 
     def now(self) -> float:
         """Return the time by Redis's clock."""
@@ -111,7 +100,8 @@ class DeadLetterStore:
         found = []
         for start in range(0, len(ids), PAGE):
             part = ids[start : start + PAGE]
-            for text in self._run(READ, [keys.DEAD_LETTERS], "1" if payload else "0", *part):
+            arguments = ["1" if payload else "0", *part]
+            for text in run(self._client, READ, [keys.DEAD_LETTERS], arguments):
                 try:
                     found.append(DeadLetter.parse(text))
                 except ValueError:
@@ -131,11 +121,8 @@ class DeadLetterStore:
         # Select a second more, because the score may be rounded. The choice itself is exact.
         first = "-inf" if choice.newer is None else repr(now - choice.newer - 1)
         last = "+inf" if choice.older is None else repr(now - choice.older + 1)
-        ids = [
-            text_of(one)
-            for one in self._run(IDS, [keys.DEAD_LETTERS_INDEX], first, last, "0", "-1")
-        ]
-        return self.read(ids, payload)
+        ids = self._client.zrangebyscore(keys.DEAD_LETTERS_INDEX, first, last)
+        return self.read([text_of(one) for one in ids], payload)
 
     def replay(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
         """Put letters, which were read with their messages, at the tail of their lists.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -347,8 +348,8 @@ def test_a_failed_task_is_kept_while_there_is_room(
     kept: bool,
     rejected: list[Any],
 ) -> None:
-    monkeypatch.setattr(internals, "client", lambda _: NOTHING)
-    monkeypatch.setattr(failed, "run", lambda *_: there)
+    broker = SimpleNamespace(zcard={keys.DEAD_LETTERS_INDEX: there}.__getitem__)
+    monkeypatch.setattr(internals, "client", lambda _: nullcontext(broker))
     actions: list[Callable[[Any], bool]] = []
     monkeypatch.setattr(internals, "instead_of_ack", lambda _, action: actions.append(action))
     writer, message = Writer(), Message()
