@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from celery_fleet.delivery.messages import number_of
 from celery_fleet.delivery.scripts import Script
@@ -51,15 +51,9 @@ redis.call('ZADD', KEYS[1], 'XX', unpack(places))
 """)
 
 
-class Run(Protocol):
-    """Runs scripts in the Redis from which this process fetches."""
-
-    def __call__(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run a script; return its result.
-
-        Raises:
-            redis.exceptions.RedisError, OSError: The script failed, or Redis did not answer.
-        """
+#: Runs a script, with its keys and arguments, in the Redis from which this process fetches, and returns its result. It
+#: raises a RedisError or an OSError if the script failed, or Redis did not answer.
+Run = Callable[[Script, Sequence[str], Sequence[Any]], Any]
 
 
 class Lease:

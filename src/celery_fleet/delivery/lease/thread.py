@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 from celery import bootsteps, signals
@@ -51,25 +51,11 @@ PATIENCE = 2 * TIMEOUT + RETRY
 VISIBILITY = 3600.0
 
 
-class BrokerAccess(Protocol):
-    """Access to the worker's broker."""
-
-    def broker(self) -> Broker | None:
-        """Return the broker from which the worker fetches, or last fetched; None before the first connection."""
-
-    @property
-    def connected(self) -> bool:
-        """Return whether the worker has a connection now."""
-
-    @property
-    def times(self) -> int:
-        """Return how often the worker has connected."""
-
-
 class WorkerAccess:
     """Access to the broker of a worker in this process. Use it in one thread only."""
 
     def __init__(self, worker: Any, timeout: float) -> None:
+        #: How often the worker has connected.
         self.times = 0
         self._worker = worker
         self._timeout = timeout
@@ -84,7 +70,7 @@ class WorkerAccess:
         return hold.channel_of(self._worker) is not None
 
     def broker(self) -> Broker | None:
-        """Return the broker from which the worker fetches now, or last fetched."""
+        """Return the broker from which the worker fetches, or last fetched; None before the first connection."""
         channel = hold.channel_of(self._worker)
         if channel is None or channel is self._channel:
             return self._broker
@@ -117,7 +103,7 @@ class LeaseThread(Periodic):
         self,
         lease: Lease,
         sweep: Sweep,
-        access: BrokerAccess,
+        access: WorkerAccess,
         every: float = EVERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
