@@ -1,14 +1,14 @@
 """Ask running workers whether they work: ``python -m celery_fleet.ops.probe`` with JSON on stdin.
 
     {"settings": {… the operator's settings.json …},
-     "nodes": {"discounts@worker1": {"queues": ["discounts"], "pid": 4711, "release": "…"}},
+     "nodes": {"discounts@worker1": {"queues": ["discounts"], "pid": 4711}},
      "schedule": {"entry": {"task": "…", "queue": "…"}}, "timeout": 20}
 
 sends ``celery_fleet.canary`` to all nodes at once through their direct queues and waits for the answers. A node
 without a free slot can't answer. It is reported as busy, which also passes and ends the wait for it, and its
-canary is taken back. Then the nodes are asked which queues they consume and which tasks they know. ``pid`` and
-``release`` (optional) reject the answer of another process or release; the node must know the ``tasks``. Prints one
-JSON object; the status is 0 if all is well and 1 if not. Never takes longer than ``timeout`` plus one second.
+canary is taken back. Then the nodes are asked which queues they consume and which tasks they know. ``pid`` (optional)
+rejects the answer of another process; the node must know the ``tasks``. Prints one JSON object; the status is 0 if all
+is well and 1 if not. Never takes longer than ``timeout`` plus one second.
 
 Instead of nodes or in addition to them, in this order:
 
@@ -296,7 +296,7 @@ class Probe:
             report.state = "busy"
             report.answer = {"node": name, "pid": load.pid}
             expected = next(node for node in self._request.nodes if node.name == name)
-            report.errors += unexpected(Node(name, pid=expected.pid), report.answer)
+            report.errors += unexpected(expected, report.answer)
             return
         if load.halted:
             report.state = load.halted
@@ -319,7 +319,7 @@ class Probe:
     def _judge_entry(
         self, entry: Scheduled, queues: Mapping[str, Any], registered: Mapping[str, Any]
     ) -> None:
-        queue = entry.queue or self._route(entry.task)
+        queue = entry.queue
         consumers = sorted(
             node for node, reply in queues.items() if queue in {item["name"] for item in reply}
         )
@@ -344,11 +344,6 @@ class Probe:
             "nodes": able,
             "errors": errors,
         }
-
-    def _route(self, task: str) -> str:
-        options = self._app.amqp.router.route({}, task)
-        queue = options.get("queue")
-        return str(getattr(queue, "name", queue) or self._app.conf.task_default_queue)
 
 
 def _explain(exc: BaseException) -> str:

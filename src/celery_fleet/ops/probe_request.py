@@ -22,17 +22,16 @@ class Node:
     name: str
     queues: tuple[str, ...] = ()
     pid: int | None = None
-    release: str | None = None
     tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A schedule entry's task and queue; the queue is None if routes decide."""
+    """A schedule entry's task and queue."""
 
     name: str
     task: str
-    queue: str | None = None
+    queue: str
 
 
 @dataclass(frozen=True)
@@ -125,18 +124,15 @@ def _node(name: str, raw: object) -> Node:
     if not isinstance(raw, Mapping):
         raise FleetError(f"node {name}: must be a mapping such as {{queues: […]}}")
     pid = raw.get("pid")
-    release = raw.get("release")
     return Node(
         name=name,
         queues=tuple(str(queue) for queue in raw.get("queues") or ()),
         pid=None if pid is None else int(pid),
-        release=None if release is None else str(release),
         tasks=tuple(str(task) for task in raw.get("tasks") or ()),
     )
 
 
 def _scheduled(name: str, raw: object) -> Scheduled:
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("task"), str):
-        raise FleetError(f"schedule {name}: must be a mapping with a task")
-    queue = raw.get("queue") or (raw.get("options") or {}).get("queue")
-    return Scheduled(name, raw["task"], None if queue is None else str(queue))
+    if not isinstance(raw, Mapping) or not {"task", "queue"} <= raw.keys():
+        raise FleetError(f"schedule {name}: must be a mapping with task and queue")
+    return Scheduled(name, str(raw["task"]), str(raw["queue"]))
