@@ -13,6 +13,7 @@ from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import POISON, described
 from celery_fleet.delivery.dead_letters.waiting import Waiting
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage import internals as outage
 from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -85,7 +86,7 @@ def not_counted(*_: Any) -> bool:
 
 def would_run_beside_another(message: Any) -> bool:
     """Return whether a task that may have killed workers would run at the same time as another such task."""
-    return _is_suspect(message) and any(_is_suspect(other) for other in adapter.messages_at_work())
+    return _is_suspect(message) and any(_is_suspect(other.message) for other in outage.running())
 
 
 def _is_suspect(message: Any) -> bool:

@@ -33,7 +33,6 @@ from kombu.utils.imports import symbol_by_name
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.dead_letters.letters import Places, identity
 from celery_fleet.delivery.messages import neutral
-from celery_fleet.delivery.outage import internals
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -343,11 +342,6 @@ def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
     finally:
         task.request_stack.pop()
     request.send_event("task-failed", exception=repr(exc), traceback=None)
-
-
-def messages_at_work() -> list[Any]:
-    """Return the messages of all requests in the pool."""
-    return [request.message for request in internals.running()]
 
 
 def consumer_class(app: Any) -> type[Any]:

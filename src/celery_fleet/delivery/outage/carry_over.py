@@ -21,6 +21,7 @@ from typing import Any
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.compat import intake, worker
+from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.outage import give_back, internals
 from celery_fleet.delivery.outage.pending import Pending
 from celery_fleet.delivery.scripts import ACK
@@ -98,7 +99,7 @@ class AckCarryOver:
         now = time.time()
         self._returning += [(one, now) for one in waiting]
         if consumer.hub is not None:
-            internals.acknowledge_now(consumer.hub)
+            minors.celery.acknowledge_now(consumer.hub)
         logger.info(
             "the connection is lost: %d tasks go on, %d that had not begun go back to their queues",
             len([tag for tag in self._carried if tag not in self.pending]),

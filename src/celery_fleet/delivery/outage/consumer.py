@@ -15,6 +15,7 @@ from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
 
 from celery_fleet.common.errors import error_text
+from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.mixin import Mixin
 from celery_fleet.delivery.outage import internals
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
@@ -119,7 +120,7 @@ class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
         clean, self._clean = self._clean, False
         if not clean:
             super().on_close()
-        internals.forget_timers(self)
+        minors.celery.forget_timers(self)
 
     def shutdown(self) -> None:
         """Shut down even if the broker no longer answers; acknowledgements that can't be sent are kept."""

@@ -12,6 +12,7 @@ from celery import bootsteps, signals
 from kombu.utils import imports
 
 from celery_fleet.compat import intake
+from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import consumer as consumers
@@ -62,7 +63,7 @@ def _add_steps(app: Any, guard: OutageGuard) -> None:
             # connection, but greenlets don't.
             for end in self.ends:
                 end()
-            internals.keep_time_limits(consumer)
+            minors.celery.keep_time_limits(consumer)
             internals.track_living_children(consumer)
             self.ends = (intake.repeat(consumer.timer, LOOK, guard.look),)
             if guard.carry is not None:

@@ -44,11 +44,6 @@ def held(channel: Any) -> set[str]:
     return set(snapshot(qos._delivered)) - set(snapshot(qos._dirty))
 
 
-def acknowledge_now(hub: Any) -> None:
-    """Run the acknowledgements that wait for the loop's next turn."""
-    minors.celery.acknowledge_now(hub)
-
-
 def adopt(channel: Any, message: Any) -> None:
     """Make a message of an earlier connection use this channel for its acknowledgement."""
     message.channel = channel
@@ -141,16 +136,6 @@ def pool_only(consumer: Any) -> Iterator[Callable[[], object]]:
 def _cancel(entries: Iterable[Any]) -> None:
     for entry in entries:
         entry.cancel()
-
-
-def keep_time_limits(consumer: Any) -> None:
-    """Keep the time limits of tasks when a connection is lost."""
-    minors.celery.keep_time_limits(consumer)
-
-
-def forget_timers(consumer: Any) -> None:
-    """Cancel the timer entries of a lost connection, if Celery has not done so."""
-    minors.celery.forget_timers(consumer)
 
 
 def resume_pipes(consumer: Any) -> None:

@@ -318,13 +318,13 @@ def test_a_death_that_can_not_be_counted_is_left_to_celery(
 
 
 def test_two_suspects_never_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    running: list[Message] = []
-    monkeypatch.setattr(internals, "messages_at_work", lambda: running)
+    running: list[SimpleNamespace] = []
+    monkeypatch.setattr(deaths.outage, "running", lambda: running)
     suspect = Message(**{keys.CRASHES: keys.SUSPECT})
     assert not deaths.would_run_beside_another(suspect)
-    running.append(Message(**{keys.CRASHES: keys.SUSPECT - 1}))
+    running.append(SimpleNamespace(message=Message(**{keys.CRASHES: keys.SUSPECT - 1})))
     assert not deaths.would_run_beside_another(suspect)
-    running.append(Message(**{keys.CRASHES: keys.SUSPECT}))
+    running.append(SimpleNamespace(message=Message(**{keys.CRASHES: keys.SUSPECT})))
     assert deaths.would_run_beside_another(suspect)
     assert not deaths.would_run_beside_another(Message())
 
@@ -414,7 +414,8 @@ def test_the_consumer_only_parks_messages_that_it_holds(
 def test_a_message_that_calls_no_task_ends_no_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(internals, "messages_at_work", lambda: [Message(**{keys.CRASHES: 9})])
+    crashed = SimpleNamespace(message=Message(**{keys.CRASHES: 9}))
+    monkeypatch.setattr(deaths.outage, "running", lambda: [crashed])
     monkeypatch.setattr(internals, "rejected", lambda *_: None)
     consumer, writer = made(OPTIONS)
     take = consumer.create_task_handler()

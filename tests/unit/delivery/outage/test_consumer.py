@@ -12,9 +12,10 @@ from celery import Celery, signals
 from celery.worker import loops
 from celery.worker.consumer import Consumer
 
+from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import ATOMIC, Options
-from celery_fleet.delivery.outage import install, internals
+from celery_fleet.delivery.outage import install
 from celery_fleet.delivery.outage.consumer import GuardedConsumer
 
 kombu_hub: Any = kombu.asynchronous  # typed in part only
@@ -107,7 +108,7 @@ def test_the_timers_of_a_lost_connection_are_forgotten_however_it_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forgotten: list[Any] = []
-    monkeypatch.setattr(internals.minors.celery, "forget_timers", forgotten.append)
+    monkeypatch.setattr(minors.celery, "forget_timers", forgotten.append)
     for clean in (True, False):
         consumer = Guarded()
         consumer._clean = clean
