@@ -30,10 +30,14 @@ def replace_bytes(path: Path, content: bytes, mode: int, *, durable: bool = Fals
     # A signal's handler may interrupt this and write the file itself; then they must not share the new one.
     fresh.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(fresh, flags, mode), "wb") as stream:
-        os.fchmod(stream.fileno(), mode)
-        stream.write(content)
-        if durable:
-            stream.flush()
-            os.fsync(stream.fileno())
-    os.replace(fresh, path)
+    try:
+        with open(os.open(fresh, flags, mode), "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from celery_fleet.common import json_file
 
 STATE = Path("/var/lib/celery-fleet/health")
 FORMAT = 1
@@ -83,27 +84,17 @@ def before(path: Path) -> dict[str, Any]:
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
     """Replace the previous result, whole or not at all."""
+    content = f"{json.dumps(result, indent=2)}\n".encode()
+    # The application reads the file.
+    put = partial(json_file.replace_bytes, path, content, 0o644)
     try:
-        _put(path, result)
+        put()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         # Removing the previous result makes room. If that is not enough, no result is better than an old one.
         path.unlink(missing_ok=True)
-        _put(path, result)
-
-
-def _put(path: Path, result: Mapping[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(fresh, "x", encoding="utf-8") as stream:
-            # Set the mode despite the umask, because the application reads the file.
-            os.fchmod(stream.fileno(), 0o644)
-            stream.write(json.dumps(result, indent=2) + "\n")
-        os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
+        put()
 
 
 def age(result: Mapping[str, Any], now: datetime | None = None) -> float:

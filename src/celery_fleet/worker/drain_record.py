@@ -6,12 +6,13 @@ after that has ended. It is valid only for the systemd invocation that it names.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from celery_fleet.common import json_file
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,7 @@ class DrainRecord:
             **asdict(progress),
             "seconds": round(seconds, 3),
         }
-        fresh = self.path.with_suffix(".new")
         try:
-            fresh.write_text(json.dumps(content) + "\n", encoding="utf-8")
-            os.replace(fresh, self.path)
+            json_file.replace(self.path, content, 0o600)
         except OSError as error:
             log.warning("%s can't be written: %s", self.path, error)

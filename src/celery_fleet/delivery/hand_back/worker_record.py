@@ -32,6 +32,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from celery_fleet.common import json_file
 from celery_fleet.common.errors import FleetError
 from celery_fleet.delivery.messages import SEPARATOR, STEPS, Owner, owner_of
 from celery_fleet.delivery.options import Options
@@ -126,9 +127,7 @@ class WorkerRecord:
         Raises:
             OSError: It can't be written.
         """
-        fresh = directory / f"{RECORD}.new"
-        fresh.write_text(json.dumps({"format": FORMAT, **asdict(self)}), encoding="utf-8")
-        fresh.replace(directory / RECORD)
+        json_file.replace(directory / RECORD, {"format": FORMAT, **asdict(self)}, 0o600)
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {

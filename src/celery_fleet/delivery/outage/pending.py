@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from celery_fleet.common import json_file
 from celery_fleet.delivery.messages import owner_of
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -80,9 +81,7 @@ class Pending:
             return
         try:
             if whole:
-                fresh = self.path.with_suffix(".new")
-                fresh.write_text(text, encoding="utf-8")
-                fresh.replace(self.path)
+                json_file.replace_bytes(self.path, text.encode(), 0o600)
             else:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(text)
