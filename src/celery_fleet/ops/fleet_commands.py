@@ -62,18 +62,11 @@ def census(app: Any) -> dict[str, dict[str, Any]]:
     A draining worker consumes none of its queues any more, so it is listed without queues.
     """
     replies = dict(app.control.inspect(timeout=ANSWER).stats() or {})
-    # A worker with an older runtime does not list its queues there.
-    old = [node for node, stats in replies.items() if "queues" not in stats.get("fleet", {})]
-    asked: dict[str, Any] = {}
-    if old:
-        inspect = app.control.inspect(destination=old, timeout=ANSWER, limit=len(old))
-        answers = inspect.active_queues() or {}
-        asked = {node: [queue["name"] for queue in queues] for node, queues in answers.items()}
     found = {}
     for node, stats in replies.items():
         fleet = stats.get("fleet", {})
         state = str(fleet.get("state", "consuming"))
-        queues = [] if state == "draining" else fleet.get("queues", asked.get(node, []))
+        queues = [] if state == "draining" else fleet.get("queues", [])
         found[node] = {
             "queues": sorted(queue for queue in queues if queue != f"{node}.dq2"),
             "processes": _processes(stats.get("pool")),

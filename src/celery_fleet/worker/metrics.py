@@ -96,8 +96,7 @@ class MetricsFile(Periodic):
             if document["format"] != FORMAT:
                 raise ValueError(f"its format is {document['format']!r}")
             drains, tasks, waits = document["drains"], document["tasks"], document["waits"]
-            # An older runtime did not count them.
-            scaled = {name: int(document.get("scaling", {}).get(name, 0)) for name in SCALED}
+            scaled = {name: int(document["scaling"][name]) for name in SCALED}
             check(tasks, waits)
             self._recorder.continue_from(tasks, waits)
             self._drains = int(drains)

@@ -57,6 +57,5 @@ def _counts(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[MetricSample]:
     for name in sorted(entries)[:SHOWN]:
         yield MetricSample("celery_fleet_beat_sent_total", float(entries[name]["sent"]), (name,))
         for reason in _MISSED:
-            # A counter that an older runtime did not have.
-            number = float(entries[name].get(reason, 0))
+            number = float(entries[name][reason])
             yield MetricSample("celery_fleet_beat_missed_total", number, (name, reason))

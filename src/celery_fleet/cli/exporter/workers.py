@@ -82,13 +82,9 @@ def _counts(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSa
         yield MetricSample("celery_fleet_task_wait_seconds", _histogram(wait), labels)
         yield MetricSample("celery_fleet_task_wait_unknown_total", float(wait["unknown"]), labels)
     yield MetricSample("celery_fleet_drains_total", float(found["drains"]), own)
-    # A worker with an older runtime does not say.
-    scaling = found.get("scaling", {})
     for name, direction in (("ups", "up"), ("downs", "down")):
-        if name in scaling:
-            yield MetricSample(
-                "celery_fleet_worker_scalings_total", float(scaling[name]), (*own, direction)
-            )
+        number = float(found["scaling"][name])
+        yield MetricSample("celery_fleet_worker_scalings_total", number, (*own, direction))
 
 
 def _task(task: Mapping[str, Any], host: str, worker: str) -> Iterator[MetricSample]:
@@ -105,23 +101,19 @@ def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSampl
     slots, held = float(found["slots"]), found["held_oldest"]
     yield MetricSample("celery_worker_tasks_active", float(found["active"]), own)
     yield MetricSample("celery_fleet_worker_slots", slots, own)
-    # A worker with an older runtime does not say.
-    scaling = found.get("scaling", {})
+    scaling = found["scaling"]
     for name in ("min", "max"):
-        if name in scaling:
+        if name in scaling:  # only once the pool runs
             yield MetricSample(f"celery_fleet_worker_slots_{name}", float(scaling[name]), own)
-    if "blocked" in scaling:
-        blocked = float(bool(scaling["blocked"]))
-        yield MetricSample("celery_fleet_worker_scaling_blocked", blocked, own)
+    blocked = float(bool(scaling["blocked"]))
+    yield MetricSample("celery_fleet_worker_scaling_blocked", blocked, own)
     yield MetricSample("celery_fleet_worker_prefetched", float(found["prefetched"]), own)
     yield MetricSample("celery_fleet_worker_eta", float(found["eta"]), own)
     yield MetricSample(
         "celery_fleet_held_oldest_seconds", 0.0 if held is None else float(held), own
     )
-    # A worker with an older runtime does not say.
-    paused = found.get("paused", ())
     for queue in found["queues"]:
-        value = float(queue in paused)
+        value = float(queue in found["paused"])
         yield MetricSample("celery_fleet_worker_paused", value, (*own, str(queue)))
     yield from _consumers(found)
 

@@ -92,13 +92,12 @@ def test_a_worker_that_holds_nothing(tmp_path: Path) -> None:
     assert read(tmp_path / "w.json")["celery_fleet_held_oldest_seconds"] == {labels(**OWN): 0}
 
 
-def test_a_worker_with_an_older_runtime_says_nothing_of_its_scaling(tmp_path: Path) -> None:
-    document = worker()
-    del document["scaling"]
-    write(tmp_path / "w.json", document)
+def test_a_worker_whose_pool_does_not_run_yet_has_no_limits(tmp_path: Path) -> None:
+    write(tmp_path / "w.json", worker(scaling={"blocked": False, "ups": 3, "downs": 1}))
     found = read(tmp_path / "w.json")
     assert found["celery_fleet_worker_slots"] == {labels(**OWN): 4}
-    assert not [name for name in found if "scaling" in name or "slots_m" in name]
+    assert found["celery_fleet_worker_scaling_blocked"] == {labels(**OWN): 0}
+    assert not [name for name in found if "slots_m" in name]
 
 
 def test_a_paused_queue_has_its_consumers(tmp_path: Path) -> None:

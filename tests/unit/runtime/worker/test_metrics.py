@@ -174,7 +174,8 @@ def file_at(path: Path, recorder: Recorder) -> MetricsFile:
 
 
 def counts_of(**values: Any) -> str:
-    return json.dumps({"format": 1, "drains": 1, "tasks": [], "waits": [], **values})
+    zero = {"drains": 1, "tasks": [], "waits": [], "scaling": {"ups": 0, "downs": 0}}
+    return json.dumps({"format": 1, **zero, **values})
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def counts_of(**values: Any) -> str:
     [
         *("", "[]", "{}", '{"format": 2}', '{"format": 1, "drains": 1}', "[" * 200_000),
         counts_of(drains=float("inf")),
-        counts_of(scaling={"ups": 1}).replace('"ups": 1', '"ups": 1e999'),
+        counts_of(scaling={"ups": 1, "downs": 0}).replace('"ups": 1', '"ups": 1e999'),
         counts_of(**damaged(sum=10**400)),
         counts_of() + " " * (5 << 20),
     ],
