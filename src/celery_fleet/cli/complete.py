@@ -13,29 +13,8 @@ from celery_fleet.cli.options import known
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
-def task(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Complete the release's tasks, with their short names first."""
-    del parameter
-    names = _tasks(context)
-    return _beginning(typed, [*tasks.short_names(names).values(), *names])
-
-
-def registered(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Complete the release's tasks by their full names."""
-    del parameter
-    return _beginning(typed, _tasks(context))
-
-
-def _tasks(context: click.Context) -> list[str]:
-    application = known(context)
-    try:
-        return tasks.registered(application) if application else []
-    except click.ClickException:
-        return []
-
-
-def _listed(names: Callable[[Application], Iterable[str]]) -> Completion:
-    """Return the completion of names that the application's inventory lists."""
+def listed(names: Callable[[Application], Iterable[str]]) -> Completion:
+    """Return the completion of names that a function finds for the application."""
 
     def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
         del parameter
@@ -45,21 +24,36 @@ def _listed(names: Callable[[Application], Iterable[str]]) -> Completion:
     return complete
 
 
-queue = _listed(lambda application: application.queues)
-client = _listed(lambda application: application.clients)
+def _registered(application: Application) -> list[str]:
+    try:
+        return tasks.registered(application)
+    except click.ClickException:
+        return []
+
+
+def _with_short(names: list[str]) -> list[str]:
+    return [*tasks.short_names(names).values(), *names]
+
+
+#: The release's tasks, with their short names first.
+task = listed(lambda application: _with_short(_registered(application)))
+#: The release's tasks by their full names.
+registered = listed(_registered)
+queue = listed(lambda application: application.queues)
+client = listed(lambda application: application.clients)
 #: The node names of the inventory's workers.
-node = _listed(lambda application: application.workers)
+node = listed(lambda application: application.workers)
 #: The names of workers, and their node names.
-worker = _listed(
+worker = listed(
     lambda application: [
         *(name.partition("@")[0] for name in application.workers),
         *application.workers,
     ]
 )
 #: The names of workers.
-worker_name = _listed(lambda application: [name.partition("@")[0] for name in application.workers])
+worker_name = listed(lambda application: [name.partition("@")[0] for name in application.workers])
 #: The hosts of workers.
-host = _listed(lambda application: [name.partition("@")[2] for name in application.workers])
+host = listed(lambda application: [name.partition("@")[2] for name in application.workers])
 
 
 def workers(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from celery_fleet.cli import output, services
+from celery_fleet.cli import complete, output, services
 from celery_fleet.cli.errors import BAD, CommandError, need_root
-from celery_fleet.cli.options import Context, command, known
+from celery_fleet.cli.options import Context, command
 
 #: The commands' help.
 _HELP = {
@@ -24,14 +24,6 @@ _HELP = {
     A worker stops as with `stop`, and meanwhile no worker here consumes its queues. The playbook
     celery_fleet.core.restart_workers restarts a fleet without such a gap.""",
 }
-
-
-def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Complete this host's services."""
-    del parameter
-    application = known(context)
-    have = services.offered(application) if application else ()
-    return [name for name in have if name.startswith(typed)]
 
 
 def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
@@ -113,7 +105,9 @@ def _judge(verb: str, last: dict[str, services.UnitChange], jobs: services.UnitJ
 
 
 def _verb(verb: str) -> click.Command:
-    @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete)
+    @click.argument(
+        "names", nargs=-1, metavar="[NAME]...", shell_complete=complete.listed(services.offered)
+    )
     @click.option(
         "--no-wait",
         "wait",
