@@ -17,7 +17,7 @@ import click
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, CommandError, need_root
 from celery_fleet.common.text import late
-from celery_fleet.health.in_release import as_user
+from celery_fleet.health.in_release import apart
 from celery_fleet.system.exec_request import TIMED_OUT
 
 #: Seconds within which a command answers by default, unless it runs something for the operator.
@@ -92,7 +92,7 @@ def question(application: Application, name: str, **request: Any) -> Any:
             errors="replace",
             timeout=timeout + 5,
             check=False,
-            **apart(application),
+            **apart(application.user, application.runtime),
         )
     except subprocess.TimeoutExpired:
         raise CommandError(f"{python}: {late(timeout + 5)}") from None
@@ -113,22 +113,6 @@ def python_of(application: Application) -> Path:
         CommandError: There is no release on this host.
     """
     return application.release / "venv" / "bin" / "python"
-
-
-def apart(application: Application) -> dict[str, Any]:
-    """Return options of subprocess for the release's Python: the application's user, our runtime, nothing of root's."""
-    return {
-        "cwd": "/",
-        "env": {
-            "PATH": "/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": str(application.runtime),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        # It runs another user's code, which could type on root's terminal (TIOCSTI) if it had it.
-        "start_new_session": True,
-        **as_user(application.user),
-    }
 
 
 def exec_command(application: Application, component: str, *words: str) -> list[str]:

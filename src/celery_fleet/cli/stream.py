@@ -13,6 +13,7 @@ from typing import IO, Any, Self
 from celery_fleet.cli import ask
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import CommandError, need_root
+from celery_fleet.health.in_release import apart
 
 #: Seconds that the program gets to end after it is asked to.
 GRACE = 4.0
@@ -36,7 +37,7 @@ class Stream:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 errors="replace",
-                **ask.apart(application),
+                **apart(application.user, application.runtime),
             )
         except PermissionError:
             raise need_root(python) from None

@@ -8,6 +8,7 @@ import os
 import pwd
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from celery_fleet.health.setup import CheckError, Setup
@@ -20,6 +21,23 @@ def as_user(name: str) -> dict[str, Any]:
     entry = pwd.getpwnam(name)
     group = grp.getgrgid(entry.pw_gid)
     return {"user": entry.pw_uid, "group": group.gr_gid, "extra_groups": []}
+
+
+def apart(user: str, runtime: Path, **environment: str) -> dict[str, Any]:
+    """Return options of subprocess for the release's Python: the application's user, our runtime, nothing of root's."""
+    return {
+        "cwd": "/",
+        "env": {
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(runtime),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **environment,
+        },
+        # It runs another user's code, which could type on root's terminal (TIOCSTI) if it had it.
+        "start_new_session": True,
+        **as_user(user),
+    }
 
 
 def in_release(
@@ -45,18 +63,9 @@ def in_release(
             capture_output=True,
             text=True,
             errors="replace",
-            cwd="/",
-            env={
-                "PATH": "/usr/bin:/bin",
-                "LANG": "C.UTF-8",
-                "HOME": _home(setup.user),
-                "PYTHONPATH": str(setup.runtime),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
             timeout=timeout,
             check=False,
-            start_new_session=True,
-            **as_user(setup.user),
+            **apart(setup.user, setup.runtime, HOME=_home(setup.user)),
         )
         answer = json.loads(done.stdout.strip().splitlines()[-1])
         if isinstance(answer, dict):

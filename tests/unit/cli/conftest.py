@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from celery_fleet.cli import application, ask, units
+from celery_fleet.cli import application, units
 from celery_fleet.cli.main import cli
+from celery_fleet.health import in_release
 from tests.unit.cli import host
 
 Call = Callable[..., Result]
@@ -20,7 +21,7 @@ Call = Callable[..., Result]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create a host whose only application is `shop`."""
     monkeypatch.setattr(application, "CONFIGURATION", tmp_path / "etc")
-    monkeypatch.setattr(ask, "as_user", lambda name: {})
+    monkeypatch.setattr(in_release, "as_user", lambda name: {})
     monkeypatch.setattr(units, "show", lambda names: [unit(name) for name in names])
     host.install(tmp_path)
     return tmp_path

@@ -303,7 +303,6 @@ def test_a_time_limit_is_rounded(place: Path, monkeypatch: pytest.MonkeyPatch) -
 
     host.release(place)
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(ask, "as_user", lambda name: {})
     with ask.bounded("it", 8.33101990816021):
         ask.question(host.application(place), "workers")
     assert seen == [6.3, 11.3]

@@ -23,6 +23,7 @@ from celery_fleet.cli.commands import monitor
 from celery_fleet.cli.main import cli
 from celery_fleet.cli.options import Context
 from celery_fleet.cli.watching import Summary
+from celery_fleet.health import in_release
 from tests.fleet import NODE, PASSWORDS, QUEUES, Fleet, client, running, wait_for
 from tests.unit.cli import host
 
@@ -82,7 +83,7 @@ def place(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         return [sys.executable, "-c", EXEC, str(path), str(fleet.directory), *words]
 
     monkeypatch.setattr(application, "CONFIGURATION", tmp_path / "etc")
-    monkeypatch.setattr(ask, "as_user", lambda name: {})
+    monkeypatch.setattr(in_release, "as_user", lambda name: {})
     monkeypatch.setattr(ask, "exec_command", exec_command)
     monkeypatch.setattr(units, "show", lambda names: [])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -571,8 +572,10 @@ def test_a_result_store_that_hangs(fleet: Fleet, call: Call) -> None:
 def test_ctrl_c_ends_a_monitor_with_its_sums(place: Path, fleet: Fleet, number: int) -> None:
     before = fleet.listeners()
     code = (
-        "import sys; from pathlib import Path; from celery_fleet.cli import application, ask, main\n"
-        f"application.CONFIGURATION = Path({str(place / 'etc')!r}); ask.as_user = lambda name: {{}}\n"
+        "from pathlib import Path; from celery_fleet.cli import application, main\n"
+        "from celery_fleet.health import in_release\n"
+        f"application.CONFIGURATION = Path({str(place / 'etc')!r})\n"
+        "in_release.as_user = lambda name: {}\n"
         "main.run()"
     )
     # If the tests run in the background, SIGINT is ignored, and Python leaves it so.
