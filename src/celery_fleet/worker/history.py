@@ -309,8 +309,5 @@ def install(app: Any, size: int) -> requests.Seen | None:
             )
             writer.start()
 
-        def stop(self, worker: Any) -> None:
-            """Do nothing; `start` says why."""
-
     app.steps["worker"].add(Write)
     return history.seen

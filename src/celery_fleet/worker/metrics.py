@@ -221,9 +221,6 @@ def install(
             file.start()
             self._file = file
 
-        def stop(self, worker: Any) -> None:
-            """Do nothing; `start` says why."""
-
         def info(self, worker: Any) -> dict[str, Any]:
             """Return what ``inspect stats`` shows."""
             return {"fleet_last_hour": self._file.last_hour()}

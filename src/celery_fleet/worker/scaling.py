@@ -218,9 +218,6 @@ def install(
             )
             scaling.started(worker, backlog)
 
-        def stop(self, worker: Any) -> None:
-            """Do nothing; `start` says why."""
-
     class ScalingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Tells the scaling about each connection before anything is consumed."""
 

@@ -188,9 +188,6 @@ def install(
             )
             watch.start()
 
-        def stop(self, worker: Any) -> None:
-            """Do nothing: the watch ends with the worker_shutdown signal."""
-
     class Ticker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Ticks on the event loop; a reconnect cancels the loop's timers, so each start creates a new one."""
 
@@ -254,9 +251,6 @@ def _take_for_the_worker_alone(app: Any) -> None:
         def start(self, consumer: Any) -> None:
             ours, pid = consumer.connection, os.getpid()
             HOOKS.ours = lambda connection: connection is ours and os.getpid() == pid
-
-        def stop(self, consumer: Any) -> None:
-            """Do nothing: the next connection replaces this one."""
 
     HOOKS.ours = lambda _: False
     app.steps["consumer"].add(Ours)

@@ -218,9 +218,6 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
             )
             thread.start()
 
-        def stop(self, worker: Any) -> None:
-            """Do nothing; `start` says why."""
-
     app.steps["worker"].add(Keep)
     return verdict
 
