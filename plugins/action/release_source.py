@@ -9,13 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     cache,
     lock_files,
     requirements,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import pack
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import RunFiles, pack
+
+# Variables that name files or directories of a run.
+_PATHS = (
+    *("pki_directory", "celery_monitoring_directory"),
+    *("fleet_plan_json", "fleet_plan_approved", "verify_report"),
+)
 
 
 class ActionModule(FleetAction):
@@ -33,7 +40,7 @@ class ActionModule(FleetAction):
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
             source = args["source"]
             packed = pack(
-                source, base, Path(scratch), str(args.get("python", "")), _inventories(variables)
+                source, base, Path(scratch), str(args.get("python", "")), self._of_run(variables)
             )
             needed = requirements.read(packed.directory, source, packed.exported)
         path = cache.directory("releases") / f"{packed.id}.tar.gz"
@@ -62,8 +69,15 @@ class ActionModule(FleetAction):
             )
         return {"id": identity, "archive": str(path), "requirements": asdict(needed)}
 
-
-def _inventories(variables: Mapping[str, Any]) -> list[Path]:
-    """Return the files and directories that the run was given; the others are lists of hosts."""
-    given = (Path(str(text)) for text in variables.get("ansible_inventory_sources") or ())
-    return [path.resolve() for path in given if path.exists()]
+    def _of_run(self, variables: Mapping[str, Any]) -> RunFiles:
+        """Return the files of this run, which must not become part of a release."""
+        given = (str(text) for text in variables.get("ansible_inventory_sources") or ())
+        others = [
+            constants.config.get_config_value("DEFAULT_LOG_PATH"),
+            *(self._templar.template(variables.get(name) or "") for name in _PATHS),
+        ]
+        return RunFiles(
+            # Others are lists of hosts, with a comma.
+            [Path(text) for text in given if "," not in text and Path(text).exists()],
+            [cache.directory(""), *(Path(str(path)) for path in others if path)],
+        )

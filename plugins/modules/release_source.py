@@ -11,7 +11,8 @@ description:
   - In check mode the archive is not written.
 options:
   source:
-    description: Where the code is, C(celery_app_source), with C(path) or C(git).
+    description:
+      - Where the code is, C(celery_app_source). With C(of_collection) it is the collection's own, and git is not asked.
     type: dict
     required: true
   python:

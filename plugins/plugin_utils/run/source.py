@@ -11,7 +11,7 @@ import re
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,30 @@ class SourceError(UserError):
     """The source can't be packed. The message says what is wrong, where, and what to do."""
 
 
+# As `git rev-parse --local-env-vars` lists them, without those that are configuration.
+_OF_HOOKS = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_GRAFT_FILE",
+    "GIT_INDEX_FILE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_PREFIX",
+    "GIT_SHALLOW_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_QUARANTINE_PATH",
+}
+
+
 def _git(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
             ["git", *arguments],
             cwd=directory,
+            # A hook's variables name the hook's own repository, which this must not change.
+            env={name: text for name, text in os.environ.items() if name not in _OF_HOOKS},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -141,8 +160,9 @@ def _all_files(directory: Path) -> list[Path]:
     return sorted(found)
 
 
-# What belongs to an inventory in a directory with other files.
-_OF_INVENTORIES = ("group_vars", "host_vars", ".vault-password")
+# What only an inventory of ours has, and what any inventory may have.
+_OURS = (".vault-password", ".secrets", "pki/ca.key", "pki/hosts")
+_ANY = ("group_vars", "host_vars")
 
 
 def _of_inventory(inventory: Path, source: Path) -> Iterator[Path]:
@@ -152,35 +172,74 @@ def _of_inventory(inventory: Path, source: Path) -> Iterator[Path]:
         inventory: The file or directory that the run was given.
         source: The application's source. If the inventory is the same directory, only its parts are found.
     """
-    whole = inventory.is_dir() and not source.is_relative_to(inventory)
-    own = inventory if inventory.is_dir() else inventory.parent
-    found = {own}
-    if own != source:
-        same = "" if inventory.is_dir() else inventory.name
-        others = (path for path in own.parent.iterdir() if (path / "group_vars").is_dir())
-        found |= {path for path in others if (path / same).exists()}
-    for place in found:
-        if whole:
+    is_file = not inventory.is_dir()
+    own = inventory.parent if is_file else inventory
+    neighbours = own.parent.iterdir() if own.parent.is_relative_to(source) else ()
+    # In the source's root, the application may have a directory with variables for an Ansible of its own.
+    signs = _OURS if own.parent == source else (*_OURS, *_ANY)
+    places = {own, *(path for path in neighbours if _has(path, signs))}
+    for place in places:
+        if (
+            not is_file
+            and not source.is_relative_to(place)
+            and (place == own or _has(place, ["hosts*"]))
+        ):
             yield place
-        else:
-            yield from (place / name for name in (inventory.name, *_OF_INVENTORIES))
-            # The application may have a package of this name.
-            if (place / "pki/hosts").is_dir():
-                yield place / "pki"
+            continue
+        yield from (place / name for name in (".secrets", *_ANY))
+        # The application may have packages of these names.
+        if _has(place, ["pki/hosts", "pki/ca.key"]):
+            yield place / "pki"
+        if _has(place, ["monitoring/prometheus-rules.yml"]):
+            yield place / "monitoring"
+        if is_file:
+            yield place / inventory.name
 
 
-def _needed(directory: Path, names: list[Path], inventories: Iterable[Path]) -> list[Path]:
-    """Return the files of a source without virtualenvs and inventories.
+def _has(place: Path, patterns: Iterable[str]) -> bool:
+    try:
+        return any(next(place.glob(pattern), None) for pattern in patterns)
+    except OSError:
+        return False  # it belongs to another user
+
+
+def _needed(directory: Path, names: list[Path], private: Iterable[Path]) -> list[Path]:
+    """Return the files of a source without virtualenvs, inventories and other files of the run.
 
     An inventory has keys and passwords that no other host may have, and a change of it is not a new release.
     """
-    unneeded = {name.parent for name in names if name.name == "pyvenv.cfg"} - {Path()}
-    for path in inventories:
-        found = _of_inventory(path, directory)
-        unneeded |= {
-            place.relative_to(directory) for place in found if place.is_relative_to(directory)
-        }
-    return [name for name in names if unneeded.isdisjoint((name, *name.parents))]
+    unneeded = {name.parent for name in names if name.name == "pyvenv.cfg"}
+    unneeded |= {name for name in names if name.name == ".vault-password"}
+    unneeded |= {path.relative_to(directory) for path in private if path.is_relative_to(directory)}
+    unneeded.discard(Path())
+    needed = [name for name in names if unneeded.isdisjoint((name, *name.parents))]
+    if not needed:
+        raise SourceError(
+            f"celery_app_source: all files of {directory} belong to the inventory or to virtualenvs. Move the inventory"
+            " out of the source, or name another directory."
+        )
+    return needed
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run, which are left out of a release.
+
+    Attributes:
+        inventories: Files and directories that the run was given.
+        others: Such as its plan, its log and the directory of the certificates.
+    """
+
+    inventories: Sequence[Path] = ()
+    others: Sequence[Path] = ()
+
+    def within(self, source: Path) -> Iterator[Path]:
+        """Yield those that may be in a source, without links in their paths."""
+        for path in self.inventories:
+            # Ansible looks for variables beside a link, and not beside the file that it points to.
+            for inventory in {path.resolve(), path.parent.resolve() / path.name}:
+                yield from _of_inventory(inventory, source)
+        yield from (path.resolve() for path in self.others)
 
 
 def _tar(directory: Path, names: Iterable[Path], made: Mapping[Path, bytes]) -> bytes:
@@ -262,7 +321,7 @@ def pack(
     base: Path,
     scratch: Path,
     salt: str,
-    inventories: Iterable[Path] = (),
+    run: RunFiles | None = None,
 ) -> Packed:
     """Pack a source.
 
@@ -271,7 +330,7 @@ def pack(
         base: Base of relative paths.
         scratch: An empty directory for temporary files.
         salt: Other differences between releases, such as the interpreter.
-        inventories: The run's, without links in their paths; they are left out if they are in the source.
+        run: The run's own files, if they may be in the source.
 
     Raises:
         SourceError: The source is missing or can't be read.
@@ -283,13 +342,15 @@ def pack(
         source = {}
     else:
         directory = _directory(source, base, scratch)
-        names = _all_files(directory) if source.get("archive") else files_of(directory)
+        # The collection may be in a directory that git ignores.
+        everything = source.get("archive") or source.get("of_collection")
+        names = _all_files(directory) if everything else files_of(directory)
         if not names:
             # It may have files, but git ignores all of them.
             raise SourceError(
                 f"celery_app_source: {directory} has no file that git does not ignore"
             )
-        names = _needed(directory, names, inventories)
+        names = _needed(directory, names, (run or RunFiles()).within(directory))
         _refuse_pointers(directory, names)
         exported = lock_files.export(directory, names, source, scratch)
     archive = _tar(directory, names, exported)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ def source(tmp_path: Path) -> Path:
 def packed(source: Path, *, check: bool = False, **variables: Any) -> dict[str, Any]:
     made = action("release_source", {"source": {"path": str(source)}})
     made._task.check_mode = check
+    made._templar = SimpleNamespace(template=lambda value: value)
     return dict(made.run(task_vars=variables))
 
 
@@ -38,8 +40,10 @@ def test_the_runs_own_inventory_is_left_out(cache: Path, source: Path) -> None:
     alone = packed(source)["id"]
     (source / "production/group_vars").mkdir(parents=True)
     (source / "production/.vault-password").touch()
-    given = [f"{source}/../source/production", "worker1,worker2"]
-    assert packed(source, ansible_inventory_sources=given)["id"] == alone
+    given = [f"{source}/../source/production", ",".join(f"worker{n}" for n in range(99))]
+    (source / "plan.json").touch()
+    variables = {"ansible_inventory_sources": given, "fleet_plan_json": str(source / "plan.json")}
+    assert packed(source, **variables)["id"] == alone
     assert packed(source)["id"] != alone
     assert cache.is_dir()
 

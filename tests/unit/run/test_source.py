@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import requirements
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import SourceError, pack
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import (
+    RunFiles,
+    SourceError,
+    pack,
+)
 
 FILES = {"app/tasks.py": "x = 1\n", "requirements.txt": "celery\n", "run.sh": "#!/bin/sh\n"}
 
@@ -55,11 +59,12 @@ def packed(
     salt: str = "",
     base: Path = Path("/nowhere"),
     inventories: Iterable[Path] = (),
+    others: Iterable[Path] = (),
     **wanted: Any,
 ) -> tuple[str, dict[str, tarfile.TarInfo]]:
     """The id and the members of the archive."""
     scratch.mkdir(exist_ok=True)
-    made = pack(wanted, base, scratch, salt, inventories)
+    made = pack(wanted, base, scratch, salt, RunFiles(tuple(inventories), tuple(others)))
     with tarfile.open(fileobj=io.BytesIO(made.archive)) as opened:
         return made.id, {member.name: member for member in opened}
 
@@ -119,6 +124,91 @@ def test_an_application_keeps_its_own_files_beside_its_inventory(tmp_path: Path)
     )
     _, names = packed(tmp_path / "1", inventories=[source / "deploy/hosts.yml"], path=str(source))
     assert set(names) == {*FILES, *own}
+
+
+def test_the_application_is_never_taken_for_an_inventory(tmp_path: Path) -> None:
+    """The source's root is the inventory, and the application's package has the name of that directory."""
+    source = write(tmp_path / "shop", {**FILES, "shop/celery.py": "", "pki/__init__.py": ""})
+    write(source, {"hosts.yml": "", "group_vars/all.yml": "", ".secrets/environment": "a key"})
+    given = [source, source / "hosts.yml"]
+    for inventories in (given[:1], given[1:], given):
+        _, names = packed(tmp_path / "1", inventories=inventories, path=str(source))
+        assert set(names) - {"hosts.yml"} == {*FILES, "shop/celery.py", "pki/__init__.py"}
+
+
+def test_a_source_with_nothing_but_an_inventory_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "shop", {"a/hosts.yml": "", "a/group_vars/all.yml": ""})
+    with pytest.raises(SourceError, match="belong to the inventory"):
+        packed(tmp_path / "1", inventories=[source / "a"], path=str(source))
+
+
+def test_an_inventory_by_a_link_is_left_out_too(tmp_path: Path) -> None:
+    source = write(tmp_path / "shop", FILES | {"terraform/hosts.yml": ""})
+    write(source / "inventories/shop", {n: t for n, t in INVENTORY.items() if n != "hosts.yml"})
+    link = source / "inventories/shop/hosts.yml"
+    link.symlink_to("../../terraform/hosts.yml")
+    _, names = packed(tmp_path / "1", inventories=[link], path=str(source))
+    assert set(names) == set(FILES)
+
+
+@pytest.mark.parametrize(
+    "other", ["inventories/b/host_vars/x.yml", "inventories/b/pki/hosts/x.key"]
+)
+def test_a_neighbour_of_another_kind_is_left_out_too(tmp_path: Path, other: str) -> None:
+    source = write(tmp_path / "shop", FILES | {other: "", "inventories/b/.vault-password": ""})
+    write(source / "inventories/shop", INVENTORY)
+    for given in ("inventories/shop", "inventories/shop/hosts.yml"):
+        _, names = packed(tmp_path / "1", inventories=[source / given], path=str(source))
+        assert set(names) == set(FILES)
+
+
+def test_files_of_the_run_are_left_out_wherever_they_are(tmp_path: Path) -> None:
+    source = write(tmp_path / "shop", FILES | {"secrets/pki/hosts/redis1.key": "", "plan.json": ""})
+    others = [source / "secrets/pki", source / "plan.json", tmp_path]
+    _, names = packed(tmp_path / "1", others=others, path=str(source))
+    assert set(names) == set(FILES)
+
+
+def test_directories_of_other_users_beside_an_inventory_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "shop", FILES)
+    write(source / "inventories/shop", INVENTORY)
+    write(source / "inventories/closed", {"x": ""})
+    glob = Path.glob
+
+    def refused(path: Path, pattern: str) -> Any:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return glob(path, pattern)
+
+    monkeypatch.setattr(Path, "glob", refused)
+    given = [source / "inventories/shop/hosts.yml"]
+    assert "inventories/closed/x" in packed(tmp_path / "1", inventories=given, path=str(source))[1]
+
+
+def test_the_collections_own_files_need_no_git(tmp_path: Path) -> None:
+    """A project may have installed it in a directory that git ignores."""
+    project = repository(tmp_path / "project", {".gitignore": "/collections/\n"})
+    own = write(project / "collections/files", {"requirements.txt": "click\n"})
+    with pytest.raises(SourceError, match="no file that git does not ignore"):
+        packed(tmp_path / "1", path=str(own))
+    assert set(packed(tmp_path / "1", path=str(own), of_collection=True)[1]) == {"requirements.txt"}
+
+
+def test_a_hooks_own_repository_is_neither_asked_nor_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = repository(tmp_path / "theirs", {"a": "1"})
+    source = repository(tmp_path / "shop", FILES)
+    monkeypatch.setenv("GIT_DIR", str(theirs / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(theirs))
+    assert set(packed(tmp_path / "1", path=str(source))[1]) == set(FILES)
+    assert set(packed(tmp_path / "2", git=str(source), version="main")[1]) == set(FILES)
+    monkeypatch.delenv("GIT_DIR")
+    monkeypatch.delenv("GIT_WORK_TREE")
+    assert git(theirs, "branch", "--show-current") == "main"
+    assert git(theirs, "remote") == ""
 
 
 def test_an_inventory_elsewhere_changes_nothing(tmp_path: Path) -> None:
