@@ -10,11 +10,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.release import __version__ as ansible_version
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     fleet_names,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
+    SETTINGS,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
@@ -61,7 +65,13 @@ class ActionModule(FleetAction):
         groups = {
             str(name): [str(host) for host in hosts] for name, hosts in variables["groups"].items()
         }
-        control = Control(ansible_version, platform.python_version(), _base_dir(variables))
+        settings = {
+            name: str(constants.config.get_config_value(f"DEFAULT_{name.upper()}"))
+            for name in SETTINGS
+        }
+        control = Control(
+            ansible_version, platform.python_version(), _base_dir(variables), settings
+        )
         names = fleet_names(hostvars)
         model = build(self._specs(), groups, of_host, renderer, control, names)
         problems = check(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,24 @@ def test_python_on_hosts_is_isolated() -> None:
     assert [
         line for line in without_site if not re.search(r"-S -I\b|\"-S\", \"-I\"|-SI\b", line)
     ] == []
+
+
+def test_tasks_on_the_control_node_become_no_other_user() -> None:
+    """`ansible_become` of an inventory is valid for localhost too, and wins over the keyword `become`."""
+    found = []
+    for path in (*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/*.yml")):
+        for task in _local_tasks(yaml.safe_load(path.read_text())):
+            found.append(path)
+            assert task.get("vars", {}).get("ansible_become") is False, (path, task["name"])
+    assert found
+
+
+def _local_tasks(document: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(document, list):
+        for item in document:
+            yield from _local_tasks(item)
+    elif isinstance(document, dict):
+        if document.get("delegate_to") == "localhost":
+            yield document
+        for value in document.values():
+            yield from _local_tasks(value)

@@ -144,7 +144,9 @@ def _make(build: Build, venv: Path, left: Callable[..., Limit]) -> list[dict[str
             installed(build.build_packages, left()),
             settings(build.index, work / "pip", user) as environment,
         ):
-            _collect_wheels(build, pip, wheels, left(), user, environment)
+            # Build tools run in the temporary directory, and hardened hosts don't let programs run in /tmp.
+            temporary = {"TMPDIR": str(_owned(work / "tmp", user))}
+            _collect_wheels(build, pip, wheels, left(), user, {**environment, **temporary})
     _install(build, pip, wheels, left(), user)
     # Packages may contain files for other versions of Python. Like pip, leave them uncompiled.
     quietly = [*compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]

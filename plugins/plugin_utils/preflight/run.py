@@ -70,6 +70,7 @@ Check = Callable[[Model], Iterator[Problem]]
 # first report counts.
 CHECKS: Final[tuple[Check, ...]] = (
     control.check_versions,
+    control.check_settings,
     groups.check_groups,
     groups.check_machines,
     ansible_variables.check_local,

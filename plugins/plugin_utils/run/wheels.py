@@ -135,9 +135,13 @@ def alone(path: Path, host: str) -> Iterator[bool]:
 def _run() -> str:
     """Return a name for this run: its processes have the same parent, whose number is unique with its start time."""
     parent = os.getppid()
-    # The 22nd field is the start time; the second one, in brackets, may contain blanks.
-    started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    try:
+        # The 22nd field is the start time; the second one, in brackets, may contain blanks.
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except FileNotFoundError:
+        # A system without /proc, such as macOS: a later run with the same number is very unlikely.
+        return str(parent)
     return f"{boot}/{parent}/{started}"
 
 

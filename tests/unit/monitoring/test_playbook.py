@@ -73,3 +73,13 @@ def test_without_exporters_there_is_nothing_to_scrape(tmp_path: Path) -> None:
     status, output = run(tmp_path, celery_exporter_enabled=False)
     assert status != 0
     assert "Set celery_exporter_enabled: true for all hosts" in " ".join(output.split())
+
+
+def test_an_operator_who_is_not_root_needs_no_sudo_on_the_control_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inventories say `ansible_become: true` for all hosts, and that is valid for localhost too."""
+    # As root, Ansible would leave it out.
+    monkeypatch.setenv("ANSIBLE_BECOME_ALLOW_SAME_USER", "1")
+    status, output = run(tmp_path, ansible_become=True, ansible_become_exe="/bin/false")
+    assert status == 0, output

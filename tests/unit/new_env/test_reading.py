@@ -327,3 +327,14 @@ def test_any_text_leads_to_an_environment_or_a_refusal(change: dict[str, str], b
     for one in mistakes({**GOOD[base], **change}, project(Path("inventories"))):
         assert one.message
         assert one.remedy
+
+
+@pytest.mark.parametrize("name", ["uv.lock", "poetry.lock", "pyproject.toml", "requirements.txt"])
+def test_the_requirements_may_be_in_a_lock_or_in_the_project(tmp_path: Path, name: str) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/celery_app.py").touch()
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / name).touch()
+    made = environment({**SMALL, "SOURCE": str(tmp_path)}, project(tmp_path))
+    own = {} if name == "requirements.txt" else {"requirements": name}
+    assert made.source == {"path": str(tmp_path), **own}

@@ -69,6 +69,15 @@ def play_of(
     )
 
 
+def test_another_strategy_of_ansible_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_STRATEGY", "free")
+    done = run(tmp_path, INVENTORY, valid(tmp_path / "source"), "--check")
+    assert done.returncode != 0
+    assert "ansible.cfg: strategy" in done.stdout
+
+
 def test_a_valid_inventory_passes_with_its_warnings(tmp_path: Path) -> None:
     variables = valid(tmp_path / "source")
     variables["celery_worker_instances"]["discounts"]["drain_timeout"] = 60

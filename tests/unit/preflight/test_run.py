@@ -1348,6 +1348,24 @@ def test_unsupported_versions_of_the_control_node_are_reported(
     assert "ansible-core" in one.remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "is_refused"),
+    [
+        ("strategy", "free", True),
+        ("strategy", "ansible.builtin.host_pinned", True),
+        ("strategy", "ansible.builtin.linear", False),
+        ("private_role_vars", "True", True),
+        ("private_role_vars", "False", False),
+    ],
+)
+def test_settings_of_ansible_that_break_a_run_are_refused(
+    variables: Variables, name: str, value: str, is_refused: bool
+) -> None:
+    found = problems(variables, control=Control("2.19.0", "3.11.2", ROOT, {name: value}))
+    assert [one.variable for one in found] == [f"ansible.cfg: {name}"] * is_refused
+    assert all(f"ANSIBLE_{name.upper()}=" in one.remedy for one in found)
+
+
 def test_relative_sources_start_next_to_ansible_cfg(variables: Variables, tmp_path: Path) -> None:
     variables[S] = {"path": "source"}
     assert problems(variables, control=Control("2.19.0", "3.11.0", tmp_path)) == []

@@ -42,6 +42,30 @@ def check_versions(model: Model) -> Iterator[Problem]:
         )
 
 
+#: Settings of ansible.cfg that break a run: the values that are refused, what they would do, and another value.
+SETTINGS: Final = {
+    "strategy": (
+        re.compile(r".*(free|host_pinned)"),
+        "lets hosts run ahead of each other, so each would start a deploy of its own",
+        "linear",
+    ),
+    "private_role_vars": (re.compile("True"), "hides what playbooks and roles share", "false"),
+}
+
+
+def check_settings(model: Model) -> Iterator[Problem]:
+    """Refuse settings of Ansible with which a run would end in the middle or do something else."""
+    for name, value in model.control.settings.items():
+        refused, why, other = SETTINGS[name]
+        if refused.fullmatch(value):
+            yield Problem(
+                f"ansible.cfg: {name}",
+                why,
+                f"remove it from the ansible.cfg, or set ANSIBLE_{name.upper()}={other} for these runs",
+                value=value,
+            )
+
+
 def check_hosts_exist(model: Model) -> Iterator[Problem]:
     """Refuse hosts without an address if the inventory says how to make its hosts."""
     hints: dict[str, list[str]] = {}

@@ -98,11 +98,16 @@ class RenderFailure:
 
 @dataclass(frozen=True)
 class Control:
-    """Holds the versions of the control side as text, and the directory that relative paths start from."""
+    """Holds the control side's versions as text, the directory that relative paths start from, and Ansible's settings.
+
+    Attributes:
+        settings: Values of the settings that `preflight/checks/control.py` refuses, by their names in ansible.cfg.
+    """
 
     ansible_version: str
     python_version: str
     base_dir: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
