@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
     names,
     network,
@@ -136,14 +135,11 @@ def read_source(answers: Answers) -> dict[str, str]:
 
 def _code(answers: Answers, root: Path, directory: Path) -> dict[str, str]:
     """Check the code, and return the name of its requirements file unless that is the default."""
-    names_of = (requirements_file.NAME, *requirements_file.LOCKS, requirements_file.PROJECT)
-    found = [
-        name for name in names_of if any(source.is_file(at / name) for at in (directory, root))
-    ]
+    found = source.requirements_in(directory, root)
     if not found:
         answers.wrong(
             "SOURCE",
-            f"has no {requirements_file.NAME} in {directory}, and no lock or {requirements_file.PROJECT}",
+            f"has no requirements.txt in {directory}, and neither a lock nor a pyproject.toml",
             "write one, with the application's packages; or name the directory that has it in DIRECTORY",
         )
     module = answers.given.get("MODULE", "")
@@ -158,7 +154,7 @@ def _code(answers: Answers, root: Path, directory: Path) -> dict[str, str]:
             f"is a module that is not below {directory}",
             "write it relative to that, or name the directory that it is imported from in DIRECTORY",
         )
-    return {"requirements": found[0]} if found and found[0] != requirements_file.NAME else {}
+    return {} if source.is_default(found) else {"requirements": found}
 
 
 def _git(answers: Answers, address: str) -> dict[str, str]:

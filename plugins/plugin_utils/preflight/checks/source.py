@@ -297,13 +297,20 @@ def _no_module(model: Model, directory: Path, module: str) -> Problem:
 
 
 def _instead(*directories: Path) -> str:
-    """Return the end of a message with files to name instead of a missing one; empty if there are none."""
-    there = [name for name in LOCKS if any(is_file(one / name) for one in directories)]
-    if there:
-        return f", such as {' or '.join(there)}"
-    if any(is_file(one / PROJECT) for one in directories):
-        return f", such as {PROJECT}"
-    return ""
+    """Return the end of a message with a file to name instead of a missing one; empty if there is none."""
+    there = requirements_in(*directories)
+    return f", such as {there}" if there else ""
+
+
+def requirements_in(*directories: Path) -> str:
+    """Return the name of the file with the requirements that one of these directories has; empty if none has any."""
+    names = (NAME, *LOCKS, PROJECT)
+    return next((name for name in names if any(is_file(one / name) for one in directories)), "")
+
+
+def is_default(requirements: str) -> bool:
+    """Return whether a requirements file need not be named in `celery_app_source`."""
+    return requirements in ("", NAME)
 
 
 def address_fits(address: str) -> bool:
