@@ -35,9 +35,9 @@ def server(setup: Setup, kind: str) -> Server:
         found = health_redis.server_of(str(pins[url]), options, pins.get(transport))
         if kind != "cache":
             return found
-        # A user has the same login on each instance, but no setting of Celery names the cache.
+        # A user has the same login on each instance, but no setting of Celery names the cache, which has no replicas.
         about = setup.servers[kind]
-        return replace(found, host=str(about["host"]), port=int(about["port"]))
+        return replace(found, host=str(about["host"]), port=int(about["port"]), sentinels=())
     about = setup.servers[kind]
     return Server(
         str(about["host"]),

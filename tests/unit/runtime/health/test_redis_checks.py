@@ -26,6 +26,7 @@ from scripts.ports import free_port
 from tests.facts import facts
 from tests.programs import knows_setinfo, required
 from tests.support.certificates import Authority
+from tests.unit.cli.exporter import documents
 
 PASSWORD = "s3cr3t/of:the@operator"
 QUEUES = ["mail", "bulk"]
@@ -139,6 +140,19 @@ def test_a_cache_is_asked_at_its_own_address(running: Running, tmp_path: Path) -
     away = {"cache": {**there, "port": nobody}}
     found = redis_checks.redis(replace(one, servers={**one.servers, **away}))
     assert (found.state, f"cache 127.0.0.1:{nobody}" in found.text) == (BAD, True)
+
+
+def test_a_cache_beside_replicated_instances_has_no_sentinels(tmp_path: Path) -> None:
+    nodes = [{"host": f"redis{number}", "port": 26379} for number in (1, 2, 3)]
+    address = {"host": "redis1", "port": 6379, "sentinels": nodes}
+    broker, results = ({**address, "name": f"shop-{kind}"} for kind in ("broker", "results"))
+    login = settings.process_settings(facts(broker=broker, results=results), "operator", PASSWORD)
+    (tmp_path / "operator.json").write_text(json.dumps(login))
+    servers = {"cache": {"host": "redis1", "port": 6381}}
+    one = documents.setup(tmp_path, login=tmp_path / "operator.json", servers=servers)
+    assert len(redis_checks.server(one, "results").sentinels) == 3
+    found = redis_checks.server(one, "cache")
+    assert (found.address, found.sentinels) == ("redis1:6381", ())
 
 
 def test_without_a_login_a_refusal_counts_as_an_answer(running: Running, tmp_path: Path) -> None:
