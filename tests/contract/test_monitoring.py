@@ -17,10 +17,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 from celery_fleet.cli.exporter import table
 from celery_fleet.cli.exporter.table import METRICS
 from celery_fleet.worker import task_counts
-from tests.unit.monitoring.fleets import made
+from tests.unit.monitoring.fleets import SEVERAL, made
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-ALERTS = alerts(made())
+ALERTS = [*alerts(made()), *alerts(made(SEVERAL))]
 
 
 def test_the_runbook_has_a_section_for_each_alert() -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.beat.leadership import Leadership
 from celery_fleet.cli.commands import redis as redis_command
+from celery_fleet.cli.exporter import broker as exporter
 from celery_fleet.common.redis_client import Client, RedisError, Server, primaries, server_of
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import primary as following
@@ -322,11 +324,20 @@ def test_health_and_the_operators_command_follow(servers: Replicated, tmp_path: 
         lambda: redis_checks.replicas(redis_checks.described(where)[0]) == 2,
         "the old primary is a replica",
     )
+    connection = exporter.ExporterConnection(partial(redis_checks.server, setup, "broker"))
+
+    def exported() -> float:
+        found = {sample.name: sample.value for sample in exporter.instance("broker", connection)}
+        return found["celery_fleet_redis_replicas"]
+
+    assert exported() == 2
     servers.replicas()[0].kill()
     servers.until(
         lambda: redis_checks.replicas(redis_checks.described(where)[0]) == 1,
         "the primary has noticed",
     )
+    assert exported() == 1
+    connection.close()
     address = servers.address()
     instance = {
         "host": address["host"],

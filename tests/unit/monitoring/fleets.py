@@ -32,6 +32,12 @@ GROUPS = {
     "celery_producers": ["control1"],
     "flower": ["control1"],
 }
+# The same with several hosts of Redis and of beat.
+SEVERAL = {
+    **GROUPS,
+    "redis": ["redis1", "worker1", "worker2"],
+    "celery_beat": ["control1", "worker1"],
+}
 HOSTVARS: dict[str, dict[str, Any]] = {
     "redis1": {
         "redis_backup": {"to": "/mnt/backup", "every": "30min"},
@@ -60,20 +66,22 @@ def hostvars(**everywhere: Any) -> dict[str, dict[str, Any]]:
     return {host: {**shared, **own} for host, own in HOSTVARS.items()}
 
 
-def given(**everywhere: Any) -> tuple[Any, ...]:
+def given(groups: dict[str, list[str]] = GROUPS, **everywhere: Any) -> tuple[Any, ...]:
     """Return the arguments for a fleet: facts, variables, workers."""
     variables = hostvars(**everywhere)
-    nodes = workers.nodes(variables, GROUPS["celery_workers"], INSTANCES)
+    nodes = workers.nodes(variables, groups["celery_workers"], INSTANCES)
     queues = sorted({*workers.queues(INSTANCES), "external"})
-    found = facts(groups=GROUPS, nodes=nodes, queues=queues, external=["external"], metrics=True)
+    found = facts(groups=groups, nodes=nodes, queues=queues, external=["external"], metrics=True)
     return (found, variables, INSTANCES)
 
 
-def made(**everywhere: Any) -> monitoring_fleet.MonitoredFleet:
+def made(
+    groups: dict[str, list[str]] = GROUPS, **everywhere: Any
+) -> monitoring_fleet.MonitoredFleet:
     """Return the fleet."""
-    return monitoring_fleet.fleet(*given(**everywhere), runbook="")
+    return monitoring_fleet.fleet(*given(groups, **everywhere), runbook="")
 
 
-def written(**everywhere: Any) -> dict[str, Any]:
+def written(groups: dict[str, list[str]] = GROUPS, **everywhere: Any) -> dict[str, Any]:
     """Return the files for it."""
-    return files(*given(**everywhere))
+    return files(*given(groups, **everywhere))

@@ -23,9 +23,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import Rule
 
 from tests.programs import required
-from tests.unit.monitoring.fleets import given, hostvars, made, written
+from tests.unit.monitoring.fleets import GROUPS, SEVERAL, given, hostvars, made, written
 
-ALERTS = alerts(made())
+ALERTS, OF_SEVERAL = alerts(made()), alerts(made(SEVERAL))
 
 
 def promtool(directory: Path, *arguments: str) -> str:
@@ -49,7 +49,7 @@ def of(name: str, severity: str = "") -> list[Rule]:
 
 
 def test_every_rule_has_a_firing_and_a_silent_case() -> None:
-    for rule in ALERTS:
+    for rule in [*ALERTS, *OF_SEVERAL]:
         expected = [bool(case["alert_rule_test"][0]["exp_alerts"]) for case in rule.cases(made())]
         assert rule.fires
         assert expected == [False, *[True] * len(rule.fires), *[False] * len(rule.quiet)]
@@ -57,15 +57,16 @@ def test_every_rule_has_a_firing_and_a_silent_case() -> None:
 
 
 @pytest.mark.slow
-def test_each_rule_fires_and_is_silent(tmp_path: Path) -> None:
-    for name, content in written().items():
+@pytest.mark.parametrize("groups", [GROUPS, SEVERAL], ids=["one host of each", "several"])
+def test_each_rule_fires_and_is_silent(groups: dict[str, list[str]], tmp_path: Path) -> None:
+    for name, content in written(groups).items():
         (tmp_path / name).write_text(yaml.safe_dump(content))
     assert "SUCCESS" in promtool(tmp_path, "check", "rules", RULES)
     promtool(tmp_path, "test", "rules", "rules-tests.yml")
     # Each case has both series, because a rule that ignored one of them would still pass one case.
     tests = yaml.safe_load((tmp_path / "rules-tests.yml").read_text())
     tried = {test["alertname"] for one in tests["tests"] for test in one["alert_rule_test"]}
-    assert tried == {rule.alert for rule in ALERTS}
+    assert tried == {rule.alert for rule in alerts(made(groups))}
 
 
 @pytest.mark.slow
@@ -147,7 +148,9 @@ def test_prometheus_can_parse_the_queries_of_the_dashboard(tmp_path: Path) -> No
 # --- what an alert says ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: f"{rule.alert}-{rule.severity}")
+@pytest.mark.parametrize(
+    "rule", [*ALERTS, *OF_SEVERAL], ids=lambda rule: f"{rule.alert}-{rule.severity}"
+)
 def test_an_alert_says_what_it_is_about(rule: Rule) -> None:
     alert = rule.expected(made(), rule.found)
     labels, summary = alert["exp_labels"], alert["exp_annotations"]["summary"]

@@ -88,6 +88,7 @@ class MonitoredFleet:
     Attributes:
         app: The application's name, and the label of all its metrics.
         collector: The host whose exporter asks Redis.
+        replicas: Number of replicas that a primary of Redis should have; 0 with one host of Redis.
         beat: Beat's host; empty without one.
         beat_interval: Seconds after which beat looks at its schedule again.
         external: Queues that only others consume.
@@ -103,6 +104,7 @@ class MonitoredFleet:
     external: Sequence[str]
     uncounted: Sequence[str]
     collector: str
+    replicas: int
     beat: str
     beat_interval: float
     visibility_timeout: float
@@ -249,6 +251,7 @@ def fleet(
         external=facts["external"],
         uncounted=sorted(uncounted),
         collector=collector,
+        replicas=max(len(groups.get("redis", ())) - 1, 0),
         beat=beat if beat in hosts else "",
         beat_interval=float(hostvars[beat].get("celery_beat_max_loop_interval", 5)) if beat else 0,
         visibility_timeout=float(facts["visibility_timeout"]),

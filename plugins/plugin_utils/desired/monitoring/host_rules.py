@@ -34,7 +34,7 @@ _DEPLOY: Final = 15 * MINUTE
 
 def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
     """Yield the alerts about units, beat, Redis, hosts and releases."""
-    for part in (_units, _beat, _redis, _backups, _hosts, _releases):
+    for part in (_units, _beat, _redis, _replicas, _backups, _hosts, _releases):
         yield from part(fleet)
 
 
@@ -170,6 +170,24 @@ def _redis(fleet: MonitoredFleet) -> Iterator[Rule]:
         within=2 * MINUTE,
         summary="Redis uses {} % or more of its memory: $redis.",
         section="redis-is-full",
+        found=lambda _: labels,
+    )
+
+
+def _replicas(fleet: MonitoredFleet) -> Iterator[Rule]:
+    if not fleet.replicas:
+        return
+    labels = {"host": fleet.collector, "redis": "broker"}
+    yield from graded(
+        # A primary without replicas answers, but accepts no task.
+        Threshold(fleet.replicas - 1, 0, low=True),
+        lambda _: fleet.of("celery_fleet_redis_replicas"),
+        one(fleet.of("celery_fleet_redis_replicas", **labels)),
+        alert="CeleryRedisReplicas",
+        hold=MINUTE,
+        within=2 * MINUTE,
+        summary=f"The primary of $redis has at most {{}} of {fleet.replicas} replicas.",
+        section="redis-has-no-primary-or-lacks-replicas",
         found=lambda _: labels,
     )
 

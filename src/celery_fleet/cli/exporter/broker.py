@@ -11,15 +11,15 @@ from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.cli.exporter.table import COMMANDS_PER_SECOND, LONGEST_PAUSE
 from celery_fleet.common.redis_client import Client, RedisError, Server, information
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, SENT
-from celery_fleet.health.redis_checks import lists
+from celery_fleet.health.redis_checks import lists, replicas
 from celery_fleet.health.setup import Setup
 
 #: The end of a message that is kept, in bytes. Its headers and properties are there, after the arguments.
 KEPT = 1 << 16
 _CHUNK = 1 << 20
 
-#: Commands that `instance` sends.
-COMMANDS_OF_INSTANCE = 2
+#: Commands that `instance` sends at most; one less to an instance without replicas.
+COMMANDS_OF_INSTANCE = 3
 
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)")
 
@@ -44,6 +44,11 @@ class ExporterConnection:
         self.commands = 0
         self._server = server
         self._client: _Client | None = None
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether the instance has replicas, and Sentinels that know which server is the primary."""
+        return bool(self._server().sentinels)
 
     def ask_all(self, commands: Sequence[Sequence[str]]) -> list[Any]:
         """Send several commands at once and return their answers; an error is returned as a RedisError.
@@ -72,26 +77,38 @@ class ExporterConnection:
 
 
 def instance(kind: str, connection: ExporterConnection) -> Iterator[MetricSample]:
-    """Yield whether an instance answers, how fast, and how full its memory is.
+    """Yield whether an instance answers, how fast, how full its memory is, and how many replicas it has.
 
     Raises:
         OSError, RedisError: It does not answer as it should.
     """
     began = time.monotonic()
-    answer, about = connection.ask_all([("PING",), ("INFO", "memory")])
+    sections = ("memory", *(("replication",) if connection.has_replicas else ()))
+    answer, *about = connection.ask_all([("PING",), *(("INFO", name) for name in sections)])
     if isinstance(answer, RedisError):
         raise answer
     seconds = time.monotonic() - began
     yield MetricSample("celery_fleet_redis_up", 1.0, (kind,))
     yield MetricSample("celery_fleet_redis_seconds", seconds, (kind,))
     # Users of services that others run may not ask for this.
-    if not isinstance(about, RedisError):
-        memory = information(about)
+    found = {
+        name: information(text)
+        for name, text in zip(sections, about, strict=True)
+        if not isinstance(text, RedisError)
+    }
+    if "memory" in found:
+        memory = found["memory"]
         used, limit = float(memory["used_memory"]), float(memory["maxmemory"])
         yield MetricSample("celery_fleet_redis_memory_used_bytes", used, (kind,))
         # One that evicts is always full.
         if memory["maxmemory_policy"] == "noeviction":
             yield MetricSample("celery_fleet_redis_memory_max_bytes", limit, (kind,))
+    if found.get("replication", {}).get("role") == "slave":
+        # It was the primary when the connection was opened.
+        connection.close()
+    elif "replication" in found:
+        number = float(replicas(found["replication"]))
+        yield MetricSample("celery_fleet_redis_replicas", number, (kind,))
 
 
 class QueueCollector:

@@ -349,8 +349,9 @@ SOURCES = (
     Source(
         "Redis",
         ("broker", "results", "cache"),
-        "Only on the host that asks Redis: each instance by its own connection, which stays open.",
-        "`PING` and `INFO` for each instance",
+        "Only on the host that asks Redis: each instance by its own connection, which stays open. With several hosts "
+        "of Redis, the primary is asked, which also knows its replicas.",
+        "`PING` and `INFO` for each instance, and a second `INFO` if it has replicas",
         (
             Metric(
                 "celery_fleet_redis_up",
@@ -368,6 +369,7 @@ SOURCES = (
                 ("redis",),
                 "Memory that it may use (`maxmemory`); 0 without a limit.",
             ),
+            Metric("celery_fleet_redis_replicas", GAUGE, ("redis",), "Replicas that are in sync."),
         ),
     ),
     Source(

@@ -6,11 +6,15 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings import (
+    process_settings,
+)
 
 from celery_fleet.cli.exporter import broker as exporter_broker
 from celery_fleet.cli.exporter.broker import (
@@ -28,6 +32,7 @@ from celery_fleet.common.redis_client import RedisError
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.redis_checks import server as server_of
+from tests.facts import facts
 from tests.unit.cli.exporter.conftest import PASSWORD, QUEUES, Broker, setup_of
 from tests.unit.cli.exporter.documents import labels, parsed
 
@@ -258,6 +263,59 @@ def test_metrics_of_an_instance(broker: Broker, host: Host) -> None:
         for name in ("up", "seconds", "memory_used_bytes", "memory_max_bytes")
     }
     assert [*found["celery_fleet_redis_memory_max_bytes"].values()] == [1 << 30]
+
+
+def test_a_primary_has_its_number_of_replicas(
+    broker: Broker, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without replicas it accepts no task, but answers."""
+    monkeypatch.setattr(ExporterConnection, "has_replicas", True)
+    asked: list[Any] = []
+    ask_all = ExporterConnection.ask_all
+
+    def counted(connection: ExporterConnection, commands: Any) -> list[Any]:
+        asked.append(commands)
+        return ask_all(connection, commands)
+
+    monkeypatch.setattr(ExporterConnection, "ask_all", counted)
+    found = parsed(text(instance("broker", host.connection)))
+    assert found["celery_fleet_redis_replicas"] == {labels(redis="broker"): 0}
+    (commands,) = asked
+    assert len(commands) == exporter_broker.COMMANDS_OF_INSTANCE
+    sync = "slave{}:ip=redis{},port=6379,state={},offset=42,lag=0"
+    states = enumerate(("online", "wait_bgsave", "online"))
+    about = "\r\n".join(sync.format(number, number, state) for number, state in states)
+    monkeypatch.setattr(
+        ExporterConnection, "ask_all", lambda *_: ["PONG", RedisError("NOPERM"), about]
+    )
+    found = parsed(text(instance("broker", host.connection)))
+    assert found["celery_fleet_redis_replicas"] == {labels(redis="broker"): 2}
+
+
+def test_a_server_that_has_become_a_replica_is_left(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExporterConnection, "has_replicas", True)
+    closed: list[ExporterConnection] = []
+    monkeypatch.setattr(ExporterConnection, "close", lambda self: closed.append(self))
+    answers = ["PONG", RedisError("NOPERM"), "role:slave\r\nconnected_slaves:0"]
+    monkeypatch.setattr(ExporterConnection, "ask_all", lambda *_: answers)
+    found = parsed(text(instance("broker", host.connection)))
+    assert "celery_fleet_redis_replicas" not in found
+    assert closed == [host.connection]
+
+
+@pytest.mark.parametrize(("kind", "replicated"), [("broker", True), ("cache", False)])
+def test_only_instances_that_sentinels_know_have_replicas(
+    kind: str, replicated: bool, tmp_path: Path
+) -> None:
+    nodes = [{"host": f"redis{number}", "port": 26379} for number in (1, 2, 3)]
+    address = {"host": "redis1", "port": 6379, "name": "shop-broker", "sentinels": nodes}
+    setup = setup_of(tmp_path, 6379)
+    assert not connections_of(setup)[kind].has_replicas
+    login = process_settings(facts(broker=address, results=address), "exporter", PASSWORD)
+    (tmp_path / "login.json").write_text(json.dumps(login))
+    assert connections_of(replace(setup))[kind].has_replicas is replicated
 
 
 def test_an_instance_that_evicts_has_no_limit_to_be_full_at(broker: Broker, host: Host) -> None:
