@@ -89,7 +89,7 @@ class MonitoredFleet:
         app: The application's name, and the label of all its metrics.
         collector: The host whose exporter asks Redis.
         replicas: Number of replicas that a primary of Redis should have; 0 with one host of Redis.
-        beat: Beat's host; empty without one.
+        beats: Beat's hosts, of which one sends; none if one of them has no exporter.
         beat_interval: Seconds after which beat looks at its schedule again.
         external: Queues that only others consume.
         uncounted: Queues of which it is not known who consumes them: a worker counts nothing, or has no exporter.
@@ -105,7 +105,7 @@ class MonitoredFleet:
     uncounted: Sequence[str]
     collector: str
     replicas: int
-    beat: str
+    beats: Sequence[str]
     beat_interval: float
     visibility_timeout: float
     drain: float
@@ -242,7 +242,7 @@ def fleet(
             objectives(options.get("slo") or {}),
             hold.ahead * hold.limit if hold else None,
         )
-    beat = next(iter(groups.get("celery_beat", ())), "")
+    beats = groups.get("celery_beat", ())
     return MonitoredFleet(
         app=facts["name"],
         hosts=hosts,
@@ -252,8 +252,11 @@ def fleet(
         uncounted=sorted(uncounted),
         collector=collector,
         replicas=max(len(groups.get("redis", ())) - 1, 0),
-        beat=beat if beat in hosts else "",
-        beat_interval=float(hostvars[beat].get("celery_beat_max_loop_interval", 5)) if beat else 0,
+        beats=beats if hosts.keys() >= {*beats} else (),
+        beat_interval=max(
+            (float(hostvars[name].get("celery_beat_max_loop_interval", 5)) for name in beats),
+            default=0,
+        ),
         visibility_timeout=float(facts["visibility_timeout"]),
         drain=max(drains, default=0),
         runbook=runbook or "docs/runbook.md",

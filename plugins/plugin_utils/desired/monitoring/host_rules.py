@@ -10,6 +10,7 @@ from typing import Any, Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
     MonitoredFleet,
+    any_of,
     grouped,
     quoted,
 )
@@ -30,6 +31,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 DAY: Final = 24 * 60 * MINUTE
 # Releases may differ for as long as a deploy takes.
 _DEPLOY: Final = 15 * MINUTE
+_BEAT: Final = "beat-sends-nothing"
 
 
 def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
@@ -82,38 +84,33 @@ def _units(fleet: MonitoredFleet) -> Iterator[Rule]:
 
 
 def _beat(fleet: MonitoredFleet) -> Iterator[Rule]:
-    if not fleet.beat:
+    if not fleet.beats:
         return
-    host = fleet.beat
-    tick = fleet.of("celery_fleet_beat_tick_timestamp_seconds", host=host)
-    overdue = fleet.of("celery_fleet_beat_overdue_seconds", host=host)
-    condition, answers = while_up(fleet, host)
+    yield from _beat_down(fleet)
+    # Of several, any may be the one that sends.
+    host = fleet.beats[-1]
+    fixed = {"host": host} if len(fleet.beats) == 1 else {}
+    tick, overdue = (
+        fleet.of(f"celery_fleet_beat_{what}_seconds", **fixed)
+        for what in ("tick_timestamp", "overdue")
+    )
     bounds = Threshold(**fleet.hosts[host].thresholds["beat_tick_seconds"])
     warning, bad = (
         None if bound is None else fleet.beat_interval + bound
         for bound in (bounds.warning, bounds.bad)
     )
-    section = "beat-sends-nothing"
-    yield Rule(
-        "CeleryBeatDown",
-        CRITICAL,
-        f"absent({tick}) {condition}",
-        MINUTE,
-        2 * MINUTE,
-        "Beat does not run on $host, so nothing scheduled is sent.",
-        section,
-        calm={**answers, tick: at(0, INTERVAL)},
-        fires=({tick: None},),
-        found={"host": host},
-    )
     for alert, expr, series, what in (
         (
             "CeleryBeatLate",
             f"time() - {tick}",
-            lambda _, value: {tick: at(-value, INTERVAL)},
+            lambda _, value: {_tick(fleet, host): at(-value, INTERVAL)},
             "has not looked at its schedule for {} s or more",
         ),
-        ("CeleryBeatOverdue", overdue, one(overdue), "should have sent an entry {} s ago or more"),
+        (
+            *("CeleryBeatOverdue", overdue),
+            one(fleet.of("celery_fleet_beat_overdue_seconds", host=host)),
+            "should have sent an entry {} s ago or more",
+        ),
     ):
         yield from graded(
             Threshold(warning, bad),
@@ -123,7 +120,7 @@ def _beat(fleet: MonitoredFleet) -> Iterator[Rule]:
             hold=MINUTE,
             within=2 * MINUTE,
             summary=f"Beat on $host {what}.",
-            section=section,
+            section=_BEAT,
             found=lambda _: {"host": host},
         )
     yield _counted(
@@ -134,8 +131,66 @@ def _beat(fleet: MonitoredFleet) -> Iterator[Rule]:
         host=host,
         found={"entry": "nightly", "reason": "failed"},
         summary="Beat on $host has not sent the entry $entry as it was due: $reason.",
-        section=section,
+        section=_BEAT,
     )
+
+
+def _tick(fleet: MonitoredFleet, host: str) -> str:
+    return fleet.of("celery_fleet_beat_tick_timestamp_seconds", host=host)
+
+
+def _beat_down(fleet: MonitoredFleet) -> Iterator[Rule]:
+    ticks = {_tick(fleet, host): at(0, INTERVAL) for host in fleet.beats}
+    if len(fleet.beats) == 1:
+        host = fleet.beats[0]
+        (tick,) = ticks
+        condition, answers = while_up(fleet, host)
+        yield Rule(
+            "CeleryBeatDown",
+            CRITICAL,
+            f"absent({tick}) {condition}",
+            MINUTE,
+            2 * MINUTE,
+            "Beat does not run on $host, so nothing scheduled is sent.",
+            _BEAT,
+            calm={**answers, **ticks},
+            fires=({tick: None},),
+            found={"host": host},
+        )
+        return
+    any_tick = fleet.of("celery_fleet_beat_tick_timestamp_seconds")
+    ups = [while_up(fleet, host)[1] for host in fleet.beats]
+    hosts = f"host=~{any_of(fleet.beats)}"
+    *others, last = ticks
+    yield Rule(
+        "CeleryBeatDown",
+        CRITICAL,
+        f"absent({any_tick}) and on () {fleet.of('up', hosts, exporter='fleet')} == 1",
+        MINUTE,
+        2 * MINUTE,
+        "Beat does not run on any host, so nothing scheduled is sent.",
+        _BEAT,
+        calm={**ups[0], **dict.fromkeys(others), last: at(0, INTERVAL)},
+        fires=({last: None},),
+        found={},
+    )
+    for host, up in zip(fleet.beats, ups, strict=True):
+        tick = _tick(fleet, host)
+        yield Rule(
+            "CeleryBeatStandbyDown",
+            WARNING,
+            f"absent({tick}) {while_up(fleet, host)[0]} and on () {any_tick}",
+            MINUTE,
+            2 * MINUTE,
+            "Beat does not run on $host; that of another host sends.",
+            _BEAT,
+            calm={**up, **ticks},
+            fires=({tick: None},),
+            quiet=(dict.fromkeys(ticks),),
+            found={"host": host},
+            # Two rules of a file may not have the same name and labels.
+            labels={"host": host},
+        )
 
 
 def _redis(fleet: MonitoredFleet) -> Iterator[Rule]:
