@@ -103,12 +103,17 @@ class Hosts:
 
         A run that was killed before it wrote the record has left one that the record does not name.
         """
-        used = {
+        used = self.used
+        return used.pop() if len(used) == 1 else ""
+
+    @property
+    def used(self) -> set[str]:
+        """Return the releases that processes and hosts use; "" is among them if one of them has none."""
+        return {
             str(name)
             for answer in self.answers.values()
             for name in (*answer["pins"].values(), answer["current"])
         }
-        return used.pop() if len(used) == 1 else ""
 
     def one_way(self, release: str) -> list[str]:
         """Return the one-way migrations that a release knows."""
@@ -189,7 +194,8 @@ def to_go_back(
     """Return what `rollback_app.yml` goes back to.
 
     Args:
-        asked: Id of a kept release; empty for the last one that served before the current one.
+        asked: Id of a kept release; empty for the last one that served before the current one. If a deploy has moved
+            processes to a release that never served, the current one is the way back.
         record: The record.
         hosts: The releases of the hosts.
         accepted: Whether one-way migrations are accepted.
@@ -199,7 +205,9 @@ def to_go_back(
         ChoiceError: There is no such release, or the database has changed for good since.
     """
     current = str(record.get("current") or "") or hosts.current()
-    target = asked or before(record, current, hosts)
+    served = _served(record)
+    begun = bool(served) and not hosts.used <= {"", current, *served}
+    target = asked or (current if begun else before(record, current, hosts))
     if not target:
         raise ChoiceError(
             f"no earlier release is recorded that all hosts keep. {_kept(hosts)} "
@@ -211,7 +219,8 @@ def to_go_back(
         raise ChoiceError(
             f"release {target} is the one that runs. Nothing was changed. {_kept(hosts)}"
         )
-    require_two_way(current, target, hosts, accepted=accepted)
+    for newer in (current, *sorted(hosts.used - {"", current})):
+        require_two_way(newer, target, hosts, accepted=accepted)
     return ReleaseChoice(target, {}, current, True, f"release {target}", why)
 
 
@@ -241,12 +250,17 @@ def require_way_back(release: str, current: str, hosts: Hosts, *, accepted: bool
 def before(record: Mapping[str, Any], current: str, hosts: Hosts) -> str:
     """Return the last recorded release other than the current one that all hosts keep; empty if there is none."""
     kept = hosts.everywhere
-    served = [
+    served = reversed(_served(record))
+    return next((name for name in served if name != current and name in kept), "")
+
+
+def _served(record: Mapping[str, Any]) -> list[str]:
+    """Return the recorded releases that have served, the oldest first."""
+    return [
         str(entry["release"])
         for entry in record.get("history") or ()
         if entry["result"] in (DEPLOYED, BACK)
     ]
-    return next((name for name in reversed(served) if name != current and name in kept), "")
 
 
 def require_two_way(current: str, target: str, hosts: Hosts, *, accepted: bool) -> None:

@@ -174,6 +174,28 @@ def test_a_rollback_that_was_killed_before_the_record_is_finished_by_the_same_co
     assert to_deploy("v3", GIT, RECORD, moved).current == OLD
 
 
+@pytest.mark.parametrize("link", [NOW, NEW])
+def test_a_deploy_that_did_not_finish_leads_back_to_what_serves(link: str) -> None:
+    """The record still names it, so the release before it is not the last one that served."""
+    for pins in (NOW, NEW):
+        moved = hosts(host(OLD, NOW, NEW, pins=pins), host(OLD, NOW, NEW, current=link, pins=NEW))
+        choice = to_go_back("", RECORD, moved, accepted=False)
+        assert (choice.kept, choice.current) == (NOW, NOW)
+    # Its commands may have run.
+    notes: dict[str, list[str]] = {NEW: ["0007_drop"]}
+    crossed = hosts(host(OLD, NOW, NEW, pins=NEW, **notes), host(OLD, NOW, NEW))
+    with pytest.raises(ChoiceError, match=r"does not know: 0007_drop"):
+        to_go_back("", RECORD, crossed, accepted=False)
+    # A rollback that was killed is finished.
+    moved = hosts(host(OLD, NOW, pins=OLD), host(OLD, NOW))
+    assert to_go_back("", RECORD, moved, accepted=False).kept == OLD
+
+
+def test_a_host_without_a_release_is_no_deploy_that_did_not_finish() -> None:
+    new = {**host(OLD, NOW, current=""), "pins": {}}
+    assert to_go_back("", RECORD, hosts(host(OLD, NOW), new), accepted=False).kept == OLD
+
+
 @pytest.mark.parametrize(
     "damage",
     [
