@@ -51,7 +51,8 @@ class ActionModule(FleetAction):
         if not archive:
             raise UserError(
                 f"release {args['id']} is not on this host, and this control node has no copy of it. Run from the one "
-                "that deployed it, or deploy its version again with deploy_app.yml. Running processes are not affected."
+                "that deployed it, or deploy its version again (ansible-playbook celery_fleet.core.deploy_app "
+                "-e release=…). Running processes are not affected."
             )
         seen = self._look(args, variables)
         name, made = seen["name"], self._make_tmp_path()

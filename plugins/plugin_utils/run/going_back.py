@@ -29,8 +29,8 @@ def refusal(items: Iterable[PlanItem], release: str) -> str:
     return (
         "the inventory or this collection has changed since the last whole run, and going back does not carry out "
         f"these changes: {', '.join(named)}. Without them, no process would start. Nothing was changed. Check out what "
-        f"was deployed last and run the same command again; or run deploy_app.yml -e release={release}, which carries "
-        "out everything."
+        "was deployed last and run the same command again; or run ansible-playbook celery_fleet.core.deploy_app "
+        f"-e release={release}, which carries out everything."
     )
 
 

@@ -211,7 +211,8 @@ def to_go_back(
     if not target:
         raise ChoiceError(
             f"no earlier release is recorded that all hosts keep. {_kept(hosts)} "
-            "Name one with -e release=, or deploy another version with deploy_app.yml."
+            "Name one with -e release=, or deploy another version: "
+            "ansible-playbook celery_fleet.core.deploy_app -e release=…"
         )
     _require_kept(target, hosts)
     # A rollback that was killed before it wrote the record only has this left to do.
@@ -283,7 +284,8 @@ def _require_kept(release: str, hosts: Hosts) -> None:
     if lacking:
         raise ChoiceError(
             f"release {release} is not kept on {', '.join(lacking)}. Nothing was changed. {_kept(hosts)} Deploy its "
-            "version again with deploy_app.yml, or keep more releases (celery_release_keep)."
+            "version again (ansible-playbook celery_fleet.core.deploy_app -e release=…), or keep more releases "
+            "(celery_release_keep)."
         )
 
 
@@ -371,7 +373,9 @@ def note(hold: Mapping[str, Any] | None) -> list[str]:
         return []
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(hold["at"])))
     words = f"release {hold['release']} is held by {hold['by']} since {since}: {hold['why']}"
-    return [f"{words}. celery_app_source is not deployed until deploy_app.yml is run"]
+    return [
+        f"{words}. site.yml keeps it; to deploy celery_app_source: ansible-playbook celery_fleet.core.deploy_app"
+    ]
 
 
 def first_line(text: str) -> str:

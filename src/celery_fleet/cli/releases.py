@@ -63,5 +63,5 @@ def say_hold(hold: Mapping[str, Any] | None) -> None:
         since = output.ago(datetime.fromtimestamp(float(hold["at"]), UTC))
         output.say(
             f"Release {hold['release']} is held by {hold['by']} for {since}: {hold['why']}. "
-            "site.yml keeps it until deploy_app.yml is run.\n"
+            "site.yml keeps it; to deploy another one: ansible-playbook celery_fleet.core.deploy_app\n"
         )

@@ -14,7 +14,7 @@ def test_what_processes_need_is_done_by_another_run_first(part: str) -> None:
     due = PlanItem("h1", part, "redis@shop-broker.service", "live", ("user worker changed",))
     words = going_back.refusal([WORKER, due], "a" * 12)
     assert "these changes: redis@shop-broker on h1. " in words
-    assert f"deploy_app.yml -e release={'a' * 12}" in words
+    assert f"ansible-playbook celery_fleet.core.deploy_app -e release={'a' * 12}" in words
 
 
 def test_the_rest_is_left_to_a_whole_run() -> None:

@@ -263,7 +263,9 @@ def test_the_plan_names_a_hold() -> None:
     hold = release_history.held({}, OLD, "it is slow")["hold"]
     (words,) = release_history.note(hold)
     assert words.startswith(f"release {OLD} is held by ")
-    assert ": it is slow. celery_app_source is not deployed until deploy_app.yml is run" in words
+    assert (
+        ": it is slow. site.yml keeps it; to deploy celery_app_source: ansible-playbook " in words
+    )
 
 
 # -- on the host ----------------------------------------------------------------------------------------------------

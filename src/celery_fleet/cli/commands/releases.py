@@ -21,7 +21,8 @@ from celery_fleet.cli.options import Context, command
 def releases(context: Context) -> None:
     """Show which releases were deployed, refused or rolled back, the newest first.
 
-    `kept` are those that this host keeps, which only root can see; `rollback_app.yml -e release=…` goes back to one.
+    `kept` are those that this host keeps, which only root can see. To go back to one:
+    ansible-playbook celery_fleet.core.rollback_app -e release=…
     """
     application = context.application
     record = recorded.record(application.name)
