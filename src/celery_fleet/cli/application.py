@@ -111,7 +111,7 @@ class Application:
         try:
             return link.resolve(strict=True)
         except PermissionError:
-            raise need_root(link) from None
+            raise need_root(f"read {link}") from None
         except OSError:
             where = sorted(
                 {
@@ -135,7 +135,7 @@ class Application:
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except PermissionError:
-            raise need_root(path) from None
+            raise need_root(f"read {path}") from None
         except FileNotFoundError:
             raise CommandError(
                 f"{path} is missing on {self.host}; run this on a host that has it, or run site.yml"

@@ -97,7 +97,7 @@ def question(application: Application, name: str, **request: Any) -> Any:
     except subprocess.TimeoutExpired:
         raise CommandError(f"{python}: {late(timeout + 5)}") from None
     except PermissionError:
-        raise need_root(python) from None
+        raise need_root(f"read {python}") from None
     except (OSError, KeyError) as error:
         raise CommandError(f"{python} can't be run: {error}; run site.yml again") from None
     answer = last_line(done, "the release's Python")

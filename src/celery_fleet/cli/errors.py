@@ -33,8 +33,8 @@ class CommandError(click.ClickException):
         click.echo(printable(f"celery-fleet: {self.message}"), err=True, file=file)
 
 
-def need_root(path: object, who: str = "root") -> CommandError:
-    """Return the error for a user who may not read a file that only root, or only `who`, may read."""
+def need_root(what: str, who: str = "root") -> CommandError:
+    """Return the error for a user who may not do something, such as `read /etc/x`, that only `who` may do."""
     argv = sys.argv[1:]
     chosen = []
     # sudo removes these variables.
@@ -43,4 +43,4 @@ def need_root(path: object, who: str = "root") -> CommandError:
         if value and not named(argv, {}, option):
             chosen += [option, value]
     typed = shlex.join(["celery-fleet", *chosen, *argv])
-    return CommandError(f"only {who} may read {path}: sudo {typed}")
+    return CommandError(f"only {who} may {what}: sudo {typed}")

@@ -56,7 +56,7 @@ def in_database(application: Application) -> bool:
     """
     path = application.directory / "credentials" / "beat.json"
     if os.geteuid() != 0:
-        raise need_root(path)
+        raise need_root(f"read {path}")
     if not path.is_file():
         hosts = ", ".join(application.in_group("celery_beat")) or "no host"
         raise CommandError(

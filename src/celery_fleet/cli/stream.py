@@ -40,7 +40,7 @@ class Stream:
                 **apart(application.user, application.runtime),
             )
         except PermissionError:
-            raise need_root(python) from None
+            raise need_root(f"read {python}") from None
         except OSError as error:
             raise CommandError(f"{python} can't be run: {error}; run site.yml again") from None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()

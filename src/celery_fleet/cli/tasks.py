@@ -31,7 +31,7 @@ def note_of(application: Application) -> dict[str, Any]:
         found["tasks"] = sorted(map(str, found["tasks"]))
         return found
     except PermissionError:
-        raise need_root(path) from None
+        raise need_root(f"read {path}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         words = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CommandError(f"{path} can't be read ({words}); deploy with site.yml") from None

@@ -245,10 +245,15 @@ def test_a_user_who_may_not_read_credentials_is_told_how(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    for argv in (("exec", "--", "true"), ("schedule", "-n", "2")):
+    for argv, what in (
+        (("exec", "--", "true"), "run commands as the application's user"),
+        (("schedule", "-n", "2"), f"read {place}/etc/shop/credentials/beat.json"),
+        (("stop",), "stop services"),
+        (("health", "--now"), "run the check"),
+    ):
         done = call(*argv)
         assert done.exit_code == 3
-        assert f"only root may read {place}/etc/shop/credentials" in done.stderr
+        assert f"only root may {what}: " in done.stderr
         assert done.stderr.endswith(f": sudo celery-fleet {' '.join(argv)}\n")
 
     def refuse(*_: object, **__: object) -> str:
@@ -491,9 +496,45 @@ def test_a_redis_that_refuses_or_hangs_or_is_down(
     done = call("redis", "--timeout", "0.3", "--", "ping")
     assert done.exit_code == 3
     assert "broker redis1:6379: no answer within 0.3 s" in done.stderr
+    assert "; see systemctl status redis@shop-broker.service on redis1" in done.stderr
     monkeypatch.setattr(redis.shutil, "which", lambda name, path: None)
     done = call("redis", "--", "ping")
     assert (done.exit_code, "apt install redis-tools" in done.stderr) == (3, True)
+
+
+def test_a_redis_that_is_down_is_named_with_its_unit(place: Path, call: Call) -> None:
+    document = host.document(place)
+    where = {"host": "127.0.0.1", "port": free_port()}
+    document["redis"]["instances"]["broker"] |= where
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    (place / "ca.crt").write_text(Authority("fleet").pem)
+    done = call("redis", "--", "ping")
+    assert done.exit_code == 3
+    assert "can't be reached: " in done.stderr
+    assert "; see systemctl status redis@shop-broker.service on 127.0.0.1" in done.stderr
+
+
+def test_a_redis_with_replicas_may_be_asked_on_any_of_its_hosts(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = host.document(place)
+    sentinels = [{"host": f"redis{number}", "port": free_port()} for number in (1, 2, 3)]
+    broker = document["redis"]["instances"]["broker"] | {
+        "name": "shop-broker",
+        "sentinels": [{**one, "host": "127.0.0.1"} for one in sentinels],
+    }
+    document["redis"]["instances"]["broker"] = broker
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    done = call("redis", "--", "ping")
+    assert "the primary of the broker is not known: " in done.stderr
+    assert "systemctl status shop-sentinel redis@shop-broker.service on 127.0.0.1" in done.stderr
+    broker["sentinels"] = sentinels
+    found = host.application(place, redis=document["redis"]).redis["broker"]
+    monkeypatch.setattr(redis.shutil, "which", lambda name, path: None)
+    with pytest.raises(CommandError, match="run this on redis1, redis2, redis3, or apt install"):
+        redis.line(host.application(place), found, redis.Login("operator", ""), ["ping"])
+    with pytest.raises(CommandError, match="on hosts of Redis; run this on redis1, redis2, redis3"):
+        redis.login(host.application(place), found, "admin")
 
 
 @pytest.fixture
@@ -783,6 +824,11 @@ def test_logs_of_units_on_other_hosts(place: Path, call: Call) -> None:
         "celery-fleet: worker1 has no beat of shop; it is on control1\n",
     )
     assert "it is on redis1" in call("logs", "broker").stderr
+    # Only several hosts of Redis have Sentinels.
+    assert "it is on no host" in call("logs", "sentinel").stderr
+    unit = "shop-sentinel.service"
+    there = host.application(place, units=[unit])
+    assert logs.wanted(there, ("sentinel",)) == [unit]
 
 
 # --- the command as a whole ---

@@ -48,7 +48,7 @@ def exec_(
     status are passed through. 124 is a timeout, 125 a command that could not be started, 126 and 127 are a shell's.
     """
     if os.geteuid() != 0:
-        raise need_root(f"{context.application.directory}/credentials")
+        raise need_root("run commands as the application's user")
     own = []
     if release is not None:
         own += ["--release", release]

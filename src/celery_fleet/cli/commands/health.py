@@ -78,7 +78,7 @@ def result_of(application: Application, path: Path) -> dict[str, Any]:
             " or run site.yml with celery_health_enabled"
         ) from None
     except PermissionError:
-        raise need_root(path) from None
+        raise need_root(f"read {path}") from None
     except (OSError, ValueError) as error:
         raise CommandError(
             f"{path} can't be read ({error}); run the check again with --now"
@@ -93,7 +93,7 @@ def check(application: Application, seconds: float = NOW) -> None:
     """
     unit = f"{application.name}-health.service"
     if os.geteuid() != 0:
-        raise need_root(unit)
+        raise need_root("run the check")
     if any(found.active == "missing" for found in units.show([unit])):
         raise CommandError(
             f"{unit} is not on this host; run site.yml with celery_health_enabled: true"

@@ -18,7 +18,7 @@ from celery_fleet.cli.options import Context, command, known
 #: Directories of journald's files.
 JOURNALS = ("/var/log/journal", "/run/log/journal")
 
-PARTS = ("worker", "beat", "flower", "web", "broker", "results", "cache")
+PARTS = ("worker", "beat", "flower", "web", "broker", "results", "cache", "sentinel")
 
 
 def workers(application: Application) -> list[str]:
@@ -71,6 +71,9 @@ def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
     if missing or not units:
         groups = {"worker": "celery_workers", "beat": "celery_beat", "web": "celery_producers"}
         hosts = application.in_group(groups.get(part, "flower" if part == "flower" else "redis"))
+        if part == "sentinel":
+            # Only several hosts of Redis have Sentinels.
+            hosts = [host for host, _ in application.redis["broker"].sentinels]
         raise CommandError(
             f"{application.host} has no {part} of {app}; it is on {', '.join(hosts) or 'no host'}",
             USAGE,
@@ -175,13 +178,13 @@ def require_readable(words: list[str]) -> None:
     if words[0] != "journalctl":
         closed = [word for word in words if word.startswith("/") and not os.access(word, os.R_OK)]
         if closed:
-            raise need_root(closed[0])
+            raise need_root(f"read {closed[0]}")
         return
     # A journal that is only in memory is in a directory that others can't read either.
     places = [path for place in JOURNALS for path in glob.glob(f"{place}/*")]
     files = [path for place in places for path in glob.glob(f"{place}/system*.journal")]
     if places and not any(os.access(path, os.R_OK) for path in files):
-        raise need_root("the journal", "root and the group systemd-journal")
+        raise need_root("read the journal", "root and the group systemd-journal")
 
 
 @command(
@@ -216,7 +219,10 @@ def logs(
     since: str | None,
     task: str | None,
 ) -> None:
-    """Show the logs of this host's units, or of PART: worker [NAME], beat, flower, web, broker, results, cache."""
+    """Show the logs of this host's units, or of PART.
+
+    PART is worker [NAME], beat, flower, web, broker, results, cache or sentinel.
+    """
     if task is not None:
         task = checked_id(task)
     words = line(context.application, what, follow, number, since, task)

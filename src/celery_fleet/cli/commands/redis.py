@@ -42,6 +42,16 @@ class Login(NamedTuple):
     tls: bool = True
 
 
+def hosts(instance: Instance) -> str:
+    """Return the hosts of an instance that the fleet runs, as text."""
+    return ", ".join(host for host, _ in instance.sentinels) or instance.host
+
+
+def remedy(instance: Instance) -> str:
+    """Return what to look at if an instance does not answer; empty if the fleet does not run it."""
+    return f"; see systemctl status {instance.unit} on {instance.host}" if instance.unit else ""
+
+
 def login(application: Application, instance: Instance, user: str) -> Login:
     """Return the login of a user, from a file that only root may read.
 
@@ -58,18 +68,18 @@ def login(application: Application, instance: Instance, user: str) -> Login:
         return Login(name, secret, url.path.strip("/").removeprefix("0"), tls)
     if not instance.unit:
         raise CommandError(
-            f"the fleet does not run {instance.host}, so it has no admin there", USAGE
+            f"the fleet does not run {instance.host}, so --as admin does not work there", USAGE
         )
     pattern = rf"^user {re.escape(user)} .*?>(\S+)"
     try:
         found = re.search(pattern, instance.acl.read_text(encoding="utf-8"), re.MULTILINE)
     except PermissionError:
-        raise need_root(instance.acl) from None
+        raise need_root(f"read {instance.acl}") from None
     except OSError:
         found = None
     if found is None:
         raise CommandError(
-            f"{user}'s password is only on the Redis host; run this on {instance.host}"
+            f"{user}'s password is only on hosts of Redis; run this on {hosts(instance)}"
         )
     return Login(user, found[1])
 
@@ -103,7 +113,7 @@ def located(application: Application, instance: Instance) -> Instance:
     except (OSError, RedisError) as error:
         raise CommandError(
             f"the primary of the {instance.kind} is not known: {error}; see systemctl status"
-            f" {instance.unit} on {', '.join(host for host, _ in instance.sentinels)}"
+            f" {application.name}-sentinel {instance.unit} on {hosts(instance)}"
         ) from None
 
 
@@ -115,7 +125,7 @@ def line(application: Application, instance: Instance, who: Login, words: list[s
     found = (shutil.which(name, path="/usr/local/bin:/usr/bin:/bin") for name in CLIENTS)
     program = next((path for path in found if path is not None), None)
     if program is None:
-        there = f"run this on {instance.host}, or " if instance.unit else ""
+        there = f"run this on {hosts(instance)}, or " if instance.unit else ""
         raise CommandError(
             f"redis-cli is not on {application.host}: {there}apt install redis-tools"
         )
@@ -239,15 +249,14 @@ def redis(context: Context, words: tuple[str, ...], user: str, timeout: float | 
     try:
         status = asyncio.run(tunnel.run(program, environment, timeout))
     except TimeoutError:
-        text = f"{kind} {instance.host}:{instance.port}: no answer within {timeout:g} s"
-        if instance.unit:
-            text += f"; see systemctl status {instance.unit} on {instance.host}"
-        raise CommandError(text) from None
+        raise CommandError(
+            f"{kind} {instance.host}:{instance.port}: no answer within {timeout:g} s{remedy(instance)}"
+        ) from None
     except OSError as error:
         raise CommandError(f"{program[0]} can't be run: {error.strerror}") from None
     if tunnel.trouble is not None:
         raise CommandError(
-            f"{kind} {instance.host}:{instance.port} can't be reached: {tunnel.trouble}"
+            f"{kind} {instance.host}:{instance.port} can't be reached: {tunnel.trouble}{remedy(instance)}"
         )
     if status:
         raise click.exceptions.Exit(BAD)

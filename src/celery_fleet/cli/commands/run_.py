@@ -171,7 +171,7 @@ def run(
     allowed = consumed(application, queue, anyway)
     request["task"] = resolve(registered(application), call.task)
     if os.geteuid() != 0:
-        raise need_root(application.directory / "credentials")
+        raise need_root("run tasks as the application's user" if here else "send tasks")
     if here:
         done = _calling(context, {**request, "do": "apply"}, timeout or WAIT, errors=True)
         _finish(context, done)

@@ -35,7 +35,7 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
     application = context.application
     wanted = services.meant(application, names)
     if os.geteuid() != 0:
-        raise need_root("systemd's jobs")
+        raise need_root(f"{verb} services")
     with context.within(verb):
         jobs = services.UnitJobs(verb, wanted)
         jobs.go()
