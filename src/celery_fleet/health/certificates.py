@@ -21,9 +21,7 @@ _ASK = ("openssl", "x509", "-noout", "-enddate", "-subject", "-issuer", "-nameop
 def certificates(setup: Setup, now: datetime | None = None) -> Finding:
     """Check how many days the certificates of this host and of its authority are still valid."""
     parts, value, words = [], {}, []
-    found = {
-        path: validities(Path(path).read_text(encoding="utf-8")) for path in setup.certificates
-    }
+    found = {path: validities(path) for path in setup.certificates}
     for path, ends in ends_of(found).items():
         days = (ends - (now or datetime.now(UTC))).total_seconds() / 86400
         value[path] = {"days": round(days, 1), "until": ends.isoformat()}
@@ -65,20 +63,22 @@ def ends_of(found: Mapping[str, Sequence[Validity]]) -> dict[str, datetime]:
     return ends
 
 
-def validities(pem: str) -> list[Validity]:
-    """Return when each certificate of a text in PEM form ends.
+def validities(path: str) -> list[Validity]:
+    """Return when each certificate of a file in PEM form ends.
 
     Raises:
-        CheckError: The text has no certificate, or a broken one.
+        CheckError: The file has no certificate, or a broken one.
+        OSError, ValueError: It can't be read.
     """
+    pem = Path(path).read_text(encoding="utf-8")
     # `openssl x509` reads only the first one of a text.
     found = re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
     if not found:
-        raise CheckError("this is no certificate (no PEM)")
-    return [_validity(text) for text in found]
+        raise CheckError(f"{path} is not a certificate in PEM form; run site.yml")
+    return [_validity(path, text) for text in found]
 
 
-def _validity(pem: str) -> Validity:
+def _validity(path: str, pem: str) -> Validity:
     try:
         done = subprocess.run(
             _ASK, input=pem, capture_output=True, text=True, check=True, timeout=4
@@ -87,4 +87,6 @@ def _validity(pem: str) -> Validity:
         until = datetime.fromtimestamp(ssl.cert_time_to_seconds(said["notAfter"]), UTC)
         return Validity(until, said["subject"], said["issuer"])
     except subprocess.CalledProcessError as error:
-        raise CheckError(f"this is no certificate ({error.stderr.splitlines()[0]})") from None
+        raise CheckError(
+            f"{path} is not a certificate ({error.stderr.splitlines()[0]}); run site.yml"
+        ) from None

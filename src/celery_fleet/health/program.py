@@ -121,7 +121,7 @@ def check(setup: Setup, state: Path | None = None) -> int:
         secrets = setup.secrets()
     except (OSError, ValueError) as error:
         # A check that needs them reports this itself.
-        print(f"<4>credentials can't be read: {error}", flush=True)
+        print(f"<4>credentials can't be read: {error}; run site.yml", flush=True)
     found = run(
         {
             name: (partial(one, setup), bound)

@@ -89,9 +89,11 @@ def redis(setup: Setup) -> Finding:
             found, wanted = replicas(about), len(where.sentinels) - 1
             value[kind]["replicas"] = found
             if found < wanted:
-                parts.append(
-                    (WARNING if found else BAD, f"{kind} has {found} of {wanted} replicas")
+                text = (
+                    f"{kind} has {found} of {wanted} replicas; see redis@{setup.app}-{kind} and {setup.app}-sentinel"
+                    " on the other hosts of Redis"
                 )
+                parts.append((WARNING if found else BAD, text))
             parts += sentinels(where)
         parts.append((setup.judge("redis_seconds", seconds), f"{kind} took {seconds:.1f} s"))
         if share is not None and about.get("maxmemory_policy", "noeviction") == "noeviction":

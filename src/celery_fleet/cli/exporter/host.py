@@ -151,13 +151,13 @@ class Certificates:
         """Yield when each certificate expires.
 
         Raises:
-            OSError, CheckError: A file can't be read, or is no certificate.
+            OSError, CheckError: A file can't be read, or is not a certificate.
         """
         for path in self._paths:
             about = os.stat(path)
             mark = (about.st_mtime_ns, about.st_ino)
             if path not in self._read or self._read[path][0] != mark:
-                self._read[path] = (mark, validities(Path(path).read_text(encoding="utf-8")))
+                self._read[path] = (mark, validities(path))
         ends = ends_of({path: self._read[path][1] for path in self._paths})
         for path, moment in ends.items():
             yield MetricSample(

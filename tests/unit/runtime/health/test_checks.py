@@ -251,9 +251,11 @@ def test_certificates_that_expire_are_reported(
         "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----",
     ],
 )
-def test_a_malformed_certificate_is_an_error(text: str) -> None:
-    with pytest.raises(CheckError, match="this is no certificate"):
-        certificates.validities(text)
+def test_a_malformed_certificate_is_an_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "host.crt"
+    path.write_text(text)
+    with pytest.raises(CheckError, match=rf"^{path} is not a certificate .*; run site\.yml$"):
+        certificates.validities(str(path))
 
 
 # --- units -------------------------------------------------------------------------------------------

@@ -155,6 +155,21 @@ def test_a_cache_beside_replicated_instances_has_no_sentinels(tmp_path: Path) ->
     assert (found.address, found.sentinels) == ("redis1:6381", ())
 
 
+@pytest.mark.parametrize(("lines", "state"), [(["online"], WARNING), ([], BAD)])
+def test_missing_replicas_are_named_with_their_units(
+    lines: list[str], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = tuple(Server(f"redis{number}", 26379) for number in (1, 2, 3))
+    about = {f"slave{number}": f"ip=x,state={one},lag=0" for number, one in enumerate(lines)}
+    monkeypatch.setattr(redis_checks, "server", lambda *_: Server("x", 0, sentinels=nodes))
+    monkeypatch.setattr(redis_checks, "described", lambda _: ({"used_memory": "1", **about}, 0.1))
+    monkeypatch.setattr(redis_checks, "sentinels", lambda _: [])
+    found = redis_checks.redis(documents.setup(tmp_path))
+    assert found.state == state
+    where = "redis@shop-broker and shop-sentinel on the other hosts of Redis"
+    assert f"broker has {len(lines)} of 2 replicas; see {where}" in found.text
+
+
 def test_without_a_login_a_refusal_counts_as_an_answer(running: Running, tmp_path: Path) -> None:
     one = setup(running, tmp_path)
     (tmp_path / "credentials/operator.json").unlink()
