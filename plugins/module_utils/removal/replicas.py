@@ -67,7 +67,7 @@ def hand_over(there: InstalledApplication, staying: Collection[str]) -> list[str
                 _prefer(access, _USUAL, talk)
         raise ReconcileError(
             f"the primaries can't be moved to {', '.join(sorted(staying))}: {error}\n"
-            "Redis still runs. Mend that, and run this again; or site.yml, which starts everything again."
+            "Redis still runs. Fix that and run the same command again; or run site.yml, which starts everything again."
         ) from error
     return moved
 

@@ -205,7 +205,7 @@ class Restoration:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != self._instance.sha256:
             raise UserError(
-                f"{path} has not the checksum of the backup. Nothing was changed; run the same command again, which "
+                f"{path} does not have the backup's checksum. Nothing was changed; run the same command again, which "
                 "copies it again."
             )
         program = f"{self._instance.flavor}-check-rdb"

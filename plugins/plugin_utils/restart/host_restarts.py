@@ -284,8 +284,8 @@ class HostRestarts:
                 else f"No worker consumes queue {queue}."
             )
         lines.append(
-            f"No other worker begins. Next, on {self.host}: journalctl -u {error.unit} -n 100. Once the cause is gone, "
-            "run the same command again: it continues where this run stopped."
+            f"No other worker was restarted. Next, on {self.host}: journalctl -u {error.unit} -n 100. Once the cause "
+            "is gone, run the same command again: it continues where this run stopped."
         )
         return "\n".join(lines)
 

@@ -32,7 +32,7 @@ def read(directory: Path) -> list[BackupFile]:
         lines = sums.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         raise UserError(
-            f"{directory} is no backup: there is no {SUMS} that can be read. Nothing was changed. Copy a whole backup "
+            f"{directory} is not a backup: it has no {SUMS} that can be read. Nothing was changed. Copy a whole backup "
             "to this machine, a directory such as shop-20260102T030000Z, and name it: -e backup=PATH"
         ) from None
     found: list[BackupFile] = []

@@ -239,13 +239,13 @@ def beyond(approved: Any, fresh: Mapping[str, Any]) -> list[str]:
         ApprovedError: The approved plan does not have this format.
     """
     if not isinstance(approved, dict) or approved.get("format") != fresh["format"]:
-        raise ApprovedError(f"it is no plan of format {fresh['format']}")
+        raise ApprovedError(f"it is not a plan of format {fresh['format']}")
     if not fresh["items"]:
         return []
     try:
         before, now = _lines(approved), _lines(fresh)
     except (AttributeError, KeyError, TypeError) as error:
-        raise ApprovedError(f"it is no plan of format {fresh['format']}") from error
+        raise ApprovedError(f"it is not a plan of format {fresh['format']}") from error
     return [
         *(f"not approved: {line}" for line in now if line not in before),
         *(f"approved, but no longer to be done: {line}" for line in before if line not in now),

@@ -21,7 +21,7 @@ def need_terminal() -> None:
         CommandError: There is none.
     """
     if not has_terminal():
-        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
+        raise CommandError("can't ask for confirmation without a terminal; add --yes", USAGE)
 
 
 def agree(question: str, otherwise: str) -> None:

@@ -70,7 +70,7 @@ def server_of(
         return _primary_of(url, tls or {}, options or {})
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError(f"{parts.scheme or 'it'} is no address of Redis")
+        raise ValueError(f"{parts.scheme or 'it'} is not a Redis URL")
     ca = str((tls or {}).get("ssl_ca_certs") or "") or None
     return Server(
         host=parts.hostname,
@@ -89,7 +89,7 @@ def _primary_of(url: str, tls: Mapping[str, Any], options: Mapping[str, Any]) ->
     parts = [urlsplit(one) for one in url.split(";")]
     name = options.get("master_name")
     if not name or any(one.scheme != "sentinel" or not one.hostname for one in parts):
-        raise ValueError("it is no list of Sentinels with a master_name")
+        raise ValueError("it is not a list of Sentinels with a master_name")
     known = options.get("sentinel_kwargs") or {}
 
     first = parts[0]
@@ -228,14 +228,14 @@ class Client:
         if not line.endswith(b"\r\n"):
             if not line:
                 raise ConnectionError("the connection was closed")
-            raise ProtocolError("what answers is no Redis")
+            raise ProtocolError("the server that answers is not Redis")
         kind, rest = line[:1], line[1:-2].decode(errors="replace")
         if kind == b"+":
             return rest
         if kind == b"-":
             raise RedisError(rest)
         if kind not in b":$*" or not rest.removeprefix("-").isdigit():
-            raise ProtocolError("what answers is no Redis")
+            raise ProtocolError("the server that answers is not Redis")
         number = int(rest)
         if kind == b":":
             return number

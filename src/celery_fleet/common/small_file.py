@@ -26,7 +26,7 @@ def content(path: Path) -> bytes:
         os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
     ) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{path} is no file")
+            raise ValueError(f"{path} is not a file")
         found = file.read(LARGEST + 1)
     if len(found) > LARGEST:
         raise ValueError(f"{path} is too large")

@@ -94,7 +94,7 @@ def workers(
     for node in (node for node in awaited if node not in online and not trouble):
         # A solo pool answers only between two tasks.
         busy = wanted[node].pool == "solo"
-        text = f"{node} gives no answer" + ("; its solo pool may be running a task" if busy else "")
+        text = f"{node} does not answer" + ("; its solo pool may be running a task" if busy else "")
         parts.append((WARNING if busy else BAD, text))
     asked = len(awaited)
     value = {

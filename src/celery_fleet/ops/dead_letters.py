@@ -42,7 +42,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     choice = _choice(request.get("choose") or {})
     do = request.get("do")
     if do not in ("list", "replay", "drop"):
-        raise FleetError(f"{do} is no action for dead letters: use list, replay or drop")
+        raise FleetError(f"{do} is not an action for dead letters: use list, replay or drop")
     with app.connection_for_write() as connection:
         store = _store(connection)
         if do == "list":

@@ -42,7 +42,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     do, targets = request.get("do"), [str(one) for one in request.get("targets") or ()]
     if do not in ("list", "pause", "resume", "ask"):
-        raise FleetError(f"{do} is no action for pauses: use list, pause, resume or ask")
+        raise FleetError(f"{do} is not an action for pauses: use list, pause, resume or ask")
     with app.connection_for_write() as connection:
         client = _client(connection)
         before = {pause.target: pause for pause in _read(client)}

@@ -47,7 +47,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if do == "set":
         return _set(app, request, nodes)
     if do not in ("list", "reset"):
-        raise FleetError(f"{do} is no action for pool sizes: use list, set or reset")
+        raise FleetError(f"{do} is not an action for pool sizes: use list, set or reset")
     with app.connection_for_write() as connection:
         client = _client(connection)
         changed = [node for node in nodes if do == "reset" and client.hdel(POOL_SIZES, node)]

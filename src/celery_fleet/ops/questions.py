@@ -51,7 +51,7 @@ def inspect(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return each node's answer to one of Celery's inspect methods."""
     method = str(request.get("method"))
     if method not in METHODS:
-        raise FleetError(f"{method} is no question: use one of {', '.join(METHODS)}")
+        raise FleetError(f"{method} is not a question: use one of {', '.join(METHODS)}")
     nodes = _strings(request, "nodes")
     with collecting(nodes or _strings(request, "expected")) as (found, collect):
         asked = app.control.inspect(

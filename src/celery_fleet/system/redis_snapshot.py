@@ -50,7 +50,7 @@ class SnapshotClient(Client):
             elif not header:
                 raise ConnectionError("the connection was closed")
             else:
-                raise ProtocolError("what answers is no Redis")
+                raise ProtocolError("the server that answers is not Redis")
             file.flush()
             os.fsync(file.fileno())
             return file.tell()

@@ -158,7 +158,7 @@ def test_status_names_what_is_wrong(
     assert done.exit_code == 1
     assert json.loads(done.stdout)["problems"] == [
         "shop-worker@mail.service is failed (consuming mail)",
-        "worker mail@worker1 gives no answer",
+        "worker mail@worker1 does not answer",
         "worker bulk@worker1 does not consume slow",
         "no worker consumes queue mail, where 9 tasks wait",
     ]

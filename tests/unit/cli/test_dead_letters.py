@@ -191,8 +191,8 @@ def test_letters_that_could_not_be_replayed_are_reported(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("replay",), "there is no terminal to ask on: add --yes"),
-        (("drop", "x"), "there is no terminal to ask on: add --yes"),
+        (("replay",), "can't ask for confirmation without a terminal; add --yes"),
+        (("drop", "x"), "can't ask for confirmation without a terminal; add --yes"),
         (("list", "--older-than", "soon"), "soon is not an age: write it as in 90s"),
         (("list", "--older-than", "-1h"), "-1h is not an age"),
         (("list", "--reason", "bad luck"), "'bad luck' is not one of"),
@@ -373,5 +373,5 @@ def test_an_unknown_action_is_refused() -> None:
     from celery import Celery
 
     made = Celery("shop", broker="redis://127.0.0.1:1", set_as_current=False)
-    with pytest.raises(letter_answers.FleetError, match="no action for dead letters"):
+    with pytest.raises(letter_answers.FleetError, match="not an action for dead letters"):
         letter_answers.answer(made, {"do": "burn"})

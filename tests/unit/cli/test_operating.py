@@ -140,7 +140,7 @@ def test_a_short_name_resolves_to_its_task() -> None:
         (("revoke",), "Missing argument"),
         (("revoke", ID, "--signal", "TERM"), "--signal only works with --terminate"),
         (("revoke", ID, "--terminate", "--signal", "HURRY"), "--signal HURRY: is not a signal"),
-        (("purge", "mail"), "there is no terminal to ask on: add --yes"),
+        (("purge", "mail"), "can't ask for confirmation without a terminal; add --yes"),
         (("active", "-t", "0"), "-t"),
     ],
 )

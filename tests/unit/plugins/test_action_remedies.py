@@ -188,7 +188,7 @@ def test_an_approved_plan_is_accepted(tmp_path: Path) -> None:
             json.dumps(plan.Plan([OTHER], ["redis1"]).as_dict()),
             "not approved: redis1  fleet  write  /etc/x",
         ),
-        ("{}", "it is no plan of format"),
+        ("{}", "it is not a plan of format"),
         ("items:", "Expecting value"),
         (None, "can't be read: No such file"),
     ],

@@ -263,7 +263,7 @@ def test_a_damaged_copy_is_refused_before_anything_is_touched(
     backup, _ = backed_up
     host = new_host("broker")
     one = host.restoration(backup, sha256="0" * 64)
-    with pytest.raises(UserError, match="has not the checksum of the backup"):
+    with pytest.raises(UserError, match="does not have the backup's checksum"):
         one.restore(overwrite=True)
     path = host.data / "shop-broker.restore/snapshot.rdb"
     path.write_bytes(path.read_bytes()[:-5])
@@ -336,7 +336,7 @@ def test_a_whole_backup_is_read(backed_up: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: (path / "SHA256SUMS").unlink(), "is no backup: there is no SHA256SUMS"),
+        (lambda path: (path / "SHA256SUMS").unlink(), "is not a backup: it has no SHA256SUMS"),
         (lambda path: (path / "broker.rdb").unlink(), r"broker\.rdb is missing"),
         (
             lambda path: (path / "broker.rdb").rename(path / "broker.rdb.gpg"),
@@ -352,7 +352,7 @@ def test_a_whole_backup_is_read(backed_up: Any) -> None:
             lambda path: (path / "SHA256SUMS").write_text(f"{'0' * 64}  ../x.rdb\n"),
             "another form",
         ),
-        (shutil.rmtree, "is no backup"),
+        (shutil.rmtree, "is not a backup"),
     ],
 )
 def test_a_backup_that_can_not_be_used_is_refused(

@@ -285,7 +285,7 @@ def test_only_approved_changes_may_be_made() -> None:
     "approved", [None, [], {}, {"format": 2}, {"format": 1}, {"format": 1, "items": [1]}]
 )
 def test_a_file_that_is_no_plan_is_refused_as_approval(approved: Any) -> None:
-    with pytest.raises(ApprovedError, match="no plan of format 1"):
+    with pytest.raises(ApprovedError, match="not a plan of format 1"):
         beyond(approved, as_json(RESTART))
 
 

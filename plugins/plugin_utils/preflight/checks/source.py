@@ -98,7 +98,7 @@ def _source(
         if source.get(key) and PurePosixPath(name).name not in names:
             yield Problem(
                 dotted((_NAME, key)),
-                f"has no effect, because {name} is no lock",
+                f"has no effect, because {name} is not a lock",
                 f"remove it, or name {', '.join(names[:-1])} or {names[-1]} in {_NAME}.requirements",
                 value=model.show((_NAME, key), source[key]),
             )

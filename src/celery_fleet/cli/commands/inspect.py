@@ -67,7 +67,7 @@ def inspect(
     QUESTION is one of active, active_queues, clock, conf, ping, query_task, registered, report, reserved, revoked,
     scheduled and stats.
 
-    Status 1 if a worker of the inventory, or one that is named by -d, gives no answer.
+    Status 1 if a worker of the inventory, or one that is named by -d, does not answer.
     """
     if arguments and method != "query_task":
         raise CommandError(f"inspect {method} takes no {' '.join(arguments)}", USAGE)

@@ -139,7 +139,7 @@ def judge(found: StatusReport, application: Application, answer: Mapping[str, An
     for node, queues in application.workers.items():
         if node not in seen:
             found.workers[node] = {"state": "no answer", "queues": list(queues), "ok": False}
-            found.problems.append(f"worker {node} gives no answer")
+            found.problems.append(f"worker {node} does not answer")
             continue
         missing = sorted(set(queues) - set(seen[node]["queues"]))
         # A worker that drains is about to be replaced, and a pause ends by itself.

@@ -77,7 +77,7 @@ def document(path: Path) -> dict[str, Any]:
     if _SURROGATE.search(raw):
         found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is no JSON object")
+        raise ValueError(f"{path} is not a JSON object")
     return found
 
 
@@ -90,9 +90,9 @@ def counted(path: Path) -> dict[str, Any]:
     """
     found = document(path)
     if found.get("format") != FORMAT:
-        raise ValueError(f"{path} has no format {FORMAT}")
+        raise ValueError(f"the format of {path} is not {FORMAT}")
     return found
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")

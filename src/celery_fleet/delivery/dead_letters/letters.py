@@ -145,7 +145,9 @@ class DeadLetter:
                 message=raw.get("message"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"this is no dead letter ({type(error).__name__}: {error})") from None
+            raise ValueError(
+                f"this is not a dead letter ({type(error).__name__}: {error})"
+            ) from None
 
     def item(self) -> bytes:
         """Return the original item for its list, without the fleet's additions.

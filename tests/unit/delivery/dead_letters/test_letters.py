@@ -356,7 +356,7 @@ def test_more_than_one_page(worker: redis.Redis, store: DeadLetterStore) -> None
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', "null", "7"])
 def test_a_malformed_letter_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="this is no dead letter"):
+    with pytest.raises(ValueError, match="this is not a dead letter"):
         DeadLetter.parse(text)
 
 

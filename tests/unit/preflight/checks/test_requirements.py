@@ -133,7 +133,7 @@ def test_extras_need_a_lock(tmp_path: Path) -> None:
     variables["celery_app_source"] = {**variables["celery_app_source"], "extras": ["web"]}
     (problem,) = problems(variables)
     assert problem.variable == "celery_app_source.extras"
-    assert "no effect, because requirements.txt is no lock" in problem.message
+    assert "no effect, because requirements.txt is not a lock" in problem.message
 
 
 def test_what_a_project_requires_is_read(tmp_path: Path) -> None:

@@ -439,14 +439,14 @@ def answering(*nodes: str) -> Any:
             {"mail": "active", "bulk": "active"},
             ["mail@worker1"],
             BAD,
-            "bulk@worker1 gives no answer",
+            "bulk@worker1 does not answer",
         ),
         (
             True,
             {"mail": "active", "bulk": "active"},
             ["mail@worker1", "bulk@worker1"],
             WARNING,
-            "slow@worker2 gives no answer; its solo pool may be running a task",
+            "slow@worker2 does not answer; its solo pool may be running a task",
         ),
     ],
 )

@@ -360,5 +360,5 @@ def test_a_url_is_read() -> None:
     assert found == Server("redis1", 6390, "/ca.crt", "operator", "a@b/")
     assert health_redis.server_of("redis://redis1", None) == Server("redis1", 6379)
     assert "a@b" not in repr(found)
-    with pytest.raises(ValueError, match="amqp is no address of Redis"):
+    with pytest.raises(ValueError, match="amqp is not a Redis URL"):
         health_redis.server_of("amqp://x", None)
