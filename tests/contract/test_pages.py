@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -218,28 +219,69 @@ EXAMPLES = re.compile(
 NOT_OURS = ("Connection refused", "no ssl options, defaulting to insecure SSL behaviour")
 
 
+ALL = ("src/**/*.py", "plugins/**/*.py", "roles/**/*.yml")
+# What `celery-fleet status` and `celery-fleet health` print.
+OF_THE_COMMAND = tuple(
+    f"src/celery_fleet/{part}/**/*.py" for part in ("cli", "health", "ops", "common", "supervision")
+)
+
+
 @cache
-def messages() -> str:
-    """Return all text that our code may print, with marks in place of values."""
-    files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("plugins/**/*.py"), *ROOT.glob("roles/**/*.yml")]
-    text = "\n".join(path.read_text() for path in sorted(files))
-    # A string over several lines counts as one.
-    text = re.sub(r'"\s*\n\s*f?"', "", text)
-    return re.sub(r"\s+", " ", re.sub(r"\{[^{}]*\}|%\.?\d*[sdf]", "…", text))
+def messages(patterns: tuple[str, ...] = ALL) -> str:
+    """Return all text that these files may print, with marks in place of values."""
+    files = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    found = [
+        "\n".join(strings(path.read_text())) if path.suffix == ".py" else path.read_text()
+        for path in files
+    ]
+    marked = re.sub(r"\{[^{}]*\}|%\.?\d*[sdf]", "…", "\n".join(found))
+    return re.sub(r"\s+", " ", marked)
+
+
+def strings(text: str) -> Iterator[str]:
+    """Yield the strings of a program without docstrings, which no message is made of."""
+    tree = ast.parse(text)
+    left_out = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = node.values
+            left_out.update(map(id, parts))
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts
+            )
+        elif isinstance(node, ast.Constant) and id(node) not in left_out:
+            yield str(node.value)
 
 
 @pytest.mark.parametrize(("name", "least"), [("runbook", 40), ("delivery", 25)])
 def test_quoted_messages_exist_in_the_code(name: str, least: int) -> None:
-    spans = [line for line in code(ROOT / f"docs/{name}.md") if "…" in line]
-    parts = [
-        part.strip(" :,;.()[]@-")
-        for span in spans
-        for part in EXAMPLES.sub("…", span).split("…")
-        if not span.startswith(("celery-fleet ", "ansible", "systemctl ", "/"))
-    ]
-    parts = [part for part in parts if len(part) > 5 and part not in NOT_OURS]
+    parts = quoted(code(ROOT / f"docs/{name}.md"))
     assert len(parts) > least
     assert [part for part in parts if part not in messages()] == []
+
+
+def test_the_first_words_of_the_runbook_are_those_of_its_commands(tmp_path: Path) -> None:
+    """Another program may print the same words, which would lead nowhere."""
+    page = tmp_path / "first.md"
+    page.write_text((ROOT / "docs/runbook.md").read_text().split("\n## ")[1])
+    parts = quoted(code(page))
+    assert len(parts) > 25
+    assert [part for part in parts if part not in messages(OF_THE_COMMAND)] == []
+
+
+def quoted(lines: Iterable[str]) -> list[str]:
+    """Return the parts of quoted messages that are the same in each fleet."""
+    parts = [
+        part.strip(" :,;.()[]@-")
+        for line in lines
+        for part in EXAMPLES.sub("…", line).split("…")
+        if "…" in line and not line.startswith(("celery-fleet ", "ansible", "systemctl ", "/"))
+    ]
+    return [part for part in parts if len(part) > 5 and part not in NOT_OURS]
 
 
 def test_a_commit_to_go_back_to_is_tested() -> None:
