@@ -64,6 +64,8 @@ def run_program(where: redis_backup.Places, *command: str) -> subprocess.Complet
             "STATE_DIRECTORY": str(where.state),
             "RUNTIME_DIRECTORY": str(where.runtime),
             "CREDENTIALS_DIRECTORY": str(where.credentials),
+            # With a limit on the size of files, it would leave damaged ones beside the code.
+            "PYTHONDONTWRITEBYTECODE": "1",
         },
         capture_output=True,
         text=True,
