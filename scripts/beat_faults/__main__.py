@@ -20,6 +20,7 @@ from scripts.beat_faults.simulation import FAULTS, HOSTS, Simulation
 from scripts.beat_faults.verdict import Judge, RunCount
 from scripts.clock_changes import DATABASE, ENTRIES, ROOT, slots
 from scripts.ports import free_port, listens
+from scripts.restarts.origin import commit_of
 from scripts.restarts.report import table, write_or_check
 
 PAGE = ROOT / "docs/schedules.md"
@@ -90,9 +91,13 @@ def section() -> str:
             lines.append([name, kind, policy(name), *(f"{count:,}" for count in counts)])
     months = (END.year - BEGIN.year) * 12
     what = ", ".join(f"{name} {faults[name]:,}" for name in FAULTS)
+    revision = commit_of(["src", "scripts/beat_faults"])
+    # A full id is 40 digits, and changes that are not committed add a word.
+    when = f"Commit `{revision[:7]}{revision[40:]}`, {time.strftime('%Y-%m-%d', time.gmtime())}"
+    runs = f"{HOSTS} hosts, zone {ZONE}, {months} months with each schedule"
     return "\n\n".join(
         (
-            f"{HOSTS} hosts, zone {ZONE}, {months} months with each schedule, {sum(faults.values()):,} faults: {what}.",
+            f"{when}: {runs}, {sum(faults.values()):,} faults: {what}.",
             table(HEADINGS, lines),
         )
     )
