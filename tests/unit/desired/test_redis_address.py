@@ -110,7 +110,7 @@ def test_an_own_address_of_the_inventory_comes_first() -> None:
 
 @pytest.mark.parametrize("url", ["sentinel://h", "sentinel://h;redis://h", "sentinel://u:p@"])
 def test_a_list_of_sentinels_without_its_parts_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="no list of Sentinels"):
+    with pytest.raises(ValueError, match="not a list of Sentinels"):
         server_of(url, None, {} if url == "sentinel://h" else {"master_name": "shop"})
 
 

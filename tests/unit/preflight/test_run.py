@@ -530,7 +530,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"archive": "https://me:hush@a/b.tar.gz", "sha256": "0" * 64}, f"{S}.archive", "contains a login", "~/.netrc"),
     (S, {"archive": "https://a/b.tar.gz", "sha256": "0" * 40}, f"{S}.sha256", "not a SHA-256", "64 hexadecimal"),
     (f"{S}/sha256", "0" * 64, f"{S}.sha256", "no effect with path", "remove it"),
-    (f"{S}/extras", ["a"], f"{S}.extras", "no lock", "pyproject.toml"),
+    (f"{S}/extras", ["a"], f"{S}.extras", "not a lock", "pyproject.toml"),
     # network
     ("redis_broker_port", 70000, "redis_broker_port", "not a TCP port", "1 to 65535"),
     ("redis_broker_maxmemory", "256 MB", "redis_broker_maxmemory", "not a memory limit", "256mb"),
