@@ -221,6 +221,10 @@ def _needed(directory: Path, names: list[Path], private: Iterable[Path]) -> list
     return needed
 
 
+# Where this collection is installed, which may be in the project.
+_INSTALLED = [path for path in Path(__file__).parents if path.name == "ansible_collections"]
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The files of a run, which are left out of a release.
@@ -239,7 +243,7 @@ class RunFiles:
             # Ansible looks for variables beside a link, and not beside the file that it points to.
             for inventory in {path.resolve(), path.parent.resolve() / path.name}:
                 yield from _of_inventory(inventory, source)
-        yield from (path.resolve() for path in self.others)
+        yield from (path.resolve() for path in (*_INSTALLED, *self.others))
 
 
 def _tar(directory: Path, names: Iterable[Path], made: Mapping[Path, bytes]) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import requirements
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import source as packing
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import (
     RunFiles,
     SourceError,
@@ -167,6 +168,15 @@ def test_files_of_the_run_are_left_out_wherever_they_are(tmp_path: Path) -> None
     others = [source / "secrets/pki", source / "plan.json", tmp_path]
     _, names = packed(tmp_path / "1", others=others, path=str(source))
     assert set(names) == set(FILES)
+
+
+def test_an_installed_collection_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer one is not a new release."""
+    source = write(tmp_path / "shop", FILES | {"collections/ansible_collections/x.py": ""})
+    monkeypatch.setattr(packing, "_INSTALLED", [source / "collections/ansible_collections"])
+    assert set(packed(tmp_path / "1", path=str(source))[1]) == set(FILES)
 
 
 def test_directories_of_other_users_beside_an_inventory_are_not_opened(
