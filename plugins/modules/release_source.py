@@ -12,7 +12,8 @@ description:
 options:
   source:
     description:
-      - Where the code is, C(celery_app_source). With C(of_collection) it is the collection's own, and git is not asked.
+      - Where the code is, C(celery_app_source). With C(of_collection) it is a directory of the collection, and all of
+        its files are packed, even if git ignores them.
     type: dict
     required: true
   python:
