@@ -142,7 +142,7 @@ def kept(root: Path) -> Mapping[str, Sequence[str]]:
 
 
 def page(root: Path) -> str:
-    """Return the page: a row for each part, and how long they took together."""
+    """Return the page: a row for each part, and the sum of their minutes."""
     runs, before = read(root), kept(root)
     rows: dict[str, Sequence[str]] = {}
     for part in parts(root):
@@ -152,8 +152,11 @@ def page(root: Path) -> str:
     usual = [cells[MINUTES] for part, cells in rows.items() if not part.startswith("soak-")]
     minutes = sum(float(cell) for cell in usual if cell)
     machine = " or ".join(map(str, sorted({run.processors for run in runs.values()})))
-    where = f", on a machine with {machine} processors" if machine else ""
-    total = f"\nWithout the soak it took {minutes:.0f} minutes{where}.\n"
+    where = f" on a machine with {machine} processors" if machine else ""
+    total = (
+        f"\nAdded up, the parts without `soak` took {minutes:.0f} minutes{where}. `make test-all` takes less,"
+        "\nbecause it runs two scenarios at a time.\n"
+    )
     lines = [f"| {' | '.join(cells)} |\n" for cells in rows.values()]
     return HEAD + "".join(lines) + (total if minutes else "")
 

@@ -63,7 +63,7 @@ def test_each_part_has_a_row(checkout: Path) -> None:
     ]
     assert found["`change`"][:4] == ["passed", "7", "1.5", f"`{run.commit[:7]}`"]
     assert found["`upgrade`"][0] == "**not run**"
-    assert "Without the soak it took 2 minutes" in (checkout / tested.PAGE).read_text()
+    assert "the parts without `soak` took 2 minutes" in (checkout / tested.PAGE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_row_stays_if_its_part_ran_in_another_checkout(checkout: Path) -> None
     after = rows(checkout)
     assert after["`change`"] == before["`change`"]
     assert after["without hosts"][0] == "**2 failed**"
-    assert "Without the soak it took 3 minutes" in (checkout / tested.PAGE).read_text()
+    assert "the parts without `soak` took 3 minutes" in (checkout / tested.PAGE).read_text()
 
 
 def test_a_row_says_how_much_of_the_product_has_changed_since(checkout: Path) -> None:
