@@ -39,7 +39,7 @@ SCENARIOS := $(filter-out $(SOAK_ONLY),$(patsubst molecule/%/molecule.yml,%,$(wi
 # These measure times, or need the whole machine; the others run two at a time.
 ALONE := restarts delivery cgroup2
 # Those that take longest come first, so that none of them runs by itself at the end.
-LONGEST := change observe noon database_fleets fleets
+LONGEST := change failover observe fleets noon database_fleets
 PAIRED := $(LONGEST) $(filter-out $(ALONE) $(LONGEST),$(SCENARIOS))
 COMMA := ,
 SPACE := $(subst x,,x x)
