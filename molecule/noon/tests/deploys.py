@@ -101,6 +101,10 @@ BROKEN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "migration": (_migrate("raise SystemExit('the migration fails')\n"), "the migration fails"),
 }
 
+#: Seconds for which the canary of such a release is observed, if not as long as the inventory says. Of a hundred tasks
+#: one is a `load.stumble`, so in 30 s a canary may get none.
+OBSERVED: Mapping[str, int] = {"task": 90}
+
 
 @dataclass(frozen=True)
 class Deployed:

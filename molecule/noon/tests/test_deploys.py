@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 
-from deploys import BROKEN, Deploys
+from deploys import BROKEN, OBSERVED, Deploys
 from ground import FLEET, Case, Ground, assert_nothing_lost_or_doubled
 from support.waiting import wait_for
 
@@ -82,7 +83,9 @@ def test_bad_releases_are_refused_and_go_back(ground: Ground, deploys: Deploys) 
 
     def act(case: Case) -> None:
         for name, (change, words) in BROKEN.items():
-            done = deploys.deploy(case, deploys.release(name, change))
+            observed = {"celery_canary_seconds": OBSERVED[name]} if name in OBSERVED else {}
+            source = deploys.release(name, change)
+            done = deploys.deploy(case, source, "-e", json.dumps(observed))
             assert done.status != 0, f"{name} was deployed:\n{done.end}"
             assert words in done.words, f"{name}:\n{done.end}"
             assert "Traceback (most recent" not in done.text.partition("PLAY RECAP")[2]
