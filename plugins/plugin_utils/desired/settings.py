@@ -185,6 +185,8 @@ def process_settings(
         if results.options:
             given = pins.get("result_backend_transport_options", {})
             pins["result_backend_transport_options"] = {**given, **results.options}
+            # Before 5.6, Celery takes the password from the Sentinels' addresses, but not the user.
+            pins["redis_username"] = component
     if facts["routes"] and component != "flower":
         pins["task_routes"] = facts["routes"]
     beat = (schedule or _EMPTY) if component == "beat" else None

@@ -46,6 +46,26 @@ def test_a_password_is_encoded_in_the_url(place: Path, call: Call) -> None:
     assert settings["broker_transport_options"]["unacked_key"] == "partner:unacked"
 
 
+def test_a_client_of_several_redis_hosts_asks_the_sentinels(place: Path, call: Call) -> None:
+    path = place / "etc/shop/cli.json"
+    document = json.loads(path.read_text())
+    hosts = ("redis1", "redis2", "redis3")
+    for kind, instance in document["redis"]["instances"].items():
+        sentinels = [{"host": name, "port": 26379} for name in hosts]
+        instance.update(name=f"shop-{kind}", sentinels=sentinels)
+    path.write_text(json.dumps(document))
+    settings = json.loads(call("client", "partner", "--json").stdout)["settings"]
+    url = ";".join(f"sentinel://partner:PASSWORD@{name}:26379/0" for name in hosts)
+    assert settings["broker_url"] == settings["result_backend"] == url
+    assert settings["redis_username"] == "partner"
+    for kind, key in (
+        ("broker", "broker_transport_options"),
+        ("results", "result_backend_transport_options"),
+    ):
+        assert settings[key]["master_name"] == f"shop-{kind}"
+        assert settings[key]["sentinel_kwargs"]["username"] == "partner"
+
+
 def test_a_password_is_only_on_the_redis_host(place: Path, call: Call) -> None:
     done = call("client", "web", "--show-password")
     assert (done.exit_code, "run this on redis1" in done.stderr) == (3, True)

@@ -26,7 +26,7 @@ from tests import fleet
 from tests.facts import facts
 from tests.fleet import PASSWORDS, ROOT
 
-from .replicated import PATIENCE, Replicated
+from .replicated import PATIENCE, Replicated, replicated
 
 #: Seconds after which other workers put back what a worker that is gone held.
 LEASE = 15.0
@@ -56,6 +56,27 @@ def note(what, name):
         ledger.write(f"{what} {name} {time.monotonic():.3f}\\n")
 """
 
+# It answers each line with a result. Its patience may end before a busy machine has a new primary.
+ASKING = """
+import time
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError
+from shop import add, app
+
+def result():
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return add.delay(2, 3).get(60)
+        except (ConnectionError, OperationalError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+for line in iter(input, ""):
+    print(result(), flush=True)
+"""
+
 
 def settings(user: str, broker: Any, results: Any, ca: str) -> dict[str, Any]:
     """Return a component's settings as the roles write them."""
@@ -78,11 +99,17 @@ class Load:
     """A sender, and workers that run what it sends."""
 
     def __init__(
-        self, directory: Path, broker: Replicated, results: Replicated | None = None
+        self,
+        directory: Path,
+        broker: Replicated,
+        results: Replicated | None = None,
+        python: str = sys.executable,
     ) -> None:
         self.directory = directory
         self.broker = broker
         self.results = results
+        #: The Python that the workers use.
+        self.python = python
         #: Names of tasks that were sent, and how many attempts to send one had failed before.
         self.sent: list[str] = []
         self.failed: Counter[str] = Counter()
@@ -130,7 +157,7 @@ class Load:
         with (self.directory / f"{node}.log").open("ab") as log:
             self._workers[node] = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{node}@test"),
+                    *(self.python, "-m", "celery", "-A", "shop", "worker", "-n", f"{node}@test"),
                     *("-Q", "mail", "-l", "INFO", "-c", "2", *options),
                 ],
                 cwd=self.directory,
@@ -240,3 +267,35 @@ def loaded(directory: Path, broker: Replicated, **options: Any) -> Iterator[Load
         yield made
     finally:
         made.stop()
+
+
+def assert_results_follow(directory: Path, broker: Replicated, python: str) -> None:
+    """Check that a worker and a sender find both primaries, and those that replace them."""
+    with (
+        replicated(directory / "redis", kind="results", like=broker) as results,
+        loaded(directory, broker, results=results, python=python) as load,
+    ):
+        load.start_worker("w1")
+        with subprocess.Popen(
+            [python, "-c", ASKING],
+            cwd=directory,
+            env=load.environment("producer"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as asking:
+            assert asking.stdin is not None
+            assert asking.stdout is not None
+
+            def result() -> str:
+                asking.stdin.write("again\n")
+                asking.stdin.flush()
+                return str(asking.stdout.readline())
+
+            assert result() == "5\n", load.log("w1")
+            for one in (results, broker):
+                one.primary().kill()
+                assert result() == "5\n", load.log("w1")
+            asking.stdin.write("\n")
+        assert asking.returncode == 0
+        assert results.refused() == []

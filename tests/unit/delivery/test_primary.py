@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ from celery_fleet.health.setup import Setup
 from celery_fleet.supervision import broker
 from tests.unit.cli import host
 
-from .failing_over import Load, loaded, settings
+from .failing_over import Load, assert_results_follow, loaded, settings
 from .replicated import HOST, LOGINS, Program, Replicated, replicated
 
 pytestmark = pytest.mark.long
@@ -381,31 +380,4 @@ def test_what_a_dead_worker_held_goes_back_to_the_new_primary(
 
 
 def test_results_follow_their_own_primary(servers: Replicated, tmp_path: Path) -> None:
-    with (
-        replicated(tmp_path / "redis", kind="results", like=servers) as results,
-        loaded(tmp_path, servers, results=results) as load,
-    ):
-        load.start_worker("w1")
-        script = "from shop import app, add\nfor line in iter(input, ''): print(add.delay(2, 3).get(60), flush=True)"
-        with subprocess.Popen(
-            [sys.executable, "-c", script],
-            cwd=tmp_path,
-            env=load.environment("producer"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as asking:
-            assert asking.stdin is not None
-            assert asking.stdout is not None
-
-            def result() -> str:
-                asking.stdin.write("again\n")
-                asking.stdin.flush()
-                return str(asking.stdout.readline())
-
-            assert result() == "5\n"
-            results.primary().kill()
-            assert result() == "5\n"
-            asking.stdin.write("\n")
-        assert asking.returncode == 0
-        assert results.refused() == []
+    assert_results_follow(tmp_path, servers, sys.executable)

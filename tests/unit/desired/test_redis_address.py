@@ -36,6 +36,7 @@ def test_broker_and_results_are_primaries_that_sentinels_know(component: str, mu
     client = {"certificate": "/h.crt", "key": "/h.key"} if mutual else {}
     pins = settings(component, client=client)["celery"]
     shown = {"ssl_certfile": "/h.crt", "ssl_keyfile": "/h.key"} if mutual else {}
+    assert pins["redis_username"] == component
     for kind, url, tls, options in (
         ("broker", "broker_url", "broker_use_ssl", "broker_transport_options"),
         ("results", "result_backend", "redis_backend_use_ssl", "result_backend_transport_options"),

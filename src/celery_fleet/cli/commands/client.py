@@ -62,6 +62,8 @@ def settings(application: Application, name: str, show_password: bool) -> dict[s
         found |= {"result_backend": url("results"), "redis_backend_use_ssl": tls}
         if transport("results"):
             found["result_backend_transport_options"] = transport("results")
+            # Before 5.6, Celery takes the password from the Sentinels' addresses, but not the user.
+            found["redis_username"] = name
     if options.get("consume"):
         found["broker_transport_options"] = {
             f"{key}_key": f"{name}:{key}" for key in ("unacked", "unacked_index", "unacked_mutex")
