@@ -38,6 +38,7 @@ CASES = {
     "Redis restarted by a run": "a run restarts all of Redis",
     "one host becomes three": "one host of Redis becomes three",
     "a lost host of Redis replaced": "a host of Redis is lost for good, and replaced",
+    "two hosts of Redis lost": "two of three hosts of Redis are lost for good, one after the other, and replaced",
     "three hosts become one": "three hosts of Redis become one",
     "hosts changed to valkey": "hosts with Redis 7 are installed again with Valkey 8, one after another",
     "hosts changed to redis": "… with Valkey 8 again with Redis 8",

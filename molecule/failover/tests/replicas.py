@@ -23,6 +23,7 @@ GROWN = "one host became three"
 ABSENT = "a host of Redis was away"
 REBOOTED = "the hosts of Redis rebooted"
 REPLACED = "a lost host of Redis was replaced"
+TWO_LOST = "two hosts of Redis were lost"
 SHRUNK = "three hosts became one"
 
 _HOSTS = "molecule/restarts/inventory/hosts.yml"
@@ -198,6 +199,22 @@ def replace(ground: Ground, case: Case) -> None:
         assert run(case, "site.yml", sources=WITH_REDIS4) == 0, end_of(case.log)
     ground.fleet = load_fleet(WITH_REDIS4)
     wait_until_whole(ground)
+
+
+def lose_two(ground: Ground, case: Case) -> None:
+    """Lose a replica and then the primary for good; redis1 goes on by itself, and then with two new hosts."""
+    if primary(ground) == "redis1":
+        kill_primary(ground, case)
+    last = primary(ground)
+    gone = sorted(("redis2", "redis3"), key=lambda host: host == last)
+    with case.lasting(TWO_LOST):
+        for host in gone:
+            docker("kill", ground.fleet.containers[host])
+            ground.sleep(RECOVERY)
+        assert run(case, "site.yml", sources=WITH_REDIS1_ALONE) == 0, end_of(case.log)
+    for host in gone:
+        install_again(ground, host, "bookworm")
+    grow(ground, case)
 
 
 def shrink(ground: Ground, case: Case) -> None:

@@ -23,7 +23,7 @@ from partitions import (
     own_clocks,
     without_sentinels,
 )
-from replicas import KILLED, RECOVERY, primary, wait_until_whole
+from replicas import GROWN, KILLED, RECOVERY, TWO_LOST, lose_two, primary, wait_until_whole
 
 from scripts.restarts import judge
 
@@ -151,3 +151,13 @@ def test_clocks_moved(ground: Ground) -> None:
     with own_clocks(ground):
         summary, _ = counted(ground, "clocks moved by an hour", FLEET, act)
     assert_delivered(summary, judge.was_sent_twice(CLOCKS))
+
+
+def test_two_hosts_are_lost_for_good(ground: Ground) -> None:
+    """The last host was a replica and can't become the primary by itself. A run with it alone makes it one."""
+    summary, _ = counted(
+        ground, "two hosts of Redis lost", FLEET, lambda case: lose_two(ground, case)
+    )
+    whats = (KILLED, TWO_LOST, GROWN)
+    causes = [cause for what in whats for cause in (judge.was_sent_twice(what), *died(what))]
+    assert_delivered(summary, *causes)

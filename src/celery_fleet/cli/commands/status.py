@@ -288,7 +288,7 @@ def show(found: StatusReport, application: Application) -> None:
     for problem in found.problems:
         output.say(f"Problem: {problem}")
     if not found.problems and not found.unknown:
-        output.say("All is well.")
+        output.say("The units of this host are well." if found.note else "All is well.")
 
 
 def show_details(found: StatusReport) -> None:
