@@ -90,8 +90,8 @@ class Health(Directory):
                 self.assertIn("is no result of a health check", found["text"])
 
 
+@override_settings(HEALTH_FILE="")
 class HealthTask(TestCase):
-    @override_settings(HEALTH_FILE="")
     def test_it_is_noted_once_for_a_message(self) -> None:
         for _ in range(2):
             with self.assertLogs("core.tasks", "WARNING"):

@@ -29,7 +29,11 @@ CASES: dict[str, tuple[str, Callable[[Fleet], dict[str, Any]], tuple[str, ...]]]
     "Redis Cluster": (
         "marketplace_ops",
         lambda fleet: environment(fleet, CELERY_BROKER_URL="redis+cluster://redis1:6379/0"),
-        ("celery_app_env.CELERY_BROKER_URL", "Redis Cluster has no Celery transport", "Sentinel"),
+        (
+            "celery_app_env.CELERY_BROKER_URL",
+            "Redis Cluster has no Celery transport",
+            "With three hosts in the group redis",
+        ),
     ),
     "visibility below the hour": (
         "processing",
