@@ -31,6 +31,8 @@ pytestmark = pytest.mark.soak
 
 #: Kills in one run of the load, and such runs.
 KILLS, RUNS = 12, 2
+#: Seconds of rest after a fault in which tasks gather for minutes.
+LONG_REST = 600.0
 KILLED_CAUSES = (judge.was_sent_twice(KILLED), *died(KILLED))
 
 
@@ -156,7 +158,11 @@ def test_clocks_moved(ground: Ground) -> None:
 def test_two_hosts_are_lost_for_good(ground: Ground) -> None:
     """The last host was a replica and can't become the primary by itself. A run with it alone makes it one."""
     summary, _ = counted(
-        ground, "two hosts of Redis lost", FLEET, lambda case: lose_two(ground, case)
+        ground,
+        "two hosts of Redis lost",
+        FLEET,
+        lambda case: lose_two(ground, case),
+        rest=LONG_REST,
     )
     whats = (KILLED, TWO_LOST, GROWN)
     causes = [cause for what in whats for cause in (judge.was_sent_twice(what), *died(what))]
