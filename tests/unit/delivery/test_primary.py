@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +35,7 @@ from celery_fleet.health.setup import Setup
 from celery_fleet.supervision import broker
 from tests.unit.cli import host
 
-from .failing_over import Load, assert_results_follow, loaded, settings
+from .failing_over import Load, loaded, settings
 from .replicated import HOST, LOGINS, Program, Replicated, replicated
 
 pytestmark = pytest.mark.long
@@ -380,4 +379,13 @@ def test_what_a_dead_worker_held_goes_back_to_the_new_primary(
 
 
 def test_results_follow_their_own_primary(servers: Replicated, tmp_path: Path) -> None:
-    assert_results_follow(tmp_path, servers, sys.executable)
+    with (
+        replicated(tmp_path / "redis", kind="results", like=servers) as results,
+        loaded(tmp_path, servers, results=results) as load,
+    ):
+        load.start_worker("w1")
+        with load.asking() as result:
+            assert result() == "5\n"
+            results.primary().kill()
+            assert result() == "5\n"
+        assert results.refused() == []
