@@ -205,8 +205,7 @@ def lose_two(ground: Ground, case: Case) -> None:
     """Lose a replica and then the primary for good; redis1 goes on by itself, and then with two new hosts."""
     if primary(ground) == "redis1":
         kill_primary(ground, case)
-    last = primary(ground)
-    gone = sorted(("redis2", "redis3"), key=lambda host: host == last)
+    gone = ["redis2", "redis3"] if primary(ground) == "redis3" else ["redis3", "redis2"]
     with case.lasting(TWO_LOST):
         for host in gone:
             docker("kill", ground.fleet.containers[host])

@@ -156,7 +156,7 @@ def test_clocks_moved(ground: Ground) -> None:
 
 
 def test_two_hosts_are_lost_for_good(ground: Ground) -> None:
-    """The last host was a replica and can't become the primary by itself. A run with it alone makes it one."""
+    """The last host was a replica and can't become the primary by itself: a run that has only this host does that."""
     summary, _ = counted(
         ground,
         "two hosts of Redis lost",

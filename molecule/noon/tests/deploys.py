@@ -101,9 +101,9 @@ BROKEN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "migration": (_migrate("raise SystemExit('the migration fails')\n"), "the migration fails"),
 }
 
-#: Seconds for which the canary of such a release is observed, if not as long as the inventory says. Of a hundred tasks
-#: one is a `load.stumble`, so in 30 s a canary may get none.
-OBSERVED: Mapping[str, int] = {"task": 90}
+#: Variables with which such a release is deployed. Of a hundred tasks one is a `load.stumble`, so a canary may get none
+#: in the inventory's 30 s.
+BROKEN_VARIABLES: Mapping[str, Mapping[str, int]] = {"task": {"celery_canary_seconds": 90}}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from deploys import BROKEN, OBSERVED, Deploys
+from deploys import BROKEN, BROKEN_VARIABLES, Deploys
 from ground import FLEET, Case, Ground, assert_nothing_lost_or_doubled
 from support.waiting import wait_for
 
@@ -83,9 +83,8 @@ def test_bad_releases_are_refused_and_go_back(ground: Ground, deploys: Deploys) 
 
     def act(case: Case) -> None:
         for name, (change, words) in BROKEN.items():
-            observed = {"celery_canary_seconds": OBSERVED[name]} if name in OBSERVED else {}
-            source = deploys.release(name, change)
-            done = deploys.deploy(case, source, "-e", json.dumps(observed))
+            variables = json.dumps(BROKEN_VARIABLES.get(name, {}))
+            done = deploys.deploy(case, deploys.release(name, change), "-e", variables)
             assert done.status != 0, f"{name} was deployed:\n{done.end}"
             assert words in done.words, f"{name}:\n{done.end}"
             assert "Traceback (most recent" not in done.text.partition("PLAY RECAP")[2]
