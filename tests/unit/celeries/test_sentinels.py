@@ -14,7 +14,8 @@ from .environments import Environment, here, made
 
 pytestmark = pytest.mark.long
 
-# It asks again if a busy machine has no new primary in time: how long Celery tries is another test's subject.
+# It asks again, because Celery 5.4 ignores `result_backend_always_retry` (docs/delivery.md), and because a busy machine
+# may need longer for a new primary than a sender tries.
 PATIENT = """
 import time
 from kombu.exceptions import OperationalError
