@@ -82,6 +82,9 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
 
         if settings.metrics:
             sending_time.install()
+        from celery_fleet.compat import redis_pools
+
+        redis_pools.install()
         if str(settings.celery.get("broker_url")).startswith("sentinel://"):
             from celery_fleet.compat import primary
 

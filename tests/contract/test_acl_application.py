@@ -84,7 +84,11 @@ def fleet(
 ) -> Iterator[Fleet]:
     directory = tmp_path_factory.mktemp("application")
     (directory / "more.py").write_text(MORE)
-    options = {"result_backend_transport_options": {"result_chord_ordered": request.param}}
+    options = {
+        "result_backend_transport_options": {"result_chord_ordered": request.param},
+        # A connection with a name sends CLIENT SETNAME.
+        "redis_client_name": "shop",
+    }
     with running(directory, "-I", "more", "-Q", "mail,bulk", celery=options) as made:
         yield made
 

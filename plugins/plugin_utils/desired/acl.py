@@ -292,7 +292,8 @@ def acl(
     # No client can log in as this user. Redis replays its append-only file with its rights and checks them within
     # MULTI. Without them tasks and acknowledgements would be lost at a restart.
     lines = ["user default off resetpass allkeys allchannels +@all"]
-    extra = " +client|setinfo" if setinfo else ""
+    # A connection may have a name (redis_client_name), which Redis shows in CLIENT LIST.
+    extra = " +client|setname" + (" +client|setinfo" if setinfo else "")
     # With replicas, who sends a task waits until they have it.
     waiting = ("worker", "beat", "producer", "operator") if "replica" in passwords else ()
     commands = {

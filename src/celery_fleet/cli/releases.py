@@ -33,7 +33,7 @@ def record(name: str) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CommandError(
             f"{path} can't be read ({error!r}), so it is unknown which release is held; copy it from another host of"
-            " the fleet, where `celery-fleet releases` shows it, or remove it: then no release is held"
+            " the fleet, where `celery-fleet releases` shows it, or remove it on all hosts: then no release is held"
         ) from None
     return found
 

@@ -2,18 +2,23 @@
 """Let a process follow a primary that Sentinels know (redis/sentinel.py).
 
 redis-py asks the Sentinels for each new connection. It keeps the connections of its pools: those of one pool are closed
-if the pool itself makes a new connection to another primary. A frozen primary closes none, so a process would wait for
-a timeout with each of its pools, such as those of remote control and of each result. Also, a primary that was replaced
-refuses to write for seconds before it becomes a replica, which is no reason for redis-py to ask again.
+if the pool itself makes a new connection to another primary. A primary that hangs, or whose host has lost its power,
+closes none, so a process would wait for a timeout with each of its pools, such as those of remote control and of each
+result. Connections on which it only listens have no timeout: the fetch of an idle worker, remote control, events, and
+results that somebody waits for. Also, a primary that was replaced refuses to write for seconds before it becomes a
+replica, which is no reason for redis-py to ask again.
 
 Redis replicates after it has answered. So a task only counts as sent once replicas have it, too.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakSet
 
 from celery.backends import redis as results
 from kombu.transport import redis as stock
@@ -40,9 +45,12 @@ _backend: Any = results.SentinelBackend
 #: The address to which this process has last connected, by the primary's name.
 _known: dict[str, tuple[str, int]] = {}
 
+#: All connections that this process has made, or the one that it was forked from.
+_made: WeakSet[Any] = WeakSet()
+
 
 class FollowingConnection(_Connection):  # type: ignore[misc]  # see above
-    """A connection that is made again if another one of this process has found a new primary."""
+    """A connection that ends, and is made again, if another one of this process has found a new primary."""
 
     def connect(self) -> None:
         """Connect to the primary; pools call this each time they hand out the connection.
@@ -65,7 +73,11 @@ class FollowingConnection(_Connection):  # type: ignore[misc]  # see above
     def connect_to(self, address: tuple[str, int]) -> None:
         """Connect to an address that a Sentinel has named."""
         super().connect_to(address)
-        _known[self.connection_pool.service_name] = address
+        _made.add(self)
+        name = self.connection_pool.service_name
+        before, _known[name] = _known.get(name), address
+        if before not in (None, address):
+            _end_others(name, address)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         """Read a reply.
@@ -80,6 +92,24 @@ class FollowingConnection(_Connection):  # type: ignore[misc]  # see above
                 raise
             self.disconnect()
             raise RedisConnectionError(f"the primary can't write: {exc}") from exc
+
+
+def _end_others(name: str, address: tuple[str, int]) -> None:
+    """Let this process's connections to an earlier primary read the end of the stream, as if it had been killed."""
+    for one in _all_made():
+        sock = one._sock
+        # The pool's processes have copies of their parent's sockets, which the parent still needs.
+        foreign = one.pid != os.getpid() or one.connection_pool.service_name != name
+        if sock and not foreign and (one.host, one.port) != address:
+            # Its thread may be closing it. `SSLSocket.shutdown` would also end the TLS under a thread that reads.
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _all_made() -> list[Any]:
+    while True:
+        with suppress(RuntimeError):  # another thread has added one
+            return list(_made)
 
 
 def require_copies(found: int, wanted: int) -> None:

@@ -120,6 +120,12 @@ def check(request: CheckRequest) -> CheckReport:
             " workers (canary, remote control); add json to accept_content, for example with"
             " celery_app_settings.accept_content"
         )
+    if _has_key_prefix(app):
+        report.errors.append(
+            f"application {request.app}: {_RESULT_OPTIONS} has a global_keyprefix, with which workers would store"
+            " results under other names than those that the fleet's other processes read; remove it: an application of"
+            " the fleet has a Redis of its own"
+        )
     report.application, errors = _told(app, request)
     report.errors += errors
     return report
@@ -132,6 +138,8 @@ def own_tasks(app: Any) -> list[str]:
 
 #: Recorded settings that the inventory may override, with Celery's defaults.
 _OWN = {"timezone": None, "enable_utc": True, "task_always_eager": False}
+#: Options of the result store that the application may set.
+_RESULT_OPTIONS = "result_backend_transport_options"
 #: Settings that decide where entries go; if the inventory sets one, the application's own value is not reported.
 _ROUTING = ("task_default_queue", "task_routes")
 
@@ -140,8 +148,6 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
     """Describe the application's schedule and settings; return them with the errors they would cause on the hosts."""
     from celery_fleet.beat import described
     from celery_fleet.beat.database import available
-    from celery_fleet.compat import settings as compat_settings
-    from celery_fleet.config.pins import PinnedChanges
 
     where = f"application {request.app}"
     errors = []
@@ -158,8 +164,7 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
             _no_zone(where, str(app.conf.timezone), "timezone" in (request.settings or {}))
         )
         zone = ""
-    changes = compat_settings.changes_of(app.conf)
-    overruled = changes.overruled if isinstance(changes, PinnedChanges) else {}
+    overruled = _overruled(app)
     pinned = request.settings or {}
     own = {
         # If the inventory sets it, report the overruled value of the application, or Celery's default.
@@ -195,6 +200,20 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
     told["goes_to"] = described.queues(app, own_tasks(app))
     told["schedule"], errors = described.entries(app)
     return told, errors
+
+
+def _overruled(app: Any) -> Mapping[str, Any]:
+    """Return the application's own values of settings that the inventory sets."""
+    from celery_fleet.compat import settings as compat_settings
+    from celery_fleet.config.pins import PinnedChanges
+
+    changes = compat_settings.changes_of(app.conf)
+    return changes.overruled if isinstance(changes, PinnedChanges) else {}
+
+
+def _has_key_prefix(app: Any) -> bool:
+    options = _overruled(app).get(_RESULT_OPTIONS, app.conf[_RESULT_OPTIONS])
+    return isinstance(options, Mapping) and bool(options.get("global_keyprefix"))
 
 
 def _no_zone(where: str, zone: str, ours: bool) -> str:

@@ -333,3 +333,27 @@ def test_what_minors_do_in_different_ways(environment: Environment, test: str) -
     )
     assert done.returncode == 0, done.stdout[-6000:]
     assert "skipped" not in done.stdout
+
+
+RETURNING = """
+from celery_fleet.compat import redis_pools
+from redis import ConnectionPool
+
+for _ in range(2):
+    redis_pools.install()
+pool = ConnectionPool()
+# As the garbage collector does while a connection is made.
+with pool._lock:
+    pool.release(pool.make_connection())
+"""
+
+
+@long
+@each
+def test_a_pool_takes_a_connection_back_while_it_makes_one(environment: Environment) -> None:
+    subprocess.run(
+        [str(made(environment)), "-c", RETURNING],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        timeout=60,
+        check=True,
+    )

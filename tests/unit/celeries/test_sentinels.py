@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.delivery.failing_over import loaded
+from tests.unit.delivery.failing_over import Load, loaded
 from tests.unit.delivery.replicated import Replicated, replicated
 
 from .environments import Environment, here, made
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.long
 PATIENT = """
 import time
 from kombu.exceptions import OperationalError
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, TimeoutError
 from shop import add, app
 
 def result():
@@ -27,7 +28,7 @@ def result():
     while True:
         try:
             return add.delay(2, 3).get(60)
-        except (ConnectionError, OperationalError):
+        except (ConnectionError, OperationalError, TimeoutError):
             if time.monotonic() > end:
                 raise
             time.sleep(0.5)
@@ -58,4 +59,45 @@ def test_tasks_and_results_follow_their_primaries(
             for servers in (results, broker):
                 servers.primary().kill()
                 assert result() == "5\n", load.log("w1")
+        assert results.refused() == []
+
+
+def answers(load: Load) -> bool:
+    """Return whether the worker answers an operator who connects now."""
+    with load.app("operator") as app:
+        return bool(app.control.ping(timeout=2))
+
+
+@pytest.mark.parametrize(
+    ("promise", "options"),
+    [("inherit", ()), ("at_least_once", ("-P", "gevent"))],
+    ids=["stock-prefork", "atomic-gevent"],
+)
+@pytest.mark.parametrize("environment", here(), ids=str)
+def test_idle_processes_follow_when_a_primary_hangs(
+    broker: Replicated,
+    tmp_path: Path,
+    environment: Environment,
+    promise: str,
+    options: tuple[str, ...],
+) -> None:
+    """Unlike one that is killed, it closes no connection, and idle processes send nothing on theirs."""
+    with (
+        replicated(tmp_path / "results", kind="results", like=broker) as results,
+        loaded(
+            *(tmp_path, broker),
+            results=results,
+            python=str(made(environment)),
+            promise=promise,
+        ) as load,
+    ):
+        load.start_worker("w1", *options)
+        with load.asking(PATIENT) as result:
+            assert result() == "5\n", load.log("w1")
+            for servers in (results, broker):
+                before = servers.primary()
+                before.signal(signal.SIGSTOP)
+                servers.until(lambda: servers.primary() is not before, "the primary moves")  # noqa: B023  # called at once
+                assert result() == "5\n", load.log("w1")
+        broker.until(lambda: answers(load), "the worker answers")
         assert results.refused() == []

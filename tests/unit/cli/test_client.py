@@ -64,6 +64,10 @@ def test_a_client_of_several_redis_hosts_asks_the_sentinels(place: Path, call: C
     ):
         assert settings[key]["master_name"] == f"shop-{kind}"
         assert settings[key]["sentinel_kwargs"]["username"] == "partner"
+    # A primary that hangs does not keep a client waiting for ever.
+    assert settings["broker_transport_options"]["socket_timeout"] == 5
+    assert settings["redis_socket_timeout"] == 5
+    assert settings["redis_backend_health_check_interval"] == 5
 
 
 def test_a_password_is_only_on_the_redis_host(place: Path, call: Call) -> None:

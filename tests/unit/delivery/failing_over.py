@@ -65,20 +65,22 @@ for line in iter(input, ""):
 """
 
 
-def settings(user: str, broker: Any, results: Any, ca: str) -> dict[str, Any]:
+def settings(
+    user: str, broker: Any, results: Any, ca: str, promise: str = "at_least_once"
+) -> dict[str, Any]:
     """Return a component's settings as the roles write them."""
     return desired_settings.process_settings(
         facts(
             broker=broker,
             results=results,
             redis_ca=ca,
-            delivery="at_least_once",
+            delivery=promise,
             visibility_timeout=LEASE,
             routes={"shop.*": {"queue": "mail"}},
         ),
         user,
         PASSWORDS[user],
-        parts=delivery.document("at_least_once") if user == "worker" else None,
+        parts=delivery.document(promise) if user == "worker" else None,
     )
 
 
@@ -91,12 +93,15 @@ class Load:
         broker: Replicated,
         results: Replicated | None = None,
         python: str = sys.executable,
+        promise: str = "at_least_once",
     ) -> None:
         self.directory = directory
         self.broker = broker
         self.results = results
         #: The Python of the workers, and of the program that asks for results.
         self.python = python
+        #: celery_app_delivery.
+        self.promise = promise
         #: Names of tasks that were sent, and how many attempts to send one had failed before.
         self.sent: list[str] = []
         self.failed: Counter[str] = Counter()
@@ -108,7 +113,9 @@ class Load:
 
     def settings(self, user: str) -> dict[str, Any]:
         results = self.results or self.broker
-        made = settings(user, self.broker.address(), results.address(), self.broker.ca)
+        made = settings(
+            user, self.broker.address(), results.address(), self.broker.ca, self.promise
+        )
         if self.results is None:
             made["celery"]["result_backend"] = "disabled://"
         return made
@@ -191,11 +198,11 @@ class Load:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
 
-    def app(self) -> Any:
-        """Return an app with the producer's settings."""
+    def app(self, user: str = "producer") -> Any:
+        """Return an app with a component's settings."""
         primary.install()
         made = Celery("shop", set_as_current=False)
-        made.conf.update(self.settings("producer")["celery"])
+        made.conf.update(self.settings(user)["celery"])
         return made
 
     def start_sending(self, pause: float = 0.02) -> None:

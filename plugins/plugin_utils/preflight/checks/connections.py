@@ -21,6 +21,8 @@ _RESULTS: Final = re.compile(r"(celery_)?(result_)?backend", re.IGNORECASE)
 _TLS: Final = re.compile(r"(celery_)?(broker|redis_backend)_use_ssl", re.IGNORECASE)
 # In the scheme of a URL, or in the full name of a class.
 _REDIS: Final = re.compile(r"redis|sentinel", re.IGNORECASE)
+# Results as messages.
+_RPC: Final = re.compile(r"rpc|amqp|celery\.backends\.rpc", re.IGNORECASE)
 _CHECKED: Final = re.compile(r"(cert_)?required", re.IGNORECASE)
 
 
@@ -49,6 +51,14 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
             "backend of another kind, such as django-db, is allowed here",
             value=model.show(path, item),
         )
+    elif _RESULTS.fullmatch(name) and _scheme_is(_RPC, item):
+        yield Problem(
+            dotted(path),
+            "sends each result to a queue of the process that waits for it, and processes of the fleet may only use "
+            "the queues of the inventory",
+            "remove it; results go to the fleet's result store. A database, such as django-db, is allowed here",
+            value=model.show(path, item),
+        )
     elif _TLS.fullmatch(name):
         for weak, shown in _weaker(path, item):
             yield Problem(
@@ -61,6 +71,10 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
 
 def _is_redis(value: object) -> bool:
     return isinstance(value, str) and _REDIS.search(value.partition("://")[0]) is not None
+
+
+def _scheme_is(kind: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and kind.fullmatch(value.partition(":")[0]) is not None
 
 
 def _weaker(path: tuple[object, ...], value: object) -> Iterator[tuple[tuple[object, ...], object]]:

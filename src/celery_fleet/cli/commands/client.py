@@ -57,6 +57,9 @@ def settings(application: Application, name: str, show_password: bool) -> dict[s
         }
         return {"master_name": application.redis[kind].name, "sentinel_kwargs": known}
 
+    # A primary that hangs, or whose host has lost its power, is given up after a few seconds, as by the fleet.
+    limits = {"socket_timeout": 5, "socket_connect_timeout": 3, "health_check_interval": 5}
+
     found: dict[str, Any] = {"broker_url": url("broker"), "broker_use_ssl": tls}
     if options.get("results"):
         found |= {"result_backend": url("results"), "redis_backend_use_ssl": tls}
@@ -64,6 +67,9 @@ def settings(application: Application, name: str, show_password: bool) -> dict[s
             found["result_backend_transport_options"] = transport("results")
             # Before 5.6, Celery takes the password from the Sentinels' addresses, but not the user.
             found["redis_username"] = name
+            found["redis_socket_timeout"] = limits["socket_timeout"]
+            found["redis_socket_connect_timeout"] = limits["socket_connect_timeout"]
+            found["redis_backend_health_check_interval"] = limits["health_check_interval"]
     if options.get("consume"):
         found["broker_transport_options"] = {
             f"{key}_key": f"{name}:{key}" for key in ("unacked", "unacked_index", "unacked_mutex")
@@ -73,7 +79,7 @@ def settings(application: Application, name: str, show_password: bool) -> dict[s
         found["broker_transport_options"] = {"visibility_timeout": _NEVER}
     if transport("broker"):
         given = found.get("broker_transport_options", {})
-        found["broker_transport_options"] = {**given, **transport("broker")}
+        found["broker_transport_options"] = {**given, **transport("broker"), **limits}
     return found
 
 

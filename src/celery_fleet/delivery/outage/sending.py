@@ -48,6 +48,9 @@ _AWAY = (
     redis_errors.TryAgainError,
 )
 
+#: Errors that are tried again here or not at all, so Celery does not try again itself.
+_OURS = (*_AWAY, redis_errors.RedisError)
+
 #: Prefixes of temporary error replies of Redis, for which redis-py has no classes; MASTERDOWN and TRYAGAIN have none
 #: in redis-py 5.2.
 _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
@@ -230,8 +233,13 @@ def _patient_backend(backend: Any) -> Any:
             _METHOD.reset(token)
 
     may_retry = backend.exception_safe_to_retry
-    # Celery's own retries log a traceback each time, and would start over with each of these attempts.
-    backend.exception_safe_to_retry = lambda exc: not _METHOD.get() and may_retry(exc)
+
+    def may_retry_itself(exc: Exception) -> bool:
+        # Celery's own retries log a traceback each time, and would start over with each of these attempts. A store that
+        # is no Redis has its own errors, and only these retries.
+        return not (_METHOD.get() and isinstance(exc, _OURS)) and bool(may_retry(exc))
+
+    backend.exception_safe_to_retry = may_retry_itself
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
         setattr(backend, name, partial(patient, name, getattr(backend, name)))
     if hasattr(type(backend), "_chord_cleanup_script"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from celery import Celery
 from kombu import Connection, Producer, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
@@ -150,6 +151,37 @@ def test_follow_ups_that_need_the_result_store_wait_for_it(tmp_path: Path, fault
 def in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     task = SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True)
     monkeypatch.setattr("celery_fleet.compat.tasks.running_task", lambda: task)
+
+
+class DatabaseError(Exception):
+    """The error of a result store that is no Redis."""
+
+
+def test_a_chords_member_outlasts_an_error_of_a_database_for_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Celery's own retries are the only ones for such a store."""
+    request = SimpleNamespace(id="1", chord="c", errbacks=None)
+    task = SimpleNamespace(name="t", request=request, acks_late=True)
+    monkeypatch.setattr("celery_fleet.compat.tasks.running_task", lambda: task)
+    app = Celery("shop", set_as_current=False, backend="cache+memory://")
+    app.conf.update(
+        result_backend_always_retry=True, result_backend_base_sleep_between_retries_ms=1
+    )
+    backend = app.backend
+    errors: list[Exception] = [DatabaseError("gone away"), redis_errors.ConnectionError("refused")]
+    stored = []
+
+    def store(*args: object, **_: object) -> None:
+        if errors:
+            raise errors.pop(0)
+        stored.append(args)
+
+    monkeypatch.setattr(backend, "_store_result", store)
+    monkeypatch.setattr(backend, "exception_safe_to_retry", lambda exc: True)
+    sending._patient_backend(backend).store_result("1", 4, "SUCCESS", request=request)
+    assert errors == []
+    assert [args[:2] for args in stored] == [("1", 4)]
 
 
 def test_an_attempt_does_not_wait_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,15 @@ def test_an_application_that_accepts_no_json_is_refused(
         assert check(run, source, settings=settings)[1]["errors"] == []
 
 
+def test_a_key_prefix_in_the_code_is_refused(run: Run, source: Path) -> None:
+    with (source / "shop.py").open("a") as stream:
+        stream.write("app.conf.result_backend_transport_options = {'global_keyprefix': 'shop:'}\n")
+    pinned = {"result_backend_transport_options": {"retry_policy": {"timeout": 5.0}}}
+    for settings in ({}, pinned):
+        (error,) = check(run, source, settings=settings)[1]["errors"]
+        assert "result_backend_transport_options has a global_keyprefix" in error
+
+
 def test_urls_in_the_environment_are_removed_as_on_the_hosts(run: Run, source: Path) -> None:
     (source / "shop.py").write_text(
         "import os\nfrom celery import Celery\n"
