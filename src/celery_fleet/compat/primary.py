@@ -5,16 +5,18 @@ redis-py asks the Sentinels for each new connection. It keeps the connections of
 if the pool itself makes a new connection to another primary. A primary that hangs, or whose host has lost its power,
 closes none, so a process would wait for a timeout with each of its pools, such as those of remote control and of each
 result. Connections on which it only listens have no timeout: the fetch of an idle worker, remote control, events, and
-results that somebody waits for. Also, a primary that was replaced refuses to write for seconds before it becomes a
-replica, which is no reason for redis-py to ask again.
+results that somebody waits for. They end as soon as another connection has found a new primary. Also, a primary that
+was replaced refuses to write for seconds before it becomes a replica, which is no reason for redis-py to ask again.
 
 Redis replicates after it has answered. So a task only counts as sent once replicas have it, too.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -45,6 +47,13 @@ _backend: Any = results.SentinelBackend
 #: The address to which this process has last connected, by the primary's name.
 _known: dict[str, tuple[str, int]] = {}
 
+#: When this process has left an address, by the primary's name and the address, on the monotonic clock.
+_left: dict[tuple[str, tuple[str, int]], float] = {}
+
+#: Seconds for which Sentinels start no second failover (twice `failover-timeout`). One that names an earlier address in
+#: that time has not heard of the new one.
+STALE = 20.0
+
 #: All connections that this process has made, or the one that it was forked from.
 _made: WeakSet[Any] = WeakSet()
 
@@ -74,9 +83,13 @@ class FollowingConnection(_Connection):  # type: ignore[misc]  # see above
         """Connect to an address that a Sentinel has named."""
         super().connect_to(address)
         _made.add(self)
-        name = self.connection_pool.service_name
-        before, _known[name] = _known.get(name), address
-        if before not in (None, address):
+        name, now = self.connection_pool.service_name, time.monotonic()
+        before = _known.get(name, address)
+        if before != address and now - _left.get((name, address), -math.inf) < STALE:
+            return
+        _known[name] = address
+        if before != address:
+            _left[name, before] = now
             _end_others(name, address)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:

@@ -120,11 +120,10 @@ def check(request: CheckRequest) -> CheckReport:
             " workers (canary, remote control); add json to accept_content, for example with"
             " celery_app_settings.accept_content"
         )
-    if _has_key_prefix(app):
+    if _has_key_prefix(app, request):
         report.errors.append(
-            f"application {request.app}: {_RESULT_OPTIONS} has a global_keyprefix, with which workers would store"
-            " results under other names than those that the fleet's other processes read; remove it: an application of"
-            " the fleet has a Redis of its own"
+            f"application {request.app}: {_RESULT_OPTIONS} has a global_keyprefix, which the fleet's other"
+            " processes don't use; remove it: an application of the fleet has a Redis of its own"
         )
     report.application, errors = _told(app, request)
     report.errors += errors
@@ -148,6 +147,8 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
     """Describe the application's schedule and settings; return them with the errors they would cause on the hosts."""
     from celery_fleet.beat import described
     from celery_fleet.beat.database import available
+    from celery_fleet.compat import settings as compat_settings
+    from celery_fleet.config.pins import PinnedChanges
 
     where = f"application {request.app}"
     errors = []
@@ -164,7 +165,8 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
             _no_zone(where, str(app.conf.timezone), "timezone" in (request.settings or {}))
         )
         zone = ""
-    overruled = _overruled(app)
+    changes = compat_settings.changes_of(app.conf)
+    overruled = changes.overruled if isinstance(changes, PinnedChanges) else {}
     pinned = request.settings or {}
     own = {
         # If the inventory sets it, report the overruled value of the application, or Celery's default.
@@ -202,17 +204,10 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
     return told, errors
 
 
-def _overruled(app: Any) -> Mapping[str, Any]:
-    """Return the application's own values of settings that the inventory sets."""
-    from celery_fleet.compat import settings as compat_settings
-    from celery_fleet.config.pins import PinnedChanges
-
-    changes = compat_settings.changes_of(app.conf)
-    return changes.overruled if isinstance(changes, PinnedChanges) else {}
-
-
-def _has_key_prefix(app: Any) -> bool:
-    options = _overruled(app).get(_RESULT_OPTIONS, app.conf[_RESULT_OPTIONS])
+def _has_key_prefix(app: Any, request: CheckRequest) -> bool:
+    if "result_backend" in (request.settings or {}):
+        return False  # preflight only accepts a store there that is no Redis
+    options = app.conf[_RESULT_OPTIONS]
     return isinstance(options, Mapping) and bool(options.get("global_keyprefix"))
 
 

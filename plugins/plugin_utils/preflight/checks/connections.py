@@ -22,7 +22,7 @@ _TLS: Final = re.compile(r"(celery_)?(broker|redis_backend)_use_ssl", re.IGNOREC
 # In the scheme of a URL, or in the full name of a class.
 _REDIS: Final = re.compile(r"redis|sentinel", re.IGNORECASE)
 # Results as messages.
-_RPC: Final = re.compile(r"rpc|amqp|celery\.backends\.rpc", re.IGNORECASE)
+_RPC: Final = re.compile(r"rpc|amqp|celery\.backends\.rpc(\..*)?", re.IGNORECASE)
 _CHECKED: Final = re.compile(r"(cert_)?required", re.IGNORECASE)
 
 

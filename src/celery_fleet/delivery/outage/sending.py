@@ -48,9 +48,6 @@ _AWAY = (
     redis_errors.TryAgainError,
 )
 
-#: Errors that are tried again here or not at all, so Celery does not try again itself.
-_OURS = (*_AWAY, redis_errors.RedisError)
-
 #: Prefixes of temporary error replies of Redis, for which redis-py has no classes; MASTERDOWN and TRYAGAIN have none
 #: in redis-py 5.2.
 _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
@@ -237,7 +234,8 @@ def _patient_backend(backend: Any) -> Any:
     def may_retry_itself(exc: Exception) -> bool:
         # Celery's own retries log a traceback each time, and would start over with each of these attempts. A store that
         # is no Redis has its own errors, and only these retries.
-        return not (_METHOD.get() and isinstance(exc, _OURS)) and bool(may_retry(exc))
+        ours = is_away(exc) or isinstance(exc, redis_errors.RedisError)
+        return not (_METHOD.get() and ours) and bool(may_retry(exc))
 
     backend.exception_safe_to_retry = may_retry_itself
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):

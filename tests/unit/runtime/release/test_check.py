@@ -145,10 +145,12 @@ def test_an_application_that_accepts_no_json_is_refused(
 def test_a_key_prefix_in_the_code_is_refused(run: Run, source: Path) -> None:
     with (source / "shop.py").open("a") as stream:
         stream.write("app.conf.result_backend_transport_options = {'global_keyprefix': 'shop:'}\n")
+    (error,) = check(run, source, settings={})[1]["errors"]
+    assert "result_backend_transport_options has a global_keyprefix" in error
+    # Then it has no effect.
     pinned = {"result_backend_transport_options": {"retry_policy": {"timeout": 5.0}}}
-    for settings in ({}, pinned):
-        (error,) = check(run, source, settings=settings)[1]["errors"]
-        assert "result_backend_transport_options has a global_keyprefix" in error
+    for settings in (pinned, {"result_backend": "django-db"}):
+        assert check(run, source, settings=settings)[1]["errors"] == []
 
 
 def test_urls_in_the_environment_are_removed_as_on_the_hosts(run: Run, source: Path) -> None:
