@@ -2,11 +2,11 @@
 """Let a process follow a primary that Sentinels know (redis/sentinel.py).
 
 redis-py asks the Sentinels for each new connection. It keeps the connections of its pools: those of one pool are closed
-if the pool itself makes a new connection to another primary. A primary that hangs, or whose host has lost its power,
-closes none, so a process would wait for a timeout with each of its pools, such as those of remote control and of each
-result. Connections on which it only listens have no timeout: the fetch of an idle worker, remote control, events, and
-results that somebody waits for. They end as soon as another connection has found a new primary. Also, a primary that
-was replaced refuses to write for seconds before it becomes a replica, which is no reason for redis-py to ask again.
+if the pool itself makes a new connection to another primary. A primary that hangs, or has lost its power, closes none.
+So a process would wait for a timeout with each of its pools, such as those of remote control and of each result. On
+some connections it only listens, without a timeout: for the next task, remote control, events or a result. They end as
+soon as another connection has found a new primary. Also, a primary that was replaced refuses to write for seconds
+before it becomes a replica, which is no reason for redis-py to ask again.
 
 Redis replicates after it has answered. So a task only counts as sent once replicas have it, too.
 """

@@ -262,6 +262,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (SET, {"result_backend": "sentinel://h"}, f"{SET}.result_backend", "a different Redis", "remove it"),
     (SET, {"result_backend": "celery.backends.redis:RedisBackend"}, f"{SET}.result_backend", "different Redis", ""),
     (SET, {"result_backend": "rpc://"}, f"{SET}.result_backend", "to a queue of the process", "django-db"),
+    (SET, {"result_backend": "celery.backends.rpc:RPCBackend"}, f"{SET}.result_backend", "to a queue of the", "remove"),
+    (SET, {"result_backend": "celery.backends.rpc.RPCBackend"}, f"{SET}.result_backend", "to a queue of the", "remove"),
     (SET, {"broker_use_ssl": False}, f"{SET}.broker_use_ssl", "turns off a check", "pki_source: external"),
     (SET, {"BROKER_USE_SSL": True}, f"{SET}.BROKER_USE_SSL", "turns off a check", "remove it"),
     (SET, {"redis_backend_use_ssl": None}, f"{SET}.redis_backend_use_ssl", "turns off a check", "remove it"),

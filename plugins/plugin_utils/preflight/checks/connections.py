@@ -19,10 +19,9 @@ _SETTINGS: Final = "celery_app_settings"
 _BROKER: Final = re.compile(r"(celery_)?broker(_read|_write|_transport)?(_url)?", re.IGNORECASE)
 _RESULTS: Final = re.compile(r"(celery_)?(result_)?backend", re.IGNORECASE)
 _TLS: Final = re.compile(r"(celery_)?(broker|redis_backend)_use_ssl", re.IGNORECASE)
-# In the scheme of a URL, or in the full name of a class.
+# In the scheme of a URL, or in the full name of a class; the second is of results as messages.
 _REDIS: Final = re.compile(r"redis|sentinel", re.IGNORECASE)
-# Results as messages.
-_RPC: Final = re.compile(r"rpc|amqp|celery\.backends\.rpc(\..*)?", re.IGNORECASE)
+_RPC: Final = re.compile(r"^(rpc|amqp|celery\.backends\.rpc(\.[^:]*)?)(:|$)", re.IGNORECASE)
 _CHECKED: Final = re.compile(r"(cert_)?required", re.IGNORECASE)
 
 
@@ -43,7 +42,7 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
             "remove it; for a Redis that the fleet does not run, set celery_app_broker_url",
             value=model.show(path, item),
         )
-    elif _RESULTS.fullmatch(name) and _is_redis(item):
+    elif _RESULTS.fullmatch(name) and _is_kind(_REDIS, item):
         yield Problem(
             dotted(path),
             "is a different Redis from the fleet's result store",
@@ -51,7 +50,7 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
             "backend of another kind, such as django-db, is allowed here",
             value=model.show(path, item),
         )
-    elif _RESULTS.fullmatch(name) and _scheme_is(_RPC, item):
+    elif _RESULTS.fullmatch(name) and _is_kind(_RPC, item):
         yield Problem(
             dotted(path),
             "sends each result to a queue of the process that waits for it, and processes of the fleet may only use "
@@ -69,12 +68,8 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
             )
 
 
-def _is_redis(value: object) -> bool:
-    return isinstance(value, str) and _REDIS.search(value.partition("://")[0]) is not None
-
-
-def _scheme_is(kind: re.Pattern[str], value: object) -> bool:
-    return isinstance(value, str) and kind.fullmatch(value.partition(":")[0]) is not None
+def _is_kind(kind: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and kind.search(value.partition("://")[0]) is not None
 
 
 def _weaker(path: tuple[object, ...], value: object) -> Iterator[tuple[tuple[object, ...], object]]:

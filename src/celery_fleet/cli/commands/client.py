@@ -57,7 +57,7 @@ def settings(application: Application, name: str, show_password: bool) -> dict[s
         }
         return {"master_name": application.redis[kind].name, "sentinel_kwargs": known}
 
-    # A primary that hangs, or whose host has lost its power, is given up after a few seconds, as by the fleet.
+    # A client gives up a primary that hangs, or has lost its power, after as many seconds as the fleet's processes.
     limits = {"socket_timeout": 5, "socket_connect_timeout": 3, "health_check_interval": 5}
 
     found: dict[str, Any] = {"broker_url": url("broker"), "broker_use_ssl": tls}

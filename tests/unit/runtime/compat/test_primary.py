@@ -16,7 +16,7 @@ OLD, NEW = ("redis1", 6379), ("redis2", 6379)
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replace what a process knows, its clock, and the connecting itself."""
     now = [100.0]
     monkeypatch.setattr(primary, "_known", {})
