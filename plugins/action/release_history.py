@@ -19,7 +19,8 @@ class ActionModule(FleetAction):
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return what was asked for: `there`, `why`, a `choice` with the `record` to write, or the `record`."""
         if args["do"] == "look":
-            return {"there": self.ask("releases", {"root": str(args["root"])})}
+            request = {"root": str(args["root"]), "tasks_of": str(args.get("tasks_of") or "")}
+            return {"there": self.ask("releases", request)}
         if args["do"] == "note":
             return {"why": str(args.get("why") or "")}
         record = dict(args.get("record") or {})

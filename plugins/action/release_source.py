@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tarfile
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
-    cache,
-    lock_files,
-    requirements,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache, requirements
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import RunFiles, pack
 
@@ -25,16 +21,25 @@ _PATHS = (
 )
 
 
+def _cached(identity: str) -> tuple[Path, Path]:
+    """Return the paths of a release's archive and of what pip is asked to install for it."""
+    directory = cache.directory("releases")
+    return directory / f"{identity}.tar.gz", directory / f"{identity}.json"
+
+
 class ActionModule(FleetAction):
     """Contacts no host; the archive is in a cache directory of the user who runs Ansible."""
 
     _requires_connection = False
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Pack the source; return `id`, path of the `archive`, `requirements`, and `queues` unchanged."""
+        """Pack the source; return `id`, path of the `archive`, `requirements`, `tasks`, and `queues` unchanged."""
         queues = [str(name) for name in args.get("queues") or []]
         if args.get("kept"):
-            return {**self._kept(str(args["kept"])), "queues": queues}
+            hosts = (variables["hostvars"][str(host)] for host in args["hosts"])
+            looks = (host["__celery_release_there"]["there"] for host in hosts)
+            tasks: list[str] = next((look["tasks"] for look in looks if look.get("tasks")), [])
+            return {**self._kept(str(args["kept"])), "queues": queues, "tasks": tasks}
         config = variables.get("ansible_config_file")
         base = Path(config).parent if config else Path.cwd()
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
@@ -42,32 +47,30 @@ class ActionModule(FleetAction):
             packed = pack(
                 source, base, Path(scratch), str(args.get("python", "")), self._of_run(variables)
             )
-            needed = requirements.read(packed.directory, source, packed.exported)
-        path = cache.directory("releases") / f"{packed.id}.tar.gz"
+            needed = asdict(requirements.read(packed.directory, source, packed.exported))
+        archive, note = _cached(packed.id)
         # A dry run builds nothing, so it needs no archive.
         if not self._task.check_mode:
-            cache.keep(path, packed.archive)
+            cache.keep(archive, packed.archive)
+            cache.keep(note, json.dumps(needed).encode())
         return {
             "id": packed.id,
-            "archive": str(path),
-            "requirements": asdict(needed),
+            "archive": str(archive),
+            "requirements": needed,
             "queues": queues,
+            "tasks": [],
         }
 
     def _kept(self, identity: str) -> dict[str, Any]:
-        """Return a release that the hosts keep. A host that lacks it gets the archive of the run that has packed it."""
-        path = cache.directory("releases") / f"{identity}.tar.gz"
-        if not cache.used(path):
+        """Return a release that the hosts keep. A host that lacks it gets the archive of the run that has packed it.
+
+        Its requirements were read then: since, the inventory may name another file.
+        """
+        archive, note = _cached(identity)
+        if not (cache.used(archive) and cache.used(note)):
             return {"id": identity, "archive": "", "requirements": {}}
-        with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
-            with tarfile.open(path) as archive:
-                archive.extractall(scratch, filter="data")
-            exported = Path(scratch, lock_files.EXPORTED)
-            source = self._task.args["source"]
-            needed = requirements.read(
-                Path(scratch), source, exported.read_bytes() if exported.is_file() else b""
-            )
-        return {"id": identity, "archive": str(path), "requirements": asdict(needed)}
+        needed = json.loads(note.read_text())
+        return {"id": identity, "archive": str(archive), "requirements": needed}
 
     def _of_run(self, variables: Mapping[str, Any]) -> RunFiles:
         """Return the files of this run, which must not become part of a release."""

@@ -6,7 +6,7 @@ Pure functions without Celery, for hosts (in modules) and the control node.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 DEFAULT_QUEUE = "celery"
@@ -49,4 +49,21 @@ def scheduled(
         name: {"task": str(entry["task"]), "queue": queue_of(entry, routes)}
         for name, entry in schedule.items()
         if entry.get("enabled", True)
+    }
+
+
+def unknown(
+    schedule: Mapping[str, Mapping[str, Any]],
+    tasks: Collection[str],
+    routes: Routes,
+    external: Collection[str] = (),
+) -> dict[str, str]:
+    """Return the enabled entries whose task a release does not register, with that task.
+
+    The tasks of an external queue belong to another application.
+    """
+    return {
+        name: item["task"]
+        for name, item in sorted(scheduled(schedule, routes).items())
+        if item["task"] not in tasks and item["queue"] not in external
     }

@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.schedule
 from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
     DEFAULT_QUEUE,
     routed,
-    scheduled,
+    unknown,
 )
 
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
@@ -75,22 +75,44 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         demands: Requirements of the inventory: `schedule` (celery_beat_schedule), `policy`
             (celery_beat_schedule_policy), `routes` (celery_app_task_routes), `settings`
             (celery_app_settings), `queues` (all that workers consume), `scheduler` (celery_beat_scheduler),
-            `atomic` (whether any worker fetches atomically), `external` (celery_app_external_queues).
+            `atomic` (whether any worker fetches atomically), `external` (celery_app_external_queues), `held` (whether
+            the fleet keeps this release though the inventory may be newer; then `remarks` has what can be tolerated).
     """
     try:
-        whole = json.loads(note)
-        tasks = set(whole["tasks"])
-        told = whole.get("application") or {}
-        code = dict(told.get("schedule") or {})
+        whole = _read(note)
     except (ValueError, KeyError, TypeError, AttributeError):
         return [
             f"release {identity}: its {NOTE} can't be read. Remove the release's directory and run again."
         ]
+    told = whole["application"]
+    inventory = dict(demands.get("schedule") or {})
+    policy = str(demands.get("policy") or ADD)
+    scheduler = str(demands.get("scheduler"))
+    found = [] if demands.get("held") else _misfits(identity, whole, demands)
+    found += _eager(identity, told, demands)
+    found += _foreign(identity, _versions(whole), demands)
+    found += unstorable(identity, told, in_effect(told["schedule"], inventory, policy), scheduler)
+    return found
+
+
+def _read(note: str) -> dict[str, Any]:
+    whole = json.loads(note)
+    told = whole.get("application") or {}
+    told = {**told, "schedule": dict(told.get("schedule") or {}), "tells": "schedule" in told}
+    return {**whole, "tasks": set(whole["tasks"]), "application": told}
+
+
+def _misfits(identity: str, whole: Mapping[str, Any], demands: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a release that can run all the same.
+
+    Entries of the schedule send tasks in vain, or settings have no effect. A fleet that goes back to a release has an
+    inventory that was written for a newer one.
+    """
+    tasks, told = whole["tasks"], whole["application"]
+    code = told["schedule"]
     inventory = dict(demands.get("schedule") or {})
     policy = str(demands.get("policy") or ADD)
     found = _lacking(identity, tasks, inventory, demands)
-    found += _eager(identity, told, demands)
-    found += _foreign(identity, _versions(whole), demands)
     found += _ignored(identity, _versions(whole), demands)
     if policy == REFUSE and inventory:
         found.append(
@@ -99,10 +121,8 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         )
     if policy == ADD:
         found += _contradictions(identity, inventory, code)
-        if "schedule" in told:
+        if told["tells"]:
             found += _overriding_nothing(identity, inventory, code)
-    scheduler = str(demands.get("scheduler"))
-    found += unstorable(identity, told, in_effect(code, inventory, policy), scheduler)
     for name, entry in in_effect(code, inventory, policy).items():
         found += _unserved(identity, name, entry, tasks, told, demands)
     return found
@@ -111,19 +131,21 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
 def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
     """Return remarks about a release that fits but has drawbacks; the arguments are those of `refusals`."""
     try:
-        found = _versions(json.loads(note))
-    except (ValueError, AttributeError):
+        whole = _read(note)
+        found = _misfits(identity, whole, demands) if demands.get("held") else []
+        redis = _versions(whole).get("redis") or ""
+    except (ValueError, KeyError, TypeError, AttributeError):
         return []
-    redis = found.get("redis") or ""
     major = redis.partition(".")[0]
     if not demands.get("atomic") or not major.isdigit() or int(major) >= _RESP3:
-        return []
+        return found
     return [
+        *found,
         (
             f"release {identity}: redis-py {redis} does not speak RESP3 by itself, by which idle workers hear of new "
             f"tasks. They look for them instead, which costs Redis some commands a second and tasks some milliseconds. "
             f"Require redis>={_RESP3}, which kombu goes with from 5.7 on."
-        )
+        ),
     ]
 
 
@@ -224,15 +246,18 @@ def _lacking(
     identity: str, tasks: set[str], inventory: Mapping[str, Any], demands: Mapping[str, Any]
 ) -> list[str]:
     found = []
-    for name, item in sorted(scheduled(inventory, demands.get("routes")).items()):
-        # The tasks of an external queue belong to another application.
-        if item["task"] not in tasks and item["queue"] not in (demands.get("external") or ()):
-            near = difflib.get_close_matches(item["task"], tasks, n=1)
-            guess = f" Did you mean {near[0]}?" if near else ""
-            found.append(
-                f"celery_beat_schedule.{name}: release {identity} has no task {item['task']}.{guess} Correct the "
-                "entry, or deploy code that has it."
-            )
+    missing = unknown(inventory, tasks, demands.get("routes"), demands.get("external") or ())
+    for name, task in missing.items():
+        near = difflib.get_close_matches(task, tasks, n=1)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        remedy = (
+            "The entry is left out while the fleet holds this release."
+            if demands.get("held")
+            else f"{guess} Correct the entry, or deploy code that has it.".strip()
+        )
+        found.append(
+            f"celery_beat_schedule.{name}: release {identity} has no task {task}. {remedy}"
+        )
     return found
 
 

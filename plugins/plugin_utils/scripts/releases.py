@@ -1,8 +1,8 @@
 """Lists the releases that a host keeps and which of them are in use; runs as root, by `python3 -S -I -c`.
 
-Input: {"root": directory of the application}.
+Input: {"root": directory of the application, "tasks_of": id of a release, or empty}.
 Output: {"kept": {id: {"built": Unix time, "one_way": [one-way migrations]}}, "pins": {unit's name: id}, "current": the
-id that commands by hand use, or empty}.
+id that commands by hand use, or empty, "tasks": [what that release registers; empty if it is not there]}.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ def kept(releases: Path) -> dict[str, Any]:
     return found
 
 
+def tasks(note: Path) -> list[str]:
+    """Return the tasks that a release registers; empty if it is not there."""
+    try:
+        return [str(name) for name in json.loads(note.read_text())["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def target(link: Path) -> str:
     """Return the release that a link points to; empty if there is none."""
     try:
@@ -42,9 +50,11 @@ def target(link: Path) -> str:
 
 def main() -> None:
     """Print what there is."""
-    root = Path(json.load(sys.stdin)["root"])
+    request = json.load(sys.stdin)
+    root, wanted = Path(request["root"]), str(request["tasks_of"])
     pins = {link.name: target(link) for link in sorted(root.glob("pins/*"))}
     found = {"kept": kept(root / "releases"), "pins": pins, "current": target(root / "current")}
+    found["tasks"] = tasks(root / "releases" / wanted / _NOTE) if wanted else []
     print(json.dumps(found))
 
 

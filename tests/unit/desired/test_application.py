@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils import routing
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     acl,
     directories,
+    kept_release,
     nginx,
     redis,
     surplus,
@@ -495,6 +496,30 @@ def test_scheduled_entries_have_their_routed_queue() -> None:
         "own": {"task": "app.tasks.x", "queue": "own"},
         "routed": {"task": "app.tasks.x", "queue": "later"},
     }
+
+
+def test_a_release_that_is_kept_gets_what_it_knows() -> None:
+    schedule: dict[str, dict[str, Any]] = {
+        "old": {"task": "app.tasks.x"},
+        "new": {"task": "app.tasks.new"},
+        "off": {"task": "app.tasks.new", "enabled": False},
+        "others": {"task": "other.x", "queue": "theirs"},
+    }
+    known = ["app.tasks.x"]
+    assert routing.unknown(schedule, known, ROUTES, ["theirs"]) == {"new": "app.tasks.new"}
+    assert [*kept_release.known_schedule(schedule, known, ROUTES, ["theirs"])] == [
+        "old",
+        "off",
+        "others",
+    ]
+    assert kept_release.known_schedule(schedule, [], ROUTES) == schedule
+    routes = {
+        "app.tasks.x": {"queue": "a"},
+        "app.tasks.new": {"queue": "b"},
+        "app.*": {"queue": "c"},
+    }
+    assert [*kept_release.known_routes(routes, known)] == ["app.tasks.x", "app.*"]
+    assert kept_release.known_routes(routes, []) == routes
 
 
 # --- ACL ---------------------------------------------------------------------------------------------

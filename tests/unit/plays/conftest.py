@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,18 +71,19 @@ class Walk:
 @pytest.fixture
 def walk(tmp_path: Path) -> Any:
     def run(*options: str, playbook: str = "site", **environment: str) -> Walk:
-        made = prepare("local", tmp_path, {"firewall_enabled": True})
-        calls = tmp_path / "calls"
+        place = Path(tempfile.mkdtemp(dir=tmp_path))
+        made = prepare("local", place, {"firewall_enabled": True})
+        calls = place / "calls"
         calls.mkdir()
         done = ansible(
             "ansible-playbook",
             *made.options,
             *options,
             f"celery_fleet.core.{playbook}",
-            ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, actions=(HERE / "action").glob("*.py")),
+            ANSIBLE_COLLECTIONS_PATH=replaced(place, actions=(HERE / "action").glob("*.py")),
             PYTHONPATH=str(ROOT),
             CALLS=str(calls),
-            XDG_CACHE_HOME=str(tmp_path / "cache"),
+            XDG_CACHE_HOME=str(place / "cache"),
             **environment,
         )
         ordered = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)

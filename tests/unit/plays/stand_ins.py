@@ -41,7 +41,7 @@ def facts(args: Variables, variables: Variables) -> Variables:
 
 
 def planned(args: Variables, variables: Variables) -> Variables:
-    """Return a plan in which everything is due, or only the parts that the environment names."""
+    """Return a plan in which everything is due, or only the parts that the environment names. A way back is another."""
     host = str(variables["inventory_hostname"])
     groups = fleet_groups(variables["groups"], variables.get("fleet_groups"))
     member = [group for group, hosts in groups.items() if host in hosts]
@@ -53,7 +53,9 @@ def planned(args: Variables, variables: Variables) -> Variables:
         items.append(PlanItem(host, due[-1], "nginx.service", "reload", ("site",)).as_dict())
     states = {}
     if not only and "celery_worker" in due:
-        items.append(PlanItem(host, "celery_worker", WORKER, "restart", ("release",)).as_dict())
+        kept = (variables.get("__celery_release_choice") or {}).get("choice", {}).get("kept")
+        why = (f"release → {kept}",) if kept else ("release",)
+        items.append(PlanItem(host, "celery_worker", WORKER, "restart", why).as_dict())
         states[WORKER] = {"active": "active"}
     return {"changed": False, "items": items, "due": due, "states": states}
 
@@ -81,12 +83,12 @@ def chosen(args: Variables, variables: Variables) -> Variables:
         "record": record,
         "choice": choice,
         "why": args.get("why"),
-        "there": {},
+        "there": {"tasks": KNOWN if args.get("tasks_of") else []},
     }
 
 
-#: The release that serves before a deploy.
-EARLIER = "0" * 12
+#: The release that serves before a deploy, and the only task that it has.
+EARLIER, KNOWN = "0" * 12, ["app.tasks.update_price_history"]
 
 
 def restored(args: Variables, variables: Variables) -> Variables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,8 +55,13 @@ def test_nothing_is_held_before_the_plan_is_confirmed(walk: Any, playbook: str) 
     assert not found.recorded
 
 
-def test_a_refused_canary_has_everything_go_back(walk: Any) -> None:
-    found: Walk = walk(playbook="deploy_app", REFUSED=REASON)
+def test_a_refused_canary_has_everything_go_back(walk: Any, tmp_path: Path) -> None:
+    approved = tmp_path / "plan.json"
+    ended_well(walk(f"--extra-vars=fleet_plan_json={approved}", playbook="plan"))
+    # It is the deploy that was approved, and not the way back.
+    found: Walk = walk(
+        f"--extra-vars=fleet_plan_approved={approved}", playbook="deploy_app", REFUSED=REASON
+    )
     assert found.done.returncode == 2, found.done.stdout
     output = found.done.stdout + found.done.stderr
     told = " ".join(output.split())
@@ -74,6 +80,19 @@ def test_a_refused_canary_has_everything_go_back(walk: Any) -> None:
     assert not {"celery_beat", "celery_producer"} & set(
         order[second[0] : order.index("host_plan", second[0])]
     )
+    # Beat gets what the earlier release knows, and its workers need know no more.
+    beat = [str(c["args"]) for c in found.calls if c["part"] == "celery_beat"]
+    assert ["recompute-all-discounts" in text for text in beat] == [False] * len(beat)
+    assert beat
+    assert all("update_price_history" in text for text in beat)
+    turns = [
+        c["args"]["turns"]
+        for c in found.calls
+        if c["action"] == "rolling_restart"
+        if "turns" in c["args"]
+    ]
+    assert len(turns[0]["schedule"]) == 3
+    assert [*turns[-1]["schedule"]] == ["update-price-history"]
     # The lease is given back before the run fails.
     lease = [call["args"]["state"] for call in found.calls if call["action"] == "run_lease"]
     assert lease == ["present", "absent"]

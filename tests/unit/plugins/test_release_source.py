@@ -30,7 +30,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def packed(source: Path, *, check: bool = False, **variables: Any) -> dict[str, Any]:
-    made = action("release_source", {"source": {"path": str(source)}})
+    return run({"source": {"path": str(source)}}, check=check, **variables)
+
+
+def run(args: dict[str, Any], *, check: bool = False, **variables: Any) -> dict[str, Any]:
+    made = action("release_source", args)
     made._task.check_mode = check
     made._templar = SimpleNamespace(template=lambda value: value)
     return dict(made.run(task_vars=variables))
@@ -52,20 +56,48 @@ def test_a_dry_run_packs_and_writes_nothing(cache: Path, source: Path) -> None:
     found = packed(source, check=True)
     assert not cache.parent.exists()
     assert found == packed(source)
-    assert os.listdir(cache) == [f"{found['id']}.tar.gz"]
+    assert set(os.listdir(cache)) == {f"{found['id']}.tar.gz", f"{found['id']}.json"}
 
 
-def test_an_archive_is_deleted_a_week_after_its_last_use(cache: Path, source: Path) -> None:
-    first = Path(packed(source)["archive"])
+def test_files_are_deleted_a_week_after_their_last_use(cache: Path, source: Path) -> None:
+    def files(found: dict[str, Any]) -> set[Path]:
+        return {Path(found["archive"]), cache / f"{found['id']}.json"}
+
+    first = packed(source)
     (source / "app.py").write_text("x = 1\n")
-    second = Path(packed(source)["archive"])
+    second = packed(source)
     (cache / "tmpleft").touch()
-    for path in (first, second, cache / "tmpleft"):
+    for path in (*files(first), *files(second), cache / "tmpleft"):
         os.utime(path, (time.time() - 8 * DAY,) * 2)
     # It is needed again.
-    assert Path(packed(source)["archive"]) == second
-    assert set(cache.iterdir()) == {second}
-    os.utime(second, (time.time() - 6 * DAY,) * 2)
+    assert packed(source) == second
+    assert set(cache.iterdir()) == files(second)
+    for path in files(second):
+        os.utime(path, (time.time() - 6 * DAY,) * 2)
     (source / "app.py").write_text("")
-    assert Path(packed(source)["archive"]) == first
-    assert set(cache.iterdir()) == {first, second}
+    assert packed(source) == first
+    assert set(cache.iterdir()) == files(first) | files(second)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_release_that_hosts_keep_is_found_if_the_inventory_names_other_files(
+    source: Path,
+) -> None:
+    (source / "away").symlink_to("/usr/share/zoneinfo")
+    found = packed(source)
+    (source / "requirements.txt").unlink()
+    now = {"path": str(source), "directory": "backend", "requirements": "requirements/prod.txt"}
+    there = [{"tasks": []}, {"tasks": ["app.x"]}]
+    seen = {f"h{n}": {"__celery_release_there": {"there": one}} for n, one in enumerate(there)}
+    kept = run({"source": now, "kept": found["id"], "hosts": list(seen)}, hostvars=seen)
+    assert kept["archive"] == found["archive"]
+    assert kept["requirements"] == {**found["requirements"], "pins": []}
+    assert kept["tasks"] == ["app.x"]
+
+
+def test_an_archive_without_its_requirements_counts_as_missing(cache: Path, source: Path) -> None:
+    """Earlier versions have written such archives."""
+    found = packed(source)
+    (cache / f"{found['id']}.json").unlink()
+    kept = run({"source": {"path": str(source)}, "kept": found["id"], "hosts": []})
+    assert (kept["archive"], kept["requirements"]) == ("", {})

@@ -149,6 +149,30 @@ def test_tasks_of_the_inventory_that_the_release_lacks() -> None:
     ]
 
 
+def test_a_release_that_the_fleet_holds_need_not_have_all_that_the_inventory_names() -> None:
+    """A fleet that goes back has an inventory that was written for the newer release."""
+    demands = {
+        "held": True,
+        "queues": ["celery"],
+        "schedule": {"nightly": {"task": "app.new", "interval": 5}},
+        "settings": {"worker_eta_task_limit": 5},
+    }
+    text = json.dumps(
+        {**json.loads(note({"e": entry(goes_to="gone")})), "versions": {"celery": "5.5.3"}}
+    )
+    assert refusals("r1", text, demands) == []
+    first, second, third = remarks("r1", text, demands)
+    assert first == (
+        "celery_beat_schedule.nightly: release r1 has no task app.new. The entry is left out while the fleet holds "
+        "this release."
+    )
+    assert "celery_app_settings.worker_eta_task_limit is new in Celery 5.6" in second
+    assert "to the queue gone, which no worker of the inventory consumes" in third
+    # With these its workers would do nothing, or lose tasks.
+    eager = json.dumps({"tasks": [], "application": {"task_always_eager": True}})
+    assert refusals("r1", eager, demands)
+
+
 def test_tasks_of_the_code_that_the_release_does_not_register() -> None:
     (words,) = refused(note({"e": entry("shop.x")}))
     assert words == (

@@ -275,7 +275,7 @@ def test_the_releases_of_a_host(tmp_path: Path) -> None:
     for name in (OLD, NOW, NEW):
         (tmp_path / "releases" / name).mkdir(parents=True)
     for name, one_way in ((OLD, []), (NOW, ["0007"])):
-        document = {"id": name, "built": 7, "one_way": one_way}
+        document = {"id": name, "built": 7, "one_way": one_way, "tasks": ["shop.x"]}
         (tmp_path / "releases" / name / note.NOTE).write_text(json.dumps(document))
     (tmp_path / "releases" / NEW / note.NOTE).write_text("half")
     (tmp_path / "pins").mkdir()
@@ -285,14 +285,16 @@ def test_the_releases_of_a_host(tmp_path: Path) -> None:
         "kept": {OLD: {"built": 7.0, "one_way": []}, NOW: {"built": 7.0, "one_way": ["0007"]}},
         "pins": {"beat": NOW},
         "current": NOW,
+        "tasks": [],
     }
-    assert look(tmp_path / "bare") == {"kept": {}, "pins": {}, "current": ""}
+    assert [look(tmp_path, name)["tasks"] for name in (OLD, NEW, "none")] == [["shop.x"], [], []]
+    assert look(tmp_path / "bare") == {"kept": {}, "pins": {}, "current": "", "tasks": []}
 
 
-def look(root: Path) -> dict[str, Any]:
+def look(root: Path, tasks_of: str = "") -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-S", "-I", "-c", host_scripts.script("releases")],
-        input=json.dumps({"root": str(root)}),
+        input=json.dumps({"root": str(root), "tasks_of": tasks_of}),
         capture_output=True,
         text=True,
         check=True,
