@@ -25,11 +25,17 @@ WAITING=(--numprocesses=$(($(nproc) * 2)) --dist=worksteal)
 # Seconds after which a test on hosts, with its fixtures, counts as hanging. tests/conftest.py limits the others.
 LIMIT=3600
 
+# Renders of inventories, which the parts of this run share.
+if [[ ! ${CELERY_FLEET_RENDERS:-} ]]; then
+  RENDERS=$(mktemp -d)
+  export CELERY_FLEET_RENDERS=$RENDERS
+fi
+
 REPORT=()
 # Parts with failed tests, and the directory of their records, from which scripts/failures.py lists the failures.
 FAILED=()
 FAILURES=$PWD/$STATE_DIR/failures
-trap 'report' EXIT
+trap 'rm -rf "${RENDERS:-}"; report' EXIT
 
 report() {
   ((${#REPORT[@]})) || return 0

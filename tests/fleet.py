@@ -19,6 +19,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from celery import Celery
 
+from celery_fleet.config.settings import parse
+from celery_fleet.ops.app import make_app
 from scripts.ports import free_port, listens
 from tests.facts import facts
 from tests.programs import knows_setinfo, required
@@ -177,6 +179,14 @@ class Fleet:
         made.conf.update(self.settings("producer")["celery"])
         return made
 
+    def wait_for_worker(self, node: str) -> None:
+        """Wait until a worker answers a ping with the operator's rights."""
+        app = make_app(parse(self.settings("operator"), "settings"))
+        try:
+            wait_for(lambda: app.control.ping(destination=[node], timeout=1), 120)
+        finally:
+            app.close()
+
     def celery(self, *argv: str, user: str = "operator") -> str:
         """Run Celery's own command line as a user; return its output."""
         done = subprocess.run(
@@ -252,8 +262,7 @@ def running(
         made.processes["worker"] = worker
         stack.callback(worker.wait, 60)
         stack.callback(worker.terminate)
-        # With a destination it does not wait for further answers.
-        wait_for(lambda: NODE in made.celery("inspect", "ping", "--destination", NODE), 120)
+        made.wait_for_worker(NODE)
         made.refused()
         yield made
 

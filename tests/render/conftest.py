@@ -2,7 +2,7 @@
 
 Each render is a run of ansible-playbook that takes seconds. Renders that tests of this run need start before the first
 test, and the tests of this directory come last. The processes of a run of pytest share renders: the first process that
-needs one makes it.
+needs one makes it. So do the parts of a run of scripts/check.sh.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def asked_for(items: list[pytest.Item]) -> list[str]:
 
 def shared(config: pytest.Config) -> Path:
     """Return a directory that all processes of this run share: xdist gives each of them a directory inside it."""
+    if "CELERY_FLEET_RENDERS" in os.environ:
+        return Path(os.environ["CELERY_FLEET_RENDERS"])
     own: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # nothing public before fixtures
     made = (own.parent if hasattr(config, "workerinput") else own) / "renders"
     made.mkdir(mode=0o700, exist_ok=True)

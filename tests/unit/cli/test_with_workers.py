@@ -328,7 +328,7 @@ def prefork(fleet: Fleet, place: Path) -> Iterator[None]:
     options = ("-n", PREFORK, "-Q", "mail", "-P", "prefork", "-c", "2", "-l", "WARNING")
     worker = fleet.start("celery", "-A", "shop", "worker", *options)
     try:
-        wait_for(lambda: PREFORK in fleet.celery("inspect", "ping"), 60)
+        fleet.wait_for_worker(PREFORK)
         yield
     finally:
         worker.terminate()

@@ -229,9 +229,9 @@ def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Sh
 
 
 def until(look: Callable[[], Any], seconds: float = 60) -> float:
-    """Poll often until something is true; return how many seconds that took."""
+    """Poll until something is true; return how many seconds that took."""
     began = time.monotonic()
     while not look():
         assert time.monotonic() - began < seconds, "it did not happen"
-        time.sleep(0.002)
+        time.sleep(0.02)  # most look at files, and some ask the worker
     return time.monotonic() - began

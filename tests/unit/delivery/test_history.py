@@ -39,7 +39,17 @@ def again(self):
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """Return a fleet that a test may change or break."""
     with with_history(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Return a fleet for tests that only send tasks; its worker also has the tasks of MORE."""
+    directory = tmp_path_factory.mktemp("shared")
+    (directory / "more.py").write_text(MORE)
+    with with_history(directory, "--include", "more") as found:
         yield found
 
 
@@ -87,36 +97,34 @@ def send(fleet: Fleet, name: str, *args: Any, **options: Any) -> str:
     ],
 )
 def test_each_way_a_task_ends_is_in_the_history(
-    tmp_path: Path, name: str, args: list[Any], states: list[str], detail: str | None
+    shared: Fleet, name: str, args: list[Any], states: list[str], detail: str | None
 ) -> None:
-    (tmp_path / "more.py").write_text(MORE)
-    with with_history(tmp_path, "--include", "more") as fleet:
-        began = time.time()
-        task_id = send(fleet, name, *args)
-        found = over(fleet, task_id, len(states))
-        assert [run["state"] for run in found] == states
-        for run in found:
-            assert (run["node"], run["queue"], run["name"]) == (NODE, "mail", f"shop.{name}")
-            moments = [began - 1, run["received"], run["started"], run["ended"], time.time() + 1]
-            assert moments == sorted(moments)
-        if detail:
-            assert found[0]["detail"] == detail
-        assert "s3cret" not in str(ask(fleet, task_id))
-        assert fleet.refused() == []
+    began = time.time()
+    task_id = send(shared, name, *args)
+    found = over(shared, task_id, len(states))
+    assert [run["state"] for run in found] == states
+    for run in found:
+        assert (run["node"], run["queue"], run["name"]) == (NODE, "mail", f"shop.{name}")
+        moments = [began - 1, run["received"], run["started"], run["ended"], time.time() + 1]
+        assert moments == sorted(moments)
+    if detail:
+        assert found[0]["detail"] == detail
+    assert "s3cret" not in str(ask(shared, task_id))
+    assert shared.refused() == []
 
 
-def test_a_running_task_is_in_the_history(fleet: Fleet) -> None:
-    task_id = send(fleet, "slow", 3)
-    wait_for(lambda: [run["state"] for run in runs(fleet, task_id)] == ["started"])
-    (run,) = over(fleet, task_id)
+def test_a_running_task_is_in_the_history(shared: Fleet) -> None:
+    task_id = send(shared, "slow", 3)
+    wait_for(lambda: [run["state"] for run in runs(shared, task_id)] == ["started"])
+    (run,) = over(shared, task_id)
     assert run["state"] == "succeeded"
     assert run["detail"] >= 3
 
 
-def test_a_task_that_waits_for_its_eta_is_in_the_history(fleet: Fleet) -> None:
-    task_id = send(fleet, "add", 1, 2, countdown=600)
-    wait_for(lambda: runs(fleet, task_id))
-    (run,) = runs(fleet, task_id)
+def test_a_task_that_waits_for_its_eta_is_in_the_history(shared: Fleet) -> None:
+    task_id = send(shared, "add", 1, 2, countdown=600)
+    wait_for(lambda: runs(shared, task_id))
+    (run,) = runs(shared, task_id)
     assert (run["state"], run["started"]) == ("received", None)
     assert run["eta"] > time.time() + 500
 
@@ -140,9 +148,9 @@ def test_a_worker_that_ends_records_what_it_hands_back(fleet: Fleet) -> None:
     assert run["state"] == "returned"
 
 
-def test_a_task_that_no_worker_has_received(fleet: Fleet) -> None:
-    over(fleet, send(fleet, "add", 1, 2))
-    found = ask(fleet, str(uuid.uuid4()))
+def test_a_task_that_no_worker_has_received(shared: Fleet) -> None:
+    over(shared, send(shared, "add", 1, 2))
+    found = ask(shared, str(uuid.uuid4()))
     assert (found["runs"], found["whole"]) == ([], True)
     assert time.time() - 60 < found["since"] < time.time()
 

@@ -88,6 +88,7 @@ class Workers:
         self.runs = Path(tempfile.mkdtemp(dir=fleet.directory))
         self.started: list[subprocess.Popen[bytes]] = []
         self.broker = client(fleet.ports["broker"], "worker")
+        self.app = fleet.app()
 
     def clear(self) -> None:
         for name in ("ledger.txt", "release"):
@@ -126,7 +127,7 @@ class Workers:
         return done.stdout
 
     def send(self, task: str, *args: Any) -> None:
-        self.fleet.app().send_task(task, args, queue=QUEUE, ignore_result=True)
+        self.app.send_task(task, args, queue=QUEUE, ignore_result=True)
 
     def ledger(self, what: str) -> list[str]:
         path = self.fleet.directory / "ledger.txt"
