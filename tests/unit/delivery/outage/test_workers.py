@@ -104,6 +104,8 @@ def test_tasks_that_had_not_begun_come_back_in_order(tmp_path: Path) -> None:
     ) as w:
         numbers = w.send(8, 0.5)
         w.done([0], "start")
+        # One that is on its way as the connection is cut comes back later.
+        wait_for(lambda: not w.server.client.llen("mail"), "all are fetched")
         cut(w)
         settled(w, numbers)
         started = [int(line.split()[1]) for line in w.ledger if line.startswith("start")]
