@@ -37,7 +37,7 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 }
 # Maximum bytes of all files that a module sends: the measured size plus a tenth.
 LARGEST = {
-    "reconcile": 207_000,
+    "reconcile": 217_500,
     "release": 84_000,
     "remove_application": 139_000,
     "redis_restore": 69_500,

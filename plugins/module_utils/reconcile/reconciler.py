@@ -35,6 +35,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock i
     shared,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.overlay import Overlay
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_prepare import (
+    RedisPreparation,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     Change,
     HostReport,
@@ -103,6 +106,7 @@ class HostReconciler:
 
     def apply_files(self) -> None:
         """Apply users, directories, files and links. If a check fails, all files of that role are restored."""
+        self._prepare_redis()
         self._list()
         if self.check:
             self.report.warnings += releases.check_suitable(self.parts, self.disk)
@@ -115,6 +119,15 @@ class HostReconciler:
             recorder.install_program(
                 part_with_units, self.paths, self.disk, self.report, check=self.check
             )
+
+    def _prepare_redis(self) -> None:
+        """Prepare running Redis servers before anything is written."""
+        units = [unit for _, unit in self.unit_plan.units if unit.redis]
+        if units:
+            wanted = _overlay(self.parts, self.paths)
+            for name, state in self.host.show([unit.name for unit in units]).items():
+                unit = next(one for one in units if one.name == name)
+                RedisPreparation(self.host, unit, state, wanted).prepare(check=self.check)
 
     def try_files(self) -> None:
         """Let daemons check the files, and restore what was there before; report nothing."""

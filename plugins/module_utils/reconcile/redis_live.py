@@ -33,7 +33,7 @@ LIVE = frozenset(
     (
         "acllog-max-len",
         "appendfsync",
-        # Must be changed live: a server that starts with it for the first time starts empty.
+        # The server has already written what it reads with it (`redis_prepare`).
         "appendonly",
         "maxmemory",
         "maxmemory-clients",
@@ -117,11 +117,11 @@ def change_between(
 
 def _of_disk(unit: Unit, disk: Disk) -> str:
     """Return the password with which a replica logs in to its primary."""
-    found = [directives(text) for text in _texts(unit, disk, "login.conf")]
+    found = [directives(text) for text in texts(unit, disk, "login.conf")]
     return next((one[_FOR_PRIMARY] for one in found if _FOR_PRIMARY in one), "")
 
 
-def _texts(unit: Unit, disk: Disk, name: str) -> list[str]:
+def texts(unit: Unit, disk: Disk, name: str) -> list[str]:
     """Return the contents of the unit's files of this name."""
     contents = (disk.read(path) for path in unit.files if os.path.basename(path) == name)
     return [one.decode(errors="surrogateescape") for one in contents if one is not None]
@@ -179,7 +179,7 @@ def wanted_users(unit: Unit, disk: Disk) -> dict[str, str]:
     """Return the rules of each user in the unit's ACL file."""
     return {
         name: rules
-        for text in _texts(unit, disk, "users.acl")
+        for text in texts(unit, disk, "users.acl")
         for name, rules in users(text).items()
     }
 
@@ -333,6 +333,15 @@ def _without_password(rules: Sequence[str]) -> bool:
     """Return whether the last rule about passwords says that none is needed."""
     words = [word for word in rules if word in ("nopass", "resetpass") or word[0] in "#>"]
     return words[-1:] == ["nopass"]
+
+
+def logins(unit: Unit, disk: Disk) -> list[RedisAccess]:
+    """Return how to log in to a server: with the wanted password, and with others in the unit's ACL file."""
+    if unit.redis is None:
+        return []
+    rules = wanted_users(unit, disk).get(unit.redis.user, "").split()
+    words = [unit.redis.password, *(rule[1:] for rule in rules if rule.startswith(">"))]
+    return [replace(unit.redis, password=word) for word in dict.fromkeys(words)]
 
 
 def takes_password(access: RedisAccess, talk: Talk) -> bool:

@@ -1,0 +1,165 @@
+"""Prepares a running Redis for files that are about to be written, so that it can start with them at any time.
+
+Runs on the host, inside the `reconcile` module, as root, before anything is written. Then it makes no difference
+whether the server restarts in this run, in the next one, or at a reboot.
+
+With `appendonly yes` a server only reads its append-only file when it starts, and with `no` only `dump.rdb`. So the
+running server first writes the file that it is going to read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    comparison,
+    fingerprint,
+    redis_live,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+    Unit,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import UnitState
+
+# What a server reads when it starts, by its `appendonly`.
+_DATA = {"yes": "appendonlydir/appendonly.aof.manifest", "no": "dump.rdb"}
+# While one of these is 1, the server loads its data or writes one of the files.
+_BUSY = (
+    "loading",
+    "async_loading",
+    "aof_rewrite_in_progress",
+    "aof_rewrite_scheduled",
+    "rdb_bgsave_in_progress",
+)
+
+
+class RedisPreparation:
+    """Prepares one server.
+
+    Args:
+        host: The host of the server.
+        unit: Its unit.
+        state: The unit's state.
+        wanted: The disk as it will be after the run.
+    """
+
+    def __init__(self, host: Host, unit: Unit, state: UnitState, wanted: Disk) -> None:
+        self._host = host
+        self._unit = unit
+        self._state = state
+        self._before = _settings(unit, Disk())
+        self._after = _settings(unit, wanted)
+        self._known, _ = comparison.known(unit.name, state.invocation, host.paths.records)
+        self._runs = state.active in ("active", "reloading")
+
+    def prepare(self, *, check: bool) -> None:
+        """Prepare the server; in check mode only refuse what can't be prepared.
+
+        Raises:
+            ReconcileError: It would start without its data.
+        """
+        wanted = self._after.get("appendonly", "")
+        running = (self._known or {}).get("setting appendonly", "")
+        if wanted not in _DATA or (self._runs and (check or running == wanted)):
+            return
+        for access in self._logins() if self._runs else ():
+            if redis_live.takes_password(access, self._host.talk):
+                self._save(access, wanted)
+                return
+        self._refuse_to_lose(running or self._before.get("appendonly", ""), wanted)
+
+    def _refuse_to_lose(self, before: str, wanted: str) -> None:
+        """Refuse a start of a server that can't be prepared if it would ignore the data that it has.
+
+        Args:
+            before: The `appendonly` with which it has run; empty if that is not known.
+            wanted: The `appendonly` with which it would start.
+        """
+        other = "no" if wanted == "yes" else "yes"
+        directory = self._before.get("dir") or self._after.get("dir", "")
+        has, has_other = (os.path.exists(f"{directory}/{_DATA[one]}") for one in (wanted, other))
+        # If both are there, the one that it has used last is newer.
+        would_be_empty = has_other and (before == other or not has)
+        # A server that runs may write its data as it stops.
+        if before == wanted or not (self._runs or would_be_empty):
+            return
+        unit, what = self._unit.name, "can't be asked" if self._runs else "does not run"
+        variable = f"redis_{unit.removesuffix('.service').rpartition('-')[2]}_appendonly"
+        raise ReconcileError(
+            f"{unit} {what}, and would start without its data: with appendonly {wanted} it only reads {_DATA[wanted]}, "
+            f"not {_DATA[other]}, in {directory}. Nothing was changed. Set {variable} to "
+            f"{str(other == 'yes').lower()} and run again. When the server runs, a run can change it."
+        )
+
+    def _logins(self) -> list[RedisAccess]:
+        """Return how to log in to the running server, which may still have its previous port and password."""
+        port = (self._known or {}).get("setting tls-port") or self._before.get("tls-port", "")
+        found = redis_live.logins(self._unit, Disk())
+        return [replace(one, port=int(port)) for one in found] if port.isdigit() else found
+
+    def _save(self, access: RedisAccess, wanted: str) -> None:
+        """Let the server write its data where it is going to look for it.
+
+        Raises:
+            ReconcileError: It can't.
+        """
+        try:
+            running = "yes" if self._wait(access).get("aof_enabled") == "1" else "no"
+            if running == wanted == self._before.get("appendonly"):
+                return
+            begin = int(time.time())
+            if (running, wanted) == ("no", "yes"):
+                self._host.talk(access, [["CONFIG", "SET", "appendonly", "yes"]])
+            elif (running, wanted) == ("yes", "no"):
+                # With `save` set, it also saves when it stops.
+                save = ["CONFIG", "SET", "save", self._after.get("save", "")]
+                self._host.talk(access, [["BGSAVE", "SCHEDULE"], save])
+            if "yes" in (running, wanted):
+                self._wait(access, wanted, begin)
+        except RedisError as error:
+            raise ReconcileError(
+                f"{self._unit.name} can't change to appendonly {wanted}: {error}. Its files were not changed, and the "
+                f"next run tries again. Next, on this host: journalctl -u {self._unit.name} -n 100"
+            ) from error
+
+    def _wait(self, access: RedisAccess, wanted: str = "", begin: int = 0) -> Mapping[str, str]:
+        """Wait until the server is not busy, and has written what it reads with this `appendonly` since `begin`."""
+        deadline = self._host.clock() + self._unit.timeout
+        while True:
+            [answer] = self._host.talk(access, [["INFO", "persistence"]])
+            lines = (line.partition(":") for line in str(answer).splitlines())
+            found = {name: value for name, colon, value in lines if colon}
+            if any(found.get(name) == "1" for name in _BUSY):
+                # Much data takes its time.
+                deadline = self._host.clock() + self._unit.timeout
+            elif _is_written(found, wanted, begin):
+                return found
+            if self._host.clock() > deadline:
+                raise RedisError(f"it did not write {_DATA[wanted]}")
+            self._host.sleep(0.2)
+
+
+def _settings(unit: Unit, disk: Disk) -> dict[str, str]:
+    """Return the directives of the server's file; empty for a Sentinel, whose file has another name."""
+    return fingerprint.directives("\n".join(redis_live.texts(unit, disk, "redis.conf")))
+
+
+def _is_written(found: Mapping[str, str], wanted: str, begin: int) -> bool:
+    if wanted == "yes":
+        return (found.get("aof_enabled"), found.get("aof_last_bgrewrite_status")) == ("1", "ok")
+    if wanted == "no":
+        saved = int(found.get("rdb_last_save_time", 0))
+        return found.get("rdb_last_bgsave_status") == "ok" and saved >= begin
+    return True

@@ -1,0 +1,262 @@
+"""What a run changes in a running Redis before it writes files, with a real server that it may restart."""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+    parse,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
+    Host,
+    HostPaths,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
+    HostReconciler,
+    ReconcileOptions,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import talk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+    takes_password,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    HostReport,
+    ReconcileError,
+)
+
+from scripts.ports import free_port
+from tests.programs import required
+from tests.support.certificates import Authority
+from tests.support.fake_systemd import FakeSystemd, State
+
+UNIT = "redis@shop-broker.service"
+OWNER = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
+ADMIN = "+acl +config +info +client +dbsize +bgsave"
+KEYS = 100
+
+
+class Server:
+    """A host whose only unit is a real server."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data = root / "data"
+        self.data.mkdir()
+        authority = Authority("one")
+        certificate, private = authority.issue(["DNS:localhost"])
+        for name, text in (("crt", certificate), ("key", private), ("ca", authority.pem)):
+            (root / name).write_text(text)
+        self.ports = {"": free_port(), "other": free_port()}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port, self.passwords = "", {"admin": "adm1", "worker": "w1"}
+        self.appendonly, self.databases, self.rules = "no", "1", ADMIN
+        self.systemd = FakeSystemd()
+        self.systemd.on_start = self.start
+        state = root / "state"
+        self.host = Host(
+            run=self.systemd,
+            paths=HostPaths(
+                units=f"{root}/units/",
+                recorder=f"{state}/fingerprint.py",
+                key=f"{state}/key",
+                lists=f"{state}/lists",
+                records=f"{state}/records",
+                ends=f"{state}/ends",
+                changed=f"{state}/changed",
+            ),
+            sleep=lambda seconds: time.sleep(min(seconds, 0.05)),
+        )
+
+    def start(self, name: str = UNIT, state: State | None = None) -> None:
+        """Restart the server with what is on disk, and wait until it has loaded its data."""
+        self.stop()
+        self.process = subprocess.Popen(
+            [required("redis-server"), self.root / "redis.conf"], stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 30
+        while self.takes(*self.passwords.items()) != [True, True]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def stop(self, *, kill: bool = False) -> None:
+        if self.process:
+            (self.process.kill if kill else self.process.terminate)()
+            self.process.wait(30)
+
+    def access(self, user: str = "admin", password: str = "") -> RedisAccess:
+        port, password = self.ports[self.port], password or self.passwords[user]
+        return RedisAccess("localhost", port, str(self.root / "ca"), user, password)
+
+    def takes(self, *logins: tuple[str, str]) -> list[bool]:
+        return [takes_password(self.access(*login), talk) for login in logins]
+
+    def wanted(self) -> dict[str, Any]:
+        save = '""' if self.appendonly == "yes" else "900 1 300 100"
+        conf = (
+            f"port 0\ntls-port {self.ports[self.port]}\nbind 127.0.0.1\ntls-auth-clients no\n"
+            f"tls-cert-file {self.root}/crt\ntls-key-file {self.root}/key\n"
+            f"tls-ca-cert-file {self.root}/ca\naclfile {self.root}/users.acl\ndir {self.data}\n"
+            f"databases {self.databases}\nappendonly {self.appendonly}\nsave {save}\n"
+        )
+        words = self.passwords
+        users = (
+            "user default off resetpass allkeys allchannels +@all\n"
+            f"user worker on >{words['worker']} -@all +ping +set +get ~*\n"
+            f"user admin on >{words['admin']} resetchannels -@all +ping {self.rules}\n"
+        )
+        access = self.access()
+        return {
+            "files": [
+                {"dest": f"{self.root}/redis.conf", "content": conf, **OWNER},
+                {"dest": f"{self.root}/users.acl", "content": users, "secret": True, **OWNER},
+            ],
+            "units": [
+                {
+                    "name": UNIT,
+                    "on_change": "live",
+                    "timeout": 3,
+                    "files": [f"{self.root}/redis.conf", f"{self.root}/users.acl"],
+                    "redis": {
+                        "host": access.host,
+                        "port": access.port,
+                        "ca": access.ca,
+                        "user": access.user,
+                        "password": access.password,
+                    },
+                }
+            ],
+        }
+
+    def reconcile(self, *, check: bool = False, apply: bool = True, **options: Any) -> HostReport:
+        """Reconcile; without `apply`, end when the files are written, like a run that is killed."""
+        parts = [("redis", parse(self.wanted()))]
+        made = HostReconciler(parts, ReconcileOptions(**options), check=check, host=self.host)
+        made.apply_files()
+        made.plan_units()
+        if apply:
+            made.apply_units()
+        return made.report
+
+    def fill(self) -> None:
+        commands = [["SET", f"key{number}", "1"] for number in range(KEYS)]
+        assert talk(self.access("worker"), commands) == ["OK"] * KEYS
+
+    def size(self) -> object:
+        return talk(self.access(), [["DBSIZE"]])[0]
+
+
+def actions(report: HostReport) -> list[str]:
+    return [item.action for item in report.done]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.stop(kill=True)
+
+
+def running(server: Server, appendonly: str) -> Server:
+    """Return the server, started with this setting and filled."""
+    server.appendonly = appendonly
+    assert actions(server.reconcile()) == ["start"]
+    server.fill()
+    return server
+
+
+BOTH = pytest.mark.parametrize(("before", "after"), [("no", "yes"), ("yes", "no")])
+
+
+@BOTH
+@pytest.mark.parametrize("reason", [{}, {"databases": "2"}, {"port": "other"}], ids=str)
+def test_a_server_keeps_its_data_when_it_changes_how_it_stores_them(
+    server: Server, before: str, after: str, reason: Mapping[str, str]
+) -> None:
+    running(server, before)
+    server.appendonly = after
+    for name, value in reason.items():
+        setattr(server, name, value)
+    action = "restart" if reason else "live"
+    assert [item.action for item in server.reconcile(check=True).pending] == [action]
+    assert actions(server.reconcile()) == [action]
+    assert server.size() == KEYS
+    # Back again, where both kinds of files are there.
+    talk(server.access("worker"), [["SET", "one more", "1"]])
+    server.appendonly, server.databases = before, "3"
+    assert actions(server.reconcile()) == ["restart"]
+    assert server.size() == KEYS + 1
+
+
+@BOTH
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_server_that_restarts_after_a_run_was_killed_keeps_its_data(
+    server: Server, before: str, after: str, kill: bool
+) -> None:
+    running(server, before)
+    server.appendonly = after
+    server.reconcile(apply=False)
+    server.stop(kill=kill)
+    server.start()
+    assert server.size() == KEYS
+    server.systemd.crash(UNIT)
+    assert server.size() == KEYS
+    assert actions(server.reconcile()) in ([], ["live"], ["restart"])
+    assert server.size() == KEYS
+
+
+@BOTH
+def test_a_stopped_server_is_not_started_without_its_data(
+    server: Server, before: str, after: str
+) -> None:
+    running(server, before)
+    server.stop()
+    server.systemd.units[UNIT].state["ActiveState"] = "inactive"
+    server.appendonly = after
+    conf = (server.root / "redis.conf").read_text()
+    for check in (True, False):
+        with pytest.raises(ReconcileError) as caught:
+            server.reconcile(check=check)
+        assert f"{UNIT} does not run, and would start without its data" in str(caught.value)
+        value = {"no": "false", "yes": "true"}[before]
+        assert f"Set redis_broker_appendonly to {value} and run again" in str(caught.value)
+    assert (server.root / "redis.conf").read_text() == conf
+    # An application that was removed may have left its data.
+    (server.root / "redis.conf").unlink()
+    (server.root / f"state/records/{UNIT}.json").unlink()
+    with pytest.raises(ReconcileError, match="would start without its data"):
+        server.reconcile()
+    server.appendonly = before
+    assert actions(server.reconcile()) == ["start"]
+    assert server.size() == KEYS
+
+
+def test_a_server_that_can_t_store_its_data_keeps_its_files(server: Server) -> None:
+    server.rules = ADMIN.replace("+config", "")
+    running(server, "no")
+    server.appendonly, server.databases = "yes", "2"
+    conf = (server.root / "redis.conf").read_text()
+    with pytest.raises(ReconcileError, match=r"can't change to appendonly yes: .*CONFIG SET"):
+        server.reconcile()
+    assert (server.root / "redis.conf").read_text() == conf
+
+
+def test_a_server_that_can_t_be_asked_is_not_restarted_without_its_data(server: Server) -> None:
+    running(server, "no")
+    # Its file and the inventory have other passwords than the server.
+    users = server.root / "users.acl"
+    users.write_text(users.read_text().replace(">adm1", ">adm9"))
+    server.passwords = {"admin": "adm2", "worker": "w2"}
+    server.appendonly = "yes"
+    with pytest.raises(ReconcileError, match="can't be asked, and would start without"):
+        server.reconcile()
+    server.appendonly = "no"
+    assert actions(server.reconcile()) == ["restart"]
