@@ -1,10 +1,12 @@
 """Prepares a running Redis for files that are about to be written, so that it can start with them at any time.
 
 Runs on the host, inside the `reconcile` module, as root, before anything is written. Then it makes no difference
-whether the server restarts in this run, in the next one, or at a reboot.
+whether the server restarts in this run, in the next one, or at a reboot:
 
-With `appendonly yes` a server only reads its append-only file when it starts, and with `no` only `dump.rdb`. So the
-running server first writes the file that it is going to read.
+- With `appendonly yes` a server only reads its append-only file when it starts, and with `no` only `dump.rdb`. So the
+  running server first writes the file that it is going to read.
+- The user with which runs log in also gets its new password. Its previous one is only in the file so far, and without
+  it a run could not keep the other users' passwords.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
@@ -70,6 +73,8 @@ class RedisPreparation:
         Raises:
             ReconcileError: It would start without its data.
         """
+        if self._runs and not check:
+            self._teach()
         wanted = self._after.get("appendonly", "")
         running = (self._known or {}).get("setting appendonly", "")
         if wanted not in _DATA or (self._runs and (check or running == wanted)):
@@ -108,6 +113,26 @@ class RedisPreparation:
         port = (self._known or {}).get("setting tls-port") or self._before.get("tls-port", "")
         found = redis_live.logins(self._unit, Disk())
         return [replace(one, port=int(port)) for one in found] if port.isdigit() else found
+
+    def _teach(self) -> None:
+        """Let the user with which runs log in also use its new password, until `redis_live.finish`."""
+        new, *others = self._logins()
+        for access in others:
+            if redis_live.takes_password(access, self._host.talk):
+                self._mark(access.user)
+                with suppress(RedisError):
+                    self._host.talk(access, [["ACL", "SETUSER", access.user, f">{new.password}"]])
+
+    def _mark(self, user: str) -> None:
+        """Note in the unit's record that a user is allowed more than its rules, in case this run ends early."""
+        if self._known is not None:
+            inputs = {**self._known, **redis_live.marks([user])}
+            fingerprint.write_record(
+                self._unit.name,
+                self._state.invocation,
+                inputs,
+                directory=self._host.paths.records,
+            )
 
     def _save(self, access: RedisAccess, wanted: str) -> None:
         """Let the server write its data where it is going to look for it.

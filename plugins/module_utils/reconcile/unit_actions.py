@@ -35,6 +35,9 @@ _STOP_SLACK = 15.0
 # Seconds within which a reloaded daemon must have new processes.
 _RELOAD_PATIENCE = 5.0
 
+# A warning about a unit, with an error.
+_ONLY_NEW = "{} only takes new passwords since its restart: {}"
+
 
 class UnitActions:
     """Acts on units; each method raises ReconcileError if a unit fails."""
@@ -137,12 +140,16 @@ class UnitActions:
         labels = [label for label in inputs if inputs[label] != wanted.get(label)]
         names = {name for kind, _, name in (one.partition(" ") for one in labels) if kind == "user"}
         names.update(wider)
+        if known is None:
+            # Any of them may have changed.
+            names = redis_live.wanted_users(unit, self.disk).keys() - {"default"}
         if self.revoke:
             names &= redis_live.SERVERS
-        if unit.redis:
-            # If the password changes with which we log in, there is no way to ask.
-            with contextlib.suppress(RedisError):
+        try:
+            if unit.redis:
                 return redis_live.rights(unit.redis, sorted(names), self.host.talk)
+        except RedisError as error:
+            self.warnings.append(_ONLY_NEW.format(unit.name, error))
         return {}
 
     def _keep_rights(self, unit: Unit, before: Mapping[str, Mapping[str, Any]]) -> None:
@@ -157,7 +164,7 @@ class UnitActions:
         try:
             redis_live.keep(unit.redis, before, rules, self.host.talk)
         except RedisError as error:
-            self.warnings.append(f"{unit.name} only takes new passwords since its restart: {error}")
+            self.warnings.append(_ONLY_NEW.format(unit.name, error))
 
     # -- replicated Redis ----------------------------------------------------------------------------------
 

@@ -167,7 +167,11 @@ class UnitPlan:
             return False
         # With another password, or a CA that did not sign the certificate which the server shows, we can't log in.
         doubtful = unit.redis.user in change.users or redis_live.READ_AGAIN & change.settings.keys()
-        return not doubtful or redis_live.takes_password(unit.redis, self.host.talk)
+        # In check mode the file still has the password from before. With it, a run adds the new one (`redis_prepare`).
+        return not doubtful or any(
+            redis_live.takes_password(login, self.host.talk)
+            for login in redis_live.logins(unit, Disk())
+        )
 
 
 def _enabled(state: systemd.UnitState) -> bool:

@@ -59,6 +59,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.port, self.passwords = "", {"admin": "adm1", "worker": "w1"}
         self.appendonly, self.databases, self.rules = "no", "1", ADMIN
+        self.unwritable: list[dict[str, Any]] = []
         self.systemd = FakeSystemd()
         self.systemd.on_start = self.start
         state = root / "state"
@@ -116,6 +117,7 @@ class Server:
         access = self.access()
         return {
             "files": [
+                *self.unwritable,
                 {"dest": f"{self.root}/redis.conf", "content": conf, **OWNER},
                 {"dest": f"{self.root}/users.acl", "content": users, "secret": True, **OWNER},
             ],
@@ -259,4 +261,55 @@ def test_a_server_that_can_t_be_asked_is_not_restarted_without_its_data(server: 
     with pytest.raises(ReconcileError, match="can't be asked, and would start without"):
         server.reconcile()
     server.appendonly = "no"
+    report = server.reconcile()
+    assert actions(report) == ["restart"]
+    (warning,) = report.warnings
+    assert warning.startswith(f"{UNIT} only takes new passwords since its restart: ")
+
+
+def test_a_server_whose_record_is_lost_keeps_its_data_and_passwords(server: Server) -> None:
+    running(server, "no")
+    (server.root / f"state/records/{UNIT}.json").unlink()
+    server.appendonly, server.passwords = "yes", {"admin": "adm2", "worker": "w2"}
     assert actions(server.reconcile()) == ["restart"]
+    assert server.size() == KEYS
+    assert server.takes(("worker", "w1"), ("worker", "w2")) == [True, True]
+    assert actions(server.reconcile(finish=True)) == ["live"]
+    assert server.takes(("worker", "w1"), ("worker", "w2")) == [False, True]
+
+
+ALL = [("worker", "w1"), ("worker", "w2"), ("admin", "adm1"), ("admin", "adm2")]
+
+
+@pytest.mark.parametrize("databases", ["1", "2"])
+def test_all_passwords_can_change_at_once(server: Server, databases: str) -> None:
+    running(server, "no")
+    server.passwords, server.databases = {"admin": "adm2", "worker": "w2"}, databases
+    action = "live" if databases == "1" else "restart"
+    assert [item.action for item in server.reconcile(check=True).pending] == [action]
+    assert server.takes(*ALL) == [True, False, True, False]
+    assert actions(server.reconcile()) == [action]
+    assert server.takes(*ALL) == [True, True, True, True]
+    assert actions(server.reconcile(finish=True)) == ["live"]
+    assert server.takes(*ALL) == [False, True, False, True]
+    assert server.reconcile().pending == []
+
+
+def test_leaked_passwords_can_all_end_at_once(server: Server) -> None:
+    running(server, "no")
+    server.passwords = {"admin": "adm2", "worker": "w2"}
+    assert actions(server.reconcile(revoke=True)) == ["live"]
+    assert server.takes(*ALL) == [False, True, False, True]
+
+
+def test_a_password_that_was_only_prepared_ends_with_the_next_run(server: Server) -> None:
+    running(server, "no")
+    server.passwords = {"admin": "adm2", "worker": "w2"}
+    server.unwritable = [{"dest": f"{server.root}/missing/file", "content": "", **OWNER}]
+    with pytest.raises(ReconcileError, match="missing"):
+        server.reconcile()
+    server.unwritable = []
+    assert server.takes(*ALL) == [True, False, True, True]
+    server.passwords = {"admin": "adm1", "worker": "w1"}
+    assert actions(server.reconcile(finish=True)) == ["live"]
+    assert server.takes(*ALL) == [True, False, True, False]

@@ -58,8 +58,8 @@ def check_leaving(facts: Mapping[str, object], redis: Sequence[str]) -> Iterator
 def check_logins(facts: Mapping[str, object], redis: Sequence[str]) -> Iterator[Problem]:
     """Refuse to change the password with which a run logs in together with those that servers use among themselves.
 
-    Without the first, the servers have to restart, one after another. Each would wait for others that have the old
-    passwords.
+    If a server can't be told the first one while it runs, the servers restart, one after another. Each would wait for
+    others that have the old passwords.
 
     Args:
         facts: `ansible_facts['fleet']` by host.
