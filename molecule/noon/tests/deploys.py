@@ -58,6 +58,16 @@ def with_fresh(source: Path) -> None:
     path.write_text(f"{text}{task}def fresh(self: Task[Any, Any], seconds: float) -> None:\n{_NAP}")
 
 
+def failing_with_fresh(source: Path) -> None:
+    """Let every other `load.nap` fail, in a release that also has the task `FRESH`."""
+    _in(
+        "tasks.py",
+        _NAP,
+        _NAP + "    if row % 2:\n        raise RuntimeError('every other task fails')\n",
+    )(source)
+    with_fresh(source)
+
+
 #: Releases that must be refused, each with the words of the message.
 BROKEN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "import": (
@@ -77,14 +87,7 @@ BROKEN: Mapping[str, tuple[Callable[[Path], None], str]] = {
         _in("tasks.py", 'name="load.stumble"', 'name="load.tumble"'),
         "the release has no task load.stumble",
     ),
-    "failures": (
-        _in(
-            "tasks.py",
-            _NAP,
-            _NAP + "    if row % 2:\n        raise RuntimeError('every other task fails')\n",
-        ),
-        "celery_canary_max_failures",
-    ),
+    "failures": (failing_with_fresh, "celery_canary_max_failures"),
     "slow": (
         _in("tasks.py", _NAP, _NAP.replace("time.sleep(seconds)", "time.sleep(seconds + 0.5)")),
         "celery_canary_max_slowdown",
@@ -101,9 +104,18 @@ BROKEN: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "migration": (_migrate("raise SystemExit('the migration fails')\n"), "the migration fails"),
 }
 
-#: Variables with which such a release is deployed. Of a hundred tasks one is a `load.stumble`, so a canary may get none
-#: in the inventory's 30 s.
-BROKEN_VARIABLES: Mapping[str, Mapping[str, int]] = {"task": {"celery_canary_seconds": 90}}
+#: Variables with which such a release is deployed.
+BROKEN_VARIABLES: Mapping[str, Mapping[str, Any]] = {
+    # Of a hundred tasks one is a `load.stumble`, so a canary may get none in the inventory's 30 s.
+    "task": {"celery_canary_seconds": 90},
+    # The fleet goes back to a release that lacks what the inventory names.
+    "failures": {
+        "celery_beat_schedule": {
+            "fresh": {"task": FRESH, "crontab": {"minute": "*"}, "args": [0.01], "queue": "fast"}
+        },
+        "celery_app_task_routes": {FRESH: {"queue": "fast"}},
+    },
+}
 
 
 @dataclass(frozen=True)

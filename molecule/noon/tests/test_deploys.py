@@ -9,7 +9,7 @@ from deploys import BROKEN, BROKEN_VARIABLES, Deploys
 from ground import FLEET, Case, Ground, assert_nothing_lost_or_doubled
 from support.waiting import wait_for
 
-LONGEST = 1500.0  # seconds of load
+LONGEST = 1800.0  # seconds of load
 
 
 def deploy_while_another_is_refused(ground: Ground, deploys: Deploys, case: Case) -> None:
