@@ -378,7 +378,13 @@ NAMES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("module", "role", "filter") else pytest.param(kind, marks=pytest.mark.long)
+        for kind in NAMES
+    ],
+)
 def test_ansible_doc_shows_all_of_a_kind(kind: str, tmp_path: Path) -> None:
     names = [f"{COLLECTION}.{name}" for name in NAMES[kind]]
     listed = ansible("ansible-doc", "--json", "-t", kind, "-l", COLLECTION, home=tmp_path)

@@ -32,8 +32,20 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
         assert made.store.refused() == []
 
 
-@pytest.mark.parametrize("events", [False, True], ids=["no-events", "events"])
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+@pytest.mark.parametrize(
+    ("pool", "events"),
+    [
+        ("prefork", True),
+        ("threads", False),
+        *(
+            pytest.param(pool, events, marks=pytest.mark.long)
+            for pool, events in (
+                *(("prefork", False), ("threads", True), ("solo", False)),
+                *(("solo", True), ("gevent", False), ("gevent", True)),
+            )
+        ),
+    ],
+)
 def test_a_worker_counts_every_end_of_a_task(workers: Workers, pool: str, events: bool) -> None:
     options = ("-P", pool, *(() if pool == "solo" else ("-c", "4")), *(["-E"] if events else []))
     found = counting.run_everything(workers, *options)

@@ -104,12 +104,18 @@ def is_refused(done: subprocess.CompletedProcess[str], words: str = REFUSED) -> 
 @pytest.mark.parametrize(
     "task",
     [
-        "celery_fleet.core.preflight : Check the hosts",
+        pytest.param("celery_fleet.core.preflight : Check the hosts", marks=pytest.mark.long),
         "celery_fleet.core.fleet : lease | Take the lease of the fleet",
-        "celery_fleet.core.fleet : Compare the host with the inventory",
-        "celery_fleet.core.celery_release : Build and check the release",
-        "celery_fleet.core.celery_restart : Restart workers that differ",
-        "celery_fleet.core.verify : Wait for every service",
+        pytest.param(
+            "celery_fleet.core.fleet : Compare the host with the inventory", marks=pytest.mark.long
+        ),
+        pytest.param(
+            "celery_fleet.core.celery_release : Build and check the release", marks=pytest.mark.long
+        ),
+        pytest.param(
+            "celery_fleet.core.celery_restart : Restart workers that differ", marks=pytest.mark.long
+        ),
+        pytest.param("celery_fleet.core.verify : Wait for every service", marks=pytest.mark.long),
     ],
 )
 def test_a_run_that_is_started_later_is_refused(directory: Path, task: str) -> None:
@@ -140,7 +146,7 @@ def test_a_run_that_is_started_in_preflight_only_gets_to_the_hosts(
         assert "TASK [celery_fleet.core.fleet : lease" not in output or REFUSED in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options", [("site.yml",), ("site.yml", "--check"), ("restart_workers.yml", "--limit=worker1")]
 )
@@ -154,9 +160,9 @@ def test_a_run_without_the_tasks_that_always_run_is_refused(
 @pytest.mark.parametrize(
     "task",
     [
-        "lease | Take the lease of the fleet",
-        "plan | Show what would be removed",
-        "stop | Stop beat",
+        pytest.param("lease | Take the lease of the fleet", marks=pytest.mark.long),
+        pytest.param("plan | Show what would be removed", marks=pytest.mark.long),
+        pytest.param("stop | Stop beat", marks=pytest.mark.long),
         "remove | Remove what was put there",
     ],
 )

@@ -50,7 +50,7 @@ def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> N
     assert lease == ["present", "absent"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_play_without_a_part_in_the_plan_runs_no_task(walk: Any) -> None:
     code = {"celery_worker", "celery_beat", "celery_producer", "verify"}
     found: Walk = walk(DUE=" ".join(code), ANSIBLE_DISPLAY_SKIPPED_HOSTS="yes")
@@ -169,7 +169,7 @@ def test_a_program_is_notified_of_the_run(walk: Any, tmp_path: Path, enabled: bo
         assert found.settled == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dry_run_sends_no_notification(walk: Any, tmp_path: Path) -> None:
     variables = {"fleet_notify": ["/usr/bin/touch", str(tmp_path / "kept")]}
     walk("--check", f"--extra-vars={json.dumps(variables)}")

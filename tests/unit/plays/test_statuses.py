@@ -57,7 +57,7 @@ def test_a_valid_inventory_ends_with_0(inventory: Path) -> None:
 
 
 def test_a_limit_without_a_host_ends_with_1(inventory: Path) -> None:
-    assert status(inventory, "site.yml", "--limit=worker9") == 1
+    assert status(inventory, CHECK, "--limit=worker9") == 1
 
 
 def test_a_vault_without_its_password_ends_with_1(inventory: Path) -> None:
@@ -100,9 +100,8 @@ def test_a_file_of_variables_that_is_no_yaml_ends_with_4(inventory: Path) -> Non
 @pytest.mark.parametrize(
     ("playbook", "options"),
     [
-        # Refused because of the inventory, the hosts, and by Ansible itself.
+        # Refused because of the inventory, and by Ansible itself.
         (CHECK, ["--extra-vars=celery_app_broker_port=http"]),
-        ("site.yml", []),
         ("site.yml", ["--no-such-option"]),
     ],
 )
@@ -129,7 +128,10 @@ def silent(inventory: Path) -> Iterator[list[socket.socket]]:
 @pytest.mark.parametrize(
     # The second is what a shell calls 143.
     ("number", "expected"),
-    [(signal.SIGINT, 99), (signal.SIGTERM, -signal.SIGTERM)],
+    [
+        pytest.param(signal.SIGINT, 99, marks=pytest.mark.long),
+        (signal.SIGTERM, -signal.SIGTERM),
+    ],
 )
 def test_a_run_that_is_ended_by_a_signal_says_so(
     inventory: Path, silent: list[socket.socket], number: signal.Signals, expected: int

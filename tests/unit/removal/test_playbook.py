@@ -114,7 +114,7 @@ def test_each_stage_ends_on_all_hosts_before_the_next_and_the_lease_covers_all(
     assert "shop is gone from redis1, worker1" in run.text
 
 
-@pytest.mark.parametrize("answer", ["", "another"])
+@pytest.mark.parametrize("answer", ["", pytest.param("another", marks=pytest.mark.long)])
 def test_without_the_name_nothing_is_changed(ground: Ground, answer: str) -> None:
     run = ground.run(answer=answer)
     assert run.status != 0
@@ -130,6 +130,7 @@ def test_a_dry_run_only_reads_and_asks_nothing(ground: Ground) -> None:
     assert json.loads(path.read_text())["hosts"]["redis1"]["present"] is True
 
 
+@pytest.mark.long
 def test_a_redis_on_a_host_that_has_left_its_group_is_counted_as_well(ground: Ground) -> None:
     ground.found["worker1"]["messages"] = dict(COUNTED)
     run = ground.run()
@@ -179,6 +180,7 @@ def test_refusals_come_before_anything_else(ground: Ground) -> None:
     assert run.told == []
 
 
+@pytest.mark.long
 def test_an_old_name_is_refused_with_the_new_one(ground: Ground) -> None:
     old = next(name for name in VARIABLES if name.startswith("fleet_remove_"))
     run = ground.run("-e", f"{old}=true")
@@ -196,6 +198,7 @@ def test_a_host_that_is_down_is_named_and_can_be_left_out(ground: Ground) -> Non
     assert run.of("remove") == ["redis1 remove"]
 
 
+@pytest.mark.long
 def test_without_the_host_of_the_lease_the_others_are_removed_as_well(ground: Ground) -> None:
     ground.facts["redis1"] = {"reachable": False, "reason": "timed out"}
     run = ground.run("-e", "fleet_remove_ignore_unreachable=true")
@@ -204,6 +207,7 @@ def test_without_the_host_of_the_lease_the_others_are_removed_as_well(ground: Gr
     assert "redis1 could not be reached" in run.text
 
 
+@pytest.mark.long
 def test_without_an_application_no_lease_is_taken(ground: Ground) -> None:
     for host in HOSTS:
         ground.facts[host]["marks"] = []

@@ -104,8 +104,8 @@ def write(directory: Path, name: str, first_line: str) -> None:
     ("name", "address"),
     [
         ("prometheus_listen", "0.0.0.0:9090"),
-        ("prometheus_listen", "prometheus1:9090"),
-        ("prometheus_listen", "127.0.0.1"),
+        pytest.param("prometheus_listen", "prometheus1:9090", marks=pytest.mark.long),
+        pytest.param("prometheus_listen", "127.0.0.1", marks=pytest.mark.long),
         ("prometheus_alertmanager_listen", "192.0.2.1:9093"),
     ],
 )
@@ -121,7 +121,7 @@ def test_an_address_of_the_host_itself_is_accepted(tmp_path: Path) -> None:
     assert accepted(run(tmp_path, **given))
 
 
-@pytest.mark.parametrize("password", [None, ""])
+@pytest.mark.parametrize("password", [None, pytest.param("", marks=pytest.mark.long)])
 def test_a_fleet_without_a_password_for_its_exporters_is_refused(
     tmp_path: Path, password: str | None
 ) -> None:
@@ -132,7 +132,8 @@ def test_a_fleet_without_a_password_for_its_exporters_is_refused(
 @pytest.mark.parametrize(
     ("name", "first_line"),
     [
-        *((name, "global:") for name in FILES),
+        (FILES[0], "global:"),
+        *(pytest.param(name, "global:", marks=pytest.mark.long) for name in FILES[1:]),
         (FILES[0], "# Written by Celery Fleet for another."),
         (FILES[0], None),
     ],

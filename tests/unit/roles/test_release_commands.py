@@ -147,22 +147,18 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     made.host.end()
 
 
-def test_a_command_can_have_another_umask(fleet: Fleet) -> None:
-    status, output = fleet.run([fleet.command("collect", umask="0027")])
-    assert status == 0, output
-    assert json.loads(fleet.host.seen.read_text())["--umask"] == "0027"
-
-
 def test_commands_run_once_and_in_their_order(fleet: Fleet) -> None:
     listed = [
         fleet.command("migrate", "sleep 1"),
         fleet.command("static") | {"hosts": "all"},
-        fleet.command("demo", when="once"),
+        fleet.command("demo", when="once", umask="0027"),
     ]
     # Only one host runs it, because the two share files here, unlike real hosts.
     status, output = fleet.run(listed, "--limit=worker1")
     assert status == 0, output
     assert fleet.done == ["migrate", "static", "demo"]
+    *_, demo = (json.loads(line) for line in fleet.host.seen.read_text().splitlines())
+    assert demo["--umask"] == "0027"
     assert "worker1: migrate is done, in " in output
     assert "switched: migrate (once per release)" in output
     # A second run has nothing to do.
@@ -221,6 +217,7 @@ def test_pending_migrations_are_listed_before_the_commands(fleet: Fleet) -> None
     assert "migrations" not in output.replace("List the pending migrations", "")
 
 
+@pytest.mark.long
 def test_only_a_deploy_ends_if_pending_migrations_can_not_be_listed(fleet: Fleet) -> None:
     fleet.host.pending(None, "OperationalError: no login with quite-secret")
     deploy = "--extra-vars={__celery_release_deploys: true}"
@@ -278,6 +275,7 @@ def test_a_failure_stops_the_run_and_the_next_run_retries_it(fleet: Fleet) -> No
     assert fleet.done == ["first", "bad", "bad", "last"]
 
 
+@pytest.mark.long
 def test_output_of_a_command_is_always_shown_without_secrets(fleet: Fleet) -> None:
     fleet.variables["celery_app_env"] = {"MODE": "true", "WHERE": "here"}
     fleet.variables["celery_app_env_urls"] = {
@@ -294,6 +292,7 @@ def test_output_of_a_command_is_always_shown_without_secrets(fleet: Fleet) -> No
     assert "p@ss" not in output
 
 
+@pytest.mark.long
 def test_a_command_that_does_not_exist_or_hangs(fleet: Fleet) -> None:
     status, output = fleet.run([{"name": "none", "argv": ["/no/such/program"]}])
     assert status != 0
@@ -324,6 +323,7 @@ def test_a_command_of_a_killed_run_is_awaited(fleet: Fleet) -> None:
     assert fleet.done == ["migrate"]
 
 
+@pytest.mark.long
 def test_concurrent_runs_run_a_command_once(fleet: Fleet) -> None:
     listed = [fleet.command("migrate", "sleep 2")]
     both = [fleet.start(listed, f"--limit={host}") for host in ("worker1", "worker2")]
@@ -338,6 +338,7 @@ def test_concurrent_runs_run_a_command_once(fleet: Fleet) -> None:
     assert fleet.done == ["migrate"]
 
 
+@pytest.mark.long
 def test_a_mark_of_a_host_outside_the_run_is_an_error(fleet: Fleet) -> None:
     listed = [fleet.command("migrate")]
     assert fleet.run(listed)[0] == 0

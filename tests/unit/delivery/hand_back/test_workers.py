@@ -19,6 +19,7 @@ from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 from celery_fleet.system import hand_back
+from scripts.restarts import origin
 from tests.fleet import Fleet, client, running, wait_for
 
 PROGRAM = Path(hand_back.__file__)
@@ -172,7 +173,7 @@ def test_killed_at_random_moments_under_load_nothing_is_lost(bulk: Workers) -> N
     sent = 0
     seconds: list[float] = []
     handed = 0
-    for _ in range(6):
+    for _ in range(6 if origin.is_soak() else 3):
         before = len(bulk.ledger("begin"))
         worker, directory = bulk.start("-P", "prefork", "-c", "2")
         for _ in range(40):

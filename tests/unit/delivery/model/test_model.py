@@ -72,9 +72,17 @@ def test_nothing_is_lost_or_doubled_beside_a_stock_worker_in_many_runs() -> None
     [
         pytest.param("lost", "atomic_take", "kill", id="it pops, and writes in a second step"),
         pytest.param("doubled", "carry", "lose", id="it puts running tasks back"),
-        pytest.param("doubled", "resend", "lose", id="it forgets acknowledgements that failed"),
+        pytest.param(
+            "doubled",
+            "resend",
+            "lose",
+            id="it forgets acknowledgements that failed",
+            marks=pytest.mark.long,
+        ),
         pytest.param("doubled", "lease", "drain", id="it has a visibility timeout without a lease"),
-        pytest.param("stolen", "tag_per_delivery", "cut", id="its tags come again"),
+        pytest.param(
+            "stolen", "tag_per_delivery", "cut", id="its tags come again", marks=pytest.mark.long
+        ),
     ],
 )
 def test_faults_of_stock_are_found(kind: str, left_out: str, fault: str) -> None:

@@ -70,6 +70,7 @@ def test_remote_control_survives_the_loss_of_its_own_connection(tmp_path: Path) 
         assert "Traceback" not in worker.log
 
 
+@pytest.mark.long
 def test_tasks_that_are_acknowledged_early_run_once_as_well(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", conf={"worker_prefetch_multiplier": 8}) as w:
         numbers = w.send(10, 1.0, task="early")
@@ -192,6 +193,7 @@ def test_sigterm_while_redis_hangs_ends_an_idle_worker_at_once(tmp_path: Path) -
         assert seconds < 30  # 2 s here; stock waits for the broker
 
 
+@pytest.mark.long
 def test_sigterm_before_a_hang_is_noticed_ends_a_worker(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2") as worker:
         worker.server.signal(signal.SIGSTOP)
@@ -259,6 +261,7 @@ def test_the_lease_puts_back_a_message_whose_fetch_lost_its_reply(tmp_path: Path
         assert "put back 1 messages, since the replies with them came too late" in worker.log
 
 
+@pytest.mark.long
 def test_the_next_broker_of_the_list_is_used(tmp_path: Path) -> None:
     with ExitStack() as stack:
         first = Server(tmp_path / "first")
@@ -383,7 +386,7 @@ def test_with_the_stock_fetch_tasks_that_had_not_begun_come_back_as_well(tmp_pat
         assert started == numbers
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_messages_that_a_task_consumes_do_not_count_as_the_workers(
     tmp_path: Path, pool: str
 ) -> None:
@@ -411,7 +414,7 @@ def test_without_carry_and_outage_guard_there_is_no_file_of_pending_acknowledgem
         assert not (tmp_path / "run/pending").exists()
 
 
-@pytest.mark.parametrize("alone", ["carry", "outage"])
+@pytest.mark.parametrize("alone", [pytest.param("carry", marks=pytest.mark.long), "outage"])
 def test_carry_and_outage_guard_work_without_each_other(tmp_path: Path, alone: str) -> None:
     options = {**DELIVERY, "carry": False, "outage": False, alone: True}
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=options) as worker:
@@ -428,6 +431,7 @@ def test_carry_and_outage_guard_work_without_each_other(tmp_path: Path, alone: s
 UNCARRIED = {**DELIVERY, "carry": False}
 
 
+@pytest.mark.long
 def test_without_carry_time_limits_outlast_a_lost_connection(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=UNCARRIED) as worker:
         (number,) = worker.send(1, 0, task="limited")
@@ -477,7 +481,9 @@ def fails(number):
 )
 
 
-@pytest.mark.parametrize("options", [(), ("--max-tasks-per-child", "1")])
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--max-tasks-per-child", "1"), marks=pytest.mark.long)]
+)
 def test_a_result_arrives_although_the_connection_is_lost_in_the_middle_of_it(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
