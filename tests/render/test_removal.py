@@ -37,6 +37,15 @@ def test_directories_of_systemd_and_builds_are_removed_with_their_content(any_fl
         assert left == [], host.name
 
 
+def test_only_declared_directories_stay_with_their_content(any_fleet: Fleet) -> None:
+    """A removal can't tell a directory of ours from them unless it is data as well."""
+    for host in any_fleet.hosts.values():
+        found = manifest(host)
+        kept = [f"{path}/" for path, keep in found.data.items() if keep]
+        own = found.directories - found.data.keys() - set(host.variables["celery_app_directories"])
+        assert [path for path in own if path.startswith(tuple(kept))] == [], host.name
+
+
 def test_data_that_may_be_kept_has_a_name_of_fleet_remove_keep(any_fleet: Fleet) -> None:
     for host in any_fleet.hosts.values():
         assert set(manifest(host).data.values()) <= {"", *KEEP}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.content import (
+    TreeEntry,
+    content,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
     ApplicationPaths,
 )
@@ -153,12 +157,25 @@ class InstalledApplication:
     def trees(self) -> dict[str, str]:
         """Return the paths to remove with their content, each with the name by which it may be kept."""
         others = {*self.shared.files, *self.shared.directories, *self.shared.data}
-        return {
+        found = {
             path: keep
             for path, keep in sorted(self.manifest.data.items())
             if self.host.exists(path)
             and not any(f"{other}/".startswith(f"{path}/") for other in others)
         }
+        # What is in one of them goes or stays with it.
+        return {
+            path: keep
+            for path, keep in found.items()
+            if not any(path.startswith(f"{outer}/") for outer in found)
+        }
+
+    def content(self, path: str) -> Iterator[TreeEntry]:
+        """Yield what is in one of these paths, with what of it stays."""
+        # Preflight lets no directory be declared in the others, where only programs of the fleet write.
+        can_be_kept = bool(self.manifest.data.get(path))
+        declared = self.manifest.directories - self.manifest.data.keys() if can_be_kept else set()
+        return content(self.host, path, self._owners_of(path), declared)
 
     def directories(self) -> list[str]:
         """Return the directories to remove if they are empty; those of a package stay."""
@@ -174,7 +191,7 @@ class InstalledApplication:
 
     # -- users, groups -------------------------------------------------------------------------------------
 
-    def owners_of(self, path: str) -> set[int]:
+    def _owners_of(self, path: str) -> set[int]:
         """Return the IDs of users: files of its owner, root and the application's users are removed with a path."""
         names = self.manifest.users.keys() - self.shared.users.keys()
         found = (self.host.accounts.user(name) for name in names)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterable
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.content import TreeEntry
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
 
 
@@ -30,27 +30,33 @@ class Deletion:
     def empty_directories(self, paths: Iterable[str]) -> None:
         """Remove empty directories, the inner ones first."""
         for path in sorted(paths, reverse=True):
-            real = self.host.at(path)
-            if os.path.isdir(real) and not os.path.islink(real) and not os.listdir(real):
-                os.rmdir(real)
+            # A link or a mount stays, and what a filesystem does not let root remove.
+            with contextlib.suppress(OSError):
+                os.rmdir(self.host.at(path))
                 self.removed.append(path)
 
-    def tree(self, path: str, owners: set[int]) -> None:
-        """Remove a directory with the content that belongs to some users. Links are removed, and never followed."""
+    def tree(self, path: str, content: Iterable[TreeEntry]) -> None:
+        """Remove a directory with what may go of its content. Links are removed, and never followed.
+
+        Args:
+            path: The directory. Nothing of it is removed if it is a mount.
+            content: What is in it, from `content.content`.
+        """
         real = self.host.at(path)
+        if self.host.is_mount(path):
+            return
         if os.path.islink(real) or not os.path.isdir(real):
             self.files([path])
             return
-        for _, directories, names, handle in os.fwalk(real, topdown=False, follow_symlinks=False):
-            for name in (*names, *directories):
-                about = os.lstat(name, dir_fd=handle)
-                if about.st_uid not in owners:
-                    continue
-                if stat.S_ISDIR(about.st_mode):
-                    # It stays if it contains files of another user.
-                    with contextlib.suppress(OSError):
-                        os.rmdir(name, dir_fd=handle)
-                else:
-                    os.unlink(name, dir_fd=handle)
+        for entry in content:
+            name = os.path.basename(entry.path)
+            if entry.stays:
+                continue
+            if entry.directory:
+                # It stays if something in it stays.
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=entry.parent)
+            else:
+                os.unlink(name, dir_fd=entry.parent)
         self.removed.append(path)
         self.empty_directories([path])

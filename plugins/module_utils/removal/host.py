@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ansible_collections.celery_fleet.core.plugins.module_utils import mounts
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     redis_client,
     systemd,
@@ -32,6 +33,7 @@ class RemovalHost:
         base: Directory that replaces the root of the file system; empty for the real one.
         sleep: Waits for a number of seconds.
         clock: Monotonic clock, in seconds.
+        mounts: Real paths at which something is mounted.
     """
 
     run: systemd.Runner = systemd.run
@@ -40,6 +42,7 @@ class RemovalHost:
     base: str = ""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    mounts: frozenset[str] = field(default_factory=mounts.mount_points)
 
     def at(self, path: str) -> str:
         """Return the real location of a path of the host."""
@@ -48,6 +51,10 @@ class RemovalHost:
     def exists(self, path: str) -> bool:
         """Return whether a path exists, including a dangling link."""
         return os.path.lexists(self.at(path))
+
+    def is_mount(self, path: str) -> bool:
+        """Return whether something is mounted at a path."""
+        return mounts.lies_at(self.at(path), self.mounts)
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match a pattern, sorted."""

@@ -13,6 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.names import fir
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.content import MOUNTED
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import messages
 
 
@@ -76,10 +77,15 @@ def look(there: InstalledApplication) -> Footprint:
     ]
     found.files = there.files()
     for path, keep in there.trees().items():
-        size, foreign = _measure(there, path)
-        (found.kept if keep in there.keep else found.trees)[path] = size
-        if keep not in there.keep:
-            found.stay.update(dict.fromkeys(foreign, "is not the application's"))
+        if there.host.is_mount(path):
+            found.stay[path] = MOUNTED
+            continue
+        size, stays = _measure(there, path)
+        if keep in there.keep:
+            found.kept[path] = size
+        else:
+            found.trees[path] = size
+            found.stay.update(stays)
             found.state += [path] if keep == "state" and size else []
     users, groups, stay = there.accounts()
     found.users = [f"user {one.name}" for one in users] + [f"group {one.name}" for one in groups]
@@ -95,21 +101,14 @@ def look(there: InstalledApplication) -> Footprint:
     return found
 
 
-def _measure(there: InstalledApplication, path: str) -> tuple[int, list[str]]:
-    """Return the size of a path in bytes, and the files in it that stay because they belong to other users."""
-    owners, size, foreign = there.owners_of(path), 0, []
-    for directory, directories, names in os.walk(there.host.at(path)):
-        for name in (*names, *directories):
-            entry = os.path.join(directory, name)
-            try:
-                about = os.lstat(entry)
-            except FileNotFoundError:
-                # The application may remove files at the same time.
-                continue
-            size += about.st_blocks * 512
-            if about.st_uid not in owners:
-                foreign.append(entry.removeprefix(there.host.base))
-    return size, sorted(foreign)
+def _measure(there: InstalledApplication, path: str) -> tuple[int, dict[str, str]]:
+    """Return the size of a path in bytes, and what of its content stays, each with the reason."""
+    size, stays = 0, {}
+    for entry in there.content(path):
+        size += entry.size
+        if entry.stays:
+            stays[entry.path] = entry.stays
+    return size, dict(sorted(stays.items()))
 
 
 def _strangers(there: InstalledApplication) -> dict[str, str]:

@@ -77,7 +77,7 @@ class Remover:
         if self.there.marks:
             return
         if self.host.exists(RUN) and not self.host.glob(f"{RUN}/*.lease.json"):
-            self.deletion.tree(RUN, self.there.owners_of(RUN))
+            self.deletion.tree(RUN, self.there.content(RUN))
         self.deletion.files([str(LOCK), *_OTHER_LOCKS])
 
     def _refuse_what_runs(self) -> None:
@@ -132,7 +132,7 @@ class Remover:
     def _remove_trees(self) -> None:
         for path, keep in self.there.trees().items():
             if keep not in self.there.keep and self.host.exists(path):
-                self.deletion.tree(path, self.there.owners_of(path))
+                self.deletion.tree(path, self.there.content(path))
 
     def _remove_accounts(self) -> None:
         users, groups, _ = self.there.accounts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils import mounts
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     fingerprint,
     manifest,
@@ -87,6 +90,7 @@ class Ground:
         self.held: list[str] = []
         self.refused = ""
         self.replication: dict[int, str] = {}
+        self.mounts: list[str] = []
 
     def run(self, command: Sequence[str]) -> Completed:
         text = " ".join(command)
@@ -134,6 +138,7 @@ class Ground:
             base=str(self.base),
             sleep=self.systemd.sleep,
             clock=self.systemd.clock,
+            mounts=frozenset(f"{os.path.realpath(self.base)}{path}" for path in self.mounts),
         )
         return InstalledApplication(ApplicationPaths.usual(app), keep, host)
 
@@ -193,12 +198,13 @@ class Ground:
         if listed:
             self.enlist(app)
 
-    def enlist(self, app: str, *packages: str) -> None:
-        """Write the manifest of everything that the names say is there."""
+    def enlist(self, app: str, *packages: str, directories: Iterable[str] = ()) -> None:
+        """Write the manifest of everything that the names say is there, and of declared directories."""
         found = footprint.derive(
             ApplicationPaths.usual(app), self.there(app).mark, self.there(app).host
         )
         found.packages.update(packages)
+        found.directories.update(directories)
         manifest.write(f"{self.base}/etc/celery-fleet/{app}/manifest.json", found)
 
     def stop(self, app: str = "shop") -> None:
@@ -852,6 +858,119 @@ def test_a_directory_that_was_moved_to_another_disk_keeps_its_content(ground: Gr
     ground.remover().remove()
     assert data.exists()
     assert not os.path.lexists(place)
+
+
+def test_a_declared_directory_in_the_state_keeps_its_content(ground: Ground) -> None:
+    """They belong to the application's user, like everything that goes."""
+    ground.deploy("shop")
+    media, logs = "/var/lib/shop/media", "/var/log/shop/kept"
+    theirs = [ground.write(f"{media}/2026/a.jpg"), ground.write(f"{logs}/a.log")]
+    (ground.base / "var/lib/shop/empty/media").mkdir(parents=True)
+    ground.enlist("shop", directories=[media, logs, "/var/lib/shop/empty/media"])
+    ground.stop()
+    found = look(ground.there())
+    why = "is in celery_app_directories, and not empty"
+    assert {path: found.stay.get(path) for path in (media, logs)} == {media: why, logs: why}
+    assert not [
+        path for path in found.stay if path.startswith((f"{media}/", "/var/lib/shop/empty"))
+    ]
+    ground.remover().remove()
+    assert [path.exists() for path in theirs] == [True, True]
+    left = [path for path in ground.paths() if path.startswith(("/var/lib/shop", "/var/log/shop"))]
+    assert left == [
+        *("/var/lib/shop", media, f"{media}/2026", f"{media}/2026/a.jpg"),
+        *("/var/log/shop", logs, f"{logs}/a.log"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mount", "kept"),
+    [
+        ("/var/lib/shop/media", ["media/a.jpg"]),
+        ("/var/lib/shop/uploads/big", ["uploads/big/b.jpg"]),
+        ("/var/lib/shop/media/a.jpg", ["media/a.jpg"]),
+        ("/var/lib/shop", ["media/a.jpg", "static/logo.png", "uploads/big/b.jpg"]),
+    ],
+)
+def test_what_is_mounted_in_a_directory_or_in_place_of_it_is_not_touched(
+    ground: Ground, mount: str, kept: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other hosts may have it as well, and even root may be refused a look at it."""
+    ground.deploy("shop")
+    for path in ("media/a.jpg", "uploads/big/b.jpg"):
+        ground.write(f"/var/lib/shop/{path}")
+    # The kernel knows it by its real path.
+    (ground.base / "var").rename(ground.base / "disk")
+    (ground.base / "var").symlink_to("disk")
+    ground.mounts = [mount.replace("/var/", "/disk/")]
+    ground.stop()
+    lstat, name = os.lstat, mount.removeprefix("/var/lib/shop").rpartition("/")[2]
+
+    def refusing(path: Any, **options: Any) -> os.stat_result:
+        assert not options or path != name
+        return lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", refusing)
+    found = look(ground.there())
+    assert found.stay[mount] == "is another filesystem, or mounted there"
+    assert ("/var/lib/shop" in found.trees) is (mount != "/var/lib/shop")
+    ground.remover().remove()
+    assert not ground.there().present
+    place = ground.base / "var/lib/shop"
+    left = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+    assert left >= set(kept)
+    if mount != "/var/lib/shop":
+        assert left == set(kept)
+
+
+def test_a_directory_of_another_filesystem_is_not_entered(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was mounted after the table was read, or is a subvolume."""
+    ground.deploy("shop")
+    theirs = ground.write("/var/lib/shop/media/a.jpg")
+    ground.stop()
+    lstat = os.lstat
+
+    def elsewhere(path: Any, **options: Any) -> Any:
+        about = lstat(path, **options)
+        other = {"st_uid": OURS, "st_mode": about.st_mode, "st_blocks": 8, "st_dev": -1}
+        return SimpleNamespace(**other) if path == "media" else about
+
+    monkeypatch.setattr(os, "lstat", elsewhere)
+    there = ground.there()
+    assert "/var/lib/shop/media" in look(there).stay
+    Remover(there).remove()
+    assert theirs.exists()
+
+
+def test_an_empty_mount_in_place_of_a_directory_ends_no_removal(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    rmdir = os.rmdir
+
+    def busy(path: Any, **options: Any) -> None:
+        if str(path).endswith("/opt/shop"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    ground.remover().remove()
+    assert not ground.there().present
+    assert (ground.base / "opt/shop").is_dir()
+
+
+def test_the_kernels_table_of_mounts(tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_bytes(
+        b"36 35 0:31 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n"
+        b"40 36 0:32 /x /var/lib/shop/my\\040media rw shared:2 - ceph a:/ rw\n"
+        b"41 36 0:32 /x /srv/\xc3\xa4\xff rw - nfs4 nas:/a rw\n"
+    )
+    points = mounts.mount_points(tmp_path / "mountinfo")
+    assert points == {"/", "/var/lib/shop/my media", os.fsdecode(b"/srv/\xc3\xa4\xff")}
+    assert "/proc" in mounts.mount_points()
 
 
 def test_an_application_with_the_name_of_anothers_flower_keeps_its_files(ground: Ground) -> None:

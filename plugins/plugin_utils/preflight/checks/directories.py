@@ -10,6 +10,7 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
     DIRECTORY,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import log_directory
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
     is_plain_path,
 )
@@ -25,9 +26,11 @@ VARIABLE: Final = "celery_app_directories"
 # Directories of the fleet itself. The owner of a directory in them could replace files that root or other processes run
 # or read.
 _OURS: Final = ("celery_app_root", "celery_app_config_directory")
+_STATE: Final = "celery_app_state_directory"
 _SYSTEM = re.compile(
     r"/(bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|var/(run|tmp))/.*"
-    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+|/var/lib/celery-fleet(-redis)?(/.*)?"
+    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+"
+    r"|/var/lib/celery-fleet(-redis)?(/.*)?|/var/log/celery-fleet(/.*)?"
 )
 
 
@@ -35,9 +38,11 @@ def check_directories(model: Model) -> Iterator[Problem]:
     """Refuse directories that belong to the fleet or the system, and invalid owners, groups and modes."""
     for host in model.hosts:
         ours = {name: as_text(model.value(host, name)) for name in _OURS}
+        whole = _removed_whole(model, host)
         for path, options in as_mapping(model.value(host, VARIABLE)).items():
             place = PurePosixPath(path)
             closed = [name for name, one in ours.items() if one and place.is_relative_to(one)]
+            closed += [name for one, name in whole.items() if place == PurePosixPath(one)]
             if not is_plain_path(path):
                 yield Problem(
                     dotted((VARIABLE, path)),
@@ -66,3 +71,13 @@ def check_directories(model: Model) -> Iterator[Problem]:
                         value=model.show(where, value),
                         hosts=(host,),
                     )
+
+
+def _removed_whole(model: Model, host: str) -> dict[str, str]:
+    """Return the fleet's own directories that a removal deletes, each with a variable of its name."""
+    state, app = as_text(model.value(host, _STATE)), as_text(model.value(host, "celery_app_name"))
+    found = {state: _STATE, f"{state}/metrics": _STATE} if state else {}
+    if app:
+        own = (log_directory(app), f"/var/lib/{app}-flower", f"/var/lib/{app}-backup")
+        found |= dict.fromkeys((*own, f"{log_directory(app)}-flower"), "celery_app_name")
+    return found
