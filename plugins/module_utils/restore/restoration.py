@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils import mounts
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
@@ -75,6 +76,7 @@ class RestoreHost:
         data: The directory with the data of all instances.
         run: Runs a command.
         talk: Asks Redis.
+        mounts: Real paths at which something is mounted.
     """
 
     data: Path = Path(DATA)
@@ -86,6 +88,7 @@ class RestoreHost:
     owner: Callable[[Path, str], None] = field(
         default=lambda path, user: shutil.chown(path, user, user)
     )
+    mounts: frozenset[str] = field(default_factory=mounts.mount_points)
 
 
 class Restoration:
@@ -107,11 +110,14 @@ class Restoration:
             overwrite: Whether the data that is there may be replaced.
 
         Raises:
-            UserError: The snapshot can't be used, or the instance has data, or not all data of its primary.
+            UserError: The snapshot can't be used, or the instance has data, or not all data of its primary, or its
+                directory can't be replaced.
         """
         note = self._read()
         if note.get("step") == "done":
             return {"state": "done", "keys": note["keys"], "kept": note["kept"]}
+        if note.get("step") != "replaced":
+            self._refuse_place()
         keys = self._keys()
         # A run that has begun has refused or accepted this already.
         if not note:
@@ -218,6 +224,21 @@ class Restoration:
                 "another backup. A backup of a newer server, or of the other flavour, can't be read by this one."
             )
         return int(keys[1])
+
+    def _refuse_place(self) -> None:
+        """Refuse a data directory that can't be renamed together with its content.
+
+        Raises:
+            UserError: It is a mount, or a link to another place.
+        """
+        kind = "a mount" if mounts.lies_at(str(self._own), self._host.mounts) else ""
+        kind = "a link" if self._own.is_symlink() else kind
+        if kind:
+            raise UserError(
+                f"{self._own} is {kind}, so a restore can't put another directory in its place. Nothing was changed. "
+                f"Stop {self._instance.unit}, make it a plain directory with the same content, and run the same "
+                f"command again. For Redis's data on a disk of its own, mount the disk at {self._host.data}."
+            )
 
     def _refuse_data(self, overwrite: bool) -> None:
         """Refuse an instance that has data, or whose primary has data that it has not.

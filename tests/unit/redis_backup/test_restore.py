@@ -55,6 +55,7 @@ class NewHost:
     Attributes:
         commands: The changing commands of systemd.
         before: Called before each command.
+        mounts: Where something is mounted.
     """
 
     def __init__(self, directory: Path, kind: str) -> None:
@@ -66,6 +67,7 @@ class NewHost:
         self.server.start()
         self.commands: list[str] = []
         self.before: Callable[[str], None] = lambda verb: None
+        self.mounts: frozenset[str] = frozenset()
 
     def run(self, command: Sequence[str]) -> Completed:
         if command[0] != "systemctl":
@@ -110,6 +112,7 @@ class NewHost:
             sleep=lambda _: None,
             now=lambda: 1767326400.0 + len(self.commands) - 1,
             owner=lambda path, user: None,
+            mounts=self.mounts,
         )
         return Restoration(RestoredInstance(**{**given, **more}), host)
 
@@ -272,6 +275,27 @@ def test_a_damaged_copy_is_refused_before_anything_is_touched(
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match="redis-check-rdb refuses the snapshot"):
         staged.restore(overwrite=True)
+    assert host.commands == []
+    assert not (host.data / "shop-broker.restore/note.json").exists()
+
+
+@pytest.mark.parametrize("place", ["link", "mount"])
+def test_a_directory_on_a_disk_of_its_own_is_refused_before_anything_is_touched(
+    place: str, new_host: New, backed_up: Any
+) -> None:
+    """A mount can't be renamed. Of a link only the link would be, so the data would come to another disk."""
+    backup, _ = backed_up
+    host = new_host("broker")
+    if place == "link":
+        host.own.rename(host.data / "disk")
+        host.own.symlink_to("disk")
+    else:
+        host.mounts = frozenset({str(host.own)})
+    one = host.restoration(backup)
+    message = f"shop-broker is a {place}, .* Nothing was changed. .* at {host.data}"
+    for step in (one.check, one.begin, one.restore):
+        with pytest.raises(UserError, match=message):
+            step(overwrite=True)
     assert host.commands == []
     assert not (host.data / "shop-broker.restore/note.json").exists()
 
