@@ -17,6 +17,19 @@ FORMAT = 1
 KINDS = ("broker", "results")
 
 
+def owned_by_backups(app: str, directory: str) -> dict[str, list[str]]:
+    """Return the units and files of a host's backups, as `owned` of the desired state.
+
+    Args:
+        app: Name of the application.
+        directory: Directory of its configuration.
+    """
+    units = [f"{app}-backup.timer", f"{app}-backup.service"]
+    files = [f"/etc/systemd/system/{unit}" for unit in units]
+    own = [f"{directory}/credentials/backup.json", f"/etc/sysusers.d/{app}-backup.conf"]
+    return {"units": units, "files": [*files, *own]}
+
+
 def backup_state(
     facts: Facts,
     options: Mapping[str, Any],
@@ -34,13 +47,10 @@ def backup_state(
         installed: The host's Debian packages.
     """
     app = facts["name"]
-    units = [f"{app}-backup.timer", f"{app}-backup.service"]
-    setup = f"{facts['directory']}/credentials/backup.json"
-    users = f"/etc/sysusers.d/{app}-backup.conf"
-    files = [*(f"/etc/systemd/system/{unit}" for unit in units), setup]
-    owned = {"units": units, "files": [*files, users]}
+    owned = owned_by_backups(app, facts["directory"])
     if not options:
         return {"owned": owned}
+    units, (*unit_files, setup, users) = owned["units"], owned["files"]
     content = json.dumps(_setup(facts, options, password, flavor), indent=4, sort_keys=True)
     return {
         "packages": sorted(_packages(options).difference(installed)),
@@ -55,8 +65,8 @@ def backup_state(
             {"path": f"{facts['directory']}/credentials", "mode": "0700"},
         ],
         "files": [
-            {"dest": files[0], "src": "systemd/backup.timer.j2"},
-            {"dest": files[1], "src": "systemd/backup.service.j2"},
+            {"dest": unit_files[0], "src": "systemd/backup.timer.j2"},
+            {"dest": unit_files[1], "src": "systemd/backup.service.j2"},
             {"dest": setup, "content": f"{content}\n", "mode": "0600", "secret": True},
         ],
         "data": [{"path": f"/var/lib/{app}-backup", "keep": "state"}],

@@ -10,6 +10,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx im
     locations_directory,
     site_file,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_backup import (
+    owned_by_backups,
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ _OWNED = {
         ("celery_worker", "celery_beat", "celery_producer", "flower"),
         files=("{directory}/app.env",),
     ),
+    # Without them, a Redis that still runs on a host that left its group would be backed up as before.
+    "backups": _Owned(
+        ("redis",),
+        **{name: tuple(of) for name, of in owned_by_backups("{app}", "{directory}").items()},
+    ),
 }
 
 
@@ -120,7 +128,7 @@ def surplus(
     Args:
         app: Name of the application.
         components: The host's components: worker, beat, producer, web, web_site, flower, and either flower_site or
-            flower_location; logs if workers or beat log to files.
+            flower_location; logs if workers or beat log to files; no_backups if backups were never made here.
         directory: Directory of the application's configuration.
         root: Directory of its releases.
         run: Tags of the run. A component that they start on no host is not removed from any.
@@ -131,6 +139,9 @@ def surplus(
         present |= {"release", "secrets", "environment"}
     if "flower" in present:
         present.add("environment")
+    # On a host of Redis its role removes them. On others, units of that name may be a user's own.
+    if present & {"redis", "no_backups"}:
+        present.add("backups")
     tags, left_out = set(run), set(skip)
     whole = not tags.isdisjoint(("all", "deploy", "configure"))
     absent = [

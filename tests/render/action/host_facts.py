@@ -44,5 +44,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         systemd = int(os.environ["RENDERED_FOR_SYSTEMD"])
-        facts = {**FACTS, **DEBIAN[systemd], "systemd_version": systemd}
+        # This host was the host of Redis before, and made the backups.
+        before = (task_vars or {}).get("inventory_hostname") == "worker1"
+        files = ["/etc/celery-fleet/flexiprice/credentials/backup.json"] if before else []
+        facts = {**FACTS, **DEBIAN[systemd], "systemd_version": systemd, "files": files}
         return {"changed": False, "ansible_facts": {"fleet": facts}}

@@ -826,14 +826,32 @@ def test_environment_files_are_removed_with_their_last_reader() -> None:
     assert files("redis", skip=("flower",)) == {secret}
 
 
+def test_backups_leave_a_host_with_its_redis() -> None:
+    """Otherwise they go on with the data and the secrets of the old Redis, and push good backups out."""
+
+    def of_backups(*components: str, run: str = "all") -> set[str]:
+        found = surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,))
+        return {one for one in (*found["units"], *found["files"]) if "backup" in one}
+
+    assert of_backups("worker") == {
+        *("shop-backup.timer", "shop-backup.service", "/etc/shop/credentials/backup.json"),
+        "/etc/systemd/system/shop-backup.timer",
+        "/etc/systemd/system/shop-backup.service",
+        "/etc/sysusers.d/shop-backup.conf",
+    }
+    # The role of Redis removes them itself.
+    assert of_backups("redis") == of_backups("worker", run="celery_worker") == set()
+    assert of_backups("worker", "no_backups") == set()
+
+
 GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")
 
 
 def test_components_that_left_a_host_are_removed() -> None:
-    every = ["worker", "beat", "web", "flower"]
+    every = ["redis", "worker", "beat", "web", "flower"]
     every += ["web_site", "flower_site", "flower_location", "logs"]
     assert surplus.surplus("shop", every, "/etc/shop", "/opt/shop") == {"units": [], "files": []}
-    found = surplus.surplus("shop", ["worker", "flower"], "/etc/shop", "/opt/shop")
+    found = surplus.surplus("shop", ["worker", "flower", "no_backups"], "/etc/shop", "/opt/shop")
     assert found["units"] == ["shop-beat.service", "shop-web.socket", "shop-web.service"]
     for path in (
         "/etc/shop/beat.env",
@@ -853,7 +871,7 @@ def test_components_that_left_a_host_are_removed() -> None:
 
 
 def test_only_flowers_site_is_removed_if_flower_moves_into_the_web_site() -> None:
-    here = ["worker", "beat", "producer", "web", "flower", "web_site", "logs"]
+    here = ["redis", "worker", "beat", "producer", "web", "flower", "web_site", "logs"]
     to_location = surplus.surplus("shop", [*here, "flower_location"], "/etc/shop", "/opt/shop")
     assert to_location == {"units": [], "files": ["/etc/nginx/conf.d/shop-flower.conf"]}
     back = surplus.surplus("shop", [*here, "flower_site"], "/etc/shop", "/opt/shop")
