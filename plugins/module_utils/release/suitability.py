@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.note imp
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.schedulers import unstorable
 from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
     DEFAULT_QUEUE,
+    lacks,
     routed,
     unknown,
 )
@@ -354,7 +355,7 @@ def _unserved(
     queue = queue_of(entry, told, demands)
     if queue in (demands.get("external") or ()):
         return []
-    if task not in tasks and not task.startswith("celery."):
+    if lacks(tasks, task):
         last = task.rpartition(".")[2]
         near = sorted(other for other in tasks if other.rpartition(".")[2] == last)
         hint = (

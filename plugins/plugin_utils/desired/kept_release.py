@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.routing import Routes, unknown
+from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
+    Routes,
+    lacks,
+    unknown,
+)
 
 
 def known_schedule(
@@ -26,5 +30,5 @@ def known_routes(
     return {
         name: route
         for name, route in routes.items()
-        if not tasks or name in tasks or set("*?[") & set(name)
+        if not tasks or not lacks(tasks, name) or set("*?[") & set(name)
     }

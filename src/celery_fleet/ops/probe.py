@@ -32,7 +32,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from celery_fleet.common.errors import FleetError, one_line
@@ -276,7 +276,7 @@ class Probe:
         )
 
     def _judge_tasks(self, node: Node, registered: set[str] | None) -> None:
-        missing = [task for task in node.tasks if task not in (registered or ())]
+        missing = [task for task in node.tasks if not _knows(registered or (), task)]
         # A node that answers no question has been reported already.
         if registered is not None and missing:
             self._report.nodes[node.name].errors.append(
@@ -323,7 +323,7 @@ class Probe:
         consumers = sorted(
             node for node, reply in queues.items() if queue in {item["name"] for item in reply}
         )
-        able = [node for node in consumers if entry.task in registered.get(node, ())]
+        able = [node for node in consumers if _knows(registered.get(node, ()), entry.task)]
         errors = []
         if not consumers:
             errors.append(f"no worker asked consumes its queue {queue}")
@@ -344,6 +344,11 @@ class Probe:
             "nodes": able,
             "errors": errors,
         }
+
+
+def _knows(registered: Collection[str], task: str) -> bool:
+    """Return whether a worker knows a task. Each one knows Celery's own, which `registered` leaves out."""
+    return task in registered or task.startswith("celery.")
 
 
 def _explain(exc: BaseException) -> str:

@@ -140,6 +140,8 @@ def test_tasks_of_the_inventory_that_the_release_lacks() -> None:
     ours = {
         "a": {"task": "app.none", "interval": 5},
         "b": {"task": "no.one", "interval": 5, "enabled": False},
+        # Celery's own.
+        "c": {"task": "celery.backend_cleanup", "interval": 5},
     }
     assert refused(note(), schedule=ours) == [
         (

@@ -216,6 +216,16 @@ def test_a_release_without_a_task_that_runs_is_refused_at_once() -> None:
     assert "has no task" not in one.verdict().refusals[0]
 
 
+def test_each_release_has_celery_s_own_tasks() -> None:
+    """Its note leaves them out."""
+    one = Observation(LIMITS, seen(pays(1000)))
+    for number in (0, 1):
+        new = Figures({}, 1, 1, frozenset({"pay"}))
+        one.add(10 * number, new, seen({"celery.chunks": Count(number)}))
+    assert not one.failing()
+    assert "has no task" not in one.verdict().refusals[0]
+
+
 def test_figures_from_the_host() -> None:
     assert figures(None) == Figures()
     assert figures({"counts": None, "memory": 10, "processes": 1}) == Figures(None, 10, 1)
