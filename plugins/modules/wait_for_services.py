@@ -43,10 +43,10 @@ options:
         type: str
         required: true
       status:
-        description: HTTP statuses that are right.
+        description: HTTP statuses that are right. Without it, all but those of server errors are.
         type: list
         elements: int
-        required: true
+        default: []
   journals:
     description: Units for which to return the last lines of the journal.
     type: list

@@ -1,8 +1,9 @@
 """Waits until the units of a host serve; runs on the host, as root, by `python3 -S -I -c`.
 
-Input: {"units": [names], "https": [{"name", "host", "address", "port", "path", "ca", "status"}], "journals": [units
-for which to return the last lines], "schedule": path of what beat wrote or empty, "release": path of its release's note
-or empty, "timeout": seconds, "stable_for": seconds that a unit which was started again has to stay up}.
+Input: {"units": [names], "https": [{"name", "host", "address", "port", "path", "ca", "status": [those that are right;
+without it, all but those of server errors]}], "journals": [units for which to return the last lines], "schedule": path
+of what beat wrote or empty, "release": path of its release's note or empty, "timeout": seconds, "stable_for": seconds
+that a unit which was started again has to stay up}.
 Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "zone": theirs, "code":
 [names of the entries in the release's own code], "errors": {name: text}}.
 """
@@ -92,7 +93,7 @@ def fetch(wanted: dict[str, Any]) -> str:
     except OSError as error:
         return f"{type(error).__name__}: {error}"
     found = re.match(r"HTTP/1\.[01] (\d{3})", line)
-    if found and int(found.group(1)) in wanted["status"]:
+    if found and int(found.group(1)) in (wanted.get("status") or range(200, 500)):
         return ""
     return f"answered “{line}”"
 

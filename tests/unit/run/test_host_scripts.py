@@ -332,6 +332,18 @@ def test_an_address_that_answers_otherwise(server: Server) -> None:
     assert server.fetch([200]) == "answered “HTTP/1.1 401 Unauthorized”"
 
 
+@pytest.mark.parametrize(
+    ("server", "well"),
+    [
+        ({**OK, "line": b"HTTP/1.1 %d Words\r\n\r\n" % status}, status < 500)
+        for status in (200, 204, 303, 400, 401, 404, 405, 429, 500, 502, 503)
+    ],
+    indirect=["server"],
+)
+def test_any_answer_but_a_server_error_shows_that_a_site_works(server: Server, well: bool) -> None:
+    assert (server.fetch([]) == "") is well
+
+
 @pytest.mark.parametrize("server", [{**OK, "line": b"\x15\x03"}], indirect=True)
 def test_an_address_that_does_not_speak_http(server: Server) -> None:
     assert server.fetch([200]).startswith("answered “")
