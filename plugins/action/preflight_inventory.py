@@ -37,6 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import options_for_a_part
 
 PLUGINS = Path(__file__).resolve().parents[1]
 ROLES = PLUGINS.parent / "roles"
@@ -54,6 +55,7 @@ class ActionModule(FleetAction):
         Raises:
             AnsibleActionFail: The inventory is refused; all errors are listed with variable, hosts, value and remedy.
         """
+        _require_whole(variables)
         hostvars = variables["hostvars"]
 
         def of_host(host: str) -> dict[str, object]:
@@ -107,6 +109,22 @@ class ActionModule(FleetAction):
             read(spec),
             read_defaults(path, lambda file: read(file, trusted_as_template=True)),
             str(path),
+        )
+
+
+def _require_whole(variables: dict[str, Any]) -> None:
+    """Refuse a deploy, or a way back, that leaves something out: the record says for all hosts what serves.
+
+    Raises:
+        AnsibleActionFail: The run has such an option.
+    """
+    moves = ("__celery_release_deploys", "__celery_release_goes_back")
+    options = options_for_a_part(variables) if any(map(variables.get, moves)) else []
+    if options:
+        raise AnsibleActionFail(
+            f"Run the same command without {' and '.join(options)}: a deploy, and going back to a release, concern all "
+            "hosts and everything that runs the release. No host was contacted. To check whether everything serves: "
+            "ansible-playbook celery_fleet.core.site --tags verify"
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -137,3 +138,17 @@ def tag_notes(run: Iterable[str], skip: Iterable[str]) -> list[str]:
             guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
             found.append(f"{option} {tag}: no play of site.yml has this tag; {guess}")
     return found
+
+
+# Molecule skips these in every run.
+_SKIPPED_BY_MOLECULE = {"molecule-notest", "notest"}
+
+
+def options_for_a_part(variables: Mapping[str, Any]) -> list[str]:
+    """Return the options by which a run leaves out hosts or plays."""
+    given = {
+        "--limit": variables.get("ansible_limit"),
+        "--tags": "all" not in variables["ansible_run_tags"],
+        "--skip-tags": set(variables["ansible_skip_tags"]) - _SKIPPED_BY_MOLECULE,
+    }
+    return [option for option, used in given.items() if used]

@@ -55,6 +55,22 @@ def test_nothing_is_held_before_the_plan_is_confirmed(walk: Any, playbook: str) 
     assert not found.recorded
 
 
+@pytest.mark.parametrize(
+    ("playbook", "option"),
+    [
+        ("deploy_app", "--tags=verify"),
+        ("deploy_app", "--limit=worker1"),
+        ("rollback_app", "--skip-tags=flower"),
+    ],
+)
+def test_neither_takes_a_part_of_the_fleet(walk: Any, playbook: str, option: str) -> None:
+    found: Walk = walk(option, playbook=playbook)
+    assert found.done.returncode == 2, found.done.stdout
+    told = " ".join((found.done.stdout + found.done.stderr).split())
+    assert f"Run the same command without {option.partition('=')[0]}: " in told
+    assert not found.calls
+
+
 def test_a_refused_canary_has_everything_go_back(walk: Any, tmp_path: Path) -> None:
     approved = tmp_path / "plan.json"
     ended_well(walk(f"--extra-vars=fleet_plan_json={approved}", playbook="plan"))
