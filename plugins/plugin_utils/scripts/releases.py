@@ -52,7 +52,9 @@ def main() -> None:
     """Print what there is."""
     request = json.load(sys.stdin)
     root, wanted = Path(request["root"]), str(request["tasks_of"])
-    pins = {link.name: target(link) for link in sorted(root.glob("pins/*"))}
+    # Flower has releases of its own.
+    links = [link for link in sorted(root.glob("pins/*")) if link.name != "flower"]
+    pins = {link.name: target(link) for link in links}
     found = {"kept": kept(root / "releases"), "pins": pins, "current": target(root / "current")}
     found["tasks"] = tasks(root / "releases" / wanted / _NOTE) if wanted else []
     print(json.dumps(found))

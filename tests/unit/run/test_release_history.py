@@ -280,6 +280,8 @@ def test_the_releases_of_a_host(tmp_path: Path) -> None:
     (tmp_path / "releases" / NEW / note.NOTE).write_text("half")
     (tmp_path / "pins").mkdir()
     (tmp_path / "pins/beat").symlink_to(f"../releases/{NOW}")
+    # Flower's are not the application's.
+    (tmp_path / "pins/flower").symlink_to(f"../flower/releases/{NEW}")
     (tmp_path / "current").symlink_to(f"releases/{NOW}")
     assert look(tmp_path) == {
         "kept": {OLD: {"built": 7.0, "one_way": []}, NOW: {"built": 7.0, "one_way": ["0007"]}},
