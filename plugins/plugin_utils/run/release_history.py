@@ -3,7 +3,8 @@
 The record is a file on the host of the lease, `lease.RECORDS`; other hosts have copies for operators:
 
     {"format": 1, "current": "<id of the release that serves>",
-     "hold": {"release": "<id>", "by": "ana", "at": <Unix time>, "why": "…"} or null,
+     "hold": {"release": "<id>", "by": "ana", "at": <Unix time>, "why": "…", "unfinished": <whether its run has not
+              ended well>} or null,
      "history": [{"release": "<id>", "what": "git … main", "by": "ana", "at": <Unix time>, "result": "deployed",
                   "why": "…", "canary": {…}}, …]}
 
@@ -194,8 +195,8 @@ def to_go_back(
     """Return what `rollback_app.yml` goes back to.
 
     Args:
-        asked: Id of a kept release; empty for the last one that served before the current one. If a deploy has moved
-            processes to a release that never served, the current one is the way back.
+        asked: Id of a kept release; empty for the last one that served before the current one, or where a run that did
+            not finish leads back to.
         record: The record.
         hosts: The releases of the hosts.
         accepted: Whether one-way migrations are accepted.
@@ -205,9 +206,7 @@ def to_go_back(
         ChoiceError: There is no such release, or the database has changed for good since.
     """
     current = str(record.get("current") or "") or hosts.current()
-    served = _served(record)
-    begun = bool(served) and not hosts.used <= {"", current, *served}
-    target = asked or (current if begun else before(record, current, hosts))
+    target = asked or _unfinished(record, current, hosts) or before(record, current, hosts)
     if not target:
         raise ChoiceError(
             f"no earlier release is recorded that all hosts keep. {_kept(hosts)} "
@@ -223,6 +222,17 @@ def to_go_back(
     for newer in (current, *sorted(hosts.used - {"", current})):
         require_two_way(newer, target, hosts, accepted=accepted)
     return ReleaseChoice(target, {}, current, True, f"release {target}", why)
+
+
+def _unfinished(record: Mapping[str, Any], current: str, hosts: Hosts) -> str:
+    """Return what the fleet holds since a run that did not finish, or what served before it; empty if there is none."""
+    hold, served = record.get("hold") or {}, _served(record)
+    if hold.get("unfinished"):
+        # What such a deploy moves processes to may have served at an earlier time.
+        release = str(hold["release"])
+        return "" if current == release and hosts.used <= {"", release} else release
+    begun = bool(served) and not hosts.used <= {"", current, *served}
+    return current if begun else ""
 
 
 def after_refusal(release: str, choice: Mapping[str, Any]) -> ReleaseChoice:
@@ -297,9 +307,12 @@ def _kept(hosts: Hosts) -> str:
 # -- the record ---------------------------------------------------------------------------------------------------
 
 
-def held(record: Mapping[str, Any], release: str, why: str) -> dict[str, Any]:
-    """Return the record with a hold on a release."""
-    hold = {"release": release, "by": getpass.getuser(), "at": round(time.time()), "why": why}
+def held(
+    record: Mapping[str, Any], release: str, why: str, *, unfinished: bool = True
+) -> dict[str, Any]:
+    """Return the record with a hold on a release; the run that sets it is unfinished until it records how it ended."""
+    by, at = getpass.getuser(), round(time.time())
+    hold = {"release": release, "by": by, "at": at, "why": why, "unfinished": unfinished}
     return {**_whole(record), "hold": hold}
 
 
@@ -338,7 +351,7 @@ def recorded(
             whole["hold"] = None
         elif choice is not None:
             reason = BACK if result == BACK else f"deployed as {choice['what']}"
-            whole = held(whole, release, str(choice["why"]) or reason)
+            whole = held(whole, release, str(choice["why"]) or reason, unfinished=False)
     return whole
 
 

@@ -191,6 +191,31 @@ def test_a_deploy_that_did_not_finish_leads_back_to_what_serves(link: str) -> No
     assert to_go_back("", RECORD, moved, accepted=False).kept == OLD
 
 
+@pytest.mark.parametrize("moved", [{"pins": NEW}, {"pins": NEW, "current": NEW}])
+def test_a_deploy_of_what_served_earlier_leads_back_too(moved: dict[str, str]) -> None:
+    history = [{"release": name, "result": DEPLOYED} for name in (NEW, OLD, NOW)]
+    record = release_history.held({**RECORD, "history": history}, NOW, "the deploy")
+    kept = (OLD, NOW, NEW)
+    for killed in (hosts(host(*kept), host(*kept, **moved)), hosts(*[host(*kept, **moved)] * 2)):
+        assert to_go_back("", record, killed, accepted=False).kept == NOW
+    # site.yml has gone back, or nothing has moved.
+    assert to_go_back("", record, hosts(host(*kept)), accepted=False).kept == OLD
+    # A deploy that succeeded holds what it was told to deploy. A host that was down then is no deploy.
+    choice = to_deploy("v2", GIT, record, hosts(host(*kept))).as_dict()
+    record = release_history.recorded(record, NEW, choice, DEPLOYED)
+    late = hosts(host(*kept, pins=NEW, current=NEW), host(*kept))
+    assert to_go_back("", record, late, accepted=False).kept == NOW
+
+
+def test_a_way_back_that_did_not_finish_is_continued() -> None:
+    history = [{"release": name, "result": DEPLOYED} for name in (NEW, OLD, NOW)]
+    record = release_history.held({**RECORD, "history": history}, NEW, "it is slow")
+    kept = (OLD, NOW, NEW)
+    for pins in (NOW, NEW):
+        killed = hosts(host(*kept, pins=NEW), host(*kept, pins=pins, current=pins))
+        assert to_go_back("", record, killed, accepted=False).kept == NEW
+
+
 def test_a_host_without_a_release_is_no_deploy_that_did_not_finish() -> None:
     new = {**host(OLD, NOW, current=""), "pins": {}}
     assert to_go_back("", RECORD, hosts(host(OLD, NOW), new), accepted=False).kept == OLD
