@@ -58,7 +58,7 @@ class ActionModule(FleetAction):
         return result
 
     def _scheduled(self) -> dict[str, dict[str, str]]:
-        """Return task and queue of all scheduled entries, in the inventory or loaded by beat from the code."""
+        """Return one entry for each task and queue that the inventory, or the code that beat has loaded, schedules."""
         args = self._task.args
         loaded = {
             str(entry["name"]): {"task": str(entry["task"]), "queue": str(entry["queue"])}
@@ -69,10 +69,13 @@ class ActionModule(FleetAction):
         }
         declared = routing.scheduled(args["schedule"], args["routes"])
         found = {**loaded, **{name: one for name, one in declared.items() if one["queue"]}}
-        # No worker of the fleet consumes an external queue.
-        return {
-            name: one for name, one in found.items() if one["queue"] not in args.get("external", [])
-        }
+        # Thousands of entries may only differ in their arguments.
+        names: dict[tuple[str, str], str] = {}
+        for name, one in found.items():
+            # No worker of the fleet consumes an external queue.
+            if one["queue"] not in args.get("external", []):
+                names.setdefault((one["task"], one["queue"]), name)
+        return {name: found[name] for name in names.values()}
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
         """Return the last lines of the units' journals. A single worker is probed from its own host, which has them."""

@@ -86,7 +86,7 @@ journals:
   returned: success
   type: dict
 schedule:
-  description: Entries that beat has loaded.
+  description: Entries that beat has loaded, or null if they are more than 50 MB.
   returned: success
   type: list
   elements: dict

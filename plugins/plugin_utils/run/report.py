@@ -14,6 +14,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitabil
 #: What systemd shows of a beat that does not send (`celery_fleet.beat.standby`).
 STANDING_BY = "standing by"
 
+# Number of entries of a schedule in the table; a database may have thousands.
+_SHOWN = 100
+
 
 @dataclass(frozen=True)
 class HostFindings:
@@ -97,6 +100,8 @@ def remarks(
     """
     found = []
     for host, what in seen.items():
+        if what.serving.get("schedule", []) is None:
+            found.append(f"{host}: beat holds too many entries to show or check them here")
         missing = _not_held(app, what.serving, schedule, policy)[1]
         if missing:
             found.append(
@@ -113,9 +118,10 @@ def _not_held(
     policy: str,
 ) -> tuple[list[str], list[str]]:
     """Return entries that beat has failed to load: from the inventory, and from its release's code at build time."""
-    if f"{app}-beat.service" not in serving.get("units", {}):
+    loaded = serving.get("schedule", [])
+    if f"{app}-beat.service" not in serving.get("units", {}) or loaded is None:
         return [], []
-    held = {entry["name"] for entry in serving.get("schedule", [])}
+    held = {entry["name"] for entry in loaded}
     ours, theirs = names_expected(serving.get("code", []), schedule, policy)
     return sorted(ours - held), sorted(theirs - held)
 
@@ -152,9 +158,11 @@ def _schedule(serving: Mapping[str, Any]) -> list[str]:
             *([entry.get("local") or ""] if local else []),
             entry["due"] or "",
         )
-        for entry in serving["schedule"]
+        for entry in serving["schedule"][:_SHOWN]
     ]
-    return columns(entries)
+    more = len(serving["schedule"]) - _SHOWN
+    rest = f"and {more} more: celery-fleet schedule, on the host of beat, lists all of them"
+    return columns(entries) + ([rest] if more > 0 else [])
 
 
 def _canary(node: Mapping[str, Any]) -> str:

@@ -4,8 +4,8 @@ Input: {"units": [names], "https": [{"name", "host", "address", "port", "path", 
 without it, all but those of server errors]}], "journals": [units for which to return the last lines], "schedule": path
 of what beat wrote or empty, "release": path of its release's note or empty, "timeout": seconds, "stable_for": seconds
 that a unit which was started again has to stay up}.
-Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "zone": theirs, "code":
-[names of the entries in the release's own code], "errors": {name: text}}.
+Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries] or null if they are too many,
+"zone": theirs, "code": [names of the entries in the release's own code], "errors": {name: text}}.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PROPERTIES = (
     "ActiveEnterTimestampMonotonic"
 )
 
-# Maximum number of characters to read of beat's file; an entry takes about 150.
-_LARGEST = 1_000_000
+# Maximum number of characters to read of beat's file; an entry takes about 300.
+_LARGEST = 50_000_000
 
 
 def run(*command: str) -> str:
@@ -128,7 +128,10 @@ def loaded(path: str) -> tuple[dict[str, Any], dict[str, str]]:
         # The directory belongs to the application, so follow no link and don't block.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle) as stream:
-            found = json.loads(stream.read(_LARGEST))
+            text = stream.read(_LARGEST + 1)
+            if len(text) > _LARGEST:
+                return {"entries": None}, {}
+            found = json.loads(text)
             return {"zone": found.get("zone", ""), "entries": found["entries"]}, {}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         return {"entries": []}, {"beat": f"what it has loaded can't be read: {error}"}

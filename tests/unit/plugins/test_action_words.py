@@ -79,6 +79,27 @@ def test_no_worker_is_expected_for_an_external_queue() -> None:
     assert list(asked[0]["schedule"]) == ["q"]
 
 
+def test_one_entry_is_sent_for_each_task_and_queue() -> None:
+    node = {"host": "h1", "worker": "a", "unit": UNIT, "queues": ["q"]}
+    loaded = [
+        {"name": f"{task} {number}", "task": task, "queue": queue, "source": source}
+        for number in range(10_000)
+        for task, queue, source in (("t", "q", "code"), ("u", "q", "code"), ("v", "q", "database"))
+    ]
+    args = {"nodes": {"a@h1": node}, "hosts": ["h1"], "settings": {}, "routes": {}}
+    args |= {"timeout": 1, "pins": "/pins", "runtime": "/r", "user": "shop", "loaded": loaded}
+    args |= {"schedule": {"ours": {"task": "w", "interval": 5, "queue": "q"}}}
+    asked: list[dict[str, Any]] = []
+
+    def execute(*_: Any, in_data: bytes) -> dict[str, Any]:
+        asked.append(json.loads(in_data))
+        return {"rc": 0, "stdout": '{"nodes": {}, "errors": []}', "stderr": ""}
+
+    made = answering("send_canaries", args, {}, _low_level_execute_command=execute)
+    made.run(task_vars={"inventory_hostname": "h1"})
+    assert list(asked[0]["schedule"]) == ["t 0", "u 0", "ours"]
+
+
 def test_output_of_a_workers_turn_is_redacted() -> None:
     answer = {"units": {UNIT: {"status": WORDS}}, "journals": {UNIT: WORDS}, "error": WORDS}
     found = answering("rolling_restart", {}, answer).move({"journals": [UNIT]})

@@ -263,6 +263,20 @@ def test_the_schedule_that_beat_has_loaded_is_read(
     assert answer(monkeypatch, capsys, schedule=str(path))["zone"] == "Europe/Berlin"
 
 
+def test_a_schedule_of_thousands_of_entries_is_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "schedule.json"
+    entries = [{"name": f"invoice {number}", "task": "t" * 250} for number in range(10_000)]
+    path.write_text(json.dumps({"entries": entries}))
+    found = answer(monkeypatch, capsys, schedule=str(path))
+    assert (found["schedule"], found["errors"]) == (entries, {})
+    # Too many to show is no error.
+    monkeypatch.setattr(serving, "_LARGEST", path.stat().st_size - 1)
+    found = answer(monkeypatch, capsys, schedule=str(path))
+    assert (found["schedule"], found["errors"]) == (None, {})
+
+
 def test_the_schedule_in_a_releases_code_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -155,6 +155,25 @@ def test_a_schedule_in_utc_has_its_due_times_once() -> None:
     ]
 
 
+def test_of_thousands_of_entries_a_hundred_are_shown() -> None:
+    entry = {"source": "database", "task": "t", "queue": "q", "schedule": "every 5 s", "due": ""}
+    entries = [entry | {"name": f"e{number}"} for number in range(10_000)]
+    serving = {"units": {"shop-beat.service": {}}, "schedule": entries}
+    lines = table({"control1": HostFindings(serving)}, {}, []).splitlines()
+    assert len(lines) == 2 + 1 + 1 + 100 + 1
+    assert lines[-1].startswith("and 9900 more: celery-fleet schedule")
+
+
+def test_a_schedule_that_is_too_large_to_read_is_only_a_note() -> None:
+    serving = {"units": {"shop-beat.service": {}}, "schedule": None, "code": ["theirs"]}
+    seen = {"control1": HostFindings(serving)}
+    schedule = {"ours": {"task": "t"}}
+    assert errors("shop", seen, {}, schedule) == []
+    notes = remarks("shop", seen, schedule)
+    assert notes == ["control1: beat holds too many entries to show or check them here"]
+    assert table(seen, {}, notes).splitlines()[-1] == notes[0]
+
+
 def held(names: list[str], **more: object) -> dict[str, HostFindings]:
     serving = {"units": {"shop-beat.service": {}}, "schedule": [{"name": name} for name in names]}
     return {"control1": HostFindings({**serving, **more})}
