@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     canary,
+    canary_choice,
     census,
     order,
 )
@@ -65,7 +66,7 @@ class ActionModule(FleetAction):
         whole.notes += release_history.note((args.get("releases") or {}).get("hold"))
         moves = boolean(args.get("redis_moves") or False)
         whole.notes += plan.redis_notes(items, float(args["drain"]), moves=moves)
-        whole.notes += self._forecast(workers)
+        whole.notes += self._forecast(workers, variables.get("ansible_forks"))
         back = str(args.get("back") or "")
         whole.notes += going_back.notes(whole.items) if back else []
         if args.get("path"):
@@ -94,15 +95,12 @@ class ActionModule(FleetAction):
             "redis_pauses": plan.redis_pauses(items, moves=moves),
         }
 
-    def _forecast(self, workers: Sequence[order.FleetWorker]) -> list[str]:
+    def _forecast(self, workers: Sequence[order.FleetWorker], forks: int | None) -> list[str]:
         """Return what is to be said about the restarts of workers, in a deploy with the canary."""
         asked = self._task.args.get("canary") or {}
         limits = canary.limits(asked)
-        nodes = (
-            [worker.node for worker in order.candidates(workers, str(asked["worker"]))]
-            if limits
-            else []
-        )
+        found = canary_choice.candidates(workers, str(asked["worker"]), forks) if limits else []
+        nodes = [worker.node for worker in found]
         policy = order.Policy(
             int(self._task.args["min_capacity"]),
             int(self._task.args["batch"]),

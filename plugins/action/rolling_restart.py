@@ -19,6 +19,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     canary,
+    canary_choice,
     census,
     host_restarts,
     order,
@@ -132,9 +133,10 @@ class ActionModule(FleetAction):
     def _canary(self, workers: Sequence[order.FleetWorker]) -> str | None:
         """Return the node of the worker to observe first; None if the run observes none."""
         asked = self._args.get("canary") or {}
-        return (
-            order.canary(workers, str(asked.get("worker") or "")) if canary.limits(asked) else None
-        )
+        if not canary.limits(asked):
+            return None
+        forks = self._variables.get("ansible_forks")
+        return canary_choice.canary(workers, str(asked.get("worker") or ""), forks)
 
     def _census(self) -> dict[str, Any]:
         """Return the workers that answer; empty if the fleet was never deployed."""

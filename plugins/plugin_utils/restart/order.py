@@ -314,32 +314,6 @@ def _turn(worker: FleetWorker, kind: Kind, queues: Queues, *, observed: bool = F
     return Turn(worker.node, worker.host, kind, gap=short, observed=observed)
 
 
-def candidates(workers: Iterable[FleetWorker], name: str = "") -> list[FleetWorker]:
-    """Return the workers of which the busiest is observed first: those that can run beside the old release, if any can.
-
-    Args:
-        workers: All workers of the fleet.
-        name: Name of a worker in the inventory, or its node, to choose this one.
-
-    Raises:
-        RollError: No worker of this name restarts.
-    """
-    found = [worker for worker in workers if worker.kind == "restart"]
-    if name and found:
-        found = [worker for worker in found if name in (worker.name, worker.node)]
-        if not found:
-            raise RollError(
-                f"celery_canary_worker is {name}, and no worker of this name restarts; name another one, or none"
-            )
-    return [worker for worker in found if worker.can_overlap] or found
-
-
-def canary(workers: Iterable[FleetWorker], name: str = "") -> str | None:
-    """Return the node of the worker to observe first, the busiest of `candidates`; None if no worker restarts."""
-    best = max(candidates(workers, name), key=lambda worker: worker.busy, default=None)
-    return best.node if best else None
-
-
 def _allowed(worker: FleetWorker, kind: Kind, state: RollSnapshot, queues: Queues) -> bool:
     if worker.presence != "serving":
         return True

@@ -29,8 +29,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
 )
 
 # Seconds after which a silent host loses its place in the order. Seconds at the beginning of a phase in which hosts
-# keep their places even if they have not asked yet.
-_SILENT, _GATHERING = 3.0, 3.0
+# keep their places even if they have not asked yet, and in which the host of the canary does.
+_SILENT, _GATHERING, _GATHERING_CANARY = 3.0, 3.0, 30.0
 _NAME = "roll.json"
 
 
@@ -206,9 +206,13 @@ class RollState:
         heard = data["heard"].setdefault(kind, {"since": self._clock(), "hosts": []})
         if host not in heard["hosts"]:
             heard["hosts"].append(host)
-        if self._clock() - heard["since"] >= _GATHERING:
-            return frozenset()
-        expected = {worker.host for worker in order.waiting(self._state(data), kind)}
+        waited = self._clock() - heard["since"]
+        chosen = data["policy"]["canary"]
+        expected = {
+            worker.host
+            for worker in order.waiting(self._state(data), kind)
+            if waited < (_GATHERING_CANARY if worker.node == chosen else _GATHERING)
+        }
         return frozenset(expected - set(heard["hosts"]))
 
     def _state(

@@ -9,6 +9,10 @@ from math import ceil
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary_choice import (
+    canary,
+    candidates,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import (
     Round,
     describe,
@@ -21,8 +25,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
     RollError,
     RollSnapshot,
     Turn,
-    canary,
-    candidates,
     consumers,
     deferred,
     next_turn,
@@ -128,6 +130,16 @@ def test_the_busiest_worker_that_can_be_overlapped_is_the_canary() -> None:
     assert canary([worker("d@h1")], "b") is None
     with pytest.raises(RollError, match="celery_canary_worker is d, and no worker of this name"):
         canary(workers, "d")
+
+
+def test_the_canary_is_on_a_host_that_ansible_begins_with() -> None:
+    workers = [restarting(f"a@h{number}", busy=number) for number in range(4)]
+    workers.insert(0, worker("a@h9", need="start", presence="inactive"))
+    assert canary(workers, forks=4) == "a@h3"
+    assert canary(workers, forks=2) == "a@h1"
+    assert canary(workers, "a", forks=2) == "a@h1"
+    with pytest.raises(RollError, match=r"Ansible begins with 2 other hosts; .* --forks=4"):
+        canary(workers, "a@h3", forks=2)
 
 
 def test_with_all_capacity_every_worker_is_overlapped() -> None:

@@ -186,6 +186,18 @@ def test_with_fewer_forks_than_hosts_no_host_waits_for_long(state: RollState, cl
     assert nodes(state.begin("h1", "restart")) == ["a@h1"]
 
 
+def test_hosts_wait_longer_for_the_canary(state: RollState, clock: Clock) -> None:
+    state.open(fleet(), Policy(canary="a@h2"))
+    for seconds in (0, 20):
+        clock.now += seconds
+        assert state.begin("h1", "restart") == []
+    assert nodes(state.begin("h2", "restart")) == ["a@h2"]
+    state.open(fleet(), Policy(canary="a@h2"))
+    assert state.begin("h1", "restart") == []
+    clock.now += 31
+    assert nodes(state.begin("h1", "restart")) == ["a@h1"]
+
+
 def test_no_host_waits_for_a_process_that_died_without_a_turn(
     state: RollState, clock: Clock
 ) -> None:
