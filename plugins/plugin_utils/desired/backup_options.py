@@ -23,8 +23,8 @@ PRIVATE_KEY: Final = "PRIVATE KEY"
 # fmt: off
 BACKUP: Final[tuple[Option, ...]] = (
     Option("to", "str",
-           "The target, which no other environment shares: a directory on a filesystem of another machine, C(host:path) "
-           "for rsync by SSH, or C(rsync://host/module/path).",
+           "The target, which no other environment shares: a directory on a filesystem of another machine, "
+           "C(host:path) for rsync by SSH, or C(rsync://host/module/path).",
            syntax=re.compile(rf"{_PATH}|{_HOST}:[\w./@+-]+|rsync://{_HOST}(?::\d+)?{_PATH}", re.ASCII),
            like="/mnt/backup/shop, backup@backup1:/srv/shop or rsync://backup1/shop"),
     Option("command", "list",
