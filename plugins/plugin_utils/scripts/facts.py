@@ -160,7 +160,8 @@ def others(data: str, hosts: str, members: list[str]) -> list[str]:
 
 def changed_logins(path: str, salt: str, wanted: dict[str, str]) -> list[str]:
     """Return the users of Redis on this host who get another password; `wanted` has a hash of each."""
-    found = dict(re.findall(r"^user (\S+) [^\n]*?>(\S+)", text(path), re.MULTILINE))
+    # Each queue takes some hundred bytes of it, and the users who matter here come last.
+    found = dict(re.findall(r"^user (\S+) [^\n]*?>(\S+)", text(path, most=-1), re.MULTILINE))
     hashes = {
         name: hashlib.sha256((salt + password).encode()).hexdigest()
         for name, password in found.items()
@@ -223,11 +224,11 @@ def content(path: str) -> object:
         return None
 
 
-def text(path: str) -> str:
-    """Return the text of a small file; empty if it is missing or not text."""
+def text(path: str, most: int = 65536) -> str:
+    """Return the text of a file, at most so many characters; empty if it is missing or not text."""
     try:
-        with open(path, encoding="ascii") as stream:
-            return stream.read(65536)
+        with open(path, encoding="utf-8") as stream:
+            return stream.read(most)
     except (OSError, ValueError):
         return ""
 

@@ -579,6 +579,16 @@ def test_changed_passwords_are_found_without_their_text(tmp_path: Path) -> None:
     assert changed(str(tmp_path / "none"), "salt", wanted) == []
 
 
+def test_a_changed_password_is_found_at_the_end_of_a_long_file(tmp_path: Path) -> None:
+    path = tmp_path / "users.acl"
+    queues = " ".join(f"~rückstände-{number} ~rückstände-{number}??[369]" for number in range(5000))
+    path.write_text(f"user worker on >w +get {queues}\nuser admin on >old +acl\n", "utf-8")
+    assert path.stat().st_size > 200_000
+    changed = runpy.run_path(str(PROBE))["changed_logins"]
+    wanted = {"admin": hashlib.sha256(b"saltnew").hexdigest()}
+    assert changed(str(path), "salt", wanted) == ["admin"]
+
+
 def probed(
     tmp_path: Path,
     port: int,
