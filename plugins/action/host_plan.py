@@ -27,7 +27,7 @@ class ActionModule(FleetAction):
     _VALID_ARGS: frozenset[str] = frozenset()
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return `items` of this host, and `due`: the parts that a run has to apply."""
+        """Return `items` of this host, `due` (the parts that a run has to apply), and `states` and `waiting`."""
         host = str(variables["inventory_hostname"])
         member = [group for group, hosts in self.groups(variables).items() if host in hosts]
         parts = parts_of(member, variables["ansible_run_tags"], variables["ansible_skip_tags"])
@@ -37,7 +37,7 @@ class ActionModule(FleetAction):
         renderer = rendering.Renderer(self._templar, self._loader, variables)
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
-            return {"items": [], "due": [], "states": {}}
+            return {"items": [], "due": [], "states": {}, "waiting": {}}
         answer = self.execute("reconcile", renderer.module_args({"parts": wanted}), variables)
         if answer.get("failed"):
             return answer
@@ -48,6 +48,7 @@ class ActionModule(FleetAction):
             "items": items,
             "due": [name for name, due in answer["parts"].items() if due],
             "states": answer["states"],
+            "waiting": answer["waiting"],
         }
         if "diff" in answer:
             result["diff"] = answer["diff"]

@@ -10,6 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
 )
@@ -64,6 +65,7 @@ class ActionModule(FleetAction):
         nodes = desired_workers.nodes(hostvars, group, args["instances"])
         whole.notes += plan.scale_notes(states, nodes)
         whole.notes += release_history.note((args.get("releases") or {}).get("hold"))
+        whole.notes += self._waiting(hostvars, hosts)
         moves = boolean(args.get("redis_moves") or False)
         whole.notes += plan.redis_notes(items, float(args["drain"]), moves=moves)
         whole.notes += self._forecast(workers, variables.get("ansible_forks"))
@@ -94,6 +96,17 @@ class ActionModule(FleetAction):
             "plan": whole.as_dict(),
             "redis_pauses": plan.redis_pauses(items, moves=moves),
         }
+
+    def _waiting(self, hostvars: Any, hosts: Sequence[str]) -> list[str]:
+        """Return which tasks wait in queues that no worker will have; replicas of a broker count the same ones."""
+        found: dict[str, int] = {}
+        for host in hosts:
+            found |= (hostvars[host].get("__fleet_plan") or {}).get("waiting") or {}
+        return [
+            f"{count(number, 'task')} in queue {queue}, which the inventory does not name: no worker will run those "
+            "that are still there at the end of the run"
+            for queue, number in found.items()
+        ]
 
     def _forecast(self, workers: Sequence[order.FleetWorker], forks: int | None) -> list[str]:
         """Return what is to be said about the restarts of workers, in a deploy with the canary."""

@@ -36,4 +36,8 @@ states:
   description: What systemd says of each unit.
   returned: always
   type: dict
+waiting:
+  description: How many tasks wait in each queue of the broker that the inventory does not name.
+  returned: always
+  type: dict
 """

@@ -91,6 +91,10 @@ parts:
   description: For each part whether anything has to be done.
   returned: success
   type: dict
+waiting:
+  description: How many tasks wait in each queue of the broker that the inventory does not name.
+  returned: success
+  type: dict
 """
 
 from dataclasses import asdict
@@ -149,6 +153,7 @@ def main() -> None:
         "done": [asdict(item) for item in report.done],
         "states": report.states,
         "parts": {name: name in due for name, _ in parts},
+        "waiting": report.waiting,
     }
     # Ansible prints every diff that a task returns, so return it only on request.
     if module._diff:  # noqa: SLF001 - AnsibleModule has no other name for it

@@ -136,6 +136,7 @@ class RedisAccess:
         sentinels: The Sentinels, where the user may log in as well, in the order in which they are asked.
         replicas: How many replicas a primary needs.
         role_file: Path of the file with which the server starts as a primary or as a replica.
+        queues: Whether it is a broker, so that tasks may wait in queues that the inventory no longer names.
     """
 
     host: str
@@ -150,6 +151,7 @@ class RedisAccess:
     sentinels: tuple[SentinelPlace, ...] = ()
     replicas: int = 0
     role_file: str = ""
+    queues: bool = False
 
 
 @dataclass(frozen=True)

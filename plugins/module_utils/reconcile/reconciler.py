@@ -212,7 +212,10 @@ class HostReconciler:
             elif item.action == "reload":
                 actions.reload(units[item.unit])
             elif item.action == "live":
-                if not actions.set_live(units[item.unit], finish=self.options.finish):
+                waiting = self.unit_plan.waiting.get(item.unit, ())
+                if not actions.set_live(
+                    units[item.unit], finish=self.options.finish, waiting=waiting
+                ):
                     continue
             else:
                 continue

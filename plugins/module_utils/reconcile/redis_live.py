@@ -10,7 +10,7 @@ next run knows about them if this one ends early. A restarted server has the rul
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.finger
     Disk,
     directives,
     users,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.left_queues import (
+    keys_of,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
@@ -59,6 +62,8 @@ READ_AGAIN = frozenset(("tls-cert-file", "tls-ca-cert-file"))
 _KEY = "tls-key-file"
 # The users with which servers and Sentinels log in to each other.
 SERVERS = frozenset(("replica", "sentinel"))
+# The user of the operator's command.
+_OPERATOR = "operator"
 # Label in a unit's record for a user that has more rights than its file says. No desired state contains this label, so
 # it always differs.
 _WIDER = "wider"
@@ -279,6 +284,24 @@ def finish(
             _set_user(access, name, rules[name].split(), talk)
         else:
             talk(access, [["ACL", "DELUSER", name]])
+
+
+def leave(
+    access: RedisAccess, queues: Collection[str], rules: Mapping[str, str], talk: Talk
+) -> list[str]:
+    """Let the operator look at these queues and empty them, in addition to the rules in the file.
+
+    Returns:
+        The users that have more rights than their rules.
+
+    Raises:
+        RedisError: See `apply`.
+    """
+    found = rights(access, [_OPERATOR], talk) if queues and _OPERATOR in rules else {}
+    for name, now in found.items():
+        kept = _selector({**now, "keys": keys_of(queues), "channels": ""})
+        _set_user(access, name, [*rules[name].split(), kept], talk)
+    return list(found)
 
 
 def _set(access: RedisAccess, settings: Mapping[str, str], talk: Talk) -> None:

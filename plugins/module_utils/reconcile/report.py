@@ -62,7 +62,11 @@ class Change:
 
 @dataclass
 class HostReport:
-    """Everything that was done, or would be done in check mode."""
+    """Everything that was done, or would be done in check mode.
+
+    Attributes:
+        waiting: How many tasks wait in each queue that the inventory no longer names.
+    """
 
     changes: list[Change] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
@@ -70,6 +74,7 @@ class HostReport:
     done: list[PendingAction] = field(default_factory=list)
     states: dict[str, dict[str, object]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    waiting: dict[str, int] = field(default_factory=dict)
 
     @property
     def changed(self) -> list[str]:

@@ -8,7 +8,7 @@ run: even if this run is killed, systemd finishes what was begun.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
@@ -92,12 +92,13 @@ class UnitActions:
         self._await_children(unit, state, before)
         self._record(unit.name, state.invocation)
 
-    def set_live(self, unit: Unit, *, finish: bool) -> bool:
+    def set_live(self, unit: Unit, *, finish: bool, waiting: Collection[str] = ()) -> bool:
         """Set settings and users in a running Redis.
 
         Args:
             unit: The server's unit.
             finish: Limit users to their rules; otherwise they also keep their previous rights.
+            waiting: Queues that the operator may still look at and empty then, although they are not in the rules.
 
         Returns:
             Whether there was anything to set.
@@ -118,7 +119,7 @@ class UnitActions:
                 redis_live.stage(change.key, access.staged_key)
             if finish:
                 redis_live.finish(access, change, wider, rules, self.host.talk)
-                wider = []
+                wider = redis_live.leave(access, waiting, rules, self.host.talk)
             elif self.revoke:
                 wider = list(redis_live.revoke(access, change, wider, rules, self.host.talk))
             else:

@@ -6,12 +6,14 @@ with fingerprints of what it would be started with now: what is on disk, or will
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     comparison,
     fingerprint,
+    left_queues,
     reasons,
     recorder,
     redis_live,
@@ -24,6 +26,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     Action,
     Change,
@@ -37,6 +42,7 @@ class UnitPlan:
 
     Attributes:
         inputs: For each unit that follows changes, the fingerprints of what it would be started with now.
+        waiting: For each broker, how many tasks wait in queues that the inventory no longer names.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class UnitPlan:
         self.report = report
         self.check = check
         self.inputs: dict[str, dict[str, str]] = {}
+        self.waiting: dict[str, dict[str, int]] = {}
         self._new = {unit.name for _, unit in self.units if self._is_new(unit.name)}
 
     def enable(self, states: Mapping[str, systemd.UnitState]) -> None:
@@ -122,6 +129,8 @@ class UnitPlan:
             return PendingAction(part, unit.name, "restart", why)
         if wider:
             why += (f"user {', '.join(wider)}: {redis_live.STILL_ALLOWED}",)
+        if self._has_left_queues(unit, known) and not why:
+            why = (left_queues.TASKS_WAIT,)
         return PendingAction(part, unit.name, action, why) if why else None
 
     def _why(
@@ -159,6 +168,20 @@ class UnitPlan:
             # The loader is part of the runtime.
             explained["environment PYTHONPATH"] = []
         return explained
+
+    def _has_left_queues(self, unit: Unit, known: Mapping[str, str]) -> bool:
+        """Note how many tasks wait in queues of a broker that the inventory no longer names; return if any do."""
+        if unit.redis is None or not unit.redis.queues:
+            return False
+        admin = f"user {unit.redis.user}"
+        # Without its new rules, it may lack the right to look. Then the end of the run still does.
+        if known.get(admin) == self.inputs[unit.name].get(admin):
+            named = left_queues.named(redis_live.wanted_users(unit, self.disk), unit.redis.user)
+            with contextlib.suppress(RedisError):
+                found = left_queues.waiting(unit.redis, named, self.host.talk)
+                self.waiting[unit.name] = found
+                self.report.waiting.update(found)
+        return bool(self.waiting.get(unit.name))
 
     def _can_change_live(self, unit: Unit, known: Mapping[str, str]) -> bool:
         """Return whether a running Redis can accept the change; otherwise it has to be restarted."""

@@ -6,13 +6,17 @@ Runs on the host, inside the `remove_application` module, as root.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    left_queues,
+    redis_roles,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
 )
@@ -24,13 +28,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.applicat
     InstalledApplication,
 )
 
-# Celery's default priority steps, each with its own list per queue.
-_STEPS = (0, 3, 6, 9)
-
-_SEPARATOR = "\x06\x16"
-
-# Maximum number of commands in one call to Redis.
-_QUEUES_AT_ONCE = 200
+# Lists of a broker without tasks: mailboxes, events, and the fleet's own keys.
+_WITHOUT_TASKS = ("*.celery.pidbox", "celeryev.*", "fleet:*")
 
 
 def messages(there: InstalledApplication) -> dict[str, Any]:
@@ -66,9 +65,6 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
     settings = json.loads(Path(host.at(f"{etc}/credentials/operator.json")).read_text())
     celery = settings["celery"]
     named = json.loads(Path(host.at(f"{etc}/cli.json")).read_text())
-    options = celery.get("broker_transport_options") or {}
-    separator = options.get("sep") or _SEPARATOR
-    steps = options.get("priority_steps") or _STEPS
     # If there are Sentinels, the login is in the address of each, and this host's own instance is asked.
     url = urlsplit(str(celery["broker_url"]).partition(";")[0])
     broker = (named["redis"].get("instances") or {}).get("broker") or {}
@@ -82,17 +78,7 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
         **named["redis"].get("client", {}),
     )
     replication = _replication(there, access, named, celery) if own else {}
-    lists = [
-        (str(queue), f"{queue}{separator}{step}" if step else str(queue))
-        for queue in named["queues"]
-        for step in steps
-    ]
-    queues: dict[str, int] = {}
-    for first in range(0, len(lists), _QUEUES_AT_ONCE):
-        some = lists[first : first + _QUEUES_AT_ONCE]
-        lengths = host.talk(access, [["LLEN", key] for _, key in some])
-        for (queue, _), length in zip(some, lengths, strict=True):
-            queues[queue] = queues.get(queue, 0) + int(str(length))
+    queues = queues_of(there, access)
     rest = [
         ["ZRANGE", "unacked_index", "0", "-1"],
         ["ZCARD", "fleet:dead-letters:index"],
@@ -103,9 +89,24 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
         "waiting": sum(queues.values()),
         "held": len(held) if isinstance(held, list) else 0,
         "dead": int(str(dead)),
-        "queues": {name: length for name, length in queues.items() if length},
+        "queues": queues,
         **replication,
     }
+
+
+def queues_of(there: InstalledApplication, operator: RedisAccess) -> dict[str, int]:
+    """Return how many messages wait in each queue that is in the broker, whether the inventory names it or not."""
+    path = f"{there.paths.redis_config}/{there.app}-broker/users.acl"
+    admin = replace(operator, user="admin", password=admin_password(there.host.at(path)))
+    # A fleet that an earlier version deployed has no user with these rights.
+    there.host.talk(admin, [["ACL", "SETUSER", "admin", *left_queues.RIGHTS.split()]])
+    return left_queues.waiting(admin, _WITHOUT_TASKS, there.host.talk)
+
+
+def admin_password(path: str) -> str:
+    """Return the password of the user `admin` in an ACL file."""
+    found = re.search(r"^user admin .*?>(\S+)", Path(path).read_text(), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _replication(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
+    admin_password,
 )
 
 # Seconds within which Sentinels have to know the priorities: they ask each server every ten.
@@ -98,8 +100,6 @@ def _running(there: InstalledApplication) -> list[RedisAccess]:
         unit = f"redis@{name}.service"
         if host.show([unit])[unit].active != "active":
             continue
-        rules = Path(host.at(f"{there.paths.redis_config}/{name}/users.acl")).read_text()
-        password = re.search(r"^user admin .*?>(\S+)", rules, re.MULTILINE)
         places = [SentinelPlace(str(one["host"]), int(one["port"])) for one in about["sentinels"]]
         found.append(
             RedisAccess(
@@ -107,7 +107,7 @@ def _running(there: InstalledApplication) -> list[RedisAccess]:
                 int(about["port"]),
                 str(named["redis"]["ca"]),
                 "admin",
-                password[1] if password else "",
+                admin_password(host.at(f"{there.paths.redis_config}/{name}/users.acl")),
                 **named["redis"].get("client", {}),
                 primary=name,
                 sentinels=tuple(sorted(places, key=lambda place: place.host != named["host"])),

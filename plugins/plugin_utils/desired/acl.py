@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import left_queues
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
     BACKUP_USER,
 )
@@ -66,7 +67,8 @@ _CACHE_USERS = {
     REDIS_USER: _REDIS_EXPORTER,
 }
 
-# The fleet's own user, who changes settings and the ACL live but has no key. redis-cli asks for the commands'
+# The fleet's own user, who changes settings and the ACL live but can read no key; on the broker it also finds queues
+# that the inventory no longer names. redis-cli asks for the commands'
 # descriptions when it reads from a file.
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 
@@ -340,7 +342,8 @@ def acl(
             if name in passwords
         ]
     if "admin" in passwords:
-        lines.append(_user("admin", passwords["admin"], _ADMIN))
+        rules = f"{_ADMIN} {left_queues.RIGHTS}" if instance == "broker" else _ADMIN
+        lines.append(_user("admin", passwords["admin"], rules))
     return "\n".join(lines) + "\n"
 
 

@@ -113,6 +113,7 @@ def redis_state(
                     # Root's own, because the server that runs may ask for one that this run only brings or has removed.
                     "certificate": f"{tls}/host.crt",
                     "key": f"{tls}/host.key",
+                    "queues": instance["kind"] == "broker",
                     **(follow(primary, servers["replication"]) if primary else {}),
                 },
             }

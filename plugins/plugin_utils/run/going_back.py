@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.left_queues import (
+    TASKS_WAIT,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
     STILL_ALLOWED,
 )
@@ -22,7 +25,7 @@ def refusal(items: Iterable[PlanItem], release: str) -> str:
         items: Items of the plan.
         release: Id of the release that it goes back to.
     """
-    due = [item for item in items if item.part in _NEEDED and not _only_ends_rights(item)]
+    due = [item for item in items if item.part in _NEEDED and not _is_for_the_end(item)]
     if not due:
         return ""
     named = dict.fromkeys(f"{subject(item)} on {item.host}" for item in due)
@@ -41,6 +44,6 @@ def notes(items: Iterable[PlanItem]) -> list[str]:
     return [f"Not part of going back, and left to site.yml: {', '.join(later)}."] if later else []
 
 
-def _only_ends_rights(item: PlanItem) -> bool:
-    """Return whether all that is left to do for a Redis is to end what older processes were allowed."""
-    return bool(item.why) and all(why.endswith(STILL_ALLOWED) for why in item.why)
+def _is_for_the_end(item: PlanItem) -> bool:
+    """Return whether all that is left to do for a Redis is what the end of a run does."""
+    return bool(item.why) and all(why.endswith((STILL_ALLOWED, TASKS_WAIT)) for why in item.why)

@@ -57,7 +57,14 @@ def planned(args: Variables, variables: Variables) -> Variables:
         why = (f"release → {kept}",) if kept else ("release",)
         items.append(PlanItem(host, "celery_worker", WORKER, "restart", why).as_dict())
         states[WORKER] = {"active": "active"}
-    return {"changed": False, "items": items, "due": due, "states": states}
+    waiting = json.loads(os.environ.get("WAITING", "{}")) if "redis" in due else {}
+    return {"changed": False, "items": items, "due": due, "states": states, "waiting": waiting}
+
+
+def reconciled(args: Variables, variables: Variables) -> Variables:
+    """Change something; tasks wait in the queues that the environment names when Redis is finished."""
+    waiting = json.loads(os.environ.get("WAITING", "{}")) if args.get("finish") else {}
+    return {"changed": True, "waiting": waiting}
 
 
 def rolled(args: Variables, variables: Variables) -> Variables:
@@ -105,6 +112,7 @@ def restored(args: Variables, variables: Variables) -> Variables:
 ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
     "host_facts": facts,
     "host_plan": planned,
+    "reconcile": reconciled,
     "rolling_restart": rolled,
     "run_lease": lambda args, variables: {"changed": False, "directory": "/nowhere"},
     "firewall_rollback": lambda args, variables: {"changed": True, "armed": True},

@@ -67,6 +67,7 @@ class FakeRedis:
         users: Its answers to `ACL GETUSER`.
         refused: Beginnings of commands that fail, with their errors.
         replication: Its answers to `INFO replication`, one after another; the last one stays.
+        lists: The lengths of its lists.
         primaries: The ports of the primaries that a Sentinel names, one after another; the last one stays.
         before: Called with each command before it is carried out.
     """
@@ -76,6 +77,7 @@ class FakeRedis:
         self.users: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, str] = {}
         self.replication = [""]
+        self.lists: dict[str, int] = {}
         self.primaries = [6379]
         self.before: Callable[[str], None] = lambda command: None
 
@@ -108,6 +110,10 @@ class FakeRedis:
             return self.replication.pop(0) if self.replication[1:] else self.replication[0]
         if words[:2] == ["ACL", "GETUSER"]:
             return self.users.get(words[2])
+        if words[0] == "SCAN":
+            return ["0", list(self.lists)]
+        if words[0] == "LLEN":
+            return self.lists[words[1]]
         return "OK"
 
 
@@ -1860,6 +1866,60 @@ def test_an_interrupted_finishing_step_is_done_by_the_next_run(with_redis: Host)
     host.redis.refused.clear()
     assert whys(host.reconcile(wanted).pending) == STILL
     assert whys(host.reconcile(wanted, finish=True).done) == STILL
+
+
+def broker(host: Host) -> dict[str, Any]:
+    """Return a broker with the queue `mail`, which the user `operator` may use."""
+    wanted = redis(host)
+    wanted["files"][1]["content"] += "user operator on >o +llen +del ~mail ~mail??[369]\n"
+    wanted["units"][0]["redis"] = {**ACCESS, "queues": True}
+    return wanted
+
+
+LEFT = "tasks wait in queues that the inventory does not name"
+
+
+def test_tasks_in_a_queue_that_left_keep_it_for_the_operator_until_it_is_empty(host: Host) -> None:
+    for name in ("host.crt", "host.key"):
+        Path(host.path(name)).write_text("1\n")
+    wanted = broker(host)
+    host.reconcile(wanted)
+    host.redis.add("operator", "o", "+llen +del")
+    host.redis.lists = {"mail": 7}
+    assert host.reconcile(wanted).pending == []
+    host.redis.lists |= {"old": 2, "old\x06\x169": 1}
+    for check in (True, False):
+        report = host.reconcile(wanted, check=check)
+        assert (whys(report.pending), report.done) == ([(REDIS, "live", [LEFT])], [])
+        assert report.waiting == {"old": 3}
+    assert not [one for one in host.redis.commands if one.startswith("ACL")]
+
+    own = "ACL SETUSER operator reset on >o +llen +del ~mail ~mail??[369]"
+    kept = "(resetchannels -@all +llen +del ~old ~old??[369])"
+    why = "user operator: what was allowed before still is"
+    for expected in (LEFT, why):
+        assert whys(host.reconcile(wanted, finish=True).done) == [(REDIS, "live", [expected])]
+        assert host.redis.commands[-1] == f"{own} {kept}"
+    # A server that restarts by itself loses the right, but the tasks are found again.
+    host.systemd.crash(REDIS)
+    assert whys(host.reconcile(wanted, check=True).pending) == [(REDIS, "live", [LEFT])]
+    assert host.reconcile(wanted, finish=True).waiting == {"old": 3}
+
+    host.redis.lists = {"mail": 7}
+    report = host.reconcile(wanted, finish=True)
+    assert (whys(report.done), report.waiting) == ([(REDIS, "live", [why])], {})
+    assert host.redis.commands[-1] == own
+    assert host.reconcile(wanted, check=True).pending == []
+
+
+def test_a_broker_that_does_not_say_what_waits_is_left_as_it_is(host: Host) -> None:
+    for name in ("host.crt", "host.key"):
+        Path(host.path(name)).write_text("1\n")
+    wanted = broker(host)
+    host.reconcile(wanted)
+    host.redis.lists = {"old": 2}
+    host.redis.refused["SCAN"] = "it refused SCAN: NOPERM"
+    assert host.reconcile(wanted, check=True).pending == []
 
 
 def test_a_server_that_refuses_the_login_is_restarted(with_redis: Host) -> None:

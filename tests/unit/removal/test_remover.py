@@ -113,11 +113,17 @@ class Ground:
             raise RedisError(self.refused)
         self.asked += commands
         self.accesses.append(access)
-        assert (access.user, access.password) == ("operator", "pass/word")
+        own = commands[0][0] in ("ACL", "SCAN", "LLEN")
+        login = ("admin", "adm/in") if own else ("operator", "pass/word")
+        assert (access.user, access.password) == login
         answers: list[object] = []
         for command in commands:
             if command[0] == "LLEN":
-                answers.append(self.lengths.get(command[1], 0))
+                answers.append(self.lengths[command[1]])
+            elif command[0] == "SCAN":
+                answers.append(["0", [key for key in self.lengths if key != "dead"]])
+            elif command[0] == "ACL":
+                answers.append("OK")
             elif command[0] == "INFO":
                 answers.append(self.replication[access.port])
             else:
@@ -194,6 +200,8 @@ class Ground:
         settings = {"broker_url": "rediss://operator:pass%2Fword@redis1:6379/0"}
         self.write(f"{place.directory}/credentials/operator.json", json.dumps({"celery": settings}))
         named = {"queues": ["mails", "images"], "redis": {"ca": "/ca.crt"}}
+        rules = "user default off\nuser worker on >no +get\nuser admin on >adm/in +acl\n"
+        self.write(f"/etc/celery-fleet/redis/{app}-broker/users.acl", rules)
         self.write(f"{place.directory}/cli.json", json.dumps(named))
         if listed:
             self.enlist(app)
@@ -524,7 +532,14 @@ def test_messages_are_counted_with_all_priorities(ground: Ground) -> None:
         "dead": 4,
         "queues": {"mails": 5},
     }
-    assert ["LLEN", "images\x06\x169"] in ground.asked
+
+
+def test_messages_count_whether_the_inventory_names_their_queue_or_not(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.lengths = {"old": 2, "old\x06\x169": 1, "w@host.dq2": 1}
+    ground.lengths |= {"w@host.celery.pidbox": 5, "celeryev.1": 5, "fleet:unreadable": 5}
+    found = messages(ground.there())
+    assert (found["waiting"], found["queues"]) == (4, {"old": 3, "w@host.dq2": 1})
 
 
 PRIMARY = "role:master\r\nslave0:ip=redis1,port=6379,state=online,offset=1,lag=0\r\n"
@@ -564,10 +579,7 @@ def test_of_several_servers_the_hosts_own_is_asked(
     ground.replication = {6379: broker, 6380: results}
     found = messages(ground.there())
     assert (found["waiting"], found["primaries"], found["copied"]) == (3, primaries, copied)
-    assert {(one.host, one.port, one.password) for one in ground.accesses} == {
-        ("redis2", 6379, "pass/word"),
-        ("redis2", 6380, "pass/word"),
-    }
+    assert {(one.host, one.port) for one in ground.accesses} == {("redis2", 6379), ("redis2", 6380)}
 
 
 def test_a_redis_that_does_not_answer_does_not_count_as_empty(ground: Ground) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import left_queues
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import going_back
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
 
@@ -24,8 +25,9 @@ def test_the_rest_is_left_to_a_whole_run() -> None:
     assert not going_back.notes([WORKER])
 
 
-def test_rights_that_a_killed_run_has_left_do_not_prevent_it() -> None:
-    """It takes them back at its end."""
-    why = "user worker: what was allowed before still is"
+@pytest.mark.parametrize(
+    "why", ["user worker: what was allowed before still is", left_queues.TASKS_WAIT]
+)
+def test_what_is_left_to_the_end_of_a_run_does_not_prevent_it(why: str) -> None:
     left = PlanItem("h1", "redis", "redis@shop-broker.service", "live", (why,))
     assert not going_back.refusal([WORKER, left], "a" * 12)
