@@ -35,11 +35,11 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
     "hosts": frozenset({"model", "checks"}),
     "run": frozenset({"model", "checks", "hosts"}),
 }
-# Maximum bytes of all files that a module sends: the measured size plus a tenth.
+# Maximum bytes of all files that a module sends, little more than they have, so that growth is noticed.
 LARGEST = {
-    "reconcile": 217_500,
+    "reconcile": 224_500,
     "release": 84_000,
-    "remove_application": 144_000,
+    "remove_application": 149_000,
     "redis_restore": 70_500,
 }
 
