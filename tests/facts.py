@@ -62,5 +62,12 @@ def workers(instances: Any, **given: Any) -> Workers:
 
 def schedule(entries: Any, **given: Any) -> BeatSchedule:
     """Return beat's schedule, kept as Celery keeps it."""
-    made = {"policy": "add", "scheduler": "persistent", "edited": "keep", "declared": {}, **given}
+    made = {
+        "policy": "add",
+        "scheduler": "persistent",
+        "edited": "keep",
+        "declared": {},
+        "left_out": [],
+        **given,
+    }
     return cast("BeatSchedule", {"entries": entries, **made})

@@ -123,7 +123,8 @@ def _require_whole(variables: dict[str, Any]) -> None:
     if options:
         raise AnsibleActionFail(
             f"Run the same command without {' and '.join(options)}: a deploy, and going back to a release, concern all "
-            "hosts and everything that runs the release. No host was contacted. To check whether everything serves: "
+            "hosts and everything that runs the release. No host was contacted. A host that is down is left out by "
+            "itself; to leave out another one, take it out of the inventory. To check whether everything serves: "
             "ansible-playbook celery_fleet.core.site --tags verify"
         )
 

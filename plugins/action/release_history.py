@@ -19,8 +19,7 @@ class ActionModule(FleetAction):
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return what was asked for: `there`, `why`, a `choice` with the `record` to write, or the `record`."""
         if args["do"] == "look":
-            request = {"root": str(args["root"]), "tasks_of": str(args.get("tasks_of") or "")}
-            return {"there": self.ask("releases", request)}
+            return {"there": self.ask("releases", {"root": str(args["root"])})}
         if args["do"] == "note":
             return {"why": str(args.get("why") or "")}
         record = dict(args.get("record") or {})
@@ -51,7 +50,8 @@ class ActionModule(FleetAction):
             choice = release_history.to_go_back(asked, record, hosts, accepted=accepted, why=why)
         held = choice.current if args["do"] == "deploy" else choice.kept
         if held:
-            record = release_history.held(record, held, why or release_history.BACK)
+            why = why or release_history.BACK
+            record = release_history.held(record, held, why, tasks=hosts.tasks(held))
         return {"choice": choice.as_dict(), "record": record}
 
     def _failure(self, variables: dict[str, Any]) -> str:
@@ -62,10 +62,10 @@ class ActionModule(FleetAction):
     def _refused(self, record: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
         """Record that a deploy has failed; return what `back` would for the release that served before."""
         record = self._recorded(record, args, release_history.REFUSED)
-        choice = release_history.after_refusal(str(args["release"]), args["choice"])
+        choice = release_history.after_refusal(str(args["release"]), args["choice"], record)
         return {
             "choice": choice.as_dict(),
-            "record": release_history.held(record, choice.kept, choice.why),
+            "record": release_history.held(record, choice.kept, choice.why, tasks=choice.tasks),
         }
 
     def _recorded(

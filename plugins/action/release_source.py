@@ -33,13 +33,10 @@ class ActionModule(FleetAction):
     _requires_connection = False
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Pack the source; return `id`, path of the `archive`, `requirements`, `tasks`, and `queues` unchanged."""
+        """Pack the source; return `id`, path of the `archive`, `requirements`, and `queues` unchanged."""
         queues = [str(name) for name in args.get("queues") or []]
         if args.get("kept"):
-            hosts = (variables["hostvars"][str(host)] for host in args["hosts"])
-            looks = (host["__celery_release_there"]["there"] for host in hosts)
-            tasks: list[str] = next((look["tasks"] for look in looks if look.get("tasks")), [])
-            return {**self._kept(str(args["kept"])), "queues": queues, "tasks": tasks}
+            return {**self._kept(str(args["kept"])), "queues": queues}
         config = variables.get("ansible_config_file")
         base = Path(config).parent if config else Path.cwd()
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
@@ -58,7 +55,6 @@ class ActionModule(FleetAction):
             "archive": str(archive),
             "requirements": needed,
             "queues": queues,
-            "tasks": [],
         }
 
     def _kept(self, identity: str) -> dict[str, Any]:

@@ -23,10 +23,6 @@ options:
     description: Directory of the application on the host, for V(look).
     type: str
     default: ""
-  tasks_of:
-    description: A release of which V(look) also lists the tasks, if the host has it.
-    type: str
-    default: ""
   hosts:
     description: Hosts that have releases, for V(deploy), V(back) and V(check).
     type: list

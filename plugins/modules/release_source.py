@@ -24,11 +24,6 @@ options:
     description: Name of a release that the hosts keep, which is taken instead of O(source).
     type: str
     default: ""
-  hosts:
-    description: Hosts that have releases, with what they keep registered as C(__celery_release_there), for O(kept).
-    type: list
-    elements: str
-    default: []
   queues:
     description: Queues that workers consume. They are returned as they are, so that all hosts have the same list.
     type: list
@@ -60,11 +55,6 @@ requirements:
     includes ask for; and C(local), whether a package is built from files.
   returned: success
   type: dict
-tasks:
-  description: The tasks that a kept release registers; empty for a source, whose tasks are not known yet.
-  returned: success
-  type: list
-  elements: str
 queues:
   description: The queues that were given.
   returned: success

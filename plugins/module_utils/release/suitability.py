@@ -77,7 +77,7 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
             (celery_beat_schedule_policy), `routes` (celery_app_task_routes), `settings`
             (celery_app_settings), `queues` (all that workers consume), `scheduler` (celery_beat_scheduler),
             `atomic` (whether any worker fetches atomically), `external` (celery_app_external_queues), `held` (whether
-            the fleet keeps this release though the inventory may be newer; then `remarks` has what can be tolerated).
+            the fleet went back to this release, so the inventory may be newer; `remarks` has what can be tolerated).
     """
     try:
         whole = _read(note)
@@ -251,13 +251,12 @@ def _lacking(
     for name, task in missing.items():
         near = difflib.get_close_matches(task, tasks, n=1)
         guess = f" Did you mean {near[0]}?" if near else ""
-        remedy = (
-            "The entry is left out while the fleet holds this release."
-            if demands.get("held")
-            else f"{guess} Correct the entry, or deploy code that has it.".strip()
-        )
+        remedy = "Correct the entry, or deploy code that has it."
+        if demands.get("held"):
+            where = "as it is in the database" if demands.get("scheduler") == "database" else "out"
+            remedy = f"The entry is left {where} while the fleet holds this release."
         found.append(
-            f"celery_beat_schedule.{name}: release {identity} has no task {task}. {remedy}"
+            f"celery_beat_schedule.{name}: release {identity} has no task {task}.{guess} {remedy}"
         )
     return found
 

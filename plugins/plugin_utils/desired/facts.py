@@ -99,7 +99,8 @@ class BeatSchedule(TypedDict):
     """Beat's schedule: the variables celery_beat_schedule, _schedule_policy, _scheduler and _schedule_on_edit.
 
     A beat that reads the entries from the database gets no `entries`. Its `declared` are those of the inventory, of
-    which it needs what happens to missed runs; otherwise `declared` is empty.
+    which it needs what happens to missed runs; otherwise `declared` is empty. `left_out` names entries of the inventory
+    that are in none of them, as the release lacks their tasks.
     """
 
     entries: Mapping[str, Mapping[str, Any]]
@@ -107,6 +108,7 @@ class BeatSchedule(TypedDict):
     scheduler: str
     edited: str
     declared: Mapping[str, Mapping[str, Any]]
+    left_out: Sequence[str]
 
 
 class Replication(TypedDict):

@@ -19,7 +19,7 @@ def known_schedule(
     external: Sequence[str] = (),
 ) -> dict[str, Mapping[str, Any]]:
     """Return a schedule without entries whose task the release lacks; the whole schedule if its tasks are not given."""
-    left_out = unknown(schedule, tasks, routes, external) if tasks else {}
+    left_out = unknown(schedule, {*tasks}, routes, external) if tasks else {}
     return {name: entry for name, entry in schedule.items() if name not in left_out}
 
 
@@ -27,8 +27,9 @@ def known_routes(
     routes: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]
 ) -> dict[str, Mapping[str, Any]]:
     """Return routes without those of single tasks that the release lacks; all routes if its tasks are not given."""
+    known = {*tasks}
     return {
         name: route
         for name, route in routes.items()
-        if not tasks or not lacks(tasks, name) or set("*?[") & set(name)
+        if not known or not lacks(known, name) or set("*?[") & set(name)
     }

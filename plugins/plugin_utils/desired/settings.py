@@ -40,6 +40,7 @@ _EMPTY: BeatSchedule = {
     "scheduler": "persistent",
     "edited": "keep",
     "declared": {},
+    "left_out": [],
 }
 
 
@@ -214,6 +215,8 @@ def process_settings(
         if beat["scheduler"] == "database":
             document["beat_scheduler"] = beat["scheduler"]
             document["beat_schedule_on_edit"] = beat["edited"]
+            if beat["left_out"]:
+                document["beat_schedule_left_out"] = [*beat["left_out"]]
             missed = _missed(beat["declared"])
             if missed:
                 document["beat_missed"] = missed

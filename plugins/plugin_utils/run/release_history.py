@@ -4,13 +4,16 @@ The record is a file on the host of the lease, `lease.RECORDS`; other hosts have
 
     {"format": 1, "current": "<id of the release that serves>",
      "hold": {"release": "<id>", "by": "ana", "at": <Unix time>, "why": "…", "unfinished": <whether its run has not
-              ended well>} or null,
+              ended well>, "tasks": ["<task that the release has>", …]} or null,
      "history": [{"release": "<id>", "what": "git … main", "by": "ana", "at": <Unix time>, "result": "deployed",
                   "why": "…", "canary": {…}}, …]}
 
 A hold makes `site.yml` keep a release, regardless of the inventory's source. A deploy sets one on the release that
 serves before it changes anything. So if it is killed, the next run of `site.yml` goes back to that release, and the
 next deploy continues. A deploy that succeeds lifts it, unless it was told which release to deploy.
+
+A fleet that goes back has an inventory that was written for a newer release. So the hold lists the tasks that the
+release has, and what the inventory names beyond them is left out. Without such a list, the release must have all.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import getpass
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -54,6 +57,7 @@ class ReleaseChoice:
         holds: Whether the fleet holds the release afterwards, because the inventory does not name it.
         what: The source in words.
         why: The operator's reason.
+        tasks: If it goes back, the tasks that the release has; otherwise empty.
     """
 
     kept: str
@@ -62,6 +66,7 @@ class ReleaseChoice:
     holds: bool
     what: str
     why: str = ""
+    tasks: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as data."""
@@ -120,6 +125,11 @@ class Hosts:
         """Return the one-way migrations that a release knows."""
         found = (answer["kept"].get(release) for answer in self.answers.values())
         return next((list(note["one_way"]) for note in found if note), [])
+
+    def tasks(self, release: str) -> list[str]:
+        """Return the tasks that a release has."""
+        found = (answer["kept"].get(release) for answer in self.answers.values())
+        return next((list(note["tasks"]) for note in found if note), [])
 
     def crossed(self, newer: str, older: str) -> str:
         """Return the one-way migrations of a release that an older one does not know, as text; empty if none."""
@@ -217,30 +227,32 @@ def to_go_back(
     # A rollback that was killed before it wrote the record only has this left to do.
     if hosts.only() == target and current == target:
         raise ChoiceError(
-            f"release {target} is the one that runs. Nothing was changed. {_kept(hosts)}"
+            f"release {target} is the one that runs. Nothing was changed. {_kept(hosts)} To go back to another one, "
+            "name it with -e release=."
         )
     for newer in (current, *sorted(hosts.used - {"", current})):
         require_two_way(newer, target, hosts, accepted=accepted)
-    return ReleaseChoice(target, {}, current, True, f"release {target}", why)
+    return ReleaseChoice(target, {}, current, True, f"release {target}", why, hosts.tasks(target))
 
 
 def _unfinished(record: Mapping[str, Any], current: str, hosts: Hosts) -> str:
     """Return what the fleet holds since a run that did not finish, or what served before it; empty if there is none."""
     hold, served = record.get("hold") or {}, _served(record)
     if hold.get("unfinished"):
-        # What such a deploy moves processes to may have served at an earlier time.
-        release = str(hold["release"])
-        return "" if current == release and hosts.used <= {"", release} else release
+        # What such a deploy moves processes to may have served at an earlier time, or it has moved none yet.
+        return str(hold["release"])
     begun = bool(served) and not hosts.used <= {"", current, *served}
     return current if begun else ""
 
 
-def after_refusal(release: str, choice: Mapping[str, Any]) -> ReleaseChoice:
-    """Return the way back from a release that a deploy has refused; `choice` was the deploy's."""
-    current = str(choice["current"])
-    return ReleaseChoice(
-        current, {}, current, True, f"release {current}", f"release {release} was refused"
-    )
+def after_refusal(
+    release: str, choice: Mapping[str, Any], record: Mapping[str, Any]
+) -> ReleaseChoice:
+    """Return the way back from a release that a deploy has refused; `choice` and `record` were the deploy's."""
+    current, hold = str(choice["current"]), record.get("hold") or {}
+    why = f"release {release} was refused"
+    tasks = hold.get("tasks") or ()
+    return ReleaseChoice(current, {}, current, True, f"release {current}", why, tasks)
 
 
 def require_way_back(release: str, current: str, hosts: Hosts, *, accepted: bool) -> None:
@@ -308,11 +320,22 @@ def _kept(hosts: Hosts) -> str:
 
 
 def held(
-    record: Mapping[str, Any], release: str, why: str, *, unfinished: bool = True
+    record: Mapping[str, Any],
+    release: str,
+    why: str,
+    *,
+    unfinished: bool = True,
+    tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the record with a hold on a release; the run that sets it is unfinished until it records how it ended."""
-    by, at = getpass.getuser(), round(time.time())
-    hold = {"release": release, "by": by, "at": at, "why": why, "unfinished": unfinished}
+    hold = {
+        "release": release,
+        "by": getpass.getuser(),
+        "at": round(time.time()),
+        "why": why,
+        "unfinished": unfinished,
+        "tasks": [*tasks],
+    }
     return {**_whole(record), "hold": hold}
 
 
@@ -351,7 +374,8 @@ def recorded(
             whole["hold"] = None
         elif choice is not None:
             reason = BACK if result == BACK else f"deployed as {choice['what']}"
-            whole = held(whole, release, str(choice["why"]) or reason, unfinished=False)
+            why, tasks = str(choice["why"]) or reason, choice.get("tasks") or ()
+            whole = held(whole, release, why, unfinished=False, tasks=tasks)
     return whole
 
 

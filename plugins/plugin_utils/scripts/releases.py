@@ -1,8 +1,8 @@
 """Lists the releases that a host keeps and which of them are in use; runs as root, by `python3 -S -I -c`.
 
-Input: {"root": directory of the application, "tasks_of": id of a release, or empty}.
-Output: {"kept": {id: {"built": Unix time, "one_way": [one-way migrations]}}, "pins": {unit's name: id}, "current": the
-id that commands by hand use, or empty, "tasks": [what that release registers; empty if it is not there]}.
+Input: {"root": directory of the application}.
+Output: {"kept": {id: {"built": Unix time, "one_way": [one-way migrations], "tasks": [registered tasks]}}, "pins":
+{unit's name: id}, "current": the id that commands by hand use, or empty}.
 """
 
 from __future__ import annotations
@@ -26,18 +26,11 @@ def kept(releases: Path) -> dict[str, Any]:
             found[note.parent.name] = {
                 "built": float(document["built"]),
                 "one_way": [str(name) for name in document.get("one_way") or ()],
+                "tasks": [str(name) for name in document.get("tasks") or ()],
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # it is being removed, or is no note
     return found
-
-
-def tasks(note: Path) -> list[str]:
-    """Return the tasks that a release registers; empty if it is not there."""
-    try:
-        return [str(name) for name in json.loads(note.read_text())["tasks"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def target(link: Path) -> str:
@@ -50,13 +43,11 @@ def target(link: Path) -> str:
 
 def main() -> None:
     """Print what there is."""
-    request = json.load(sys.stdin)
-    root, wanted = Path(request["root"]), str(request["tasks_of"])
+    root = Path(json.load(sys.stdin)["root"])
     # Flower has releases of its own.
     links = [link for link in sorted(root.glob("pins/*")) if link.name != "flower"]
     pins = {link.name: target(link) for link in links}
     found = {"kept": kept(root / "releases"), "pins": pins, "current": target(root / "current")}
-    found["tasks"] = tasks(root / "releases" / wanted / _NOTE) if wanted else []
     print(json.dumps(found))
 
 

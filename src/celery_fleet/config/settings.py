@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ class FleetSettings:
         schedule_policy: what happens to the application's own entries.
         scheduler: where beat keeps the schedule.
         schedule_edited: what happens to entries that users edited in the database.
+        schedule_left_out: the names of entries in the database that stay as they are, as the release lacks their tasks.
         missed: what happens to missed runs of entries, by name; without those for which the inventory says nothing.
         standby: whether this beat is one of several, of which one sends.
         delivery: which parts of the delivery are enabled.
@@ -114,6 +115,7 @@ class FleetSettings:
     schedule_policy: str = ADD
     scheduler: str = PERSISTENT
     schedule_edited: str = EDITED[0]
+    schedule_left_out: Sequence[str] = ()
     missed: Mapping[str, Missed] = field(default_factory=dict)
     standby: bool = False
     delivery: Options = field(default_factory=Options)
@@ -201,6 +203,9 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     edited = document.get("beat_schedule_on_edit", EDITED[0])
     if edited not in EDITED:
         errors.append(f"beat_schedule_on_edit is {edited!r}, not one of {', '.join(EDITED)}")
+    left_out = document.get("beat_schedule_left_out", [])
+    if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
+        errors.append("beat_schedule_left_out must be a list of names")
     standby = document.get("beat_standby", False)
     if not isinstance(standby, bool):
         errors.append(f"beat_standby must be true or false, not {standby!r}")
@@ -246,6 +251,7 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         schedule_policy=str(policy),
         scheduler=str(scheduler),
         schedule_edited=str(edited),
+        schedule_left_out=tuple(left_out),
         missed=missed,
         standby=standby is True,
         delivery=delivery,

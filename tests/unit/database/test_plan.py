@@ -140,3 +140,13 @@ def test_differences_are_reported_without_arguments() -> None:
             "a user edited it (enabled, schedule, kwargs)",
         ],
     }
+
+
+def test_an_entry_whose_task_the_release_lacks_stays_as_the_user_left_it() -> None:
+    disabled = Row(1, content(enabled=False))
+    step = one(None, disabled, OURS, left_out=["a"])
+    assert (step.state, step.action, step.row) == ("not in this release", "", disabled)
+    # It was deleted by a user, and the mark keeps it so.
+    assert one(None, None, OURS, left_out=["a"]).action == ""
+    # It was never written, and is not written now.
+    assert planning.steps({}, [], [], left_out=["a"]) == []

@@ -83,12 +83,14 @@ def test_a_beat_without_entries_is_told_what_happens_to_missed_runs() -> None:
         "policy": "add",
         "scheduler": "database",
         "edited": "keep",
+        "left_out": ["c"],
     }
     assert "beat_missed" not in whole(
         "beat", schedule={**schedule, "declared": {"b": entries["b"]}}
     )
     made = whole("beat", schedule={**schedule, "declared": entries})
     assert made["beat_missed"] == {"a": each}
+    assert made["beat_schedule_left_out"] == ["c"]
     file = {**schedule, "scheduler": "persistent", "entries": entries}
     made = whole("beat", schedule=file)
     assert made["celery"]["beat_schedule"] == entries
@@ -1129,6 +1131,7 @@ def test_processes_know_that_the_schedule_is_on_the_broker(component: str) -> No
         "scheduler": "redbeat",
         "edited": "keep",
         "declared": {},
+        "left_out": [],
     }
     options = {"schedule": schedule} if component == "beat" else {}
     found = whole(component, scheduler="redbeat", groups=groups, **options)

@@ -34,10 +34,11 @@ WORKER = "flexiprice-worker@discounts.service"
 
 
 def facts(args: Variables, variables: Variables) -> Variables:
-    return {
-        "changed": False,
-        "ansible_facts": {"fleet": {**FACTS, **DEBIAN[252], "systemd_version": 252}},
-    }
+    """Return a host's facts; with `HELD` in the environment, the fleet has gone back to the earlier release."""
+    found = {**FACTS, **DEBIAN[252], "systemd_version": 252}
+    if "HELD" in os.environ:
+        found["record"] = {"current": EARLIER, "hold": {"release": EARLIER, "tasks": KNOWN}}
+    return {"changed": False, "ansible_facts": {"fleet": found}}
 
 
 def planned(args: Variables, variables: Variables) -> Variables:
@@ -83,14 +84,15 @@ def chosen(args: Variables, variables: Variables) -> Variables:
         "kept": EARLIER if args["do"] in ("back", "refuse") else "",
         "source": args.get("source"),
     }
-    choice = {**earlier, "current": EARLIER, "holds": False, "what": "x", "why": ""}
+    tasks = KNOWN if earlier["kept"] else []
+    choice = {**earlier, "current": EARLIER, "holds": False, "what": "x", "why": "", "tasks": tasks}
     record = {"history": [{"release": args.get("release"), "result": args.get("result")}]}
     return {
         "changed": False,
         "record": record,
         "choice": choice,
         "why": args.get("why"),
-        "there": {"tasks": KNOWN if args.get("tasks_of") else []},
+        "there": {},
     }
 
 

@@ -123,3 +123,20 @@ def test_going_back_is_refused_if_processes_need_more_than_it_does(walk: Any, pa
     assert f"{part} on " in told
     assert not found.recorded
     assert not rolls(found)
+
+
+@pytest.mark.parametrize(
+    ("playbook", "options", "action"),
+    [
+        ("site", ["--tags=verify"], "send_canaries"),
+        pytest.param("restart_workers", [], "rolling_restart", marks=pytest.mark.long),
+    ],
+)
+def test_runs_without_a_plan_demand_no_more_of_a_release_that_is_held(
+    walk: Any, playbook: str, options: list[str], action: str
+) -> None:
+    found: Walk = walk(*options, playbook=playbook, HELD="yes")
+    ended_well(found)
+    args = [call["args"] for call in found.calls if call["action"] == action]
+    schedules = [one.get("turns", one).get("schedule", {}).keys() for one in args]
+    assert {name for names in schedules for name in names} == {"update-price-history"}

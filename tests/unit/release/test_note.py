@@ -165,8 +165,12 @@ def test_a_release_that_the_fleet_holds_need_not_have_all_that_the_inventory_nam
     assert refusals("r1", text, demands) == []
     first, second, third = remarks("r1", text, demands)
     assert first == (
-        "celery_beat_schedule.nightly: release r1 has no task app.new. The entry is left out while the fleet holds "
-        "this release."
+        "celery_beat_schedule.nightly: release r1 has no task app.new. Did you mean app.y? The entry is left out while "
+        "the fleet holds this release."
+    )
+    assert (
+        "is left as it is in the database"
+        in remarks("r1", text, {**demands, "scheduler": "database"})[0]
     )
     assert "celery_app_settings.worker_eta_task_limit is new in Celery 5.6" in second
     assert "to the queue gone, which no worker of the inventory consumes" in third

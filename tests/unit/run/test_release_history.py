@@ -31,7 +31,7 @@ GIT = {"git": "https://ana:secret@git.example.com/shop.git", "version": "main"}
 
 def host(*kept: str, current: str = NOW, pins: str = NOW, **one_way: list[str]) -> dict[str, Any]:
     notes = {
-        name: {"built": float(number), "one_way": one_way.get(name, [])}
+        name: {"built": float(number), "one_way": one_way.get(name, []), "tasks": [f"of.{name}"]}
         for number, name in enumerate(kept)
     }
     return {"kept": notes, "current": current, "pins": {"worker-mail": pins, "beat": pins}}
@@ -198,8 +198,10 @@ def test_a_deploy_of_what_served_earlier_leads_back_too(moved: dict[str, str]) -
     kept = (OLD, NOW, NEW)
     for killed in (hosts(host(*kept), host(*kept, **moved)), hosts(*[host(*kept, **moved)] * 2)):
         assert to_go_back("", record, killed, accepted=False).kept == NOW
-    # site.yml has gone back, or nothing has moved.
-    assert to_go_back("", record, hosts(host(*kept)), accepted=False).kept == OLD
+    # site.yml has gone back, or nothing has moved. The release before that did not serve when the deploy began.
+    with pytest.raises(ChoiceError, match=f"release {NOW} is the one that runs"):
+        to_go_back("", record, hosts(host(*kept)), accepted=False)
+    assert to_go_back(OLD, record, hosts(host(*kept)), accepted=False).kept == OLD
     # A deploy that succeeded holds what it was told to deploy. A host that was down then is no deploy.
     choice = to_deploy("v2", GIT, record, hosts(host(*kept))).as_dict()
     record = release_history.recorded(record, NEW, choice, DEPLOYED)
@@ -262,7 +264,8 @@ def test_a_refused_deploy_leaves_what_served_and_says_why() -> None:
         "release": NEW, "what": "v2 of https://***@git.example.com/shop.git", "by": "", "at": 0,
         "result": REFUSED, "why": "h1: it is refused", "canary": canary,
     }  # fmt: skip
-    back = release_history.after_refusal(NEW, choice)
+    back = release_history.after_refusal(NEW, choice, {"hold": {"tasks": ["shop.x"]}})
+    assert back.tasks == ["shop.x"]
     assert (back.kept, back.holds) == (NOW, True)
     after = release_history.recorded(after, NOW, back.as_dict(), BACK)
     assert after["hold"]["why"] == f"release {NEW} was refused"
@@ -309,19 +312,20 @@ def test_the_releases_of_a_host(tmp_path: Path) -> None:
     (tmp_path / "pins/flower").symlink_to(f"../flower/releases/{NEW}")
     (tmp_path / "current").symlink_to(f"releases/{NOW}")
     assert look(tmp_path) == {
-        "kept": {OLD: {"built": 7.0, "one_way": []}, NOW: {"built": 7.0, "one_way": ["0007"]}},
+        "kept": {
+            OLD: {"built": 7.0, "one_way": [], "tasks": ["shop.x"]},
+            NOW: {"built": 7.0, "one_way": ["0007"], "tasks": ["shop.x"]},
+        },
         "pins": {"beat": NOW},
         "current": NOW,
-        "tasks": [],
     }
-    assert [look(tmp_path, name)["tasks"] for name in (OLD, NEW, "none")] == [["shop.x"], [], []]
-    assert look(tmp_path / "bare") == {"kept": {}, "pins": {}, "current": "", "tasks": []}
+    assert look(tmp_path / "bare") == {"kept": {}, "pins": {}, "current": ""}
 
 
-def look(root: Path, tasks_of: str = "") -> dict[str, Any]:
+def look(root: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-S", "-I", "-c", host_scripts.script("releases")],
-        input=json.dumps({"root": str(root), "tasks_of": tasks_of}),
+        input=json.dumps({"root": str(root)}),
         capture_output=True,
         text=True,
         check=True,

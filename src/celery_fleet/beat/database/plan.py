@@ -10,7 +10,7 @@ The content of an entry is a dictionary of plain JSON with :data:`FIELDS`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from typing import Any
 KEEP, RESET = "keep", "reset"
 
 #: The state of an entry: as declared; edited, disabled or deleted by a user; made by a user; made by a user with the
-#: name of a declared one; declared and not written yet; no longer declared.
+#: name of a declared one; declared and not written yet; no longer declared; left out, as the release lacks its task.
 DECLARED, EDITED, DISABLED, DELETED = "declared", "edited", "disabled", "deleted"
 USERS, TAKEN, NEW, LEFT = "user's", "taken", "not written yet", "no longer declared"
+LEFT_OUT = "not in this release"
 
 #: What to do with an entry. `MARK` only writes its mark, `FORGET` only removes its mark.
 ADD, CHANGE, REMOVE, MARK, FORGET, NOTHING = "add", "change", "remove", "mark", "forget", ""
@@ -136,6 +137,7 @@ def steps(
     marks: Iterable[Mark],
     edited: str = KEEP,
     reset: Sequence[str] = (),
+    left_out: Collection[str] = (),
 ) -> list[PlannedEntry]:
     """Return the state of every entry and what to do, in the order of declaration; users' entries come last.
 
@@ -145,6 +147,7 @@ def steps(
         marks: All marks.
         edited: `KEEP` or `RESET`, for entries that a user edited.
         reset: Names of entries to reset in any case.
+        left_out: Names of entries that stay as they are: a later release will have their tasks again.
     """
     by_key = {row.key: row for row in rows}
     by_name = {row.name: row for row in by_key.values()}
@@ -154,7 +157,9 @@ def steps(
         again = edited == RESET or name in reset
         found.append(_declared(name, wanted, ours.get(name), by_key, by_name, again=again))
     for name, mark in ours.items():
-        if name not in declared:
+        if name in left_out:
+            found.append(PlannedEntry(name, LEFT_OUT, row=by_key.get(mark.key)))
+        elif name not in declared:
             found.append(_left(mark, by_key.get(mark.key)))
     known = {step.row.key for step in found if step.row is not None}
     found += [

@@ -166,11 +166,13 @@ class Schedule:
     def steps(self, edited: str = planning.KEEP, reset: Sequence[str] = ()) -> list[PlannedEntry]:
         """Return the current state of all entries."""
         from celery_fleet.beat.database.content import content_of
+        from celery_fleet.config import current
 
+        left_out = current.current_settings().schedule_left_out
         marks = self.store.marks()
         self.rows = self.store.rows()
         rows = [Row(key, content_of(row)) for key, row in self.rows.items()]
-        return planning.steps(self.declared, rows, marks, edited, reset)
+        return planning.steps(self.declared, rows, marks, edited, reset, left_out)
 
     def plan(self, edited: str, text: str = "") -> dict[str, Any]:
         """Return what synchronising would do; nothing is written. ``text`` is that of `varying`."""
@@ -303,7 +305,9 @@ def told(
     return {
         "items": [planning.item(step, vary.get(step.name, ())) for step in steps if step.action],
         "notes": [text for text in notes if text],
-        "of": sum(step.state not in (planning.USERS, planning.LEFT) for step in steps),
+        "of": sum(
+            step.state not in (planning.USERS, planning.LEFT, planning.LEFT_OUT) for step in steps
+        ),
     }
 
 
