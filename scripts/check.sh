@@ -19,8 +19,8 @@ source scripts/lib.sh
 
 # A process for each core, which gets the tests one by one: some take a hundred times as long as others.
 PARALLEL=(--numprocesses=auto --dist=worksteal)
-# Slow and long tests mostly wait: for workers to start, or for a Redis that is away for seconds. So run two on each core.
-WAITING=(--numprocesses=$(($(nproc) * 2)) --dist=worksteal)
+# Slow and long tests mostly wait: for workers to start, or for a Redis that is away for seconds. So run three on each core.
+WAITING=(--numprocesses=$(($(nproc) * 3)) --dist=worksteal)
 
 # Seconds after which a test on hosts, with its fixtures, counts as hanging. tests/conftest.py limits the others.
 LIMIT=3600
