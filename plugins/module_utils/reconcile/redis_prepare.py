@@ -43,7 +43,6 @@ _BUSY = (
     "loading",
     "async_loading",
     "aof_rewrite_in_progress",
-    "aof_rewrite_scheduled",
     "rdb_bgsave_in_progress",
 )
 
@@ -141,31 +140,50 @@ class RedisPreparation:
             ReconcileError: It can't.
         """
         try:
-            running = "yes" if self._wait(access).get("aof_enabled") == "1" else "no"
-            if running == wanted == self._before.get("appendonly"):
+            found, before = self._wait(access), self._before.get("appendonly")
+            # It says so from the beginning of the first rewrite on, even if that fails and it tries again.
+            enabled = found.get("aof_enabled") == "1" and not (before == "no" and _is_stuck(found))
+            running = "yes" if enabled else "no"
+            if running == wanted == before:
                 return
-            begin = int(time.time())
+            begin, rewrites = int(time.time()), int(found.get("aof_rewrites", 0))
             if (running, wanted) == ("no", "yes"):
-                self._host.talk(access, [["CONFIG", "SET", "appendonly", "yes"]])
+                # `no` ends what an earlier run has begun. Otherwise, it may wait an hour for its next try.
+                values = ("no", "yes")
+                self._host.talk(access, [["CONFIG", "SET", "appendonly", one] for one in values])
             elif (running, wanted) == ("yes", "no"):
                 # With `save` set, it also saves when it stops.
                 save = ["CONFIG", "SET", "save", self._after.get("save", "")]
                 self._host.talk(access, [["BGSAVE", "SCHEDULE"], save])
             if "yes" in (running, wanted):
-                self._wait(access, wanted, begin)
+                self._wait(access, wanted, begin, rewrites)
         except RedisError as error:
             raise ReconcileError(
                 f"{self._unit.name} can't change to appendonly {wanted}: {error}. Its files were not changed, and the "
                 f"next run tries again. Next, on this host: journalctl -u {self._unit.name} -n 100"
             ) from error
 
-    def _wait(self, access: RedisAccess, wanted: str = "", begin: int = 0) -> Mapping[str, str]:
-        """Wait until the server is not busy, and has written what it reads with this `appendonly` since `begin`."""
+    def _wait(
+        self, access: RedisAccess, wanted: str = "", begin: int = 0, rewrites: int = 0
+    ) -> Mapping[str, str]:
+        """Wait until the server is not busy, and has written what it reads with this `appendonly`.
+
+        Args:
+            access: How to log in to the server.
+            wanted: The `appendonly`; empty to wait for no file.
+            begin: The time since which it has to have written `dump.rdb`.
+            rewrites: How many rewrites of the append-only file it had begun before.
+
+        Raises:
+            RedisError: It can't write it, or does not answer.
+        """
         deadline = self._host.clock() + self._unit.timeout
         while True:
             [answer] = self._host.talk(access, [["INFO", "persistence"]])
             lines = (line.partition(":") for line in str(answer).splitlines())
             found = {name: value for name, colon, value in lines if colon}
+            if wanted == "yes" and _has_failed(found, rewrites):
+                raise RedisError(f"it did not write {_DATA[wanted]}")
             if any(found.get(name) == "1" for name in _BUSY):
                 # Much data takes its time.
                 deadline = self._host.clock() + self._unit.timeout
@@ -183,8 +201,21 @@ def _settings(unit: Unit, disk: Disk) -> dict[str, str]:
 
 def _is_written(found: Mapping[str, str], wanted: str, begin: int) -> bool:
     if wanted == "yes":
-        return (found.get("aof_enabled"), found.get("aof_last_bgrewrite_status")) == ("1", "ok")
+        names = ("aof_enabled", "aof_rewrite_scheduled", "aof_last_bgrewrite_status")
+        return [found.get(name) for name in names] == ["1", "0", "ok"]
     if wanted == "no":
         saved = int(found.get("rdb_last_save_time", 0))
         return found.get("rdb_last_bgsave_status") == "ok" and saved >= begin
     return True
+
+
+def _is_stuck(found: Mapping[str, str]) -> bool:
+    """Return whether a server waits to try again to write its append-only file."""
+    names = ("aof_rewrite_scheduled", "aof_last_bgrewrite_status")
+    return [found.get(name) for name in names] == ["1", "err"]
+
+
+def _has_failed(found: Mapping[str, str], rewrites: int) -> bool:
+    """Return whether a rewrite of the append-only file has failed since the server had begun this many."""
+    ended = int(found.get("aof_rewrites", 0)) - int(found.get("aof_rewrite_in_progress", 0))
+    return ended > rewrites and found.get("aof_last_bgrewrite_status") == "err"

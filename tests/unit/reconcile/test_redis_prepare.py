@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import grp
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -74,8 +75,13 @@ class Server:
                 ends=f"{state}/ends",
                 changed=f"{state}/changed",
             ),
-            sleep=lambda seconds: time.sleep(min(seconds, 0.05)),
+            sleep=self.sleep,
         )
+        self.end = time.monotonic() + 60
+
+    def sleep(self, seconds: float) -> None:
+        assert time.monotonic() < self.end, "it waits without end"
+        time.sleep(min(seconds, 0.05))
 
     def start(self, name: str = UNIT, state: State | None = None) -> None:
         """Restart the server with what is on disk, and wait until it has loaded its data."""
@@ -249,6 +255,33 @@ def test_a_server_that_can_t_store_its_data_keeps_its_files(server: Server) -> N
     with pytest.raises(ReconcileError, match=r"can't change to appendonly yes: .*CONFIG SET"):
         server.reconcile()
     assert (server.root / "redis.conf").read_text() == conf
+
+
+def block(server: Server, after: str) -> Path:
+    """Put a directory where the server is going to put its file, so that it can't write it."""
+    name = {"yes": "appendonlydir/appendonly.aof.1.base.rdb", "no": "dump.rdb"}[after]
+    path = server.data / name
+    (path / "not empty").mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_ends_if_the_server_can_t_write_an_append_only_file(
+    server: Server, killed: bool
+) -> None:
+    running(server, "no")
+    blocked = block(server, "yes")
+    server.appendonly = "yes"
+    if killed:
+        # What a run has begun that did not see the end.
+        talk(server.access(), [["CONFIG", "SET", "appendonly", "yes"]])
+    for _ in range(2):
+        with pytest.raises(ReconcileError, match=r"can't change to appendonly yes: .*writ"):
+            server.reconcile()
+    shutil.rmtree(blocked)
+    assert actions(server.reconcile()) == ["live"]
+    server.systemd.crash(UNIT)
+    assert server.size() == KEYS
 
 
 def test_a_server_that_can_t_be_asked_is_not_restarted_without_its_data(server: Server) -> None:
