@@ -152,11 +152,13 @@ class RedisPreparation:
                 values = ("no", "yes")
                 self._host.talk(access, [["CONFIG", "SET", "appendonly", one] for one in values])
             elif (running, wanted) == ("yes", "no"):
-                # With `save` set, it also saves when it stops.
-                save = ["CONFIG", "SET", "save", self._after.get("save", "")]
-                self._host.talk(access, [["BGSAVE", "SCHEDULE"], save])
+                self._host.talk(access, [["BGSAVE", "SCHEDULE"]])
             if "yes" in (running, wanted):
                 self._wait(access, wanted, begin, rewrites)
+            if (running, wanted) == ("yes", "no"):
+                # It then also saves when it stops. While it can't save, it would refuse all writes.
+                save = ["CONFIG", "SET", "save", self._after.get("save", "")]
+                self._host.talk(access, [save])
         except RedisError as error:
             raise ReconcileError(
                 f"{self._unit.name} can't change to appendonly {wanted}: {error}. Its files were not changed, and the "

@@ -284,6 +284,17 @@ def test_a_run_ends_if_the_server_can_t_write_an_append_only_file(
     assert server.size() == KEYS
 
 
+def test_a_broker_still_accepts_tasks_if_it_can_t_write_its_dump(server: Server) -> None:
+    running(server, "yes")
+    blocked = block(server, "no")
+    server.appendonly = "no"
+    with pytest.raises(ReconcileError, match=r"can't change to appendonly no: .*dump\.rdb"):
+        server.reconcile()
+    server.fill()
+    shutil.rmtree(blocked)
+    assert actions(server.reconcile()) == ["live"]
+
+
 def test_a_server_that_can_t_be_asked_is_not_restarted_without_its_data(server: Server) -> None:
     running(server, "no")
     # Its file and the inventory have other passwords than the server.
