@@ -82,7 +82,8 @@ class RedisPreparation:
             if redis_live.takes_password(access, self._host.talk):
                 self._save(access, wanted)
                 return
-        self._refuse_to_lose(running or self._before.get("appendonly", ""), wanted)
+        before = running if running in _DATA else self._before.get("appendonly", "")
+        self._refuse_to_lose(before, wanted)
 
     def _refuse_to_lose(self, before: str, wanted: str) -> None:
         """Refuse a start of a server that can't be prepared if it would ignore the data that it has.
@@ -118,20 +119,25 @@ class RedisPreparation:
         new, *others = self._logins()
         for access in others:
             if redis_live.takes_password(access, self._host.talk):
-                self._mark(access.user)
+                self._note(redis_live.marks([access.user]))
                 with suppress(RedisError):
                     self._host.talk(access, [["ACL", "SETUSER", access.user, f">{new.password}"]])
 
-    def _mark(self, user: str) -> None:
-        """Note in the unit's record that a user is allowed more than its rules, in case this run ends early."""
+    def _note(self, further: Mapping[str, str]) -> None:
+        """Add to the unit's record what is about to change in the server, in case this run ends early."""
         if self._known is not None:
-            inputs = {**self._known, **redis_live.marks([user])}
+            self._known.update(further)
             fingerprint.write_record(
                 self._unit.name,
                 self._state.invocation,
-                inputs,
+                self._known,
                 directory=self._host.paths.records,
             )
+
+    def _set(self, access: RedisAccess, name: str, *values: str) -> None:
+        """Set a directive to these values one after another; the next run compares it again, also if this one ends."""
+        self._note({f"setting {name}": fingerprint.UNSURE})
+        self._host.talk(access, [["CONFIG", "SET", name, value] for value in values])
 
     def _save(self, access: RedisAccess, wanted: str) -> None:
         """Let the server write its data where it is going to look for it.
@@ -149,17 +155,19 @@ class RedisPreparation:
             begin, rewrites = int(time.time()), int(found.get("aof_rewrites", 0))
             if (running, wanted) == ("no", "yes"):
                 # `no` ends what an earlier run has begun. Otherwise, it may wait an hour for its next try.
-                values = ("no", "yes")
-                self._host.talk(access, [["CONFIG", "SET", "appendonly", one] for one in values])
+                self._set(access, "appendonly", "no", "yes")
             elif (running, wanted) == ("yes", "no"):
                 self._host.talk(access, [["BGSAVE", "SCHEDULE"]])
             if "yes" in (running, wanted):
                 self._wait(access, wanted, begin, rewrites)
             if (running, wanted) == ("yes", "no"):
                 # It then also saves when it stops. While it can't save, it would refuse all writes.
-                save = ["CONFIG", "SET", "save", self._after.get("save", "")]
-                self._host.talk(access, [save])
+                self._set(access, "save", self._after.get("save", ""))
         except RedisError as error:
+            # Back to its file. Without the new one, it would otherwise go on trying to write it.
+            if (self._before.get("appendonly"), wanted) == ("no", "yes"):
+                with suppress(RedisError):
+                    self._set(access, "appendonly", "no")
             raise ReconcileError(
                 f"{self._unit.name} can't change to appendonly {wanted}: {error}. Its files were not changed, and the "
                 f"next run tries again. Next, on this host: journalctl -u {self._unit.name} -n 100"

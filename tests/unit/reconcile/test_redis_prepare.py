@@ -295,6 +295,34 @@ def test_a_broker_still_accepts_tasks_if_it_can_t_write_its_dump(server: Server)
     assert actions(server.reconcile()) == ["live"]
 
 
+def stored(server: Server) -> list[object]:
+    """Return how the server stores its data."""
+    answers = talk(server.access(), [["CONFIG", "GET", name] for name in ("appendonly", "save")])
+    return [value for one in answers if isinstance(one, dict) for value in one.values()]
+
+
+@BOTH
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_change_that_was_only_prepared_ends_when_it_is_taken_back(
+    server: Server, before: str, after: str, fails: bool
+) -> None:
+    running(server, before)
+    first = stored(server)
+    server.appendonly = after
+    if fails:
+        block(server, after)
+    else:
+        # The server is prepared, and the run ends before it has written a file.
+        server.unwritable = [{"dest": f"{server.root}/missing/file", "content": "", **OWNER}]
+    with pytest.raises(ReconcileError):
+        server.reconcile()
+    assert (stored(server) == first) == fails
+    server.unwritable, server.appendonly = [], before
+    server.reconcile()
+    assert stored(server) == first
+    assert server.reconcile().pending == []
+
+
 def test_a_server_that_can_t_be_asked_is_not_restarted_without_its_data(server: Server) -> None:
     running(server, "no")
     # Its file and the inventory have other passwords than the server.
