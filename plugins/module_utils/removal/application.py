@@ -175,6 +175,8 @@ class InstalledApplication:
         # Preflight lets no directory be declared in the others, where only programs of the fleet write.
         can_be_kept = bool(self.manifest.data.get(path))
         declared = self.manifest.directories - self.manifest.data.keys() if can_be_kept else set()
+        # The fleet's own. A later version drops this line: manifests of before have it only among the directories.
+        declared -= {f"{self.paths.state}/metrics"}
         return content(self.host, path, self._owners_of(path), declared)
 
     def directories(self) -> list[str]:

@@ -895,6 +895,17 @@ def test_a_declared_directory_in_the_state_keeps_its_content(ground: Ground) -> 
     ]
 
 
+def test_the_fleets_own_directory_in_the_state_goes(ground: Ground) -> None:
+    """Manifests of development versions have it only among the directories."""
+    ground.deploy("shop")
+    ground.write("/var/lib/shop/metrics/worker-w/1.json")
+    ground.enlist("shop", directories=["/var/lib/shop/metrics"])
+    ground.stop()
+    assert not [path for path in look(ground.there()).stay if "metrics" in path]
+    ground.remover().remove()
+    assert not (ground.base / "var/lib/shop").exists()
+
+
 @pytest.mark.parametrize(
     ("mount", "kept"),
     [
