@@ -69,6 +69,11 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
     url = urlsplit(str(celery["broker_url"]).partition(";")[0])
     broker = (named["redis"].get("instances") or {}).get("broker") or {}
     own = bool(broker.get("sentinels"))
+    if not own and not (broker.get("here") and broker.get("unit")):
+        # No other server gets a password of this one.
+        unit = f"redis@{there.app}-broker.service"
+        reason = f"{unit} still runs, but the fleet's broker is elsewhere by now, at {url.hostname}"
+        return {"state": "unknown", "reason": reason}
     access = RedisAccess(
         str(named["host"]) if own else url.hostname or "",
         int(broker["port"]) if own else url.port or 6379,

@@ -199,7 +199,8 @@ class Ground:
             self.systemd.add(name, running=True)
         settings = {"broker_url": "rediss://operator:pass%2Fword@redis1:6379/0"}
         self.write(f"{place.directory}/credentials/operator.json", json.dumps({"celery": settings}))
-        named = {"queues": ["mails", "images"], "redis": {"ca": "/ca.crt"}}
+        broker = {"host": "redis1", "unit": f"redis@{app}-broker.service", "here": True}
+        named = {"redis": {"ca": "/ca.crt", "instances": {"broker": broker}}}
         rules = "user default off\nuser worker on >no +get\nuser admin on >adm/in +acl\n"
         self.write(f"/etc/celery-fleet/redis/{app}-broker/users.acl", rules)
         self.write(f"{place.directory}/cli.json", json.dumps(named))
@@ -580,6 +581,19 @@ def test_of_several_servers_the_hosts_own_is_asked(
     found = messages(ground.there())
     assert (found["waiting"], found["primaries"], found["copied"]) == (3, primaries, copied)
     assert {(one.host, one.port) for one in ground.accesses} == {("redis2", 6379), ("redis2", 6380)}
+
+
+@pytest.mark.parametrize("change", [{"here": False}, {"unit": ""}], ids=str)
+def test_a_broker_elsewhere_gets_no_password(ground: Ground, change: dict[str, object]) -> None:
+    """Redis has moved to another host, or to a server that the fleet does not run; the old one still runs."""
+    ground.deploy("shop")
+    path = ground.base / "etc/celery-fleet/shop/cli.json"
+    named = json.loads(path.read_text())
+    named["redis"]["instances"]["broker"] |= change
+    path.write_text(json.dumps(named))
+    found = messages(ground.there())
+    assert (found["state"], ground.accesses) == ("unknown", [])
+    assert found["reason"].startswith("redis@shop-broker.service still runs, but ")
 
 
 def test_a_redis_that_does_not_answer_does_not_count_as_empty(ground: Ground) -> None:
