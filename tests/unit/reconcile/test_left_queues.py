@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -196,19 +196,30 @@ def test_the_admin_sees_names_and_lengths_but_no_content(broker: Broker) -> None
         assert not broker.may("admin", *command), command
 
 
-def test_a_removal_counts_what_the_inventory_does_not_name(broker: Broker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_removal_counts_what_the_inventory_does_not_name(
+    broker: Broker, tmp_path: Path, earlier: bool
+) -> None:
     """Also in a fleet whose `admin` has no right to look, as that of an earlier version."""
     fill(broker)
-    old = {name: text.replace(left_queues.RIGHTS, "") for name, text in rules("emails").items()}
+    gone = left_queues.RIGHTS if earlier else "+none"
+    old = {name: text.replace(gone, "") for name, text in rules("emails").items()}
     broker.set_users(old)
-    assert not broker.may("admin", "SCAN", "0")
+    assert broker.may("admin", "SCAN", "0") is not earlier
     paths = ApplicationPaths.usual("shop")
     acl = tmp_path / f"{paths.redis_config}/shop-broker/users.acl".lstrip("/")
     acl.parent.mkdir(parents=True)
     acl.write_text("".join(f"user {name} {text}\n" for name, text in old.items()))
-    there = InstalledApplication(paths, (), RemovalHost(base=str(tmp_path)))
+    commands: list[str] = []
+
+    def noted(access: RedisAccess, asked: Sequence[Sequence[str]]) -> list[object]:
+        commands.extend(command[0] for command in asked)
+        return talk(access, asked)
+
+    there = InstalledApplication(paths, (), RemovalHost(base=str(tmp_path), talk=noted))
     operator = replace(broker.access, user="operator", password=PASSWORDS["operator"])
     assert messages.queues_of(there, operator) == {"mail": 3}
+    assert ("ACL" in commands) is earlier
 
 
 def test_more_keys_than_one_answer_has_are_all_looked_at(broker: Broker) -> None:
