@@ -224,6 +224,8 @@ class HostReconciler:
             for unit in units.values():
                 actions.await_replication(unit)
         self.report.warnings += actions.warnings
+        if self.options.finish:
+            self.report.warnings += self.unit_plan.unknown
 
     def note_change(self) -> None:
         """Touch the file whose time is that of the last change on this host, if this call has changed something."""

@@ -6,7 +6,6 @@ with fingerprints of what it would be started with now: what is on disk, or will
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -43,6 +42,7 @@ class UnitPlan:
     Attributes:
         inputs: For each unit that follows changes, the fingerprints of what it would be started with now.
         waiting: For each broker, how many tasks wait in queues that the inventory no longer names.
+        unknown: Warnings, for the end of a run, about brokers that do not say that.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class UnitPlan:
         self.check = check
         self.inputs: dict[str, dict[str, str]] = {}
         self.waiting: dict[str, dict[str, int]] = {}
+        self.unknown: list[str] = []
         self._new = {unit.name for _, unit in self.units if self._is_new(unit.name)}
 
     def enable(self, states: Mapping[str, systemd.UnitState]) -> None:
@@ -177,10 +178,14 @@ class UnitPlan:
         # Without its new rules, it may lack the right to look. Then the end of the run still does.
         if known.get(admin) == self.inputs[unit.name].get(admin):
             named = left_queues.named(redis_live.wanted_users(unit, self.disk), unit.redis.user)
-            with contextlib.suppress(RedisError):
+            try:
                 found = left_queues.waiting(unit.redis, named, self.host.talk)
                 self.waiting[unit.name] = found
                 self.report.waiting.update(found)
+            except RedisError as error:
+                self.unknown.append(
+                    f"{unit.name} does not say whether {left_queues.TASKS_WAIT}: {error}. Run again to see it"
+                )
         return bool(self.waiting.get(unit.name))
 
     def _can_change_live(self, unit: Unit, known: Mapping[str, str]) -> bool:
