@@ -67,6 +67,8 @@ _OPERATOR = "operator"
 # Label in a unit's record for a user that has more rights than its file says. No desired state contains this label, so
 # it always differs.
 _WIDER = "wider"
+#: Until when users keep rights on queues that left.
+EMPTY = "empty"
 #: The end of the plan's text for such users.
 STILL_ALLOWED = "what was allowed before still is"
 
@@ -196,9 +198,9 @@ def split(known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     return inputs, sorted(label.partition(" ")[2] for label in wider)
 
 
-def marks(users: Iterable[str]) -> dict[str, str]:
-    """Return the record's entries for such users; see `split`."""
-    return {f"{_WIDER} {name}": "until finished" for name in users}
+def marks(users: Iterable[str], until: str = "finished") -> dict[str, str]:
+    """Return the record's entries for such users; see `split`. Those of `leave` are marked until `EMPTY`."""
+    return {f"{_WIDER} {name}": f"until {until}" for name in users}
 
 
 def apply(

@@ -110,7 +110,11 @@ class UnitActions:
         change = redis_live.change_between(inputs, self.inputs[unit.name], unit, self.disk)
         if access is None or known is None or change is None:
             raise ReconcileError(f"{unit.name} was restarted in the meantime; run again")
-        if change == redis_live.LiveChange() and not (finish or (self.revoke and wider)):
+        # An operator who may empty a queue has no other password than in the rules.
+        ends = (
+            self.revoke and not redis_live.marks(wider, redis_live.EMPTY).items() <= known.items()
+        )
+        if change == redis_live.LiveChange() and not (finish or ends):
             return False
         rules = redis_live.wanted_users(unit, self.disk)
         self._mark_unsure(unit.name, state.invocation, known)
@@ -129,7 +133,8 @@ class UnitActions:
                 f"{unit.name} did not accept its new settings while running: {error}\n"
                 f"They are on disk, and the next run tries again. Next, on this host: journalctl -u {unit.name} -n 100"
             ) from error
-        self._record(unit.name, state.invocation, redis_live.marks(wider))
+        until = redis_live.EMPTY if finish else "finished"
+        self._record(unit.name, state.invocation, redis_live.marks(wider, until))
         return True
 
     def _rights(self, unit: Unit) -> Mapping[str, Mapping[str, Any]]:

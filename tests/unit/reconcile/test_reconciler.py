@@ -1900,6 +1900,10 @@ def test_tasks_in_a_queue_that_left_keep_it_for_the_operator_until_it_is_empty(h
     for expected in (LEFT, why):
         assert whys(host.reconcile(wanted, finish=True).done) == [(REDIS, "live", [expected])]
         assert host.redis.commands[-1] == f"{own} {kept}"
+    # That ends no password, so the operator's connections stay.
+    number = len(host.redis.commands)
+    assert host.reconcile(wanted, revoke=True).done == []
+    assert [one for one in host.redis.commands[number:] if one.startswith(("ACL", "CLIENT"))] == []
     # A server that restarts by itself loses the right, but the tasks are found again.
     host.systemd.crash(REDIS)
     assert whys(host.reconcile(wanted, check=True).pending) == [(REDIS, "live", [LEFT])]
