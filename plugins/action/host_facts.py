@@ -27,7 +27,7 @@ because its wrapper is compiled on the host in each call.)
       certificate: "-----BEGIN …",        # the host's certificate with its chain; empty if there is none yet
       has_client_key: false,              # whether it has a key for clients of Redis
       interpreter: {path, exists, version, places, others},  # celery_release_python; empty if a package brings it
-      files: [existing nginx files for this application's ports, the setup of its backups],
+      files: [existing nginx files for this application's ports, the setup and user of its backups],
       missing: [directories of the option that don't exist],
       clock_offset: 0.0,                  # seconds that its clock certainly differs from ours, + if ahead
     }
@@ -144,6 +144,7 @@ class ActionModule(FleetAction):
                 *(site_file(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
                 *owners.socket_files(str(claims["app"])),
                 f"{claims['paths'][0]}/credentials/backup.json",
+                f"/etc/sysusers.d/{claims['app']}-backup.conf",
             ]
             if claims
             else [],

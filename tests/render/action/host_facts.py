@@ -44,8 +44,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         systemd = int(os.environ["RENDERED_FOR_SYSTEMD"])
-        # This host was the host of Redis before, and made the backups.
-        before = (task_vars or {}).get("inventory_hostname") == "worker1"
-        files = ["/etc/celery-fleet/flexiprice/credentials/backup.json"] if before else []
+        # These were hosts of Redis before, and made backups. A run that removes these from the second was interrupted.
+        found = {
+            "worker1": ["/etc/celery-fleet/flexiprice/credentials/backup.json"],
+            "worker2": ["/etc/sysusers.d/flexiprice-backup.conf"],
+        }
+        files = found.get(str((task_vars or {}).get("inventory_hostname")), [])
         facts = {**FACTS, **DEBIAN[systemd], "systemd_version": systemd, "files": files}
         return {"changed": False, "ansible_facts": {"fleet": facts}}
