@@ -63,7 +63,7 @@ def unknown(
     routes: Routes,
     external: Collection[str] = (),
 ) -> dict[str, str]:
-    """Return the enabled entries whose task a release does not register, with that task.
+    """Return the enabled entries with a task that a release does not register, each with that task.
 
     The tasks of an external queue belong to another application.
     """

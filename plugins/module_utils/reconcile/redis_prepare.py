@@ -205,7 +205,7 @@ class RedisPreparation:
 
 
 def _settings(unit: Unit, disk: Disk) -> dict[str, str]:
-    """Return the directives of the server's file; empty for a Sentinel, whose file has another name."""
+    """Return the directives of the server's file; empty for a Sentinel: its file has another name."""
     return fingerprint.directives("\n".join(redis_live.texts(unit, disk, "redis.conf")))
 
 

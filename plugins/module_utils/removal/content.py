@@ -45,7 +45,7 @@ def content(
     Args:
         host: The host.
         top: The directory. There is nothing below a link or a file.
-        owners: IDs of the users whose files go.
+        owners: IDs of the users with files that go.
         declared: Directories that stay with all their content, unless they are empty.
     """
     place = host.at(top)

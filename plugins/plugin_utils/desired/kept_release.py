@@ -18,7 +18,7 @@ def known_schedule(
     routes: Routes,
     external: Sequence[str] = (),
 ) -> dict[str, Mapping[str, Any]]:
-    """Return a schedule without entries whose task the release lacks; the whole schedule if its tasks are not given."""
+    """Return a schedule without tasks that the release lacks; the whole schedule if its tasks are not given."""
     left_out = unknown(schedule, {*tasks}, routes, external) if tasks else {}
     return {name: entry for name, entry in schedule.items() if name not in left_out}
 

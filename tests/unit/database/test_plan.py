@@ -142,7 +142,7 @@ def test_differences_are_reported_without_arguments() -> None:
     }
 
 
-def test_an_entry_whose_task_the_release_lacks_stays_as_the_user_left_it() -> None:
+def test_an_entry_that_the_release_has_no_task_for_stays_as_it_is() -> None:
     disabled = Row(1, content(enabled=False))
     step = one(None, disabled, OURS, left_out=["a"])
     assert (step.state, step.action, step.row) == ("not in this release", "", disabled)

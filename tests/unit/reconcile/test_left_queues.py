@@ -49,7 +49,7 @@ def rules(*queues: str) -> dict[str, str]:
 
 
 class Broker:
-    """A broker whose users have the rules for the queue `mail`."""
+    """A broker with users who have the rules for the queue `mail`."""
 
     def __init__(self, directory: Path, port: int) -> None:
         self.directory = directory
@@ -200,7 +200,7 @@ def test_the_admin_sees_names_and_lengths_but_no_content(broker: Broker) -> None
 def test_a_removal_counts_what_the_inventory_does_not_name(
     broker: Broker, tmp_path: Path, earlier: bool
 ) -> None:
-    """Also in a fleet whose `admin` has no right to look, as that of an earlier version."""
+    """Also in a fleet of an earlier version: its `admin` has no right to look."""
     fill(broker)
     gone = left_queues.RIGHTS if earlier else "+none"
     old = {name: text.replace(gone, "") for name, text in rules("emails").items()}

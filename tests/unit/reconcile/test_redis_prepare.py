@@ -46,7 +46,7 @@ KEYS = 100
 
 
 class Server:
-    """A host whose only unit is a real server."""
+    """A host with a real server as its only unit."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -339,7 +339,7 @@ def test_a_server_that_can_t_be_asked_is_not_restarted_without_its_data(server: 
     assert warning.startswith(f"{UNIT} only takes new passwords since its restart: ")
 
 
-def test_a_server_whose_record_is_lost_keeps_its_data_and_passwords(server: Server) -> None:
+def test_a_server_without_its_record_keeps_its_data_and_passwords(server: Server) -> None:
     running(server, "no")
     (server.root / f"state/records/{UNIT}.json").unlink()
     server.appendonly, server.passwords = "yes", {"admin": "adm2", "worker": "w2"}
