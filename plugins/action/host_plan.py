@@ -27,7 +27,7 @@ class ActionModule(FleetAction):
     _VALID_ARGS: frozenset[str] = frozenset()
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return `items` of this host, `due` (the parts that a run has to apply), and `states` and `waiting`."""
+        """Return `items` of this host, `due` (the parts that a run has to apply), `states`, `waiting` and `remarks`."""
         host = str(variables["inventory_hostname"])
         member = [group for group, hosts in self.groups(variables).items() if host in hosts]
         parts = parts_of(member, variables["ansible_run_tags"], variables["ansible_skip_tags"])
@@ -37,7 +37,7 @@ class ActionModule(FleetAction):
         renderer = rendering.Renderer(self._templar, self._loader, variables)
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
-            return {"items": [], "due": [], "states": {}, "waiting": {}}
+            return {"items": [], "due": [], "states": {}, "waiting": {}, "remarks": []}
         answer = self.execute("reconcile", renderer.module_args({"parts": wanted}), variables)
         if answer.get("failed"):
             return answer
@@ -49,6 +49,7 @@ class ActionModule(FleetAction):
             "due": [name for name, due in answer["parts"].items() if due],
             "states": answer["states"],
             "waiting": answer["waiting"],
+            "remarks": answer["remarks"],
         }
         if "diff" in answer:
             result["diff"] = answer["diff"]

@@ -56,6 +56,9 @@ class ActionModule(FleetAction):
         whole = plan.Plan(plan.with_forced(items, workers, hosts), hosts, missing)
         for host in hosts:
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
+        # Those of a release are the same on each host.
+        remarks = ((hostvars[host].get("__fleet_plan") or {}).get("remarks", []) for host in hosts)
+        whole.notes += dict.fromkeys(remark for some in remarks for remark in some)
         whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
         states = {
             host: (hostvars[host].get("__fleet_plan") or {}).get("states") or {} for host in hosts

@@ -40,4 +40,9 @@ waiting:
   description: How many tasks wait in each queue of the broker that the inventory does not name.
   returned: always
   type: dict
+remarks:
+  description: What the plan says about the host besides, such as what a release lacks that the fleet went back to.
+  returned: always
+  type: list
+  elements: str
 """

@@ -95,6 +95,11 @@ waiting:
   description: How many tasks wait in each queue of the broker that the inventory does not name.
   returned: success
   type: dict
+remarks:
+  description: The warnings that the module gives, such as what a release lacks that the fleet went back to.
+  returned: success
+  type: list
+  elements: str
 """
 
 from dataclasses import asdict
@@ -154,6 +159,7 @@ def main() -> None:
         "states": report.states,
         "parts": {name: name in due for name, _ in parts},
         "waiting": report.waiting,
+        "remarks": report.warnings,
     }
     # Ansible prints every diff that a task returns, so return it only on request.
     if module._diff:  # noqa: SLF001 - AnsibleModule has no other name for it

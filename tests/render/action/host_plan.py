@@ -58,4 +58,11 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  
             "w", dir=os.environ["RENDERED"], suffix=".json", delete=False
         ) as stream:
             json.dump(call, stream, default=str)
-        return {"changed": False, "pending": [], "states": {}, "parts": {}, "waiting": {}}
+        return {
+            "changed": False,
+            "pending": [],
+            "states": {},
+            "parts": {},
+            "waiting": {},
+            "remarks": [],
+        }

@@ -147,6 +147,12 @@ def test_a_plan_says_which_worker_a_deploy_observes(given: dict[str, Any], words
     assert said == ([wanted] if words else [])
 
 
+def test_the_plan_has_a_remark_of_several_hosts_once() -> None:
+    told = {"items": [], "states": {}, "remarks": ["release r1 has no task shop.new"]}
+    done = planned(found={"w1": told, "w2": told})
+    assert done["plan"]["notes"].count("release r1 has no task shop.new") == 1
+
+
 def test_a_canary_that_does_not_restart_is_refused_by_the_plan() -> None:
     unit = "shop-worker@mail.service"
     item = plan.PlanItem("w1", "celery_worker", unit, "restart").as_dict()
