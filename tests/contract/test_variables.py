@@ -94,12 +94,13 @@ def parsed(text: str, where: Path) -> nodes.Template:
 
 
 def declared_in(value: Any) -> Iterator[str]:
-    """Yield the names that a document of tasks declares: registered results, loop variables, `vars`."""
+    """Yield the names that a document of tasks declares: registered results, loop variables, `vars`, facts."""
     if isinstance(value, dict):
         if isinstance(value.get("register"), str):
             yield value["register"]
-        if isinstance(value.get("vars"), dict):
-            yield from value["vars"]
+        for name in ("vars", "ansible.builtin.set_fact"):
+            if isinstance(value.get(name), dict):
+                yield from value[name]
         yield from (value.get("loop_control") or {}).get("loop_var", "").split()
         for item in value.values():
             yield from declared_in(item)
