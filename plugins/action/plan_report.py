@@ -24,7 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     going_back,
     plan,
-    release_history,
+    release_record,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
@@ -67,7 +67,7 @@ class ActionModule(FleetAction):
         group = [str(host) for host in args["workers"]]
         nodes = desired_workers.nodes(hostvars, group, args["instances"])
         whole.notes += plan.scale_notes(states, nodes)
-        whole.notes += release_history.note((args.get("releases") or {}).get("hold"))
+        whole.notes += release_record.note((args.get("releases") or {}).get("hold"))
         whole.notes += self._waiting(hostvars, hosts)
         moves = boolean(args.get("redis_moves") or False)
         whole.notes += plan.redis_notes(items, float(args["drain"]), moves=moves)

@@ -7,7 +7,10 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import RollState
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import release_history
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    release_history,
+    release_record,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
@@ -50,8 +53,8 @@ class ActionModule(FleetAction):
             choice = release_history.to_go_back(asked, record, hosts, accepted=accepted, why=why)
         held = choice.current if args["do"] == "deploy" else choice.kept
         if held:
-            why = why or release_history.BACK
-            record = release_history.held(record, held, why, tasks=hosts.tasks(held))
+            why = why or release_record.BACK
+            record = release_record.held(record, held, why, tasks=hosts.tasks(held))
         return {"choice": choice.as_dict(), "record": record}
 
     def _failure(self, variables: dict[str, Any]) -> str:
@@ -61,22 +64,22 @@ class ActionModule(FleetAction):
 
     def _refused(self, record: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
         """Record that a deploy has failed; return what `back` would for the release that served before."""
-        record = self._recorded(record, args, release_history.REFUSED)
+        record = self._recorded(record, args, release_record.REFUSED)
         choice = release_history.after_refusal(str(args["release"]), args["choice"], record)
         return {
             "choice": choice.as_dict(),
-            "record": release_history.held(record, choice.kept, choice.why, tasks=choice.tasks),
+            "record": release_record.held(record, choice.kept, choice.why, tasks=choice.tasks),
         }
 
     def _recorded(
         self, record: dict[str, Any], args: dict[str, Any], result: str
     ) -> dict[str, Any]:
         roll = RollState(Path(str(args["directory"])))
-        return release_history.recorded(
+        return release_record.recorded(
             record,
             str(args["release"]),
             args.get("choice"),
             result,
             roll.report()["canary"] if roll.exists else None,
-            release_history.first_line(str(args.get("why") or "")),
+            release_record.first_line(str(args.get("why") or "")),
         )

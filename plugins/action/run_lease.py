@@ -16,7 +16,7 @@ from typing import Any
 
 import ansible.utils.display
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, release_history
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, release_record
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
@@ -93,5 +93,5 @@ def _copied(variables: dict[str, Any]) -> dict[str, Any]:
     hosts = variables["hostvars"].values()
     facts = [(host.get("ansible_facts") or {}).get("fleet") or {} for host in hosts]
     copies: list[Any] = [fact.get("record") for fact in facts]
-    sound = filter(release_history.is_sound, copies)
-    return dict(max(sound, key=release_history.changed, default={}))
+    sound = filter(release_record.is_sound, copies)
+    return dict(max(sound, key=release_record.changed, default={}))

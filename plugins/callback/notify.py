@@ -18,7 +18,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     notice,
-    release_history,
+    release_record,
 )
 
 ACTION = "celery_fleet.core.run_notice"
@@ -46,7 +46,7 @@ class CallbackModule(CallbackBase):
             self._begun = {name: result.result[name] for name in ("command", "start")}
         elif result.task.action == HISTORY and result.task.args.get("do") == "record":
             last = result.result["record"]["history"][-1]
-            self._back = str(last["release"]) if last["result"] == release_history.BACK else ""
+            self._back = str(last["release"]) if last["result"] == release_record.BACK else ""
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Remember a failure."""

@@ -13,15 +13,18 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release import n
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     host_scripts,
     release_history,
+    release_record,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_history import (
-    BACK,
-    DEPLOYED,
-    REFUSED,
     ChoiceError,
     Hosts,
     to_deploy,
     to_go_back,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_record import (
+    BACK,
+    DEPLOYED,
+    REFUSED,
 )
 
 OF_ONE, OF_TWO = "1" * 64, "2" * 64
@@ -61,8 +64,8 @@ def test_the_inventory_s_source_lifts_a_hold() -> None:
     choice = to_deploy("", GIT, RECORD, BOTH, "a fix")
     assert (choice.kept, choice.source, choice.current, choice.holds) == ("", GIT, NOW, False)
     assert choice.what == "main of https://***@git.example.com/shop.git"
-    record = release_history.held(RECORD, NOW, "the deploy has not ended")
-    after = release_history.recorded(record, NEW, choice.as_dict(), DEPLOYED)
+    record = release_record.held(RECORD, NOW, "the deploy has not ended")
+    after = release_record.recorded(record, NEW, choice.as_dict(), DEPLOYED)
     assert (after["current"], after["hold"]) == (NEW, None)
     assert after["history"][-1]["why"] == "a fix"
     assert after["history"][:-1] == RECORD["history"]
@@ -72,7 +75,7 @@ def test_another_version_is_held_because_the_inventory_does_not_name_it() -> Non
     choice = to_deploy("v2", GIT, RECORD, BOTH)
     assert choice.source == {**GIT, "version": "v2"}
     assert choice.holds
-    after = release_history.recorded(RECORD, NEW, choice.as_dict(), DEPLOYED)
+    after = release_record.recorded(RECORD, NEW, choice.as_dict(), DEPLOYED)
     assert after["hold"]["release"] == NEW
     assert after["hold"]["why"] == "deployed as v2 of https://***@git.example.com/shop.git"
     assert not to_deploy("main", GIT, RECORD, BOTH).holds
@@ -129,7 +132,7 @@ def test_without_a_record_the_hosts_say_what_serves() -> None:
 def test_by_default_it_leads_to_what_served_before() -> None:
     choice = to_go_back("", RECORD, BOTH, accepted=False, why="it is slow")
     assert (choice.kept, choice.holds, choice.current) == (OLD, True, NOW)
-    after = release_history.recorded(RECORD, OLD, choice.as_dict(), BACK)
+    after = release_record.recorded(RECORD, OLD, choice.as_dict(), BACK)
     assert (after["hold"]["release"], after["hold"]["why"]) == (OLD, "it is slow")
     assert after["current"] == OLD
 
@@ -194,7 +197,7 @@ def test_a_deploy_that_did_not_finish_leads_back_to_what_serves(link: str) -> No
 @pytest.mark.parametrize("moved", [{"pins": NEW}, {"pins": NEW, "current": NEW}])
 def test_a_deploy_of_what_served_earlier_leads_back_too(moved: dict[str, str]) -> None:
     history = [{"release": name, "result": DEPLOYED} for name in (NEW, OLD, NOW)]
-    record = release_history.held({**RECORD, "history": history}, NOW, "the deploy")
+    record = release_record.held({**RECORD, "history": history}, NOW, "the deploy")
     kept = (OLD, NOW, NEW)
     for killed in (hosts(host(*kept), host(*kept, **moved)), hosts(*[host(*kept, **moved)] * 2)):
         assert to_go_back("", record, killed, accepted=False).kept == NOW
@@ -204,14 +207,14 @@ def test_a_deploy_of_what_served_earlier_leads_back_too(moved: dict[str, str]) -
     assert to_go_back(OLD, record, hosts(host(*kept)), accepted=False).kept == OLD
     # A deploy that succeeded holds what it was told to deploy. A host that was down then is no deploy.
     choice = to_deploy("v2", GIT, record, hosts(host(*kept))).as_dict()
-    record = release_history.recorded(record, NEW, choice, DEPLOYED)
+    record = release_record.recorded(record, NEW, choice, DEPLOYED)
     late = hosts(host(*kept, pins=NEW, current=NEW), host(*kept))
     assert to_go_back("", record, late, accepted=False).kept == NOW
 
 
 def test_a_way_back_that_did_not_finish_is_continued() -> None:
     history = [{"release": name, "result": DEPLOYED} for name in (NEW, OLD, NOW)]
-    record = release_history.held({**RECORD, "history": history}, NEW, "it is slow")
+    record = release_record.held({**RECORD, "history": history}, NEW, "it is slow")
     kept = (OLD, NOW, NEW)
     for pins in (NOW, NEW):
         killed = hosts(host(*kept, pins=NEW), host(*kept, pins=pins, current=pins))
@@ -238,9 +241,9 @@ def test_a_host_without_a_release_is_no_deploy_that_did_not_finish() -> None:
 def test_a_damaged_or_forged_copy_of_the_record_is_not_used(damage: dict[str, Any]) -> None:
     entry = {"release": OLD, "by": "ana", "at": 5, "why": ""}
     record = {"format": 1, "current": OLD, "hold": None, "history": [entry]}
-    assert release_history.is_sound(record)
-    assert not release_history.is_sound({**record, **damage})
-    assert not release_history.is_sound(None)
+    assert release_record.is_sound(record)
+    assert not release_record.is_sound({**record, **damage})
+    assert not release_record.is_sound(None)
 
 
 def test_a_deploy_needs_a_way_back() -> None:
@@ -258,7 +261,7 @@ def test_a_deploy_needs_a_way_back() -> None:
 def test_a_refused_deploy_leaves_what_served_and_says_why() -> None:
     choice = to_deploy("v2", GIT, RECORD, BOTH).as_dict()
     canary = {"node": "mail@h1", "figures": [], "refusals": ["50 % failed"], "tasks": 20}
-    after = release_history.recorded(RECORD, NEW, choice, REFUSED, canary, "h1: it is refused")
+    after = release_record.recorded(RECORD, NEW, choice, REFUSED, canary, "h1: it is refused")
     assert (after["current"], after["hold"]) == (NOW, None)
     assert after["history"][-1] | {"by": "", "at": 0} == {
         "release": NEW, "what": "v2 of https://***@git.example.com/shop.git", "by": "", "at": 0,
@@ -267,29 +270,29 @@ def test_a_refused_deploy_leaves_what_served_and_says_why() -> None:
     back = release_history.after_refusal(NEW, choice, {"hold": {"tasks": ["shop.x"]}})
     assert back.tasks == ["shop.x"]
     assert (back.kept, back.holds) == (NOW, True)
-    after = release_history.recorded(after, NOW, back.as_dict(), BACK)
+    after = release_record.recorded(after, NOW, back.as_dict(), BACK)
     assert after["hold"]["why"] == f"release {NEW} was refused"
 
 
 def test_a_run_of_site_changes_no_hold() -> None:
-    record = release_history.held(RECORD, NOW, "it is slow")
-    after = release_history.recorded(record, NOW, None, DEPLOYED)
+    record = release_record.held(RECORD, NOW, "it is slow")
+    after = release_record.recorded(record, NOW, None, DEPLOYED)
     assert after["hold"] == record["hold"]
 
 
 def test_the_history_is_bounded() -> None:
     record: dict[str, Any] = {}
     for number in range(60):
-        record = release_history.recorded(record, f"{number:012x}", None, DEPLOYED)
-    assert len(record["history"]) == release_history.KEPT
+        record = release_record.recorded(record, f"{number:012x}", None, DEPLOYED)
+    assert len(record["history"]) == release_record.KEPT
     assert record["history"][-1]["release"] == f"{59:012x}"
 
 
 def test_the_plan_names_a_hold() -> None:
-    assert release_history.note(None) == []
-    assert release_history.note({}) == []
-    hold = release_history.held({}, OLD, "it is slow")["hold"]
-    (words,) = release_history.note(hold)
+    assert release_record.note(None) == []
+    assert release_record.note({}) == []
+    hold = release_record.held({}, OLD, "it is slow")["hold"]
+    (words,) = release_record.note(hold)
     assert words.startswith(f"release {OLD} is held by ")
     assert (
         ": it is slow. site.yml keeps it; to deploy celery_app_source: ansible-playbook " in words
