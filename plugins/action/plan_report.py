@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +56,19 @@ class ActionModule(FleetAction):
         whole = plan.Plan(plan.with_forced(items, workers, hosts), hosts, missing)
         for host in hosts:
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
+        plans = {host: hostvars[host].get("__fleet_plan") or {} for host in hosts}
         # Those of a release are the same on each host.
-        remarks = ((hostvars[host].get("__fleet_plan") or {}).get("remarks", []) for host in hosts)
-        whole.notes += dict.fromkeys(remark for some in remarks for remark in some)
+        whole.notes += dict.fromkeys(
+            remark for found in plans.values() for remark in found.get("remarks", [])
+        )
         whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
-        states = {
-            host: (hostvars[host].get("__fleet_plan") or {}).get("states") or {} for host in hosts
-        }
+        states = {host: found.get("states") or {} for host, found in plans.items()}
         whole.notes += plan.pause_notes(states)
         group = [str(host) for host in args["workers"]]
         nodes = desired_workers.nodes(hostvars, group, args["instances"])
         whole.notes += plan.scale_notes(states, nodes)
         whole.notes += release_record.note((args.get("releases") or {}).get("hold"))
-        whole.notes += self._waiting(hostvars, hosts)
+        whole.notes += _waiting(plans.values())
         moves = boolean(args.get("redis_moves") or False)
         whole.notes += plan.redis_notes(items, float(args["drain"]), moves=moves)
         whole.notes += self._forecast(workers, variables.get("ansible_forks"))
@@ -88,28 +88,13 @@ class ActionModule(FleetAction):
         if words:
             raise AnsibleActionFail(words)
         self._require_approved(str(args.get("approved") or ""), whole.as_dict())
-        due = {
-            part
-            for host in hosts
-            for part in (hostvars[host].get("__fleet_plan") or {}).get("due", [])
-        }
+        due = {part for found in plans.values() for part in found.get("due", [])}
         return {
             "changes": bool(whole.items),
             "due": sorted(due),
             "plan": whole.as_dict(),
             "redis_pauses": plan.redis_pauses(items, moves=moves),
         }
-
-    def _waiting(self, hostvars: Any, hosts: Sequence[str]) -> list[str]:
-        """Return which tasks wait in queues that no worker will have; replicas of a broker count the same ones."""
-        found: dict[str, int] = {}
-        for host in hosts:
-            found |= (hostvars[host].get("__fleet_plan") or {}).get("waiting") or {}
-        return [
-            f"{count(number, 'task')} in queue {queue}, which the inventory does not name: no worker will run those "
-            "that are still there at the end of the run"
-            for queue, number in found.items()
-        ]
 
     def _forecast(self, workers: Sequence[order.FleetWorker], forks: int | None) -> list[str]:
         """Return what is to be said about the restarts of workers, in a deploy with the canary."""
@@ -171,3 +156,15 @@ class ActionModule(FleetAction):
             force=boolean(args["restart_all"]),
             only=census.names(args["only"]),
         )
+
+
+def _waiting(plans: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return which tasks wait in queues that no worker will have; replicas of a broker count the same ones."""
+    found: dict[str, int] = {}
+    for one in plans:
+        found |= one.get("waiting") or {}
+    return [
+        f"{count(number, 'task')} in queue {queue}, which the inventory does not name: no worker will run those "
+        "that are still there at the end of the run"
+        for queue, number in found.items()
+    ]

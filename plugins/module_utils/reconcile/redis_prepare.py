@@ -140,7 +140,7 @@ class RedisPreparation:
         self._host.talk(access, [["CONFIG", "SET", name, value] for value in values])
 
     def _save(self, access: RedisAccess, wanted: str) -> None:
-        """Let the server write its data where it is going to look for it.
+        """Let the server write the file that it will read.
 
         Raises:
             ReconcileError: It can't.

@@ -171,11 +171,11 @@ class InstalledApplication:
         }
 
     def content(self, path: str) -> Iterator[TreeEntry]:
-        """Yield what is in one of these paths, with what of it stays."""
+        """Yield the content of one of these paths, and say of each entry whether it stays."""
         # Preflight lets no directory be declared in the others, where only programs of the fleet write.
         can_be_kept = bool(self.manifest.data.get(path))
         declared = self.manifest.directories - self.manifest.data.keys() if can_be_kept else set()
-        # The fleet's own. A later version drops this line: manifests of before have it only among the directories.
+        # The fleet's own. Earlier manifests list it only among the directories. A later version drops this line.
         declared -= {f"{self.paths.state}/metrics"}
         return content(self.host, path, self._owners_of(path), declared)
 

@@ -1,4 +1,4 @@
-"""Lists what is in a directory to remove, and what of it stays. The plan and the removal both follow this list.
+"""Lists the content of a directory to remove, and says what stays. The plan and the removal both follow this list.
 
 Runs on the host, as root, in directories that the application's users may write to.
 """

@@ -68,8 +68,7 @@ _CACHE_USERS = {
 }
 
 # The fleet's own user, who changes settings and the ACL live but can read no key; on the broker it also finds queues
-# that the inventory no longer names. redis-cli asks for the commands'
-# descriptions when it reads from a file.
+# that the inventory no longer names. redis-cli asks for the commands' descriptions when it reads from a file.
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 
 # Users of an instance that has replicas: what a replica asks its primary, and what Sentinels ask and tell both. They

@@ -12,6 +12,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
 )
 
 
+def is_pattern(name: str) -> bool:
+    """Return whether a route is for all tasks that match its name."""
+    return not {*"*?["}.isdisjoint(name)
+
+
 def known_schedule(
     schedule: Mapping[str, Mapping[str, Any]],
     tasks: Sequence[str],
@@ -31,5 +36,5 @@ def known_routes(
     return {
         name: route
         for name, route in routes.items()
-        if not known or not lacks(known, name) or set("*?[") & set(name)
+        if not known or not lacks(known, name) or is_pattern(name)
     }

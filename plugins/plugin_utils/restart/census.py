@@ -14,6 +14,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils import routing
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.kept_release import (
+    is_pattern,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     STAND_IN,
     FleetWorker,
@@ -181,6 +184,6 @@ def needed_tasks(
     tasks |= {
         name
         for name, route in routes.items()
-        if not set("*?[") & set(name) and str(route.get("queue")) in queues
+        if not is_pattern(name) and str(route.get("queue")) in queues
     }
     return sorted(tasks)

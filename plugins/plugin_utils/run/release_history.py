@@ -69,8 +69,7 @@ class Hosts:
 
     def built(self, release: str) -> float:
         """Return when a release was built on the first host that has it."""
-        found = (answer["kept"].get(release) for answer in self.answers.values())
-        return next((float(note["built"]) for note in found if note), 0.0)
+        return float(self._note(release).get("built", 0))
 
     def without(self, release: str) -> list[str]:
         """Return the hosts that don't keep a release."""
@@ -100,13 +99,16 @@ class Hosts:
 
     def one_way(self, release: str) -> list[str]:
         """Return the one-way migrations that a release knows."""
-        found = (answer["kept"].get(release) for answer in self.answers.values())
-        return next((list(note["one_way"]) for note in found if note), [])
+        return list(self._note(release).get("one_way", ()))
 
     def tasks(self, release: str) -> list[str]:
         """Return the tasks that a release has."""
+        return list(self._note(release).get("tasks", ()))
+
+    def _note(self, release: str) -> Mapping[str, Any]:
+        """Return what the first host that has a release says of it; empty if none has it."""
         found = (answer["kept"].get(release) for answer in self.answers.values())
-        return next((list(note["tasks"]) for note in found if note), [])
+        return next((note for note in found if note), {})
 
     def crossed(self, newer: str, older: str) -> str:
         """Return the one-way migrations of a release that an older one does not know, as text; empty if none."""
@@ -182,8 +184,8 @@ def to_go_back(
     """Return what `rollback_app.yml` goes back to.
 
     Args:
-        asked: Id of a kept release; empty for the last one that served before the current one, or where a run that did
-            not finish leads back to.
+        asked: Id of a kept release; empty for the one that served before a run that did not finish, or else the last
+            one that served before the current one.
         record: The record.
         hosts: The releases of the hosts.
         accepted: Whether one-way migrations are accepted.

@@ -36,7 +36,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
     Host as Reached,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import HostPaths
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
     HostReconciler,
     ReconcileOptions,
@@ -54,6 +53,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import e
 
 from tests.programs import required
 from tests.support.fake_systemd import FakeSystemd, FakeUnit
+from tests.support.host_paths import host_paths
 
 ME = getpass.getuser()
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -129,16 +129,7 @@ class Host:
         self.redis = FakeRedis()
         for release in ("1", "2"):
             self.build(release)
-        state = root / "state"
-        self.paths = HostPaths(
-            units=f"{self.units}/",
-            recorder=f"{state}/lib/fingerprint.py",
-            key=f"{state}/key",
-            lists=f"{state}/inputs",
-            records=f"{state}/records",
-            ends=f"{state}/ends",
-            changed=f"{state}/changed",
-        )
+        self.paths = host_paths(root)
 
     def build(self, release: str, note: str = '{"tasks": ["a.x"]}') -> None:
         """Make a release like the build."""
@@ -1926,7 +1917,7 @@ def test_a_broker_that_does_not_say_what_waits_is_left_as_it_is(host: Host) -> N
     for options in ({"check": True}, {}):
         report = host.reconcile(wanted, **options)
         assert (report.pending, report.warnings) == ([], [])
-    # The end of the run is where it matters.
+    # It matters at the end of the run.
     (warning,) = host.reconcile(wanted, finish=True).warnings
     assert warning.startswith(f"{REDIS} does not say whether {LEFT}: it refused SCAN")
 

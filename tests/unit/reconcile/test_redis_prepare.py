@@ -17,10 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
     RedisAccess,
     parse,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
-    Host,
-    HostPaths,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
     HostReconciler,
     ReconcileOptions,
@@ -38,6 +35,7 @@ from scripts.ports import free_port
 from tests.programs import required
 from tests.support.certificates import Authority
 from tests.support.fake_systemd import FakeSystemd, State
+from tests.support.host_paths import host_paths
 
 UNIT = "redis@shop-broker.service"
 OWNER = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
@@ -63,18 +61,9 @@ class Server:
         self.unwritable: list[dict[str, Any]] = []
         self.systemd = FakeSystemd()
         self.systemd.on_start = self.start
-        state = root / "state"
         self.host = Host(
             run=self.systemd,
-            paths=HostPaths(
-                units=f"{root}/units/",
-                recorder=f"{state}/fingerprint.py",
-                key=f"{state}/key",
-                lists=f"{state}/lists",
-                records=f"{state}/records",
-                ends=f"{state}/ends",
-                changed=f"{state}/changed",
-            ),
+            paths=host_paths(root),
             sleep=self.sleep,
         )
         self.end = time.monotonic() + 60
@@ -258,7 +247,7 @@ def test_a_server_that_can_t_store_its_data_keeps_its_files(server: Server) -> N
 
 
 def block(server: Server, after: str) -> Path:
-    """Put a directory where the server is going to put its file, so that it can't write it."""
+    """Put a directory in place of the server's file, so that it can't write it."""
     name = {"yes": "appendonlydir/appendonly.aof.1.base.rdb", "no": "dump.rdb"}[after]
     path = server.data / name
     (path / "not empty").mkdir(parents=True)
