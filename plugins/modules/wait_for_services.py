@@ -7,8 +7,9 @@ DOCUMENTATION = r"""
 module: wait_for_services
 short_description: Wait until the services of a host serve
 description:
-  - Looks at systemd units, HTTPS addresses and what beat has loaded, until all is well or the time is over.
-  - What does not serve doesn't fail the task. M(celery_fleet.core.service_report) names it for all hosts at once.
+  - Looks at systemd units, HTTP addresses and what beat has loaded, until all is well or the time is over.
+  - Without O(required), what does not serve doesn't fail the task. M(celery_fleet.core.service_report) names it for all
+    hosts at once.
   - In check mode it looks once, without waiting.
 options:
   units:
@@ -16,8 +17,8 @@ options:
     type: list
     elements: str
     default: []
-  https:
-    description: Addresses that have to answer.
+  addresses:
+    description: Addresses that have to answer an HTTP request.
     type: list
     elements: dict
     default: []
@@ -27,19 +28,23 @@ options:
         type: str
         required: true
       host:
-        description: Host to connect to.
+        description: Host to ask for.
         type: str
         required: true
+      address:
+        description: Where to connect to; by default the host.
+        type: str
       port:
-        description: Port to connect to.
+        description: Port to connect to with TLS.
         type: int
-        required: true
-      path:
-        description: Path to ask for.
-        type: str
-        required: true
       ca:
         description: Path, on the host, of the certificate of the authority that must have signed the server's.
+        type: str
+      listen:
+        description: Instead of port and authority, where a process answers without TLS; a path or C(ADDRESS:PORT).
+        type: str
+      path:
+        description: Path to ask for.
         type: str
         required: true
       status:
@@ -64,6 +69,12 @@ options:
     description: Seconds to wait.
     type: float
     required: true
+  required:
+    description:
+      - Whether to fail if something does not serve. The wait then ends early for a unit that has failed, or that
+        systemd restarts again and again.
+    type: bool
+    default: false
 author: Celery Fleet (!UNKNOWN)
 """
 

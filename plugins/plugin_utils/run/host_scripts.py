@@ -80,21 +80,23 @@ def release_note(path: str) -> str:
 def serving(
     *,
     units: Iterable[str] = (),
-    https: Iterable[Mapping[str, Any]] = (),
+    addresses: Iterable[Mapping[str, Any]] = (),
     journals: Iterable[str] = (),
     schedule: str = "",
     release: str = "",
     timeout: float = 0.0,
+    restarts: int | None = None,
 ) -> tuple[str, bytes]:
     """Return command and standard input of the script `serving`; its docstring describes the arguments."""
     request = {
         "units": list(units),
-        "https": [dict(item) for item in https],
+        "addresses": [dict(item) for item in addresses],
         "journals": list(journals),
         "schedule": schedule,
         "release": release,
         "timeout": timeout,
         "stable_for": _STABLE_FOR,
+        "restarts": restarts,
     }
     return call("serving", request)
 

@@ -39,6 +39,22 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
+def error(host: str, name: str, text: str, unit: str = "") -> str:
+    """Return the paragraph for a service that does not work.
+
+    Args:
+        host: Name of the host.
+        name: Name of the unit, or of what it serves.
+        text: The error, then lines of the unit's journal.
+        unit: Name of the unit, if `name` is another.
+    """
+    first, _, rest = text.partition("\n")
+    lines = [f"{host}: {name}: {first}"]
+    if rest:
+        lines += ["  The last lines of its journal:", _indented(rest)]
+    return "\n".join([*lines, f"  Next, on {host}: journalctl -u {unit or name} -n 100"])
+
+
 def errors(
     app: str,
     seen: Mapping[str, HostFindings],
@@ -58,13 +74,7 @@ def errors(
     found = []
     for host, what in seen.items():
         for name, text in what.serving.get("errors", {}).items():
-            unit = name if "." in name else f"{app}-{name}.service"
-            first, _, rest = text.partition("\n")
-            lines = [f"{host}: {name}: {first}"]
-            if rest:
-                lines += ["  The last lines of its journal:", _indented(rest)]
-            lines.append(f"  Next, on {host}: journalctl -u {unit} -n 100")
-            found.append("\n".join(lines))
+            found.append(error(host, name, text, name if "." in name else f"{app}-{name}.service"))
         if schedule is not None and not what.serving.get("errors"):
             missing = _not_held(app, what.serving, schedule, policy)[0]
             if missing:

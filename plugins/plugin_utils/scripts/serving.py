@@ -1,15 +1,17 @@
 """Waits until the units of a host serve; runs on the host, as root, by `python3 -S -I -c`.
 
-Input: {"units": [names], "https": [{"name", "host", "address", "port", "path", "ca", "status": [those that are right;
-without it, all but those of server errors]}], "journals": [units for which to return the last lines], "schedule": path
-of what beat wrote or empty, "release": path of its release's note or empty, "timeout": seconds, "stable_for": seconds
-that a unit which was started again has to stay up}.
+Input: {"units": [names], "addresses": [{"name", "host", "path", "status": [those that are right; without it, all but
+those of server errors]} with either "address", "port" and "ca" for TLS, or "listen": path of a Unix socket or
+ADDRESS:PORT without TLS], "journals": [units for which to return the last lines], "schedule": path of what beat wrote
+or empty, "release": path of its release's note or empty, "timeout": seconds, "stable_for": seconds that a unit which
+was started again has to stay up, "restarts": automatic restarts of a unit after which the wait is given up, or null}.
 Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries] or null if they are too many,
 "zone": theirs, "code": [names of the entries in the release's own code], "errors": {name: text}}.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +20,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 PROPERTIES = (
@@ -74,19 +77,43 @@ def journal(unit: str) -> str:
     return run(*command).strip()
 
 
-def fetch(wanted: dict[str, Any]) -> str:
-    """Request an address; return an empty string for an expected status code, otherwise the error."""
-    host, path = wanted["host"], wanted["path"]
-    address = wanted.get("address", host)
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    try:
+def restarts(state: dict[str, str]) -> int:
+    """Return how often systemd has restarted a unit by itself."""
+    return int(state.get("NRestarts") or 0)
+
+
+@contextlib.contextmanager
+def connection(wanted: dict[str, Any]) -> Iterator[socket.socket]:
+    """Connect to a process's own socket, or to an address with TLS."""
+    listen = wanted.get("listen", "")
+    if listen.startswith("/"):
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(5)
+            stream.connect(listen)
+            yield stream
+    elif listen:
+        address, _, port = listen.rpartition(":")
+        with socket.create_connection((address.strip("[]"), int(port)), timeout=5) as stream:
+            yield stream
+    else:
         context = ssl.create_default_context(cafile=wanted["ca"])
         # The file may lack the root, and have just the site's own certificate and its intermediates.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        address = wanted.get("address", wanted["host"])
         with (
             socket.create_connection((address, wanted["port"]), timeout=5) as plain,
-            context.wrap_socket(plain, server_hostname=host) as stream,
+            context.wrap_socket(plain, server_hostname=wanted["host"]) as stream,
         ):
+            yield stream
+
+
+def fetch(wanted: dict[str, Any]) -> str:
+    """Request an address; return an empty string for an expected status code, otherwise the error."""
+    request = (
+        f"GET {wanted['path']} HTTP/1.1\r\nHost: {wanted['host']}\r\nConnection: close\r\n\r\n"
+    )
+    try:
+        with connection(wanted) as stream:
             stream.sendall(request.encode())
             stream.settimeout(10)
             line = stream.makefile("rb").readline(200).decode(errors="replace").strip()
@@ -140,18 +167,32 @@ def loaded(path: str) -> tuple[dict[str, Any], dict[str, str]]:
 def main() -> None:
     """Wait until the units serve, and print the answer."""
     wanted = json.load(sys.stdin)
-    deadline = time.monotonic() + wanted["timeout"]
+    begin = time.monotonic()
     missing: dict[str, str] = {}
+    # systemd does not reset its counter if a crash loop is interrupted.
+    counted: dict[str, int] = {}
     while True:
         found = states(wanted["units"])
         down = [name for name, state in found.items() if not up(state, wanted["stable_for"])]
         schedule, missing = loaded(wanted["schedule"])
         if not down and not missing:
-            missing = {item["name"]: text for item in wanted["https"] if (text := fetch(item))}
-        if (not down and not missing) or time.monotonic() > deadline:
+            missing = {item["name"]: text for item in wanted["addresses"] if (text := fetch(item))}
+        lost = wanted["restarts"] is not None and any(
+            state.get("ActiveState") == "failed"
+            or restarts(state) - counted.setdefault(name, restarts(state)) > wanted["restarts"]
+            for name, state in found.items()
+        )
+        waited = time.monotonic() - begin
+        if (not down and not missing) or lost or waited > wanted["timeout"]:
             break
         time.sleep(0.3)
-    errors = {**missing, **{name: described(name, found[name]) for name in down}}
+    errors = {
+        name: f"did not serve within {waited:.0f} s: {text}\n{journal(name)}"
+        if name in found
+        else text
+        for name, text in missing.items()
+    }
+    errors |= {name: described(name, found[name]) for name in down}
     journals = {unit: journal(unit) for unit in wanted["journals"]}
     print(
         json.dumps(

@@ -114,6 +114,20 @@ def test_a_refused_canary_has_everything_go_back(walk: Any, tmp_path: Path) -> N
     assert lease == ["present", "absent"]
 
 
+@pytest.mark.long
+def test_a_web_process_that_does_not_answer_has_everything_go_back(walk: Any) -> None:
+    found: Walk = walk(playbook="deploy_app", SILENT="control1")
+    assert found.done.returncode == 2, found.done.stdout
+    told = " ".join(found.done.stdout.split())
+    assert f"The fleet is back at release {EARLIER} and holds it" in told
+    assert history(found) == ["look", "deploy", "check", "note", "refuse", "record"]
+    assert "it does not answer" in {
+        c["args"]["why"] for c in found.calls if c["args"].get("do") == "note"
+    }
+    results = [c["args"]["result"] for c in found.calls if c["args"].get("do") == "record"]
+    assert results == ["rolled back"]
+
+
 @pytest.mark.parametrize("part", ["celery_runtime", "redis"])
 def test_going_back_is_refused_if_processes_need_more_than_it_does(walk: Any, part: str) -> None:
     found: Walk = walk(playbook="rollback_app", DUE=f"celery_worker {part}")

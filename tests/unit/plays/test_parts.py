@@ -118,6 +118,33 @@ def test_a_limited_run_only_changes_its_hosts(walk: Any, host: str) -> None:
     assert [call["args"] for call in found.calls if call["args"].get("finish")] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", ["", "control1"])
+def test_a_web_process_restarts_when_the_one_before_it_answers(
+    walk: Any, tmp_path: Path, silent: str
+) -> None:
+    more = tmp_path / "more.yml"
+    more.write_text("celery_producers: {hosts: {worker1: {}}}\n")
+    found: Walk = walk(f"--inventory={more}", DUE="celery_producer", SILENT=silent)
+    turns = [
+        (call["host"], call["action"])
+        for call in found.calls
+        if call["part"] == "celery_producer" or call["args"].get("required")
+    ]
+    first, second = (
+        [(host, "reconcile"), (host, "wait_for_services")] for host in ("control1", "worker1")
+    )
+    if silent:
+        assert found.done.returncode == 2
+        assert turns == first
+        assert not found.hosts("send_canaries")
+    else:
+        ended_well(found)
+        assert turns in (first + second, second + first)
+    units = [call["args"]["units"] for call in found.calls if call["args"].get("required")]
+    assert units == [["flexiprice-web.service"]] * len(units)
+
+
 TAGS = sorted({tag for part in PARTS for tag in part.tags} - {"always"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import socket
@@ -162,8 +163,8 @@ def test_no_answer_is_an_error_with_the_last_words(result: dict[str, Any], words
 
 
 def request(**more: Any) -> dict[str, Any]:
-    base = {"units": [], "https": [], "journals": [], "schedule": "", "release": ""}
-    return {**base, "timeout": 0, "stable_for": 10, **more}
+    base = {"units": [], "addresses": [], "journals": [], "schedule": "", "release": ""}
+    return {**base, "timeout": 0, "stable_for": 10, "restarts": None, **more}
 
 
 @pytest.mark.parametrize(
@@ -390,6 +391,85 @@ def test_a_missing_server_and_a_missing_authority_are_errors(tmp_path: Path) -> 
     ca.write_text(Authority("fleet").pem)
     assert "ConnectionRefusedError" in serving.fetch({**wanted, "ca": str(ca)})
     assert "FileNotFoundError" in serving.fetch({**wanted, "ca": str(tmp_path / "none")})
+
+
+@contextlib.contextmanager
+def process(family: socket.AddressFamily, place: Any, *lines: str) -> Iterator[str]:
+    """Listen like a process without TLS, and give each request the next answer."""
+
+    def serve() -> None:
+        for line in lines:
+            stream, _ = listener.accept()
+            with stream:
+                stream.recv(4096)
+                stream.sendall(line.encode() + b"\r\n\r\n")
+
+    with socket.socket(family) as listener:
+        listener.bind(place)
+        listener.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        name = listener.getsockname()
+        if family == socket.AF_INET6:
+            yield f"[{name[0]}]:{name[1]}"
+        else:
+            yield name if isinstance(name, str) else f"{name[0]}:{name[1]}"
+        thread.join(10)
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6])
+def test_a_process_is_asked_on_its_own_socket(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    family: socket.AddressFamily,
+) -> None:
+    """It may be running long before it answers, or answer with errors at first."""
+    monkeypatch.setattr(serving, "run", lambda *command: "ActiveState=active\nMainPID=7\n")
+    places = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}
+    place = places.get(family, str(tmp_path / "web.sock"))
+    wanted: dict[str, Any] = {"name": "web.service", "host": "shop.example.org", "path": "/"}
+    with process(family, place, "HTTP/1.1 503 Not yet", "HTTP/1.1 404 Not Found") as listen:
+        addresses = [{**wanted, "listen": listen}]
+        found = answer(
+            monkeypatch, capsys, units=["web.service"], addresses=addresses, timeout=10, restarts=2
+        )
+    assert found["errors"] == {}
+    found = answer(monkeypatch, capsys, units=["web.service"], addresses=addresses)
+    assert found["errors"]["web.service"].startswith("did not serve within 0 s: ConnectionRefused")
+
+
+@pytest.mark.parametrize(
+    ("course", "looks"),
+    [
+        ([("activating", 5 + n) for n in range(9)], 4),
+        ([("active", 0), ("failed", 0)], 2),
+    ],
+    ids=["restarted again and again", "failed"],
+)
+def test_a_wait_for_a_process_that_will_not_serve_ends_early(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    course: list[tuple[str, int]],
+    looks: int,
+) -> None:
+    ahead = iter(course)
+
+    def run(*command: str) -> str:
+        if command[0] == "journalctl":
+            return "ModuleNotFoundError: No module named 'shop'\n"
+        state, number = next(ahead)
+        return f"ActiveState={state}\nNRestarts={number}\nMainPID=0\n"
+
+    monkeypatch.setattr(serving, "run", run)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    wanted = {"name": "web.service", "host": "h", "path": "/", "listen": str(tmp_path / "none")}
+    found = answer(
+        monkeypatch, capsys, units=["web.service"], addresses=[wanted], timeout=600, restarts=2
+    )
+    assert len(list(ahead)) == len(course) - looks
+    assert found["errors"]["web.service"].endswith("\nModuleNotFoundError: No module named 'shop'")
 
 
 def test_a_probe_is_passed_what_its_user_can_not_read(tmp_path: Path) -> None:
