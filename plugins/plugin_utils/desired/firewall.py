@@ -13,6 +13,9 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 
+# What the plan says of a table whose rollback is pending.
+_UNCONFIRMED = "the check of a table that an interrupted run has not confirmed"
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -151,6 +154,7 @@ def state(
     web: str,
     clients: Sequence[str],
     packages: Sequence[str],
+    unconfirmed: bool = False,
 ) -> dict[str, Any]:
     """Return the desired state of a host's table; if there is nothing to protect, the state that removes it.
 
@@ -163,6 +167,8 @@ def state(
         web: `celery_producer_web_listen` if the host has a web process, otherwise empty.
         clients: Other networks that may reach Redis.
         packages: Debian packages that the host lacks.
+        unconfirmed: Whether a rollback is pending, because a run ended before it could keep its table. Then the plan
+            has the table even if it is in place, or the rollback would win.
     """
     app, directory = facts["name"], facts["directory"]
     units, path = "/etc/systemd/system", f"{directory}/firewall.nft"
@@ -185,6 +191,7 @@ def state(
     text = ruleset(app, redis=[int(port) for port in redis], web=closed, fleet=others, more=clients)
     return {
         "packages": list(packages),
+        "commands": [{"subject": service, "text": _UNCONFIRMED}] if unconfirmed else [],
         "directories": [{"path": "/etc/celery-fleet"}, {"path": directory}],
         "files": [
             {"dest": path, "content": text},

@@ -7,14 +7,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    desired_state,
+    plan_rest,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import HostReport
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 
 from tests.support.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
+from tests.unit.preflight import oracle
+from tests.unit.preflight.inventory import valid
 
 REDIS = [6379, 6380]
 WEB = 5000
@@ -106,6 +115,20 @@ def test_without_ports_to_close_the_firewall_is_removed(given: dict[str, Any]) -
     assert set(wanted) == {"owned"}
     assert {item["dest"] for item in full["files"]} < set(wanted["owned"]["files"])
     assert {item["name"] for item in full["units"]} < set(wanted["owned"]["units"])
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_a_table_whose_rollback_is_pending_is_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pending: bool
+) -> None:
+    """Otherwise a run that repeats an interrupted one would find it in place, and the rollback would win."""
+    facts = {**oracle.FACTS, "firewall_unconfirmed": pending}
+    monkeypatch.setitem(cast(Any, oracle.RUN), "ansible_facts", {"fleet": facts})
+    wanted = oracle.wanted_by({**valid(tmp_path), "firewall_enabled": True}, "firewall")
+    report = HostReport()
+    commands = desired_state.parse({"commands": wanted.get("commands")})
+    plan_rest.add_rest([("firewall", commands)], {}, Disk(), "/", report)
+    assert [item.unit for item in report.pending] == ["shop-firewall.service"] * pending
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ printf '%s\\0' "$@" > {directory}/armed
 SYSTEMCTL = """#!/bin/sh
 echo "systemctl $*" >> {directory}/calls
 case "$*" in
-    is-active*) exit 3 ;;
+    is-active*) [ -e {directory}/pending ] || exit 3 ;;
     "start shop-firewall-rollback.service") exec xargs -0 -a {directory}/armed env ;;
     "restart shop-firewall.service") exec {nft} -f {directory}/etc/firewall.nft ;;
     "disable --now shop-firewall.service") exec {nft} delete table inet celery_fleet_shop ;;
@@ -181,6 +181,13 @@ def test_a_rollback_restores_the_previous_table(lan: Network, tmp_path: Path) ->
 
     write(table(NEIGHBOUR[0]))
     assert ask("arm") == {"error": ""}
+    write(table("192.0.2.1"))
+    assert not lan.reaches(NEIGHBOUR[0], PORTS[0])
+    # A run that repeats an interrupted one keeps the table from before both.
+    (tmp_path / "pending").touch()
+    assert ask("arm") == {"error": ""}
+    (tmp_path / "pending").unlink()
+    assert lan.reaches(NEIGHBOUR[0], PORTS[0])
     write(table("192.0.2.1"))
     assert not lan.reaches(NEIGHBOUR[0], PORTS[0])
     assert ask("back") == {"error": ""}

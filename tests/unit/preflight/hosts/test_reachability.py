@@ -468,6 +468,7 @@ def test_the_probe_runs_on_this_machine(tmp_path: Path) -> None:
     assert facts["free_bytes"]["/no/such/place"] > 0
     assert facts["unresolved_names"] == ["no-such-name.invalid"]
     assert facts["active_units"] == []
+    assert facts["firewall_unconfirmed"] is False
     assert facts["versions"]["dpkg"][0].isdigit()
     assert facts["versions"]["no-such-package"] == ""
     system = subprocess.run([INTERPRETER, "--version"], capture_output=True, text=True, check=True)
@@ -605,6 +606,7 @@ def probed(
                 "paths": ["/opt", "/no/such/place"],
                 "names": ["localhost", "no-such-name.invalid"],
                 "units": ["no-such.service"],
+                "rollback": "no-such.timer",
                 "versions": ["dpkg", "no-such-package"],
                 "marks": f"{tmp_path}/*/fleet.json",
                 "ports": [port, 1],
