@@ -132,15 +132,27 @@ def locations_directory(directory: str) -> str:
 def _static(
     given: Mapping[str, Mapping[str, Any]], protected: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return the locations of celery_producer_web_static, each with whether it asks for the password."""
+    """Return the locations of celery_producer_web_static, each with whether it asks for the password.
+
+    A protected path below one of them is another location, because its files need the password as well.
+    """
+    found = {
+        prefix: (str(one["path"]).rstrip("/") + "/", one.get("max_age"))
+        for prefix, one in given.items()
+    }
+    for path in protected:
+        around = max((prefix for prefix in given if path.startswith(prefix)), key=len, default="")
+        if around:
+            directory, max_age = found[around]
+            found.setdefault(path, (directory + path.removeprefix(around), max_age))
     return [
         {
             "prefix": prefix,
-            "path": str(one["path"]).rstrip("/"),
-            "max_age": one.get("max_age"),
-            "protected": any(prefix.startswith(path) for path in protected),
+            "path": path,
+            "max_age": max_age,
+            "protected": any(prefix.startswith(one) for one in protected),
         }
-        for prefix, one in given.items()
+        for prefix, (path, max_age) in found.items()
     ]
 
 

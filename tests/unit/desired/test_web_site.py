@@ -83,6 +83,32 @@ def test_static_files_have_cache_headers_and_the_protection_of_their_path(
     assert "add_header" not in "".join(static + below)
 
 
+def test_a_protected_path_below_a_static_one_is_served_with_a_password(
+    everywhere: dict[str, Any],
+) -> None:
+    static = {
+        "/media/": {"path": "/srv/shop/media", "max_age": 60},
+        "/media/large/": {"path": "/srv/large/"},
+    }
+    protected = ["/media/private/", "/media/large/x/", "/media/draft", "/admin/"]
+    text = files(part(everywhere, static=static, protected_paths=protected))[SITE]
+    for path, alias in {
+        "/media/private/": "/srv/shop/media/private/",
+        "/media/large/x/": "/srv/large/x/",
+        # It also protects /media/drafts/, whose files nginx must not look for in another directory.
+        "/media/draft": "/srv/shop/media/draft",
+    }.items():
+        lines = location(text, f"^~ {path}")
+        assert f"alias {alias};" in lines
+        assert "disable_symlinks if_not_owner;" in lines
+        assert any(line.startswith("auth_basic_user_file ") for line in lines)
+        assert not any("proxy_pass" in line for line in lines)
+        assert text.count(f"location ^~ {path} ") == 1
+    assert "expires 60s;" in location(text, "^~ /media/private/")
+    assert not any("auth_basic" in line for line in location(text, "^~ /media/"))
+    assert any("proxy_pass" in line for line in location(text, "^~ /admin/"))
+
+
 def test_the_other_options_are_in_the_site(everywhere: dict[str, Any]) -> None:
     text = files(part(everywhere, **ALL, protected_paths=[]))[SITE]
     for line in (
