@@ -256,7 +256,9 @@ def make_wheels(wanted: Build) -> None:
         installed(lacking, limit),
         tempfile.TemporaryDirectory(prefix="celery-fleet-", dir="/var/tmp") as root,
     ):
-        Path(root).chmod(0o755)
+        # The build's user may enter it, others may not.
+        os.chown(root, -1, user_of(wanted.user).pw_gid)
+        Path(root).chmod(0o750)
         # Don't import the application, because only hosts that run it have its environment.
         scratch = replace(wanted, root=root, app="")
         scratch.path.mkdir(parents=True)

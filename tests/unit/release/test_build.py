@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -289,7 +290,17 @@ def test_each_build_removes_the_debian_packages_of_a_killed_one(
     assert build(place.wanted()) == ["apt is broken"]
 
 
-def test_wheels_are_made_without_a_release(place: Place, tmp_path: Path) -> None:
+def test_wheels_are_made_without_a_release(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept_from_others(wanted: Build, warnings: list[str]) -> Any:
+        top = os.stat(wanted.root)
+        assert (top.st_uid, top.st_gid) == (os.geteuid(), USER.pw_gid)
+        assert stat.S_IMODE(top.st_mode) == 0o750
+        return build_one(wanted, warnings)
+
+    build_one = release_build._build
+    monkeypatch.setattr(release_build, "_build", kept_from_others)
     handed = tmp_path / "handed.tar"
     files = {"requirements.txt": wheel(tmp_path)}
     make_wheels(place.wanted(python=PYTHON, files=files, hand_over=str(handed)))
