@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.redact import redact
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, parsed
 from celery_fleet.delivery.dead_letters.store import PAGE, Choice, DeadLetterStore
 
@@ -84,7 +85,7 @@ def _change(store: DeadLetterStore, do: str, ids: tuple[str, ...], end: float) -
         for result in store.replay(letters) if do == "replay" else store.drop(letters):
             if isinstance(result, Exception):
                 refused += 1
-                reasons[one_line(result)] = None
+                reasons[redact(one_line(result))] = None
             else:
                 done += result
     return _changed(done, len(ids) - done - refused, refused, reasons, late=False)

@@ -274,6 +274,10 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 #: Questions that are for the result store.
 _OF_RESULTS = ("result", "task")
 
+#: Questions whose answers have results, errors, arguments or messages of tasks, and Celery's methods that do.
+_OF_TASKS = ("dead_letters", "result", "task")
+_METHODS_OF_TASKS = ("active", "query_task", "reserved", "scheduled")
+
 #: Questions that also work with a full broker, since they send nothing.
 _OF_QUEUES = ("lengths", "purge", "dead_letters", "pauses", "pool_sizes")
 
@@ -308,7 +312,9 @@ def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict
         return _error(redact(one_line(exc), secrets))
     except Exception as exc:  # noqa: BLE001  # any error is the answer
         return _error(redact(f"{type(exc).__name__}: {one_line(exc)}", secrets))
-    return {"ok": True, "answer": redact_all(found, list(secrets))}
+    # What belongs to tasks is passed on unchanged: a URL in it is data, and no setting.
+    of_tasks = question in _OF_TASKS or raw.get("method") in _METHODS_OF_TASKS
+    return {"ok": True, "answer": found if of_tasks else redact_all(found, list(secrets))}
 
 
 def _trouble(app: Any, question: str, note: Callable[[str], None]) -> tuple[str | None, bool]:

@@ -212,6 +212,49 @@ def test_the_error_of_a_task_names_the_file(
     assert questions.stored(Backend(), "1")["error"] == text
 
 
+#: Data that looks like logins in URLs.
+DATA = {
+    "image_url": "https://cdn.example.com/a@2x.png",
+    "note": "http://shop:8080/u?mail=foo@bar.com",
+}
+
+
+def answered(monkeypatch: pytest.MonkeyPatch, **request: Any) -> Any:
+    """Return the answer to a question that needs no server, with the password in its settings."""
+    monkeypatch.setattr(questions, "_trouble", lambda *_: (None, False))
+    found = questions.answer({"settings": host.settings(), **request})
+    assert found["ok"], found
+    return found["answer"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "of_tasks"),
+    [
+        ({"question": "result"}, True),
+        ({"question": "task"}, True),
+        ({"question": "dead_letters"}, True),
+        *(
+            (
+                {"question": "inspect", "method": method},
+                method in ("active", "query_task", "reserved", "scheduled"),
+            )
+            for method in METHODS
+        ),
+        ({"question": "workers"}, False),
+    ],
+)
+def test_data_of_tasks_is_passed_on_unchanged(
+    monkeypatch: pytest.MonkeyPatch, request_: dict[str, str], of_tasks: bool
+) -> None:
+    found = {"kwargs": DATA, "error": f"{DATA['note']} said {host.PASSWORD}"}
+    monkeypatch.setattr(
+        questions, "QUESTIONS", dict.fromkeys(questions.QUESTIONS, lambda *_: found)
+    )
+    shown = answered(monkeypatch, **request_)
+    assert (shown == found) is of_tasks
+    assert (host.PASSWORD in json.dumps(shown)) is of_tasks
+
+
 def test_a_broker_that_is_down() -> None:
     answer, _ = ask({"question": "workers", "settings": host.settings()})
     assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:1: ")
