@@ -167,4 +167,5 @@ def test_without_health_checks_nothing_of_them_is_left(flower_alone: Fleet) -> N
         "/etc/systemd/system/other-shop-health.service",
         "/etc/celery-fleet/other-shop/health.json",
         "/var/lib/celery-fleet/health/other-shop.json",
+        "/run/celery-fleet/other-shop.health.json",
     }

@@ -12,6 +12,7 @@ checked. Only the standard library.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -114,7 +115,7 @@ def lines(result: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
 def check(setup: Setup, state: Path | None = None) -> int:
     """Run the checks, log and store the result, and return the exit status."""
     path = health_result.path_of(setup.app, state)
-    last = health_result.before(path)
+    last = last_of(setup, path)
     began, checked = time.monotonic(), health_result.moment()
     secrets: set[str] = set()
     try:
@@ -149,6 +150,12 @@ def check(setup: Setup, state: Path | None = None) -> int:
     return 1 if result["state"] == BAD else 0
 
 
+def last_of(setup: Setup, path: Path) -> dict[str, Any]:
+    """Return the previous result, even if it could not be written; empty if there is none."""
+    unwritten = health_result.unwritten_of(setup.app)
+    return health_result.before(unwritten) or health_result.before(path)
+
+
 def due(result: Mapping[str, Any]) -> bool:
     """Return whether to report the state: if it has changed, unless it is good in the first result."""
     return result["state"] != result["previous"] and (result["previous"], result["state"]) != (
@@ -160,9 +167,12 @@ def due(result: Mapping[str, Any]) -> bool:
 def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
     """Run the user's command if the state has changed. Returns 0, so that the exit status of the check counts."""
     path = health_result.path_of(setup.app, state)
+    unwritten = health_result.unwritten_of(setup.app)
     result = health_result.before(path)
     invocation = os.environ.get("INVOCATION_ID", "")
-    if not result or result.get("invocation") != invocation:
+    if result and result.get("invocation") == invocation:
+        unwritten.unlink(missing_ok=True)
+    else:
         # The check was killed, because of a timeout or for lack of memory, or it could not write its result.
         ended = os.environ.get("SERVICE_RESULT", "no result")
         result = health_result.compose(
@@ -170,15 +180,20 @@ def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
             host=setup.host,
             interval=setup.interval,
             findings={"health": Finding(BAD, f"the check itself left no result: {ended}")},
-            last=result,
+            last=last_of(setup, path),
             checked=health_result.moment(),
             seconds=0.0,
             invocation=invocation,
         )
         try:
             health_result.write(path, result)
+            unwritten.unlink(missing_ok=True)
         except OSError as error:
             print(f"<3>{path} can't be written: {error.strerror}", flush=True)
+            # /run is in memory, so this works if the disk is full or read-only.
+            with contextlib.suppress(OSError):
+                unwritten.parent.mkdir(mode=0o755, exist_ok=True)
+                health_result.write(unwritten, result)
     if setup.on_change and due(result):
         trouble = call(setup, result, path, timeout)
         if trouble:

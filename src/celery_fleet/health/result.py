@@ -23,6 +23,8 @@ from typing import Any
 from celery_fleet.common import json_file
 
 STATE = Path("/var/lib/celery-fleet/health")
+#: Where a result goes if it can't be written there, so that the next check knows which state has been reported.
+UNWRITTEN = Path("/run/celery-fleet")
 FORMAT = 1
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
@@ -56,6 +58,11 @@ def moment(now: datetime | None = None) -> str:
 def path_of(app: str, directory: Path | None = None) -> Path:
     """Return the path of an application's result."""
     return (directory or STATE) / f"{app}.json"
+
+
+def unwritten_of(app: str) -> Path:
+    """Return the path of a result that could not be written; it only exists after that."""
+    return UNWRITTEN / f"{app}.health.json"
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from celery_fleet.common import json_file
 from celery_fleet.health import checks as health_checks
 from celery_fleet.health import program as health
 from celery_fleet.health import result as health_result
@@ -58,6 +59,11 @@ def read(directory: Path, **more: Any) -> Setup:
     path = directory / "health.json"
     path.write_text(json.dumps(document(directory, **more)))
     return health_checks.read(path)
+
+
+@pytest.fixture(autouse=True)
+def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_result, "UNWRITTEN", tmp_path / "run")
 
 
 @pytest.fixture
@@ -334,6 +340,37 @@ def test_a_check_that_was_killed_is_bad(
     assert (found["state"], found["previous"]) == (BAD, GOOD)
     assert found["checks"]["health"]["text"] == "the check itself left no result: timeout"
     assert json.loads(out.read_text())["environ"]["CELERY_FLEET_HEALTH_STATE"] == BAD
+
+
+@pytest.mark.parametrize(("error", "before"), [(errno.EROFS, GOOD), (errno.ENOSPC, UNKNOWN)])
+def test_a_change_is_reported_once_if_no_result_can_be_written(
+    tmp_path: Path,
+    checks: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+    before: str,
+) -> None:
+    """On a full disk the previous result is deleted to make room, so the state before is unknown."""
+    checks(a=lambda setup: Finding(GOOD, ""))
+    state, told = tmp_path / "state", tmp_path / "told"
+    state.mkdir()
+    words = f"echo $CELERY_FLEET_HEALTH_PREVIOUS to $CELERY_FLEET_HEALTH_STATE >> {told}"
+    setup = read(tmp_path, checks=["a"], on_change=["/bin/sh", "-c", words])
+    replace, writable = json_file.replace_bytes, True
+
+    def put(path: Path, *args: Any, **options: Any) -> None:
+        if path.parent == state and not writable:
+            raise OSError(error, os.strerror(error))
+        replace(path, *args, **options)
+
+    monkeypatch.setattr(json_file, "replace_bytes", put)
+    for invocation in "abcdefg":
+        writable = invocation not in "cde"
+        monkeypatch.setenv("INVOCATION_ID", invocation)
+        health.check(setup, state)
+        health.tell(setup, state)
+    assert told.read_text().splitlines() == [f"{before} to bad", "bad to good"]
+    assert not [*(tmp_path / "run").iterdir()]
 
 
 # --- as systemd runs it ------------------------------------------------------------------------------
