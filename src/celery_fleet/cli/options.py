@@ -77,9 +77,12 @@ def complete_app(context: click.Context, parameter: click.Parameter, typed: str)
 
 def known(context: click.Context) -> Application | None:
     """Return the chosen application for the shell's completion; None if the choice is open."""
-    given = context.find_object(GlobalOptions)
+    # No command is called during completion, so each name's options are only in its context.
+    place: click.Context | None = context
+    while place and not place.params.get("app"):
+        place = place.parent
     try:
-        return applications.choose(context.params.get("app") or (given.app if given else None))
+        return applications.choose(place.params["app"] if place else None)
     except click.ClickException:
         return None
 

@@ -945,6 +945,32 @@ def test_completion_suggests_values(
     assert [line.partition(",")[2] for line in done.output.splitlines()] == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        ("celery-fleet --app blog purge p", ""),
+        ("celery-fleet purge --app blog p", ""),
+        ("celery-fleet --app shop purge --app blog p", ""),
+        ("celery-fleet dead-letters --app blog list --queue p", ""),
+        ("celery-fleet --app blog dead-letters list --queue p", ""),
+        ("celery-fleet purge p", "blog"),
+        ("celery-fleet --app blog purge p", "shop"),
+    ],
+)
+def test_completion_suggests_values_of_the_chosen_application(
+    place: Path, words: str, variable: str
+) -> None:
+    host.install(place, "blog", queues=["posts"])
+    environment = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+        "_CELERY_FLEET_COMPLETE": "bash_complete",
+        "CELERY_FLEET_APP": variable,
+    }
+    done = CliRunner().invoke(cli, [], prog_name="celery-fleet", env=environment)
+    assert done.output == "plain,posts\n"
+
+
 def test_a_command_ends_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(Exception, match=r"^x: no answer within 0.2 s; "), ask.bounded("x", 0.2):
