@@ -40,11 +40,12 @@ def say(value: object, *, err: bool = False) -> None:
 
 
 def say_exactly(value: str) -> None:
-    """Print a text unchanged, unless it goes to a terminal."""
+    """Print a text unchanged, unless it goes to a terminal. What can't be encoded is escaped."""
     if sys.stdout.isatty():
         say(value)
     else:
-        click.echo(value, color=True)  # otherwise click removes what looks like a colour
+        # From a text click would remove what looks like a colour.
+        click.echo(value.encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def text(value: object, style: str = "") -> Text:

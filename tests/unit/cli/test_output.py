@@ -104,6 +104,19 @@ def test_a_result_is_exact_in_json_and_harmless_on_a_terminal(
     assert capsys.readouterr().out == f"one\n\ttwo {SHOWN}\n"
 
 
+def test_half_a_surrogate_pair_is_escaped(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """No encoding has it, but JSON does, so a result may be cut within an emoji."""
+    found = {"ok": True, "result": "cut é\ud83d"}
+    results.show_outcome(found)
+    assert capsysbinary.readouterr().out == b"cut \xc3\xa9\\ud83d\n"
+    for show in (
+        lambda: results.show_outcome({**found, "result": found}),
+        lambda: output.as_json(found),
+    ):
+        show()
+        assert b'"cut \\u00e9\\ud83d"' in capsysbinary.readouterr().out
+
+
 def printed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
