@@ -22,7 +22,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import Rule
 
+from celery_fleet.cli.exporter import host, workers
+from celery_fleet.cli.exporter.samples import text
 from tests.programs import required
+from tests.unit.cli.exporter import documents
 from tests.unit.monitoring.fleets import GROUPS, SEVERAL, given, hostvars, made, written
 
 ALERTS, OF_SEVERAL = alerts(made()), alerts(made(SEVERAL))
@@ -69,6 +72,32 @@ def test_each_rule_fires_and_is_silent(groups: dict[str, list[str]], tmp_path: P
     assert tried == {rule.alert for rule in alerts(made(groups))}
 
 
+def check(
+    directory: Path,
+    rule: Rule,
+    series: dict[str, str],
+    *,
+    fires: bool,
+    minutes: int = 30,
+    interval: int = 15,
+) -> None:
+    """Check whether Prometheus finds what a rule is about at any time, with values in promtool's form."""
+    test = {
+        "interval": f"{interval}s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": f"count(count_over_time(({rule.expr})[{minutes}m:15s]))",
+                "eval_time": f"{minutes}m",
+                "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+            }
+        ],
+    }
+    document = {"rule_files": [], "evaluation_interval": "15s", "tests": [test]}
+    (directory / "test.yml").write_text(yaml.safe_dump(document))
+    promtool(directory, "test", "rules", "test.yml")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("up", "fires"),
@@ -77,7 +106,6 @@ def test_each_rule_fires_and_is_silent(groups: dict[str, list[str]], tmp_path: P
 )
 def test_tasks_that_fail_at_once_raise_an_alert(tmp_path: Path, up: str, fires: bool) -> None:
     """Their series begin with the failures, so there is no earlier value to compare with."""
-    (tmp_path / RULES).write_text(yaml.safe_dump(written()[RULES]))
     labels = 'app="shop",host="worker1"'
     pay = f'{labels},queue_name="mail",name="app.pay"'
     series = {
@@ -85,22 +113,56 @@ def test_tasks_that_fail_at_once_raise_an_alert(tmp_path: Path, up: str, fires: 
         f'celery_task_failed_total{{{pay},exception="ValueError"}}': "_x60 12x60",
         f"celery_task_succeeded_total{{{pay}}}": "_x60 1x60",
     }
-    # Only this rule is checked, because others fire here, too.
     (rule, *_) = of("CeleryTasksFailing")
-    test = {
-        "interval": "15s",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [
-            {
-                "expr": f"count({rule.expr})",
-                "eval_time": "18m",
-                "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
-            }
-        ],
+    check(tmp_path, rule, series, fires=fires)
+
+
+RELEASE = 'celery_fleet_release_info{{app="shop",host="{}",unit="shop-{}.service",release="{}",state="{}"}}'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", ["worker@bulk", "beat", "web"])
+def test_a_process_with_another_release_raises_an_alert(tmp_path: Path, late: str) -> None:
+    """Only workers say which release they run."""
+    series = {
+        RELEASE.format("worker1", name, "one" if name == late else "two", state): "1x20"
+        for name in ("worker@mail", "worker@bulk", "beat", "web")
+        for state in ("pinned", *(["running"] if "worker" in name else []))
     }
-    document = {"rule_files": [RULES], "evaluation_interval": "15s", "tests": [test]}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
-    promtool(tmp_path, "test", "rules", "test.yml")
+    (rule,) = of("CeleryReleasesDiffer")
+    check(tmp_path, rule, series, fires=True)
+    same = {name.replace('"one"', '"two"'): value for name, value in series.items()}
+    check(tmp_path, rule, same, fires=False)
+
+
+def test_the_cases_have_only_series_that_the_exporter_makes(tmp_path: Path) -> None:
+    """With a state that no unit has, a rule would fire in its case, and never for a fleet."""
+    beat = {"unit": "shop-beat.service", "directory": "/run/shop-beat", "interval": 5}
+    setup = documents.setup(
+        tmp_path, workers=("mail", "bulk"), beat=beat, units=("shop-web.service",)
+    )
+    pins = setup.root / "pins"
+    pins.mkdir(parents=True)
+    for name in ("worker-mail", "worker-bulk", "beat", "web"):
+        (pins / name).symlink_to("../releases/one")
+    samples = [*host.releases(setup)]
+    for node, worker in setup.workers.items():
+        file = tmp_path / f"{node}.json"
+        documents.write(file, documents.worker())
+        samples += workers.worker(node, worker.unit, file)
+    made = {
+        (dict(labels)["unit"], dict(labels)["state"])
+        for labels in documents.parsed(text(samples))["celery_fleet_release_info"]
+    }
+    used = {
+        (found[1], found[2])
+        for rule in [*ALERTS, *OF_SEVERAL]
+        for change in (rule.calm, *rule.fires, *rule.quiet)
+        for series in change
+        if (found := re.match(r'celery_fleet_release_info.*unit="(.*?)".*state="(.*?)"', series))
+    }
+    assert used
+    assert used <= made
 
 
 def test_only_a_broker_that_is_down_silences_alerts_of_queues_and_workers() -> None:

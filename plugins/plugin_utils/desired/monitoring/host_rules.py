@@ -353,18 +353,21 @@ def _path(fleet: MonitoredFleet, metric: str, host: str, percent: float) -> Seri
 
 def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
     metric = "celery_fleet_release_info"
-    own = rf"unit=~{quoted(re.escape(fleet.app) + '-(worker@.*|beat|web)' + re.escape('.service'))}"
     hold = max(_DEPLOY, fleet.drain + 5 * MINUTE)
     host = fleet.collector
-    unit = f"{fleet.app}-beat.service"
-    processes = fleet.of(metric, own, state="running")
-    running, running_too, pinned, other = (
+    worker, web = f"{fleet.app}-worker@mail.service", f"{fleet.app}-web.service"
+    # Only workers say what they run; a deploy pins the release of the others and restarts them at once.
+    others = rf"unit=~{quoted(re.escape(fleet.app) + '-(beat|web)' + re.escape('.service'))}"
+    processes = (
+        f"({fleet.of(metric, state='running')} or {fleet.of(metric, others, state='pinned')})"
+    )
+    running, pinned, running_too, other = (
         fleet.of(metric, host=host, unit=name, release=release, state=state)
         for name, release, state in (
-            (unit, "one", "running"),
-            (f"{fleet.app}-worker@mail.service", "one", "running"),
-            (unit, "one", "pinned"),
-            (f"{fleet.app}-web.service", "two", "running"),
+            (worker, "one", "running"),
+            (worker, "one", "pinned"),
+            (f"{fleet.app}-worker@bulk.service", "one", "running"),
+            (web, "two", "pinned"),
         )
     )
     shared: dict[str, Any] = {
@@ -379,14 +382,14 @@ def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
         summary="$unit on $host runs the release $release, but another one was deployed there.",
         calm={running: at(1), pinned: at(1)},
         fires=({pinned: None},),
-        found={"host": host, "unit": unit, "release": "one", "state": "running"},
+        found={"host": host, "unit": worker, "release": "one", "state": "running"},
         **shared,
     )
     yield Rule(
         alert="CeleryReleasesDiffer",
         expr=(
-            f"count by (app, host, release) ({processes}) unless on (app, release) "
-            f"topk by (app) (1, count by (app, release) ({processes}))"
+            f"count by (app, host, release) {processes} unless on (app, release) "
+            f"topk by (app) (1, count by (app, release) {processes})"
         ),
         summary="Processes on $host run the release $release, but most run another one.",
         calm={running: at(1), running_too: at(1)},
