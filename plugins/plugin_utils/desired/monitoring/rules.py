@@ -92,6 +92,21 @@ def _monitoring(fleet: MonitoredFleet) -> Iterator[Rule]:
         fires=({hosts[first]: at(0)},),
         found={"host": first, "exporter": "fleet"},
     )
+    # A Redis that is down has its own alert.
+    part = fleet.of("celery_fleet_collect_error", host=first, part="units")
+    local = 'part!~"broker|results|cache|queues"'
+    yield Rule(
+        "CeleryExporterPartFails",
+        WARNING,
+        f"{fleet.of('celery_fleet_collect_error', local)} == 1",
+        5 * MINUTE,
+        6 * MINUTE,
+        "The exporter on $host can't collect $part, so alerts about it are silent.",
+        "monitoring-sees-nothing",
+        calm={part: at(0)},
+        fires=({part: at(1)},),
+        found={"host": first, "part": "units"},
+    )
     for name, series in hosts.items():
         yield Rule(
             "CeleryTargetMissing",

@@ -21,20 +21,40 @@ SHOWN = 100
 _MISSED = ("failed", "late", "collapsed", "skipped")
 
 
-def beat(setup: Setup, places: MetricPlaces) -> Iterator[MetricSample]:
-    """Yield the metrics of beat. Its runtime directory is gone if it does not run.
+def tick(setup: Setup) -> Iterator[MetricSample]:
+    """Yield when beat last looked at its schedule; nothing if it does not run.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError, CheckError: A file is damaged.
+        CheckError: It is not a file.
     """
-    directory = Path((setup.beat or {})["directory"])
-    ticked = last_tick(directory)
+    ticked = last_tick(_directory(setup))
     if ticked is not None:
         yield MetricSample("celery_fleet_beat_tick_timestamp_seconds", ticked)
+
+
+def schedule(setup: Setup) -> Iterator[MetricSample]:
+    """Yield what beat has loaded; nothing if it does not run.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: The file is damaged.
+    """
     with contextlib.suppress(FileNotFoundError):
-        yield from _schedule(document(directory / NAME))
+        yield from _schedule(document(_directory(setup) / NAME))
+
+
+def counts(places: MetricPlaces) -> Iterator[MetricSample]:
+    """Yield what beat has sent and missed.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: The file is damaged.
+    """
     with contextlib.suppress(FileNotFoundError):
         yield from _counts(counted(places.beat)["entries"])
+
+
+def _directory(setup: Setup) -> Path:
+    """Return beat's runtime directory, which is gone if it does not run."""
+    return Path((setup.beat or {})["directory"])
 
 
 def _schedule(found: Mapping[str, Any]) -> Iterator[MetricSample]:

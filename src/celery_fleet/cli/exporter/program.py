@@ -109,7 +109,10 @@ def _local(setup: Setup, places: MetricPlaces) -> Iterator[MetricPart]:
     if setup.backup:
         yield MetricPart("backup", partial(host.backup, places))
     if setup.beat:
-        yield MetricPart("beat", partial(beat.beat, setup, places))
+        # Without a tick, beat counts as down, so a damaged file of another kind may not hide it.
+        yield MetricPart("beat", partial(beat.tick, setup))
+        yield MetricPart("beat:schedule", partial(beat.schedule, setup))
+        yield MetricPart("beat:counts", partial(beat.counts, places))
 
 
 def connections_of(setup: Setup) -> Connections:

@@ -189,7 +189,7 @@ SOURCES = (
     ),
     Source(
         "Beat",
-        ("beat",),
+        ("beat", "beat:schedule", "beat:counts"),
         "Only on beat's host: `tick` and `schedule.json` in `/run/<app>-beat`, which disappear with the process, and "
         "`/var/lib/<app>/metrics/beat.json`. At most 100 entries are shown, by name. A "
         "beat that stands by for another one has no due times.",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from celery_fleet.cli.exporter import beat, workers
+from celery_fleet.cli.exporter import beat, program, workers
 from celery_fleet.cli.exporter.places import MetricPlaces
 from celery_fleet.cli.exporter.program import Settings, collector
 from celery_fleet.cli.exporter.samples import text
@@ -230,9 +230,13 @@ def test_names_of_tasks_can_be_anything(hostile: Any, tmp_path: Path) -> None:
 
 
 def beat_of(directory: Path) -> dict[str, Any]:
-    about = {"unit": "shop-beat.service", "directory": str(directory / "run"), "interval": 5}
-    made = beat.beat(documents.setup(directory, beat=about), MetricPlaces("shop", directory))
-    return parsed(text(made))
+    setup = documents.setup(directory, beat=about_beat(directory))
+    places = MetricPlaces("shop", directory)
+    return parsed(text([*beat.tick(setup), *beat.schedule(setup), *beat.counts(places)]))
+
+
+def about_beat(directory: Path) -> dict[str, Any]:
+    return {"unit": "shop-beat.service", "directory": str(directory / "run"), "interval": 5}
 
 
 def schedule(**seconds: float) -> dict[str, Any]:
@@ -312,3 +316,26 @@ def test_a_malformed_tick_or_schedule_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run/tick").mkdir()
     with pytest.raises(CheckError, match="tick is not a file"):
         beat_of(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["schedule", "counts"])
+def test_beat_counts_as_up_with_a_damaged_file(tmp_path: Path, damaged: str) -> None:
+    places = MetricPlaces("shop", tmp_path)
+    write(tmp_path / "run/tick", "")
+    files = {"schedule": tmp_path / "run/schedule.json", "counts": places.beat}
+    write(files["schedule"], schedule(nightly=60))
+    write(files["counts"], {"format": 1, "written": 0, "entries": {}})
+    write(files[damaged], "{")
+    setup = documents.setup(tmp_path, beat=about_beat(tmp_path))
+    settings = program.Settings(15, asks_redis=False, state="")
+    found = parsed(program.collector(setup, settings, places, {}).text())
+    assert found["celery_fleet_beat_tick_timestamp_seconds"]
+    errors = {
+        dict(part)["part"]: error for part, error in found["celery_fleet_collect_error"].items()
+    }
+    of_beat = {part: error for part, error in errors.items() if part.startswith("beat")}
+    assert of_beat == {
+        "beat": 0,
+        "beat:schedule": damaged == "schedule",
+        "beat:counts": damaged == "counts",
+    }
