@@ -165,6 +165,15 @@ def test_the_cases_have_only_series_that_the_exporter_makes(tmp_path: Path) -> N
     assert used <= made
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("restarts", "fires"), [(2, False), (3, True)])
+def test_a_unit_may_restart_twice(tmp_path: Path, restarts: int, fires: bool) -> None:
+    """Scrapes and evaluations don't coincide, so Prometheus extrapolates."""
+    series = 'celery_fleet_unit_restarts_total{app="shop",host="worker1",unit="x"}'
+    (rule,) = of("CeleryUnitRestarting")
+    check(tmp_path, rule, {series: f"0x100 1x5 {restarts}x100"}, fires=fires, interval=16)
+
+
 def test_only_a_broker_that_is_down_silences_alerts_of_queues_and_workers() -> None:
     """Workers go on without the cache and the results, so what happens to them is another trouble."""
     (rule,) = [

@@ -48,7 +48,8 @@ def _counted(fleet: MonitoredFleet, alert: str, metric: str, more: float, **rule
     return Rule(
         alert,
         WARNING,
-        f"increase({fleet.of(metric, **fixed)}[15m]) > {plain(more)}",
+        # Prometheus extrapolates, so an increase of 2 becomes a little more than that.
+        f"increase({fleet.of(metric, **fixed)}[15m]) > {plain(more + 0.5)}",
         0,
         MINUTE / 2,
         calm={series: at(0)},
