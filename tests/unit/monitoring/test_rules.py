@@ -174,6 +174,34 @@ def test_a_unit_may_restart_twice(tmp_path: Path, restarts: int, fires: bool) ->
     check(tmp_path, rule, {series: f"0x100 1x5 {restarts}x100"}, fires=fires, interval=16)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "fires"),
+    [
+        ("0x40 stale _x80 1x100", True),
+        ("3x40 stale _x80 4x100", True),
+        ("3x40 stale _x80 3x100", False),
+        ("3x40 stale _x80 0x100", False),
+        ("_x121 3x100", False),
+        ("3x400", False),
+    ],
+    ids=["missed", "missed again", "nothing missed", "counts from 0 again", "new", "steady"],
+)
+def test_a_run_that_was_missed_in_a_long_outage_raises_an_alert(
+    tmp_path: Path, values: str, fires: bool
+) -> None:
+    """Beat's host was down for twenty minutes, and beat counts what it has missed when it starts."""
+    labels = 'app="shop",host="control1",entry="nightly",reason="collapsed"'
+    (rule,) = of("CeleryBeatMissed")
+    check(
+        tmp_path,
+        rule,
+        {f"celery_fleet_beat_missed_total{{{labels}}}": values},
+        fires=fires,
+        minutes=50,
+    )
+
+
 def test_only_a_broker_that_is_down_silences_alerts_of_queues_and_workers() -> None:
     """Workers go on without the cache and the results, so what happens to them is another trouble."""
     (rule,) = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -124,7 +125,8 @@ def _beat(fleet: MonitoredFleet) -> Iterator[Rule]:
             section=_BEAT,
             found=lambda _: {"host": host},
         )
-    yield _counted(
+    missed = fleet.of("celery_fleet_beat_missed_total")
+    rule = _counted(
         fleet,
         "CeleryBeatMissed",
         "celery_fleet_beat_missed_total",
@@ -134,6 +136,9 @@ def _beat(fleet: MonitoredFleet) -> Iterator[Rule]:
         summary="Beat on $host has not sent the entry $entry as it was due: $reason.",
         section=_BEAT,
     )
+    # If its host was down for longer than the window, the last value before that is older.
+    before = f"max_over_time({missed}[1d:5m] offset 15m)"
+    yield replace(rule, expr=f"{rule.expr} or {missed} > {before}")
 
 
 def _tick(fleet: MonitoredFleet, host: str) -> str:
