@@ -219,6 +219,17 @@ def test_the_first_burst_of_an_exception_uses_the_error_budget(tmp_path: Path) -
     check(tmp_path, rule, series, fires=True, minutes=80)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("minutes", "fires"), [(59, False), (61, True)])
+def test_a_backup_that_was_never_tried_raises_an_alert(
+    tmp_path: Path, minutes: int, fires: bool
+) -> None:
+    """Backups were switched on at the beginning, and there should be one every half an hour."""
+    series = 'celery_fleet_redis_backup_enabled_timestamp_seconds{app="shop",host="redis1"}'
+    (rule,) = of("CeleryBackupOld", "warning")
+    check(tmp_path, rule, {series: "0x300"}, fires=fires, minutes=minutes)
+
+
 def test_only_a_broker_that_is_down_silences_alerts_of_queues_and_workers() -> None:
     """Workers go on without the cache and the results, so what happens to them is another trouble."""
     (rule,) = [

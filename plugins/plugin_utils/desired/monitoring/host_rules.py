@@ -254,27 +254,32 @@ def _replicas(fleet: MonitoredFleet) -> Iterator[Rule]:
 
 
 def _backups(fleet: MonitoredFleet) -> Iterator[Rule]:
-    metric = "celery_fleet_redis_last_backup_timestamp_seconds"
+    last = "celery_fleet_redis_last_backup_timestamp_seconds"
+    # Before the first one, their age counts from when they were switched on.
+    enabled = "celery_fleet_redis_backup_enabled_timestamp_seconds"
     bounds = {}
     for host in fleet.hosts.values():
         intervals = host.thresholds["backup_intervals"]
         if host.backup:
             times = {level: n and n * host.backup for level, n in intervals.items()}
             bounds[host.name] = Threshold(**times)
-    yield from graded(
+    for rule in graded(
         bounds,
-        lambda hosts: f"time() - {fleet.of(metric, hosts)}",
+        lambda hosts: f"time() - ({fleet.of(last, hosts)} or {fleet.of(enabled, hosts)})",
         # Its age stays the same: it grows as fast as time, which begins at 0.
-        lambda host, seconds: {fleet.of(metric, host=host): at(-seconds, INTERVAL)},
+        lambda host, seconds: {fleet.of(last, host=host): at(-seconds, INTERVAL)},
         label="host",
         out_of=bounds,
         found=lambda host: {"host": host},
         alert="CeleryBackupOld",
         hold=MINUTE,
         within=2 * MINUTE,
-        summary="The last good backup of Redis on $host is {} s old or older.",
+        summary="There has been no good backup of Redis on $host for {} s or more.",
         section="redis-is-not-backed-up",
-    )
+    ):
+        ((series, age),) = rule.fires[0].items()
+        never = {series: None, series.replace(last, enabled): age}
+        yield replace(rule, fires=(*rule.fires, never))
 
 
 def _hosts(fleet: MonitoredFleet) -> Iterator[Rule]:

@@ -194,13 +194,16 @@ def health(places: MetricPlaces) -> Iterator[MetricSample]:
 
 
 def backup(places: MetricPlaces) -> Iterator[MetricSample]:
-    """Yield when Redis was last backed up: 0 if all backups have failed, and nothing before the first one.
+    """Yield when Redis was last backed up: 0 if all backups have failed. Before the first, when they were switched on.
 
     Raises:
-        OSError, ValueError: The record can't be read, or is damaged.
+        OSError, ValueError: The record or the timer can't be read, or the record is damaged.
     """
     found = backup_record.read(places.backup)
-    if found is not None:
+    if found is None:
+        enabled = places.backup_timer.stat().st_mtime
+        yield MetricSample("celery_fleet_redis_backup_enabled_timestamp_seconds", enabled)
+    else:
         last = "celery_fleet_redis_last_backup_timestamp_seconds"
         yield MetricSample(last, found.succeeded)
         yield MetricSample("celery_fleet_redis_last_backup_size_bytes", float(found.bytes))

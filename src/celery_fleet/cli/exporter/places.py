@@ -60,6 +60,11 @@ class MetricPlaces:
         return backup_record.path_of(self.app, self.root)
 
     @property
+    def backup_timer(self) -> Path:
+        """The unit file of the timer of backups."""
+        return self.root / f"etc/systemd/system/{self.app}-backup.timer"
+
+    @property
     def health(self) -> Path:
         """The result of the health check."""
         return result.path_of(self.app, self.root / result.STATE.relative_to("/"))

@@ -315,7 +315,8 @@ SOURCES = (
     Source(
         "Backups",
         ("backup",),
-        "The record of the last [backup of Redis](backup.md), on hosts that make one.",
+        "The record of the last [backup of Redis](backup.md), on hosts that make one. Before the first, the time of "
+        "the timer's file.",
         "one small file",
         (
             Metric(
@@ -323,6 +324,12 @@ SOURCES = (
                 GAUGE,
                 (),
                 "When the last good backup began; 0 if all have failed. Before the first one there is no series.",
+            ),
+            Metric(
+                "celery_fleet_redis_backup_enabled_timestamp_seconds",
+                GAUGE,
+                (),
+                "When backups were switched on, or `every` was changed; only before the first one was tried.",
             ),
             Metric(
                 "celery_fleet_redis_last_backup_size_bytes",

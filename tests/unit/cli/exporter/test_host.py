@@ -244,7 +244,11 @@ def test_a_host_that_was_never_checked_or_changed(tmp_path: Path) -> None:
 def test_the_last_good_backup(tmp_path: Path) -> None:
     places = MetricPlaces("shop", tmp_path)
     name = "celery_fleet_redis_last_backup_timestamp_seconds"
-    assert [*host.backup(places)] == []
+    write(places.backup_timer, "", age=600)
+    ((enabled, moment, _),) = host.backup(places)
+    assert enabled == "celery_fleet_redis_backup_enabled_timestamp_seconds"
+    assert isinstance(moment, float)
+    assert 600 <= time.time() - moment < 660
     places.backup.parent.mkdir(parents=True)
     failed = BackupRecord(1767326400.0, error="full")
     backup_record.write(places.backup, failed)
