@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
+    beat_rules,
     dashboard,
     host_rules,
     rules,
@@ -47,6 +48,7 @@ def alerts(found: MonitoredFleet) -> list[Rule]:
     """Return all alerts of a fleet."""
     return [
         *rules.rules(found),
+        *beat_rules.rules(found),
         *host_rules.rules(found),
         *slo.rules(found),
         *slo.unmeasured(found),

@@ -1,4 +1,4 @@
-"""The alerts about units, beat, Redis, hosts and releases."""
+"""The alerts about units, Redis, hosts and releases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
     MonitoredFleet,
-    any_of,
     grouped,
     quoted,
 )
@@ -23,47 +22,27 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
     Rule,
     Series,
     at,
+    counted,
     graded,
     one,
     plain,
-    while_up,
 )
 
 DAY: Final = 24 * 60 * MINUTE
 # Releases may differ for as long as a deploy takes.
 _DEPLOY: Final = 15 * MINUTE
-_BEAT: Final = "beat-sends-nothing"
 
 
 def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
-    """Yield the alerts about units, beat, Redis, hosts and releases."""
-    for part in (_units, _beat, _redis, _replicas, _backups, _hosts, _releases):
+    """Yield the alerts about units, Redis, hosts and releases."""
+    for part in (_units, _redis, _replicas, _backups, _hosts, _releases):
         yield from part(fleet)
-
-
-def _counted(fleet: MonitoredFleet, alert: str, metric: str, more: float, **rule: Any) -> Rule:
-    """Return a rule for a counter that grows by more than a number in fifteen minutes."""
-    host, labels = rule.pop("host"), rule.pop("found")
-    series = fleet.of(metric, host=host, **labels)
-    fixed = {"result": labels["result"]} if "result" in labels else {}
-    return Rule(
-        alert,
-        WARNING,
-        # Prometheus extrapolates, so an increase of 2 becomes a little more than that.
-        f"increase({fleet.of(metric, **fixed)}[15m]) > {plain(more + 0.5)}",
-        0,
-        MINUTE / 2,
-        calm={series: at(0)},
-        fires=({series: at(0, more + 1)},),
-        found={"host": host, **labels},
-        **rule,
-    )
 
 
 def _units(fleet: MonitoredFleet) -> Iterator[Rule]:
     host, unit = fleet.collector, f"{fleet.app}-worker@mail.service"
     again = "a-worker-restarts-again-and-again"
-    yield _counted(
+    yield counted(
         fleet,
         "CeleryUnitRestarting",
         "celery_fleet_unit_restarts_total",
@@ -73,7 +52,7 @@ def _units(fleet: MonitoredFleet) -> Iterator[Rule]:
         summary="systemd has restarted $unit on $host more than twice in fifteen minutes.",
         section=again,
     )
-    yield _counted(
+    yield counted(
         fleet,
         "CeleryWatchdogKill",
         "celery_fleet_unit_ends_total",
@@ -83,120 +62,6 @@ def _units(fleet: MonitoredFleet) -> Iterator[Rule]:
         summary="systemd has replaced $unit on $host, which showed no sign of life.",
         section=again,
     )
-
-
-def _beat(fleet: MonitoredFleet) -> Iterator[Rule]:
-    if not fleet.beats:
-        return
-    yield from _beat_down(fleet)
-    # Of several, any may be the one that sends.
-    host = fleet.beats[-1]
-    fixed = {"host": host} if len(fleet.beats) == 1 else {}
-    tick, overdue = (
-        fleet.of(f"celery_fleet_beat_{what}_seconds", **fixed)
-        for what in ("tick_timestamp", "overdue")
-    )
-    bounds = Threshold(**fleet.hosts[host].thresholds["beat_tick_seconds"])
-    warning, bad = (
-        None if bound is None else fleet.beat_interval + bound
-        for bound in (bounds.warning, bounds.bad)
-    )
-    for alert, expr, series, what in (
-        (
-            "CeleryBeatLate",
-            f"time() - {tick}",
-            lambda _, value: {_tick(fleet, host): at(-value, INTERVAL)},
-            "has not looked at its schedule for {} s or more",
-        ),
-        (
-            *("CeleryBeatOverdue", overdue),
-            one(fleet.of("celery_fleet_beat_overdue_seconds", host=host)),
-            "should have sent an entry {} s ago or more",
-        ),
-    ):
-        yield from graded(
-            Threshold(warning, bad),
-            partial(_same, expr),
-            series,
-            alert=alert,
-            hold=MINUTE,
-            within=2 * MINUTE,
-            summary=f"Beat on $host {what}.",
-            section=_BEAT,
-            found=lambda _: {"host": host},
-        )
-    missed = fleet.of("celery_fleet_beat_missed_total")
-    rule = _counted(
-        fleet,
-        "CeleryBeatMissed",
-        "celery_fleet_beat_missed_total",
-        0,
-        host=host,
-        found={"entry": "nightly", "reason": "failed"},
-        summary="Beat on $host has not sent the entry $entry as it was due: $reason.",
-        section=_BEAT,
-    )
-    # If its host was down for longer than the window, the last value before that is older.
-    before = f"max_over_time({missed}[1d:5m] offset 15m)"
-    yield replace(rule, expr=f"{rule.expr} or {missed} > {before}")
-
-
-def _tick(fleet: MonitoredFleet, host: str) -> str:
-    return fleet.of("celery_fleet_beat_tick_timestamp_seconds", host=host)
-
-
-def _beat_down(fleet: MonitoredFleet) -> Iterator[Rule]:
-    ticks = {_tick(fleet, host): at(0, INTERVAL) for host in fleet.beats}
-    if len(fleet.beats) == 1:
-        host = fleet.beats[0]
-        (tick,) = ticks
-        condition, answers = while_up(fleet, host)
-        yield Rule(
-            "CeleryBeatDown",
-            CRITICAL,
-            f"absent({tick}) {condition}",
-            MINUTE,
-            2 * MINUTE,
-            "Beat does not run on $host, so nothing scheduled is sent.",
-            _BEAT,
-            calm={**answers, **ticks},
-            fires=({tick: None},),
-            found={"host": host},
-        )
-        return
-    any_tick = fleet.of("celery_fleet_beat_tick_timestamp_seconds")
-    ups = [while_up(fleet, host)[1] for host in fleet.beats]
-    hosts = f"host=~{any_of(fleet.beats)}"
-    *others, last = ticks
-    yield Rule(
-        "CeleryBeatDown",
-        CRITICAL,
-        f"absent({any_tick}) and on () {fleet.of('up', hosts, exporter='fleet')} == 1",
-        MINUTE,
-        2 * MINUTE,
-        "Beat does not run on any host, so nothing scheduled is sent.",
-        _BEAT,
-        calm={**ups[0], **dict.fromkeys(others), last: at(0, INTERVAL)},
-        fires=({last: None},),
-        found={},
-    )
-    for host, up in zip(fleet.beats, ups, strict=True):
-        tick = _tick(fleet, host)
-        yield Rule(
-            "CeleryBeatStandbyDown",
-            WARNING,
-            f"absent({tick}) {while_up(fleet, host)[0]} and on () {any_tick}",
-            MINUTE,
-            2 * MINUTE,
-            "Beat does not run on $host; that of another host sends.",
-            _BEAT,
-            calm={**up, **ticks},
-            fires=({tick: None},),
-            quiet=(dict.fromkeys(ticks),),
-            found={"host": host},
-            # Two rules of a file may not have the same name and labels.
-            labels={"host": host},
-        )
 
 
 def _redis(fleet: MonitoredFleet) -> Iterator[Rule]:
@@ -348,10 +213,6 @@ def _hosts(fleet: MonitoredFleet) -> Iterator[Rule]:
             found={"host": host},
             labels={"threshold": plain(stale)},
         )
-
-
-def _same(expr: str, _: str) -> str:
-    return expr
 
 
 def _percent(fleet: MonitoredFleet, metric: str, hosts: str) -> str:

@@ -155,6 +155,25 @@ def while_up(fleet: MonitoredFleet, host: str) -> tuple[str, Series]:
     return f"and on () {series} == 1", {series: at(1)}
 
 
+def counted(fleet: MonitoredFleet, alert: str, metric: str, more: float, **rule: Any) -> Rule:
+    """Return a rule for a counter that grows by more than a number in fifteen minutes."""
+    host, labels = rule.pop("host"), rule.pop("found")
+    series = fleet.of(metric, host=host, **labels)
+    fixed = {"result": labels["result"]} if "result" in labels else {}
+    return Rule(
+        alert,
+        WARNING,
+        # Prometheus extrapolates, so an increase of 2 becomes a little more than that.
+        f"increase({fleet.of(metric, **fixed)}[15m]) > {plain(more + 0.5)}",
+        0,
+        MINUTE / 2,
+        calm={series: at(0)},
+        fires=({series: at(0, more + 1)},),
+        found={"host": host, **labels},
+        **rule,
+    )
+
+
 def graded(
     bounds: Threshold | Mapping[str, Threshold],
     expr: Callable[[str], str],
