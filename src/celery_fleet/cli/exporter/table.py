@@ -25,6 +25,11 @@ def _counted(what: str, meaning: str) -> Metric:
     return Metric(f"celery_task_{what}_total", COUNTER, _TASK, meaning)
 
 
+def _gauge(name: str, meaning: str) -> Metric:
+    """Return a gauge without labels."""
+    return Metric(name, GAUGE, (), meaning)
+
+
 SOURCES = (
     Source(
         "Tasks and workers",
@@ -195,23 +200,17 @@ SOURCES = (
         "beat that stands by for another one has no due times.",
         "three small files",
         (
-            Metric(
+            _gauge(
                 "celery_fleet_beat_tick_timestamp_seconds",
-                GAUGE,
-                (),
                 "When beat last looked at its schedule.",
             ),
             Metric("celery_fleet_beat_entries", GAUGE, (), "Entries of the schedule."),
-            Metric(
+            _gauge(
                 "celery_fleet_beat_next_due_timestamp_seconds",
-                GAUGE,
-                (),
                 "When the next entry is due.",
             ),
-            Metric(
+            _gauge(
                 "celery_fleet_beat_overdue_seconds",
-                GAUGE,
-                (),
                 "Seconds since the next entry should have been sent; 0 if none is overdue.",
             ),
             Metric(
@@ -319,22 +318,16 @@ SOURCES = (
         "the timer's file.",
         "one small file",
         (
-            Metric(
+            _gauge(
                 "celery_fleet_redis_last_backup_timestamp_seconds",
-                GAUGE,
-                (),
                 "When the last good backup began; 0 if all have failed. Before the first one there is no series.",
             ),
-            Metric(
+            _gauge(
                 "celery_fleet_redis_backup_enabled_timestamp_seconds",
-                GAUGE,
-                (),
                 "When backups were switched on, or `every` was changed; only before the first one was tried.",
             ),
-            Metric(
+            _gauge(
                 "celery_fleet_redis_last_backup_size_bytes",
-                GAUGE,
-                (),
                 "Size of its snapshots before encryption.",
             ),
         ),
