@@ -77,12 +77,16 @@ tested() {
 }
 
 # tests PART NAME MARKERS: run the tests without hosts that have these markers. Some containers set the variable that
-# is unset here; with it pytest would compile all tests each time.
+# is unset here; with it pytest would compile all tests each time. Slow and long tests are in a third of the files, so
+# no process reads the others. A mark in a conftest.py is for the tests of its directory.
 tests() {
-  local processes=("${PARALLEL[@]}")
-  [[ $1 == fast ]] || processes=("${WAITING[@]}")
+  local processes=("${PARALLEL[@]}") files=()
+  if [[ $1 != fast ]]; then
+    processes=("${WAITING[@]}")
+    mapfile -t files < <(grep -rlE 'mark\.(slow|long|soak)\b' --include='*.py' tests | sed 's|/conftest\.py$||')
+  fi
   tested "$1" "$2" env --unset=PYTHONDONTWRITEBYTECODE pytest "${processes[@]}" -m "$3" \
-    --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml"
+    --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml" "${files[@]}"
 }
 
 # scenario NAME: run a Molecule scenario. Its pytest and its playbooks get their options from the environment.

@@ -163,6 +163,18 @@ def test_no_private_key() -> None:
 # --- no silenced failures -----------------------------------------------------------------
 
 
+def test_marks_of_kinds_are_in_files_that_have_the_tests() -> None:
+    """scripts/check.sh passes only such files to pytest when it runs slow or long tests."""
+    marked = [
+        name
+        for name in files()
+        if name.startswith("tests/") and re.search(r"mark\.(slow|long|soak)\b", text(name))
+    ]
+    assert marked
+    found = {Path(name).name for name in marked if not Path(name).name.startswith("test_")}
+    assert found <= {"conftest.py"}
+
+
 def test_no_failure_is_swallowed() -> None:
     forbidden = [
         r"\|\| *(true|:)(\s|$|[;)&|'\"])",

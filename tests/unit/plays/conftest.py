@@ -6,6 +6,7 @@ Action plugins that would contact a host are replaced (`action/`): each records 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def walk(tmp_path: Path) -> Any:
         done = ansible(
             "ansible-playbook",
             *made.options,
+            # Modules run on this machine, where Ansible may find a `python3` that only starts another one.
+            "--extra-vars=ansible_python_interpreter=/usr/bin/python3",
             *options,
             f"celery_fleet.core.{playbook}",
             ANSIBLE_COLLECTIONS_PATH=replaced(place, actions=(HERE / "action").glob("*.py")),
@@ -98,4 +101,6 @@ def walk(tmp_path: Path) -> Any:
 def ended_well(found: Walk) -> None:
     output = found.done.stdout + found.done.stderr
     assert found.done.returncode == 0, output[-6000:]
+    # Ansible's own modules run on this machine, which has no fleet.
+    output = re.sub(r"\[WARNING\]: Skipped '/etc/celery-fleet/.*", "", output)
     assert "[WARNING]" not in output, output[-6000:]
