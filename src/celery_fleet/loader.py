@@ -38,6 +38,7 @@ from celery_fleet.config.entries import celery_entry
 from celery_fleet.config.pins import SCHEDULE, PinnedChanges, PinnedSchedule
 from celery_fleet.config.settings import (
     DATABASE,
+    PERSISTENT,
     REDBEAT,
     REPLACE,
     URL_VARIABLES,
@@ -119,6 +120,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
                 settings.app, worker_name, as_json=settings.log_json, environ=os.environ
             )
         if COMPONENT == "beat":
+            from celery_fleet.beat import schedule_file
             from celery_fleet.beat import steps as beat
 
             in_database = settings.scheduler == DATABASE
@@ -130,6 +132,8 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
                 from celery_fleet.beat import on_broker
 
                 on_broker.prepare(self.app, NOTIFIER)
+            if settings.scheduler != PERSISTENT:
+                schedule_file.remove_left(os.environ.get(schedule_file.DIRECTORY_VARIABLE))
             beat.install(
                 self.app,
                 NOTIFIER,

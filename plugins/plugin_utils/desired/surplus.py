@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_ba
 
 @dataclass(frozen=True)
 class _Owned:
-    """What a component has on a host, with placeholders for `app`, `directory` and `root` of `surplus`.
+    """What a component has on a host, with placeholders for arguments of `surplus`: `app` and the directories.
 
     Attributes:
         roles: The roles, and so the tags, that start the component.
@@ -53,6 +53,8 @@ _OWNED = {
             "{root}/pins/beat",
             _UNITS + "/{app}-beat.service",
             _UNITS + "/{app}-beat.service.d/10-fleet.conf",
+            # A beat that comes back later would send everything that was due meanwhile.
+            "{state}/beat/celerybeat-schedule*",
         ),
     ),
     "web": _Owned(
@@ -118,6 +120,7 @@ def surplus(
     components: Sequence[str],
     directory: str,
     root: str,
+    state: str,
     run: Iterable[str] = ("all",),
     skip: Iterable[str] = (),
 ) -> dict[str, list[str]]:
@@ -131,6 +134,7 @@ def surplus(
             flower_location; logs if workers or beat log to files; no_backups if backups were never made here.
         directory: Directory of the application's configuration.
         root: Directory of its releases.
+        state: Directory of its state.
         run: Tags of the run. A component that they start on no host is not removed from any.
         skip: Tags that the run skips.
     """
@@ -151,7 +155,7 @@ def surplus(
         and (whole or tags.issuperset(owned.roles))
         and left_out.isdisjoint(owned.roles)
     ]
-    places = {"app": app, "directory": directory, "root": root}
+    places = {"app": app, "directory": directory, "root": root, "state": state}
     return {
         "units": [unit.format(**places) for owned in absent for unit in owned.units],
         "files": [path.format(**places) for owned in absent for path in owned.files],

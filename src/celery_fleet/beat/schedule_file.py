@@ -7,6 +7,7 @@ then removes the file.
 
 from __future__ import annotations
 
+import contextlib
 import dbm
 import pickle
 import shelve
@@ -20,6 +21,24 @@ from celery_fleet.common.errors import FleetError
 _PICKLE = b"\x80"
 # Files of the databases of ``shelve``, beside the one with the name itself.
 _OF_SHELVE = (".db", ".dat", ".dir", ".bak", "-wal", "-shm")
+
+
+#: The directory that systemd gives to beat, and the file's name there; its unit's command line has the whole path.
+DIRECTORY_VARIABLE = "STATE_DIRECTORY"
+NAME = "celerybeat-schedule"
+
+
+def remove_left(directory: str | None) -> None:
+    """Remove the file of a beat that kept its schedule there, in one that keeps it elsewhere.
+
+    If the inventory changes back, beat would send everything that was due meanwhile.
+    """
+    if directory is None:
+        return
+    # This beat runs all the same if it stays.
+    with contextlib.suppress(OSError):
+        for suffix in ("", *_OF_SHELVE):
+            Path(directory, f"{NAME}{suffix}").unlink(missing_ok=True)
 
 
 class ScheduleFile(dict[str, Any]):

@@ -796,7 +796,9 @@ def test_the_longest_drain_is_the_maximum_of_all_workers() -> None:
 
 def test_a_run_only_stops_components_that_its_tags_include() -> None:
     def units(run: tuple[str, ...], skip: tuple[str, ...] = ()) -> list[str]:
-        return surplus.surplus("shop", [], "/etc/shop", "/opt/shop", run, skip)["units"]
+        return surplus.surplus("shop", [], "/etc/shop", "/opt/shop", "/var/lib/shop", run, skip)[
+            "units"
+        ]
 
     assert "shop-beat.service" in units(("deploy",))
     assert units(("flower",)) == ["shop-flower.service"]
@@ -806,10 +808,14 @@ def test_a_run_only_stops_components_that_its_tags_include() -> None:
 
 def test_producer_settings_are_removed_with_the_web_process_if_no_release_is_left() -> None:
     def files(*components: str, run: str = "all") -> list[str]:
-        return surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,))["files"]
+        return surplus.surplus(
+            "shop", components, "/etc/shop", "/opt/shop", "/var/lib/shop", (run,)
+        )["files"]
 
     path = "/etc/shop/credentials/producer.json"
-    found = surplus.surplus("shop", ["redis"], "/etc/shop", "/opt/shop", ("celery_producer",))
+    found = surplus.surplus(
+        "shop", ["redis"], "/etc/shop", "/opt/shop", "/var/lib/shop", ("celery_producer",)
+    )
     assert path in found["files"]
     assert "shop-web.service" in found["units"]
     # On another host a web process that reads it may still run.
@@ -820,7 +826,9 @@ def test_producer_settings_are_removed_with_the_web_process_if_no_release_is_lef
 
 def test_environment_files_are_removed_with_their_last_reader() -> None:
     def files(*components: str, run: str = "all", skip: tuple[str, ...] = ()) -> set[str]:
-        found = surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,), skip)
+        found = surplus.surplus(
+            "shop", components, "/etc/shop", "/opt/shop", "/var/lib/shop", (run,), skip
+        )
         return {secret, plain} & set(found["files"])
 
     secret, plain = "/etc/shop/credentials/secret.env", "/etc/shop/app.env"
@@ -839,7 +847,9 @@ def test_backups_leave_a_host_with_its_redis() -> None:
     """Otherwise they go on with the data and the secrets of the old Redis, and push good backups out."""
 
     def of_backups(*components: str, run: str = "all") -> set[str]:
-        found = surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,))
+        found = surplus.surplus(
+            "shop", components, "/etc/shop", "/opt/shop", "/var/lib/shop", (run,)
+        )
         return {one for one in (*found["units"], *found["files"]) if "backup" in one}
 
     assert of_backups("worker") == {
@@ -859,14 +869,20 @@ GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")
 def test_components_that_left_a_host_are_removed() -> None:
     every = ["redis", "worker", "beat", "web", "flower"]
     every += ["web_site", "flower_site", "flower_location", "logs"]
-    assert surplus.surplus("shop", every, "/etc/shop", "/opt/shop") == {"units": [], "files": []}
-    found = surplus.surplus("shop", ["worker", "flower", "no_backups"], "/etc/shop", "/opt/shop")
+    assert surplus.surplus("shop", every, "/etc/shop", "/opt/shop", "/var/lib/shop") == {
+        "units": [],
+        "files": [],
+    }
+    found = surplus.surplus(
+        "shop", ["worker", "flower", "no_backups"], "/etc/shop", "/opt/shop", "/var/lib/shop"
+    )
     assert found["units"] == ["shop-beat.service", "shop-web.socket", "shop-web.service"]
     for path in (
         "/etc/shop/beat.env",
         "/etc/shop/credentials/beat.json",
         "/etc/systemd/system/shop-web.socket",
         "/opt/shop/pins/beat",
+        "/var/lib/shop/beat/celerybeat-schedule",
     ):
         assert any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path
     for path in (
@@ -881,22 +897,26 @@ def test_components_that_left_a_host_are_removed() -> None:
 
 def test_only_flowers_site_is_removed_if_flower_moves_into_the_web_site() -> None:
     here = ["redis", "worker", "beat", "producer", "web", "flower", "web_site", "logs"]
-    to_location = surplus.surplus("shop", [*here, "flower_location"], "/etc/shop", "/opt/shop")
+    to_location = surplus.surplus(
+        "shop", [*here, "flower_location"], "/etc/shop", "/opt/shop", "/var/lib/shop"
+    )
     assert to_location == {"units": [], "files": ["/etc/nginx/conf.d/shop-flower.conf"]}
-    back = surplus.surplus("shop", [*here, "flower_site"], "/etc/shop", "/opt/shop")
+    back = surplus.surplus(
+        "shop", [*here, "flower_site"], "/etc/shop", "/opt/shop", "/var/lib/shop"
+    )
     assert back == {"units": [], "files": ["/etc/shop/nginx-web/flower.conf"]}
     # Only Flower is in the site: the web process is removed, and the site stays.
     without = surplus.surplus(
-        "shop", [name for name in here if name != "web"], "/etc/shop", "/opt/shop"
+        "shop", [name for name in here if name != "web"], "/etc/shop", "/opt/shop", "/var/lib/shop"
     )
     assert "/etc/nginx/conf.d/shop-web.conf" not in without["files"]
-    journal = surplus.surplus("shop", ["worker", "beat"], "/etc/shop", "/opt/shop")
+    journal = surplus.surplus("shop", ["worker", "beat"], "/etc/shop", "/opt/shop", "/var/lib/shop")
     assert "/etc/logrotate.d/shop" in journal["files"]
 
 
 def test_files_of_applications_with_similar_names_are_never_removed() -> None:
     names = ["flash-promos", "flash-worker", "flash-beat", "flash_promos"]
-    found = surplus.surplus("flash", [], "/etc/celery-fleet/flash", "/opt/flash")
+    found = surplus.surplus("flash", [], "/etc/celery-fleet/flash", "/opt/flash", "/var/lib/flash")
     for other in names:
         units = [
             *(f"{other}-worker@x.service", f"{other}-beat.service", f"{other}-flower.service"),
@@ -917,7 +937,7 @@ def test_files_of_applications_with_similar_names_are_never_removed() -> None:
 def test_all_files_of_workers_that_left_with_their_group_are_removed() -> None:
     own = workers_of_host(INSTANCES, enabled=["mail"])
     state = workers.worker_state(facts(directory="/etc/shop"), own, release="1", timeout=9)
-    found = surplus.surplus("shop", [], "/etc/shop", "/opt/shop")
+    found = surplus.surplus("shop", [], "/etc/shop", "/opt/shop", "/var/lib/shop")
     paths = [*(i["dest"] for i in state["files"]), *(i["path"] for i in state["links"])]
     for path in paths:
         assert any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path

@@ -177,7 +177,7 @@ def test_a_port_on_which_nginx_serves_another_site_is_refused() -> None:
     # Flower's file says nothing about the web site.
     assert found(shop, listeners=taken, files=["/etc/nginx/conf.d/shop-flower.conf"]) == [problem]
     # Any host of the fleet may have an exporter, so its role removes its site itself.
-    removed = {*surplus("shop", [], "", "")["files"], site_file("shop", "metrics")}
+    removed = {*surplus("shop", [], "", "", "")["files"], site_file("shop", "metrics")}
     assert {site_file("shop", kind) for kind in BEHIND_NGINX} <= removed
     # One is from a version without marks, the other is in its mark.
     assert found(shop, listeners=taken, files=[SITE]) == []

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from celery_fleet.beat import schedule_file
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, NAME
 from tests import fleet
 from tests.unit.delivery.servers import Server
@@ -82,6 +83,7 @@ class RealBeat:
                 env={
                     **fleet.environment("beat", self.directory / "settings.json"),
                     DIRECTORY_VARIABLE: str(self.directory),
+                    schedule_file.DIRECTORY_VARIABLE: str(self.directory),
                     "NOTIFY_SOCKET": "@no-listener",
                 },
                 stdout=log,

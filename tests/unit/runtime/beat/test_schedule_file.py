@@ -92,6 +92,15 @@ def test_a_full_disk_leaves_what_was_saved(path: Path, monkeypatch: pytest.Monke
     assert path.read_bytes() == before
 
 
+def test_a_beat_that_keeps_its_schedule_elsewhere_removes_the_file(tmp_path: Path) -> None:
+    """If the schedule is in a file again, beat would send everything that was due meanwhile."""
+    for name in ("celerybeat-schedule", "celerybeat-schedule.db", "other"):
+        (tmp_path / name).touch()
+    schedule_file.remove_left(str(tmp_path))
+    schedule_file.remove_left(None)
+    assert [one.name for one in tmp_path.iterdir()] == ["other"]
+
+
 def killed_after(beat: RealBeat, process: subprocess.Popen[bytes]) -> None:
     wait_for(lambda: beat.arrived("shop.often") > 2)
     process.kill()
