@@ -9,7 +9,7 @@ and a message whose answer was lost is not sent twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -70,6 +70,12 @@ local list = '\\0' .. KEYS[3] .. '\\0'
 if string.find(last, list, 1, true) then return 1 end
 redis.call('lpush', KEYS[3], ARGV[4])
 redis.call('hset', KEYS[2], ARGV[2], last .. list)
+return 1
+"""
+
+_NOTE = """
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+for at = 2, #ARGV, 2 do redis.call('hset', KEYS[2], ARGV[at], ARGV[at + 1] .. '\\0') end
 return 1
 """
 
@@ -161,6 +167,16 @@ class Leadership:
         """
         found = self._client.hgetall(BEAT_SENT)
         return {name.decode(): float(run.partition(b"\0")[0]) for name, run in found.items()}
+
+    def note(self, runs: Mapping[str, float]) -> None:
+        """Note when entries ran last, in Unix time, unless this beat is no longer the leader.
+
+        Raises:
+            redis.exceptions.RedisError: The broker does not answer.
+        """
+        pairs = [text for name, time in runs.items() for text in (name, f"{time:.6f}")]
+        if pairs:
+            self._client.eval(_NOTE, 2, BEAT_LEADER, BEAT_SENT, self._token, *pairs)
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget when entries ran that no longer exist.

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_fleet.beat.slots import GRACE, slots
-from celery_fleet.compat import beat
+from celery_fleet.compat import beat, last_runs
 from celery_fleet.config.entries import EACH, MOST_MISSED, ONCE, SKIP, Missed
 
 log = logging.getLogger("celery_fleet.beat")
@@ -71,7 +71,7 @@ def _look(
     app: Any, service: Any, name: str, missed: Missed, now: datetime, found: MissedRuns
 ) -> None:
     entry = beat.find(service, name)
-    last = None if entry is None else beat.last_run(app, entry)
+    last = None if entry is None else last_runs.last_run(app, entry)
     if last is None:
         return
     deadline = app.conf.beat_cron_starting_deadline
@@ -89,7 +89,7 @@ def _look(
         found.left[name] = times_missed
     if missed.policy == SKIP and (now - newest).total_seconds() > GRACE:
         log.info("%s skips %d runs that it missed since %s", name, len(times_missed), _shown(first))
-        beat.ran_at(service, entry, newest)
+        last_runs.ran_at(service, entry, newest)
         found.skipped[name] = len(times_missed)
 
 

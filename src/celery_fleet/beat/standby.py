@@ -19,7 +19,7 @@ from celery_fleet.beat import missed
 from celery_fleet.beat.leadership import ATTEMPT, Leadership, Renewal
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick
 from celery_fleet.beat.missed import MissedRuns
-from celery_fleet.compat import beat, broker, primary, redbeat
+from celery_fleet.compat import beat, broker, last_runs, primary, redbeat
 from celery_fleet.config.entries import Missed
 from celery_fleet.supervision.notify import Notifier
 
@@ -98,14 +98,34 @@ def take_over(
         # The same step that sends a message also saves the run.
         run_of = redbeat.hold_runs(service, leadership.save)
     else:
-        for name, moment in sent.items():
-            entry = beat.find(service, name)
-            if entry is not None:
-                beat.ran_at(service, entry, datetime.fromtimestamp(moment, UTC))
+        _continue(app, service, leadership, sent)
     runs = missed.install(app, service, wanted)
     # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
     beat.send_by(service, leadership.send, partial(_no_longer, service), run_of)
     return runs
+
+
+def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str, float]) -> None:
+    """Let entries count from their last run, which the broker knows, or this host if beat ran alone since.
+
+    Such a beat writes nothing to the broker, whose data may also have been restored from a backup. What only this host
+    knows is told to the broker, for the next leader.
+    """
+    now = app.now()
+    noted: dict[str, float] = {}
+    for name, entry in service.scheduler.schedule.items():
+        known = sent.get(name)
+        # A clock that was ahead may have left a time that is still to come.
+        last = None if known is None else min(datetime.fromtimestamp(known, UTC), now)
+        # An entry that never ran here has the time at which this host got it.
+        own = last_runs.last_run(app, entry) if entry.total_run_count else None
+        if own is not None and own <= now and (last is None or own >= last):
+            last = own
+        elif last is not None:
+            last_runs.ran_at(service, entry, last)
+        if last is not None and last.timestamp() != known:
+            noted[name] = last.timestamp()
+    leadership.note(noted)
 
 
 def wait(leadership: Leadership, notifier: Notifier, show: Callable[[], None]) -> None:
@@ -145,6 +165,6 @@ def _no_longer(service: Any, entry: str) -> None:
     Raises:
         SystemExit: always.
     """
-    beat.forget_unsaved(service)
+    last_runs.forget_unsaved(service)
     logger.critical("%s was not sent: another beat has become the leader, so this one stops", entry)
     raise SystemExit(0)

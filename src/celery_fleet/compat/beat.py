@@ -19,6 +19,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils import json as kombu_json
 
 from celery_fleet.compat import redbeat
+from celery_fleet.compat.last_runs import set_last_run
 from celery_fleet.compat.redbeat import RunToSave
 from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
 
@@ -130,47 +131,6 @@ def find(service: Any, name: str) -> Any:
     return service.scheduler.schedule.get(name)
 
 
-def last_run(app: Any, entry: Any) -> datetime | None:
-    """Return when an entry ran last, in the schedule's zone; None if that is not known."""
-    if entry.last_run_at is None:
-        return None
-    last: datetime = maybe_make_aware(entry.last_run_at)
-    return last.astimezone(app.timezone)
-
-
-def ran_at(service: Any, entry: Any, moment: datetime) -> None:
-    """Set and save when an entry ran last, before the first tick."""
-    if redbeat.holds(service):
-        redbeat.ran_at(entry, moment.astimezone(service.app.timezone))
-        return
-    _set_last_run(service.app, entry, moment)
-    # Only django_celery_beat saves single entries.
-    dirty = getattr(service.scheduler, "_dirty", None)
-    if dirty is not None:
-        dirty.add(entry.name)
-    service.scheduler.sync()
-
-
-def forget_unsaved(service: Any) -> None:
-    """Don't save what is not saved yet, in a schedule that other beats read. Call it in beat's own thread."""
-    # Only django_celery_beat saves single entries.
-    dirty = getattr(service.scheduler, "_dirty", None)
-    if dirty is not None:
-        dirty.clear()
-
-
-def _set_last_run(app: Any, entry: Any, moment: datetime) -> None:
-    entry.last_run_at = moment.astimezone(app.timezone)
-    # The row of an entry in a database.
-    if hasattr(entry, "model"):
-        entry.model.last_run_at = entry.last_run_at
-        # Otherwise the scheduler takes it for a user's change and reads everything again.
-        entry.model.no_changes = True
-        if entry.model.one_off:
-            # It has run, so it must not run again, whenever it is due.
-            entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)
-
-
 def send_for_each(
     service: Any, left: Mapping[str, list[datetime]], take: Callable[[str], datetime | None]
 ) -> None:
@@ -200,7 +160,7 @@ def send_for_each(
         made = reserve(entry)
         moment = take(entry.name)
         if moment is not None:
-            _set_last_run(service.app, made, moment)
+            set_last_run(service.app, made, moment)
         return made
 
     scheduler.is_due, scheduler.reserve = is_due_again, reserve_next

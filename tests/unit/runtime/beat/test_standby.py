@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +16,15 @@ from typing import Any
 import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
+from celery import Celery, _state
+from celery.beat import PersistentScheduler, Service
+from celery.schedules import crontab
 
-from celery_fleet.beat import leadership
+from celery_fleet.beat import leadership, standby
 from celery_fleet.beat.leadership import Leadership, Renewal
-from celery_fleet.compat import beat as compat
+from celery_fleet.beat.schedule_file import ScheduleFile
+from celery_fleet.compat import clock_changes, last_runs
+from celery_fleet.compat.beat import keep_schedule_in, stock
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 from tests.fleet import wait_for
 from tests.unit.delivery.servers import Server, serving
@@ -130,7 +135,7 @@ def test_an_entry_of_a_database_that_ran_once_has_run_for_the_next_leader(
     app = SimpleNamespace(timezone=UTC, conf={})
     service: Any = SimpleNamespace(app=app, scheduler=scheduler)
     moment = datetime(2026, 11, 23, 10, 30, tzinfo=UTC)
-    compat.ran_at(service, entry, moment)
+    last_runs.ran_at(service, entry, moment)
     assert (row.last_run_at, row.total_run_count, entry.total_run_count) == (moment, count, count)
     assert saved == ["e"]
 
@@ -163,6 +168,115 @@ def test_the_leader_hears_that_it_is_none_any_more(
     wait_for(lambda: lost, 10)
     time.sleep(0.3)
     assert lost == ["lost"]
+
+
+# --- taking over ---------------------------------------------------------------------------------------
+
+
+class OneHost:
+    """Beats of one host, one after another, with an hourly entry."""
+
+    def __init__(self, directory: Path, server: Server) -> None:
+        self.now = datetime(2026, 11, 23, 10, 30, tzinfo=UTC)
+        self._file = directory / "schedule"
+        self._server = server
+
+    def start(self) -> Any:
+        app: Any = Celery("shop", set_as_current=False, broker=self._server.url, fixups=[])
+        entry = {"task": "t", "schedule": crontab(minute=0)}
+        app.conf.update(timezone="UTC", result_expires=None, beat_schedule={"e": entry})
+        app.set_current()
+        app.now = lambda: self.now.astimezone(app.timezone)
+        clock_changes.install()
+        keep_schedule_in(ScheduleFile)
+        return Service(app, schedule_filename=str(self._file), scheduler_cls=PersistentScheduler)
+
+    def ran(self, moment: datetime) -> None:
+        """Save a run of a beat that runs alone."""
+        service = self.start()
+        service.scheduler.schedule["e"].last_run_at = moment
+        service.scheduler.schedule["e"].total_run_count = 5
+        service.scheduler.sync()
+
+    def lead(self) -> Any:
+        """Return when the entry ran last for a beat that has become the leader."""
+        self._server.client.delete(BEAT_LEADER)
+        leader = Leadership(self._server.client, "one")
+        assert leader.take()
+        service = self.start()
+        put = stock.Channel._put
+        try:
+            standby.take_over(service.app, service, leader, {})
+        finally:
+            stock.Channel._put = put
+        return service.scheduler.schedule["e"].last_run_at
+
+
+def note(server: Server, moment: datetime) -> None:
+    server.client.hset(BEAT_SENT, "e", f"{moment.timestamp():.6f}\0".encode())
+
+
+@pytest.fixture
+def host(tmp_path: Path, server: Server) -> Iterator[OneHost]:
+    current = _state._tls.current_app
+    yield OneHost(tmp_path, server)
+    _state._set_current_app(current)
+
+
+HOUR = timedelta(hours=1)
+
+
+def test_what_a_beat_sent_that_ran_alone_is_not_due_again(host: OneHost, server: Server) -> None:
+    note(server, host.now - 30 * 24 * HOUR)
+    host.ran(host.now - HOUR / 2)
+    assert host.lead() == host.now - HOUR / 2
+    # The next leader may be a host that was not there then.
+    assert Leadership(server.client, "two").sent() == {"e": (host.now - HOUR / 2).timestamp()}
+
+
+def test_a_leader_continues_with_what_others_sent(host: OneHost, server: Server) -> None:
+    host.ran(host.now - 30 * 24 * HOUR)
+    note(server, host.now - HOUR / 2)
+    assert host.lead() == host.now - HOUR / 2
+
+
+def test_an_entry_that_is_new_on_a_host_is_not_new_to_the_fleet(
+    host: OneHost, server: Server
+) -> None:
+    note(server, host.now - 2 * HOUR)
+    assert host.lead() == host.now - 2 * HOUR
+
+
+def test_a_run_that_is_still_to_come_counts_as_now(host: OneHost, server: Server) -> None:
+    """The clock of a leader was ahead."""
+    host.ran(host.now - 2 * HOUR)
+    note(server, host.now + 30 * 24 * HOUR)
+    assert host.lead() == host.now
+    assert Leadership(server.client, "two").sent() == {"e": host.now.timestamp()}
+    # Another one has sent since, with the right time.
+    host.ran(host.now + 30 * 24 * HOUR)
+    note(server, host.now - HOUR)
+    assert host.lead() == host.now - HOUR
+
+
+def test_only_the_leader_notes_runs(server: Server) -> None:
+    one, two = (Leadership(server.client, token) for token in ("one", "two"))
+    assert one.take()
+    two.note({"e": 1.5})
+    assert one.sent() == {}
+    one.note({"e": 2.5, "f": 3.5})
+    assert one.sent() == {"e": 2.5, "f": 3.5}
+
+
+def test_a_run_that_another_leader_prevented_is_not_saved(host: OneHost) -> None:
+    """Otherwise this host would take it for one that it sent alone."""
+    service = host.start()
+    before = service.scheduler.schedule["e"].last_run_at
+    host.now += HOUR
+    service.scheduler.reserve(service.scheduler.schedule["e"])
+    last_runs.forget_unsaved(service)
+    service.sync()
+    assert host.start().scheduler.schedule["e"].last_run_at == before
 
 
 # --- real beats ----------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+# reading private attributes is what this module is for
+"""When the entries of beat's schedule ran last (celery/beat.py, django_celery_beat/schedulers.py)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from celery.utils.time import maybe_make_aware
+
+from celery_fleet.compat import redbeat
+
+
+def last_run(app: Any, entry: Any) -> datetime | None:
+    """Return when an entry ran last, in the schedule's zone; None if that is not known."""
+    if entry.last_run_at is None:
+        return None
+    last: datetime = maybe_make_aware(entry.last_run_at)
+    return last.astimezone(app.timezone)
+
+
+def ran_at(service: Any, entry: Any, moment: datetime) -> None:
+    """Set and save when an entry ran last, before the first tick."""
+    if redbeat.holds(service):
+        redbeat.ran_at(entry, moment.astimezone(service.app.timezone))
+        return
+    set_last_run(service.app, entry, moment)
+    # Only django_celery_beat saves single entries.
+    dirty = getattr(service.scheduler, "_dirty", None)
+    if dirty is not None:
+        dirty.add(entry.name)
+    service.scheduler.sync()
+
+
+def forget_unsaved(service: Any) -> None:
+    """Don't save what is not saved yet: a run that was not sent. Call it in beat's own thread."""
+    service.scheduler.sync = lambda: None
+    # Only django_celery_beat saves single entries.
+    dirty = getattr(service.scheduler, "_dirty", None)
+    if dirty is not None:
+        dirty.clear()
+
+
+def set_last_run(app: Any, entry: Any, moment: datetime) -> None:
+    """Set when an entry ran last, without saving it."""
+    entry.last_run_at = moment.astimezone(app.timezone)
+    # The row of an entry in a database.
+    if hasattr(entry, "model"):
+        entry.model.last_run_at = entry.last_run_at
+        # Otherwise the scheduler takes it for a user's change and reads everything again.
+        entry.model.no_changes = True
+        if entry.model.one_off:
+            # It has run, so it must not run again, whenever it is due.
+            entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)
