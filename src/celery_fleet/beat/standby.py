@@ -117,8 +117,10 @@ def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str,
         known = sent.get(name)
         # A clock that was ahead may have left a time that is still to come.
         last = None if known is None else min(datetime.fromtimestamp(known, UTC), now)
-        # An entry that never ran here has the time at which this host got it.
-        own = last_runs.last_run(app, entry) if entry.total_run_count else None
+        # An entry of a file that never ran here has the time at which this host got it. Hosts share a row: if it has no
+        # last run, its entry has got another time or was switched on again.
+        counts = last_runs.is_shared(entry) or entry.total_run_count
+        own = last_runs.last_run(app, entry) if counts else None
         if own is not None and own <= now and (last is None or own >= last):
             last = own
         elif last is not None:

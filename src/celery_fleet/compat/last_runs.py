@@ -19,6 +19,11 @@ def last_run(app: Any, entry: Any) -> datetime | None:
     return last.astimezone(app.timezone)
 
 
+def is_shared(entry: Any) -> bool:
+    """Return whether an entry is a row of a database, which all beats read."""
+    return hasattr(entry, "model")
+
+
 def ran_at(service: Any, entry: Any, moment: datetime) -> None:
     """Set and save when an entry ran last, before the first tick."""
     if redbeat.holds(service):
@@ -44,8 +49,7 @@ def forget_unsaved(service: Any) -> None:
 def set_last_run(app: Any, entry: Any, moment: datetime) -> None:
     """Set when an entry ran last, without saving it."""
     entry.last_run_at = moment.astimezone(app.timezone)
-    # The row of an entry in a database.
-    if hasattr(entry, "model"):
+    if is_shared(entry):
         entry.model.last_run_at = entry.last_run_at
         # Otherwise the scheduler takes it for a user's change and reads everything again.
         entry.model.no_changes = True

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 
 from celery_fleet.beat.database import scheduler
 from celery_fleet.config.entries import EACH, ONCE, SKIP
 from scripts.beat_faults.__main__ import HEADINGS, MARKS, PAGE, simulate
-from scripts.beat_faults.beats import BEGIN, SCHEDULERS, database
+from scripts.beat_faults.beats import BEGIN, SCHEDULERS, SimulatedBeat, database
 from scripts.beat_faults.simulation import FAULTS
 from scripts.beat_faults.verdict import Arrival, Judge, Period, RunCount
 from scripts.clock_changes import DATABASE, ENTRIES, FILE, Clock
@@ -108,6 +111,45 @@ def test_a_beat_that_returns_puts_no_older_run_back() -> None:
         PeriodicTask.objects.filter(name="0:00").update(last_run_at=None)
         scheduler._save_newer(frozen)
         assert loaded().last_run_at == BEGIN + timedelta(hours=3)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "last", "count"),
+    [
+        # A new time, or switched on again, after the run on the broker: it counts from then, and may run.
+        (-10, 0, 0),
+        # The leader before this one died before it saved the run.
+        (10, 10, 1),
+        # The clock of that one was ahead.
+        (60, 30, 1),
+    ],
+)
+def test_a_leader_continues_with_the_later_time(
+    tmp_path: Path, minutes: float, last: float, count: int
+) -> None:
+    def after(minute: float) -> datetime:
+        return BEGIN + timedelta(minutes=minute)
+
+    elected: Any = SimpleNamespace(
+        sent=lambda: {"0:00": after(minutes).timestamp()},
+        forget=lambda names: None,
+        note=lambda runs: None,
+        send=None,
+    )
+    clock = Clock(after(30))
+    current = _state._tls.current_app
+    with database(clock):
+        from django_celery_beat.models import PeriodicTask
+
+        PeriodicTask.objects.filter(name="0:00").update(
+            last_run_at=None, date_changed=BEGIN, one_off=True
+        )
+        beat = SimulatedBeat(DATABASE, "memory://", tmp_path, lambda: clock.now, elected)
+        beat.lead()
+        entry = beat._service.scheduler.schedule["0:00"]
+        assert (entry.last_run_at, entry.total_run_count) == (after(last), count)
+        beat.close(saved=False)
+    _state._set_current_app(current)
 
 
 def test_the_page_has_no_run_that_was_doubled_or_missed() -> None:
