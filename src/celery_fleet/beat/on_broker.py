@@ -22,4 +22,5 @@ def prepare(app: Any, notifier: Notifier) -> None:
     if trouble:
         refuse(FleetError(f"celery_beat_scheduler is redbeat, but {trouble}"), os.environ)
     redbeat.skip_broken()
+    redbeat.count_from_new_times()
     waiting.wait(broker.question(app), notifier)

@@ -20,7 +20,7 @@ from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.missed import MissedRuns
 from celery_fleet.beat.schedule_file import ScheduleFile
-from celery_fleet.compat import beat, clock_changes, redbeat
+from celery_fleet.compat import beat, clock_changes, last_runs, redbeat
 from celery_fleet.compat.schedule import DATABASE, REDBEAT, Loaded
 from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
@@ -107,6 +107,7 @@ def install(
     """
     clock_changes.install()
     beat.keep_schedule_in(ScheduleFile)
+    last_runs.count_from_new_times()
 
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)

@@ -6,9 +6,30 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from celery import beat
 from celery.utils.time import maybe_make_aware
 
 from celery_fleet.compat import redbeat
+from celery_fleet.compat.schedule import differs
+
+_stock_update = beat.ScheduleEntry.update
+
+
+def count_from_new_times() -> None:
+    """Let an entry whose time has changed count from beat's start, as a new one does; repeatable.
+
+    Otherwise a time between the last run and now, which did not exist then, would be due at once.
+    """
+    beat.ScheduleEntry.update = _update
+
+
+def _update(entry: Any, declared: Any) -> None:
+    """Update an entry from beat's file; Celery has just made the declared one."""
+    if differs(entry.schedule, declared.schedule):
+        entry.last_run_at = declared.last_run_at
+        # So that of several beats, one that takes over does not take the entry for one that is new on its host.
+        entry.total_run_count = max(1, entry.total_run_count)
+    _stock_update(entry, declared)
 
 
 def last_run(app: Any, entry: Any) -> datetime | None:

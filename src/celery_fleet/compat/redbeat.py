@@ -22,6 +22,7 @@ from redis.exceptions import NoPermissionError
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.compat import broker
+from celery_fleet.compat.schedule import differs
 
 logger = logging.getLogger("celery_fleet.beat")
 
@@ -181,6 +182,23 @@ def skip_broken() -> None:
             raise KeyError(key) from error
 
     RedBeatSchedulerEntry.from_key = staticmethod(from_key)
+
+
+def count_from_new_times() -> None:
+    """Let a declared entry whose time has changed count from beat's start, as a new one does; repeatable."""
+    from redbeat.schedulers import RedBeatScheduler
+
+    stock = RedBeatScheduler.update_from_dict
+
+    def update_from_dict(scheduler: Any, declared: Mapping[str, Any]) -> None:
+        app = scheduler.app
+        for name, fields in declared.items():
+            known = entry(app, name)
+            if known and differs(known.schedule, scheduler._maybe_entry(name, fields).schedule):
+                ran_at(known, app.now())
+        stock(scheduler, declared)
+
+    RedBeatScheduler.update_from_dict = update_from_dict
 
 
 def entry(app: Any, name: str) -> Any:

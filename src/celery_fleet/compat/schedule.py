@@ -1,8 +1,9 @@
-"""One schedule entry, as a running beat holds it."""
+"""One schedule entry, as a running beat holds it, and whether its time has changed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 #: Where an entry is defined.
 INVENTORY = "inventory"
@@ -32,3 +33,18 @@ class Loaded:
     local: str = ""
     last: str = ""
     runs: int = 0
+
+
+def differs(one: Any, other: Any) -> bool:
+    """Return whether two schedules have different times; False if their class does not say so."""
+    if type(one) is not type(other):
+        return True
+    try:
+        return _is_comparable(type(one)) and bool(one != other)
+    except Exception:  # noqa: BLE001  # schedules are the application's own classes
+        return False
+
+
+def _is_comparable(kind: Any) -> bool:
+    """Return whether a class has its own comparison; otherwise one from beat's file never equals another."""
+    return kind.__eq__ is not object.__eq__

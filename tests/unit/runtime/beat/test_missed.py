@@ -16,8 +16,9 @@ from celery.schedules import crontab, schedule
 from celery_fleet.beat import missed
 from celery_fleet.beat import steps as beat
 from celery_fleet.beat.schedule_file import ScheduleFile
-from celery_fleet.compat import clock_changes
+from celery_fleet.compat import clock_changes, last_runs
 from celery_fleet.compat.beat import keep_schedule_in
+from celery_fleet.compat.schedule import differs
 from celery_fleet.config.entries import Missed, parse_entries, parse_missed
 from celery_fleet.config.settings import parse
 from celery_fleet.supervision.notify import Notifier
@@ -54,6 +55,7 @@ class Beats:
         app.now = lambda: self.now.astimezone(app.timezone)
         clock_changes.install()
         keep_schedule_in(ScheduleFile)
+        last_runs.count_from_new_times()
         service = Service(app, schedule_filename=str(self._file), scheduler_cls=PersistentScheduler)
         service.scheduler.send_task = lambda *_, **__: None
         runs = missed.install(app, service, wanted)
@@ -168,6 +170,42 @@ def test_a_restart_skips_nothing(beats: Beats) -> None:
 
 def test_a_new_entry_has_missed_nothing(beats: Beats) -> None:
     assert beats.run(hourly(), WANTED, BEGIN + timedelta(minutes=5)) == []
+
+
+@pytest.mark.parametrize(
+    "changed", [crontab(minute=45, hour=10), crontab(minute="*/15"), schedule(60)]
+)
+def test_a_changed_time_has_missed_nothing(beats: Beats, changed: Any) -> None:
+    names = ("once", "each", "skip")
+    before = {name: crontab(minute=0, hour=11) for name in names}
+    beats.run(before, WANTED, BEGIN + timedelta(minutes=40))
+    beats.now = BEGIN + timedelta(days=1, seconds=5)
+    after = dict.fromkeys(names, changed)
+    assert beats.run(after, WANTED, beats.now + timedelta(seconds=50)) == []
+    # From then on the entry can miss runs as any other.
+    beats.now += timedelta(minutes=20)
+    found = beats.run(after, WANTED, beats.now + timedelta(seconds=5))
+    assert [name for name, _ in found].count("once") == 1
+
+
+class Plain(crontab):
+    """A schedule class of an application that can't be compared."""
+
+    __eq__ = object.__eq__
+
+
+class Broken(crontab):
+    def __eq__(self, other: object) -> bool:
+        raise AttributeError
+
+
+def test_a_time_that_can_t_be_compared_counts_as_the_same(beats: Beats) -> None:
+    for kind in (Plain, Broken):
+        assert not differs(kind(minute=0), kind(minute=30))
+    beats.run({"once": Plain(minute=0)}, {}, BEGIN + timedelta(minutes=40))
+    beats.now = BEGIN + timedelta(hours=2)
+    found = beats.run({"once": Plain(minute=0)}, {}, beats.now + timedelta(minutes=1))
+    assert found == [("once", "12:30")]
 
 
 def test_celerys_deadline_also_bounds_what_is_sent_one_by_one(beats: Beats) -> None:

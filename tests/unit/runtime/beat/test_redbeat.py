@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -137,6 +137,22 @@ def test_what_is_no_longer_declared_is_removed(
     with beat.running(hourly=HOURLY):
         wait_for(lambda: names(beat) == {"hourly"}, 30)
     assert server.client.zrange("redbeat::schedule", 0, -1) == [b"redbeat:hourly"]
+
+
+def test_a_changed_time_makes_nothing_due_at_once(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    beat, _ = beats
+    with beat.running(hourly=HOURLY, tick=SECOND):
+        wait_for(lambda: beat.arrived("shop.tick") >= 2, 30)
+    app = Celery("shop", set_as_current=False, broker=server.url)
+    app.conf.update(redbeat.settings(server.url))
+    redbeat.connect(app)
+    redbeat.ran_at(redbeat.entry(app, "hourly"), datetime.now(UTC) - timedelta(minutes=50))
+    with beat.running(hourly={**HOURLY, "interval": 1800}, tick=SECOND):
+        number = beat.arrived("shop.tick")
+        wait_for(lambda: beat.arrived("shop.tick") >= number + 3, 30)
+    assert beat.arrived("shop.hourly") == 0
 
 
 def test_another_beat_continues_when_one_ends(
