@@ -164,13 +164,13 @@ class SimulatedBroker:
         fault = host.dies_at_send if host.sends_before == 0 else None
         host.sends_before = max(0, host.sends_before - 1)
         if fault == BEFORE:
-            raise KilledError
+            host.die()
         before = client.llen(queue)
         answer = client.eval(script, count, *arguments)
         if client.llen(queue) > before:
             simulation.sent[entry].append((host.now, simulation.now))
         if fault == AFTER:
-            raise KilledError
+            host.die()
         return answer
 
     def hgetall(self, name: str) -> Any:
@@ -308,6 +308,16 @@ class SimulatedHost:
             self.up.append((self._since, self.simulation.now))
 
     # --- faults ---
+
+    def die(self) -> None:
+        """Kill its beat in the middle of a send.
+
+        Raises:
+            KilledError: always.
+        """
+        if self._beat is not None:
+            self._beat.lose_unsaved()
+        raise KilledError
 
     def suffer(self, what: str) -> None:
         """Have a fault."""
