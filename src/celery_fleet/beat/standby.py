@@ -111,7 +111,8 @@ def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str,
     Such a beat writes nothing to the broker, whose data may also have been restored from a backup. What only this host
     knows is told to the broker, for the next leader.
     """
-    now = app.now()
+    # In UTC: in the hour that occurs twice in autumn, times of one zone don't compare.
+    now = app.now().astimezone(UTC)
     noted: dict[str, float] = {}
     for name, entry in service.scheduler.schedule.items():
         known = sent.get(name)
@@ -120,8 +121,9 @@ def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str,
         # An entry of a file that never ran here has the time at which this host got it. Hosts share a row: if it has no
         # last run, its entry has got another time or was switched on again.
         counts = last_runs.is_shared(entry) or entry.total_run_count
-        own = last_runs.last_run(app, entry) if counts else None
-        if own is not None and own <= now and (last is None or own >= last):
+        found = last_runs.last_run(app, entry) if counts else None
+        own = None if found is None else found.astimezone(UTC)
+        if own is not None and (last or own) <= own <= now:
             last = own
         elif last is not None:
             last_runs.ran_at(service, entry, last)

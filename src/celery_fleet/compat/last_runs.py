@@ -1,9 +1,12 @@
-# reading private attributes is what this module is for
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
 """When the entries of beat's schedule ran last (celery/beat.py, django_celery_beat/schedulers.py)."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import heapq
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import beat
@@ -11,6 +14,11 @@ from celery.utils.time import maybe_make_aware
 
 from celery_fleet.compat import redbeat
 from celery_fleet.compat.schedule import differs
+
+logger = logging.getLogger("celery_fleet.beat")
+
+#: How much later than now a last run may be: the clocks of hosts differ a little.
+AHEAD = timedelta(minutes=1)
 
 _stock_update = beat.ScheduleEntry.update
 
@@ -34,10 +42,12 @@ def _update(entry: Any, declared: Any) -> None:
 
 def last_run(app: Any, entry: Any) -> datetime | None:
     """Return when an entry ran last, in the schedule's zone; None if that is not known."""
-    if entry.last_run_at is None:
+    # An application's own scheduler may have other entries.
+    last = getattr(entry, "last_run_at", None)
+    if last is None:
         return None
-    last: datetime = maybe_make_aware(entry.last_run_at)
-    return last.astimezone(app.timezone)
+    aware: datetime = maybe_make_aware(last)
+    return aware.astimezone(app.timezone)
 
 
 def is_shared(entry: Any) -> bool:
@@ -51,6 +61,13 @@ def ran_at(service: Any, entry: Any, moment: datetime) -> None:
         redbeat.ran_at(entry, moment.astimezone(service.app.timezone))
         return
     set_last_run(service.app, entry, moment)
+    if is_shared(entry) and entry.model.one_off:
+        # It has run, so it must not run again, whenever it is due.
+        entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)
+    _save(service, entry)
+
+
+def _save(service: Any, entry: Any) -> None:
     # Only django_celery_beat saves single entries.
     dirty = getattr(service.scheduler, "_dirty", None)
     if dirty is not None:
@@ -74,6 +91,42 @@ def set_last_run(app: Any, entry: Any, moment: datetime) -> None:
         entry.model.last_run_at = entry.last_run_at
         # Otherwise the scheduler takes it for a user's change and reads everything again.
         entry.model.no_changes = True
-        if entry.model.one_off:
-            # It has run, so it must not run again, whenever it is due.
-            entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)
+
+
+def count_from_now(service: Any, held: Iterable[tuple[float, Any]]) -> bool:
+    """Let entries whose last run is still to come count from now; return whether there were any.
+
+    A clock that was ahead has been set back. Without this they would be due only when that time has come again.
+
+    Args:
+        service: Beat's service, after a tick.
+        held: All entries, as `compat.beat.events` returns them.
+    """
+    now = service.app.now().astimezone(UTC)
+    ahead = {}
+    for _, entry in held:
+        last = last_run(service.app, entry)
+        if last is not None and last.astimezone(UTC) > now + AHEAD:
+            ahead[str(entry.name)] = entry
+            logger.warning(
+                "the last run of %s, %s, is still to come; it counts from now", entry.name, last
+            )
+    for entry in ahead.values():
+        if redbeat.holds(service):
+            redbeat.ran_at(entry, now)
+        else:
+            set_last_run(service.app, entry, now)
+            _save(service, entry)
+    if ahead and not redbeat.holds(service):
+        _plan_again(service.scheduler, ahead)
+    return bool(ahead)
+
+
+def _plan_again(scheduler: Any, entries: Mapping[str, Any]) -> None:
+    """Compute again when entries are due; beat looks only at the first one in its heap."""
+    heap = scheduler._heap
+    for at, event in enumerate(heap):
+        if str(event.entry.name) in entries:
+            _, pause = scheduler.is_due(event.entry)
+            heap[at] = event._replace(time=scheduler._when(event.entry, pause))
+    heapq.heapify(heap)

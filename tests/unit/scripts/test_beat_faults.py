@@ -95,7 +95,8 @@ def test_beats_that_end_at_random_send_each_slot_once(kind: str) -> None:
 
 def test_a_beat_that_returns_puts_no_older_run_back() -> None:
     """It would save it before it hears that another one sends, and that one would send the entry again."""
-    with database(Clock(BEGIN)):
+    clock = Clock(BEGIN + timedelta(hours=4))
+    with database(clock):
         from django_celery_beat.models import PeriodicTask
         from django_celery_beat.schedulers import ModelEntry
 
@@ -108,9 +109,12 @@ def test_a_beat_that_returns_puts_no_older_run_back() -> None:
             entry.model.last_run_at = BEGIN + timedelta(hours=hours)
             scheduler._save_newer(entry)
             assert loaded().last_run_at == max(before, entry.model.last_run_at)
-        PeriodicTask.objects.filter(name="0:00").update(last_run_at=None)
-        scheduler._save_newer(frozen)
-        assert loaded().last_run_at == BEGIN + timedelta(hours=3)
+        rows = PeriodicTask.objects.filter(name="0:00")
+        # A time that is still to come is from a clock that was ahead.
+        for other in (None, clock.now + timedelta(days=30)):
+            rows.update(last_run_at=other)
+            scheduler._save_newer(frozen)
+            assert loaded().last_run_at == BEGIN + timedelta(hours=3)
 
 
 @pytest.mark.parametrize(

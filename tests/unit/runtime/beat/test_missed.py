@@ -208,6 +208,42 @@ def test_a_time_that_can_t_be_compared_counts_as_the_same(beats: Beats) -> None:
     assert found == [("once", "12:30")]
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_clock_that_was_ahead_delays_nothing(
+    restarts: bool, beats: Beats, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = {"crontab": crontab(minute=0), "interval": schedule(3600), "rare": crontab(0, 0)}
+    service = beats.start(entries, {})
+
+    def run(until: datetime) -> list[tuple[str, str]]:
+        beats.sent.clear()
+        while beats.now < until:
+            beats.now += timedelta(seconds=max(service.scheduler.tick(), 0) + 0.001)
+        return sorted(beats.sent)
+
+    days = timedelta(days=30)
+    beats.now += days
+    run(BEGIN + days + timedelta(hours=2))
+    beats.now -= days
+    if restarts:
+        service.sync()
+        service = beats.start(entries, {})
+    found = run(BEGIN + timedelta(hours=5))
+    assert [name for name, _ in found] == [*["crontab"] * 3, *["interval"] * 2]
+    warnings = [one.message for one in caplog.records if "is still to come" in one.message]
+    assert len(warnings) == len(entries)
+
+
+def test_the_hour_that_occurs_twice_is_not_still_to_come(beats: Beats) -> None:
+    beats.zone = "Europe/Berlin"
+    beats.now = datetime(2027, 10, 31, 0, 50, tzinfo=UTC)
+    service = beats.start({"e": crontab(minute=55)}, {})
+    service.scheduler.tick()
+    beats.now += timedelta(minutes=25)
+    entry = service.scheduler.schedule["e"]
+    assert not last_runs.count_from_now(service, [(0.0, entry)])
+
+
 def test_celerys_deadline_also_bounds_what_is_sent_one_by_one(beats: Beats) -> None:
     entries = {"each": crontab(minute=0)}
     beats.run(entries, WANTED, BEGIN + timedelta(minutes=40))
