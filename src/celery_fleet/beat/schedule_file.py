@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dbm
+import io
 import pickle
 import shelve
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from celery_fleet.common import json_file
 from celery_fleet.common.errors import FleetError
@@ -82,6 +83,26 @@ class UnreadableError(FleetError):
     """The file is there and can't be read. The message says why."""
 
 
+class _Lost:
+    """Stands for an object whose class the release no longer has, until Celery replaces or drops its entry."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):  # only beat writes what it reads
+    """Keeps all other entries if the schedule class of one is gone; Celery would remove the file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except (ImportError, AttributeError):
+            return _Lost
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return the content of a schedule's file; empty if there is none.
 
@@ -96,7 +117,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise UnreadableError(f"the schedule {path} can't be read: {exc.strerror}") from exc
     if data.startswith(_PICKLE):
-        return dict(pickle.loads(data))  # noqa: S301  # only beat writes this file
+        return dict(_Unpickler(io.BytesIO(data)).load())
     # An earlier version of Celery Fleet has written it.
     if not data and dbm.whichdb(str(path)) is None:
         return {}

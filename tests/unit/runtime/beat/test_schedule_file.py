@@ -7,17 +7,21 @@ import os
 import pickle
 import shelve
 import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.beat import PersistentScheduler
+from celery.schedules import crontab, schedule
 
 from celery_fleet.beat import schedule_file
 from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.compat.beat import keep_schedule_in
+from celery_fleet.compat.last_runs import count_from_new_times
 from tests.fleet import wait_for
 from tests.unit.runtime.beat.real import RealBeat
 
@@ -27,10 +31,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "schedule"
 
 
-def scheduler(path: Path) -> Any:
+def scheduler(path: Path, **more: float) -> Any:
     app: Any = Celery("shop", set_as_current=False, broker="memory://", fixups=[])
-    app.conf.update(result_expires=None, beat_schedule={"e": {"task": "t", "schedule": 60.0}})
+    entries = {
+        name: {"task": "t", "schedule": every} for name, every in {"e": 60.0, **more}.items()
+    }
+    app.conf.update(result_expires=None, beat_schedule=entries)
     keep_schedule_in(ScheduleFile)
+    count_from_new_times()
     return PersistentScheduler(app, schedule_filename=str(path))
 
 
@@ -65,6 +73,31 @@ def test_a_damaged_file_is_replaced(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert scheduler(path).schedule["e"].total_run_count == 0
     assert set(schedule_file.read(path)) >= {"entries", "tz"}
+
+
+def test_an_entry_whose_class_is_gone_costs_no_other_its_last_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(crontab):
+        """A schedule of a release that is replaced."""
+
+    module = ModuleType("gone")
+    module.Gone = Gone  # type: ignore[attr-defined]
+    Gone.__module__, Gone.__qualname__ = "gone", "Gone"
+    monkeypatch.setitem(sys.modules, "gone", module)
+    beat = scheduler(path)
+    beat.schedule["e"].total_run_count = 7
+    for name in ("e2", "dropped"):
+        beat.add(name=name, task="t", schedule=Gone(minute=5))
+    beat.sync()
+    monkeypatch.delitem(sys.modules, "gone")
+    beat = scheduler(path, e2=60.0)
+    assert beat.schedule["e"].total_run_count == 7
+    assert type(beat.schedule["e2"].schedule) is schedule
+    assert set(beat.schedule) == {"e", "e2"}
+    # Nothing of the class is saved.
+    assert b"_Lost" not in path.read_bytes()
+    beat.tick()
 
 
 def test_a_file_that_can_t_be_read_stays(path: Path) -> None:
