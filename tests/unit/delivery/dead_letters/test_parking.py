@@ -255,8 +255,8 @@ def test_a_task_that_fails_while_the_broker_is_away_is_kept_later(fleet: WorkerG
         both.execute()
     Path(f"{fleet.ledger}.go").touch()
     assert fleet.letters(1)["waits"].reason == "failed"
-    # A running task that is not carried over to the next connection runs again. On a slow machine the pause may end that
-    # connection, too.
+    # A running task that is not carried over to the next connection runs again. On a slow machine the pause may end
+    # that connection, too.
     runs = fleet.said("fails")
     assert set(runs) == {"waits 0"}
     assert len(runs) == 1 if carry else len(runs) > 1
