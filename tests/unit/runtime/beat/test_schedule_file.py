@@ -81,8 +81,8 @@ def test_an_entry_whose_class_is_gone_costs_no_other_its_last_run(
     class Gone(crontab):
         """A schedule of a release that is replaced."""
 
-    module = ModuleType("gone")
-    module.Gone = Gone  # type: ignore[attr-defined]
+    module: Any = ModuleType("gone")
+    module.Gone = Gone
     Gone.__module__, Gone.__qualname__ = "gone", "Gone"
     monkeypatch.setitem(sys.modules, "gone", module)
     beat = scheduler(path)
