@@ -94,7 +94,8 @@ def serving(
         "journals": list(journals),
         "schedule": schedule,
         "release": release,
-        "timeout": timeout,
+        # Within less, a unit that was in a crash loop before could not show that it is up.
+        "timeout": timeout if restarts is None else max(timeout, _STABLE_FOR + 1),
         "stable_for": _STABLE_FOR,
         "restarts": restarts,
     }

@@ -109,9 +109,11 @@ def connection(wanted: dict[str, Any]) -> Iterator[socket.socket]:
 
 def fetch(wanted: dict[str, Any]) -> str:
     """Request an address; return an empty string for an expected status code, otherwise the error."""
-    request = (
-        f"GET {wanted['path']} HTTP/1.1\r\nHost: {wanted['host']}\r\nConnection: close\r\n\r\n"
-    )
+    lines = [f"GET {wanted['path']} HTTP/1.1", f"Host: {wanted['host']}", "Connection: close"]
+    if "listen" in wanted:
+        # nginx always sends them, so an application may rely on them.
+        lines += ["X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: https", "X-Real-Ip: 127.0.0.1"]
+    request = "\r\n".join([*lines, "", ""])
     try:
         with connection(wanted) as stream:
             stream.sendall(request.encode())

@@ -89,8 +89,11 @@ class _Lost:
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return super().__new__(cls)
 
-    def __setstate__(self, _: Any) -> None:
-        pass
+    def _ignore(self, *_: Any) -> None:
+        """Take what belongs to the object."""
+
+    # A pickle has the items of lists and dictionaries apart from the object.
+    __setstate__ = __setitem__ = append = extend = _ignore
 
 
 class _Unpickler(pickle.Unpickler):  # only beat writes what it reads
@@ -117,7 +120,11 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise UnreadableError(f"the schedule {path} can't be read: {exc.strerror}") from exc
     if data.startswith(_PICKLE):
-        return dict(_Unpickler(io.BytesIO(data)).load())
+        content = dict(_Unpickler(io.BytesIO(data)).load())
+        entries = content.get("entries", {})
+        # Celery can't update an entry whose own class is gone.
+        kept = {name: one for name, one in entries.items() if not isinstance(one, _Lost)}
+        return {**content, "entries": kept}
     # An earlier version of Celery Fleet has written it.
     if not data and dbm.whichdb(str(path)) is None:
         return {}

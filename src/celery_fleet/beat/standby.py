@@ -111,24 +111,19 @@ def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str,
     Such a beat writes nothing to the broker, whose data may also have been restored from a backup. What only this host
     knows is told to the broker, for the next leader.
     """
-    # In UTC: in the hour that occurs twice in autumn, times of one zone don't compare.
-    now = app.now().astimezone(UTC)
     noted: dict[str, float] = {}
     for name, entry in service.scheduler.schedule.items():
         known = sent.get(name)
-        # A clock that was ahead may have left a time that is still to come.
-        last = None if known is None else min(datetime.fromtimestamp(known, UTC), now)
         # An entry of a file that never ran here has the time at which this host got it. Hosts share a row: if it has no
         # last run, its entry has got another time or was switched on again.
         counts = last_runs.is_shared(entry) or entry.total_run_count
-        found = last_runs.last_run(app, entry) if counts else None
-        own = None if found is None else found.astimezone(UTC)
-        if own is not None and (last or own) <= own <= now:
-            last = own
-        elif last is not None:
-            last_runs.ran_at(service, entry, last)
-        if last is not None and last.timestamp() != known:
-            noted[name] = last.timestamp()
+        last = last_runs.last_run(app, entry) if counts else None
+        own = None if last is None else last.timestamp()
+        if own is not None and own >= (known or own):
+            if own != known:
+                noted[name] = own
+        elif known is not None:
+            last_runs.ran_at(service, entry, datetime.fromtimestamp(known, UTC))
     leadership.note(noted)
 
 

@@ -206,8 +206,6 @@ def watch_service(
             events = beat.events(service)
             if events is None:
                 return
-            if last_runs.count_from_now(service, events):
-                events = beat.events(service) or []
             # A signal that stops beat may come while an entry is out of the heap, to be sent.
             if counters is not None and not progress.stopping:
                 counters.note(beat.names(events))

@@ -18,8 +18,7 @@ from celery.utils.time import maybe_make_aware
 from kombu.transport import redis as kombu_redis
 from kombu.utils import json as kombu_json
 
-from celery_fleet.compat import redbeat
-from celery_fleet.compat.last_runs import set_last_run
+from celery_fleet.compat import last_runs, redbeat
 from celery_fleet.compat.redbeat import RunToSave
 from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
 
@@ -160,7 +159,7 @@ def send_for_each(
         made = reserve(entry)
         moment = take(entry.name)
         if moment is not None:
-            set_last_run(service.app, made, moment)
+            last_runs.set_last_run(service.app, made, moment)
         return made
 
     scheduler.is_due, scheduler.reserve = is_due_again, reserve_next
@@ -198,6 +197,10 @@ def send_by(
         sending[:] = [str(entry.name), str(entry.task)]
         try:
             return apply_async(entry, *args, **kwargs)
+        except BaseException:
+            if run_of is None:
+                last_runs.was_not_sent(service, entry)
+            raise
         finally:
             sending.clear()
 

@@ -1,12 +1,9 @@
-# ruff: noqa: SLF001  # reading private attributes is what this module is for
+# reading private attributes is what this module is for
 """When the entries of beat's schedule ran last (celery/beat.py, django_celery_beat/schedulers.py)."""
 
 from __future__ import annotations
 
-import heapq
-import logging
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from celery import beat
@@ -14,11 +11,6 @@ from celery.utils.time import maybe_make_aware
 
 from celery_fleet.compat import redbeat
 from celery_fleet.compat.schedule import differs
-
-logger = logging.getLogger("celery_fleet.beat")
-
-#: How much later than now a last run may be: the clocks of hosts differ a little.
-AHEAD = timedelta(minutes=1)
 
 _stock_update = beat.ScheduleEntry.update
 
@@ -42,12 +34,10 @@ def _update(entry: Any, declared: Any) -> None:
 
 def last_run(app: Any, entry: Any) -> datetime | None:
     """Return when an entry ran last, in the schedule's zone; None if that is not known."""
-    # An application's own scheduler may have other entries.
-    last = getattr(entry, "last_run_at", None)
-    if last is None:
+    if entry.last_run_at is None:
         return None
-    aware: datetime = maybe_make_aware(last)
-    return aware.astimezone(app.timezone)
+    last: datetime = maybe_make_aware(entry.last_run_at)
+    return last.astimezone(app.timezone)
 
 
 def is_shared(entry: Any) -> bool:
@@ -61,18 +51,25 @@ def ran_at(service: Any, entry: Any, moment: datetime) -> None:
         redbeat.ran_at(entry, moment.astimezone(service.app.timezone))
         return
     set_last_run(service.app, entry, moment)
-    if is_shared(entry) and entry.model.one_off:
-        # It has run, so it must not run again, whenever it is due.
-        entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)
-    _save(service, entry)
-
-
-def _save(service: Any, entry: Any) -> None:
     # Only django_celery_beat saves single entries.
     dirty = getattr(service.scheduler, "_dirty", None)
     if dirty is not None:
         dirty.add(entry.name)
     service.scheduler.sync()
+
+
+def was_not_sent(service: Any, entry: Any) -> None:
+    """Don't save the run for which an entry could not be sent: the next beat, here or elsewhere, makes up for it.
+
+    Args:
+        service: Beat's service.
+        entry: The entry as it was before that run.
+    """
+    dirty = getattr(service.scheduler, "_dirty", None)
+    if dirty is None:
+        service.scheduler.schedule[entry.name] = entry
+    else:
+        dirty.discard(entry.name)
 
 
 def forget_unsaved(service: Any) -> None:
@@ -91,42 +88,6 @@ def set_last_run(app: Any, entry: Any, moment: datetime) -> None:
         entry.model.last_run_at = entry.last_run_at
         # Otherwise the scheduler takes it for a user's change and reads everything again.
         entry.model.no_changes = True
-
-
-def count_from_now(service: Any, held: Iterable[tuple[float, Any]]) -> bool:
-    """Let entries whose last run is still to come count from now; return whether there were any.
-
-    A clock that was ahead has been set back. Without this they would be due only when that time has come again.
-
-    Args:
-        service: Beat's service, after a tick.
-        held: All entries, as `compat.beat.events` returns them.
-    """
-    now = service.app.now().astimezone(UTC)
-    ahead = {}
-    for _, entry in held:
-        last = last_run(service.app, entry)
-        if last is not None and last.astimezone(UTC) > now + AHEAD:
-            ahead[str(entry.name)] = entry
-            logger.warning(
-                "the last run of %s, %s, is still to come; it counts from now", entry.name, last
-            )
-    for entry in ahead.values():
-        if redbeat.holds(service):
-            redbeat.ran_at(entry, now)
-        else:
-            set_last_run(service.app, entry, now)
-            _save(service, entry)
-    if ahead and not redbeat.holds(service):
-        _plan_again(service.scheduler, ahead)
-    return bool(ahead)
-
-
-def _plan_again(scheduler: Any, entries: Mapping[str, Any]) -> None:
-    """Compute again when entries are due; beat looks only at the first one in its heap."""
-    heap = scheduler._heap
-    for at, event in enumerate(heap):
-        if str(event.entry.name) in entries:
-            _, pause = scheduler.is_due(event.entry)
-            heap[at] = event._replace(time=scheduler._when(event.entry, pause))
-    heapq.heapify(heap)
+        if entry.model.one_off:
+            # It has run, so it must not run again, whenever it is due.
+            entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)

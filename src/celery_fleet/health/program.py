@@ -194,6 +194,7 @@ def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
             with contextlib.suppress(OSError):
                 unwritten.parent.mkdir(mode=0o755, exist_ok=True)
                 health_result.write(unwritten, result)
+                path = unwritten
     if setup.on_change and due(result):
         trouble = call(setup, result, path, timeout)
         if trouble:

@@ -135,8 +135,7 @@ def _measured(
     """Return how many tasks of each worker broke an SLO in a window, and how many count."""
     matcher = f"worker=~{any_of(workers)}"
     if kind == "failures":
-        # Of a new exception, all tasks may have failed before the first scrape.
-        return failed_and_ended(fleet, "app, worker", window, matcher, first=True)
+        return failed_and_ended(fleet, "app, worker", window, matcher)
     good, started = (
         _increase(selector, window)
         for selector in (

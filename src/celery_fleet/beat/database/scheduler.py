@@ -15,7 +15,6 @@ from typing import Any
 
 from celery_fleet.beat import waiting
 from celery_fleet.common.errors import FleetError, error_text, refuse
-from celery_fleet.compat.last_runs import AHEAD
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
@@ -134,14 +133,12 @@ def _save_own(entry: Any) -> None:
 
 
 def _save_newer(entry: Any) -> None:
-    """Save an entry as `_save_own` does, unless another beat has sent it since, and not with a clock that is ahead.
+    """Save an entry as `_save_own` does, unless another beat has sent it since.
 
     A beat that was frozen or cut off saves before it hears that another one sends. It would put back an older run, and
     the other one would send the entry again.
     """
-    now = entry._default_now()  # noqa: SLF001  # of the kind that the database takes, with or without a zone
-    possible = {"last_run_at__lte": now + AHEAD}
-    _save(entry, _row(entry).exclude(last_run_at__gt=entry.model.last_run_at, **possible))
+    _save(entry, _row(entry).exclude(last_run_at__gt=entry.model.last_run_at))
 
 
 def _row(entry: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,40 +210,14 @@ def test_a_time_that_can_t_be_compared_counts_as_the_same(beats: Beats) -> None:
     assert found == [("once", "12:30")]
 
 
-@pytest.mark.parametrize("restarts", [False, True])
-def test_a_clock_that_was_ahead_delays_nothing(
-    restarts: bool, beats: Beats, caplog: pytest.LogCaptureFixture
-) -> None:
-    entries = {"crontab": crontab(minute=0), "interval": schedule(3600), "rare": crontab(0, 0)}
-    service = beats.start(entries, {})
-
-    def run(until: datetime) -> list[tuple[str, str]]:
-        beats.sent.clear()
-        while beats.now < until:
-            beats.now += timedelta(seconds=max(service.scheduler.tick(), 0) + 0.001)
-        return sorted(beats.sent)
-
-    days = timedelta(days=30)
-    beats.now += days
-    run(BEGIN + days + timedelta(hours=2))
-    beats.now -= days
-    if restarts:
-        service.sync()
-        service = beats.start(entries, {})
-    found = run(BEGIN + timedelta(hours=5))
-    assert [name for name, _ in found] == [*["crontab"] * 3, *["interval"] * 2]
-    warnings = [one.message for one in caplog.records if "is still to come" in one.message]
-    assert len(warnings) == len(entries)
-
-
-def test_the_hour_that_occurs_twice_is_not_still_to_come(beats: Beats) -> None:
-    beats.zone = "Europe/Berlin"
-    beats.now = datetime(2027, 10, 31, 0, 50, tzinfo=UTC)
-    service = beats.start({"e": crontab(minute=55)}, {})
-    service.scheduler.tick()
-    beats.now += timedelta(minutes=25)
-    entry = service.scheduler.schedule["e"]
-    assert not last_runs.count_from_now(service, [(0.0, entry)])
+def test_the_function_that_tells_the_time_is_no_part_of_it() -> None:
+    """Celery compares it, and one from beat's file, or from the broker, is never the same."""
+    one = crontab(minute=0, nowfun=partial(datetime.now, tz=UTC))
+    kept = pickle.loads(pickle.dumps(one))  # noqa: S301  # this test wrote it
+    assert one != kept
+    assert not differs(one, kept)
+    assert differs(one, crontab(minute=5, nowfun=one.nowfun))
+    assert one.nowfun is not None
 
 
 def test_celerys_deadline_also_bounds_what_is_sent_one_by_one(beats: Beats) -> None:

@@ -155,22 +155,6 @@ def test_a_changed_time_makes_nothing_due_at_once(
     assert beat.arrived("shop.hourly") == 0
 
 
-def test_a_last_run_that_is_still_to_come_counts_as_now(
-    server: Server, beats: tuple[RealBeat, RealBeat]
-) -> None:
-    """The clock was ahead."""
-    beat, _ = beats
-    app = Celery("shop", set_as_current=False, broker=server.url)
-    app.conf.update(redbeat.settings(server.url))
-    redbeat.connect(app)
-    with beat.running(often={"task": "shop.often", "interval": 2}):
-        wait_for(lambda: beat.arrived("shop.often") >= 1, 30)
-        redbeat.ran_at(redbeat.entry(app, "often"), datetime.now(UTC) + timedelta(days=30))
-        number = beat.arrived("shop.often")
-        wait_for(lambda: beat.arrived("shop.often") >= number + 2, 30)
-    assert beat.log.count("is still to come") == 1
-
-
 def test_another_beat_continues_when_one_ends(
     server: Server, beats: tuple[RealBeat, RealBeat]
 ) -> None:

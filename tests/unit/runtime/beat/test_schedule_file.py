@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.beat import PersistentScheduler
+from celery.beat import PersistentScheduler, ScheduleEntry
 from celery.schedules import crontab, schedule
 
 from celery_fleet.beat import schedule_file
@@ -98,6 +98,33 @@ def test_an_entry_whose_class_is_gone_costs_no_other_its_last_run(
     # Nothing of the class is saved.
     assert b"_Lost" not in path.read_bytes()
     beat.tick()
+
+
+def test_an_entry_whose_own_class_is_gone_begins_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GoneEntry(ScheduleEntry):
+        """An entry of the application's own scheduler."""
+
+    class GoneList(list[int]):
+        """An argument."""
+
+    module: Any = ModuleType("gone")
+    for kind in (GoneEntry, GoneList):
+        setattr(module, kind.__name__, kind)
+        kind.__module__, kind.__qualname__ = "gone", kind.__name__
+    monkeypatch.setitem(sys.modules, "gone", module)
+    beat = scheduler(path, own=60.0)
+    beat.schedule["e"].total_run_count = 7
+    beat.schedule["e"].args = GoneList([1, 2])
+    beat.schedule["own"] = GoneEntry(name="own", task="t", schedule=schedule(60))
+    beat.sync()
+    monkeypatch.delitem(sys.modules, "gone")
+    beat = scheduler(path, own=60.0)
+    assert beat.schedule["e"].total_run_count == 7
+    assert type(beat.schedule["own"]) is ScheduleEntry
+    assert beat.schedule["e"].args == ()
+    assert b"_Lost" not in path.read_bytes()
 
 
 def test_a_file_that_can_t_be_read_stays(path: Path) -> None:

@@ -23,6 +23,7 @@ from celery.schedules import crontab
 from celery_fleet.beat import leadership, standby
 from celery_fleet.beat.leadership import Leadership, Renewal
 from celery_fleet.beat.schedule_file import ScheduleFile
+from celery_fleet.compat import beat as compat
 from celery_fleet.compat import clock_changes, last_runs
 from celery_fleet.compat.beat import keep_schedule_in, stock
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
@@ -247,16 +248,18 @@ def test_an_entry_that_is_new_on_a_host_is_not_new_to_the_fleet(
     assert host.lead() == host.now - 2 * HOUR
 
 
-def test_a_run_that_is_still_to_come_counts_as_now(host: OneHost, server: Server) -> None:
-    """The clock of a leader was ahead."""
-    host.ran(host.now - 2 * HOUR)
-    note(server, host.now + 30 * 24 * HOUR)
-    assert host.lead() == host.now
-    assert Leadership(server.client, "two").sent() == {"e": host.now.timestamp()}
-    # Another one has sent since, with the right time.
-    host.ran(host.now + 30 * 24 * HOUR)
-    note(server, host.now - HOUR)
-    assert host.lead() == host.now - HOUR
+@pytest.mark.parametrize("own", [False, True])
+def test_a_clock_that_is_a_little_behind_doubles_nothing(
+    host: OneHost, server: Server, own: bool
+) -> None:
+    """The leader before sent the run of 11:00 by its own clock, and here it is not quite 11:00."""
+    sent = host.now + HOUR / 2
+    if own:
+        host.ran(sent)
+    note(server, sent if not own else host.now - HOUR)
+    host.now = sent - timedelta(seconds=1.5)
+    assert host.lead() == sent
+    assert Leadership(server.client, "two").sent() == {"e": sent.timestamp()}
 
 
 def test_only_the_leader_notes_runs(server: Server) -> None:
@@ -277,6 +280,26 @@ def test_a_run_that_another_leader_prevented_is_not_saved(host: OneHost) -> None
     last_runs.forget_unsaved(service)
     service.sync()
     assert host.start().scheduler.schedule["e"].last_run_at == before
+
+
+def test_a_run_that_could_not_be_sent_is_not_saved(
+    host: OneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError("the broker is away")
+
+    monkeypatch.setattr(stock.Channel, "_put", stock.Channel._put)
+    service = host.start()
+    scheduler = service.scheduler
+    scheduler.apply_async = fails
+    compat.send_by(service, lambda *_: True, lambda _: None)
+    entry = scheduler.schedule["e"]
+    host.now += HOUR
+    following = scheduler.reserve(entry)
+    scheduler.apply_entry(entry)
+    assert following.last_run_at == host.now
+    service.sync()
+    assert host.start().scheduler.schedule["e"].last_run_at == entry.last_run_at < host.now
 
 
 # --- real beats ----------------------------------------------------------------------------------------
