@@ -230,9 +230,7 @@ def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
     worker, web = f"{fleet.app}-worker@mail.service", f"{fleet.app}-web.service"
     # Only workers say what they run; a deploy pins the release of the others and restarts them at once.
     others = rf"unit=~{quoted(re.escape(fleet.app) + '-(beat|web)' + re.escape('.service'))}"
-    processes = (
-        f"({fleet.of(metric, state='running')} or {fleet.of(metric, others, state='pinned')})"
-    )
+    workers, rest = fleet.of(metric, state="running"), fleet.of(metric, others, state="pinned")
     running, pinned, running_too, other = (
         fleet.of(metric, host=host, unit=name, release=release, state=state)
         for name, release, state in (
@@ -250,7 +248,7 @@ def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
     }
     yield Rule(
         alert="CeleryReleaseOutdated",
-        expr=f"{fleet.of(metric, state='running')} unless on (host, unit, release) {fleet.of(metric, state='pinned')}",
+        expr=f"{workers} unless on (host, unit, release) {fleet.of(metric, state='pinned')}",
         summary="$unit on $host runs the release $release, but another one was deployed there.",
         calm={running: at(1), pinned: at(1)},
         fires=({pinned: None},),
@@ -260,10 +258,10 @@ def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
     yield Rule(
         alert="CeleryReleasesDiffer",
         expr=(
-            f"count by (app, host, release) {processes} unless on (app, release) "
-            f"topk by (app) (1, count by (app, release) {processes})"
+            f"count by (app, host, release) ({workers} or {rest}) unless on (app, release) "
+            f"topk by (app) (1, count by (app, release) ({workers}))"
         ),
-        summary="Processes on $host run the release $release, but most run another one.",
+        summary="Processes on $host have the release $release, but most workers run another one.",
         calm={running: at(1), running_too: at(1)},
         fires=({other: at(1)},),
         found={"host": host, "release": "two"},
