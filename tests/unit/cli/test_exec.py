@@ -195,6 +195,7 @@ def test_a_command_that_is_killed_with_its_supervisor(place: Place) -> None:
     assert place.run("--", "sh", "-c", "kill -KILL $PPID $$").returncode == 137
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_too_long_is_stopped(place: Place) -> None:
     done = place.run("--timeout", "0.5", "--", "sleep", "30")
     assert done.returncode == 124
@@ -238,6 +239,7 @@ time.sleep(20)
     assert process.returncode == 100 + number
 
 
+@pytest.mark.slow
 def test_an_ignored_signal_is_not_passed_on(place: Place) -> None:
     """`nohup celery-fleet exec -- … &`, and then a logout."""
     place.ignored = (signal.SIGHUP,)

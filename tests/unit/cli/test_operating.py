@@ -286,6 +286,7 @@ def test_a_broker_that_accepts_and_never_answers(
     assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
 
 
+@pytest.mark.slow
 def test_nested_time_limits_end_with_the_shorter() -> None:
     def nested() -> None:
         with ask.bounded("inner", 5):

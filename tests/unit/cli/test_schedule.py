@@ -130,6 +130,7 @@ def test_usage_mistakes_are_refused(
     assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer(call: Call, project: Project) -> None:
     project.environment["DATABASE_URL"] = "sqlite:////nowhere/db"
     for argv in (("list",), ("sync",), ("reset", "--yes")):

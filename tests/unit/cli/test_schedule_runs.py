@@ -154,6 +154,7 @@ def test_the_last_runs_come_from_the_running_beat(place: Path, call: Call) -> No
     assert "2.5 s" in table
 
 
+@pytest.mark.slow
 def test_a_host_whose_beat_stands_by_says_so(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +183,7 @@ def test_without_a_record_the_due_times_are_shown(place: Path, call: Call) -> No
     assert len(hourly["due"]) == 1
 
 
+@pytest.mark.slow
 def test_the_coming_slots_are_in_order(call: Call) -> None:
     done = call("schedule", "next", "-n", "5", "--json")
     found = json.loads(done.stdout)["slots"]
@@ -191,6 +193,7 @@ def test_the_coming_slots_are_in_order(call: Call) -> None:
     assert call("schedule", "next", "-n", "3").stdout.count("shop.add") == 3
 
 
+@pytest.mark.slow
 def test_the_history(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     as_json = json.dumps({"message": "Scheduler: Sending due task hourly (shop.add)"})
     logged(
@@ -240,6 +243,7 @@ def test_with_log_files_there_is_no_history(place: Path, call: Call) -> None:
     assert (done.exit_code, "celery-fleet logs beat" in done.stderr) == (3, True)
 
 
+@pytest.mark.slow
 def test_an_entry_is_run_by_hand(place: Path, call: Call, broker: Server) -> None:
     path = place / "etc/shop/credentials/beat.json"
     settings = json.loads(path.read_text())

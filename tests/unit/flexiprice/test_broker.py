@@ -30,6 +30,7 @@ RETRYING = "celery.conf.update(result_backend_always_retry=True, result_backend_
 NOBODY = "redis://127.0.0.1:1/0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("results", "code", "call", "cause"),
     [

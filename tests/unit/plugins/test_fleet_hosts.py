@@ -32,6 +32,7 @@ PLAYS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("groups", "hosts"),
     [

@@ -1182,6 +1182,7 @@ def test_a_slow_start_is_waited_for(host: Host) -> None:
     assert 19 < host.systemd.now - 1000 < 31
 
 
+@pytest.mark.slow
 def test_the_old_process_may_drain_until_systemds_timeout(running: Host) -> None:
     course: list[dict[str, str]] = [
         {"InvocationID": "old", "ActiveState": "deactivating", "Job": "7"},

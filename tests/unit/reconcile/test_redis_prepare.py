@@ -37,6 +37,8 @@ from tests.support.certificates import Authority
 from tests.support.fake_systemd import FakeSystemd, State
 from tests.support.host_paths import host_paths
 
+pytestmark = pytest.mark.slow
+
 UNIT = "redis@shop-broker.service"
 OWNER = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
 ADMIN = "+acl +config +info +client +dbsize +bgsave"

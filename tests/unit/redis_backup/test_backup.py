@@ -264,6 +264,7 @@ def test_a_server_without_the_right_is_named(instances: Instances, tmp_path: Pat
         redis_snapshot.take(server, tmp_path / "x.rdb")
 
 
+@pytest.mark.slow
 def test_an_encrypted_backup_can_be_read_with_the_private_key_only(
     instances: Instances, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

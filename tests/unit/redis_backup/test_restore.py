@@ -181,6 +181,7 @@ def test_a_dump_beside_an_append_only_file_would_be_ignored(tmp_path: Path, back
         server.client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_is_only_replaced_on_demand_and_kept(kind: str, new_host: New, backed_up: Any) -> None:
     backup, data = backed_up

@@ -123,6 +123,7 @@ def test_rsync_stores_and_removes(module: tuple[str, Path], tmp_path: Path) -> N
     assert target.prune("shop", 2, stored) == []
 
 
+@pytest.mark.slow
 def test_without_its_checksums_a_backup_does_not_count(
     module: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_without_its_checksums_a_backup_does_not_count(
     assert names(place) == ["shop-20260102T010000Z"]
 
 
+@pytest.mark.slow
 def test_what_has_arrived_of_a_failed_backup_is_removed(
     module: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_what_has_arrived_of_a_failed_backup_is_removed(
     assert names(place) == []
 
 
+@pytest.mark.slow
 def test_a_target_that_refuses_is_named(module: tuple[str, Path], tmp_path: Path) -> None:
     address, _ = module
     with pytest.raises(TargetError, match=r"rsync ended with status \d+: .+"):

@@ -24,6 +24,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 
 from tests.programs import required
 
+pytestmark = pytest.mark.slow
+
 LIMIT = Limit(60)
 # Name -> its relations to other packages.
 MIRROR = {

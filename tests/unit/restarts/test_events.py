@@ -47,6 +47,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]
     signals.after_task_publish.disconnect(events._sent)
 
 
+@pytest.mark.slow
 def test_only_senders_that_wait_for_the_broker_are_recorded(
     broker: Server, noted: list[tuple[str, int, str]]
 ) -> None:

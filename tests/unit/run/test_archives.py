@@ -185,6 +185,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         made.shutdown()
 
 
+@pytest.mark.slow
 def test_an_archive_comes_from_a_url_if_its_hash_is_right(tmp_path: Path, server: str) -> None:
     path = tar(tmp_path / "a.tar.gz")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -195,6 +196,7 @@ def test_an_archive_comes_from_a_url_if_its_hash_is_right(tmp_path: Path, server
     assert not (tmp_path / "unpacked").exists()
 
 
+@pytest.mark.slow
 def test_a_url_without_an_archive_is_named(tmp_path: Path, server: str) -> None:
     (tmp_path / "scratch").mkdir()
     with pytest.raises(UserError, match=rf"can't get {server}/none.tar: .*404.*Check the URL"):

@@ -249,6 +249,7 @@ def test_it_renews_while_the_run_lives_and_gives_back_when_it_is_killed(
     assert eventually(lambda: not run_directory.exists()), "nothing of the run stays"
 
 
+@pytest.mark.slow
 def test_a_killed_run_s_lease_is_kept_while_its_processes_still_act(
     run_directory: Path, host: Host, main_process: subprocess.Popen[bytes]
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_killed_run_s_lease_is_kept_while_its_processes_still_act(
     assert eventually(host.free)
 
 
+@pytest.mark.slow
 def test_a_process_that_never_ends_keeps_the_lease_no_longer_than_silence_would(
     run_directory: Path,
     host: Host,
@@ -300,6 +302,7 @@ def test_a_lease_that_another_run_took_over_is_no_longer_relied_on(
     assert ask(host.path, "renew", "other")["state"] == "ours", "what is another's is left alone"
 
 
+@pytest.mark.slow
 def test_a_host_that_can_t_be_reached_costs_the_lease_before_another_may_take_it(
     run_directory: Path,
     host: Host,
@@ -313,6 +316,7 @@ def test_a_host_that_can_t_be_reached_costs_the_lease_before_another_may_take_it
     assert "could not be reached" in lease.trouble(run_directory)
 
 
+@pytest.mark.slow
 def test_a_lease_that_was_given_back_is_not_lost(
     run_directory: Path, host: Host, main_process: subprocess.Popen[bytes]
 ) -> None:

@@ -143,6 +143,7 @@ def test_a_crash_at_any_moment_leaves_a_whole_mark_or_none(
     assert ask(tmp_path, "start", host="worker2")["host"] == "worker1"
 
 
+@pytest.mark.slow
 def test_one_that_hangs_with_the_lock_is_waited_for(tmp_path: Path) -> None:
     ask(tmp_path, "start")
     holder = subprocess.Popen(

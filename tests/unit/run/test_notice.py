@@ -206,6 +206,7 @@ def slack(webhook: Path, document: dict[str, Any]) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 def test_the_example_for_slack(webhook: Path) -> None:
     start = {**notice.begun("shop", "abc", PLAN, "site.yml"), "user": "ana"}
     failed = [{"host": "worker1", "task": "Start", "message": "<!channel> & no memory"}]
@@ -224,6 +225,7 @@ def test_the_example_for_slack(webhook: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http://127.0.0.1:1", "", "http://a b", "ftp://127.0.0.1:1"])
 def test_the_example_keeps_the_address_secret(webhook: Path, scheme: str) -> None:
     webhook.write_text(f"{scheme}/hook/secret\n")

@@ -445,6 +445,7 @@ def origin(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_branch_tag_and_commit(origin: Path, tmp_path: Path) -> None:
     def of(version: str | None) -> str:
         scratch = Path(tempfile.mkdtemp(dir=tmp_path))

@@ -396,6 +396,7 @@ def test_settings_that_cannot_be_pinned_end_the_process(
 APP = "from celery import Celery\napp = Celery('shop', broker='redis://theirs')\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "component"),
     [(["worker"], "worker"), (["beat"], "beat"), (["report"], "flower")],
@@ -432,6 +433,7 @@ def test_versions_are_checked_before_anything_of_celery_is_imported(run: Run) ->
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["producer", "operator"])
 @pytest.mark.parametrize("service", ["worker", "beat"])
 def test_borrowed_credentials_start_no_service(

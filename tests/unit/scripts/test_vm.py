@@ -127,6 +127,7 @@ def test_the_keeper_runs_qemu_until_it_ends_without_a_reboot(
     assert machines.process_of(machine, "qemu") is None
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_start_is_reported_with_the_reason(
     machine: machines.Machine, qemu: Path
 ) -> None:

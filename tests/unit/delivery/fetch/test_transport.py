@@ -224,6 +224,7 @@ def test_a_busy_queue_does_not_delay_others(server: Server) -> None:
             message.ack()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_no_wake_up_is_lost(server: Server, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks of all lists are so rare that a lost wake-up would show."""

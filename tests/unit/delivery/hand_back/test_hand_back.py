@@ -536,6 +536,7 @@ def test_a_program_that_a_task_runs_does_not_hold_the_lock(dead: Dead) -> None:
         program.kill()
 
 
+@pytest.mark.slow
 def test_it_retries_until_its_time_is_over_while_redis_is_away(dead: Dead) -> None:
     dead.write_settings(f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{free_port()}/0")
     began = time.monotonic()
@@ -546,6 +547,7 @@ def test_it_retries_until_its_time_is_over_while_redis_is_away(dead: Dead) -> No
     assert PASSWORDS["worker"] not in said
 
 
+@pytest.mark.slow
 def test_messages_are_handed_back_if_redis_comes_back_in_time(
     tmp_path: Path, server: Server, broker: redis.Redis
 ) -> None:
@@ -560,6 +562,7 @@ def test_messages_are_handed_back_if_redis_comes_back_in_time(
     dead.begun.close()
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_does_not_block_the_unit(
     dead: Dead, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,6 +601,7 @@ def test_one_of_several_addresses_answers(dead: Dead) -> None:
         dead.take(message("one"))
 
 
+@pytest.mark.slow
 def test_a_pipe_without_a_writer_does_not_block_the_unit(
     dead: Dead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

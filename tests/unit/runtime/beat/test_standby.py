@@ -154,6 +154,7 @@ def test_a_message_whose_answer_was_lost_is_not_sent_again(server: Server) -> No
     assert leader.sent() == {"nightly": 2.5}
 
 
+@pytest.mark.slow
 def test_the_leader_hears_that_it_is_none_any_more(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -608,6 +608,7 @@ def test_without_a_database_nothing_is_checked(tmp_path: Path) -> None:
     assert checks.database(setup(tmp_path)).state == GOOD
 
 
+@pytest.mark.slow
 def test_a_database_of_an_application_without_django(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -727,6 +728,7 @@ def test_other_urls_are_no_databases(url: str) -> None:
     assert health_database.scheme_of(url) == ""
 
 
+@pytest.mark.slow
 def test_a_release_that_does_not_answer_is_reported_in_one_line(tmp_path: Path) -> None:
     release(tmp_path)
     python = tmp_path / "opt/releases/r1/venv/bin/python"

@@ -79,6 +79,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 # --- running -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_is_bad_and_delays_no_other() -> None:
     forever = threading.Event()
 

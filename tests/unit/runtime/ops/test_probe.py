@@ -223,6 +223,7 @@ def test_another_process_that_is_full_does_not_end_the_wait(
     assert report["nodes"][NODE]["state"] == "answered"
 
 
+@pytest.mark.slow
 def test_a_worker_is_not_busy_because_of_a_hanging_canary(patient: Fleet) -> None:
     patient.slots = 1
     patient.active = {NODE: []}

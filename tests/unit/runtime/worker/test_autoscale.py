@@ -103,6 +103,7 @@ LIMITS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(burst=BURST, limits=LIMITS, fit=st.integers(1, 30))
 def test_a_burst_waits_no_longer_than_with_all_processes_plus_the_time_to_start_them(
@@ -117,6 +118,7 @@ def test_a_burst_waits_no_longer_than_with_all_processes_plus_the_time_to_start_
     assert found.ended == burst.rate * burst.seconds
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(bursts=st.lists(BURST, min_size=1, max_size=3), limits=LIMITS, fit=st.integers(1, 30))
 def test_the_size_stays_within_its_bounds_and_the_memory(
@@ -128,6 +130,7 @@ def test_the_size_stays_within_its_bounds_and_the_memory(
     assert found.last == limits.lowest
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(burst=BURST, limits=LIMITS)
 def test_a_burst_causes_few_changes(burst: Burst, limits: Limits) -> None:
@@ -143,6 +146,7 @@ def test_a_burst_causes_few_changes(burst: Burst, limits: Limits) -> None:
         assert after[0] - before[0] >= least
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(limits=LIMITS, rate=st.integers(1, 3), runs=st.integers(1, 8))
 def test_a_steady_load_is_no_reason_to_change_again_and_again(

@@ -682,6 +682,7 @@ def test_messages_that_can_not_be_put_back_are_left_to_celerys_stop(
 # --- the pause ---
 
 
+@pytest.mark.slow
 def test_a_pause_hands_back_and_a_resume_fetches_again(worker: Worker) -> None:
     handler = worker.consumer.task_consumer.on_message
     running = worker.take("plain", "plain")
