@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 
-# What the plan says of a table whose rollback is pending.
+# What the plan says of a table with a pending rollback.
 _UNCONFIRMED = "the check of a table that an interrupted run has not confirmed"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

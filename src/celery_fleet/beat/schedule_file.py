@@ -84,7 +84,7 @@ class UnreadableError(FleetError):
 
 
 class _Lost:
-    """Stands for an object whose class the release no longer has, until Celery replaces or drops its entry."""
+    """Stands for an object of a class that the release no longer has, until Celery replaces or drops its entry."""
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return super().__new__(cls)
@@ -122,7 +122,7 @@ def read(path: Path) -> dict[str, Any]:
     if data.startswith(_PICKLE):
         content = dict(_Unpickler(io.BytesIO(data)).load())
         entries = content.get("entries", {})
-        # Celery can't update an entry whose own class is gone.
+        # Celery can't update an entry if its own class is gone.
         kept = {name: one for name, one in entries.items() if not isinstance(one, _Lost)}
         return {**content, "entries": kept}
     # An earlier version of Celery Fleet has written it.

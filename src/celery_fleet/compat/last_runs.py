@@ -16,7 +16,7 @@ _stock_update = beat.ScheduleEntry.update
 
 
 def count_from_new_times() -> None:
-    """Let an entry whose time has changed count from beat's start, as a new one does; repeatable.
+    """Let an entry with a new time count from beat's start, as a new one does; repeatable.
 
     Otherwise a time between the last run and now, which did not exist then, would be due at once.
     """

@@ -185,7 +185,7 @@ def skip_broken() -> None:
 
 
 def count_from_new_times() -> None:
-    """Let a declared entry whose time has changed count from beat's start, as a new one does; repeatable."""
+    """Let a declared entry with a new time count from beat's start, as a new one does; repeatable."""
     from redbeat.schedulers import RedBeatScheduler
 
     stock = RedBeatScheduler.update_from_dict

@@ -274,7 +274,7 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 #: Questions that are for the result store.
 _OF_RESULTS = ("result", "task")
 
-#: Questions whose answers have results, errors, arguments or messages of tasks, and Celery's methods that do.
+#: Questions about results, errors, arguments or messages of tasks, and Celery's methods that do.
 _OF_TASKS = ("dead_letters", "result", "task")
 _METHODS_OF_TASKS = ("active", "query_task", "reserved", "scheduled")
 
