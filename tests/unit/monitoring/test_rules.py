@@ -213,6 +213,22 @@ def test_a_backup_that_was_never_tried_raises_an_alert(
     check(tmp_path, rule, {series: "0x300"}, fires=fires, minutes=minutes)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("running", "fires"), [("1x120", True), ("_x120", False)], ids=["two releases", "no worker"]
+)
+def test_releases_only_differ_from_what_workers_run(
+    tmp_path: Path, running: str, fires: bool
+) -> None:
+    (rule,) = of("CeleryReleasesDiffer")
+    info = 'celery_fleet_release_info{app="shop",host="control1"'
+    series = {
+        f'{info},unit="shop-worker@mail.service",release="one",state="running"}}': running,
+        f'{info},unit="shop-web.service",release="two",state="pinned"}}': "1x120",
+    }
+    check(tmp_path, rule, series, fires=fires)
+
+
 def test_only_a_broker_that_is_down_silences_alerts_of_queues_and_workers() -> None:
     """Workers go on without the cache and the results, so what happens to them is another trouble."""
     (rule,) = [

@@ -259,7 +259,7 @@ def _releases(fleet: MonitoredFleet) -> Iterator[Rule]:
         alert="CeleryReleasesDiffer",
         expr=(
             f"count by (app, host, release) ({workers} or {rest}) unless on (app, release) "
-            f"topk by (app) (1, count by (app, release) ({workers}))"
+            f"topk by (app) (1, count by (app, release) ({workers})) and on (app) {workers}"
         ),
         summary="Processes on $host have the release $release, but most workers run another one.",
         calm={running: at(1), running_too: at(1)},
