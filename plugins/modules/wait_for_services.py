@@ -41,7 +41,7 @@ options:
         description: Path, on the host, of the certificate of the authority that must have signed the server's.
         type: str
       listen:
-        description: Instead of port and authority, where a process answers without TLS; a path or C(ADDRESS:PORT).
+        description: The path of a Unix socket, or C(ADDRESS:PORT), for a process that answers without TLS.
         type: str
       path:
         description: Path to ask for.

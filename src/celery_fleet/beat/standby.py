@@ -106,10 +106,10 @@ def take_over(
 
 
 def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str, float]) -> None:
-    """Let entries count from their last run, which the broker knows, or this host if beat ran alone since.
+    """Let each entry count from its last run: the one that the broker knows, or a later one that this host knows.
 
-    Such a beat writes nothing to the broker, whose data may also have been restored from a backup. What only this host
-    knows is told to the broker, for the next leader.
+    A single beat notes nothing on the broker, and the broker's data may have been restored from a backup. So the leader
+    notes there what only this host knows, for the next one.
     """
     noted: dict[str, float] = {}
     for name, entry in service.scheduler.schedule.items():
@@ -119,11 +119,12 @@ def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str,
         counts = last_runs.is_shared(entry) or entry.total_run_count
         last = last_runs.last_run(app, entry) if counts else None
         own = None if last is None else last.timestamp()
-        if own is not None and own >= (known or own):
+        if own is not None and (known is None or own >= known):
             if own != known:
                 noted[name] = own
         elif known is not None:
-            last_runs.ran_at(service, entry, datetime.fromtimestamp(known, UTC))
+            last_runs.to_be_saved(service, entry, datetime.fromtimestamp(known, UTC))
+    service.scheduler.sync()
     leadership.note(noted)
 
 

@@ -50,12 +50,14 @@ def ran_at(service: Any, entry: Any, moment: datetime) -> None:
     if redbeat.holds(service):
         redbeat.ran_at(entry, moment.astimezone(service.app.timezone))
         return
-    set_last_run(service.app, entry, moment)
-    # Only django_celery_beat saves single entries.
-    dirty = getattr(service.scheduler, "_dirty", None)
-    if dirty is not None:
-        dirty.add(entry.name)
+    to_be_saved(service, entry, moment)
     service.scheduler.sync()
+
+
+def to_be_saved(service: Any, entry: Any, moment: datetime) -> None:
+    """Set when an entry of a file or a database ran last; the scheduler's next ``sync`` saves it."""
+    set_last_run(service.app, entry, moment)
+    _unsaved(service).add(entry.name)
 
 
 def was_not_sent(service: Any, entry: Any) -> None:
@@ -65,20 +67,22 @@ def was_not_sent(service: Any, entry: Any) -> None:
         service: Beat's service.
         entry: The entry as it was before that run.
     """
-    dirty = getattr(service.scheduler, "_dirty", None)
-    if dirty is None:
-        service.scheduler.schedule[entry.name] = entry
+    if is_shared(entry):
+        _unsaved(service).discard(entry.name)
     else:
-        dirty.discard(entry.name)
+        service.scheduler.schedule[entry.name] = entry
 
 
 def forget_unsaved(service: Any) -> None:
     """Don't save what is not saved yet: a run that was not sent. Call it in beat's own thread."""
     service.scheduler.sync = lambda: None
-    # Only django_celery_beat saves single entries.
-    dirty = getattr(service.scheduler, "_dirty", None)
-    if dirty is not None:
-        dirty.clear()
+    _unsaved(service).clear()
+
+
+def _unsaved(service: Any) -> set[str]:
+    """Return the names of the entries that are to be saved. Only django_celery_beat saves single entries."""
+    names: set[str] = getattr(service.scheduler, "_dirty", set())
+    return names
 
 
 def set_last_run(app: Any, entry: Any, moment: datetime) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from celery_fleet.common import json_file
 
 STATE = Path("/var/lib/celery-fleet/health")
-#: Where a result goes if it can't be written there, so that the next check knows which state has been reported.
+#: Has a result that can't be written to `STATE`. By it the next check knows which state has been reported.
 UNWRITTEN = Path("/run/celery-fleet")
 FORMAT = 1
 

@@ -194,7 +194,7 @@ class OneHost:
         return Service(app, schedule_filename=str(self._file), scheduler_cls=PersistentScheduler)
 
     def ran(self, moment: datetime) -> None:
-        """Save a run of a beat that runs alone."""
+        """Save a run of a single beat."""
         service = self.start()
         service.scheduler.schedule["e"].last_run_at = moment
         service.scheduler.schedule["e"].total_run_count = 5
@@ -273,7 +273,7 @@ def test_only_the_leader_notes_runs(server: Server) -> None:
 
 
 def test_a_run_that_another_leader_prevented_is_not_saved(host: OneHost) -> None:
-    """Otherwise this host would take it for one that it sent alone."""
+    """Otherwise this host would take it for a run that only it knows."""
     service = host.start()
     before = service.scheduler.schedule["e"].last_run_at
     host.now += HOUR
