@@ -27,8 +27,8 @@ lint: setup ## every static check
 test-fast: setup ## lint and the tests without hosts, except the slow ones of both
 	@scripts/check.sh fast
 
-test: setup ## test-fast, the slow tests, then a deploy of the demo's fleet on bare hosts
-	@scripts/check.sh fast slow molecule:default
+test: setup ## test-fast, then the slow tests, ansible-lint, and a deploy of the demo's fleet on bare hosts
+	@scripts/check.sh fast slow,molecule:default,slow-lint
 
 sanity: setup ## ansible-test sanity on the collection as it is built
 	@scripts/check.sh sanity
@@ -45,8 +45,8 @@ COMMA := ,
 SPACE := $(subst x,,x x)
 
 test-all: setup ## every test and scenario, even if one fails; writes docs/tested.md
-	@scripts/check.sh --keep-going fast slow long sanity \
-		molecule:$(subst $(SPACE),$(COMMA),$(strip $(PAIRED))) $(ALONE:%=molecule:%) tested
+	@scripts/check.sh --keep-going fast slow,slow-lint long sanity \
+		$(subst $(SPACE),$(COMMA),$(strip $(PAIRED:%=molecule:%))) $(ALONE:%=molecule:%) tested
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*

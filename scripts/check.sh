@@ -4,14 +4,14 @@
 # usage: check.sh [--keep-going] PART...
 #   --keep-going    run the other parts even if one fails
 #   lint            every static check; quick-lint: all but ansible-lint, slow-lint: that
-#   fast            lint and the tests without hosts, in parallel, except the slow ones of both
+#   fast            quick-lint and the tests without hosts, in parallel, except the slow ones
 #   slow            these slow ones
 #   long            the rest, which takes minutes: real workers of every pool, killed, frozen and cut off, and fleets
 #                   of each minor of Celery (their virtualenvs come from PyPI, once)
 #   sanity          Ansible's own checks of the collection as it is built
 #   molecule:NAME   one Molecule scenario
-#   molecule:A,B,…  several, two at a time; each prints its output when it has ended
 #   tested          docs/tested.md, from the last run of each part
+#   PART,PART,…     several, two at a time; each prints its output when it has ended
 # Called by the Makefile, which puts .venv/bin on PATH. The last lines of a failed run name each failed test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -96,13 +96,13 @@ scenario() {
     molecule test --scenario-name "$1"
 }
 
-# scenarios NAME...: run scenarios two at a time. Most of their tests wait, so one leaves time for another. Scenarios
-# that measure waiting times must run on their own.
-scenarios() {
-  local name pid status failed=0
+# two_at_a_time PART...: slow tests and tests on hosts mostly wait, so one part leaves time for another. Parts that
+# measure times must run on their own.
+two_at_a_time() {
+  local each pid status failed=0
   local -A names=()
-  for name in "$@" ''; do
-    while ((${#names[@]} >= 2 || ${#names[@]} && ${#name} == 0)); do
+  for each in "$@" ''; do
+    while ((${#names[@]} >= 2 || ${#names[@]} && ${#each} == 0)); do
       status=0
       wait -n -p pid || status=$?
       cat "$FAILURES/${names[$pid]}.out"
@@ -112,11 +112,11 @@ scenarios() {
       fi
       unset "names[$pid]"
     done
-    [[ $name ]] || continue
+    [[ $each ]] || continue
     mkdir -p "$FAILURES"
-    say "starting: $name"
-    "${BASH_SOURCE[0]}" "molecule:$name" >"$FAILURES/$name.out" 2>&1 &
-    names[$!]=$name
+    say "starting: $each"
+    "${BASH_SOURCE[0]}" "$each" >"$FAILURES/${each#molecule:}.out" 2>&1 &
+    names[$!]=${each#molecule:}
   done
   return "$failed"
 }
@@ -146,41 +146,32 @@ lint() {
   return "$failed"
 }
 
-# beside LINT PART NAME MARKERS: run checks of one kind and tests at the same time.
-beside() {
-  local lint=$1 log=$STATE_DIR/lint.log lint_pid failed=0
-  shift
+# The checks run beside the tests.
+fast() {
+  local log=$STATE_DIR/lint.log lint_pid failed=0
   mkdir -p "$STATE_DIR"
-  "${BASH_SOURCE[0]}" "$lint" >"$log" 2>&1 &
+  "${BASH_SOURCE[0]}" quick-lint >"$log" 2>&1 &
   lint_pid=$!
-  tests "$@" || failed=1
+  tests fast 'tests without hosts' 'not slow and not long' || failed=1
   wait "$lint_pid" || failed=1
   cat "$log"
   return "$failed"
 }
 
-fast() {
-  beside quick-lint fast 'tests without hosts' 'not slow and not long'
-}
-
-slow() {
-  beside slow-lint slow 'slow tests without hosts' 'slow and not long'
-}
-
 part() {
+  local parts
   case $1 in
+    *,*)
+      IFS=, read -ra parts <<<"$1"
+      timed "${#parts[@]} parts, two at a time" two_at_a_time "${parts[@]}"
+      ;;
     lint) lint ;;
     quick-lint) quick_lint ;;
     slow-lint) slow_lint ;;
     fast) timed 'fast, altogether' fast ;;
-    slow) timed 'slow, altogether' slow ;;
+    slow) tests slow 'slow tests without hosts' 'slow and not long' ;;
     long) tests long 'long tests without hosts' long ;;
     sanity) tested sanity 'ansible-test sanity' scripts/sanity.sh ;;
-    molecule:*,*)
-      local names
-      IFS=, read -ra names <<<"${1#molecule:}"
-      timed "${#names[@]} scenarios, two at a time" scenarios "${names[@]}"
-      ;;
     molecule:*) scenario "${1#molecule:}" ;;
     tested) python -m scripts.tested page ;;
     *) die "unknown part '$1'" ;;
@@ -192,7 +183,7 @@ if [[ ${1:-} == --keep-going ]]; then
   KEEP_GOING=yes
   shift
 fi
-(($#)) || die "usage: check.sh [--keep-going] lint | quick-lint | slow-lint | fast | slow | long | sanity | molecule:NAME | tested ..."
+(($#)) || die "usage: check.sh [--keep-going] lint | quick-lint | slow-lint | fast | slow | long | sanity | molecule:NAME | tested | PART,PART,… ..."
 failed=0
 for each in "$@"; do
   part "$each" && continue

@@ -188,6 +188,7 @@ def test_a_change_of_the_inventory_ends_it(tmp_path: Path) -> None:
 def test_other_pools_are_refused(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made, scaling(made) as scale:
         made.worker(pool)
+        stats(made)  # gevent's worker logs that it is ready before it hears remote control
         found = scale("set", 5)
         why = f"its pool is {pool}, and only prefork can start and end processes"
         assert found["refused"] == {NODE: why}
