@@ -82,6 +82,8 @@ class SimulatedBeat:
         if kind == REDBEAT:
             app.conf.update(redbeat.settings(url))
             redbeat.connect(app)
+        if kind == DATABASE:
+            _hold_all()
         self._service: Any = beat.Service(
             app, LONGEST, str(disk / "schedule"), scheduler_cls=SCHEDULERS[kind]
         )
@@ -144,8 +146,8 @@ def _in_code() -> dict[str, Any]:
     }
 
 
-def _guard(service: Any) -> None:
-    """Do what the fleet does with a schedule in a database."""
+def _hold_all() -> None:
+    """Have beat load every entry, also those that are not due at the hour that this machine's clock shows."""
     from django_celery_beat import schedulers
 
     from celery_fleet.beat.database import scheduler
@@ -153,6 +155,12 @@ def _guard(service: Any) -> None:
     # Reading is most of the work.
     schedulers.SCHEDULE_SYNC_MAX_INTERVAL = READS
     scheduler.hold_all()
+
+
+def _guard(service: Any) -> None:
+    """Do what the fleet does with a schedule in a database."""
+    from celery_fleet.beat.database import scheduler
+
     scheduler.guard(service, lambda trouble: None, standby=True)
 
 
