@@ -23,7 +23,6 @@ SHARED_NAMES = {
     "Channel",  # kombu's, for each of its minors
     "SentinelChannel",
     "Transport",
-    "RedisError",  # redis-py's, in the small client of each tree; the trees don't import each other
 }
 #: The name that Ansible gives to each action plugin.
 EACH_HAS_ONE = "ActionModule"

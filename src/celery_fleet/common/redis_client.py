@@ -22,11 +22,11 @@ SENTINEL_TIMEOUT = 1.0
 SENTINEL_PORT = 26379
 
 
-class RedisError(Exception):
+class ClientError(Exception):
     """An error that Redis returned."""
 
 
-class ProtocolError(RedisError):
+class ProtocolError(ClientError):
     """The answer does not come from Redis."""
 
 
@@ -136,7 +136,7 @@ class Client:
             context: TLS settings to use instead of the server's CA, also for its Sentinels.
 
         Raises:
-            OSError, RedisError: The server does not answer or refuses the login, or no Sentinel knows a primary.
+            OSError, ClientError: The server does not answer or refuses the login, or no Sentinel knows a primary.
         """
         if not server.sentinels:
             self._open(server, timeout, context)
@@ -145,7 +145,7 @@ class Client:
         for one in primaries(server, context):
             try:
                 self._open(one, timeout, context)
-            except (OSError, RedisError) as error:
+            except (OSError, ClientError) as error:
                 trouble = error
                 continue
             if self._is_primary():
@@ -194,13 +194,13 @@ class Client:
         """Send a command and return its answer.
 
         Raises:
-            OSError, RedisError: There is no answer, or it is an error.
+            OSError, ClientError: There is no answer, or it is an error.
         """
         self._socket.sendall(self._packed(words))
         return self._answer()
 
     def ask_all(self, commands: Iterable[Sequence[str]]) -> list[Any]:
-        """Send several commands at once and return their answers; an error is returned as a RedisError.
+        """Send several commands at once and return their answers; an error is returned as a ClientError.
 
         Raises:
             OSError: Some answers are missing.
@@ -213,7 +213,7 @@ class Client:
                 answers.append(self._answer())
             except ProtocolError:
                 raise
-            except RedisError as error:
+            except ClientError as error:
                 answers.append(error)
         return answers
 
@@ -233,7 +233,7 @@ class Client:
         if kind == b"+":
             return rest
         if kind == b"-":
-            raise RedisError(rest)
+            raise ClientError(rest)
         if kind not in b":$*" or not rest.removeprefix("-").isdigit():
             raise ProtocolError("the server that answers is not Redis")
         number = int(rest)
@@ -278,7 +278,7 @@ def primaries(server: Server, context: ssl.SSLContext | None = None) -> Iterator
             own = context if sentinel.ca else None
             with Client(sentinel, SENTINEL_TIMEOUT, own) as client:
                 answer = client.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", server.host)
-        except (OSError, RedisError) as error:
+        except (OSError, ClientError) as error:
             troubles.append(f"Sentinel {sentinel.address}: {error}")
             continue
         if answer is None:
@@ -300,13 +300,13 @@ def usable_sentinels(server: Server) -> tuple[int, bool]:
 
     Raises:
         ConnectionError: None of the Sentinels has answered.
-        RedisError: The login may not ask for this.
+        ClientError: The login may not ask for this.
     """
     for sentinel in server.sentinels:
         with contextlib.suppress(OSError), Client(sentinel, SENTINEL_TIMEOUT) as client:
             try:
                 words, enough = str(client.ask("SENTINEL", "CKQUORUM", server.host)), True
-            except RedisError as error:
+            except ClientError as error:
                 if not str(error).startswith("NOQUORUM "):
                     raise
                 words, enough = str(error), False

@@ -13,7 +13,7 @@ from typing import Any
 from celery_fleet.common import client_certificate, pauses
 from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common.pauses import Pause
-from celery_fleet.common.redis_client import Client, RedisError, Server
+from celery_fleet.common.redis_client import Client, ClientError, Server
 from celery_fleet.common.text import count
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, PAUSES
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
@@ -52,13 +52,13 @@ def trying(ask: Callable[[], Any], tries: int = 3, pause: float = 2.0) -> Any:
     """Return the answer of a server that may be restarting.
 
     Raises:
-        OSError, RedisError: The error of the last try.
+        OSError, ClientError: The error of the last try.
     """
     for number in range(1, tries + 1):
         try:
             return ask()
         # A timeout is not tried again: a server that hangs would hang again.
-        except (ConnectionError, RedisError) as error:
+        except (ConnectionError, ClientError) as error:
             restarting = isinstance(error, ConnectionError) or str(error).startswith("LOADING")
             if number == tries or not restarting:
                 raise
@@ -73,7 +73,7 @@ def redis(setup: Setup) -> Finding:
         where = server(setup, kind)
         try:
             about, seconds = trying(partial(described, where))
-        except (OSError, RedisError) as error:
+        except (OSError, ClientError) as error:
             parts.append((BAD, f"{kind} {where.address}: {reason(error)}"))
             continue
         limit, used = int(about.get("maxmemory", 0)), int(about.get("used_memory", 0))
@@ -113,13 +113,13 @@ def described(where: Server) -> tuple[dict[str, str], float]:
     about: dict[str, str] = {}
     with Client(where) as client:
         if where.password is None:
-            with contextlib.suppress(RedisError):
+            with contextlib.suppress(ClientError):
                 # Without a login the answer is an error, but it is an answer.
                 client.ask("PING")
         else:
             client.ask("PING")
             # Users of services that others run may not ask for this.
-            with contextlib.suppress(RedisError):
+            with contextlib.suppress(ClientError):
                 about = health_redis.information(client.ask("INFO", "memory"))
             if about and where.sentinels:
                 about |= health_redis.information(client.ask("INFO", "replication"))
@@ -131,7 +131,7 @@ def sentinels(where: Server) -> list[tuple[str, str]]:
     number = len(where.sentinels)
     try:
         found, enough = health_redis.usable_sentinels(where)
-    except (OSError, RedisError):
+    except (OSError, ClientError):
         # Either the primary was found by one that has gone since, or the rights are those of an older run.
         return []
     words = f"{found} of {number} Sentinels of {where.host} answer"
@@ -189,7 +189,7 @@ def queues(setup: Setup) -> Finding:
 def _pauses(client: Client) -> list[Pause]:
     try:
         found = client.ask("HGETALL", PAUSES)
-    except RedisError:  # older rights, or a server that others run
+    except ClientError:  # older rights, or a server that others run
         return []
     return pauses.parse(dict(zip(found[::2], found[1::2], strict=True)))
 

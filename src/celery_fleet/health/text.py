@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterable
 from typing import Any
 
-from celery_fleet.common.redis_client import RedisError
+from celery_fleet.common.redis_client import ClientError
 from celery_fleet.health.result import GOOD, Finding, worst
 from celery_fleet.health.setup import CheckError
 
@@ -22,7 +22,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.errno:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
-    if isinstance(error, (CheckError, RedisError, OSError)) and words:
+    if isinstance(error, (CheckError, ClientError, OSError)) and words:
         return words
     return ": ".join(part for part in (type(error).__name__, words) if part)
 

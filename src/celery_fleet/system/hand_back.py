@@ -41,7 +41,7 @@ if __name__ == "__main__":
 from celery_fleet.common import counters
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
-from celery_fleet.common.redis_client import RedisError, Server, server_of
+from celery_fleet.common.redis_client import ClientError, Server, server_of
 from celery_fleet.common.text import count
 from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.delivery.hand_back.put_back import MessageClient, Outcome, Return, context_of
@@ -124,7 +124,7 @@ class BrokerServers:
         """Connect to one of the servers, to each in turn.
 
         Raises:
-            OSError, RedisError: The server does not answer, or refuses us.
+            OSError, ClientError: The server does not answer, or refuses us.
         """
         number %= len(self.servers)
         context = self.context
@@ -249,10 +249,10 @@ def _carry_out(broker: BrokerServers, work: Return, outcome: Outcome) -> None:
         try:
             with broker.connection(number) as client:
                 work.attempt(client)
-        except (OSError, RedisError) as error:
+        except (OSError, ClientError) as error:
             outcome.trouble = f"Redis at {address}: {one_line(error)}"
             if isinstance(error, _FOR_GOOD) or (
-                isinstance(error, RedisError) and not str(error).startswith(_SOON)
+                isinstance(error, ClientError) and not str(error).startswith(_SOON)
             ):
                 return
         else:

@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 from celery_fleet.common import backup_record
 from celery_fleet.common.backup_record import BackupRecord
-from celery_fleet.common.redis_client import RedisError, Server
+from celery_fleet.common.redis_client import ClientError, Server
 from celery_fleet.common.text import shown
 from celery_fleet.system import redis_snapshot
 from celery_fleet.system.backup_target import (
@@ -186,7 +186,7 @@ def _snapshots(setup: BackupSetup, places: BackupPlaces, backup: Path) -> dict[s
         path = backup / f"{kind}.rdb"
         try:
             sizes[kind] = redis_snapshot.take(server, path)
-        except (OSError, RedisError) as error:
+        except (OSError, ClientError) as error:
             why = getattr(error, "strerror", None) or error
             raise SnapshotError(f"{kind} {server.address}: {why}") from None
         keys = redis_snapshot.check(f"{setup.flavor}-check-rdb", path)

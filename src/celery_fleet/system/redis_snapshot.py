@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import BinaryIO
 
-from celery_fleet.common.redis_client import Client, ProtocolError, RedisError, Server
+from celery_fleet.common.redis_client import Client, ClientError, ProtocolError, Server
 
 #: Seconds without a byte. While Redis prepares the snapshot it sends an empty line each second.
 TIMEOUT = 60.0
@@ -30,7 +30,7 @@ class SnapshotClient(Client):
         """Write a snapshot to a new file, flush it to the disk and return its size in bytes.
 
         Raises:
-            OSError, RedisError: Redis refused, the connection was lost in the middle, or the disk is full.
+            OSError, ClientError: Redis refused, the connection was lost in the middle, or the disk is full.
         """
         # Redis then streams the snapshot from memory instead of writing it to its own disk first.
         self.ask("REPLCONF", "capa", "eof")
@@ -41,7 +41,7 @@ class SnapshotClient(Client):
             header = self._stream.readline(self.longest)
         kind, rest = header[:1], header[1:].rstrip(b"\r\n")
         if kind == b"-":
-            raise RedisError(rest.decode(errors="replace"))
+            raise ClientError(rest.decode(errors="replace"))
         with open(path, "xb") as file:
             if kind == b"$" and rest.startswith(b"EOF:") and len(rest) == 44:
                 self._until(rest.removeprefix(b"EOF:"), file)
@@ -83,7 +83,7 @@ def take(server: Server, path: Path) -> int:
     """Write a snapshot of an instance to a new file and return its size in bytes.
 
     Raises:
-        OSError, RedisError: See `SnapshotClient.save`.
+        OSError, ClientError: See `SnapshotClient.save`.
     """
     with SnapshotClient(server, TIMEOUT) as client:
         return client.save(path)

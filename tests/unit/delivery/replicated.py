@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl, replication
 
-from celery_fleet.common.redis_client import Client, RedisError, Server
+from celery_fleet.common.redis_client import Client, ClientError, Server
 from scripts.ports import free_port
 from tests.fleet import PASSWORDS, QUEUES, ROOT
 from tests.programs import knows_setinfo, required
@@ -118,7 +118,7 @@ class Replicated:
         """Return the server that most Sentinels that answer take for the primary."""
         ports = []
         for one in self.sentinels:
-            with suppress(OSError, RedisError):
+            with suppress(OSError, ClientError):
                 ports.append(int(self.told(one)["port"]))
         port = max(ports, key=ports.count)
         return next(one for one in self.servers if one.port == port)
@@ -163,7 +163,7 @@ class Replicated:
         """Wait for something; return how many seconds it took."""
         began = time.monotonic()
         while True:
-            with suppress(OSError, RedisError, ValueError):
+            with suppress(OSError, ClientError, ValueError):
                 if look():
                     return time.monotonic() - began
             assert time.monotonic() - began < seconds, f"not in time: {what}\n{self.logs()}"

@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from celery_fleet.beat.leadership import Leadership
 from celery_fleet.cli.commands import redis as redis_command
 from celery_fleet.cli.exporter import broker as exporter
-from celery_fleet.common.redis_client import Client, RedisError, Server, primaries, server_of
+from celery_fleet.common.redis_client import Client, ClientError, Server, primaries, server_of
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import primary as following
 from celery_fleet.health import redis_checks
@@ -158,9 +158,9 @@ def test_a_client_never_takes_a_replica_for_the_primary(
 
 
 def test_a_sentinel_lets_no_component_change_anything(servers: Replicated) -> None:
-    with pytest.raises(RedisError, match="NOPERM"):
+    with pytest.raises(ClientError, match="NOPERM"):
         servers.ask(servers.sentinels[0], "SENTINEL", "FAILOVER", servers.name, user="worker")
-    with pytest.raises(RedisError, match="NOPERM"):
+    with pytest.raises(ClientError, match="NOPERM"):
         servers.ask(servers.servers[0], "REPLICAOF", "NO", "ONE", user="replica")
     for one in (servers.sentinels[0], servers.servers[0]):
         servers.ask(one, "ACL", "LOG", "RESET")

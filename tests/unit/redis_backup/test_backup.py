@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from celery_fleet.common import backup_record
-from celery_fleet.common.redis_client import RedisError, Server
+from celery_fleet.common.redis_client import ClientError, Server
 from celery_fleet.system import redis_backup, redis_snapshot
 from tests.programs import required
 from tests.unit.delivery.servers import serving
@@ -260,7 +260,7 @@ def test_a_server_without_the_right_is_named(instances: Instances, tmp_path: Pat
     server = Server(
         "127.0.0.1", instances.ports["broker"], user="operator", password=PASSWORDS["operator"]
     )
-    with pytest.raises(RedisError, match="NOPERM"):
+    with pytest.raises(ClientError, match="NOPERM"):
         redis_snapshot.take(server, tmp_path / "x.rdb")
 
 

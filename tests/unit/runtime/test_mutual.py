@@ -23,7 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from celery_fleet.common import client_certificate
-from celery_fleet.common.redis_client import Client, RedisError, Server
+from celery_fleet.common.redis_client import Client, ClientError, Server
 from scripts.ports import free_port
 from tests.facts import facts
 from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP
@@ -90,7 +90,7 @@ class Mutual:
         try:
             with Client(Server("127.0.0.1", self.ports[kind], **shown)) as client:
                 client.ask("PING")
-        except RedisError as error:
+        except ClientError as error:
             return "NOAUTH" in str(error)
         except OSError:
             return False

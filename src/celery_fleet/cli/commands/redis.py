@@ -19,7 +19,7 @@ from celery_fleet.cli import ask
 from celery_fleet.cli.application import Application, Instance
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command
-from celery_fleet.common.redis_client import Client, RedisError, Server
+from celery_fleet.common.redis_client import Client, ClientError, Server
 
 KINDS = ("broker", "results", "cache")
 #: Both work with Redis and with Valkey, and read REDISCLI_AUTH.
@@ -110,7 +110,7 @@ def located(application: Application, instance: Instance) -> Instance:
     try:
         with Client(primary) as client:
             return replace(instance, host=client.server.host, port=client.server.port)
-    except (OSError, RedisError) as error:
+    except (OSError, ClientError) as error:
         raise CommandError(
             f"the primary of the {instance.kind} is not known: {error}; see systemctl status"
             f" {application.name}-sentinel {instance.unit} on {hosts(instance)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.cli.exporter.table import COMMANDS_PER_SECOND, LONGEST_PAUSE
-from celery_fleet.common.redis_client import Client, RedisError, Server, information
+from celery_fleet.common.redis_client import Client, ClientError, Server, information
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, SENT
 from celery_fleet.health.redis_checks import lists, replicas
 from celery_fleet.health.setup import Setup
@@ -51,10 +51,10 @@ class ExporterConnection:
         return bool(self._server().sentinels)
 
     def ask_all(self, commands: Sequence[Sequence[str]]) -> list[Any]:
-        """Send several commands at once and return their answers; an error is returned as a RedisError.
+        """Send several commands at once and return their answers; an error is returned as a ClientError.
 
         Raises:
-            OSError, RedisError: The instance does not answer, or refuses the login.
+            OSError, ClientError: The instance does not answer, or refuses the login.
         """
         while True:
             lost = self._client is not None
@@ -63,7 +63,7 @@ class ExporterConnection:
                     self._client = _Client(self._server())
                 self.commands += len(commands)
                 return self._client.ask_all(commands)
-            except (OSError, RedisError) as error:
+            except (OSError, ClientError) as error:
                 self.close()
                 # The server may have closed it since the last time. One that hangs would hang again.
                 if not lost or not isinstance(error, ConnectionError):
@@ -80,12 +80,12 @@ def instance(kind: str, connection: ExporterConnection) -> Iterator[MetricSample
     """Yield whether an instance answers, how fast, how full its memory is, and how many replicas it has.
 
     Raises:
-        OSError, RedisError: It does not answer as it should.
+        OSError, ClientError: It does not answer as it should.
     """
     began = time.monotonic()
     sections = ("memory", *(("replication",) if connection.has_replicas else ()))
     answer, *about = connection.ask_all([("PING",), *(("INFO", name) for name in sections)])
-    if isinstance(answer, RedisError):
+    if isinstance(answer, ClientError):
         raise answer
     seconds = time.monotonic() - began
     yield MetricSample("celery_fleet_redis_up", 1.0, (kind,))
@@ -94,7 +94,7 @@ def instance(kind: str, connection: ExporterConnection) -> Iterator[MetricSample
     found = {
         name: information(text)
         for name, text in zip(sections, about, strict=True)
-        if not isinstance(text, RedisError)
+        if not isinstance(text, ClientError)
     }
     if "memory" in found:
         memory = found["memory"]
@@ -132,7 +132,7 @@ class QueueCollector:
         """Return the metrics of the queues; None if it is too early to look again.
 
         Raises:
-            OSError, RedisError: The broker does not answer as it should.
+            OSError, ClientError: The broker does not answer as it should.
         """
         began = time.monotonic()
         if began < self._next:
@@ -184,7 +184,7 @@ class QueueCollector:
     def _ask(self, commands: Sequence[Sequence[str]]) -> list[Any]:
         answers = self._connection.ask_all(commands) if commands else []
         for answer in answers:
-            if isinstance(answer, RedisError):
+            if isinstance(answer, ClientError):
                 raise answer
         return answers
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common import text as words
-from celery_fleet.common.redis_client import RedisError
+from celery_fleet.common.redis_client import ClientError
 from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, POISON
@@ -139,7 +139,7 @@ class Return:
         """Put back the messages that are still held.
 
         Raises:
-            OSError, RedisError: Redis does not answer, or its answer is an error.
+            OSError, ClientError: Redis does not answer, or its answer is an error.
         """
         if self._pending:
             self._acknowledge(client)
@@ -207,7 +207,7 @@ class Return:
             if value is None:
                 client.ask("ZREM", self._record.index, tag)
                 continue
-            if isinstance(value, RedisError):
+            if isinstance(value, ClientError):
                 self._leave(tag, str(value))
                 continue
             try:
@@ -219,7 +219,7 @@ class Return:
             moved.append((tag, kind))
             commands.append(command)
         for (tag, kind), answer in zip(moved, client.ask_all(commands), strict=True):
-            if isinstance(answer, RedisError):
+            if isinstance(answer, ClientError):
                 self._leave(tag, str(answer))
             else:
                 # PARK returns a list, in which the first item is like the result of PUT_BACK.
@@ -270,10 +270,10 @@ def _sound(answers: Iterable[Any]) -> list[int]:
     """Return the answers as numbers.
 
     Raises:
-        RedisError: One of the answers is an error.
+        ClientError: One of the answers is an error.
     """
     found = list(answers)
     for answer in found:
-        if isinstance(answer, RedisError):
+        if isinstance(answer, ClientError):
             raise answer
     return [int(answer) for answer in found]

@@ -28,7 +28,7 @@ from celery_fleet.cli.exporter.places import MetricPlaces
 from celery_fleet.cli.exporter.program import Settings, collector, connections_of
 from celery_fleet.cli.exporter.samples import text
 from celery_fleet.cli.exporter.table import COMMANDS_PER_SECOND, LONGEST_PAUSE
-from celery_fleet.common.redis_client import RedisError
+from celery_fleet.common.redis_client import ClientError
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.redis_checks import server as server_of
@@ -195,7 +195,7 @@ def test_a_message_that_is_not_text_is_counted(broker: Broker, host: Host) -> No
 
 def test_something_else_in_place_of_a_queue_is_an_error(broker: Broker, host: Host) -> None:
     broker.admin.set("queue1", "x")
-    with pytest.raises(RedisError, match="WRONGTYPE"):
+    with pytest.raises(ClientError, match="WRONGTYPE"):
         host.read()
 
 
@@ -286,7 +286,7 @@ def test_a_primary_has_its_number_of_replicas(
     states = enumerate(("online", "wait_bgsave", "online"))
     about = "\r\n".join(sync.format(number, number, state) for number, state in states)
     monkeypatch.setattr(
-        ExporterConnection, "ask_all", lambda *_: ["PONG", RedisError("NOPERM"), about]
+        ExporterConnection, "ask_all", lambda *_: ["PONG", ClientError("NOPERM"), about]
     )
     found = parsed(text(instance("broker", host.connection)))
     assert found["celery_fleet_redis_replicas"] == {labels(redis="broker"): 2}
@@ -298,7 +298,7 @@ def test_a_server_that_has_become_a_replica_is_left(
     monkeypatch.setattr(ExporterConnection, "has_replicas", True)
     closed: list[ExporterConnection] = []
     monkeypatch.setattr(ExporterConnection, "close", lambda self: closed.append(self))
-    answers = ["PONG", RedisError("NOPERM"), "role:slave\r\nconnected_slaves:0"]
+    answers = ["PONG", ClientError("NOPERM"), "role:slave\r\nconnected_slaves:0"]
     monkeypatch.setattr(ExporterConnection, "ask_all", lambda *_: answers)
     found = parsed(text(instance("broker", host.connection)))
     assert "celery_fleet_redis_replicas" not in found
