@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +22,9 @@ def plays(path: Path) -> list[dict[str, Any]]:
         else:
             found.append(play)
     return found
+
+
+def groups(play: Mapping[str, Any]) -> list[str]:
+    """Return the groups of hosts on which a play acts: those of its lookup `fleet_hosts`, or of its own pattern."""
+    hosts = str(play.get("hosts", ""))
+    return re.findall(r", '(\w+)'", hosts) or hosts.split(":")

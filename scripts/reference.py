@@ -280,9 +280,7 @@ def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
     """Return how a playbook's plays use roles, in their order."""
     found: dict[str, Use] = {}
     for play in plays:
-        # The lookup `fleet_hosts` has its groups as arguments.
-        hosts = str(play.get("hosts", ""))
-        hosts = ":".join(re.findall(r", '(\w+)'", hosts)) or hosts
+        hosts = ":".join(playbooks.groups(play))
         for item in play.get("roles") or ():
             role = {"role": item} if isinstance(item, str) else item
             tags = (*texts(role.get("tags")), *texts(play.get("tags")))

@@ -166,5 +166,5 @@ def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
     for play in plays:
         names = [one["role"].removeprefix(COLLECTION) for one in play.get("roles") or ()]
         if role in names:
-            return ", ".join(f"`{group}`" for group in str(play["hosts"]).split(":"))
+            return ", ".join(f"`{group}`" for group in playbooks.groups(play))
     raise PageError(f"{role}: no play of site.yml has this role")

@@ -61,7 +61,7 @@ _FOR_CLIENTS = "have it made again for clients only (clientAuth, digitalSignatur
 _WHOM = {openssl.SERVER: "servers", openssl.CLIENT: "clients", openssl.ANY: "any purpose"}
 
 PUT_BACK = "restore it; or, if it is there, give the user who deploys permission to read it"
-LOST = "see “Where an authority is lost” in docs/certificates.md"
+LOST = "see “If an authority is lost” in docs/certificates.md"
 
 
 @dataclass(frozen=True)

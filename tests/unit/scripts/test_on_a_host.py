@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.release import virtualenv
 
-from scripts.on_a_host.page import PageError, lines, option, secrets
+from scripts.on_a_host.page import PageError, hosts, lines, option, secrets
 from scripts.on_a_host.things import (
     VIRTUALENVS,
     Page,
@@ -137,3 +137,17 @@ def test_directories_of_the_inventory_of_builds_and_of_programs_are_on_the_page(
 
 def test_virtualenvs_are_in_the_directory_of_the_build() -> None:
     assert VIRTUALENVS == virtualenv.VIRTUALENVS
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("{{ lookup('celery_fleet.core.fleet_hosts', 'redis', 'flower') }}", "`redis`, `flower`"),
+        ("fleet:flower", "`fleet`, `flower`"),
+    ],
+)
+def test_the_hosts_of_a_role_are_groups(pattern: str, told: str) -> None:
+    plays = [{"hosts": pattern, "roles": [{"role": "celery_fleet.core.shop"}]}]
+    assert hosts("shop", plays) == told
+    with pytest.raises(PageError, match="mail: no play"):
+        hosts("mail", plays)

@@ -133,10 +133,7 @@ def run(context: Context, entry: str, anyway: bool) -> None:
     """
     application = context.application
     component = "schedule" if in_database(application) else "beat"
-    allowed = consumed(application, None, anyway)
-    request = {"do": "entry", "entry": entry, "consumed": allowed}
-    if allowed is not None:
-        request["consumed"] = [*allowed, *application.external]
+    request = {"do": "entry", "entry": entry, "consumed": consumed(application, None, anyway)}
     program = ["python", "-m", "celery_fleet.ops.tasks"]
     found = ask.in_release(application, component, program, context.bound(IMPORT), request)
     if not found["ok"]:
