@@ -15,7 +15,7 @@ from celery_fleet.common import errors
 from celery_fleet.common.errors import FleetError
 from celery_fleet.common.pauses import Pause
 from celery_fleet.common.text import count
-from celery_fleet.compat import intake, remote_control
+from celery_fleet.compat import forks, intake, remote_control
 from celery_fleet.compat import queues as compat_queues
 from celery_fleet.compat import worker as compat_worker
 from celery_fleet.delivery.hooks import HOOKS
@@ -133,6 +133,7 @@ def install(
     pulse = Pulse()
     unbegun = UnbegunTasks()
     remote_control.install()
+    forks.install()
     drainer, pausing = drain.install(app)
     pool = scaling.install(app, drainer, lambda queue: queue in pausing.paused, os.environ)
     if delivery is not None:
