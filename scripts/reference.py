@@ -38,6 +38,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 )
 
 from scripts import metrics_page, playbooks  # noqa: E402  # found by the line above
+from scripts.playbooks import Use, texts  # noqa: E402  # found by the line above
 from scripts.yaml_text import InlineList, dump  # noqa: E402  # found by the line above
 
 # The entry point with a role's own variables; the second one is that of a role without tasks.
@@ -64,8 +65,6 @@ ELEMENTS: dict[str, tuple[str, tuple[Option, ...]]] = {
     "celery_beat_schedule": (".NAME", application_options.ENTRY),
     "celery_release_commands": ("[]", application_options.COMMAND),
 }
-# Prefix of a role's name.
-COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "reference.md"
 EXAMPLES = ROOT / "scripts" / "role_examples.yml"
 
@@ -92,19 +91,6 @@ _MARKUP = re.compile(r"\b[CVOI]\(([^)]*)\)")
 _PATHS = re.compile(r"\b(?:docs/[\w-]+\.md|plugins/[\w/]+\.py)\b")
 # A default that only Ansible can compute, from an internal variable of the role.
 _COMPUTED = re.compile(r"\{\{ __\w+ \}\}")
-
-
-@dataclass(frozen=True)
-class Use:
-    """How `site.yml` uses a role.
-
-    Attributes:
-        hosts: The play's host pattern.
-        tags: The play's and the role's tags.
-    """
-
-    hosts: str
-    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -141,13 +127,6 @@ class Role:
     use: Use | None
     about: tuple[str, ...] = ()
     example: str = ""
-
-
-def texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return a description as a tuple of texts; it may be one text or a list."""
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def markdown(text: str) -> str:
@@ -271,24 +250,8 @@ def usage(use: Use | None) -> str:
     """Say on which hosts and under which tags a role runs."""
     if use is None:
         return "No play of `site.yml` has this role: another role or playbook needs it."
-    hosts = ", ".join(f"`{group}`" for group in use.hosts.split(":"))
     tags = ", ".join(f"`{tag}`" for tag in use.tags)
-    return f"Hosts: {hosts}. Tags: {tags}."
-
-
-def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
-    """Return how a playbook's plays use roles, in their order."""
-    found: dict[str, Use] = {}
-    for play in plays:
-        hosts = ":".join(playbooks.groups(play))
-        for item in play.get("roles") or ():
-            role = {"role": item} if isinstance(item, str) else item
-            tags = (*texts(role.get("tags")), *texts(play.get("tags")))
-            found.setdefault(
-                role["role"].removeprefix(COLLECTION),
-                Use(hosts, tuple(dict.fromkeys(tags))),
-            )
-    return found
+    return f"Hosts: {use.groups}. Tags: {tags}."
 
 
 def completed(
@@ -337,7 +300,7 @@ def parse(
 def read(root: Path) -> list[Role]:
     """Return all roles of a checkout: `FACTS` first, then the roles of `site.yml` in its order, then the others."""
     deploy = [root / "playbooks" / f"{name}.yml" for name in ("preflight", "site")]
-    used = uses([play for path in deploy for play in playbooks.plays(path)])
+    used = playbooks.uses([play for path in deploy for play in playbooks.plays(path)])
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
     examples = yaml.safe_load(EXAMPLES.read_text())

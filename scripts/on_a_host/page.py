@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scripts import playbooks
@@ -19,8 +19,6 @@ from scripts.on_a_host.words import (
 )
 from tests.render.fleet import Fleet
 
-# Prefix of a role's name.
-COLLECTION = "celery_fleet.core."
 # A variable of the examples' inventories, and our variable through which they pass it on.
 _BY = {"postgresql_password": "`celery_app_env_urls`"}
 
@@ -161,10 +159,9 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
     return "\n".join(text).rstrip() + "\n"
 
 
-def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
+def hosts(role: str, plays: Sequence[Mapping[str, Any]]) -> str:
     """Return the groups of hosts on which a role acts, from the first play that has the role."""
-    for play in plays:
-        names = [one["role"].removeprefix(COLLECTION) for one in play.get("roles") or ()]
-        if role in names:
-            return ", ".join(f"`{group}`" for group in playbooks.groups(play))
-    raise PageError(f"{role}: no play of site.yml has this role")
+    use = playbooks.uses(plays).get(role)
+    if use is None:
+        raise PageError(f"{role}: no play of site.yml has this role")
+    return use.groups

@@ -9,15 +9,14 @@ import pytest
 import yaml
 
 from scripts import reference
+from scripts.playbooks import Use, uses
 from scripts.reference import (
-    Use,
     defaults_text,
     first_comment,
     parse,
     readme,
     render,
     rows,
-    uses,
 )
 
 SPECS = yaml.safe_load(r"""
