@@ -11,21 +11,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import cache
 
 from kombu.utils.objects import cached_property
 
 #: Packages with such properties.
 _PACKAGES = frozenset({"celery", "kombu"})
 
-_installed = False
 
-
+@cache  # a hook can't be removed, so it must not be added twice
 def install() -> None:
-    """Have each process that this one forks make the locks anew, before it runs anything else."""
-    global _installed  # a hook can't be removed, so it must not be added twice
-    if not _installed:
-        os.register_at_fork(after_in_child=_renew)
-        _installed = True
+    """Give each process that this one forks new locks, before it runs anything else."""
+    os.register_at_fork(after_in_child=_renew)
 
 
 def _renew() -> None:
