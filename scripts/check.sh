@@ -99,7 +99,7 @@ scenario() {
 # two_at_a_time PART...: slow tests and tests on hosts mostly wait, so one part leaves time for another. Parts that
 # measure times must run on their own.
 two_at_a_time() {
-  local each pid status failed=0
+  local each name pid status failed=0
   local -A names=()
   for each in "$@" ''; do
     while ((${#names[@]} >= 2 || ${#names[@]} && ${#each} == 0)); do
@@ -115,8 +115,9 @@ two_at_a_time() {
     [[ $each ]] || continue
     mkdir -p "$FAILURES"
     say "starting: $each"
-    "${BASH_SOURCE[0]}" "$each" >"$FAILURES/${each#molecule:}.out" 2>&1 &
-    names[$!]=${each#molecule:}
+    name=${each#molecule:}
+    "${BASH_SOURCE[0]}" "$each" >"$FAILURES/$name.out" 2>&1 &
+    names[$!]=$name
   done
   return "$failed"
 }
@@ -146,7 +147,7 @@ lint() {
   return "$failed"
 }
 
-# The checks run beside the tests.
+# The checks run beside the tests, which show their progress meanwhile.
 fast() {
   local log=$STATE_DIR/lint.log lint_pid failed=0
   mkdir -p "$STATE_DIR"
