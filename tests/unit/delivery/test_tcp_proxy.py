@@ -160,6 +160,8 @@ def test_as_a_program_it_obeys_its_command_file(echo: int, tmp_path: Path) -> No
     try:
         until(commands.exists)
         client = Client(port)
+        client.say("zero")
+        assert client.hear() == "zero", "the proxy has accepted the connection, so it is an old one"
         obeys("hold old")
         client.say("one")
         assert client.hear(0.2) is None
