@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,14 +92,18 @@ def source(python: Path) -> Path:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """Return a directory with Celery's tests and the application of their tasks."""
-    with tarfile.open(source(made(OWN))) as archive:
-        inside = [
-            member for member in archive.getmembers() if member.name.partition("/")[2][:2] == "t/"
-        ]
-        archive.extractall(tmp_path, inside, filter="data")
+    # Debian 12's Python can't filter what it extracts; tar refuses paths outside the directory.
+    subprocess.run(
+        ["tar", "--extract", "--file", source(made(OWN)), "--wildcards", "celery-*/t/*"],
+        cwd=tmp_path,
+        check=True,
+    )
     (root,) = (path for path in tmp_path.iterdir() if path.name.startswith("celery-"))
     conftest = root / "t/integration/conftest.py"
     conftest.write_text(conftest.read_text() + CONFTEST)
+    # One test waits 6 s only. A worker that lost several connections in a row waits 5 s before the next.
+    canvas = root / "t/integration/test_canvas.py"
+    canvas.write_text(canvas.read_text().replace("TIMEOUT / 10", "TIMEOUT / 2"))
     (root / "pytest.ini").write_text(INI)
     (root / "own.py").write_text(
         'from celery import Celery\napp = Celery("own", include=["t.integration.tasks"])\n'
