@@ -77,7 +77,10 @@ def preflight(rounds: int) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "hosts.yml").write_text(json.dumps(whole_inventory(50, 24), indent=1))
     plays = {}
-    for name, action in (("check", "celery_fleet.core.preflight_inventory"), ("nothing", "ansible.builtin.debug")):
+    for name, action in (
+        ("check", "celery_fleet.core.preflight_inventory"),
+        ("nothing", "ansible.builtin.debug"),
+    ):
         play = {"hosts": "fleet", "gather_facts": False, "tasks": [{action: {}, "run_once": True}]}
         plays[name] = PLACE / f"{name}.yml"
         plays[name].write_text(json.dumps([play]))
