@@ -76,14 +76,14 @@ def preflight(rounds: int) -> str:
     directory = PLACE / "preflight"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "hosts.yml").write_text(json.dumps(whole_inventory(50, 24), indent=1))
-    plays = {}
-    for name, action in (
-        ("check", "celery_fleet.core.preflight_inventory"),
-        ("nothing", "ansible.builtin.debug"),
-    ):
-        play = {"hosts": "fleet", "gather_facts": False, "tasks": [{action: {}, "run_once": True}]}
-        plays[name] = PLACE / f"{name}.yml"
-        plays[name].write_text(json.dumps([play]))
+    nothing = PLACE / "nothing.yml"
+    play = {
+        "hosts": "fleet",
+        "gather_facts": False,
+        "tasks": [{"ansible.builtin.debug": {}, "run_once": True}],
+    }
+    nothing.write_text(json.dumps([play]))
+    plays = {"check": ROOT / "playbooks" / "check_inventory.yml", "nothing": nothing}
 
     # Other processes of this machine slow preflight down, so measure processor seconds, too.
     spent: dict[str, list[float]] = {name: [] for name in plays}
