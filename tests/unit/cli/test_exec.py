@@ -358,15 +358,36 @@ def test_as_a_file_it_only_needs_the_standard_library(tmp_path: Path) -> None:
     assert done.stderr.startswith("celery-fleet exec: ")
 
 
-def test_a_terminal_passes_through(place: Place) -> None:
-    """Only the option for systemd-run is checked; tests on hosts have a real terminal."""
+def unit_command(place: Place, terminal: bool) -> list[str]:
+    """Return systemd-run's command line for `echo done`."""
     app = exec_target.ExecApplication(
         "shop", "shop.celery", "nobody", place.root / "opt/shop", place.directory, "shop.slice"
     )
-    request = arguments(["--app", "shop", "--", "true"])
+    request = arguments(["--app", "shop", "--", "echo", "done"])
+    status = place.root / "ended"
+    return module.unit_command(
+        app, request, release=place.release, unit="u", status=status, terminal=terminal
+    )
+
+
+def test_a_terminal_passes_through(place: Place) -> None:
+    """Only the option for systemd-run is checked; tests on hosts have a real terminal."""
     for terminal, flag in ((True, "--pty"), (False, "--pipe")):
-        line = module.unit_command(
-            app, request, release=place.release, unit="u", status=Path("s"), terminal=terminal
-        )
+        line = unit_command(place, terminal)
         assert flag in line
         assert not {"--pty", "--pipe"} - {flag} & set(line)
+
+
+def test_at_a_terminal_the_unit_outlives_its_command(place: Place) -> None:
+    """When the unit ends, systemd-run stops reading what the command printed."""
+    line = unit_command(place, terminal=True)
+    shell = [word.replace("$$", "$") for word in line[line.index("--") + 1 :]]
+    supervisor = shell[: shell.index("/usr/bin/env")]
+    with subprocess.Popen([*supervisor, "echo", "done"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+        printed = time.monotonic()
+        assert process.wait(60) == 0
+    assert time.monotonic() - printed > module.LINGER / 2
+    assert (place.root / "ended").read_text() == "0\n"
+    assert str(module.LINGER) not in unit_command(place, terminal=False)
