@@ -127,6 +127,15 @@ class Fleet:
         return done.output
 
 
+def group_names(variables: Mapping[str, Any]) -> list[str]:
+    """Return a host's groups by the names that the roles have for them; `fleet_groups` may name others instead."""
+    found, other = variables["group_names"], variables["fleet_groups"]
+    return sorted(
+        {name for name in found if name not in other}
+        | {name for name, given in other.items() if given in found}
+    )
+
+
 def services(variables: Mapping[str, Any]) -> list[str]:
     """Return the bundle's services that the inventory puts on a host."""
     app, groups = variables["celery_app_name"], variables["group_names"]
@@ -275,6 +284,7 @@ def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
         files = Path(directory).glob("*.json")
         expected = {path.stem: Variables(json.loads(path.read_text())) for path in files}
     for variables in expected.values():
+        variables["group_names"] = group_names(variables)
         variables["services"] = services(variables) if "fleet" in variables["group_names"] else []
         variables["units"] = units(variables) if "fleet" in variables["group_names"] else []
     return Fleet(expected, containers, record.parent, sources or inventory_sources(), machines)
