@@ -36,10 +36,10 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 # Only a soak runs these.
 SOAK_ONLY := arm64
 SCENARIOS := $(filter-out $(SOAK_ONLY),$(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
-# These measure times, or need the whole machine; the others run two at a time.
-ALONE := restarts delivery cgroup2
+# These measure times or costs, or need the whole machine; the others run two at a time.
+ALONE := restarts delivery cgroup2 observe
 # Those that take longest come first, so that none of them runs by itself at the end.
-LONGEST := change failover observe fleets noon database_fleets
+LONGEST := noon failover change moves fleets database_fleets
 PAIRED := $(LONGEST) $(filter-out $(ALONE) $(LONGEST),$(SCENARIOS))
 COMMA := ,
 SPACE := $(subst x,,x x)

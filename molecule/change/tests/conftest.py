@@ -1,4 +1,4 @@
-"""Fixtures of the tests of changes; `change` has their helpers, `support` those of all scenarios."""
+"""Fixtures of the tests of changes; `support` has their helpers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from change import Fleets
 from support import web
+from support.change import Fleets
 from support.inventory import load_fleet
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from change import Fleets
+from support.change import Fleets
 
 
 def told(path: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from change import OTHER_PASSWORD, SENDING, Done, Fleets, Unit
 from support import database, resp, tasks, units
+from support.change import OTHER_PASSWORD, SENDING, Done, Fleets, Unit
 from support.waiting import wait_for
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from change import Fleets, Unit
 from support import resp, units
+from support.change import Fleets, Unit
 from support.plays import Started
 
 SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from change import Fleets
 from support import plays, units
+from support.change import Fleets
 
 OTHER = "not-of-the-fleet.service"
 

@@ -1,6 +1,6 @@
 """Runs of the delivered playbooks: what changes, what must not change, and what is refused.
 
-The scenario `change` has more of them: workers and hosts that leave, and releases that can't be imported.
+The scenarios `change` and `moves` have more of them: releases that can't be imported, and workers and hosts that leave.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The load and its record come from `restarts`; plans are read as in `change`."""
+"""The load and its record come from `restarts`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pytest
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "change" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from change import Fleets
 from ground import FLEET, Ground
+from support.change import Fleets
 from support.inventory import Fleet, load_fleet
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,

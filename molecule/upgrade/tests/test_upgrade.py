@@ -20,7 +20,6 @@ import yaml
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.renamed import (
     VARIABLES,
 )
-from change import Done, Fleets
 from faults import REDIS_RESTARTED
 from ground import (
     FLEET,
@@ -31,6 +30,7 @@ from ground import (
     playbook,
 )
 from support import plays, units
+from support.change import Done, Fleets
 from support.inventory import ROOT, Fleet
 from support.waiting import wait_for
 from versions import (

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from change import OTHER_WORKER_PASSWORD, Done, Fleets, Unit
 from support import database, resp, tasks
+from support.change import OTHER_WORKER_PASSWORD, Done, Fleets, Unit
 from support.inventory import ROOT
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from change import Fleets
+    from support.change import Fleets
 
 ARCHIVE = "/var/tmp/redis.tar.gz"
 SECONDS = 3.0  # of a task

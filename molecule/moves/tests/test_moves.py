@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
-from change import SENDING, STARTED, STARTING, STOPPED, Done, Fleets, Unit
 from support import database, resp, tasks, units
+from support.change import SENDING, STARTED, STARTING, STOPPED, Done, Fleets, Unit
 from support.plays import Run
 from support.waiting import wait_for
 

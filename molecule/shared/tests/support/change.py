@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from support import plays, units
 from support.inventory import ROOT, Fleet, load_fleet
 from support.plays import Run, Started
+from support.secrets import needles
 
 Unit = tuple[str, str]  # host and unit
 # A secret of these tests; all output is searched for it as for the real ones.
@@ -180,6 +182,24 @@ class Fleets:
     def start(self, title: str, arguments: Sequence[str]) -> Started:
         """Start site.yml without waiting for it."""
         return Started.site(self.fleet, title, *arguments)
+
+    def leaked(self, *, at_least: int) -> set[tuple[str, str]]:
+        """Return the files with output of runs that contain a secret, and the secret's name.
+
+        Transcripts are of runs with -vvv and --diff; plans are also kept as JSON. There must be so many of them.
+        """
+        written = [*plays.transcripts(self.fleet).iterdir(), *self.directory.glob("plan-*.json")]
+        assert len(written) > at_least
+        forms = {form: name for name, found in needles(self.fleet).items() for form in found}
+        for other in (OTHER_PASSWORD, OTHER_WORKER_PASSWORD):
+            forms[other] = "a password that a test has set"
+        texts = {path.name: path.read_text(errors="replace") for path in written}
+        return {
+            (path, name)
+            for path, text in texts.items()
+            for form, name in forms.items()
+            if form in text
+        }
 
     # --- state -----------------------------------------------------------------------------------
 

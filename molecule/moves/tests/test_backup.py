@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from change import Done, Fleets
 from support import database, plays, resp, tasks
+from support.change import Done, Fleets
 from support.plays import Run
 
 REDIS, WORKER, TARGET = "redis1", "worker1", "control1"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from support import database, plays, tasks, units
 
 if TYPE_CHECKING:
-    from change import Fleets
+    from support.change import Fleets
 
 
 def test_reboots_lose_no_task(changes: Fleets, label: str) -> None:
