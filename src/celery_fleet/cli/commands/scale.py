@@ -45,7 +45,7 @@ def scale(
 ) -> None:
     """Give WORKER this many processes now, instead of what the inventory says.
 
-    Processes that are too many end after their task. The number outlasts crashes, reboots and deploys, until --reset or
+    Surplus processes end after their task. The number outlasts crashes, reboots and deploys, until --reset or
     until `concurrency` or `autoscale` changes in the inventory. A worker with `autoscale` keeps it as well.
 
     Status 1: a worker can't be scaled, or has not so many processes yet; or --reset, and it was not scaled.
