@@ -11,6 +11,7 @@ short_description: Reads inventories as Ansible's own yaml does, and says where 
 description:
   - The same as P(ansible.builtin.yaml#inventory), which names no line of a file that is no YAML.
   - Refuses what that skips with a warning, such as C(host) in place of C(hosts).
+  - Skips certificates, keys and files that ansible-vault has encrypted, unless they end like YAML.
   - Hands files in INI to P(ansible.builtin.ini#inventory), and those of inventory plugins to
     P(ansible.builtin.auto#inventory).
 options:
@@ -40,6 +41,8 @@ KINDS: Final = {
 }
 # A line such as [redis] or [fleet:children].
 SECTION: Final = re.compile(r"^\[[\w.:-]+\][ \t]*([#;].*)?$", re.MULTILINE)
+# A certificate or a key, which variables look up beside the inventory, and what ansible-vault has encrypted.
+ARMOURED: Final = re.compile(r"^-----BEGIN [A-Z0-9 ]+-----|\A\$ANSIBLE_VAULT;", re.MULTILINE)
 BELONGS: Final = "Groups and hosts are in the hosts file; files of variables are in group_vars and host_vars beside it."
 
 
@@ -51,6 +54,13 @@ def kind(value: object) -> str:
 def is_ini(path: Path) -> bool:
     """Return whether a file has a section, as INI files do; hosts without a group may come before it."""
     return SECTION.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+def is_beside(path: Path) -> bool:
+    """Return whether a file without hosts may be beside those with hosts: a certificate, a key, a README."""
+    return path.name == "README" or bool(
+        ARMOURED.search(path.read_text(encoding="utf-8", errors="replace"))
+    )
 
 
 class MistakeError(AnsibleParserError):
@@ -90,9 +100,11 @@ class InventoryModule(yaml.InventoryModule):
             self._by("ini", inventory, loader, path, cache)
             return
         if not yaml.InventoryModule.verify_file(self, path):
+            if is_beside(file):
+                return
             raise AnsibleParserError(
                 f"{path} is not an inventory: it is neither YAML nor INI, and not a program that may be executed. Move "
-                "it elsewhere."
+                f"it out of {file.parent}, or name only the file with the hosts: -i {file.parent / 'hosts.yml'}"
             )
         # The error of the YAML parser knows the place, and what Ansible makes of it does not.
         data = loader.load_from_file(path, cache="none")

@@ -83,6 +83,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     names.check_unknown,
     rendering.check_rendering,
     values.check_required,
+    values.check_vault_tags,
     secrets.check_secrets,
     schedule.check_scheduler,
     schedule.check_schedule,

@@ -66,6 +66,7 @@ def read(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def read_with(directory: Path, file: str, text: str) -> subprocess.CompletedProcess[str]:
     """Read an environment in which one file has another text."""
     inventory = environment(directory / "shop", "shop")
+    (inventory / file).parent.mkdir(exist_ok=True)
     (inventory / file).write_text(text)
     return read(inventory, f"--vault-id=shop@{inventory / '.password'}")
 
@@ -183,6 +184,23 @@ def test_a_file_that_is_no_inventory_is_refused_with_a_clear_message(
     # Ansible's own message may repeat a name.
     assert " " not in words or done.stderr.count(words) == 1
     assert "_AnsibleTagged" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("packages-ca.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"),
+        ("certificates/one.crt", "Certificate:\n-----BEGIN CERTIFICATE-----\nMIIB\n"),
+        ("backup-key.asc", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmQIN\n"),
+        ("one.key", "$ANSIBLE_VAULT;1.1;AES256\n6162\n"),
+        ("README", "How to run this environment.\n"),
+    ],
+)
+def test_certificates_and_keys_may_be_beside_the_hosts(
+    tmp_path: Path, file: str, text: str
+) -> None:
+    done = read_with(tmp_path, file, text)
+    assert (done.returncode, "is not an inventory" in done.stderr) == (0, False), done.stderr
 
 
 def test_a_variable_that_two_files_set_is_named(tmp_path: Path) -> None:

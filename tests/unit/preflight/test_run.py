@@ -721,8 +721,21 @@ def test_two_redis_instances_with_the_same_port_are_refused(variables: Variables
 
 def test_clients_with_other_ports_than_redis_are_refused(variables: Variables) -> None:
     found = only(problems(variables, hosts={"redis1": {"redis_broker_port": 7000}}))
-    assert found.variable == "celery_app_broker_port"
-    assert "7000" in found.message
+    assert (found.variable, found.value) == ("redis_broker_port", "7000")
+    assert "write celery_app_broker_port: 7000 for all hosts instead" in found.remedy
+    assert problems({**variables, "celery_app_broker_port": 7000}) == []
+
+
+def test_ports_of_redis_and_clients_that_are_both_set_and_differ(variables: Variables) -> None:
+    found = only(problems({**variables, "redis_broker_port": 7000, "celery_app_broker_port": 7001}))
+    assert found.variable == "redis_broker_port"
+    assert found.remedy.startswith("set both to the same port, or only celery_app_broker_port")
+
+
+def test_a_port_that_only_some_clients_have(variables: Variables) -> None:
+    found = only(problems(variables, hosts={"worker1": {"celery_app_results_port": 7000}}))
+    assert (found.variable, found.hosts) == ("celery_app_results_port", ("worker1",))
+    assert "also for redis1" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -1138,10 +1151,12 @@ def test_a_file_that_ansible_does_not_read_is_refused(variables: Variables, tmp_
 
 
 def test_a_user_in_an_address_is_refused(variables: Variables) -> None:
-    found = problems({**variables, "ansible_host": "deploy@10.0.0.2"})
-    assert ("ansible_host", "is more than a host's name or address") in {
-        (one.variable, one.message) for one in found
-    }
+    for wrong in ("deploy@10.0.0.2", "[2001:db8::1]", "2001:db8:::1", "192.0.2.2:22"):
+        found = only(problems(variables, hosts={"worker1": {"ansible_host": wrong}}))
+        assert (found.variable, found.hosts) == ("ansible_host", ("worker1",))
+        assert found.message == "is not the name or address of a host"
+    for right in ("2001:db8::1", "fe80::1%eth0", "worker1.example.com", "worker_1"):
+        assert problems(variables, hosts={"worker1": {"ansible_host": right}}) == []
 
 
 def test_a_schedule_needs_beat(variables: Variables) -> None:
@@ -1870,3 +1885,142 @@ def test_placeholders_for_a_secret_are_refused(variables: Variables, value: str)
 )
 def test_an_address_without_a_login_is_accepted(variables: Variables, address: str) -> None:
     assert problems(variables | {S: {"git": address, "version": "main"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("celery-app-env", "did you mean celery_app_env?"),
+        ("CELERY_APP_SETTINGS", "did you mean celery_app_settings?"),
+        ("celery_settings", "did you mean celery_app_settings?"),
+        ("celery_worker_time_limit", "did you mean the option time_limit of a worker"),
+        ("celery_worker_queues", "did you mean the option queues of a worker"),
+        ("celery_worker_concurrency", "give it to a worker, as `concurrency` in"),
+        ("celery_beat_memory_max", "did you mean celery_beat_unit.memory_max?"),
+        ("celery_app_version", "did you mean celery_app_source.version?"),
+        ("celery_app_routes", "did you mean celery_app_task_routes?"),
+    ],
+)
+def test_an_unknown_name_is_followed_by_what_it_probably_means(
+    variables: Variables, name: str, words: str
+) -> None:
+    assert words in only(problems({**variables, name: {"a": "b"}})).remedy
+
+
+def test_nothing_is_suggested_that_only_has_the_same_prefix(variables: Variables) -> None:
+    assert "did you mean" not in only(problems({**variables, "celery_beat_zzz": 1})).remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "your_redis_password_here",
+        "generate-a-password",
+        "put-your-passphrase-here",
+        "django-insecure-change-me-in-production",
+        "${TOKEN}",
+        "__CHANGE__",
+        "sk-...",
+        "aaaaaaaaaaaaaaaaaaaaaaaa",
+        "12345678901234567890",
+    ],
+)
+def test_common_placeholders_are_refused(variables: Variables, text: str) -> None:
+    secret = {**variables["celery_app_secret_env"], "NEW": text}
+    found = only(problems({**variables, "celery_app_secret_env": secret}))
+    assert found.variable == "celery_app_secret_env.NEW"
+    assert "add celery_app_secret_env.NEW to preflight_allowed_placeholders" in found.remedy
+
+
+def test_ciphertext_without_its_tag_is_refused(variables: Variables) -> None:
+    text = "$ANSIBLE_VAULT;1.1;AES256\n6162636465666768\n"
+    found = only(problems({**variables, "flower_auth_password": text}))
+    assert "`!vault |`" in found.remedy
+    nested = {**variables["celery_app_secret_env"], "NEW": text}
+    found = only(problems({**variables, "celery_app_secret_env": nested}))
+    assert found.variable == "celery_app_secret_env.NEW"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("celery_app_state_directory", "/var/lib"),
+        ("celery_app_state_directory", "/home/admin/"),
+        ("celery_app_root", "/usr/local"),
+        ("celery_app_root", "/usr/share/shop"),
+        ("celery_app_root", "/tmp/shop"),
+        ("celery_app_root", "/etc/ssl"),
+        ("redis_config_directory", "/etc/redis"),
+    ],
+)
+def test_a_directory_of_the_system_is_not_the_applications(
+    variables: Variables, variable: str, value: str
+) -> None:
+    found = only(problems({**variables, variable: value}))
+    assert found.variable == variable
+    assert "belongs to the system" in found.message
+
+
+@pytest.mark.parametrize(
+    "value", ["/srv/shop", "/usr/local/shop", "/home/admin/shop", "/library/a"]
+)
+def test_a_directory_of_the_applications_own_is_accepted(variables: Variables, value: str) -> None:
+    assert problems({**variables, "celery_app_root": value}) == []
+
+
+def test_celerys_autoscale_is_refused_once(variables: Variables) -> None:
+    workers = {"default": {"queues": ["celery"], "autoscale": "2,10"}}
+    found = [p for p in problems({**variables, W: workers}) if p.variable.endswith("autoscale")]
+    assert "write {min: 2, max: 10, wait: 30s}" in only(found).remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_memory_per_child": 209715200}, "did you mean 204800 (200 MiB)?"),
+        ({"max_memory_per_child": 409600, "memory_max": "200M"}, "write less than 204800"),
+    ],
+)
+def test_more_memory_than_a_process_can_have(
+    variables: Variables, options: dict[str, object], words: str
+) -> None:
+    first = next(iter(variables[W]))
+    workers = {**variables[W], first: {**variables[W][first], **options}}
+    found = only(problems({**variables, W: workers}))
+    assert found.variable == f"{W}.{first}.max_memory_per_child"
+    assert words in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PGPASSWORD", "s3cret-s3cret"),
+        ("DB_PASSWORD", 12345678),
+        ("DB_PASSWORD_1", "s3cret-s3cret"),
+        ("RSA", "-----BEGIN " + "PRIVATE KEY-----"),
+    ],
+)
+def test_secrets_in_the_clear_by_other_names(
+    variables: Variables, name: str, value: object
+) -> None:
+    found = only(problems({**variables, "celery_app_env": {name: value}}))
+    assert (found.variable, found.severity) == (f"celery_app_env.{name}", Severity.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("accept_content", "json", "write [json]"),
+        ("accept_content", "json, yaml", "write [json, yaml]"),
+        ("task_time_limit", -5, "write 0 or more"),
+        ("worker_prefetch_multiplier", -1, "write 0 or more"),
+    ],
+)
+def test_values_of_settings_that_celery_would_misread(
+    variables: Variables, name: str, value: object, words: str
+) -> None:
+    found = only(problems({**variables, "celery_app_settings": {name: value}}))
+    assert found.variable == f"celery_app_settings.{name}"
+    assert words in found.remedy
+    fine = {"accept_content": ["json"], "task_time_limit": 0}
+    assert problems({**variables, "celery_app_settings": fine}) == []

@@ -15,6 +15,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import fault
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover, wanted, x509
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import Fault
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import PkiVariables
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.groups import (
+    is_wrong_address,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
@@ -257,7 +260,8 @@ def _texts(model: Model, host: str) -> Iterator[Problem]:
     if source == wanted.EXTERNAL:
         return
     for name in as_strings(model.value(host, "pki_subject_alt_names")):
-        if not x509.name_fits(name):
+        # By default it has the host's address, of which another check says what is wrong.
+        if not x509.name_fits(name) and not is_wrong_address(model, host, name):
             yield Problem(
                 "pki_subject_alt_names",
                 "has an entry that is neither a name nor an address that a certificate could be for",

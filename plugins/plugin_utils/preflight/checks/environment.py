@@ -50,7 +50,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Only at the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are not secrets.
 _SECRET = re.compile(
     r"(.*_)?(secret|secret_key|(api|access|private|encryption|signing|auth)_?key|password|passwd|passphrase|pass|pwd"
-    r"|token|credentials?)",
+    r"|token|credentials?)(_?\d+)?|pgpassword|rediscli_auth",
     re.IGNORECASE,
 )
 # An empty text, a switch, a number, or the path of a file.
@@ -101,12 +101,15 @@ def check_secrets_in_the_clear(model: Model) -> Iterator[Problem]:
     for path, environment, hosts in _environments(model):
         if path[0] == _OTHERS[1]:
             continue
-        for name, text in environment.items():
-            if not isinstance(text, str):
+        for name, value in environment.items():
+            if isinstance(value, bool) or not isinstance(value, (str, int)):
                 continue
+            text = str(value)
             reason = (
                 "is a URL with a password in it"
                 if _has_password(text)
+                else "is a private key"
+                if "PRIVATE KEY-----" in text
                 else "looks like a secret by its name"
                 if _SECRET.fullmatch(name) and not _NO_SECRET.fullmatch(text)
                 else ""

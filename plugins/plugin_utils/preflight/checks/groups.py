@@ -192,11 +192,11 @@ def check_machines(model: Model) -> Iterator[Problem]:
         if is_local(model, host):
             continue
         given = as_text(model.value(host, "ansible_host"))
-        if given and ("@" in given or "/" in given):
+        if given and not _is_host(given):
             yield Problem(
                 "ansible_host",
-                "is more than a host's name or address",
-                "write the name or address only; the user is ansible_user, the port ansible_port",
+                "is not the name or address of a host",
+                "write the name or address only, without brackets; the user is ansible_user, the port ansible_port",
                 value=model.show(("ansible_host",), given),
                 hosts=(host,),
             )
@@ -222,6 +222,23 @@ def check_machines(model: Model) -> Iterator[Problem]:
             hosts=tuple(without),
             severity=Severity.WARNING,
         )
+
+
+def is_wrong_address(model: Model, host: str, text: str) -> bool:
+    """Return whether a text is the host's `ansible_host`, and neither a name nor an address."""
+    return text == model.value(host, "ansible_host") and not _is_host(text)
+
+
+def _is_host(text: str) -> bool:
+    """Return whether a text is an address, or may be a name in DNS or in ssh's configuration."""
+    if ":" not in text:
+        return not re.search(r"[@/\[\]\s]", text)
+    try:
+        # A link-local address has its interface after a percent sign.
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(address: str) -> str:

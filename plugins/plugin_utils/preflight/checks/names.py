@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    suggestion,
-)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
@@ -20,6 +17,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_strings,
     dotted,
     each_worker,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
+    options_of,
 )
 
 # useradd takes 32 characters, and `<application>-flower` is a user too.
@@ -32,6 +32,14 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_HOST = 64
 # At least two parts: /opt itself belongs to no application. A removal accepts the same (removal/footprint.py).
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
+# Directories that Debian has, or in which several applications have theirs. The first are the system's at any depth.
+_SHARED_DIRECTORY = re.compile(
+    r"/(bin|boot|dev|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|var/run|var/tmp|usr/(?!local(/|$))[^/]+)(/.*)?"
+    r"|/usr/local(/(bin|etc|games|include|lib|man|sbin|share|src))?"
+    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www|lib/celery-fleet(-redis)?|log/celery-fleet)"
+    r"|/var/lib/(apt|dpkg|mysql|postgresql|redis|systemd|valkey)|/var/www/html|/home/[^/]+"
+    r"|/etc/(apt|celery-fleet|cron\.d|default|init\.d|nginx|redis|ssh|ssl|systemd|valkey)|/etc/ssl/(certs|private)"
+)
 _WORD = re.compile(r"\w*")
 # Variables that list the names that preflight accepts, and the remedy for a wrong entry of each.
 _ALLOWANCES: Final = {
@@ -89,11 +97,15 @@ def check_unknown(model: Model) -> Iterator[Problem]:
             continue
         own = model.specs.role_of(name)
         near = [known_name for known_name in known if near_miss(name, known_name)]
+        if own is None and (longer := name.replace("celery_", "celery_app_", 1)) in known:
+            near.append(longer)
         if own is None and not near:
             continue
         # Other roles may use our prefixes, except those that begin with celery_.
         ours = bool(near) or (own is not None and own.startswith("celery_"))
-        guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if ours else ""
+        guess = (
+            f"did you mean {near[0]}?" if near else _likely(model, name, own or "") if ours else ""
+        )
         # Never show the value, which may be a secret under a misspelt name. Don't show the text after a name either:
         # `redis_passwords:s3cret` without a space is one key.
         shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything
@@ -116,9 +128,30 @@ def check_unknown(model: Model) -> Iterator[Problem]:
         )
 
 
+def _likely(model: Model, name: str, own: str) -> str:
+    """Return a question with what an unknown variable of a role probably means, or an empty string."""
+    rest = name.removeprefix(f"{own}_")
+    if own == "celery_worker" and rest in model.specs.element_options("celery_worker_instances"):
+        return f"did you mean the option {rest} of a worker, in celery_worker_instances or celery_worker_defaults?"
+    of_role = [known for known in model.specs.options if known.startswith(f"{own}_")]
+    inside = [known for known in of_role if rest in options_of(model.specs.options[known])]
+    if inside:
+        return f"did you mean {inside[0]}.{rest}?"
+    longer = [known for known in of_role if known.endswith(f"_{rest}")]
+    if longer:
+        return f"did you mean {longer[0]}?"
+    # Without the prefix, which makes any two variables of a role look alike.
+    near = difflib.get_close_matches(rest, [known.removeprefix(f"{own}_") for known in of_role], 1)
+    return f"did you mean {own}_{near[0]}?" if near else ""
+
+
 def near_miss(name: str, known: str) -> bool:
-    """Return whether a name is almost a known one: a letter or two added, dropped, changed or swapped."""
-    if name == known or abs(len(name) - len(known)) > 2:
+    """Return whether a name is almost a known one: in upper case, with dashes, or with a letter or two wrong."""
+    if name == known:
+        return False
+    if name.lower().replace("-", "_") == known:
+        return True
+    if abs(len(name) - len(known)) > 2:
         return False
     cutoff = 0.9 if len(known) >= 10 else 0.8
     return difflib.SequenceMatcher(None, name, known).ratio() >= cutoff
@@ -297,6 +330,15 @@ def check_directories(model: Model) -> Iterator[Problem]:
                     "is not a directory that can belong only to one application",
                     "write an absolute path, in at least two parts of letters, digits and . _ + : @ -",
                     value=model.show((variable,), value or '""'),
+                    hosts=hosts,
+                )
+            elif isinstance(value, str) and _SHARED_DIRECTORY.fullmatch(value.rstrip("/")):
+                yield Problem(
+                    variable,
+                    "belongs to the system or to several applications. A run would give it to this application, and a "
+                    "removal would delete it",
+                    "write a directory of the application's own, as in /srv/shop",
+                    value=model.show((variable,), value),
                     hosts=hosts,
                 )
     for value, hosts in model.distinct_given("celery_app_config_directory"):

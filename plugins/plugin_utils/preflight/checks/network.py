@@ -290,13 +290,46 @@ def _clients(model: Model) -> Iterator[Problem]:
                 if servers[1:] or as_text(model.value(host, host_variable)) == server
             )
             if ours and number is not None and listening is not None and number != listening:
-                yield Problem(
-                    variable,
-                    f"is not the port that Redis listens on ({server_variable}: {number_text(listening)})",
-                    f"set both to the same port, or only set {server_variable}",
-                    value=model.show((variable,), value),
-                    hosts=ours,
+                yield _other_port(
+                    model, server, ours, (server_variable, listening), (variable, number)
                 )
+
+
+def _other_port(
+    model: Model,
+    server: str,
+    clients: tuple[str, ...],
+    listens: tuple[str, float],
+    connects: tuple[str, float],
+) -> Problem:
+    """Return the problem of a port on which Redis does not listen, at the variable that the user has set.
+
+    Args:
+        model: The inventory.
+        server: The host of Redis.
+        clients: Hosts that connect to another port.
+        listens: The variable with the port on which Redis listens, and that port.
+        connects: The variable with the port to which clients connect, and that port.
+    """
+    (server_variable, listening), (variable, number) = listens, connects
+    if server_variable not in model.given[server]:
+        return Problem(
+            variable,
+            f"is not the port on which Redis listens on {server} ({number_text(listening)})",
+            f"set {variable} for all hosts, also for {server}",
+            value=number_text(number),
+            hosts=clients,
+        )
+    both = any(variable in model.given[host] for host in clients)
+    return Problem(
+        server_variable,
+        f"is not the port to which {', '.join(clients)} connect ({variable}: {number_text(number)})",
+        f"set both to the same port, or only {variable} for all hosts: Redis listens there by default"
+        if both
+        else f"write {variable}: {number_text(listening)} for all hosts instead: Redis listens there by default",
+        value=number_text(listening),
+        hosts=(server,),
+    )
 
 
 def redis_memory(model: Model, host: str) -> tuple[str, ...]:

@@ -42,14 +42,14 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 SHORTEST: Final = 16
 _PLACEHOLDER = re.compile(
     # As whole words: a token may begin with todoist or replacement, and XML with <.
-    r"(change|replace|fill|insert)[-_ ]?(me|this|it|in|here|with)(?![a-z0-9]).*|replace|(todo|fixme)([-_ :].*)?"
-    r"|x{3,}|\*{3,}|\.{3,}|<[^<>]*>"
+    r"(django-insecure-)?(change|replace|fill|insert)[-_ ]?(me|this|it|in|here|with)(?![a-z0-9]).*|replace"
+    r"|(todo|fixme)([-_ :].*)?|(your|put|enter|generate)[-_ ].*(password|passphrase|secret|token|key|here).*"
+    r"|x{3,}|\*{3,}|[a-z_-]{0,10}\.{3,}|<[^<>]*>|\$?\{+[a-z_ ]+\}+|__[a-z_]+__|(?P<one>.)(?P=one){7,}|(1234567890)+\d*"
     r"|(my|your)?[-_ ]?(secret|password|passphrase|example|placeholder)[0-9]*",
     re.IGNORECASE | re.DOTALL,
 )
 _GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
 _PLACEHOLDER_LEFT: Final = "is a placeholder that has not been replaced"
-_ALLOW: Final = "if it is the real one, add the variable's name to preflight_allowed_placeholders"
 # Secrets with their own checks: the application's, URLs, and keys, which have several lines.
 _OF_THEIR_OWN: Final = (
     "celery_app_secret_env",
@@ -102,6 +102,11 @@ def _is_placeholder(model: Model, path: tuple[str, ...], text: str) -> bool:
     )
 
 
+def _allow(path: tuple[str, ...]) -> str:
+    """Return the remedy for a secret that only looks like a placeholder."""
+    return f"if it is the real one, add {dotted(path)} to preflight_allowed_placeholders"
+
+
 def _password(text: str) -> str:
     """Return the password in a URL, or the text itself if there is none."""
     try:
@@ -145,7 +150,7 @@ def _one(
     if not text:
         reason, remedy = "is empty", _GENERATE
     elif _is_placeholder(model, path, text):
-        reason, remedy = _PLACEHOLDER_LEFT, f"{_GENERATE}; {_ALLOW}"
+        reason, remedy = _PLACEHOLDER_LEFT, f"{_GENERATE}; {_allow(path)}"
     elif len(text) < SHORTEST:
         reason, remedy = f"is shorter than {SHORTEST} characters", _GENERATE
     elif any(ord(c) < 32 or ord(c) == 127 for c in text):
@@ -249,7 +254,7 @@ def _application(model: Model) -> Iterator[Problem]:
                 yield Problem(
                     dotted(path),
                     _PLACEHOLDER_LEFT,
-                    f"put the real value into the environment's vault.yml; {_ALLOW}",
+                    f"put the real value into the environment's vault.yml; {_allow(path)}",
                     value=model.show(path, item),
                     hosts=hosts,
                 )
@@ -269,7 +274,7 @@ def _application(model: Model) -> Iterator[Problem]:
                 yield Problem(
                     dotted(where),
                     _PLACEHOLDER_LEFT,
-                    f"put the real value into the environment's vault.yml; {_ALLOW}",
+                    f"put the real value into the environment's vault.yml; {_allow(where)}",
                     value="<secret>",
                     hosts=hosts,
                 )

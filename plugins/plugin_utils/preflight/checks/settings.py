@@ -138,8 +138,20 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 # First words of Celery's own names. An unknown name that begins with one is unlikely to come from a package.
 _OWN_WORDS: Final = frozenset(name.partition("_")[0] for name in _DEFAULTS if "_" in name)
+# Celery reads a text in place of a list as its letters.
+_LISTS: Final = ("accept_content", "result_accept_content")
+_NOT_NEGATIVE: Final = (
+    *(
+        "task_soft_time_limit",
+        "task_time_limit",
+        "worker_concurrency",
+        "worker_max_memory_per_child",
+    ),
+    *("worker_max_tasks_per_child", "worker_prefetch_multiplier"),
+)
 # Variables with these prefixes can be settings in the spelling of Django projects.
 _CELERYS: Final = ("celery_", "celeryd_", "celerybeat_")
+_WORKERS: Final = "celery_worker_instances"
 _ADDRESSES: Final = ("broker_url", "broker_read_url", "broker_write_url", "result_backend")
 # How similar a name has to be to be suggested.
 _LIKELY: Final = 0.8
@@ -174,6 +186,12 @@ def check_misplaced(model: Model) -> Iterator[Problem]:
         variable = OWN_VARIABLES.get(setting)
         if setting in _ADDRESSES:
             remedy = "remove it; processes get the addresses of the fleet's own Redis"
+        elif (option := name.removeprefix("celery_worker_")) in model.specs.element_options(
+            _WORKERS
+        ):
+            remedy = (
+                f"give it to a worker, as `{option}` in {_WORKERS} or in celery_worker_defaults"
+            )
         else:
             remedy = f"use {variable}" if variable else f"write {setting} in {VARIABLE}"
         yield Problem(
@@ -185,7 +203,7 @@ def check_misplaced(model: Model) -> Iterator[Problem]:
 
 
 def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
-    """Refuse values of another type for settings that Celery reads as numbers or switches."""
+    """Refuse values of another type than Celery reads, and numbers without a meaning."""
     if (
         name in _NUMBERS
         and item is not None
@@ -206,6 +224,17 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
             'has to be true or false; Celery reads any other value, even "false" in quotes, as true',
             "write true or false, without quotes",
             hosts=hosts,
+        )
+    elif name in _LISTS and isinstance(item, str):
+        yield Problem(
+            path,
+            "has to be a list; Celery reads a text as a list of its letters",
+            f"write [{', '.join(item.replace(',', ' ').split())}]",
+            hosts=hosts,
+        )
+    elif name in _NOT_NEGATIVE and isinstance(item, (int, float)) and item < 0:
+        yield Problem(
+            path, "can't be negative", "write 0 or more, or remove it", value=str(item), hosts=hosts
         )
 
 

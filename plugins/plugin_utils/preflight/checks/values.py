@@ -28,6 +28,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 Path = tuple[object, ...]
 
+#: How ansible-vault's output begins.
+_ENCRYPTED: Final = "$ANSIBLE_VAULT;"
+
 CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 
 # Lists with their own check of the elements (`commands`).
@@ -90,6 +93,31 @@ def check_types(model: Model) -> Iterator[Problem]:
             value = _from_command_line(given, option) if name in COMMAND_LINE else given
             for problem in check_value(model, (name,), value, option):
                 yield replace(problem, hosts=hosts)
+
+
+def check_vault_tags(model: Model) -> Iterator[Problem]:
+    """Refuse ciphertext of ansible-vault that is a text: without the tag `!vault` Ansible does not decrypt it."""
+    for name in model.specs.options:
+        for value, hosts in model.distinct_given(name):
+            for path in _undecrypted((name,), value):
+                yield Problem(
+                    dotted(path),
+                    "is the output of ansible-vault, but Ansible would not decrypt it: there is no tag",
+                    "write `!vault |` in place of `|` before it",
+                    hosts=hosts,
+                )
+
+
+def _undecrypted(path: Path, value: object) -> Iterator[Path]:
+    """Yield the path of each text below a value that is ciphertext."""
+    if isinstance(value, str) and value.lstrip().startswith(_ENCRYPTED):
+        yield path
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _undecrypted((*path, key), item)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _undecrypted((*path, number), item)
 
 
 def _from_command_line(given: object, option: Option) -> object:

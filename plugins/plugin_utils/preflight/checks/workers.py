@@ -24,6 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
     LEAST_MEMORY,
     check_options,
+    memory_bytes,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     suggestion,
@@ -45,6 +46,8 @@ EXTERNAL: Final = "celery_app_external_queues"
 METRICS: Final = "celery_app_metrics"
 # Processes or threads of one worker: Celery can't handle more files, and each needs memory.
 _MOST: Final = 1000
+# 64 GiB: nobody gives so much to one process, but bytes instead of KiB look like this.
+_TOO_MANY_KIB: Final = 64 * 2**20
 _GREENLETS: Final = ("gevent", "eventlet")
 # Celery's own form of the option, `max,min`, in either order.
 _CELERYS: Final = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
@@ -211,6 +214,19 @@ def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
             if likely
             else "write KiB, such as 204800 for 200 MiB",
         )
+    limit = memory_bytes(options.get("memory_max"))
+    if child is not None and limit is not None and child * 1024 > limit:
+        yield (
+            "max_memory_per_child",
+            f"is in KiB, and more than memory_max ({options['memory_max']}), so the pool never replaces a process",
+            f"write less than {number_text(limit // 1024)}; each of the worker's processes may have this much",
+        )
+    elif child is not None and child >= _TOO_MANY_KIB:
+        yield (
+            "max_memory_per_child",
+            f"is in KiB, so it is {number_text(child // 2**20)} GiB for each process",
+            f"did you mean {number_text(child // 1024)} ({number_text(child // 2**20)} MiB)?",
+        )
     yield from _processes(options)
 
 
@@ -234,12 +250,19 @@ def check_celerys_autoscale(model: Model) -> Iterator[Problem]:
         numbers = sorted(int(number) for number in found.groups(default="1")) if found else []
         least, most = numbers if numbers and numbers[1] else (2, 10)
         path = ("celery_worker_instances", name, "autoscale")
+        # Hosts without workers have the variable too, and the check of its type looks at all.
+        others = (
+            host
+            for value, having in model.distinct_given("celery_worker_instances")
+            if as_mapping(as_mapping(value).get(name)).get("autoscale") == given
+            for host in having
+        )
         yield Problem(
             dotted(path),
             "is the form of Celery's own option, which does not look at how long tasks wait",
             f"write {{min: {max(least, 1)}, max: {most}, wait: 30s}}",
             value=model.show(path, given),
-            hosts=hosts,
+            hosts=tuple(dict.fromkeys((*hosts, *others))),
         )
 
 
