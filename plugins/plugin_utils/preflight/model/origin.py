@@ -76,9 +76,12 @@ def _way(
 ) -> Iterator[tuple[str, int]]:
     """Yield the places on the way down to a value, the nearest last. A key's place comes before its value's."""
     place, inside = locate(key), locate(value)
-    # Ansible keeps the first file's key of a variable that a second file overrides.
+    # Ansible keeps the first file's key of a variable that a second file, or the command line, overrides.
     if place is None or (inside is not None and inside[0] != place[0]):
         place = inside
+    elif inside is None and isinstance(value, (Mapping, list, str)):
+        # Ansible tags all of these that it reads from a file.
+        return
     if place is not None:
         yield place
     if depth >= _DEEPEST:

@@ -104,3 +104,10 @@ def test_a_variable_that_a_second_file_overrides_is_in_the_second(
     # This is what Ansible does, which keeps the key of the first file.
     read |= DataLoader().load_from_file(str(second), trusted_as_template=True)
     assert origin.find(read, "celery_worker_instances") == (str(second), 1)
+
+
+def test_a_value_of_the_command_line_has_no_place(read: dict[str, Any]) -> None:
+    """Ansible keeps the key of the file that the option -e overrides."""
+    overridden = {key: {"DJANGO-X": "y"} for key in read if key == "celery_app_env"}
+    assert origin.find(read, "celery_app_env") is not None
+    assert origin.find(overridden, "celery_app_env.DJANGO-X") is None
