@@ -23,6 +23,7 @@ options:
 """
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from functools import cache
@@ -43,6 +44,8 @@ OLDEST = (2, 19)
 ANSIBLES_WORDS = "Attempting to decrypt but no vault secrets found"
 # Bytes that contain a file's first line, such as "$ANSIBLE_VAULT;1.2;AES256;shop", with the vault's id if it has one.
 HEADER = 200
+# A value that YAML reads as an alias or as nothing, such as the */6 of a crontab, and the key before it.
+UNQUOTED = re.compile(r"(?:(?P<key>[\w-]+)[\"']?:|-)[ \t]+(?P<sign>[*@%`])")
 
 
 class VarsModule(BaseVarsPlugin):
@@ -75,10 +78,15 @@ class VarsModule(BaseVarsPlugin):
 
     def _read(self, loader: Any, inventory: str, file: str) -> Mapping[str, Any]:
         """Read a file like Ansible, which then has it in its cache; an error in its YAML names the place."""
+        refuse_encoding(file)
         try:
             found = loader.load_from_file(file, cache="all", unsafe=True, trusted_as_template=True)
         except AnsibleVaultError:
             raise AnsibleError(wrong_password(Path(inventory), Path(file))) from None
+        except AnsibleError as error:
+            if reason := unquoted(Path(file), error):
+                raise AnsibleError(reason) from None
+            raise
         if found and not isinstance(found, Mapping):
             raise AnsibleError(
                 f"{file} has no variables: it is a {'list' if isinstance(found, list) else 'text'}. Write each as "
@@ -118,6 +126,42 @@ def refuse_version(version: str) -> None:
             f"newer one (`pip install 'ansible-core>={oldest}'`). In a checkout, `make setup` does so: use its "
             ".venv/bin/ansible-playbook."
         )
+
+
+@cache
+def refuse_encoding(file: str) -> None:
+    """Refuse a file of variables that is not in UTF-8; checked once, not for each host.
+
+    Raises:
+        AnsibleError: It is in another encoding.
+    """
+    content = Path(file).read_bytes()
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise AnsibleError(
+            f"{file}:{line} is not in UTF-8. Save the file in UTF-8, for example with `iconv -f latin1 -t utf8`."
+        ) from None
+
+
+def unquoted(file: Path, error: AnsibleError) -> str:
+    """Return a message for a YAML error that is a missing pair of quotes; an empty string for another error.
+
+    Ansible names another reason. The value is not shown, since it may be a password.
+    """
+    mark = getattr(error.__cause__, "problem_mark", None)
+    if mark is None:
+        return ""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = UNQUOTED.search(lines[mark.line]) if mark.line < len(lines) else None
+    if found is None:
+        return ""
+    key = f" of `{found['key']}`" if found["key"] else ""
+    return (
+        f"{file}:{mark.line + 1}:{found.start('sign') + 1} is not valid YAML: the value{key} begins with "
+        f'{found["sign"]}, so it has to be in quotes, as in hour: "*/6".'
+    )
 
 
 @cache

@@ -152,6 +152,32 @@ def test_a_yaml_mistake_has_its_position(
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "a: 1\ncrontab: {minute: 0, hour: */6}\n",
+            "x.yml:2:28 is not valid YAML: the value of `hour` begins with *",
+        ),
+        ("a: @s3cret\n", "x.yml:1:4 is not valid YAML: the value of `a` begins with @"),
+        ("a:\n  - %s3cret\n", "x.yml:2:5 is not valid YAML: the value begins with %"),
+    ],
+)
+def test_a_value_that_lacks_quotes(tmp_path: Path, text: str, words: str) -> None:
+    done = read_with(tmp_path, "group_vars/all/x.yml", text)
+    assert done.returncode != 0
+    assert done.stderr.count(words) == 1
+    assert "s3cret" not in done.stderr
+
+
+def test_a_file_that_is_not_in_utf_8(tmp_path: Path) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    (inventory / "group_vars/all/x.yml").write_bytes(b"a: 1\nb: caf\xe9\n")
+    done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
+    assert done.returncode != 0
+    assert "x.yml:2 is not in UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("file", "text", "words"),
     [
         ("group_vars/all/x.yml", "- a: 1\n", "x.yml has no variables: it is a list."),
