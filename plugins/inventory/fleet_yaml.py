@@ -41,8 +41,9 @@ KINDS: Final = {
 }
 # A line such as [redis] or [fleet:children].
 SECTION: Final = re.compile(r"^\[[\w.:-]+\][ \t]*([#;].*)?$", re.MULTILINE)
-# A certificate or a key, which variables look up beside the inventory, and what ansible-vault has encrypted.
-ARMOURED: Final = re.compile(r"^-----BEGIN [A-Z0-9 ]+-----|\A\$ANSIBLE_VAULT;", re.MULTILINE)
+# A certificate or a key, which variables look up beside the inventory.
+ARMOURED: Final = re.compile(r"^-----BEGIN [A-Z0-9 ]+-----", re.MULTILINE)
+ENCRYPTED: Final = "$ANSIBLE_VAULT;"
 BELONGS: Final = "Groups and hosts are in the hosts file; files of variables are in group_vars and host_vars beside it."
 
 
@@ -58,9 +59,10 @@ def is_ini(path: Path) -> bool:
 
 def is_beside(path: Path) -> bool:
     """Return whether a file without hosts may be beside those with hosts: a certificate, a key, a README."""
-    return path.name == "README" or bool(
-        ARMOURED.search(path.read_text(encoding="utf-8", errors="replace"))
-    )
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # Without an ending it may be an encrypted inventory.
+    is_encrypted = bool(path.suffix) and text.startswith(ENCRYPTED)
+    return path.name == "README" or is_encrypted or ARMOURED.search(text) is not None
 
 
 class MistakeError(AnsibleParserError):
@@ -99,9 +101,9 @@ class InventoryModule(yaml.InventoryModule):
         if is_ini(file):
             self._by("ini", inventory, loader, path, cache)
             return
+        if file.suffix not in self.get_option("yaml_extensions") and is_beside(file):
+            return
         if not yaml.InventoryModule.verify_file(self, path):
-            if is_beside(file):
-                return
             raise AnsibleParserError(
                 f"{path} is not an inventory: it is neither YAML nor INI, and not a program that may be executed. Move "
                 f"it out of {file.parent}, or name only the file with the hosts: -i {file.parent / 'hosts.yml'}"
