@@ -1892,7 +1892,6 @@ def test_an_address_without_a_login_is_accepted(variables: Variables, address: s
     [
         ("celery-app-env", "did you mean celery_app_env?"),
         ("CELERY_APP_SETTINGS", "did you mean celery_app_settings?"),
-        ("celery_settings", "did you mean celery_app_settings?"),
         ("celery_worker_time_limit", "did you mean the option time_limit of a worker"),
         ("celery_worker_queues", "did you mean the option queues of a worker"),
         ("celery_worker_concurrency", "give it to a worker, as `concurrency` in"),
@@ -1905,6 +1904,12 @@ def test_an_unknown_name_is_followed_by_what_it_probably_means(
     variables: Variables, name: str, words: str
 ) -> None:
     assert words in only(problems({**variables, name: {"a": "b"}})).remedy
+
+
+def test_a_name_without_a_part_of_its_role_is_a_warning(variables: Variables) -> None:
+    found = only(problems({**variables, "celery_env": {"A": "b"}}))
+    assert found.severity == Severity.WARNING
+    assert "did you mean celery_app_env?" in found.remedy
 
 
 def test_nothing_is_suggested_that_only_has_the_same_prefix(variables: Variables) -> None:

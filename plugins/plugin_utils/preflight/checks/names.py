@@ -97,15 +97,14 @@ def check_unknown(model: Model) -> Iterator[Problem]:
             continue
         own = model.specs.role_of(name)
         near = [known_name for known_name in known if near_miss(name, known_name)]
-        if own is None and (longer := name.replace("celery_", "celery_app_", 1)) in known:
-            near.append(longer)
-        if own is None and not near:
+        # An inventory may have had celery_env for another role, so that is only worth a warning.
+        longer = name.replace("celery_", "celery_app_", 1) if own is None else ""
+        if own is None and not near and longer not in known:
             continue
         # Other roles may use our prefixes, except those that begin with celery_.
         ours = bool(near) or (own is not None and own.startswith("celery_"))
-        guess = (
-            f"did you mean {near[0]}?" if near else _likely(model, name, own or "") if ours else ""
-        )
+        likely = _likely(model, name, own) if own and ours else ""
+        guess = f"did you mean {[*near, longer][0]}?" if near or longer else likely
         # Never show the value, which may be a secret under a misspelt name. Don't show the text after a name either:
         # `redis_passwords:s3cret` without a space is one key.
         shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything

@@ -140,14 +140,11 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 _OWN_WORDS: Final = frozenset(name.partition("_")[0] for name in _DEFAULTS if "_" in name)
 # Celery reads a text in place of a list as its letters.
 _LISTS: Final = ("accept_content", "result_accept_content")
-_NOT_NEGATIVE: Final = (
-    *(
-        "task_soft_time_limit",
-        "task_time_limit",
-        "worker_concurrency",
-        "worker_max_memory_per_child",
-    ),
-    *("worker_max_tasks_per_child", "worker_prefetch_multiplier"),
+_NOT_NEGATIVE: Final = frozenset(
+    """
+    task_soft_time_limit task_time_limit worker_concurrency worker_max_memory_per_child worker_max_tasks_per_child
+    worker_prefetch_multiplier
+    """.split()  # noqa: SIM905 - like the lists above
 )
 # Variables with these prefixes can be settings in the spelling of Django projects.
 _CELERYS: Final = ("celery_", "celeryd_", "celerybeat_")
