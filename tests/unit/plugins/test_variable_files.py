@@ -171,7 +171,7 @@ def test_a_value_that_lacks_quotes(tmp_path: Path, text: str, words: str) -> Non
 
 def test_a_file_that_is_not_in_utf_8(tmp_path: Path) -> None:
     inventory = environment(tmp_path / "shop", "shop")
-    (inventory / "group_vars/all/x.yml").write_bytes(b"a: 1\nb: caf\xe9\n")
+    (inventory / "group_vars/all/x.yml").write_bytes(b"a: 1\nb: \xfc\n")
     done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
     assert done.returncode != 0
     assert "x.yml:2 is not in UTF-8" in done.stderr
