@@ -46,7 +46,7 @@ EXTERNAL: Final = "celery_app_external_queues"
 METRICS: Final = "celery_app_metrics"
 # Processes or threads of one worker: Celery can't handle more files, and each needs memory.
 _MOST: Final = 1000
-# 64 GiB: nobody gives so much to one process, but bytes instead of KiB look like this.
+# 64 GiB, more than one process gets. A number of bytes, written by mistake, is above it.
 _TOO_MANY_KIB: Final = 64 * 2**20
 _GREENLETS: Final = ("gevent", "eventlet")
 # Celery's own form of the option, `max,min`, in either order.
@@ -200,6 +200,17 @@ def check_sizes(model: Model) -> Iterator[Problem]:
                 value=model.show((*path, key), options[key]),
                 hosts=hosts,
             )
+        child = as_number(options.get("max_memory_per_child"))
+        limit = memory_bytes(options.get("memory_max"))
+        if child is not None and limit is not None and child * 1024 > limit:
+            yield Problem(
+                dotted((*path, "max_memory_per_child")),
+                f"is in KiB, and more than memory_max ({options['memory_max']}), so the pool never replaces a process",
+                f"write less than {number_text(limit // 1024)}; each of the worker's processes may have this much",
+                value=number_text(child),
+                hosts=hosts,
+                severity=Severity.WARNING,
+            )
 
 
 def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
@@ -214,14 +225,7 @@ def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
             if likely
             else "write KiB, such as 204800 for 200 MiB",
         )
-    limit = memory_bytes(options.get("memory_max"))
-    if child is not None and limit is not None and child * 1024 > limit:
-        yield (
-            "max_memory_per_child",
-            f"is in KiB, and more than memory_max ({options['memory_max']}), so the pool never replaces a process",
-            f"write less than {number_text(limit // 1024)}; each of the worker's processes may have this much",
-        )
-    elif child is not None and child >= _TOO_MANY_KIB:
+    if child is not None and child >= _TOO_MANY_KIB:
         yield (
             "max_memory_per_child",
             f"is in KiB, so it is {number_text(child // 2**20)} GiB for each process",
