@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ansible.errors import AnsibleError, AnsibleParserError
+from ansible.parsing.vault import is_encrypted
 from ansible.plugins.inventory import BaseFileInventoryPlugin, yaml
 from ansible.plugins.loader import inventory_loader
 
@@ -43,7 +44,6 @@ KINDS: Final = {
 SECTION: Final = re.compile(r"^\[[\w.:-]+\][ \t]*([#;].*)?$", re.MULTILINE)
 # A certificate or a key, which variables look up beside the inventory.
 ARMOURED: Final = re.compile(r"^-----BEGIN [A-Z0-9 ]+-----", re.MULTILINE)
-ENCRYPTED: Final = "$ANSIBLE_VAULT;"
 BELONGS: Final = "Groups and hosts are in the hosts file; files of variables are in group_vars and host_vars beside it."
 
 
@@ -52,17 +52,11 @@ def kind(value: object) -> str:
     return next((word for form, word in KINDS.items() if isinstance(value, form)), "something else")
 
 
-def is_ini(path: Path) -> bool:
-    """Return whether a file has a section, as INI files do; hosts without a group may come before it."""
-    return SECTION.search(path.read_text(encoding="utf-8", errors="replace")) is not None
-
-
-def is_beside(path: Path) -> bool:
+def is_beside(path: Path, text: str) -> bool:
     """Return whether a file without hosts may be beside those with hosts: a certificate, a key, a README."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    # Without an ending it may be an encrypted inventory.
-    is_encrypted = bool(path.suffix) and text.startswith(ENCRYPTED)
-    return path.name == "README" or is_encrypted or ARMOURED.search(text) is not None
+    # Encrypted and without an ending it may be an inventory.
+    is_sealed = bool(path.suffix) and is_encrypted(text)
+    return path.name == "README" or is_sealed or ARMOURED.search(text) is not None
 
 
 class MistakeError(AnsibleParserError):
@@ -98,10 +92,12 @@ class InventoryModule(yaml.InventoryModule):
 
     def _parse(self, inventory: Any, loader: Any, path: str, cache: bool) -> None:
         file = Path(path)
-        if is_ini(file):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        # Hosts without a group may come before the first section.
+        if SECTION.search(text):
             self._by("ini", inventory, loader, path, cache)
             return
-        if file.suffix not in self.get_option("yaml_extensions") and is_beside(file):
+        if file.suffix not in self.get_option("yaml_extensions") and is_beside(file, text):
             return
         if not yaml.InventoryModule.verify_file(self, path):
             raise AnsibleParserError(

@@ -11,6 +11,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
     DIRECTORY,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import log_directory
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
+    BELOW_SYSTEM,
+    PARENTS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
     is_plain_path,
 )
@@ -28,8 +32,7 @@ VARIABLE: Final = "celery_app_directories"
 _OURS: Final = ("celery_app_root", "celery_app_config_directory")
 _STATE: Final = "celery_app_state_directory"
 _SYSTEM = re.compile(
-    r"/(bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|var/(run|tmp))/.*"
-    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+"
+    rf"{BELOW_SYSTEM}|{PARENTS}|/(etc|usr)/.*"
     r"|/var/lib/celery-fleet(-redis)?(/.*)?|/var/log/celery-fleet(/.*)?"
 )
 

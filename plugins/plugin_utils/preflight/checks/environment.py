@@ -104,17 +104,7 @@ def check_secrets_in_the_clear(model: Model) -> Iterator[Problem]:
         for name, value in environment.items():
             if isinstance(value, bool) or not isinstance(value, (str, int)):
                 continue
-            text = str(value)
-            reason = (
-                "is a URL with a password in it"
-                if _has_password(text)
-                else "is a private key"
-                if "PRIVATE KEY-----" in text
-                else "looks like a secret by its name"
-                if _SECRET.fullmatch(name) and not _NO_SECRET.fullmatch(text)
-                else ""
-            )
-            if reason:
+            if reason := _why_secret(name, str(value)):
                 yield Problem(
                     dotted((*path, name)),
                     f"{reason}, and every user of the host can read it here",
@@ -124,6 +114,17 @@ def check_secrets_in_the_clear(model: Model) -> Iterator[Problem]:
                     hosts=hosts,
                     severity=Severity.WARNING,
                 )
+
+
+def _why_secret(name: str, text: str) -> str:
+    """Return why a variable of an environment looks like a secret; an empty string if it does not."""
+    if _has_password(text):
+        return "is a URL with a password in it"
+    if "PRIVATE KEY-----" in text:
+        return "is a private key"
+    if _SECRET.fullmatch(name) and not _NO_SECRET.fullmatch(text):
+        return "looks like a secret by its name"
+    return ""
 
 
 def _has_password(text: str) -> bool:

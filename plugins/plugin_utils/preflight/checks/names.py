@@ -32,12 +32,13 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_HOST = 64
 # At least two parts: /opt itself belongs to no application. A removal accepts the same (removal/footprint.py).
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
-# Directories that Debian has, or in which several applications have theirs. The first are the system's at any depth.
+# Patterns of directories: below these everything is the system's, and in these several applications have their own.
+BELOW_SYSTEM: Final = r"/(bin|boot|dev|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|var/(run|tmp))/.*"
+PARENTS: Final = r"/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+"
 _SHARED_DIRECTORY = re.compile(
-    r"/(bin|boot|dev|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|var/run|var/tmp|usr/(?!local(/|$))[^/]+)(/.*)?"
-    r"|/usr/local(/(bin|etc|games|include|lib|man|sbin|share|src))?"
-    r"|/var/(backups|cache|lib|local|log|mail|opt|spool|www|lib/celery-fleet(-redis)?|log/celery-fleet)"
-    r"|/var/lib/(apt|dpkg|mysql|postgresql|redis|systemd|valkey)|/var/www/html|/home/[^/]+"
+    rf"{BELOW_SYSTEM}|{PARENTS}|/var/(run|tmp|www/html|lib/celery-fleet(-redis)?|log/celery-fleet)"
+    r"|/usr/(?!local(/|$)).*|/usr/local(/(bin|etc|games|include|lib|man|sbin|share|src))?"
+    r"|/var/lib/(apt|dpkg|mysql|postgresql|redis|systemd|valkey)"
     r"|/etc/(apt|celery-fleet|cron\.d|default|init\.d|nginx|redis|ssh|ssl|systemd|valkey)|/etc/ssl/(certs|private)"
 )
 _WORD = re.compile(r"\w*")

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.parsing.vault import is_encrypted
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
@@ -27,9 +28,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 Path = tuple[object, ...]
-
-#: How ansible-vault's output begins.
-_ENCRYPTED: Final = "$ANSIBLE_VAULT;"
 
 CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 
@@ -110,7 +108,7 @@ def check_vault_tags(model: Model) -> Iterator[Problem]:
 
 def _undecrypted(path: Path, value: object) -> Iterator[Path]:
     """Yield the path of each text below a value that is ciphertext."""
-    if isinstance(value, str) and value.lstrip().startswith(_ENCRYPTED):
+    if isinstance(value, str) and is_encrypted(value.lstrip()):
         yield path
     elif isinstance(value, Mapping):
         for key, item in value.items():
