@@ -16,7 +16,11 @@ NAMED = re.compile(rf"(?<![\w/.(-])(?:{'|'.join(map(re.escape, FILES))})(?!\w)")
 
 def texts(path: Path) -> Iterator[str]:
     """Yield the texts of a program that people may see: docstrings only of commands, whose help they are."""
-    tree = ast.parse(path.read_text())
+    source = path.read_text()
+    # To parse a program takes far longer than to see that it names no playbook.
+    if not NAMED.search(source):
+        return
+    tree = ast.parse(source)
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)

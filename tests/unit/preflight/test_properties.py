@@ -32,7 +32,7 @@ BASE = settings(
     # How long an inventory takes depends on the machine, and all examples may share the files of the source.
     suppress_health_check=list(HealthCheck),
 )
-VALID = settings(BASE, max_examples=2)
+VALID = settings(BASE, max_examples=1)
 SHORT = settings(BASE, max_examples=5)
 SOME = settings(BASE, max_examples=6)
 DEEP = settings(BASE, max_examples=500 if origin.is_soak() else 40)
