@@ -85,7 +85,7 @@ APPLICATION: Final[tuple[Option, ...]] = (
                Option("git", "str",
                       "URL of a repository that the control node can read. A login must not be in it; git finds that "
                       "by itself."),
-               Option("version", "str", "Branch, tag or commit of the repository."),
+               Option("version", "str", "Branch, tag or a commit's full id in the repository."),
                Option("archive", "str",
                       "A tar or zip archive: a file on the control node, or a URL. If one directory holds all of its "
                       "files, that is the source's root. A login is taken from C(~/.netrc) on the control node."),
