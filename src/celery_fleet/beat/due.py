@@ -46,24 +46,29 @@ def upcoming(
 
 
 def known(path: str | None) -> dict[str, datetime]:
-    """Return the next due times that the running beat has written; empty if none runs."""
+    """Return the next due times that the running beat has written; empty if none runs, or another one sends."""
     try:
-        entries = json.loads(Path(path or "").read_text(encoding="utf-8"))["entries"]
-        return {str(entry["name"]): datetime.fromisoformat(entry["due"]) for entry in entries}
+        return {str(one["name"]): datetime.fromisoformat(one["due"]) for one in _loaded(path)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _loaded(path: str | None) -> list[dict[str, Any]]:
+    """Return the entries that the running beat has written; none if it stands by, as it does not know their runs."""
+    found: dict[str, Any] = json.loads(Path(path or "").read_text(encoding="utf-8"))
+    entries: list[dict[str, Any]] = found["entries"]
+    return [] if found.get("stands_by") else entries
 
 
 def last_runs(loaded: str | None, state: str | None) -> dict[str, tuple[datetime, bool]]:
     """Return the last run of each entry and whether there was one, from the running beat, or else from beat's own file.
 
-    An entry that has not run yet has the time since which it exists.
+    An entry that has not run yet has the time since which it exists. If another host's beat sends, nothing is known.
     """
     try:
-        entries = json.loads(Path(loaded or "").read_text(encoding="utf-8"))["entries"]
         return {
             str(entry["name"]): (datetime.fromisoformat(entry["last"]), entry["runs"] > 0)
-            for entry in entries
+            for entry in _loaded(loaded)
             if entry["last"]
         }
     except (OSError, ValueError, KeyError, TypeError):

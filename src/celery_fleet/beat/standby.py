@@ -124,6 +124,9 @@ def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str,
                 noted[name] = own
         elif known is not None:
             last_runs.to_be_saved(service, entry, datetime.fromtimestamp(known, UTC))
+            if not last_runs.is_shared(entry):
+                # Otherwise it would have no last run on this host, although it has run.
+                entry.total_run_count = max(1, entry.total_run_count)
     service.scheduler.sync()
     leadership.note(noted)
 

@@ -184,6 +184,7 @@ def send_by(
     """
     scheduler = service.scheduler
     reserve, apply_async = scheduler.reserve, scheduler.apply_async
+    should_sync = scheduler.should_sync
     times: dict[str, str] = {}
     sending: list[str] = []
 
@@ -203,6 +204,8 @@ def send_by(
             raise
         finally:
             sending.clear()
+            if should_sync():
+                scheduler._do_sync()
 
     put = stock.Channel._put
 
@@ -217,7 +220,12 @@ def send_by(
             refused(name)
         return None
 
+    def should_sync_between_sends() -> bool:
+        # Celery saves at the end of its `apply_async`: the run, too, of an entry that could not be sent.
+        return not sending and bool(should_sync())
+
     scheduler.reserve, scheduler.apply_async = reserve_noted, apply_noted
+    scheduler.should_sync = should_sync_between_sends
     stock.Channel._put = put_by
 
 

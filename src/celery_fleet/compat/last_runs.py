@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import beat
@@ -30,6 +30,11 @@ def _update(entry: Any, declared: Any) -> None:
         # So that of several beats, one that takes over does not take the entry for one that is new on its host.
         entry.total_run_count = max(1, entry.total_run_count)
     _stock_update(entry, declared)
+
+
+def count_from_now(app: Any, entry: Any) -> None:
+    """Let an entry of a database count from now, although it has not run."""
+    _set(app, entry, datetime.now(UTC))
 
 
 def last_run(app: Any, entry: Any) -> datetime | None:
@@ -69,6 +74,8 @@ def was_not_sent(service: Any, entry: Any) -> None:
     """
     if is_shared(entry):
         _unsaved(service).discard(entry.name)
+        # Otherwise the scheduler switches off an entry that runs once, because it has run.
+        entry.model.total_run_count = entry.total_run_count
     else:
         service.scheduler.schedule[entry.name] = entry
 
@@ -87,11 +94,18 @@ def _unsaved(service: Any) -> set[str]:
 
 def set_last_run(app: Any, entry: Any, moment: datetime) -> None:
     """Set when an entry ran last, without saving it."""
+    _set(app, entry, moment)
+    if is_shared(entry) and entry.model.one_off:
+        # It has run, so it must not run again, whenever it is due.
+        entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)
+
+
+def _set(app: Any, entry: Any, moment: datetime) -> None:
     entry.last_run_at = moment.astimezone(app.timezone)
     if is_shared(entry):
+        if entry._default_now().tzinfo is None:  # noqa: SLF001  # what the entry itself saves
+            # A project without time zones can't save a time with one. Its times are in UTC.
+            entry.last_run_at = moment.astimezone(UTC).replace(tzinfo=None)
         entry.model.last_run_at = entry.last_run_at
         # Otherwise the scheduler takes it for a user's change and reads everything again.
         entry.model.no_changes = True
-        if entry.model.one_off:
-            # It has run, so it must not run again, whenever it is due.
-            entry.total_run_count = entry.model.total_run_count = max(1, entry.total_run_count)

@@ -15,6 +15,8 @@ from typing import Any
 
 from celery_fleet.beat import waiting
 from celery_fleet.common.errors import FleetError, error_text, refuse
+from celery_fleet.compat import last_runs
+from celery_fleet.compat.schedule import differs
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
@@ -119,8 +121,30 @@ def guard(service: Any, tell: Callable[[str | None], None], *, standby: bool = F
         return result
 
     scheduler.tick = guarded
+    _count_from_new_times(scheduler)
     scheduler.Entry.save = _save_newer if standby else _save_own
     _keep_unsaved(scheduler, alias)
+
+
+def _count_from_new_times(scheduler: Any) -> None:
+    """Let an entry to which a user has given a new time count from now, as a new one does.
+
+    Otherwise a time between its last run and now, which did not exist then, would be due at once.
+    """
+    read = scheduler.all_as_schedule
+
+    def read_again() -> Any:
+        # None before the first time.
+        before = {entry.model.pk: entry for entry in (scheduler._schedule or {}).values()}  # noqa: SLF001  # what it knows
+        found = read()
+        for entry in found.values():
+            known = before.get(entry.model.pk)
+            if known is not None and differs(known.schedule, entry.schedule):
+                last_runs.count_from_now(scheduler.app, entry)
+                entry.save()
+        return found
+
+    scheduler.all_as_schedule = read_again
 
 
 def _save_own(entry: Any) -> None:
