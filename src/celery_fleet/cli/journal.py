@@ -20,11 +20,16 @@ JOURNALCTL = "/usr/bin/journalctl"
 #: Loggers of Celery that tell of a task's life.
 LOGGERS = ("celery.worker.strategy", "celery.app.trace")
 
-#: Celery's logger of beat, and the number of its latest entries that are read.
-BEAT = "celery.beat"
+#: The loggers of Celery's beat and of ours, and the number of their latest entries that are read.
+BEAT = ("celery.beat", "celery_fleet.beat")
 LINES = 20_000
 
 _SENDING = re.compile(r"Scheduler: Sending due task (.+) \((\S+)\)$")
+#: What follows if it could not be sent (celery/beat.py), or if another beat has become the leader.
+_NOT_SENT = (
+    "Message Error: Couldn't apply scheduled task {name}: ",
+    "{name} was not sent: another beat has become the leader",
+)
 
 #: Seconds between the time of an entry and that of the same event in the history.
 NEAR = 1.0
@@ -68,12 +73,16 @@ def fired(application: Application, seconds: float) -> list[tuple[float, str, st
     """
     options = ["--quiet", "--no-pager", "--all", "--output=json", f"--lines={LINES}"]
     fields = "--output-fields=_SOURCE_REALTIME_TIMESTAMP,MESSAGE"
-    matches = [f"--unit={application.name}-beat.service", f"LOGGER={BEAT}"]
-    found = []
+    matches = [f"--unit={application.name}-beat.service", *(f"LOGGER={name}" for name in BEAT)]
+    found: list[tuple[float, str, str]] = []
     for entry in _entries(application, [JOURNALCTL, *options, fields, *matches], seconds):
-        match = _SENDING.search(_message(_text(entry.get("MESSAGE"))))
+        message = _message(_text(entry.get("MESSAGE")))
+        match = _SENDING.search(message)
         if match is not None:
             found.append((_when(entry), match[1], match[2]))
+        elif found and any(text.format(name=found[-1][1]) in message for text in _NOT_SENT):
+            # Celery says what it sends before it does so.
+            found.pop()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Mapping
@@ -116,6 +117,10 @@ for found in (
 
 def run() -> None:
     """Run the command line; a user's mistake never shows a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # In a locale without UTF-8 a character such as an arrow must not end a command that has changed something.
+            stream.reconfigure(errors="backslashreplace")
     try:
         # Python's own start is part of the time that the user waits.
         age = time.time() - current().started

@@ -154,6 +154,15 @@ def test_the_last_runs_come_from_the_running_beat(place: Path, call: Call) -> No
     assert "2.5 s" in table
 
 
+def test_a_beat_that_stands_by_does_not_know_the_last_runs(place: Path, call: Call) -> None:
+    about = {"task": "t", "due": f"{HOUR:%Y-%m-%dT%H:%M:%SZ}"}
+    last = f"{HOUR - timedelta(days=3):%Y-%m-%dT%H:%M:%SZ}"
+    found = [{"name": "hourly", **about, "last": last, "runs": 7}]
+    (place / "schedule.json").write_text(json.dumps({"stands_by": True, "entries": found}))
+    hourly = entries(call("schedule", "--json"))["hourly"]
+    assert (hourly["last"], hourly["drift"], hourly["missed"]) == (None, None, None)
+
+
 @pytest.mark.slow
 def test_a_host_whose_beat_stands_by_says_so(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
@@ -223,6 +232,43 @@ def test_the_history(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
     assert (run["name"], run["drift"]) == ("often", 0)
     table = call("schedule", "history", "hourly").stdout
     assert ("30 s" in table, "often" in table) == (True, False)
+
+
+@pytest.mark.slow
+def test_the_history_has_no_runs_that_were_not_sent(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = "[2026-11-21 03:00:00,000: ERROR/MainProcess] Message Error:"
+    logged(
+        place,
+        monkeypatch,
+        (-180.0, sending("hourly")),
+        (-120.0, sending("hourly")),
+        (
+            -119.9,
+            f"{prefix} Couldn't apply scheduled task hourly: OOM command not allowed\n['  File",
+        ),
+        (-60.0, sending("hourly")),
+        (-30.0, sending("often")),
+        (-29.9, "often was not sent: another beat has become the leader, so this one stops"),
+    )
+    runs = json.loads(call("schedule", "history", "--json").stdout)["runs"]
+    assert "LOGGER=celery_fleet.beat" in (place / "asked").read_text()
+    assert [(run["name"], run["missed"]) for run in runs] == [("hourly", 0), ("hourly", 1)]
+
+
+@pytest.mark.slow
+def test_with_several_beats_the_history_does_not_know_what_was_missed(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "etc/shop/cli.json"
+    document = json.loads(path.read_text())
+    document["hosts"]["control2"] = ["celery_beat"]
+    document["hosts"]["control1"] = ["celery_beat"]
+    path.write_text(json.dumps(document))
+    logged(place, monkeypatch, (-300.0, sending("hourly")), (-60.0, sending("hourly")))
+    runs = json.loads(call("schedule", "history", "--json").stdout)["runs"]
+    assert [(run["drift"], run["missed"]) for run in runs] == [(0, None), (0, None)]
 
 
 def test_a_history_without_runs(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def history(context: Context, entry: str | None, count: int) -> None:
     """Show what beat has sent and when, by this host's journal, the latest last.
 
     For each run: its slot, by the schedule as it is now, how long after that it was sent (drift), and how many slots it
-    had missed since the run before.
+    had missed since the run before. With several hosts for beat, the others' runs are in their own journals.
     """
     application = context.application
     in_database(application)
@@ -85,6 +85,11 @@ def history(context: Context, entry: str | None, count: int) -> None:
             times[name].insert(0, when)
     found = known(context, 1, times)
     tasks = {(when, name): task for when, name, task in chosen}
+    if len(application.in_group("celery_beat")) > 1:
+        # Other hosts may have sent what this one has not.
+        for past in found["history"].values():
+            for one in past:
+                one["missed"] = None
     runs = sorted(
         (
             {"name": name, "task": tasks[when, name], **run, "at": when}
