@@ -145,8 +145,6 @@ class ActionModule(FleetAction):
             "files": [
                 *(site_file(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
                 *owners.socket_files(str(claims["app"])),
-                f"{claims['paths'][0]}/credentials/backup.json",
-                f"/etc/sysusers.d/{claims['app']}-backup.conf",
             ]
             if claims
             else [],

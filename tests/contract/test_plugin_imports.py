@@ -37,7 +37,7 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 }
 # Maximum bytes of all files that a module sends, little more than they have, so that growth is noticed.
 LARGEST = {
-    "reconcile": 226_500,
+    "reconcile": 230_500,
     "release": 84_000,
     "remove_application": 149_000,
     "redis_restore": 70_500,

@@ -12,6 +12,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import HostPaths
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.ours import is_ours
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import directives
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
     WORKER as OPTIONS,
@@ -41,6 +43,19 @@ EXPOSURE = 13
 def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
     """Return each fleet, also one with several hosts of Redis."""
     return pytestconfig.stash[RENDERS][str(request.param)].result()
+
+
+def test_a_file_beside_those_of_others_says_who_wrote_it(fleet: Fleet) -> None:
+    """Otherwise a run would take it for another's, and neither replace nor remove it."""
+    for host in fleet.hosts.values():
+        wanted = [
+            file
+            for part in host.parts.values()
+            for file in (*part.get("files", []), *part.get("sysusers", []))
+            if file["dest"].startswith(HostPaths().shared)
+        ]
+        assert wanted
+        assert [one["dest"] for one in wanted if not is_ours(one["content"].encode())] == []
 
 
 def put(host: Host, directory: Path) -> list[str]:

@@ -33,6 +33,16 @@ class HostPaths:
     ends: str = f"{fingerprint.STATE}/ends"
     # A file for each application, whose time is that of the last run that changed something on the host.
     changed: str = f"{fingerprint.STATE}/changed"
+    # Directories besides `units` in which others have files, too.
+    others: tuple[str, ...] = (
+        *("/etc/letsencrypt/", "/etc/logrotate.d/", "/etc/needrestart/", "/etc/nginx/"),
+        "/etc/sysusers.d/",
+    )
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Return the directories in which others have files, too."""
+        return (self.units, *self.others)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -23,16 +23,20 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     releases,
     systemd,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Part
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    DesiredState,
+    Part,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import Files
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
-    Host,
-    HostPaths,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
     exclusive,
     shared,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.ours import (
+    is_of_others,
+    is_ours,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.overlay import Overlay
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_prepare import (
@@ -97,9 +101,11 @@ class HostReconciler:
         self.host = host or Host()
         self.paths = self.host.paths
         self.report = HostReport()
-        self.disk = _overlay(parts, self.paths) if check else Disk()
+        # As it was before this run.
+        self._listed = _listed(self.options.manifest)
+        self.disk = self._overlay() if check else Disk()
         self.validation = Validation(parts, self.host, self.report)
-        self.surplus = Surplus(parts, self.host, self.report)
+        self.surplus = Surplus(parts, self.host, self.report, frozenset(self._listed.files))
         # Must come before any write, because it notes which units are new.
         self.unit_plan = UnitPlan(parts, self.host, self.disk, self.report, check=check)
         self._unlisted: list[str] = []
@@ -124,7 +130,7 @@ class HostReconciler:
         """Prepare running Redis servers before anything is written."""
         units = [unit for _, unit in self.unit_plan.units if unit.redis]
         if units:
-            wanted = _overlay(self.parts, self.paths)
+            wanted = self._overlay()
             for name, state in self.host.show([unit.name for unit in units]).items():
                 unit = next(one for one in units if one.name == name)
                 RedisPreparation(self.host, unit, state, wanted).prepare(check=self.check)
@@ -136,13 +142,23 @@ class HostReconciler:
             files.try_out(self.validation.check_written)
         self.report = HostReport()
 
+    def _overlay(self) -> Overlay:
+        """Return the disk as it will be."""
+        overlay = Overlay()
+        for _, wanted in self.parts:
+            overlay.add(wanted)
+        for _, wanted in self.parts:
+            overlay.remove(surplus_files(wanted, self.paths, self._listed.files))
+        return overlay
+
     def _list(self) -> None:
         """Write the manifest before anything in it is on the host."""
         path = self.options.manifest
         if not path:
             return
-        marked = os.path.lexists(f"{os.path.dirname(path)}/fleet.json")
-        listed = manifest.read(path) or manifest.Manifest(whole=not marked)
+        listed = self._listed
+        for part, wanted in self.parts:
+            _refuse_files_of_others(part, wanted, listed)
         listed.forget_gone()
         self._unlisted = [part for part, wanted in self.parts if listed.note(wanted)]
         if not self.check:
@@ -239,13 +255,25 @@ class HostReconciler:
         (directory / os.path.basename(os.path.dirname(manifest_path))).touch()
 
 
-def _overlay(parts: Sequence[Part], paths: HostPaths) -> Overlay:
-    overlay = Overlay()
-    for _, wanted in parts:
-        overlay.add(wanted)
-    for _, wanted in parts:
-        overlay.remove(surplus_files(wanted, paths))
-    return overlay
+def _listed(path: str) -> manifest.Manifest:
+    """Return the list of what the application has on the host; a new one if there is none."""
+    marked = os.path.lexists(f"{os.path.dirname(path)}/fleet.json")
+    return manifest.read(path) or manifest.Manifest(whole=not marked)
+
+
+def _refuse_files_of_others(part: str, wanted: DesiredState, listed: manifest.Manifest) -> None:
+    """Refuse to replace a file that no run has written.
+
+    Raises:
+        ReconcileError: There is such a file.
+    """
+    for file in (*wanted.sysusers, *wanted.files):
+        if is_ours((file.content or "").encode()) and is_of_others(file.dest, listed.files):
+            raise ReconcileError(
+                f"{file.dest} exists, and Celery Fleet has not written it, so {part} does not replace it. Choose"
+                " another celery_app_name; or move the file away, after `systemctl disable --now` if it is a unit,"
+                " and run again"
+            )
 
 
 def _nothing() -> None:

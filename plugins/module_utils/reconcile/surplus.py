@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
@@ -23,6 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host i
     Host,
     HostPaths,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.ours import is_of_others
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     Change,
     HostReport,
@@ -38,10 +39,21 @@ class Surplus:
         units: Surplus units, each with its part; `find` fills it.
     """
 
-    def __init__(self, parts: Sequence[Part], host: Host, report: HostReport) -> None:
+    def __init__(
+        self, parts: Sequence[Part], host: Host, report: HostReport, listed: Collection[str]
+    ) -> None:
+        """Prepare for a host.
+
+        Args:
+            parts: What roles want.
+            host: Access to the host.
+            report: Receives what is done.
+            listed: Paths of files and links that runs have written for the application.
+        """
         self.parts = parts
         self.host = host
         self.report = report
+        self.listed = listed
         self.units: dict[str, str] = {}
 
     def find(self, wanted: Iterable[str]) -> None:
@@ -58,14 +70,18 @@ class Surplus:
         }
 
     def keep_existing(self, states: Mapping[str, systemd.UnitState]) -> None:
-        """Drop names of units that don't exist."""
-        self.units = {name: part for name, part in self.units.items() if states[name].exists}
+        """Drop names of units that don't exist, and units of others that have such a name."""
+        self.units = {
+            name: part
+            for name, part in self.units.items()
+            if states[name].exists and not is_of_others(states[name].fragment, self.listed)
+        }
 
     def plan(self, states: Mapping[str, systemd.UnitState]) -> None:
         """Report what will be removed, each unit with its files."""
         paths = self.host.paths
         for part, wanted in self.parts:
-            rest = surplus_files(wanted, paths)
+            rest = surplus_files(wanted, paths, self.listed)
             for name in (name for name, owner in self.units.items() if owner == part):
                 notes = [f"{d}/{name}.json" for d in paths.notes]
                 listed = fingerprint.read_object(notes[0])
@@ -95,7 +111,9 @@ class Surplus:
         """Remove the files, and reload systemd if some are unit files."""
         paths = self.host.paths
         surplus = [
-            (part, path) for part, wanted in self.parts for path in surplus_files(wanted, paths)
+            (part, path)
+            for part, wanted in self.parts
+            for path in surplus_files(wanted, paths, self.listed)
         ]
         for part, path in surplus:
             os.unlink(path)
@@ -110,17 +128,24 @@ class Surplus:
             self.host.command(["systemctl", "daemon-reload"])
 
 
-def surplus_files(wanted: DesiredState, paths: HostPaths) -> list[str]:
+def surplus_files(wanted: DesiredState, paths: HostPaths, listed: Collection[str]) -> list[str]:
     """Return files and links on disk that are ours by name and not wanted, with the records of such units.
 
-    It never returns a directory: we own none by name, and a user's drop-ins may be in it.
+    It never returns a directory: we own none by name, and a user's drop-ins may be in it. In a directory that we share,
+    a file of that name may be another's.
+
+    Args:
+        wanted: What a role wants.
+        paths: The host's paths.
+        listed: Paths of files and links that runs have written for the application.
     """
     ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
     found = {
         path
         for pattern in wanted.owned.files
         for path in glob.glob(pattern)
-        if os.path.islink(path) or not os.path.isdir(path)
+        if (os.path.islink(path) or not os.path.isdir(path))
+        and not (path.startswith(paths.shared) and is_of_others(path, listed))
     }
     units = {unit.name for unit in wanted.units}
     for directory in paths.notes:

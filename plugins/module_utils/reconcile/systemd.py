@@ -88,6 +88,12 @@ class UnitState:
     job: bool
 
     @property
+    def fragment(self) -> str:
+        """Return the path of the unit's own file; empty if it has none."""
+        # The others are drop-ins.
+        return next((path for path in self.sources if not path.endswith(".conf")), "")
+
+    @property
     def exists(self) -> bool:
         """Return whether systemd finds the unit on disk or has it loaded."""
         return self.load not in ("not-found", "")

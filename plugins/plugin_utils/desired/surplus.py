@@ -131,7 +131,7 @@ def surplus(
     Args:
         app: Name of the application.
         components: The host's components: worker, beat, producer, web, web_site, flower, and either flower_site or
-            flower_location; logs if workers or beat log to files; no_backups if backups were never made here.
+            flower_location; logs if workers or beat log to files.
         directory: Directory of the application's configuration.
         root: Directory of its releases.
         state: Directory of its state.
@@ -143,8 +143,8 @@ def surplus(
         present |= {"release", "secrets", "environment"}
     if "flower" in present:
         present.add("environment")
-    # On a host of Redis its role removes them. On others, units of that name may be a user's own.
-    if present & {"redis", "no_backups"}:
+    if "redis" in present:
+        # Its role removes them.
         present.add("backups")
     tags, left_out = set(run), set(skip)
     whole = not tags.isdisjoint(("all", "deploy", "configure"))

@@ -44,11 +44,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         systemd = int(os.environ["RENDERED_FOR_SYSTEMD"])
-        # These were hosts of Redis before, and made backups. A run that removes these from the second was interrupted.
-        found = {
-            "worker1": ["/etc/celery-fleet/flexiprice/credentials/backup.json"],
-            "worker2": ["/etc/sysusers.d/flexiprice-backup.conf"],
-        }
-        files = found.get(str((task_vars or {}).get("inventory_hostname")), [])
-        facts = {**FACTS, **DEBIAN[systemd], "systemd_version": systemd, "files": files}
+        facts = {**FACTS, **DEBIAN[systemd], "systemd_version": systemd}
         return {"changed": False, "ansible_facts": {"fleet": facts}}

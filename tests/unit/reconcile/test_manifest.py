@@ -22,9 +22,13 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconc
     HostReconciler,
     ReconcileOptions,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 
 from tests.support.fake_systemd import FakeSystemd
 
+UNIT = "# Written by Celery Fleet.\n[Service]\n"
 ME = getpass.getuser()
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 
@@ -47,10 +51,10 @@ class Ground:
         made.plan_units()
         return made.report.changed
 
-    def file(self, name: str) -> dict[str, Any]:
+    def file(self, name: str, content: str = "x\n") -> dict[str, Any]:
         """Return a file of the desired state."""
         path = str(self.base / name)
-        return {"dest": path, "content": "x\n", "owner": ME, "group": MY_GROUP}
+        return {"dest": path, "content": content, "owner": ME, "group": MY_GROUP}
 
     @property
     def listed(self) -> Manifest:
@@ -166,3 +170,57 @@ def test_a_plan_only_names_the_manifest_if_nothing_else_changes(ground: Ground) 
     assert ground.reconcile(part, check=True) == [str(ground.base / "a")]
     assert ground.reconcile(part) == [str(ground.path), str(ground.base / "a")]
     assert ground.listed.whole
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("link", [True, False])
+def test_a_file_that_no_run_has_written_is_not_replaced(
+    ground: Ground, check: bool, link: bool
+) -> None:
+    """If the run is repeated, too; otherwise the first one would have listed the file as ours."""
+    path, elsewhere = ground.base / "units/shop-web.service", ground.base / "elsewhere"
+    path.parent.mkdir()
+    elsewhere.write_text("[Service]\nExecStart=/usr/bin/gunicorn\n")
+    if link:
+        path.symlink_to(elsewhere)
+    else:
+        path.write_bytes(elsewhere.read_bytes())
+    wanted = {"files": [ground.file("other"), ground.file("units/shop-web.service", UNIT)]}
+    for _ in range(2):
+        with pytest.raises(ReconcileError, match=r"shop-web\.service exists, and Celery Fleet has"):
+            ground.reconcile(wanted, check=check)
+    assert path.read_bytes() == elsewhere.read_bytes()
+    assert not (ground.base / "other").exists()
+    assert not ground.path.exists()
+    path.unlink()
+    ground.reconcile(wanted)
+    # Once it is ours, a run repairs it.
+    path.write_text("")
+    ground.reconcile(wanted)
+    assert path.read_text() == UNIT
+
+
+def test_a_file_of_an_earlier_version_is_replaced(ground: Ground) -> None:
+    """It kept no list, but said in each file who wrote it."""
+    path = ground.base / "shop-web.service"
+    path.write_text(UNIT)
+    ground.reconcile({"files": [ground.file(path.name, f"{UNIT}Nice=1\n")]})
+    assert path.read_text() == f"{UNIT}Nice=1\n"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_unwanted_file_without_our_words_goes_only_if_it_is_listed(
+    ground: Ground, listed: bool
+) -> None:
+    path = ground.base / "units/shop-web.service"
+    path.parent.mkdir()
+    if listed:
+        ground.reconcile({"files": [ground.file("units/shop-web.service", UNIT)]})
+    path.write_text("[Service]\n")
+    wanted = {"owned": {"files": [str(path)]}}
+    named = [("part", parse(wanted))]
+    made = HostReconciler(named, ReconcileOptions(manifest=str(ground.path)), host=ground.host)
+    made.apply_files()
+    made.plan_units()
+    made.apply_units()
+    assert path.exists() != listed

@@ -703,7 +703,8 @@ def test_users_that_are_refused_are_an_error(host: Host) -> None:
 
 # --- units: restarts follow need ---------------------------------------------------------------------
 
-UNIT_TEXT = "[Service]\nExecStart=/bin/sleep 9\n"
+HEADER = "# Written by Celery Fleet.\n"
+UNIT_TEXT = f"{HEADER}[Service]\nExecStart=/bin/sleep 9\n"
 
 
 def unit(host: Host, **more: Any) -> dict[str, Any]:
@@ -1318,7 +1319,7 @@ def with_surplus(running: Host) -> Host:
     """Return a host with a second worker, which was removed from the inventory."""
     drop_in = running.units / f"{OLD}.d"
     drop_in.mkdir()
-    (drop_in / "10-fleet.conf").write_text("[Service]\n")
+    (drop_in / "10-fleet.conf").write_text(f"{HEADER}[Service]\n")
     Path(running.path("worker-old.env")).write_text("A=1\n")
     os.symlink("releases/1", running.path("pin-old"))
     running.systemd.add(OLD, running=True)
@@ -1413,6 +1414,43 @@ def test_a_packages_directory_stays_when_our_last_file_is_deleted(with_surplus: 
     with_surplus.reconcile(wanted)
     assert list(conf.iterdir()) == []
     assert not (with_surplus.units / f"{OLD}.d").exists()
+
+
+OTHERS = ("shop-web.service", "shop-backup.timer", "shop-linked.service", "shop-packaged.service")
+
+
+@pytest.fixture
+def with_others(running: Host) -> Host:
+    """Return a host with units, links and files of a user that have names of ours."""
+    for name in OTHERS[:2]:
+        (running.units / name).write_text("[Service]\nExecStart=/usr/bin/gunicorn\n")
+    elsewhere = Path(running.path("elsewhere"))
+    elsewhere.mkdir()
+    (elsewhere / OTHERS[2]).write_text("[Service]\nExecStart=/usr/bin/true\n")
+    (running.units / OTHERS[2]).symlink_to(elsewhere / OTHERS[2])
+    for name in OTHERS:
+        running.systemd.add(name, running=True)
+    packaged = elsewhere / OTHERS[3]
+    packaged.write_text("[Service]\nExecStart=/usr/bin/packaged\n")
+    running.systemd.units[OTHERS[3]].state["FragmentPath"] = str(packaged)
+    return running
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_what_others_have_put_there_under_such_names_is_not_touched(
+    with_others: Host, check: bool
+) -> None:
+    host = with_others
+    wanted = worker(host)
+    wanted["owned"] = {
+        "units": ["shop-*.service", "shop-*.timer"],
+        "files": [f"{host.units}/shop-*.service", f"{host.units}/shop-*.timer"],
+    }
+    before = sorted(host.root.rglob("*"))
+    report = host.reconcile(wanted, check=check)
+    assert [item.unit for item in report.pending if item.action == "remove"] == []
+    assert host.systemd.did() == []
+    assert sorted(host.root.rglob("*")) == before
 
 
 def test_an_interrupted_removal_is_finished_by_the_next_run(with_surplus: Host) -> None:
@@ -1517,7 +1555,7 @@ def test_a_unit_that_two_roles_want_is_planned_once(running: Host) -> None:
 def test_a_drop_in_that_will_be_written_or_deleted_is_foretold(running: Host) -> None:
     wanted = worker(running)
     drop_in = f"units/{UNIT}.d/10-fleet.conf"
-    wanted["files"].append(host_file := running.file(drop_in, "[Service]\nNice=1\n"))
+    wanted["files"].append(host_file := running.file(drop_in, f"{HEADER}[Service]\nNice=1\n"))
     expected = [(UNIT, "restart", ["drop-in 10-fleet.conf new"])]
     assert whys(running.reconcile(wanted, check=True).pending) == expected
     assert whys(running.reconcile(wanted).done) == expected
