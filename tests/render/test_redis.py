@@ -13,7 +13,7 @@ import redis
 
 from tests.programs import DURABLE
 from tests.render.fleet import Fleet, Host
-from tests.render.units import parse, whole
+from tests.render.units import parse, render, whole
 
 DIRECTORY = "/etc/celery-fleet/redis"
 
@@ -187,6 +187,22 @@ def test_the_application_gets_the_url_of_its_cache(odd: Fleet, local: Fleet) -> 
     )
     for other in local.hosts.values():
         assert not [path for path in other.files if "cache" in path]
+
+
+@pytest.mark.parametrize("flavor", ["redis", "valkey"])
+@pytest.mark.parametrize("directory", [DIRECTORY, "/etc/celery-fleet/promos-redis"])
+def test_applications_of_a_host_may_have_different_directories(flavor: str, directory: str) -> None:
+    """Each run writes the template, so its text is the same for all of them."""
+    template = render("systemd/redis@.service.j2", {})
+    own = {
+        "__celery_app_slice": "promos.slice",
+        "redis_config_directory": directory,
+        "redis_flavor": flavor,
+        "redis_replicated": False,
+        "redis_tls_directory": "/etc/celery-fleet/promos/pki",
+    }
+    service = parse(template + render("systemd/redis.conf.j2", own))["Service"]
+    assert service["ExecStart"] == [f"/usr/bin/{flavor}-server {directory}/%i/redis.conf"]
 
 
 @pytest.mark.parametrize(
