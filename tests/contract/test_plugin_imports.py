@@ -39,7 +39,7 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 LARGEST = {
     "reconcile": 230_500,
     "release": 84_000,
-    "remove_application": 149_000,
+    "remove_application": 150_500,
     "redis_restore": 70_500,
 }
 

@@ -37,6 +37,14 @@ class Accounts:
         except KeyError:
             return None
 
+    def members(self, group: Account) -> list[str]:
+        """Return the users who are members of a group, besides those for whom it is the primary group."""
+        return grp.getgrnam(group.name).gr_mem
+
+    def primary_users(self, group: Account) -> list[str]:
+        """Return the users for whom it is the primary group."""
+        return [user.pw_name for user in pwd.getpwall() if user.pw_gid == group.number]
+
     def processes(self, numbers: Iterable[int]) -> list[str]:
         """Return the processes that run as one of these users, each as text."""
         wanted, found = set(numbers), []

@@ -36,6 +36,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages
 MARK = "fleet.json"
 # File next to the mark during a removal: it was already decided what happens to the messages in Redis.
 SETTLED = "removal.json"
+# A run makes it a member of `celery_app_proxy_group`.
+_NGINX_USER = "www-data"
 # Directories with a JSON file for each unit.
 _LISTS = (
     "/var/lib/celery-fleet/inputs",
@@ -216,9 +218,28 @@ class InstalledApplication:
             else:
                 users.append(account)
         theirs = {*self.shared.groups, *(self.manifest.users.keys() - {one.name for one in users})}
-        found = map(self.host.accounts.group, sorted(self.manifest.groups - theirs))
-        groups = [] if kept else [group for group in found if group is not None]
+        groups: list[Account] = []
+        for name in [] if kept else sorted(self.manifest.groups - theirs):
+            group = self.host.accounts.group(name)
+            if group is None:
+                continue
+            reason = self._needed_by_others(group, {user.name for user in users})
+            if reason:
+                stay[f"group {name}"] = reason
+            else:
+                groups.append(group)
         return users, groups, stay
+
+    def _needed_by_others(self, group: Account, leaving: set[str]) -> str:
+        """Return why a group has to stay; an empty string if only the fleet uses it.
+
+        It may be older than the fleet: systemd-sysusers does not say whether it made a group or found it.
+        """
+        others = sorted({*self.host.accounts.primary_users(group)} - leaving)
+        if others:
+            return f"is the primary group of {', '.join(others)}"
+        others = sorted({*self.host.accounts.members(group)} - leaving - {_NGINX_USER})
+        return f"has other members: {', '.join(others)}" if others else ""
 
     # -- packages ------------------------------------------------------------------------------------------
 

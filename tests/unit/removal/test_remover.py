@@ -61,6 +61,8 @@ class FakeAccounts(accounts.Accounts):
     def __init__(self) -> None:
         self.users: dict[str, Account] = {}
         self.groups: dict[str, Account] = {}
+        self.in_group: dict[str, list[str]] = {}
+        self.with_primary: dict[str, list[str]] = {}
         self.running: list[str] = []
 
     def user(self, name: str) -> Account | None:
@@ -68,6 +70,12 @@ class FakeAccounts(accounts.Accounts):
 
     def group(self, name: str) -> Account | None:
         return self.groups.get(name)
+
+    def members(self, group: Account) -> list[str]:
+        return self.in_group.get(group.name, [])
+
+    def primary_users(self, group: Account) -> list[str]:
+        return self.with_primary.get(group.name, [])
 
     def processes(self, numbers: Iterable[int]) -> list[str]:
         return self.running if list(numbers) else []
@@ -439,6 +447,49 @@ def test_a_user_who_existed_before_stays(ground: Ground) -> None:
     ground.remover().remove()
     assert "shop" in ground.accounts.users
     assert "shop-flower" not in ground.accounts.users
+
+
+@pytest.mark.parametrize(
+    ("members", "primary", "reason"),
+    [
+        (["www-data", "alice"], [], "has other members: alice"),
+        ([], ["alice", "bob"], "is the primary group of alice, bob"),
+        # With `celery_app_proxy_group: www-data`.
+        ([], ["www-data"], "is the primary group of www-data"),
+    ],
+)
+def test_a_group_that_others_use_stays(
+    ground: Ground, members: list[str], primary: list[str], reason: str
+) -> None:
+    """It was there before the fleet, or the operator uses it now. groupdel refuses a primary group."""
+    ground.deploy("shop")
+    ground.accounts.in_group["shop-proxy"] = members
+    ground.accounts.with_primary["shop-proxy"] = primary
+    ground.stop()
+    found = look(ground.there())
+    assert found.stay["group shop-proxy"] == reason
+    assert "group shop-proxy" not in found.users
+    ground.remover().remove()
+    assert set(ground.accounts.groups) == {"shop-proxy"}
+    assert not ground.there().present
+
+
+def test_a_group_that_only_the_fleet_uses_is_removed(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.accounts.in_group["shop-proxy"] = ["shop-flower", "www-data"]
+    ground.accounts.with_primary |= {"shop": ["shop"], "shop-flower": ["shop-flower"]}
+    ground.stop()
+    assert "group shop-proxy" in look(ground.there()).users
+    ground.remover().remove()
+    assert ground.accounts.groups == {}
+
+
+def test_the_host_says_who_uses_a_group() -> None:
+    host = accounts.Accounts()
+    assert "root" in host.primary_users(Account("root", 0))
+    for line in Path("/etc/group").read_text().splitlines():
+        name, _, number, members = line.split(":")
+        assert host.members(Account(name, int(number))) == [*filter(None, members.split(","))]
 
 
 def test_nothing_is_removed_while_a_process_runs(ground: Ground) -> None:
