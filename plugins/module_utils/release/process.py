@@ -184,6 +184,8 @@ def unpack(
         options: More options of tar, such as `--gzip`.
     """
     # Don't use tarfile: its filters against unsafe names came with Python 3.11.4, and Debian 12 has 3.11.2.
+    # As root, tar would otherwise keep the archive's owners and modes, setuid included.
+    options = ("--no-same-owner", "--no-same-permissions", *options)
     command = ["tar", "--extract", *options, "--file", "-", "--directory", str(target)]
     with open(archive, "rb") as stream:
         run(command, limit, what, user, stdin=stream)

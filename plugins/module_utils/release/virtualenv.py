@@ -135,7 +135,8 @@ def _make(build: Build, venv: Path, left: Callable[..., Limit]) -> list[dict[str
     ]
     # In the user's own directory, a link could replace what root creates there before it changes the owner.
     work = build.path / "work"
-    work.mkdir()
+    # What root unpacks there, possibly device nodes, has not been checked yet. Other users must not reach it.
+    work.mkdir(mode=0o700 if build.user == "root" else 0o755)
     wheels = _owned(work / "wheels", user)
     if build.wheels:
         unpack(build.wheels, wheels, left(), "unpacking the packages", user)

@@ -263,6 +263,26 @@ def test_root_installs_no_package_that_another_host_has_replaced(
     assert (code_of.read_text() == "x = 1\n") == (user == "root")
 
 
+def test_root_unpacks_no_file_that_other_users_could_use(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archive is from another host or a wheelhouse, and pip has not compared any hash yet."""
+    handed, seen = tmp_path / "handed.tar", list[os.stat_result]()
+    with tarfile.open(handed, "w") as opened:
+        program = tarfile.TarInfo("program")
+        program.mode, program.uid, program.gid = 0o6777, USER.pw_uid, USER.pw_gid
+        opened.addfile(program)
+
+    def install(_build: Build, _pip: list[str], wheels: Path, *_: Any) -> None:
+        seen.extend(path.stat() for path in (wheels / "program", wheels.parent))
+
+    monkeypatch.setattr(virtualenv, "_install", install)
+    build(replace(place.wanted(wheels=str(handed), app=""), user="root"))
+    unpacked, directory = seen
+    assert (unpacked.st_mode & 0o7777, unpacked.st_uid) == (0o755, os.geteuid())
+    assert directory.st_mode & 0o077 == 0
+
+
 def test_build_packages_are_installed_while_wheels_are_made(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[dict[str, Any]]
 ) -> None:
