@@ -35,6 +35,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.note imp
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.ownership import (
     give_to_root,
+    refuse_foreign,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.pip import LOG
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
@@ -185,7 +186,11 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
         root: Directory of the application.
         keep: Number of releases to keep in addition to those in use.
         spared: Name of a release that is about to be used.
+
+    Raises:
+        BuildError: One of the directories is a link or does not belong to root.
     """
+    refuse_foreign(root, root / "releases")
     used = _in_use(root) | {spared}
     spare = [path for path in (root / "releases").iterdir() if path.name not in {*used, LOG}]
     unfinished = [path for path in spare if not (path / NOTE).is_file()]

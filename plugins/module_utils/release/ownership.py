@@ -1,4 +1,4 @@
-"""Gives what the application's user has built to root, and refuses links that lead out of it."""
+"""Gives what the application's user has built to root, and refuses links and directories that root must not trust."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def give_to_root(directory: Path) -> None:
     for _, directories, names, handle in os.fwalk(directory, follow_symlinks=False):
         for name in (*directories, *names):
             give(name, handle)
+
+
+def refuse_foreign(*directories: Path) -> None:
+    """Refuse to delete in directories that are links or that root does not own.
+
+    A user who owns a parent of them could have put such a directory there, with links to other users' files in it.
+    """
+    for directory in directories:
+        about = directory.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+            raise BuildError(
+                f"{directory} is a link or does not belong to root, so nothing is deleted in it. Move it away and run "
+                "again."
+            )
 
 
 def links_out(venv: Path) -> set[tuple[str, str]]:

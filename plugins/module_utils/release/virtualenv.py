@@ -30,6 +30,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.note imp
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.ownership import (
     give_to_root,
     links_out,
+    refuse_foreign,
     refuse_links_out,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.pip import (
@@ -110,6 +111,7 @@ def prune_virtualenvs(root: Path) -> None:
     links = [path for path in (root / "releases").glob("*/venv") if path.is_symlink()]
     used = {Path(os.readlink(link)).name for link in links}
     with contextlib.suppress(FileNotFoundError):
+        refuse_foreign(root, root / VIRTUALENVS)
         for path in list((root / VIRTUALENVS).iterdir()):
             if path.name not in used:
                 # Remove the note first, so that an interrupted removal leaves nothing that looks complete.

@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -922,6 +922,33 @@ def test_releases_in_use_are_kept(six: Path) -> None:
     assert left(six) == ["r1", "r2", "r6"]
     prune(six, 0)
     assert left(six) == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("linked", [".", "releases", "virtualenvs"])
+def test_nothing_is_deleted_behind_a_link(six: Path, linked: str) -> None:
+    """The application's user may own a parent of these directories, and so replace them."""
+    root = six / "shop"
+    for name in ("releases", "virtualenvs"):
+        (root / name).mkdir(parents=True)
+    place = root / linked
+    shutil.rmtree(place)
+    place.symlink_to(six if linked == "." else six / "releases")
+    with pytest.raises(BuildError, match=f"{place} is a link or does not belong to root"):
+        prune(root, 0)
+    assert left(six) == ["half", "r1", "r2", "r3", "r4", "r5", "r6"]
+
+
+@pytest.mark.parametrize("prune", [lambda root: prune(root, 0), virtualenv.prune_virtualenvs])
+def test_nothing_is_deleted_in_a_directory_of_another_user(
+    six: Path, monkeypatch: pytest.MonkeyPatch, prune: Callable[[Path], object]
+) -> None:
+    """Its owner may have put links to releases of other applications into it."""
+    (six / "virtualenvs/unused").mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: six.stat().st_uid + 1)
+    with pytest.raises(BuildError, match=f"{six} is a link or does not belong to root"):
+        prune(six)
+    assert (six / "virtualenvs/unused").is_dir()
+    assert left(six) == ["half", "r1", "r2", "r3", "r4", "r5", "r6"]
 
 
 def test_a_build_keeps_its_own_release_that_no_link_points_to_yet(place: Place) -> None:

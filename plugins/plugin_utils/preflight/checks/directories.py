@@ -19,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     is_plain_path,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
     Model,
     Problem,
     as_mapping,
@@ -29,8 +30,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 VARIABLE: Final = "celery_app_directories"
 # Directories of the fleet itself. The owner of a directory in them could replace files that root or other processes run
 # or read.
-_OURS: Final = ("celery_app_root", "celery_app_config_directory")
+_OURS: Final = ("celery_app_root", "celery_app_config_directory", "redis_config_directory")
 _STATE: Final = "celery_app_state_directory"
+_MODE: Final = next(option for option in DIRECTORY if option.name == "mode")
 _SYSTEM = re.compile(
     rf"{BELOW_SYSTEM}|{PARENTS}|/(etc|usr)/.*"
     r"|/var/lib/celery-fleet(-redis)?(/.*)?|/var/log/celery-fleet(/.*)?"
@@ -38,14 +40,19 @@ _SYSTEM = re.compile(
 
 
 def check_directories(model: Model) -> Iterator[Problem]:
-    """Refuse directories that belong to the fleet or the system, and invalid owners, groups and modes."""
+    """Refuse directories that belong to the fleet or the system or contain the fleet's, and invalid options."""
     for host in model.hosts:
-        ours = {name: as_text(model.value(host, name)) for name in _OURS}
+        ours = {one: name for name in _OURS if (one := as_text(model.value(host, name)))}
         whole = _removed_whole(model, host)
         for path, options in as_mapping(model.value(host, VARIABLE)).items():
             place = PurePosixPath(path)
-            closed = [name for name, one in ours.items() if one and place.is_relative_to(one)]
+            closed = [name for one, name in ours.items() if place.is_relative_to(one)]
             closed += [name for one, name in whole.items() if place == PurePosixPath(one)]
+            inside = [
+                f"{one} ({name})"
+                for one, name in {**ours, **whole}.items()
+                if place in PurePosixPath(one).parents
+            ]
             if not is_plain_path(path):
                 yield Problem(
                     dotted((VARIABLE, path)),
@@ -58,6 +65,15 @@ def check_directories(model: Model) -> Iterator[Problem]:
                     dotted((VARIABLE, path)),
                     f"belongs to the {'fleet (' + closed[0] + ')' if closed else 'system'}, not to the application",
                     "choose a directory for the application's own files, as in /srv/shop/media",
+                    hosts=(host,),
+                )
+            elif inside and not _only_root_writes(options):
+                yield Problem(
+                    dotted((VARIABLE, path)),
+                    f"contains {inside[0]}, so a user who can write to it could replace that directory with a "
+                    "link, and root would change or delete what the link leads to",
+                    'give it owner: root and mode: "0755", or declare only the directories in it that the application '
+                    f"needs, as in {place}/media",
                     hosts=(host,),
                 )
             given = as_mapping(options)
@@ -74,6 +90,16 @@ def check_directories(model: Model) -> Iterator[Problem]:
                         value=model.show(where, value),
                         hosts=(host,),
                     )
+
+
+def _only_root_writes(options: object) -> bool:
+    """Return whether only root may write to a directory with these options; unknown ones and a wrong mode pass."""
+    given = as_mapping(options)
+    owner, mode = given.get("owner"), given.get("mode")
+    if UNKNOWN in (options, owner, mode):
+        return True
+    bits = int(mode, 8) if isinstance(mode, str) and _MODE.fits(mode) else 0
+    return owner == "root" and bits & 0o022 == 0
 
 
 def _removed_whole(model: Model, host: str) -> dict[str, str]:
