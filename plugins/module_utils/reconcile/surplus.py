@@ -19,6 +19,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
     DesiredState,
     Part,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import (
+    open_directory,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
     Host,
     HostPaths,
@@ -116,7 +119,7 @@ class Surplus:
             for path in surplus_files(wanted, paths, self.listed)
         ]
         for part, path in surplus:
-            os.unlink(path)
+            _delete(path)
             self.report.changes.append(Change(part, path))
             parent = os.path.dirname(path)
             # A unit's drop-in directory is removed with the last file in it; it stays if a user's own drop-in is in it.
@@ -156,6 +159,30 @@ def surplus_files(wanted: DesiredState, paths: HostPaths, listed: Collection[str
             ):
                 found.add(path)
     return sorted(found - ours)
+
+
+def _delete(path: str) -> None:
+    """Delete a file or a link; follow links in the path to it only if no other user could have put them there.
+
+    Raises:
+        ReconcileError: A user other than root may write to a directory in the path, and a part of the path is a link.
+    """
+    if not _others_write(path):
+        os.unlink(path)
+        return
+    directory, name = os.path.split(path)
+    handle = open_directory(directory, make=False)
+    if handle is not None:
+        try:
+            os.unlink(name, dir_fd=handle)
+        finally:
+            os.close(handle)
+
+
+def _others_write(path: str) -> bool:
+    """Return whether users other than root may write to one of the directories in a path."""
+    found = (os.stat(directory) for directory in Path(path).parents)
+    return any(about.st_uid != 0 or about.st_mode & 0o022 for about in found)
 
 
 def _texts(content: Mapping[str, object], key: str) -> list[str]:

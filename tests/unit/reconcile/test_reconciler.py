@@ -15,12 +15,14 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     fingerprint,
     reconciler,
+    surplus,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     lock as reconcile_lock,
@@ -1403,6 +1405,62 @@ def test_a_directory_that_matches_one_of_our_patterns_stays(with_surplus: Host) 
     assert "delete 3 files" in with_surplus.reconcile(wanted, check=True).pending[-1].text
     with_surplus.reconcile(wanted)
     assert directory.is_dir()
+
+
+SCHEDULE = "beat/celerybeat-schedule"
+
+
+@pytest.mark.parametrize("linked", ["shop", "shop/beat"])
+def test_no_link_leads_root_to_a_file_of_another_application(host: Host, linked: str) -> None:
+    """The application's user owns its state, and may put a link there at any time."""
+    other = Path(host.path("other"))
+    (other / SCHEDULE).parent.mkdir(parents=True)
+    (other / SCHEDULE).touch()
+    place = Path(host.path(linked))
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(other if linked == "shop" else other / "beat")
+    with pytest.raises(ReconcileError, match=f"{linked} is a link or not a directory"):
+        host.reconcile({"owned": {"files": [host.path(f"shop/{SCHEDULE}*")]}})
+    assert (other / SCHEDULE).exists()
+
+
+def test_a_surplus_link_is_deleted_instead_of_what_it_leads_to(host: Host) -> None:
+    other, own = Path(host.path("schedule")), Path(host.path(f"shop/{SCHEDULE}"))
+    other.touch()
+    own.parent.mkdir(parents=True)
+    own.symlink_to(other)
+    assert host.reconcile({"owned": {"files": [f"{own}*"]}}).changed == [str(own)]
+    assert (other.exists(), own.is_symlink()) == (True, False)
+
+
+def test_links_that_only_root_can_make_are_followed(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host may have /opt on another disk."""
+    pins = Path(host.path("disk/shop/pins"))
+    pins.mkdir(parents=True)
+    (pins / "worker-old").symlink_to("../releases/1")
+    Path(host.path("opt")).symlink_to("disk")
+    monkeypatch.setattr(surplus, "_others_write", lambda path: False)
+    host.reconcile({"owned": {"files": [host.path("opt/shop/pins/worker-*")]}})
+    assert list(pins.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "others"),
+    [(0, 0o755, False), (0, 0o775, True), (0, 0o1777, True), (4242, 0o700, True)],
+)
+def test_any_directory_in_the_path_may_let_others_write(
+    monkeypatch: pytest.MonkeyPatch, owner: int, mode: int, others: bool
+) -> None:
+    def state(path: Path) -> SimpleNamespace:
+        one = str(path) == "/var/lib/shop"
+        return SimpleNamespace(st_uid=owner if one else 0, st_mode=mode if one else 0o755)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", state)
+        found = surplus._others_write("/var/lib/shop/beat/celerybeat-schedule")
+    assert found is others
 
 
 def test_a_packages_directory_stays_when_our_last_file_is_deleted(with_surplus: Host) -> None:
