@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,20 @@ FILES = (
 )
 
 
-def run(directory: Path, changed: str = "", *, deployed: bool = True, **given: Any) -> str:
+def run(
+    directory: Path,
+    changed: str = "",
+    *,
+    packaged: Iterable[str] = FILES,
+    deployed: bool = True,
+    **given: Any,
+) -> str:
     """Run the tasks that come before the installation, and return what Ansible prints.
 
     Args:
         directory: Its `etc` is the host's.
         changed: What `dpkg --verify` prints.
+        packaged: Which files come from Debian's packages.
         deployed: Whether the fleet's host has its authorities.
         given: Variables of the inventory; None removes one.
     """
@@ -42,6 +51,9 @@ def run(directory: Path, changed: str = "", *, deployed: bool = True, **given: A
     # Its status says that files differ.
     listed = changed.replace("/etc/", f"{directory}/etc/")
     program(directory, "dpkg", f"cat <<'END'\n{listed}\nEND\nexit 1")
+    # So does this one's that a package is missing.
+    files = "\n".join(f"{directory}/etc/{name}" for name in packaged)
+    program(directory, "dpkg-query", f"cat <<'END'\n{files}\nEND\nexit 1")
     if deployed:
         write(directory, AUTHORITIES, "the authorities")
     done = play(
@@ -151,6 +163,40 @@ def test_a_configuration_of_others_is_refused(
     how = "missing  " if first_line is None else "??5??????"
     output = run(tmp_path, "\n".join(f"{how} c /etc/{other}" for other in FILES))
     assert [one for one in FILES if f"etc/{one} was not written for shop." in output] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "packaged"),
+    [
+        (FILES[0], ()),
+        *(pytest.param(name, (), marks=pytest.mark.long) for name in FILES[1:]),
+        (FILES[1], (FILES[0], FILES[2])),
+    ],
+)
+def test_a_configuration_that_comes_from_no_package_is_refused(
+    tmp_path: Path, name: str, packaged: tuple[str, ...]
+) -> None:
+    """A Prometheus from an archive has its own file there, and dpkg does not know it."""
+    for other in packaged:
+        write(tmp_path, other, "# Debian's")
+    write(tmp_path, name, "global:")
+    output = run(tmp_path, packaged=packaged)
+    assert [one for one in FILES if f"etc/{one} was not written for shop." in output] == [name]
+
+
+def test_an_empty_configuration_that_comes_from_no_package_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, FILES[0], "")
+    assert f"etc/{FILES[0]} was not written for shop." in run(tmp_path, packaged=())
+
+
+def test_a_host_without_the_packages_and_their_files_is_accepted(tmp_path: Path) -> None:
+    assert accepted(run(tmp_path, packaged=()))
+
+
+def test_the_roles_own_files_stay_its_own_when_the_packages_are_gone(tmp_path: Path) -> None:
+    for name in FILES:
+        write(tmp_path, name, OURS)
+    assert accepted(run(tmp_path, packaged=()))
 
 
 def test_the_roles_own_files_and_those_of_the_packages_are_replaced(tmp_path: Path) -> None:
