@@ -18,6 +18,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from celery_fleet.common.errors import one_line
@@ -183,18 +184,23 @@ def parsed(item: str) -> Mapping[str, Any]:
         return {}
 
 
+def _body(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the body of a message of protocol 1; an empty mapping for others, or if it is not JSON."""
+    body = message.get("body")
+    try:
+        if _mapping(message.get("properties")).get("body_encoding") == "base64":
+            body = base64.b64decode(body or "")
+        return _mapping(json.loads(body or "null"))
+    except (ValueError, TypeError, RecursionError, binascii.Error):
+        return {}
+
+
 def identity(message: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return the id and the task of a message, or None for each that is missing. Protocol 1 has them in the body."""
     found = _mapping(message.get("headers"))
     properties = _mapping(message.get("properties"))
     if "task" not in found:
-        body = message.get("body")
-        try:
-            if properties.get("body_encoding") == "base64":
-                body = base64.b64decode(body or "")
-            found = _mapping(json.loads(body or "null"))
-        except (ValueError, TypeError, RecursionError, binascii.Error):
-            found = {}
+        found = _body(message)
     texts = (found.get("id") or properties.get("correlation_id"), found.get("task"))
     identifier, task = (text if isinstance(text, str) and text else None for text in texts)
     return identifier, task
@@ -222,7 +228,8 @@ def header(message: Mapping[str, Any], name: str) -> float:
 def replayed(item: str, fresh: Mapping[str, Any]) -> str:
     """Return the item that a replay puts into the list: the message with ``fresh`` headers instead of the fleet's.
 
-    It is still the same message, so it keeps its sending time.
+    It is still the same message, so it keeps its sending time. An ``expires`` that has passed is removed, because the
+    worker would drop the task.
     """
     message = parsed(item)
     headers = message.get("headers")
@@ -233,7 +240,26 @@ def replayed(item: str, fresh: Mapping[str, Any]) -> str:
         for name, value in headers.items()
         if name == keys.SENT or not name.startswith(OWN_HEADERS)
     }
-    return json.dumps({**neutral(message), "headers": {**kept, **fresh}})
+    made = {**neutral(message), "headers": _without_past(kept) | dict(fresh)}
+    body = _body(message)
+    if _without_past(body) != body:
+        text = json.dumps(_without_past(body))
+        encoded = message["properties"].get("body_encoding") == "base64"
+        made["body"] = base64.b64encode(text.encode()).decode() if encoded else text
+    return json.dumps(made)
+
+
+def _without_past(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a task's headers, or of its body in protocol 1, without an ``expires`` that has passed."""
+    made = dict(fields)
+    try:
+        expires = datetime.fromisoformat(made.get("expires", ""))
+    except (TypeError, ValueError):  # Celery refuses such a message
+        return made
+    # As in Celery, a time without a zone is in UTC.
+    if (expires if expires.tzinfo else expires.replace(tzinfo=UTC)) <= datetime.now(UTC):
+        del made["expires"]
+    return made
 
 
 def described(error: BaseException | str) -> str:

@@ -8,12 +8,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
+from celery import Celery
+from celery.worker.request import Request
+from celery.worker.strategy import hybrid_to_proto2
 
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
@@ -255,6 +260,57 @@ def test_a_replay_removes_the_fleets_headers(
     assert back["properties"]["delivery_tag"] != tag, "a stock worker would hold it as another's"
     assert back["body"] == raw["body"]
     assert store.count() == 0
+
+
+def is_late(item: str) -> bool:
+    """Return whether Celery's worker drops a message because its `expires` has passed."""
+    app = Celery("shop", set_as_current=False, broker="memory://")
+    task = SimpleNamespace(ignore_result=True)
+    raw = json.loads(item)
+    body, headers = json.loads(base64.b64decode(raw["body"])), raw["headers"]
+    given = SimpleNamespace(headers=headers, delivery_info={}, properties={})
+    if isinstance(body, dict):
+        body, headers, *_ = hybrid_to_proto2(given, body)
+    told: dict[str, Any] = {"headers": headers, "body": body, "decoded": True, "task": task}
+    request = Request(given, app=app, hostname="w@test", **told)
+    return bool(request.maybe_expire())
+
+
+def in_protocol_1(expires: str) -> dict[str, Any]:
+    body = {"task": "shop.add", "id": "id-1", "args": [], "kwargs": {}, "expires": expires}
+    text = base64.b64encode(json.dumps(body).encode()).decode()
+    return {**message(), "headers": {}, "body": text}
+
+
+@pytest.mark.parametrize(
+    "expires",
+    [
+        "2020-06-01T12:00:00.5+00:00",
+        "2020-06-01T12:00:00-07:00",
+        "2020-06-01T12:00:00Z",
+        "2020-06-01",
+    ],
+)
+def test_a_replay_removes_an_expiry_that_has_passed(expires: str) -> None:
+    for raw in (message(expires=expires), in_protocol_1(expires)):
+        item = json.dumps(raw)
+        assert is_late(item)
+        back = dead_letters.replayed(item, {})
+        assert not is_late(back)
+        assert dead_letters.identity(json.loads(back)) == ("id-1", "shop.add")
+
+
+def test_a_replay_keeps_any_other_expiry() -> None:
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    for raw in (
+        message(expires=later),
+        in_protocol_1(later),
+        message(expires=None),
+        message(expires="tomorrow"),
+        message(expires=5),
+    ):
+        back = json.loads(dead_letters.replayed(json.dumps(raw), {}))
+        assert (back["headers"], back["body"]) == (raw["headers"], raw["body"])
 
 
 def test_two_concurrent_replays_send_each_message_once(
