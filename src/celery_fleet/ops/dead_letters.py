@@ -1,10 +1,11 @@
 """Answer the operator's command about dead letters, in the release's Python.
 
     {"do": "list", "choose": {"queue": "mail", "older": 3600}, "payload": false}
-    {"do": "replay", "choose": {"ids": ["6f1e…"]}}
-    {"do": "drop", "choose": {"ids": ["6f1e…"]}}
+    {"do": "replay", "choose": {"ids": ["6f1e…"]}, "last_seen": {"6f1e…": 1795777200.25}}
+    {"do": "drop", "choose": {"ids": ["6f1e…"]}, "last_seen": {"6f1e…": 1795777200.25}}
 
-``replay`` and ``drop`` only accept ids, those that the user has been shown: letters that arrive later are not affected.
+``replay`` and ``drop`` only accept ids, those of letters that have been counted: letters that arrive later are not
+affected. One that arrives later with the same id has another ``last_seen``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
             payload = bool(request.get("payload"))
             return {"letters": [shown(one, payload) for one in store.choose(choice, payload)]}
         end = began + float(request.get("timeout") or 8.0) - MARGIN
-        return _change(store, do, choice.ids, end)
+        return _change(store, do, choice.ids, request.get("last_seen") or {}, end)
 
 
 def _store(connection: Any) -> DeadLetterStore:
@@ -76,12 +77,15 @@ def _choice(given: Mapping[str, Any]) -> Choice:
     )
 
 
-def _change(store: DeadLetterStore, do: str, ids: tuple[str, ...], end: float) -> dict[str, Any]:
+def _change(
+    store: DeadLetterStore, do: str, ids: tuple[str, ...], seen: Mapping[str, float], end: float
+) -> dict[str, Any]:
     done, refused, reasons = 0, 0, dict[str, None]()
     for start in range(0, len(ids), PAGE):
         if time.monotonic() > end:
             return _changed(done, len(ids) - done - refused, refused, reasons, late=True)
-        letters = store.read(ids[start : start + PAGE], payload=do == "replay")
+        found = store.read(ids[start : start + PAGE], payload=do == "replay")
+        letters = [one for one in found if seen.get(one.id, one.last_seen) == one.last_seen]
         for result in store.replay(letters) if do == "replay" else store.drop(letters):
             if isinstance(result, Exception):
                 refused += 1
@@ -96,7 +100,7 @@ def _changed(
 ) -> dict[str, Any]:
     return {
         "done": done,
-        # Another caller has already replayed or dropped these.
+        # Another caller has already replayed or dropped these, and they may have become dead letters again.
         "gone": 0 if late else rest,
         "left": rest if late else 0,
         "refused": refused,
@@ -107,7 +111,6 @@ def _changed(
 def shown(letter: DeadLetter, payload: bool) -> dict[str, Any]:
     """Return a letter as data, with the message's content only if it is requested."""
     found = asdict(letter)
-    del found["digest"]
     message = found.pop("message")
     if payload and message is not None:
         found["payload"] = contents(message)

@@ -159,10 +159,14 @@ def test_replay_and_drop_ask_and_say_how_many(
         done = call("dead-letters", verb)
         assert (done.exit_code, done.stderr) == (1, f"celery-fleet: nothing was {word}\n")
         done = call("dead-letters", verb)
-        assert done.stdout == f"1 dead letter {word}; 1 were already gone.\n"
+        assert done.stdout == f"1 dead letter {word}; 1 had gone or come back meanwhile.\n"
     assert asked == ["Replay 2 dead letters?"] * 2 + ["Drop 2 dead letters?"] * 2
     # It changes those that were counted, even if more have arrived.
-    assert answers.seen[2] == {"do": "replay", "choose": {"ids": ["6f1e", "7"]}}
+    assert answers.seen[2] == {
+        "do": "replay",
+        "choose": {"ids": ["6f1e", "7"]},
+        "last_seen": dict.fromkeys(("6f1e", "7"), LETTER["last_seen"]),
+    }
 
 
 @pytest.mark.parametrize(
@@ -288,6 +292,27 @@ def test_list_show_replay_drop(broker: redis.Redis, call: Call) -> None:
     assert done.stdout == "2 dead letters dropped.\n"
     assert broker.exists(keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX) == 0
     assert call("dead-letters", "replay", "--yes").stdout == "0 dead letters replayed.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["replay", "drop"])
+def test_a_letter_that_comes_back_after_the_question_stays(
+    broker: redis.Redis, call: Call, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    parked(broker, 3)
+    monkeypatch.setattr(confirming, "has_terminal", lambda: True)
+
+    def confirm(*_: object, **__: object) -> bool:
+        """Let another person replay a letter, which becomes one again, before this one agrees."""
+        assert call("dead-letters", "replay", "id-0", "--yes").exit_code == 0
+        parked(broker, 1)
+        return True
+
+    monkeypatch.setattr(command.click, "confirm", confirm)
+    done = call("dead-letters", verb)
+    assert done.stdout.startswith("2 dead letters ")
+    assert done.stdout.endswith("; 1 had gone or come back meanwhile.\n")
+    assert [one["id"] for one in rows(call("--format", "json", "dead-letters", "list"))] == ["id-0"]
 
 
 @pytest.mark.slow

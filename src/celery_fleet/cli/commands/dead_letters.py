@@ -234,9 +234,9 @@ def change(
 def _changed(context: Context, do: str, found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if not found:
         return {"done": 0, "gone": 0, "left": 0, "refused": 0, "reasons": []}
-    choose = {"ids": [one["id"] for one in found]}
+    seen = {one["id"]: one["last_seen"] for one in found}
     answer: Mapping[str, Any] = ask.question(
-        context.application, "dead_letters", do=do, choose=choose
+        context.application, "dead_letters", do=do, choose={"ids": list(seen)}, last_seen=seen
     )
     return answer
 
@@ -245,7 +245,7 @@ def _tell(context: Context, done: str, answer: Mapping[str, Any]) -> None:
     if context.json:
         output.as_json(answer)
     else:
-        gone = f"; {answer['gone']} were already gone" if answer["gone"] else ""
+        gone = f"; {answer['gone']} had gone or come back meanwhile" if answer["gone"] else ""
         output.say(f"{count(answer['done'], 'dead letter')} {done}{gone}.")
     if answer["refused"]:
         raise CommandError(

@@ -103,7 +103,6 @@ class DeadLetter:
         first_seen: Unix time by Redis's clock, like ``last_seen``.
         count: How often it was parked since it was last replayed.
         size: Bytes of the message.
-        digest: Distinguishes messages with the same id.
         message: The item of the list; None if it was not read.
     """
 
@@ -118,7 +117,6 @@ class DeadLetter:
     last_seen: float
     count: int
     size: int
-    digest: str
     message: str | None = None
 
     @classmethod
@@ -142,7 +140,6 @@ class DeadLetter:
                 last_seen=float(raw["last_seen"]),
                 count=int(raw["count"]),
                 size=int(raw["size"]),
-                digest=str(raw["digest"]),
                 message=raw.get("message"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -11,26 +11,39 @@ from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, text_of
 from celery_fleet.delivery.scripts import Script, run, run_each
 
+#: Returns whether a letter is still the one that was last seen at a given time. A letter that was replayed may come
+#: back with the same id, but with a later time.
+_UNCHANGED = """
+local function unchanged(letters, id, last_seen)
+  local document = redis.call('HGET', letters, id) or ''
+  return tonumber(string.match(document, '"last_seen": ([%d%.]+)') or '') == tonumber(last_seen)
+end
+"""
+
 #: Puts a letter back into its queue and removes its entry, so that it is sent only once even if several operators try.
 #: If Redis refuses to write to the list, nothing changes.
-#: KEYS: dead letters, their index, list. ARGV: id, digest, item.
-REPLAY = Script("""
-local document = redis.call('HGET', KEYS[1], ARGV[1])
-if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
+#: KEYS: dead letters, their index, list. ARGV: id, when last seen, item.
+REPLAY = Script(
+    _UNCHANGED
+    + """
+if not unchanged(KEYS[1], ARGV[1], ARGV[2]) then return 0 end
 redis.call('LPUSH', KEYS[3], ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
-""")
+"""
+)
 
-#: Deletes a letter. KEYS: dead letters, their index. ARGV: id, digest.
-DROP = Script("""
-local document = redis.call('HGET', KEYS[1], ARGV[1])
-if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
+#: Deletes a letter. KEYS: dead letters, their index. ARGV: id, when last seen.
+DROP = Script(
+    _UNCHANGED
+    + """
+if not unchanged(KEYS[1], ARGV[1], ARGV[2]) then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
-""")
+"""
+)
 
 #: Returns documents by their ids. KEYS: dead letters. ARGV: 1 with the messages, 0 without; ids.
 READ = Script("""
@@ -128,11 +141,12 @@ class DeadLetterStore:
         """Put letters, which were read with their messages, at the tail of their lists.
 
         Returns:
-            For each letter 1 if it was put there, 0 if another operator was first, or Redis's error.
+            For each letter 1 if it was put there, 0 if it is gone or was seen again since then, or Redis's error.
         """
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
         calls = (
-            ([*names, letter.key], [letter.id, letter.digest, letter.item()]) for letter in letters
+            ([*names, letter.key], [letter.id, letter.last_seen, letter.item()])
+            for letter in letters
         )
         return run_each(self._client, REPLAY, calls)
 
@@ -140,5 +154,5 @@ class DeadLetterStore:
         """Delete letters; return the same as `replay`."""
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
         return run_each(
-            self._client, DROP, ((names, [letter.id, letter.digest]) for letter in letters)
+            self._client, DROP, ((names, [letter.id, letter.last_seen]) for letter in letters)
         )

@@ -262,6 +262,18 @@ def test_a_replay_removes_the_fleets_headers(
     assert store.count() == 0
 
 
+def test_a_letter_that_has_come_back_since_it_was_read_stays(
+    worker: redis.Redis, store: DeadLetterStore
+) -> None:
+    item = json.dumps(message())
+    park(worker, item)
+    before = store.choose(Choice(), payload=True)
+    assert store.replay(before) == [1]
+    park(worker, item)
+    assert store.replay(before) == store.drop(before) == [0]
+    assert store.drop(store.choose(Choice())) == [1]
+
+
 def is_late(item: str) -> bool:
     """Return whether Celery's worker drops a message because its `expires` has passed."""
     app = Celery("shop", set_as_current=False, broker="memory://")
