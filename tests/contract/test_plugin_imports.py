@@ -37,8 +37,8 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 }
 # Maximum bytes of all files that a module sends, little more than they have, so that growth is noticed.
 LARGEST = {
-    "reconcile": 230_500,
-    "release": 84_500,
+    "reconcile": 231_500,
+    "release": 85_500,
     "remove_application": 150_500,
     "redis_restore": 70_500,
 }
