@@ -1,9 +1,9 @@
-"""Checks celery_app_directories, the directories that a run creates for an application's files."""
+"""Checks celery_app_directories, the directories that a run creates for an application's files, and those of root."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -44,6 +44,7 @@ def check_directories(model: Model) -> Iterator[Problem]:
     for host in model.hosts:
         ours = {one: name for name in _OURS if (one := as_text(model.value(host, name)))}
         whole = _removed_whole(model, host)
+        yield from _inside_the_applications(host, ours, whole)
         for path, options in as_mapping(model.value(host, VARIABLE)).items():
             place = PurePosixPath(path)
             closed = [name for one, name in ours.items() if place.is_relative_to(one)]
@@ -90,6 +91,23 @@ def check_directories(model: Model) -> Iterator[Problem]:
                         value=model.show(where, value),
                         hosts=(host,),
                     )
+
+
+def _inside_the_applications(
+    host: str, ours: Mapping[str, str], theirs: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Refuse a directory of root's in one that belongs to a user of the application, such as that of its state."""
+    for path, name in ours.items():
+        around = [one for one in theirs if PurePosixPath(path).is_relative_to(one)]
+        if around:
+            yield Problem(
+                name,
+                f"is in {around[0]} ({theirs[around[0]]}). Its user could put a link in its place, and root would "
+                "change or delete what the link leads to",
+                "choose a directory that is in none of the application's own, as in /opt/shop",
+                value=path,
+                hosts=(host,),
+            )
 
 
 def _only_root_writes(options: object) -> bool:
