@@ -39,7 +39,8 @@ class Load:
 
 def pool_intake(consumer: Any) -> PoolIntake:
     """Return the intake of a worker's pool."""
-    return intake_of(consumer.pool, getattr(consumer.controller, "semaphore", None))
+    semaphore = getattr(consumer.controller, "semaphore", None)
+    return intake_of(consumer.pool, semaphore, getattr(consumer, "hub", None))
 
 
 def shut(pool: Any) -> None:

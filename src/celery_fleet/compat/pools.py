@@ -15,13 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, NamedTuple
 
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.utils.eventio import READ
 
 from celery_fleet.compat.minors import chosen as minors
+from celery_fleet.compat.task_errors import reported
 
 PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
@@ -120,15 +123,17 @@ class _Prefork(PoolIntake):
 class _Threads(PoolIntake):
     """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, hub: Any) -> None:
         super().__init__(pool)
+        self._hub = hub
         # Celery keeps only a weak reference to the futures, so keep a strong one.
         self._futures: dict[Any, Future[Any]] = {}
         self._submit = pool.on_apply
         pool.on_apply, pool.flush = self._apply, self.drop
 
-    def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
-        result = self._submit(*args, accept_callback=accept_callback, **options)
+    def _apply(self, target: Any, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
+        target, options = reported(target, options, hub=self._hub)
+        result = self._submit(target, *args, accept_callback=accept_callback, **options)
         request = _request_of(accept_callback)
         if request is not None:
             self._futures[request] = result.f
@@ -156,13 +161,16 @@ class _Solo(PoolIntake):
         self._run = pool.on_apply
         pool.on_apply, pool.flush = self._apply, self.drop
 
-    def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
+    def _apply(self, target: Any, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         request = _request_of(accept_callback)
         if self.closed and request is not None and not request.acknowledged:
             self._kept.append(request)
             return None
+        # An Exception, such as a MemoryError, ends the worker. Celery's signal handlers raise the last two.
+        left = (Exception, WorkerShutdown, WorkerTerminate)
+        target, options = reported(target, options, left)
         try:
-            return self._run(*args, accept_callback=accept_callback, **options)
+            return self._run(target, *args, accept_callback=accept_callback, **options)
         finally:
             if self.closed and self.on_freed is not None:
                 self.on_freed()
@@ -191,6 +199,9 @@ class _Gevent(PoolIntake):
 
     def __init__(self, pool: Any) -> None:
         super().__init__(pool)
+        gevent: Any = import_module("gevent")
+        #: A greenlet is killed by the first one, and reaches its time limit by the second one.
+        self._exit, self._timeout = gevent.GreenletExit, gevent.Timeout
         self._waiting: deque[_Waiter] = deque()
         self._granted = 0
         self._begin, self._put, self._grow = pool.on_apply, pool._quick_put, pool.grow
@@ -200,11 +211,14 @@ class _Gevent(PoolIntake):
     def _free(self) -> int:
         return int(self.pool._pool.free_count()) - self._granted
 
-    def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
+    def _apply(self, target: Any, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         request = _request_of(accept_callback)
         if request is not None and not self._wait_for_a_slot(request):
             return None
-        return self._begin(*args, accept_callback=accept_callback, **options)
+        limited = options.get("timeout") or self.pool.timeout
+        left = (self._exit, self._timeout) if limited else (self._exit,)
+        target, options = reported(target, options, left)
+        return self._begin(target, *args, accept_callback=accept_callback, **options)
 
     def _wait_for_a_slot(self, request: Any) -> bool:
         """Wait for a slot; return False if the request was taken back in the meantime."""
@@ -256,7 +270,7 @@ class _Gevent(PoolIntake):
         return [waiter.request for waiter in waiting]
 
 
-def intake_of(pool: Any, semaphore: Any = None) -> PoolIntake:
+def intake_of(pool: Any, semaphore: Any = None, hub: Any = None) -> PoolIntake:
     """Return the pool's `PoolIntake`. The first call creates it, and must come after the pool has started."""
     intake: PoolIntake | None = pool.__dict__.get("fleet_intake")
     if intake is None:
@@ -264,7 +278,7 @@ def intake_of(pool: Any, semaphore: Any = None) -> PoolIntake:
         if kind == PREFORK:
             intake = _Prefork(pool, semaphore)
         elif kind == _THREADS:
-            intake = _Threads(pool)
+            intake = _Threads(pool, hub)
         elif kind == _SOLO:
             intake = _Solo(pool)
         elif kind == GREENLETS:

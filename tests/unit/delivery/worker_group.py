@@ -34,7 +34,7 @@ QUEUES = ["mail", "bulk"]
 PATIENCE = 90.0
 
 SHOP = """
-import os, signal, time
+import asyncio, os, signal, time
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
@@ -86,6 +86,21 @@ def deadly_rejected(self):
 def deadly_once(self):
     say("deadly_once", self.request.id)
     os._exit(3)
+
+@app.task(bind=True, max_retries=None, default_retry_delay=0)
+def exits(self):
+    say("exits", self.request.id)
+    raise SystemExit(3)
+
+@app.task(bind=True, acks_late=False, max_retries=0)
+def exits_early(self):
+    say("exits_early", self.request.id)
+    raise SystemExit(3)
+
+@app.task(bind=True)
+def cancelled(self):
+    say("cancelled", self.request.id)
+    raise asyncio.CancelledError
 
 @app.task(bind=True, max_retries=1)
 def fails(self, how):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
+import pytest
 from billiard.pool import ApplyResult
 from celery import Celery
+from celery.concurrency.gevent import TaskPool as Greenlets
 from celery.concurrency.solo import TaskPool as Solo
 from celery.concurrency.thread import TaskPool as Threads
+from celery.exceptions import WorkerShutdown
+from celery.worker import state
 from celery.worker.request import Request
 
 from celery_fleet.compat import pools
@@ -159,3 +168,116 @@ def test_solo_notices_the_signal_after_its_task_and_begins_no_other() -> None:
 
     assert ran == [0]
     assert intake.take() == [later]
+
+
+class Hub:
+    """An event loop that runs when the test says so."""
+
+    def __init__(self) -> None:
+        self.ready: list[Callable[[], object]] = []
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.ready.append(callback)
+
+    def run(self) -> None:
+        while self.ready:
+            self.ready.pop(0)()
+
+
+@contextmanager
+def raising(kind: str) -> Iterator[Callable[[BaseException, Any], list[Any]]]:
+    """Give a function that runs a task that raises, and returns what its request was told."""
+    app = Celery("shop", set_as_current=False)
+    pool = {"threads": Threads, "solo": Solo, "gevent": Greenlets}[kind](limit=1, app=app)
+    pool.start()
+    hub = Hub()
+    pools.intake_of(pool, hub=hub)
+
+    def run(exc: BaseException, timeout: float | None = None) -> list[Any]:
+        told: list[Any] = []
+        made = request(app, 0)
+        state.task_reserved(made)
+
+        def target() -> None:
+            gevent.sleep(0)
+            raise exc
+
+        def ended(info: Any) -> None:
+            assert threading.current_thread() is threading.main_thread(), "not in the loop"
+            state.task_ready(made)
+            told.append(info.exception.exc)
+
+        def limited(soft: bool, seconds: float) -> None:
+            state.task_ready(made)
+            told.append((soft, seconds))
+
+        made.on_accepted = lambda *_: None
+        pool.apply_async(
+            target,
+            callback=lambda result: (state.task_ready(made), told.append(result)),
+            error_callback=ended,
+            accept_callback=type("A", (), {"__self__": made, "__call__": lambda *_: None})(),
+            timeout_callback=limited,
+            timeout=timeout,
+        )
+        until = time.monotonic() + 10
+        while made in state.reserved_requests and time.monotonic() < until:
+            hub.run()
+            gevent.sleep(0.01)
+        assert made not in state.reserved_requests, "it is held for ever"
+        return told
+
+    yield run
+    pool.on_stop()
+
+
+@pytest.mark.parametrize("kind", ["threads", "solo", "gevent"])
+def test_errors_that_are_no_exception_reach_the_request(kind: str) -> None:
+    with raising(kind) as run:
+        for error in (SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()):
+            assert run(error) == [error]
+
+
+@pytest.mark.parametrize("kind", ["threads", "gevent"])
+def test_what_celerys_tracer_raises_reaches_the_request(kind: str) -> None:
+    """With solo, such an error ends the worker, as in stock Celery."""
+    with raising(kind) as run:
+        for error in (MemoryError(), WorkerShutdown(0)):
+            assert run(error) == [error]
+
+
+def test_a_timeout_of_gevent_is_an_error_unless_it_is_a_time_limit() -> None:
+    with raising("gevent") as run:
+        error = gevent.Timeout(5)
+        assert run(error) == [error]
+        assert run(gevent.Timeout(5), timeout=60) == [(False, 60)]
+        # Celery kills a greenlet to terminate its task.
+        assert run(gevent.GreenletExit()) == [(False, None, None)]
+
+
+@pytest.mark.parametrize("error", [WorkerShutdown(0), MemoryError()])
+def test_what_ends_a_solo_worker_still_does(error: BaseException) -> None:
+    app = Celery("shop", set_as_current=False)
+    solo = Solo(limit=1, app=app)
+    pools.intake_of(solo)
+
+    def target() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        solo.apply_async(target, callback=print, error_callback=pytest.fail)
+
+
+def test_an_error_callback_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    app = Celery("shop", set_as_current=False)
+    solo = Solo(limit=1, app=app)
+    pools.intake_of(solo)
+
+    def target() -> None:
+        raise SystemExit
+
+    def failing(_: Any) -> None:
+        raise ValueError("the result store does not answer")
+
+    solo.apply_async(target, callback=print, error_callback=failing)
+    assert "the result store does not answer" in caplog.text
