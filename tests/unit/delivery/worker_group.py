@@ -87,6 +87,14 @@ def deadly_once(self):
     say("deadly_once", self.request.id)
     os._exit(3)
 
+class DiesAfterwards(app.Task):
+    def on_success(self, *_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(bind=True, base=DiesAfterwards)
+def deadly_member(self):
+    say("deadly_member", self.request.id)
+
 @app.task(bind=True, max_retries=None, default_retry_delay=0)
 def exits(self):
     say("exits", self.request.id)

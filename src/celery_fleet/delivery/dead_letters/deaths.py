@@ -51,10 +51,17 @@ class Deaths:
             if held and not request.acknowledged:
                 _note(message, deaths)
             return False
-        if adapter.succeeded(request):
+        if adapter.runs_again_for_chord(request):
+            # To store a failure now would count it twice in a chord that knows the success already.
+            detail = described(
+                f"{deaths:g} processes died of it after it had succeeded, so its chord may wait for it; the last: {exc}"
+            )
+            after = partial(adapter.give_up, request)
+        elif adapter.succeeded(request):
             return False
-        detail = described(f"{deaths:g} processes died of it; the last: {exc}")
-        after = partial(adapter.fail, request, type(exc)(f"{detail}: dead letter"), exc_info)
+        else:
+            detail = described(f"{deaths:g} processes died of it; the last: {exc}")
+            after = partial(adapter.fail, request, type(exc)(f"{detail}: dead letter"), exc_info)
         # A message that was acknowledged before its task ran is not in Redis any more.
         tag = None if held else ""
         action = partial(self._writer.park, reason=POISON, detail=detail, after=after, tag=tag)

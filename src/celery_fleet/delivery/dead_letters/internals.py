@@ -195,11 +195,10 @@ def use_request(
             put_back(self)
             return None
         lost = _lost(self, exc_info)
-        if lost is not None and self.chord and self.task.acks_late and succeeded(self):
-            # Its process died after storing the result and before updating the chord. Celery would not update it.
-            put_back(self)
-            return None
         if lost is not None and died(self, lost, exc_info):
+            return None
+        if lost is not None and runs_again_for_chord(self):
+            put_back(self)
             return None
         with _ending(self, exc if lost is None else lost):
             if lost is not None:
@@ -316,10 +315,23 @@ def succeeded(request: Any) -> bool:
     return minors.celery.success_was_stored(request)
 
 
+def runs_again_for_chord(request: Any) -> bool:
+    """Return whether a request whose process died has succeeded and must run again for its chord.
+
+    Its process may have died after storing the result and before updating the chord. Celery would not update it.
+    """
+    return bool(request.chord and request.task.acks_late and succeeded(request))
+
+
 def taken_over(request: Any) -> None:
     """Prevent Celery from running or acknowledging a request."""
     worker_state.task_ready(request)
     request.acknowledged = True
+
+
+def give_up(request: Any) -> None:
+    """Announce that a request that has succeeded does not run again for its chord; its result stays."""
+    request.send_event("task-rejected", requeue=False)
 
 
 def fail(request: Any, exc: BaseException, exc_info: Any) -> None:

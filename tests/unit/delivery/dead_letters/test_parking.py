@@ -172,6 +172,25 @@ def test_a_task_that_keeps_killing_its_process_is_parked(fleet: WorkerGroup, tas
 
 
 @slow
+@both
+def test_a_chords_member_that_keeps_killing_its_process_after_its_success_is_parked(
+    fleet: WorkerGroup,
+) -> None:
+    fleet.worker("a", deaths=3)
+    chord = {"chord": {"task": "shop.add", "args": [], "kwargs": {}, "options": {}}}
+    body = [[], {}, chord]
+    fleet.send(message("member", "shop.deadly_member", body, group="g", group_index=0))
+    [letter] = fleet.letters(1, payload=True).values()
+    assert (letter.id, letter.reason) == ("member", "poison")
+    assert "after it had succeeded" in letter.detail
+    assert header(json.loads(letter.message or ""), keys.DEATHS) == 3
+    assert fleet.said("deadly_member") == ["member"] * 3
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert fleet.result("member")["status"] == "SUCCESS"
+    assert fleet.said("signal-failure") == []
+
+
+@slow
 def test_retries_end_when_the_task_says_so(fleet: WorkerGroup) -> None:
     fleet.worker("a", deaths=5)
     fleet.send(message("twice", "shop.deadly_once", [[], {}, {}]))

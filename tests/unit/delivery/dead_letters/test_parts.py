@@ -267,6 +267,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     monkeypatch.setattr(internals, "carry_header", lambda *_: None)
     monkeypatch.setattr(internals, "succeeded", lambda request: request.succeeded)
+    monkeypatch.setattr(internals, "fail", lambda *_: seen.append("failed"))
     monkeypatch.setattr(internals, "taken_over", lambda _: seen.append("taken over"))
     monkeypatch.setattr(internals, "instead_of_ack", lambda *_: seen.append("ack replaced"))
     monkeypatch.setattr(deaths, "_note", lambda _, number: seen.append(f"noted {number:g}"))
@@ -299,7 +300,9 @@ def test_the_third_death_of_a_task_parks_it(
     counted = deaths.Deaths(OPTIONS, writer, waiting.Waiting(Consumer()))
     message = Message(**{keys.DEATHS: before})
     message.held = held
-    request = SimpleNamespace(message=message, acknowledged=acknowledged, succeeded=succeeded)
+    request = SimpleNamespace(
+        message=message, acknowledged=acknowledged, succeeded=succeeded, chord=None
+    )
     is_the_end = counted.count(request, RuntimeError("killed"), None)
     assert internals.raw(message)["headers"][keys.DEATHS] == before + 1
     assert dying == seen
@@ -307,6 +310,56 @@ def test_the_third_death_of_a_task_parks_it(
     assert [(one["reason"], one["tag"]) for one in writer.parked] == (
         [(POISON, tag)] if is_the_end else []
     )
+
+
+class Member:
+    """A member of a chord that has succeeded."""
+
+    acknowledged = False
+    succeeded = True
+    chord: Any = {"task": "shop.body"}  # noqa: RUF012  # as Celery has it
+    id, name, worker_pid = "t", "shop.add", None
+    _already_revoked = _already_cancelled = False
+
+    def __init__(self, message: Message, task: Any) -> None:
+        self.message = message
+        self.task = task
+        self.done: list[str] = []
+
+    def on_failure(self, *_: Any) -> None:
+        self.done.append("celery's turn")
+
+    def acknowledge(self) -> None:
+        self.done.append("acknowledged")
+
+    def reject(self, requeue: bool = False) -> None:
+        self.done.append("put back" if requeue else "rejected")
+
+    def send_event(self, kind: str, **_: Any) -> None:
+        self.done.append(kind)
+
+
+def test_a_chords_member_that_dies_after_its_success_runs_again_until_the_third_time(
+    monkeypatch: pytest.MonkeyPatch, dying: list[str]
+) -> None:
+    monkeypatch.setattr(internals.worker_state, "task_ready", lambda _: None)
+    writer = Writer()
+    counted = deaths.Deaths(OPTIONS, writer, waiting.Waiting(Consumer()))
+    task = SimpleNamespace(Request=Member, acks_late=True)
+    internals.use_request(task, counted.count)
+    message, done = Message(), []
+    for _ in range(3):
+        request = task.Request(message, task)
+        request.on_failure(SimpleNamespace(exception=WorkerLostError("killed")))
+        done += request.done
+    assert done == ["put back"] * 2
+    assert dying == ["noted 1", "noted 2", "taken over"]
+    (letter,) = writer.parked
+    assert letter["reason"] == POISON
+    assert "3 processes died of it after it had succeeded" in letter["detail"]
+    # Its success is not stored as a failure, which its chord would count as well.
+    letter["after"]()
+    assert (request.done, "failed" in dying) == (["task-rejected"], False)
 
 
 def test_a_death_that_can_not_be_counted_is_left_to_celery(
