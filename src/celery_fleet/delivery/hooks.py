@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Hooks:
     """One function for each moment, or None for the default. ``channel`` is the transport's channel."""
 
-    #: ``(kombu connection)``, when a queue is consumed: return whether the connection is the worker's. A channel of the
-    #: application's own code, for example in a child of the pool, fetches as in stock kombu, because the lease does not
-    #: renew its messages. Default: it is the worker's.
+    #: ``(channel)``, when a queue is consumed: return whether the channel is that of the worker's tasks. A channel of
+    #: the application's own code, for example in a child of the pool or in a consumer step, fetches as in stock kombu,
+    #: because the lease does not renew its messages. Default: it is that of the worker's tasks.
     ours: Callable[[Any], bool] | None = None
     #: ``(channel)``, every 10 s: put back messages that no worker holds any more. Default: by age, as in stock kombu.
     sweep: Callable[[Any], object] | None = None

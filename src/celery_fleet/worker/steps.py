@@ -214,7 +214,7 @@ def install(
             lambda **_: _refuse_fanout(app), weak=False, dispatch_uid="celery_fleet.fanout"
         )
         if delivery.atomic:
-            _take_for_the_worker_alone(app)
+            _fetch_atomically_for_tasks_only(app)
     app.steps["worker"].add(Watchdog)
     app.steps["consumer"].add(Ticker)
 
@@ -240,18 +240,21 @@ def _refuse_fanout(app: Any) -> None:
         errors.refuse(error, os.environ)
 
 
-def _take_for_the_worker_alone(app: Any) -> None:
-    """Have only the worker's own connection fetch atomically, not other consumers of its application."""
+def _fetch_atomically_for_tasks_only(app: Any) -> None:
+    """Have only the consumer of the worker's tasks fetch atomically, not other consumers of its application."""
 
     class Ours(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-        """Tells the transport which connection is the worker's, before anything is consumed on it."""
+        """Tells the transport which channel is that of the tasks, before it consumes.
+
+        The application may have steps with consumers on the worker's connection, which start before or after this one.
+        """
 
         name = "celery_fleet.Ours"
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, consumer: Any) -> None:
-            ours, pid = consumer.connection, os.getpid()
-            HOOKS.ours = lambda connection: connection is ours and os.getpid() == pid
+            ours, pid = consumer.task_consumer.channel, os.getpid()
+            HOOKS.ours = lambda channel: channel is ours and os.getpid() == pid
 
     HOOKS.ours = lambda _: False
     app.steps["consumer"].add(Ours)

@@ -63,8 +63,8 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._poller = QueuePoller()
-        #: Whether the worker consumes on this channel. It stays true after the connection is lost, because messages are
-        #: still acknowledged.
+        #: Whether the worker consumes its tasks on this channel. It stays true after the connection is lost, because
+        #: messages are still acknowledged.
         self.ours = False
         self._checked = False
         self._unconfirmed: set[str] = set()
@@ -137,7 +137,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         Raises:
             SystemExit, celery.exceptions.ImproperlyConfigured: Redis is too old, see `errors.refuse`.
         """
-        if not self._checked and (HOOKS.ours is None or HOOKS.ours(self.connection.client)):
+        if not self._checked and (HOOKS.ours is None or HOOKS.ours(self)):
             self._require_version()
             self.ours = self._checked = True
         (self._unconfirmed.add if no_ack else self._unconfirmed.discard)(queue)

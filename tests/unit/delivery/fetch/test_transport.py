@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kombu import Connection, Queue
+from celery import Celery, bootsteps
+from kombu import Connection, Consumer, Queue
 from kombu.transport import redis as stock
 from kombu.transport import resolve_transport
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -28,6 +29,7 @@ from celery_fleet.delivery.messages import owner_of
 from celery_fleet.delivery.outage import internals as outage
 from celery_fleet.delivery.outage.carry_over import AckCarryOver
 from celery_fleet.delivery.outage.pending import Pending
+from celery_fleet.worker import steps
 from scripts.ports import free_port, listens
 from tests.programs import required
 from tests.unit.delivery.servers import (
@@ -711,7 +713,7 @@ def test_other_consumers_use_the_stock_fetch(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing would renew their messages, and a child of the pool would make the same tags as its parent."""
-    monkeypatch.setattr(HOOKS, "ours", lambda connection: False)
+    monkeypatch.setattr(HOOKS, "ours", lambda channel: False)
     monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
     send(server.url, "mail", 1)
     with consuming(server.url, "mail") as consumer:
@@ -721,6 +723,37 @@ def test_other_consumers_use_the_stock_fetch(
         message.ack()
         assert held(server) == []
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_consumer_step_of_the_application_uses_the_stock_fetch(
+    server: Server, before: bool
+) -> None:
+    """Celery starts it before or after the fleet's own step: their order is that of a set."""
+
+    class Own(bootsteps.ConsumerStep):  # type: ignore[misc]  # Celery ships no types
+        def get_consumers(self, channel: Any) -> list[Any]:
+            return [Consumer(channel, [Queue("own")], on_message=got.append)]
+
+    app = Celery("shop", set_as_current=False)
+    steps._fetch_atomically_for_tasks_only(app)
+    (ours,) = app.steps["consumer"]
+    for _ in range(2):  # after a lost connection, too
+        got: list[Any] = []
+        with Connection(server.url) as connection:
+            tasks: Any = Consumer(connection, [Queue("mail")], on_message=got.append)
+            consumer = SimpleNamespace(connection=connection, task_consumer=tasks)
+            for step in (Own, ours) if before else (ours, Own):
+                step(consumer).start(consumer)
+            tasks.consume()
+            for queue in ("mail", "own"):
+                connection.Producer().publish(queue, routing_key=queue)
+            until(lambda: connection.drain_events(timeout=2) or len(got) == 2)  # noqa: B023  # called at once
+            fetched = {message.payload: owner_of(message.delivery_tag) for message in got}
+            assert fetched == {"mail": tags.owner(), "own": None}
+            for message in got:
+                message.ack()
+    assert held(server) == []
 
 
 def test_a_new_login_of_redis_py_does_not_lose_a_push(server: Server, mail: Consuming) -> None:

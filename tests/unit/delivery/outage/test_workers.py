@@ -405,6 +405,51 @@ def test_messages_that_a_task_consumes_do_not_count_as_the_workers(
         wait_for(lambda: worker.unacked == 0, "nothing unacked")
 
 
+#: A consumer of the application on the worker's connection. It starts after the fleet's own step, and acknowledges
+#: nothing.
+STEP = (
+    SHOP
+    + """
+from celery import bootsteps
+from kombu import Consumer, Queue
+
+
+@signals.celeryd_init.connect
+def add_step(**_):
+    class Keeps(bootsteps.ConsumerStep):
+        requires = tuple(one for one in app.steps["consumer"] if one.name == "celery_fleet.Ours")
+
+        def get_consumers(self, channel):
+            return [Consumer(channel, [Queue("own")], on_message=self.keep)]
+
+        def keep(self, message):
+            write("ledger", f"kept {message.payload}")
+
+    app.steps["consumer"].add(Keeps)
+"""
+)
+
+
+def test_messages_of_the_applications_own_consumer_stay_with_it(tmp_path: Path) -> None:
+    with working(tmp_path, "-P", "prefork", "-c", "1", shop=STEP) as worker:
+        with worker.app() as app, app.connection_for_write() as connection:
+            connection.SimpleQueue("own").put(7)
+        numbers = worker.send(1, 25.0)
+        worker.done(numbers, "start")
+        wait_for(lambda: worker.times("kept"), "it is fetched")
+        owners = [owner_of(tag.decode()) for tag in worker.server.client.hkeys("unacked")]
+        assert owners.count(None) == 1
+        assert len(owners) == 2
+        # The lease puts back what it does not know after some 20 s.
+        worker.done(numbers)
+        assert worker.times("kept") == {7: 1}
+        assert "put back" not in worker.log
+        wait_for(lambda: worker.unacked == 1, "the task is acknowledged")
+        assert worker.exit()[0] == 0
+        assert worker.unacked == 0
+        assert worker.server.client.llen("own") == 1
+
+
 def test_without_carry_and_outage_guard_there_is_no_file_of_pending_acknowledgements(
     tmp_path: Path,
 ) -> None:
