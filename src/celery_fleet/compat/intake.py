@@ -19,6 +19,9 @@ from kombu.transport.redis import Channel
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.pools import PoolIntake, intake_of
 
+#: Tokens per second of the bucket of a task that has no rate limit any more.
+UNLIMITED = 1e9
+
 
 @dataclass(frozen=True)
 class Load:
@@ -120,6 +123,31 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
             tasks.on_message = on_message
 
     return take_again
+
+
+def keep_buckets(consumer: Any) -> None:
+    """Have a changed rate limit also apply to the requests that wait in its token bucket.
+
+    Celery replaces the buckets of all tasks for each change (Consumer.reset_rate_limits). The previous ones would live
+    on in the timer with their requests, where neither `take_out` nor Celery itself finds them.
+    """
+    if "reset_rate_limits" in vars(consumer):
+        return
+    reset = consumer.reset_rate_limits
+
+    def reset_rate_limits() -> None:
+        before = {name: bucket for name, bucket in consumer.task_buckets.items() if bucket}
+        reset()
+        for name, bucket in before.items():
+            made = consumer.task_buckets[name]
+            bucket.expected_time()  # the tokens until now are those of the previous rate
+            bucket.fill_rate = made.fill_rate if made else UNLIMITED
+            consumer.task_buckets[name] = bucket
+            if bucket.contents:
+                # Not at once: with greenlets, this would wait for a slot of the pool.
+                consumer.timer.call_after(0, consumer._schedule_bucket_request, (bucket,))
+
+    consumer.reset_rate_limits = reset_rate_limits
 
 
 def take_out(consumer: Any) -> list[Any]:

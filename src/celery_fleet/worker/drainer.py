@@ -144,6 +144,7 @@ class Drainer:
         queues.note_queues(consumer, self.is_paused, self._arrived)
         self._choose_queues = queues.skip_queues(consumer, self.is_paused)
         intake.pool_intake(consumer)
+        intake.keep_buckets(consumer)
         if consumer.hub is None and self._drains:
             self._waker = self._waker or LoopWaker()
             self._waker.connect(consumer)

@@ -358,6 +358,69 @@ def test_waiting_tasks_go_back_at_once_and_running_ones_continue(worker: Worker)
     assert not worker.consumer.task_buckets["limited"].contents
 
 
+def change_limit(worker: Worker, limit: str | None) -> None:
+    """Do what remote control's `rate_limit` does."""
+    worker.app.tasks["limited"].rate_limit = limit
+    worker.consumer.reset_rate_limits()
+
+
+def begun(worker: Worker) -> list[str]:
+    """Run the timer for a moment; return the ids of the tasks that have begun or wait for a slot."""
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        _, entry = next(iter(worker.timer))
+        (time.sleep(0.001) if entry is None else entry())
+    jobs = [job._accept_callback.__self__ for job in worker.pool._pool.outbound_buffer]
+    waiting = [args[0] for _, args, _ in worker.semaphore._waiting]
+    return [request.id for request in jobs + waiting]
+
+
+@pytest.mark.parametrize("limit", ["2/h", "5/m"])
+@pytest.mark.parametrize("due", [False, True])
+def test_tasks_go_back_after_their_rate_limit_was_changed(
+    late: Worker, limit: str, due: bool
+) -> None:
+    first, *waiting = late.take("limited", "limited", "limited")
+    waiting += late.take("limited", eta=0.1 if due else 60)
+    change_limit(late, limit)
+    assert begun(late) == [first], "the token was spent already"
+    late.pool.begin(1)
+
+    late.drainer.drain()
+
+    assert late.redis.queue() == waiting
+    assert late.unacked == [first]
+    assert begun(late) == []
+
+
+def test_a_connection_that_is_lost_after_a_rate_limit_was_changed_leaves_no_task(
+    late: Worker,
+) -> None:
+    change_limit(late, "20/s")
+    late.take("limited", "limited", "limited")
+    late.pool.begin(1)
+    change_limit(late, "1/h")
+    late.lose_connection()
+    assert begun(late) == []
+
+
+@pytest.mark.parametrize("limit", ["1000/s", None])
+def test_tasks_that_wait_for_a_rate_limit_begin_once_when_it_is_lifted(
+    late: Worker, limit: str | None
+) -> None:
+    sent = late.take("limited", "limited", "limited")
+    sent += late.take("limited", eta=0.05)
+    change_limit(late, "2/h")
+    change_limit(late, limit)
+    assert begun(late) == sent
+    assert begun(late) == sent
+    sent += late.take("limited")
+    assert begun(late) == sent
+    change_limit(late, "1/h")
+    late.take("limited", "limited")
+    assert len(begun(late)) == len(sent) + 1
+
+
 def test_a_job_that_no_child_has_read_goes_back_and_frees_its_slot(worker: Worker) -> None:
     first, second = worker.take("plain", "plain")
     worker.pool.write(1)
