@@ -17,6 +17,7 @@ from celery.exceptions import Retry
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
+from celery_fleet.compat.minors import celery57
 from celery_fleet.compat.minors.celery57 import *  # noqa: F403  # everything that is not overridden below
 
 logger = logging.getLogger("celery_fleet")
@@ -49,6 +50,7 @@ def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
         # gevent's timer runs the entry in a greenlet, which does not look whether the entry is cancelled.
         if hasattr(waiting, "cancel"):
             timer.cancel(waiting)
+        celery57.release(waiting.entry)
         requests.append(request)
     return requests
 
@@ -180,6 +182,7 @@ def keep_time_limits(consumer: Any) -> None:
         for entry in timer_entries(timer):
             if getattr(entry.fun, "__self__", None) is not pool or pool is None:
                 entry.cancel()
+                celery57.release(entry)
 
     timer.clear = clear
 

@@ -12,6 +12,7 @@ from typing import Any
 from celery.concurrency import prefork
 from celery.worker import loops
 from celery.worker import state as worker_state
+from kombu.asynchronous.timer import Entry
 
 
 def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
@@ -23,7 +24,21 @@ def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
     for request in requests:
         if request not in spare:
             consumer.timer.cancel(request._eta_timer_entry)
+            release(request._eta_timer_entry)
     return requests
+
+
+def release(entry: Any) -> None:
+    """Release what a cancelled timer entry refers to, because kombu's timer keeps the entry until its time.
+
+    gevent's timer has greenlets instead, which are killed (kombu/asynchronous/timer.py, celery/concurrency/gevent.py).
+    """
+    if isinstance(entry, Entry):
+        entry.fun, entry.args, entry.kwargs = _do_nothing, (), {}
+
+
+def _do_nothing() -> None:
+    """Do nothing, in the place of a cancelled call."""
 
 
 def scheduled(_consumer: Any) -> int:

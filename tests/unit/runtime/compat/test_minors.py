@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
@@ -14,12 +15,13 @@ from celery.app import trace
 from celery.backends.redis import RedisBackend
 from celery.concurrency.gevent import Timer as GreenTimer
 from celery.exceptions import WorkerLostError
+from celery.worker import state
 from celery.worker.request import Request as CelerysRequest
 from kombu.asynchronous.timer import Timer
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.compat import versions
-from celery_fleet.compat.minors import celery54, celery55, celery56
+from celery_fleet.compat.minors import celery54, celery55, celery56, celery57
 from celery_fleet.compat.minors import chosen as minors
 from scripts.ports import free_port
 
@@ -236,6 +238,29 @@ def test_a_cleared_timer_keeps_time_limits_and_gives_up_its_requests(minor: Any)
     request_with_eta(timer, print)
     minor.forget_timers(consumer)  # kombu has put back their messages
     assert minor.take_scheduled(consumer, set()) == []
+
+
+@pytest.mark.parametrize("minor", [celery55, celery56, celery57])
+@pytest.mark.parametrize("cleared", [False, True])
+def test_the_timer_keeps_no_message_of_a_request_that_was_taken(minor: Any, cleared: bool) -> None:
+    """Otherwise each pause and each lost connection would keep all of them until their ETA."""
+    timer = Timer()
+    consumer = SimpleNamespace(
+        hub=SimpleNamespace(timer=timer), timer=timer, pool=SimpleNamespace(_pool=Pool())
+    )
+    minor.keep_time_limits(consumer)
+    request = request_with_eta(timer, print)
+    request._eta_timer_entry = timer.queue[0].entry
+    request.id = "i"
+    state.task_scheduled(request)
+    if cleared and minor is not celery57:  # Celery 5.7 does not clear the timer
+        timer.clear()
+    assert minor.take_scheduled(consumer, set()) == [request]
+    state.task_ready(request)
+    assert len(timer) == 1
+    there = weakref.ref(request)
+    del request
+    assert there() is None
 
 
 def test_celery_5_5_cancels_a_connections_timers_if_it_does_not_close_as_usual() -> None:

@@ -342,6 +342,8 @@ def test_waiting_tasks_go_back_at_once_and_running_ones_continue(worker: Worker)
     later = worker.take("plain", eta=60)
     limited = worker.take("limited", "limited", "limited")
     limited_later = worker.take("limited", eta=60)
+    etas = [worker.consumer.apply_eta_task, worker.consumer._limit_post_eta]
+    timers = [timer.entry for timer in worker.timer.queue if timer.entry.fun in etas]
 
     worker.drainer.drain()
 
@@ -351,9 +353,8 @@ def test_waiting_tasks_go_back_at_once_and_running_ones_continue(worker: Worker)
     assert worker.drainer.status.handed_back == 7
     assert worker.drainer.status.running == len(jobs)
     assert not worker_state.should_stop
-    etas = [worker.consumer.apply_eta_task, worker.consumer._limit_post_eta]
-    timers = [timer.entry for timer in worker.timer.queue if timer.entry.fun in etas]
     assert [timer.canceled for timer in timers] == [True, True]
+    assert not any(timer.args for timer in timers), "the timer keeps their messages"
     assert not worker.semaphore._waiting
     assert not worker.consumer.task_buckets["limited"].contents
 
