@@ -112,6 +112,11 @@ DELIVERY = {
 }
 
 
+def pool(name: str) -> tuple[str, ...]:
+    """Return the options of a worker for a pool; ``spawn`` is prefork with processes that do not fork."""
+    return ("-P", "prefork", "--pool-start-method", "spawn") if name == "spawn" else ("-P", name)
+
+
 def wait_for(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     end = time.monotonic() + seconds
     while True:

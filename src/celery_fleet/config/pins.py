@@ -17,6 +17,7 @@ from celery_fleet.config.frozen import FrozenDict, freeze, thaw
 logger = logging.getLogger("celery_fleet.settings")
 
 SCHEDULE = "beat_schedule"
+CONSUMER = "worker_consumer"
 
 
 class _Guarded(dict[str, Any]):
@@ -150,6 +151,19 @@ class PinnedChanges(_Guarded):
             if prefix:
                 # A lookup of app.conf['CELERY_BROKER_URL'] uses exactly this key.
                 self._put((prefix + name).upper(), value)
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        """Leave out the class of the worker's consumer, which the delivery makes in this process.
+
+        A process that a pool starts by spawn gets the settings by pickle, and has no consumer.
+        """
+        kept = {
+            key: value
+            for key, value in self.items()
+            # The application may have put a namespace before the name.
+            if not (isinstance(value, type) and key.lower().endswith(CONSUMER))
+        }
+        return dict, (kept,)
 
     def _refuses(self, key: Any, value: Any) -> bool:
         name = self._canonical.get(key)

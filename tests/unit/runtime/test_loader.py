@@ -15,6 +15,7 @@ import pytest
 from celery import Celery, Task
 from celery.exceptions import ImproperlyConfigured
 from celery.schedules import crontab, schedule
+from celery.worker.consumer import Consumer
 
 from celery_fleet import loader
 from celery_fleet.config import current
@@ -263,6 +264,21 @@ def test_pickles_and_copies_keep_the_pins(make: Callable[[], Celery]) -> None:
     assert unpickled.conf.broker_url == BROKER
     assert copy.copy(conf).broker_url == BROKER
     assert copy.deepcopy(conf.broker_transport_options)["visibility_timeout"] == 3600
+
+
+@styles
+def test_a_class_of_the_consumer_that_was_made_here_is_not_pickled(
+    make: Callable[[], Celery],
+) -> None:
+    app = make()
+    assert app.conf.broker_url == BROKER
+    app.conf.worker_consumer = type("FleetConsumer", (Consumer,), {})
+    changes = pickle.loads(pickle.dumps(app.conf.changes))  # noqa: S301  # made just above
+    assert changes["broker_url"] == BROKER
+    assert not any(isinstance(value, type) for value in changes.values())
+    app.conf.worker_consumer = "shop:OwnConsumer"
+    changes = pickle.loads(pickle.dumps(app.conf.changes))  # noqa: S301  # made just above
+    assert "shop:OwnConsumer" in changes.values()
 
 
 def test_a_name_with_the_namespace_returns_the_pinned_value() -> None:

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from celery_fleet.delivery.messages import owner_of
+from tests import outage
 from tests.outage import DELIVERY, QUEUE, SHOP, Server, Worker, cut, wait_for, working
 
 pytestmark = pytest.mark.slow
@@ -38,12 +39,14 @@ def settled(worker: Worker, numbers: list[int]) -> None:
     "pool",
     [
         "prefork",
+        "spawn",
         pytest.param("threads", marks=pytest.mark.long),
         pytest.param("solo", marks=pytest.mark.long),
     ],
 )
 def test_running_tasks_continue_through_lost_connections(tmp_path: Path, pool: str) -> None:
-    with working(tmp_path, "-P", pool, "-c", "2", conf={"worker_prefetch_multiplier": 8}) as worker:
+    conf = {"worker_prefetch_multiplier": 8}
+    with working(tmp_path, *outage.pool(pool), "-c", "2", conf=conf) as worker:
         numbers = worker.send(10, 1.0)
         worker.done([0], "start")
         for _ in range(3):
