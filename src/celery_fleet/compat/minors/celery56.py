@@ -67,6 +67,18 @@ def is_known(identifier: str, consumer: Any) -> bool:
     return any(request.id == identifier for _, request in _waiting(consumer.timer))
 
 
+def storable(exc: BaseException) -> BaseException:
+    """Return an Exception of the same name for an error that is none, because Celery 5.6 only stores an Exception.
+
+    It is stored in the same way as by Celery 5.7 (Backend.encode_result).
+    """
+    kind = type(exc)
+    made: BaseException = type(kind.__name__, (Exception,), {"__module__": kind.__module__})(
+        *exc.args
+    )
+    return made
+
+
 def worker_lost(_request: Any, exc: BaseException) -> Any:
     """Return the error of a child that announced its exit. Celery creates none, but billiard announces it since 4.3."""
     status = type(exc).__name__

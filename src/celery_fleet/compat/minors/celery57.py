@@ -51,6 +51,11 @@ def is_known(identifier: str, _consumer: Any) -> bool:
     return identifier in worker_state.requests
 
 
+def storable(exc: BaseException) -> BaseException:
+    """Return the error to store for one that is not an Exception: itself (Backend.encode_result)."""
+    return exc
+
+
 def worker_lost(request: Any, exc: BaseException) -> Any:
     """Return the error of a child that announced its exit, like that of a lost one (Request._worker_lost_info)."""
     return request._worker_lost_info(exc).exception

@@ -182,6 +182,8 @@ def use_request(
         if isinstance(exc, MemoryError):
             # Celery would end the worker for a MemoryError.
             exc_info.exception = OutOfMemoryError(str(exc) or "the task ran out of memory")
+        elif not isinstance(exc, (Exception, SystemExit, KeyboardInterrupt)):
+            exc_info.exception = minors.celery.storable(exc)
         elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
             # The time limit was reached before the retry could be sent (Task.retry).
             exc.requeue = self.task.acks_late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -601,7 +602,7 @@ def test_a_hard_limit_that_acknowledges_nothing_puts_the_task_back(
     assert request.done == done
 
 
-def test_an_announced_exit_reaches_an_older_celery_as_a_loss(
+def test_an_announced_exit_reaches_an_older_celery_as_a_loss_and_other_errors_as_exceptions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(internals.minors, "celery", celery56)
@@ -612,3 +613,7 @@ def test_an_announced_exit_reaches_an_older_celery_as_a_loss(
     request.on_failure(SimpleNamespace(exception=SystemExit(1)))
     request.on_failure(SimpleNamespace(exception=ValueError("x")))
     assert request.done == ["WorkerLostError", "ValueError"]
+    cancelled = SimpleNamespace(exception=asyncio.CancelledError())
+    request.on_failure(cancelled)
+    assert request.done[2:] == ["CancelledError"]
+    assert isinstance(cancelled.exception, Exception), "an older Celery would not store it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable
 from importlib import import_module
@@ -172,6 +173,17 @@ def test_an_announced_exit_is_reported_as_with_celery_5_7(exc: BaseException, st
     info = SimpleNamespace(type=type(exc), exception=exc)
     celery56.report_lost(info, lost)
     assert (info.type, info.exception) == (WorkerLostError, lost)
+
+
+@pytest.mark.parametrize("minor", [celery54, celery55, celery56, celery57])
+def test_an_error_that_is_no_exception_is_stored_under_its_name(minor: Any) -> None:
+    app = Celery("shop", set_as_current=False)
+    error = minor.storable(asyncio.CancelledError("the server went away"))
+    assert minor is celery57 or isinstance(error, Exception), "it would not be stored"
+    stored = app.backend.prepare_exception(error, "json")
+    found = app.backend.exception_to_python(stored)
+    assert type(found) is asyncio.CancelledError
+    assert found.args == ("the server went away",)
 
 
 def request_with_eta(timer: Any, call: Callable[[Any], object], seconds: float = 60.0) -> Any:
