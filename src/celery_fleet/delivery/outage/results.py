@@ -23,6 +23,7 @@ from redis.retry import Retry
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.compat.minors import chosen as minors
+from celery_fleet.delivery.outage.shared_memory import shared_memory
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -43,10 +44,10 @@ class GivenUpError(Exception):
 
 
 class ShutdownDeadline:
-    """The time when the worker was told to end, shared by all of its processes. Create it before the pool forks."""
+    """The time when the worker was told to end, shared by all of its processes. Create it before the pool starts."""
 
     def __init__(self, after: float = AFTER, clock: Callable[[], float] = time.monotonic) -> None:
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self._page = shared_memory("DEADLINE", mmap.PAGESIZE)
         self._after = after
         # The monotonic clock is the same in all processes of a host.
         self._clock = clock

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
@@ -29,6 +29,7 @@ from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import internals
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
+from celery_fleet.delivery.outage.shared_memory import shared_memory
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -55,9 +56,6 @@ _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
 #: Methods of the result store that are called when a task is sent: they start a chord or subscribe to results.
 _AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_call")
 
-#: One byte for each possible PID of Linux: 1 while the task of that process waits. The pool's children share it.
-_WAITING = mmap.mmap(-1, 1 << 22)
-
 #: Whether the process or greenlet was told to end while its task waited.
 _CUT_OFF = ContextVar("celery_fleet_cut_off", default=False)
 
@@ -69,6 +67,12 @@ CLAIM = 15
 
 #: The backend's method that is being retried.
 _METHOD = ContextVar("celery_fleet_method", default="")
+
+
+@cache
+def _waiting() -> mmap.mmap:
+    """Return one byte for each possible PID of Linux: 1 while the task of that process waits."""
+    return shared_memory("WAITING", 1 << 22)
 
 
 class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Celery ships no types
@@ -146,16 +150,18 @@ def patiently(
 def _noted() -> Iterator[None]:
     """Note that this process's task waits."""
     pid = os.getpid()
-    before, _WAITING[pid] = _WAITING[pid], 1
+    waiting = _waiting()
+    before, waiting[pid] = waiting[pid], 1
     try:
         yield
     finally:
-        _WAITING[pid] = before
+        waiting[pid] = before
 
 
 def was_waiting(pid: int) -> bool:
     """Return whether the task of a process that is about to be killed is waiting, and clear its mark."""
-    before, _WAITING[pid] = _WAITING[pid], 0
+    waiting = _waiting()
+    before, waiting[pid] = waiting[pid], 0
     return bool(before)
 
 
@@ -201,6 +207,7 @@ class PatientProducer:
 def install(app: Any, options: Options) -> None:
     """Make the tasks of an ``at_least_once`` worker wait for Redis if other tasks follow them."""
     if options.profile == AT_LEAST_ONCE:
+        _waiting()  # before the pool starts its processes
         tasks.wrap_sender(app, _patient_sender)
         internals.each_backend(app, _patient_backend)
         minors.celery.raise_from_tracer(PutBackError)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,13 +21,17 @@ from kombu.transport.redis import Channel
 from redis import exceptions as redis_errors
 from redis.connection import DefaultParser
 
+from celery_fleet.common import identity
 from celery_fleet.delivery.outage import sending
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
+from celery_fleet.delivery.outage.results import ShutdownDeadline
 from celery_fleet.delivery.outage.sending import PatientProducer, is_away
+from celery_fleet.delivery.outage.shared_memory import PREFIX
 from scripts.ports import free_port
 from scripts.restarts import origin
+from tests import outage
 from tests.follow_ups import DELIVERY, SHOP, away, send, settled, survives
-from tests.outage import Server, Worker, wait_for, working
+from tests.outage import ROOT, Server, Worker, wait_for, working
 
 POOLS = {
     "cold": ("-P", "prefork", "-c", "10", "--max-tasks-per-child", "1"),
@@ -74,6 +80,7 @@ def test_follow_ups_survive_any_outage(
         pytest.param("hard", "killed", True, "prefork", marks=pytest.mark.long),
         pytest.param("hard", "full", True, "prefork", marks=pytest.mark.long),
         ("hard", "killed", True, "gevent"),
+        ("hard", "killed", True, "spawn"),
     ],
 )
 def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
@@ -84,7 +91,7 @@ def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
     with ExitStack() as stack:
         stack.callback(results.end)
         worker = stack.enter_context(
-            working(tmp_path, "-P", pool, "-c", "1", delivery=delivery, shop=SHOP)
+            working(tmp_path, *outage.pool(pool), "-c", "1", delivery=delivery, shop=SHOP)
         )
         send(worker, results, limit)
         worker.done([0], "start")
@@ -94,6 +101,51 @@ def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
     # A full Redis still delivers it again at once.
     assert 2 <= worker.times("start")[0] <= (2 if fault == "killed" else 4)
     assert worker.times("end")[0] == 1
+
+
+@pytest.fixture
+def main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this process a worker's main process during the test."""
+    for name in (identity.VARIABLE, f"{PREFIX}WAITING", f"{PREFIX}DEADLINE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(identity, "_main", None)
+    identity.remember()
+    sending._waiting.cache_clear()
+    sending._waiting()
+
+
+#: What a process does that a pool has started by spawn: wait, say so, and go on when it is told to.
+SPAWNED = """
+import os
+from celery_fleet.common import identity
+from celery_fleet.delivery.outage import results, sending
+
+identity.remember()
+with sending._noted():
+    print(os.getpid(), flush=True)
+    input()
+print(results.ShutdownDeadline(after=0).over)
+"""
+
+
+@pytest.mark.usefixtures("main_process")
+def test_the_main_process_and_a_spawned_one_share_memory() -> None:
+    deadline = ShutdownDeadline()
+    # billiard starts a new interpreter, too, with the environment of the main process.
+    with subprocess.Popen(
+        [sys.executable, "-c", SPAWNED],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        pid = int(child.stdout.readline())
+        assert sending.was_waiting(pid)
+        assert not sending.was_waiting(pid)
+        deadline.give()
+        assert child.communicate("\n") == ("True\n", None)
+    assert child.returncode == 0
 
 
 @contextmanager

@@ -280,7 +280,9 @@ def test_the_next_broker_of_the_list_is_used(tmp_path: Path) -> None:
         settled(worker, worker.send(3, 0))
 
 
-@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "pool", ["prefork", "spawn", pytest.param("threads", marks=pytest.mark.long)]
+)
 def test_a_result_store_that_hangs_does_not_keep_a_worker_from_ending(
     tmp_path: Path, pool: str
 ) -> None:
@@ -294,7 +296,7 @@ def test_a_result_store_that_hangs_does_not_keep_a_worker_from_ending(
             "result_backend_always_retry": True,
             "result_backend_max_retries": 100,
         }
-        worker = Worker(tmp_path, server, "-P", pool, "-c", "2", conf=conf)
+        worker = Worker(tmp_path, server, *outage.pool(pool), "-c", "2", conf=conf)
         stack.callback(worker.stop)
         worker.start()
         worker.ready()
