@@ -146,29 +146,42 @@ def test_a_project_without_time_zones(project: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("hours", "count"), [(-6, 1), (100, 0)])
-def test_an_entry_with_a_start_time(project: Project, hours: int, count: int) -> None:
-    """It is sent at that time, which may be over, whenever its next slot is; before that it misses nothing."""
-    project.python(
+@pytest.mark.parametrize(
+    ("time", "hours", "due", "count"),
+    [
+        ("crontab=crontab(now + timedelta(hours=5))", -6, 5, 0),
+        ("crontab=crontab(now + timedelta(hours=5))", 100, 101, 0),
+        ("interval=half_an_hour()", -6, 0, 1),
+        ("interval=half_an_hour()", 100, 100, 0),
+    ],
+    ids=["a crontab, over", "a crontab", "an interval, over", "an interval"],
+)
+def test_an_entry_with_a_start_time(
+    project: Project, time: str, hours: int, due: int, count: int
+) -> None:
+    """A crontab waits for its first slot after it, an interval begins at it. Before that, nothing is missed."""
+    made = (
         f"{PROJECT}\n"
         "PeriodicTask.objects.all().delete()\n"
         f"begin = now + timedelta(hours={hours})\n"
-        "slot = crontab(now + timedelta(hours=5))\n"
-        "PeriodicTask.objects.create(name='later', task='shop.clean', crontab=slot, start_time=begin)\n"
-        "PeriodicTask.objects.update(date_changed=now - timedelta(days=3))"
+        f"PeriodicTask.objects.create(name='later', task='shop.clean', {time}, start_time=begin)\n"
+        "PeriodicTask.objects.update(date_changed=now - timedelta(days=3))\n"
     )
-    (entry,) = [
-        one for one in project.ask("list", "--count=1")["entries"] if one["name"] == "later"
-    ]
-    begin = datetime.now(UTC) + timedelta(hours=max(0, hours))
-    due = datetime.fromisoformat(entry["due"][0]["utc"])
-    assert abs(due - begin) < timedelta(minutes=2)
-    assert (entry["last"], entry["missed"]) == (None, 0)
+    project.python(made)
+    listed = project.ask("list", "--count=1")["entries"]
+    (entry,) = [one for one in listed if one["name"] == "later"]
+    wanted = datetime.now(UTC) + timedelta(hours=due)
+    assert abs(datetime.fromisoformat(entry["due"][0]["utc"]) - wanted) < timedelta(minutes=2)
+    assert entry["last"] is None
+    if not count:
+        assert entry["missed"] == 0
     said = project.python(
-        f"{PROJECT}\n"
+        f"{made}"
         "refused[0] = False\n"
-        "PeriodicTask.objects.filter(name='nightly').delete()\n"
-        "tick(start())\n"
-        "print(len(sent))"
+        "beat = start()\n"
+        "tick(beat)\n"
+        "PeriodicTasks.update_changed()\n"
+        "tick(beat)\n"
+        "print(len(sent), of('later').total_run_count)"
     )
-    assert said.splitlines()[-1] == str(count)
+    assert said.splitlines()[-1] == f"{count} {count}"

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from celery.utils.time import maybe_make_aware
 
 from celery_fleet.beat import waiting
 from celery_fleet.common.errors import FleetError, error_text, refuse
@@ -57,7 +59,26 @@ def hold_all() -> None:
     """
     from django_celery_beat.schedulers import DatabaseScheduler
 
-    DatabaseScheduler.enabled_models = lambda self: list(self.Model.objects.enabled())
+    DatabaseScheduler.enabled_models = _enabled_rows
+
+
+def _enabled_rows(scheduler: Any) -> list[Any]:
+    found = list(scheduler.Model.objects.enabled())
+    for row in found:
+        _count_from_start_time(row)
+    return found
+
+
+def _count_from_start_time(row: Any) -> None:
+    """Let a row with a `start_time` that has not run yet wait for its first slot after that time.
+
+    django_celery_beat dates its last run back by 30 years, so that an interval begins at that time. If it reads a row
+    with a crontab between that time and its slot, it would send it at once.
+    """
+    if row.start_time is None or row.last_run_at or row.interval_id or row.clocked_id:
+        return
+    begun = maybe_make_aware(row.start_time) <= datetime.now(UTC)
+    row.last_run_at = max(row.date_changed, row.start_time) if begun else row.date_changed
 
 
 def question() -> broker.Question:

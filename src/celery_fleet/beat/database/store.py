@@ -269,8 +269,8 @@ def due(app: Any, row: Any, count: int, start: datetime) -> list[datetime]:
     schedule = row.schedule
     zone = getattr(schedule, "tz", None) or app.timezone
     first = None
-    if row.start_time is not None and row.last_run_at is None:
-        # This is django_celery_beat's rule: the first run is at that time, and at once if it is over.
+    if row.interval is not None and row.start_time is not None and row.last_run_at is None:
+        # django_celery_beat lets an interval begin at that time, and at once if it is over.
         first = begin + timedelta(microseconds=1)
     elif row.interval is not None:
         last = maybe_make_aware(row.last_run_at or row.date_changed)
