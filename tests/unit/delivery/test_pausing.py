@@ -61,13 +61,15 @@ def test_a_paused_queue_is_not_fetched_and_waiting_messages_go_back(
     with shop(tmp_path, delivery) as made, operating(made) as operator:
         worker = made.worker(pool, SHOP_LATE="yes")
         sent = [made.send(seconds=1.5) for _ in range(SLOTS)]
-        until(lambda: made.ledger.begun)
+        parallel = 1 if pool == "solo" else SLOTS
+        until(lambda: len(made.ledger.begun) == parallel)
         sent += [made.send(), made.send(countdown=60), made.send("limited"), made.send("limited")]
 
         found = operator("pause", "queue:mail")
         assert [pause["target"] for pause in found["pauses"]] == ["queue:mail"]
         if pool != "solo":  # it receives no command while a task runs
-            assert found["workers"][NODE] == {"paused": {"mail": len(made.ledger.begun)}}
+            # On a busy machine one may have ended.
+            assert found["workers"][NODE]["paused"]["mail"] in range(1, parallel + 1)
         until(lambda: operator("ask")["workers"].get(NODE) == {"paused": {"mail": 0}})
         until(lambda: not made.unacked())
         begun = dict(made.ledger.begun)
