@@ -80,10 +80,21 @@ def test_follow_ups_survive_any_outage(
         pytest.param("hard", "killed", True, "prefork", marks=pytest.mark.long),
         pytest.param("hard", "full", True, "prefork", marks=pytest.mark.long),
         ("hard", "killed", True, "gevent"),
-        ("hard", "killed", True, "spawn"),
     ],
 )
 def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
+    tmp_path: Path, limit: str, fault: str, dead_letters: bool, pool: str
+) -> None:
+    put_back_at_the_limit(tmp_path, limit, fault, dead_letters, pool)
+
+
+@pytest.mark.slow
+def test_a_time_limit_puts_the_task_of_a_spawned_process_back(tmp_path: Path) -> None:
+    """Only Celery 5.7 has the option."""
+    put_back_at_the_limit(tmp_path, "hard", "killed", True, "spawn")
+
+
+def put_back_at_the_limit(
     tmp_path: Path, limit: str, fault: str, dead_letters: bool, pool: str
 ) -> None:
     delivery = {**DELIVERY, "dead_letters": dead_letters}
