@@ -47,10 +47,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report
     HostReport,
     ReconcileError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.surplus import (
-    Surplus,
-    surplus_files,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.surplus import Surplus
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.unit_actions import (
     UnitActions,
 )
@@ -101,11 +98,11 @@ class HostReconciler:
         self.host = host or Host()
         self.paths = self.host.paths
         self.report = HostReport()
-        # As it was before this run.
         self._listed = _listed(self.options.manifest)
+        # What earlier runs have written; the list will also have what this one is about to write.
+        self.surplus = Surplus(parts, self.host, self.report, frozenset(self._listed.files))
         self.disk = self._overlay() if check else Disk()
         self.validation = Validation(parts, self.host, self.report)
-        self.surplus = Surplus(parts, self.host, self.report, frozenset(self._listed.files))
         # Must come before any write, because it notes which units are new.
         self.unit_plan = UnitPlan(parts, self.host, self.disk, self.report, check=check)
         self._unlisted: list[str] = []
@@ -148,7 +145,7 @@ class HostReconciler:
         for _, wanted in self.parts:
             overlay.add(wanted)
         for _, wanted in self.parts:
-            overlay.remove(surplus_files(wanted, self.paths, self._listed.files))
+            overlay.remove(self.surplus.files(wanted))
         return overlay
 
     def _list(self) -> None:

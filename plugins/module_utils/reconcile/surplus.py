@@ -22,10 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import (
     open_directory,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
-    Host,
-    HostPaths,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.ours import is_of_others
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     Change,
@@ -80,11 +77,36 @@ class Surplus:
             if states[name].exists and not is_of_others(states[name].fragment, self.listed)
         }
 
+    def files(self, wanted: DesiredState) -> list[str]:
+        """Return files and links on disk that are ours by name and not wanted, with the records of such units.
+
+        It never returns a directory: we own none by name, and a user's drop-ins may be in it. In a directory that we
+        share, a file of that name may be another's.
+        """
+        paths = self.host.paths
+        ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
+        found = {
+            path
+            for pattern in wanted.owned.files
+            for path in glob.glob(pattern)
+            if (os.path.islink(path) or not os.path.isdir(path))
+            and not (path.startswith(paths.shared) and is_of_others(path, self.listed))
+        }
+        units = {unit.name for unit in wanted.units}
+        for directory in paths.notes:
+            for path in glob.glob(f"{directory}/*.json"):
+                name = os.path.basename(path).removesuffix(".json")
+                if name not in units and any(
+                    fnmatch.fnmatchcase(name, pattern) for pattern in wanted.owned.units
+                ):
+                    found.add(path)
+        return sorted(found - ours)
+
     def plan(self, states: Mapping[str, systemd.UnitState]) -> None:
         """Report what will be removed, each unit with its files."""
         paths = self.host.paths
         for part, wanted in self.parts:
-            rest = surplus_files(wanted, paths, self.listed)
+            rest = self.files(wanted)
             for name in (name for name, owner in self.units.items() if owner == part):
                 notes = [f"{d}/{name}.json" for d in paths.notes]
                 listed = fingerprint.read_object(notes[0])
@@ -113,11 +135,7 @@ class Surplus:
     def remove_files(self) -> None:
         """Remove the files, and reload systemd if some are unit files."""
         paths = self.host.paths
-        surplus = [
-            (part, path)
-            for part, wanted in self.parts
-            for path in surplus_files(wanted, paths, self.listed)
-        ]
+        surplus = [(part, path) for part, wanted in self.parts for path in self.files(wanted)]
         for part, path in surplus:
             _delete(path)
             self.report.changes.append(Change(part, path))
@@ -129,36 +147,6 @@ class Surplus:
                 os.rmdir(parent)
         if any(path.startswith(paths.units) for _, path in surplus):
             self.host.command(["systemctl", "daemon-reload"])
-
-
-def surplus_files(wanted: DesiredState, paths: HostPaths, listed: Collection[str]) -> list[str]:
-    """Return files and links on disk that are ours by name and not wanted, with the records of such units.
-
-    It never returns a directory: we own none by name, and a user's drop-ins may be in it. In a directory that we share,
-    a file of that name may be another's.
-
-    Args:
-        wanted: What a role wants.
-        paths: The host's paths.
-        listed: Paths of files and links that runs have written for the application.
-    """
-    ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
-    found = {
-        path
-        for pattern in wanted.owned.files
-        for path in glob.glob(pattern)
-        if (os.path.islink(path) or not os.path.isdir(path))
-        and not (path.startswith(paths.shared) and is_of_others(path, listed))
-    }
-    units = {unit.name for unit in wanted.units}
-    for directory in paths.notes:
-        for path in glob.glob(f"{directory}/*.json"):
-            name = os.path.basename(path).removesuffix(".json")
-            if name not in units and any(
-                fnmatch.fnmatchcase(name, pattern) for pattern in wanted.owned.units
-            ):
-                found.add(path)
-    return sorted(found - ours)
 
 
 def _delete(path: str) -> None:

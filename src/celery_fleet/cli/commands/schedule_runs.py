@@ -85,14 +85,11 @@ def history(context: Context, entry: str | None, count: int) -> None:
             times[name].insert(0, when)
     found = known(context, 1, times)
     tasks = {(when, name): task for when, name, task in chosen}
-    if len(application.in_group("celery_beat")) > 1:
-        # Other hosts may have sent what this one has not.
-        for past in found["history"].values():
-            for one in past:
-                one["missed"] = None
+    # Of several hosts for beat, another one may have sent what this one has not.
+    unknown = {"missed": None} if len(application.in_group("celery_beat")) > 1 else {}
     runs = sorted(
         (
-            {"name": name, "task": tasks[when, name], **run, "at": when}
+            {"name": name, "task": tasks[when, name], **run, **unknown, "at": when}
             for name, past in found["history"].items()
             for when, run in zip(times[name], past, strict=True)
         ),

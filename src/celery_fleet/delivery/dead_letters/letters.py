@@ -181,11 +181,15 @@ def parsed(item: str) -> Mapping[str, Any]:
         return {}
 
 
+def _is_base64(message: Mapping[str, Any]) -> bool:
+    return bool(_mapping(message.get("properties")).get("body_encoding") == "base64")
+
+
 def _body(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the body of a message of protocol 1; an empty mapping for others, or if it is not JSON."""
     body = message.get("body")
     try:
-        if _mapping(message.get("properties")).get("body_encoding") == "base64":
+        if _is_base64(message):
             body = base64.b64decode(body or "")
         return _mapping(json.loads(body or "null"))
     except (ValueError, TypeError, RecursionError, binascii.Error):
@@ -239,10 +243,10 @@ def replayed(item: str, fresh: Mapping[str, Any]) -> str:
     }
     made = {**neutral(message), "headers": _without_past(kept) | dict(fresh)}
     body = _body(message)
-    if _without_past(body) != body:
-        text = json.dumps(_without_past(body))
-        encoded = message["properties"].get("body_encoding") == "base64"
-        made["body"] = base64.b64encode(text.encode()).decode() if encoded else text
+    current = _without_past(body)
+    if current != body:
+        text = json.dumps(current)
+        made["body"] = base64.b64encode(text.encode()).decode() if _is_base64(message) else text
     return json.dumps(made)
 
 
