@@ -8,19 +8,21 @@ module: redis_restore
 short_description: Restore Redis instances from a backup
 description:
   - The action plugin of the same name reads the backup, on the control node, and calls this module on the host.
-  - V(check) and V(restore) expect the snapshot of each instance in C(/var/lib/celery-fleet-redis/<instance>.restore).
+  - V(prepare), V(begin) and V(restore) expect the snapshot of each instance in
+    C(/var/lib/celery-fleet-redis/<instance>.restore).
   - A restore that was interrupted is finished by the next one with the same backup.
 options:
   do:
     description:
       - V(read) checks the backup on the control node and returns its snapshots.
-      - V(check) checks them on the host, and refuses instances with data.
+      - V(room) refuses a disk without room for the snapshots and the new data.
+      - V(prepare) checks the snapshots on the host, refuses instances with data, and makes the new data directories.
       - V(begin) notes that the data is going to be replaced, so that the next run accepts instances that are stopped.
       - V(restore) replaces the data, starts the instances and checks that they have loaded everything.
       - V(finish) removes the snapshots.
     type: str
     required: true
-    choices: [read, check, begin, restore, finish]
+    choices: [read, room, prepare, begin, restore, finish]
   backup:
     description: Directory of the backup on the control node. Required for V(read).
     type: path
@@ -51,7 +53,7 @@ files:
   elements: dict
 instances:
   description: What became of each instance, by its name.
-  returned: when O(do) is V(check), V(begin) or V(restore)
+  returned: when O(do) is V(prepare), V(begin) or V(restore)
   type: dict
 """
 
@@ -67,17 +69,18 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restorat
     RestoredInstance,
     RestoreHost,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.room import refuse_full
 from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 
 
-def restorations(instances: list[dict[str, Any]]) -> dict[str, Restoration]:
+def restorations(instances: list[dict[str, Any]], host: RestoreHost) -> dict[str, Restoration]:
     """Return the restore of each instance, by its name."""
-    host = RestoreHost()
     return {
         one["name"]: Restoration(
             RestoredInstance(
                 name=str(one["name"]),
                 sha256=str(one["sha256"]),
+                size=int(one["size"]),
                 appendonly=bool(one["appendonly"]),
                 flavor=str(one["flavor"]),
                 timeout=float(one["timeout"]),
@@ -96,7 +99,7 @@ def main() -> None:
             "do": {
                 "type": "str",
                 "required": True,
-                "choices": ["read", "check", "begin", "restore", "finish"],
+                "choices": ["read", "room", "prepare", "begin", "restore", "finish"],
             },
             "backup": {"type": "path"},
             "instances": {"type": "raw", "no_log": True},
@@ -110,7 +113,11 @@ def main() -> None:
     found: dict[str, Any] = {}
     changed = False
     try:
-        known = restorations(unpack(module.params["instances"]))
+        host = RestoreHost()
+        known = restorations(unpack(module.params["instances"]), host)
+        if do == "room":
+            refuse_full(known.values(), host)
+            known = {}
         for name, one in known.items():
             if do == "finish":
                 changed = (not module.check_mode and one.finish()) or changed
@@ -121,17 +128,22 @@ def main() -> None:
                 found[name] = one.begin(overwrite)
             else:
                 found[name] = one.check(overwrite)
-        if do == "check" and "due" in {one["state"] for one in found.values()}:
+        due = [known[name] for name, one in found.items() if one["state"] == "due"]
+        if do == "prepare" and due:
             for name, one in found.items():
                 if one["state"] == "done":
                     known[name].refuse_replica()
+            if not module.check_mode:
+                for restoration in due:
+                    restoration.prepare()
     except (UserError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        module.fail_json(
-            msg=f"{words}. Fix that on this host and run the same command again, which finishes what was begun."
-        )
+        again = "Fix that on this host and run the same command again"
+        if do in ("room", "prepare"):
+            module.fail_json(msg=f"{words}. Redis was not touched. {again}.")
+        module.fail_json(msg=f"{words}. {again}, which finishes what was begun.")
     module.exit_json(changed=changed, instances=found)
 
 

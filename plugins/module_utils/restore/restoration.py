@@ -3,8 +3,7 @@
 Runs on the host, inside the `redis_restore` module, as root. The snapshot and a note of what was done are beside the
 instance's data, in `<instance>.restore`, until all instances are restored.
 
-A server with `appendonly yes` ignores a `dump.rdb` and starts empty (Redis 7.0.15). So for such a server the snapshot
-becomes the base file of an append-only file, which is an RDB file as well.
+Everything that needs room on the disk is done while the instance still serves.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
     Talk,
     talk,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore import data_directory
 
 DATA = "/var/lib/celery-fleet-redis"
 SNAPSHOT = "snapshot.rdb"
-_BASE = "appendonly.aof.1.base.rdb"
-_MANIFEST = f"file {_BASE} seq 1 type b\n"
 _KEYS = re.compile(r"(\d+) keys read")
 OVERWRITE = "redis_restore_overwrite"
 # Seconds between two looks at a unit that starts.
@@ -49,6 +47,7 @@ class RestoredInstance:
     Attributes:
         name: Its name, such as `shop-broker`.
         sha256: Checksum of the snapshot.
+        size: The snapshot's size in bytes.
         appendonly: Whether it writes an append-only file.
         flavor: `redis` or `valkey`, also the Unix user that owns its data.
         timeout: Seconds until it has to serve.
@@ -57,6 +56,7 @@ class RestoredInstance:
 
     name: str
     sha256: str
+    size: int
     appendonly: bool
     flavor: str
     timeout: float
@@ -77,6 +77,7 @@ class RestoreHost:
         run: Runs a command.
         talk: Asks Redis.
         mounts: Real paths at which something is mounted.
+        free: Returns how many bytes are free in a directory.
     """
 
     data: Path = Path(DATA)
@@ -89,6 +90,7 @@ class RestoreHost:
         default=lambda path, user: shutil.chown(path, user, user)
     )
     mounts: frozenset[str] = field(default_factory=mounts.mount_points)
+    free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
 
 
 class Restoration:
@@ -100,6 +102,8 @@ class Restoration:
         self._own = host.data / instance.name
         self._staging = host.data / f"{instance.name}.restore"
         self._note = self._staging / "note.json"
+        # The new data directory, if it is complete.
+        self._fresh = self._staging / f"data-{instance.sha256[:16]}"
 
     def check(self, overwrite: bool) -> dict[str, Any]:
         """Return `state` and how many `keys` the snapshot has; change nothing.
@@ -128,6 +132,23 @@ class Restoration:
             "kept": "",
         }
 
+    def missing(self) -> int:
+        """Return how many bytes the snapshot and the new data directory still need."""
+        snapshot = self._staging / SNAPSHOT
+        staged = snapshot.is_file() and snapshot.stat().st_size == self._instance.size
+        made = self._fresh.exists() or self._read().get("step") in ("replaced", "done")
+        return self._instance.size * ((not staged) + (not made))
+
+    def prepare(self) -> None:
+        """Make the new data directory of an instance that is due, if an earlier step has not made it."""
+        if self._fresh.exists():
+            return
+        for left in self._staging.glob("data*"):
+            shutil.rmtree(left)
+        unfinished = self._staging / "data.new"
+        data_directory.make(unfinished, self._staging / SNAPSHOT, self._instance.appendonly)
+        os.rename(unfinished, self._fresh)
+
     def begin(self, overwrite: bool) -> dict[str, Any]:
         """Note that the data is going to be replaced, and return what `check` does.
 
@@ -138,6 +159,7 @@ class Restoration:
         """
         found = self.check(overwrite)
         if found["state"] == "due":
+            self.prepare()
             self._write(
                 {
                     "sha256": self._instance.sha256,
@@ -172,7 +194,6 @@ class Restoration:
         note = self._read()
         if note["step"] == "begun":
             self._command("stop")
-            self._prepare()
             note = {**note, "step": "replaced", "kept": self._replace()}
             self._write(note)
         self._command("start", "--no-block")
@@ -268,25 +289,12 @@ class Restoration:
                 f"directory beside {self._own}."
             )
 
-    def _prepare(self) -> None:
-        """Make a new data directory from the snapshot."""
-        fresh = self._staging / "data"
-        shutil.rmtree(fresh, ignore_errors=True)
-        files = fresh / "appendonlydir" if self._instance.appendonly else fresh
-        files.mkdir(parents=True)
-        if self._instance.appendonly:
-            (files / "appendonly.aof.manifest").write_text(_MANIFEST)
-        shutil.copyfile(
-            self._staging / SNAPSHOT, files / (_BASE if self._instance.appendonly else "dump.rdb")
-        )
-        for path in dict.fromkeys((*files.iterdir(), files, fresh)):
-            path.chmod(0o700 if path.is_dir() else 0o600)
-            self._host.owner(path, self._instance.flavor)
-            _flush(path)
-
     def _replace(self) -> str:
         """Put the new data directory in place; return where the previous one is now, if it had data."""
         kept = ""
+        for path in (self._fresh, *self._fresh.rglob("*")):
+            self._host.owner(path, self._instance.flavor)
+            data_directory.flush(path)
         if self._own.exists():
             if any(self._own.iterdir()):
                 moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._host.now()))
@@ -294,8 +302,8 @@ class Restoration:
                 os.rename(self._own, kept)
             else:
                 self._own.rmdir()
-        os.rename(self._staging / "data", self._own)
-        _flush(self._host.data)
+        os.rename(self._fresh, self._own)
+        data_directory.flush(self._host.data)
         return kept
 
     def _wait(self, kept: str) -> None:
@@ -358,14 +366,6 @@ class Restoration:
                 f"systemctl {verb} {self._instance.unit} failed: {done.output.strip()}. Fix that and run the same "
                 "command again."
             )
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _way_back(kept: str) -> str:

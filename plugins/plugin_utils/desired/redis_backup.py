@@ -113,7 +113,7 @@ def _setup(facts: Facts, options: Mapping[str, Any], password: str, flavor: str)
 
 
 def restored(
-    files: Iterable[Mapping[str, str]],
+    files: Iterable[Mapping[str, Any]],
     instances: Iterable[Mapping[str, Any]],
     units: Iterable[Mapping[str, Any]],
     flavor: str,
@@ -121,7 +121,7 @@ def restored(
     """Return the instances that a backup restores, as the module `redis_restore` takes them.
 
     Args:
-        files: The backup's snapshots, each with `kind` and `sha256`.
+        files: The backup's snapshots, each with `kind`, `sha256` and `size`.
         instances: The host's instances, each with `kind`, `name` and `appendonly`.
         units: Their units, as `redis_state` returns them.
         flavor: redis_flavor.
@@ -143,6 +143,7 @@ def restored(
             {
                 "name": str(one["name"]),
                 "sha256": file["sha256"],
+                "size": int(file["size"]),
                 "appendonly": bool(one["appendonly"]),
                 "flavor": flavor,
                 "timeout": unit["timeout"],

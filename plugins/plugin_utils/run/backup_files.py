@@ -14,11 +14,12 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *]((\w+)\.rdb)(\.gpg)?")
 
 
 class BackupFile(TypedDict):
-    """A snapshot: the kind of its instance (broker or results), its path, its checksum."""
+    """A snapshot: the kind of its instance (broker or results), its path, its checksum, its size in bytes."""
 
     kind: str
     path: str
     sha256: str
+    size: int
 
 
 def read(directory: Path) -> list[BackupFile]:
@@ -64,4 +65,9 @@ def _snapshot(path: Path, kind: str, sha256: str) -> BackupFile:
                 f"{path} is damaged: its checksum is not that in {SUMS}. Nothing was changed. Copy it again, or choose "
                 "another backup"
             )
-    return {"kind": kind, "path": str(path.absolute()), "sha256": sha256}
+    return {
+        "kind": kind,
+        "path": str(path.absolute()),
+        "sha256": sha256,
+        "size": path.stat().st_size,
+    }

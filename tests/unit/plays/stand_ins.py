@@ -114,9 +114,9 @@ def restored(args: Variables, variables: Variables) -> Variables:
         files = backup_files.read(Path(args["backup"]))
         return {"changed": False, "files": files}
     names = [one["name"] for one in args["instances"]]
-    state = "due" if args["do"] == "check" else "done"
+    state = "due" if args["do"] == "prepare" else "done"
     found = {name: {"state": state, "keys": 7, "kept": f"/{name}.before"} for name in names}
-    return {"changed": args["do"] != "check", "instances": found}
+    return {"changed": args["do"] not in ("room", "prepare"), "instances": found}
 
 
 ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {

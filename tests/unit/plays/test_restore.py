@@ -64,8 +64,9 @@ def test_workers_pause_only_around_the_change(tmp_path: Path, backup: Path) -> N
         if call["action"] in ("run_lease", "redis_restore", "pause_workers")
     ]
     assert steps == [
-        *(("run_lease", "present"), ("redis_restore", "read"), ("redis_restore", "check")),
-        *(("pause_workers", "paused"), ("redis_restore", "begin"), ("redis_restore", "restore")),
+        *(("run_lease", "present"), ("redis_restore", "read"), ("redis_restore", "room")),
+        *(("redis_restore", "prepare"), ("pause_workers", "paused"), ("redis_restore", "begin")),
+        ("redis_restore", "restore"),
         *(("pause_workers", "resumed"), ("redis_restore", "finish"), ("run_lease", "absent")),
     ]
     (change,) = (call for call in calls if call["args"].get("do") == "restore")
@@ -101,5 +102,6 @@ def test_a_backup_that_can_not_be_used_changes_nothing(
 def test_a_dry_run_changes_nothing(tmp_path: Path, backup: Path) -> None:
     done, calls = run(tmp_path, "--check", "-e", f"backup={backup}")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert [call["args"]["do"] for call in calls if call["action"] == "redis_restore"] == ["read"]
+    steps = [call["args"]["do"] for call in calls if call["action"] == "redis_restore"]
+    assert steps == ["read", "room"]
     assert not any((tmp_path / "data").iterdir())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +18,18 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
     RedisAccess,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore import restoration
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore import (
+    data_directory,
+    restoration,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
     RestoredInstance,
     RestoreHost,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.room import (
+    RESERVE,
+    refuse_full,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_backup import restored
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import backup_files
@@ -56,6 +65,7 @@ class NewHost:
         commands: The changing commands of systemd.
         before: Called before each command.
         mounts: Where something is mounted.
+        room: How many bytes are free.
     """
 
     def __init__(self, directory: Path, kind: str) -> None:
@@ -68,6 +78,7 @@ class NewHost:
         self.commands: list[str] = []
         self.before: Callable[[str], None] = lambda verb: None
         self.mounts: frozenset[str] = frozenset()
+        self.room = 2**30
 
     def run(self, command: Sequence[str]) -> Completed:
         if command[0] != "systemctl":
@@ -100,6 +111,7 @@ class NewHost:
         given = {
             "name": f"shop-{self.kind}",
             "sha256": hashlib.sha256((backup / f"{self.kind}.rdb").read_bytes()).hexdigest(),
+            "size": (backup / f"{self.kind}.rdb").stat().st_size,
             "appendonly": self.kind == "broker",
             "flavor": "redis",
             "timeout": 20.0,
@@ -113,6 +125,7 @@ class NewHost:
             now=lambda: 1767326400.0 + len(self.commands) - 1,
             owner=lambda path, user: None,
             mounts=self.mounts,
+            free=lambda path: self.room,
         )
         return Restoration(RestoredInstance(**{**given, **more}), host)
 
@@ -301,6 +314,53 @@ def test_a_directory_on_a_disk_of_its_own_is_refused_before_anything_is_touched(
     assert not (host.data / "shop-broker.restore/note.json").exists()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_is_noticed_while_the_instance_serves(
+    kind: str, new_host: New, backed_up: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, data = backed_up
+    host = new_host(kind)
+    one = host.restoration(backup)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", full)
+        for step in (one.prepare, lambda: one.begin(True), lambda: one.restore(True)):
+            with pytest.raises(OSError, match="No space left on device"):
+                step()
+    assert host.commands == []
+    assert not (host.data / f"shop-{kind}.restore/note.json").exists()
+    # Once it has begun, nothing is copied any more.
+    one.begin(overwrite=True)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert one.restore(overwrite=True)["loaded"] == len(data[kind])
+
+
+def test_a_disk_without_room_is_refused_with_the_numbers(new_host: New, backed_up: Any) -> None:
+    """The snapshot and the data directory each need room, until they are there."""
+    backup, _ = backed_up
+    host = new_host("broker")
+    size = 40 * 2**20
+    one = host.restoration(backup, size=size)
+    about = RestoreHost(data=host.data, free=lambda path: host.room)
+    host.room = 2 * size + RESERVE - 1
+    with pytest.raises(UserError) as caught:
+        refuse_full([one], about)
+    assert f"{host.data} has 95 MiB free, and the restore needs 96 MiB there. Nothing was" in str(
+        caught.value
+    )
+    host.room += 1
+    refuse_full([one], about)
+    with open(host.data / "shop-broker.restore/snapshot.rdb", "wb") as snapshot:
+        snapshot.truncate(size)
+    assert one.missing() == size
+    one.prepare()
+    host.room = 0
+    refuse_full([one], about)
+
+
 @pytest.mark.slow
 def test_an_instance_that_does_not_start_is_named_with_the_way_back(
     new_host: New, backed_up: Any
@@ -325,7 +385,7 @@ def test_keys_that_are_missing_are_noticed(
     backup, data = backed_up
     host = new_host("results")
     one = host.restoration(backup)
-    monkeypatch.setattr(one, "_prepare", lambda: (host.data / "shop-results.restore/data").mkdir())
+    monkeypatch.setattr(data_directory, "make", lambda directory, *_: directory.mkdir())
     with pytest.raises(
         UserError, match=f"has loaded 0 keys .*the snapshot has {len(data['results'])}"
     ):
@@ -355,7 +415,7 @@ def test_a_whole_backup_is_read(backed_up: Any) -> None:
         ("shop-results", False, {"port": 1}),
     ]
     with pytest.raises(ValueError, match="the backup has cache, but the fleet only broker"):
-        restored([{"kind": "cache", "sha256": ""}], instances, units, "redis")
+        restored([{"kind": "cache", "sha256": "", "size": 0}], instances, units, "redis")
 
 
 @pytest.mark.parametrize(

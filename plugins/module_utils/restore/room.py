@@ -1,0 +1,36 @@
+"""Refuses a restore for which a disk has too little room, while Redis still serves.
+
+Runs on the host, inside the `redis_restore` module, as root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
+    Restoration,
+    RestoreHost,
+)
+
+_MIB = 2**20
+# What Redis and the notes of the restore need besides, in bytes.
+RESERVE = 16 * _MIB
+
+
+def refuse_full(restorations: Iterable[Restoration], host: RestoreHost) -> None:
+    """Refuse a disk without room for all snapshots and the data directories that are made from them.
+
+    A replica needs as much: it stores what it copies from its primary, and then writes it to its append-only file.
+
+    Raises:
+        UserError: There is too little room; the message has the numbers.
+    """
+    needed = sum(one.missing() for one in restorations)
+    free = host.free(host.data)
+    if needed and free < needed + RESERVE:
+        raise UserError(
+            f"{host.data} has {free // _MIB} MiB free, and the restore needs {-(-(needed + RESERVE) // _MIB)} MiB "
+            "there. Nothing was changed. Make room, for example delete what earlier restores have kept in "
+            f"{host.data}/*.before-*, if you no longer need it. Then run the same command again."
+        )
