@@ -30,4 +30,5 @@ class ActionModule(FleetAction):
                 "No backup is named. Nothing was changed. Copy one to this machine and run: ansible-playbook "
                 "celery_fleet.core.restore_redis -e backup=shop-20260102T030000Z"
             )
-        return {"files": backup_files.read(Path(str(args["backup"])).expanduser())}
+        path = Path(str(args["backup"])).expanduser()
+        return {"files": backup_files.read(path, str(args["app"]))}

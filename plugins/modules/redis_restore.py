@@ -26,6 +26,9 @@ options:
   backup:
     description: Directory of the backup on the control node. Required for V(read).
     type: path
+  app:
+    description: Name of the application, which the backup's name must begin with. Required for V(read).
+    type: str
   instances:
     description:
       - The instances, as P(celery_fleet.core.redis_restored#filter) returns them. The action plugin packs them.
@@ -42,6 +45,7 @@ EXAMPLES = r"""
   celery_fleet.core.redis_restore:
     do: read
     backup: backups/shop-20260102T030000Z
+    app: shop
   register: backup
 """
 
@@ -102,6 +106,7 @@ def main() -> None:
                 "choices": ["read", "room", "prepare", "begin", "restore", "finish"],
             },
             "backup": {"type": "path"},
+            "app": {"type": "str"},
             "instances": {"type": "raw", "no_log": True},
             "overwrite": {"type": "bool", "default": False},
         },

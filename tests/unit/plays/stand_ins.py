@@ -111,7 +111,7 @@ EARLIER, KNOWN = "0" * 12, ["app.tasks.update_price_history"]
 def restored(args: Variables, variables: Variables) -> Variables:
     """Read the backup as the delivered plugin does, and tell of hosts on which everything goes well."""
     if args["do"] == "read":
-        files = backup_files.read(Path(args["backup"]))
+        files = backup_files.read(Path(args["backup"]), args["app"])
         return {"changed": False, "files": files}
     names = [one["name"] for one in args["instances"]]
     state = "due" if args["do"] == "prepare" else "done"

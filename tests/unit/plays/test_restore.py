@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def backup(tmp_path: Path) -> Path:
-    path = tmp_path / "shop-20260102T030000Z"
+    path = tmp_path / "flexiprice-20260102T030000Z"
     path.mkdir()
     lines = []
     for kind in ("broker", "results"):

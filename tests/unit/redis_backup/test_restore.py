@@ -397,7 +397,7 @@ def test_keys_that_are_missing_are_noticed(
 
 def test_a_whole_backup_is_read(backed_up: Any) -> None:
     backup, _ = backed_up
-    found = backup_files.read(backup)
+    found = backup_files.read(backup, "shop")
     assert [one["kind"] for one in found] == ["broker", "results"]
     for one in found:
         assert hashlib.sha256(Path(one["path"]).read_bytes()).hexdigest() == one["sha256"]
@@ -443,10 +443,43 @@ def test_a_whole_backup_is_read(backed_up: Any) -> None:
 def test_a_backup_that_can_not_be_used_is_refused(
     change: Callable[[Path], Any], message: str, tmp_path: Path, backed_up: Any
 ) -> None:
-    copy = Path(shutil.copytree(backed_up[0], tmp_path / "copy"))
+    copy = Path(shutil.copytree(backed_up[0], tmp_path / backed_up[0].name))
     change(copy)
     with pytest.raises(UserError, match=message):
-        backup_files.read(copy)
+        backup_files.read(copy, "shop")
+
+
+@pytest.mark.parametrize("app", ["flash-promos", "shop-eu", "eu-shop", "Shop"])
+def test_a_backup_of_another_application_is_refused_until_it_is_renamed(
+    app: str, tmp_path: Path, backed_up: Any
+) -> None:
+    copy = Path(shutil.copytree(backed_up[0], tmp_path / f"{app}-20260102T030000Z"))
+    (tmp_path / "shop-20260102T030000Z").symlink_to(copy)
+    for path in (copy, tmp_path / "shop-20260102T030000Z"):
+        with pytest.raises(UserError) as caught:
+            backup_files.read(path, "shop")
+        assert f"{copy} is a backup of {app}, but this inventory's application is shop" in str(
+            caught.value
+        )
+        assert "rename the directory to shop-20260102T030000Z" in str(caught.value)
+    (tmp_path / "shop-20260102T030000Z").unlink()
+    assert backup_files.read(copy.rename(tmp_path / "shop-20260102T030000Z"), "shop")
+
+
+@pytest.mark.parametrize("name", ["newest", "shop", "shop-20260102", "shop-20260102T030000Z.old"])
+def test_a_directory_without_the_name_of_a_backup_is_refused(
+    name: str, tmp_path: Path, backed_up: Any
+) -> None:
+    copy = Path(shutil.copytree(backed_up[0], tmp_path / name))
+    with pytest.raises(UserError, match=rf"{name} does not have the name of .* shop-TIME, such as"):
+        backup_files.read(copy, "shop")
+
+
+def test_a_backup_may_be_the_current_directory(
+    backed_up: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(backed_up[0])
+    assert len(backup_files.read(Path(), "shop")) == 2
 
 
 def test_the_module_knows_the_place_of_redis() -> None:
