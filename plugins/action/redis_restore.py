@@ -21,7 +21,7 @@ class ActionModule(FleetAction):
             UserError: No backup is named, or it can't be used.
         """
         if args["do"] != "read":
-            with lease.held(variables, check=args["do"] == "room" or self._task.check_mode):
+            with lease.held(variables, check=self._task.check_mode):
                 # Packed, so that no log shows the login.
                 sent = {**args, "instances": pack(args["instances"])}
                 return self.execute("redis_restore", sent, variables)

@@ -15,14 +15,15 @@ options:
   do:
     description:
       - V(read) checks the backup on the control node and returns its snapshots.
-      - V(room) refuses a disk without room for the snapshots and the new data.
+      - V(room) refuses a disk without room for the snapshots and the new data, after what V(discard) does.
       - V(prepare) checks the snapshots on the host, refuses instances with data, and makes the new data directories.
       - V(begin) notes that the data is going to be replaced, so that the next run accepts instances that are stopped.
       - V(restore) replaces the data, starts the instances and checks that they have loaded everything.
       - V(finish) removes the snapshots.
+      - V(discard) removes the snapshots, unless a restore has begun that the next one finishes.
     type: str
     required: true
-    choices: [read, room, prepare, begin, restore, finish]
+    choices: [read, room, prepare, begin, restore, finish, discard]
   backup:
     description: Directory of the backup on the control node. Required for V(read).
     type: path
@@ -68,12 +69,12 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.errors import Us
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore import staging
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
     RestoredInstance,
     RestoreHost,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.room import refuse_full
 from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 
 
@@ -103,7 +104,7 @@ def main() -> None:
             "do": {
                 "type": "str",
                 "required": True,
-                "choices": ["read", "room", "prepare", "begin", "restore", "finish"],
+                "choices": ["read", "room", "prepare", "begin", "restore", "finish", "discard"],
             },
             "backup": {"type": "path"},
             "app": {"type": "str"},
@@ -120,8 +121,10 @@ def main() -> None:
     try:
         host = RestoreHost()
         known = restorations(unpack(module.params["instances"]), host)
-        if do == "room":
-            refuse_full(known.values(), host)
+        if do in ("room", "discard"):
+            changed = not module.check_mode and staging.discard(known.values())
+            if do == "room":
+                staging.refuse_full(known.values(), host)
             known = {}
         for name, one in known.items():
             if do == "finish":
@@ -146,7 +149,7 @@ def main() -> None:
     except OSError as error:
         words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         again = "Fix that on this host and run the same command again"
-        if do in ("room", "prepare"):
+        if do in ("room", "prepare", "discard"):
             module.fail_json(msg=f"{words}. Redis was not touched. {again}.")
         module.fail_json(msg=f"{words}. {again}, which finishes what was begun.")
     module.exit_json(changed=changed, instances=found)

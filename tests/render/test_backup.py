@@ -97,8 +97,13 @@ def test_backups_leave_a_host_that_has_no_redis_any_more(local: Fleet) -> None:
 
 
 def test_an_interrupted_restore_decides_nothing_for_a_later_one(local: Fleet) -> None:
-    """Because of its note, the same backup would count as restored, even if the data has changed since."""
-    app = redis_host(local).variables["celery_app_name"]
-    owned = redis_host(local).parts["fleet"]["owned"]["files"]
-    for kind in ("broker", "results"):
-        assert f"/var/lib/celery-fleet-redis/{app}-{kind}.restore/note.json" in owned
+    """Because of its note, the same backup would count as restored, even if the data has changed since.
+
+    A later run and a removal also delete its snapshots.
+    """
+    host = redis_host(local)
+    app = host.variables["celery_app_name"]
+    left = {f"/var/lib/celery-fleet-redis/{app}-{kind}.restore" for kind in ("broker", "results")}
+    assert set(host.parts["fleet"]["owned"]["trees"]) == left
+    data = {item["path"]: item.get("keep") for item in host.parts["redis"]["data"]}
+    assert {path: data.get(path, "-") for path in left} == dict.fromkeys(left)

@@ -220,10 +220,12 @@ class Owned:
         units: Glob patterns of unit names. A unit that matches and is not wanted is stopped (which drains it) and
             disabled.
         files: Glob patterns of paths. A file or link that matches and is not wanted is removed.
+        trees: Paths that are removed with their content.
     """
 
     units: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -80,8 +81,8 @@ class Surplus:
     def files(self, wanted: DesiredState) -> list[str]:
         """Return files and links on disk that are ours by name and not wanted, with the records of such units.
 
-        It never returns a directory: we own none by name, and a user's drop-ins may be in it. In a directory that we
-        share, a file of that name may be another's.
+        No pattern matches a directory, because a user's drop-ins may be in it; only `trees` names directories. In a
+        directory that we share, a file of that name may be another's.
         """
         paths = self.host.paths
         ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
@@ -92,6 +93,7 @@ class Surplus:
             if (os.path.islink(path) or not os.path.isdir(path))
             and not (path.startswith(paths.shared) and is_of_others(path, self.listed))
         }
+        found |= {path for path in wanted.owned.trees if os.path.lexists(path)}
         units = {unit.name for unit in wanted.units}
         for directory in paths.notes:
             for path in glob.glob(f"{directory}/*.json"):
@@ -150,19 +152,21 @@ class Surplus:
 
 
 def _delete(path: str) -> None:
-    """Delete a file or a link; follow links in the path to it only if no other user could have put them there.
+    """Delete a file, a link or a directory; follow links in its path only if no other user could have made them.
 
     Raises:
         ReconcileError: A user other than root may write to a directory in the path, and a part of the path is a link.
     """
+    whole = os.path.isdir(path) and not os.path.islink(path)
+    delete = shutil.rmtree if whole else os.unlink
     if not _others_write(path):
-        os.unlink(path)
+        delete(path)
         return
     directory, name = os.path.split(path)
     handle = open_directory(directory, make=False)
     if handle is not None:
         try:
-            os.unlink(name, dir_fd=handle)
+            delete(name, dir_fd=handle)
         finally:
             os.close(handle)
 

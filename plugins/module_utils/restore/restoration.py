@@ -132,6 +132,11 @@ class Restoration:
             "kept": "",
         }
 
+    @property
+    def begun(self) -> bool:
+        """Return whether a restore, perhaps of another backup, has begun and was not finished."""
+        return self._note.exists()
+
     def missing(self) -> int:
         """Return how many bytes the snapshot and the new data directory still need."""
         snapshot = self._staging / SNAPSHOT

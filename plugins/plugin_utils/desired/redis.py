@@ -85,6 +85,9 @@ def redis_state(
             },
         ]
         data.append({"path": f"{DATA}/{instance['name']}", "keep": "redis_data"})
+        if instance["kind"] != "cache":
+            # What an interrupted restore leaves; see module_utils/restore.
+            data.append({"path": f"{DATA}/{instance['name']}.restore"})
         read = [f"{own}/redis.conf", f"{own}/users.acl"]
         if primary:
             files += instance_files(own, flavor, servers["replication"], primary, passwords)

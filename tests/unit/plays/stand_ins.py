@@ -113,6 +113,8 @@ def restored(args: Variables, variables: Variables) -> Variables:
     if args["do"] == "read":
         files = backup_files.read(Path(args["backup"]), args["app"])
         return {"changed": False, "files": files}
+    if args["do"] == os.environ.get("REFUSES"):
+        return {"failed": True, "msg": "it is refused"}
     names = [one["name"] for one in args["instances"]]
     state = "due" if args["do"] == "prepare" else "done"
     found = {name: {"state": state, "keys": 7, "kept": f"/{name}.before"} for name in names}

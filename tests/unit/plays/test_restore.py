@@ -30,7 +30,7 @@ def backup(tmp_path: Path) -> Path:
 
 
 def run(
-    tmp_path: Path, *options: str
+    tmp_path: Path, *options: str, refuses: str = ""
 ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
     """Run the playbook; return how it ended, and the calls in their order."""
     given = {
@@ -49,6 +49,7 @@ def run(
         ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, actions=(HERE / "action").glob("*.py")),
         PYTHONPATH=str(ROOT),
         CALLS=str(calls),
+        REFUSES=refuses,
         XDG_CACHE_HOME=str(tmp_path / "cache"),
     )
     ordered = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
@@ -97,6 +98,30 @@ def test_a_backup_that_can_not_be_used_changes_nothing(
     acted = {call["action"] for call in calls} - {"host_facts", "run_lease"}
     assert acted == {"redis_restore"}
     assert not any((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("refuses", "last"),
+    [
+        ("room", ["discard"]),
+        ("prepare", ["discard"]),
+        ("begin", ["paused", "begin", "resumed", "discard"]),
+        # What has begun is finished by the next run.
+        ("restore", ["restore", "resumed"]),
+    ],
+)
+def test_a_restore_that_has_not_begun_leaves_no_snapshot(
+    tmp_path: Path, backup: Path, refuses: str, last: list[str]
+) -> None:
+    done, calls = run(tmp_path, "-e", f"backup={backup}", refuses=refuses)
+    assert done.returncode != 0
+    assert "it is refused" in done.stdout
+    steps = [
+        call["args"].get("do") or call["args"].get("state")
+        for call in calls
+        if call["action"] in ("redis_restore", "pause_workers")
+    ]
+    assert steps[-len(last) :] == last
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path, backup: Path) -> None:

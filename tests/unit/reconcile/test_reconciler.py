@@ -1407,6 +1407,24 @@ def test_a_directory_that_matches_one_of_our_patterns_stays(with_surplus: Host) 
     assert directory.is_dir()
 
 
+def test_a_directory_that_is_named_as_a_whole_is_deleted_with_its_content(host: Host) -> None:
+    other, own = Path(host.path("other")), Path(host.path("shop-broker.restore"))
+    other.mkdir()
+    (other / "file").touch()
+    (own / "data/appendonlydir").mkdir(parents=True)
+    (own / "snapshot.rdb").touch()
+    (own / "link").symlink_to(other)
+    wanted = {"owned": {"trees": [str(own), host.path("missing")]}}
+    assert str(own) in str(host.reconcile(wanted, check=True).pending)
+    assert own.is_dir()
+    assert host.reconcile(wanted).changed == [str(own)]
+    assert not own.exists()
+    own.symlink_to(other)
+    assert host.reconcile(wanted).changed == [str(own)]
+    assert (own.is_symlink(), (other / "file").exists()) == (False, True)
+    assert host.reconcile(wanted).changed == []
+
+
 SCHEDULE = "beat/celerybeat-schedule"
 
 

@@ -27,8 +27,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restorat
     RestoredInstance,
     RestoreHost,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.room import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.staging import (
     RESERVE,
+    discard,
     refuse_full,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_backup import restored
@@ -390,6 +391,22 @@ def test_keys_that_are_missing_are_noticed(
         UserError, match=f"has loaded 0 keys .*the snapshot has {len(data['results'])}"
     ):
         one.restore(overwrite=False)
+
+
+def test_only_a_restore_that_has_not_begun_is_discarded(new_host: New, backed_up: Any) -> None:
+    backup, _ = backed_up
+    hosts = {kind: new_host(kind) for kind in KINDS}
+    both = [hosts[kind].restoration(backup) for kind in KINDS]
+    places = [hosts[kind].data / f"shop-{kind}.restore" for kind in KINDS]
+    both[0].prepare()
+    assert discard(both)
+    assert not any(place.exists() for place in places)
+    assert not discard(both)
+    both = [hosts[kind].restoration(backup) for kind in KINDS]
+    both[0].begin(overwrite=True)
+    assert not discard(both)
+    assert all((place / "snapshot.rdb").exists() for place in places)
+    assert both[0].check(overwrite=False)["state"] == "due"
 
 
 # --- on the control node -----------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""Refuses a restore for which a disk has too little room, while Redis still serves.
+"""What is beside the instances' data before a restore begins: refuses a disk without room for it, and removes it.
 
 Runs on the host, inside the `redis_restore` module, as root.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
@@ -16,6 +16,17 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restorat
 _MIB = 2**20
 # What Redis and the notes of the restore need besides, in bytes.
 RESERVE = 16 * _MIB
+
+
+def discard(restorations: Collection[Restoration]) -> bool:
+    """Remove what a restore that has not begun has left, and return whether there was any.
+
+    One that has begun is left as it is, because the next run finishes it.
+    """
+    if any(one.begun for one in restorations):
+        return False
+    found = [one.finish() for one in restorations]
+    return any(found)
 
 
 def refuse_full(restorations: Iterable[Restoration], host: RestoreHost) -> None:
