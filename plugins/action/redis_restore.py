@@ -23,7 +23,8 @@ class ActionModule(FleetAction):
         if args["do"] != "read":
             with lease.held(variables, check=self._task.check_mode):
                 # Packed, so that no log shows the login.
-                sent = {**args, "instances": pack(args["instances"])}
+                packed = {name: pack(args.get(name) or []) for name in ("instances", "kept")}
+                sent = {**args, **packed}
                 return self.execute("redis_restore", sent, variables)
         if not args.get("backup"):
             raise UserError(

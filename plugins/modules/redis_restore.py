@@ -34,6 +34,11 @@ options:
     description:
       - The instances, as P(celery_fleet.core.redis_restored#filter) returns them. The action plugin packs them.
     type: raw
+  kept:
+    description:
+      - The other instances, which the backup does not have, in the same form.
+      - V(prepare) refuses them if another host is their primary, because the Sentinels forget that.
+    type: raw
   overwrite:
     description: Whether data of the instances may be replaced; it is kept in another directory.
     type: bool
@@ -109,6 +114,7 @@ def main() -> None:
             "backup": {"type": "path"},
             "app": {"type": "str"},
             "instances": {"type": "raw", "no_log": True},
+            "kept": {"type": "raw", "no_log": True},
             "overwrite": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -138,9 +144,9 @@ def main() -> None:
                 found[name] = one.check(overwrite)
         due = [known[name] for name, one in found.items() if one["state"] == "due"]
         if do == "prepare" and due:
-            for name, one in found.items():
-                if one["state"] == "done":
-                    known[name].refuse_replica()
+            done = [known[name] for name, one in found.items() if one["state"] == "done"]
+            for one in (*done, *restorations(unpack(module.params["kept"]), host).values()):
+                one.refuse_replica()
             if not module.check_mode:
                 for restoration in due:
                     restoration.prepare()

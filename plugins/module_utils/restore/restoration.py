@@ -176,15 +176,16 @@ class Restoration:
         return found
 
     def refuse_replica(self) -> None:
-        """Refuse a restored instance whose primary is on another host, while another instance is still due.
+        """Refuse an instance that keeps its data and has its primary on another host, while another one is still due.
 
         Raises:
             UserError: It is such a replica.
         """
         if self._role().get("role") == "slave":
             raise UserError(
-                f"{self._instance.unit} was restored before, and another host has become its primary. Nothing was "
-                "changed. Make this host the primary (docs/redis.md), then run the same command again."
+                f"{self._instance.unit} keeps its data, and another host is its primary, which the Sentinels would "
+                "forget. Nothing was changed. Make this host the primary (docs/redis.md), then run the same command "
+                "again."
             )
 
     def restore(self, overwrite: bool) -> dict[str, Any]:

@@ -73,6 +73,8 @@ def test_workers_pause_only_around_the_change(tmp_path: Path, backup: Path) -> N
     (change,) = (call for call in calls if call["args"].get("do") == "restore")
     assert (change["host"], change["args"]["overwrite"]) == ("redis1", True)
     broker, results = change["args"]["instances"]
+    prepared = next(call for call in calls if call["args"].get("do") == "prepare")
+    assert prepared["args"]["kept"] == []
     assert (broker["name"], broker["appendonly"]) == ("flexiprice-broker", True)
     assert (results["name"], results["appendonly"]) == ("flexiprice-results", False)
     assert broker["sha256"] == hashlib.sha256(b"broker").hexdigest()
@@ -86,6 +88,21 @@ def test_workers_pause_only_around_the_change(tmp_path: Path, backup: Path) -> N
     assert (
         "flexiprice-broker: 7 keys; the data from before is in /flexiprice-broker.before." in said
     )
+
+
+def test_a_backup_of_only_the_broker_leaves_the_results(tmp_path: Path, backup: Path) -> None:
+    """As docs/backup.md says."""
+    subprocess.run(["sed", "-i", r"/ broker\.rdb$/!d", backup / "SHA256SUMS"], check=True)
+    done, calls = run(tmp_path, "-e", f"backup={backup}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = [call["args"] for call in calls if call["args"].get("instances")]
+    assert [args["do"] for args in found] == ["room", "prepare", "begin", "restore", "finish"]
+    for args in found:
+        assert [one["name"] for one in args["instances"]] == ["flexiprice-broker"]
+    assert [one["name"] for one in found[1]["kept"]] == ["flexiprice-results"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["flexiprice-broker.restore"]
+    assert "flexiprice-broker: 7 keys" in done.stdout
+    assert "flexiprice-results: " not in done.stdout
 
 
 @pytest.mark.parametrize("damage", ["damaged", "unnamed"])

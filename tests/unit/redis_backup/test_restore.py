@@ -393,6 +393,17 @@ def test_keys_that_are_missing_are_noticed(
         one.restore(overwrite=False)
 
 
+def test_an_instance_that_keeps_its_data_must_be_the_primary(new_host: New, backed_up: Any) -> None:
+    backup, _ = backed_up
+    host = new_host("results")
+    access = RedisAccess("127.0.0.1", host.server.port, "", "", "", primary="shop-results")
+    one = host.restoration(backup, access=access)
+    one.refuse_replica()
+    host.server.client.execute_command("REPLICAOF", "127.0.0.1", 1)
+    with pytest.raises(UserError, match=r"redis@shop-results\.service keeps its data, and another"):
+        one.refuse_replica()
+
+
 def test_only_a_restore_that_has_not_begun_is_discarded(new_host: New, backed_up: Any) -> None:
     backup, _ = backed_up
     hosts = {kind: new_host(kind) for kind in KINDS}
@@ -464,6 +475,16 @@ def test_a_backup_that_can_not_be_used_is_refused(
     change(copy)
     with pytest.raises(UserError, match=message):
         backup_files.read(copy, "shop")
+
+
+def test_a_backup_may_have_one_instance(tmp_path: Path, backed_up: Any) -> None:
+    copy = Path(shutil.copytree(backed_up[0], tmp_path / backed_up[0].name))
+    sums = copy / "SHA256SUMS"
+    # With the lines of encrypted files.
+    more = [line + ".gpg" for line in sums.read_text().splitlines()]
+    sums.write_text(sums.read_text() + "\n".join(more) + "\n")
+    subprocess.run(["sed", "-i", r"/ broker\.rdb$/!d", sums], check=True)
+    assert [one["kind"] for one in backup_files.read(copy, "shop")] == ["broker"]
 
 
 @pytest.mark.parametrize("app", ["flash-promos", "shop-eu", "eu-shop", "Shop"])
