@@ -131,6 +131,20 @@ def test_a_table_whose_rollback_is_pending_is_in_the_plan(
     assert [item.unit for item in report.pending] == ["shop-firewall.service"] * pending
 
 
+@pytest.mark.parametrize("missing", [[], ["h2"]])
+def test_a_host_of_redis_that_is_down_need_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str]
+) -> None:
+    """Otherwise its silence would look like a table that cuts every host off."""
+    found = {"missing": dict.fromkeys(missing, "is down")}
+    monkeypatch.setitem(cast(Any, oracle.RUN), "__preflight_hosts", found)
+    hosts = ["h1", "h2", "h3"]
+    targets = oracle.value_of(valid(tmp_path), "__firewall_targets", hosts)
+    asked = [host for host in hosts if host not in missing]
+    ports = (6379, 6380, 26379)
+    assert [tuple(one) for one in targets] == [(host, port) for host in asked for port in ports]
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -93,6 +93,14 @@ def refusals(
     ]
 
 
+def value_of(everywhere: Mapping[Any, Any], variable: str, hosts: Sequence[str]) -> Any:
+    """Return a variable of the first host of a fleet in which every host is in every group."""
+    groups = {group: hosts for group in ("fleet", *MEMBER_GROUPS)}
+    _, scope = next(_scopes(everywhere, {}, groups))
+    templar = Templar(loader=_loader(), variables=scope)
+    return templar.template(trust_as_template("{{ " + variable + " }}"))
+
+
 def wanted_by(everywhere: Mapping[Any, Any], name: str) -> Any:
     """Return what a part of the plan wants of the only host of a fleet, rendered."""
     groups = {group: ["h1"] for group in ("fleet", *MEMBER_GROUPS)}
