@@ -17,7 +17,7 @@ because its wrapper is compiled on the host in each call.)
       redis_flavor: redis,                # wanted flavor on a host of Redis; else empty
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # owners of existing directories
       marks: [claims of all applications on the host],
-      firewall_unconfirmed: false,        # whether a rollback of the firewall's table is pending
+      firewall_unconfirmed: false,        # whether no run has confirmed its table of the firewall yet
       silent: {"redis1:6379": "timed out"},  # ports of the fleet's Redis that a new host can't reach
       changed_logins: [admin],            # users of Redis who have another password there than in the inventory
       sentinels: [redis4],                # hosts outside of the inventory whose Sentinels the host's own one knows, and
@@ -119,7 +119,7 @@ class ActionModule(FleetAction):
             "paths": PATHS,
             "names": sorted(names),
             "units": [f"{flavor}-server.service"] if flavor else [],
-            "rollback": f"{claims.get('app')}-firewall-rollback.timer",
+            "rollback": f"/etc/celery-fleet/{claims.get('app')}/firewall.nft.before",
             "versions": _versions(flavor, claims),
             "data": [
                 f"/var/lib/celery-fleet-redis/{claims.get('app')}-{kind}"

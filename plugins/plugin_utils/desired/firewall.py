@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 
-# What the plan says of a table with a pending rollback.
+# What the plan says of a table that no run has confirmed.
 _UNCONFIRMED = "the check of a table that an interrupted run has not confirmed"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -167,11 +167,13 @@ def state(
         web: `celery_producer_web_listen` if the host has a web process, otherwise empty.
         clients: Other networks that may reach Redis.
         packages: Debian packages that the host lacks.
-        unconfirmed: Whether a rollback is pending, because a run ended before it could keep its table. Then the plan
-            has the table even if it is in place, or the rollback would win.
+        unconfirmed: Whether a run ended, or the host rebooted, before the table was confirmed. Then the plan has the
+            table even if it is in place. Otherwise a pending rollback would win, or no run would try the table.
     """
     app, directory = facts["name"], facts["directory"]
     units, path = "/etc/systemd/system", f"{directory}/firewall.nft"
+    # scripts/firewall.py keeps the previous table there until the new one is confirmed.
+    before = f"{path}.before"
     service, watch = f"{app}-firewall.service", f"{app}-firewall-watch"
     # An earlier version had a watch on hosts. It is removed first, because it would bring the table back.
     earlier = [f"{watch}.timer", f"{watch}.service"]
@@ -181,7 +183,7 @@ def state(
     }
     closed = [] if is_local(web) else [web_port(web)]
     if not enabled or not (redis or closed):
-        return {"owned": owned}
+        return {"owned": {**owned, "files": [*owned["files"], before]}}
     others = [
         address
         for name in facts["groups"]["fleet"]
@@ -202,7 +204,7 @@ def state(
             {"name": service, "on_change": "reload", "files": [path], "timeout": 30},
         ],
         # systemd creates it for links to enabled units.
-        "data": [{"path": f"{units}/nftables.service.wants", "whole": False}],
+        "data": [{"path": f"{units}/nftables.service.wants", "whole": False}, {"path": before}],
         "owned": owned,
     }
 

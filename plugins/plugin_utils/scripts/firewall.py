@@ -18,11 +18,13 @@ import subprocess
 import sys
 from typing import Any
 
-# Stop its own timer first, which would run it a second time after a manual start.
+# Stop its own timer first, which would run it a second time after a manual start. An empty copy means that there was no
+# table; without a copy, the table was confirmed or has been rolled back.
 ROLLBACK = """
 systemctl stop "$4"
-if [ -e "$2" ]; then mv -f "$2" "$1" && exec systemctl restart "$3"; exit 1; fi
-rm -f "$1"
+[ -e "$2" ] || exit 0
+if [ -s "$2" ]; then mv -f "$2" "$1" && exec systemctl restart "$3"; exit 1; fi
+rm -f "$1" "$2"
 exec systemctl disable --now "$3"
 """
 
@@ -35,28 +37,44 @@ def run(*command: str) -> str:
     return "" if done.returncode == 0 else done.stdout.strip() or f"exit status {done.returncode}"
 
 
+def copy_of(file: str) -> str:
+    """Return where the previous table is until the new one is confirmed. It outlasts a reboot, which ends the timer."""
+    return f"{file}.before"
+
+
 def arm(app: str, file: str, seconds: float) -> str:
     """Let systemd restore the table on disk, or its absence, after so many seconds."""
-    unit, copy = f"{app}-firewall-rollback", f"/run/{app}-firewall.nft"
+    unit, copy = f"{app}-firewall-rollback", copy_of(file)
+    rollback = ["/bin/sh", "-c", ROLLBACK, "sh", file, copy]
+    rollback += [f"{app}-firewall.service", f"{unit}.timer"]
+    # The table of a run that was killed was never confirmed, so roll it back first.
     if not run("systemctl", "is-active", f"{unit}.timer"):
-        # The rollback of a killed run is pending: the table on disk was never confirmed, so roll it back first.
         run("systemctl", "start", f"{unit}.service")
+    elif os.path.exists(copy):
+        # The host has rebooted since.
+        run(*rollback)
+    save(file, copy)
+    options = ["--quiet", "--collect", f"--unit={unit}", "--service-type=oneshot"]
+    delay = [f"--on-active={seconds:g}s", "--timer-property=AccuracySec=1s"]
+    return run("systemd-run", *options, *delay, *rollback)
+
+
+def save(file: str, copy: str) -> None:
+    """Copy a table; if there is none, make an empty file. The copy is on the disk before the new table is written."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(copy)
     if os.path.exists(file):
         shutil.copy2(file, copy)
-    options = ["--quiet", "--collect", f"--unit={unit}", "--service-type=oneshot"]
-    delay = [f"--on-active={seconds:g}s", "--timer-property=AccuracySec=1s"]
-    words = [file, copy, f"{app}-firewall.service", f"{unit}.timer"]
-    return run("systemd-run", *options, *delay, "/bin/sh", "-c", ROLLBACK, "sh", *words)
+    with open(copy, "ab") as stream:
+        os.fsync(stream.fileno())
 
 
-def keep(app: str) -> str:
+def keep(app: str, file: str) -> str:
     """Cancel the rollback; this fails if it has begun."""
     error = run("systemctl", "stop", f"{app}-firewall-rollback.timer")
     if not error:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"/run/{app}-firewall.nft")
+            os.unlink(copy_of(file))
     return error
 
 
@@ -88,7 +106,7 @@ def main() -> None:
     elif asked["do"] == "arm":
         answer = {"error": arm(asked["app"], asked["file"], asked["seconds"])}
     elif asked["do"] == "keep":
-        answer = {"error": keep(asked["app"])}
+        answer = {"error": keep(asked["app"], asked["file"])}
     else:
         answer = {"error": run("systemctl", "start", f"{asked['app']}-firewall-rollback.service")}
     json.dump(answer, sys.stdout)

@@ -115,13 +115,18 @@ def test_without_ports_to_close_the_firewall_is_removed(given: dict[str, Any]) -
     assert set(wanted) == {"owned"}
     assert {item["dest"] for item in full["files"]} < set(wanted["owned"]["files"])
     assert {item["name"] for item in full["units"]} < set(wanted["owned"]["units"])
+    # The copy of the previous table goes as well, but not while a new one is tried.
+    copy = "/etc/celery-fleet/shop/firewall.nft.before"
+    assert copy in wanted["owned"]["files"]
+    assert copy not in full["owned"]["files"]
+    assert {"path": copy} in full["data"]
 
 
 @pytest.mark.parametrize("pending", [True, False])
-def test_a_table_whose_rollback_is_pending_is_in_the_plan(
+def test_a_table_that_was_not_confirmed_is_in_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pending: bool
 ) -> None:
-    """Otherwise a run that repeats an interrupted one would find it in place, and the rollback would win."""
+    """Otherwise a run that repeats an interrupted one would find it in place, and the rollback would win, or none come."""
     facts = {**oracle.FACTS, "firewall_unconfirmed": pending}
     monkeypatch.setitem(cast(Any, oracle.RUN), "ansible_facts", {"fleet": facts})
     wanted = oracle.wanted_by({**valid(tmp_path), "firewall_enabled": True}, "firewall")

@@ -169,7 +169,7 @@ def test_a_rollback_restores_the_previous_table(lan: Network, tmp_path: Path) ->
         done = lan.on(
             lan.host,
             *(sys.executable, "-S", "-I", "-c"),
-            host_scripts.script("firewall").replace("/run/", f"{tmp_path}/"),
+            host_scripts.script("firewall"),
             text=json.dumps({"do": do, "app": "shop", "file": str(file), "seconds": 60}),
             PATH=f"{programs(tmp_path)}:{os.environ['PATH']}",
         )
@@ -193,6 +193,25 @@ def test_a_rollback_restores_the_previous_table(lan: Network, tmp_path: Path) ->
     assert ask("back") == {"error": ""}
     assert lan.reaches(NEIGHBOUR[0], PORTS[0])
     assert file.read_text() == table(NEIGHBOUR[0])
-    assert ask("arm") == ask("keep") == {"error": ""}
+    # A reboot in between ends the timer, and loads the new table. The copy shows that no run has confirmed it.
+    assert ask("arm") == {"error": ""}
+    write(table("192.0.2.1"))
+    (tmp_path / "armed").unlink()
+    assert Path(f"{file}.before").read_text() == table(NEIGHBOUR[0])
+    assert ask("arm") == {"error": ""}
+    assert lan.reaches(NEIGHBOUR[0], PORTS[0])
+    assert ask("keep") == {"error": ""}
+    # A rollback that comes too late changes nothing.
+    assert ask("back") == {"error": ""}
+    assert file.read_text() == table(NEIGHBOUR[0])
+    # If there was no table, there is none after the next run has begun.
+    file.unlink()
+    assert ask("arm") == {"error": ""}
+    write(table("192.0.2.1"))
+    assert ask("arm") == {"error": ""}
+    assert not file.exists()
+    assert lan.reaches(NEIGHBOUR[0], PORTS[0])
+    assert ask("keep") == {"error": ""}
+    assert not list(file.parent.iterdir())
     # No files of either are left.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["armed", "bin", "calls", "etc"]

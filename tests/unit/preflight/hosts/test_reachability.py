@@ -469,6 +469,7 @@ def test_the_probe_runs_on_this_machine(tmp_path: Path) -> None:
     assert facts["unresolved_names"] == ["no-such-name.invalid"]
     assert facts["active_units"] == []
     assert facts["firewall_unconfirmed"] is False
+    assert probed(tmp_path, 1, rollback="a/fleet.json")["firewall_unconfirmed"] is True
     assert facts["versions"]["dpkg"][0].isdigit()
     assert facts["versions"]["no-such-package"] == ""
     system = subprocess.run([INTERPRETER, "--version"], capture_output=True, text=True, check=True)
@@ -597,6 +598,7 @@ def probed(
     interpreter: str = INTERPRETER,
     app: str = "a",
     targets: Sequence[tuple[str, int]] = (),
+    rollback: str = "none",
 ) -> dict[str, Any]:
     """Return the probe's answer about this machine."""
     answer = subprocess.run(
@@ -606,7 +608,7 @@ def probed(
                 "paths": ["/opt", "/no/such/place"],
                 "names": ["localhost", "no-such-name.invalid"],
                 "units": ["no-such.service"],
-                "rollback": "no-such.timer",
+                "rollback": f"{tmp_path}/{rollback}",
                 "versions": ["dpkg", "no-such-package"],
                 "marks": f"{tmp_path}/*/fleet.json",
                 "ports": [port, 1],
