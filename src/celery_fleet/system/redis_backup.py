@@ -6,7 +6,8 @@ The credential ``backup.json`` says what to do:
      "instances": {"broker": {"host", "port"}, …}, "to", "command", "keep", "encrypt_for", "ssh_key", "ssh_known_hosts"}
 
 Each instance gives a snapshot, which is checked, and encrypted if there is a key for that. All of them, with their
-checksums, go to the target as one directory. Then older ones are removed. What happened is in the file of
+checksums, go to the target as one directory. Then older ones are removed. A backup ends before it fills the disk that it
+may share with Redis. What happened is in the file of
 :mod:`celery_fleet.common.backup_record`. A backup that fails leaves all earlier ones as they are; the exit status is 1.
 Only the standard library.
 """
@@ -167,6 +168,9 @@ def back_up(setup: BackupSetup, places: BackupPlaces, now: float) -> BackupRecor
     try:
         size = sum(_snapshots(setup, places, backup).values())
         stored = target(setup, places)
+        if _shares_the_disk(setup):
+            made = sum(file.stat().st_size for file in backup.iterdir())
+            redis_snapshot.need_room(Path(setup.to), made)
         stored.put(backup)
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -208,6 +212,7 @@ def _encrypt(recipient: str, places: BackupPlaces, path: Path) -> Path:
     )
     home.mkdir(mode=0o700, exist_ok=True)
     _write(key, recipient)
+    redis_snapshot.need_room(path.parent, path.stat().st_size)
     words = ["gpg", "--batch", "--no-tty", "--quiet", "--homedir", str(home)]
     # What Redis writes is compressed where that helps.
     words += ["--compress-algo", "none", "--recipient-file", str(key), "--output", str(made)]
@@ -263,9 +268,16 @@ def main(argv: Sequence[str], places: BackupPlaces | None = None) -> int:
 
 def _warn(setup: BackupSetup) -> None:
     """Say if a backup would be lost with the disk of Redis."""
-    with suppress(OSError):
-        if setup.to.startswith("/") and os.stat(setup.to).st_dev == os.stat(DATA).st_dev:
-            print(f"<4>{setup.to} is on the same filesystem as Redis's data and is lost with it")
+    if _shares_the_disk(setup):
+        print(f"<4>{setup.to} is on the same filesystem as Redis's data and is lost with it")
+
+
+def _shares_the_disk(setup: BackupSetup) -> bool:
+    """Return whether the target is a directory on the same filesystem as Redis's data."""
+    try:
+        return setup.to.startswith("/") and os.stat(setup.to).st_dev == os.stat(DATA).st_dev
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

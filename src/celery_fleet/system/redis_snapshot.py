@@ -15,12 +15,33 @@ from celery_fleet.common.redis_client import Client, ClientError, ProtocolError,
 
 #: Seconds without a byte. While Redis prepares the snapshot it sends an empty line each second.
 TIMEOUT = 60.0
+#: What a backup leaves free on its disk, of which the larger one counts. With less, the health check `disk` is bad by its
+#: default thresholds, and a full disk of Redis makes it refuse tasks.
+FREE_PERCENT, FREE_BYTES = 5, 250_000_000
 _CHUNK = 1 << 20
 _READ = re.compile(r"(\d+) keys read")
 
 
 class SnapshotError(Exception):
     """A snapshot can't be used; the message is one line."""
+
+
+def need_room(directory: Path, size: int = 0) -> None:
+    """Check that so many more bytes in a directory leave enough free space on its disk.
+
+    Raises:
+        OSError, SnapshotError: They don't, or the free space is unknown.
+    """
+    system = os.statvfs(directory)
+    free = system.f_bavail * system.f_frsize
+    usable = (system.f_blocks - system.f_bfree + system.f_bavail) * system.f_frsize
+    reserve = max(usable * FREE_PERCENT // 100, FREE_BYTES)
+    if free - size < reserve:
+        needed = f", {size / 1e6:.0f} MB are needed" if size else ""
+        raise SnapshotError(
+            f"{free / 1e6:.0f} MB are free on the disk of {directory}{needed}, and "
+            f"{reserve / 1e6:.0f} MB have to stay free for Redis: make room there"
+        )
 
 
 class SnapshotClient(Client):
@@ -30,7 +51,8 @@ class SnapshotClient(Client):
         """Write a snapshot to a new file, flush it to the disk and return its size in bytes.
 
         Raises:
-            OSError, ClientError: Redis refused, the connection was lost in the middle, or the disk is full.
+            OSError, ClientError: Redis refused, or the connection was lost in the middle.
+            SnapshotError: The disk is too full, or becomes so.
         """
         # Redis then streams the snapshot from memory instead of writing it to its own disk first.
         self.ask("REPLCONF", "capa", "eof")
@@ -44,9 +66,9 @@ class SnapshotClient(Client):
             raise ClientError(rest.decode(errors="replace"))
         with open(path, "xb") as file:
             if kind == b"$" and rest.startswith(b"EOF:") and len(rest) == 44:
-                self._until(rest.removeprefix(b"EOF:"), file)
+                self._until(rest.removeprefix(b"EOF:"), file, path.parent)
             elif kind == b"$" and rest.isdigit():
-                self._exactly(int(rest), file)
+                self._exactly(int(rest), file, path.parent)
             elif not header:
                 raise ConnectionError("the connection was closed")
             else:
@@ -55,17 +77,19 @@ class SnapshotClient(Client):
             os.fsync(file.fileno())
             return file.tell()
 
-    def _exactly(self, size: int, file: BinaryIO) -> None:
+    def _exactly(self, size: int, file: BinaryIO, directory: Path) -> None:
         while size:
             part = self._read(min(size, _CHUNK))
+            need_room(directory)
             file.write(part)
             size -= len(part)
 
-    def _until(self, mark: bytes, file: BinaryIO) -> None:
+    def _until(self, mark: bytes, file: BinaryIO, directory: Path) -> None:
         """Copy until the mark, after which Redis sends nothing."""
         last = b""
         while True:
             last += self._some()
+            need_room(directory)
             if last.endswith(mark):
                 file.write(last[: -len(mark)])
                 return
@@ -83,8 +107,10 @@ def take(server: Server, path: Path) -> int:
     """Write a snapshot of an instance to a new file and return its size in bytes.
 
     Raises:
-        OSError, ClientError: See `SnapshotClient.save`.
+        OSError, ClientError, SnapshotError: See `SnapshotClient.save`.
     """
+    # Before Redis has prepared one.
+    need_room(path.parent)
     with SnapshotClient(server, TIMEOUT) as client:
         return client.save(path)
 

@@ -214,6 +214,57 @@ def test_a_full_disk_costs_no_earlier_backup(
     assert not (tmp_path / "state/making").exists()
 
 
+def disk(free: int) -> os.statvfs_result:
+    """Return what `statvfs` says of a disk of 100 GB with so many MB free."""
+    return os.statvfs_result((10**6, 10**6, 100_000, free, free, 1, 1, 1, 0, 255))
+
+
+@pytest.mark.parametrize(
+    ("full_from", "words", "more"),
+    [
+        ("state/making", "4999 MB are free on the disk of ", {}),
+        ("state/making/*/results.rdb", "4999 MB are free on the disk of ", {}),
+        ("runtime/recipient.asc", "00Z, 0 MB are needed, and 5000 MB", {"encrypt_for": "no key"}),
+        ("state/making/*/SHA256SUMS", "target, 0 MB are needed, and 5000 MB", {}),
+    ],
+    ids=["before", "meanwhile", "encryption", "target"],
+)
+def test_a_backup_leaves_room_on_the_disk_of_redis(
+    instances: Instances,
+    tmp_path: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_from: str,
+    words: str,
+    more: dict[str, Any],
+) -> None:
+    """On a full disk Redis refuses tasks. Here it is full as soon as a file is there."""
+    good: dict[str, Any] = {"to": str(target), "keep": 1}
+    assert backed_up(tmp_path, instances, monkeypatch, 1767322800.0, **good) == 0
+    monkeypatch.setattr(redis_backup, "DATA", tmp_path)
+    with monkeypatch.context() as patched:
+
+        def look(path: Path) -> os.statvfs_result:
+            return disk(4_999 if [*tmp_path.glob(full_from)] else 6_000)
+
+        patched.setattr(redis_snapshot.os, "statvfs", look)
+        assert backed_up(tmp_path, instances, patched, 1767326400.0, **{**good, **more}) == 1
+    assert words in record(tmp_path).error
+    assert "5000 MB have to stay free for Redis" in record(tmp_path).error
+    assert record(tmp_path).succeeded == 1767322800.0
+    assert names(target) == ["shop-20260102T030000Z"]
+    assert not (tmp_path / "state/making").exists()
+
+
+def test_a_small_disk_keeps_more_than_its_share_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = os.statvfs_result((10**6, 10**6, 2_000, 249, 249, 1, 1, 1, 0, 255))
+    monkeypatch.setattr(redis_snapshot.os, "statvfs", lambda path: small)
+    with pytest.raises(redis_snapshot.SnapshotError, match="250 MB have to stay free"):
+        redis_snapshot.need_room(tmp_path)
+
+
 def test_a_snapshot_that_breaks_off_is_refused(tmp_path: Path) -> None:
     """Redis dies in the middle: the mark of the end never comes."""
     script = (
