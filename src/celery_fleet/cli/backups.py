@@ -49,6 +49,10 @@ def look(application: Application) -> BackupStatus | None:
     why = f": {found.error}" if found.error else ""
     if not found.succeeded:
         return BackupStatus(found, f"there is no good backup of Redis{why}")
+    if found.is_ahead(time.time()):
+        return BackupStatus(
+            found, f"the time of the last good backup of Redis is ahead of the clock{why}"
+        )
     if time.time() - found.succeeded > INTERVALS * application.backup:
         return BackupStatus(found, f"the last good backup of Redis is too old{why}")
     return BackupStatus(found)
@@ -62,5 +66,6 @@ def show(found: BackupStatus | None) -> None:
         output.say("Last good backup of Redis: none was tried yet\n")
     elif found.record.succeeded:
         since = output.ago(datetime.fromtimestamp(found.record.succeeded, UTC))
+        when = "dated in the future" if found.record.is_ahead(time.time()) else f"{since} ago"
         failed = "; the last one failed" if found.record.error else ""
-        output.say(f"Last good backup of Redis: {found.record.name}, {since} ago{failed}\n")
+        output.say(f"Last good backup of Redis: {found.record.name}, {when}{failed}\n")

@@ -21,6 +21,8 @@ from celery_fleet.common.small_file import content
 
 FORMAT = 1
 NAME = "last.json"
+#: Seconds by which a time may be ahead, because a clock was corrected meanwhile.
+SKEW = 300.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class BackupRecord:
     name: str = ""
     bytes: int = 0
     error: str = ""
+
+    def is_ahead(self, now: float) -> bool:
+        """Return whether the last good backup has a time that is still to come, so that its age is unknown."""
+        return self.succeeded > now + SKEW
 
 
 def path_of(app: str, root: Path = Path("/")) -> Path:

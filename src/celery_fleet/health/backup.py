@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from celery_fleet.common import backup_record
-from celery_fleet.health.result import BAD, WARNING, Finding
+from celery_fleet.health.result import BAD, WARNING, Finding, worst
 from celery_fleet.health.setup import Setup
 
 
@@ -19,6 +19,14 @@ def backup(setup: Setup, root: Path = Path("/"), now: float | None = None) -> Fi
     failed = f"; the last one failed: {found.error}" if found.error else ""
     if not found.succeeded:
         return Finding(BAD, f"there is no good one{failed}", {"age_seconds": None, "name": ""})
+    if found.is_ahead(now):
+        ahead = found.succeeded - now
+        state = worst((WARNING, setup.judge("backup_intervals", ahead / setup.backup)))
+        text = (
+            f"the time of {found.name} is {duration(ahead)} ahead of the clock, so its age is unknown; "
+            f"check the clock (timedatectl), then: systemctl start {setup.app}-backup{failed}"
+        )
+        return Finding(state, text, {"age_seconds": None, "name": found.name})
     age = max(0.0, now - found.succeeded)
     state = setup.judge("backup_intervals", age / setup.backup)
     value = {"age_seconds": round(age), "name": found.name}

@@ -46,8 +46,8 @@ class BackupTarget(Protocol):
         Args:
             app: The application's name.
             keep: How many backups stay.
-            stored: Name of the backup that was just stored. It stays even if others have later times, because the
-                clock was ahead when they were made.
+            stored: Name of the backup that was just stored. It is the newest: others with later times were made while
+                the clock was ahead, and count as the oldest.
 
         Returns:
             The names of the backups.
@@ -58,8 +58,13 @@ class BackupTarget(Protocol):
 
 
 def surplus(app: str, names: Sequence[str], keep: int, stored: str) -> list[str]:
-    """Return the names of an application's backups that are older than its newest ones; never the one just stored."""
-    own = sorted(name for name in names if _is_own(app, name))
+    """Return the names of an application's backups that are older than its newest ones; never the one just stored.
+
+    Those with later times than that one count as the oldest. Otherwise they would stay for good in place of good ones.
+    """
+    own = sorted(
+        (name for name in names if _is_own(app, name)), key=lambda name: (name <= stored, name)
+    )
     return [name for name in own if name != stored][: max(0, len(own) - keep)]
 
 

@@ -46,6 +46,10 @@ def test_an_old_one_is_a_problem(redis_host: Path, call: Call) -> None:
     assert "Problem: the last good backup of Redis is too old: full" in done.output
     backup_record.write(redis_host, BackupRecord(now, error="full"))
     assert "Problem: there is no good backup of Redis: full" in call("status").output
+    backup_record.write(redis_host, BackupRecord(now, now + 7300, "shop-x", 10, "full"))
+    said = call("status").output
+    assert "Last good backup of Redis: shop-x, dated in the future; the last one failed" in said
+    assert "Problem: the time of the last good backup of Redis is ahead of the clock: full" in said
     redis_host.write_text("{")
     assert "Problem: the last backup of Redis is unknown" in call("status").output
 

@@ -214,6 +214,17 @@ def test_a_backup_that_was_never_tried_raises_an_alert(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("ahead", "fires"), [(3500, False), (100_000, True)])
+def test_a_backup_from_a_time_that_is_still_to_come_raises_an_alert(
+    tmp_path: Path, ahead: int, fires: bool
+) -> None:
+    """Otherwise no failure after it would raise one until that time."""
+    series = 'celery_fleet_redis_last_backup_timestamp_seconds{app="shop",host="redis1"}'
+    (rule,) = of("CeleryBackupOld", "warning")
+    check(tmp_path, rule, {series: f"{ahead}x300"}, fires=fires, minutes=20)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("running", "fires"), [("1x120", True), ("_x120", False)], ids=["two releases", "no worker"]
 )

@@ -48,6 +48,14 @@ def test_a_backup_is_not_removed_by_its_own_run_after_the_clock_was_ahead(keep: 
     assert surplus("shop", [stored, *ahead], keep, stored) == ahead[: 3 - keep]
 
 
+def test_backups_from_the_time_when_the_clock_was_ahead_go_first() -> None:
+    """Otherwise they would stay, and all but the newest of the others would go."""
+    real = [f"shop-2026010{day}T000000Z" for day in (1, 2, 3)]
+    ahead = ["shop-20270101T000000Z", "shop-20270102T000000Z"]
+    for keep, gone in ((4, ahead[:1]), (3, ahead), (2, [*ahead, real[0]])):
+        assert surplus("shop", [*real, *ahead], keep, real[-1]) == gone
+
+
 def test_half_a_copy_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "target"
     place.mkdir()

@@ -130,7 +130,8 @@ def _backups(fleet: MonitoredFleet) -> Iterator[Rule]:
             bounds[host.name] = Threshold(**times)
     for rule in graded(
         bounds,
-        lambda hosts: f"time() - ({fleet.of(last, hosts)} or {fleet.of(enabled, hosts)})",
+        # A time that is still to come, because the clock was ahead, is no better than one as long ago.
+        lambda hosts: f"abs(time() - ({fleet.of(last, hosts)} or {fleet.of(enabled, hosts)}))",
         # Its age stays the same: it grows as fast as time, which begins at 0.
         lambda host, seconds: {fleet.of(last, host=host): at(-seconds, INTERVAL)},
         label="host",

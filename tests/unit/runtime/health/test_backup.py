@@ -59,6 +59,24 @@ def test_a_failure_is_told_while_the_last_good_one_is_young(tmp_path: Path) -> N
     assert (one.state, one.text) == (GOOD, "shop-x, 60 min ago; the last one failed: disk full")
 
 
+@pytest.mark.parametrize(
+    ("ahead", "state"),
+    [(299, GOOD), (301, WARNING), (3.9 * HOUR, WARNING), (4 * HOUR, BAD), (365 * 24 * HOUR, BAD)],
+)
+def test_a_time_that_is_still_to_come_says_nothing_of_its_age(
+    tmp_path: Path, ahead: float, state: str
+) -> None:
+    one = found(tmp_path, BackupRecord(NOW, NOW + ahead, "shop-x", 10, "full"))
+    assert one.state == state
+    if state == GOOD:
+        assert one.text == "shop-x, 0 s ago; the last one failed: full"
+        return
+    words = f"the time of shop-x is {duration(ahead)} ahead of the clock, so its age is unknown; "
+    assert one.text.startswith(words)
+    assert one.text.endswith("systemctl start shop-backup; the last one failed: full")
+    assert one.value == {"age_seconds": None, "name": "shop-x"}
+
+
 def test_without_any_good_one_it_is_bad(tmp_path: Path) -> None:
     assert found(tmp_path, None).state == WARNING
     one = found(tmp_path, BackupRecord(NOW, error="WRONGPASS"))
