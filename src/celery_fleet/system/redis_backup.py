@@ -145,6 +145,8 @@ def target(setup: BackupSetup, places: BackupPlaces) -> BackupTarget:
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",
             "UserKnownHostsFile": str(known),
+            # The host's own list may name others.
+            "GlobalKnownHostsFile": "/dev/null",
             "ConnectTimeout": "20",
         }
         shell = ["ssh", "-F", "none", "-i", str(key)]

@@ -186,10 +186,18 @@ def test_ssh_trusts_only_the_given_host_key(tmp_path: Path) -> None:
         "BatchMode=yes",
         "StrictHostKeyChecking=yes",
         f"UserKnownHostsFile={where.runtime}/known_hosts",
+        "GlobalKnownHostsFile=/dev/null",
         f"-i {where.runtime}/ssh_key",
         "-F none",
     ):
         assert option in shell
+    asked = [*shell.split(), "-G", "backup1"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    lists = {line for line in said.splitlines() if "knownhostsfile" in line}
+    assert lists == {
+        f"userknownhostsfile {where.runtime}/known_hosts",
+        "globalknownhostsfile /dev/null",
+    }
     assert (where.runtime / "ssh_key").read_text() == "KEY\n"
     assert (where.runtime / "ssh_key").stat().st_mode & 0o777 == 0o600
     assert (where.runtime / "known_hosts").read_text() == "backup1 K\n"
