@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class LockTool:
         remedy: Command that writes a matching lock.
         plugin: Package that brings the command `export`, if the tool itself does not have it.
         unhashed: Argument that a tool needs for a lock with projects of the source, because these have no hashes.
+        member: Option that selects a member of a workspace, if the tool has workspaces.
     """
 
     program: str
@@ -56,6 +58,7 @@ class LockTool:
     remedy: str
     plugin: str = ""
     unhashed: str = ""
+    member: str = ""
 
 
 def is_local(line: str) -> bool:
@@ -87,6 +90,7 @@ TOOLS = {
         ),
         lambda extras, groups: [*_each("--extra", extras), *_each("--group", groups)],
         "uv lock",
+        member="--package",
     ),
     "poetry.lock": LockTool(
         "poetry",
@@ -146,6 +150,8 @@ def export(
         [str(extra) for extra in source.get("extras") or []],
         [str(group) for group in source.get("groups") or []],
     )
+    if tool.member and (member := _member(project / lock.name, lock.parent, source)):
+        chosen = [tool.member, member, *chosen]
     if tool.check:
         _run(tool, tool.check, project, lock)
     try:
@@ -163,6 +169,36 @@ def export(
     packages = "".join(line for line in lines if not is_local(line))
     made = {lock.parent / EXPORTED: packages.encode()}
     return made | ({lock.parent / PROJECTS: projects.encode()} if projects else {})
+
+
+def _member(lock: Path, place: Path, source: Mapping[str, Any]) -> str:
+    """Return the member of a uv workspace to which `celery_app_source.directory` belongs; empty if there is none.
+
+    uv runs beside the lock. There it would export the workspace's root, or all members if the root is not a project.
+
+    Args:
+        lock: The lock.
+        place: Its directory, relative to the source.
+        source: celery_app_source.
+    """
+    code = Path(os.path.normpath(str(source.get("directory") or ".")))
+    if not code.is_relative_to(place):
+        return ""
+    code = code.relative_to(place)
+    try:
+        content = tomllib.loads(lock.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""  # uv reports what is wrong
+    members = content.get("manifest", {}).get("members", [])
+    # A member that is no package is `virtual`. The others are `editable` or, if a source says so, not.
+    places = {
+        Path(package["source"][kind]): str(package["name"])
+        for package in content.get("package", [])
+        if package["name"] in members
+        for kind in ("editable", "virtual", "directory")
+        if kind in package["source"]
+    }
+    return next((places[path] for path in (code, *code.parents) if path in places), "")
 
 
 def _run(tool: LockTool, arguments: Iterable[str], project: Path, lock: Path) -> str:

@@ -96,6 +96,55 @@ def test_a_lock_stands_beside_the_code_or_above_it(tool: Path) -> None:
     ]
 
 
+def test_of_a_workspace_the_member_with_the_code_is_exported(tool: Path) -> None:
+    lock = """\
+[manifest]
+members = ["mail", "root", "shop"]
+[[package]]
+name = "root"
+source = { virtual = "." }
+[[package]]
+name = "shop"
+source = { editable = "apps/shop" }
+[[package]]
+name = "mail"
+source = { directory = "apps/mail" }
+[[package]]
+name = "outside"
+source = { editable = "outside" }
+[[package]]
+name = "celery"
+source = { registry = "https://pypi.org/simple" }
+"""
+    names = ("apps/shop/src/app.py", "apps/mail/app.py", "outside/app.py")
+    root = source(tool / "app", {"uv.lock": lock, **dict.fromkeys(names, "")})
+    wanted = {
+        "apps/shop": "shop",
+        "apps/shop/src": "shop",
+        "./apps//mail": "mail",
+        "outside": "root",
+        ".": "root",
+    }
+    for directory, member in wanted.items():
+        _, added = packed(root, requirements="uv.lock", directory=directory, extras=["web"])
+        # `./lib` and the like are relative to the lock, and so is what the build reads.
+        assert list(added) == [".celery-fleet/requirements.txt"]
+        where, _, arguments = (tool / "called").read_text().splitlines()[-1].partition(" ")
+        assert where.endswith("/locked")
+        assert arguments.endswith(f" --package {member} --extra web"), directory
+    # The root is not a project, and the code is in none of the members.
+    (root / "uv.lock").write_text(lock.replace('virtual = "."', 'editable = "base"'))
+    packed(root, requirements="uv.lock", directory="outside")
+    assert "--package" not in (tool / "called").read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("lock", ["version = 1\n", "<<<<<<< HEAD\n"])
+def test_without_a_workspace_uv_decides_what_is_exported(tool: Path, lock: str) -> None:
+    root = source(tool / "app", {"back/app.py": "", "uv.lock": lock})
+    packed(root, requirements="uv.lock", directory="back")
+    assert "--package" not in (tool / "called").read_text()
+
+
 def test_another_answer_is_another_release(tool: Path) -> None:
     root = source(tool / "app", {**FILES, "uv.lock": ""})
     first, _ = packed(root, requirements="uv.lock")
@@ -257,6 +306,35 @@ def test_the_real_tool(
     (root / "pyproject.toml").write_text(stale)
     with pytest.raises(UserError, match="If the lock does not match"):
         packed(root, requirements=lock)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("root_is_project", [False, True])
+def test_the_real_uv_exports_a_member_of_a_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, root_is_project: bool
+) -> None:
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    workspace = '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n'
+    library = LIBRARY.replace('version = "1"', 'version = "1"\nrequires-python = ">=3.11,<4"')
+    shop = f"{PROJECT}dependencies = ['small', 'near']\n"
+    files = {
+        "pyproject.toml": (PROJECT.replace("shop", "root") if root_is_project else "") + workspace,
+        "apps/shop/pyproject.toml": shop
+        + "[tool.uv.sources]\nsmall = {workspace = true}\nnear = {path = '../../near'}\n",
+        "apps/shop/app.py": "",
+        "apps/mail/pyproject.toml": library.replace("small", "mail"),
+        "libs/small/pyproject.toml": library,
+        "libs/small/small.py": "",
+        "near/pyproject.toml": library.replace("small", "near"),
+        "near/near.py": "",
+    }
+    root = source(tmp_path / "app", files)
+    locked(programs, root, "uv.lock")
+    _, added = packed(root, requirements="uv.lock", directory="apps/shop")
+    assert sorted(added[".celery-fleet/projects.txt"].splitlines()) == ["./libs/small", "./near"]
+    # The build runs pip beside the lock.
+    assert all((root / line).is_dir() for line in added[".celery-fleet/projects.txt"].split())
 
 
 # --- a project without a lock ----------------------------------------------------------------------------
