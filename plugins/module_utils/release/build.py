@@ -71,6 +71,7 @@ def _checked(build: Build) -> dict[str, Any]:
         **{name: environment_text(value) for name, value in variables.items()},
         "PYTHONPATH": build.runtime,
         "PYTHONDONTWRITEBYTECODE": "1",
+        "CELERY_FLEET_RELEASE": build.id,
     }
     request = {
         "app": build.app,

@@ -32,6 +32,9 @@ from celery_fleet.config.settings import URL_VARIABLES
 
 LOADER = "celery_fleet.loader.FleetLoader"
 
+#: Variables that systemd sets in a unit that has such a directory, and so neither here nor in other commands.
+UNIT_VARIABLES = ("STATE_DIRECTORY", "RUNTIME_DIRECTORY")
+
 #: Prefixes of tasks that come from Celery or the fleet and not from an application.
 BUILT_IN = ("celery.", "celery_fleet.")
 
@@ -310,10 +313,16 @@ def _import_error(where: str, exc: BaseException) -> str:
     place = _place(exc)
     at = f" at {place}" if place else ""
     variable = next((name for name in URL_VARIABLES if name in text), None)
+    directory = next((name for name in UNIT_VARIABLES if name in text), None)
     if variable is not None:
         remedy = (
             "the fleet sets broker and result backend itself and removes this variable; read it"
             f" with os.environ.get({variable!r}) or leave it out"
+        )
+    elif directory is not None:
+        remedy = (
+            "systemd sets this variable only for services, and this check, release commands and celery-fleet exec"
+            f" do not have it: read it inside a task, or with os.environ.get({directory!r})"
         )
     elif isinstance(exc, ModuleNotFoundError):
         remedy = f"add the package with {exc.name} to the application's requirements"

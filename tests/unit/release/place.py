@@ -24,6 +24,7 @@ import json, os, sys
 request = json.load(sys.stdin)
 print("the application prints")
 seen = {"cwd": os.getcwd(), "A": os.environ.get("A"), "FLAG": os.environ.get("FLAG"), "request": request,
+        "release": os.environ.get("CELERY_FLEET_RELEASE"),
         "home": os.environ["HOME"], "path": os.environ["PATH"].split(":")[0]}
 import app
 print(json.dumps({"ok": True, "errors": [], "tasks": ["app.x"], "versions": {"celery": "5.7.0"}, "seen": seen,

@@ -90,6 +90,7 @@ def test_a_release_is_built_and_checked(place: Place) -> None:
     # As the unit's environment file has them.
     assert (seen["A"], seen["FLAG"]) == ("1", "true")
     assert seen["path"] == str(path / "venv/bin")
+    assert seen["release"] == "r1"
     assert seen["home"] == USER.pw_dir
 
 

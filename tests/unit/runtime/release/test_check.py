@@ -170,6 +170,19 @@ def test_urls_in_the_environment_are_removed_as_on_the_hosts(run: Run, source: P
     assert "read it with os.environ.get('CELERY_BROKER_URL') or leave it out" in error
 
 
+@pytest.mark.parametrize("variable", ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"])
+def test_a_directory_of_services_is_not_advised_as_the_applications_environment(
+    run: Run, source: Path, variable: str
+) -> None:
+    (source / "shop.py").write_text(f"import os\nWORK = os.environ[{variable!r}]\n")
+    status, report = check(run, source)
+    assert status == 1
+    (error,) = report["errors"]
+    assert f"KeyError: '{variable}' at shop.py, line 2; systemd sets this" in error
+    assert f"read it inside a task, or with os.environ.get('{variable}')" in error
+    assert "celery_app_env" not in error
+
+
 def test_running_threads_of_an_application_do_not_block_the_check(run: Run, source: Path) -> None:
     with (source / "shop.py").open("a") as stream:
         stream.write(
