@@ -7,17 +7,19 @@ to date.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reasons import (
     ARGUMENTS,
     DROP_IN,
     explain,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import unit_options, workers
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
     Option,
     directives,
@@ -29,6 +31,7 @@ from celery.bin.worker import worker
 
 from tests import systemd
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = "plugins/plugin_utils/desired/worker_options.py"
 FLAGS = [option for option in WORKER if option.flag]
 DIRECTIVES = [option for option in WORKER if option.directive]
@@ -137,3 +140,42 @@ def test_the_plan_names_the_option_of_a_directive(option: Option) -> None:
         f"the plan would not say that {option.name} differs: name the option after its directive {option.directive}, "
         "in lower case and with underscores, such as memory_max for MemoryMax"
     )
+
+
+def unit_lines() -> list[dict[str, Any]]:
+    """The `unit_lines` that the page for tasks names against the sandbox."""
+    page = (ROOT / "docs/tasks.md").read_text()
+    return [yaml.safe_load(text) for text in re.findall(r"`unit_lines: (\{[^`]*\})`", page)]
+
+
+def exposure(unit: Path, lines: list[str]) -> float:
+    """How much a unit may do, by `systemd-analyze security`."""
+    unit.write_text("\n".join(["[Service]", "ExecStart=/bin/true", *lines, ""]))
+    done = systemd.analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
+    assert (done.returncode, done.stderr) == (0, "")
+    done = systemd.analyze("security", "--offline=true", "--json=short", str(unit))
+    return sum(float(item["exposure"] or 0) for item in json.loads(done.stdout))
+
+
+def test_the_search_finds_unit_lines() -> None:
+    assert {name for lines in unit_lines() for name in lines} >= {
+        "SystemCallFilter",
+        "RestrictAddressFamilies",
+        "RestrictSUIDSGID",
+        "PrivateDevices",
+    }
+
+
+@pytest.mark.parametrize("given", unit_lines(), ids=str)
+def test_what_the_page_for_tasks_names_loosens_the_sandbox(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    template = (ROOT / "templates/systemd/_service.j2").read_text()
+    block = re.search(r"block sandbox %\}\n(.*?)\{% endblock", template, re.DOTALL)
+    assert block
+    sandbox = [line for line in block[1].splitlines() if not line.startswith("#")]
+    assert not any(unit_options.RESERVED.fullmatch(name) for name in given)
+    more = [item["line"] for item in unit_options.unit_lines((), {"unit_lines": given})]
+    unit = tmp_path / "one.service"
+    # A drop-in's lines follow those of the unit.
+    assert exposure(unit, [*sandbox, *more]) > exposure(unit, sandbox)
