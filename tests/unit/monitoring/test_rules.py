@@ -56,7 +56,8 @@ def test_every_rule_has_a_firing_and_a_silent_case() -> None:
         expected = [bool(case["alert_rule_test"][0]["exp_alerts"]) for case in rule.cases(made())]
         assert rule.fires
         assert expected == [False, *[True] * len(rule.fires), *[False] * len(rule.quiet)]
-    assert {rule.alert for rule in ALERTS if rule.quiet} == {"CeleryQueueLong", "CeleryQueueOld"}
+    quiet = {"CeleryQueueLong", "CeleryQueueOld", "CeleryQueueWithoutWorker"}
+    assert {rule.alert for rule in ALERTS if rule.quiet} == quiet
 
 
 @pytest.mark.slow
@@ -115,6 +116,22 @@ def test_tasks_that_fail_at_once_raise_an_alert(tmp_path: Path, up: str, fires: 
     }
     (rule, *_) = of("CeleryTasksFailing")
     check(tmp_path, rule, series, fires=fires)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("down", "firing"),
+    [("control1", {"bulk", "mail", "odd"}), ("worker2", {"bulk"}), ("worker1", set())],
+)
+def test_a_host_that_is_down_hides_only_the_queues_of_its_workers(
+    tmp_path: Path, down: str, firing: set[str]
+) -> None:
+    """Each queue lacks a consumer; `bulk` has its worker on one host, the others on both."""
+    (rule,) = of("CeleryQueueWithoutWorker")
+    series = {f'up{{app="shop",exporter="fleet",host="{down}"}}': "0x20"}
+    for queue in ("bulk", "mail", "odd"):
+        length = {f'celery_queue_length{{app="shop",host="redis1",queue_name="{queue}"}}': "1x20"}
+        check(tmp_path, rule, {**series, **length}, fires=queue in firing)
 
 
 RELEASE = 'celery_fleet_release_info{{app="shop",host="{}",unit="shop-{}.service",release="{}",state="{}"}}'

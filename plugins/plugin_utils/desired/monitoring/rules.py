@@ -6,7 +6,7 @@ targets as well, so each has `app` and `host`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -197,18 +197,25 @@ def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
     if own:
         length = fleet.of("celery_queue_length", host=host, queue_name=own[0])
         consumers = fleet.of("celery_active_worker_count", host=host, queue_name=own[0])
+        hosts = {queue: _hosts_of(fleet, queue) for queue in own}
+        answers = {name: fleet.of("up", exporter="fleet", host=name) for name in fleet.hosts}
+        elsewhere = [series for name, series in answers.items() if name not in hosts[own[0]]]
         yield Rule(
             "CeleryQueueWithoutWorker",
             CRITICAL,
             f"{fleet.of('celery_queue_length', others)} > 0"
             f" unless on (queue_name) sum by (queue_name) ({fleet.of('celery_active_worker_count')}) > 0"
-            f" unless on () {fleet.of('up', exporter='fleet')} == 0",
+            f"{_unless_unknown(fleet, hosts)}",
             2 * MINUTE,
             3 * MINUTE,
             "No worker consumes the queue $queue_name, in which tasks wait.",
             "a-worker-does-not-consume",
             calm={length: at(1), consumers: at(1)},
-            fires=({consumers: None}, {consumers: at(0)}),
+            fires=(
+                {consumers: None, **dict.fromkeys(elsewhere, at(0))},
+                {consumers: at(0)},
+            ),
+            quiet=[{answers[name]: at(0)} for name in hosts[own[0]]],
             found={"host": host, "queue_name": own[0]},
             labels=_QUEUE,
         )
@@ -268,6 +275,28 @@ def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
             fires=({length: None}, {collected: at(-181, INTERVAL)}),
             found={},
         )
+
+
+def _hosts_of(fleet: MonitoredFleet, queue: str) -> tuple[str, ...]:
+    """Return the hosts with workers that consume a queue."""
+    return tuple(
+        dict.fromkeys(
+            host for worker in fleet.workers if queue in worker.queues for host in worker.hosts
+        )
+    )
+
+
+def _unless_unknown(fleet: MonitoredFleet, hosts: Mapping[str, tuple[str, ...]]) -> str:
+    """Return what silences a rule for queues while the exporter of a host with one of their workers does not answer.
+
+    Whether they have a consumer is unknown then. Other queues are not affected, because a host may be down for days.
+    """
+    return "".join(
+        f" unless on (queue_name) ({fleet.of('celery_queue_length', queues)}"
+        f" and on () {fleet.of('up', f'host=~{any_of(names)}', exporter='fleet')} == 0)"
+        for names, queues, _ in grouped("queue_name", hosts, fleet.queues)
+        if names
+    )
 
 
 def _queue(fleet: MonitoredFleet, metric: str, queue: str, value: float) -> Series:
