@@ -134,22 +134,14 @@ def type_name(error: BaseException | None) -> str:
 class Held:
     """The requests that a worker has: running, waiting for a process, and waiting for their ETA.
 
-    ``oldest`` is the number of seconds since the oldest one was received, without those that wait for their ETA; None
-    if there is none.
+    ``overrun`` is the number of seconds for which the worst of those that run exceeds its hard time limit; 0 if none
+    does.
     """
 
     active: int
     prefetched: int
     eta: int
-    oldest: float | None
-
-
-def _here() -> set[Any]:
-    """Return a worker's requests.
-
-    Not by `requests` of celery/worker/state.py: before 5.7, those of a lost connection stay there.
-    """
-    return {*snapshot(worker_state.reserved_requests), *snapshot(worker_state.active_requests)}
+    overrun: float
 
 
 def waiting() -> set[Any]:
@@ -157,18 +149,25 @@ def waiting() -> set[Any]:
     return {*snapshot(worker_state.reserved_requests)} - {*snapshot(worker_state.active_requests)}
 
 
-def held(consumer: Any) -> Held:
+def held(worker: Any) -> Held:
     """Return a worker's requests; may be called in any thread (celery/worker/state.py)."""
     now = time.time()
     active = running_tasks()
-    since = []
-    for request in _here():
-        received = getattr(request, "celery_fleet_received", now)
-        since.append(max(received, request.eta.timestamp()) if request.eta else received)
-    due = [moment for moment in since if moment <= now]
+    consumer = getattr(worker, "consumer", None)
+    limit = getattr(worker, "time_limit", None)
+    overruns = (_overrun(one, limit, now) for one in snapshot(worker_state.active_requests))
     return Held(
         active=active,
         prefetched=max(0, len(worker_state.reserved_requests) - active),
         eta=minors.celery.scheduled(consumer) if consumer is not None else 0,
-        oldest=now - min(due) if due else None,
+        overrun=max(overruns, default=0.0),
     )
+
+
+def _overrun(request: Any, of_pool: float | None, now: float) -> float:
+    """Return the seconds for which a running request exceeds its hard time limit (Request.execute_using_pool)."""
+    hard, _ = request.time_limits
+    limit = hard or request.task.time_limit or of_pool
+    ran = now - (request.time_start or now)
+    # The message has the first of these limits, and its sender may have written anything there.
+    return ran - limit if isinstance(limit, int | float) and 0 < limit < ran else 0.0

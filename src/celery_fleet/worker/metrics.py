@@ -10,7 +10,7 @@ that hangs must stop neither the event loop nor the watchdog.
                 "revoked": 0, "rejected": 0, "failed": {"ValueError": 1},
                 "runtime": {"buckets": [0, …], "sum": 1.25}}],
      "waits": [{"queue": "mail", "buckets": [0, …], "sum": 0.5, "unknown": 0}],
-     "queues": ["mail"], "paused": [], "slots": 4, "active": 1, "prefetched": 2, "eta": 0, "held_oldest": 12.5,
+     "queues": ["mail"], "paused": [], "slots": 4, "active": 1, "prefetched": 2, "eta": 0, "overrun": 0.0,
      "drains": 1,
      "scaling": {"min": 2, "max": 10, "blocked": false, "ups": 3, "downs": 1}}
 
@@ -143,7 +143,7 @@ class MetricsFile(Periodic):
         pool = self._worker.pool
         tasks, waits = self._recorder.counts()
         view = compat_worker.view_worker(self._worker)
-        held = requests.held(getattr(self._worker, "consumer", None))
+        held = requests.held(self._worker)
         return {
             "format": FORMAT,
             "node": node,
@@ -160,7 +160,7 @@ class MetricsFile(Periodic):
             "active": held.active,
             "prefetched": held.prefetched,
             "eta": held.eta,
-            "held_oldest": None if held.oldest is None else round(held.oldest, 3),
+            "overrun": round(held.overrun, 3),
             "drains": self._drains,
             "scaling": self._counted(self._scaling()),
         }

@@ -13,7 +13,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_o
     VARIABLE,
     interval,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import promise_of
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import others
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
@@ -21,7 +20,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
     Objective,
     objectives,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.visibility import hold_time
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
     drain_timeout,
     worker_options,
@@ -71,14 +69,12 @@ class MonitoredWorker:
         hosts: Its hosts that have an exporter.
         queues: Queues that it consumes.
         slos: Its SLOs.
-        held: Seconds that a task may take from its receipt to its end; None if its tasks have no time limit.
     """
 
     name: str
     hosts: Sequence[str]
     queues: Sequence[str]
     slos: Sequence[Objective]
-    held: float | None
 
 
 @dataclass(frozen=True)
@@ -234,13 +230,11 @@ def fleet(
         here = [node["host"]] if node["host"] in hosts else []
         if not here or not facts["metrics"]:
             uncounted.update(node["queues"])
-        hold = hold_time(options, promise_of(options, facts["delivery"]), facts["settings"])
         workers[name] = MonitoredWorker(
             name,
             [*before, *here],
             node["queues"],
             objectives(options.get("slo") or {}),
-            hold.ahead * hold.limit if hold else None,
         )
     beats = groups.get("celery_beat", ())
     return MonitoredFleet(

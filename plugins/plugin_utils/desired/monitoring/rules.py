@@ -33,7 +33,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 # Fewer tasks say nothing about a share of them.
 FEWEST: Final = 10
 _QUEUE: Final = {"queue": "$queue_name"}
-# Seconds beyond its time limits after which a task has certainly ended.
+# Seconds beyond its hard time limit after which a task has certainly ended.
 _GRACE: Final = 60
 # Seconds after which a pause may have been forgotten.
 _FORGOTTEN: Final = 60 * MINUTE
@@ -146,23 +146,19 @@ def _workers(fleet: MonitoredFleet) -> Iterator[Rule]:
                 found={"host": host, "worker": worker.name},
                 labels={"host": host, "worker": worker.name},
             )
-    limits = {w.name: w.held for w in fleet.workers if w.held is not None}
-    for held, workers, (name, *_) in grouped("worker", limits, [w.name for w in fleet.workers]):
-        limit = held + _GRACE
-        oldest = fleet.of("celery_fleet_held_oldest_seconds", host=fleet.collector, worker=name)
-        yield Rule(
-            "CeleryHeldTooLong",
-            WARNING,
-            f"{fleet.of('celery_fleet_held_oldest_seconds', workers)} > {plain(limit)}",
-            MINUTE,
-            2 * MINUTE,
-            f"The worker $worker on $host has held a task for more than {plain(limit)} s, beyond its limits.",
-            "tasks-seem-to-be-lost",
-            calm={oldest: at(limit)},
-            fires=({oldest: at(limit + 1)},),
-            found={"host": fleet.collector, "worker": name},
-            labels={"threshold": plain(limit)},
-        )
+    overrun = fleet.of("celery_fleet_task_overrun_seconds", host=fleet.collector, worker="mail")
+    yield Rule(
+        "CeleryHeldTooLong",
+        WARNING,
+        f"{fleet.of('celery_fleet_task_overrun_seconds')} > {_GRACE}",
+        MINUTE,
+        2 * MINUTE,
+        f"The worker $worker on $host runs a task that exceeds its hard time limit by more than {_GRACE} s.",
+        "tasks-seem-to-be-lost",
+        calm={overrun: at(_GRACE)},
+        fires=({overrun: at(_GRACE + 1)},),
+        found={"host": fleet.collector, "worker": "mail"},
+    )
     # `host` is the one that has checked it, `hostname` the worker's own.
     labels = {"host": fleet.collector, "hostname": "worker1", "worker": "mail"}
     answered, took = (

@@ -98,10 +98,10 @@ SOURCES = (
             ),
             Metric("celery_fleet_worker_eta", GAUGE, _WORKER, "Tasks that wait there for an ETA."),
             Metric(
-                "celery_fleet_held_oldest_seconds",
+                "celery_fleet_task_overrun_seconds",
                 GAUGE,
                 _WORKER,
-                "Age of the oldest task that it holds, since it received it; 0 without one.",
+                "Seconds for which a running task exceeds its own hard time limit, of the worst one; 0 if none does.",
             ),
             Metric(
                 "celery_active_worker_count",

@@ -98,9 +98,8 @@ def _task(task: Mapping[str, Any], host: str, worker: str) -> Iterator[MetricSam
 
 def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSample]:
     """Yield what the worker did when it wrote the file."""
-    slots, held = float(found["slots"]), found["held_oldest"]
     yield MetricSample("celery_worker_tasks_active", float(found["active"]), own)
-    yield MetricSample("celery_fleet_worker_slots", slots, own)
+    yield MetricSample("celery_fleet_worker_slots", float(found["slots"]), own)
     scaling = found["scaling"]
     for name in ("min", "max"):
         if name in scaling:  # only once the pool runs
@@ -109,9 +108,8 @@ def _now(found: Mapping[str, Any], own: tuple[str, str]) -> Iterator[MetricSampl
     yield MetricSample("celery_fleet_worker_scaling_blocked", blocked, own)
     yield MetricSample("celery_fleet_worker_prefetched", float(found["prefetched"]), own)
     yield MetricSample("celery_fleet_worker_eta", float(found["eta"]), own)
-    yield MetricSample(
-        "celery_fleet_held_oldest_seconds", 0.0 if held is None else float(held), own
-    )
+    # A worker that started before the exporter was upgraded does not write it.
+    yield MetricSample("celery_fleet_task_overrun_seconds", float(found.get("overrun", 0)), own)
     for queue in found["queues"]:
         value = float(queue in found["paused"])
         yield MetricSample("celery_fleet_worker_paused", value, (*own, str(queue)))

@@ -76,7 +76,7 @@ def worker(name: str = "mail", **more: Any) -> dict[str, Any]:
         "active": 1,
         "prefetched": 2,
         "eta": 0,
-        "held_oldest": 12.5,
+        "overrun": 12.5,
         "drains": 1,
         "scaling": {"min": 2, "max": 10, "blocked": True, "ups": 3, "downs": 1},
         **more,

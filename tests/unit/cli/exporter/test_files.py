@@ -70,7 +70,7 @@ def test_metrics_of_a_worker(tmp_path: Path) -> None:
         "celery_fleet_worker_scaling_blocked": 1,
         "celery_fleet_worker_prefetched": 2,
         "celery_fleet_worker_eta": 0,
-        "celery_fleet_held_oldest_seconds": 12.5,
+        "celery_fleet_task_overrun_seconds": 12.5,
         "celery_fleet_drains_total": 1,
         "celery_fleet_task_metrics": 1,
     }
@@ -87,9 +87,13 @@ def test_metrics_of_a_worker(tmp_path: Path) -> None:
     assert found["celery_fleet_release_info"] == {release: 1}
 
 
-def test_a_worker_that_holds_nothing(tmp_path: Path) -> None:
-    write(tmp_path / "w.json", worker(held_oldest=None, tasks=[], waits=[]))
-    assert read(tmp_path / "w.json")["celery_fleet_held_oldest_seconds"] == {labels(**OWN): 0}
+def test_a_worker_from_before_an_upgrade_of_the_exporter_is_shown(tmp_path: Path) -> None:
+    document = worker()
+    del document["overrun"]
+    write(tmp_path / "w.json", document)
+    found = read(tmp_path / "w.json")
+    assert found["celery_active_worker_count"] == {labels(queue_name="mail"): 1}
+    assert found["celery_fleet_task_overrun_seconds"] == {labels(**OWN): 0}
 
 
 def test_a_worker_whose_pool_does_not_run_yet_has_no_limits(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_only_the_counts_of_an_old_file_are_used(tmp_path: Path) -> None:
     assert "celery_task_received_total" in found
     for name in (
         "celery_worker_tasks_active",
-        "celery_fleet_held_oldest_seconds",
+        "celery_fleet_task_overrun_seconds",
         "celery_active_worker_count",
         "celery_fleet_release_info",
     ):

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -234,6 +235,59 @@ def test_a_missing_directory_is_logged_once(
     file = file_at(tmp_path / "missing" / "worker-mail.json", Recorder())
     assert [file.turn(), file.turn()] == [metrics.INTERVAL] * 2
     assert [record.message.count("can't be written") for record in caplog.records] == [1]
+
+
+# --- running tasks ---
+
+
+def overrun(monkeypatch: pytest.MonkeyPatch, *running: Any, of_pool: float | None = None) -> float:
+    """Return what a worker shows while these requests run."""
+    monkeypatch.setattr(requests.worker_state, "active_requests", running)
+    return requests.held(SimpleNamespace(time_limit=of_pool)).overrun
+
+
+def running(
+    seconds: float | None, of_message: Any = None, of_task: float | None = None, **more: Any
+) -> Any:
+    """Return a request that has run for some seconds."""
+    return SimpleNamespace(
+        time_limits=(of_message, None),
+        task=SimpleNamespace(time_limit=of_task),
+        time_start=None if seconds is None else time.time() - seconds,
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("of_message", "of_task", "of_pool", "expected"),
+    [
+        (None, None, None, 0),
+        (None, None, 60, 940),
+        (None, 900, 60, 100),
+        (None, 1800, 60, 0),
+        (400, 900, 60, 600),
+        (1800, 900, 60, 0),
+        *((limit, None, None, 0) for limit in ("60", 10**400, math.nan, -math.inf, -1)),
+    ],
+)
+def test_a_running_task_is_judged_by_its_own_hard_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+    of_message: Any,
+    of_task: float | None,
+    of_pool: float | None,
+    expected: float,
+) -> None:
+    request = running(1000, of_message, of_task)
+    found = overrun(monkeypatch, running(10), request, running(None), of_pool=of_pool)
+    assert found == pytest.approx(expected, abs=5)
+
+
+def test_a_task_that_waits_exceeds_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may wait behind others that it was prefetched with, for its ETA, or for its rate limit."""
+    long_ago = datetime.fromtimestamp(1000, UTC)
+    waiting = running(None, 60, celery_fleet_received=1000.0, eta=long_ago)
+    monkeypatch.setattr(requests.worker_state, "reserved_requests", [waiting])
+    assert overrun(monkeypatch) == 0
 
 
 # --- the hooks ---
