@@ -21,6 +21,7 @@ if this Celery has no place for the hooks. ``runtime`` has the tasks that succee
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -113,8 +114,15 @@ class MetricsFile(Periodic):
         """Write the file and log the first error; return the seconds until the next write."""
         try:
             self._hour.keep(time.monotonic(), total(*self._recorder.counts()))
-            # The exporter is in the application's group.
-            json_file.replace(self._path, self.document(), 0o640)
+            document = self.document()
+            try:
+                # The exporter is in the application's group.
+                json_file.replace(self._path, document, 0o640)
+            except OSError:
+                # On a full disk the figures stand still, but the exporter still sees that the worker lives.
+                with contextlib.suppress(OSError):
+                    os.utime(self._path, follow_symlinks=False)
+                raise
         except Exception as error:
             if not self._told:
                 self._told = True

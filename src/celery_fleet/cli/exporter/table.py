@@ -36,7 +36,8 @@ SOURCES = (
         ("worker:<worker>",),
         "Each worker counts its own tasks and writes `/var/lib/<app>/metrics/worker-<worker>.json` every 10 s. The "
         "counts go on after a restart. A worker has at most 200 pairs of a task's name and its queue, and 50 "
-        "exceptions for each; the others are `other`. Gauges are left out if the file is older than 30 s.",
+        "exceptions for each; the others are `other`. Gauges are left out if the file is older than 30 s. On a full "
+        "disk the figures stand still, and only the file's time changes.",
         "one small file for each worker",
         (
             _counted("received", "Tasks that the worker has received."),
@@ -281,21 +282,13 @@ SOURCES = (
         "The last result of the [health check](health.md). Without a result there are no series.",
         "one small file",
         (
-            Metric(
-                "celery_fleet_health_state",
-                GAUGE,
-                (),
-                "State of the host: 0 is good, 1 a warning, 2 bad.",
+            _gauge(
+                "celery_fleet_health_state", "State of the host: 0 is good, 1 a warning, 2 bad."
             ),
             Metric(
                 "celery_fleet_health_check_state", GAUGE, ("check",), "The same for each check."
             ),
-            Metric(
-                "celery_fleet_health_checked_timestamp_seconds",
-                GAUGE,
-                (),
-                "When the last check began.",
-            ),
+            _gauge("celery_fleet_health_checked_timestamp_seconds", "When the last check began."),
             Metric(
                 "celery_fleet_canary_ok",
                 GAUGE,
@@ -303,10 +296,8 @@ SOURCES = (
                 "1 if the worker ran the last test task, or only had other tasks to run; any host's worker.",
             ),
             Metric("celery_fleet_canary_seconds", GAUGE, _WORKER, "Time that the test task took."),
-            Metric(
+            _gauge(
                 "celery_fleet_clock_offset_seconds",
-                GAUGE,
-                (),
                 "How far this host's clock is ahead of that of the broker's host.",
             ),
         ),
@@ -338,10 +329,8 @@ SOURCES = (
         "The time of the file `/var/lib/celery-fleet/changed/<app>`.",
         "one system call",
         (
-            Metric(
+            _gauge(
                 "celery_fleet_last_change_timestamp_seconds",
-                GAUGE,
-                (),
                 "When a run last changed something on this host.",
             ),
         ),
@@ -394,16 +383,12 @@ SOURCES = (
                 ("queue_name",),
                 "Age of the oldest message in the queue; 0 without one.",
             ),
-            Metric(
+            _gauge(
                 "celery_fleet_messages_held",
-                GAUGE,
-                (),
                 "Messages that workers hold: running, prefetched, or with an ETA.",
             ),
-            Metric(
+            _gauge(
                 "celery_fleet_lease_oldest_seconds",
-                GAUGE,
-                (),
                 "Seconds since the lease of a held message was last renewed, of the oldest one; 0 without one.",
             ),
             Metric("celery_fleet_dead_letters", GAUGE, (), "Dead letters on the broker."),

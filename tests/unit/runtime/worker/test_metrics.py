@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -235,6 +236,25 @@ def test_a_missing_directory_is_logged_once(
     file = file_at(tmp_path / "missing" / "worker-mail.json", Recorder())
     assert [file.turn(), file.turn()] == [metrics.INTERVAL] * 2
     assert [record.message.count("can't be written") for record in caplog.records] == [1]
+
+
+def test_a_file_that_can_not_be_replaced_stays_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk tasks go on, so the worker must not seem to hang."""
+    path = tmp_path / "worker-mail.json"
+    file = file_at(path, Recorder())
+    file.turn()
+    before = path.read_text()
+    os.utime(path, (1000, 1000))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(metrics.json_file, "replace", full)
+    file.turn()
+    assert path.read_text() == before
+    assert path.stat().st_mtime == pytest.approx(time.time(), abs=60)
 
 
 # --- running tasks ---
