@@ -1,9 +1,11 @@
 """Count what becomes of each entry of the schedule, in a file for the fleet's monitoring.
 
     {"format": 1, "written": 1767225600.0, "entries": {"nightly": {"sent": 4, "failed": 0, "late": 0, "collapsed": 1,
-     "skipped": 0}}}
+     "skipped": 0}}, "other": {"sent": 0, "failed": 0, "late": 0, "collapsed": 0, "skipped": 0}}
 
-The counters outlive the process; those of an entry that is no longer in the schedule are dropped.
+The counters outlive the process; those of an entry that is no longer in the schedule are dropped. Monitoring shows only
+the first :data:`SHOWN` entries by name. ``other`` has what was counted for the rest. It is not their sum, which would
+also change when an entry is added or removed.
 
 * ``sent``: beat has sent its task, and ``late``: more than :data:`LATE` seconds after it was due.
 * ``failed``: beat could not send it (SchedulingError). Celery tries again at the next due time.
@@ -31,6 +33,9 @@ FORMAT = 1
 
 COUNTERS = ("sent", "failed", "late", "collapsed", "skipped")
 
+#: The number of entries that monitoring shows one by one; a database may have thousands.
+SHOWN = 100
+
 #: Seconds after its due time from which on a run counts as late.
 LATE = 60.0
 
@@ -39,6 +44,11 @@ INTERVAL = 10.0
 
 #: Seconds after a due time from which the next one is sought: the clock is read twice.
 _AFTER = 0.5
+
+
+def shown(names: Iterable[str]) -> list[str]:
+    """Return the names of the entries that monitoring shows one by one."""
+    return sorted(names)[:SHOWN]
 
 
 class BeatMetrics:
@@ -55,25 +65,29 @@ class BeatMetrics:
         #: When the previous beat was last alive; None if that is not known.
         self._alive: float | None = None
         self._entries: dict[str, dict[str, int]] = {}
+        self._other = dict.fromkeys(COUNTERS, 0)
         #: Entries that this process has tried to send.
         self._tried: set[str] = set()
         self._written = float("-inf")
         self._told = False
         self._read()
         for name, number in (skipped or {}).items():
-            self._of(name)["skipped"] += number
+            self._add(name, skipped=number)
 
-    def _of(self, name: str) -> dict[str, int]:
-        return self._entries.setdefault(name, dict.fromkeys(COUNTERS, 0))
+    def _add(self, name: str, **more: int) -> None:
+        counts = [self._entries.setdefault(name, dict.fromkeys(COUNTERS, 0))]
+        if name not in shown(self._entries):
+            counts.append(self._other)
+        for one in counts:
+            for counter, number in more.items():
+                one[counter] += number
 
     def _read(self) -> None:
         try:
             found = json.loads(content(self._path))
-            entries = {
-                str(name): {counter: int(counts.get(counter, 0)) for counter in COUNTERS}
-                for name, counts in found["entries"].items()
-            }
-            self._alive, self._entries = float(found["written"]), entries
+            entries = {str(name): _counters(counts) for name, counts in found["entries"].items()}
+            other = _counters(found.get("other", {}))
+            self._alive, self._entries, self._other = float(found["written"]), entries, other
         except FileNotFoundError:
             pass
         except (OSError, *DAMAGED) as error:
@@ -90,23 +104,18 @@ class BeatMetrics:
             planned: When this process wanted to send it, in Unix time; None if that is not known.
         """
         name = str(entry.name)
-        counts = self._of(name)
         due, again = planned, False
         if name not in self._tried:
             self._tried.add(name)
             # When beat starts, it plans what is overdue for now.
             due, again = self._missed(entry) or (planned, False)
-        counts["collapsed"] += again
-        counts["sent" if sent else "failed"] += 1
-        if sent and due is not None:
-            counts["late"] += time.time() - due > LATE
+        late = sent and due is not None and time.time() - due > LATE
+        self._add(name, sent=sent, failed=not sent, late=late, collapsed=again)
 
     def count_missed(self, name: str, sent: bool) -> None:
         """Count an attempt to send one of the runs that an entry missed while beat did not run."""
         self._tried.add(name)
-        counts = self._of(name)
-        counts["sent" if sent else "failed"] += 1
-        counts["late"] += sent
+        self._add(name, sent=sent, failed=not sent, late=sent)
 
     def _missed(self, entry: Any) -> tuple[float, bool] | None:
         """Return when an entry became due while beat did not run, and whether it did again; None if it did not.
@@ -138,13 +147,23 @@ class BeatMetrics:
     def write(self) -> None:
         """Write the file; a full disk must not stop beat, so an error is only logged, once."""
         self._written = time.monotonic()
-        document = {"format": FORMAT, "written": round(time.time(), 3), "entries": self._entries}
+        document = {
+            "format": FORMAT,
+            "written": round(time.time(), 3),
+            "entries": self._entries,
+            "other": self._other,
+        }
         try:
             json_file.replace(self._path, document, 0o640)
         except OSError as error:
             if not self._told:
                 self._told = True
                 log.warning("%s can't be written: %s", self._path, error)
+
+
+def _counters(found: Mapping[str, Any]) -> dict[str, int]:
+    """Return counters from a file; those that an older beat did not have begin at zero."""
+    return {counter: int(found.get(counter, 0)) for counter in COUNTERS}
 
 
 def _next_due(schedule: Any, last: datetime) -> float:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.beat.loaded import NAME
+from celery_fleet.beat.metrics import COUNTERS, shown
 from celery_fleet.cli.exporter.places import MetricPlaces, counted, document
 from celery_fleet.cli.exporter.samples import MetricSample
 from celery_fleet.health.fleet import last_tick
 from celery_fleet.health.setup import Setup
 
-#: The number of entries that have their own series; a database may have thousands.
-SHOWN = 100
+#: The entry with the counts of all that have no series of their own.
+OTHER = "other"
 
 _MISSED = ("failed", "late", "collapsed", "skipped")
 
@@ -49,7 +50,7 @@ def counts(places: MetricPlaces) -> Iterator[MetricSample]:
         OSError, ValueError, LookupError, TypeError: The file is damaged.
     """
     with contextlib.suppress(FileNotFoundError):
-        yield from _counts(counted(places.beat)["entries"])
+        yield from _counts(counted(places.beat))
 
 
 def _directory(setup: Setup) -> Path:
@@ -69,13 +70,21 @@ def _schedule(found: Mapping[str, Any]) -> Iterator[MetricSample]:
         first = min(due.values())
         yield MetricSample("celery_fleet_beat_next_due_timestamp_seconds", first)
         yield MetricSample("celery_fleet_beat_overdue_seconds", max(0.0, time.time() - first))
-    for name in sorted(due)[:SHOWN]:
+    for name in shown(due):
         yield MetricSample("celery_fleet_beat_entry_due_timestamp_seconds", due[name], (name,))
 
 
-def _counts(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[MetricSample]:
-    for name in sorted(entries)[:SHOWN]:
-        yield MetricSample("celery_fleet_beat_sent_total", float(entries[name]["sent"]), (name,))
+def _counts(found: Mapping[str, Any]) -> Iterator[MetricSample]:
+    entries: Mapping[str, Mapping[str, Any]] = found["entries"]
+    series = {name: entries[name] for name in shown(entries)}
+    # The file of an older beat does not have it.
+    other = found.get("other") or dict.fromkeys(COUNTERS, 0)
+    if len(entries) > len(series) or any(other.values()):
+        # An entry may have this name, too.
+        own = series.get(OTHER, dict.fromkeys(COUNTERS, 0))
+        series[OTHER] = {counter: own[counter] + other[counter] for counter in COUNTERS}
+    for name, counts in series.items():
+        yield MetricSample("celery_fleet_beat_sent_total", float(counts["sent"]), (name,))
         for reason in _MISSED:
-            number = float(entries[name][reason])
+            number = float(counts[reason])
             yield MetricSample("celery_fleet_beat_missed_total", number, (name, reason))

@@ -197,8 +197,8 @@ SOURCES = (
         "Beat",
         ("beat", "beat:schedule", "beat:counts"),
         "Only on beat's host: `tick` and `schedule.json` in `/run/<app>-beat`, which disappear with the process, and "
-        "`/var/lib/<app>/metrics/beat.json`. At most 100 entries are shown, by name. A "
-        "beat that stands by for another one has no due times.",
+        "`/var/lib/<app>/metrics/beat.json`. The first 100 entries by name are shown one by one. The others are "
+        "counted as `other`. A beat that stands by for another one has no due times.",
         "three small files",
         (
             _gauge(

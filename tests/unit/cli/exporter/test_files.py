@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from celery_fleet.beat.metrics import SHOWN
 from celery_fleet.cli.exporter import beat, program, workers
 from celery_fleet.cli.exporter.places import MetricPlaces
 from celery_fleet.cli.exporter.program import Settings, collector
@@ -310,7 +311,41 @@ def test_of_thousands_of_entries_a_hundred_are_shown(tmp_path: Path) -> None:
     write(tmp_path / "run/schedule.json", schedule(**{f"e{n}": n + 60 for n in range(2000)}))
     found = beat_of(tmp_path)
     assert [*found["celery_fleet_beat_entries"].values()] == [2000]
-    assert len(found["celery_fleet_beat_entry_due_timestamp_seconds"]) == beat.SHOWN
+    assert len(found["celery_fleet_beat_entry_due_timestamp_seconds"]) == SHOWN
+
+
+def test_entries_after_the_first_hundred_are_counted_as_other(tmp_path: Path) -> None:
+    zero = {"sent": 0, "failed": 0, "late": 0, "collapsed": 0, "skipped": 0}
+    entries = {f"e{n}": {**zero, "sent": 1, "failed": 1} for n in range(SHOWN + 5)}
+    other = {**zero, "sent": 40, "failed": 7}
+    write(
+        MetricPlaces("shop", tmp_path).beat,
+        {"format": 1, "written": 0, "entries": entries, "other": other},
+    )
+    found = beat_of(tmp_path)
+    assert len(found["celery_fleet_beat_sent_total"]) == SHOWN + 1
+    assert found["celery_fleet_beat_sent_total"][labels(entry="other")] == 40
+    missed = found["celery_fleet_beat_missed_total"]
+    assert missed[labels(entry="other", reason="failed")] == 7
+
+
+def test_an_entry_with_the_name_other_counts_with_the_others(tmp_path: Path) -> None:
+    counts = {"sent": 4, "failed": 1, "late": 0, "collapsed": 0, "skipped": 0}
+    path = MetricPlaces("shop", tmp_path).beat
+    document = {"format": 1, "written": 0, "entries": {"other": counts}}
+    for expected, more in ((4, {}), (8, {"other": counts})):
+        write(path, {**document, **more})
+        sent = beat_of(tmp_path)["celery_fleet_beat_sent_total"]
+        assert sent == {labels(entry="other"): expected}
+
+
+def test_entries_are_counted_as_other_from_the_start(tmp_path: Path) -> None:
+    """An alert needs a value from before the first run that was missed."""
+    zero = {"sent": 0, "failed": 0, "late": 0, "collapsed": 0, "skipped": 0}
+    entries = {f"e{n}": zero for n in range(SHOWN + 1)}
+    write(MetricPlaces("shop", tmp_path).beat, {"format": 1, "written": 0, "entries": entries})
+    missed = beat_of(tmp_path)["celery_fleet_beat_missed_total"]
+    assert missed[labels(entry="other", reason="late")] == 0
 
 
 def test_a_malformed_tick_or_schedule_is_an_error(tmp_path: Path) -> None:

@@ -111,6 +111,28 @@ def test_counters_continue_except_those_of_removed_entries(start: Any, path: Pat
     assert counted(path) == {"stays": counts, "new": {}}
 
 
+def test_what_is_counted_for_entries_that_are_not_shown_stays(
+    start: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sum would also grow or shrink when an entry is added or removed, as if runs had been missed."""
+    monkeypatch.setattr(metrics, "SHOWN", 2)
+    zero = dict.fromkeys(metrics.COUNTERS, 0)
+    service = start(a={}, b={}, c={"args": 1}, d={})
+    tick(service)
+    for name in "abcd":
+        ran(service, name, HOUR)
+    service.scheduler.populate_heap()
+    tick(service, 4)
+    service.sync()
+    other = {**zero, "sent": 1, "failed": 1}
+    assert json.loads(path.read_text())["other"] == other
+    for entries in ({"a": {}, "c": {}}, {"a": {}, "aa": {}, "b": {}, "c": {}}):
+        service = start(**entries)
+        tick(service)
+        service.sync()
+        assert json.loads(path.read_text())["other"] == other
+
+
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_a_stop_in_the_middle_of_a_send_changes_no_counters(
     start: Any, path: Path, is_closed: bool
