@@ -63,6 +63,7 @@ ODD: dict[str, Any] = {
     "celery_producer_web_listen": "0.0.0.0:5000",
     # A string, as `-e` passes it.
     "celery_health_interval": "300",
+    "celery_health_thresholds": {"starting_seconds": {"bad": 240}},
     "celery_worker_defaults": {
         "time_limit": 1800,
         "soft_time_limit": 1500,

@@ -83,6 +83,11 @@ def test_one_host_asks_redis(odd: Fleet, outside: Fleet) -> None:
     assert asking == ["control1"]
 
 
+def test_a_worker_may_start_for_as_long_as_the_inventory_allows(odd: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    assert setup(host)["thresholds"]["starting_seconds"] == {"warning": 0, "bad": 240}
+
+
 def test_the_exporter_logs_in_as_its_own_user(odd: Fleet) -> None:
     (host,) = odd.hosts.values()
     login = host.files["/etc/celery-fleet/other-shop/credentials/exporter.json"]

@@ -64,23 +64,28 @@ def units(
     for name, unit in found.items():
         yield MetricSample("celery_fleet_unit_up", float(unit.runs), (name,))
         yield MetricSample("celery_fleet_unit_restarts_total", float(unit.restarts), (name,))
+    patience = setup.threshold("starting_seconds").get("bad")
     for node, worker in own_workers(setup).items():
-        up = _works(found.get(worker.unit), places.worker(name_of(node)))
+        up = _works(found.get(worker.unit), places.worker(name_of(node)), patience)
         yield MetricSample("celery_worker_up", float(up), labels_of(node))
 
 
-def _works(unit: MonitoredUnit | None, path: Path) -> bool:
+def _works(unit: MonitoredUnit | None, path: Path, patience: float | None) -> bool:
     """Return whether a worker runs and has not stopped writing its file.
 
-    A file from before this start says nothing: the worker may just have started, or it does not count its tasks.
+    A file from before this start says nothing: the worker may just have started, or it does not count its tasks. A
+    start may take as long as the health check allows, unless systemd starts the worker again after a failure.
     """
     seconds = age(path)
-    if unit is not None and unit.active == "deactivating":
+    if unit is None:
+        return False
+    if unit.active == "deactivating":
         # It drains, for as long as its tasks run, and still writes its file.
         return seconds is not None and seconds <= FRESH
-    if unit is None or not unit.runs:
-        return False
-    return seconds is None or not FRESH < seconds < time.monotonic() - unit.up
+    now = time.monotonic()
+    if unit.active == "activating":
+        return not unit.restarts and (patience is None or now - unit.began < patience)
+    return unit.runs and (seconds is None or not FRESH < seconds < now - unit.up)
 
 
 def ends(setup: Setup, places: MetricPlaces) -> Iterator[MetricSample]:

@@ -135,10 +135,12 @@ SOURCES = (
         "Units",
         ("units",),
         "systemd says what runs, and how often it has restarted a unit. A worker is up if its unit is, and if it has "
-        "written its file within 30 s; one that writes no file at all is up with its unit.",
+        "written its file within 30 s; one that writes no file at all is up with its unit. A worker that is starting "
+        "also counts as up, until the `bad` value of [`starting_seconds`](health.md#checks-and-thresholds), unless "
+        "systemd starts it again after a failure.",
         "one call of `systemctl show` for all units",
         (
-            Metric("celery_worker_up", GAUGE, _WORKER, "1 if the worker runs."),
+            Metric("celery_worker_up", GAUGE, _WORKER, "1 if the worker is up."),
             Metric("celery_fleet_unit_up", GAUGE, ("unit",), "1 if the unit is active."),
             Metric(
                 "celery_fleet_unit_restarts_total",

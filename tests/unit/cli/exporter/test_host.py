@@ -76,7 +76,6 @@ def test_metrics_of_units(tmp_path: Path) -> None:
         ("deactivating", 1000, 45, 0),
         ("deactivating", 1000, None, 0),
         ("failed", 1000, None, 0),
-        ("activating", 0, 5, 0),
     ],
 )
 def test_a_worker_is_up_if_its_unit_is_and_it_writes(
@@ -85,6 +84,25 @@ def test_a_worker_is_up_if_its_unit_is_and_it_writes(
     if age is not None:
         write(MetricPlaces("shop", tmp_path).worker("mail"), worker(), age)
     assert units(tmp_path, unit(active=active, up=up))["celery_worker_up"] == {OWN: works}
+
+
+@pytest.mark.parametrize(
+    ("began", "restarts", "bad", "works"),
+    [
+        (170, 0, 180, 1),
+        (190, 0, 180, 0),
+        (190, 0, None, 1),
+        (1, 1, 180, 0),  # it has failed, and may go on to do so
+    ],
+)
+def test_a_worker_may_start_for_as_long_as_the_health_check_allows(
+    began: float, restarts: int, bad: float | None, works: int, tmp_path: Path
+) -> None:
+    """Meanwhile a second instance serves its queues, if a run has restarted it."""
+    starting = unit(active="activating", began=time.monotonic() - began, restarts=restarts)
+    thresholds = {"starting_seconds": {"warning": 0, "bad": bad}}
+    found = units(tmp_path, starting, thresholds=thresholds)
+    assert found["celery_worker_up"] == {OWN: works}
 
 
 def test_a_worker_whose_unit_systemd_does_not_know_is_not_up(tmp_path: Path) -> None:
