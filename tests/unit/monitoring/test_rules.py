@@ -376,6 +376,18 @@ def test_hosts_have_their_own_thresholds() -> None:
     }
 
 
+def test_after_a_boot_the_first_health_check_may_end() -> None:
+    """Until then the result is from before, so it is older than two intervals."""
+    units = Path(__file__).resolve().parents[3] / "templates/systemd"
+    timer, service = ((units / f"health.{kind}.j2").read_text() for kind in ("timer", "service"))
+    (boot,) = re.findall(r"^OnBootSec=(\d+)min$", timer, re.MULTILINE)
+    (delay,) = re.findall(r"^RandomizedDelaySec=.*, (\d+)\] \| min", timer, re.MULTILINE)
+    (limit,) = re.findall(r"^TimeoutStartSec=(\d+)s$", service, re.MULTILINE)
+    scrape_and_evaluation = 30
+    first = 60 * int(boot) + int(delay) + int(limit) + scrape_and_evaluation
+    assert {rule.hold >= first for rule in of("CeleryHealthStale")} == {True}
+
+
 def test_a_warning_that_is_bad_as_well_is_one_alert() -> None:
     assert [rule.severity for rule in of("CeleryDeadLetters")] == ["critical"]
 

@@ -29,6 +29,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 )
 
 DAY: Final = 24 * 60 * MINUTE
+# After a boot the result is old until the first check has ended: templates/systemd/health.timer.j2 waits for two
+# minutes and a random delay of up to half a minute, and health.service.j2 gives the check one minute.
+_FIRST_CHECK: Final = 5 * MINUTE
 # Releases may differ for as long as a deploy takes.
 _DEPLOY: Final = 15 * MINUTE
 
@@ -205,8 +208,8 @@ def _hosts(fleet: MonitoredFleet) -> Iterator[Rule]:
             "CeleryHealthStale",
             WARNING,
             f"time() - {fleet.of('celery_fleet_health_checked_timestamp_seconds', hosts)} > {plain(stale)}",
-            0,
-            stale + MINUTE,
+            _FIRST_CHECK,
+            stale + _FIRST_CHECK + MINUTE,
             "The health check of $host has not run for two intervals.",
             "the-health-unit-has-failed",
             calm={series: at(-stale, INTERVAL)},
