@@ -72,6 +72,19 @@ def test_the_file_shows_what_a_worker_holds(workers: Workers) -> None:
     counting.hold(workers)
 
 
+def test_a_worker_that_drains_still_has_its_queues_in_the_file(workers: Workers) -> None:
+    """So an only worker that drains for long does not seem to be missing."""
+    workers.start("w", "-P", "threads", "-c", "1", **counting.writing_every(workers, 0.2))
+    workers.send("wait", "first")
+    workers.until(lambda: workers.ledger.count("begin")["first"], "it runs")
+    process = workers.running["w"]
+    process.terminate()
+    workers.until(lambda: workers.metrics("w")["drains"] == 1, "it drains")
+    assert workers.metrics("w")["queues"] == ["mail"]
+    workers.go("w")
+    assert process.wait(60) == 0
+
+
 @pytest.mark.parametrize("delivery", [ATOMIC, STOCK], ids=["atomic", "stock"])
 def test_a_message_that_is_handed_back_keeps_its_sending_time(
     workers: Workers, delivery: dict[str, Any]

@@ -108,13 +108,14 @@ SOURCES = (
                 "celery_active_worker_count",
                 GAUGE,
                 ("queue_name",),
-                "Workers of this host that consume the queue. Add up the hosts.",
+                "Workers of this host that are connected and have the queue. Those that are paused or draining count as "
+                "well, although they fetch nothing. Add up the hosts.",
             ),
             Metric(
                 "celery_active_process_count",
                 GAUGE,
                 ("queue_name",),
-                "Tasks of the queue that the workers of this host can run at a time.",
+                "Tasks of the queue that these workers can run at a time.",
             ),
             Metric(
                 "celery_fleet_worker_paused",
