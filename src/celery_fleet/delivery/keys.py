@@ -30,6 +30,8 @@ SUSPECT = 2
 #: Header: when the message was sent (Unix time, rounded to milliseconds), by the sender's clock; see
 #: `celery_fleet.delivery.sending_time`.
 SENT = "x-fleet-sent"
+#: Header: the same time of a replayed dead letter before its first replay, which gave it a new one.
+FIRST_SENT = "x-fleet-first-sent"
 
 #: The stream in the result store that says what became of each task; see `celery_fleet.worker.history`.
 HISTORY = "fleet:history"

@@ -36,7 +36,7 @@ from celery_fleet.common.periodic import Periodic
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import requests
 from celery_fleet.delivery.keys import HISTORY
-from celery_fleet.delivery.sending_time import sent_at
+from celery_fleet.delivery.sending_time import first_sent_at
 from celery_fleet.worker import canary
 from celery_fleet.worker.task_counts import queue_of
 
@@ -174,7 +174,7 @@ def _received(request: Any, now: float) -> Record:
         name=request.task.name,
         queue=queue_of(message),
         origin=str(origin)[:LONGEST] if origin else None,
-        sent=sent_at(message),
+        sent=first_sent_at(message),
         eta=round(request.eta.timestamp(), 3) if request.eta else None,
         received=now,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from celery_fleet.delivery.keys import HISTORY
+from celery_fleet.delivery.keys import FIRST_SENT, HISTORY, SENT
 from celery_fleet.ops import history as reader
 from celery_fleet.ops import questions
 from celery_fleet.worker import history as writer
@@ -111,6 +111,14 @@ def test_each_way_a_task_ends_is_in_the_history(
         assert found[0]["detail"] == detail
     assert "s3cret" not in str(ask(shared, task_id))
     assert shared.refused() == []
+
+
+def test_a_replayed_task_shows_when_it_was_sent_first(shared: Fleet) -> None:
+    now = time.time()
+    task_id = send(shared, "again", headers={SENT: now, FIRST_SENT: now - 3 * 86400})
+    first, retry = over(shared, task_id, 2)
+    assert first["sent"] == now - 3 * 86400, "the search would end before the earlier runs"
+    assert retry["sent"] >= now - 1, "a retry is a message of its own"
 
 
 def test_a_running_task_is_in_the_history(shared: Fleet) -> None:

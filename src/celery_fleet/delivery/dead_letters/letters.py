@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -229,18 +230,18 @@ def header(message: Mapping[str, Any], name: str) -> float:
 def replayed(item: str, fresh: Mapping[str, Any]) -> str:
     """Return the item that a replay puts into the list: the message with ``fresh`` headers instead of the fleet's.
 
-    It is still the same message, so it keeps its sending time. An ``expires`` that has passed is removed, because the
-    worker would drop the task.
+    As a dead letter it did not wait for a worker, and alerts and autoscaling must not count that time. So its sending
+    time becomes that of the replay. The history searches back to the first one, which another header keeps. An
+    ``expires`` that has passed is removed, because the worker would drop the task.
     """
     message = parsed(item)
     headers = message.get("headers")
     if not isinstance(headers, Mapping) or not isinstance(message.get("properties"), Mapping):
         return item
-    kept = {
-        name: value
-        for name, value in headers.items()
-        if name == keys.SENT or not name.startswith(OWN_HEADERS)
-    }
+    kept = {name: value for name, value in headers.items() if not name.startswith(OWN_HEADERS)}
+    if keys.SENT in headers:
+        kept[keys.FIRST_SENT] = headers.get(keys.FIRST_SENT, headers[keys.SENT])
+        kept[keys.SENT] = round(time.time(), 3)
     made = {**neutral(message), "headers": _without_past(kept) | dict(fresh)}
     body = _body(message)
     current = _without_past(body)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -246,20 +247,38 @@ def test_a_replay_removes_the_fleets_headers(
     raw = message(redelivered=True, **{keys.DEATHS: 3, keys.UNKNOWN: 1, keys.SENT: 5.5, "mine": 2})
     raw["properties"]["delivery_tag"] = tag
     park(worker, json.dumps(raw))
+    before = time.time()
     assert store.replay(store.choose(Choice(), payload=True)) == [1]
     newest, first = look.lrange("mail", 0, -1)
     assert first == b"first", "it goes to the far end"
     back = json.loads(newest)
+    # The days as a dead letter are no wait for a worker.
+    assert before - 1 <= back["headers"].pop(keys.SENT) <= time.time() + 1
     assert back["headers"] == {
         "task": "shop.add",
         "id": "id-1",
         "redelivered": True,
-        keys.SENT: 5.5,
+        keys.FIRST_SENT: 5.5,
         "mine": 2,
     }
     assert back["properties"]["delivery_tag"] != tag, "a stock worker would hold it as another's"
     assert back["body"] == raw["body"]
     assert store.count() == 0
+
+
+def test_each_replay_has_its_own_time_and_keeps_the_first_one() -> None:
+    once = dead_letters.replayed(json.dumps(message(**{keys.SENT: 5.5})), {})
+    again = json.loads(once)
+    again["headers"][keys.SENT] = 9.5
+    headers = json.loads(dead_letters.replayed(json.dumps(again), {}))["headers"]
+    assert headers[keys.FIRST_SENT] == 5.5
+    assert headers[keys.SENT] > 9.5
+    assert dead_letters.digest_of(once, json.loads(once)) == dead_letters.digest_of(
+        "", message(**{keys.SENT: 5.5})
+    )
+    # A sender outside of the fleet adds no time.
+    unknown = json.loads(dead_letters.replayed(json.dumps(message()), {}))["headers"]
+    assert not {keys.SENT, keys.FIRST_SENT} & set(unknown)
 
 
 def test_a_letter_that_has_come_back_since_it_was_read_stays(
