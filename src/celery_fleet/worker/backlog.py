@@ -30,12 +30,13 @@ STALE = 15.0
 
 #: KEYS: lists. ARGV: the header. Returns for each list when the message at its head was sent (Unix time), ``""`` if it
 #: does not say, and nil if the list is empty: false in Lua, where a nil would end the answer. The header comes after
-#: the arguments, in which quotation marks have a backslash before them.
+#: the arguments, in which quotation marks have a backslash before them. Its hyphens would be operators of the pattern.
 HEADS = Script("""
+local header = string.gsub(ARGV[1], '%p', '%%%0')
 local found = {}
 for i = 1, #KEYS do
   local item = redis.call('LRANGE', KEYS[i], -1, -1)[1]
-  found[i] = item and (string.match(item, '.*"' .. ARGV[1] .. '": ?(%d+%.?%d*)') or '') or false
+  found[i] = item and (string.match(item, '.*"' .. header .. '": ?(%d+%.?%d*)') or '') or false
 end
 return found
 """)

@@ -12,7 +12,7 @@ import pytest
 import redis
 from kombu.transport.redis import Channel
 
-from celery_fleet.delivery import messages
+from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.scripts import (
     ACK,
     FETCH,
@@ -24,6 +24,7 @@ from celery_fleet.delivery.scripts import (
     run,
     run_each,
 )
+from celery_fleet.worker.backlog import HEADS
 from tests.unit.delivery.servers import Server, serving
 
 NAMES = ["unacked", "unacked_index"]
@@ -278,3 +279,11 @@ def test_a_script_that_redis_has_forgotten_is_sent_again(broker: redis.Redis) ->
 def test_the_digest_of_a_script_is_that_of_redis(broker: redis.Redis) -> None:
     assert broker.script_load(FETCH.text) == FETCH.sha
     assert Script("return 1").sha == broker.script_load("return 1")
+
+
+def test_the_heads_of_lists_say_when_they_were_sent(broker: redis.Redis) -> None:
+    late = {keys.FIRST_SENT: 3.5, keys.SENT: 1234.567, "argsrepr": f'["{keys.SENT}": 7]'}
+    for name, headers in (("mail", late), ("bulk", {"task": "shop.add"})):
+        broker.lpush(name, json.dumps({"body": "", "headers": headers}))
+        broker.lpush(name, json.dumps({"headers": {keys.SENT: 5}}))
+    assert run(broker, HEADS, ["mail", "bulk", "empty"], [keys.SENT]) == [b"1234.567", b"", None]
