@@ -37,6 +37,23 @@ def properties(
     return parse(done.stdout)
 
 
+def host_shuts_down(timeout: float = 5.0) -> bool:
+    """Return whether systemd stops everything, because the host shuts down; False if it can't be asked."""
+    try:
+        done = subprocess.run(
+            [SYSTEMCTL, "is-system-running"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "stopping"
+
+
 def parse(text: str) -> list[dict[str, str]]:
     """Read the output of `systemctl show`, which separates units by an empty line."""
     blocks = [

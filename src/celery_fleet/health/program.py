@@ -29,6 +29,7 @@ if __name__ == "__main__":
     # `python3 -I` runs this file without adding its directory to the path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from celery_fleet.common import systemctl
 from celery_fleet.common.redact import redact, redact_all
 from celery_fleet.health import checks as health_checks
 from celery_fleet.health import result as health_result
@@ -164,6 +165,16 @@ def due(result: Mapping[str, Any]) -> bool:
     )
 
 
+def was_stopped() -> bool:
+    """Return whether a stop of the unit or a shutdown has ended the check, which says nothing about the host's health.
+
+    A stop sends SIGTERM. So does systemd when the check takes too long, but then it sets the result to ``timeout``.
+    """
+    ended = (os.environ.get("EXIT_CODE"), os.environ.get("EXIT_STATUS"))
+    by_signal = os.environ.get("SERVICE_RESULT") in ("signal", "success")
+    return (by_signal and ended == ("killed", "TERM")) or systemctl.host_shuts_down()
+
+
 def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
     """Run the user's command if the state has changed. Returns 0, so that the exit status of the check counts."""
     path = health_result.path_of(setup.app, state)
@@ -172,6 +183,9 @@ def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
     invocation = os.environ.get("INVOCATION_ID", "")
     if result and result.get("invocation") == invocation:
         unwritten.unlink(missing_ok=True)
+    elif was_stopped():
+        print("the check was stopped before it had a result; the previous one stays", flush=True)
+        return 0
     else:
         # The check was killed, because of a timeout or for lack of memory, or it could not write its result.
         ended = os.environ.get("SERVICE_RESULT", "no result")

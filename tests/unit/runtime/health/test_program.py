@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from celery_fleet.common import json_file
+from celery_fleet.common import json_file, systemctl
 from celery_fleet.health import checks as health_checks
 from celery_fleet.health import program as health
 from celery_fleet.health import result as health_result
@@ -341,6 +341,55 @@ def test_a_check_that_was_killed_is_bad(
     assert (found["state"], found["previous"]) == (BAD, GOOD)
     assert found["checks"]["health"]["text"] == "the check itself left no result: timeout"
     assert json.loads(out.read_text())["environ"]["CELERY_FLEET_HEALTH_STATE"] == BAD
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "status", "manager", "told"),
+    [
+        # Stopped, also with SuccessExitStatus=SIGTERM in a drop-in.
+        ("signal", "killed", "TERM", "running", False),
+        ("success", "killed", "TERM", "degraded", False),
+        # On a host that shuts down, systemd also kills a check that does not end.
+        ("timeout", "killed", "KILL", "stopping", False),
+        ("timeout", "killed", "TERM", "running", True),
+        ("oom-kill", "killed", "KILL", "running", True),
+        ("signal", "killed", "KILL", "running", True),
+        ("signal", "killed", "SEGV", "running", True),
+        ("exit-code", "exited", "2", "no answer", True),
+    ],
+)
+def test_only_a_check_that_was_not_stopped_is_bad_without_a_result(
+    tmp_path: Path,
+    changing: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    result: str,
+    code: str,
+    status: str,
+    manager: str,
+    told: bool,
+) -> None:
+    fake = tmp_path / "systemctl"
+    fake.write_text(f"#!/bin/sh\necho {manager}\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(systemctl, "SYSTEMCTL", str(fake))
+    out, path = tmp_path / "told.json", tmp_path / "shop.json"
+    argv = [sys.executable, "-c", SCRIPT, str(out)]
+    changing(UNKNOWN, GOOD, argv)
+    before = path.read_text()
+    ended = {"SERVICE_RESULT": result, "EXIT_CODE": code, "EXIT_STATUS": status}
+    for name, value in {"INVOCATION_ID": "next", **ended}.items():
+        monkeypatch.setenv(name, value)
+    assert health.tell(read(tmp_path, on_change=argv), tmp_path) == 0
+    assert (out.exists(), path.read_text() != before) == (told, told)
+
+
+def test_a_result_from_before_a_shutdown_is_still_reported(
+    tmp_path: Path, changing: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemctl, "host_shuts_down", lambda: True)
+    out = tmp_path / "told.json"
+    changing(GOOD, BAD, [sys.executable, "-c", SCRIPT, str(out)])
+    assert out.exists(), "the next check would see no change"
 
 
 @pytest.mark.parametrize(("error", "before"), [(errno.EROFS, GOOD), (errno.ENOSPC, UNKNOWN)])
