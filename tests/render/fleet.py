@@ -61,9 +61,10 @@ ODD: dict[str, Any] = {
     "flower_url_prefix": "/tools/flower/",
     "flower_loglevel": "WARNING",
     "celery_producer_web_listen": "0.0.0.0:5000",
-    # A string, as `-e` passes it.
+    # Strings, as `-e` passes them.
     "celery_health_interval": "300",
     "celery_health_thresholds": {"starting_seconds": {"bad": 240}},
+    "web_proxy_read_timeout": "10",
     "celery_worker_defaults": {
         "time_limit": 1800,
         "soft_time_limit": 1500,

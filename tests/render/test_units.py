@@ -586,6 +586,14 @@ def test_the_web_process_starts_with_its_socket(fleet: Fleet) -> None:
         assert list(host.units).index(socket) < list(host.units).index(unit)
 
 
+def test_the_web_process_has_as_long_to_stop_as_a_request_may_take(fleet: Fleet) -> None:
+    for host, unit in services(fleet, "web.service"):
+        site = host.text(f"/etc/nginx/conf.d/{unit.removesuffix('.service')}.conf")
+        (read,) = set(re.findall(r"proxy_read_timeout (\d+)s;", site))
+        stop = parse(whole(host, unit))["Service"]["TimeoutStopSec"]
+        assert stop == [{"60": "65s", "10": "30s"}[read]]
+
+
 # --- what the delivered inventories leave at its default ---------------------------------------------
 
 WORKER: dict[str, Any] = {
