@@ -49,6 +49,7 @@ def facts(name: str = "shop", **given: Any) -> Facts:
             "external": [],
             "clients": {},
             "backup": 0,
+            "site_certificate": "",
             **given,
         },
     )

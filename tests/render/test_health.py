@@ -155,6 +155,21 @@ def test_every_process_of_the_application_knows_where_the_result_is(
 
 
 @pytest.mark.slow
+def test_only_a_host_with_a_site_watches_its_certificate(outside: Fleet) -> None:
+    seen = set()
+    for host in outside.hosts.values():
+        path = setup(host)["site_certificate"]
+        service = parse(host.unit_files()[unit(host, "service")])["Service"]
+        # Such a certificate may be in root's home.
+        assert service["ProtectHome"] == ["read-only" if path else "yes"]
+        assert bool(path) is ("celery_producers" in groups(host))
+        exporter = host.text(f"{host.variables['celery_app_config_directory']}/exporter.json")
+        assert json.loads(exporter)["site_certificate"] == path
+        seen.add(path)
+    assert seen == {"", "/etc/letsencrypt/live/shop.example.org/fullchain.pem"}
+
+
+@pytest.mark.slow
 def test_without_health_checks_nothing_of_them_is_left(flower_alone: Fleet) -> None:
     (host,) = flower_alone.hosts.values()
     assert "celery_health" in host.parts

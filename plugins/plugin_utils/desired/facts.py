@@ -83,6 +83,8 @@ class Facts(TypedDict):
     scheduler: str
     # Seconds between two backups of Redis on this host; 0 if it makes none.
     backup: float
+    # Path of the certificate of this host's web site; empty without a site, and if the site shows the host's own.
+    site_certificate: str
 
 
 class Workers(TypedDict):

@@ -128,6 +128,12 @@ def setup(
     ]
     if "redis" in member:
         paths.append("/var/lib/celery-fleet-redis")
+    certificates = [
+        facts["ca"],
+        f"{facts['directory']}/pki/host.crt",
+        *([facts["client"]["certificate"]] if facts["client"] else []),
+    ]
+    site = facts["site_certificate"]
     return {
         "format": FORMAT,
         "app": app,
@@ -161,11 +167,8 @@ def setup(
         else None,
         "paths": paths,
         "logs": [log_directory(app), f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
-        "certificates": [
-            facts["ca"],
-            f"{facts['directory']}/pki/host.crt",
-            *([facts["client"]["certificate"]] if facts["client"] else []),
-        ],
+        "certificates": certificates,
+        "site_certificate": "" if site in certificates else site,
         **({"backup": facts["backup"]} if facts["backup"] else {}),
     }
 

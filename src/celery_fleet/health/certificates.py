@@ -18,20 +18,31 @@ from celery_fleet.health.text import combined
 _ASK = ("openssl", "x509", "-noout", "-enddate", "-subject", "-issuer", "-nameopt", "RFC2253")
 
 
+#: What to do about the web site's certificate. A run of site.yml would not help.
+_RENEW = "Celery Fleet does not renew it: renew it with the program that made it, then systemctl reload nginx"
+_REPLACE = "it is the web site's, and Celery Fleet does not make it: put one there, then systemctl reload nginx"
+
+
 def certificates(setup: Setup, now: datetime | None = None) -> Finding:
-    """Check how many days the certificates of this host and of its authority are still valid."""
+    """Check how many days the certificates of this host, of its authority and of its web site are still valid."""
     parts, value, words = [], {}, []
-    found = {path: validities(path) for path in setup.certificates}
-    for path, ends in ends_of(found).items():
-        days = (ends - (now or datetime.now(UTC))).total_seconds() / 86400
-        value[path] = {"days": round(days, 1), "until": ends.isoformat()}
-        name = os.path.basename(path)
+    ends = ends_of({path: validities(path) for path in setup.certificates})
+    site = setup.site_certificate
+    try:
+        ends |= ends_of({site: _of_site(site)} if site else {})
+    except CheckError as error:
+        parts.append((BAD, str(error)))
+    for path, until in ends.items():
+        days = (until - (now or datetime.now(UTC))).total_seconds() / 86400
+        value[path] = {"days": round(days, 1), "until": until.isoformat()}
+        name = f"the web site's {path}" if path == site else os.path.basename(path)
         text = (
             f"{name} is valid for {days:.0f} days"
             if days > 0
-            else f"{name} expired {ends:%Y-%m-%d}"
+            else f"{name} expired {until:%Y-%m-%d}"
         )
-        parts.append((setup.judge("certificate_days", days) if days > 0 else BAD, text))
+        state = setup.judge("certificate_days", days) if days > 0 else BAD
+        parts.append((state, f"{text} ({_RENEW})" if path == site else text))
         words.append(text)
     return combined(parts, ", ".join(words), value)
 
@@ -63,22 +74,35 @@ def ends_of(found: Mapping[str, Sequence[Validity]]) -> dict[str, datetime]:
     return ends
 
 
-def validities(path: str) -> list[Validity]:
+def _of_site(path: str) -> list[Validity]:
+    """Return when each certificate of the web site's file ends.
+
+    Raises:
+        CheckError: The file can't be read, has no certificate, or a broken one.
+    """
+    try:
+        return validities(path, _REPLACE)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CheckError(f"{path} can't be read ({why}); {_REPLACE}") from None
+
+
+def validities(path: str, remedy: str = "run site.yml") -> list[Validity]:
     """Return when each certificate of a file in PEM form ends.
 
     Raises:
-        CheckError: The file has no certificate, or a broken one.
+        CheckError: The file has no certificate, or a broken one; it ends with the remedy.
         OSError, ValueError: It can't be read.
     """
     pem = Path(path).read_text(encoding="utf-8")
     # `openssl x509` reads only the first one of a text.
     found = re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
     if not found:
-        raise CheckError(f"{path} is not a certificate in PEM form; run site.yml")
-    return [_validity(path, text) for text in found]
+        raise CheckError(f"{path} is not a certificate in PEM form; {remedy}")
+    return [_validity(path, text, remedy) for text in found]
 
 
-def _validity(path: str, pem: str) -> Validity:
+def _validity(path: str, pem: str, remedy: str) -> Validity:
     try:
         done = subprocess.run(
             _ASK, input=pem, capture_output=True, text=True, check=True, timeout=4
@@ -88,5 +112,5 @@ def _validity(path: str, pem: str) -> Validity:
         return Validity(until, said["subject"], said["issuer"])
     except subprocess.CalledProcessError as error:
         raise CheckError(
-            f"{path} is not a certificate ({error.stderr.splitlines()[0]}); run site.yml"
+            f"{path} is not a certificate ({error.stderr.splitlines()[0]}); {remedy}"
         ) from None

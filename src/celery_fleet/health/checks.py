@@ -99,6 +99,7 @@ def read(path: Path, login: Path | None = None) -> Setup:
             paths=tuple(raw["paths"]),
             logs=tuple(raw["logs"]),
             certificates=tuple(raw["certificates"]),
+            site_certificate=str(raw.get("site_certificate", "")),
             on_change=tuple(raw["on_change"]),
             login=login,
             backup=float(raw.get("backup", 0)),

@@ -59,6 +59,8 @@ class Setup:
         workers: Workers of the whole fleet, by node name.
         servers: Host and port of `broker`, `results` and `cache`, if there is one; for `cache`, and for hosts without
             the operator's credentials.
+        certificates: Files with the certificates that the fleet brings to this host.
+        site_certificate: That of the web site, which the fleet does not bring; empty without one.
         beat: Beat's unit, its runtime directory, and the seconds between two looks at its schedule; only on its host.
         login: The settings with the login at Redis; by default the operator's.
         backup: Seconds between two backups of Redis on this host; 0 if it makes none.
@@ -84,6 +86,7 @@ class Setup:
     paths: tuple[str, ...] = ("/",)
     logs: tuple[str, ...] = ()
     certificates: tuple[str, ...] = ()
+    site_certificate: str = ""
     on_change: tuple[str, ...] = ()
     login: Path | None = None
     backup: float = 0.0

@@ -72,6 +72,15 @@ def test_only_a_host_that_backs_redis_up_checks_its_backup() -> None:
     assert found["backup"] == 21600
 
 
+def test_the_web_sites_own_certificate_is_checked_once() -> None:
+    assert made("control1")["site_certificate"] == ""
+    path = "/etc/letsencrypt/live/shop.example.org/fullchain.pem"
+    found = made("control1", site_certificate=path)
+    assert (found["site_certificate"], path in found["certificates"]) == (path, False)
+    (own,) = [one for one in found["certificates"] if one.endswith("host.crt")]
+    assert made("control1", site_certificate=own)["site_certificate"] == ""
+
+
 def test_without_beat_a_worker_host_checks_the_fleet() -> None:
     groups = {**GROUPS, "celery_beat": []}
     fleet = {host for host in GROUPS["fleet"] if made(host, groups=groups)["fleet"]}

@@ -146,10 +146,18 @@ def memory(setup: Setup) -> Iterator[MetricSample]:
 
 
 class Certificates:
-    """Reads certificates, each again only if its file has changed, because that starts OpenSSL."""
+    """Reads certificates, each again only if its file has changed, because that starts OpenSSL.
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    Args:
+        paths: Their files.
+        site: The file of the web site's certificate. Often only root can read it, so what the health check has found
+            there is used.
+        checked: The result of the health check.
+    """
+
+    def __init__(self, paths: Sequence[str], site: str, checked: Path) -> None:
         self._paths = paths
+        self._site, self._checked = site, checked
         self._read: dict[str, tuple[tuple[int, int], list[Validity]]] = {}
 
     def __call__(self) -> Iterator[MetricSample]:
@@ -157,6 +165,7 @@ class Certificates:
 
         Raises:
             OSError, CheckError: A file can't be read, or is not a certificate.
+            ValueError, LookupError, TypeError: The result of the health check is damaged.
         """
         for path in self._paths:
             about = os.stat(path)
@@ -164,10 +173,20 @@ class Certificates:
             if path not in self._read or self._read[path][0] != mark:
                 self._read[path] = (mark, validities(path))
         ends = ends_of({path: self._read[path][1] for path in self._paths})
+        if self._site and (moment := self._end_of_site()):
+            ends[self._site] = moment
         for path, moment in ends.items():
             yield MetricSample(
                 "celery_fleet_certificate_expiry_timestamp_seconds", moment.timestamp(), (path,)
             )
+
+    def _end_of_site(self) -> datetime | None:
+        try:
+            found = result.read(self._checked)
+        except FileNotFoundError:
+            return None
+        about = (found["checks"].get("certificates") or {}).get("value") or {}
+        return datetime.fromisoformat(about[self._site]["until"]) if self._site in about else None
 
 
 def health(places: MetricPlaces) -> Iterator[MetricSample]:

@@ -103,7 +103,9 @@ def _local(setup: Setup, places: MetricPlaces) -> Iterator[MetricPart]:
     yield MetricPart("releases", partial(host.releases, setup))
     yield MetricPart("disk", partial(host.disk, setup))
     yield MetricPart("memory", partial(host.memory, setup))
-    yield MetricPart("certificates", host.Certificates(setup.certificates))
+    yield MetricPart(
+        "certificates", host.Certificates(setup.certificates, setup.site_certificate, places.health)
+    )
     yield MetricPart("health", partial(host.health, places))
     yield MetricPart("change", partial(host.change, places))
     if setup.backup:

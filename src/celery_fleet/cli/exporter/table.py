@@ -268,7 +268,8 @@ SOURCES = (
     Source(
         "Certificates",
         ("certificates",),
-        "The certificates that the [health check](health.md) looks at. They are read again only if a file has changed.",
+        "The certificates that the [health check](health.md) looks at. They are read again only if a file has changed. "
+        "That of the web site is as the last health check saw it.",
         "one system call for each file",
         (
             Metric(

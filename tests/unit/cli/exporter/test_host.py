@@ -182,7 +182,7 @@ def test_certificates_are_read_again_only_if_they_changed(
     authority = Authority("fleet")
     path = tmp_path / "host.crt"
     path.write_text(authority.issue(["IP:127.0.0.1"])[0])
-    collect = host.Certificates([str(path)])
+    collect = host.Certificates([str(path)], "", tmp_path / "none.json")
 
     def ends() -> float:
         (moment,) = parsed(text(collect()))[
@@ -205,6 +205,35 @@ def test_certificates_are_read_again_only_if_they_changed(
     path.unlink()
     with pytest.raises(FileNotFoundError):
         ends()
+
+
+def test_the_web_sites_certificate_is_as_the_health_check_saw_it(tmp_path: Path) -> None:
+    site, checked = "/etc/letsencrypt/live/shop/fullchain.pem", tmp_path / "health.json"
+    collect = host.Certificates([], site, checked)
+    about = {
+        site: {"days": 80.0, "until": "2026-03-01T00:00:00+00:00"},
+        "/etc/celery-fleet/shop/pki/client.crt": {
+            "days": 9.0,
+            "until": "2026-01-01T00:00:00+00:00",
+        },
+    }
+    assert [*collect()] == [], "there was no check yet"
+    for value, expected in ((None, []), ({}, []), (about, [(1772323200.0, (site,))])):
+        finding = Finding("good", "", value)
+        result.write(
+            checked,
+            result.compose(
+                app="shop",
+                host="worker1",
+                interval=300,
+                findings={"certificates": finding},
+                last={},
+                checked=result.moment(),
+                seconds=0.1,
+                invocation="",
+            ),
+        )
+        assert [(one.value, one.labels) for one in collect()] == expected
 
 
 def health(directory: Path) -> dict[str, Any]:

@@ -243,6 +243,50 @@ def test_certificates_that_expire_are_reported(
 
 
 @pytest.mark.parametrize(
+    ("days", "state", "text"),
+    [
+        (80, GOOD, "{path} is valid for 80 days"),
+        (20, WARNING, "{path} is valid for 20 days (Celery Fleet does not renew it: "),
+        (3, BAD, "{path} is valid for 3 days (Celery Fleet does not renew it: "),
+        (-2, BAD, "{path} expired"),
+    ],
+)
+def test_the_web_sites_own_certificate_is_watched(
+    tmp_path: Path, days: int, state: str, text: str
+) -> None:
+    fleet, public = Authority("fleet"), Authority("public")
+    middle = Authority("middle", above=public, days=100)
+    path = tmp_path / "fullchain.pem"
+    (tmp_path / "host.crt").write_text(fleet.issue(["DNS:h"], days=300)[0])
+    lasts = max(days, 1)
+    path.write_text(middle.issue(["DNS:shop.example.org"], lasts)[0] + middle.pem)
+    own = (str(tmp_path / "host.crt"),)
+    found = certificates.certificates(
+        setup(tmp_path, certificates=own, site_certificate=str(path)),
+        datetime.now(UTC) + timedelta(days=lasts - days, hours=-1),
+    )
+    assert (found.state, text.format(path=path) in found.text) == (state, True), found
+    assert "run site.yml" not in found.text
+    assert found.value[str(path)]["days"] == pytest.approx(days, abs=0.2)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"-----BEGIN CERTIFICATE-----\n-----"])
+def test_a_web_site_without_a_certificate_is_bad_and_the_others_are_watched(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    (tmp_path / "host.crt").write_text(Authority("fleet").issue(["DNS:h"], days=300)[0])
+    path = tmp_path / "fullchain.pem"
+    if content is not None:
+        path.write_bytes(content)
+    own = (str(tmp_path / "host.crt"),)
+    found = certificates.certificates(setup(tmp_path, certificates=own, site_certificate=str(path)))
+    assert (found.state, [*found.value]) == (BAD, [*own])
+    assert found.text.startswith(str(path))
+    assert found.text.endswith("put one there, then systemctl reload nginx")
+    assert "run site.yml" not in found.text
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
