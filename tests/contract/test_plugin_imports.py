@@ -40,7 +40,7 @@ LARGEST = {
     "reconcile": 231_500,
     "release": 85_500,
     "remove_application": 150_500,
-    "redis_restore": 75_000,
+    "redis_restore": 75_500,
 }
 
 # Names of modules below `plugins`, such as `module_utils.text`, with their text. A package has its own name.
