@@ -3,10 +3,10 @@
 This file is not imported on the host but sent there as text, so it only needs Python 3.7. Input: JSON on stdin with
 `paths`, `names` to resolve, `units` to query, package names in `versions`, `ports`, a pattern of files in `marks`, the
 `interpreter` of releases, `directories` that have to exist, `record`, `certificate`, `client_key`, `files` and
-directories of `data`, which may be missing, the copy of the firewall's previous table (`rollback`), the `targets` (host
-and port) that a host without a mark of the `app` has to reach, and the `sentinel` of the host: its own file (`data`), its `hosts` file,
-and the hosts of Redis in the inventory (`members`); and the `logins` to compare: the `path` of an ACL file, a `salt`,
-and the `wanted` hashes.
+directories of `data`, which may be missing, the copy of the firewall's previous table (`rollback`), the `targets`
+(host and port) that a host without a mark of the `app` has to reach, and the `sentinel` of the host: its own file
+(`data`), its `hosts` file, and the hosts of Redis in the inventory (`members`); and the `logins` to compare: the `path`
+of an ACL file, a `salt`, and the `wanted` hashes.
 Output: one JSON object.
 """
 

@@ -6,10 +6,9 @@ The credential ``backup.json`` says what to do:
      "instances": {"broker": {"host", "port"}, …}, "to", "command", "keep", "encrypt_for", "ssh_key", "ssh_known_hosts"}
 
 Each instance gives a snapshot, which is checked, and encrypted if there is a key for that. All of them, with their
-checksums, go to the target as one directory. Then older ones are removed. A backup ends before it fills the disk that it
-may share with Redis. What happened is in the file of
-:mod:`celery_fleet.common.backup_record`. A backup that fails leaves all earlier ones as they are; the exit status is 1.
-Only the standard library.
+checksums, go to the target as one directory. Then older ones are removed. A backup ends before it fills the disk, which
+it may share with Redis. What happened is in the file of :mod:`celery_fleet.common.backup_record`. A backup that fails
+leaves all earlier ones as they are; the exit status is 1. Only the standard library.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from celery_fleet.common.redis_client import Client, ClientError, ProtocolError,
 
 #: Seconds without a byte. While Redis prepares the snapshot it sends an empty line each second.
 TIMEOUT = 60.0
-#: What a backup leaves free on its disk, of which the larger one counts. With less, the health check `disk` is bad by its
-#: default thresholds, and a full disk of Redis makes it refuse tasks.
+#: What a backup leaves free on its disk; the larger one counts. With less, the health check `disk` is bad by its
+#: default thresholds. On a full disk, Redis refuses tasks.
 FREE_PERCENT, FREE_BYTES = 5, 250_000_000
 _CHUNK = 1 << 20
 _READ = re.compile(r"(\d+) keys read")

@@ -126,7 +126,7 @@ def test_without_ports_to_close_the_firewall_is_removed(given: dict[str, Any]) -
 def test_a_table_that_was_not_confirmed_is_in_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pending: bool
 ) -> None:
-    """Otherwise a run that repeats an interrupted one would find it in place, and the rollback would win, or none come."""
+    """Otherwise a run that repeats an interrupted one would find it in place and not try it; a rollback would win."""
     facts = {**oracle.FACTS, "firewall_unconfirmed": pending}
     monkeypatch.setitem(cast(Any, oracle.RUN), "ansible_facts", {"fleet": facts})
     wanted = oracle.wanted_by({**valid(tmp_path), "firewall_enabled": True}, "firewall")

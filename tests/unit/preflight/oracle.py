@@ -95,7 +95,7 @@ def refusals(
 
 def value_of(everywhere: Mapping[Any, Any], variable: str, hosts: Sequence[str]) -> Any:
     """Return a variable of the first host of a fleet in which every host is in every group."""
-    groups = {group: hosts for group in ("fleet", *MEMBER_GROUPS)}
+    groups = dict.fromkeys(("fleet", *MEMBER_GROUPS), hosts)
     _, scope = next(_scopes(everywhere, {}, groups))
     templar = Templar(loader=_loader(), variables=scope)
     return templar.template(trust_as_template("{{ " + variable + " }}"))

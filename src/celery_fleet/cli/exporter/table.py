@@ -108,8 +108,8 @@ SOURCES = (
                 "celery_active_worker_count",
                 GAUGE,
                 ("queue_name",),
-                "Workers of this host that are connected and have the queue. Those that are paused or draining count as "
-                "well, although they fetch nothing. Add up the hosts.",
+                "Workers of this host that are connected and have the queue. Those that are paused or draining count "
+                "as well, although they fetch nothing. Add up the hosts.",
             ),
             Metric(
                 "celery_active_process_count",
