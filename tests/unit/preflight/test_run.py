@@ -769,6 +769,7 @@ def test_a_list_allows_own_variables(variables: Variables) -> None:
         ({"redis": ["redis1", "worker1"]}, "redis", "only replaced by a majority"),
         ({"redis": ["redis1", "other"]}, "redis", "not in fleet"),
         ({"celery_beat": []}, "celery_beat", "nothing would send them"),
+        ({"celery_producers": []}, "celery_producers", "nothing would run it"),
         ({"flower": ["control1", "other"]}, "flower", "not in fleet"),
         ({"celery_worker": ["worker3"]}, "celery_worker", "looks like the group celery_workers"),
         ({"flowers": ["worker1"]}, "flowers", "looks like the group flower"),
@@ -1165,6 +1166,18 @@ def test_a_schedule_needs_beat(variables: Variables) -> None:
     assert problems(variables, groups=none) == []
     variables["celery_beat_schedule"] = {"theirs": {"enabled": False}}
     assert problems(variables, groups=none) == []
+
+
+def test_a_command_of_the_web_process_needs_a_host(variables: Variables) -> None:
+    none = {name: hosts for name, hosts in GROUPS.items() if name != "celery_producers"}
+    one = only(problems(variables, groups=none))
+    assert (one.variable, one.severity) == ("celery_producers", Severity.ERROR)
+    assert "lacks, but celery_producer_web has a command" in one.message
+    assert "put the hosts of the web process into it" in one.remedy
+    # A misspelt name is one mistake.
+    one = only(problems(variables, groups={**none, "celery_producer": ["control1"]}))
+    assert "rename it to celery_producers" in one.remedy
+    assert problems({**variables, "celery_producer_web": {}}, groups=none) == []
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 _OURS: Final = (FLEET, *MEMBER_GROUPS)
 # These are optional, so their absence is not a mistake.
 _OPTIONAL: Final = ("celery_producers", "flower")
-_SUFFIXES: Final = (".yml", ".yaml", ".json")
+SUFFIXES: Final = (".yml", ".yaml", ".json")
 # Suffixes of the copies that editors and people leave beside a file.
 _COPIES: Final = (".bak", ".old", ".orig", ".save", ".txt")
 _SSH_PORT: Final = 22
@@ -79,6 +79,7 @@ def check_groups(model: Model) -> Iterator[Problem]:
             value=", ".join(redis),
         )
     yield from _beat(model)
+    yield from _web(model)
     yield from _outside(model)
     yield from _nearly_ours(model)
     yield from _without_a_part(model)
@@ -127,6 +128,23 @@ def _beat(model: Model) -> Iterator[Problem]:
         )
 
 
+def _web(model: Model) -> Iterator[Problem]:
+    if _lacks_web_host(model):
+        yield Problem(
+            model.group_names["celery_producers"],
+            f"{_absence(model, 'celery_producers')}, but celery_producer_web has a command: nothing would run it",
+            _guess(model, "celery_producers")
+            or "put the hosts of the web process into it, or remove celery_producer_web",
+        )
+
+
+def _lacks_web_host(model: Model) -> bool:
+    """Return whether there is a command of a web process, and no host for it."""
+    return not model.members("celery_producers") and any(
+        as_mapping(value).get("command") for value, _ in model.distinct_given("celery_producer_web")
+    )
+
+
 def _outside(model: Model) -> Iterator[Problem]:
     fleet, name = model.members(FLEET), model.group_names[FLEET]
     if not fleet:
@@ -151,7 +169,9 @@ def _nearly_ours(model: Model) -> Iterator[Problem]:
             there = model.members(ours)
             lost = [host for host in hosts if host not in there]
             # A required group without hosts has already been reported, with a guess.
-            is_reported = not there and ours not in _OPTIONAL
+            is_reported = not there and (
+                ours not in _OPTIONAL or (ours == "celery_producers" and _lacks_web_host(model))
+            )
             if is_reported or not lost or name.rstrip("0123456789_-") == ours:
                 continue
             if near_miss(name, ours):
@@ -297,7 +317,7 @@ def _plain_vaults(directory: Path, folder: str) -> Iterator[Problem]:
             continue  # Ansible reports the error itself
         text = [line for line in lines if line.strip() and line.lstrip()[0] not in "#-"]
         if (
-            file.suffix.rstrip("~") in ("", *_SUFFIXES, *_COPIES)
+            file.suffix.rstrip("~") in ("", *SUFFIXES, *_COPIES)
             and text
             and not _SEALED.search("\n".join(text))
         ):
@@ -314,7 +334,7 @@ def _shadowed(directory: Path, folder: str) -> Iterator[Problem]:
     for name in _names(directory / folder):
         there = [
             path
-            for suffix in ("", *_SUFFIXES)
+            for suffix in ("", *SUFFIXES)
             if (path := directory / folder / f"{name}{suffix}").exists()
         ]
         for path in there[1:]:
@@ -335,7 +355,7 @@ def _names(directory: Path) -> Sequence[str]:
     names = dict.fromkeys(
         path.name if path.is_dir() else path.stem
         for path in found
-        if path.name[0] != "." and (path.is_dir() or path.suffix in ("", *_SUFFIXES))
+        if path.name[0] != "." and (path.is_dir() or path.suffix in ("", *SUFFIXES))
     )
     return tuple(names)
 
