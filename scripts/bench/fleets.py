@@ -86,7 +86,9 @@ def whole_inventory(hosts: int, queues: int) -> dict[str, Any]:
         "test_fleet_state": "/nowhere",
         "flower_auth_password": secrets.token_hex(16),
         "flower_cookie_secret": secrets.token_hex(16),
-        "celery_producer_web": {"command": ["python", "-m", "uvicorn", "app.main:app"]},
+        "celery_producer_web": {
+            "command": ["python", "-m", "uvicorn", "app.main:app", "--fd", "3"]
+        },
     }
     return found
 

@@ -16,6 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     names,
     network,
     source,
+    web_server,
 )
 
 from .answers import Answers
@@ -191,6 +192,8 @@ def read_web(
         command = ()
     if command and PRODUCERS not in members:
         answers.wrong("WEB", "has no host", "name one in PRODUCERS, or leave WEB out")
+    if fault := web_server.socket_fault(command, {}, ""):
+        answers.wrong("WEB", *fault)
     protected = answers.items("PROTECT")
     for path in protected:
         if not _PATH.fullmatch(path) or not network.is_request_path(path):

@@ -31,6 +31,12 @@ PROPERTIES = (
 # Maximum number of characters to read of beat's file; an entry takes about 300.
 _LARGEST = 50_000_000
 
+# Why a socket may accept connections without an answer.
+_HELD = (
+    " The process may be busy or wait for something, such as its database. Or it does not use the socket that systemd "
+    "holds: celery_producer_web.command has to use file descriptor 3 (docs/web.md)."
+)
+
 
 def run(*command: str) -> str:
     """Run a command; return its output, including errors."""
@@ -119,6 +125,8 @@ def fetch(wanted: dict[str, Any]) -> str:
             stream.sendall(request.encode())
             stream.settimeout(10)
             line = stream.makefile("rb").readline(200).decode(errors="replace").strip()
+    except TimeoutError:
+        return f"no answer in time at {wanted.get('listen') or wanted['host']}.{_HELD if 'listen' in wanted else ''}"
     except OSError as error:
         return f"{type(error).__name__}: {error}"
     found = re.match(r"HTTP/1\.[01] (\d{3})", line)

@@ -40,7 +40,7 @@ LARGE = {
     "HOSTS": "redis1,control1,worker1,worker2.example.com",
     "QUEUES": "orders=4,mail=2,Big.Jobs,9lives=1",
     "ROUTES": "shop.tasks.send_*=mail,shop.tasks.*=orders",
-    "WEB": "gunicorn --bind fd://3 'shop.wsgi:application'",
+    "WEB": "gunicorn 'shop.wsgi:application'",
     "PROTECT": "/admin/,/api/v1/",
     "DOMAIN": "shop.example.com",
     "DATABASE": "postgresql://shop@db1.example.com:5433/shop?sslmode=verify-full",

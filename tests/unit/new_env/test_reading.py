@@ -170,6 +170,12 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"QUEUES": "a,b", "ROUTES": "x=a,x=b"}, "ROUTES", "is listed twice"),
     ({"WEB": "python 'x"}, "WEB", "is not a command line"),
     ({"WEB": "python", "PRODUCERS": "off"}, "WEB", "has no host"),
+    (
+        {"WEB": "uvicorn shop.main:app"},
+        "WEB",
+        "starts uvicorn without the socket that systemd holds",
+    ),
+    ({"WEB": "gunicorn -b fd://3 shop.wsgi"}, "WEB", "a second time"),
     ({"PROTECT": "/admin/"}, "PROTECT", "has no web process to protect"),
     ({"WEB": "python", "PROTECT": "admin"}, "PROTECT", "is not a path"),
     ({"WEB": "python", "PROTECT": "//admin/"}, "PROTECT", "is not a path"),

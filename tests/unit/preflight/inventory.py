@@ -76,7 +76,9 @@ def valid(source: Path) -> dict[str, Any]:
         "pki_ca_passphrase": secret(10),
         "flower_auth_password": secret(11),
         "flower_cookie_secret": secret(12),
-        "celery_producer_web": {"command": ["python", "-m", "uvicorn", "app.main:app"]},
+        "celery_producer_web": {
+            "command": ["python", "-m", "uvicorn", "app.main:app", "--fd", "3"]
+        },
         "celery_producer_web_protected_paths": ["/admin/"],
         "celery_producer_web_auth_password": secret(13),
     }

@@ -290,6 +290,24 @@ def test_the_schedule_in_a_releases_code_is_read(
     assert answer(monkeypatch, capsys, release=str(note))["code"] == ["a", "b"]
 
 
+def test_a_socket_that_no_process_uses_is_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """systemd accepts the connection, so all that is seen is that no answer comes."""
+    path = str(tmp_path / "web.sock")
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(path)
+        held.listen()
+        monkeypatch.setattr(socket.socket, "settimeout", lambda stream, seconds: set_soon(stream))
+        text = serving.fetch({"host": "shop", "path": "/", "listen": path})
+    assert text.startswith(f"no answer in time at {path}. The process may be busy")
+    assert "celery_producer_web.command has to use file descriptor 3" in text
+
+
+def set_soon(stream: socket.socket, settimeout: Any = socket.socket.settimeout) -> None:
+    settimeout(stream, 0.1)
+
+
 class Server:
     """Answers each connection with one line, over TLS."""
 

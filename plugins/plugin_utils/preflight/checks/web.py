@@ -1,4 +1,4 @@
-"""Checks the web process's site of nginx: what nginx would refuse, can't read, or never use."""
+"""Checks the web process: its server's socket, and what its site of nginx would refuse, can't read, or never use."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
     check_options,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web_server import (
+    socket_fault,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
+    as_list,
     as_mapping,
     as_strings,
     as_text,
@@ -47,15 +51,31 @@ _NOT_SYNTAX = re.compile(r"""#[^\n]*|"(\\.|[^"\\])*"|'(\\.|[^'\\])*'""")
 
 
 def check_web(model: Model) -> Iterator[Problem]:
-    """Check the site of each host with producers."""
+    """Check the web process and the site of each host with producers."""
     for host in model.members("celery_producers"):
-        for check in (_syntax, _certificate, _static, _snippets, _trusted, _without_nginx):
+        for check in (_server, _syntax, _certificate, _static, _snippets, _trusted, _without_nginx):
             yield from (replace(problem, hosts=(host,)) for problem in check(model, host))
 
 
 def is_plain_path(text: str) -> bool:
     """Return whether a text is an absolute path, in at least two parts, that needs no quotes anywhere."""
     return _PATH.fullmatch(text) is not None and ".." not in PurePosixPath(text).parts
+
+
+def _server(model: Model, host: str) -> Iterator[Problem]:
+    """Refuse a server that would not use systemd's socket."""
+    web = as_mapping(model.value(host, "celery_producer_web"))
+    command = as_strings(web.get("command"))
+    if len(command) != len(as_list(web.get("command"))):
+        return  # a wrong type, or a word that can't be rendered, is reported elsewhere
+    environment = {
+        **as_mapping(model.value(host, "celery_app_env")),
+        **as_mapping(web.get("environment")),
+    }
+    listen = as_text(model.value(host, f"{_WEB}listen")) or ""
+    if fault := socket_fault(command, environment, listen):
+        path = ("celery_producer_web", "command")
+        yield Problem(dotted(path), *fault, value=model.show(path, command))
 
 
 def _syntax(model: Model, host: str) -> Iterator[Problem]:

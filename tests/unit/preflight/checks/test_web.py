@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web_server import (
+    socket_fault,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Problem,
     Severity,
@@ -107,3 +111,82 @@ def test_the_documented_site_passes(variables: dict[str, Any]) -> None:
     documented = yaml.safe_load("\n".join(block))
     assert "celery_producer_web_static" in documented
     assert errors({**variables, **documented}) == []
+
+
+UNIX = "--endpoint systemd:domain=UNIX:index=0"
+
+# a command, celery_producer_web_listen, part of the message, part of the remedy
+WITHOUT_THE_SOCKET: list[tuple[str, str, str, str]] = [
+    ("python -m uvicorn app.main:app", "", "starts uvicorn without", "add --fd 3"),
+    ("uvicorn app.main:app --port 8000 --host 0.0.0.0", "", "starts uvicorn without", "add --fd 3"),
+    ("env A=1 /opt/x/bin/uvicorn app.main:app --uds /run/x", "", "starts uvicorn without", "add --fd 3"),
+    ("opentelemetry-instrument uvicorn app.main:app", "", "starts uvicorn without", "add --fd 3"),
+    ("uvicorn app.main:app --fd 4", "", "starts uvicorn without", "add --fd 3"),
+    ("hypercorn app.main:app", "", "starts hypercorn without", "add --bind fd://3"),
+    ("python -m hypercorn -b 0.0.0.0:80 app.main:app", "", "starts hypercorn without", "add --bind fd://3"),
+    ("daphne shop.asgi:application", "", "starts daphne without", f"add {UNIX}"),
+    ("daphne -p 80 shop.asgi:application", "127.0.0.1:5000", "starts daphne without", "add --fd 3"),
+    ("daphne --fd 3 shop.asgi:application", "", "takes for a TCP socket", f"write {UNIX}"),
+    ("python -m gunicorn --bind fd://3 shop.wsgi", "", "a second time", "remove --bind"),
+    ("gunicorn -bfd://3 shop.wsgi", "127.0.0.1:5000", "a second time", "remove --bind"),
+    ("python manage.py runserver 0.0.0.0:80", "", "runserver", "gunicorn"),
+    ("python -m django runserver", "", "runserver", "gunicorn"),
+]  # fmt: skip
+
+WITH_THE_SOCKET = [
+    ("uvicorn app.main:app --fd 3 --host 0.0.0.0", ""),
+    ("python -m uvicorn --fd=3 app.main:app", ""),
+    ("env UVICORN_FD=3 uvicorn app.main:app", ""),
+    # gunicorn prefers systemd's socket to its own addresses.
+    ("gunicorn shop.wsgi", ""),
+    ("python -m gunicorn -k uvicorn.workers.UvicornWorker -b 0.0.0.0:80 shop.asgi", ""),
+    ("gunicorn --name uvicorn shop.wsgi", ""),
+    # In another process than systemd's, gunicorn does not find the socket itself.
+    ("uv run gunicorn --bind fd://3 shop.wsgi", ""),
+    ("hypercorn --bind=fd://3 app.main:app", ""),
+    ("hypercorn -bfd://3 app.main:app", ""),
+    ("hypercorn -c hypercorn.toml app.main:app", ""),
+    (f"daphne {UNIX} shop.asgi:application", ""),
+    ("daphne --fd 3 shop.asgi:application", "127.0.0.1:5000"),
+    ("daphne -e fd:fileno=3 shop.asgi:application", "127.0.0.1:5000"),
+    ("python serve.py --server uvicorn", ""),
+    ("bin/serve", ""),
+    ("python manage.py serve", ""),
+]
+
+
+@pytest.mark.parametrize(("command", "listen", "message", "remedy"), WITHOUT_THE_SOCKET, ids=str)
+def test_a_server_that_would_not_use_the_socket_is_refused(
+    variables: dict[str, Any], command: str, listen: str, message: str, remedy: str
+) -> None:
+    variables["celery_producer_web"] = {"command": command.split()}
+    (found,) = errors(with_web(variables, {"listen": listen}))
+    assert found.variable == "celery_producer_web.command"
+    assert message in found.message
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(("command", "listen"), WITH_THE_SOCKET)
+def test_a_server_that_uses_the_socket_passes(
+    variables: dict[str, Any], command: str, listen: str
+) -> None:
+    variables["celery_producer_web"] = {"command": command.split()}
+    assert errors(with_web(variables, {"listen": listen})) == []
+
+
+def test_uvicorn_reads_its_options_from_the_environment_too(variables: dict[str, Any]) -> None:
+    variables["celery_producer_web"] = {"command": ["uvicorn", "app.main:app"]}
+    assert errors(variables) != []
+    assert errors({**variables, "celery_app_env": {"UVICORN_FD": 3}}) == []
+    variables["celery_producer_web"]["environment"] = {"UVICORN_FD": "3"}
+    assert errors(variables) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["aiecommerce", "flash_promos", "local", "marketplace_ops", "processing"]
+)
+def test_the_examples_start_their_servers_with_the_socket(name: str) -> None:
+    file = ROOT / f"inventories/{name}/group_vars/all/celery.yml"
+    (web,) = re.findall(r"^celery_producer_web:\n(?:  .*\n)+", file.read_text(), re.MULTILINE)
+    command = yaml.safe_load(web)["celery_producer_web"]["command"]
+    assert socket_fault(command, {}, "") is None
