@@ -29,6 +29,7 @@ from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact, secrets_in
 from celery_fleet.compat import redbeat, versions
 from celery_fleet.config.settings import URL_VARIABLES
+from celery_fleet.release import serializers
 
 LOADER = "celery_fleet.loader.FleetLoader"
 
@@ -117,12 +118,9 @@ def check(request: CheckRequest) -> CheckReport:
     for name in request.tasks:
         if name not in app.tasks:
             report.errors.append(_missing(name, request.app, report.tasks))
-    if not _accepts_json(app.conf.accept_content):
-        report.errors.append(
-            f"application {request.app}: accept_content lacks json, which the fleet uses to talk to its"
-            " workers (canary, remote control); add json to accept_content, for example with"
-            " celery_app_settings.accept_content"
-        )
+    report.errors += serializers.problems(
+        app.conf, f"application {request.app}", request.settings or {}
+    )
     if _has_key_prefix(app, request):
         report.errors.append(
             f"application {request.app}: {_RESULT_OPTIONS} has a global_keyprefix, which the fleet's other"
@@ -224,11 +222,6 @@ def _no_zone(where: str, zone: str, ours: bool) -> str:
     if not known:
         hint = "this host has no time zones: add tzdata to celery_runtime_packages"
     return f"{place} is {zone!r}, and there is no such time zone: {hint}"
-
-
-def _accepts_json(accept: Any) -> bool:
-    # For kombu None means everything; names and content types may be mixed.
-    return accept is None or not {"json", "application/json"}.isdisjoint(accept)
 
 
 def _enter(directory: Path) -> None:

@@ -142,6 +142,63 @@ def test_an_application_that_accepts_no_json_is_refused(
         assert check(run, source, settings=settings)[1]["errors"] == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"task_serializer": "jsn"}, "celery_app_settings.task_serializer is 'jsn', but no serializer of that name"),
+        ({"task_serializer": "jsn"}, "did you mean json?"),
+        ({"result_serializer": "picle"}, "did you mean pickle?"),
+        ({"accept_content": ["json", "jason"]}, "celery_app_settings.accept_content has 'jason'"),
+        ({"accept_content": ["jason"]}, "did you mean json?"),
+        ({"result_accept_content": ["xyz"]}, "known are json, msgpack, pickle, yaml"),
+        ({"task_serializer": "pickle"}, "but accept_content lacks it"),
+        ({"task_serializer": "pickle", "accept_content": None}, "but accept_content lacks it"),
+        ({"task_serializer": "yaml", "result_accept_content": ["yaml", "json"]}, "add yaml to accept_content"),
+        ({"result_serializer": "yaml"}, "add yaml to accept_content"),
+        (
+            {"result_serializer": "yaml", "accept_content": ["yaml", "json"], "result_accept_content": ["json"]},
+            "add yaml to result_accept_content",
+        ),
+        ({"task_serializer": ["json"]}, "but no serializer of that name"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_serializer_that_can_not_be_used_is_refused(
+    run: Run, source: Path, settings: dict[str, Any], expected: str
+) -> None:
+    _, report = check(run, source, settings=settings)
+    (error,) = report["errors"]
+    assert expected in error
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task_serializer": "pickle", "accept_content": ["json", "application/x-python-serialize"]},
+        {"result_serializer": "yaml", "result_accept_content": ["yaml"]},
+        {"task_serializer": "own", "accept_content": ["json", "own"]},
+    ],
+    ids=str,
+)
+def test_a_serializer_that_is_accepted_passes(
+    run: Run, source: Path, settings: dict[str, Any]
+) -> None:
+    with (source / "shop.py").open("a") as stream:
+        stream.write(
+            "from kombu.serialization import register\n"
+            "register('own', lambda data: data['x'], None, 'application/x-own')\n"
+        )
+    assert check(run, source, settings=settings)[1]["errors"] == []
+
+
+def test_a_serializer_in_the_code_is_checked_as_well(run: Run, source: Path) -> None:
+    with (source / "shop.py").open("a") as stream:
+        stream.write("app.conf.task_serializer = 'yaml'\n")
+    (error,) = check(run, source, settings={})[1]["errors"]
+    assert error.startswith("task_serializer of application shop is 'yaml', but accept_content")
+    assert check(run, source, settings={"task_serializer": "json"})[1]["errors"] == []
+
+
 def test_a_key_prefix_in_the_code_is_refused(run: Run, source: Path) -> None:
     with (source / "shop.py").open("a") as stream:
         stream.write("app.conf.result_backend_transport_options = {'global_keyprefix': 'shop:'}\n")
