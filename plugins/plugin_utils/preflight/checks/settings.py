@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.connections import (
     refusals,
 )
@@ -126,6 +129,17 @@ _SWITCHES: Final = frozenset(
     worker_pool_restarts worker_redirect_stdouts worker_send_task_events
     """.split()  # noqa: SIM905 - as a list it would be a page of quotes
 )
+# What kombu and Celery read in the options of the two connections to Redis.
+_TRANSPORTS: Final = ("broker_transport_options", "result_backend_transport_options")
+TRANSPORT: Final = """
+    ack_emulation additional_connection_errors body_encoding client_name connect_retries_timeout credential_provider
+    deadletter_queue fanout_patterns fanout_prefix global_keyprefix health_check_interval interval_max interval_start
+    interval_step master_name max_connections max_retries min_other_sentinels polling_interval priority_steps
+    queue_order_strategy reauth_check_interval result_chord_ordered retry_on_timeout retry_policy
+    sentinel_fanout_compat sentinel_kwargs sep socket_connect_timeout socket_keepalive socket_keepalive_options
+    socket_timeout unacked_index_key unacked_key unacked_mutex_expire unacked_mutex_key unacked_restore_interval
+    unacked_restore_limit unacked_restore_throttle visibility_timeout
+    """.split()  # noqa: SIM905 - as a list it would be a page of quotes
 KNOWN: Final = (*_DEFAULTS, *_WITHOUT_DEFAULT)
 # The same as in `celery_fleet.config.settings`, which refuses them when a process starts.
 UNPINNABLE: Final = ("include", "imports")
@@ -146,6 +160,9 @@ _NOT_NEGATIVE: Final = frozenset(
     worker_prefetch_multiplier
     """.split()  # noqa: SIM905 - like the lists above
 )
+# Celery also takes an older name of prefork, a class, and what CELERY_CUSTOM_WORKER_POOL names.
+_POOLS: Final = next(tuple(map(str, one.choices)) for one in WORKER if one.name == "pool")
+_POOL: Final = re.compile(rf"{'|'.join(_POOLS)}|processes|custom|.*[.:].*")
 # Variables with these prefixes can be settings in the spelling of Django projects.
 _CELERYS: Final = ("celery_", "celeryd_", "celerybeat_")
 _WORKERS: Final = "celery_worker_instances"
@@ -171,6 +188,8 @@ def check_settings(model: Model) -> Iterator[Problem]:
                 path = dotted((VARIABLE, safe_key(name)))
                 yield from _name(name, path, hosts, is_allowed(path))
                 yield from _value(name, item, path, hosts)
+                if name in _TRANSPORTS:
+                    yield from _options(name, item, hosts, is_allowed)
 
 
 def check_misplaced(model: Model) -> Iterator[Problem]:
@@ -229,10 +248,35 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
             f"write [{', '.join(item.replace(',', ' ').split())}]",
             hosts=hosts,
         )
+    elif name == "worker_pool" and isinstance(item, str) and not _POOL.fullmatch(item):
+        near = suggestion(item, _POOLS)
+        yield Problem(
+            path,
+            "is not a pool that Celery knows, so no worker would start",
+            " ".join(part for part in (near, f"known are {', '.join(_POOLS)}") if part),
+            value=item,
+            hosts=hosts,
+        )
     elif name in _NOT_NEGATIVE and isinstance(item, (int, float)) and item < 0:
         yield Problem(
             path, "can't be negative", "write 0 or more, or remove it", value=str(item), hosts=hosts
         )
+
+
+def _options(
+    name: str, item: object, hosts: tuple[str, ...], is_allowed: Callable[[str], bool]
+) -> Iterator[Problem]:
+    """Refuse options of a connection that are almost the name of a known one, because nothing would read them."""
+    for option in as_mapping(item):
+        path = dotted((VARIABLE, name, safe_key(option)))
+        near = next((known for known in TRANSPORT if near_miss(option, known)), "")
+        if near and option not in TRANSPORT and not is_allowed(path):
+            yield Problem(
+                path,
+                "is not an option of the connections to Redis, so it has no effect",
+                f"did you mean {near}? If something reads it, add {path} to preflight_allowed_variables.",
+                hosts=hosts,
+            )
 
 
 def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Iterator[Problem]:

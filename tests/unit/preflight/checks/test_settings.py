@@ -12,6 +12,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
 )
 from celery.app.defaults import DEFAULTS, NAMESPACES, flatten
+from celery.concurrency import get_available_pool_names
+from kombu.transport.redis import SentinelChannel
 
 from celery_fleet.common.errors import FleetError
 from celery_fleet.compat import versions
@@ -173,3 +175,43 @@ def test_the_runtime_refuses_the_same() -> None:
 def test_the_names_agree_with_celery() -> None:
     assert set(settings._DEFAULTS) == set(DEFAULTS)
     assert (versions.CELERY[-1], versions.CELERY[0]) == settings.SUPPORTED
+
+
+@pytest.mark.parametrize(
+    "setting", ["broker_transport_options", "result_backend_transport_options"]
+)
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("visiblity_timeout", "visibility_timeout"),
+        ("Socket-Timeout", "socket_timeout"),
+        ("retry_polic", "retry_policy"),
+    ],
+)
+def test_a_misspelt_option_of_a_connection_is_refused(
+    variables: dict[str, Any], setting: str, option: str, meant: str
+) -> None:
+    (one,) = found(variables, setting, {option: 43200})
+    assert one.variable == f"celery_app_settings.{setting}.{option}"
+    assert one.severity is Severity.ERROR
+    assert f"did you mean {meant}?" in one.remedy
+    assert found({**variables, ALLOWED: [one.variable]}, setting, {option: 43200}) == []
+
+
+def test_every_option_of_a_connection_passes(variables: dict[str, Any]) -> None:
+    options = {name: 43200 for name in settings.TRANSPORT if name != "global_keyprefix"}
+    assert found(variables, "broker_transport_options", {**options, "a_providers_own": 1}) == []
+    assert set(SentinelChannel.from_transport_options) <= set(settings.TRANSPORT)
+
+
+@pytest.mark.parametrize("pool", ["thread", "Prefork", "fork"])
+def test_an_unknown_pool_in_the_settings_is_refused(variables: dict[str, Any], pool: str) -> None:
+    (one,) = found(variables, "worker_pool", pool)
+    assert one.variable == "celery_app_settings.worker_pool"
+    assert "no worker would start" in one.message
+    assert "known are prefork, threads, solo, gevent, eventlet" in one.remedy
+
+
+@pytest.mark.parametrize("pool", [*get_available_pool_names(), "shop.pools:TaskPool"])
+def test_a_pool_that_celery_knows_passes(variables: dict[str, Any], pool: str) -> None:
+    assert found(variables, "worker_pool", pool) == []
