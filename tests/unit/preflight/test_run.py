@@ -869,6 +869,53 @@ def test_files_for_unknown_groups_and_hosts_are_named(variables: Variables, tmp_
     }
 
 
+def test_files_that_ansible_does_not_read_are_warned_of(
+    variables: Variables, tmp_path: Path
+) -> None:
+    unread = {
+        "group_vars/celery_workers.yml.txt",
+        "group_vars/redis.YML",
+        "group_vars/all/limits.YML",
+        "group_vars/all/more/limits.yml.new",
+        "group_vars/all/limits.d/one.yml",
+        "host_vars/worker1/limits.conf",
+    }
+    for name in (
+        *unread,
+        "group_vars/all/limits.yml",
+        "group_vars/all/more/limits.yaml",
+        "group_vars/all/limits",
+        "group_vars/all/.limits.yml.swp",
+        "group_vars/all/limits.yml~",
+        "group_vars/README.txt",
+        *(
+            f"group_vars/all/limits.yml{end}"
+            for end in (".bak", ".orig", ".swp", ".md", ".example")
+        ),
+        "host_vars/worker2.example.org",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    given = {**variables, "inventory_dir": str(tmp_path)}
+    groups = {**GROUPS, "others": ["worker2.example.org"]}
+    found = problems(given, groups=groups)
+    assert {one.severity for one in found} == {Severity.WARNING}
+    assert {one.variable for one in found} == {
+        "group_vars/all/limits.d" if name.endswith("one.yml") else name for name in unread
+    }
+    assert "move it out of group_vars" in found[0].remedy
+    loader = DataLoader()
+    read = {
+        str(Path(path).relative_to(tmp_path))
+        for folder, names in (("group_vars", groups), ("host_vars", groups["all"]))
+        for name in names
+        for path in loader.find_vars_files(str(tmp_path / folder), name)
+    }
+    assert {"group_vars/all/limits.yml", "group_vars/all/more/limits.yaml"} < read
+    assert not read & unread
+
+
 @pytest.mark.parametrize(
     ("text", "is_plain"),
     [
