@@ -15,6 +15,7 @@ from typing import Final
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.vault import is_encrypted
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import origin
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
@@ -73,6 +74,12 @@ _WANTED: Final = {
     "int": ("a whole number", "write a whole number, without a unit and without quotes"),
     "float": ("a number", "write a number, without a unit and without quotes"),
 }
+# Remedies for a text that is one because the inventory is in INI, which reads values as Python does.
+_IN_INI: Final = {
+    "bool": "in INI write True or False",
+    "list": "in INI write a list as in Python, ['item', 'item'], or move it to a YAML file in group_vars",
+    "dict": "in INI write a mapping as in Python, {'key': 'value'}, or move it to a YAML file in group_vars",
+}
 _RELATIONS: Final = (
     "mutually_exclusive",
     "required_together",
@@ -90,7 +97,16 @@ def check_types(model: Model) -> Iterator[Problem]:
         for given, hosts in model.distinct_given(name):
             value = _from_command_line(given, option) if name in COMMAND_LINE else given
             for problem in check_value(model, (name,), value, option):
-                yield replace(problem, hosts=hosts)
+                yield replace(_in_ini(model, problem, hosts[0], option), hosts=hosts)
+
+
+def _in_ini(model: Model, problem: Problem, host: str, option: Option) -> Problem:
+    """Return the problem; for a wrong text that Ansible read from INI, with what to write there."""
+    raw = model.raw.get(host, {}).get(problem.variable)
+    remedy = _IN_INI.get(str(option.get("type")))
+    if remedy and isinstance(raw, str) and origin.is_ini(raw):
+        return replace(problem, remedy=remedy)
+    return problem
 
 
 def check_vault_tags(model: Model) -> Iterator[Problem]:

@@ -21,6 +21,9 @@ except ImportError:  # another version of ansible-core
     _Origin = None  # type: ignore[assignment,misc]  # the functions below check for None
 
 Locate = Callable[[object], "tuple[str, int] | None"]
+# Ends of files whose values have types, and directories of files that need no end to be YAML.
+_TYPED: Final = (".yml", ".yaml", ".json", ".toml")
+_VARIABLES: Final = {"group_vars", "host_vars"}
 _NAME: Final = re.compile(r"[.\[]")
 _DEEPEST: Final = 30
 
@@ -43,6 +46,13 @@ def exactly(value: object) -> tuple[str, int, int] | None:
     if not isinstance(path, str) or not isinstance(line, int) or line < 1:
         return None
     return path, line, getattr(tag, "col_num", None) or 0
+
+
+def is_ini(value: object) -> bool:
+    """Return whether Ansible read a value from an inventory in INI."""
+    place = located(value)
+    path = Path(place[0] if place else "")
+    return place is not None and path.suffix not in _TYPED and not _VARIABLES & {*path.parts}
 
 
 def find(

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.vars.manager import VariableManager
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import (
     origin,
     report,
@@ -111,3 +113,32 @@ def test_a_value_of_the_command_line_has_no_place(read: dict[str, Any]) -> None:
     overridden = {key: {"DJANGO-X": "y"} for key in read if key == "celery_app_env"}
     assert origin.find(read, "celery_app_env") is not None
     assert origin.find(overridden, "celery_app_env.DJANGO-X") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "remedy"),
+    [
+        ("hosts", "celery_app_cache=false", "in INI write True or False"),
+        ("hosts.ini", "celery_app_cache=yes", "in INI write True or False"),
+        ("hosts", "celery_app_external_queues=[mail]", "in INI write a list as in Python"),
+        ("hosts", "celery_app_env={A: b}", "in INI write a mapping as in Python"),
+        # A file without an end in group_vars is YAML.
+        ("group_vars/all", 'celery_app_cache: "false"', "write true or false, without quotes"),
+        ("group_vars/all.yml", 'celery_app_cache: "false"', "write true or false, without quotes"),
+    ],
+)
+def test_a_wrong_text_in_ini_gets_the_remedy_for_ini(
+    tmp_path: Path, file: str, line: str, remedy: str
+) -> None:
+    hosts = tmp_path / ("hosts" if file.startswith("group_vars") else file)
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / file).write_text(f"[all:vars]\n{line}\n" if file == hosts.name else f"{line}\n")
+    with hosts.open("a") as stream:
+        stream.write("[all]\nworker1\n")
+    loader = DataLoader()
+    inventory = InventoryManager(loader, sources=[str(hosts)])
+    given = VariableManager(loader, inventory).get_vars(host=inventory.get_host("worker1"))
+    name = line.split("=")[0].split(":")[0]
+    made = model({**valid(tmp_path / "source"), name: given[name]})
+    (one,) = [one for one in check(made) if one.variable == name]
+    assert one.remedy.startswith(remedy)
