@@ -18,6 +18,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.groups import (
     is_wrong_address,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.redis_service import (
+    is_used,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
@@ -293,6 +296,8 @@ def _shared(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
 
 def _called(model: Model) -> Iterator[Problem]:
     """Refuse addresses of Redis that its certificate is not for."""
+    if is_used(model):
+        return  # then these are the addresses of another Redis
     given = {
         x509.alternative_name(name)
         for host in model.members("redis")

@@ -178,6 +178,9 @@ def _is_used(model: Model, host: str, variable: str) -> bool:
     prefix = host in model.members("flower") and _prefix(model.value(host, "flower_url_prefix"))
     if variable == "flower_port":
         return not prefix
+    if variable in ("redis_broker_port", "redis_results_port"):
+        # With another Redis, by default they are the ports of its URLs, which may be the same.
+        return "celery_app_broker_url" not in model.given[host]
     if variable == "celery_app_cache_port":
         return model.value(host, "celery_app_cache") is True
     if variable == "celery_producer_web_port":

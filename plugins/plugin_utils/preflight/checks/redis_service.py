@@ -117,7 +117,8 @@ def _together(model: Model) -> Iterator[Problem]:
         if (text := as_text(value)) is not None
     ]
     members = model.members(FLEET)
-    if LEASE_HOST not in model.given_names:
+    # With hosts in the group redis, the first of them has it.
+    if LEASE_HOST not in model.given_names and not redis:
         yield Problem(
             LEASE_HOST,
             "is not set. The group redis has no host, so the inventory must name one for the lease of a run and "
