@@ -1545,6 +1545,25 @@ def test_no_secret_is_ever_shown(variables: Variables, name: str, shape: int) ->
     assert MARK not in text_of(problems({**variables, name: SHAPES[shape]()}))
 
 
+@pytest.mark.parametrize("word", ["secret", "SECRET", "worker", "secret\n"])
+def test_a_secret_that_is_a_word_of_our_names_hides_none(variables: Variables, word: str) -> None:
+    variables["celery_app_secret_env"] = {"DJANGO_SECRET_KEY": word}
+    variables["celery_worker_instances"]["discounts"]["concurrency"] = 0
+    variables["celery_app_env"] = {"DJANGO_SECRET_KEY": "x"}
+    text = text_of(problems(variables))
+    assert "celery_app_secret_env" in text
+    assert "DJANGO_SECRET_KEY" in text
+    assert "celery_worker_instances.discounts.concurrency" in text
+
+
+def test_a_secret_that_is_also_a_name_does_not_hide_the_name(variables: Variables) -> None:
+    variables["celery_app_secret_env"] = {"A": "discounts", "B": MARK}
+    variables["celery_worker_instances"]["discounts"] = {"concurrency": MARK}
+    one = only(problems(variables))
+    assert one.variable == "celery_worker_instances.discounts.concurrency"
+    assert MARK not in text_of([one])
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

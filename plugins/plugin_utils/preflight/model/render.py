@@ -213,7 +213,10 @@ def _host(
 
 
 def secrets_of(model: Model) -> frozenset[str]:
-    """Return all strings that no message may contain: those below secret names and `no_log` options."""
+    """Return all strings that no message may contain: those below secret names and `no_log` options.
+
+    A word of our variables' names, such as `secret`, hides nothing and would make messages unreadable.
+    """
     # Hosts share most of their values. The model keeps them all, so an id belongs to one value.
     values = {
         (name, id(value)): value
@@ -223,7 +226,8 @@ def secrets_of(model: Model) -> frozenset[str]:
     found: set[str] = set()
     for (name, _), value in values.items():
         found.update(_secrets(model.specs, (name,), value))
-    return frozenset(found)
+    names = " ".join(model.specs.options)
+    return frozenset(secret for secret in found if secret.strip().lower() not in names)
 
 
 def _secrets(specs: Specs, path: tuple[object, ...], value: object) -> set[str]:

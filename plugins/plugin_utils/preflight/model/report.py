@@ -23,11 +23,13 @@ def grouped(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def scrubbed(problems: Sequence[Problem], secrets: Collection[str]) -> list[Problem]:
-    """Return the problems without these secrets in any of their texts."""
+    """Return the problems without these secrets in any of their texts.
+
+    Names of variables stay: checks that name a key which may be a secret hide it themselves.
+    """
     return [
         replace(
             problem,
-            variable=scrub(problem.variable, secrets),
             message=scrub(problem.message, secrets),
             remedy=scrub(problem.remedy, secrets),
             value=scrub(problem.value, secrets),
