@@ -1565,6 +1565,38 @@ def test_a_secret_that_is_also_a_name_does_not_hide_the_name(variables: Variable
 
 
 @pytest.mark.parametrize(
+    ("template", "message", "remedy"),
+    [
+        (
+            "{{ lookup('pipe', 'exit 3 # MARK') }}",
+            "the lookup pipe failed",
+            "install its collection",
+        ),
+        (
+            "{{ lookup('no.such.store', 'MARK') }}",
+            "the lookup no.such.store failed",
+            "unlock its store",
+        ),
+        (
+            "{{ lookup('pipe', 'echo can not decrypt MARK; exit 1') }}",
+            "the lookup pipe failed",
+            "install its collection",
+        ),
+        ("{{ 'MARK' | from_json }}", "the filter ansible.builtin.from_json failed", "correct the"),
+    ],
+)
+def test_a_failed_plugin_is_named_without_the_secret(
+    variables: Variables, template: str, message: str, remedy: str
+) -> None:
+    template = template.replace("MARK", MARK)
+    one = only(problems({**variables, "celery_app_secret_env": {"TOKEN": template}}))
+    assert one.variable == "celery_app_secret_env.TOKEN"
+    assert message in one.message
+    assert remedy in one.remedy
+    assert MARK not in text_of([one])
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("celery_app_name", MARK),

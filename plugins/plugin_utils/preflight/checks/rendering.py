@@ -49,6 +49,11 @@ def _remedy(model: Model, failure: RenderFailure) -> str:
     missing = failure.missing
     if failure.message == ENCRYPTED:
         return "pass its password: --ask-vault-pass, or --vault-password-file with the file's name"
+    if failure.plugin.startswith("lookup"):
+        return (
+            "install its collection, and the program that it needs, on the control node, and unlock its store; or "
+            "correct the expression"
+        )
     # A secret's text is not shown, so `value` is empty for it.
     plain = (
         "; or, if the braces are part of the secret, put !unsafe before it"

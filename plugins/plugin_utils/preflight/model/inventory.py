@@ -86,6 +86,7 @@ class RenderFailure:
         value: The template as written, or empty if it must not be shown.
         given: True for a value of the inventory, False for a default of a role.
         missing: The undefined name, if that is the reason.
+        plugin: Kind and name of the plugin that failed, such as `lookup pipe`, if that is the reason.
     """
 
     path: tuple[object, ...]
@@ -94,6 +95,7 @@ class RenderFailure:
     value: str
     given: bool
     missing: str = ""
+    plugin: str = ""
 
 
 @dataclass(frozen=True)

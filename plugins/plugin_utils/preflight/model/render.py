@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ansible.errors import AnsibleError, AnsibleUndefinedVariable
+from ansible.errors import AnsibleError, AnsibleTemplatePluginError, AnsibleUndefinedVariable
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     FLEET,
@@ -35,6 +35,7 @@ MakeRender = Callable[[dict[str, object]], Render]
 Path = tuple[object, ...]
 
 _UNDEFINED = re.compile(r"'([^']+)' is undefined")
+_PLUGIN = re.compile(r"\b(lookup|filter|test) plugin '([\w.]+)'")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^#jinja2:")
 _DEEPEST = 30
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -143,7 +144,8 @@ class _Host:
         secret = self.specs.is_hidden(path)
         message, missing = _reason(error, secret)
         shown = "" if secret or not isinstance(raw, str) else redact.show(str(raw), False)
-        self.failures.append(RenderFailure(path, self.name, message, shown, given, missing))
+        plugin = _plugin(error)
+        self.failures.append(RenderFailure(path, self.name, message, shown, given, missing, plugin))
 
 
 def build(
@@ -249,13 +251,25 @@ def _reason(error: Exception, secret: bool) -> tuple[str, str]:
         text = redact.one_line(str(error), 300)
         found = _UNDEFINED.search(text)
         return f"can't be rendered: {text}", found[1] if found else ""
-    if "vault" in type(error).__name__.lower() or "decrypt" in str(error).lower():
+    plugin, text = _plugin(error), str(error).lower()
+    # A lookup such as community.sops.sops has its own keys.
+    if "vault" in type(error).__name__.lower() or (
+        "decrypt" in text and ("vault secret" in text or not plugin.startswith("lookup"))
+    ):
         return ENCRYPTED, ""
     if isinstance(error, RecursionError):
         return "refers to itself, or is nested too deeply", ""
+    if secret and plugin:
+        return f"can't be rendered: the {plugin} failed. What it said may contain the secret", ""
     if secret or not isinstance(error, AnsibleError):
         return f"can't be rendered ({type(error).__name__})", ""
     return f"can't be rendered: {hide_logins(redact.one_line(str(error), 300))}", ""
+
+
+def _plugin(error: Exception) -> str:
+    """Return kind and name of the plugin that failed in a template, or an empty string."""
+    found = isinstance(error, AnsibleTemplatePluginError) and _PLUGIN.search(str(error))
+    return f"{found[1]} {found[2]}" if found else ""
 
 
 def _of_the_roles_own(raw: object) -> bool:
