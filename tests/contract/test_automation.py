@@ -82,6 +82,17 @@ def test_jobs_of_gitlab_have_stages_and_parents_that_exist() -> None:
         assert set(job.get("needs", [])) <= set(jobs)
 
 
+def test_jobs_of_merge_requests_on_gitlab_need_no_protected_variable() -> None:
+    found = loaded("gitlab.yml")
+    comments = " ".join(re.findall(r"^ *# ?(.*)$", (EXAMPLES / "gitlab.yml").read_text(), re.M))
+    protected = set(re.findall(r"([A-Z_]+)[^.]*? is protected", comments))
+    assert protected == {"SSH_KEY"}
+    assert "VAULT_PASSWORD is masked and not protected" in comments
+    merging = [job for job in found.values() if "merge_request_event" in str(job)]
+    for job in [*merging, found["variables"], found["default"]]:
+        assert not [name for name in protected if f"${name}" in str(job)]
+
+
 def test_the_execution_environment_is_valid() -> None:
     schema = Path(ansiblelint.schemas.__file__).with_name("execution-environment.json")
     found = loaded("execution-environment.yml")
