@@ -58,7 +58,7 @@ def claims(
     units = [slice_unit(app), f"{app}-health.service", f"{app}-health.timer"]
     paths = [facts["directory"]]
     if own:
-        units.append(f"{app}.target")
+        units += [f"{app}.target", f"{app}-servers.target"]
         paths += [facts["root"], facts["state"], log_directory(app), f"/etc/logrotate.d/{app}"]
     if "redis" in here:
         units += [f"redis@{app}-broker.service", f"redis@{app}-results.service"]

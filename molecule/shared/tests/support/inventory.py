@@ -164,7 +164,7 @@ def units(variables: Mapping[str, Any]) -> list[str]:
     if has_web(variables) or "flower" in groups:
         names.append("nginx.service")
     if groups & {"celery_workers", "celery_beat", "celery_producers", "flower"}:
-        names.append(f"{app}.target")
+        names += [f"{app}.target", f"{app}-servers.target"]
     return names
 
 
