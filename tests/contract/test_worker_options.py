@@ -122,8 +122,7 @@ def test_systemd_takes_the_directive(option: Option, tmp_path: Path) -> None:
     unit = tmp_path / "one.service"
     for value in given:
         lines = [item["line"] for item in directives([option], {option.name: value})]
-        head = ["[Service]", "ExecStart=/bin/true", f"[{option.section}]"]
-        unit.write_text("\n".join([*head, *lines, ""]))
+        unit.write_text("\n".join(["[Service]", "ExecStart=/bin/true", *lines, ""]))
         done = systemd.analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
         against = done.stderr or (f"exit status {done.returncode}" if done.returncode else "")
         assert not against, (

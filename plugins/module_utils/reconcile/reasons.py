@@ -29,6 +29,9 @@ _FLAGS = {
 }
 # The comment above a line in a worker's drop-in: the option that the line comes from.
 _OPTION = re.compile(r"# ([a-z_]+)")
+# The lines of `requires_mounts_for`, and a path in its command.
+_OF_MOUNTS = ("ExecStartPre", "After", "PartOf")
+_PATH = re.compile(r'\\"(.*?)\\"')
 _VALUES = {"yes": "true", "no": "false", "pid": "true", "all": "false"}
 # Parts of the delivery → their variables, if those have other names.
 _PARTS = {
@@ -167,6 +170,10 @@ def _drop_in(text: str) -> dict[str, str]:
             found["drain_timeout"] = drain[1]
         elif directive == "ExecStopPost" and "/hand_back.py " in value:
             found["hand_back"] = "true"
+        elif option and option[1] == "requires_mounts_for" and directive in _OF_MOUNTS:
+            # Of its lines, the command names the paths.
+            if directive == "ExecStartPre":
+                found[option[1]] = " ".join(_PATH.findall(value))
         elif option and _is_ours(option[1], directive):
             name = option[1]
             own = _VALUES.get(value) or value.strip('"')

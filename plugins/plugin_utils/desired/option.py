@@ -32,9 +32,8 @@ class Option:
         syntax: Pattern of the whole text.
         like: Examples of that syntax, for messages.
         flag: Flag of `celery worker` that passes it to the process. The option is named after it, with underscores.
-        directive: Directive of the worker's unit with which systemd enforces it. The option is named after it, in lower
-            case and with underscores.
-        section: The directive's section in the unit.
+        directive: Directive in the section [Service] of the worker's unit with which systemd enforces it. The option is
+            named after it, in lower case and with underscores.
         words: Values of the directive for false and true.
         secret: Whether the value must never be shown.
         options: Keys below it.
@@ -53,7 +52,6 @@ class Option:
     like: str = ""
     flag: str = ""
     directive: str = ""
-    section: str = "Service"
     words: tuple[str, str] = ("no", "yes")
     secret: bool = False
     options: tuple[Option, ...] = ()
@@ -164,7 +162,7 @@ def directives(options: Iterable[Option], given: Mapping[str, Any]) -> list[dict
             {
                 "option": option.name,
                 "line": f"{option.directive}={text}",
-                "section": option.section,
+                "section": "Service",
             }
             for text in texts
         ]

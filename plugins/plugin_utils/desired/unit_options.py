@@ -5,8 +5,10 @@ The table is data on the control node, as in `worker_options.py`; `Option` in `o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
@@ -17,6 +19,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
 _CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
 _TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
+_MOUNTS: Final = "requires_mounts_for"
+# It runs as root outside of the sandbox, so without the process's environment.
+_SYSTEMD_RUN: Final = "+/usr/bin/env -i /usr/bin/systemd-run --quiet --collect"
 
 # fmt: off
 UNIT: Final[tuple[Option, ...]] = (
@@ -49,9 +54,10 @@ UNIT: Final[tuple[Option, ...]] = (
     Option("umask", "str", "systemd's C(UMask): permissions that new files don't get. Without it only the unit's own "
            "user can read them (C(0077)).",
            syntax=re.compile("0[0-7]{3}"), like='"0027"', directive="UMask"),
-    Option("requires_mounts_for", "list",
-           "Paths whose filesystems must be mounted while it runs: systemd's C(RequiresMountsFor).",
-           elements="path", directive="RequiresMountsFor", section="Unit"),
+    Option(_MOUNTS, "list",
+           "Paths on filesystems that must be mounted while it runs, as with systemd's C(RequiresMountsFor). If one "
+           "can't be mounted, systemd tries again every two seconds.",
+           elements="path"),
     Option("unit_lines", "dict",
            "Other directives of the unit's section C([Service]), such as C(LimitNOFILE), name to value. A list of "
            "values repeats the name.\n"
@@ -74,12 +80,51 @@ def variable(name: str, process: str) -> Option:
 
 def unit_lines(table: Iterable[Option], options: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the lines of a unit's drop-in for its options, each with its `option`, `line` and `section`."""
-    found = directives(table, options)
+    found = directives(table, options) + _mounts(options.get(_MOUNTS) or [])
     for name, given in (options.get("unit_lines") or {}).items():
         for value in given if isinstance(given, (list, tuple)) else [given]:
             text = ("no", "yes")[value] if isinstance(value, bool) else str(value)
             found.append({"option": "unit_lines", "line": f"{name}={text}", "section": "Service"})
     return found
+
+
+def _mounts(paths: Iterable[str]) -> list[dict[str, str]]:
+    """Return the lines with which a process runs only while the filesystems of these paths are mounted.
+
+    With RequiresMountsFor= in its own unit, a mount that fails once at boot would leave the process down for good:
+    Restart= has no effect on a unit that was not started. So a command of the unit asks systemd for the mounts, for
+    another unit, and fails without them. The dependencies stop the process before a mount.
+    """
+    plain = [os.path.normpath(path) for path in paths]
+    places = {place for path in plain for place in (path, *map(str, PurePosixPath(path).parents))}
+    units = " ".join(_mount_unit(place) for place in sorted(places) if place.strip("/"))
+    if not units:
+        return []
+    wanted = _quoted("--property=RequiresMountsFor=" + " ".join(map(_quoted, plain)))
+    command = f"{_SYSTEMD_RUN} {wanted.replace('%', '%%').replace('$', '$$')} /usr/bin/true"
+    lines = {
+        f"ExecStartPre={command}": "Service",
+        f"After={units}": "Unit",
+        f"PartOf={units}": "Unit",
+    }
+    return [
+        {"option": _MOUNTS, "line": line, "section": section} for line, section in lines.items()
+    ]
+
+
+def _quoted(text: str) -> str:
+    """Return a text as one word for systemd."""
+    return '"' + re.sub(r'([\\"])', r"\\\1", text) + '"'
+
+
+def _mount_unit(place: str) -> str:
+    """Return the name of the unit of a mount, as `systemd-escape --path --suffix=mount` does."""
+    escaped = re.sub(
+        r"[^A-Za-z0-9:_./]|^\.",
+        lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode()),
+        place.strip("/"),
+    )
+    return f"{escaped.replace('/', '-')}.mount"
 
 
 def drop_in(unit: str, options: Mapping[str, Any]) -> dict[str, Any]:

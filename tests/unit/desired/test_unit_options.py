@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ SystemCallFilter=mbind
 SystemCallFilter=~ptrace
 PrivateTmp=no
 """
+MOUNT = '+/usr/bin/env -i /usr/bin/systemd-run --quiet --collect "--property=RequiresMountsFor={}" /usr/bin/true'
+MOUNTED = MOUNT.format(r"\"/srv/my media\"")
+UNITS_OF_MOUNTS = r"srv.mount srv-my\x20media.mount"
+DROP_IN = SERVICE.replace("LimitNOFILE", f"ExecStartPre={MOUNTED}\nLimitNOFILE")
+DROP_IN += f"[Unit]\nAfter={UNITS_OF_MOUNTS}\nPartOf={UNITS_OF_MOUNTS}\n"
 # variable, part of the plan, unit, environment file
 UNITS = [
     ("celery_producer_web", "celery_producer", "web"),
@@ -76,8 +82,7 @@ def test_options_are_in_a_drop_in_that_is_removed_without_them(
     assert problems(given) == []
     wanted = oracle.wanted_by(given, part)
     files = {item["dest"]: item["content"] for item in wanted["files"]}
-    mounts = '[Unit]\nRequiresMountsFor="/srv/my media"\n'
-    assert without_comments(files[path]) == f"[Service]\n{SERVICE}{mounts}"
+    assert without_comments(files[path]) == f"[Service]\n{DROP_IN}"
     assert {"path": path.rpartition("/")[0]} in wanted["directories"]
     assert 'SOME_SWITCH="on"\n' in files[f"/etc/celery-fleet/shop/{name}.env"]
     before = oracle.wanted_by(everywhere, part)
@@ -94,7 +99,37 @@ def test_a_worker_has_the_same_options(tmp_path: Path) -> None:
     files = oracle.wanted_by(given, "celery_worker")["files"]
     path = "/etc/systemd/system/shop-worker@discounts.service.d/10-fleet.conf"
     (text,) = (item["content"] for item in files if item["dest"] == path)
-    assert without_comments(text).endswith(f'{SERVICE}[Unit]\nRequiresMountsFor="/srv/my media"\n')
+    assert without_comments(text).endswith(DROP_IN)
+
+
+def test_a_mount_that_fails_at_boot_is_tried_again() -> None:
+    """RequiresMountsFor= and Requires= of the unit itself would leave it down, because Restart= is not for that."""
+    wanted = {"requires_mounts_for": ["/srv/media/../files/", '/mnt/100%-$x\\"y']}
+    found = [item["line"].partition("=")[::2] for item in unit_lines(UNIT, wanted)]
+    (command,) = (value for name, value in found if name == "ExecStartPre")
+    # A failure counts: there is no `-`.
+    assert command == MOUNT.format(r"\"/srv/files\" \"/mnt/100%%-$$x\\\\\\\"y\"")
+    names = r"mnt.mount mnt-100\x25\x2d\x24x\x5c\x22y.mount srv.mount srv-files.mount"
+    # Stopped by the mount, and before it.
+    assert {"After": names, "PartOf": names}.items() <= dict(found).items()
+    assert not {"Requires", "RequiresMountsFor", "BindsTo"} & {name for name, _ in found}
+
+
+def test_the_root_is_always_mounted() -> None:
+    assert unit_lines(UNIT, {"requires_mounts_for": ["/"]}) == unit_lines(UNIT, {})
+
+
+@pytest.mark.parametrize(
+    "path", ["/srv/my-media", "/srv/mé dia/.x", "/.hidden/a:b_c.d", "/srv/a\\b"]
+)
+def test_names_of_mounts_are_systemds(path: str) -> None:
+    lines = [item["line"] for item in unit_lines(UNIT, {"requires_mounts_for": [path]})]
+    (after,) = (line.removeprefix("After=") for line in lines if line.startswith("After="))
+    escape = ["systemd-escape", "--path", "--suffix=mount", path]
+    assert (
+        after.split()[-1]
+        == subprocess.run(escape, capture_output=True, text=True, check=True).stdout.strip()
+    )
 
 
 def test_systemd_accepts_all_directives(tmp_path: Path) -> None:

@@ -78,6 +78,10 @@ MemoryDenyWriteExecute=yes
 ProcSubset=pid
 """
 MEMORY = f"{BASE}# memory_max\nMemoryMax="
+MOUNTS = (
+    f'{BASE}# requires_mounts_for\nExecStartPre=+/usr/bin/systemd-run "--property=RequiresMountsFor=\\"/srv/my {{}}\\""'
+    " /usr/bin/true\n[Unit]\n# requires_mounts_for\nAfter=srv.mount\n# requires_mounts_for\nPartOf=srv.mount\n"
+)
 PATHS = f'{BASE}# read_write_paths\nReadWritePaths="/a"\n'
 
 
@@ -91,6 +95,8 @@ PATHS = f'{BASE}# read_write_paths\nReadWritePaths="/a"\n'
         (BASE, BASE.replace("=pid", "=all"), ["proc_subset_pid true → false"]),
         (BASE, BASE.replace("--drain 300", "--drain 600").replace("330s", "630s"), ["drain_timeout 300 → 600"]),
         (PATHS, f'{PATHS}# read_write_paths\nReadWritePaths="/b"\n', ["read_write_paths /a → /a /b"]),
+        (MOUNTS.format("a"), MOUNTS.format("b"), ["requires_mounts_for /srv/my a → /srv/my b"]),
+        (BASE, MOUNTS.format("a"), ["requires_mounts_for → /srv/my a"]),
         # This follows from the runtime, which is another input.
         (BASE, BASE.replace("/1/", "/2/"), []),
         (BASE.replace("/system/", "/"), BASE, []),
