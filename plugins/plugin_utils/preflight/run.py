@@ -94,7 +94,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     schedule.check_zone,
     commands.check_commands,
     values.check_types,
-    names.check_directories,
+    directories.check_own_directories,
     directories.check_directories,
     names.check_hosts,
     names.check_allowed,

@@ -1906,11 +1906,11 @@ def test_a_value_that_all_hosts_share_is_rendered_once(variables: Variables) -> 
         ("celery_app_root", "/"),
         ("celery_app_root", "/opt"),
         ("celery_app_root", "/opt/*"),
-        ("celery_app_state_directory", "/var/lib/../lib"),
-        ("celery_app_state_directory", "state"),
+        ("celery_app_root", "state"),
         ("redis_config_directory", "/etc/celery fleet"),
         ("celery_app_config_directory", "/etc/shop"),
         ("celery_app_config_directory", "/etc/celery-fleet/other"),
+        ("celery_app_state_directory", "/data/shop"),
     ],
 )
 def test_directories_that_a_removal_could_not_delete_are_refused(
@@ -1922,17 +1922,19 @@ def test_directories_that_a_removal_could_not_delete_are_refused(
 
 
 def test_directories_of_an_application_may_be_elsewhere(variables: dict[str, Any]) -> None:
-    assert (
-        problems(
-            {
-                **variables,
-                "celery_app_root": "/srv/shop/",
-                "celery_app_state_directory": "/data/s-1",
-            }
-        )
-        == []
-    )
-    assert problems({**variables, "celery_app_config_directory": "/etc/celery-fleet/shop"}) == []
+    assert problems({**variables, "celery_app_root": "/srv/shop/"}) == []
+
+
+def test_directories_that_can_only_be_one(variables: dict[str, Any]) -> None:
+    same = {
+        "celery_app_config_directory": "/etc/celery-fleet/shop",
+        "celery_app_state_directory": "/var/lib/shop/",
+    }
+    assert problems({**variables, **same}) == []
+    # Units have StateDirectory= below /var/lib, and may write to nothing else.
+    found = only(problems({**variables, "celery_app_state_directory": "/srv/state"}))
+    assert "beat could not write its schedule" in found.message
+    assert found.remedy == "leave it out; it is /var/lib/shop"
 
 
 @pytest.mark.parametrize(
@@ -2060,8 +2062,8 @@ def test_ciphertext_without_its_tag_is_refused(variables: Variables) -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("celery_app_state_directory", "/var/lib"),
-        ("celery_app_state_directory", "/home/admin/"),
+        ("celery_app_root", "/var/lib"),
+        ("celery_app_root", "/home/admin/"),
         ("celery_app_root", "/usr/local"),
         ("celery_app_root", "/usr/share/shop"),
         ("celery_app_root", "/tmp/shop"),

@@ -1,4 +1,4 @@
-"""Checks celery_app_directories, the directories that a run creates for an application's files, and those of root."""
+"""Checks the application's directories: the fleet's own, and those of celery_app_directories, which a run creates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
     DIRECTORY,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import log_directory
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
-    BELOW_SYSTEM,
-    PARENTS,
-)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
     is_plain_path,
 )
@@ -33,10 +29,70 @@ VARIABLE: Final = "celery_app_directories"
 _OURS: Final = ("celery_app_root", "celery_app_config_directory", "redis_config_directory")
 _STATE: Final = "celery_app_state_directory"
 _MODE: Final = next(option for option in DIRECTORY if option.name == "mode")
+# At least two parts: /opt itself belongs to no application. A removal accepts the same (removal/footprint.py).
+_OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
+# Patterns of directories: below these everything is the system's, and in these several applications have their own.
+_BELOW_SYSTEM: Final = (
+    r"/(bin|boot|dev|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|var/(run|tmp))/.*"
+)
+_PARENTS: Final = r"/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+"
+_SHARED_DIRECTORY = re.compile(
+    rf"{_BELOW_SYSTEM}|{_PARENTS}|/var/(run|tmp|www/html|lib/celery-fleet(-redis)?|log/celery-fleet)"
+    r"|/usr/(?!local(/|$)).*|/usr/local(/(bin|etc|games|include|lib|man|sbin|share|src))?"
+    r"|/var/lib/(apt|dpkg|mysql|postgresql|redis|systemd|valkey)"
+    r"|/etc/(apt|celery-fleet|cron\.d|default|init\.d|nginx|redis|ssh|ssl|systemd|valkey)|/etc/ssl/(certs|private)"
+)
+# Variables of directories that can only be one: its parent, what it is, and what would be wrong with another one.
+_FIXED: Final = {
+    "celery_app_config_directory": (
+        "/etc/celery-fleet",
+        "in which runs look for an application's mark",
+        "other applications could take over its files, and a removal would not find it",
+    ),
+    "celery_app_state_directory": (
+        "/var/lib",
+        "in which systemd gives units their state (StateDirectory=)",
+        "beat could not write its schedule, and workers would have their state elsewhere",
+    ),
+}
 _SYSTEM = re.compile(
-    rf"{BELOW_SYSTEM}|{PARENTS}|/(etc|usr)/.*"
+    rf"{_BELOW_SYSTEM}|{_PARENTS}|/(etc|usr)/.*"
     r"|/var/lib/celery-fleet(-redis)?(/.*)?|/var/log/celery-fleet(/.*)?"
 )
+
+
+def check_own_directories(model: Model) -> Iterator[Problem]:
+    """Check the directories that belong only to the application, because its removal deletes them."""
+    for variable in ("celery_app_root", "redis_config_directory"):
+        for value, hosts in model.distinct_given(variable):
+            if isinstance(value, str) and not _OWN_DIRECTORY.fullmatch(value.rstrip("/")):
+                yield Problem(
+                    variable,
+                    "is not a directory that can belong only to one application",
+                    "write an absolute path, in at least two parts of letters, digits and . _ + : @ -",
+                    value=model.show((variable,), value or '""'),
+                    hosts=hosts,
+                )
+            elif isinstance(value, str) and _SHARED_DIRECTORY.fullmatch(value.rstrip("/")):
+                yield Problem(
+                    variable,
+                    "belongs to the system or to several applications. A run would give it to this application, and a "
+                    "removal would delete it",
+                    "write a directory of the application's own, as in /srv/shop",
+                    value=model.show((variable,), value),
+                    hosts=hosts,
+                )
+    for variable, (parent, what, otherwise) in _FIXED.items():
+        for value, hosts in model.distinct_given(variable):
+            wanted = {f"{parent}/{model.value(host, 'celery_app_name')}" for host in hosts}
+            if isinstance(value, str) and {value.rstrip("/")} != wanted:
+                yield Problem(
+                    variable,
+                    f"is not the directory {what}: {otherwise}",
+                    f"leave it out; it is {', '.join(sorted(wanted))}",
+                    value=model.show((variable,), value or '""'),
+                    hosts=hosts,
+                )
 
 
 def check_directories(model: Model) -> Iterator[Problem]:

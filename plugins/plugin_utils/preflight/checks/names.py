@@ -30,17 +30,6 @@ _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # The upper bound of a certificate's common name (RFC 5280): no certificate is made for a longer one.
 _LONGEST_HOST = 64
-# At least two parts: /opt itself belongs to no application. A removal accepts the same (removal/footprint.py).
-_OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
-# Patterns of directories: below these everything is the system's, and in these several applications have their own.
-BELOW_SYSTEM: Final = r"/(bin|boot|dev|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|var/(run|tmp))/.*"
-PARENTS: Final = r"/var/(backups|cache|lib|local|log|mail|opt|spool|www)|/home/[^/]+"
-_SHARED_DIRECTORY = re.compile(
-    rf"{BELOW_SYSTEM}|{PARENTS}|/var/(run|tmp|www/html|lib/celery-fleet(-redis)?|log/celery-fleet)"
-    r"|/usr/(?!local(/|$)).*|/usr/local(/(bin|etc|games|include|lib|man|sbin|share|src))?"
-    r"|/var/lib/(apt|dpkg|mysql|postgresql|redis|systemd|valkey)"
-    r"|/etc/(apt|celery-fleet|cron\.d|default|init\.d|nginx|redis|ssh|ssl|systemd|valkey)|/etc/ssl/(certs|private)"
-)
 _WORD = re.compile(r"\w*")
 # Variables that list the names that preflight accepts, and the remedy for a wrong entry of each.
 _ALLOWANCES: Final = {
@@ -318,40 +307,6 @@ def _queue(
             value=model.show(path, queue or '""'),
             hosts=hosts,
         )
-
-
-def check_directories(model: Model) -> Iterator[Problem]:
-    """Check the directories that belong only to the application, because its removal deletes them."""
-    for variable in ("celery_app_root", "celery_app_state_directory", "redis_config_directory"):
-        for value, hosts in model.distinct_given(variable):
-            if isinstance(value, str) and not _OWN_DIRECTORY.fullmatch(value.rstrip("/")):
-                yield Problem(
-                    variable,
-                    "is not a directory that can belong only to one application",
-                    "write an absolute path, in at least two parts of letters, digits and . _ + : @ -",
-                    value=model.show((variable,), value or '""'),
-                    hosts=hosts,
-                )
-            elif isinstance(value, str) and _SHARED_DIRECTORY.fullmatch(value.rstrip("/")):
-                yield Problem(
-                    variable,
-                    "belongs to the system or to several applications. A run would give it to this application, and a "
-                    "removal would delete it",
-                    "write a directory of the application's own, as in /srv/shop",
-                    value=model.show((variable,), value),
-                    hosts=hosts,
-                )
-    for value, hosts in model.distinct_given("celery_app_config_directory"):
-        wanted = {f"/etc/celery-fleet/{model.value(host, 'celery_app_name')}" for host in hosts}
-        if isinstance(value, str) and {value.rstrip("/")} != wanted:
-            yield Problem(
-                "celery_app_config_directory",
-                "is not the directory in which runs look for an application's mark: other applications could take over "
-                "its files, and a removal would not find it",
-                f"leave it out; it is {', '.join(sorted(wanted))}",
-                value=model.show(("celery_app_config_directory",), value or '""'),
-                hosts=hosts,
-            )
 
 
 def check_hosts(model: Model) -> Iterator[Problem]:

@@ -13,7 +13,6 @@ VARIABLE = "celery_app_directories"
 #: Variables with the fleet's directories, each with a value below /srv/shop.
 OURS = {
     "celery_app_root": "/srv/shop/fleet/app",
-    "celery_app_state_directory": "/srv/shop/state",
     "redis_config_directory": "/srv/shop/redis",
 }
 
@@ -93,17 +92,11 @@ def test_options_that_are_refused_anyway_are_one_mistake(
 
 
 @pytest.mark.parametrize("name", ["celery_app_root", "redis_config_directory"])
-@pytest.mark.parametrize("path", ["/srv/shop/state/app", "/srv/shop/state"])
+@pytest.mark.parametrize("path", ["/var/lib/shop/app", "/var/lib/shop"])
 def test_roots_directories_are_not_in_the_applications(
     tmp_path: Path, name: str, path: str
 ) -> None:
     """The user who owns the state could rename the directory and put a link in its place."""
-    given = {**valid(tmp_path), "celery_app_state_directory": "/srv/shop/state", name: path}
-    (one,) = problems(given)
+    (one,) = problems({**valid(tmp_path), name: path})
     assert (one.variable, one.value) == (name, path)
-    assert "is in /srv/shop/state (celery_app_state_directory)" in one.message
-
-
-def test_the_state_may_be_in_a_directory_of_roots(tmp_path: Path) -> None:
-    given = {"celery_app_root": "/srv/shop", "celery_app_state_directory": "/srv/shop/state"}
-    assert problems({**valid(tmp_path), **given}) == []
+    assert "is in /var/lib/shop (celery_app_state_directory)" in one.message
