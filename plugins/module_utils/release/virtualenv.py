@@ -59,7 +59,7 @@ _WHEEL = re.compile(r"([^-]+)-([^-]+)(?:-[^-]+){3,4}\.whl")
 #: Variable that limits the compilation.
 COMPILING = "celery_release_compile_timeout"
 
-# As in preflight/checks/interpreter.py, which only sees the path in the inventory.
+# As in preflight/checks/sandbox.py, which only sees the path in the inventory.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
 
 # Bytes of pip's log that are kept when it fails.

@@ -2080,7 +2080,7 @@ def test_a_directory_of_the_system_is_not_the_applications(
 
 
 @pytest.mark.parametrize(
-    "value", ["/srv/shop", "/usr/local/shop", "/home/admin/shop", "/library/a"]
+    "value", ["/srv/shop", "/usr/local/shop", "/var/lib/other/shop", "/library/a"]
 )
 def test_a_directory_of_the_applications_own_is_accepted(variables: Variables, value: str) -> None:
     assert problems({**variables, "celery_app_root": value}) == []

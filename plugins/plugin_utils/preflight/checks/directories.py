@@ -11,6 +11,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
     DIRECTORY,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import log_directory
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
+    VISIBLE,
+    hidden_by_sandbox,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
     is_plain_path,
 )
@@ -18,9 +22,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     UNKNOWN,
     Model,
     Problem,
+    Severity,
     as_mapping,
     as_text,
     dotted,
+    each_process,
 )
 
 VARIABLE: Final = "celery_app_directories"
@@ -82,6 +88,14 @@ def check_own_directories(model: Model) -> Iterator[Problem]:
                     value=model.show((variable,), value),
                     hosts=hosts,
                 )
+            elif isinstance(value, str) and (hidden := hidden_by_sandbox(value)):
+                yield Problem(
+                    variable,
+                    f"is {hidden}",
+                    "write a directory of the application's own, as in /srv/shop",
+                    value=model.show((variable,), value),
+                    hosts=hosts,
+                )
     for variable, (parent, what, otherwise) in _FIXED.items():
         for value, hosts in model.distinct_given(variable):
             wanted = {f"{parent}/{model.value(host, 'celery_app_name')}" for host in hosts}
@@ -97,7 +111,9 @@ def check_own_directories(model: Model) -> Iterator[Problem]:
 
 def check_directories(model: Model) -> Iterator[Problem]:
     """Refuse directories that belong to the fleet or the system or contain the fleet's, and invalid options."""
+    processes = [*each_process(model)]
     for host in model.hosts:
+        units = [options for _, options, hosts in processes if host in hosts]
         ours = {one: name for name in _OURS if (one := as_text(model.value(host, name)))}
         whole = _removed_whole(model, host)
         yield from _inside_the_applications(host, ours, whole)
@@ -132,6 +148,15 @@ def check_directories(model: Model) -> Iterator[Problem]:
                     'give it owner: root and mode: "0755", or declare only the directories in it that the application '
                     f"needs, as in {place}/media",
                     hosts=(host,),
+                )
+            elif units and all(hidden := [hidden_by_sandbox(place, unit) for unit in units]):
+                # Release commands and nginx are in no sandbox.
+                yield Problem(
+                    dotted((VARIABLE, path)),
+                    f"is {hidden[0]}",
+                    VISIBLE,
+                    hosts=(host,),
+                    severity=Severity.WARNING,
                 )
             given = as_mapping(options)
             for option in DIRECTORY:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
+    hidden_by_sandbox,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
     Model,
@@ -24,8 +26,6 @@ ANOTHER_PYTHON: Final = (
     "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt, or a version such as "
     "3.12"
 )
-# Hidden by ProtectHome= and PrivateTmp= in templates/systemd/_service.j2.
-HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
 
 
 def check_interpreter(model: Model) -> Iterator[Problem]:
@@ -34,9 +34,9 @@ def check_interpreter(model: Model) -> Iterator[Problem]:
         if value is UNKNOWN:
             continue
         # YAML reads 3.12 as a number.
-        path = PurePosixPath(os.path.normpath(str(value)))
-        message = hidden_by_sandbox(path)
-        if not message and (path.is_absolute() or _PYTHON.fullmatch(str(value))):
+        message = hidden_by_sandbox(str(value))
+        is_path = PurePosixPath(str(value)).is_absolute()
+        if not message and (is_path or _PYTHON.fullmatch(str(value))):
             continue
         yield Problem(
             PYTHON,
@@ -59,13 +59,3 @@ def check_build_packages(model: Model) -> Iterator[Problem]:
                     value=model.show((BUILD_PACKAGES,), name),
                     hosts=hosts,
                 )
-
-
-def hidden_by_sandbox(path: PurePosixPath) -> str:
-    """Return a message with the hidden directory that contains a path; an empty string if the path is not hidden."""
-    place = next((place for place in HIDDEN if path.is_relative_to(place)), None)
-    return (
-        f"below {place}, which the fleet's processes can't see: their units have ProtectHome= and PrivateTmp="
-        if place
-        else ""
-    )

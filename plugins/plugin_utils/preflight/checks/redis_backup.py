@@ -15,6 +15,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_o
     VARIABLE,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
+    hidden_by_sandbox,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     check_pem,
 )
@@ -31,8 +34,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 _EXAMPLE: Final = "write it as in {to: /mnt/backup/shop, every: 1h, keep: 48}"
 _DATA: Final = PurePosixPath("/var/lib/celery-fleet-redis")
-# The sandbox hides these from the unit, or gives it its own.
-_HIDDEN: Final = re.compile(r"/(home|root|tmp|var/tmp|run|dev|proc|sys)(/.*)?")
+# What does not last, or of which the unit has its own.
+_PASSING: Final = re.compile(r"/(run|dev|proc|sys)(/.*)?")
 
 
 def check_redis_backup(model: Model) -> Iterator[Problem]:
@@ -97,7 +100,7 @@ def _path(model: Model, options: Mapping[str, object]) -> Iterator[Problem]:
         yield Problem(where, "leads through ..", "write the whole path", value=text)
     elif any(path.is_relative_to(one) or one.is_relative_to(path) for one in own):
         yield Problem(where, "is where Redis and its backups have their data", remedy, value=text)
-    elif _HIDDEN.fullmatch(text):
+    elif hidden_by_sandbox(text) or _PASSING.fullmatch(text):
         yield Problem(where, "is not visible to the unit, or does not last", remedy, value=text)
 
 

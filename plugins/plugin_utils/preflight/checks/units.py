@@ -14,6 +14,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_opt
     RESERVED,
     UNIT,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
+    VISIBLE,
+    hidden_by_sandbox,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
 )
@@ -151,6 +155,8 @@ def _paths(options: Mapping[str, object]) -> Iterator[Fault]:
                 )
             elif not plain.startswith("/"):
                 yield (name, number), text or '""', "is not an absolute path", "begin it with /"
+            elif name == "read_write_paths" and (hidden := hidden_by_sandbox(plain, options)):
+                yield (name, number), text, f"is {hidden}", VISIBLE
 
 
 def _lines(options: Mapping[str, object]) -> Iterator[Fault]:

@@ -20,6 +20,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.interpreter import (
     ANOTHER_PYTHON,
     PYTHON,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
     hidden_by_sandbox,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (

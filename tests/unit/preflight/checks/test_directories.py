@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Severity,
+)
 
 from tests.unit.preflight.inventory import problems, valid
 
@@ -100,3 +103,27 @@ def test_roots_directories_are_not_in_the_applications(
     (one,) = problems({**valid(tmp_path), name: path})
     assert (one.variable, one.value) == (name, path)
     assert "is in /var/lib/shop (celery_app_state_directory)" in one.message
+
+
+@pytest.mark.parametrize("name", ["celery_app_root", "redis_config_directory"])
+def test_a_directory_that_units_can_t_see_is_not_the_fleets(tmp_path: Path, name: str) -> None:
+    (one,) = problems({**valid(tmp_path), name: "/home/admin/shop"})
+    assert one.variable == name
+    assert "below /home, which the fleet's processes can't see" in one.message
+    assert "/srv/shop" in one.remedy
+
+
+def test_a_warning_says_that_processes_can_t_see_a_directory(tmp_path: Path) -> None:
+    """Release commands and nginx do, so it is no error."""
+    given = declaring(tmp_path, "/home/shop/static", {})
+    (one, *_) = found = problems(given)
+    assert {(one.variable, one.severity) for one in found} == {
+        (f"{VARIABLE}['/home/shop/static']", Severity.WARNING)
+    }
+    assert "ProtectHome=" in one.message
+    assert "/srv/shop/media" in one.remedy
+    visible = {"unit_lines": {"ProtectHome": False}}
+    given["celery_worker_defaults"] = {**given.get("celery_worker_defaults", {}), **visible}
+    # Hosts without workers have other processes.
+    left = {host for one in problems(given) for host in one.hosts}
+    assert left < {host for one in found for host in one.hosts}

@@ -17,6 +17,13 @@ ERRORS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"umask": "27"}, "umask", "not a value that systemd", "0027"),
     ({"umask": "0o27"}, "umask", "not a value that systemd", "0027"),
     ({"read_write_paths": ["srv/a"]}, "read_write_paths[0]", "not an absolute path", "with /"),
+    ({"read_write_paths": ["/home/shop/media"]}, "read_write_paths[0]", "have ProtectHome=", "/srv/shop/media"),
+    ({"read_write_paths": ["/srv", "-/run/user/../user/7"]}, "read_write_paths[1]", "below /run/user",
+     "/srv/shop/media"),
+    ({"read_write_paths": ["/var/tmp"], "unit_lines": {"ProtectHome": False}}, "read_write_paths[0]",
+     "have PrivateTmp=", "own /tmp and /var/tmp"),
+    ({"read_write_paths": ["/root/x"], "unit_lines": {"ProtectHome": ["no", "yes"]}}, "read_write_paths[0]",
+     "below /root", "/srv/shop/media"),
     ({"requires_mounts_for": ["-/srv"]}, "requires_mounts_for[0]", "not an absolute", "with /"),
     ({"requires_mounts_for": ['/"']}, "requires_mounts_for[0]", "quotation mark", "rename"),
     ({"environment": {"PYTHONPATH": "/x"}}, "environment.PYTHONPATH", "has no effect", "source.dir"),
@@ -56,3 +63,15 @@ def test_a_misspelt_option_is_refused(variables: dict[str, Any]) -> None:
     variables["celery_beat_unit"] = {"memory": "1G"}
     (found,) = problems(variables)
     assert (found.variable, found.message) == ("celery_beat_unit.memory", "is not a known key")
+
+
+def test_paths_are_visible_if_a_unit_switches_off_what_hides_them(
+    variables: dict[str, Any],
+) -> None:
+    variables["celery_beat_unit"] = {
+        "read_write_paths": ["/home/shop/media", "/tmp/shared"],
+        "unit_lines": {"ProtectHome": "read-only", "PrivateTmp": False},
+    }
+    # These begin with the same letters, and are not hidden.
+    variables["flower_unit"] = {"read_write_paths": ["/homes/shop", "/var/tmpfiles", "/run/shop"]}
+    assert problems(variables) == []
