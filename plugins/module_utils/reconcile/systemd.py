@@ -60,12 +60,11 @@ def run(command: Sequence[str]) -> Completed:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
         check=False,
     )
-    return Completed(done.returncode, done.stdout)
+    # With `text=True`, the carriage return in a status of the application would end its line.
+    return Completed(done.returncode, done.stdout.decode(errors="replace"))
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,8 @@ def _number(text: str) -> int:
 def parse_show(name: str, block: str) -> UnitState:
     """Parse one block of `systemctl show` output."""
     values: dict[str, str] = {}
-    for line in block.splitlines():
+    # The status is the application's, and may contain other characters at which `splitlines` splits.
+    for line in block.split("\n"):
         key, _, value = line.partition("=")
         values[key] = value
     sources = [values.get("FragmentPath", ""), *values.get("DropInPaths", "").split()]

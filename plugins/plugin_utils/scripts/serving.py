@@ -45,11 +45,10 @@ def run(*command: str) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         check=False,
     )
-    return done.stdout
+    # With `text=True`, the carriage return in a status of the application would end its line.
+    return done.stdout.decode(errors="replace")
 
 
 def states(names: list[str]) -> dict[str, dict[str, str]]:
@@ -59,7 +58,7 @@ def states(names: list[str]) -> dict[str, dict[str, str]]:
     command = ("systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names)
     blocks = run(*command).strip("\n").split("\n\n")
     return {
-        name: dict(line.partition("=")[::2] for line in block.splitlines())
+        name: dict(line.partition("=")[::2] for line in block.split("\n") if line)
         # If systemd does not answer, there is only one block, and all units count as down.
         for name, block in zip(names, blocks + [""] * (len(names) - len(blocks)), strict=True)
     }

@@ -49,15 +49,16 @@ class UnitCommandError(Exception):
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command; its output includes errors."""
-    return subprocess.run(
+    done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         check=False,
     )
+    # With `text=True`, the carriage return in a status of the application would end its line.
+    text = done.stdout.decode(errors="replace")
+    return subprocess.CompletedProcess(done.args, done.returncode, text)
 
 
 def systemctl(*words: str) -> None:
@@ -84,7 +85,8 @@ def environment(text: str, node: str, other: str) -> str:
     """Return a worker's environment file for a second instance: another node name, no unshareable options."""
     lines = []
     changed = set()
-    for line in text.splitlines():
+    # Like systemd. `splitlines` also splits at other characters, such as U+2028, which a value may contain.
+    for line in text.split("\n"):
         name, equals, value = line.partition("=")
         if name == "CELERY_FLEET_NODE":
             value = quoted(other)
@@ -98,21 +100,21 @@ def environment(text: str, node: str, other: str) -> str:
         lines.append(f"{name}={value}" if equals else line)
     if len(changed) < 2:
         raise UnitCommandError(f"the worker's environment file does not name its node {node}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def prepare(what: dict[str, str]) -> None:
     """Create the files of a second instance from those of the first, including what users added."""
     own, other = Path(what["environment"]), Path(what["other_environment"])
     try:
-        text = environment(own.read_text(), what["node"], what["other_node"])
+        text = environment(own.read_bytes().decode(), what["node"], what["other_node"])
         drop_ins = UNITS / f"{what['unit']}.d"
         copies = UNITS / f"{what['other_unit']}.d"
         shutil.rmtree(copies, ignore_errors=True)
         if drop_ins.is_dir():
             shutil.copytree(drop_ins, copies)
-        with open(os.open(other, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w") as stream:
-            stream.write(text)
+        with open(os.open(other, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as stream:
+            stream.write(text.encode())
         pin = Path(what["other_pin"])
         pin.unlink(missing_ok=True)
         pin.symlink_to(os.readlink(what["pin"]))
@@ -167,7 +169,7 @@ def states(names: list[str]) -> dict[str, dict[str, str]]:
     if done.returncode != 0 or len(blocks) != len(names):
         raise UnitCommandError(f"systemd does not answer: {done.stdout.strip()[-200:]}")
     return {
-        name: dict(line.partition("=")[::2] for line in block.splitlines())
+        name: dict(line.partition("=")[::2] for line in block.split("\n"))
         for name, block in zip(names, blocks, strict=True)
     }
 

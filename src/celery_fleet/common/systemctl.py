@@ -23,8 +23,6 @@ def properties(
             [SYSTEMCTL, "show", *options, f"--property={','.join(wanted)}", *names],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=timeout,
             check=False,
         )
@@ -33,8 +31,10 @@ def properties(
     except OSError as error:
         raise OSError(f"systemd can't be asked: {error}") from None
     if done.returncode != 0:
-        raise OSError(f"systemd can't be asked: {done.stderr.strip() or done.returncode}")
-    return parse(done.stdout)
+        said = done.stderr.decode(errors="replace").strip()
+        raise OSError(f"systemd can't be asked: {said or done.returncode}")
+    # With `text=True`, the carriage return in a status of the application would end its line.
+    return parse(done.stdout.decode(errors="replace"))
 
 
 def host_shuts_down(timeout: float = 5.0) -> bool:
@@ -57,7 +57,7 @@ def host_shuts_down(timeout: float = 5.0) -> bool:
 def parse(text: str) -> list[dict[str, str]]:
     """Read the output of `systemctl show`, which separates units by an empty line."""
     blocks = [
-        dict(line.partition("=")[::2] for line in block.splitlines())
+        dict(line.partition("=")[::2] for line in block.split("\n"))
         for block in text.strip().split("\n\n")
     ]
     return [block for block in blocks if "Id" in block]

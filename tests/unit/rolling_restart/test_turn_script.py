@@ -13,12 +13,18 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import fingerprint
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    systemd as reconcile_systemd,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     environment as desired_environment,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import turn
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import serving, turn
+
+from celery_fleet.common import systemctl
+from tests import systemd
 
 NODE, OTHER = "a@h1", "a.next@h1"
 
@@ -48,6 +54,35 @@ def test_a_second_instance_only_differs_in_its_name() -> None:
         line for line in before.splitlines() if "CELERY_FLEET_" not in line or "COMPONENT" in line
     ]
     assert [line for line in after.splitlines() if line in rest] == rest
+
+
+def test_a_second_instance_has_the_same_values(tmp_path: Path, files: dict[str, str]) -> None:
+    """systemd only ends a line at a line feed."""
+    odd = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\r\ni\nj"
+    before = {"ODD": odd, "CELERY_FLEET_NODE": NODE, "CELERY_FLEET_ARGS": f"worker -n {NODE}"}
+    written = desired_environment.environment_file(before).encode()
+    Path(files["environment"]).write_bytes(written)
+    turn.prepare(files)
+    made = Path(files["other_environment"])
+    assert made.read_bytes() == written.replace(NODE.encode(), OTHER.encode())
+    assert f"ODD={odd}" in systemd.environment(made)
+
+
+def test_a_status_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the application's, and must not pass for another property."""
+    status = "x\rMainPID=1\u2028MainPID=1\x85MainPID=1\r\r"
+    shown = f"MainPID=7\nStatusText={status}\nResult=success\n"
+    program = ("printf", "%s", shown)
+    assert turn.run(*program).stdout == shown
+    assert serving.run(*program) == shown
+    assert reconcile_systemd.run(program).output == shown
+    monkeypatch.setattr(turn, "run", lambda *_: subprocess.CompletedProcess([], 0, shown))
+    monkeypatch.setattr(serving, "run", lambda *_: shown)
+    wanted = {"MainPID": "7", "StatusText": status, "Result": "success"}
+    assert turn.states(["a"]) == serving.states(["a"]) == {"a": wanted}
+    assert systemctl.parse(f"Id=a\n{shown}") == [{"Id": "a", **wanted}]
+    state = reconcile_systemd.parse_show("a", shown)
+    assert (state.main_pid, state.status) == (7, status)
 
 
 def test_options_that_two_instances_can_t_share_are_left_out() -> None:
