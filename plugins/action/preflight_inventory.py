@@ -28,6 +28,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Control,
     Severity,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
+    base_directory,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.render import build
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     RoleSpec,
@@ -72,7 +75,10 @@ class ActionModule(FleetAction):
             for name in SETTINGS
         }
         control = Control(
-            ansible_version, platform.python_version(), _base_dir(variables), settings
+            ansible_version,
+            platform.python_version(),
+            base_directory(variables.get("ansible_config_file")),
+            settings,
         )
         names = fleet_names(hostvars)
         model = build(self._specs(), groups, of_host, renderer, control, names)
@@ -127,9 +133,3 @@ def _require_whole(variables: dict[str, Any]) -> None:
             "itself; to leave out another one, take it out of the inventory. To check whether everything serves: "
             "ansible-playbook celery_fleet.core.site --tags verify"
         )
-
-
-def _base_dir(variables: dict[str, Any]) -> Path:
-    """Return the base of the inventory's relative paths: the directory of the ansible.cfg in use."""
-    config = variables.get("ansible_config_file")
-    return Path(str(config)).parent if config else Path.cwd()

@@ -12,6 +12,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
+    base_directory,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     host_scripts,
     lease,
@@ -109,8 +112,7 @@ class ActionModule(FleetAction):
         name = wheels.name_of(*which)
         found = {**seen, "name": name, "housed": ""}
         if housed and (args.get("only_wheels") or name not in seen["virtualenvs"]):
-            config = variables.get("ansible_config_file")
-            base = Path(config).parent if config else Path.cwd()
+            base = base_directory(variables.get("ansible_config_file"))
             path = wheels.housed(base / Path(housed).expanduser(), seen["platform"], name)
             if not args.get("only_wheels") and not path.is_file():
                 raise UserError(wheels.lacking(path, requirements["pins"]))

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
+    base_directory,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache, requirements
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import RunFiles, pack
@@ -37,8 +40,7 @@ class ActionModule(FleetAction):
         queues = [str(name) for name in args.get("queues") or []]
         if args.get("kept"):
             return {**self._kept(str(args["kept"])), "queues": queues}
-        config = variables.get("ansible_config_file")
-        base = Path(config).parent if config else Path.cwd()
+        base = base_directory(variables.get("ansible_config_file"))
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
             source = args["source"]
             packed = pack(

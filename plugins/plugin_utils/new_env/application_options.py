@@ -5,6 +5,7 @@ Each function reads one option and adds the mistakes in it to the answers.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     network,
     source,
     web_server,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
+    never_a_source,
 )
 
 from .answers import Answers
@@ -127,11 +131,18 @@ def read_source(answers: Answers) -> dict[str, str]:
             f"write the directory of the code, which may be relative to {answers.project.base}, "
             "or the address of a git repository",
         )
+    elif what := never_a_source(root):
+        answers.wrong(
+            "SOURCE",
+            f"is {what}, and a release would take all of its files to the hosts",
+            "write the directory of the code",
+        )
     elif not source.is_dir(root / directory):
         answers.wrong("DIRECTORY", "is not a directory of the source", f"name one below {root}")
     else:
         below |= _code(answers, root, root / directory)
-    return {"path": text, **below}
+    is_free = source.expand_home(text).is_absolute() or answers.project.has_relative_paths
+    return {"path": text if is_free else os.path.normpath(root), **below}
 
 
 def _code(answers: Answers, root: Path, directory: Path) -> dict[str, str]:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ansible import constants
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import network
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
+    base_directory,
+)
 
 REDIS: Final = "redis"
 WORKERS: Final = "celery_workers"
@@ -40,6 +44,11 @@ class Project:
     def is_checkout(self) -> bool:
         """Whether `base` is a checkout of Celery Fleet, not a project that uses the installed collection."""
         return (self.base / "galaxy.yml").is_file() and (self.base / "playbooks/site.yml").is_file()
+
+    @property
+    def has_relative_paths(self) -> bool:
+        """Whether runs in `base` take the inventory's relative paths from there, and not from another ansible.cfg."""
+        return base_directory(constants.CONFIG_FILE).resolve() == self.base.resolve()
 
 
 @dataclass(frozen=True)

@@ -120,20 +120,30 @@ def _made(given: Mapping[str, str], project: Project, misspelt: Sequence[Mistake
     def check(directory: Path) -> None:
         preflight(wanted, values, directory, project)
 
-    write(project.inventories / wanted.name, files(wanted, project, values, password), check)
-    configure(project)
+    # Preflight reads it too, as every later run does.
+    with _configuration(project):
+        write(project.inventories / wanted.name, files(wanted, project, values, password), check)
     return wanted
 
 
-def configure(project: Project) -> None:
-    """Write an `ansible.cfg` for the user's own project if it has none."""
+@contextlib.contextmanager
+def _configuration(project: Project) -> Iterator[None]:
+    """Write an `ansible.cfg` for the user's own project if it has none, and remove it again after an error."""
     file = project.base / "ansible.cfg"
-    if not project.is_checkout and "ANSIBLE_CONFIG" not in os.environ and not os.path.lexists(file):
-        inside = COLLECTIONS.is_relative_to(project.base)
-        file.write_text(
-            configuration(str(COLLECTIONS.relative_to(project.base)) if inside else ""),
-            encoding="utf-8",
-        )
+    if project.is_checkout or "ANSIBLE_CONFIG" in os.environ or os.path.lexists(file):
+        yield
+        return
+    inside = COLLECTIONS.is_relative_to(project.base)
+    text = configuration(str(COLLECTIONS.relative_to(project.base)) if inside else "")
+    try:
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise WriteError(f"{file}: {error.strerror}") from error
+        yield
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def preflight(

@@ -18,6 +18,9 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
+    never_a_source,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     archives,
     lock_files,
@@ -383,5 +386,10 @@ def _directory(source: Mapping[str, Any], base: Path, scratch: Path) -> Path:
     if not directory.is_dir():
         raise SourceError(
             f"celery_app_source.path: {directory} is not a directory on the control node"
+        )
+    if what := never_a_source(directory):
+        raise SourceError(
+            f"celery_app_source.path: {directory} is {what}, and a release would take all of its files to the hosts. "
+            "Name the directory of the code."
         )
     return directory

@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible import constants
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
     NewWorker,
+    Project,
     default_members,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import (
@@ -19,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.new_env.given import GIT, GOOD, LARGE, SMALL, TWO, project
+from tests.unit.new_env.given import GIT, GOOD, LARGE, ROOT, SMALL, TWO, project
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,8 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"SOURCE": "~nobody-of-that-name/shop"}, "SOURCE", "is not a directory of this machine"),
     ({"SOURCE": "x" * 300}, "SOURCE", "is not a directory of this machine"),
     ({"DIRECTORY": "x" * 300}, "DIRECTORY", "is not a directory of the source"),
+    ({"SOURCE": "/"}, "SOURCE", "is the root of the file system"),
+    ({"SOURCE": "~"}, "SOURCE", "is your home directory"),
     ({"SOURCE": "README.md"}, "SOURCE", "is a file, not a directory"),
     ({"SOURCE": "docs"}, "SOURCE", "has no requirements.txt"),
     ({"SOURCE": "examples/{{ x }}"}, "SOURCE", "as a template"),
@@ -220,6 +224,19 @@ def test_invalid_options_are_refused_with_a_remedy(
 
 def test_a_module_may_be_in_a_package(tmp_path: Path) -> None:
     assert mistakes({**SMALL, "MODULE": "package.utils"}, project(tmp_path)) == []
+
+
+def test_a_relative_source_is_written_in_full_if_another_configuration_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths start at its directory."""
+    base = ROOT / "examples/flexiprice/backend"
+    own = Project(base, tmp_path)
+    monkeypatch.setattr(constants, "CONFIG_FILE", str(base / "ansible.cfg"))
+    assert environment({**SMALL, "SOURCE": "."}, own).source == {"path": "."}
+    monkeypatch.setattr(constants, "CONFIG_FILE", "/srv/company/ansible.cfg")
+    assert environment({**SMALL, "SOURCE": "."}, own).source == {"path": str(base)}
+    assert environment({**SMALL, "SOURCE": str(base)}, own).source == {"path": str(base)}
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:

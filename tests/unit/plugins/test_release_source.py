@@ -52,6 +52,21 @@ def test_the_runs_own_inventory_is_left_out(cache: Path, source: Path) -> None:
     assert cache.is_dir()
 
 
+@pytest.mark.usefixtures("cache")
+def test_a_relative_path_does_not_start_at_a_users_own_configuration(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As preflight reads it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(source)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/requirements.txt").touch()
+    config = str(tmp_path / "home/.ansible.cfg")
+    assert packed(Path(), ansible_config_file=config)["id"] == packed(source)["id"]
+    config = str(tmp_path / "ansible.cfg")
+    assert packed(Path("source"), ansible_config_file=config)["id"] == packed(source)["id"]
+
+
 def test_a_dry_run_packs_and_writes_nothing(cache: Path, source: Path) -> None:
     found = packed(source, check=True)
     assert not cache.parent.exists()

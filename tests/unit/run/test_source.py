@@ -378,6 +378,16 @@ def test_a_source_that_can_not_be_packed_is_refused(
         pack(wanted, tmp_path, tmp_path, "")
 
 
+@pytest.mark.parametrize("path", ["~", "."])
+def test_the_home_directory_is_never_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    write(tmp_path, {**FILES, ".ssh/id_ed25519": "a key"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SourceError, match="a release would take all of its files to the hosts"):
+        pack({"path": path}, tmp_path, tmp_path, "")
+
+
 def test_a_special_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a", FILES)
     os.mkfifo(path / "pipe")

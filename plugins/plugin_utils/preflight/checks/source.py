@@ -27,6 +27,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_text,
     dotted,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
+    never_a_source,
+)
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -238,6 +241,14 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
         yield Problem(
             dotted((_NAME, "path")),
             "is a file, not a directory" if is_file(root) else "does not exist on the control node",
+            f"write the directory of the code; relative paths start from {model.control.base_dir}",
+            value=shown,
+        )
+        return
+    if what := never_a_source(root):
+        yield Problem(
+            dotted((_NAME, "path")),
+            f"is {what}, and a release would take all of its files to the hosts",
             f"write the directory of the code; relative paths start from {model.control.base_dir}",
             value=shown,
         )
