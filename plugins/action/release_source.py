@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible import constants
+from ansible import constants, context
+from ansible.errors import AnsibleError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
+    expand_home,
+    is_file,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
     base_directory,
 )
@@ -22,6 +28,13 @@ _PATHS = (
     *("pki_directory", "celery_monitoring_directory"),
     *("fleet_plan_json", "fleet_plan_approved", "verify_report"),
 )
+# Ansible's settings, options of its command line and variables of hosts that name a file with a secret.
+_SETTINGS = (
+    *("DEFAULT_VAULT_PASSWORD_FILE", "DEFAULT_PRIVATE_KEY_FILE"),
+    *("CONNECTION_PASSWORD_FILE", "BECOME_PASSWORD_FILE"),
+)
+_OPTIONS = ("private_key_file", "connection_password_file", "become_password_file")
+_KEYS = ("ansible_ssh_private_key_file", "ansible_private_key_file")
 
 
 def _cached(identity: str) -> tuple[Path, Path]:
@@ -77,8 +90,31 @@ class ActionModule(FleetAction):
             constants.config.get_config_value("DEFAULT_LOG_PATH"),
             *(self._templar.template(variables.get(name) or "") for name in _PATHS),
         ]
+        secret = (expand_home(str(text)) for text in _secret_files(variables) if text)
         return RunFiles(
             # Others are lists of hosts, with a comma.
             [Path(text) for text in given if "," not in text and Path(text).exists()],
-            [cache.directory(""), *(Path(str(path)) for path in others if path)],
+            [
+                cache.directory(""),
+                *(Path(str(path)) for path in others if path),
+                # One may be a program that prints a password.
+                *filter(is_file, secret),
+            ],
         )
+
+
+def _secret_files(variables: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the SSH keys and the files of passwords that Ansible uses, as they are written."""
+    yield from map(constants.config.get_config_value, _SETTINGS)
+    yield from map(context.CLIARGS.get, _OPTIONS)
+    yield from context.CLIARGS.get("vault_password_files") or ()
+    identities = constants.config.get_config_value("DEFAULT_VAULT_IDENTITY_LIST")
+    for identity in (*identities, *(context.CLIARGS.get("vault_ids") or ())):
+        place = str(identity).partition("@")[2] or str(identity)
+        if place != "prompt":
+            yield place
+    for values in (variables.get("hostvars") or {}).values():
+        for name in _KEYS:
+            # Ansible can't have used a key if its name can't be rendered.
+            with contextlib.suppress(AnsibleError):
+                yield values.get(name)

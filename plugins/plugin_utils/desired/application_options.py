@@ -82,7 +82,8 @@ APPLICATION: Final[tuple[Option, ...]] = (
                       "A directory on the control node. A relative path starts at the directory of the C(ansible.cfg) "
                       "in use. If that is C(~/.ansible.cfg), in C(/etc/ansible) or missing, it starts at the working "
                       "directory. In a git work tree, files that git ignores are left out. Virtualenvs and the "
-                      "inventory of the run are always left out. The home directory of the user who runs Ansible is refused."),
+                      "inventory of the run are always left out, as are the SSH keys and the files of passwords that "
+                      "Ansible uses. The home directory of the user who runs Ansible is refused."),
                Option("git", "str",
                       "URL of a repository that the control node can read. A login must not be in it; git finds that "
                       "by itself."),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible import context
+from ansible.errors import AnsibleError
 
 from tests.unit.plugins.test_action_remedies import action
 
@@ -50,6 +53,42 @@ def test_the_runs_own_inventory_is_left_out(cache: Path, source: Path) -> None:
     assert packed(source, **variables)["id"] == alone
     assert packed(source)["id"] != alone
     assert cache.is_dir()
+
+
+class _Undefined(dict[str, str]):
+    """A host with a key whose name can't be rendered."""
+
+    def get(self, *_: Any) -> str:
+        raise AnsibleError("'nothing' is undefined")
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("in_git", [True, False])
+def test_files_with_secrets_of_the_run_are_left_out(
+    source: Path, monkeypatch: pytest.MonkeyPatch, in_git: bool
+) -> None:
+    if in_git:
+        subprocess.run(["git", "init", "--quiet", source], check=True)
+    # With `prompt` in place of a file, Ansible asks; an application may have a file of this name.
+    (source / "prompt").touch()
+    alone = packed(source)["id"]
+    names = ("id", "more", "by-option", "password", "key", "host-key", "sudo", "login")
+    for name in names:
+        (source / f"{name}.txt").touch()
+    assert packed(source)["id"] != alone
+    monkeypatch.chdir(source)
+    monkeypatch.setenv("ANSIBLE_VAULT_IDENTITY_LIST", f"shop@{source}/id.txt, more.txt, x@prompt")
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", "password.txt")
+    monkeypatch.setenv("ANSIBLE_PRIVATE_KEY_FILE", str(source / "key.txt"))
+    monkeypatch.setenv("ANSIBLE_BECOME_PASSWORD_FILE", str(source / "sudo.txt"))
+    options = {"vault_ids": ["prod@by-option.txt"], "connection_password_file": "login.txt"}
+    monkeypatch.setattr(context, "CLIARGS", options)
+    hostvars = {
+        "one": {"ansible_ssh_private_key_file": "host-key.txt"},
+        "two": {"ansible_private_key_file": str(source)},
+        "three": _Undefined(),
+    }
+    assert packed(source, hostvars=hostvars)["id"] == alone
 
 
 @pytest.mark.usefixtures("cache")
