@@ -34,6 +34,8 @@ _PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
 _PART: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _MOST_PROCESSES: Final = 1024
+# Drivers of PostgreSQL in a URL's scheme that take the options of libpq; the first is for a scheme without a driver.
+_LIBPQ: Final = ("", "psycopg", "psycopg2")
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
@@ -236,6 +238,22 @@ def read_domain(answers: Answers, members: Mapping[str, tuple[str, ...]]) -> str
     return domain
 
 
+def _encrypted(scheme: str, *, ours: bool) -> dict[str, str]:
+    """Return the options of a database's URL that ask for an encrypted connection; none for an unknown driver.
+
+    Args:
+        scheme: The URL's scheme, in which a driver may follow a plus, as SQLAlchemy has it.
+        ours: Whether the database is on a host of the fleet.
+    """
+    name, _, driver = scheme.partition("+")
+    if not name.startswith("postgres"):
+        return {}
+    if driver in _LIBPQ:
+        # With channel binding the server also proves that it knows the password's verifier.
+        return {"sslmode": "require", **({"channel_binding": "require"} if ours else {})}
+    return {"ssl": "require"} if driver == "asyncpg" else {}
+
+
 def read_database(answers: Answers, hosts: tuple[str, ...]) -> Database | None:
     """Return the parts of DATABASE."""
     text = answers.given.get("DATABASE", "")
@@ -273,8 +291,5 @@ def read_database(answers: Answers, hosts: tuple[str, ...]) -> Database | None:
             f"name the host that has it, such as {hosts[0]}",
         )
     on = on if parts.scheme.startswith("postgres") else ""
-    query = dict(parse_qsl(parts.query))
-    if not query and parts.scheme.startswith("postgres"):
-        # Encrypted; with channel binding the server also proves that it knows the password's verifier.
-        query = {"sslmode": "require", **({"channel_binding": "require"} if on else {})}
+    query = dict(parse_qsl(parts.query)) or _encrypted(parts.scheme, ours=bool(on))
     return Database(parts.scheme, user, host, port, path, query, on)

@@ -58,6 +58,31 @@ def test_a_host_of_the_database_does_not_count_as_idle(tmp_path: Path) -> None:
     assert found.database.query == {"sslmode": "require", "channel_binding": "require"}
 
 
+@pytest.mark.parametrize(
+    ("scheme", "query"),
+    [
+        ("postgres", {"sslmode": "require"}),
+        ("postgresql", {"sslmode": "require"}),
+        ("postgresql+psycopg", {"sslmode": "require"}),
+        ("postgresql+psycopg2", {"sslmode": "require"}),
+        ("postgresql+asyncpg", {"ssl": "require"}),
+        ("postgresql+pg8000", {}),
+        ("mysql", {}),
+    ],
+)
+def test_options_for_encryption_are_those_of_the_databases_driver(
+    scheme: str, query: dict[str, str], tmp_path: Path
+) -> None:
+    """Drivers refuse options that they don't know."""
+    found = environment({**SMALL, "DATABASE": f"{scheme}://me@db/it"}, project(tmp_path))
+    assert found.database is not None
+    assert found.database.query == query
+    own = {**SMALL, "DATABASE": f"{scheme}://me@db/it?application_name=x"}
+    kept = environment(own, project(tmp_path)).database
+    assert kept is not None
+    assert kept.query == {"application_name": "x"}
+
+
 def test_queues_become_workers(tmp_path: Path) -> None:
     found = environment(LARGE, project(tmp_path))
     assert found.workers == (
