@@ -290,6 +290,7 @@ def read_database(answers: Answers, hosts: tuple[str, ...]) -> Database | None:
             "is a different database on each host",
             f"name the host that has it, such as {hosts[0]}",
         )
-    on = on if parts.scheme.startswith("postgres") else ""
+    # Only a checkout has the playbook that installs PostgreSQL.
+    on = on if parts.scheme.startswith("postgres") and answers.project.is_checkout else ""
     query = dict(parse_qsl(parts.query)) or _encrypted(parts.scheme, ours=bool(on))
     return Database(parts.scheme, user, host, port, path, query, on)

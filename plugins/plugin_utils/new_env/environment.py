@@ -65,7 +65,8 @@ class Database:
     """The parts of DATABASE_URL, without its password.
 
     Attributes:
-        on: The host of the fleet on which PostgreSQL will be installed; empty if the database is elsewhere.
+        on: The host of the fleet on which `examples/postgresql.yml` installs PostgreSQL; empty if the database is
+            elsewhere or is installed in another way.
     """
 
     scheme: str

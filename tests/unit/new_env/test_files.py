@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import yaml_text
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env import secret
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import Project
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import (
+    files,
+    yaml_text,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading import environment
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
 )
@@ -153,6 +160,23 @@ def test_the_readme_names_what_exists(name: str, tmp_path: Path) -> None:
         assert (ROOT / page).is_file(), page
     assert "<<" not in text
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("name", ["own-database", "own-database-of-one-host"])
+def test_without_a_checkout_the_database_is_not_installed(name: str, tmp_path: Path) -> None:
+    """The installed collection has no examples."""
+    shutil.copytree(ROOT / SMALL["SOURCE"], tmp_path / "code")
+    (tmp_path / "inventories").mkdir()
+    own = Project(tmp_path, tmp_path / "inventories")
+    wanted = environment({**GOOD[name], "SOURCE": "code"}, own)
+    found = files(wanted, own, secret.make(wanted), PASSWORD)
+    for path, file in found.items():
+        assert "examples/" not in file.text, path
+    assert "postgresql:" not in found["hosts.yml"].text
+    assert wanted.database is not None
+    words = f"names `flexiprice` on `{wanted.database.host}`, with a random password. Give that user this"
+    assert words in found["README.md"].text
+    assert "The application's database is not part of" in found["group_vars/all/database.yml"].text
 
 
 @pytest.mark.parametrize("name", ["variables", "own-database"])
