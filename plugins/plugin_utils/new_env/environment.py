@@ -83,7 +83,7 @@ class Environment:
     """All that the files of an environment are made from, except its secrets.
 
     Attributes:
-        members: Group -> its hosts; a group without hosts is left out.
+        members: Group -> its hosts; a group without hosts is left out, and Redis always has one.
         source: `celery_app_source`.
         addresses: Host -> `ansible_host`, for hosts that have one.
     """

@@ -19,7 +19,6 @@ from .spelling import HOST, TAKEN, near
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _OFF: Final = "off"
 _OPTIONAL: Final = (BEAT, PRODUCERS, FLOWER)
-_SINGLE: Final = (REDIS, BEAT)
 
 
 def read_hosts(answers: Answers) -> tuple[str, ...]:
@@ -52,7 +51,10 @@ def read_hosts(answers: Answers) -> tuple[str, ...]:
 
 def read_members(answers: Answers, hosts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Return the groups that have hosts, each with its hosts."""
-    default = default_members(hosts) if hosts else {}
+    redis = answers.items("REDIS")
+    # If Redis has several hosts, all but the first one do nothing else by default.
+    others = [host for host in hosts if host not in redis]
+    default = default_members([redis[0], *others] if len(redis) > 1 else hosts) if hosts else {}
     members: dict[str, tuple[str, ...]] = {}
     for group, option in GROUPS.items():
         if option not in answers.given:
@@ -60,6 +62,13 @@ def read_members(answers: Answers, hosts: tuple[str, ...]) -> dict[str, tuple[st
             own = default.get(group, ()) if "HOSTS" in answers.given else ()
         elif answers.given[option] == _OFF:
             own = ()
+            if group == REDIS:
+                answers.wrong(
+                    option,
+                    "can't be left out of a new environment",
+                    "name a host, and replace it by your own Redis in the generated files: docs/redis.md says how",
+                )
+                continue
             if group not in _OPTIONAL:
                 answers.wrong(option, "can't be left out of a fleet", "name its host")
                 continue
@@ -70,8 +79,18 @@ def read_members(answers: Answers, hosts: tuple[str, ...]) -> dict[str, tuple[st
                     answers.wrong(option, "is not one of HOSTS", near(host, hosts), host)
         if not own and group not in _OPTIONAL and hosts and option not in answers.given:
             answers.wrong(option, "has no host", f"name its host, or write HOSTS={','.join(hosts)}")
-        if len(own) > 1 and group in _SINGLE:
-            answers.wrong(option, "has more than one host", "leave one")
+        if group == REDIS and own and len(own) % 2 == 0:
+            answers.wrong(
+                option,
+                "is an even number of hosts, of which none could be lost without the majority that replaces it",
+                "name one host, or three or five",
+            )
+        if group == BEAT and len(own) > 1:
+            answers.wrong(
+                option,
+                "has more than one host",
+                "leave one, and add others to the generated hosts.yml: docs/schedules.md says how",
+            )
         if own:
             members[group] = own
     idle = set(hosts) - {host for own in members.values() for host in own}

@@ -102,7 +102,11 @@ OPTIONS: Final = (
         "addresses of hosts that can't be reached by name",
         "redis1=10.1.0.11,worker1=10.1.0.12",
     ),
-    CommandOption("REDIS", "the host of Redis, instead of the choice above", "redis1"),
+    CommandOption(
+        "REDIS",
+        "the host of Redis, or three or five of which one may fail, instead of the choice above",
+        "redis1",
+    ),
     CommandOption("WORKERS", "the hosts of workers", "worker1,worker2"),
     CommandOption("BEAT", "the host of beat; off for none", "control1"),
     CommandOption(

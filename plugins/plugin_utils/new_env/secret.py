@@ -8,16 +8,20 @@ from typing import Final
 
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from .environment import FLOWER, Environment
+from .environment import FLOWER, REDIS, Environment
 
 # Preflight requires a password for each, even if the fleet has no such process.
 REDIS_USERS: Final = ("worker", "beat", "producer", "flower", "operator", "admin")
+# In addition, for Redis on several hosts.
+REPLICATION_USERS: Final = ("replica", "sentinel")
 PREFIX: Final = "FLEET_SECRET_"
 
 
 def names(environment: Environment) -> tuple[str, ...]:
     """Return the variables of the secrets that an environment needs; those of Redis are `redis_passwords.<user>`."""
     found = [f"redis_passwords.{user}" for user in REDIS_USERS]
+    if len(environment.members[REDIS]) > 1:
+        found += [f"redis_passwords.{user}" for user in REPLICATION_USERS]
     found.append("pki_ca_passphrase")
     if environment.has(FLOWER):
         found += ["flower_auth_password", "flower_cookie_secret"]

@@ -65,6 +65,12 @@ GOOD: dict[str, dict[str, str]] = {
         "BEAT": "two",
         "FLOWER": "one",
     },
+    "three-of-redis": {
+        **SMALL,
+        "HOSTS": "r1,r2,r3,control1,worker1",
+        "REDIS": "r1,r2,r3",
+        "SECRETS": "env",
+    },
     "producers-without-a-site": {**SMALL, "HOSTS": "one,two", "PRODUCERS": "one,two"},
     "own-database": {**TWO, "DATABASE": "postgresql://flexiprice@one/flexiprice"},
     "own-database-of-one-host": {

@@ -43,6 +43,9 @@ def test_preflight_accepts_the_environment(name: str, tmp_path: Path) -> None:
     groups, own = inventory(found)
     given = variables(found)
     if GOOD[name].get("SECRETS") == "env":
+        assert given["redis_passwords"].keys() == {
+            key.split(".")[1] for key in values if "." in key
+        }
         given |= {key: value for key, value in values.items() if "." not in key}
         given["redis_passwords"] = {
             key.split(".")[1]: value for key, value in values.items() if "." in key
@@ -50,6 +53,20 @@ def test_preflight_accepts_the_environment(name: str, tmp_path: Path) -> None:
     said = problems(given, own, groups)
     assert [one for one in said if one.severity is Severity.ERROR] == []
     assert said == []
+
+
+def test_an_environment_can_get_a_redis_of_the_users_own(tmp_path: Path) -> None:
+    """By the changes that docs/redis.md lists."""
+    _, _, found = made(TWO, tmp_path)
+    del found["group_vars/all/redis.yml"]
+    groups, own = inventory(found)
+    given = variables(found)
+    del given["redis_passwords"]
+    given |= {
+        "celery_app_broker_url": f"rediss://me:{'a1' * 12}@redis.example.org:6379/0",
+        "celery_app_lease_host": "one",
+    }
+    assert problems(given, own, {**groups, "redis": []}) == []
 
 
 @pytest.mark.parametrize("name", GOOD)

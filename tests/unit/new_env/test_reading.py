@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from ansible import constants
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env import secret
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
     NewWorker,
     Project,
@@ -49,6 +50,20 @@ def test_groups_can_be_given(tmp_path: Path) -> None:
     given = {**SMALL, "HOSTS": "a,b,c", "REDIS": "c", "WORKERS": "a,b", "BEAT": "off"}
     found = environment(given, project(tmp_path))
     assert found.members == {"redis": ("c",), "celery_workers": ("a", "b"), "flower": ("b",)}
+
+
+def test_redis_may_have_three_hosts_of_its_own(tmp_path: Path) -> None:
+    found = environment(GOOD["three-of-redis"], project(tmp_path))
+    assert found.members == {
+        "redis": ("r1", "r2", "r3"),
+        "celery_workers": ("worker1",),
+        "celery_beat": ("control1",),
+        "flower": ("control1",),
+    }
+    names = secret.names(found)
+    assert {"redis_passwords.replica", "redis_passwords.sentinel"} <= set(names)
+    small = {**SMALL, "HOSTS": "a,b,c", "REDIS": "a,b,c"}
+    assert environment(small, project(tmp_path)).members["celery_workers"] == ("a",)
 
 
 def test_a_host_of_the_database_does_not_count_as_idle(tmp_path: Path) -> None:
@@ -138,7 +153,9 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"WORKERS": "two"}, "WORKERS", "is not one of HOSTS"),
     ({"WORKERS": "off"}, "WORKERS", "can't be left out"),
     ({"HOSTS": None, "REDIS": "a"}, "WORKERS", "has no host"),
-    ({"HOSTS": "a,b", "REDIS": "a,b"}, "REDIS", "has more than one host"),
+    ({"REDIS": "off"}, "REDIS", "can't be left out of a new environment"),
+    ({"HOSTS": "a,b", "REDIS": "a,b"}, "REDIS", "is an even number of hosts"),
+    ({"HOSTS": "a", "REDIS": "a,b"}, "REDIS", "is not one of HOSTS"),
     ({"HOSTS": "a,b", "BEAT": "a,b"}, "BEAT", "has more than one host"),
     ({"ADDRESSES": "one"}, "ADDRESSES", "is not a host with its address"),
     ({"ADDRESSES": "two=10.1.0.2"}, "ADDRESSES", "is not one of HOSTS"),
