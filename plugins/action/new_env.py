@@ -12,6 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options 
     RefusedError,
     read,
     usage,
+    words_of,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import (
     make,
@@ -36,11 +37,11 @@ class ActionModule(FleetAction):
         Raises:
             AnsibleActionFail: Options are wrong; the message lists all errors. Nothing was written.
         """
-        options = load_extra_vars(self._loader)
-        given, misspelt = read([f"{name}={value}" for name, value in options.items()], {})
+        words, misplaced = words_of(load_extra_vars(self._loader))
+        given, misspelt = read(words, {})
         try:
             project = project_of(given, Path.cwd())
-            wanted = make(given, project, misspelt)
+            wanted = make(given, project, [*misplaced, *misspelt])
         except RefusedError as refused:
             if refused.incomplete:
                 self._display.display(usage(PLAYBOOK))

@@ -38,7 +38,7 @@ class Answers:
             self.wrong(
                 option,
                 "is empty",
-                f"leave it out, or write it as in {option}={BY_NAME[option].example}",
+                f"leave it out, or write it as in {BY_NAME[option].typed}",
             )
         elif not value.isprintable():
             self.wrong(option, "has a line end or a control character", "write it on one line")

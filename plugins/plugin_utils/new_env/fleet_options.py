@@ -45,7 +45,7 @@ def read_hosts(answers: Answers) -> tuple[str, ...]:
                 host,
             )
     if "HOSTS" in answers.given and not found and answers.given["HOSTS"]:
-        answers.wrong("HOSTS", "names no host", f"write it as in HOSTS={BY_NAME['HOSTS'].example}")
+        answers.wrong("HOSTS", "names no host", f"write it as in {BY_NAME['HOSTS'].typed}")
     return tuple(found)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ class CommandOption:
     meaning: str
     example: str
     question: str = ""
+
+    @property
+    def typed(self) -> str:
+        """The option with its example, as it is typed in a shell or among Ansible's extra variables."""
+        return (
+            f'{self.name}="{self.example}"'
+            if " " in self.example
+            else f"{self.name}={self.example}"
+        )
 
 
 OPTIONS: Final = (
@@ -158,6 +168,8 @@ BY_NAME: Final[Mapping[str, CommandOption]] = {option.name: option for option in
 _OF_MAKE: Final = frozenset({"PYTHON", "SHELL", "MAKEFLAGS", "CURDIR"})
 
 
+# Where Ansible puts the words of extra variables that have no `=`.
+RAW: Final = "_raw_params"
 MAKE: Final = "make new-env"
 PLAYBOOK: Final = "ansible-playbook celery_fleet.core.new_env"
 
@@ -172,11 +184,47 @@ def usage(command: str = MAKE) -> str:
         needed = " (needed)" if option.question else ""
         lines += [
             f"  {option.name:<20} {option.meaning}{needed}",
-            f"  {'':<20} {option.name}={option.example}",
+            f"  {'':<20} {option.typed}",
         ]
     if command == MAKE:
         lines += ["", "On a terminal it asks for needed options that are missing."]
     return "\n".join(lines)
+
+
+def words_of(variables: Mapping[str, Any]) -> tuple[list[str], list[Mistake]]:
+    """Return Ansible's extra variables as the words of a command line, and the mistakes in their form.
+
+    In JSON and YAML, a value may be a list, and `off` and `on` are booleans.
+    """
+    words = []
+    mistakes = []
+    for name, value in variables.items():
+        if name == RAW:
+            mistakes.append(
+                Mistake(
+                    "-e",
+                    "",
+                    f"has words without an option: {value}",
+                    f"put a value with blanks in quotes, as in {BY_NAME['WEB'].typed}; write lists without blanks",
+                )
+            )
+            continue
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, (str, bool, int, float)) for item in items):
+            mistakes.append(
+                Mistake(
+                    name,
+                    "",
+                    "is neither a text nor a list of texts",
+                    f"write it as in {BY_NAME[name].typed}" if name in BY_NAME else "remove it",
+                )
+            )
+            continue
+        texts = [("off", "on")[item] if isinstance(item, bool) else str(item) for item in items]
+        # It is a command, whose words may have commas and blanks.
+        joined = shlex.join(texts) if name == "WEB" and texts != [value] else ",".join(texts)
+        words.append(f"{name}={joined}")
+    return words, mistakes
 
 
 def read(

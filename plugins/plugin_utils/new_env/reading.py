@@ -65,7 +65,7 @@ def missing(given: Mapping[str, str]) -> list[str]:
 def _described(answers: Answers) -> Environment:
     """Return the environment; it means nothing if the answers have mistakes."""
     for option in missing(answers.given):
-        answers.wrong(option, NEEDED, f"write, for example, {option}={BY_NAME[option].example}", "")
+        answers.wrong(option, NEEDED, f"write, for example, {BY_NAME[option].typed}", "")
     for name, value in answers.given.items():
         answers.check_text(name, value)
     hosts = fleet_options.read_hosts(answers)
