@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.template import trust_as_template
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
@@ -56,4 +55,4 @@ class ActionModule(FleetAction):
         return result
 
     def _value(self, name: str) -> Any:
-        return self._templar.template(trust_as_template("{{ " + name + " }}"))
+        return rendering.value(self._templar, name)

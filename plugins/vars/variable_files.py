@@ -39,7 +39,7 @@ from ansible.release import __version__
 
 COLLECTION = "celery_fleet.core"
 ROOT = Path(__file__).resolve().parents[2]
-# The same as in preflight/checks/control.py, which old versions can't import.
+# The same as in preflight/checks/control.py, which can't be imported if Ansible does not find the collection.
 OLDEST = (2, 19)
 ANSIBLES_WORDS = "Attempting to decrypt but no vault secrets found"
 # Bytes that contain a file's first line, such as "$ANSIBLE_VAULT;1.2;AES256;shop", with the vault's id if it has one.

@@ -13,10 +13,21 @@ from typing import Any
 
 import jinja2
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.template import generate_ansible_template_vars, trust_as_template
+from ansible.release import __version__
 from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import KEYS
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
+    too_old,
+)
+
+try:
+    from ansible.template import generate_ansible_template_vars, trust_as_template
+except ImportError:
+    # If the ansible.cfg in use enables the vars plugin `variable_files`, that has said the same before.
+    if words := too_old(__version__):
+        raise AnsibleError(words) from None
+    raise
 
 # Options of Jinja that a template can set in its own text (`#jinja2:`).
 _SYNTAX = (
@@ -29,9 +40,12 @@ TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 
 def secrets(templar: Any) -> list[str]:
     """Return the values of the application's secret environment, which no output may show."""
-    return secrets_of(
-        templar.template(trust_as_template("{{ __celery_app_secret_env | default({}) }}"))
-    )
+    return secrets_of(value(templar, "__celery_app_secret_env | default({})"))
+
+
+def value(templar: Any, expression: str) -> Any:
+    """Return the value of an expression over the variables."""
+    return templar.template(trust_as_template("{{ " + expression + " }}"))
 
 
 @contextmanager
@@ -75,8 +89,8 @@ class Renderer:
             wanted: What a role wants, from `wanted`, or the parts of several roles.
             options: The module's other options.
         """
-        path = "{{ celery_app_config_directory ~ '/manifest.json' if celery_app_config_directory is defined else '' }}"
-        manifest = str(self._templar.template(trust_as_template(path)))
+        path = "celery_app_config_directory ~ '/manifest.json' if celery_app_config_directory is defined else ''"
+        manifest = str(value(self._templar, path))
         return {"wanted": transport.pack(wanted), "manifest": manifest, **options}
 
     def wanted(self, raw: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     ANSIBLE_FROM,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import rendering
 
 pytestmark = pytest.mark.slow
 
@@ -251,6 +252,26 @@ def test_an_old_ansible_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         PLUGIN.refuse_ansible.__wrapped__()
     # Preflight says which newer versions are untested.
     assert ANSIBLE_FROM == PLUGIN.OLDEST
+
+
+def test_an_old_ansible_is_refused_in_the_same_words_without_this_plugin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A project without our ansible.cfg does not enable it."""
+    monkeypatch.delattr("ansible.template.trust_as_template")
+    monkeypatch.setattr("ansible.release.__version__", "2.18.9")
+    spec = importlib.util.spec_from_file_location("rendering_in_2_18", rendering.__file__)
+    assert spec
+    assert spec.loader
+    with pytest.raises(AnsibleError) as refused:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    with pytest.raises(AnsibleError) as wanted:
+        PLUGIN.refuse_version("2.18.9")
+    assert str(refused.value) == str(wanted.value)
+    # Another name that is missing is a mistake of ours.
+    monkeypatch.setattr("ansible.release.__version__", "2.30.0")
+    with pytest.raises(ImportError, match="trust_as_template"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 INI = """

@@ -42,6 +42,18 @@ def check_versions(model: Model) -> Iterator[Problem]:
         )
 
 
+def too_old(ansible: str) -> str:
+    """Return the refusal of an ansible-core with which our plugins can't be loaded; empty if it is new enough."""
+    if version(ansible) >= ANSIBLE_FROM:
+        return ""
+    oldest = _text(ANSIBLE_FROM)
+    return (
+        f"This is ansible-core {ansible}, but Celery Fleet needs {oldest} or newer. Nothing was changed. Install a "
+        f"newer one (`pip install 'ansible-core>={oldest}'`). In a checkout, `make setup` does so: use its "
+        ".venv/bin/ansible-playbook."
+    )
+
+
 #: Settings of ansible.cfg that break a run: the values that are refused, what they would do, and another value.
 SETTINGS: Final = {
     "strategy": (
