@@ -37,10 +37,10 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 }
 # Maximum bytes of all files that a module sends, little more than they have, so that growth is noticed.
 LARGEST = {
-    "reconcile": 231_500,
+    "reconcile": 232_500,
     "release": 85_500,
     "remove_application": 150_500,
-    "redis_restore": 75_500,
+    "redis_restore": 76_000,
 }
 
 # Names of modules below `plugins`, such as `module_utils.text`, with their text. A package has its own name.

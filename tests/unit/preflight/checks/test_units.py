@@ -17,7 +17,7 @@ ERRORS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"umask": "27"}, "umask", "not a value that systemd", "0027"),
     ({"umask": "0o27"}, "umask", "not a value that systemd", "0027"),
     ({"read_write_paths": ["srv/a"]}, "read_write_paths[0]", "not an absolute path", "with /"),
-    ({"read_write_paths": ["/home/shop/media"]}, "read_write_paths[0]", "have ProtectHome=", "/srv/shop/media"),
+    ({"read_write_paths": ["/home/admin/media"]}, "read_write_paths[0]", "have ProtectHome=", "/srv/shop/media"),
     ({"read_write_paths": ["/srv", "-/run/user/../user/7"]}, "read_write_paths[1]", "below /run/user",
      "/srv/shop/media"),
     ({"read_write_paths": ["/var/tmp"], "unit_lines": {"ProtectHome": False}}, "read_write_paths[0]",
@@ -69,7 +69,7 @@ def test_paths_are_visible_if_a_unit_switches_off_what_hides_them(
     variables: dict[str, Any],
 ) -> None:
     variables["celery_beat_unit"] = {
-        "read_write_paths": ["/home/shop/media", "/tmp/shared"],
+        "read_write_paths": ["/home/admin/media", "/tmp/shared"],
         "unit_lines": {"ProtectHome": "read-only", "PrivateTmp": False},
     }
     # These begin with the same letters, and are not hidden.

@@ -107,7 +107,7 @@ def test_valid_options_are_accepted(variables: dict[str, Any], options: dict[str
 
 def test_the_documented_site_passes(variables: dict[str, Any]) -> None:
     page = (ROOT / "docs/web.md").read_text().partition("## A Django site")[2]
-    block = [line[4:] for line in page.partition("\n## ")[0].splitlines() if line[:4] == "    "]
+    block = [line[4:] for line in page.partition("\n##")[0].splitlines() if line[:4] == "    "]
     documented = yaml.safe_load("\n".join(block))
     assert "celery_producer_web_static" in documented
     assert errors({**variables, **documented}) == []
