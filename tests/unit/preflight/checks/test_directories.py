@@ -115,10 +115,10 @@ def test_a_directory_that_units_can_t_see_is_not_the_fleets(tmp_path: Path, name
 
 def test_a_warning_says_that_processes_can_t_see_a_directory(tmp_path: Path) -> None:
     """Release commands and nginx do, so it is no error."""
-    given = declaring(tmp_path, "/home/shop/static", {})
+    given = declaring(tmp_path, "/home/admin/static", {})
     (one, *_) = found = problems(given)
     assert {(one.variable, one.severity) for one in found} == {
-        (f"{VARIABLE}['/home/shop/static']", Severity.WARNING)
+        (f"{VARIABLE}['/home/admin/static']", Severity.WARNING)
     }
     assert "ProtectHome=" in one.message
     assert "/srv/shop/media" in one.remedy

@@ -22,7 +22,7 @@ ERRORS: list[tuple[dict[str, Any], str, str, str]] = [
      "/srv/shop/media"),
     ({"read_write_paths": ["/var/tmp"], "unit_lines": {"ProtectHome": False}}, "read_write_paths[0]",
      "have PrivateTmp=", "own /tmp and /var/tmp"),
-    ({"read_write_paths": ["/root/x"], "unit_lines": {"ProtectHome": ["no", "yes"]}}, "read_write_paths[0]",
+    ({"read_write_paths": ["/root"], "unit_lines": {"ProtectHome": ["no", "yes"]}}, "read_write_paths[0]",
      "below /root", "/srv/shop/media"),
     ({"requires_mounts_for": ["-/srv"]}, "requires_mounts_for[0]", "not an absolute", "with /"),
     ({"requires_mounts_for": ['/"']}, "requires_mounts_for[0]", "quotation mark", "rename"),
