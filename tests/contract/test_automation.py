@@ -84,7 +84,9 @@ def test_jobs_of_gitlab_have_stages_and_parents_that_exist() -> None:
 
 def test_jobs_of_merge_requests_on_gitlab_need_no_protected_variable() -> None:
     found = loaded("gitlab.yml")
-    comments = " ".join(re.findall(r"^ *# ?(.*)$", (EXAMPLES / "gitlab.yml").read_text(), re.MULTILINE))
+    comments = " ".join(
+        re.findall(r"^ *# ?(.*)$", (EXAMPLES / "gitlab.yml").read_text(), re.MULTILINE)
+    )
     protected = set(re.findall(r"([A-Z_]+)[^.]*? is protected", comments))
     assert protected == {"SSH_KEY"}
     assert "VAULT_PASSWORD is masked and not protected" in comments

@@ -56,14 +56,17 @@ def _place(name: str, where: str, pinned: Collection[str]) -> str:
 
 
 def _fault(name: Any, accept: Any, setting: str) -> str:
+    from kombu import serialization
     from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError, SerializerNotInstalled
-    from kombu.serialization import prepare_accept_content, registry
 
+    kombu: Any = serialization  # typed in part only
     if not isinstance(name, str):
         return "" if name is None else _missing(str(name))
     try:
-        content_type, encoding, body = registry.dumps([], serializer=name)
-        registry.loads(body, content_type, encoding, accept=prepare_accept_content(accept))
+        content_type, encoding, body = kombu.registry.dumps([], serializer=name)
+        kombu.registry.loads(
+            body, content_type, encoding, accept=kombu.prepare_accept_content(accept)
+        )
     except ContentDisallowed:
         return (
             f"but {setting} lacks it, so what is sent would be refused: write json, or add {name} to"
