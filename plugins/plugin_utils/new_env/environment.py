@@ -48,7 +48,8 @@ class Project:
     @property
     def has_relative_paths(self) -> bool:
         """Whether runs in `base` take the inventory's relative paths from there, and not from another ansible.cfg."""
-        return base_directory(constants.CONFIG_FILE).resolve() == self.base.resolve()
+        config = constants.config.get_config_value("CONFIG_FILE")
+        return base_directory(config).resolve() == self.base.resolve()
 
 
 @dataclass(frozen=True)

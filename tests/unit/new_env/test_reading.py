@@ -274,9 +274,9 @@ def test_a_relative_source_is_written_in_full_if_another_configuration_is_in_use
     """Relative paths start at its directory."""
     base = ROOT / "examples/flexiprice/backend"
     own = Project(base, tmp_path)
-    monkeypatch.setattr(constants, "CONFIG_FILE", str(base / "ansible.cfg"))
+    monkeypatch.setattr(constants.config, "_config_file", str(base / "ansible.cfg"))
     assert environment({**SMALL, "SOURCE": "."}, own).source == {"path": "."}
-    monkeypatch.setattr(constants, "CONFIG_FILE", "/srv/company/ansible.cfg")
+    monkeypatch.setattr(constants.config, "_config_file", "/srv/company/ansible.cfg")
     assert environment({**SMALL, "SOURCE": "."}, own).source == {"path": str(base)}
     assert environment({**SMALL, "SOURCE": str(base)}, own).source == {"path": str(base)}
 
