@@ -327,7 +327,7 @@ def test_the_checkouts_own_playbook_runs_from_any_directory(tmp_path: Path) -> N
     words = ("ansible-playbook", "--inventory=shop/hosts.yml", str(ROOT / "site.yml"))
     done = ansible(*words, "--list-tasks", directory=inventory.parent)
     assert done.returncode == 0, done.stderr
-    assert "celery_fleet.core.preflight : Check the inventory" in done.stdout
+    assert "celery_fleet.core.preflight : inventory | Check the inventory" in done.stdout
 
 
 def test_a_playbook_that_does_not_find_the_collection_says_what_to_do(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from tests.unit.preflight.inventory import GROUPS, ROOT, changed, valid
 
@@ -117,6 +118,38 @@ def test_an_invalid_inventory_is_refused_at_once_without_its_secrets(tmp_path: P
         "No host was contacted.",
     ):
         assert text in output
+
+
+@pytest.mark.parametrize("playbook", ["check_inventory", "preflight"])
+def test_a_way_to_the_hosts_that_can_not_be_rendered_hides_no_other_mistake(
+    tmp_path: Path, playbook: str
+) -> None:
+    """Ansible itself renders it before it calls an action."""
+    vault = VaultLib([("x", VaultSecret(b"a password that this run does not have"))])
+    variables = {
+        **valid(tmp_path / "source"),
+        "redis_pasword": "x",
+        "preflight_allowed_variables": "not a list",
+        **{
+            name: f"{{{{ no_{name} }}}}"
+            for name in (
+                *("ansible_connection", "ansible_host", "ansible_port", "ansible_user"),
+                *("ansible_become_user", "ansible_become_method", "ansible_ssh_common_args"),
+                *("ansible_ssh_private_key_file", "ansible_ssh_pass"),
+            )
+        },
+        "ansible_become_password": {"__ansible_vault": vault.encrypt("hush").decode()},
+    }
+    done = run(tmp_path, (ROOT / f"playbooks/{playbook}.yml").read_text(), variables)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Task failed" not in output
+    assert "redis_pasword (all hosts)" in output
+    assert "preflight_allowed_variables" in output
+    for name in ("connection", "host", "port", "user", "ssh_pass"):
+        assert f"can't be rendered: 'no_ansible_{name}' is undefined" in output
+    reason = "is encrypted, but none of the given vault passwords opens it"
+    assert f"ansible_become_password (all hosts)\n           {reason}" in output
 
 
 def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> None:

@@ -19,11 +19,17 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import Specs
 
 # Ansible's variables that say which machine a host is, and where its inventory is.
-CONNECTION: Final = ("ansible_host", "ansible_port", "ansible_connection", "inventory_dir")
+CONNECTION: Final = (
+    *("ansible_host", "ansible_port", "ansible_connection", "inventory_dir"),
+    *("ansible_user", "ansible_ssh_user"),
+)
+# Its variables with passwords. They are only rendered to see whether that is possible, and not kept.
+PASSWORDS: Final = (
+    *("ansible_password", "ansible_ssh_pass"),
+    *("ansible_become_password", "ansible_become_pass"),
+)
 # Ansible's variables that say how it works on a host. Their templates may need facts, so they may fail.
 ACCESS: Final = (
-    "ansible_user",
-    "ansible_ssh_user",
     "ansible_become",
     "ansible_python_interpreter",
 )

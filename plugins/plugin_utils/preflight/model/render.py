@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     ACCESS,
     CONNECTION,
     ENCRYPTED,
+    PASSWORDS,
     UNKNOWN,
     Control,
     Model,
@@ -205,6 +206,9 @@ def _host(
     for key in (*specs.options, *CONNECTION, *ACCESS):
         if key in own:
             values[key] = work.value(key, own[key], given=True)
+    for key in PASSWORDS:
+        if key in own:
+            work.value(key, own[key], given=True)
     for role in roles:
         together["role_path"] = role.path
         for key, raw in role.defaults.items():

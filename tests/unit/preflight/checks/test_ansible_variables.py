@@ -75,10 +75,17 @@ def test_a_user_who_does_not_become_root_is_refused(
         {"ansible_become": False, "ansible_user": "root"},
         {"ansible_become": True, "ansible_user": "deploy"},
         {"ansible_user": "deploy"},
-        # Preflight can't know these without the hosts.
+        # Preflight can't know this without the hosts.
         {"ansible_become": "{{ ansible_facts.user_id != 'root' }}", "ansible_user": "deploy"},
-        {"ansible_become": False, "ansible_user": "{{ ansible_facts.user_id }}"},
     ],
 )
 def test_settings_that_may_lead_to_root_are_accepted(tmp_path: Path, given: dict[str, Any]) -> None:
     assert found(tmp_path, given) == []
+
+
+@pytest.mark.parametrize("name", ["ansible_user", "ansible_ssh_user", "ansible_become_password"])
+def test_a_login_that_can_not_be_rendered_is_refused(tmp_path: Path, name: str) -> None:
+    """Ansible could not run the first task on the host, which collects the facts."""
+    ((variable, severity, message, _),) = found(tmp_path, {name: "{{ ansible_facts.user_id }}"})
+    assert (variable, severity) == (name, Severity.ERROR)
+    assert "can't be rendered" in message
