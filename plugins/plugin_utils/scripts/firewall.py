@@ -54,7 +54,10 @@ def arm(app: str, file: str, seconds: float) -> str:
         # The host has rebooted since.
         run(*rollback)
     save(file, copy)
-    options = ["--quiet", "--collect", f"--unit={unit}", "--service-type=oneshot"]
+    # By default the description is the script, whose lines systemd takes for sections of the timer's file when it reads
+    # that again. Then the timer would be broken.
+    description = f"--description={app}: rolls back a firewall table that is not confirmed"
+    options = ["--quiet", "--collect", f"--unit={unit}", description, "--service-type=oneshot"]
     delay = [f"--on-active={seconds:g}s", "--timer-property=AccuracySec=1s"]
     return run("systemd-run", *options, *delay, *rollback)
 

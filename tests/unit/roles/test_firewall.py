@@ -138,7 +138,9 @@ def test_a_table_that_lets_the_fleet_through_is_kept(lan: Network, tmp_path: Pat
     assert lan.reaches(NEIGHBOUR[0], PORTS[0])
     assert not lan.reaches(STRANGER[0], PORTS[0])
     calls = (tmp_path / "calls").read_text()
-    assert "--unit=shop-firewall-rollback --service-type=oneshot --on-active=60s" in calls
+    options = next(line for line in calls.splitlines() if line.startswith("systemd-run "))
+    assert "--unit=shop-firewall-rollback --description=shop: rolls back" in options
+    assert "--service-type=oneshot --on-active=60s" in options
     assert calls.endswith("systemctl stop shop-firewall-rollback.timer\n")
     assert "start shop" not in calls
 
