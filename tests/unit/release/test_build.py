@@ -36,7 +36,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     BuildError,
     Limit,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import interpreter
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import sandbox
 
 from tests.unit.release.place import CHECK, PYTHON, USER, Place, wheel
 
@@ -755,7 +755,8 @@ def test_a_failed_installation_names_package_cause_and_log(
 def test_an_interpreter_that_units_cannot_see_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert virtualenv._HIDDEN == interpreter.HIDDEN
+    assert all(sandbox.hidden_by_sandbox(place) for place in virtualenv._HIDDEN)
+    assert set(virtualenv._HIDDEN) == {one for places in sandbox._HIDDEN.values() for one in places}
     monkeypatch.setattr(virtualenv, "_HIDDEN", (*virtualenv._HIDDEN, "/usr/bin"))
     with pytest.raises(BuildError, match=r"leads to /usr/bin/python3\.\d+, which .* ProtectHome="):
         build(place.wanted())
