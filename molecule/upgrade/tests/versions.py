@@ -53,7 +53,9 @@ def runtimes(fleet: Fleet) -> set[str]:
         if pid == "0":
             continue
         text = fleet.must(name, ["cat", f"/proc/{pid}/environ"])
-        path = dict(item.partition("=")[::2] for item in text.split("\0"))["PYTHONPATH"]
+        path = dict(item.partition("=")[::2] for item in text.split("\0")).get("PYTHONPATH")
+        if path is None:  # systemd has not yet started the unit's program in it
+            continue
         found.add(path.partition(":")[0])
     return found
 
