@@ -89,9 +89,12 @@ def _gunicorn(options: Sequence[str], variables: Mapping[str, str], listen: str)
     )
 
 
-_SERVERS: Final[
-    Mapping[str, Callable[[Sequence[str], Mapping[str, str], str], tuple[str, str] | None]]
-] = {"uvicorn": _uvicorn, "hypercorn": _hypercorn, "daphne": _daphne, "gunicorn": _gunicorn}
+_SERVERS: Final[Mapping[str, Judge]] = {
+    "uvicorn": _uvicorn,
+    "hypercorn": _hypercorn,
+    "daphne": _daphne,
+    "gunicorn": _gunicorn,
+}
 
 
 def _values(words: Sequence[str], *names: str) -> Iterator[str]:
