@@ -38,7 +38,7 @@ def properties(
 
 
 def host_shuts_down(timeout: float = 5.0) -> bool:
-    """Return whether systemd stops everything, because the host shuts down; False if it can't be asked."""
+    """Return whether the whole host is shutting down; False if systemd can't be asked."""
     try:
         done = subprocess.run(
             [SYSTEMCTL, "is-system-running"],

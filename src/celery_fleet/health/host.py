@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from celery_fleet.common import filesystem
 from celery_fleet.common.redis_client import Client
 from celery_fleet.health.redis_checks import server
 from celery_fleet.health.result import GOOD, WARNING, Finding, worst
@@ -29,9 +30,7 @@ def disk(setup: Setup) -> Finding:
     parts, value, words = [], {}, []
     for path in seen.values():
         system = os.statvfs(path)
-        free = system.f_bavail * system.f_frsize
-        # As df does it: without what is reserved for root.
-        usable = (system.f_blocks - system.f_bfree + system.f_bavail) * system.f_frsize
+        free, usable = filesystem.space(system)
         percent = 100 * free / usable if usable else 100.0
         # Some filesystems have no fixed number of inodes.
         inodes = 100 * system.f_favail / system.f_files if system.f_files else 100.0

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import BinaryIO
 
+from celery_fleet.common import filesystem
 from celery_fleet.common.redis_client import Client, ClientError, ProtocolError, Server
 
 #: Seconds without a byte. While Redis prepares the snapshot it sends an empty line each second.
@@ -32,9 +33,7 @@ def need_room(directory: Path, size: int = 0) -> None:
     Raises:
         OSError, SnapshotError: They don't, or the free space is unknown.
     """
-    system = os.statvfs(directory)
-    free = system.f_bavail * system.f_frsize
-    usable = (system.f_blocks - system.f_bfree + system.f_bavail) * system.f_frsize
+    free, usable = filesystem.space(os.statvfs(directory))
     reserve = max(usable * FREE_PERCENT // 100, FREE_BYTES)
     if free - size < reserve:
         needed = f", {size / 1e6:.0f} MB are needed" if size else ""

@@ -1,8 +1,8 @@
 """ExecStop of a worker's unit: TERM, wait for the drain, QUIT, wait again, KILL.
 
-Run as a file with `python3 -S -I`; it uses only the standard library and nothing of this package. SIGTERM makes Celery
-stop fetching tasks and wait for running ones without a limit. After the drain, SIGQUIT makes it return the messages
-that it has not acknowledged.
+Run as a file with `python3 -S -I`, so all that it imports uses only the standard library. SIGTERM makes Celery stop
+fetching tasks and wait for running ones without a limit. After the drain, SIGQUIT makes it return the messages that it
+has not acknowledged.
 
 SIGQUIT is not always useful. With the threads pool it would return tasks that still run to their end, so they would
 run twice. With gevent it returns nothing. For these pools `--no-quit` only waits. It is also unnecessary if the unit
@@ -17,31 +17,21 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    # `python3 -I` runs this file without adding its directory to the path.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from celery_fleet.common.systemctl import host_shuts_down
 
 # Seconds that Celery gets after SIGQUIT to return its messages; it took two when measured.
 _AFTER_QUIT = 20.0
 
 # Seconds between two checks whether the host is shutting down.
 _SLICE = 5.0
-
-
-def host_shuts_down() -> bool:
-    """Return whether the whole host is shutting down, which must not wait half an hour for tasks."""
-    try:
-        done = subprocess.run(
-            ["/usr/bin/systemctl", "is-system-running"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.stdout.strip() == "stopping"
 
 
 def runtime_directory() -> str:
