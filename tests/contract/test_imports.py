@@ -144,6 +144,7 @@ def test_packages_only_have_a_docstring() -> None:
     assert not_only_docstring(sources()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", _of(PLAIN))
 def test_a_module_only_needs_the_standard_library(module: str) -> None:
     done = starts(module, SOURCE)

@@ -114,6 +114,7 @@ def test_the_picture_shows_the_demos_inventory() -> None:
 # --- the picture of the architecture ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_architecture_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert picture.main(["--check"]) == 0, capsys.readouterr().err
 
@@ -257,6 +258,7 @@ def strings(text: str) -> Iterator[str]:
             yield str(node.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("runbook", 40), ("delivery", 25)])
 def test_quoted_messages_exist_in_the_code(name: str, least: int) -> None:
     parts = quoted(code(ROOT / f"docs/{name}.md"))

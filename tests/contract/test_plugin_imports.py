@@ -249,6 +249,7 @@ def test_packages_hold_a_docstring_only() -> None:
     assert [name for name in sorted(packages()) if more_than_a_docstring(delivered()[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(LARGEST))
 def test_a_module_sends_module_utils_only_and_stays_small(module: str) -> None:
     files = sent_with(module, delivered()) - {f"modules.{module}"}
@@ -260,6 +261,7 @@ def test_a_module_sends_module_utils_only_and_stays_small(module: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_module_that_is_sent_has_a_size_limit() -> None:
     """The other modules only document an action plugin."""
     edges = arrows(delivered())

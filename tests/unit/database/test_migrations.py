@@ -47,6 +47,7 @@ def pending(project: Project, tmp_path: Path, *one_way: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_none_is_pending_after_all_have_run(project: Project, tmp_path: Path) -> None:
     expected = {"ok": True, "error": None, "pending": [], "one_way": []}
     assert pending(project, tmp_path) == expected

@@ -32,7 +32,6 @@ BASE = settings(
     # How long an inventory takes depends on the machine, and all examples may share the files of the source.
     suppress_health_check=list(HealthCheck),
 )
-VALID = settings(BASE, max_examples=1)
 SHORT = settings(BASE, max_examples=5)
 SOME = settings(BASE, max_examples=6)
 DEEP = settings(BASE, max_examples=500 if origin.is_soak() else 40)
@@ -90,12 +89,8 @@ def all_pass(source: Path, how: settings) -> None:
     hold()
 
 
-def test_valid_inventories_pass(source: Path) -> None:
-    all_pass(source, VALID)
-
-
 @pytest.mark.slow
-def test_more_valid_inventories_pass(source: Path) -> None:
+def test_valid_inventories_pass(source: Path) -> None:
     all_pass(source, SHORT)
 
 

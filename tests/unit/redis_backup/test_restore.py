@@ -228,6 +228,7 @@ def test_data_is_only_replaced_on_demand_and_kept(kind: str, new_host: New, back
         before.client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("killed", ["stop", "prepared", "replaced", "start"])
 def test_an_interrupted_restore_is_finished_by_the_next(

@@ -94,6 +94,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["worker", "beat", "producer"])
 @pytest.mark.parametrize("wanted", [STOCK, ATOMIC])
 def test_only_a_worker_with_the_atomic_fetch_uses_the_script(

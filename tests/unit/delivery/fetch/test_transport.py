@@ -725,6 +725,7 @@ def test_other_consumers_use_the_stock_fetch(
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_consumer_step_of_the_application_uses_the_stock_fetch(
     server: Server, before: bool

@@ -405,6 +405,7 @@ def test_a_connection_that_is_lost_after_a_rate_limit_was_changed_leaves_no_task
     assert begun(late) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["1000/s", None])
 def test_tasks_that_wait_for_a_rate_limit_begin_once_when_it_is_lifted(
     late: Worker, limit: str | None
