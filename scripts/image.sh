@@ -36,7 +36,7 @@ if ! docker image inspect "$image" >/dev/null 2>&1; then
     # Kept outside the engine's own store, so that a new engine needs no download.
     tarball=$CACHE_DIR/images/$SUITE-$base_hash.tar
     if [[ ! -f $tarball ]]; then
-      ((EUID == 0)) || die "the test hosts' image is missing; run 'make setup' as root once"
+      ((EUID == 0)) || die "the test hosts' image is missing; make it as root: scripts/image.sh $SUITE"
       say "bootstrapping Debian $SUITE"
       rm -f "$CACHE_DIR/images/$SUITE-"*
       # Keep the package lists, as on any host that was ever updated: a dry run needs them.
@@ -60,4 +60,6 @@ if ! docker image inspect "$image" >/dev/null 2>&1; then
     --tag "$image" "$context"
 fi
 mkdir -p "$STATE_DIR"
+# Root may have written it for a user.
+rm -f "$STATE_DIR/image-$SUITE"
 printf '%s\n' "$image" >"$STATE_DIR/image-$SUITE"

@@ -21,6 +21,8 @@ quietly() {
   local log=$1
   shift
   mkdir -p "$(dirname "$log")"
+  # It may be of a run by another user.
+  rm -f "$log"
   if ! "$@" >"$log" 2>&1; then
     tail -n 30 "$log" >&2
     die "'$1' failed; its whole output is in $log"

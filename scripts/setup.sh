@@ -55,7 +55,7 @@ install_missing_packages() {
   ((${#missing[@]})) || return 0
 
   can apt-get || die "these packages are missing, and this is not Debian, so they can't be installed: ${missing[*]}"
-  ((EUID == 0)) || die "these packages are missing; run 'make setup' as root once: ${missing[*]}"
+  ((EUID == 0)) || die "these packages are missing; install them as root: apt-get install ${missing[*]}"
   say "installing ${missing[*]}"
   mkdir -p /etc/systemd/system
   for unit in "${masked[@]}"; do
@@ -102,7 +102,7 @@ compile_venv() {
 start_engine() {
   engine_answers && return 0
   can dockerd || die "no Docker engine answers, and none is installed here (DOCKER_HOST=${DOCKER_HOST:-})"
-  ((EUID == 0)) || die "the Docker engine is not running; run 'make setup' as root once"
+  ((EUID == 0)) || die "the Docker engine does not answer; start it as root, and join the group docker"
   local log=$STATE_DIR/dockerd.log deadline=$((SECONDS + 60))
   say "starting the Docker engine"
   if [[ $(</proc/1/comm) == systemd ]]; then

@@ -100,7 +100,7 @@ hash=$({
 made=$CACHE_DIR/machines/$SUITE-$ARCHITECTURE-$hash
 
 if [[ ! -d $made ]]; then
-  ((EUID == 0)) || die "the disk of the emulated machine is missing; run 'scripts/vm_image.sh $SUITE $ARCHITECTURE' as root once"
+  ((EUID == 0)) || die "the disk of the emulated machine is missing; make it as root: scripts/vm_image.sh $SUITE $ARCHITECTURE"
   find "$CACHE_DIR/machines" -mindepth 1 -maxdepth 1 -type d -mtime "+$KEPT_DAYS" -exec rm -rf {} +
   work=$(mktemp -d "$CACHE_DIR/machines/build.XXXXXX")
   [[ $ARCHITECTURE == amd64 ]] || register_arm64
