@@ -38,8 +38,9 @@ SOAK_ONLY := arm64
 SCENARIOS := $(filter-out $(SOAK_ONLY),$(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
 # These measure times or costs, or need the whole machine; the others run two at a time.
 ALONE := restarts delivery cgroup2 observe
-# Those that take longest come first, so that none of them runs by itself at the end.
-LONGEST := noon failover change moves fleets database_fleets
+# Those that take longest come first, so that none of them runs by itself at the end. noon and failover load all
+# processors, so each of them begins beside a scenario that mostly waits.
+LONGEST := noon change failover moves fleets database_fleets
 PAIRED := $(LONGEST) $(filter-out $(ALONE) $(LONGEST),$(SCENARIOS))
 COMMA := ,
 SPACE := $(subst x,,x x)
