@@ -122,8 +122,8 @@ INTRODUCTIONS = {
         "",
     ),
     "Ports": (
-        "If the [firewall](network.md#firewall) is enabled, only the fleet's hosts and the clients that you let in reach Redis,",
-        "and only the fleet's hosts reach the web process without nginx.",
+        "If the [firewall](network.md#firewall) is enabled, only the fleet's hosts and the clients that you let in",
+        "reach Redis, and only the fleet's hosts reach the web process without nginx.",
         "",
     ),
     "Directories of units": (

@@ -247,7 +247,7 @@ class Ground:
         unit = f"load-{run}.service"
         answer = self.fleet.execute(self.control, ["systemctl", "is-active", "--quiet", unit])
         if answer.status:
-            journal = ["journalctl", "--no-pager", "--output=cat", "--lines=20", f"--unit={unit}"]
+            journal = ["journalctl", "--no-pager", "--output=cat", "--lines=100", f"--unit={unit}"]
             raise AssertionError(self.fleet.must(self.control, journal))
 
     def stop_load(self, run: str) -> None:

@@ -15,11 +15,17 @@ from typing import Any
 
 from celery import chain, chord
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from load import record, tasks
 from load.plan import CHAIN_LINKS, CHORD_HEADERS, ETA, RATE, WORKERS, Send, by_worker, plan
 
 FLUSH = 1.0  # seconds between two writes to the record
+
+#: What sending raises if a Redis is away for longer than a producer waits (docs/tasks.md, "Sending"): the first for the
+#: broker, the next two for the result store. An AttributeError is kombu's: trying again after a refusal, it may meet a
+#: channel that it has closed itself.
+REFUSALS = (OperationalError, RuntimeError, RedisError, AttributeError)
 
 #: How to address the queues whose exchanges have other names; tasks use these in turn.
 WAYS: Sequence[dict[str, str]] = (
@@ -63,9 +69,8 @@ def dispatch(run: str, send: Send) -> list[Row]:
 
     try:
         call()
-    except (OperationalError, AttributeError) as error:
-        # Whether the broker has stored it is unknown: a refused task may run, and none is missed. An AttributeError is
-        # kombu's: trying again after a refusal, it may meet a channel that it has closed itself.
+    except REFUSALS as error:
+        # Whether the broker has stored it is unknown: a refused task may run, and none is missed.
         print(f"{own}: {error}", file=sys.stderr, flush=True)
         return [(*row[:-1], True) for row in rows]
     if send.kind == "revoked":
@@ -80,7 +85,7 @@ def _revoke(run: str, send: Send, task: str) -> list[Row]:
     row = (own, run, "revoke", send.queue, send.seconds, 1, now, now, False)
     try:
         tasks.revoke.apply_async((send.seconds, task), task_id=own, queue=send.queue)
-    except (OperationalError, AttributeError) as error:
+    except REFUSALS as error:
         print(f"{own}: {error}", file=sys.stderr, flush=True)
         return [(*row[:-1], True)]
     return [row]
