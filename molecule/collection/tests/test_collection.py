@@ -68,8 +68,7 @@ def nothing_changed(fleet: Fleet, run: Run) -> None:
 def groups(project: Path) -> dict[str, list[str]]:
     """Return the groups and their hosts in the environment that new_env made."""
     tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
-    found = {name: list(group["hosts"]) for name, group in tree["fleet"]["children"].items()}
-    return {**found, "postgresql": list(tree["postgresql"]["hosts"])}
+    return {name: list(group["hosts"]) for name, group in tree["fleet"]["children"].items()}
 
 
 def beside(project: Path, name: str) -> Path:
@@ -101,7 +100,7 @@ def ini(project: Path) -> Path:
     ]
     for group, hosts in groups(project).items():
         lines += [f"[{group}]", *hosts]
-    lines += ["[fleet:children]", *(name for name in groups(project) if name != "postgresql")]
+    lines += ["[fleet:children]", *groups(project)]
     (made / "hosts").write_text("\n".join(lines) + "\n")
     return made / "hosts"
 
@@ -111,7 +110,7 @@ def script(project: Path) -> Path:
     made = beside(project, "as-program")
     tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
     found: dict[str, Any] = {name: {"hosts": hosts} for name, hosts in groups(project).items()}
-    found["fleet"] = {"children": [name for name in found if name != "postgresql"]}
+    found["fleet"] = {"children": list(found)}
     found["_meta"] = {"hostvars": {host: own or {} for host, own in tree["fleet"]["hosts"].items()}}
     program = made / "hosts"
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(found)}\nEND\n")
