@@ -69,8 +69,8 @@ def test_a_paused_queue_is_not_fetched_and_waiting_messages_go_back(
         assert [pause["target"] for pause in found["pauses"]] == ["queue:mail"]
         if pool != "solo":  # it receives no command while a task runs
             # On a busy machine one may have ended, or the answer is late; the next question waits for it.
-            answer = found["workers"].get(NODE, {"paused": {"mail": parallel}})
-            assert answer["paused"]["mail"] in range(1, parallel + 1)
+            answer = found["workers"].get(NODE)
+            assert answer is None or answer["paused"]["mail"] in range(1, parallel + 1)
         until(lambda: operator("ask")["workers"].get(NODE) == {"paused": {"mail": 0}})
         until(lambda: not made.unacked())
         begun = dict(made.ledger.begun)

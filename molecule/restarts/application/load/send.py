@@ -22,11 +22,6 @@ from load.plan import CHAIN_LINKS, CHORD_HEADERS, ETA, RATE, WORKERS, Send, by_w
 
 FLUSH = 1.0  # seconds between two writes to the record
 
-#: What sending raises if a Redis is away for longer than a producer waits (docs/tasks.md, "Sending"): the first for the
-#: broker, the next two for the result store. An AttributeError is kombu's: trying again after a refusal, it may meet a
-#: channel that it has closed itself.
-REFUSALS = (OperationalError, RuntimeError, RedisError, AttributeError)
-
 #: How to address the queues whose exchanges have other names; tasks use these in turn.
 WAYS: Sequence[dict[str, str]] = (
     {"queue": "named", "exchange": "jobs", "routing_key": "job"},
@@ -39,6 +34,25 @@ Row = tuple[Any, ...]
 def task_id(run: str, number: int) -> str:
     """Return the id of a task in the record."""
     return f"{run}.{number:06d}"
+
+
+def refused(task: str, call: Callable[[], Any]) -> bool:
+    """Send; return whether a Redis was away for longer than a producer waits (docs/tasks.md, "Sending").
+
+    Whether the broker has stored the message is unknown then: a refused task may run, and none is missed.
+    """
+    try:
+        call()
+    except (OperationalError, RedisError, RuntimeError, AttributeError) as error:
+        # An OperationalError is for the broker, a RedisError or a RuntimeError for the result store. An AttributeError
+        # is kombu's: trying again after a refusal, it may meet a channel that it has closed itself.
+        if isinstance(error, RuntimeError) and not isinstance(
+            error.__cause__, RedisError | OSError
+        ):
+            raise
+        print(f"{task}: {error}", file=sys.stderr, flush=True)
+        return True
+    return False
 
 
 def dispatch(run: str, send: Send) -> list[Row]:
@@ -67,11 +81,7 @@ def dispatch(run: str, send: Send) -> list[Row]:
                 (send.seconds, *words), task_id=own, queue=send.queue, **options
             )
 
-    try:
-        call()
-    except REFUSALS as error:
-        # Whether the broker has stored it is unknown: a refused task may run, and none is missed.
-        print(f"{own}: {error}", file=sys.stderr, flush=True)
+    if refused(own, call):
         return [(*row[:-1], True) for row in rows]
     if send.kind == "revoked":
         rows += _revoke(run, send, own)
@@ -82,13 +92,11 @@ def _revoke(run: str, send: Send, task: str) -> list[Row]:
     """Send a task that revokes the one that was just sent."""
     now = time.time()
     own = task_id(run, send.number + 1)
-    row = (own, run, "revoke", send.queue, send.seconds, 1, now, now, False)
-    try:
-        tasks.revoke.apply_async((send.seconds, task), task_id=own, queue=send.queue)
-    except REFUSALS as error:
-        print(f"{own}: {error}", file=sys.stderr, flush=True)
-        return [(*row[:-1], True)]
-    return [row]
+
+    def call() -> Any:
+        return tasks.revoke.apply_async((send.seconds, task), task_id=own, queue=send.queue)
+
+    return [(own, run, "revoke", send.queue, send.seconds, 1, now, now, refused(own, call))]
 
 
 def _chord(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
