@@ -34,11 +34,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     check = parser.parse_args(arguments).check
     wanted = {name: (name, given) for name, given in FILLED_IN.items()} | VARIANTS
-    wanted["valkey"] = ("staging", VALKEY)
+    wanted["debian13"] = ("staging", VALKEY)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = {
             title: pool.submit(
-                render, inventory, Path(name), given, 257 if title == "valkey" else 252, title
+                render, inventory, Path(name), given, 257 if title == "debian13" else 252, title
             )
             for title, (inventory, given) in wanted.items()
         }

@@ -1,8 +1,8 @@
 """Render the delivered inventories once for all tests.
 
-Each render is a run of ansible-playbook that takes seconds. Renders that tests of this run need start before the first
-test, and the tests of this directory come last. The processes of a run of pytest share renders: the first process that
-needs one makes it. So do the parts of a run of scripts/check.sh.
+Each render is a run of ansible-playbook that takes seconds, so tests that need one outside of QUICK are slow. Renders
+that tests of this run need start before the first test, and the tests of this directory come last. The processes of a
+run of pytest share renders: the first process that needs one makes it. So do the parts of a run of scripts/check.sh.
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ HERE = Path(__file__).parent
 WANTED: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, given) for name, given in FILLED_IN.items()},
     **VARIANTS,
-    "valkey": ("staging", VALKEY),
+    "debian13": ("staging", VALKEY),
 }
-FLEETS = ("local", "production", "odd")
+# The renders for tests that are not slow: several hosts without a firewall, and one host with all of the options.
+QUICK = ("local", "odd")
+ONE_REDIS = ("local", "production", "odd")
+FLEETS = (*ONE_REDIS, "replicated")
 # The title that each fixture returns. Other titles are parameters of fixtures.
 GIVEN = {
     "local": "local",
     "odd": "odd",
     "flower_alone": "flower-alone",
     "outside": "outside",
+    "production": "production",
     "replicated": "replicated",
-    "valkey": "valkey",
+    "valkey": "debian13",
 }
 
 
@@ -55,8 +59,13 @@ class Renders(dict[str, "Future[Fleet]"]):
 RENDERS = pytest.StashKey[Renders]()
 
 
+# First, because pytest's own hook leaves out slow tests.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: HERE in item.path.parents)
+    for item in items:
+        if not set(asked_for([item])) <= set(QUICK):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,7 +112,7 @@ def rendered_once(title: str, directory: Path) -> Fleet:
             made: Fleet = pickle.loads(result.read_bytes())  # noqa: S301  # of another process of this run
             return made
         name, given = WANTED[title]
-        systemd = 257 if title == "valkey" else 252
+        systemd = 257 if title == "debian13" else 252
         try:
             made = render(name, directory, given, systemd=systemd, title=title)
         except BaseException as error:
@@ -137,6 +146,12 @@ def outside(pytestconfig: pytest.Config) -> Fleet:
 
 
 @pytest.fixture(scope="session")
+def production(pytestconfig: pytest.Config) -> Fleet:
+    """Return a fleet in which each host has one role, with a firewall."""
+    return pytestconfig.stash[RENDERS]["production"].result()
+
+
+@pytest.fixture(scope="session")
 def replicated(pytestconfig: pytest.Config) -> Fleet:
     """Return a fleet with several hosts of Redis."""
     return pytestconfig.stash[RENDERS]["replicated"].result()
@@ -145,7 +160,7 @@ def replicated(pytestconfig: pytest.Config) -> Fleet:
 @pytest.fixture(scope="session")
 def valkey(pytestconfig: pytest.Config) -> Fleet:
     """Return a fleet on Debian 13 with Valkey."""
-    return pytestconfig.stash[RENDERS]["valkey"].result()
+    return pytestconfig.stash[RENDERS]["debian13"].result()
 
 
 @pytest.fixture(scope="session", params=FLEETS)
@@ -153,8 +168,6 @@ def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
     return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
-@pytest.fixture(
-    scope="session", params=[*FLEETS, pytest.param("flower-alone", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="session", params=[*ONE_REDIS, "flower-alone"])
 def any_fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
     return pytestconfig.stash[RENDERS][str(request.param)].result()

@@ -17,7 +17,6 @@ def users(host: Host) -> dict[str, str]:
     return {path: item["group"] for path, item in host.files.items() if path.endswith("users.acl")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["broker", "results"])
 def test_valkey_runs_as_its_own_user(valkey: Fleet, kind: str) -> None:
     host = server(valkey)
@@ -29,20 +28,17 @@ def test_valkey_runs_as_its_own_user(valkey: Fleet, kind: str) -> None:
     assert service["ExecStart"] == [f"/usr/bin/valkey-server {configuration}"]
 
 
-@pytest.mark.slow
 def test_valkeys_own_user_reads_the_file_of_users(valkey: Fleet, local: Fleet) -> None:
     assert set(users(server(valkey)).values()) == {"valkey"}
     assert set(users(server(local)).values()) == {"redis"}
 
 
-@pytest.mark.slow
 def test_valkey_checks_its_configuration_itself(valkey: Fleet, local: Fleet) -> None:
     for fleet, flavor in ((valkey, "valkey"), (local, "redis")):
         checks = server(fleet).parts["redis"]["checks"]
         assert [check["flavor"] for check in checks if "redis" in check] == [flavor] * 2
 
 
-@pytest.mark.slow
 def test_valkeys_package_is_installed_and_debians_instance_does_not_run(valkey: Fleet) -> None:
     host = server(valkey)
     assert host.parts["redis"]["packages"] == ["valkey-server"]
@@ -50,7 +46,6 @@ def test_valkeys_package_is_installed_and_debians_instance_does_not_run(valkey: 
     assert "/etc/systemd/system/redis-server.service" not in host.links
 
 
-@pytest.mark.slow
 def test_clients_may_use_setinfo_if_the_server_knows_it(valkey: Fleet, local: Fleet) -> None:
     """Debian 12's Redis refuses to start with such a rule."""
     for fleet, known in ((valkey, True), (local, False)):

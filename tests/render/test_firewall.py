@@ -57,12 +57,11 @@ def test_hosts_with_ports_to_close_have_a_table(closed: Fleet) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_only_the_fleet_is_let_in(pytestconfig: pytest.Config) -> None:
-    fleet = pytestconfig.stash[RENDERS]["production"].result()
-    (host,) = with_table(fleet)
+def test_only_the_fleet_is_let_in(production: Fleet) -> None:
+    (host,) = with_table(production)
     # Each host has its own table; the host itself uses its loopback.
-    others = ", ".join(f"192.0.2.{number}" for number in range(2, len(fleet.hosts) + 1))
-    assert len(fleet.hosts) == 9
+    others = ", ".join(f"192.0.2.{number}" for number in range(2, len(production.hosts) + 1))
+    assert len(production.hosts) == 9
     assert f"ip saddr {{ {others} }} return" in table(host)
     assert "jump web" not in table(host)
 
@@ -82,7 +81,6 @@ def test_a_client_outside_of_the_fleet_is_let_in_to_redis(odd: Fleet) -> None:
     assert "ip saddr { 198.51.100.7 } return" in table(host).split("chain web")[0]
 
 
-@pytest.mark.slow
 def test_an_unused_socket_of_the_web_process_is_removed(
     odd: Fleet, local: Fleet, flower_alone: Fleet
 ) -> None:

@@ -154,7 +154,6 @@ def test_every_process_of_the_application_knows_where_the_result_is(
     assert seen
 
 
-@pytest.mark.slow
 def test_only_a_host_with_a_site_watches_its_certificate(outside: Fleet) -> None:
     seen = set()
     for host in outside.hosts.values():
@@ -169,7 +168,6 @@ def test_only_a_host_with_a_site_watches_its_certificate(outside: Fleet) -> None
     assert seen == {"", "/etc/letsencrypt/live/shop.example.org/fullchain.pem"}
 
 
-@pytest.mark.slow
 def test_without_health_checks_nothing_of_them_is_left(flower_alone: Fleet) -> None:
     (host,) = flower_alone.hosts.values()
     assert "celery_health" in host.parts

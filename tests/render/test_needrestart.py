@@ -45,8 +45,8 @@ def overridden(text: str, units: list[str]) -> list[str]:
     return [unit for unit, _ in found]
 
 
-def test_upgrades_restart_no_service_of_a_host(fleet: Fleet, replicated: Fleet) -> None:
-    for host in (*fleet.hosts.values(), *replicated.hosts.values()):
+def test_upgrades_restart_no_service_of_a_host(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
         app = host.variables["celery_app_name"]
         ours = sorted(
             {
@@ -94,7 +94,6 @@ def test_all_users_may_read_it_and_it_is_written_before_the_units(fleet: Fleet) 
         assert (file["dest"], file.get("mode", "0644")) == (path(host), "0644")
 
 
-@pytest.mark.slow
 def test_without_it_the_file_is_removed(flower_alone: Fleet) -> None:
     """Only the file is removed, because others may have files in that directory."""
     for host in flower_alone.hosts.values():

@@ -187,7 +187,6 @@ def test_protected_paths_ask_for_the_password(
         assert done.stdout.strip() == hashed
 
 
-@pytest.mark.slow
 def test_the_old_password_file_is_removed_if_nothing_is_protected(
     valkey: Fleet, local: Fleet
 ) -> None:
@@ -269,7 +268,6 @@ def test_nginx_is_reloaded_when_flower_adds_its_location(odd: Fleet) -> None:
     assert [ADDED] in [check["files"] for check in host.parts["flower"]["checks"]]
 
 
-@pytest.mark.slow
 def test_without_a_web_process_the_site_only_has_flower(flower_alone: Fleet) -> None:
     host, site, _ = within(flower_alone)
     assert [name for name in host.units if "-web." in name] == []
@@ -285,7 +283,6 @@ def test_nginx_accepts_each_part(odd: Fleet, local: Fleet, tmp_path: Path) -> No
         assert_taken(fleet, tmp_path / str(number))
 
 
-@pytest.mark.slow
 def test_nginx_accepts_flower_alone(flower_alone: Fleet, tmp_path: Path) -> None:
     assert_taken(flower_alone, tmp_path)
 

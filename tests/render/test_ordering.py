@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.render.conftest import FLEETS, RENDERS
 from tests.render.fleet import Fleet
 from tests.render.units import SERVICES, parse, services, whole
 
 BY_BROKER = ("beat.service", "worker@.service")
-
-
-@pytest.fixture(scope="session", params=[*FLEETS, "replicated"])
-def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
-    """Return each fleet, also one with Sentinels."""
-    return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 @pytest.mark.parametrize("template", BY_BROKER)

@@ -52,7 +52,6 @@ def test_by_default_only_servers_show_a_certificate(fleet: Fleet) -> None:
                 assert "\ntls-auth-clients no\n" in content
 
 
-@pytest.mark.slow
 def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone: Fleet) -> None:
     found = processes(flower_alone)
     assert {unit.partition("@")[0] for _, unit in found} == {
@@ -72,7 +71,6 @@ def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone:
         assert host.text(PAIR[0]).endswith(host.text(f"{DIRECTORY}/pki/ca.crt"))
 
 
-@pytest.mark.slow
 def test_with_mutual_all_settings_name_the_certificate(flower_alone: Fleet) -> None:
     seen = set()
     for host in flower_alone.hosts.values():
@@ -135,7 +133,6 @@ def test_only_a_roll_of_all_workers_is_recorded(
     assert Templar(loader=loader, variables=variables).template(expression) is noted
 
 
-@pytest.mark.slow
 def test_redis_requires_a_certificate_once_all_processes_have_one(flower_alone: Fleet) -> None:
     """Nothing shows yet that any process has one."""
     (host,) = (host for host in flower_alone.hosts.values() if "redis" in str(host.units))

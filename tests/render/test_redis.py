@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests.programs import DURABLE
+from tests.render.conftest import ONE_REDIS, RENDERS
 from tests.render.fleet import Fleet, Host
 from tests.render.units import parse, render, whole
 
@@ -27,6 +28,12 @@ def configuration(text: str) -> dict[str, str]:
             assert key not in found, key
             found[key] = value.strip('"')
     return found
+
+
+@pytest.fixture(scope="session", params=ONE_REDIS)
+def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    """Return each fleet with one host of Redis."""
+    return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 @pytest.fixture(params=["broker", "results"])

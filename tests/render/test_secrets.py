@@ -6,14 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.render.conftest import FLEETS, RENDERS
 from tests.render.fleet import Fleet, Host
-
-
-@pytest.fixture(scope="session", params=[*FLEETS, "replicated"])
-def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
-    """Return each fleet, also one with several hosts of Redis."""
-    return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 def holders(fleet: Fleet) -> list[tuple[str, Host, dict[str, Any]]]:

@@ -12,7 +12,7 @@ import pytest
 from celery_fleet.config.settings import FleetSettings, read
 from celery_fleet.delivery.options import Options
 from tests import systemd
-from tests.render.conftest import RENDERS
+from tests.render.conftest import ONE_REDIS
 from tests.render.fleet import Fleet, Host
 
 COMPONENTS = {
@@ -36,6 +36,7 @@ def written(fleet: Fleet, component: str) -> list[tuple[Host, str]]:
     return found
 
 
+@pytest.mark.parametrize("fleet", ONE_REDIS, indirect=True)
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_the_runtime_accepts_the_settings(fleet: Fleet, component: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
@@ -58,7 +59,6 @@ def test_beat_has_the_inventorys_schedule(fleet: Fleet) -> None:
         assert json.loads(text)["celery"]["beat_schedule"] == wanted
 
 
-@pytest.mark.slow
 def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
     flower_alone: Fleet, tmp_path: Path
 ) -> None:
@@ -160,8 +160,7 @@ def test_a_worker_may_differ_from_the_others_of_its_host(odd: Fleet, tmp_path: P
         assert settings.celery["broker_transport_options"]["visibility_timeout"] == 3600
 
 
-def test_without_a_promise_the_settings_have_none(pytestconfig: pytest.Config) -> None:
-    production: Fleet = pytestconfig.stash[RENDERS]["production"].result()
+def test_without_a_promise_the_settings_have_none(production: Fleet) -> None:
     for host, text in written(production, "worker"):
         assert "delivery" not in json.loads(text)
         for path in host.files:

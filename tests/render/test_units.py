@@ -21,7 +21,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
 
 from celery_fleet.system import hand_back
 from tests import systemd
-from tests.render.conftest import FLEETS, RENDERS
 from tests.render.fleet import Fleet, Host
 from tests.render.units import (
     SERVICES,
@@ -37,12 +36,6 @@ from tests.render.units import (
 CELERY = ["beat.service", "web.service", "worker@.service"]
 # Highest score of `systemd-analyze security`, times ten.
 EXPOSURE = 13
-
-
-@pytest.fixture(scope="session", params=[*FLEETS, "replicated"])
-def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
-    """Return each fleet, also one with several hosts of Redis."""
-    return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 
 def test_a_file_beside_those_of_others_says_who_wrote_it(fleet: Fleet) -> None:
