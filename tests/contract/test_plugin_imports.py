@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -65,18 +65,21 @@ def _name(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(name: str, text: str, *, package: bool = False) -> Iterator[str]:
-    """Yield the full name of each import; for `from x import y` it is `x.y`, even if y is no module."""
+@cache
+def imported(name: str, text: str, *, package: bool = False) -> Sequence[str]:
+    """Return the full name of each import; for `from x import y` it is `x.y`, even if y is no module."""
+    found: list[str] = []
     around = f"{COLLECTION}.{name}".split(".")
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             stem = node.module or ""
             if node.level:
                 up = around[: len(around) - node.level + (1 if package else 0)]
                 stem = ".".join([*up, stem]) if stem else ".".join(up)
-            yield from (f"{stem}.{alias.name}" for alias in node.names)
+            found += (f"{stem}.{alias.name}" for alias in node.names)
+    return found
 
 
 def arrows(sources: Sources) -> dict[str, set[str]]:
