@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.util import find_spec
 
 import pytest
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not item.get_closest_marker("timeout"):
             kind = next(kind for kind in LIMITS if not kind or item.get_closest_marker(kind))
             item.add_marker(pytest.mark.timeout(LIMITS[kind]))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the collected tests from garbage collection: they stay, and looking at them takes time in each test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
