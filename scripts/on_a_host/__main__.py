@@ -19,7 +19,7 @@ from pathlib import Path
 
 from scripts.on_a_host.page import write
 from scripts.on_a_host.things import ROOT
-from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, render
+from tests.render.fleet import WANTED, render
 
 OUTPUT = ROOT / "docs" / "on-a-host.md"
 
@@ -33,15 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         "--check", action="store_true", help="write nothing; status 1 if it is stale"
     )
     check = parser.parse_args(arguments).check
-    wanted = {name: (name, given) for name, given in FILLED_IN.items()} | VARIANTS
-    wanted["debian13"] = ("staging", VALKEY)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = {
-            title: pool.submit(
-                render, inventory, Path(name), given, 257 if title == "debian13" else 252, title
-            )
-            for title, (inventory, given) in wanted.items()
-        }
+        runs = {title: pool.submit(render, title, Path(name)) for title in WANTED}
         fleets = {title: run.result() for title, run in runs.items()}
     text = write(fleets.pop("local"), list(fleets.values()))
     if not check:

@@ -14,23 +14,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, render
+from tests.render.fleet import WANTED, Fleet, render
 
 HERE = Path(__file__).parent
-# By title, the inventory and the variables for all of its hosts.
-WANTED: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, given) for name, given in FILLED_IN.items()},
-    **VARIANTS,
-    "debian13": ("staging", VALKEY),
-}
 # The renders for tests that are not slow: several hosts without a firewall, and one host with all of the options.
 QUICK = ("local", "odd")
+# The fleets that most tests are about; each of these has one host of Redis.
 ONE_REDIS = ("local", "production", "odd")
-FLEETS = (*ONE_REDIS, "replicated")
 # The title that each fixture returns. Other titles are parameters of fixtures.
 GIVEN = {
     "local": "local",
@@ -111,10 +104,8 @@ def rendered_once(title: str, directory: Path) -> Fleet:
         if result.exists():
             made: Fleet = pickle.loads(result.read_bytes())  # noqa: S301  # of another process of this run
             return made
-        name, given = WANTED[title]
-        systemd = 257 if title == "debian13" else 252
         try:
-            made = render(name, directory, given, systemd=systemd, title=title)
+            made = render(title, directory)
         except BaseException as error:
             failure.write_text(f"{type(error).__name__}: {error}")
             raise
@@ -163,8 +154,9 @@ def valkey(pytestconfig: pytest.Config) -> Fleet:
     return pytestconfig.stash[RENDERS]["debian13"].result()
 
 
-@pytest.fixture(scope="session", params=FLEETS)
+@pytest.fixture(scope="session", params=[*ONE_REDIS, "replicated"])
 def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    """Return each fleet, also one with several hosts of Redis."""
     return pytestconfig.stash[RENDERS][str(request.param)].result()
 
 

@@ -138,8 +138,18 @@ REPLICATED: dict[str, Any] = {
         "sentinel": "not-a-real-one-of-sentinel",
     },
 }
-# Further renders: a name, the inventory, and variables.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+# Valkey on Debian 13, with certificates for all clients, and a site without a password. Checks by this machine's own
+# systemd are left out.
+VALKEY: dict[str, Any] = {
+    **PRODUCTION,
+    "redis_flavor": "valkey",
+    "pki_mode": "mutual",
+    "celery_producer_web_listen": "127.0.0.1:5000",
+    "celery_producer_web_protected_paths": [],
+}
+# All renders by title: the inventory, and the variables for all of its hosts.
+WANTED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, given) for name, given in FILLED_IN.items()},
     "odd": ("staging", ODD),
     # Also without a firewall, and with clients that present a certificate.
     "flower-alone": (
@@ -158,15 +168,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "outside": ("local", OUTSIDE),
     "replicated": ("local", REPLICATED),
-}
-# Also on Debian 13, with certificates for all clients, and a site without a password. Checks by this machine's own
-# systemd are left out.
-VALKEY: dict[str, Any] = {
-    **PRODUCTION,
-    "redis_flavor": "valkey",
-    "pki_mode": "mutual",
-    "celery_producer_web_listen": "127.0.0.1:5000",
-    "celery_producer_web_protected_paths": [],
+    "debian13": ("staging", VALKEY),
 }
 
 
@@ -308,19 +310,16 @@ def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
     return Prepared(directory, inventory, names, options)
 
 
-def render(
-    name: str, parent: Path, given: dict[str, Any], systemd: int = 252, title: str = ""
-) -> Fleet:
-    """Render an inventory below `inventories/`.
+def render(title: str, parent: Path) -> Fleet:
+    """Render one of WANTED.
 
     Args:
-        name: The inventory's name.
-        parent: The directory in which to put its copy, its certificates and its secrets.
-        given: Variables for all hosts that override the inventory's.
-        systemd: systemd's version on the hosts.
-        title: The directory's name, if the inventory is rendered more than once.
+        title: Its title.
+        parent: The directory in which to put the inventory's copy, its certificates and its secrets.
     """
-    directory = parent / f"rendered-{title or name}"
+    name, given = WANTED[title]
+    systemd = 257 if title == "debian13" else 252
+    directory = parent / f"rendered-{title}"
     directory.mkdir()
     made = prepare(name, directory, given)
     rendered = directory / "rendered"

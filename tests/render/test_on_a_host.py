@@ -7,8 +7,8 @@ import pytest
 from scripts.on_a_host.__main__ import OUTPUT
 from scripts.on_a_host.page import write
 from scripts.on_a_host.things import general
-from tests.render.conftest import RENDERS, WANTED
-from tests.render.fleet import Fleet
+from tests.render.conftest import RENDERS
+from tests.render.fleet import WANTED, Fleet
 
 
 @pytest.fixture(scope="module")
