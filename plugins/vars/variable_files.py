@@ -31,7 +31,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.host import Host
 from ansible.parsing.vault import AnsibleVaultError, is_encrypted
 from ansible.plugins.vars import BaseVarsPlugin
@@ -58,7 +58,8 @@ class VarsModule(BaseVarsPlugin):
         """Return nothing.
 
         Raises:
-            AnsibleError: A file of variables there can't be read, or Ansible itself can't be used.
+            AnsibleError: A file of variables there can't be read, or Ansible itself can't be used. A file that is not
+                valid is an AnsibleParserError, with which Ansible ends with status 4.
         """
         refuse_ansible()
         if not loader._vault.secrets and (found := encrypted(path)):  # noqa: SLF001  # nothing public tells
@@ -85,10 +86,10 @@ class VarsModule(BaseVarsPlugin):
             raise AnsibleError(wrong_password(Path(inventory), Path(file))) from None
         except AnsibleError as error:
             if reason := unquoted(Path(file), error):
-                raise AnsibleError(reason) from None
+                raise AnsibleParserError(reason) from None
             raise
         if found and not isinstance(found, Mapping):
-            raise AnsibleError(
+            raise AnsibleParserError(
                 f"{file} has no variables: it is a {'list' if isinstance(found, list) else 'text'}. Write each as "
                 "`name: value`, or move the file elsewhere."
             )
@@ -133,14 +134,14 @@ def refuse_encoding(file: str) -> None:
     """Refuse a file of variables that is not in UTF-8; checked once, not for each host.
 
     Raises:
-        AnsibleError: It is in another encoding.
+        AnsibleParserError: It is in another encoding.
     """
     content = Path(file).read_bytes()
     try:
         content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise AnsibleError(
+        raise AnsibleParserError(
             f"{file}:{line} is not in UTF-8. Save the file in UTF-8, for example with `iconv -f latin1 -t utf8`."
         ) from None
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from ground import SEED, Ground
+from ground import FLEET, SEED, Ground
 from support import resp
 from support.inventory import load_fleet
 
@@ -37,6 +37,8 @@ def ground() -> Ground:
 def deployed(ground: Ground) -> None:
     """Deploy the scenario's inventory; a module that needs another fleet overrides this fixture."""
     ground.deploy()
+    # The module before may have ended with stock Celery's workers.
+    ground.switch(FLEET)
 
 
 @pytest.fixture(autouse=True)

@@ -61,8 +61,14 @@ def test_processes_killed_in_turn(ground: Ground, numbers: random.Random) -> Non
 
 @pytest.mark.soak
 def test_workers_killed(ground: Ground, numbers: random.Random) -> None:
+    """Each worker lives for a minute, so that most tasks of 20 s survive.
+
+    With shorter lives, most of them would run at two deaths. A worker runs only one such task at a time, so more of
+    them would arrive than can run.
+    """
+
     def act(case: Case) -> Recoveries:
-        return kill_workers(ground, case, FLEET, 200, numbers)
+        return kill_workers(ground, case, FLEET, 120, numbers, pause=2 * PAUSE)
 
     summary, recoveries = counted(ground, "workers killed", FLEET, act)
     assert_delivered(summary, *died(WORKER_KILLED))

@@ -92,8 +92,13 @@ def test_extra_variables_that_are_not_a_mapping_are_refused(
     assert "Invalid extra vars data supplied" in done.stderr
 
 
-def test_a_file_of_variables_that_is_no_yaml_ends_with_4(inventory: Path) -> None:
-    (inventory / "group_vars" / "all" / "more.yml").write_text("some: [\n")
+@pytest.mark.parametrize(
+    "content",
+    [b"some: [\n", b"hour: */6\n", b"- some\n", "some: café\n".encode("latin-1")],
+    ids=["yaml", "quotes", "list", "latin-1"],
+)
+def test_a_file_of_variables_that_is_not_valid_ends_with_4(inventory: Path, content: bytes) -> None:
+    (inventory / "group_vars" / "all" / "more.yml").write_bytes(content)
     assert status(inventory, CHECK) == 4
 
 

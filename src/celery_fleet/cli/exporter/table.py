@@ -36,8 +36,8 @@ SOURCES = (
         ("worker:<worker>",),
         "Each worker counts its own tasks and writes `/var/lib/<app>/metrics/worker-<worker>.json` every 10 s. The "
         "counts go on after a restart. A worker has at most 200 pairs of a task's name and its queue, and 50 "
-        "exceptions for each; the others are `other`. Gauges are left out if the file is older than 30 s. On a full "
-        "disk the figures stand still, and only the file's time changes.",
+        "exceptions for each of them; the rest is counted as `other`. Gauges are left out if the file is older than "
+        "30 s. On a full disk the figures stand still, and only the file's time changes.",
         "one small file for each worker",
         (
             _counted("received", "Tasks that the worker has received."),
@@ -136,7 +136,7 @@ SOURCES = (
         "Units",
         ("units",),
         "systemd says what runs, and how often it has restarted a unit. A worker is up if its unit is, and if it has "
-        "written its file within 30 s; one that writes no file at all is up with its unit. A worker that is starting "
+        "written its file within 30 s. Without such a file, it is up if its unit is. A worker that is starting "
         "also counts as up, until the `bad` value of [`starting_seconds`](health.md#checks-and-thresholds), unless "
         "systemd starts it again after a failure.",
         "one call of `systemctl show` for all units",
@@ -297,7 +297,7 @@ SOURCES = (
                 "celery_fleet_canary_ok",
                 GAUGE,
                 _WORKER,
-                "1 if the worker ran the last test task, or only had other tasks to run; any host's worker.",
+                "1 if the worker, on any host, ran the last test task or was only busy with other tasks.",
             ),
             Metric("celery_fleet_canary_seconds", GAUGE, _WORKER, "Time that the test task took."),
             _gauge(
@@ -360,7 +360,7 @@ SOURCES = (
                 "celery_fleet_redis_memory_max_bytes",
                 GAUGE,
                 ("redis",),
-                "Memory that it may use (`maxmemory`); 0 without a limit.",
+                "Bytes of memory that it may use (`maxmemory`); 0 without a limit.",
             ),
             Metric("celery_fleet_redis_replicas", GAUGE, ("redis",), "Replicas that are in sync."),
         ),

@@ -5,6 +5,9 @@ Another worker, or the next release, may know a task that this worker does not k
 in total it is parked. A message that no worker can ever run is parked at once. So is a task that has killed
 :attr:`~celery_fleet.delivery.options.Options.deaths` processes.
 
+A suspect, a task that may have killed workers, does not run beside another one. Its message waits in ``unacked`` for
+:data:`OFFER` seconds at most and then goes back to the head of its queue, because another worker may have no suspect.
+
 Everything runs in the loop's thread, except the results and signals of dead letters, which may take long. If Redis
 refuses a command, the worker tries again later. Until then the message stays in ``unacked``, and it goes back with the
 others if the connection is lost. Messages that are not in ``unacked`` (another broker, ``ack_emulation`` off,
@@ -20,6 +23,8 @@ messages end the worker, which puts them back and fetches them again after its r
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -44,16 +49,21 @@ from celery_fleet.delivery.dead_letters.letters import (
     misheaded,
     misshapen,
 )
-from celery_fleet.delivery.dead_letters.unknown import UnknownTasks, clear_if_known
-from celery_fleet.delivery.dead_letters.waiting import RETRY, Waiting
+from celery_fleet.delivery.dead_letters.unknown import AROUND, UnknownTasks, clear_if_known
+from celery_fleet.delivery.dead_letters.waiting import RETRY, Waiting, put_back
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import sending
+from celery_fleet.delivery.scripts import HEAD
 
 logger = logging.getLogger("celery_fleet.delivery")
 
 #: Seconds between two attempts to start a task that has to wait for another task, because both may have killed workers.
 TURN = 0.5
+
+#: Seconds after which such a task is offered to other workers. If a worker kept them, it would run one after another
+#: while other workers have none.
+OFFER = 5.0
 
 #: Seconds that a stopping worker waits for the results and signals of dead letters.
 FLUSH = 5.0
@@ -133,7 +143,9 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             try:
                 clear_if_known(message, self.strategies)
                 if self._ours(message) and would_run_beside_another(message):
-                    self._waiting.hold(message, TURN, on_task_received)
+                    # Vary the time, as for tasks that this worker does not know.
+                    until = time.monotonic() + OFFER * random.uniform(*AROUND)  # noqa: S311 (nothing secret)
+                    self._wait_for_turn(message, on_task_received, until)
                     return None
                 why = self._misshapen(message)
                 if why is None:
@@ -149,6 +161,17 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             return None
 
         return on_task_received
+
+    def _wait_for_turn(self, message: Any, start: Callable[[Any], Any], until: float) -> None:
+        """Start a suspect once no other one runs here; offer it to other workers at this time (monotonic)."""
+        if not would_run_beside_another(message):
+            start(message)
+        elif time.monotonic() < until:
+            self._waiting.hold(
+                message, TURN, partial(self._wait_for_turn, start=start, until=until)
+            )
+        else:
+            put_back(message, HEAD)
 
     def update_strategies(self) -> None:
         """Prepare each task. Celery calls this for each connection."""

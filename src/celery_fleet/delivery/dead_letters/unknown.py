@@ -15,14 +15,14 @@ from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import UNKNOWN
-from celery_fleet.delivery.dead_letters.waiting import Waiting
+from celery_fleet.delivery.dead_letters.waiting import Waiting, put_back
 from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.scripts import PUT_BACK, TAIL, run
+from celery_fleet.delivery.scripts import TAIL
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Shortest and longest time for which a worker holds such a message, as fractions of ``unknown_delay``.
+#: Shortest and longest time for which a worker holds a message before it offers it, as fractions of the usual time.
 AROUND = (0.75, 1.25)
 
 
@@ -85,14 +85,8 @@ class UnknownTasks:
             after = partial(adapter.fail_unknown, self._consumer, message, exc, about)
             self._writer.park(message, UNKNOWN, detail, after, since=since)
             return
-        channel = message.channel
-        where = adapter.places(channel)
         # Put it at the tail, so that other messages come first.
-        names = [where.unacked, where.unacked_index, list_of(message)]
-        arguments = [message.delivery_tag, adapter.item_of(message), TAIL, ""]
-        with adapter.client(channel) as client:
-            run(client, PUT_BACK, names, arguments)
-        adapter.forget(message)
+        put_back(message, TAIL)
 
     def _now(self, message: Any) -> float:
         """Return the time by Redis's clock if it is available, because a host's clock may be wrong."""

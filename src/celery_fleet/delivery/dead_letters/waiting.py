@@ -12,6 +12,8 @@ from typing import Any
 
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters.letters import described
+from celery_fleet.delivery.messages import list_of
+from celery_fleet.delivery.scripts import PUT_BACK, run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -105,3 +107,21 @@ class Waiting:
         if held.raised:
             self._consumer.qos.decrement_eventually()
         self.attempt(held.message, held.action)
+
+
+def put_back(message: Any, end: str) -> None:
+    """Put a message back into its queue, for any worker.
+
+    Args:
+        message: A message in ``unacked``.
+        end: :data:`~celery_fleet.delivery.scripts.HEAD` or :data:`~celery_fleet.delivery.scripts.TAIL`.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: Redis did not confirm it, and the message stays in ``unacked``.
+    """
+    channel = message.channel
+    where = adapter.places(channel)
+    names = [where.unacked, where.unacked_index, list_of(message)]
+    with adapter.client(channel) as client:
+        run(client, PUT_BACK, names, [message.delivery_tag, adapter.item_of(message), end, ""])
+    adapter.forget(message)

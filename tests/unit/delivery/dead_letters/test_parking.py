@@ -493,6 +493,22 @@ def test_a_worker_that_dies_loses_no_unknown_task(fleet: WorkerGroup) -> None:
 
 
 @slow
+@both
+def test_a_worker_keeps_no_suspects_that_another_one_could_run(fleet: WorkerGroup) -> None:
+    fleet.worker("busy")
+    crashed = {keys.CRASHES: keys.SUSPECT}
+    fleet.send(*(message(f"s{n}", "shop.slow", [[60], {}, {}], **crashed) for n in range(3)))
+    wait_for(lambda: fleet.look.hlen("unacked") == 3, PATIENCE)
+    fleet.worker("free")
+    wait_for(lambda: len(fleet.said("begun")) == 2, PATIENCE)
+    # Neither runs two of them, although each has a second process.
+    assert fleet.log("free").count("Task shop.slow[") == 1
+    fleet.send(message("beside"))
+    fleet.heard("add", "beside")
+    assert len(fleet.said("begun")) == 2
+
+
+@slow
 def test_without_dead_letters_unknown_tasks_are_discarded(fleet: WorkerGroup) -> None:
     fleet.worker("a", dead_letters=False)
     fleet.send(message("lost", "shop.none"), message("bad", body=b"{"), message("good"))

@@ -214,7 +214,7 @@ def test_an_unknown_task_waits_and_is_parked_in_the_end(
     )
     monkeypatch.setattr(internals, "client", lambda _: NOTHING)
     monkeypatch.setattr(internals, "forget", lambda message: offered.append(message.delivery_tag))
-    monkeypatch.setattr(unknown, "run", lambda *_: 1)
+    monkeypatch.setattr(waiting, "run", lambda *_: 1)
     message = Message(task="shop.fresh")
     tasks.received(message, KeyError("shop.fresh"))
     ((seconds, _),) = consumer.timer.entries
@@ -381,6 +381,30 @@ def test_two_suspects_never_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch
     running.append(SimpleNamespace(message=Message(**{keys.CRASHES: keys.SUSPECT})))
     assert deaths.would_run_beside_another(suspect)
     assert not deaths.would_run_beside_another(Message())
+
+
+def test_a_suspect_that_waits_too_long_is_offered_to_other_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = SimpleNamespace(message=Message("other", **{keys.CRASHES: keys.SUSPECT}))
+    running, offered, now = [other], [], [100.0]
+    monkeypatch.setattr(deaths.outage, "running", lambda: running)
+    monkeypatch.setattr(parking.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(parking, "put_back", lambda *call: offered.append(call))
+    consumer, _ = made(OPTIONS)
+    take = consumer.create_task_handler()
+    suspect = Message("suspect", **{keys.CRASHES: keys.SUSPECT})
+    take(suspect)
+    consumer.timer.run()
+    assert (offered, consumer.qos.raised) == ([], 1), "it goes back before another turn"
+    now[0] += parking.OFFER * parking.AROUND[1]
+    consumer.timer.run()
+    assert (offered, consumer.qos.raised) == ([(suspect, parking.HEAD)], 0)
+
+    take(suspect)
+    running.clear()
+    consumer.timer.run()
+    assert (len(offered), consumer.stock) == (1, ["suspect"])
 
 
 @pytest.mark.parametrize(
