@@ -61,12 +61,18 @@ def test_a_long_timeout_is_passed_on_unchanged(host: Host) -> None:
     assert json.loads(host.seen.read_text())["--timeout"] == "12345678"
 
 
+def until_go(host: Host) -> list[str]:
+    """Return a command that runs until its file `go` exists."""
+    return host.counting(f"until [ -e {host.root}/go ]; do sleep 0.1; done")
+
+
 def test_it_is_not_started_twice(host: Host) -> None:
-    command = host.counting("sleep 2")
+    command = until_go(host)
     assert host.ask("start", *command)["state"] == "started"
     # Another run.
     assert host.ask("start", *command, resumed=True)["state"] == "running"
     assert host.ask("wait", seconds=0)["state"] == "running"
+    (host.root / "go").touch()
     assert host.ask("wait")["status"] == 0
     assert host.ask("start", *command, resumed=True)["state"] == "ended"
     assert host.begun == 1
@@ -102,8 +108,9 @@ def test_the_result_of_an_earlier_command_line_does_not_count(host: Host, status
 
 
 def test_a_command_that_was_corrected_while_it_ran_waits_for_its_end(host: Host) -> None:
-    host.ask("start", *host.counting("sleep 2"))
+    host.ask("start", *until_go(host))
     assert host.ask("start", *host.counting("exit 4"))["state"] == "other"
+    (host.root / "go").touch()
     assert host.ask("wait")["state"] == "gone"
     assert host.ask("start", *host.counting("exit 4"))["state"] == "started"
     assert host.ask("wait")["status"] == 4
@@ -111,8 +118,9 @@ def test_a_command_that_was_corrected_while_it_ran_waits_for_its_end(host: Host)
 
 
 def test_another_releases_command_is_waited_for(host: Host) -> None:
-    host.ask("start", *host.counting("sleep 2"), mark="r0", release="r0")
+    host.ask("start", *until_go(host), mark="r0", release="r0")
     assert host.ask("start", *host.counting())["state"] == "other"
+    (host.root / "go").touch()
     # Its result does not count for this release.
     assert host.ask("wait")["state"] == "gone"
     assert host.ask("start", *host.counting())["state"] == "started"
