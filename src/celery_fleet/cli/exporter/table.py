@@ -136,9 +136,9 @@ SOURCES = (
         "Units",
         ("units",),
         "systemd says what runs, and how often it has restarted a unit. A worker is up if its unit is, and if it has "
-        "written its file within 30 s. Without such a file, it is up if its unit is. A worker that is starting "
-        "also counts as up, until the `bad` value of [`starting_seconds`](health.md#checks-and-thresholds), unless "
-        "systemd starts it again after a failure.",
+        "written its file within 30 s. A worker that has no file at all is up if its unit is. A worker that is "
+        "starting also counts as up, until the `bad` value of [`starting_seconds`](health.md#checks-and-thresholds), "
+        "unless systemd starts it again after a failure.",
         "one call of `systemctl show` for all units",
         (
             Metric("celery_worker_up", GAUGE, _WORKER, "1 if the worker is up."),
@@ -360,7 +360,7 @@ SOURCES = (
                 "celery_fleet_redis_memory_max_bytes",
                 GAUGE,
                 ("redis",),
-                "Bytes of memory that it may use (`maxmemory`); 0 without a limit.",
+                "Memory that it may use (`maxmemory`); 0 without a limit.",
             ),
             Metric("celery_fleet_redis_replicas", GAUGE, ("redis",), "Replicas that are in sync."),
         ),
