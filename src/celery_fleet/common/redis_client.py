@@ -167,7 +167,11 @@ class Client:
                 if server.certificate is not None:
                     context.load_cert_chain(server.certificate, server.key)
             if context is not None:
-                raw = context.wrap_socket(raw, server_hostname=server.host)
+                secured = raw = context.wrap_socket(
+                    raw, server_hostname=server.host, do_handshake_on_connect=False
+                )
+                # It is its own step, so that any exception in it, such as that of a time limit, closes the socket.
+                secured.do_handshake()
             self.server = server
             self._socket = raw
             self._stream: BinaryIO = raw.makefile("rb")

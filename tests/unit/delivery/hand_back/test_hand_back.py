@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -578,6 +579,15 @@ def test_a_redis_that_hangs_does_not_block_the_unit(
     assert said.startswith("<4>it was not done within 1 s: Redis at 127.0.0.1:")
     # No unanswered command was carried out in part.
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+
+
+def test_time_that_ends_in_a_tls_handshake_leaves_no_socket_open(dead: Dead) -> None:
+    """An open one would warn (ResourceWarning), which fails a test."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rediss://worker:x@127.0.0.1:{silent.getsockname()[1]}/0"
+        dead.take(message("one"))
+        dead.write_settings(url)
+        assert dead.hand_back(seconds=0.3).startswith("<4>it was not done within 0 s")
 
 
 def test_a_refused_login_is_not_retried(dead: Dead) -> None:
