@@ -96,7 +96,7 @@ def assert_none_replaced(
         command = ["journalctl", "--no-pager", "--lines=4000", f"--unit={unit_of(FLEET, worker)}"]
         lines = ground.fleet.must(host, command).splitlines()
         # Each task logs a line when it is received and one when it ends.
-        rest = [line for line in lines if "INFO/MainProcess] Task load." not in line][-100:]
+        rest = [line for line in lines if "INFO/MainProcess] Task load." not in line][-400:]
         told.append("\n".join([f"{worker}@{host}: was {pid}, is {now[host, worker]}", *rest]))
     assert not told, "\n\n".join(told)
 
