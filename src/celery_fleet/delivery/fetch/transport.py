@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -362,6 +363,23 @@ class PushPoller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
         if found and found[1] == "BRPOP" and channel.listens and not channel.qos.can_consume():
             return channel.hear()
         return super().on_readable(fileno)
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        """Forget the sockets of a lost connection: another one may get their file descriptors.
+
+        kombu 5.7 does this with an event loop, and replaces this method. With greenlets, a task may open a connection
+        during the wait, for example to acknowledge its message.
+        """
+        super()._on_connection_disconnect(connection)
+        lost = [key for key in self._chan_to_sock if key[1].connection is connection]
+        for key in lost:
+            del self._chan_to_sock[key]
+        gone = {(channel, kind) for channel, _, kind in lost}
+        for fileno in [fileno for fileno, found in self._fd_to_chan.items() if found in gone]:
+            del self._fd_to_chan[fileno]
+            # Unlike poll and select, epoll forgets a closed socket by itself.
+            with suppress(OSError, KeyError):
+                self.poller.unregister(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """Wait for a message if there is no event loop; wake up often enough to check all lists."""

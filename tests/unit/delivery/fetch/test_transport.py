@@ -159,6 +159,26 @@ def test_a_push_while_the_prefetch_is_full_keeps_the_connection(server: Server) 
         assert connection._sock is socket
 
 
+def test_a_lost_connection_s_file_descriptor_is_not_read_for_another_one(server: Server) -> None:
+    """With greenlets, a task's acknowledgement may open a connection, and free the prefetch, during the wait."""
+    with consuming(server.url, "mail", "bulk") as consumer:
+        consumer.consumer.qos(prefetch_count=1)
+        send(server.url, "mail", 1)
+        (message,) = consumer.drain()
+        consumer.channel.qos.prefetch_count = 2
+        consumer.idle()
+        consumer.channel.qos.prefetch_count = 1
+        connection = consumer.channel.client.connection
+        number = connection._sock.fileno()
+        server.client.client_kill_filter(_type="normal", skipme=True)
+        until(lambda: consumer.turn(0.02) or connection._sock is None)
+        consumer.channel.qos.prefetch_count = 2
+        consumer.connection.transport.cycle.on_readable(number)
+        send(server.url, "bulk", 2)
+        assert bodies(consumer.drain()) == [2]
+        message.ack()
+
+
 @pytest.mark.slow
 def test_an_idle_worker_sends_less_than_one_command_a_second(server: Server) -> None:
     HOOKS.sweep = lambda channel: None  # kombu's own timer also sends a command, every 100 s
