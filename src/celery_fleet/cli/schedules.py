@@ -65,6 +65,16 @@ def in_database(application: Application) -> bool:
     return application.settings("beat").get("beat_scheduler") == "database"
 
 
+def resets_edited(application: Application) -> bool:
+    """Return whether writing the declared entries resets what users edited (celery_beat_schedule_on_edit).
+
+    Raises:
+        CommandError: As for `in_database`.
+    """
+    found = application.settings("beat") if in_database(application) else {}
+    return found.get("beat_schedule_on_edit") == "reset"
+
+
 def answer(context: Context, *words: str) -> Mapping[str, Any]:
     """Run `celery_fleet.beat.database.program` and return its answer.
 

@@ -114,6 +114,23 @@ def test_commands_ask_if_a_user_may_lose_something(
     assert asked == ["Disable these?"]
 
 
+@pytest.mark.slow
+def test_sync_asks_if_the_inventory_lets_it_reset_what_users_edited(
+    place: Path, call: Call, project: Project
+) -> None:
+    path = place / "etc/shop/credentials/beat.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"beat_schedule_on_edit": "reset"}))
+    project.edited = "reset"
+    project.ask("sync")
+    assert call("schedule", "sync").stdout == "Nothing to do.\n"
+    assert call("schedule", "disable-all", "--yes").exit_code == 0
+    done = call("schedule", "sync")
+    assert (done.exit_code, "add --yes" in done.stderr) == (2, True)
+    assert all(time.endswith(" off") for time in project.table().values())
+    assert call("schedule", "sync", "--yes").exit_code == 0
+    assert not any(time.endswith(" off") for time in project.table().values())
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "words"),
     [

@@ -27,6 +27,7 @@ from celery_fleet.cli.schedules import (
     in_database,
     known,
     missed_of,
+    resets_edited,
     text_of,
     zones_of,
 )
@@ -202,7 +203,8 @@ def sync(context: Context, dry_run: bool, yes: bool, reset: bool) -> None:
     entries are kept or reset.
     """
     words = ["sync", *(["--reset"] if reset else [])]
-    question = "Reset these?" if reset and not yes else None
+    asks = not yes and (reset or resets_edited(context.application))
+    question = "Reset these?" if asks else None
     change(context, words, "Synchronised", dry=dry_run, question=question)
 
 

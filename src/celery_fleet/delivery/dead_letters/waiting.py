@@ -53,8 +53,7 @@ class Waiting:
             action(message)
         except Exception as exc:  # noqa: BLE001  # the message must not be lost
             logger.warning(
-                "a message that can't be run can't be parked now (%s): it stays in unacked until the next attempt"
-                " in %.0f s",
+                "a message that can't be run here can't leave unacked now (%s): the next attempt is in %.0f s",
                 described(exc),
                 RETRY,
             )

@@ -420,7 +420,7 @@ def test_parking_is_retried_if_redis_refuses_it(fleet: WorkerGroup) -> None:
     fleet.look.set(keys.DEAD_LETTERS, "x")
     fleet.send(message("bad", body=[1, 2, 3]), message("good"))
     fleet.heard("add", "good")
-    wait_for(lambda: "can't be parked now" in fleet.log("a"), PATIENCE)
+    wait_for(lambda: "can't leave unacked now" in fleet.log("a"), PATIENCE)
     # The good one is acknowledged after it was heard.
     wait_for(lambda: fleet.unacked() == 1, PATIENCE)
     fleet.look.delete(keys.DEAD_LETTERS)

@@ -189,7 +189,7 @@ def test_a_failed_attempt_to_park_is_retried(caplog: pytest.LogCaptureFixture) -
     waits = waiting.Waiting(consumer)
     writer.fails = 2
     waits.attempt(Message(), lambda message: writer.park(message, MALFORMED, "bad"))
-    assert "can't be parked now (ConnectionError: away)" in caplog.text
+    assert "can't leave unacked now (ConnectionError: away)" in caplog.text
     consumer.timer.run()
     assert (writer.parked, len(consumer.timer.entries)) == ([], 1)
     consumer.timer.run()
