@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -28,8 +27,8 @@ from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.mixin import Mixin
 from celery_fleet.delivery import keys, tags
 from celery_fleet.delivery.fetch.held import Fetched, Message, QoS
+from celery_fleet.delivery.fetch.push_poller import PushPoller
 from celery_fleet.delivery.fetch.queue_poller import (
-    NET,
     Due,
     FetchRequest,
     QueuePoller,
@@ -344,46 +343,6 @@ class Channel(_Atomic, minors.kombu.Channel):  # type: ignore[misc]  # see stock
 
 class SentinelChannel(_Atomic, minors.kombu.SentinelChannel):  # type: ignore[misc]  # see stock
     """A channel of sentinel://."""
-
-
-class PushPoller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
-    """kombu's poller, extended to handle pushes."""
-
-    def on_poll_start(self) -> None:
-        """Call the hook ``tick`` for each channel before each wait."""
-        if HOOKS.tick is not None:
-            for channel in tuple(self._channels):
-                HOOKS.tick(channel)
-        super().on_poll_start()
-
-    def on_readable(self, fileno: int) -> Any:
-        """Read from a socket that is readable."""
-        found = self._fd_to_chan.get(fileno)
-        channel: Any = found and found[0]
-        if found and found[1] == "BRPOP" and channel.listens and not channel.qos.can_consume():
-            return channel.hear()
-        return super().on_readable(fileno)
-
-    def _on_connection_disconnect(self, connection: Any) -> None:
-        """Forget the sockets of a lost connection: another one may get their file descriptors.
-
-        kombu 5.7 does this with an event loop, and replaces this method. With greenlets, a task may open a connection
-        during the wait, for example to acknowledge its message.
-        """
-        super()._on_connection_disconnect(connection)
-        lost = [key for key in self._chan_to_sock if key[1].connection is connection]
-        for key in lost:
-            del self._chan_to_sock[key]
-        gone = {(channel, kind) for channel, _, kind in lost}
-        for fileno in [fileno for fileno, found in self._fd_to_chan.items() if found in gone]:
-            del self._fd_to_chan[fileno]
-            # Unlike poll and select, epoll forgets a closed socket by itself.
-            with suppress(OSError, KeyError):
-                self.poller.unregister(fileno)
-
-    def get(self, callback: Any, timeout: float | None = None) -> Any:
-        """Wait for a message if there is no event loop; wake up often enough to check all lists."""
-        return super().get(callback, timeout=NET if timeout is None else min(timeout, NET))
 
 
 class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock

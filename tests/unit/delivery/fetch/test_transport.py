@@ -22,8 +22,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.compat import intake
 from celery_fleet.delivery import keys, tags
+from celery_fleet.delivery.fetch import push_poller, transport
 from celery_fleet.delivery.fetch import queue_poller as line
-from celery_fleet.delivery.fetch import transport
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.messages import owner_of
 from celery_fleet.delivery.outage import internals as outage
@@ -251,7 +251,7 @@ def test_a_busy_queue_does_not_delay_others(server: Server) -> None:
 def test_no_wake_up_is_lost(server: Server, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks of all lists are so rare that a lost wake-up would show."""
     monkeypatch.setattr(line, "NET", 120.0)
-    monkeypatch.setattr(transport, "NET", 120.0)
+    monkeypatch.setattr(push_poller, "NET", 120.0)
     chance = random.Random(seed)  # noqa: S311  # no secret
     number = 150
     names = [f"q{n}" for n in range(3)]
