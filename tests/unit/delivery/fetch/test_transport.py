@@ -137,14 +137,20 @@ def test_no_more_is_fetched_than_the_prefetch_allows(server: Server, mail: Consu
     assert bodies(mail.drain()) == [3]
 
 
+def full_and_armed(server: Server, consumer: Consuming) -> Any:
+    """Fill a consumer's prefetch with one message and have Redis watch its queues; return the message."""
+    consumer.consumer.qos(prefetch_count=1)
+    send(server.url, "mail", 1)
+    (message,) = consumer.drain()
+    consumer.channel.qos.prefetch_count = 2
+    consumer.idle()
+    consumer.channel.qos.prefetch_count = 1
+    return message
+
+
 def test_a_push_while_the_prefetch_is_full_keeps_the_connection(server: Server) -> None:
     with consuming(server.url, "mail", "bulk", "more") as consumer:
-        consumer.consumer.qos(prefetch_count=1)
-        send(server.url, "mail", 1)
-        (message,) = consumer.drain()
-        consumer.channel.qos.prefetch_count = 2
-        consumer.idle()
-        consumer.channel.qos.prefetch_count = 1
+        message = full_and_armed(server, consumer)
         connection = consumer.channel.client.connection
         socket = connection._sock
         for queue in ("bulk", "more", "mail"):
@@ -162,12 +168,7 @@ def test_a_push_while_the_prefetch_is_full_keeps_the_connection(server: Server) 
 def test_a_lost_connection_s_file_descriptor_is_not_read_for_another_one(server: Server) -> None:
     """With greenlets, a task's acknowledgement may open a connection, and free the prefetch, during the wait."""
     with consuming(server.url, "mail", "bulk") as consumer:
-        consumer.consumer.qos(prefetch_count=1)
-        send(server.url, "mail", 1)
-        (message,) = consumer.drain()
-        consumer.channel.qos.prefetch_count = 2
-        consumer.idle()
-        consumer.channel.qos.prefetch_count = 1
+        message = full_and_armed(server, consumer)
         connection = consumer.channel.client.connection
         number = connection._sock.fileno()
         server.client.client_kill_filter(_type="normal", skipme=True)
