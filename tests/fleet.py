@@ -32,6 +32,7 @@ QUEUES = ["mail", "bulk"]
 NODE = "w@test"
 
 SHOP = """
+import os
 import time
 from celery import Celery
 app = Celery("shop")
@@ -43,6 +44,11 @@ def add(a, b):
 @app.task
 def slow(seconds):
     time.sleep(seconds)
+
+@app.task
+def until(name):
+    while not os.path.exists(name):
+        time.sleep(0.1)
 
 @app.task
 def fail(text):

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,9 @@ from tests.unit.cli import host
 
 pytestmark = pytest.mark.slow
 
-TASKS = [f"shop.{name}" for name in ("add", "fail", "lost", "note", "silent", "slow", "when")]
+TASKS = [
+    f"shop.{name}" for name in ("add", "fail", "lost", "note", "silent", "slow", "until", "when")
+]
 
 Call = Callable[..., Result]
 
@@ -230,16 +233,17 @@ def test_short_forms(call: Call, method: str) -> None:
     assert call(method, "-d", NODE).exit_code == 0
 
 
-def test_status_in_detail(call: Call) -> None:
-    call("run", "slow", "--args", "[12]", "--async")
-    wait_for(lambda: "shop.slow" in call("active").stdout)
+def test_status_in_detail(fleet: Fleet, call: Call) -> None:
+    call("run", "until", "--args", '["seen"]', "--async")
+    wait_for(lambda: "shop.until" in call("active").stdout)
     done = call("status", "--detailed")
     assert done.exit_code == 1, "bulk is not consumed"
-    for text in ("Since the workers' start", "not sent", "shop.slow"):
+    for text in ("Since the workers' start", "not sent", "shop.until"):
         assert text in done.stdout
     worker = found(call("status", "--detailed", "--format", "json"), 1)["workers"][NODE]
     assert worker["begun"] >= 1
-    assert worker["tasks"][0]["name"] == "shop.slow"
+    assert worker["tasks"][0]["name"] == "shop.until"
+    (fleet.directory / "seen").touch()
 
 
 @pytest.fixture
@@ -254,8 +258,8 @@ def resumed(call: Call) -> Iterator[None]:
 @pytest.mark.usefixtures("resumed")
 def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "ana")
-    running = call("run", "slow", "--args", "[2]", "--async").stdout.strip()
-    wait_for(lambda: found(call("inspect", "active", "--json"))[NODE])
+    running = call("run", "until", "--args", '["go"]', "--async").stdout.strip()
+    wait_for(lambda: "shop.until" in call("active").stdout)
 
     done = call("pause", "--queue", "mail", "--why", "the provider is down")
     assert done.exit_code == 0, done.output
@@ -273,6 +277,7 @@ def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPa
     assert "mail" not in " ".join(report["problems"])
 
     # A second pause of the same queue waits for running tasks, and changes nothing in the first.
+    threading.Timer(1, (fleet.directory / "go").touch).start()
     answer = found(call("pause", "--queue", "mail", "--why", "x", "--wait", "30", "--json"))
     assert answer["workers"][NODE] == {"paused": {"mail": 0}}
     assert answer["changed"] == []
