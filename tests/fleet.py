@@ -207,6 +207,10 @@ class Fleet:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def told(self, *argv: str, user: str = "operator") -> str:
+        """Run Celery's `inspect` or `control`, which ends as soon as the worker has answered; return its output."""
+        return self.celery(*argv, f"--destination={NODE}", "--timeout=60", user=user)
+
     def listeners(self) -> set[bytes]:
         """Return the broker's clients that listen to all events; the worker itself listens to some of them."""
         bound = client(self.ports["broker"], "operator").smembers("_kombu.binding.celeryev")
@@ -281,7 +285,7 @@ def printed(directory: Path, environment: dict[str, str], *argv: str) -> Any:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,7 @@ def autoretries(self, number):
     write(f"end {number}")
 
 
-@app.task(bind=True, soft_time_limit=4)
+@app.task(bind=True, soft_time_limit=10)
 def soft(self, number):
     if self.request.retries == 0:
         wait_for_outage(number)
@@ -56,7 +56,7 @@ def soft(self, number):
     write(f"end {number}")
 
 
-@app.task(bind=True, time_limit=4)
+@app.task(bind=True, time_limit=10)
 def hard(self, number):
     if self.request.retries == 0:
         wait_for_outage(number)
@@ -64,7 +64,7 @@ def hard(self, number):
     write(f"end {number}")
 
 
-@app.task(time_limit=4)
+@app.task(time_limit=10)
 def member(number):
     if not os.path.exists(os.path.join(os.environ["LEDGER"], "outage")):
         wait_for_outage(number)
@@ -88,7 +88,7 @@ def replaces(self, number):
     raise self.replace(ending.si(number))
 
 
-@app.task(soft_time_limit=4)
+@app.task(soft_time_limit=10)
 def soft_first(number):
     wait_for_outage(number)
 

@@ -58,6 +58,16 @@ def work(self, number, seconds=0):
     write("ledger", f"end {number}")
 
 
+@app.task
+def held(number, seconds=0):
+    write("ledger", f"start {number}")
+    for _ in range(2400):
+        if os.path.exists(os.path.join(os.environ["LEDGER"], "go")):
+            break
+        time.sleep(0.05)
+    write("ledger", f"end {number}")
+
+
 @app.task(bind=True, acks_late=False)
 def early(self, number, seconds=0):
     write("ledger", f"start {number}")
@@ -69,9 +79,7 @@ def early(self, number, seconds=0):
 def consumes(number, seconds=0):
     with app.connection_for_read() as connection, connection.SimpleQueue("aside") as queue:
         queue.get(timeout=30)
-        write("ledger", f"start {number}")
-        time.sleep(seconds)
-    write("ledger", f"end {number}")
+        held(number)
 
 
 @app.task(time_limit=3)
@@ -300,6 +308,7 @@ class Worker:
         wait_for(lambda: f"{NODE} ready" in self.log, "ready")
 
     def stop(self) -> None:
+        self.go()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -364,6 +373,10 @@ class Worker:
             for number in numbers:
                 app.send_task(f"shop.{task}", (number, seconds) if task != "limited" else (number,))
         return numbers
+
+    def go(self) -> None:
+        """Let the tasks called `held` end."""
+        (self.directory / "go").touch()
 
     def done(self, numbers: list[int], what: str = "end") -> None:
         wait_for(lambda: set(numbers) <= set(self.times(what)), f"{what} of {numbers}")

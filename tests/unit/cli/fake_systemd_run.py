@@ -51,7 +51,8 @@ def start(place: Path, argv: list[str]) -> int:
     process = subprocess.Popen(
         [word.replace("$$", "$") for word in command], env=environ, start_new_session=True
     )
-    (place / "pid").write_text(str(process.pid))
+    (place / "pid.new").write_text(str(process.pid))
+    (place / "pid.new").rename(place / "pid")
     status = process.wait()
     if status in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGPIPE):
         return 0

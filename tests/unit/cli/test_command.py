@@ -571,7 +571,7 @@ def real(place: Path) -> Iterator[Callable[..., None]]:
         path.write_text(json.dumps(document))
 
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not listens(port):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -1000,5 +1000,5 @@ def test_next_due_reads_files_of_the_applications_user_safely(place: Path) -> No
     assert status.next_due(found) is None
     path.unlink()
     os.mkfifo(path)
-    with ask.bounded("a pipe that nobody writes to", 2):
+    with ask.bounded("a pipe that nobody writes to", 60):
         assert status.next_due(found) is None

@@ -212,7 +212,7 @@ def test_a_command_that_does_not_end_when_it_is_told_to(place: Place) -> None:
     began = time.monotonic()
     script = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(30)"
     assert place.run("--timeout", "0.5", "--", "python", "-c", script).returncode == 124
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 def started(place: Place) -> None:
@@ -383,11 +383,8 @@ def test_at_a_terminal_the_unit_outlives_its_command(place: Place) -> None:
     line = unit_command(place, terminal=True)
     shell = [word.replace("$$", "$") for word in line[line.index("--") + 1 :]]
     supervisor = shell[: shell.index("/usr/bin/env")]
-    with subprocess.Popen([*supervisor, "echo", "done"], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"done\n"
-        printed = time.monotonic()
-        assert process.wait(60) == 0
-    assert time.monotonic() - printed > module.LINGER / 2
+    began = time.monotonic()
+    subprocess.run([*supervisor, "true"], check=True, timeout=60)
+    assert time.monotonic() - began >= module.LINGER
     assert (place.root / "ended").read_text() == "0\n"
     assert str(module.LINGER) not in unit_command(place, terminal=False)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import redis
 
 from celery_fleet.cli.commands.inspect import METHODS
 from celery_fleet.ops import questions
+from celery_fleet.supervision import broker
 from scripts.ports import free_port, listens
 from tests.programs import required
 from tests.unit.cli import host
@@ -256,7 +258,7 @@ def test_data_of_tasks_is_passed_on_unchanged(
 
 
 def test_a_broker_that_is_down() -> None:
-    answer, _ = ask({"question": "workers", "settings": host.settings()})
+    answer, _ = ask({"question": "workers", "settings": host.settings(), "timeout": 60})
     assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:1: ")
 
 
@@ -264,10 +266,14 @@ def test_a_broker_that_is_down() -> None:
 def test_a_broker_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings = host.settings(port=server.getsockname()[1])
-        answer, seconds = ask({"question": "workers", "settings": settings, "timeout": 5})
-    # It is only asked once, so the error is known in time.
-    assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:"), answer
-    assert seconds < 30, "no answer within its bound"
+        answer, _ = ask({"question": "workers", "settings": settings, "timeout": 60})
+        assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:"), answer
+        # It is only asked once, so the error is known within the usual limit.
+        assert broker.TIMEOUT < questions.TIMEOUT - 2
+        server.setblocking(False)
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 @pytest.mark.parametrize(
@@ -283,17 +289,20 @@ def test_a_broker_that_hangs() -> None:
 def test_a_late_answer_is_not_blamed_on_the_broker(
     monkeypatch: pytest.MonkeyPatch, stage: str | None, words: str, load: float, busy: str
 ) -> None:
+    ended = threading.Event()
+
     def slow(raw: object, note: Callable[[str], None]) -> dict[str, Any]:
         if stage is not None:
             note(stage)
-        time.sleep(1)
+        ended.wait(60)
         return {}
 
     monkeypatch.setattr(questions, "answer", slow)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    error = questions.run({"timeout": 0.1})["error"]
-    assert error.startswith(f"no answer within 0.1 s; {words}")
+    error = questions.run({"timeout": 0.5})["error"]
+    ended.set()
+    assert error.startswith(f"no answer within 0.5 s; {words}")
     assert error.endswith(f"; {busy}--timeout 30 waits longer")
 
 
@@ -321,7 +330,7 @@ def full(tmp_path: Path) -> Iterator[int]:
     )
     try:
         client = redis.Redis(port=port)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not listens(port):
             assert time.monotonic() < deadline, "it did not come up"
             time.sleep(0.05)
@@ -336,7 +345,7 @@ def full(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.slow
 def test_a_broker_that_is_full_still_says_how_long_its_queues_are(full: int) -> None:
-    request = {"settings": host.settings(port=full), "queues": ["mail", "bulk"]}
+    request = {"settings": host.settings(port=full), "queues": ["mail", "bulk"], "timeout": 60}
     answer, _ = ask({"question": "workers", **request})
     assert answer["ok"], answer
     found = answer["answer"]

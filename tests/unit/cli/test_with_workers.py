@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from celery_fleet.cli import application, ask, units
+from celery_fleet.cli import application, ask, stream, units
 from celery_fleet.cli.commands import monitor
 from celery_fleet.cli.main import cli
 from celery_fleet.cli.options import Context
@@ -68,7 +68,7 @@ def checked(fleet: Fleet) -> dict[str, Any]:
 
 
 @pytest.fixture
-def place(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: None) -> Path:
     """Return a host of that fleet."""
     document = host.document(tmp_path, workers={NODE: ["mail"]}, queues=QUEUES)
     directory = host.install(tmp_path)
@@ -219,9 +219,11 @@ def test_revoke(fleet: Fleet, call: Call) -> None:
     done = call("revoke", identity)
     assert done.exit_code == 0, done.output
     assert "flagged as revoked" in done.stdout
-    fleet.celery("control", "--timeout=0.5", "add_consumer", "bulk")
-    done = call("result", identity, "--wait", "10")
-    fleet.celery("control", "--timeout=0.5", "cancel_consumer", "bulk")
+    fleet.told("control", "add_consumer", "bulk")
+    try:
+        done = call("result", identity, "--wait", "60")
+    finally:
+        fleet.told("control", "cancel_consumer", "bulk")
     assert (done.exit_code, done.stdout.startswith("REVOKED")) == (1, True), done.output
 
 
@@ -229,21 +231,24 @@ def test_revoke(fleet: Fleet, call: Call) -> None:
     "method", ["active", "scheduled", "reserved", "registered", "stats", "conf"]
 )
 def test_short_forms(call: Call, method: str) -> None:
-    assert list(found(call(method, "--format", "json"))) == [NODE]
-    assert call(method, "-d", NODE).exit_code == 0
+    assert list(found(call(method, "--timeout", "30", "--format", "json"))) == [NODE]
+    assert call(method, "--timeout", "30", "-d", NODE).exit_code == 0
 
 
 def test_status_in_detail(fleet: Fleet, call: Call) -> None:
     call("run", "until", "--args", '["seen"]', "--async")
-    wait_for(lambda: "shop.until" in call("active").stdout)
-    done = call("status", "--detailed")
+    try:
+        wait_for(lambda: "shop.until" in call("active").stdout)
+        done = call("status", "--detailed")
+        report = found(call("status", "--detailed", "--format", "json"), 1)
+    finally:
+        (fleet.directory / "seen").touch()
     assert done.exit_code == 1, "bulk is not consumed"
     for text in ("Since the workers' start", "not sent", "shop.until"):
         assert text in done.stdout
-    worker = found(call("status", "--detailed", "--format", "json"), 1)["workers"][NODE]
+    worker = report["workers"][NODE]
     assert worker["begun"] >= 1
     assert worker["tasks"][0]["name"] == "shop.until"
-    (fleet.directory / "seen").touch()
 
 
 @pytest.fixture
@@ -395,26 +400,33 @@ def test_what_can_not_be_scaled(call: Call, argv: tuple[str, ...], code: int, te
     assert text in done.stderr
 
 
-Watching = Callable[[Callable[[Summary], None]], None]
+Watching = Callable[[Callable[[Summary], object]], None]
 
 
 @pytest.fixture
 def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
     """Return a function that has another one called after each sample that a monitor shows.
 
-    There is no fixed time, because how long the first sample takes depends on the machine.
+    If that one returns true, it was enough, and the monitor ends as by Ctrl-C. There is no fixed time, because how
+    long a sample takes depends on the machine.
     """
 
     view = monitor.view
+    # On a busy machine its last look takes longer.
+    monkeypatch.setattr(stream, "GRACE", 60.0)
 
-    def called(react: Callable[[Summary], None]) -> None:
+    def called(react: Callable[[Summary], object]) -> None:
+        ended: list[bool] = []
+
         @contextmanager
         def watched(context: Context, duration: float) -> Iterator[Callable[[Summary], None]]:
             with view(context, duration) as show:
 
                 def shown(summary: Summary) -> None:
                     show(summary)
-                    react(summary)
+                    if react(summary) and not ended:
+                        ended.append(True)
+                        raise KeyboardInterrupt
 
                 yield shown
 
@@ -425,21 +437,22 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
 
 WORK = """
 from shop import add, fail, slow
-add.delay(1, 2), add.delay(1, 2), slow.delay(0.5), fail.delay("no stock")
+add.delay(1, 2), add.delay(1, 2), slow.delay(3), fail.delay("no stock")
 """
 
 
 @pytest.fixture
 def monitored(call: Call, fleet: Fleet, watching: Watching) -> Callable[..., list[dict[str, Any]]]:
-    """Return the lines of a monitor while three tasks run and one fails, and nothing else happens."""
+    """Return the lines of a monitor until it has counted four tasks, one of which fails; nothing else happens."""
 
     def lines(*argv: str) -> list[dict[str, Any]]:
         # Otherwise tasks that an earlier test has left running would be counted.
         wait_for(lambda: found(call("active", "--format", "json")) == {NODE: []}, 30)
         sending: list[subprocess.Popen[bytes]] = []
 
-        def react(summary: Summary) -> None:
-            if not sending:
+        def react(summary: Summary) -> bool:
+            # Its queue for events is bound later than it reports that it is ready.
+            if not sending and fleet.listeners():
                 sending.append(
                     subprocess.Popen(
                         [sys.executable, "-c", WORK],
@@ -447,10 +460,13 @@ def monitored(call: Call, fleet: Fleet, watching: Watching) -> Callable[..., lis
                         env=fleet.environment("producer"),
                     )
                 )
+            counts = summary.counts
+            ended = counts["succeeded"] + counts["failed"]
+            return (counts["started"] if summary.samples[-1].by_totals else ended) >= 4
 
         watching(react)
-        done = call("--format", "json", "monitor", "--duration", "12", "--interval", "1.5", *argv)
-        assert sending.pop().wait(10) == 0
+        done = call("--format", "json", "monitor", "--duration", "300", "--interval", "1.5", *argv)
+        assert sending.pop().wait(60) == 0
         assert done.exit_code == 0, done.output
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -463,7 +479,7 @@ def test_monitor_by_totals_and_by_events(
     file = tmp_path / "monitoring.json"
     *samples, last = monitored("--output-file", str(file))
     summary = last["summary"]
-    assert 6 <= len(samples) <= 10
+    assert len(samples) >= 2
     assert (summary["by_totals"], summary["online"]) == ([NODE], [NODE])
     assert (summary["counts"]["started"], summary["counts"]["succeeded"]) == (4, 0)
     assert summary["queues"] == {"mail": 0, "bulk": 0}
@@ -471,10 +487,10 @@ def test_monitor_by_totals_and_by_events(
     assert (written["summary"], len(written["samples"])) == (summary, len(samples))
     assert [path.name for path in tmp_path.glob("*monitoring*")] == ["monitoring.json"]
 
-    fleet.celery("control", "--timeout=0.5", "enable_events")
+    fleet.told("control", "enable_events")
     *_, last = monitored("--workers", NODE.partition("@")[0])
     summary = last["summary"]
-    fleet.celery("control", "--timeout=0.5", "disable_events")
+    fleet.told("control", "disable_events")
     assert summary["by_totals"] == []
     assert summary["counts"] == {
         "received": 4,
@@ -483,7 +499,7 @@ def test_monitor_by_totals_and_by_events(
         "failed": 1,
         "retried": 0,
     }
-    assert 0.1 < summary["mean_runtime"] < 0.5
+    assert 1 <= summary["mean_runtime"] < 3
     (failure,) = summary["failures"]
     assert (failure["task"], failure["worker"]) == ("shop.fail", NODE)
     assert "no stock" in failure["error"]
@@ -502,15 +518,16 @@ def test_the_monitors_output_for_people(call: Call) -> None:
 def test_monitor_survives_a_broker_that_hangs(fleet: Fleet, call: Call, watching: Watching) -> None:
     broker = fleet.processes["broker"]
 
-    def react(summary: Summary) -> None:
+    def react(summary: Summary) -> bool:
         if len(summary.samples) == 1:
             broker.send_signal(signal.SIGSTOP)
         elif summary.trouble:
             broker.send_signal(signal.SIGCONT)
+        return not summary.trouble and any(sample.trouble for sample in summary.samples)
 
     watching(react)
     try:
-        done = call("--format", "json", "monitor", "--duration", "14", "--interval", "1")
+        done = call("--format", "json", "monitor", "--duration", "300", "--interval", "1")
     finally:
         broker.send_signal(signal.SIGCONT)
     assert done.exit_code == 0, done.output
@@ -519,16 +536,19 @@ def test_monitor_survives_a_broker_that_hangs(fleet: Fleet, call: Call, watching
     assert last["summary"]["trouble"] is None
 
 
-def test_monitor_gives_up_on_a_hanging_broker(fleet: Fleet, call: Call, watching: Watching) -> None:
+def test_monitor_gives_up_on_a_hanging_broker(
+    fleet: Fleet, call: Call, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_FLEET_TIMEOUT", "30")
     broker = fleet.processes["broker"]
     watching(lambda summary: broker.send_signal(signal.SIGSTOP))
     began = time.monotonic()
     try:
-        done = call("monitor", "--duration", "60", "--interval", "1")
+        done = call("monitor", "--duration", "300", "--interval", "1")
     finally:
         broker.send_signal(signal.SIGCONT)
     assert done.exit_code == 3
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120
     assert "the broker does not answer" in done.stderr
     assert "Workers: 1 of 1 online" in done.stdout
 
@@ -544,7 +564,10 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("argv", COMMANDS)
-def test_a_broker_that_hangs(fleet: Fleet, call: Call, argv: tuple[str, ...]) -> None:
+def test_a_broker_that_hangs(
+    fleet: Fleet, call: Call, argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CELERY_FLEET_TIMEOUT")  # the test is about the usual limit
     broker = fleet.processes["broker"]
     broker.send_signal(signal.SIGSTOP)
     began = time.monotonic()
@@ -553,9 +576,10 @@ def test_a_broker_that_hangs(fleet: Fleet, call: Call, argv: tuple[str, ...]) ->
     finally:
         broker.send_signal(signal.SIGCONT)
     assert done.exit_code == 3, done.output
-    assert time.monotonic() - began < 10
+    # `run` waits for a minute, but not for a broker.
+    assert time.monotonic() - began < 30
     assert done.stderr.count("\n") == 1
-    assert "answer" in done.stderr or "Timeout" in done.stderr
+    assert re.search("answer|Timeout|no data about the workers", done.stderr)
 
 
 def test_a_result_store_that_hangs(fleet: Fleet, call: Call) -> None:
@@ -570,7 +594,7 @@ def test_a_result_store_that_hangs(fleet: Fleet, call: Call) -> None:
     assert (done.exit_code, sent.exit_code) == (3, 3)
     assert "the result store can't be asked" in done.stderr
     assert "the result store can't be asked" in sent.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -587,7 +611,11 @@ def test_ctrl_c_ends_a_monitor_with_its_sums(place: Path, fleet: Fleet, number: 
     python = ["env", "--default-signal=INT", sys.executable]
     process = subprocess.Popen(
         [*python, "-c", code, "--format", "json", "monitor", "--interval", "1"],
-        env={"PYTHONPATH": str(host.SOURCE), "PATH": os.environ["PATH"]},
+        env={
+            "PYTHONPATH": str(host.SOURCE),
+            "PATH": os.environ["PATH"],
+            "CELERY_FLEET_TIMEOUT": "120",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

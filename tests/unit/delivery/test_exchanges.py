@@ -231,7 +231,7 @@ def post(directory: Path, kind: str, delivery: dict[str, Any]) -> Iterator[Post]
 def begun(made: Post, number: int) -> tuple[Worker, list[str]]:
     """Start a worker with all its slots taken and all other tasks prefetched."""
     worker = made.shop.worker("prefork", SHOP_LATE="yes")
-    sent = made.send(number, 3.0)
+    sent = made.send(number, task="held")
     until(lambda: busy(made.shop, "prefork") and len(made.shop.unacked()) == number)
     return worker, sent
 
@@ -242,10 +242,12 @@ def test_a_drain_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: 
     with post(tmp_path, kind, TAKES[take]) as made:
         worker, sent = begun(made, 6)
         worker.terminate()
+        until(lambda: len(made.shop.unacked()) == SLOTS)
+        made.shop.go()
         assert worker.wait() == 0, worker.log
         # kombu's last poll may fetch one that was handed back.
         assert worker.record["handed_back"] >= len(sent) - SLOTS, worker.log
-        assert worker.record["seconds"] < 10
+        assert worker.record["seconds"] < 60
         assert made.shop.account(sent) == NOTHING, worker.log
         assert len(made.shop.queued()) == len(sent) - SLOTS
         assert made.copies() == dict.fromkeys(sent, 1)
@@ -260,6 +262,7 @@ def test_a_pause_hands_back_to_the_right_queue(tmp_path: Path, kind: str, take: 
         worker, sent = begun(made, 6)
         standing = ask(made.shop, "fleet_pause", seconds=300)
         assert (standing["handed_back"], standing["held"]) == (len(sent) - SLOTS, 0), worker.log
+        made.shop.go()
         assert ask(made.shop, "fleet_resume")["state"] == "consuming"
         until(lambda: len(made.shop.ledger.ended) == len(sent))
         assert made.shop.account(sent) == NOTHING
@@ -273,6 +276,8 @@ def test_a_lost_connection_is_survived(tmp_path: Path, kind: str, take: str) -> 
         worker, sent = begun(made, 6)
         for name in ("normal", "pubsub"):
             made.shop.witness.execute_command("CLIENT", "KILL", "TYPE", name, "SKIPME", "yes")
+        until(lambda: worker.log.count("mingle: all alone") == 2)
+        made.shop.go()
         until(lambda: len(made.shop.ledger.ended) == len(sent))
         until(lambda: made.shop.unacked() == set())
         assert worker.process.poll() is None, worker.log
@@ -284,7 +289,7 @@ def test_a_lost_connection_is_survived(tmp_path: Path, kind: str, take: str) -> 
 @pytest.mark.slow
 @pairs
 def test_an_unknown_task_becomes_a_dead_letter(tmp_path: Path, kind: str, take: str) -> None:
-    letters = {"dead_letters": True, "unknown_delay": 0.3, "unknown_for": 2.0}
+    letters = {"dead_letters": True, "unknown_delay": 0.3, "unknown_for": 6.0}
     with post(tmp_path, kind, {**TAKES[take], **letters}) as made:
         worker = made.shop.worker("prefork")
         (sent,) = made.send(1, task="none")

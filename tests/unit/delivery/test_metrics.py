@@ -89,7 +89,8 @@ def test_a_worker_that_drains_still_has_its_queues_in_the_file(workers: Workers)
 def test_a_message_that_is_handed_back_keeps_its_sending_time(
     workers: Workers, delivery: dict[str, Any]
 ) -> None:
-    workers.start("w", "-P", "threads", "-c", "1", "--prefetch-multiplier", "2", delivery=delivery)
+    options = ("-P", "threads", "-c", "1", "--prefetch-multiplier", "2")
+    workers.start("w", *options, delivery=delivery, visibility=3600)
     workers.send("wait", "first")
     workers.until(lambda: workers.ledger.count("begin")["first"], "it runs")
     workers.send("work", "second", headers={SENT: 1234.567})

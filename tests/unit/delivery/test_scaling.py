@@ -123,7 +123,7 @@ def test_a_worker_with_running_tasks_is_scaled_and_stays_so(
 ) -> None:
     with shop(tmp_path, delivery) as made, scaling(made) as scale:
         worker = made.worker("prefork", SHOP_LATE="yes")
-        sent = [made.send(seconds=4) for _ in range(9)]
+        sent = [made.send("held") for _ in range(9)]
         until(lambda: made.ledger.begun)
         found = scale("set", 5)
         assert found["refused"] == {}
@@ -136,6 +136,7 @@ def test_a_worker_with_running_tasks_is_scaled_and_stays_so(
         reply = scale("set", 1)["workers"][NODE]
         assert (reply["inventory"], reply["ordered"]) == (str(SLOTS), 1)
         until(lambda: "pool 5 → 1 processes: 1 is allowed" in worker.log)
+        made.go()
         scale.until(1)
         sent += [made.send() for _ in range(5)]
         until(lambda: len(made.ledger.ended) == len(sent))

@@ -183,7 +183,7 @@ class Connection:
 
     def __init__(self, server: Server, user: str, password: str) -> None:
         context = ssl.create_default_context(cafile=server.access.ca)
-        plain = socket.create_connection(("127.0.0.1", server.access.port), timeout=5)
+        plain = socket.create_connection(("127.0.0.1", server.access.port), timeout=60)
         self._socket = context.wrap_socket(plain, server_hostname="localhost")
         self._stream = self._socket.makefile("rb")
         assert self.ask(f"AUTH {user} {password}") == "+OK"

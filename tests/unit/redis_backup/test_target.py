@@ -13,7 +13,7 @@ import pytest
 
 from celery_fleet.system import backup_target, redis_backup
 from celery_fleet.system.backup_target import DirectoryTarget, RsyncTarget, TargetError, surplus
-from scripts.ports import free_port
+from scripts.ports import free_port, listens
 from tests.fleet import wait_for
 from tests.programs import required
 from tests.unit.redis_backup.servers import Instances, places
@@ -100,7 +100,7 @@ def module(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     argv = [required("rsync"), "--daemon", "--no-detach", f"--config={tmp_path}/rsyncd.conf"]
     daemon = subprocess.Popen(argv)
     try:
-        wait_for((tmp_path / "pid").exists)
+        wait_for(lambda: listens(port))
         yield f"rsync://127.0.0.1:{port}/backups", place
     finally:
         daemon.terminate()

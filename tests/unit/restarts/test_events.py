@@ -52,11 +52,13 @@ def test_only_senders_that_wait_for_the_broker_are_recorded(
     broker: Server, noted: list[tuple[str, int, str]]
 ) -> None:
     app = Celery("load", broker=broker.url, set_as_current=False)
+    app.send_task("load.nap", task_id="first")  # imports, and connects
+    noted.clear()
     app.send_task("load.nap", task_id="quick")
     assert noted == []
     assert broker.process is not None
     os.kill(broker.process.pid, signal.SIGSTOP)
-    thaw = threading.Timer(1.0, os.kill, (broker.process.pid, signal.SIGCONT))
+    thaw = threading.Timer(3.0, os.kill, (broker.process.pid, signal.SIGCONT))
     thaw.start()
     began = time.monotonic()
     app.send_task("load.nap", task_id="waits", retries=1)

@@ -230,7 +230,7 @@ def test_it_waits_until_a_unit_is_up(
     course = iter(["activating", "activating", "active"])
     monkeypatch.setattr(serving, "run", lambda *command: f"ActiveState={next(course)}\nMainPID=0\n")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    assert answer(monkeypatch, capsys, units=["a.service"], timeout=5)["errors"] == {}
+    assert answer(monkeypatch, capsys, units=["a.service"], timeout=60)["errors"] == {}
 
 
 def test_the_wait_is_bounded_and_says_what_is_wrong(
@@ -450,7 +450,7 @@ def test_a_process_is_asked_on_its_own_socket(
     with process(family, place, "HTTP/1.1 503 Not yet", "HTTP/1.1 404 Not Found") as listen:
         addresses = [{**wanted, "listen": listen}]
         found = answer(
-            monkeypatch, capsys, units=["web.service"], addresses=addresses, timeout=10, restarts=2
+            monkeypatch, capsys, units=["web.service"], addresses=addresses, timeout=60, restarts=2
         )
     assert found["errors"] == {}
     found = answer(monkeypatch, capsys, units=["web.service"], addresses=addresses)

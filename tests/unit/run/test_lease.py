@@ -72,11 +72,12 @@ def test_a_new_host_of_the_lease_gets_the_newest_copy_of_the_record() -> None:
 
 
 def test_the_first_gets_it_and_the_second_is_told_whose_it_is(tmp_path: Path) -> None:
+    began = time.time()
     assert ask(tmp_path, "acquire", "one")["state"] == "ours"
     refused = ask(tmp_path, "acquire", "two")
     assert refused["state"] == "held"
     assert refused["owner"] == "owner of one"
-    assert refused["age"] < 5
+    assert refused["age"] <= time.time() - began + 1
     assert "one" not in json.dumps({**refused, "owner": ""}), "who reads it could renew it"
 
 
@@ -199,7 +200,7 @@ class Host:
         return ask(self.path, "renew", "nobody")["state"] == "gone"
 
 
-def eventually(true: Any, seconds: float = 10) -> bool:
+def eventually(true: Any, seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if true():
@@ -328,8 +329,12 @@ def test_a_lease_that_was_given_back_is_not_lost(
     assert host.free()
 
 
-def test_a_renewer_that_died_is_noticed(run_directory: Path) -> None:
-    lease.note(run_directory, renewed=lease.now() - 56)
+def test_a_renewer_that_died_is_noticed(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = lease.now()
+    lease.note(run_directory, renewed=now)
+    monkeypatch.setattr(lease, "now", lambda: now + 56)
     assert "not renewed for 56 s" in lease.trouble(run_directory)
 
 

@@ -149,7 +149,7 @@ def test_a_failure_says_where_and_what(told: tuple[list[str], Path]) -> None:
         (["/nowhere/tell"], "/nowhere/tell can't be run: No such file or directory"),
         (["/bin/sh", "-c", "echo no >&2; exit 3"], "/bin/sh ended with status 3: no"),
         (["/bin/sh", "-c", "exit 3"], "/bin/sh ended with status 3"),
-        (["/bin/sleep", "5"], "/bin/sleep took longer than 0 s"),
+        (["/bin/sleep", "60"], "/bin/sleep took longer than 0 s"),
         (["/bin/true", "a\0b"], "'/bin/true' can't be run: embedded null byte"),
         # What it leaves behind is not waited for.
         (["/bin/sh", "-c", "sleep 30 & exit 0"], None),

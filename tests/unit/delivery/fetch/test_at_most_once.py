@@ -105,12 +105,12 @@ def test_a_message_that_was_put_back_meanwhile_does_not_begin(tmp_path: Path) ->
     try:
         worker.ready()
         with worker.app() as app:
-            app.send_task("shop.work", (1,), countdown=3)
+            app.send_task("shop.work", (1,), countdown=15)
             wait_for(lambda: server.client.hlen("unacked") == 1, "held until its time comes")
             # Kombu does this if a message was held for longer than the visibility timeout.
             for tag in server.client.hkeys("unacked"):
                 server.client.hdel("unacked", tag)
-            app.send_task("shop.work", (2,), countdown=4)
+            app.send_task("shop.work", (2,), countdown=16)
             worker.done([2], "start")
         assert worker.times("start") == {2: 1}
         assert "its message has been put back in the meantime" in worker.log
@@ -154,7 +154,7 @@ def test_a_task_whose_acknowledgement_is_refused_begins_later(tmp_path: Path) ->
     with working(tmp_path, "-c", "1", conf={"task_acks_late": False}, delivery=delivery) as worker:
         client = worker.server.client
         with worker.app() as app:
-            app.send_task("shop.work", (0,), countdown=3)
+            app.send_task("shop.work", (0,), countdown=15)
         wait_for(lambda: worker.unacked == 1, "it waits for its time")
         client.config_set("min-replicas-to-write", 1)
         wait_for(lambda: "does not start now" in worker.log, "Redis has refused it")
@@ -171,7 +171,7 @@ SLOW_START = (
 
 @signals.worker_process_init.connect
 def slow(**_):
-    time.sleep(5)
+    time.sleep(15)
 """
 )
 

@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
         app = made.app()
         number = 200
         for n in range(number):
-            note(app, n, 0.005, queue=("mail", "bulk")[n % 2], priority=PRIORITIES[n % 4])
+            note(app, n, 0.05, queue=("mail", "bulk")[n % 2], priority=PRIORITIES[n % 4])
         worker = made.processes["worker"]
         for _ in range(4):
             before = len(made.ledger())

@@ -98,15 +98,19 @@ def put_back_at_the_limit(
     tmp_path: Path, limit: str, fault: str, dead_letters: bool, pool: str
 ) -> None:
     delivery = {**DELIVERY, "dead_letters": dead_letters}
+    # On a busy machine a process that replaces a stopped one needs longer than Celery's 4 s.
+    conf = {"worker_proc_alive_timeout": 60}
     results = Server(tmp_path / "results")
     with ExitStack() as stack:
         stack.callback(results.end)
         worker = stack.enter_context(
-            working(tmp_path, *outage.pool(pool), "-c", "1", delivery=delivery, shop=SHOP)
+            working(
+                tmp_path, *outage.pool(pool), "-c", "1", delivery=delivery, conf=conf, shop=SHOP
+            )
         )
         send(worker, results, limit)
         worker.done([0], "start")
-        away(worker.server, fault, 12, (tmp_path / "outage").touch)
+        away(worker.server, fault, 20, (tmp_path / "outage").touch)
         worker.done([0])
         settled(worker)
     # A full Redis still delivers it again at once.
@@ -178,7 +182,7 @@ def test_a_soft_limit_that_passes_before_a_callback_is_sent_is_no_failure(tmp_pa
     with one_process(tmp_path) as (worker, results):
         send(worker, results, "soft chain")
         worker.done([0], "start")
-        away(worker.server, "killed", 8, (tmp_path / "outage").touch)
+        away(worker.server, "killed", 16, (tmp_path / "outage").touch)
         worker.done([0])
         settled(worker)
     assert worker.times("start") == {0: 2}
@@ -202,7 +206,7 @@ def test_follow_ups_that_need_the_result_store_wait_for_it(tmp_path: Path, fault
         send(worker, server, "late")
         worker.done([0, 1, 2, 3, 4], "start")
         wait_for(lambda: worker.times("start")[4] == 2, "both tasks of the chord")
-        away(server, fault, 10, (tmp_path / "outage").touch)
+        away(server, fault, 18, (tmp_path / "outage").touch)
         worker.done([0, 1, 2, 3, 4])
         settled(worker)
         assert server.client.hlen("fleet:dead-letters") == 0
@@ -254,7 +258,7 @@ def test_an_attempt_does_not_wait_for_the_broker(monkeypatch: pytest.MonkeyPatch
         began = time.monotonic()
         with pytest.raises(OperationalError):
             PatientProducer(Producer(connection), "t").publish("body", routing_key="mail")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
 
 
 @pytest.mark.usefixtures("in_a_task")
@@ -324,7 +328,8 @@ def test_a_chord_that_a_process_claimed_before_it_was_killed_gets_its_body(
                 (child,) = Path(f"/proc/{main}/task/{main}/children").read_text().split()
                 os.kill(int(child), signal.SIGKILL)
 
-        away(worker.server, "killed", 6, begun)
+        # The limit passes meanwhile. Of a killed process the claim of the chord has not expired when Redis is back.
+        away(worker.server, "killed", 14 if end == "by its time limit" else 6, begun)
         worker.done([0])
         settled(worker)
     assert worker.times("end") == {0: 1}

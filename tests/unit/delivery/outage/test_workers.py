@@ -120,7 +120,7 @@ def test_tasks_that_had_not_begun_come_back_in_order(tmp_path: Path) -> None:
 def test_a_task_with_an_eta_comes_back_at_once_and_runs_once(tmp_path: Path, pool: str) -> None:
     with working(tmp_path, "-P", pool, "-c", "1") as worker:
         with worker.app() as app:
-            app.send_task("shop.work", (0,), countdown=8)
+            app.send_task("shop.work", (0,), countdown=20)
         wait_for(lambda: "] received" in worker.log, "it waits for its time")
         cut(worker)
         assert "0 tasks go on, 1 that had not begun go back to their queues" in worker.log
@@ -132,9 +132,11 @@ def test_a_task_with_an_eta_comes_back_at_once_and_runs_once(tmp_path: Path, poo
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_a_killed_redis_that_comes_back_loses_nothing(tmp_path: Path, pool: str) -> None:
     with working(tmp_path, "-P", pool, "-c", "2") as worker:
-        numbers = worker.send(5, 3.0)
+        numbers = worker.send(5, 0, task="held")
         worker.done([0, 1], "start")
         worker.server.kill()
+        wait_for(lambda: "had not begun go back" in worker.log, "given up")
+        worker.go()
         # They end while there is no broker, so their acknowledgements have to wait.
         worker.done([0, 1])
         pending = worker.directory / "run/pending"
@@ -209,10 +211,11 @@ def test_tasks_that_ended_without_a_broker_are_acknowledged_by_the_next_start(
     tmp_path: Path,
 ) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2") as worker:
-        numbers = worker.send(2, 4.0)
+        numbers = worker.send(2, 0, task="held")
         worker.done(numbers, "start")
         worker.server.signal(signal.SIGSTOP)
         wait_for(lambda: "connection to broker lost" in worker.log, "given up")
+        worker.go()
         status, _ = worker.exit()
         assert status == 0
         worker.done(numbers)
@@ -300,9 +303,10 @@ def test_a_result_store_that_hangs_does_not_keep_a_worker_from_ending(
         stack.callback(worker.stop)
         worker.start()
         worker.ready()
-        numbers = worker.send(2, 1.0)
+        numbers = worker.send(2, 0, task="held")
         worker.done(numbers, "start")
         store.signal(signal.SIGSTOP)
+        worker.go()
         worker.done(numbers)
         status, _ = worker.exit()  # 26 s here; stock never
         assert status == 0
@@ -376,7 +380,7 @@ def loose(**_):
 def test_with_the_stock_fetch_tasks_that_had_not_begun_come_back_as_well(tmp_path: Path) -> None:
     conf = {"worker_prefetch_multiplier": 16}
     with working(tmp_path, "-P", "prefork", "-c", "1", conf=conf, shop=SHOP + LOOSE) as worker:
-        numbers = worker.send(8, 0.5)
+        numbers = worker.send(8, 0, task="held")
         worker.done([0], "start")
         # A message that stock kombu is just popping when its connection is cut is lost.
         wait_for(lambda: not worker.server.client.llen(QUEUE), "all are taken")
@@ -384,6 +388,7 @@ def test_with_the_stock_fetch_tasks_that_had_not_begun_come_back_as_well(tmp_pat
             None
         ] * 8
         cut(worker)
+        worker.go()
         worker.done(numbers)
         wait_for(lambda: worker.unacked == 0, "nothing unacked")
         assert worker.times("start") == dict.fromkeys(numbers, 1)
@@ -399,11 +404,12 @@ def test_messages_that_a_task_consumes_do_not_count_as_the_workers(
         with worker.app() as app, app.connection_for_write() as connection:
             for _ in range(2):
                 connection.SimpleQueue("aside").put("it")
-        numbers = worker.send(2, 2.0, task="consumes")
+        numbers = worker.send(2, 0, task="consumes")
         worker.done(numbers, "start")
         owners = [owner_of(tag.decode()) for tag in worker.server.client.hkeys("unacked")]
         assert owners.count(None) == 2
         assert len(owners) == 4
+        worker.go()
         worker.done(numbers)
         # It has not acknowledged what it fetched.
         wait_for(lambda: worker.server.client.llen("aside") == 2, "it is back")

