@@ -1000,5 +1000,5 @@ def test_next_due_reads_files_of_the_applications_user_safely(place: Path) -> No
     assert status.next_due(found) is None
     path.unlink()
     os.mkfifo(path)
-    with ask.bounded("a pipe that nobody writes to", 60):
+    with ask.bounded("a pipe without a writer", 60):
         assert status.next_due(found) is None
