@@ -35,7 +35,7 @@ class Use:
 def plays(path: Path) -> list[dict[str, Any]]:
     """Return the plays of a playbook with those of the playbooks that it imports from ours, except preflight's."""
     found = []
-    for play in yaml.safe_load(path.read_text()):
+    for play in yaml.load(path.read_text(), Loader=yaml.CSafeLoader):
         name = str(play.get("ansible.builtin.import_playbook", "")).removeprefix(COLLECTION)
         if name and name != "preflight":
             found += plays(path.with_name(f"{name}.yml"))

@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
     group_names,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import render
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Control,
     Model,
     Problem,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.render import build
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     Specs,
     parse_role,
@@ -102,6 +104,38 @@ def specs() -> Specs:
     return Specs(roles)
 
 
+@dataclass
+class _Kept(render._Shared):
+    """Keeps rendered values for all inventories of the process: most tests change one variable of the same inventory.
+
+    A key need not tell groups and `hostvars` of one inventory from another's, as an inventory's hosts share them; here
+    it must.
+    """
+
+    inventories: int = 0
+    named: set[str] = field(default_factory=set)
+
+    def for_another(self) -> _Kept:
+        self.inventories += 1
+        return self
+
+    def key(self, raw: object, variables: Mapping[str, object]) -> tuple[object, ...] | None:
+        self.named = set()
+        key = super().key(raw, variables)
+        if key is None:
+            return None
+        groups = repr(variables["groups"]) if "groups" in self.named else ""
+        return (*key, groups, self.inventories if "hostvars" in self.named else 0)
+
+    def _words(self, raw: object) -> frozenset[str]:
+        words = super()._words(raw)
+        self.named |= words
+        return words
+
+
+_KEPT = _Kept()
+
+
 def model(
     everywhere: Mapping[Any, Any],
     hosts: Mapping[str, Mapping[str, Any]] | None = None,
@@ -122,14 +156,15 @@ def model(
     def renderer(available: dict[str, object]) -> Any:
         return Templar(loader=DataLoader(), variables=available).template
 
-    return build(
-        specs(),
-        members,
-        variables,
-        renderer,
-        control or Control("2.19.14", "3.11.2", ROOT),
-        group_names(shared.get("fleet_groups")),
-    )
+    with mock.patch.object(render, "_Shared", _KEPT.for_another):
+        return render.build(
+            specs(),
+            members,
+            variables,
+            renderer,
+            control or Control("2.19.14", "3.11.2", ROOT),
+            group_names(shared.get("fleet_groups")),
+        )
 
 
 def problems(*args: Any, **kwargs: Any) -> list[Problem]:
