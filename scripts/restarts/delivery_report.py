@@ -47,7 +47,7 @@ FAULTS = {
     "workers of all kinds killed": (
         "`kill -9` of workers with threads, greenlets, processes of one task each, and at most once"
     ),
-    "Redis stopped for 12 and 40 s": "Redis is stopped while such workers retry tasks and continue chains",
+    "Redis stopped for 12 and 40 s": "Redis is stopped while workers of other kinds retry tasks and continue chains",
     "Redis frozen for 12 and 40 s": "the same, and it hangs",
     "Redis's clock moved by an hour": "Redis's clock is moved by an hour, ahead and behind",
     "drains behind named exchanges": "workers with the stock fetch drain, behind named exchanges",
@@ -145,7 +145,7 @@ def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -
         text += "\n\nMeasured, and not promised:\n\n" + table(HEADINGS, apart)
     missing = [title for name, title in {**FAULTS, **APART}.items() if (name, "fleet") not in found]
     if missing:
-        text += "\n\nNot run yet: " + "; ".join(missing) + "."
+        text += "\n\nNo passing run yet: " + "; ".join(missing) + "."
     origins = table_of_origins([result.summary for result in found.values()])
     return f"{text}\n\nMeasured by:\n\n{table(ORIGINS, origins)}"
 

@@ -117,11 +117,11 @@ def test_dropped_tasks_are_shown() -> None:
 
 def test_missing_cases_are_named() -> None:
     text = report.figures({("Redis full", "fleet"): Result(summary("Redis full"))}, {})
-    missing = text.rpartition("Not run yet: ")[2]
+    missing = text.rpartition("No passing run yet: ")[2]
     assert report.FAULTS["workers killed"] in missing
     assert report.FAULTS["Redis full"] not in missing
     every = {(name, "fleet"): Result(summary(name)) for name in (*report.FAULTS, *report.APART)}
-    assert "Not run yet" not in report.figures(every, {})
+    assert "No passing run yet" not in report.figures(every, {})
 
 
 def test_a_run_without_deaths_has_no_recovery() -> None:
