@@ -23,6 +23,7 @@ from shop.celery import app, clean
 app.conf.update(timezone="UTC", beat_sync_every=1, beat_schedule={}, result_expires=None)
 clock_changes.install()
 database.hold_all()
+database.wait_for_first_slots()
 now = datetime.now(UTC).replace(second=0, microsecond=0)
 refused, sent = [True], []
 
@@ -185,3 +186,31 @@ def test_an_entry_with_a_start_time(
         "print(len(sent), of('later').total_run_count)"
     )
     assert said.splitlines()[-1] == f"{count} {count}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_start_time_of_a_crontab_comes_while_beat_runs(project: Project, edited: bool) -> None:
+    """The slots since its last change, or since a user gave it another time, do not count."""
+    changed = "PeriodicTask.objects.update(last_run_at=now - timedelta(days=3))" if edited else ""
+    said = project.python(
+        f"{PROJECT}\n"
+        "import time\n"
+        "PeriodicTask.objects.all().delete()\n"
+        "begin = datetime.now(UTC) + timedelta(seconds=3)\n"
+        "slot = crontab(now + timedelta(hours=5))\n"
+        "PeriodicTask.objects.create(name='later', task='shop.clean', crontab=slot, start_time=begin)\n"
+        "PeriodicTask.objects.update(date_changed=now - timedelta(days=3))\n"
+        f"{changed}\n"
+        "refused[0] = False\n"
+        "beat = start()\n"
+        "tick(beat)\n"
+        "print(datetime.now(UTC) < begin, len(sent))\n"
+        "time.sleep(3)\n"
+        "print([entry.is_due().is_due for entry in beat.schedule.values()])\n"
+        "tick(beat)\n"
+        "PeriodicTasks.update_changed()\n"
+        "tick(beat)\n"
+        "print(len(sent), of('later').total_run_count)"
+    )
+    assert said.splitlines()[-3:] == ["True 0", "[False]", "0 0"]

@@ -11,6 +11,8 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import wraps
+from inspect import unwrap
 from typing import Any
 
 from celery.utils.time import maybe_make_aware
@@ -48,6 +50,7 @@ def prepare(app: Any, notifier: Notifier, pause: float = waiting.PAUSE) -> None:
         # The scheduler would write them at each start, over users' changes.
         schedule.withhold()
     hold_all()
+    wait_for_first_slots()
     waiting.wait(question().ask, notifier, pause)
 
 
@@ -75,10 +78,36 @@ def _count_from_start_time(row: Any) -> None:
     django_celery_beat dates its last run back by 30 years, so that an interval begins at that time. If it reads a row
     with a crontab between that time and its slot, it would send it at once.
     """
-    if row.start_time is None or row.last_run_at or row.interval_id or row.clocked_id:
+    if row.last_run_at or not _starts_between_slots(row):
         return
     begun = maybe_make_aware(row.start_time) <= datetime.now(UTC)
     row.last_run_at = max(row.date_changed, row.start_time) if begun else row.date_changed
+
+
+def _starts_between_slots(row: Any) -> bool:
+    """Return whether a row has a `start_time` that is not its first slot, as it is an interval's."""
+    return row.start_time is not None and not (row.interval_id or row.clocked_id)
+
+
+def wait_for_first_slots() -> None:
+    """Have entries that have not run yet wait for their first slot after their `start_time` also when that time comes.
+
+    Until then the last run of such an entry is its last change, so a slot between the two would be due at once.
+    """
+    from django_celery_beat.schedulers import ModelEntry
+
+    stock = unwrap(ModelEntry.is_due)
+
+    @wraps(stock)
+    def is_due(entry: Any) -> Any:
+        row = entry.model
+        if _starts_between_slots(row) and not row.total_run_count:
+            begin = maybe_make_aware(row.start_time)
+            if maybe_make_aware(row.last_run_at) < begin <= datetime.now(UTC):
+                row.last_run_at = entry.last_run_at = row.start_time
+        return stock(entry)
+
+    ModelEntry.is_due = is_due
 
 
 def question() -> broker.Question:
