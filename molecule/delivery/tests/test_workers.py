@@ -105,6 +105,7 @@ def test_workers_of_all_kinds_killed_and_drained(ground: Ground, numbers: random
         summary, recoveries = counted(ground, "all kinds killed and drained", FLEET, act, REST)
     assert_delivered(summary, *died(WORKER_KILLED))
     assert_at_most_once(summary)
+    assert recoveries.p50 <= 2.0, recoveries.as_dict()
     assert recoveries.longest <= BACK, recoveries.as_dict()
     assert longest_wait(ground, cases[0], ("named", "topic")) < SOON
 
@@ -140,6 +141,7 @@ def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> 
         summary, recoveries = counted(ground, "workers of all kinds killed", FLEET, act, REST)
     assert_delivered(summary, *died(WORKER_KILLED))
     assert_at_most_once(summary)
+    assert recoveries.p50 <= 2.0, recoveries.as_dict()
     assert recoveries.longest <= BACK, recoveries.as_dict()
 
 
