@@ -1,17 +1,20 @@
 """Render the delivered inventories once for all tests.
 
 Each render is a run of ansible-playbook that takes seconds, so tests that need one outside of QUICK are slow. Renders
-that tests of this run need start before the first test, and the tests of this directory come last. The processes of a
-run of pytest share renders: the first process that needs one makes it. So do the parts of a run of scripts/check.sh.
+that tests of this run need start before the first test, and the tests of this directory come last. They are made in
+processes of their own, because other tests meanwhile replace functions and variables of this one and end its children.
+The processes of a run of pytest share renders: the first process that needs one makes it. So do the parts of a run of
+scripts/check.sh.
 """
 
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import pickle
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -39,7 +42,7 @@ GIVEN = {
 class Renders(dict[str, "Future[Fleet]"]):
     """Runs by title. A run that has not started starts when it is needed."""
 
-    def __init__(self, pool: ThreadPoolExecutor, directory: Path) -> None:
+    def __init__(self, pool: ProcessPoolExecutor, directory: Path) -> None:
         super().__init__()
         self._pool = pool
         self._directory = directory
@@ -65,7 +68,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     with ExitStack() as stack:
         if not session.config.option.collectonly:
-            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+            # Not forked: a copy of this process could wait for a lock that one of its threads held.
+            spawn = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(os.cpu_count(), spawn))
             renders = Renders(pool, shared(session.config))
             session.config.stash[RENDERS] = renders
             for title in asked_for(session.items):
