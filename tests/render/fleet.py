@@ -320,6 +320,7 @@ def render(title: str, parent: Path) -> Fleet:
     name, given = WANTED[title]
     systemd = 257 if title == "debian13" else 252
     directory = parent / f"rendered-{title}"
+    shutil.rmtree(directory, ignore_errors=True)  # of a process that was killed
     directory.mkdir()
     made = prepare(name, directory, given)
     rendered = directory / "rendered"

@@ -86,7 +86,7 @@ def test_gunicorn_is_only_reached_through_nginx(processing: Fleet) -> None:
 def back(fleet: Fleet, host: str, *more: str) -> None:
     """Wait until the tables of all applications are back, right after Debian's own, and the given ones."""
     wanted = {*more, *map(ours, map(fleets.load, fleets.NAMES))}
-    wait_for("all tables are there", 5, lambda: wanted <= tables(fleet, host), pause=0.1)
+    wait_for("all tables are there", 30, lambda: wanted <= tables(fleet, host), pause=0.1)
 
 
 @pytest.fixture

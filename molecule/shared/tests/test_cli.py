@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Seconds within which the command answers if something is down, plus some for a busy machine that starts three
 #: Pythons.
-BOUND = 12
+BOUND = 20
 #: A prefix for commands that need the default --timeout, or must print what a user would see.
 AS_USER = "env -u CELERY_FLEET_TIMEOUT"
 

@@ -6,6 +6,7 @@ This is the short form, for every fleet that runs the FlexiPrice example, with a
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 NUMBER = 10  # faults of each kind
 EACH = 24  # tasks that are sent before each fault
-HANDED_BACK = 2.0  # seconds from a death until everything that the dead worker held is back
+#: Seconds from a death until everything that the dead worker held is back: usually, and at most while others start.
+USUALLY_BACK, BACK = 2.0, 5.0
 #: Seconds between two kills of a worker. The first task in the queue must not be there at three kills, or it
 #: would be taken for their cause.
 LIFE = 1.0
@@ -102,6 +104,7 @@ def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[s
         if before:
             recoveries.append(time.monotonic() - began)
     assert recoveries, "none of them held anything"
+    usual = statistics.median(recoveries)
     assert letters(fleet) == 0
     found = ended(fleet, label, NUMBER * EACH)
     # Tasks may run twice if their process died after their end and before the acknowledgement: at most those that ran.
@@ -109,9 +112,10 @@ def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[s
     assert again <= options["concurrency"] * NUMBER
     note(
         f"{resp.version(fleet, 'broker')}, {NUMBER} kills: {len(found)} tasks, none lost, {again} ended twice; back in"
-        f" the queue after {sorted(recoveries)[len(recoveries) // 2]:.1f} s, {max(recoveries):.1f} s at most"
+        f" the queue after {usual:.1f} s, {max(recoveries):.1f} s at most"
     )
-    assert max(recoveries) <= HANDED_BACK, recoveries
+    assert usual <= USUALLY_BACK, recoveries
+    assert max(recoveries) <= BACK, recoveries
 
 
 def test_cut_connections_double_nothing(fleet: Fleet, label: str) -> None:

@@ -280,9 +280,8 @@ def test_a_broker_that_accepts_and_never_answers(
         path.write_text(json.dumps(host.settings(port=server.getsockname()[1])))
         began = time.monotonic()
         done = call(*argv)
-    # The command ends within its limit, or a little later on a busy machine. The limit of the process that it asks is 3
-    # s longer.
-    assert time.monotonic() - began < ask.BOUND + 2
+    # The command ends within its limit, or later on a busy machine; without a limit it would wait for the server.
+    assert time.monotonic() - began < ask.BOUND + 10
     assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
 
 

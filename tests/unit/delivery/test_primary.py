@@ -91,7 +91,7 @@ def test_only_a_primary_with_a_replica_is_handed_over(servers: Replicated) -> No
     with Client(replace(of(servers), host=HOST, port=primary.port, sentinels=())) as client:
         assert client.ask("RPUSH", "mail", "one") == 1
         assert client.ask("DEL", "mail") == 1
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     for replica in servers.replicas_of(primary):
         replica.kill()
     servers.until(
@@ -114,7 +114,7 @@ def test_a_client_asks_one_sentinel_after_the_other(servers: Replicated) -> None
     with Client(where) as client:
         assert client.server.port == port
     # A Sentinel that hangs costs its time limit, and one that is down nothing.
-    assert 1 <= time.monotonic() - began < 3
+    assert 1 <= time.monotonic() - began < 10
     servers.sentinels[2].kill()
     with pytest.raises(ConnectionError) as caught:
         Client(where)
@@ -239,7 +239,7 @@ def test_waiting_costs_little(servers: Replicated, monkeypatch: pytest.MonkeyPat
     print(
         f"a task is sent in {median[0]:.2f} ms, and in {median[1]:.2f} ms if it waits for a replica"
     )
-    assert median[1] - median[0] < 10
+    assert median[1] - median[0] < 50
 
 
 def test_a_beat_waits_for_a_replica_and_sends_nothing_twice(

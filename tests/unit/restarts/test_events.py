@@ -40,6 +40,9 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]
     assert spec.loader is not None
     events: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(events)
+    monkeypatch.setattr(
+        events, "HELD_UP", 1.0
+    )  # a busy machine may take longer than usual for a message
     signals.before_task_publish.connect(events._send)
     signals.after_task_publish.connect(events._sent)
     yield rows
@@ -62,7 +65,7 @@ def test_only_senders_that_wait_for_the_broker_are_recorded(
     thaw.start()
     began = time.monotonic()
     app.send_task("load.nap", task_id="waits", retries=1)
-    assert time.monotonic() - began > 0.5, "it was not held up"
+    assert time.monotonic() - began > 1, "it was not held up"
     thaw.join()
     assert noted == [("waits", 1, "")]
     app.close()

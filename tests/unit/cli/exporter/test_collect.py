@@ -70,7 +70,7 @@ def test_a_part_that_fails_is_left_out_as_a_whole(bad: Collect) -> None:
 def test_a_part_that_hangs_does_not_delay_an_answer_and_is_not_started_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(collect, "DEADLINE", 0.2)
+    monkeypatch.setattr(collect, "DEADLINE", 1)
     end, begun = threading.Event(), threading.Semaphore(0)
 
     def hangs() -> list[MetricSample]:
@@ -84,7 +84,7 @@ def test_a_part_that_hangs_does_not_delay_an_answer_and_is_not_started_twice(
         assert found["celery_fleet_messages_held"] == {labels(): number}
         assert found["celery_fleet_collect_error"][labels(part="bad")] == 1
         assert found["celery_fleet_redis_up"] == {labels(redis="broker"): 0}
-    assert parts.said == ["<4>bad: no answer within 0.2 s"]
+    assert parts.said == ["<4>bad: no answer within 1 s"]
     assert begun.acquire(blocking=False)
     assert not begun.acquire(blocking=False)
     monkeypatch.setattr(collect, "DEADLINE", 30)

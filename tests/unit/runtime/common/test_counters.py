@@ -54,7 +54,10 @@ def test_a_file_of_another_kind_begins_at_zero(tmp_path: Path, text: str) -> Non
     assert counts(path) == {"format": 1, "left": 1}
 
 
-def test_two_processes_that_end_at_once_are_both_counted(tmp_path: Path) -> None:
+def test_two_processes_that_end_at_once_are_both_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counters, "PATIENCE", 60.0)
     path = tmp_path / "unit.json"
     ends = [threading.Thread(target=counters.add, args=(path, {"left": 1})) for _ in range(20)]
     for end in ends:

@@ -22,7 +22,7 @@ def begin(**_):
     def tick():
         longest, begin = 0.0, time.monotonic()
         last = begin
-        while last - begin < 9:
+        while last - begin < 15:
             gevent.sleep(0.1)
             now = time.monotonic()
             longest, last = max(longest, now - last), now
@@ -48,4 +48,5 @@ def test_waiting_for_the_broker_blocks_no_greenlet(run: Run, tmp_path: Path) -> 
     )
     assert "Trying again in 4.00 seconds" in done.stderr, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("longest pause"))
-    assert float(line.split()[-1]) < 3, line
+    # A pause that blocked would last for 4 s or more.
+    assert float(line.split()[-1]) < 4, line
