@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import serving
 
+from scripts.ports import free_port
 from tests.support.certificates import Authority
 
 
@@ -402,9 +403,7 @@ def test_a_certificate_of_another_authority(server: Server, tmp_path: Path) -> N
 
 
 def test_a_missing_server_and_a_missing_authority_are_errors(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    wanted = {"host": "127.0.0.1", "port": port, "path": "/", "status": [200]}
+    wanted = {"host": "127.0.0.1", "port": free_port(), "path": "/", "status": [200]}
     ca = tmp_path / "ca.crt"
     ca.write_text(Authority("fleet").pem)
     assert "ConnectionRefusedError" in serving.fetch({**wanted, "ca": str(ca)})

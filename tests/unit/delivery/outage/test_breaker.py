@@ -12,6 +12,7 @@ import redis
 from redis.connection import Connection
 
 from celery_fleet.delivery.outage.breaker import LIMIT, Breaker, BrokerAwayError, guard
+from scripts.ports import free_port
 
 
 class Broker:
@@ -163,10 +164,8 @@ def test_a_connection_that_is_not_answered_opens_it_after_one_attempt(
 
 
 def test_a_refused_connection_opens_it(breaker: Breaker) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
     with pytest.raises(redis.ConnectionError):
-        redis.Redis(connection_pool=pool(port, breaker)).ping()
+        redis.Redis(connection_pool=pool(free_port(), breaker)).ping()
     assert breaker.open
 
 

@@ -132,14 +132,13 @@ def test_both_servers_answer(running: Running, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_cache_is_asked_at_its_own_address(running: Running, tmp_path: Path) -> None:
     one = setup(running, tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = free.getsockname()[1]
     there = {"host": "127.0.0.1", "port": running.port}
     well = redis_checks.redis(replace(one, servers={**one.servers, "cache": there}))
     assert (well.state, [*well.value]) == (GOOD, ["broker", "results", "cache"])
-    away = {"cache": {**there, "port": nobody}}
+    closed = free_port()
+    away = {"cache": {**there, "port": closed}}
     found = redis_checks.redis(replace(one, servers={**one.servers, **away}))
-    assert (found.state, f"cache 127.0.0.1:{nobody}" in found.text) == (BAD, True)
+    assert (found.state, f"cache 127.0.0.1:{closed}" in found.text) == (BAD, True)
 
 
 def test_a_cache_beside_replicated_instances_has_no_sentinels(tmp_path: Path) -> None:
@@ -236,9 +235,7 @@ def test_a_wrong_password_is_reported(running: Running, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_is_down_is_reported(running: Running, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"rediss://operator:x@127.0.0.1:{port}/0"
+    url = f"rediss://operator:x@127.0.0.1:{free_port()}/0"
     began = time.monotonic()
     found = redis_checks.redis(setup(running, tmp_path, broker_url=url))
     assert time.monotonic() - began < checks.CHECKS["redis"][1]

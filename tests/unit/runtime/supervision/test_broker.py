@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from celery_fleet.compat.broker import Endpoint
 from celery_fleet.supervision import broker
+from scripts.ports import free_port
 
 
 class Server:
@@ -154,8 +155,7 @@ def test_no_password_of_another_transport_is_in_the_status() -> None:
 
 
 def test_a_refused_connection_names_the_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = free_port()
 
     trouble = broker.ask_endpoints([endpoint(port)])
 
