@@ -40,9 +40,10 @@ SHORT: Mapping[str, object] = {
 RATE = 20  # tasks a second
 #: Seconds between two kills. It is long because processes that run one task each already start often.
 PAUSE = 5.0
-#: Maximum seconds until everything that a killed worker held is back. Its unit hands that back, which took up to 2.1 s
-#: while several workers started, each for 10 to 20 s. Without the hand-back it would wait until its lease has ended.
-BACK = 5.0
+#: Seconds until everything that a killed worker held is back: the most for the median, and for each of them. Its unit
+#: hands that back, which took up to 2.1 s while several workers started, each for 10 to 20 s. Without the hand-back it
+#: would wait until its lease has ended.
+USUALLY_BACK, BACK = 2.0, 5.0
 #: Workers with the atomic fetch.
 ATOMIC = ("warm", "cold", "threads", "greenlets")
 #: Seconds after which the messages of a worker without a lease are back: the inventory's visibility timeout and a
@@ -105,7 +106,7 @@ def test_workers_of_all_kinds_killed_and_drained(ground: Ground, numbers: random
         summary, recoveries = counted(ground, "all kinds killed and drained", FLEET, act, REST)
     assert_delivered(summary, *died(WORKER_KILLED))
     assert_at_most_once(summary)
-    assert recoveries.p50 <= 2.0, recoveries.as_dict()
+    assert recoveries.p50 <= USUALLY_BACK, recoveries.as_dict()
     assert recoveries.longest <= BACK, recoveries.as_dict()
     assert longest_wait(ground, cases[0], ("named", "topic")) < SOON
 
@@ -141,7 +142,7 @@ def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> 
         summary, recoveries = counted(ground, "workers of all kinds killed", FLEET, act, REST)
     assert_delivered(summary, *died(WORKER_KILLED))
     assert_at_most_once(summary)
-    assert recoveries.p50 <= 2.0, recoveries.as_dict()
+    assert recoveries.p50 <= USUALLY_BACK, recoveries.as_dict()
     assert recoveries.longest <= BACK, recoveries.as_dict()
 
 

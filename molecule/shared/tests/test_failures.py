@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from support.inventory import Fleet
 
 # Seconds. A worker takes 10 to 24 s to start while others start on the same processors.
-KILLED_IS_BACK = 60.0
-FROZEN_IS_BACK = 60.0
+IS_BACK = 60.0
 
 pytestmark = pytest.mark.stage(2)
 
@@ -92,11 +91,11 @@ def test_killed_worker_consumes_again(
     tasks.send(fleet, [tasks.tracer(label, "maintenance", 0)])
     wait_for(
         "a task runs again",
-        victim.remaining(KILLED_IS_BACK),
+        victim.remaining(IS_BACK),
         lambda: [run for run in database.runs(fleet, label) if run["finished_at"]],
     )
     note(f"consumed again {time.monotonic() - victim.moment:.1f} s after the kill")
-    victim.wait_until_replaced(fleet, KILLED_IS_BACK)
+    victim.wait_until_replaced(fleet, IS_BACK)
 
 
 @pytest.mark.unit("{celery_app_name}-beat.service", "celery_beat")
@@ -104,7 +103,7 @@ def test_killed_beat_is_back_in_spite_of_its_pidfile(
     fleet: Fleet, victims: dict[str, Victim]
 ) -> None:
     victim = victims["beat"]
-    victim.wait_until_replaced(fleet, KILLED_IS_BACK)
+    victim.wait_until_replaced(fleet, IS_BACK)
     assert pidfile(fleet) == units.state(fleet, victim.name, victim.unit)["MainPID"]
     tick = database.last_tick(fleet)
     wait_for("the probe fires again", 10, lambda: database.last_tick(fleet) > tick)
@@ -116,7 +115,7 @@ def test_frozen_worker_is_replaced(
 ) -> None:
     victim = victims["analytics"]
     tasks.send(fleet, [tasks.tracer(label, "analytics", 0)])
-    victim.wait_until_replaced(fleet, FROZEN_IS_BACK)
+    victim.wait_until_replaced(fleet, IS_BACK)
     note(f"replaced {time.monotonic() - victim.moment:.1f} s after it froze")
     assert "Watchdog timeout" in units.journal(fleet, victim.name, victim.unit, victim.since)
     database.assert_ran_once(fleet, label, 1, 10)

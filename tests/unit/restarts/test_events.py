@@ -40,9 +40,8 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]
     assert spec.loader is not None
     events: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(events)
-    monkeypatch.setattr(
-        events, "HELD_UP", 1.0
-    )  # a busy machine may take longer than usual for a message
+    # A busy machine may take longer than usual for a message.
+    monkeypatch.setattr(events, "HELD_UP", 1.0)
     signals.before_task_publish.connect(events._send)
     signals.after_task_publish.connect(events._sent)
     yield rows

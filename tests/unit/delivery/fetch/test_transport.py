@@ -68,6 +68,17 @@ def mail(server: Server) -> Iterator[Consuming]:
         yield consumer
 
 
+def receive(connection: Any, got: list[Any], number: int) -> None:
+    """Let a connection hand out messages until there are this many."""
+
+    def turn() -> bool:
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=0.05)
+        return len(got) == number
+
+    until(turn)
+
+
 def held(server: Server) -> list[str]:
     """Return the tags in unacked, which must equal those in its index."""
     tags = sorted(tag.decode() for tag in server.client.hkeys("unacked"))
@@ -773,13 +784,7 @@ def test_a_consumer_step_of_the_application_uses_the_stock_fetch(
             tasks.consume()
             for queue in ("mail", "own"):
                 connection.Producer().publish(queue, routing_key=queue)
-
-            def fetched_both() -> bool:
-                with contextlib.suppress(TimeoutError):
-                    connection.drain_events(timeout=2)
-                return len(got) == 2  # noqa: B023  # called at once
-
-            until(fetched_both)
+            receive(connection, got, 2)
             fetched = {message.payload: owner_of(message.delivery_tag) for message in got}
             assert fetched == {"mail": tags.owner(), "own": None}
             for message in got:
@@ -807,13 +812,7 @@ def test_two_channels_of_one_connection(server: Server) -> None:
         first.basic_consume("mail", no_ack=False, callback=got.append, consumer_tag="1")
         second.basic_consume("mail", no_ack=False, callback=got.append, consumer_tag="2")
         send(server.url, "mail", *range(6))
-
-        def turn() -> bool:
-            with contextlib.suppress(TimeoutError):
-                connection.drain_events(timeout=0.05)
-            return len(got) == 6
-
-        until(turn)
+        receive(connection, got, 6)
         assert len(held(server)) == 6
         assert {message.delivery_tag for message in got} == set(held(server))
         for message in got:
@@ -833,13 +832,7 @@ def test_a_consumer_without_acknowledgement_on_another_channel(server: Server) -
         first.basic_consume("mail", no_ack=False, callback=got.append, consumer_tag="1")
         transport._callbacks["mail"] = callback
         send(server.url, "mail", 1)
-
-        def turn() -> bool:
-            with contextlib.suppress(TimeoutError):
-                connection.drain_events(timeout=0.05)
-            return bool(got)
-
-        until(turn)
+        receive(connection, got, 1)
         assert held(server) == []
 
 
