@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -640,16 +640,22 @@ def release(directory: Path, name: str = "current") -> None:
     link.symlink_to(directory / "opt/releases/r1")
 
 
-def with_url(directory: Path, url: str) -> Setup:
+def with_environment(directory: Path, variables: Mapping[str, str]) -> Setup:
     (directory / "credentials").mkdir()
-    (directory / "credentials/exec.env").write_text(
-        environment.environment_file({"DATABASE_URL": url})
-    )
+    (directory / "credentials/exec.env").write_text(environment.environment_file(dict(variables)))
     return setup(directory)
 
 
-def test_without_a_database_nothing_is_checked(tmp_path: Path) -> None:
-    assert checks.database(setup(tmp_path)).state == GOOD
+def with_url(directory: Path, url: str) -> Setup:
+    return with_environment(directory, {"DATABASE_URL": url})
+
+
+@pytest.mark.slow
+def test_an_application_without_a_database(tmp_path: Path) -> None:
+    release(tmp_path)
+    found = checks.database(setup(tmp_path))
+    assert (found.state, found.value) == (GOOD, None)
+    assert "name a database server" in found.text
 
 
 @pytest.mark.slow
@@ -681,19 +687,20 @@ class DatabaseWrapper(base.DatabaseWrapper):
     vendor = "server"
 
     def get_new_connection(self, conn_params):
-        if "refuse" in os.environ["DATABASE_URL"]:
+        if "refuse" in self.settings_dict["HOST"]:
             raise base.Database.OperationalError("no login with " + self.settings_dict["PASSWORD"])
         return super().get_new_connection(conn_params)
 
     def is_usable(self):
-        return "mute" not in os.environ["DATABASE_URL"] and super().is_usable()
+        return "mute" not in self.settings_dict["HOST"] and super().is_usable()
 """
 SETTINGS = """
 import os
-assert os.environ["DATABASE_URL"]
 SECRET_KEY = "x"
 DATABASES = {
-    "default": {"ENGINE": "server", "NAME": ":memory:", "PASSWORD": "secret-word"},
+    "default": {
+        "ENGINE": "server", "NAME": ":memory:", "PASSWORD": "secret-word", "HOST": os.environ["SHOP_DATABASE"],
+    },
     "local": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/no/such/file"},
 }
 """
@@ -707,17 +714,23 @@ app = Celery("shop")
 
 
 @pytest.mark.parametrize(
-    ("url", "state", "text"),
+    ("variables", "state", "text"),
     [
-        ("postgresql://db/x", GOOD, "default answers in 0"),
-        ("postgresql://db/refuse", BAD, "default: no login with ***"),
-        ("postgresql://db/mute", BAD, "default: it accepts the login, but answers no query"),
+        ({"SHOP_DATABASE": "db"}, GOOD, "default answers in 0"),
+        ({"SHOP_DATABASE": "refuse"}, BAD, "default: no login with ***"),
+        ({"SHOP_DATABASE": "mute"}, BAD, "default: it accepts the login, but answers no query"),
+        # Its own settings count, not a URL that it may not use.
+        (
+            {"SHOP_DATABASE": "db", "DATABASE_URL": "postgresql://127.0.0.1:1/x"},
+            GOOD,
+            "default answers in 0",
+        ),
     ],
 )
 def test_the_database_of_a_django_project_is_asked_by_its_own_connection(
-    tmp_path: Path, url: str, state: str, text: str
+    tmp_path: Path, variables: dict[str, str], state: str, text: str
 ) -> None:
-    one = with_url(tmp_path, url)
+    one = with_environment(tmp_path, variables)
     release(tmp_path)
     source = tmp_path / "opt/releases/r1/source"
     (source / "server").mkdir(parents=True)
