@@ -127,8 +127,11 @@ def parsed(options: Iterable[Option], given: Mapping[str, object]) -> dict[str, 
 
     Values that could not be rendered, or have another type, are left out: preflight reports them separately.
     """
-    found = {option.name: option.parsed(given.get(option.name)) for option in options}
-    return {name: value for name, value in found.items() if value is not None}
+    return {
+        option.name: value
+        for option in options
+        if option.name in given and (value := option.parsed(given[option.name])) is not None
+    }
 
 
 def flags(options: Iterable[Option], given: Mapping[str, Any]) -> list[str]:

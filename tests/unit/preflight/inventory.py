@@ -109,23 +109,19 @@ class _Kept(render._Shared):
     """Keeps rendered values for all inventories of the process: most tests change one variable of the same inventory.
 
     A key need not tell groups and `hostvars` of one inventory from another's, as an inventory's hosts share them; here
-    it must.
+    it must. `hostvars` has the host's own variables, so only which of the named ones it has is new.
     """
 
-    inventories: int = 0
     named: set[str] = field(default_factory=set)
 
-    def for_another(self) -> _Kept:
-        self.inventories += 1
-        return self
-
-    def key(self, raw: object, variables: Mapping[str, object]) -> tuple[object, ...] | None:
+    def key(self, raw: object, variables: Mapping[str, Any]) -> tuple[object, ...] | None:
         self.named = set()
         key = super().key(raw, variables)
         if key is None:
             return None
         groups = repr(variables["groups"]) if "groups" in self.named else ""
-        return (*key, groups, self.inventories if "hostvars" in self.named else 0)
+        own = variables["hostvars"][variables["inventory_hostname"]]
+        return (*key, groups, "hostvars" in self.named and frozenset(self.named & own.keys()))
 
     def _words(self, raw: object) -> frozenset[str]:
         words = super()._words(raw)
@@ -134,6 +130,8 @@ class _Kept(render._Shared):
 
 
 _KEPT = _Kept()
+# Variables of all inventories by what they are: equal ones are one object, so that `_Kept` finds what they lead to.
+_SAME: dict[str, Any] = {}
 
 
 def model(
@@ -145,18 +143,18 @@ def model(
     """Return the model of variables for all hosts and for single ones."""
     own = hosts or {}
     # All hosts share the same objects, as with Ansible.
-    shared = trusted(dict(everywhere))
+    shared = _same(everywhere)
     members = GROUPS if groups is None else groups
 
     def variables(host: str) -> dict[str, object]:
         magic = {"inventory_hostname": host, "groups": dict(members), "inventory_dir": "/inventory"}
-        mine = {**shared, **trusted(dict(own.get(host, {})))}
+        mine = {**shared, **_same(own.get(host, {}))}
         return {**magic, **mine, "hostvars": {host: mine}}
 
     def renderer(available: dict[str, object]) -> Any:
         return Templar(loader=DataLoader(), variables=available).template
 
-    with mock.patch.object(render, "_Shared", _KEPT.for_another):
+    with mock.patch.object(render, "_Shared", return_value=_KEPT):
         return render.build(
             specs(),
             members,
@@ -165,6 +163,13 @@ def model(
             control or Control("2.19.14", "3.11.2", ROOT),
             group_names(shared.get("fleet_groups")),
         )
+
+
+def _same(variables: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {
+        trusted(name): _SAME.setdefault(repr(value), trusted(value))
+        for name, value in variables.items()
+    }
 
 
 def problems(*args: Any, **kwargs: Any) -> list[Problem]:

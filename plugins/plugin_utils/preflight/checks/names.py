@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
@@ -134,6 +135,7 @@ def _likely(model: Model, name: str, own: str) -> str:
     return f"did you mean {own}_{near[0]}?" if near else ""
 
 
+@functools.cache
 def near_miss(name: str, known: str) -> bool:
     """Return whether a name is almost a known one: in upper case, with dashes, or with a letter or two wrong."""
     if name == known:
