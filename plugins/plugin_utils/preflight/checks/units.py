@@ -14,6 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_opt
     RESERVED,
     UNIT,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import WORKER
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
     VISIBLE,
     hidden_by_sandbox,
@@ -40,7 +41,6 @@ _UNQUOTABLE = re.compile(r'["\x00-\x1f\x7f]')
 _DIRECTIVE = re.compile(r"[A-Z][A-Za-z0-9]+")
 # systemd joins a line that ends with a backslash with the next one.
 _NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f]|\\\s*$")
-_OPTIONS: Final = {option.directive: option.name for option in UNIT if option.directive}
 _PATHS: Final = ("read_write_paths", "requires_mounts_for")
 
 Path = tuple[str, ...]
@@ -49,14 +49,19 @@ Path = tuple[str, ...]
 def check_units(model: Model) -> Iterator[Problem]:
     """Check the options of each unit. `workers` checks ranges and syntax of all options of workers."""
     for path, options, hosts in each_process(model):
-        if path[0] != "celery_worker_instances":
+        is_worker = path[0] == "celery_worker_instances"
+        if not is_worker:
             yield from check_options(model, path, options, UNIT, hosts)
-        for check in (_memory, _paths, _lines):
-            for below, value, message, remedy in check(options):
-                whole = (*path, *below)
-                yield Problem(
-                    dotted(whole), message, remedy, value=model.show(whole, value), hosts=hosts
-                )
+        faults = (
+            *_memory(options),
+            *_paths(options),
+            *_lines(options, WORKER if is_worker else UNIT),
+        )
+        for below, value, message, remedy in faults:
+            whole = (*path, *below)
+            yield Problem(
+                dotted(whole), message, remedy, value=model.show(whole, value), hosts=hosts
+            )
 
 
 def check_options(
@@ -159,14 +164,15 @@ def _paths(options: Mapping[str, object]) -> Iterator[Fault]:
                 yield (name, number), text, f"is {hidden}", VISIBLE
 
 
-def _lines(options: Mapping[str, object]) -> Iterator[Fault]:
-    """Yield directives that conflict with the fleet's own, or are not valid lines of a unit."""
+def _lines(options: Mapping[str, object], table: Iterable[Option]) -> Iterator[Fault]:
+    """Yield directives that conflict with the fleet's own or an option's, or are not valid lines of a unit."""
+    set_by = {option.directive: option.name for option in table if option.directive}
     for name, given in as_mapping(options.get("unit_lines")).items():
         where = ("unit_lines", name)
         if not _DIRECTIVE.fullmatch(name):
             remedy = "write names as in LimitNOFILE, and the value after a colon"
             yield where, "", "can't be the name of a directive of systemd", remedy
-        elif option := _OPTIONS.get(name):
+        elif option := set_by.get(name):
             yield (
                 where,
                 "",

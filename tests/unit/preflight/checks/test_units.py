@@ -59,6 +59,15 @@ def test_a_mistake_is_refused(
         assert remedy in problem.remedy
 
 
+def test_a_directive_that_only_workers_have_an_option_for(variables: dict[str, Any]) -> None:
+    given = {"unit_lines": {"WatchdogSec": 60}}
+    variables["celery_worker_instances"]["discounts"] = given
+    variables["celery_beat_unit"] = given
+    found = {problem.variable.partition(".")[0]: problem.remedy for problem in problems(variables)}
+    assert found["celery_worker_instances"] == "write watchdog_sec beside unit_lines"
+    assert found["celery_beat_unit"].startswith("remove it")
+
+
 def test_a_misspelt_option_is_refused(variables: dict[str, Any]) -> None:
     variables["celery_beat_unit"] = {"memory": "1G"}
     (found,) = problems(variables)
