@@ -297,7 +297,7 @@ SOURCES = (
                 "celery_fleet_canary_ok",
                 GAUGE,
                 _WORKER,
-                "1 if the worker, on any host, ran the last test task or was only busy with other tasks.",
+                "1 if the worker, on any host, ran the last test task, was busy with other tasks, paused or draining.",
             ),
             Metric("celery_fleet_canary_seconds", GAUGE, _WORKER, "Time that the test task took."),
             _gauge(
@@ -360,7 +360,7 @@ SOURCES = (
                 "celery_fleet_redis_memory_max_bytes",
                 GAUGE,
                 ("redis",),
-                "Memory that it may use (`maxmemory`); 0 without a limit.",
+                "Memory that it may use (`maxmemory`); 0 without a limit, and no series if it evicts keys.",
             ),
             Metric("celery_fleet_redis_replicas", GAUGE, ("redis",), "Replicas that are in sync."),
         ),
