@@ -1,9 +1,9 @@
-"""Limits on the length of files and the arguments of functions; and no two classes share a name."""
+"""Limits on the length of files; and no two classes share a name."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,8 +13,6 @@ LONGEST = 450
 LONG = 400
 #: The words that begin this reason, in the file's docstring.
 REASON = "it is a single file"
-
-MOST_ARGUMENTS = 8
 
 #: Public classes that have names of other projects, so several files define them.
 SHARED_NAMES = {
@@ -47,30 +45,6 @@ def too_long(texts: Mapping[str, str]) -> list[str]:
     return found
 
 
-def with_too_many_arguments(texts: Mapping[str, str]) -> list[str]:
-    """Return functions with more than `MOST_ARGUMENTS` arguments, without `self` and `cls`."""
-    return [
-        f"{name}: {node.name}"
-        for name, node in _functions(texts)
-        if _arguments(node) > MOST_ARGUMENTS
-    ]
-
-
-def _functions(
-    texts: Mapping[str, str],
-) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    for name, text in texts.items():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield name, node
-
-
-def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    given = function.args
-    names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
-    return len(names) - (names[:1] in (["self"], ["cls"]))
-
-
 def doubled_classes(texts: Mapping[str, str]) -> set[str]:
     """Return the names of public classes that several files define."""
     homes: dict[str, set[str]] = {}
@@ -85,10 +59,6 @@ def test_no_file_is_too_long() -> None:
     assert too_long(sources()) == [], (
         f"split it by what it is responsible for; up to {LONGEST} lines, its docstring may say instead why {REASON}"
     )
-
-
-def test_no_function_takes_too_many_arguments() -> None:
-    assert with_too_many_arguments(sources()) == [], "pass what belongs together as one object"
 
 
 def test_no_class_has_the_name_of_another() -> None:
@@ -113,17 +83,6 @@ def test_a_long_file_without_a_reason_is_found() -> None:
         "in_a_comment.py": "# It is a single file.\n" * (LONG + 1),
     }
     assert too_long(texts) == ["long.py", "too_long.py", "in_a_comment.py"]
-
-
-def test_too_many_arguments_are_found() -> None:
-    nine = ", ".join("abcdefghi")
-    texts = {
-        "a.py": f"def f({nine}): ...",
-        "b.py": f"class A:\n    async def f({nine[:-3]}, *, i): ...",
-        "c.py": f"class A:\n    def f(self, {nine[:-3]}): ...\n    def g(cls, /, {nine[:-3]}): ...",
-        "d.py": f"class A:\n    def f(self, {nine}): ...",
-    }
-    assert with_too_many_arguments(texts) == ["a.py: f", "b.py: f", "d.py: f"]
 
 
 def test_a_doubled_class_is_found() -> None:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from pathlib import Path
 
 from deaths import GAP, LEASE, kill_clients
 from ground import FLEET, Case, Ground
 from support import resp
-from support.inventory import ROOT
 from support.waiting import wait_for
 
-PROXY = ROOT / "tests" / "tcp_proxy.py"
+PROXY = Path(__file__).with_name("tcp_proxy.py")
 #: The directory of the proxy on a host, which the host's next boot removes.
 LATE = "/run/late"
 

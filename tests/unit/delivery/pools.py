@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -111,13 +110,6 @@ class Worker:
     def record(self) -> dict[str, Any]:
         path = self._state / "drain.json"
         return dict(json.loads(path.read_text())) if path.exists() else {}
-
-    @property
-    def handed_back_within(self) -> float:
-        """Return the milliseconds that handing back took, according to its log."""
-        found = re.search(r"drain: \d+ tasks running, \d+ handed back within ([\d.]+) ms", self.log)
-        assert found is not None, self.log
-        return float(found[1])
 
 
 class Shop:

@@ -862,9 +862,6 @@ def test_backups_leave_a_host_with_its_redis() -> None:
     assert of_backups("redis") == of_backups("worker", run="celery_worker") == set()
 
 
-GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")
-
-
 def test_components_that_left_a_host_are_removed() -> None:
     every = ["redis", "worker", "beat", "web", "flower"]
     every += ["web_site", "flower_site", "flower_location", "logs"]

@@ -29,7 +29,6 @@ REDIS = [6379, 6380]
 WEB = 5000
 OTHER = 5432
 # Debian's default table.
-FLUSH = "flush ruleset\ntable inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter\n\t}\n}\n"
 
 
 def ruleset(**given: Any) -> str:

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from ansible.plugins.loader import lookup_loader
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture
 def runtime() -> dict[str, Any]:
