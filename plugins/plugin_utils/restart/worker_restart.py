@@ -192,6 +192,7 @@ class WorkerRestart:
         self, name: str, old: str, do: tuple[tuple[str, Any], ...], what: str
     ) -> Generator[HostRequest, HostAnswer, Mapping[str, Any]]:
         """Wait until a unit runs with a new invocation. systemd limits the time of a drain."""
+        asked = self._clock()
         unit = (yield HostRequest(do=do)).units[name]
         deadline: float | None = None
         restarts = 0
@@ -206,10 +207,9 @@ class WorkerRestart:
                     begun = unit["starting_at"]
                     self.figures.setdefault("started_in", round(unit["ready_at"] - begun, 3))
                     return unit
-                now = self._clock()
                 if deadline is None:
                     # systemd's counter may include restarts of the previous process.
-                    deadline, restarts = now + self._timeout, unit["restarts"]
+                    deadline, restarts = self._clock() + self._timeout, unit["restarts"]
                 # Ignore the status text of a process that has ended.
                 says = f", {unit['status']}" if unit["status"] and unit["pid"] else ""
                 self.line = f"{what}{says}"
@@ -217,10 +217,12 @@ class WorkerRestart:
                 hopeless = systemd.hopeless(unit["active"], unit["sub"], unit["exit_status"])
                 if hopeless or tries > systemd.RESTARTS_TOLERATED:
                     raise TurnError(f"does not start: {described(unit)}", name)
-                if now > deadline:
+                # The answer may be old, because the host's turns wait for the canaries of one another.
+                if asked > deadline:
                     raise TurnError(
                         f"does not consume within {self._timeout:.0f} s: {described(unit)}", name
                     )
+            asked = self._clock()
             unit = (yield HostRequest()).units[name]
 
     def _gate(

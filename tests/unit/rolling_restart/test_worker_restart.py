@@ -226,10 +226,24 @@ def test_a_process_that_never_becomes_ready_is_a_failure() -> None:
     h.until("restart")
     h.show(active="activating", sub="start", invocation="new", pid=20, status="no broker")
     h.step()
-    h.step()
     h.now[0] += 31
+    h.step()
     with pytest.raises(TurnError, match=r"within 30 s.*activating.*says “no broker”"):
         h.step()
+
+
+def test_an_answer_that_came_late_does_not_say_that_a_process_is_not_ready() -> None:
+    """The canary of another worker of the host came between: it may take longer than what remained of the time."""
+    h = host()
+    h.until("restart")
+    h.show(active="activating", sub="start", invocation="new", pid=20)
+    h.step()
+    h.now[0] += 29
+    h.step()
+    h.now[0] += 60
+    h.step()
+    h.starts_anew()
+    assert h.step().probe
 
 
 def test_the_time_of_a_drain_does_not_count_for_the_start() -> None:
