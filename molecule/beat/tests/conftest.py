@@ -9,14 +9,9 @@ import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 
 from beats import Beats
 from support.inventory import load_fleet
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,12 @@ Everything is about ten times slower there than in containers. Timeouts only sto
 from __future__ import annotations
 
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import Ground
 from support.inventory import load_fleet
@@ -22,19 +19,9 @@ from support.notes import (  # noqa: F401  # a fixture and a hook, as below
     note,
     pytest_terminal_summary,
 )
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
 
 @pytest.fixture(scope="session")
 def ground() -> Ground:
     """Return the machine and the fleet on it."""
     return Ground(load_fleet())
-
-
-@pytest.fixture
-def label() -> str:
-    """Return a prefix for names of tasks that no other test and no other run uses."""
-    return uuid.uuid4().hex[:12]

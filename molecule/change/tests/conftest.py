@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import uuid
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import pytest
-
-# pytest puts no directory of tests on the path in its mode `importlib`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
-
 from support import web
 from support.change import Fleets
 from support.inventory import load_fleet
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +26,6 @@ def settled(changes: Fleets) -> Generator[None]:
     yield
     restored = changes.site("restored")
     assert restored.run.status == 0, restored.run.end
-
-
-@pytest.fixture
-def label() -> str:
-    """Return a prefix for names of tasks that no other test and no other run uses."""
-    return uuid.uuid4().hex[:12]
 
 
 @pytest.fixture

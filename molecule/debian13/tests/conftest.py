@@ -5,20 +5,8 @@ Tests of the deployed fleet come from molecule/shared/tests, with their own conf
 
 from __future__ import annotations
 
-import sys
-import uuid
-from pathlib import Path
-
 import pytest
-
-# pytest puts no directory of tests on the path in its mode `importlib`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
-
 from support.inventory import Fleet, load_fleet
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,9 +18,3 @@ def pytest_configure(config: pytest.Config) -> None:
 def fleet() -> Fleet:
     """Return the hosts under test and what is expected of them."""
     return load_fleet()
-
-
-@pytest.fixture
-def label() -> str:
-    """Return a prefix for names of tasks that no other test and no other run uses."""
-    return uuid.uuid4().hex[:12]

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import FLEET, SEED, Ground
 from support import resp

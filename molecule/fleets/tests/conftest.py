@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from support import fleets
 from support.applications import (  # noqa: F401  # fixtures and hooks, which pytest finds by their names
     fleet,
-    label,
     others,
     workshop,
 )
@@ -26,10 +24,6 @@ from support.inventory import Fleet
 from support.order import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_collection_modifyitems,
     pytest_configure,
-)
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
 )
 
 

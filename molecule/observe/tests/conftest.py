@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from browser import Browser
@@ -19,10 +18,6 @@ from prometheus import HalfDeployed, Prometheus, pins
 from support.inventory import ROOT, Fleet, load_fleet
 from support.notes import note, pytest_terminal_summary  # noqa: F401  # a fixture and a hook
 from support.plays import Started
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
 
 @pytest.fixture(scope="session")

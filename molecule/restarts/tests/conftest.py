@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`; `support` is that of all scenarios.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import Ground
 from support.inventory import load_fleet

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import pytest
 from ground import SOAK
-from support.skips import (  # noqa: F401  # pytest finds them by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
 from scripts.restarts.verdicts import (  # noqa: F401  # the same
     pytest_runtest_logreport,

@@ -21,23 +21,15 @@ The fleet is that of the Molecule scenario, or else that of CELERY_FLEET_SCENARI
 
 from __future__ import annotations
 
-import sys
-import uuid
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
-from testinfra.host import Host
-
-# In its mode `importlib`, pytest puts no test directory on the path.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from support import order, resp, skips
+from support import order, resp
 from support.inventory import Fleet, Variables, load_fleet
 from support.notes import note, pytest_terminal_summary  # noqa: F401  # a fixture and a hook, as below
 from support.order import pytest_collection_modifyitems  # noqa: F401  # a hook, as below
-from support.skips import pytest_make_collect_report  # noqa: F401  # a hook, which pytest finds by its name
 from support.units import Look
+from testinfra.host import Host
 
 JOURNAL_LINES = 60
 
@@ -107,12 +99,6 @@ def variables(fleet: Fleet, host_name: str) -> Variables:
     return fleet.expected[host_name]
 
 
-@pytest.fixture
-def label() -> str:
-    """Return a prefix for names of tasks that no other test and no other run uses."""
-    return uuid.uuid4().hex[:12]
-
-
 def journals(item: pytest.Item) -> list[tuple[str, str]]:
     """Return a heading and the end of the journal for each unit that `item` is about."""
     fleet, found = load_fleet(), []
@@ -136,9 +122,8 @@ def journals(item: pytest.Item) -> list[tuple[str, str]]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the journal of a failing test's unit; count a skipped test as failed."""
+    """Show the journal of a failing test's unit."""
     report = yield
-    skips.refuse(report, "test")
     if report.failed and call.when != "teardown":
         report.sections.extend(journals(item))
     return report

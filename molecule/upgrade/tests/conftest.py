@@ -8,18 +8,12 @@ from pathlib import Path
 import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import FLEET, Ground
 from support.change import Fleets
 from support.inventory import Fleet, load_fleet
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
-    pytest_make_collect_report,
-    pytest_runtest_makereport,
-)
 
 from scripts.restarts.verdicts import (  # noqa: F401  # the same
     pytest_runtest_logreport,

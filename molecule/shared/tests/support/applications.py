@@ -5,8 +5,6 @@ A scenario's conftest imports all of them by name, and adds a fixture for each o
 
 from __future__ import annotations
 
-import uuid
-
 import pytest
 
 from support import fleets
@@ -29,9 +27,3 @@ def others(fleet: Fleet) -> tuple[Fleet, ...]:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> fleets.Workshop:
     """Return a factory for runs of site.yml with something changed."""
     return fleets.Workshop(tmp_path_factory.mktemp(fleets.SCENARIO))
-
-
-@pytest.fixture
-def label() -> str:
-    """Return a name that no other test and no other run uses."""
-    return uuid.uuid4().hex[:12]

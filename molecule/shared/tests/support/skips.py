@@ -1,4 +1,4 @@
-"""Count skipped tests on hosts as failed, because they prove nothing. Each scenario's conftest imports these hooks."""
+"""Count skipped tests on hosts as failed, because they prove nothing. `molecule/conftest.py` imports these hooks."""
 
 from __future__ import annotations
 
