@@ -195,7 +195,14 @@ def to_go_back(
         ChoiceError: There is no such release, or the database has changed for good since.
     """
     current = str(record.get("current") or "") or hosts.current()
-    target = asked or _unfinished(record, current, hosts) or before(record, current, hosts)
+    target = asked or _unfinished(record, current, hosts)
+    if not target and (left := _left(record, current)):
+        # The release that served before is the one that the fleet was to get away from.
+        raise ChoiceError(
+            f"the fleet has already gone back to release {current}, from {left}. Nothing was changed. {_kept(hosts)} "
+            "To go further back, or to that one again, name it with -e release=."
+        )
+    target = target or before(record, current, hosts)
     if not target:
         raise ChoiceError(
             f"no earlier release is recorded that all hosts keep. {_kept(hosts)} "
@@ -256,13 +263,21 @@ def before(record: Mapping[str, Any], current: str, hosts: Hosts) -> str:
     return next((name for name in served if name != current and name in kept), "")
 
 
+def _left(record: Mapping[str, Any], current: str) -> str:
+    """Return the release that the fleet has left by going back to the current one; empty if that was deployed."""
+    served, since = _entries(record), ""
+    while served and served[-1]["release"] == current:
+        since = served.pop()["result"]
+    return str(served[-1]["release"]) if served and since == BACK else ""
+
+
 def _served(record: Mapping[str, Any]) -> list[str]:
     """Return the recorded releases that have served, the oldest first."""
-    return [
-        str(entry["release"])
-        for entry in record.get("history") or ()
-        if entry["result"] in (DEPLOYED, BACK)
-    ]
+    return [str(entry["release"]) for entry in _entries(record)]
+
+
+def _entries(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry for entry in record.get("history") or () if entry["result"] in (DEPLOYED, BACK)]
 
 
 def require_two_way(current: str, target: str, hosts: Hosts, *, accepted: bool) -> None:

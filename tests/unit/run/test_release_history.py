@@ -137,6 +137,27 @@ def test_by_default_it_leads_to_what_served_before() -> None:
     assert after["current"] == OLD
 
 
+def test_going_back_twice_does_not_lead_to_what_was_left() -> None:
+    history = [*RECORD["history"], {"release": OLD, "result": BACK}]
+    record = release_record.held(RECORD, OLD, "it is slow", unfinished=False)
+    back = hosts(*[host(OLD, NOW, current=OLD, pins=OLD)] * 2)
+    # In between, a deploy may have been refused and have gone back to the same release.
+    refused = [{"release": NEW, "result": REFUSED}, {"release": OLD, "result": BACK}]
+    for more in ([], refused):
+        after = {**record, "current": OLD, "history": [*history, *more]}
+        with pytest.raises(ChoiceError) as error:
+            to_go_back("", after, back, accepted=False)
+        said = f"the fleet has already gone back to release {OLD}, from {NOW}. Nothing was changed."
+        assert str(error.value).startswith(said)
+        assert to_go_back(NOW, after, back, accepted=False).kept == NOW
+
+
+def test_after_a_refused_deploy_it_leads_to_what_served_before_the_current_one() -> None:
+    refused = [{"release": NEW, "result": REFUSED}, {"release": NOW, "result": BACK}]
+    record = {**RECORD, "history": [*RECORD["history"], *refused]}
+    assert to_go_back("", record, BOTH, accepted=False).kept == OLD
+
+
 def test_it_skips_what_was_refused_or_pruned() -> None:
     with pytest.raises(ChoiceError, match="no earlier release is recorded that all hosts keep"):
         to_go_back("", RECORD, hosts(host(NOW), host(OLD, NOW)), accepted=False)
