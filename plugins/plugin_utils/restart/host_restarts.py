@@ -283,9 +283,14 @@ class HostRestarts:
                 if rest
                 else f"No worker consumes queue {queue}."
             )
+        again = (
+            "it restarts all workers once more, unless you name those that are left with -e celery_restart_workers="
+            if restart.forced
+            else "it continues where this run stopped"
+        )
         lines.append(
             f"No other worker was restarted. Next, on {self.host}: journalctl -u {error.unit} -n 100. Once the cause "
-            "is gone, run the same command again: it continues where this run stopped."
+            f"is gone, run the same command again: {again}."
         )
         return "\n".join(lines)
 

@@ -93,6 +93,7 @@ class WorkerRestart:
         figures: Measurements, in seconds except for `handed_back`.
         outcome: `done` or `unneeded`.
         failure: Error of the turn, as soon as it is certain. The turn may clean up before it raises it.
+        forced: Whether a worker restarts even if it does not differ from the inventory.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class WorkerRestart:
         self._paths = paths
         self._timeout = timeout
         self._tasks = tasks
-        self._forced = forced
+        self.forced = forced
         self._limits = limits if turn.observed else None
         self._clock = clock
 
@@ -142,7 +143,7 @@ class WorkerRestart:
             return
         seen = yield HostRequest(reconcile="again" if waited else "once")
         unit = self._own(seen)
-        needed = seen.differs or self._forced
+        needed = seen.differs or self.forced
         if unit["active"] == "activating" and not needed:
             # An earlier run has already begun this start, so wait for the current invocation.
             yield from self._started(self.worker.unit, "", (), "starting")

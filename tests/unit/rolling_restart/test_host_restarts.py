@@ -158,20 +158,23 @@ def test_a_worker_that_no_longer_differs_is_left_alone(state: RollState, host: H
     assert [turn["outcome"] for turn in state.report()["turns"]] == ["unneeded", "done"]
 
 
+@pytest.mark.parametrize("forced", [False, True])
 def test_a_worker_that_does_not_start_ends_the_roll_with_its_journal(
-    state: RollState, host: Host
+    state: RollState, host: Host, forced: bool
 ) -> None:
     state.open([restarting("a@h1", "q"), restarting("b@h1", "q"), worker("c@h2", "q")], Policy())
     host.broken = {unit("a")}
     with pytest.raises(HostRestartError) as failure:
-        worker_group(state, host).take_turns("restart")
+        worker_group(state, host, forced=forced).take_turns("restart")
     text = str(failure.value)
     assert text == state.failure
     assert f"h1: {unit('a')} does not start: it is failed" in text
     assert "  line one\n  line two\n" in text
     assert "Queue q is consumed by b@h1, c@h2." in text
     assert f"journalctl -u {unit('a')} -n 100" in text
-    assert "run the same command again" in text
+    # A restart that was asked for keeps no record of the workers that have had it.
+    again = "restarts all workers once more" if forced else "continues where this run stopped"
+    assert f"run the same command again: it {again}" in text
     assert host.told == [("restart", unit("a"))], "no worker follows"
     assert state.report()["turns"][0]["outcome"] == "failed"
 
