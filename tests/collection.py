@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTION = ROOT / "collections/ansible_collections/celery_fleet/core"
@@ -29,6 +30,13 @@ def replaced(
     made = directory / "collections/ansible_collections/celery_fleet/core"
     _link(COLLECTION, made, {made / name: path for name, path in instead.items()})
     return str(directory / "collections")
+
+
+def plain(value: Any) -> Any:
+    """Return the value without Ansible's lazy containers, so that everything in it is rendered."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _link(delivered: Path, made: Path, instead: Mapping[Path, Path]) -> None:

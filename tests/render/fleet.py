@@ -334,6 +334,7 @@ def render(title: str, parent: Path) -> Fleet:
         "-vvv",
         "celery_fleet.core.site",
         ANSIBLE_COLLECTIONS_PATH=replaced(directory, actions=ACTIONS.glob("*.py")),
+        PYTHONPATH=str(ROOT),
         RENDERED=str(rendered),
         RENDERED_FOR_SYSTEMD=str(systemd),
         XDG_CACHE_HOME=str(directory / "cache"),

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import tempfile
 import zlib
-from pathlib import Path
 from typing import Any
 
-PLUGIN = Path(__file__).resolve().parents[3] / "plugins/action/host_plan.py"
-SPEC = importlib.util.spec_from_file_location("delivered_fleet_plan", PLUGIN)
-assert SPEC is not None
-assert SPEC.loader is not None
-delivered = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(delivered)
-
+from plugins.action.host_plan import ActionModule as Delivered
+from tests.collection import plain
 
 ROLES = (
     *("celery_app_", "celery_beat_", "celery_health_", "celery_producer_", "celery_worker_"),
@@ -25,14 +18,7 @@ ROLES = (
 )
 
 
-def plain(value: Any) -> Any:
-    """Return the value without Ansible's lazy containers."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
-
-
-class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  # loaded at run time
+class ActionModule(Delivered):
     """Renders as the delivered plugin does."""
 
     def _execute_module(

@@ -1,6 +1,6 @@
 """Real runs of the delivered playbooks, without hosts.
 
-Action plugins that would contact a host are replaced (`action/`): each records its call with all rendered arguments.
+`stand_ins.py` replaces action plugins that would contact a host: it records each call with all rendered arguments.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import
 
 from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare
+from tests.unit.plays.stand_ins import ANSWERS
 
-HERE = Path(__file__).parent
+STAND_INS = {
+    f"plugins/action/{name}.py": Path(__file__).with_name("stand_ins.py") for name in ANSWERS
+}
 # The task that writes which release serves.
 RECORD = "write | Write the record"
 # Parts with their own tasks, which don't call `reconcile`.
@@ -83,7 +86,7 @@ def walk(tmp_path: Path) -> Any:
             "--extra-vars=ansible_python_interpreter=/usr/bin/python3",
             *options,
             f"celery_fleet.core.{playbook}",
-            ANSIBLE_COLLECTIONS_PATH=replaced(place, actions=(HERE / "action").glob("*.py")),
+            ANSIBLE_COLLECTIONS_PATH=replaced(place, parts=STAND_INS),
             PYTHONPATH=str(ROOT),
             CALLS=str(calls),
             XDG_CACHE_HOME=str(place / "cache"),

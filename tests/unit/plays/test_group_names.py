@@ -10,8 +10,8 @@ import yaml
 
 from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare
+from tests.unit.plays.conftest import STAND_INS
 
-HERE = Path(__file__).parent
 NAMES = {"fleet": "shop", "redis": "celery_redis", "celery_workers": "shop_workers"}
 
 
@@ -38,7 +38,7 @@ def test_plays_act_on_renamed_groups_and_leave_groups_with_our_names_alone(tmp_p
         *made.options,
         f"--inventory={tmp_path / 'others.ini'}",
         "celery_fleet.core.site",
-        ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, actions=(HERE / "action").glob("*.py")),
+        ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, parts=STAND_INS),
         PYTHONPATH=str(ROOT),
         CALLS=str(calls),
         XDG_CACHE_HOME=str(tmp_path / "cache"),

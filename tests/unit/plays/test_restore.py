@@ -12,8 +12,8 @@ import pytest
 
 from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare
+from tests.unit.plays.conftest import STAND_INS
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 
 
@@ -46,7 +46,7 @@ def run(
         *made.options,
         *options,
         "celery_fleet.core.restore_redis",
-        ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, actions=(HERE / "action").glob("*.py")),
+        ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, parts=STAND_INS),
         PYTHONPATH=str(ROOT),
         CALLS=str(calls),
         REFUSES=refuses,

@@ -15,7 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 )
 
 from tests.collection import replaced
-from tests.render.fleet import ansible
+from tests.render.fleet import ROOT, ansible
 
 pytestmark = pytest.mark.slow
 HOSTS = ("redis1", "worker1")
@@ -75,6 +75,7 @@ class Ground:
             *arguments,
             "celery_fleet.core.remove_fleet",
             ANSIBLE_COLLECTIONS_PATH=replaced(self.directory, actions=STUBS.glob("*.py")),
+            PYTHONPATH=str(ROOT),
             REMOVAL_ANSWERS=str(self.directory / "answers.json"),
             REMOVAL_TOLD=str(told),
         )

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__)
+from plugins.action.remove_application import ActionModule as Delivered
+from tests.unit.removal import scripted
 
 
-def _loaded(name: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-scripted = _loaded("scripted", HERE.with_name("scripted.py"))
-delivered = _loaded(
-    "delivered_fleet_removal", HERE.resolve().parents[4] / "plugins/action/remove_application.py"
-)
-
-
-class ActionModule(delivered.ActionModule):  # type: ignore[misc]  # loaded at run time
+class ActionModule(Delivered):
     """Answers as the test describes."""
 
     def _execute_module(

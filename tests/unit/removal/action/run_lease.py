@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-SPEC = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
-assert SPEC is not None
-assert SPEC.loader is not None
-scripted = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(scripted)
+from tests.unit.removal import scripted
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed

@@ -1,4 +1,4 @@
-"""Answers of hosts, from a file, and a record of their commands; for the plugins next to this file."""
+"""Answers of hosts, from a file, and a record of their commands, for the plugins in `action/`."""
 
 from __future__ import annotations
 
