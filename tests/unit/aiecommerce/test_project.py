@@ -1,8 +1,7 @@
-"""The project's own tests pass, and its files agree with each other."""
+"""The project's commands work, and its inventory agrees with its files."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,9 @@ from tests.unit.aiecommerce.conftest import Run
 pytestmark = pytest.mark.slow
 
 
-def test_the_projects_own_tests_pass(run: Run) -> None:
-    """They run on SQLite: task bodies, idempotence, retries, when tasks are sent, the API."""
-    done = run("manage.py", "test", SECRET_KEY="not-a-real-key", DEBUG="1")
-    assert done.returncode == 0, done.stderr
-    found = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
-    # The test runner also succeeds if it finds no test.
-    assert found, done.stderr
-    assert int(found[1]) > 25
-
-
 @pytest.mark.parametrize(
     "commands",
     [
-        ["makemigrations --check --dry-run"],
-        ["check --fail-level=WARNING"],
         ["migrate --noinput", "loaddata demo"],
         ["collectstatic --noinput"],
     ],
@@ -50,17 +37,6 @@ def test_each_release_has_its_own_static_files(run: Run, tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
     assert (tmp_path / "first/admin/css/base.css").read_text() == "the first's own"
     assert (tmp_path / "second/admin/css/base.css").stat().st_size > 1000
-
-
-def test_the_lock_has_every_requirement_and_no_address(project: Path) -> None:
-    lock = (project / "requirements.txt").read_text()
-    needs = re.findall(r"^([A-Za-z0-9-]+)", (project / "requirements.in").read_text(), re.MULTILINE)
-    assert "Django" in needs
-    missing = [n for n in needs if not re.search(rf"^{n.lower()}==", lock, re.MULTILINE)]
-    assert missing == []
-    assert not re.search(r"https?:|file:|^-", lock, re.MULTILINE)
-    pins = re.findall(r"^[a-z0-9]\S*==", lock, re.MULTILINE)
-    assert lock.count("--hash=sha256:") >= len(pins)
 
 
 def test_the_inventory_adds_no_schedule(project: Path) -> None:

@@ -27,8 +27,8 @@ from celery_fleet.config.entries import parse_entries
 from tests.facts import facts
 from tests.programs import required
 from tests.render.units import render
+from tests.unit.django_example import Run
 from tests.unit.marketplace_ops import documented
-from tests.unit.marketplace_ops.conftest import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 Read = Callable[..., dict[str, Any]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.django_example import found_by
+from tests.unit.django_example import Run, example, process_in, python_in, read
+
+__all__ = ["example", "read"]
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLE = ROOT / "examples" / "processing"
+# The directory of the document's commands.
+BACKEND = ROOT / "examples/processing/backend_django"
 VARIABLES = ROOT / "inventories/processing/group_vars/all"
 # What it needs outside a developer's machine; no server is contacted.
 SERVED = {
@@ -30,13 +31,7 @@ SERVED = {
 }
 LOCAL = "config.settings.local"
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture(scope="session")
-def example() -> Path:
-    return EXAMPLE
 
 
 @pytest.fixture(scope="session")
@@ -52,43 +47,23 @@ def inventory() -> dict[str, Any]:
     return content
 
 
-def _command(arguments: tuple[str, ...], environment: dict[str, str]) -> dict[str, Any]:
-    return {
-        "args": [sys.executable, "-W", "error", *arguments],
-        "cwd": EXAMPLE / "backend_django",
-        "env": {"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1", **environment},
-        "stdin": subprocess.DEVNULL,
-        "text": True,
-    }
-
-
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Return a function that runs Python in the directory of the document's commands, in the given environment."""
-
-    def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            **_command(arguments, environment), capture_output=True, timeout=300, check=False
-        )
-
-    return python
+    return python_in(BACKEND)
 
 
 @pytest.fixture(scope="session")
 def start() -> Start:
-    """Return the same without waiting for the end."""
+    """Return the same as `run` without waiting for the end."""
 
     def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            **_command(arguments, environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            **process_in(BACKEND, arguments, environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
     return python
-
-
-@pytest.fixture(scope="session")
-def read(run: Run) -> Callable[..., dict[str, Any]]:
-    return found_by(run)
 
 
 @pytest.fixture
