@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.imports import graph
+from scripts.imports import Graph, cycles, graph, more_than_docstring
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
@@ -35,8 +34,6 @@ PLAIN = ("common", "health", "system")
 
 #: Packages with files that systemd starts by their path: a file's name must not hide a module of the standard library.
 BY_PATH = ("health", "system")
-
-Graph = Mapping[str, frozenset[str]]
 
 
 def sources() -> dict[str, str]:
@@ -66,39 +63,11 @@ def upward(imports: Graph) -> list[str]:
     return wrong
 
 
-def cycles(imports: Graph) -> list[list[str]]:
-    """Return modules that import each other, directly or through others."""
-
-    def reached(start: str) -> set[str]:
-        seen: set[str] = set()
-        todo = list(imports[start])
-        while todo:
-            if (one := todo.pop()) not in seen:
-                seen.add(one)
-                todo += imports[one]
-        return seen
-
-    by_name = {name: reached(name) for name in imports}
-    found = {
-        tuple(sorted({name} | {other for other in seen if name in by_name[other]}))
-        for name, seen in by_name.items()
-        if name in seen
-    }
-    return [list(one) for one in sorted(found)]
-
-
 def not_only_docstring(texts: Mapping[str, str]) -> list[str]:
     """Return the `__init__.py` files with more than a docstring; the topmost also has the version."""
-    wrong = []
-    for name, text in texts.items():
-        if not name.endswith(".__init__"):
-            continue
-        first, *rest = ast.parse(text).body or [ast.Pass()]
-        own = [ast.unparse(node).partition(" = ")[0] for node in rest]
-        documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-        if not documented or own != (["__version__"] if name.count(".") == 1 else []):
-            wrong.append(name)
-    return wrong
+    more = {"celery_fleet.__init__": ["__version__"]}
+    packages = [name for name in texts if name.endswith(".__init__")]
+    return [name for name in packages if more_than_docstring(texts[name], *more.get(name, []))]
 
 
 def hidden(names: Iterable[str]) -> list[str]:
@@ -192,8 +161,7 @@ def test_an_import_of_what_comes_later_is_found(name: str, text: str, wrong: str
     others = ("config.b", "delivery.lease.b", "delivery.outage.a", "cli.late", "config.__init__")
     texts = {f"celery_fleet.{one}": "" for one in (*others, "__init__", "delivery.lease.__init__")}
     texts[f"celery_fleet.{name}"] = text
-    found = [one for one in upward(graph(texts)) if not one.endswith("__init__")]
-    assert found == ([f"celery_fleet.{name} imports {wrong}"] if wrong else [])
+    assert upward(graph(texts)) == ([f"celery_fleet.{name} imports {wrong}"] if wrong else [])
 
 
 def test_a_cycle_is_found() -> None:

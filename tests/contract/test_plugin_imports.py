@@ -7,13 +7,14 @@ inside functions count too, because Ansible also sends those.
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from scripts import imports
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 COLLECTION = "ansible_collections.celery_fleet.core.plugins"
@@ -43,61 +44,38 @@ LARGEST = {
     "redis_restore": 76_000,
 }
 
-# Names of modules below `plugins`, such as `module_utils.text`, with their text. A package has its own name.
+# Names of modules below `plugins`, such as `module_utils.text`, with their text; of packages, with `.__init__`.
 Sources = Mapping[str, str]
 
 
 @cache
 def delivered() -> Sources:
     """Return the text of every Python file of `plugins/`."""
-    found = {_name(path.relative_to(PLUGINS)): path.read_text() for path in PLUGINS.rglob("*.py")}
+    found = {
+        ".".join(path.relative_to(PLUGINS).with_suffix("").parts): path.read_text()
+        for path in PLUGINS.rglob("*.py")
+    }
     assert found, "plugins/ has no Python"
     return found
 
 
-@cache
-def packages() -> frozenset[str]:
-    """Return the names of the packages, which have an `__init__.py`."""
-    return frozenset(_name(path.relative_to(PLUGINS)) for path in PLUGINS.rglob("__init__.py"))
-
-
-def _name(path: Path) -> str:
-    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-
-
-@cache
-def imported(name: str, text: str, *, package: bool = False) -> Sequence[str]:
+def imported(name: str, text: str) -> Sequence[str]:
     """Return the full name of each import; for `from x import y` it is `x.y`, even if y is no module."""
-    found: list[str] = []
-    around = f"{COLLECTION}.{name}".split(".")
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            found += (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            stem = node.module or ""
-            if node.level:
-                up = around[: len(around) - node.level + (1 if package else 0)]
-                stem = ".".join([*up, stem]) if stem else ".".join(up)
-            found += (f"{stem}.{alias.name}" for alias in node.names)
-    return found
+    return imports.imported(f"{COLLECTION}.{name}", text, for_types=True)
 
 
-def arrows(sources: Sources) -> dict[str, set[str]]:
+def arrows(sources: Sources) -> imports.Graph:
     """Return for each module the collection's modules that it imports."""
-    found: dict[str, set[str]] = {}
-    for name, text in sources.items():
-        own = found.setdefault(name, set())
-        for target in imported(name, text, package=name in packages()):
-            if not target.startswith(f"{COLLECTION}."):
-                continue
-            inner = target.removeprefix(f"{COLLECTION}.")
-            # The last part may be a name inside of the module.
-            own.add(inner if inner in sources else inner.rpartition(".")[0])
-        own.discard(name)
-    return found
+    texts = {f"{COLLECTION}.{name}": text for name, text in sources.items()}
+    return {
+        name.removeprefix(f"{COLLECTION}."): frozenset(
+            target.removeprefix(f"{COLLECTION}.") for target in targets
+        )
+        for name, targets in imports.graph(texts, for_types=True).items()
+    }
 
 
-def closure(start: str, edges: Mapping[str, set[str]]) -> set[str]:
+def closure(start: str, edges: imports.Graph) -> set[str]:
     """Return a module and everything in the collection that it imports, with the packages around them."""
     found, ahead = set[str](), [start]
     while ahead:
@@ -107,13 +85,14 @@ def closure(start: str, edges: Mapping[str, set[str]]) -> set[str]:
         found.add(name)
         ahead += edges.get(name, ())
         parts = name.split(".")
-        ahead += [above for at in range(1, len(parts)) if (above := ".".join(parts[:at])) in edges]
+        around = [".".join([*parts[:at], "__init__"]) for at in range(1, len(parts))]
+        ahead += [package for package in around if package in edges]
     return found
 
 
 def inside(name: str, *above: str) -> str:
     """Return the part of a name that follows these parts, a package or a file; nothing outside of them."""
-    parts = name.split(".")
+    parts = name.removesuffix(".__init__").split(".")
     return parts[len(above)] if parts[: len(above)] == [*above] and len(parts) > len(above) else ""
 
 
@@ -127,7 +106,7 @@ def foreign_on_hosts(sources: Sources) -> list[str]:
         f"{name} imports {target}"
         for name, text in sources.items()
         if name.startswith(("modules.", "module_utils."))
-        for target in imported(name, text, package=name in packages())
+        for target in imported(name, text)
         if not target.startswith(allowed) and target.split(".")[0] not in sys.stdlib_module_names
     ]
 
@@ -191,31 +170,9 @@ def pki_on_hosts(sources: Sources) -> list[str]:
     ]
 
 
-def circles(sources: Sources) -> list[str]:
+def circles(sources: Sources) -> list[list[str]]:
     """Find files that import each other, directly or through others."""
-    edges = arrows(sources)
-
-    def reached(start: str) -> set[str]:
-        found, ahead = set[str](), [*edges.get(start, ())]
-        while ahead:
-            name = ahead.pop()
-            if name not in found:
-                found.add(name)
-                ahead += edges.get(name, ())
-        return found
-
-    return [f"{name} imports itself by way of others" for name in edges if name in reached(name)]
-
-
-def more_than_a_docstring(text: str) -> bool:
-    """Return whether the text of an `__init__.py` is anything but one docstring."""
-    body = ast.parse(text).body
-    return not (
-        len(body) == 1
-        and isinstance(body[0], ast.Expr)
-        and isinstance(body[0].value, ast.Constant)
-        and isinstance(body[0].value.value, str)
-    )
+    return imports.cycles(arrows(sources))
 
 
 def sent_with(module: str, sources: Sources) -> set[str]:
@@ -249,7 +206,9 @@ def test_the_order_names_every_package() -> None:
 
 
 def test_packages_hold_a_docstring_only() -> None:
-    assert [name for name in sorted(packages()) if more_than_a_docstring(delivered()[name])] == []
+    packages = {name: text for name, text in delivered().items() if name.endswith(".__init__")}
+    assert packages
+    assert [name for name, text in packages.items() if imports.more_than_docstring(text)] == []
 
 
 @pytest.mark.slow
@@ -399,24 +358,22 @@ def test_a_circle_is_found() -> None:
         module_utils__c="def f():\n    from OUR.module_utils import a\n",
         module_utils__d="from OUR.module_utils import a\n",
     )
-    assert circles(sources) == [
-        f"module_utils.{name} imports itself by way of others" for name in "abc"
-    ]
+    assert circles(sources) == [[f"module_utils.{name}" for name in "abc"]]
 
 
 @pytest.mark.parametrize("text", ["", "import os\n", '"""A docstring."""\nX = 1\n', "1\n"])
 def test_a_package_with_more_than_a_docstring_is_found(text: str) -> None:
-    assert more_than_a_docstring(text)
-    assert not more_than_a_docstring('"""A docstring."""\n')
+    assert imports.more_than_docstring(text)
+    assert not imports.more_than_docstring('"""A docstring."""\n')
 
 
 def test_what_a_module_sends_is_followed_over_all_its_imports() -> None:
     sources = made(
         modules__reconcile="from OUR.module_utils.reconcile.reconciler import reconcile\n",
-        module_utils__reconcile='"""Package."""\n',
         module_utils__reconcile__reconciler="def f():\n    from ...plugin_utils.run import plan\n",
-        plugin_utils='"""Package."""\n',
         plugin_utils__run__plan="",
         module_utils__text="",
     )
+    for package in ("module_utils.reconcile", "plugin_utils"):
+        sources[f"{package}.__init__"] = '"""Package."""\n'
     assert sent_with("reconcile", sources) == sources.keys() - {"module_utils.text"}
