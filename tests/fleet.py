@@ -21,9 +21,9 @@ from celery import Celery
 
 from celery_fleet.config.settings import parse
 from celery_fleet.ops.app import make_app
-from scripts.ports import free_port, listens
 from tests.facts import facts
-from tests.programs import knows_setinfo, required
+from tests.programs import knows_setinfo
+from tests.support.redis_server import redis_servers
 
 ROOT = Path(__file__).resolve().parents[1]
 USERS = ("worker", "beat", "producer", "flower", "operator", "admin")
@@ -244,30 +244,17 @@ def running(
     outside of it, each with the password ``pw-of-<name>``. With a ``history`` of some megabytes, processes also count
     tasks, and load the directory's own ``sitecustomize.py``.
     """
-    ports = {kind: free_port() for kind in ("broker", "results")}
-    made = Fleet(directory, ports, delivery, celery, python)
-    made.history, made.metrics = history, bool(history)
     passwords = {**PASSWORDS, **{name: f"pw-of-{name}" for name in clients or {}}}
-    with ExitStack() as stack:
-        for kind, port in ports.items():
-            own = directory / kind
-            own.mkdir()
-            (own / "users.acl").write_text(
-                acl.acl(kind, passwords, QUEUES, knows_setinfo(), remote_control, clients)
-            )
-            server = subprocess.Popen(
-                [
-                    *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
-                    *("--dir", str(own), "--aclfile", str(own / "users.acl"), "--save", ""),
-                ],
-                stdout=subprocess.DEVNULL,
-            )
-            made.processes[kind] = server
-            stack.callback(server.wait, 10)
-            stack.callback(server.terminate)
+    users = {
+        kind: acl.acl(kind, passwords, QUEUES, knows_setinfo(), remote_control, clients)
+        for kind in ("broker", "results")
+    }
+    with redis_servers(directory, users) as servers, ExitStack() as stack:
+        ports = {kind: server.port for kind, server in servers.items()}
+        made = Fleet(directory, ports, delivery, celery, python)
+        made.history, made.metrics = history, bool(history)
+        made.processes = {kind: server.process for kind, server in servers.items()}
         options = ("-n", NODE, "-Q", "mail", "-P", "threads", "-c", "2", "-l", "WARNING", *more)
-        for port in ports.values():
-            wait_for(lambda port=port: listens(port) and client(port, "operator").ping())
         worker = made.start("celery", "-A", "shop", "worker", *options)
         made.processes["worker"] = worker
         stack.callback(worker.wait, 60)

@@ -204,7 +204,7 @@ def away(server: Server, fault: str, seconds: float, begun: Callable[[], object]
         delay = int(seconds * 1e6 / commands)
         server.start(
             *("--key-load-delay", str(delay), "--loading-process-events-interval-bytes", "1024"),
-            patience=2 * seconds + PATIENCE,
+            seconds=2 * seconds + PATIENCE,
         )
 
 

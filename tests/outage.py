@@ -20,8 +20,8 @@ import pytest
 import redis
 from celery import Celery
 
-from scripts.ports import free_port, listens
-from tests.programs import DURABLE, required
+from tests.programs import DURABLE
+from tests.support import redis_server
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = "w@test"
@@ -138,47 +138,21 @@ def wait_for(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> A
         time.sleep(0.05)
 
 
-class Server:
+class Server(redis_server.Server):
     """A Redis that keeps what it has confirmed."""
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
-        self.directory = directory
-        self.port = port or free_port()
-        directory.mkdir()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self, *more: str, patience: float = PATIENCE) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
-                *("--dir", str(self.directory), *DURABLE, *more),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        wait_for(lambda: listens(self.port) and self.client.ping(), "Redis", patience)
-
-    @property
-    def client(self) -> redis.Redis:
-        made: redis.Redis = redis.Redis(port=self.port)
-        return made
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, *DURABLE)
+        self.start(seconds=PATIENCE)
 
     def kill(self) -> None:
         """Kill it once everything that it confirmed is in its file; `everysec` delays writes while the disk is slow."""
-        assert self.process is not None
         self.client.config_set("appendfsync", "always")
-        self.process.kill()
-        self.process.wait()
+        self.end()
 
     def end(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
+        super().kill()
+        self.client.close()
 
 
 class Proxy:

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
-from scripts.ports import free_port, listens
-from tests.fleet import wait_for
-from tests.programs import knows_setinfo, required
+from tests.programs import knows_setinfo
+from tests.support.redis_server import redis_server
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    path = tmp_path_factory.mktemp("cache") / "users.acl"
-    passwords = {"cache": "c", "operator": "o", "admin": "a"}
-    path.write_text(acl.acl("cache", passwords, [], knows_setinfo()))
-    number = free_port()
-    server = subprocess.Popen(
-        [
-            *(required("redis-server"), "--port", str(number), "--bind", "127.0.0.1"),
-            *("--aclfile", str(path), "--save", "", "--databases", "1"),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    with redis.Redis(port=number, username="operator", password="o") as operator:
-        wait_for(lambda: listens(number) and operator.ping())
-        assert "maxmemory_policy" in operator.info("memory")
-    yield number
-    server.terminate()
-    server.wait(10)
+    directory = tmp_path_factory.mktemp("cache")
+    users = acl.acl("cache", {"cache": "c", "operator": "o", "admin": "a"}, [], knows_setinfo())
+    with redis_server(directory, "--databases", "1", users=users) as server:
+        with redis.Redis(port=server.port, username="operator", password="o") as operator:
+            assert "maxmemory_policy" in operator.info("memory")
+        yield server.port
 
 
 def test_an_application_uses_its_cache(port: int) -> None:

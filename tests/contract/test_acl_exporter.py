@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +18,9 @@ from celery_fleet.cli.exporter import broker
 from celery_fleet.cli.exporter.broker import ExporterConnection, QueueCollector
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.redis_checks import server
-from scripts.ports import free_port, listens
 from tests.facts import facts
-from tests.fleet import wait_for
-from tests.programs import knows_setinfo, required
+from tests.programs import knows_setinfo
+from tests.support.redis_server import looker, redis_servers
 from tests.unit.cli.exporter import documents
 
 KINDS = ("broker", "results", "cache")
@@ -34,30 +31,15 @@ Ports = dict[str, int]
 
 
 def client(port: int, user: str) -> redis.Redis:
-    made: redis.Redis = redis.Redis(port=port, username=user, password=PASSWORDS.get(user, "root"))
+    made: redis.Redis = redis.Redis(port=port, username=user, password=PASSWORDS[user])
     return made
 
 
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    found = {kind: free_port() for kind in KINDS}
-    with ExitStack() as stack:
-        for kind, port in found.items():
-            path = tmp_path_factory.mktemp(kind) / "users.acl"
-            users = acl.acl(kind, PASSWORDS, QUEUES, knows_setinfo())
-            path.write_text(f"{users}user root on >root ~* &* +@all\n")
-            process = subprocess.Popen(
-                [
-                    *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
-                    *("--aclfile", str(path), "--save", ""),
-                ],
-                stdout=subprocess.DEVNULL,
-            )
-            stack.callback(process.wait, 10)
-            stack.callback(process.terminate)
-        for port in found.values():
-            wait_for(lambda port=port: listens(port) and client(port, "root").ping())
-        yield found
+    users = {kind: acl.acl(kind, PASSWORDS, QUEUES, knows_setinfo()) for kind in KINDS}
+    with redis_servers(tmp_path_factory.mktemp("redis"), users) as servers:
+        yield {kind: server.port for kind, server in servers.items()}
 
 
 def refused(port: int) -> list[str]:
@@ -69,7 +51,7 @@ def refused(port: int) -> list[str]:
 
 
 def test_the_exporter_may_run_all_its_commands(ports: Ports, tmp_path: Path) -> None:
-    root = client(ports["broker"], "root")
+    root = looker(ports["broker"])
     for queue in QUEUES:
         for step in STEPS:
             root.lpush(f"{queue}{SEPARATOR}{step}" if step else queue, "x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -86,6 +87,12 @@ class Authority:
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.PEM).decode(), text_of(key)
+
+    def install(self, directory: Path, *names: str) -> None:
+        """Write `ca.crt`, and `host.crt` and `host.key` for names such as `DNS:…` or `IP:…`, as hosts have them."""
+        certificate, key = self.issue([*names])
+        for name, text in (("ca.crt", self.pem), ("host.crt", certificate), ("host.key", key)):
+            (directory / name).write_text(text)
 
     def _builder(
         self, subject: x509.Name, key: CertificateIssuerPrivateKeyTypes, days: float, begins: float

@@ -24,7 +24,7 @@ from scripts.restarts import origin
 from scripts.testhosts.fleet import cache_directory, pip_cache
 from tests.facts import facts
 from tests.fleet import ROOT, wait_for
-from tests.unit.delivery.servers import Server, serving
+from tests.support.redis_server import Server, redis_server
 
 from .environments import PATIENCE, Environment, made
 
@@ -190,9 +190,7 @@ def cuts(server: Server) -> Iterator[None]:
 
 
 def test_celerys_own_tests_pass_while_connections_are_cut(directory: Path, tmp_path: Path) -> None:
-    place = tmp_path / "redis"
-    place.mkdir()
-    with serving(place) as server:
+    with redis_server(tmp_path / "redis") as server:
         rights = {"keys": ["*"], "channels": ["*"], "categories": ["+@all"]}
         server.client.acl_setuser("worker", enabled=True, passwords=["+pw"], **rights)
         with worker(directory, server.port) as log, cuts(server):

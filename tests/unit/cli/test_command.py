@@ -25,9 +25,9 @@ from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
 from celery_fleet.common import systemctl
 from celery_fleet.common.small_file import LARGEST
-from scripts.ports import free_port, listens
-from tests.programs import required
+from scripts.ports import free_port
 from tests.support.certificates import Authority
+from tests.support.redis_server import redis_server
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call, unit
 
@@ -539,45 +539,21 @@ def test_a_redis_with_replicas_may_be_asked_on_any_of_its_hosts(
 def real(place: Path) -> Iterator[Callable[..., None]]:
     """Run a real server with TLS that asks for certificates; return a function that writes it into `cli.json`."""
     authority = Authority("fleet")
-    (place / "ca.crt").write_text(authority.pem)
-    for name, names in (("server", ["DNS:localhost"]), ("client", ["DNS:worker1"])):
-        certificate, key = authority.issue(names, purposes=None if name == "server" else [CLIENT])
-        (place / f"{name}.crt").write_text(certificate)
-        (place / f"{name}.key").write_text(key)
-    port = free_port()
-    (place / "users.acl").write_text(
-        f"user operator on >{host.PASSWORD} +ping +echo +command\nuser default off\n"
-    )
-    options = {
-        "port": 0,
-        "tls-port": port,
-        "bind": "127.0.0.1",
-        "save": "",
-        "dir": place,
-        "tls-cert-file": place / "server.crt",
-        "tls-key-file": place / "server.key",
-        "tls-ca-cert-file": place / "ca.crt",
-        "aclfile": place / "users.acl",
-    }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    server = subprocess.Popen([required("redis-server"), *words], stdout=subprocess.DEVNULL)
+    authority.install(place, "DNS:localhost")
+    certificate, key = authority.issue(["DNS:worker1"], purposes=[CLIENT])
+    (place / "client.crt").write_text(certificate)
+    (place / "client.key").write_text(key)
 
     def named(address: str = "localhost", **client: str) -> None:
         path = place / "etc/shop/cli.json"
         document = json.loads(path.read_text())
-        document["redis"]["instances"]["broker"] |= {"host": address, "port": port}
+        document["redis"]["instances"]["broker"] |= {"host": address, "port": server.tls_port}
         document["redis"]["client"] = {name: str(place / file) for name, file in client.items()}
         path.write_text(json.dumps(document))
 
-    try:
-        deadline = time.monotonic() + 60
-        while not listens(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    users = f"user operator on >{host.PASSWORD} +ping +echo +command\nuser default off\n"
+    with redis_server(place, "--tls-auth-clients", "yes", users=users, tls=place) as server:
         yield named
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def test_redis_by_the_real_redis_cli(

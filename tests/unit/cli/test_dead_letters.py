@@ -25,9 +25,9 @@ from celery_fleet.delivery.scripts import run
 from celery_fleet.ops import dead_letters as letter_answers
 from tests.fleet import PASSWORDS, client
 from tests.programs import knows_setinfo
+from tests.support.redis_server import looker, redis_server
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call
-from tests.unit.delivery.servers import looker, redis_server
 from tests.unit.delivery.worker_group import message
 
 LETTER = {
@@ -240,7 +240,7 @@ def test_completion_suggests_values(released: Path, words: str, expected: list[s
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     users = acl.acl("broker", PASSWORDS, ["mail", "bulk", "slow"], setinfo=knows_setinfo())
     with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
-        yield found
+        yield found.port
 
 
 @pytest.fixture

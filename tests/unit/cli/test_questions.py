@@ -19,8 +19,7 @@ import redis
 from celery_fleet.cli.commands.inspect import METHODS
 from celery_fleet.ops import questions
 from celery_fleet.supervision import broker
-from scripts.ports import free_port, listens
-from tests.programs import required
+from tests.support.redis_server import redis_server
 from tests.unit.cli import host
 
 
@@ -318,29 +317,11 @@ def fill(client: Any) -> None:
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[int]:
     """Return the port of a Redis that has no memory left, with tasks in the queue mail."""
-    port = free_port()
-    options = ("--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--maxmemory", "3mb")
-    users = tmp_path / "users.acl"
-    users.write_text(
-        f"user default on nopass ~* &* +@all\nuser operator on >{host.PASSWORD} ~* &* +@all\n"
-    )
-    server = subprocess.Popen(
-        [required("redis-server"), "--port", str(port), *options, "--aclfile", str(users)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        client = redis.Redis(port=port)
-        deadline = time.monotonic() + 60
-        while not listens(port):
-            assert time.monotonic() < deadline, "it did not come up"
-            time.sleep(0.05)
-        # The memory of a connection would be free again when it ends.
-        with client:
-            fill(client)
-            yield port
-    finally:
-        server.terminate()
-        server.wait(10)
+    users = f"user operator on >{host.PASSWORD} ~* &* +@all\n"
+    with redis_server(tmp_path, "--maxmemory", "3mb", users=users) as server:
+        # The memory of a connection would be free again when it ends, so this one stays.
+        fill(server.client)
+        yield server.port
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from celery_fleet.cli import application, ask, journal, units
 from celery_fleet.cli.main import cli
 from celery_fleet.cli.units import status_of
 from tests import fleet
+from tests.support.redis_server import Server, redis_server
 from tests.unit.cli import host
-from tests.unit.delivery.servers import Server, serving
 
 Call = Callable[..., Result]
 
@@ -55,9 +55,7 @@ MISSED = (1, 2, 3)
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Server]:
-    place = tmp_path / "redis"
-    place.mkdir()
-    with serving(place) as server:
+    with redis_server(tmp_path / "redis") as server:
         yield server
 
 

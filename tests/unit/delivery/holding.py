@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +12,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 
 from celery_fleet.delivery.lease.sweep import Broker
 from celery_fleet.delivery.scripts import Script, run_each
-from scripts.ports import free_port, listens
-from tests.fleet import PASSWORDS, QUEUES, client, wait_for
-from tests.programs import knows_setinfo, required
+from tests.fleet import PASSWORDS, QUEUES, client
+from tests.programs import knows_setinfo
+from tests.support.redis_server import redis_server
 
 INDEX, UNACKED = "unacked_index", "unacked"
 SEP = "\x06\x16"
@@ -105,23 +104,9 @@ def message(name: str, **properties: Any) -> str:
 
 @contextmanager
 def serving(directory: Path) -> Iterator[Store]:
-    port = free_port()
-    (directory / "users.acl").write_text(
-        acl.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
-    )
-    server = subprocess.Popen(
-        [
-            *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
-            *("--dir", str(directory), "--aclfile", str(directory / "users.acl"), "--save", ""),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(lambda: listens(port) and client(port, "admin").acl_log() is not None, 30)
-        yield Store(port)
-    finally:
-        server.kill()
-        server.wait(30)
+    users = acl.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
+    with redis_server(directory, users=users) as server:
+        yield Store(server.port)
 
 
 def clear(store: Store) -> None:

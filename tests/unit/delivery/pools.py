@@ -13,17 +13,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from celery import Celery
 
-from scripts.ports import free_port, listens
-from tests.fleet import PASSWORDS, QUEUES, Fleet, client, wait_for
-from tests.programs import DURABLE, knows_setinfo, required
+from tests.fleet import PASSWORDS, QUEUES, Fleet, wait_for
+from tests.programs import DURABLE, knows_setinfo
+from tests.support.redis_server import looker, redis_servers
 
 POOLS = ("prefork", "threads", "solo", "gevent")
 SLOTS = 2
-WITNESS = "pw-of-witness"
 PRIORITIES = (0, 3, 6, 9)
 
 SHOP = """
@@ -118,9 +116,7 @@ class Shop:
     def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
         self.fleet = fleet
         #: A client that may see everything, unlike the roles' users.
-        self.witness: redis.Redis = redis.Redis(
-            port=fleet.ports["broker"], username="witness", password=WITNESS
-        )
+        self.witness = looker(fleet.ports["broker"])
         self.ledger = Ledger(fleet.directory / "ledger")
         self._stack = stack
         (fleet.directory / "shop.py").write_text(SHOP)
@@ -210,27 +206,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Shop]:
     """Run two servers with the roles' users, without a worker; `delivery` is part of the workers' settings."""
-    ports = {kind: free_port() for kind in ("broker", "results")}
-    fleet = Fleet(directory, ports, delivery)
-    with ExitStack() as stack:
-        for kind, port in ports.items():
-            own = directory / kind
-            own.mkdir()
-            users = acl.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
-            (own / "users.acl").write_text(f"{users}\nuser witness on >{WITNESS} ~* &* +@all\n")
-            server = subprocess.Popen(
-                [
-                    *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
-                    *("--dir", str(own), "--aclfile", str(own / "users.acl"), *DURABLE),
-                ],
-                stdout=subprocess.DEVNULL,
-            )
-            fleet.processes[kind] = server
-            stack.callback(_end, server)
-            # A process that a test has stopped would not notice the signal.
-            stack.callback(server.send_signal, signal.SIGCONT)
-        for port in ports.values():
-            wait_for(lambda port=port: listens(port) and client(port, "operator").ping())
+    kinds = ("broker", "results")
+    users = {kind: acl.acl(kind, PASSWORDS, QUEUES, knows_setinfo()) for kind in kinds}
+    with redis_servers(directory, users, *DURABLE) as servers, ExitStack() as stack:
+        fleet = Fleet(directory, {kind: server.port for kind, server in servers.items()}, delivery)
+        fleet.processes = {kind: server.process for kind, server in servers.items()}
         yield Shop(fleet, stack)
 
 

@@ -79,11 +79,7 @@ class Replicated:
         self.tls = self.like.tls if self.like else self.directory / "tls"
         if self.like is None:
             self.tls.mkdir(parents=True)
-            authority = Authority("test")
-            certificate, key = authority.issue([f"DNS:{HOST}", "IP:127.0.0.1"])
-            texts = {"ca.crt": authority.pem, "host.crt": certificate, "host.key": key}
-            for name, text in texts.items():
-                (self.tls / name).write_text(text)
+            Authority("test").install(self.tls, f"DNS:{HOST}", "IP:127.0.0.1")
         self.ca = str(self.tls / "ca.crt")
         self.servers = [self._server(number) for number in range(NUMBER)]
         self.sentinels = [self._sentinel(number) for number in range(NUMBER)]

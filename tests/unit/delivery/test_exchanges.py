@@ -20,17 +20,17 @@ from celery_fleet.compat import queues as compat_queues
 from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from celery_fleet.delivery.outage import give_back
 from tests.fleet import client
+from tests.support.redis_server import Server, redis_server
+from tests.unit.delivery.consumers import installed
 from tests.unit.delivery.pools import (
     ATOMIC,
     NOTHING,
     SLOTS,
-    WITNESS,
     Shop,
     Worker,
     shop,
     until,
 )
-from tests.unit.delivery.servers import Server, installed, serving
 from tests.unit.delivery.test_drain_pools import ask, busy
 
 STOCK = {"profile": "at_least_once", "fetch": "stock"}
@@ -66,7 +66,7 @@ def queues_of(kind: str) -> list[Queue]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path) as made:
+    with redis_server(tmp_path) as made:
         yield made
 
 
@@ -201,7 +201,7 @@ class Post:
             code.write(DECLARED.format(kind=kind, keys=KEYS[kind]))
         self._app = Celery("post", set_as_current=False)
         port = made.fleet.ports["broker"]
-        self._app.conf.broker_url = f"redis://witness:{WITNESS}@127.0.0.1:{port}/0"
+        self._app.conf.broker_url = f"redis://looker:looker@127.0.0.1:{port}/0"
 
     def send(self, number: int, seconds: float = 0.0, task: str = "work") -> list[str]:
         """Send tasks to the exchange; return their ids."""

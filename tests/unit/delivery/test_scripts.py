@@ -25,7 +25,7 @@ from celery_fleet.delivery.scripts import (
     run_each,
 )
 from celery_fleet.worker.backlog import HEADS
-from tests.unit.delivery.servers import Server, serving
+from tests.support.redis_server import Server, redis_server
 
 NAMES = ["unacked", "unacked_index"]
 TAG = "w@h/0123456789abcdef/1"
@@ -33,7 +33,7 @@ TAG = "w@h/0123456789abcdef/1"
 
 @pytest.fixture(scope="module")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

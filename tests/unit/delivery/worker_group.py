@@ -26,7 +26,7 @@ from tests import fleet
 from tests.facts import facts
 from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
-from tests.unit.delivery.servers import looker, redis_server
+from tests.support.redis_server import looker, redis_servers
 
 QUEUES = ["mail", "bulk"]
 
@@ -292,15 +292,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def worker_group(directory: Path, take: str = "atomic") -> Iterator[WorkerGroup]:
     """A broker and a result store with the roles' users; workers are started by the test."""
-    with ExitStack() as stack:
-        ports = {}
-        for kind in ("broker", "results"):
-            own = directory / kind
-            own.mkdir()
-            users = acl.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
-            ports[kind] = stack.enter_context(redis_server(own, users=users))
-        made = WorkerGroup(directory, ports, stack, take)
-        yield made
+    kinds = ("broker", "results")
+    users = {kind: acl.acl(kind, PASSWORDS, QUEUES, knows_setinfo()) for kind in kinds}
+    with redis_servers(directory, users) as servers, ExitStack() as stack:
+        ports = {kind: server.port for kind, server in servers.items()}
+        yield WorkerGroup(directory, ports, stack, take)
 
 
 def is_empty(look: redis.Redis, *names: str) -> bool:

@@ -205,9 +205,7 @@ class Workers:
 @contextmanager
 def working(directory: Path, python: str = sys.executable) -> Iterator[Workers]:
     """Run a broker; at the end, stop all workers."""
-    own = directory / "redis"
-    own.mkdir()
-    with serving(own) as store:
+    with serving(directory / "redis") as store:
         workers = Workers(directory, store, python)
         try:
             yield workers

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,10 +32,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprin
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl as desired_acl
 
-from scripts.ports import free_port
 from tests.fleet import PASSWORDS
-from tests.programs import required
 from tests.support.certificates import Authority
+from tests.support.redis_server import redis_server
 
 CLIENTS = {"shop": {"queues": ["callbacks"], "consume": ["callbacks"], "control": True}}
 
@@ -83,29 +80,12 @@ class Broker:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     directory = tmp_path_factory.mktemp("broker")
-    authority = Authority("one")
-    certificate, key = authority.issue(["DNS:localhost"])
-    texts = {"host.crt": certificate, "host.key": key, "ca.crt": authority.pem}
+    Authority("one").install(directory, "DNS:localhost")
     acl = desired_acl.acl("broker", PASSWORDS, ["mail"])
-    for name, text in {**texts, "users.acl": acl}.items():
-        (directory / name).write_text(text)
-    port = free_port()
-    argv = [required("redis-server"), "--port", "0", "--tls-port", str(port), "--save", ""]
-    argv += ["--dir", str(directory), "--aclfile", str(directory / "users.acl")]
-    argv += ["--bind", "127.0.0.1", "--tls-auth-clients", "no", "--logfile", "log"]
-    argv += ["--tls-cert-file", str(directory / "host.crt")]
-    argv += ["--tls-key-file", str(directory / "host.key")]
-    process = subprocess.Popen([*argv, "--tls-ca-cert-file", str(directory / "ca.crt")])
-    made = Broker(directory, port)
-    try:
-        deadline = time.monotonic() + 30
-        while not redis_live.takes_password(made.access, talk):
-            assert time.monotonic() < deadline, (directory / "log").read_text()
-            time.sleep(0.05)
+    with redis_server(directory, users=acl, tls=directory) as running:
+        made = Broker(directory, running.tls_port)
+        assert redis_live.takes_password(made.access, talk)
         yield made
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture

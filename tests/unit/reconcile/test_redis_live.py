@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -37,9 +35,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl as desired_acl
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from scripts.ports import free_port
-from tests.programs import required
 from tests.support.certificates import Authority
+from tests.support.redis_server import redis_server
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -215,36 +212,16 @@ def authority() -> Authority:
     return Authority("one")
 
 
-def issue(directory: Path, authority: Authority) -> None:
-    certificate, private = authority.issue(["DNS:localhost"])
-    (directory / "host.crt").write_text(certificate)
-    (directory / "host.key").write_text(private)
-    (directory / "ca.crt").write_text(authority.pem)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Server]:
-    program = required("redis-server")
     directory = tmp_path_factory.mktemp("redis")
-    issue(directory, authority)
-    (directory / "users.acl").write_text(f"{OFF}\n{ADMIN}\nuser worker {WORKER}\n")
-    port = free_port()
-    (directory / "redis.conf").write_text(
-        f"port 0\ntls-port {port}\nbind 127.0.0.1\ntls-auth-clients no\ndir {directory}\nsave ''\n"
-        f"tls-cert-file {directory}/host.crt\ntls-key-file {directory}/host.key\n"
-        f"tls-ca-cert-file {directory}/ca.crt\naclfile {directory}/users.acl\nlogfile log\n"
-    )
-    process = subprocess.Popen([program, str(directory / "redis.conf")])
-    access = RedisAccess("localhost", port, str(directory / "ca.crt"), "admin", "adm")
-    try:
-        deadline = time.monotonic() + 30
-        while not takes_password(access, talk):
-            assert time.monotonic() < deadline, (directory / "log").read_text()
-            time.sleep(0.05)
+    authority.install(directory, "DNS:localhost")
+    users = f"{OFF}\n{ADMIN}\nuser worker {WORKER}\n"
+    with redis_server(directory, users=users, tls=directory) as running:
+        ca = str(directory / "ca.crt")
+        access = RedisAccess("localhost", running.tls_port, ca, "admin", "adm")
+        assert takes_password(access, talk)
         yield Server(access, directory)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_accepts_every_directive_of_the_table(server: Server) -> None:
@@ -552,7 +529,7 @@ def test_a_renewed_certificate_is_loaded_without_a_restart(
     server: Server, authority: Authority
 ) -> None:
     before = presented(server)
-    issue(server.directory, authority)
+    authority.install(server.directory, "DNS:localhost")
     assert presented(server) == before
     # In production the key stays, because the process has it as a credential.
     key = {"tls-key-file": str(server.directory / "host.key")}

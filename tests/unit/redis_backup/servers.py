@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl impo
 
 from celery_fleet.delivery.keys import DEAD_LETTERS, DEAD_LETTERS_INDEX
 from celery_fleet.system.redis_backup import BackupPlaces
-from tests.unit.delivery.servers import looker, redis_server
+from tests.support.redis_server import looker, redis_servers
 
 PASSWORDS = {user: f"pw-of-{user}" for user in ("worker", "operator", "admin", "backup")}
 QUEUES = ["mail", "bulk"]
@@ -63,16 +63,11 @@ def fill(instances: Instances) -> None:
 @contextmanager
 def running(directory: Path) -> Iterator[Instances]:
     """Run an empty broker and an empty result store with the roles' users."""
-    with ExitStack() as stack:
-        ports = {}
-        for kind in KINDS:
-            own = directory / kind
-            own.mkdir(parents=True)
-            users = acl(kind, PASSWORDS, QUEUES)
-            # Without its delay for further replicas, a snapshot takes no five seconds.
-            options = ("--repl-diskless-sync-delay", "0")
-            ports[kind] = stack.enter_context(redis_server(own, *options, users=users))
-        yield Instances(ports)
+    users = {kind: acl(kind, PASSWORDS, QUEUES) for kind in KINDS}
+    # Without its delay for further replicas, a snapshot takes no five seconds.
+    options = ("--repl-diskless-sync-delay", "0")
+    with redis_servers(directory, users, *options) as servers:
+        yield Instances({kind: server.port for kind, server in servers.items()})
 
 
 def places(directory: Path, servers: Instances, **more: Any) -> BackupPlaces:

@@ -19,7 +19,7 @@ from celery_fleet.common import backup_record
 from celery_fleet.common.redis_client import ClientError, Server
 from celery_fleet.system import redis_backup, redis_snapshot
 from tests.programs import required
-from tests.unit.delivery.servers import serving
+from tests.support.redis_server import redis_server
 from tests.unit.redis_backup.servers import (
     KINDS,
     PASSWORDS,
@@ -107,7 +107,7 @@ def test_a_backup_has_everything(
         own = tmp_path / f"again-{kind}"
         own.mkdir()
         (own / "dump.rdb").write_bytes((backup / f"{kind}.rdb").read_bytes())
-        with serving(own) as server:
+        with redis_server(own) as server:
             assert content(server.client) == content(instances.client(kind))
     assert not (tmp_path / "state/making").exists()
     found = record(tmp_path)

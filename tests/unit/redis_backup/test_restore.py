@@ -37,7 +37,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import backu
 
 from celery_fleet.system import redis_backup
 from tests.programs import DURABLE
-from tests.unit.delivery.servers import Server
+from tests.support.redis_server import Server, redis_server
 from tests.unit.redis_backup.servers import KINDS, content, fill, places, running
 
 # What the roles configure for each kind.
@@ -87,14 +87,13 @@ class NewHost:
             return Completed(done.returncode, done.stdout + done.stderr)
         verb = command[1]
         if verb == "show":
-            up = self.server.process is not None and self.server.process.poll() is None
-            state = "active" if up else "failed"
+            state = "active" if self.server.running else "failed"
             return Completed(0, f"Id=x\nLoadState=loaded\nActiveState={state}\nSubState=x\n")
         self.commands.append(verb)
         self.before(verb)
         if verb == "stop":
             self.server.stop()
-        elif self.server.process is None:
+        elif not self.server.running:
             with suppress(AssertionError):
                 self.server.start()
         return Completed(0, "")
@@ -186,13 +185,8 @@ def test_a_dump_beside_an_append_only_file_would_be_ignored(tmp_path: Path, back
     """Why a snapshot becomes the base of the append-only file: with a dump.rdb this server starts empty."""
     backup, _ = backed_up
     shutil.copy(backup / "broker.rdb", tmp_path / "dump.rdb")
-    server = Server(tmp_path, *OPTIONS["broker"])
-    try:
-        server.start()
+    with redis_server(tmp_path, *OPTIONS["broker"]) as server:
         assert server.client.dbsize() == 0
-    finally:
-        server.stop()
-        server.client.close()
 
 
 @pytest.mark.slow
@@ -219,13 +213,8 @@ def test_data_is_only_replaced_on_demand_and_kept(kind: str, new_host: New, back
     kept = host.data / f"shop-{kind}.before-20260102T040000Z"
     assert (found["kept"], found["loaded"]) == (str(kept), len(data[kind]))
     assert host.content() == data[kind]
-    before = Server(kept, *OPTIONS[kind])
-    try:
-        before.start()
+    with redis_server(kept, *OPTIONS[kind]) as before:
         assert before.client.get("mine") == b"x"
-    finally:
-        before.stop()
-        before.client.close()
 
 
 @pytest.mark.slow
@@ -377,7 +366,6 @@ def test_an_instance_that_does_not_start_is_named_with_the_way_back(
     assert "redis@shop-broker.service does not serve after the restore" in str(caught.value)
     assert "shop-broker.before-20260102T040000Z" in str(caught.value)
     host.server._argv.pop()
-    host.server.process = None
     assert one.restore(overwrite=False)["state"] == "done"
 
 

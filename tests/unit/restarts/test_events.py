@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import sys
 import threading
@@ -16,14 +15,14 @@ from typing import Any
 import pytest
 from celery import Celery, signals
 
-from tests.unit.delivery.servers import Server, serving
+from tests.support.redis_server import Server, redis_server
 
 from .conftest import APPLICATION
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path) as server:
+    with redis_server(tmp_path) as server:
         yield server
 
 
@@ -58,9 +57,8 @@ def test_only_senders_that_wait_for_the_broker_are_recorded(
     noted.clear()
     app.send_task("load.nap", task_id="quick")
     assert noted == []
-    assert broker.process is not None
-    os.kill(broker.process.pid, signal.SIGSTOP)
-    thaw = threading.Timer(3.0, os.kill, (broker.process.pid, signal.SIGCONT))
+    broker.signal(signal.SIGSTOP)
+    thaw = threading.Timer(3.0, broker.signal, (signal.SIGCONT,))
     thaw.start()
     began = time.monotonic()
     app.send_task("load.nap", task_id="waits", retries=1)

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,12 +22,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from celery_fleet.common import client_certificate
-from celery_fleet.common.redis_client import Client, ClientError, Server
-from scripts.ports import free_port
 from tests.facts import facts
 from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP
-from tests.programs import required
 from tests.support.certificates import Authority
+from tests.support.redis_server import redis_servers
 
 _SEND = "import shop; print(shop.add.delay(2, 3).get(timeout=60))"
 
@@ -38,17 +35,14 @@ class Mutual:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ports = {kind: free_port() for kind in ("broker", "results")}
+        self.ports: dict[str, int] = {}
         self.pki = directory / "pki"
         self.pki.mkdir()
         authority = Authority("fleet")
-        certificate, key = authority.issue(["IP:127.0.0.1"])
-        shown, own_key = authority.issue([], purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
-        for name, text in (
-            *(("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)),
-            *(("client.crt", shown), ("client.key", own_key)),
-        ):
-            (self.pki / name).write_text(text)
+        authority.install(self.pki, "IP:127.0.0.1")
+        certificate, key = authority.issue([], purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
+        (self.pki / "client.crt").write_text(certificate)
+        (self.pki / "client.key").write_text(key)
         (directory / "shop.py").write_text(SHOP)
 
     def settings(self, component: str, pki: Path | None = None) -> dict[str, Any]:
@@ -83,19 +77,6 @@ class Mutual:
             "CELERY_APP": "shop",
         }
 
-    def serves(self, kind: str) -> bool:
-        """Return whether a server answers a client with a certificate."""
-        files = {"ca": "ca.crt", "certificate": "client.crt", "key": "client.key"}
-        shown = {name: str(self.pki / file) for name, file in files.items()}
-        try:
-            with Client(Server("127.0.0.1", self.ports[kind], **shown)) as client:
-                client.ask("PING")
-        except ClientError as error:
-            return "NOAUTH" in str(error)
-        except OSError:
-            return False
-        raise AssertionError("it accepts clients without a password")
-
     def ask(self, module: str, request: dict[str, Any]) -> dict[str, Any]:
         """Run one of our modules as root, which changes to another user, as a run of a playbook does."""
         line = (
@@ -117,28 +98,12 @@ class Mutual:
 @pytest.fixture
 def mutual(tmp_path: Path) -> Iterator[Mutual]:
     made = Mutual(tmp_path)
-    with ExitStack() as stack:
-        for kind, port in made.ports.items():
-            own = tmp_path / kind
-            own.mkdir()
-            (own / "users.acl").write_text(acl.acl(kind, PASSWORDS, QUEUES))
-            server = subprocess.Popen(
-                [
-                    *(required("redis-server"), "--port", "0", "--tls-port", str(port)),
-                    *("--bind", "127.0.0.1", "--dir", str(own), "--save", ""),
-                    *("--aclfile", str(own / "users.acl"), "--tls-auth-clients", "yes"),
-                    *("--tls-cert-file", str(made.pki / "host.crt")),
-                    *("--tls-key-file", str(made.pki / "host.key")),
-                    *("--tls-ca-cert-file", str(made.pki / "ca.crt")),
-                ],
-                stdout=subprocess.DEVNULL,
-            )
-            stack.callback(server.wait, 20)
-            stack.callback(server.kill)
-            deadline = time.monotonic() + 30
-            while not made.serves(kind):
-                assert time.monotonic() < deadline, f"the {kind} does not serve"
-                time.sleep(0.1)
+    users = {kind: acl.acl(kind, PASSWORDS, QUEUES) for kind in ("broker", "results")}
+    with (
+        redis_servers(tmp_path, users, "--tls-auth-clients", "yes", tls=made.pki) as servers,
+        ExitStack() as stack,
+    ):
+        made.ports = {kind: server.tls_port for kind, server in servers.items()}
         with (tmp_path / "worker.log").open("wb") as log:
             worker = subprocess.Popen(
                 [

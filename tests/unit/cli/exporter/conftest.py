@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings
 )
 
 from celery_fleet.health.setup import Setup
-from scripts.ports import free_port, listens
 from tests.facts import facts
-from tests.fleet import wait_for
-from tests.programs import knows_setinfo, required
+from tests.programs import knows_setinfo
+from tests.support.redis_server import redis_server
 from tests.unit.cli.exporter import documents
 
 PASSWORD = "s3cr3t/of:the@exporter"
@@ -46,7 +44,6 @@ class Broker:
     """A running server."""
 
     port: int
-    process: subprocess.Popen[bytes]
     admin: redis.Redis
 
     def calls(self) -> dict[str, int]:
@@ -61,20 +58,8 @@ class Broker:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     directory = tmp_path_factory.mktemp("redis")
     users = acl.acl("broker", {"exporter": PASSWORD}, QUEUES, knows_setinfo())
-    (directory / "users.acl").write_text(f"{users}user root on nopass ~* &* +@all\n")
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
-            *("--aclfile", str(directory / "users.acl"), "--save", "", "--maxmemory", "1gb"),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    with redis.Redis(port=port, username="root", password="any") as admin:
-        wait_for(lambda: listens(port) and admin.ping())
-        yield Broker(port, process, admin)
-    process.terminate()
-    process.wait(10)
+    with redis_server(directory, "--maxmemory", "1gb", users=users) as server:
+        yield Broker(server.port, server.client)
 
 
 @pytest.fixture

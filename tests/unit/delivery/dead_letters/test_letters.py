@@ -30,7 +30,7 @@ from celery_fleet.delivery.scripts import run
 from celery_fleet.delivery.tags import Tags
 from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
-from tests.unit.delivery.servers import looker, redis_server
+from tests.support.redis_server import looker, redis_server
 
 SOURCE = Path(__file__).resolve().parents[4] / "src"
 
@@ -39,7 +39,7 @@ SOURCE = Path(__file__).resolve().parents[4] / "src"
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     users = acl.acl("broker", PASSWORDS, ["mail", "bulk"], setinfo=knows_setinfo())
     with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
-        yield found
+        yield found.port
 
 
 @pytest.fixture
@@ -386,8 +386,8 @@ def test_letters_of_a_forbidden_list_are_kept(
 @pytest.mark.slow
 def test_a_message_that_a_worker_may_not_park_stays_in_unacked(tmp_path: Path) -> None:
     users = acl.acl("broker", PASSWORDS, ["mail"], setinfo=knows_setinfo()).replace(" ~fleet:*", "")
-    with redis_server(tmp_path, users=users) as port:
-        worker = client(port, "worker")
+    with redis_server(tmp_path, users=users) as server:
+        worker = client(server.port, "worker")
         item = take(worker, json.dumps(message()), "t1")
         with pytest.raises(redis.ResponseError, match="permission"):
             park(worker, item, "t1")
@@ -398,8 +398,8 @@ def test_a_message_that_a_worker_may_not_park_stays_in_unacked(tmp_path: Path) -
 
 
 def test_a_full_redis_parks_what_is_in_unacked(tmp_path: Path) -> None:
-    with redis_server(tmp_path) as port:
-        worker = redis.Redis(port=port)
+    with redis_server(tmp_path) as server:
+        worker = server.client
         item = take(worker, json.dumps(message()), "t1")
         worker.config_set("maxmemory", "1")
         with pytest.raises(redis.exceptions.OutOfMemoryError):

@@ -14,7 +14,7 @@ import pytest
 
 from celery_fleet.delivery.fetch import install as take
 from celery_fleet.delivery.options import ATOMIC, STOCK, Options
-from tests.unit.delivery.servers import installed
+from tests.unit.delivery.consumers import installed
 
 ALL = Options(
     "at_least_once", ATOMIC, lease=True, hand_back=True, carry=True, outage=True, dead_letters=True

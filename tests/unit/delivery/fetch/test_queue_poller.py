@@ -27,9 +27,9 @@ from celery_fleet.delivery.fetch.queue_poller import (
     require_redis,
 )
 from celery_fleet.delivery.scripts import FETCH, HEAD, PUT_BACK, Script
-from scripts.ports import free_port
 from tests.support.certificates import Authority
-from tests.unit.delivery.servers import Server, serving, until
+from tests.support.redis_server import Server, redis_server
+from tests.unit.delivery.consumers import until
 
 LISTS = ("mail", "bulk", "mail\x06\x163", "bulk\x06\x163")
 
@@ -84,7 +84,7 @@ class Wire:
 
 @pytest.fixture(scope="module")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -686,20 +686,10 @@ def test_a_temporary_refusal_is_retried_later(
 
 
 def test_polling_works_over_tls(tmp_path: Path) -> None:
-    authority = Authority("fleet")
-    certificate, key = authority.issue(["IP:127.0.0.1"])
-    for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
-        (tmp_path / name).write_text(text)
-    with serving(tmp_path) as server:
-        server.client.config_set("tls-cert-file", str(tmp_path / "host.crt"))
-        server.client.config_set("tls-key-file", str(tmp_path / "host.key"))
-        server.client.config_set("tls-ca-cert-file", str(tmp_path / "ca.crt"))
-        server.client.config_set("tls-auth-clients", "no")
-        port = free_port()
-        server.client.config_set("tls-port", str(port))
-        wire = Wire(
-            SSLConnection(host="127.0.0.1", port=port, ssl_ca_certs=str(tmp_path / "ca.crt"))
-        )
+    Authority("fleet").install(tmp_path, "IP:127.0.0.1")
+    with redis_server(tmp_path, tls=tmp_path) as server:
+        ca = str(tmp_path / "ca.crt")
+        wire = Wire(SSLConnection(host="127.0.0.1", port=server.tls_port, ssl_ca_certs=ca))
         for number in range(200):
             if number % 2:
                 wire.arm()

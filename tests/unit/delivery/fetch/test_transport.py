@@ -32,20 +32,13 @@ from celery_fleet.delivery.outage.pending import Pending
 from celery_fleet.worker import steps
 from scripts.ports import free_port, listens
 from tests.programs import required
-from tests.unit.delivery.servers import (
-    Consuming,
-    Server,
-    consuming,
-    installed,
-    send,
-    serving,
-    until,
-)
+from tests.support.redis_server import Server, redis_server
+from tests.unit.delivery.consumers import Consuming, consuming, installed, send, until
 
 
 @pytest.fixture(scope="module")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("redis")) as server:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -427,7 +420,7 @@ def test_closing_while_the_broker_is_away_raises_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, running: bool, server: Server
 ) -> None:
     """Stock kombu raises an error in close, first with a poll under way, then without a connection."""
-    with serving(tmp_path) as away:
+    with redis_server(tmp_path) as away:
         consumer = Consuming(away.url, "mail", socket_timeout=5)
         send(away.url, "mail", 1, 2)
         one, two = consumer.drain(2)

@@ -19,7 +19,7 @@ import pytest
 
 from scripts.ports import listens
 from tests.fleet import Fleet, client, running, wait_for
-from tests.unit.delivery.servers import until
+from tests.unit.delivery.consumers import until
 
 pytestmark = pytest.mark.slow
 

@@ -32,58 +32,25 @@ from celery_fleet.delivery.outage import pending
 from celery_fleet.delivery.scripts import FETCH
 from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import hand_back
-from scripts.ports import free_port, listens
-from tests.fleet import PASSWORDS, QUEUES, client, wait_for
-from tests.programs import DURABLE, knows_setinfo, required
+from scripts.ports import free_port
+from tests.fleet import PASSWORDS, QUEUES, client
+from tests.programs import DURABLE, knows_setinfo
 from tests.support.certificates import Authority
+from tests.support.redis_server import Server, redis_server
 
 PROGRAM = Path(hand_back.__file__)
 OPTIONS = Options(profile="at_least_once", fetch="atomic", hand_back=True, dead_letters=True)
 NODE = "mail[1]*@host"
 
 
-class Server:
-    """A Redis with the roles' users, with and without TLS, which can be stopped and started."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port, self.tls_port = free_port(), free_port()
-        self._directory = directory
-        authority = Authority("fleet")
-        certificate, key = authority.issue(["IP:127.0.0.1"])
-        self.ca = directory / "ca.crt"
-        for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
-            (directory / name).write_text(text)
-        (directory / "users.acl").write_text(
-            acl.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
-        )
-        self.process: subprocess.Popen[bytes]
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
-                *("--dir", str(self._directory), "--aclfile", str(self._directory / "users.acl")),
-                *("--tls-port", str(self.tls_port), "--tls-auth-clients", "no"),
-                *("--tls-cert-file", str(self._directory / "host.crt")),
-                *("--tls-key-file", str(self._directory / "host.key")),
-                *("--tls-ca-cert-file", str(self.ca)),
-                *DURABLE,
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        wait_for(lambda: listens(self.port) and client(self.port, "worker").time())
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("broker"))
-    made.start()
-    yield made
-    made.stop()
+    """Return a broker with the roles' users, with and without TLS."""
+    directory = tmp_path_factory.mktemp("broker")
+    Authority("fleet").install(directory, "IP:127.0.0.1")
+    users = acl.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
+    with redis_server(directory, *DURABLE, users=users, tls=directory) as made:
+        yield made
 
 
 @pytest.fixture
@@ -572,13 +539,13 @@ def test_a_redis_that_hangs_does_not_block_the_unit(
 ) -> None:
     monkeypatch.setattr(hand_back, "ANSWER", 0.2)
     dead.take(message("one"))
-    os.kill(server.process.pid, signal.SIGSTOP)
+    server.signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
         said = dead.hand_back(seconds=1)
         assert time.monotonic() - began < 10
     finally:
-        os.kill(server.process.pid, signal.SIGCONT)
+        server.signal(signal.SIGCONT)
     assert said.startswith("<4>it was not done within 1 s: Redis at 127.0.0.1:")
     # No unanswered command was carried out in part.
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
@@ -650,7 +617,8 @@ def secured_settings(
     dead: Dead, server: Server, scheme: str = "rediss", host: str = "127.0.0.1", **options: Any
 ) -> None:
     url = f"{scheme}://worker:{PASSWORDS['worker']}@{host}:{server.tls_port}/0"
-    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(server.ca), "ssl_check_hostname": True}
+    ca = str(server.directory / "ca.crt")
+    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": ca, "ssl_check_hostname": True}
     dead.write_settings(url, broker_use_ssl={**tls, **options})
 
 
@@ -699,8 +667,8 @@ def test_a_certificate_with_a_key_that_only_root_reads_is_shown(
         other = tmp_path / "other.crt"
         other.write_text(Authority("fleet").issue(["IP:127.0.0.1"])[0])
         key = tmp_path / "client.key"
-        key.write_text((server.ca.parent / "host.key").read_text())
-        shown = {"ssl_certfile": str(server.ca.parent / "host.crt"), "ssl_keyfile": str(key)}
+        key.write_text((server.directory / "host.key").read_text())
+        shown = {"ssl_certfile": str(server.directory / "host.crt"), "ssl_keyfile": str(key)}
         secured_settings(dead, server, **{**shown, "ssl_certfile": str(other)})
         assert "KEY_VALUES_MISMATCH" in dead.hand_back(seconds=2)
         assert "No such file" in secured(dead, server, **{**shown, "ssl_keyfile": "/none.key"})

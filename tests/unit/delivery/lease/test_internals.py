@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,9 @@ from celery_fleet.delivery.lease import internals as hold
 from celery_fleet.delivery.lease.sweep_scripts import READ
 from celery_fleet.delivery.lease.thread import WorkerAccess
 from celery_fleet.delivery.outage.internals import held
-from scripts.ports import free_port, listens
-from tests.fleet import PASSWORDS, wait_for
-from tests.programs import required
+from tests.fleet import PASSWORDS
+from tests.support.certificates import Authority
+from tests.support.redis_server import redis_server
 from tests.unit.delivery.holding import INDEX, SEP, Store
 
 
@@ -164,37 +163,16 @@ def test_stock_messages_go_to_the_queues_that_kombu_finds(store: Store, connecti
 
 @pytest.mark.slow
 def test_the_client_uses_the_applications_tls_and_user(tmp_path: Path) -> None:
-    port = free_port()
-    key, certificate = tmp_path / "key", tmp_path / "certificate"
-    subprocess.run(
-        [
-            *(required("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    (tmp_path / "users.acl").write_text("user default off\nuser worker on >pw ~* &* +@all\n")
-    server = subprocess.Popen(
-        [
-            *(required("redis-server"), "--port", "0", "--tls-port", str(port), "--save", ""),
-            *("--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
-            *("--tls-auth-clients", "no", "--dir", str(tmp_path)),
-            *("--aclfile", str(tmp_path / "users.acl")),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(certificate)}
-    try:
-        with Connection(f"rediss://worker:pw@localhost:{port}/0", ssl=tls) as made:
-            wait_for(lambda: listens(port) and made.channel(), 60)
-            ours = hold.client_of(made.channel(), 3)
-            assert ours.ping()
-            assert ours.acl_whoami() in (b"worker", "worker")
-    finally:
-        server.terminate()
-        server.wait(60)
+    Authority("fleet").install(tmp_path, "DNS:localhost")
+    users = "user default off\nuser worker on >pw ~* &* +@all\n"
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(tmp_path / "ca.crt")}
+    with (
+        redis_server(tmp_path, users=users, tls=tmp_path) as server,
+        Connection(f"rediss://worker:pw@localhost:{server.tls_port}/0", ssl=tls) as made,
+    ):
+        ours = hold.client_of(made.channel(), 3)
+        assert ours.ping()
+        assert ours.acl_whoami() in (b"worker", "worker")
 
 
 def test_a_sentinels_client_asks_the_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from redis.connection import Connection
 
 from celery_fleet.delivery.outage.breaker import LIMIT, Breaker, BrokerAwayError, guard
 from scripts.ports import free_port
+from tests.unit.delivery.consumers import until
 
 
 class Broker:
@@ -40,13 +41,6 @@ def breaker(broker: Broker) -> Iterator[Breaker]:
     yield made
     made.end()
     broker.answers.set()
-
-
-def until(look: Any) -> None:
-    end = time.monotonic() + 30
-    while not look():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_a_closed_breaker_lets_everything_pass(breaker: Breaker, broker: Broker) -> None:

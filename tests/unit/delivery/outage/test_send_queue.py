@@ -8,6 +8,7 @@ import pytest
 
 from celery_fleet.delivery.outage import send_queue as send_queue
 from celery_fleet.delivery.outage.send_queue import SendQueue
+from tests.unit.delivery.consumers import until
 
 
 class Store:
@@ -35,13 +36,6 @@ def store() -> Store:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send_queue, "EVENTS_PAUSE", 0.01)
     monkeypatch.setattr(send_queue, "RESULTS_PAUSE", 0.01)
-
-
-def until(look: Any) -> None:
-    end = time.monotonic() + 30
-    while not look():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def results(store: Store) -> SendQueue[Any]:

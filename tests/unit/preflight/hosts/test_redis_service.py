@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
 )
 
-from tests.unit.delivery.servers import Server
+from tests.support.redis_server import Server, redis_server
 from tests.unit.preflight.inventory import ROOT
 
 SCRIPT = ROOT / "plugins/plugin_utils/scripts/redis_service.py"
@@ -35,14 +35,9 @@ FREE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(
-        tmp_path_factory.mktemp("service"),
-        *("--rename-command", "CONFIG", "", "--appendonly", "no"),
-        *("--maxmemory-policy", "allkeys-lru"),
-    )
-    running.start()
-    yield running
-    running.stop()
+    options = ("--rename-command", "CONFIG", "", "--maxmemory-policy", "allkeys-lru")
+    with redis_server(tmp_path_factory.mktemp("service"), *options) as running:
+        yield running
 
 
 def told(server: Server, rules: str, url: str = "redis://shop:a%40b@127.0.0.1:{port}/3") -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.delivery.servers import serving
+from tests.support.redis_server import redis_server
 from tests.unit.runtime.beat.real import RealBeat
 
 
@@ -21,7 +21,5 @@ def signal_handlers() -> Iterator[None]:
 
 @pytest.fixture
 def real_beat(tmp_path: Path) -> Iterator[RealBeat]:
-    with serving(tmp_path) as server:
-        made = RealBeat(tmp_path, server)
-        yield made
-        made.signal_redis(signal.SIGCONT)
+    with redis_server(tmp_path) as server:
+        yield RealBeat(tmp_path, server)

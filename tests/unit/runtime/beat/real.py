@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 from celery_fleet.beat import schedule_file
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, NAME
 from tests import fleet
-from tests.unit.delivery.servers import Server
+from tests.support.redis_server import Server
 from tests.unit.runtime.conftest import document
 
 
@@ -47,11 +46,6 @@ class RealBeat:
         self.path = directory / "metrics/beat.json"
         self.path.parent.mkdir()
         (directory / "shop.py").write_text("import celery\napp = celery.Celery('shop')\n")
-
-    def signal_redis(self, number: signal.Signals) -> None:
-        """Freeze it or let it continue."""
-        assert self.redis.process is not None
-        self.redis.process.send_signal(number)
 
     @property
     def log(self) -> str:

@@ -21,7 +21,7 @@ from celery_fleet.compat import redbeat
 from celery_fleet.delivery.keys import BEAT_SENT
 from tests import fleet
 from tests.fleet import wait_for
-from tests.unit.delivery.servers import Server, serving
+from tests.support.redis_server import Server, redis_server
 from tests.unit.runtime.beat.real import RealBeat
 from tests.unit.runtime.conftest import document
 
@@ -45,8 +45,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     _, *users = text.splitlines()
     # On a host nobody can log in as this one.
     default = "user default on nopass allkeys allchannels +@all"
-    (tmp_path / "users.acl").write_text("\n".join((default, *users, "")))
-    with serving(tmp_path, "--aclfile", str(tmp_path / "users.acl")) as server:
+    with redis_server(tmp_path, users="\n".join((default, *users, ""))) as server:
         yield server
 
 

@@ -28,7 +28,7 @@ from celery_fleet.compat import clock_changes, last_runs
 from celery_fleet.compat.beat import keep_schedule_in, stock
 from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
 from tests.fleet import wait_for
-from tests.unit.delivery.servers import Server, serving
+from tests.support.redis_server import Server, redis_server
 from tests.unit.runtime.beat.real import RealBeat
 
 SECOND = {"task": "shop.tick", "interval": 1}
@@ -36,7 +36,7 @@ SECOND = {"task": "shop.tick", "interval": 1}
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path) as server:
+    with redis_server(tmp_path) as server:
         yield server
 
 

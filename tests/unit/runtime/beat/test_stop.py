@@ -122,7 +122,7 @@ def test_a_tick_that_fails_by_itself_still_fails(celerys: list[int]) -> None:
 def begin_to_send(real_beat: RealBeat, process: subprocess.Popen[bytes]) -> None:
     """Freeze Redis, and stop beat in the middle of its next send."""
     wait_for(lambda: real_beat.arrived("shop.often"))
-    real_beat.signal_redis(signal.SIGSTOP)
+    real_beat.redis.signal(signal.SIGSTOP)
     before = real_beat.log.count("Sending due task")
     wait_for(lambda: real_beat.log.count("Sending due task") > before)
     time.sleep(0.5)
@@ -136,7 +136,7 @@ def test_a_task_that_beat_is_sending_arrives(real_beat: RealBeat) -> None:
         begin_to_send(real_beat, process)
         time.sleep(1)
         assert process.poll() is None
-        real_beat.signal_redis(signal.SIGCONT)
+        real_beat.redis.signal(signal.SIGCONT)
         assert process.wait(60) == 0
     sent = real_beat.arrived("shop.often")
     assert real_beat.counts("often", "sent") == sent

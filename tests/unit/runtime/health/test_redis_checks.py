@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from celery_fleet.health.result import BAD, GOOD, WARNING
 from celery_fleet.health.setup import Setup
 from scripts.ports import free_port
 from tests.facts import facts
-from tests.programs import knows_setinfo, required
+from tests.programs import knows_setinfo
 from tests.support.certificates import Authority
+from tests.support.redis_server import redis_server
 from tests.unit.cli.exporter import documents
 
 PASSWORD = "s3cr3t/of:the@operator"
@@ -38,59 +38,23 @@ class Running:
 
     port: int
     directory: Path
-    process: subprocess.Popen[bytes]
+    #: Runs a command with all rights.
+    admin: Callable[..., Any]
 
     @property
     def server(self) -> Server:
         ca = str(self.directory / "ca.crt")
         return Server("127.0.0.1", self.port, ca, "operator", PASSWORD)
 
-    def admin(self, *words: str) -> Any:
-        ca = str(self.directory / "ca.crt")
-        with Client(Server("127.0.0.1", self.port, ca, "root", "root-password")) as client:
-            return client.ask(*words)
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("redis")
-    authority = Authority("fleet")
-    certificate, key = authority.issue(["IP:127.0.0.1"])
-    for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
-        (directory / name).write_text(text)
+    Authority("fleet").install(directory, "IP:127.0.0.1")
     users = acl.acl("broker", {"operator": PASSWORD}, QUEUES, setinfo=knows_setinfo())
-    (directory / "users.acl").write_text(f"{users}user root on >root-password ~* &* +@all\n")
-    port = free_port()
-    options = {
-        "port": "0",
-        "tls-port": str(port),
-        "bind": "127.0.0.1",
-        "tls-cert-file": str(directory / "host.crt"),
-        "tls-key-file": str(directory / "host.key"),
-        "tls-ca-cert-file": str(directory / "ca.crt"),
-        "tls-auth-clients": "no",
-        "save": "",
-        "dir": str(directory),
-        "aclfile": str(directory / "users.acl"),
-        "maxmemory": "100mb",
-        "maxmemory-policy": "noeviction",
-    }
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    process = subprocess.Popen([required("redis-server"), *words], stdout=subprocess.DEVNULL)
-    try:
-        found = Running(port, directory, process)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                found.admin("PING")
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "it did not come up"
-                time.sleep(0.1)
-        yield found
-    finally:
-        process.terminate()
-        process.wait(10)
+    memory = ("--maxmemory", "100mb", "--maxmemory-policy", "noeviction")
+    with redis_server(directory, *memory, users=users, tls=directory) as server:
+        yield Running(server.tls_port, directory, server.client.execute_command)
 
 
 def setup(running: Running, tmp_path: Path, thresholds: Any = None, **celery_more: Any) -> Setup:
@@ -221,9 +185,7 @@ def test_it_shows_a_certificate_if_redis_asks_for_one(running: Running, tmp_path
         client = {"certificate": str(place / "host.crt"), "key": str(place / "host.key")}
         assert redis_checks.redis(replace(bare, client=client)).state == GOOD
     finally:
-        url = f"rediss://root:root-password@127.0.0.1:{running.port}"
-        with Client(health_redis.server_of(url, tls)) as root:
-            root.ask("CONFIG", "SET", "tls-auth-clients", "no")
+        running.admin("CONFIG", "SET", "tls-auth-clients", "no")
 
 
 def test_a_wrong_password_is_reported(running: Running, tmp_path: Path) -> None:
