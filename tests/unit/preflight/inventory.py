@@ -168,8 +168,18 @@ def model(
 def _same(variables: Mapping[Any, Any]) -> dict[Any, Any]:
     return {
         trusted(name): _SAME.setdefault(repr(value), trusted(value))
+        if _is_plain(value)
+        else trusted(value)
         for name, value in variables.items()
     }
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value has none of Ansible's tags, such as the place in a file that it comes from."""
+    if isinstance(value, (dict, list)):
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        return type(value) in (dict, list) and all(map(_is_plain, items))
+    return type(value).__module__ == "builtins"
 
 
 def problems(*args: Any, **kwargs: Any) -> list[Problem]:
