@@ -22,6 +22,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from celery_fleet.common import client_certificate
+from celery_fleet.common.redis_client import Client, ClientError, Server
 from tests.facts import facts
 from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP
 from tests.support.certificates import Authority
@@ -77,6 +78,17 @@ class Mutual:
             "CELERY_APP": "shop",
         }
 
+    def refusal(self, kind: str) -> str:
+        """Return how a server refuses a client that has a certificate, but no password."""
+        files = {"ca": "ca.crt", "certificate": "client.crt", "key": "client.key"}
+        shown = {name: str(self.pki / file) for name, file in files.items()}
+        with (
+            Client(Server("127.0.0.1", self.ports[kind], **shown)) as client,
+            pytest.raises(ClientError) as error,
+        ):
+            client.ask("PING")
+        return str(error.value)
+
     def ask(self, module: str, request: dict[str, Any]) -> dict[str, Any]:
         """Run one of our modules as root, which changes to another user, as a run of a playbook does."""
         line = (
@@ -104,6 +116,8 @@ def mutual(tmp_path: Path) -> Iterator[Mutual]:
         ExitStack() as stack,
     ):
         made.ports = {kind: server.tls_port for kind, server in servers.items()}
+        for kind in servers:
+            assert made.refusal(kind).startswith("NOAUTH")
         with (tmp_path / "worker.log").open("wb") as log:
             worker = subprocess.Popen(
                 [
