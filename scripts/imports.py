@@ -1,4 +1,4 @@
-"""Read which modules import which, from their text alone: for the architecture's picture and the contract tests.
+"""Find out from the modules' text which of them import each other, for the architecture's picture and contract tests.
 
 The dotted name of a package ends with `.__init__`.
 """

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ground import Ground
 from support.inventory import load_fleet
-from support.notes import (  # noqa: F401  # a fixture and a hook, as below
+from support.notes import (  # noqa: F401  # a fixture and a hook, which pytest finds by their names
     note,
     pytest_terminal_summary,
 )

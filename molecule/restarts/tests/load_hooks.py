@@ -1,8 +1,7 @@
 """Hooks of all scenarios with this load, a plugin of pytest that their conftest.py name.
 
 There are two modes: `make soak-…` runs each case separately and often, `make test-…` short ones with several faults
-each. A test without a marker is run in both. A skipped test counts as failed, and each run gets the verdict of its
-tests.
+each. A test without a marker is run in both. Each run gets the verdict of its tests.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import pytest
 from ground import SOAK
 
-from scripts.restarts.verdicts import (  # noqa: F401  # the same
+from scripts.restarts.verdicts import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_runtest_logreport,
     pytest_runtest_protocol,
     pytest_runtest_teardown,

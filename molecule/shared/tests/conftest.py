@@ -26,8 +26,11 @@ from collections.abc import Generator
 import pytest
 from support import order, resp
 from support.inventory import Fleet, Variables, load_fleet
-from support.notes import note, pytest_terminal_summary  # noqa: F401  # a fixture and a hook, as below
-from support.order import pytest_collection_modifyitems  # noqa: F401  # a hook, as below
+from support.notes import (  # noqa: F401  # a fixture and a hook, which pytest finds by their names
+    note,
+    pytest_terminal_summary,
+)
+from support.order import pytest_collection_modifyitems  # noqa: F401  # a hook, like that of notes
 from support.units import Look
 from testinfra.host import Host
 

@@ -15,7 +15,7 @@ from ground import FLEET, Ground
 from support.change import Fleets
 from support.inventory import Fleet, load_fleet
 
-from scripts.restarts.verdicts import (  # noqa: F401  # the same
+from scripts.restarts.verdicts import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_runtest_logreport,
     pytest_runtest_protocol,
     pytest_runtest_teardown,

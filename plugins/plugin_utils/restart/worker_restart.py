@@ -193,11 +193,13 @@ class WorkerRestart:
         self, name: str, old: str, do: tuple[tuple[str, Any], ...], what: str
     ) -> Generator[HostRequest, HostAnswer, Mapping[str, Any]]:
         """Wait until a unit runs with a new invocation. systemd limits the time of a drain."""
-        asked = self._clock()
-        unit = (yield HostRequest(do=do)).units[name]
+        request = HostRequest(do=do)
         deadline: float | None = None
         restarts = 0
         while True:
+            asked = self._clock()
+            unit = (yield request).units[name]
+            request = HostRequest()
             fresh = unit["invocation"] not in ("", old)
             if not fresh:
                 self.line = f"draining{_tasks_left(unit)}"
@@ -223,8 +225,6 @@ class WorkerRestart:
                     raise TurnError(
                         f"does not consume within {self._timeout:.0f} s: {described(unit)}", name
                     )
-            asked = self._clock()
-            unit = (yield HostRequest()).units[name]
 
     def _gate(
         self, node: str, name: str, unit: Mapping[str, Any]

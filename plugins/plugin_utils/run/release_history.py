@@ -265,7 +265,7 @@ def before(record: Mapping[str, Any], current: str, hosts: Hosts) -> str:
 
 def _left(record: Mapping[str, Any], current: str) -> str:
     """Return the release that the fleet has left by going back to the current one; empty if that was deployed."""
-    served, since = _entries(record), ""
+    served, since = _entries_that_served(record), ""
     while served and served[-1]["release"] == current:
         since = served.pop()["result"]
     return str(served[-1]["release"]) if served and since == BACK else ""
@@ -273,10 +273,10 @@ def _left(record: Mapping[str, Any], current: str) -> str:
 
 def _served(record: Mapping[str, Any]) -> list[str]:
     """Return the recorded releases that have served, the oldest first."""
-    return [str(entry["release"]) for entry in _entries(record)]
+    return [str(entry["release"]) for entry in _entries_that_served(record)]
 
 
-def _entries(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _entries_that_served(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [entry for entry in record.get("history") or () if entry["result"] in (DEPLOYED, BACK)]
 
 
