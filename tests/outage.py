@@ -377,6 +377,8 @@ def working(directory: Path, *more: str, **options: Any) -> Iterator[Worker]:
             options["port"] = proxy.port
         worker = Worker(directory, server, *more, **options)
         worker.proxy = proxy
+        # pytest shows it if the test fails.
+        stack.callback(lambda: print(worker.log[-20_000:]))
         stack.callback(worker.stop)
         worker.start()
         worker.ready()

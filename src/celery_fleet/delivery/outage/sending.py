@@ -27,7 +27,7 @@ from celery_fleet.common.errors import error_text
 from celery_fleet.compat import tasks
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
-from celery_fleet.delivery.outage import internals
+from celery_fleet.delivery.outage import internals, soft_limit
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.outage.shared_memory import shared_memory
 
@@ -115,20 +115,15 @@ def patiently(
     task = tasks.running_task()
     name = f"{task.name}[{task.request.id}]"
     _CUT_OFF.set(False)
-    with _noted():
+    with _noted(), soft_limit.noted() as limit:
         while True:
             try:
                 if pause:
                     time.sleep(pause)
+                    _stop_at(limit, task)
                     _renew_claim()
                     again()
                 answer = attempt()
-            except SoftTimeLimitExceeded as exc:
-                # Celery would treat the error as a failure of the chord, although the member has ended.
-                if _METHOD.get() != "on_chord_part_return":
-                    if task.acks_late:
-                        raise PutBackError(exc, requeue=True) from exc
-                    raise
             except Exception as exc:
                 if not is_away(exc):
                     raise
@@ -138,12 +133,20 @@ def patiently(
                 _CUT_OFF.set(True)
                 raise
             else:
+                _stop_at(limit, task)
                 if pause:
                     logger.info(
                         "task %s waited %.1f s for %s", name, time.monotonic() - began, what
                     )
                 return answer
             pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
+
+
+def _stop_at(limit: soft_limit.SoftLimit, task: Any) -> None:
+    # Celery would treat the error as a failure of the chord, although the member has ended.
+    if limit.reached and _METHOD.get() != "on_chord_part_return":
+        exc = SoftTimeLimitExceeded()
+        raise PutBackError(exc, requeue=True) if task.acks_late else exc
 
 
 @contextmanager
