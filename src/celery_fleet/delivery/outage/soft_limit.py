@@ -2,7 +2,8 @@
 
 In a process of a prefork pool, a signal's handler raises the limit wherever the process is (billiard/pool.py). In the
 middle of an attempt, this error can be lost: Python ignores it in the ``__del__`` with which redis-py closes a
-connection, and kombu turns it into a TypeError. The task would then wait beyond its limit, or fail.
+connection, and turns it into a TypeError in the `inspect.getfullargspec` that kombu calls. The task would then wait
+beyond its limit, or fail.
 """
 
 from __future__ import annotations

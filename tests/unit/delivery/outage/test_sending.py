@@ -214,23 +214,16 @@ def test_follow_ups_that_need_the_result_store_wait_for_it(tmp_path: Path, fault
     assert worker.times("end") == dict.fromkeys(range(5), 1)
 
 
-@pytest.fixture
-def in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True)
-    monkeypatch.setattr("celery_fleet.compat.tasks.running_task", lambda: task)
-
-
 class DatabaseError(Exception):
     """The error of a result store that is no Redis."""
 
 
 def test_a_chords_member_outlasts_an_error_of_a_database_for_results(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, in_a_task: SimpleNamespace
 ) -> None:
     """Celery's own retries are the only ones for such a store."""
     request = SimpleNamespace(id="1", chord="c", errbacks=None)
-    task = SimpleNamespace(name="t", request=request, acks_late=True)
-    monkeypatch.setattr("celery_fleet.compat.tasks.running_task", lambda: task)
+    in_a_task.request = request
     app = Celery("shop", set_as_current=False, backend="cache+memory://")
     app.conf.update(
         result_backend_always_retry=True, result_backend_base_sleep_between_retries_ms=1

@@ -21,13 +21,11 @@ from scripts.ports import free_port
 
 
 @pytest.fixture(autouse=True)
-def task(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def in_a_pool(monkeypatch: pytest.MonkeyPatch, in_a_task: SimpleNamespace) -> Iterator[None]:
     """Make this process one of a prefork pool that runs a task."""
-    task = SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True)
-    monkeypatch.setattr("celery_fleet.compat.tasks.running_task", lambda: task)
     monkeypatch.setattr(sending, "LONGEST_PAUSE", 0.01)
     before = signal.signal(SIG_SOFT_TIMEOUT, soft_timeout_sighandler)
-    yield task
+    yield
     signal.signal(SIG_SOFT_TIMEOUT, before)
 
 
@@ -39,7 +37,7 @@ def reach_the_limit() -> None:
 @pytest.mark.parametrize(
     ("file", "function"),
     [
-        # Python ignores errors in the first, and kombu expects a TypeError of the second.
+        # Python ignores errors in the first, and turns them into a TypeError in the second, which kombu calls.
         ("redis/connection.py", "__del__"),
         ("inspect.py", "getfullargspec"),
         ("outage/sending.py", "is_away"),
@@ -80,10 +78,12 @@ def test_a_limit_that_is_reached_in_a_pause_puts_the_task_back(
         patiently(attempt, "the broker")
 
 
-def test_a_limit_during_an_attempt_that_succeeds_is_not_forgotten(task: SimpleNamespace) -> None:
+def test_a_limit_during_an_attempt_that_succeeds_is_not_forgotten(
+    in_a_task: SimpleNamespace,
+) -> None:
     with pytest.raises(PutBackError):
         patiently(reach_the_limit, "the broker")
-    task.acks_late = False
+    in_a_task.acks_late = False
     with pytest.raises(SoftTimeLimitExceeded) as error:
         patiently(reach_the_limit, "the broker")
     assert not isinstance(error.value, PutBackError)
