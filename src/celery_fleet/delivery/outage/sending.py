@@ -125,6 +125,7 @@ def patiently(
                     again()
                 answer = attempt()
             except Exception as exc:
+                _stop_at(limit, task)
                 if not is_away(exc):
                     raise
                 if not pause:

@@ -89,6 +89,15 @@ def test_a_limit_during_an_attempt_that_succeeds_is_not_forgotten(
     assert not isinstance(error.value, PutBackError)
 
 
+def test_a_limit_during_an_attempt_that_fails_for_another_reason_is_not_forgotten() -> None:
+    def attempt() -> None:
+        reach_the_limit()
+        raise redis_errors.NoPermissionError("NOPERM")
+
+    with pytest.raises(PutBackError):
+        patiently(attempt, "the broker")
+
+
 def test_a_member_of_a_chord_that_has_ended_ignores_the_limit() -> None:
     token = sending._METHOD.set("on_chord_part_return")
     try:
