@@ -168,6 +168,9 @@ if what == "soft chain":
     chain(soft_first.si(0), ending.si(0)).apply_async()
 if what == "chord":
     chord([member.si(0)])(ending.si(0))
+for number in range(40):
+    if what == "many hard":
+        hard.delay(number)
 for number in range(100, 130):
     if what == "warm":
         warms.delay(number)

@@ -229,6 +229,11 @@ def use_request(
                 self.reject(requeue=True)  # Celery does this since 5.7
             return answer
 
+    def announce_revoked(self: Any, *what: Any) -> None:
+        # Otherwise an expired task would become a dead letter, or stay in `unacked`, while the result store is away.
+        with _ending(self, Reject("it was revoked or has expired", requeue=True)):
+            base._announce_revoked(self, *what)
+
     def acknowledge(self: Any) -> None:
         exc = self.failure
         # A task may have succeeded before its process died.
@@ -255,6 +260,7 @@ def use_request(
         "on_failure": on_failure,
         "on_timeout": on_timeout,
         "acknowledge": acknowledge,
+        "_announce_revoked": announce_revoked,
         "_retry_worker_lost": retry_worker_lost,
     }
     task.Request = type("Request", (base,), added)
@@ -270,21 +276,17 @@ def _ending(request: Any, exc: BaseException) -> Iterator[None]:
     try:
         yield
     except Exception:
-        logger.exception(
-            "the failure of task %s[%s] could not be handled", request.name, request.id
-        )
-        if request.acknowledged or not request.task.acks_late:
+        logger.exception("the end of task %s[%s] could not be handled", request.name, request.id)
+        if request.acknowledged or not (request.task.acks_late or isinstance(exc, Reject)):
             return
-        timeout = isinstance(exc, TimeLimitExceeded)
+        timeout, lost = isinstance(exc, TimeLimitExceeded), isinstance(exc, WorkerLostError)
         ends = minors.celery.acknowledges_failed(request.task, timeout=timeout)
         if isinstance(exc, Reject):
             request.reject(requeue=exc.requeue)
-        elif isinstance(exc, WorkerLostError):
-            request.reject(requeue=True)
-        elif ends:
+        elif ends and not lost:
             request.acknowledge()
         else:
-            request.reject(requeue=timeout)
+            request.reject(requeue=timeout or lost)
 
 
 def _error(exc_info: Any) -> BaseException:

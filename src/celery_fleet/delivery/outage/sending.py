@@ -10,15 +10,16 @@ worker dies or is stopped, the hand-back or the lease returns its message.
 from __future__ import annotations
 
 import logging
-import mmap
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+from celery import bootsteps
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.states import FAILURE
 from redis import exceptions as redis_errors
@@ -35,6 +36,9 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Answer = TypeVar("Answer")
 
+#: Seconds after which a task counts as waiting for an attempt that has neither failed nor succeeded.
+SLOW = 1.0
+
 #: Pause in seconds before the second attempt, and longest pause between two attempts.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
@@ -49,9 +53,12 @@ _AWAY = (
     redis_errors.TryAgainError,
 )
 
-#: Prefixes of temporary error replies of Redis, for which redis-py has no classes; MASTERDOWN and TRYAGAIN have none
-#: in redis-py 5.2.
-_SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
+#: Temporary error replies of Redis, for which redis-py has no classes: MASTERDOWN and TRYAGAIN have none in redis-py
+#: 5.2. Before version 7, Redis wraps the reply to a script's command in an error of the script.
+_SOON = re.compile(
+    r"^(BUSY|MASTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS) "
+    r"|^(ERR )?Error running script .* -(OOM|READONLY|MASTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS) "
+)
 
 #: Methods of the result store that are called when a task is sent: they start a chord or subscribe to results.
 _AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_call")
@@ -70,9 +77,9 @@ _METHOD = ContextVar("celery_fleet_method", default="")
 
 
 @cache
-def _waiting() -> mmap.mmap:
-    """Return one byte for each possible PID of Linux: 1 while the task of that process waits."""
-    return shared_memory("WAITING", 1 << 22)
+def _attempts() -> memoryview[float]:
+    """Return, for each possible PID of Linux, since when its task has tried to reach Redis, or 0; see `_Attempts`."""
+    return memoryview(shared_memory("WAITING", 8 << 22)).cast("d")
 
 
 class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Celery ships no types
@@ -90,7 +97,7 @@ def is_away(exc: BaseException | None) -> bool:
             return False
         if isinstance(exc, _AWAY):
             return True
-        if isinstance(exc, redis_errors.ResponseError) and str(exc).startswith(_SOON):
+        if isinstance(exc, redis_errors.ResponseError) and _SOON.search(str(exc)):
             return True
         exc = exc.__cause__
     return False
@@ -115,26 +122,31 @@ def patiently(
     task = tasks.running_task()
     name = f"{task.name}[{task.request.id}]"
     _CUT_OFF.set(False)
-    with _noted(), soft_limit.noted() as limit:
+    # Otherwise a chord's body could be lost, because its last member is already counted.
+    has_ended = _METHOD.get() == "on_chord_part_return"
+    with _Attempts(waiting=has_ended) as attempts, soft_limit.noted() as limit:
         while True:
             try:
                 if pause:
                     time.sleep(pause)
-                    _stop_at(limit, task)
+                    _stop_at(limit, attempts, task)
                     _renew_claim()
                     again()
                 answer = attempt()
             except Exception as exc:
-                _stop_at(limit, task)
-                if not is_away(exc):
+                away = is_away(exc)
+                if away:
+                    attempts.wait()
+                _stop_at(limit, attempts, task)
+                if not away:
                     raise
                 if not pause:
                     logger.warning("task %s waits for %s: %s", name, what, error_text(exc))
             except BaseException:
-                _CUT_OFF.set(True)
+                _CUT_OFF.set(attempts.are_waiting())
                 raise
             else:
-                _stop_at(limit, task)
+                _stop_at(limit, attempts, task)
                 if pause:
                     logger.info(
                         "task %s waited %.1f s for %s", name, time.monotonic() - began, what
@@ -143,30 +155,55 @@ def patiently(
             pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
 
 
-def _stop_at(limit: soft_limit.SoftLimit, task: Any) -> None:
+class _Attempts:
+    """Attempts of the running task to reach Redis, noted for the process that would kill it at its hard time limit.
+
+    The task waits once an attempt has failed because Redis is away, or has taken long. A task that sends much to a
+    Redis that works is nearly always in an attempt. If it counted as waiting, it would not fail at its time limit but
+    run again and again.
+    """
+
+    def __init__(self, *, waiting: bool) -> None:
+        self._since = _LONG_AGO if waiting else time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._pid = os.getpid()
+        self._before = _attempts()[self._pid]
+        _attempts()[self._pid] = self._before or self._since
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _attempts()[self._pid] = self._before
+
+    def wait(self) -> None:
+        """Note that Redis is away."""
+        self._since = _attempts()[self._pid] = _LONG_AGO
+
+    def are_waiting(self) -> bool:
+        """Return whether the task waits."""
+        return _is_long(self._since)
+
+
+#: Instead of the time of the first attempt if the task waits already; 0 would mean that there is no attempt.
+_LONG_AGO = 1e-9
+
+
+def _is_long(since: float) -> bool:
+    return time.monotonic() - since >= SLOW
+
+
+def _stop_at(limit: soft_limit.SoftLimit, attempts: _Attempts, task: Any) -> None:
     # Celery would treat the error as a failure of the chord, although the member has ended.
     if limit.reached and _METHOD.get() != "on_chord_part_return":
         exc = SoftTimeLimitExceeded()
-        raise PutBackError(exc, requeue=True) if task.acks_late else exc
-
-
-@contextmanager
-def _noted() -> Iterator[None]:
-    """Note that this process's task waits."""
-    pid = os.getpid()
-    waiting = _waiting()
-    before, waiting[pid] = waiting[pid], 1
-    try:
-        yield
-    finally:
-        waiting[pid] = before
+        raise PutBackError(exc, requeue=True) if task.acks_late and attempts.are_waiting() else exc
 
 
 def was_waiting(pid: int) -> bool:
     """Return whether the task of a process that is about to be killed is waiting, and clear its mark."""
-    waiting = _waiting()
-    before, waiting[pid] = waiting[pid], 0
-    return bool(before)
+    attempts = _attempts()
+    since, attempts[pid] = attempts[pid], 0.0
+    return bool(since) and _is_long(since)
 
 
 def was_cut_off() -> bool:
@@ -208,12 +245,29 @@ class PatientProducer:
         self._producer.revive(connection)
 
 
+class Producers(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """Lets each thread or greenlet of the pool wait with a producer of its own.
+
+    By default, Celery has 10 for all. Further tasks would wait for a producer in Celery's code, and would fail if their
+    time limit is reached there.
+    """
+
+    name = "celery_fleet.Producers"
+
+    def create(self, worker: Any) -> None:
+        """Enlarge the pool of producers before the first one is made; None and 0 mean that there is no limit."""
+        conf = worker.app.conf
+        if conf.broker_pool_limit:
+            conf.broker_pool_limit = max(conf.broker_pool_limit, worker.concurrency)
+
+
 def install(app: Any, options: Options) -> None:
     """Make the tasks of an ``at_least_once`` worker wait for Redis if other tasks follow them."""
     if options.profile == AT_LEAST_ONCE:
-        _waiting()  # before the pool starts its processes
+        _attempts()  # before the pool starts its processes
         tasks.wrap_sender(app, _patient_sender)
         internals.each_backend(app, _patient_backend)
+        app.steps["worker"].add(Producers)
         minors.celery.raise_from_tracer(PutBackError)
 
 
@@ -271,7 +325,7 @@ def _claim(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
     script = type(backend)._chord_claim_extend_script.func(backend)  # noqa: SLF001  # what is replaced above
     renew = partial(script, keys=keys, args=[args[0], CLAIM], client=client)
     _RENEW_CLAIM.set(renew)
-    return renew()
+    return _in_a_task(renew)
 
 
 def _renew_claim() -> None:
@@ -288,7 +342,13 @@ def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
         # When the claim is deleted, the next attempt can start at once.
         return client.delete(keys[0])
     script = type(backend)._chord_cleanup_script.func(backend)  # noqa: SLF001  # the same
-    return script(keys=keys, args=args, client=client)
+    # An error would count as a failure of the body, which is sent.
+    return _in_a_task(partial(script, keys=keys, args=args, client=client))
+
+
+def _in_a_task(call: Callable[[], Answer]) -> Answer:
+    """Call a function of the result store patiently if a task runs; the main process must not wait."""
+    return call() if tasks.running_task() is None else patiently(call, "the result store")
 
 
 def _until_dispatched(
@@ -305,7 +365,7 @@ def _until_dispatched(
         count(request, *args, **kwargs)
         return
     claimed = False
-    with _noted():
+    with _Attempts(waiting=True):
         while True:
             count(request, *args, **kwargs)
             claim = patiently(lambda: backend.client.get(key), "the result store")

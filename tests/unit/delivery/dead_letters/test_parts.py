@@ -531,7 +531,7 @@ class FailingRequest:
     def on_failure(self, *_: Any) -> None:
         raise ConnectionError("the result store does not answer")
 
-    on_timeout = on_failure
+    on_timeout = _announce_revoked = on_failure
 
     def acknowledge(self) -> None:
         self.done.append("acknowledged")
@@ -574,6 +574,21 @@ def test_a_message_leaves_the_worker_even_if_its_failure_can_not_be_handled(
         request.done.clear()
         request.on_timeout(False, 1)  # what threads and greenlets have
         assert request.done == done
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_revoked_or_expired_task_waits_for_the_result_store_in_its_queue(
+    caplog: pytest.LogCaptureFixture, late: bool
+) -> None:
+    """Celery has not acknowledged it yet."""
+    task = SimpleNamespace(
+        Request=FailingRequest, acks_late=late, acks_on_failure=True, acks_on_timeout=True
+    )
+    internals.use_request(task, deaths.not_counted)
+    request = task.Request(task)
+    request._announce_revoked("expired", False, None, True)
+    assert request.done == ["put back"]
+    assert "the result store does not answer" in caplog.text
 
 
 def test_a_retry_that_fails_after_it_was_sent_is_logged_and_runs_once(

@@ -118,6 +118,21 @@ def put_back_at_the_limit(
     assert worker.times("end")[0] == 1
 
 
+@pytest.mark.slow
+def test_more_greenlets_than_celery_has_producers_can_wait(tmp_path: Path) -> None:
+    results = Server(tmp_path / "results")
+    with ExitStack() as stack:
+        stack.callback(results.end)
+        options = (*outage.pool("gevent"), "-c", "40")
+        worker = stack.enter_context(working(tmp_path, *options, delivery=DELIVERY, shop=SHOP))
+        send(worker, results, "many hard")
+        worker.done(list(range(40)), "start")
+        away(worker.server, "killed", 20, (tmp_path / "outage").touch)
+        worker.done(list(range(40)))
+        settled(worker)
+    assert worker.times("end") == dict.fromkeys(range(40), 1)
+
+
 @pytest.fixture
 def main_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this process a worker's main process during the test."""
@@ -125,8 +140,8 @@ def main_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(identity, "_main", None)
     identity.remember()
-    sending._waiting.cache_clear()
-    sending._waiting()
+    sending._attempts.cache_clear()
+    sending._attempts()
 
 
 #: What a process does that a pool has started by spawn: wait, say so, and go on when it is told to.
@@ -136,7 +151,7 @@ from celery_fleet.common import identity
 from celery_fleet.delivery.outage import results, sending
 
 identity.remember()
-with sending._noted():
+with sending._Attempts(waiting=True):
     print(os.getpid(), flush=True)
     input()
 print(results.ShutdownDeadline(after=0).over)
@@ -161,6 +176,46 @@ def test_the_main_process_and_a_spawned_one_share_memory() -> None:
         deadline.give()
         assert child.communicate("\n") == ("True\n", None)
     assert child.returncode == 0
+
+
+@pytest.mark.usefixtures("main_process")
+def test_only_attempts_that_take_long_or_fail_count_as_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with sending._Attempts(waiting=False) as attempts:
+        assert not attempts.are_waiting()
+        assert not sending.was_waiting(os.getpid())
+    with sending._Attempts(waiting=False) as attempts:
+        attempts.wait()
+        assert attempts.are_waiting()
+        with sending._Attempts(waiting=False):  # the task sends while it counts for its chord
+            assert sending.was_waiting(os.getpid())
+    monkeypatch.setattr(sending, "SLOW", 0)
+    with sending._Attempts(waiting=False) as attempts:
+        assert attempts.are_waiting()
+        assert sending.was_waiting(os.getpid())
+    assert not sending.was_waiting(os.getpid())
+
+
+#: A task that does nothing but send until its time limit, to a Redis that works.
+SENDER = """
+@app.task(time_limit=3)
+def sender(number, seconds):
+    write("ledger", f"start {number}")
+    while True:
+        work.apply_async((number,), queue="aside")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_a_task_that_sends_much_fails_at_its_time_limit(tmp_path: Path, pool: str) -> None:
+    shop = outage.SHOP + SENDER
+    with working(tmp_path, "-P", pool, "-c", "1", delivery=DELIVERY, shop=shop) as worker:
+        worker.send(1, 0, task="sender")
+        wait_for(lambda: "Hard time limit (3" in worker.log, "the limit")
+        settled(worker)
+        assert worker.times("start") == {0: 1}
 
 
 @contextmanager
@@ -368,6 +423,17 @@ def said(reply: str) -> Exception:
         (said("TRYAGAIN Multiple keys request during rehashing of slot"), True),
         (said("MISCONF Redis can't write"), True),
         (said("BUSY Redis is busy running a script."), True),
+        # Redis 6.2.
+        (
+            said(
+                "ERR Error running script (call to f_1): @user_script:1: -OOM command not allowed"
+            ),
+            True,
+        ),
+        (
+            said("ERR Error running script (call to f_1): @user_script:1: -WRONGTYPE Operation"),
+            False,
+        ),
         (said("NOREPLICAS Not enough good replicas to write."), True),
         (redis_errors.ResponseError("MASTERDOWN Link with MASTER is down"), True),
         # A password that was revoked: the worker gets the new one when it restarts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -78,24 +78,34 @@ def test_a_limit_that_is_reached_in_a_pause_puts_the_task_back(
         patiently(attempt, "the broker")
 
 
-def test_a_limit_during_an_attempt_that_succeeds_is_not_forgotten(
+def refused() -> None:
+    reach_the_limit()
+    raise redis_errors.NoPermissionError("NOPERM")
+
+
+@pytest.mark.parametrize("attempt", [reach_the_limit, refused])
+@pytest.mark.parametrize(
+    ("seconds", "acks_late", "error"),
+    [
+        # The task did not wait, so it fails as in stock Celery.
+        (60, True, SoftTimeLimitExceeded),
+        (0, True, PutBackError),
+        (0, False, SoftTimeLimitExceeded),
+    ],
+)
+def test_a_limit_during_an_attempt_that_succeeds_or_is_refused_is_not_forgotten(
     in_a_task: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    attempt: Callable[[], None],
+    seconds: float,
+    acks_late: bool,
+    error: type[Exception],
 ) -> None:
-    with pytest.raises(PutBackError):
-        patiently(reach_the_limit, "the broker")
-    in_a_task.acks_late = False
-    with pytest.raises(SoftTimeLimitExceeded) as error:
-        patiently(reach_the_limit, "the broker")
-    assert not isinstance(error.value, PutBackError)
-
-
-def test_a_limit_during_an_attempt_that_fails_for_another_reason_is_not_forgotten() -> None:
-    def attempt() -> None:
-        reach_the_limit()
-        raise redis_errors.NoPermissionError("NOPERM")
-
-    with pytest.raises(PutBackError):
+    monkeypatch.setattr(sending, "SLOW", seconds)
+    in_a_task.acks_late = acks_late
+    with pytest.raises(SoftTimeLimitExceeded) as found:
         patiently(attempt, "the broker")
+    assert found.type is error
 
 
 def test_a_member_of_a_chord_that_has_ended_ignores_the_limit() -> None:
