@@ -71,7 +71,7 @@ def _look(
     app: Any, service: Any, name: str, missed: Missed, now: datetime, found: MissedRuns
 ) -> None:
     entry = beat.find(service, name)
-    last = None if entry is None else last_runs.last_run(app, entry)
+    last = None if entry is None else last_runs.counted_from(app, entry)
     if last is None:
         return
     deadline = app.conf.beat_cron_starting_deadline

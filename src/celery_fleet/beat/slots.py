@@ -81,7 +81,12 @@ def is_interval(schedule: Any) -> bool:
 
 
 def compared(
-    schedule: Any, zone: Any, last: datetime | None, counted: bool, now: datetime
+    schedule: Any,
+    zone: Any,
+    last: datetime | None,
+    counted: bool,
+    now: datetime,
+    begin: datetime | None = None,
 ) -> dict[str, Any]:
     """Compare an entry's last run with its slots.
 
@@ -91,6 +96,7 @@ def compared(
         last: Its last run, or since when it exists if it has not run; None if that is not known.
         counted: Whether it has run.
         now: The present.
+        begin: Its slots count only from then on; None if all do.
 
     Returns:
         `last`, a time or None. `drift`, the seconds between the slot and the run; None for an interval, which has no
@@ -100,7 +106,8 @@ def compared(
     if last is None:
         return {"last": None, "drift": None, "missed": None}
     last = last.astimezone(zone)
-    over = (now - slot for slot in slots(schedule, last + _EARLY, now))
+    since = max(last + _EARLY, (begin or last).astimezone(zone))
+    over = (now - slot for slot in slots(schedule, since, now))
     missed = sum(late.total_seconds() > GRACE for late in over)
     drift = None
     if counted and not is_interval(schedule):

@@ -45,6 +45,15 @@ def last_run(app: Any, entry: Any) -> datetime | None:
     return last.astimezone(app.timezone)
 
 
+def counted_from(app: Any, entry: Any) -> datetime | None:
+    """Return since when an entry's slots count: its last run, or its `start_time` if that is later; None if unknown."""
+    last = last_run(app, entry)
+    begin = entry.model.start_time if is_shared(entry) else None
+    if last is None or begin is None:
+        return last
+    return max(last, maybe_make_aware(begin).astimezone(app.timezone))
+
+
 def is_shared(entry: Any) -> bool:
     """Return whether an entry is a row of a database, which all beats read."""
     return hasattr(entry, "model")

@@ -194,10 +194,23 @@ def test_an_entry_with_a_start_time(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("edited", [False, True])
-def test_the_start_time_of_a_crontab_comes_while_beat_runs(project: Project, edited: bool) -> None:
-    """The slots since its last change, or since a user gave it another time, do not count."""
-    changed = "PeriodicTask.objects.update(last_run_at=now - timedelta(days=3))" if edited else ""
+@pytest.mark.parametrize(
+    ("fields", "runs"),
+    [
+        ("", 0),
+        ("last_run_at=now - timedelta(days=3)", 0),
+        ("last_run_at=now - timedelta(days=3), total_run_count=30", 30),
+    ],
+    ids=["new", "with another time", "has run"],
+)
+def test_the_start_time_of_a_crontab_comes_while_beat_runs(
+    project: Project, fields: str, runs: int
+) -> None:
+    """The slots since its last change, a user's new time or its last run do not count."""
+    changed = f"PeriodicTask.objects.update({fields})" if fields else ""
+    project.python(f"{later('crontab=crontab(now + timedelta(hours=5))', 100)}{changed}")
+    (entry,) = [one for one in project.ask("list", "--count=1")["entries"] if one["enabled"]]
+    assert entry["missed"] == 0
     said = project.python(
         f"{later('crontab=crontab(now + timedelta(hours=5))', 100)}"
         f"{changed}\n"
@@ -214,4 +227,45 @@ def test_the_start_time_of_a_crontab_comes_while_beat_runs(project: Project, edi
         "tick(beat)\n"
         "print(len(sent), of('later').total_run_count)"
     )
-    assert said.splitlines()[-3:] == ["0", "[False]", "0 0"]
+    assert said.splitlines()[-3:] == ["0", "[False]", f"0 {runs}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [0, 30])
+def test_an_interval_that_is_changed_before_its_start_time_still_begins_at_it(
+    project: Project, runs: int
+) -> None:
+    last = (
+        f"PeriodicTask.objects.update(last_run_at=now - timedelta(days=3), total_run_count={runs})"
+    )
+    said = project.python(
+        f"{later('interval=half_an_hour()', 1)}"
+        f"{last if runs else ''}\n"
+        "refused[0] = False\n"
+        "beat = start()\n"
+        "tick(beat)\n"
+        "row = of('later')\n"
+        "row.interval = IntervalSchedule.objects.create(every=2, period='days')\n"
+        "row.save()\n"
+        "tick(beat)\n"
+        "print(len(sent))\n"
+        "PeriodicTask.objects.update(start_time=now - timedelta(minutes=1))\n"
+        "tick(start())\n"
+        "print(len(sent), of('later').total_run_count)"
+    )
+    assert said.splitlines()[-2:] == ["0", f"1 {runs + 1}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_an_interval_with_a_start_time_has_missed_nothing_before_it(
+    project: Project, hours: int
+) -> None:
+    said = project.python(
+        f"{later('interval=half_an_hour()', hours)}"
+        "refused[0] = False\n"
+        "beat = start(later=Missed('each', 10))\n"
+        "tick(beat)\n"
+        "print(len(sent))"
+    )
+    assert said.splitlines()[-1] == ("2" if hours < 0 else "0")

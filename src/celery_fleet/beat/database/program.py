@@ -288,9 +288,9 @@ class Schedule:
             if entry["enabled"] and row.clocked is None:
                 last = maybe_make_aware(row.last_run_at or row.date_changed)
                 ran = row.last_run_at is not None
-                if not ran and row.start_time is not None:
-                    last = max(last, maybe_make_aware(row.start_time))
-                entry.update(slots.compared(row.schedule, self.app.timezone, last, ran, start))
+                begin = None if row.start_time is None else maybe_make_aware(row.start_time)
+                zone = self.app.timezone
+                entry.update(slots.compared(row.schedule, zone, last, ran, start, begin))
             for moment in store.due(self.app, row, count, start):
                 entry["due"].append(slots.moment(moment, self.app.timezone))
         except Exception as error:  # noqa: BLE001  # users may have typed anything into the database

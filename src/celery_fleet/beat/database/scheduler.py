@@ -68,20 +68,18 @@ def hold_all() -> None:
 def _enabled_rows(scheduler: Any) -> list[Any]:
     found = list(scheduler.Model.objects.enabled())
     for row in found:
-        _count_from_start_time(row)
+        _count_from_last_change(row)
     return found
 
 
-def _count_from_start_time(row: Any) -> None:
-    """Let a row with a `start_time` that has not run yet wait for its first slot after that time.
+def _count_from_last_change(row: Any) -> None:
+    """Let a row with a `start_time` that has not run yet count from its last change, as rows without one do.
 
     django_celery_beat dates its last run back by 30 years, so that an interval begins at that time. If it reads a row
     with a crontab between that time and its slot, it would send it at once.
     """
-    if row.last_run_at or not _starts_between_slots(row):
-        return
-    begun = maybe_make_aware(row.start_time) <= datetime.now(UTC)
-    row.last_run_at = max(row.date_changed, row.start_time) if begun else row.date_changed
+    if not row.last_run_at and _starts_between_slots(row):
+        row.last_run_at = row.date_changed
 
 
 def _starts_between_slots(row: Any) -> bool:
@@ -89,10 +87,17 @@ def _starts_between_slots(row: Any) -> bool:
     return row.start_time is not None and not (row.interval_id or row.clocked_id)
 
 
-def wait_for_first_slots() -> None:
-    """Have entries that have not run yet wait for their first slot after their `start_time` also when that time comes.
+def _begins_at_start_time(row: Any) -> bool:
+    """Return whether a row has an interval whose first run, or the next one, is at its `start_time`."""
+    if not row.interval_id or row.start_time is None:
+        return False
+    return not row.total_run_count or maybe_make_aware(row.start_time) > datetime.now(UTC)
 
-    Until then the last run of such an entry is its last change, so a slot between the two would be due at once.
+
+def wait_for_first_slots() -> None:
+    """Have entries with a `start_time` wait for their first slot after it, whether they have run before or not.
+
+    Otherwise a slot between their last run and that time would be due as soon as that time comes.
     """
     from django_celery_beat.schedulers import ModelEntry
 
@@ -100,12 +105,13 @@ def wait_for_first_slots() -> None:
 
     @wraps(stock)
     def is_due(entry: Any) -> Any:
-        row = entry.model
-        if _starts_between_slots(row) and not row.total_run_count:
-            begin = maybe_make_aware(row.start_time)
-            if maybe_make_aware(row.last_run_at) < begin <= datetime.now(UTC):
-                row.last_run_at = entry.last_run_at = row.start_time
-        return stock(entry)
+        ran = entry.last_run_at
+        if _starts_between_slots(entry.model):
+            entry.last_run_at = max(ran, entry.model.start_time, key=maybe_make_aware)
+        try:
+            return stock(entry)
+        finally:
+            entry.last_run_at = ran
 
     ModelEntry.is_due = is_due
 
@@ -179,7 +185,8 @@ def guard(service: Any, tell: Callable[[str | None], None], *, standby: bool = F
 def _count_from_new_times(scheduler: Any) -> None:
     """Let an entry to which a user has given a new time count from now, as a new one does.
 
-    Otherwise a time between its last run and now, which did not exist then, would be due at once.
+    Otherwise a time between its last run and now, which did not exist then, would be due at once. An interval that
+    begins at its `start_time` still does.
     """
     read = scheduler.all_as_schedule
 
@@ -189,7 +196,8 @@ def _count_from_new_times(scheduler: Any) -> None:
         found = read()
         for entry in found.values():
             known = before.get(entry.model.pk)
-            if known is not None and differs(known.schedule, entry.schedule):
+            new = known is not None and differs(known.schedule, entry.schedule)
+            if new and not _begins_at_start_time(entry.model):
                 last_runs.count_from_now(scheduler.app, entry)
                 entry.save()
         return found
