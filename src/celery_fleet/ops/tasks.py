@@ -52,7 +52,8 @@ def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
             f" {', '.join(consumed) or 'none'}: add --queue, or --anyway"
         )
     sent = task.apply_async(args, kwargs, **options)
-    ignored = bool(task.ignore_result or app.conf.task_ignore_result)
+    # The application's task_ignore_result is the value of tasks that don't set their own.
+    ignored = bool(task.ignore_result)
     return {"id": str(sent.id), "task": task.name, "queue": queue, "ignored": ignored}
 
 

@@ -646,6 +646,22 @@ def test_a_call_always_ends_with_an_answer(text: str, words: str) -> None:
     assert set(calling.DOINGS) == {"send", "apply", "entry"}
 
 
+def nothing() -> None:
+    """Do nothing; Celery can't read the arguments of a lambda."""
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "own", "ignored"),
+    [(True, False, False), (True, None, True), (False, True, True), (False, None, False)],
+)
+def test_a_tasks_own_setting_says_whether_it_leaves_a_result(
+    everywhere: bool, own: bool | None, ignored: bool
+) -> None:
+    app = Celery("shop", set_as_current=False, broker="memory://", task_ignore_result=everywhere)
+    app.task(name="shop.add", ignore_result=own, shared=False)(nothing)
+    assert calling.send(app, {"task": "shop.add"})["ignored"] is ignored
+
+
 @pytest.mark.slow
 def test_monitoring_ends_when_it_is_told_to(place: Path) -> None:
     process = subprocess.Popen(

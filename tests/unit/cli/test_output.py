@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -190,3 +191,20 @@ def test_commands_only_print_with_this_module() -> None:
     commands = Path(inspect.__file__).parent.glob("*.py")
     found = {path.stem for path in commands if "click.echo" in path.read_text()}
     assert found == {"completion", "logs"}
+
+
+def test_json_has_no_numbers_that_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"mean": float("nan"), "most": [float("inf"), 2.5], "pair": (float("-inf"), 1)}
+    output.as_json({**values, "at": datetime(2026, 1, 1, tzinfo=UTC)})
+    results.show_outcome({"ok": True, "result": values})
+    first, second = capsys.readouterr().out.split("\n}\n", 1)
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is not JSON")
+
+    wanted = {"mean": None, "most": [None, 2.5], "pair": [None, 1]}
+    assert json.loads(f"{first}}}", parse_constant=refuse) == {
+        **wanted,
+        "at": "2026-01-01 00:00:00+00:00",
+    }
+    assert json.loads(second, parse_constant=refuse) == wanted

@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
 from celery import Celery
 from kombu.transport.redis import SentinelChannel
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.sentinel import SentinelManagedSSLConnection
 
 from celery_fleet.beat.leadership import Leadership
 from celery_fleet.cli.commands import redis as redis_command
@@ -28,10 +29,12 @@ from celery_fleet.cli.exporter import broker as exporter
 from celery_fleet.common.redis_client import Client, ClientError, Server, primaries, server_of
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import primary as following
+from celery_fleet.config.settings import parse
 from celery_fleet.health import redis_checks
 from celery_fleet.health.redis_checks import sentinels
 from celery_fleet.health.result import BAD, WARNING
 from celery_fleet.health.setup import Setup
+from celery_fleet.ops import monitoring
 from celery_fleet.supervision import broker
 from tests.unit.cli import host
 
@@ -310,6 +313,36 @@ def test_pooled_connections_follow_one_that_has_found_a_new_primary(
         assert two.default_channel.client.llen("mail") == 0
         # It did not wait for the frozen server.
         assert time.monotonic() - began < 2
+
+
+def test_the_operators_monitor_hears_events_from_a_new_primary(
+    servers: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SentinelChannel, "connection_class_ssl", SentinelManagedSSLConnection)
+    monkeypatch.setattr(following, "_known", {})
+    monkeypatch.setattr(following, "_left", {})
+    made = settings("operator", servers.address(), {"host": "h", "port": 1}, servers.ca)
+    tally = monitoring.Tally(frozenset())
+    watcher = monitoring.Watcher(parse(made, "settings"), {"queues": ["mail"]}, tally)
+    listener = monitoring.Listener(parse(made, "settings"), tally)
+    listener.start()
+
+    def heard() -> int:
+        with made_app(servers, "worker").connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=3)
+            sender = made_app(servers, "worker").events.Dispatcher(connection, hostname="w@h")
+            sender.send("task-succeeded", uuid="1", runtime=0.1)
+        return int(tally.take()["counts"]["succeeded"])
+
+    try:
+        servers.until(lambda: watcher.look() is None and heard(), "it listens")
+        before = servers.primary()
+        before.signal(signal.SIGSTOP)
+        servers.until(lambda: servers.primary() is not before, "the primary moves")
+        servers.until(lambda: watcher.look() is None, "it sees the workers and queues")
+        servers.until(lambda: watcher.look() is None and heard(), "it listens again", 60)
+    finally:
+        listener.stop()
 
 
 def test_health_and_the_operators_command_follow(servers: Replicated, tmp_path: Path) -> None:

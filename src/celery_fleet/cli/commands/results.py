@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import Mapping
@@ -62,9 +61,7 @@ def show_outcome(found: Mapping[str, Any]) -> None:
     """Print how a task ended: its result, or its error with the traceback."""
     if found["ok"]:
         result = found["result"]
-        output.say_exactly(
-            result if isinstance(result, str) else json.dumps(result, indent=2, default=str)
-        )
+        output.say_exactly(result if isinstance(result, str) else output.json_text(result))
         return
     if found.get("traceback"):
         output.say(str(found["traceback"]).rstrip(), err=True)
