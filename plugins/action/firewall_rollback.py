@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
@@ -9,8 +10,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import f
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
-# Seconds until a host rolls the table back by itself.
+# Seconds until a host rolls the table back by itself, for each time that Ansible's forks go through some of the hosts.
 VALID = 60
+_DONE = {"arm": "armed", "back": "begun", "keep": "cancelled"}
 # Seconds within which a port must answer.
 PATIENCE = 5
 
@@ -29,16 +31,17 @@ class ActionModule(FleetAction):
             return self.ask("firewall", {"do": "connect", "targets": targets, "timeout": PATIENCE})
         refusal = self._refusal(variables) if args["do"] == "end" else ""
         do = "arm" if args["do"] == "arm" else "back" if refusal else "keep"
-        request = {"do": do, "app": args["app"], "file": args["file"], "seconds": VALID}
+        hosts, forks = len(variables["ansible_play_hosts_all"]), int(variables["ansible_forks"])
+        seconds = VALID * math.ceil(hosts / forks)
+        request = {"do": do, "app": args["app"], "file": args["file"], "seconds": seconds}
         with lease.held(variables, check=self._task.check_mode):
             error = self.ask("firewall", request)["error"]
-        if refusal:
-            raise UserError(refusal)
-        if error:
-            raise UserError(
-                f"The rollback of the firewall's table can't be {'armed' if do == 'arm' else 'cancelled'}: {error}\n"
-                "Fix that on this host and run the same command again."
-            )
+        failed = error and (
+            f"The rollback of the firewall's table can't be {_DONE[do]}: {error}\n"
+            "Fix that on this host and run the same command again."
+        )
+        if refusal or failed:
+            raise UserError("\n".join(filter(None, [refusal, failed])))
         return {"changed": True, "armed": True} if do == "arm" else {}
 
     def _refusal(self, variables: dict[str, Any]) -> str:

@@ -146,6 +146,7 @@ class FilterModule:
             "known_routes": _plain(kept_release.known_routes),
             "known_schedule": _plain(kept_release.known_schedule),
             "queues": _plain(workers.queues),
+            "release_commands_begun": _plain(release_commands.begun),
             "release_commands_due": _plain(release_commands.due),
             "release_commands_items": _plain(release_commands.items),
             "release_commands_names": _plain(release_commands.names),

@@ -14,6 +14,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import 
 
 # The runtime and Redis, without which processes do not start with what the inventory says now.
 _NEEDED = ("celery_runtime", "redis")
+# A release that a host has, but that no longer works there: the host has another Python since an upgrade.
+_BUILD = ("celery_release", "build")
 # Other parts before the workers.
 _LATER = ("fleet", "pki", "firewall", "celery_cli")
 
@@ -25,14 +27,19 @@ def refusal(items: Iterable[PlanItem], release: str) -> str:
         items: Items of the plan.
         release: Id of the release that it goes back to.
     """
-    due = [item for item in items if item.part in _NEEDED and not _is_for_the_end(item)]
+    due = [
+        item
+        for item in items
+        if (item.part in _NEEDED and not _is_for_the_end(item))
+        or (item.part, item.action) == _BUILD
+    ]
     if not due:
         return ""
     named = dict.fromkeys(f"{subject(item)} on {item.host}" for item in due)
     return (
-        "the inventory or this collection has changed since the last whole run, and going back does not carry out "
-        f"these changes: {', '.join(named)}. Without them, no process would start. Nothing was changed. Check out what "
-        "was deployed last and run the same command again; or run ansible-playbook celery_fleet.core.deploy_app "
+        "the inventory, this collection or a host has changed since the last whole run, and going back does not carry "
+        f"out these changes: {', '.join(named)}. Without them, no process would start. Nothing was changed. Check out "
+        "what was deployed last and run the same command again; or run ansible-playbook celery_fleet.core.deploy_app "
         f"-e release={release}, which carries out everything."
     )
 

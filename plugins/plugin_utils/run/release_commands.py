@@ -68,6 +68,26 @@ def parse(raw: Iterable[Mapping[Any, Any]]) -> list[ReleaseCommand]:
     ]
 
 
+def begun(
+    raw: Iterable[Mapping[Any, Any]],
+    fleet: Mapping[str, Any],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+) -> list[Mapping[Any, Any]]:
+    """Return the commands that a release has begun anywhere; the arguments are those of `names`.
+
+    If the fleet has gone back to it, the inventory may have further ones that only a newer release knows.
+    """
+    own = [(hostvars[host].get("__celery_release_own") or {}).get("marks") or {} for host in hosts]
+    found = []
+    for given in raw:
+        (command,) = parse([given])
+        places = [fleet] if command.hosts == "one" else own
+        if any(command.name in (marks.get(command.when) or {}) for marks in places):
+            found.append(given)
+    return found
+
+
 def due(
     raw: Iterable[Mapping[Any, Any]],
     fleet: Mapping[str, Any],

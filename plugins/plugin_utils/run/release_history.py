@@ -196,7 +196,11 @@ def to_go_back(
     """
     current = str(record.get("current") or "") or hosts.current()
     target = asked or _unfinished(record, current, hosts)
-    if not target and (left := _left(record, current)):
+    left = _left(record, current)
+    if not target and left and hosts.used - {"", current}:
+        # A host that was away when the fleet went back.
+        target = current
+    if not target and left:
         # The release that served before is the one that the fleet was to get away from.
         raise ChoiceError(
             f"the fleet has already gone back to release {current}, from {left}. Nothing was changed. {_kept(hosts)} "
@@ -245,14 +249,24 @@ def require_way_back(release: str, current: str, hosts: Hosts, *, accepted: bool
     """Refuse a deploy that could not be undone.
 
     Raises:
-        ChoiceError: The new release lists one-way migrations that the one that serves does not know.
+        ChoiceError: The new release lists one-way migrations that the one that serves does not know, or a host that is
+            new or was away does not keep the one that serves.
     """
+    if not current or accepted:
+        return
     crossed = hosts.crossed(release, current)
-    if current and crossed and not accepted:
+    if crossed:
         raise ChoiceError(
             f"release {release} lists one-way migrations that release {current} does not know: {crossed}. "
             "If this deploy fails after them, the fleet goes back to code that may not work with the database. None of "
             "them has run, and running processes are not affected. To deploy it all the same: -e accept_one_way=true."
+        )
+    lacking = hosts.without(current)
+    if release != current and lacking:
+        raise ChoiceError(
+            f"release {current} serves, but is not kept on {', '.join(lacking)}. If this deploy fails, the fleet can't "
+            "go back there. Running processes are not affected. Run ansible-playbook celery_fleet.core.site, which "
+            "builds it there, and then the same command again. To deploy all the same: -e accept_one_way=true."
         )
 
 

@@ -47,10 +47,34 @@ def action(name: str, args: dict[str, Any], **methods: Any) -> Any:
 def test_the_message_for_a_host_without_an_answer_has_the_remedy(
     name: str, args: dict[str, Any]
 ) -> None:
+    of_run = {"ansible_play_hosts_all": ["redis1"], "ansible_forks": 5}
     with pytest.raises(AnsibleActionFail) as failed:
-        action(name, args).run(task_vars={"inventory_hostname": "redis1"})
+        action(name, args).run(task_vars={"inventory_hostname": "redis1", **of_run})
     assert "No space left on device" in str(failed.value)
     assert str(failed.value).endswith(AGAIN)
+
+
+@pytest.mark.parametrize(("forks", "seconds"), [(5, 60), (2, 180), (1, 360)])
+def test_the_firewalls_rollback_waits_until_all_hosts_have_connected(
+    forks: int, seconds: int
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def ask(script: str, request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        return {"error": "the timer is gone"}
+
+    hosts = [f"h{number}" for number in range(6 if forks < 5 else 5)]
+    made = action("firewall_rollback", {"do": "end", "app": "shop", "file": "/etc/x"}, ask=ask)
+    variables = {"ansible_play_hosts_all": hosts, "ansible_forks": forks}
+    cut_off = {"silent": [{"host": "redis1", "port": 6379, "source": "10.0.0.9"}]}
+    variables["hostvars"] = {host: {"ansible_host": host} for host in hosts}
+    variables["hostvars"]["h0"]["__firewall_connected"] = cut_off
+    with pytest.raises(AnsibleActionFail) as failed:
+        made.run(task_vars={"inventory_hostname": "h0", **variables})
+    assert [one["seconds"] for one in asked] == [seconds]
+    assert "h0 gets no answer from redis1:6379" in str(failed.value)
+    assert "can't be begun: the timer is gone" in str(failed.value)
 
 
 def test_workers_that_can_t_be_asked_before_a_rolling_restart() -> None:

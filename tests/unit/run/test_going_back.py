@@ -18,6 +18,11 @@ def test_what_processes_need_is_done_by_another_run_first(part: str) -> None:
     assert f"ansible-playbook celery_fleet.core.deploy_app -e release={'a' * 12}" in words
 
 
+def test_a_release_that_a_host_would_have_to_build_again_is_refused() -> None:
+    build = PlanItem("h2", "celery_release", "", "build", ("release 3f0c2d3e5a6b",))
+    assert "these changes: celery_release on h2. " in going_back.refusal([WORKER, build], "a" * 12)
+
+
 def test_the_rest_is_left_to_a_whole_run() -> None:
     items = [WORKER, PlanItem("h1", "pki", "", "renew", ("it ends soon",))]
     assert not going_back.refusal(items, "a" * 12)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_commands import (
     ReleaseCommandError,
+    begun,
     carry_out,
     check_mark,
     due,
@@ -80,6 +81,16 @@ def test_all_hosts_have_the_same_list_in_the_inventorys_order() -> None:
     hostvars["control1"] = {"__celery_release_own": {"skipped": True}}
     assert names(RAW, {}, hostvars, HOSTS) == ["migrate", "static", "demo"]
     assert names([], {}, hostvars, HOSTS) == []
+
+
+def test_a_release_that_the_fleet_holds_runs_only_what_it_has_begun() -> None:
+    hostvars: dict[str, Mapping[str, Any]] = {host: {} for host in HOSTS}
+    assert begun(RAW, {}, hostvars, HOSTS) == []
+    fleet = {"release": {"migrate": {"state": "started", "host": "worker1"}}}
+    assert begun(RAW, fleet, hostvars, HOSTS) == [MIGRATE]
+    # A host that joins runs what the others have run.
+    hostvars["worker1"] = {"__celery_release_own": {"marks": {"release": {"static": DONE}}}}
+    assert begun(RAW, {**fleet, "once": {"demo": DONE}}, hostvars, HOSTS) == RAW
 
 
 def test_the_plan_names_them() -> None:

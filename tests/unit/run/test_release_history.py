@@ -150,6 +150,9 @@ def test_going_back_twice_does_not_lead_to_what_was_left() -> None:
         said = f"the fleet has already gone back to release {OLD}, from {NOW}. Nothing was changed."
         assert str(error.value).startswith(said)
         assert to_go_back(NOW, after, back, accepted=False).kept == NOW
+        # Another host was away and still has what was left.
+        late = hosts(host(OLD, NOW, current=OLD, pins=OLD), host(OLD, NOW))
+        assert to_go_back("", after, late, accepted=False).kept == OLD
 
 
 def test_after_a_refused_deploy_it_leads_to_what_served_before_the_current_one() -> None:
@@ -274,6 +277,12 @@ def test_a_deploy_needs_a_way_back() -> None:
     release_history.require_way_back(NEW, NOW, built, accepted=True)
     release_history.require_way_back(NEW, "", built, accepted=False)
     release_history.require_way_back(NOW, NEW, built, accepted=False)
+    joined = hosts(host(NOW, NEW), host(NEW, current="", pins=""))
+    with pytest.raises(ChoiceError, match=f"release {NOW} serves, but is not kept on h2. "):
+        release_history.require_way_back(NEW, NOW, joined, accepted=False)
+    release_history.require_way_back(NEW, NOW, joined, accepted=True)
+    # It is deployed again, and built there by this deploy.
+    release_history.require_way_back(NOW, NOW, joined, accepted=False)
 
 
 # -- the record -----------------------------------------------------------------------------------------------------
