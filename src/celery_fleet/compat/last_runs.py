@@ -48,10 +48,10 @@ def last_run(app: Any, entry: Any) -> datetime | None:
 def counted_from(app: Any, entry: Any) -> datetime | None:
     """Return since when an entry's slots count: its last run, or its `start_time` if that is later; None if unknown."""
     last = last_run(app, entry)
-    begin = entry.model.start_time if is_shared(entry) else None
-    if last is None or begin is None:
+    if last is None or not is_shared(entry) or entry.model.start_time is None:
         return last
-    return max(last, maybe_make_aware(begin).astimezone(app.timezone))
+    begin: datetime = maybe_make_aware(entry.model.start_time)
+    return max(last, begin.astimezone(app.timezone))
 
 
 def is_shared(entry: Any) -> bool:
