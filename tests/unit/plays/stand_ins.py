@@ -131,7 +131,11 @@ ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
     "wait_for_services": waited,
     "redis_restore": restored,
     "release_history": chosen,
-    "release_commands": lambda args, variables: {"changed": False, "marks": {}},
+    "release_commands": lambda args, variables: {
+        "changed": False,
+        "marks": {},
+        "mark": {"state": "done"},
+    },
     **dict.fromkeys(("database_schedule", "pause_workers", "release", "service_report"), changed),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,13 @@ def test_runs_without_a_plan_demand_no_more_of_a_release_that_is_held(
     args = [call["args"] for call in found.calls if call["action"] == action]
     schedules = [one.get("turns", one).get("schedule", {}).keys() for one in args]
     assert {name for names in schedules for name in names} == {"update-price-history"}
+
+
+@pytest.mark.parametrize("held", [{}, {"HELD": "yes"}])
+def test_a_release_that_is_held_runs_no_command_that_it_does_not_know(
+    walk: Any, held: dict[str, str]
+) -> None:
+    commands = {"celery_release_commands": [{"name": "compress", "argv": ["compress"]}]}
+    found: Walk = walk(f"--extra-vars={json.dumps(commands)}", "--tags=celery_worker", **held)
+    ended_well(found)
+    assert bool(found.hosts("release_commands", do="start")) is not bool(held)
