@@ -30,6 +30,7 @@ it.
 # Patterns of things that no delivered fleet has, and the variable that adds each.
 OPTIONS = {
     r"valkey": "`redis_flavor: valkey`",
+    r"redis-server": "if a run installs Redis",
     r"<app>-cache|^cache$": "`celery_app_cache`",
     r"sentinel|<app>-hosts|/(first|login)\.conf|^replica$": (
         "[several hosts](redis.md#three-hosts-of-which-one-may-fail) in `redis`"

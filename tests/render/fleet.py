@@ -128,12 +128,21 @@ OUTSIDE: dict[str, Any] = {
     "celery_producer_web_certificate": "/etc/letsencrypt/live/shop.example.org/fullchain.pem",
     "celery_producer_web_certificate_key": "/etc/letsencrypt/live/shop.example.org/privkey.pem",
 }
-# Redis with replicas and Sentinels on three of the hosts.
+# Redis with replicas and Sentinels on three of the hosts, and all users that are optional.
 REPLICATED: dict[str, Any] = {
     **PRODUCTION,
+    **{
+        name: ODD[name]
+        for name in ODD
+        if name.startswith(("celery_exporter_", "celery_app_client"))
+    },
+    "celery_app_external_queues": ODD["celery_app_external_queues"],
+    "redis_backup": ODD["redis_backup"],
     "fleet_groups": {"redis": "trio"},
+    # A run installs it.
+    "rendered_without": ["redis-server"],
     "redis_passwords": {
-        **PRODUCTION["redis_passwords"],
+        **{name: text for name, text in ODD["redis_passwords"].items() if name != "cache"},
         "replica": "not-a-real-one-of-replica",
         "sentinel": "not-a-real-one-of-sentinel",
     },

@@ -45,4 +45,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         systemd = int(os.environ["RENDERED_FOR_SYSTEMD"])
         facts = {**FACTS, **DEBIAN[systemd], "systemd_version": systemd}
+        lacking = task_vars.get("rendered_without") or ()
+        facts["packages"] = [name for name in FACTS["packages"] if name not in lacking]
         return {"changed": False, "ansible_facts": {"fleet": facts}}
