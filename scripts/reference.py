@@ -75,7 +75,7 @@ HEAD = """\
 
 Use this page to find a variable. Each role has a page with its variables, which says what the role puts on a host. Set
 them in the inventory's `group_vars`, or for one host in `hosts.yml`. A default in braces is computed from other
-variables. Preflight refuses a variable that has a role's prefix and is not on the role's page.
+variables. Preflight refuses a name that is close to a variable's, or that begins like one of the `celery_…` roles.
 
 ## Roles
 """
