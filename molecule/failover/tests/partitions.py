@@ -42,6 +42,8 @@ def consuming_again(ground: Ground, at: float, watch: float = WATCH) -> float:
     for node, started in (line.split("|") for line in rows.split()):
         starts.setdefault(node, []).append(float(started))
     assert len(starts) == len(ground.workers), f"{sorted(starts)} start tasks"
+    silent = sorted(node for node, times in starts.items() if times[-1] <= at)
+    assert not silent, f"{silent} have started no task in the {watch:.0f} s after the fault"
     # The end of each worker's longest pause. It may have begun shortly before the fault.
     ends = [
         max(
