@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, SimpleNamespace
@@ -69,7 +70,9 @@ def test_a_limit_that_is_reached_anywhere_in_an_attempt_puts_the_task_back(
 def test_a_limit_that_is_reached_in_a_pause_puts_the_task_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda _seconds: reach_the_limit())
+    # Other threads of this process may sleep, too.
+    paused = SimpleNamespace(sleep=lambda _seconds: reach_the_limit(), monotonic=time.monotonic)
+    monkeypatch.setattr(sending, "time", paused)
 
     def attempt() -> None:
         raise redis_errors.ConnectionError("refused")
