@@ -68,6 +68,10 @@ def parse(raw: Iterable[Mapping[Any, Any]]) -> list[ReleaseCommand]:
     ]
 
 
+def _own_marks(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> Mapping[str, Any]:
+    return (hostvars[host].get("__celery_release_own") or {}).get("marks") or {}
+
+
 def begun(
     raw: Iterable[Mapping[Any, Any]],
     fleet: Mapping[str, Any],
@@ -78,7 +82,7 @@ def begun(
 
     If the fleet has gone back to it, the inventory may have further ones that only a newer release knows.
     """
-    own = [(hostvars[host].get("__celery_release_own") or {}).get("marks") or {} for host in hosts]
+    own = [_own_marks(hostvars, host) for host in hosts]
     found = []
     for given in raw:
         (command,) = parse([given])
@@ -148,7 +152,7 @@ def names(
     """
     wanted = set()
     for host in hosts:
-        own = (hostvars[host].get("__celery_release_own") or {}).get("marks") or {}
+        own = _own_marks(hostvars, host)
         wanted |= {command["name"] for command in due(raw, fleet, own, host, hosts)}
     return [command.name for command in parse(raw) if command.name in wanted]
 

@@ -19,8 +19,6 @@ def make_app(settings: FleetSettings) -> Any:
     """
     from celery import Celery
 
-    from celery_fleet.compat import primary
-
     conf = dict(settings.celery)
     for name in ("broker_url", "result_backend"):
         if not conf.get(name):
@@ -49,6 +47,8 @@ def make_app(settings: FleetSettings) -> Any:
     app = Celery("celery_fleet.probe", set_as_current=False, loader="app", fixups=[])
     app.conf.update(conf)
     if str(conf["broker_url"]).startswith("sentinel://"):
-        # A connection that only listens for events would wait for a primary whose host was lost.
+        # A connection that only listens for events would wait for a primary that is on a lost host.
+        from celery_fleet.compat import primary
+
         primary.install()
     return app

@@ -208,12 +208,12 @@ def test_the_start_time_of_a_crontab_comes_while_beat_runs(
 ) -> None:
     """The slots since its last change, a user's new time or its last run do not count."""
     changed = f"PeriodicTask.objects.update({fields})" if fields else ""
-    project.python(f"{later('crontab=crontab(now + timedelta(hours=5))', 100)}{changed}")
+    made = f"{later('crontab=crontab(now + timedelta(hours=5))', 100)}{changed}\n"
+    project.python(made)
     (entry,) = [one for one in project.ask("list", "--count=1")["entries"] if one["enabled"]]
     assert entry["missed"] == 0
     said = project.python(
-        f"{later('crontab=crontab(now + timedelta(hours=5))', 100)}"
-        f"{changed}\n"
+        f"{made}"
         "refused[0] = False\n"
         "beat = start()\n"
         "tick(beat)\n"

@@ -54,9 +54,9 @@ def test_the_message_for_a_host_without_an_answer_has_the_remedy(
     assert str(failed.value).endswith(AGAIN)
 
 
-@pytest.mark.parametrize(("forks", "seconds"), [(5, 60), (2, 180), (1, 360)])
+@pytest.mark.parametrize(("count", "forks", "seconds"), [(5, 5, 60), (6, 2, 180), (6, 1, 360)])
 def test_the_firewalls_rollback_waits_until_all_hosts_have_connected(
-    forks: int, seconds: int
+    count: int, forks: int, seconds: int
 ) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -64,7 +64,7 @@ def test_the_firewalls_rollback_waits_until_all_hosts_have_connected(
         asked.append(request)
         return {"error": "the timer is gone"}
 
-    hosts = [f"h{number}" for number in range(6 if forks < 5 else 5)]
+    hosts = [f"h{number}" for number in range(count)]
     made = action("firewall_rollback", {"do": "end", "app": "shop", "file": "/etc/x"}, ask=ask)
     variables = {"ansible_play_hosts_all": hosts, "ansible_forks": forks}
     cut_off = {"silent": [{"host": "redis1", "port": 6379, "source": "10.0.0.9"}]}

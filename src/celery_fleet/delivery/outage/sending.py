@@ -39,6 +39,9 @@ Answer = TypeVar("Answer")
 #: Seconds after which a task counts as waiting for an attempt that has neither failed nor succeeded.
 SLOW = 1.0
 
+#: Instead of the time of the first attempt if the task waits already; 0 would mean that there is no attempt.
+_LONG_AGO = 1e-9
+
 #: Pause in seconds before the second attempt, and longest pause between two attempts.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
@@ -74,6 +77,11 @@ CLAIM = 15
 
 #: The backend's method that is being retried.
 _METHOD = ContextVar("celery_fleet_method", default="")
+
+
+def _counts_for_chord() -> bool:
+    """Return whether the task has ended, and is counted for its chord."""
+    return _METHOD.get() == "on_chord_part_return"
 
 
 @cache
@@ -123,8 +131,7 @@ def patiently(
     name = f"{task.name}[{task.request.id}]"
     _CUT_OFF.set(False)
     # Otherwise a chord's body could be lost, because its last member is already counted.
-    has_ended = _METHOD.get() == "on_chord_part_return"
-    with _Attempts(waiting=has_ended) as attempts, soft_limit.noted() as limit:
+    with _Attempts(waiting=_counts_for_chord()) as attempts, soft_limit.noted() as limit:
         while True:
             try:
                 if pause:
@@ -184,17 +191,13 @@ class _Attempts:
         return _is_long(self._since)
 
 
-#: Instead of the time of the first attempt if the task waits already; 0 would mean that there is no attempt.
-_LONG_AGO = 1e-9
-
-
 def _is_long(since: float) -> bool:
     return time.monotonic() - since >= SLOW
 
 
 def _stop_at(limit: soft_limit.SoftLimit, attempts: _Attempts, task: Any) -> None:
     # Celery would treat the error as a failure of the chord, although the member has ended.
-    if limit.reached and _METHOD.get() != "on_chord_part_return":
+    if limit.reached and not _counts_for_chord():
         exc = SoftTimeLimitExceeded()
         raise PutBackError(exc, requeue=True) if task.acks_late and attempts.are_waiting() else exc
 
@@ -317,7 +320,7 @@ def _patient_backend(backend: Any) -> Any:
 
 def _is_body_cut_off() -> bool:
     """Return whether a process or greenlet was told to end while it sent a chord's body."""
-    return _CUT_OFF.get() and _METHOD.get() == "on_chord_part_return"
+    return _CUT_OFF.get() and _counts_for_chord()
 
 
 def _claim(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
