@@ -16,7 +16,7 @@ import redis
 
 from celery_fleet.delivery.messages import owner_of
 from tests import outage
-from tests.outage import DELIVERY, QUEUE, SHOP, Server, Worker, cut, wait_for, working
+from tests.outage import DELIVERY, SHOP, Server, Worker, cut, wait_for, working
 
 pytestmark = pytest.mark.slow
 
@@ -382,11 +382,11 @@ def test_with_the_stock_fetch_tasks_that_had_not_begun_come_back_as_well(tmp_pat
     with working(tmp_path, "-P", "prefork", "-c", "1", conf=conf, shop=SHOP + LOOSE) as worker:
         numbers = worker.send(8, 0, task="held")
         worker.done([0], "start")
-        # A message that stock kombu is just popping when its connection is cut is lost.
-        wait_for(lambda: not worker.server.client.llen(QUEUE), "all are taken")
-        assert [owner_of(tag.decode()) for tag in worker.server.client.hkeys("unacked")] == [
-            None
-        ] * 8
+        # Stock kombu takes a message from its queue and then notes it as unacked. A message
+        # between the two when its connection is cut is lost.
+        wait_for(lambda: worker.unacked == 8, "all are taken and noted")
+        tags = worker.server.client.hkeys("unacked")
+        assert [owner_of(tag.decode()) for tag in tags] == [None] * 8
         cut(worker)
         worker.go()
         worker.done(numbers)
