@@ -103,6 +103,9 @@ def test_the_exporter_is_sandboxed(odd: Fleet, tmp_path: Path) -> None:
     assert service["SupplementaryGroups"] == ["other-shop"]
     # It must not stop if another process of the fleet fails.
     assert "PartOf" not in sections(host, "service")["Unit"]
+    # While the service runs, its socket can't start again with another address.
+    for word in ("Requires", "After"):
+        assert unit(host, "socket") in sections(host, "service")["Unit"][word]
     for kind in ("service", "socket"):
         (tmp_path / unit(host, kind)).write_text(host.unit_files()[unit(host, kind)])
     path = tmp_path / unit(host, "service")

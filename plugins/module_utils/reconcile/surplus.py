@@ -32,6 +32,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 
+#: Directories that nginx reads, the second one for what sites include.
+_NGINX = ("/etc/nginx/conf.d/", "/nginx-web/")
+
 
 class Surplus:
     """Finds surplus, plans its removal and carries it out; `report` receives both.
@@ -135,7 +138,7 @@ class Surplus:
             Path(f"{directory}/{name}.json").unlink(missing_ok=True)
 
     def remove_files(self) -> None:
-        """Remove the files, and reload systemd if some are unit files."""
+        """Remove the files, and reload systemd if some are unit files, and nginx if some are its sites."""
         paths = self.host.paths
         surplus = [(part, path) for part, wanted in self.parts for path in self.files(wanted)]
         for part, path in surplus:
@@ -149,6 +152,9 @@ class Surplus:
                 os.rmdir(parent)
         if any(path.startswith(paths.units) for _, path in surplus):
             self.host.command(["systemctl", "daemon-reload"])
+        if any(part in path for _, path in surplus for part in _NGINX):
+            # Otherwise it would go on listening for the removed site. An nginx that does not run stays as it is.
+            self.host.run(["systemctl", "try-reload-or-restart", "nginx.service"])
 
 
 def _delete(path: str) -> None:

@@ -48,7 +48,8 @@ PARTS = (
             "celery_beat",
             "celery_producer",
             "flower",
-            # So does its file.
+            # So do their files.
+            "celery_exporter",
             "celery_health",
         ),
     ),
@@ -106,6 +107,9 @@ PARTS = (
     Part("verify", _APPLICATION, _BOTH),
 )
 
+#: The play of `verify` has this tag, too, so `--skip-tags verify` leaves it out.
+_ALSO_SKIPPED_WITH = {"verify": "verify"}
+
 
 def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
     """Return all parts that run with these `--tags` and `--skip-tags`."""
@@ -114,7 +118,7 @@ def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
         part
         for part in PARTS
         if (wanted & {"all", *part.tags} or "always" in part.tags)
-        and not unwanted.intersection(part.tags)
+        and not unwanted.intersection((*part.tags, _ALSO_SKIPPED_WITH.get(part.name, "")))
     ]
 
 

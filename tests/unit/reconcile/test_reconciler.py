@@ -1363,6 +1363,17 @@ def test_a_removed_worker_is_stopped_and_disabled_and_its_files_are_deleted(
     assert host.systemd.units["other-worker@old.service"].state["ActiveState"] == "active"
 
 
+def test_nginx_stops_listening_for_a_site_that_is_removed(running: Host) -> None:
+    running.systemd.add("nginx.service", running=True)
+    site = running.root / "etc/nginx/conf.d/shop-metrics.conf"
+    site.parent.mkdir(parents=True)
+    site.write_text(HEADER)
+    wanted = {**worker(running), "owned": {"files": [str(site)]}}
+    running.reconcile(wanted)
+    assert not site.exists()
+    assert running.systemd.did() == ["systemctl try-reload-or-restart nginx.service"]
+
+
 def test_a_removed_unit_is_no_longer_listed_as_failed(with_surplus: Host) -> None:
     host = with_surplus
     host.systemd.units[OLD].state["ActiveState"] = "failed"

@@ -70,6 +70,12 @@ def test_tags_leave_parts_out() -> None:
     assert "celery_worker" not in names(host, skip=("celery_worker",))
     # The link to the current release must not move to one that was not built.
     assert names(host, run=("verify",)) == ["fleet"]
+    # Without its play nothing would move the link, so the plan does not announce it.
+    assert "verify" in names(host)
+    assert "verify" not in names(host, skip=("verify",))
+    # The exporter's process starts from the runtime, on any host.
+    for tag in ("celery_exporter", "celery_health"):
+        assert names(host, run=(tag,))[1] == "celery_runtime"
     # The owner's mark is left by every run that changes something.
     assert names(host, skip=("celery_worker",))[0] == "fleet"
 
