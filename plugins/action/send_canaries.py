@@ -31,7 +31,8 @@ class ActionModule(FleetAction):
             "settings": args["settings"],
             "nodes": {name: {"queues": node["queues"]} for name, node in nodes.items()},
             "schedule": schedule,
-            "timeout": args["timeout"],
+            # Roles also accept it as text.
+            "timeout": float(args["timeout"]),
         }
         here = variables["inventory_hostname"]
         worker = next(node["worker"] for node in nodes.values() if node["host"] == here)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
+    all_queues,
     instances,
     log_directory,
 )
@@ -151,7 +152,7 @@ def setup(
             node: {"unit": of["unit"], "host": of["host"], "pool": of.get("pool", "prefork")}
             for node, of in sorted(nodes.items())
         },
-        "queues": list(facts["queues"]),
+        "queues": all_queues(facts),
         "servers": {
             kind: {"host": str(server["host"]), "port": int(server["port"])}
             for kind, server in instances(facts).items()

@@ -9,6 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl impo
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
     RedisServers,
+    all_queues,
     has_redbeat,
     has_standby,
 )
@@ -72,7 +73,7 @@ def redis_state(
                 "content": acl(
                     str(instance["kind"]),
                     passwords,
-                    facts["queues"],
+                    all_queues(facts),
                     servers["setinfo"],
                     servers["remote_control"],
                     facts["clients"],

@@ -94,7 +94,7 @@ def process_settings(
     # may move, a new one is there sooner.
     socket_timeout = 5 if broker.options else 10
     transport: dict[str, Any] = {
-        "visibility_timeout": facts["visibility_timeout"],
+        "visibility_timeout": int(facts["visibility_timeout"]),
         "socket_timeout": socket_timeout,
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
@@ -233,6 +233,6 @@ def process_settings(
         # Celery's abbreviation for a worker's name: all workers of a host read the same settings.
         file = {"worker": "worker-%n", "beat": "beat"}.get(component)
         document["metrics"] = {"file": f"{facts['state']}/metrics/{file}.json"} if file else {}
-    if component == "worker" and facts["metrics"] and facts["history"]:
-        document["history"] = facts["history"] * 2**20
+    if component == "worker" and facts["metrics"] and int(facts["history"]):
+        document["history"] = int(facts["history"]) * 2**20
     return document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -53,7 +53,8 @@ class PkiVariables:
     client_certificate: str = ""
     client_key: str = field(default="", repr=False)
     renew_before_days: float = 30
-    renew_older_than: str = ""
+    #: YAML reads a date without quotes as a date.
+    renew_older_than: str | date = ""
 
     @property
     def generations(self) -> list[int]:
@@ -161,7 +162,8 @@ def _pair(given: PkiVariables, host: str, client: bool = False) -> _Pair:
     rotate = False
     try:
         rotate = bool(text and given.renew_older_than) and (
-            certificates(text)[0].not_valid_before_utc + BACKDATED < moment(given.renew_older_than)
+            certificates(text)[0].not_valid_before_utc + BACKDATED
+            < moment(str(given.renew_older_than))
         )
         good = bool(text and own_key and above) and certificate_serves(
             text, names, above, given.renew_before_days, own_key, given.clients

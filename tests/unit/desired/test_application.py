@@ -158,6 +158,9 @@ def test_only_workers_and_beat_redeliver_overdue_tasks() -> None:
     for component in ("worker", "beat"):
         pins = settings(component, visibility_timeout=9000)
         assert pins["broker_transport_options"]["visibility_timeout"] == 9000
+        # `-e celery_app_visibility_timeout=9000` is text.
+        pins = settings(component, visibility_timeout="9000")
+        assert pins["broker_transport_options"]["visibility_timeout"] == 9000
         pins = settings(component, visibility_timeout=9000, settings=own)
         assert pins["broker_transport_options"]["visibility_timeout"] == 60
     for component in ("producer", "flower", "operator"):
@@ -753,6 +756,11 @@ def test_the_desired_state_of_a_redis_host() -> None:
     users = [item for item in state["files"] if item["dest"].endswith("users.acl")]
     assert [item["secret"] for item in users] == [True, True]
     assert users[0]["content"] != users[1]["content"]
+    # A worker that only its host defines reads its queue, too.
+    own = {"own@w9": {"queues": ["own"]}}
+    state = redis.redis_state(facts(queues=QUEUES, nodes=own), servers, instances, PASSWORDS)
+    users = [item for item in state["files"] if item["dest"].endswith("users.acl")]
+    assert "~own " in users[0]["content"]
 
 
 def test_a_site_only_has_a_password_if_paths_are_protected() -> None:

@@ -22,12 +22,18 @@ GROUPS = {
     "flower": ["web1"],
 }
 NODES = {
-    "mail@worker1": {"host": "worker1", "worker": "mail", "unit": "shop-worker@mail.service"},
+    "mail@worker1": {
+        "host": "worker1",
+        "worker": "mail",
+        "unit": "shop-worker@mail.service",
+        "queues": ["mail"],
+    },
     "solo@worker2": {
         "host": "worker2",
         "worker": "solo",
         "unit": "shop-worker@solo.service",
         "pool": "solo",
+        "queues": ["solo"],
     },
 }
 

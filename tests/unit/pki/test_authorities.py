@@ -400,7 +400,9 @@ def test_keys_that_are_older_than_a_moment_are_made_again(tmp_path: Path) -> Non
     of = intermediate(directory=str(tmp_path), names=[HOST])
     for days, is_old in ((0, True), (2, False)):
         when = datetime.now(UTC) - timedelta(days=days)
-        for text in (when.isoformat(), when.replace(tzinfo=None).isoformat(" ", "minutes")):
+        texts = (when.isoformat(), when.replace(tzinfo=None).isoformat(" ", "minutes"))
+        # YAML reads the latter two without quotes.
+        for text in (*texts, when, when.date()):
             state = wanted.host_state(replace(of, renew_older_than=text), HOST)
             assert [due["rotate"] for due in state["issue"]] == [True] * is_old
             assert (state["key"] is None) == is_old
@@ -930,6 +932,9 @@ def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> 
     fleet.put(1, Authority("own", days=50))
     fleet.run()
     (found,) = problems(variables)
+    assert (found.severity, found.variable) == (Severity.WARNING, "pki_ca_generation")
+    # `-e pki_ca_generation=1` is text, and is checked as well.
+    (found,) = problems({**variables, "pki_ca_generation": "1"})
     assert (found.severity, found.variable) == (Severity.WARNING, "pki_ca_generation")
 
 

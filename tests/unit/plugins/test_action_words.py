@@ -62,7 +62,8 @@ def test_no_worker_is_expected_for_an_external_queue() -> None:
     node = {"host": "h1", "worker": "a", "unit": UNIT, "queues": ["q"]}
     entries = {name: {"task": "t", "interval": 5, "queue": name} for name in ("q", "letters")}
     args = {"nodes": {"a@h1": node}, "hosts": ["h1"], "settings": {}, "schedule": entries}
-    args |= {"routes": {}, "timeout": 1, "pins": "/pins", "runtime": "/r", "user": "shop"}
+    # `-e verify_canary_timeout=60` is text.
+    args |= {"routes": {}, "timeout": "60", "pins": "/pins", "runtime": "/r", "user": "shop"}
     asked: list[dict[str, Any]] = []
 
     def execute(*_: Any, in_data: bytes) -> dict[str, Any]:
@@ -77,6 +78,7 @@ def test_no_worker_is_expected_for_an_external_queue() -> None:
     )
     made.run(task_vars={"inventory_hostname": "h1"})
     assert list(asked[0]["schedule"]) == ["q"]
+    assert asked[0]["timeout"] == 60
 
 
 def test_one_entry_is_sent_for_each_task_and_queue() -> None:

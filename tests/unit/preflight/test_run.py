@@ -161,6 +161,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
         "is undefined",
         "facts of hosts are not known",
     ),
+    ("firewall_address", "{{ ansible_host }}", "firewall_address", "is undefined", "define ansible_host"),
     # workers
     ("celery_worker_host_instances", ["discounts", "maintenance", "analytics", "analyticz"],
      "celery_worker_host_instances", "does not have", "analytics?"),

@@ -14,7 +14,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_o
     interval,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import others
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Facts,
+    all_queues,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
     Objective,
@@ -241,7 +244,7 @@ def fleet(
         app=facts["name"],
         hosts=hosts,
         workers=tuple(workers.values()),
-        queues=facts["queues"],
+        queues=all_queues(facts),
         external=facts["external"],
         uncounted=sorted(uncounted),
         collector=collector,

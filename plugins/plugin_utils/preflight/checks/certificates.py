@@ -135,14 +135,17 @@ def _given(model: Model, host: str) -> PkiVariables | None:
     """Return the host's variables, or None if one has a wrong type, which another check reports."""
     source, mode = model.value(host, "pki_source"), model.value(host, "pki_mode")
     directory = model.value(host, "pki_directory")
-    generation = model.value(host, "pki_ca_generation")
-    trusted = as_list(model.value(host, "pki_ca_trusted_generations"))
+    generation = _generation(model.value(host, "pki_ca_generation"))
+    trusted = [
+        _generation(item) for item in as_list(model.value(host, "pki_ca_trusted_generations"))
+    ]
     days = as_number(model.value(host, "pki_renew_before_days"))
     if (
         source not in _SOURCES
         or not isinstance(directory, str)
         or days is None
-        or not all(_is_number(item) for item in (generation, *trusted))
+        or generation is None
+        or None in trusted
     ):
         return None
     texts = {}
@@ -173,15 +176,17 @@ def _given(model: Model, host: str) -> PkiVariables | None:
         mode=str(mode),
         directory=directory,
         names=as_strings(model.value(host, "pki_subject_alt_names")),
-        ca_generation=cast(int, generation),
+        ca_generation=generation,
         ca_trusted_generations=cast(list[int], trusted),
         renew_before_days=days,
         **texts,
     )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _generation(value: object) -> int | None:
+    """Return the number of an authority, which roles also accept as text; None if it is none."""
+    number = as_number(value)
+    return int(number) if number is not None and number >= 1 and number == int(number) else None
 
 
 def _numbers(model: Model, host: str) -> Iterator[Problem]:
@@ -189,7 +194,8 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
         value = model.value(host, name)
         for number in value if isinstance(value, list) else [value]:
             # Another check reports a wrong type.
-            if isinstance(number, int) and number < 1:
+            count = as_number(number)
+            if count is not None and count < 1:
                 yield Problem(
                     name,
                     "has a number below 1",

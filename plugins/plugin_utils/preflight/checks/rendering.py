@@ -9,6 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     suggestion,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    CONNECTION,
     ENCRYPTED,
     Model,
     Problem,
@@ -62,7 +63,8 @@ def _remedy(model: Model, failure: RenderFailure) -> str:
     )
     if not missing:
         return f"correct the expression{plain}"
-    if missing.startswith(_OF_FACTS):
+    # How a host is reached is no fact: Ansible only knows it if the inventory says it.
+    if missing.startswith(_OF_FACTS) and missing not in CONNECTION:
         return "write the value itself: facts of hosts are not known here"
     known = {*model.specs.options, *model.given.get(failure.host, ())}
     guess = suggestion(missing, tuple(sorted(known - {str(failure.path[0])})), cutoff=0.75)
