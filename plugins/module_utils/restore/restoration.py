@@ -200,6 +200,8 @@ class Restoration:
         note = self._read()
         if note["step"] == "begun":
             self._command("stop")
+            # Otherwise earlier restarts would count as those of this start.
+            self._host.run(["systemctl", "reset-failed", self._instance.unit])
             note = {**note, "step": "replaced", "kept": self._replace()}
             self._write(note)
         self._command("start", "--no-block")

@@ -67,6 +67,8 @@ class NewHost:
         before: Called before each command.
         mounts: Where something is mounted.
         room: How many bytes are free.
+        restarts: How often systemd has restarted the unit, since it was started or the number was reset.
+        loading: How many times a look still finds the unit starting.
     """
 
     def __init__(self, directory: Path, kind: str) -> None:
@@ -80,6 +82,7 @@ class NewHost:
         self.before: Callable[[str], None] = lambda verb: None
         self.mounts: frozenset[str] = frozenset()
         self.room = 2**30
+        self.restarts = self.loading = 0
 
     def run(self, command: Sequence[str]) -> Completed:
         if command[0] != "systemctl":
@@ -88,7 +91,14 @@ class NewHost:
         verb = command[1]
         if verb == "show":
             state = "active" if self.server.running else "failed"
-            return Completed(0, f"Id=x\nLoadState=loaded\nActiveState={state}\nSubState=x\n")
+            if self.loading:
+                self.loading -= 1
+                state = "activating"
+            properties = f"Id=x\nLoadState=loaded\nActiveState={state}\nSubState=x\n"
+            return Completed(0, f"{properties}NRestarts={self.restarts}\n")
+        if verb == "reset-failed":
+            self.restarts = 0
+            return Completed(0, "")
         self.commands.append(verb)
         self.before(verb)
         if verb == "stop":
@@ -178,6 +188,17 @@ def test_a_new_host_has_the_same_data(kind: str, new_host: New, backed_up: Any) 
     assert one.finish()
     assert not one.finish()
     assert {path.name for path in host.data.iterdir()} == {f"shop-{kind}", Path(kept).name}
+
+
+@pytest.mark.slow
+def test_restarts_of_a_crash_loop_before_do_not_count(new_host: New, backed_up: Any) -> None:
+    """Damaged data makes a server crash at each start; systemd keeps its count when that is interrupted."""
+    backup, data = backed_up
+    host = new_host("broker")
+    host.restarts, host.loading = 300, 1
+    one = host.restoration(backup)
+    assert one.restore(overwrite=True)["loaded"] == len(data["broker"])
+    assert host.content() == data["broker"]
 
 
 @pytest.mark.slow

@@ -711,8 +711,26 @@ class Servers:
             return PRIMARY
         if command[1] == "REPLICAS":
             known = self.known.pop(0) if len(self.known) > 1 else self.known[0]
-            leaving = {"name": "redis3:6379", "ip": "redis3", "slave-priority": known}
-            return [{"name": "redis1:6379", "ip": "redis1", "slave-priority": "100"}, leaving]
+            staying = {
+                "name": "redis1:6379",
+                "ip": "redis1",
+                "port": "6379",
+                "slave-priority": "100",
+            }
+            # A backup was just reading when the Sentinel asked the primary for its replicas.
+            backup = {
+                "name": "127.0.0.1:0",
+                "ip": "127.0.0.1",
+                "port": "0",
+                "slave-priority": "100",
+            }
+            leaving = {
+                "name": "redis3:6379",
+                "ip": "redis3",
+                "port": "6379",
+                "slave-priority": known,
+            }
+            return [staying, backup, leaving]
         if command[1] == "GET-MASTER-ADDR-BY-NAME":
             return ["redis1" if access.primary in self.moved else "redis2", "6379"]
         if command[1] == "FAILOVER":
