@@ -41,7 +41,8 @@ class ActionModule(FleetAction):
                 raise UserError("\n".join([*words, "Running processes are not affected."]))
             return {"release": identity, "path": path, **_kept(identity, found["stdout"])}
         if self._task.check_mode:
-            if args.get("wheelhouse"):
+            # Without an archive the requirements are not known either; a real run says so.
+            if args.get("wheelhouse") and archive:
                 self._look(args, variables)
             told = f"release {identity} would be built"
             return {"changed": True, "release": identity, "path": path, "msg": told}

@@ -104,10 +104,12 @@ class ActionModule(FleetAction):
 
 
 def _secret_files(variables: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the SSH keys and the files of passwords that Ansible uses, as they are written."""
+    """Yield the SSH keys and the files of passwords and variables that Ansible is given, as they are written."""
     yield from map(constants.config.get_config_value, _SETTINGS)
     yield from map(context.CLIARGS.get, _OPTIONS)
     yield from context.CLIARGS.get("vault_password_files") or ()
+    given = (str(text) for text in context.CLIARGS.get("extra_vars") or ())
+    yield from (text[1:] for text in given if text.startswith("@"))
     identities = constants.config.get_config_value("DEFAULT_VAULT_IDENTITY_LIST")
     for identity in (*identities, *(context.CLIARGS.get("vault_ids") or ())):
         place = str(identity).partition("@")[2] or str(identity)

@@ -237,6 +237,13 @@ def test_packages_that_the_wheelhouse_lacks_are_named(house: Path, check: bool) 
     assert host.called == {}
 
 
+def test_a_plan_of_a_held_release_that_is_not_here_looks_for_no_packages(house: Path) -> None:
+    more = {"wheelhouse": str(house.parents[1]), "archive": "", "requirements": {}}
+    assert Host("worker1").build("worker1", check=True, more=more)["changed"]
+    with pytest.raises(AnsibleActionFail, match="this control node has no copy of it"):
+        Host("worker1").build("worker1", more=more)
+
+
 def test_a_dry_run_of_a_host_without_its_interpreter_is_no_error(house: Path) -> None:
     host = Host("worker1")
     host.seen["platform"] = ""

@@ -72,7 +72,7 @@ def test_files_with_secrets_of_the_run_are_left_out(
     # With `prompt` in place of a file, Ansible asks; an application may have a file of this name.
     (source / "prompt").touch()
     alone = packed(source)["id"]
-    names = ("id", "more", "by-option", "password", "key", "host-key", "sudo", "login")
+    names = ("id", "more", "by-option", "password", "key", "host-key", "sudo", "login", "vars")
     for name in names:
         (source / f"{name}.txt").touch()
     assert packed(source)["id"] != alone
@@ -82,6 +82,7 @@ def test_files_with_secrets_of_the_run_are_left_out(
     monkeypatch.setenv("ANSIBLE_PRIVATE_KEY_FILE", str(source / "key.txt"))
     monkeypatch.setenv("ANSIBLE_BECOME_PASSWORD_FILE", str(source / "sudo.txt"))
     options = {"vault_ids": ["prod@by-option.txt"], "connection_password_file": "login.txt"}
+    options["extra_vars"] = ("a=b", "@vars.txt")
     monkeypatch.setattr(context, "CLIARGS", options)
     hostvars = {
         "one": {"ansible_ssh_private_key_file": "host-key.txt"},
