@@ -128,7 +128,7 @@ def _await_priorities(
         late = [
             one["name"]
             for one in (answer if isinstance(answer, list) else ())
-            # Port 0 is a backup that was reading when a Sentinel looked; it can't become the primary.
+            # Port 0 is a backup that was being made.
             if one["ip"] not in staying and one["slave-priority"] != "0" and one["port"] != "0"
         ]
         if not late:

@@ -1,0 +1,51 @@
+"""Let connections to the fleet's Redis trust only the authorities that they name (redis/connection.py of redis-py).
+
+redis-py also trusts all authorities of the system. To load these takes some 50 ms of processor time for each
+connection, of which a process makes several when it starts and when another host becomes the primary. Then all workers
+of a host do that at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Collection
+from typing import Any
+
+from redis import connection
+
+_Connection: Any = connection.SSLConnection
+
+#: Options of a connection that only redis-py's own method knows. The fleet's settings have none of them.
+_OTHERS = (
+    "ca_path",
+    "ca_data",
+    "ssl_min_version",
+    "ssl_ciphers",
+    "ssl_validate_ocsp",
+    "ssl_validate_ocsp_stapled",
+    "ssl_include_verify_flags",
+    "ssl_exclude_verify_flags",
+)
+
+
+def install(authorities: Collection[str]) -> None:
+    """Change connections with one of these files of authorities; all others of the application stay as they are."""
+    # Before redis-py 5.1 a longer method has this as a part.
+    stock = getattr(_Connection, "_wrap_socket_with_ssl", None)
+    if stock is None or not authorities:
+        return
+    ours = frozenset(authorities)
+
+    def wrap(one: Any, sock: socket.socket) -> ssl.SSLSocket:
+        if one.ca_certs not in ours or any(getattr(one, name, None) for name in _OTHERS):
+            found: ssl.SSLSocket = stock(one, sock)
+            return found
+        context = ssl.create_default_context(cafile=one.ca_certs)
+        context.check_hostname = one.check_hostname
+        context.verify_mode = one.cert_reqs
+        if one.certfile:
+            context.load_cert_chain(one.certfile, one.keyfile, one.certificate_password)
+        return context.wrap_socket(sock, server_hostname=one.host)
+
+    _Connection._wrap_socket_with_ssl = wrap  # noqa: SLF001  # the smallest part that chooses the authorities
