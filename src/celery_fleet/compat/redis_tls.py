@@ -29,23 +29,27 @@ _OTHERS = (
 )
 
 
+#: Before redis-py 5.1 a longer method has this as a part.
+_stock: Any = getattr(_Connection, "_wrap_socket_with_ssl", None)
+
+#: Files of authorities of this process's applications.
+_ours: set[str] = set()
+
+
 def install(authorities: Collection[str]) -> None:
     """Change connections with one of these files of authorities; all others of the application stay as they are."""
-    # Before redis-py 5.1 a longer method has this as a part.
-    stock = getattr(_Connection, "_wrap_socket_with_ssl", None)
-    if stock is None or not authorities:
-        return
-    ours = frozenset(authorities)
+    _ours.update(authorities)
+    if _stock is not None:
+        _Connection._wrap_socket_with_ssl = _wrap  # noqa: SLF001  # the smallest part that chooses the authorities
 
-    def wrap(one: Any, sock: socket.socket) -> ssl.SSLSocket:
-        if one.ca_certs not in ours or any(getattr(one, name, None) for name in _OTHERS):
-            found: ssl.SSLSocket = stock(one, sock)
-            return found
-        context = ssl.create_default_context(cafile=one.ca_certs)
-        context.check_hostname = one.check_hostname
-        context.verify_mode = one.cert_reqs
-        if one.certfile:
-            context.load_cert_chain(one.certfile, one.keyfile, one.certificate_password)
-        return context.wrap_socket(sock, server_hostname=one.host)
 
-    _Connection._wrap_socket_with_ssl = wrap  # noqa: SLF001  # the smallest part that chooses the authorities
+def _wrap(one: Any, sock: socket.socket) -> ssl.SSLSocket:
+    if one.ca_certs not in _ours or any(getattr(one, name, None) for name in _OTHERS):
+        found: ssl.SSLSocket = _stock(one, sock)
+        return found
+    context = ssl.create_default_context(cafile=one.ca_certs)
+    context.check_hostname = one.check_hostname
+    context.verify_mode = one.cert_reqs
+    if one.certfile:
+        context.load_cert_chain(one.certfile, one.keyfile, one.certificate_password)
+    return context.wrap_socket(sock, server_hostname=one.host)
