@@ -28,7 +28,12 @@ from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP
 from tests.support.certificates import Authority
 from tests.support.redis_server import redis_servers
 
-_SEND = "import shop; print(shop.add.delay(2, 3).get(timeout=60))"
+# Also print how many authorities each connection trusts.
+_SEND = """
+import gc, ssl, shop
+print(shop.add.delay(2, 3).get(timeout=60))
+print({len(one.get_ca_certs()) for one in gc.get_objects() if isinstance(one, ssl.SSLContext)})
+"""
 
 
 class Mutual:
@@ -146,7 +151,7 @@ def test_every_client_shows_a_certificate(mutual: Mutual) -> None:
         timeout=90,
         check=False,
     )
-    assert done.stdout == "5\n", done.stderr + (mutual.directory / "worker.log").read_text()
+    assert done.stdout == "5\n{1}\n", done.stderr + (mutual.directory / "worker.log").read_text()
 
     # Questions of a playbook's run, of `celery-fleet` and of the health check.
     settings = mutual.settings("operator")
