@@ -8,7 +8,6 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
-    all_queues,
     instances,
     log_directory,
 )
@@ -90,7 +89,7 @@ def application(
         "units": list(facts["units"]),
         "hosts": servers,
         "workers": {node: list(of["queues"]) for node, of in sorted(facts["nodes"].items())},
-        "queues": all_queues(facts),
+        "queues": list(facts["queues"]),
         **({"slos": slos} if (slos := _slos(facts["nodes"])) else {}),
         **({"backup": facts["backup"]} if facts["backup"] else {}),
         **({"external": list(facts["external"])} if facts["external"] else {}),

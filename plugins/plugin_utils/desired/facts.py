@@ -157,12 +157,6 @@ def instances(facts: Facts) -> dict[str, Address | Mapping[str, Any]]:
     return {kind: address for kind, address in found.items() if address}
 
 
-def all_queues(facts: Facts) -> list[str]:
-    """Return every queue of the fleet, sorted, also those of workers that only some hosts define."""
-    consumed = {queue for node in facts["nodes"].values() for queue in node["queues"]}
-    return sorted(consumed.union(facts["queues"]))
-
-
 def has_redbeat(facts: Facts) -> bool:
     """Return whether beat's schedule is on the broker, with celery-redbeat."""
     return facts["scheduler"] == "redbeat" and bool(facts["groups"].get("celery_beat"))

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
-    all_queues,
     instances,
     log_directory,
 )
@@ -152,7 +151,7 @@ def setup(
             node: {"unit": of["unit"], "host": of["host"], "pool": of.get("pool", "prefork")}
             for node, of in sorted(nodes.items())
         },
-        "queues": all_queues(facts),
+        "queues": list(facts["queues"]),
         "servers": {
             kind: {"host": str(server["host"]), "port": int(server["port"])}
             for kind, server in instances(facts).items()

@@ -9,7 +9,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl impo
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
     RedisServers,
-    all_queues,
     has_redbeat,
     has_standby,
 )
@@ -73,7 +72,7 @@ def redis_state(
                 "content": acl(
                     str(instance["kind"]),
                     passwords,
-                    all_queues(facts),
+                    facts["queues"],
                     servers["setinfo"],
                     servers["remote_control"],
                     facts["clients"],

@@ -233,6 +233,6 @@ def process_settings(
         # Celery's abbreviation for a worker's name: all workers of a host read the same settings.
         file = {"worker": "worker-%n", "beat": "beat"}.get(component)
         document["metrics"] = {"file": f"{facts['state']}/metrics/{file}.json"} if file else {}
-    if component == "worker" and facts["metrics"] and int(facts["history"]):
-        document["history"] = int(facts["history"]) * 2**20
+    if component == "worker" and facts["metrics"] and (history := int(facts["history"])):
+        document["history"] = history * 2**20
     return document

@@ -16,11 +16,13 @@ class Part:
         name: Name of the role.
         groups: It concerns hosts in any of these groups.
         tags: Tags of its play and its role in site.yml. With `--tags` a part with none of them is left out.
+        skipped_by: Further tags of its play, with which `--skip-tags` leaves it out.
     """
 
     name: str
     groups: tuple[str, ...]
     tags: tuple[str, ...]
+    skipped_by: tuple[str, ...] = ()
 
     @property
     def variable(self) -> str:
@@ -104,11 +106,8 @@ PARTS = (
         (*_BOTH, "celery_health", "celery_worker", "celery_beat", "celery_producer", "flower"),
     ),
     # The link to the current release. Not with just `verify`, which builds no release that it could point to.
-    Part("verify", _APPLICATION, _BOTH),
+    Part("verify", _APPLICATION, _BOTH, skipped_by=("verify",)),
 )
-
-#: The play of `verify` has this tag, too, so `--skip-tags verify` leaves it out.
-_ALSO_SKIPPED_WITH = {"verify": "verify"}
 
 
 def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
@@ -118,7 +117,7 @@ def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
         part
         for part in PARTS
         if (wanted & {"all", *part.tags} or "always" in part.tags)
-        and not unwanted.intersection((*part.tags, _ALSO_SKIPPED_WITH.get(part.name, "")))
+        and not unwanted.intersection((*part.tags, *part.skipped_by))
     ]
 
 

@@ -756,11 +756,6 @@ def test_the_desired_state_of_a_redis_host() -> None:
     users = [item for item in state["files"] if item["dest"].endswith("users.acl")]
     assert [item["secret"] for item in users] == [True, True]
     assert users[0]["content"] != users[1]["content"]
-    # A worker that only its host defines reads its queue, too.
-    own = {"own@w9": {"queues": ["own"]}}
-    state = redis.redis_state(facts(queues=QUEUES, nodes=own), servers, instances, PASSWORDS)
-    users = [item for item in state["files"] if item["dest"].endswith("users.acl")]
-    assert "~own " in users[0]["content"]
 
 
 def test_a_site_only_has_a_password_if_paths_are_protected() -> None:

@@ -14,10 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_o
     interval,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import others
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Facts,
-    all_queues,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
     Objective,
@@ -244,7 +241,7 @@ def fleet(
         app=facts["name"],
         hosts=hosts,
         workers=tuple(workers.values()),
-        queues=all_queues(facts),
+        queues=facts["queues"],
         external=facts["external"],
         uncounted=sorted(uncounted),
         collector=collector,
