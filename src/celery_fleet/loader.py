@@ -29,7 +29,6 @@ from celery import signals
 from celery.loaders.app import AppLoader
 
 from celery_fleet.common import identity
-from celery_fleet.common.client_certificate import TLS_SETTINGS
 from celery_fleet.common.errors import FleetError
 from celery_fleet.common.redact import redact_all
 from celery_fleet.compat import settings as compat_settings
@@ -87,8 +86,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
         from celery_fleet.compat import redis_pools, redis_tls
 
         redis_pools.install()
-        tls = (settings.celery.get(name) or {} for name in TLS_SETTINGS)
-        redis_tls.install({str(one["ssl_ca_certs"]) for one in tls if one.get("ssl_ca_certs")})
+        redis_tls.install(settings.celery)
         if str(settings.celery.get("broker_url")).startswith("sentinel://"):
             from celery_fleet.compat import primary
 

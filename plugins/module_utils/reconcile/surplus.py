@@ -32,8 +32,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 
-#: Directories that nginx reads, the second one for what sites include.
-_NGINX = ("/etc/nginx/conf.d/", "/nginx-web/")
+_NGINX = "nginx.service"
+#: Directories that it reads, the second one for what sites include.
+_SITES = ("/etc/nginx/conf.d/", "/nginx-web/")
 
 
 class Surplus:
@@ -152,9 +153,10 @@ class Surplus:
                 os.rmdir(parent)
         if any(path.startswith(paths.units) for _, path in surplus):
             self.host.command(["systemctl", "daemon-reload"])
-        if any(part in path for _, path in surplus for part in _NGINX):
-            # Otherwise it would go on listening for the removed site. An nginx that does not run stays as it is.
-            self.host.run(["systemctl", "try-reload-or-restart", "nginx.service"])
+        sites = any(part in path for _, path in surplus for part in _SITES)
+        if sites and self.host.show([_NGINX])[_NGINX].active == "active":
+            # Otherwise it would go on listening for the removed site.
+            self.host.command(["systemctl", "try-reload-or-restart", _NGINX])
 
 
 def _delete(path: str) -> None:

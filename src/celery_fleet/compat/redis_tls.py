@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 from redis import connection
+
+from celery_fleet.common.client_certificate import TLS_SETTINGS
 
 _Connection: Any = connection.SSLConnection
 
@@ -28,7 +30,6 @@ _OTHERS = (
     "ssl_exclude_verify_flags",
 )
 
-
 #: Before redis-py 5.1 a longer method has this as a part.
 _stock: Any = getattr(_Connection, "_wrap_socket_with_ssl", None)
 
@@ -36,9 +37,12 @@ _stock: Any = getattr(_Connection, "_wrap_socket_with_ssl", None)
 _ours: set[str] = set()
 
 
-def install(authorities: Collection[str]) -> None:
-    """Change connections with one of these files of authorities; all others of the application stay as they are."""
-    _ours.update(authorities)
+def install(settings: Mapping[str, Any]) -> None:
+    """Change connections with the authorities of these settings of Celery; all others stay as they are."""
+    for name in TLS_SETTINGS:
+        authorities = (settings.get(name) or {}).get("ssl_ca_certs")
+        if authorities:
+            _ours.add(str(authorities))
     if _stock is not None:
         _Connection._wrap_socket_with_ssl = _wrap  # noqa: SLF001  # the smallest part that chooses the authorities
 

@@ -19,6 +19,8 @@ def make_app(settings: FleetSettings) -> Any:
     """
     from celery import Celery
 
+    from celery_fleet.compat import redis_tls
+
     conf = dict(settings.celery)
     for name in ("broker_url", "result_backend"):
         if not conf.get(name):
@@ -46,6 +48,7 @@ def make_app(settings: FleetSettings) -> Any:
     # Name loader and fixups, so that the environment can't add parts of an application.
     app = Celery("celery_fleet.probe", set_as_current=False, loader="app", fixups=[])
     app.conf.update(conf)
+    redis_tls.install(conf)
     if str(conf["broker_url"]).startswith("sentinel://"):
         # A connection that only listens for events would wait for a primary that is on a lost host.
         from celery_fleet.compat import primary

@@ -401,8 +401,9 @@ def test_keys_that_are_older_than_a_moment_are_made_again(tmp_path: Path) -> Non
     for days, is_old in ((0, True), (2, False)):
         when = datetime.now(UTC) - timedelta(days=days)
         texts = (when.isoformat(), when.replace(tzinfo=None).isoformat(" ", "minutes"))
-        # YAML reads the latter two without quotes.
-        for text in (*texts, when, when.date()):
+        # YAML reads the latter two without quotes. A day means its beginning, so tomorrow is surely later.
+        day = (when + timedelta(days=is_old)).date()
+        for text in (*texts, when, day):
             state = wanted.host_state(replace(of, renew_older_than=text), HOST)
             assert [due["rotate"] for due in state["issue"]] == [True] * is_old
             assert (state["key"] is None) == is_old

@@ -32,8 +32,8 @@ def test_only_the_named_authority_is_trusted(tmp_path: Path, stock: list[Any]) -
     authority.install(tmp_path, "DNS:redis1")
     ours = str(tmp_path / "ca.crt")
     # A process may have several applications; one without such a file changes nothing.
-    for authorities in ((), {ours}, ()):
-        redis_tls.install(authorities)
+    for tls in (None, {"ssl_ca_certs": ours}, {}):
+        redis_tls.install({"broker_use_ssl": tls})
     client = {"ssl_certfile": f"{tmp_path}/host.crt", "ssl_keyfile": f"{tmp_path}/host.key"}
     with socket.socket() as sock:
         for more in ({}, client):
