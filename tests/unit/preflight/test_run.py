@@ -749,6 +749,20 @@ def test_a_missing_required_variable_is_named(variables: Variables, name: str) -
     assert "is not set" in only(found).message
 
 
+@pytest.mark.parametrize(
+    ("name", "host"), [("redis_passwords", "redis1"), (W, "worker1")], ids=["passwords", "workers"]
+)
+def test_a_variable_that_all_hosts_read_is_not_only_for_its_group(
+    variables: Variables, name: str, host: str
+) -> None:
+    value = variables.pop(name)
+    every = problems(variables, hosts={host: {name: value}})
+    found = only([problem for problem in every if problem.variable == name])
+    assert found.message == "is not set; all hosts of the fleet need it"
+    assert host not in found.hosts
+    assert len(found.hosts) >= 2
+
+
 def test_protected_paths_need_a_password(variables: Variables) -> None:
     del variables["celery_producer_web_auth_password"]
     assert "protected_paths" in only(problems(variables)).message

@@ -148,7 +148,7 @@ def check_slos(model: Model) -> Iterator[Problem]:
             yield Problem(
                 dotted((_INSTANCES, name, "slo")),
                 "differs between hosts, but all hosts of a worker share its SLO",
-                "write it once, in the variables of the group celery_workers",
+                "write it once, for the whole fleet",
                 hosts=tuple(host for hosts in different.values() for host in hosts),
             )
 

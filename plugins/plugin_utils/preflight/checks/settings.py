@@ -140,6 +140,13 @@ TRANSPORT: Final = """
     socket_timeout unacked_index_key unacked_key unacked_mutex_expire unacked_mutex_key unacked_restore_interval
     unacked_restore_limit unacked_restore_throttle visibility_timeout
     """.split()  # noqa: SIM905 - as a list it would be a page of quotes
+_TRANSPORT_NUMBERS: Final = frozenset(
+    """
+    connect_retries_timeout health_check_interval interval_max interval_start interval_step max_connections max_retries
+    min_other_sentinels polling_interval socket_connect_timeout socket_timeout unacked_mutex_expire
+    unacked_restore_interval unacked_restore_limit visibility_timeout
+    """.split()  # noqa: SIM905 - like the list above
+)
 KNOWN: Final = (*_DEFAULTS, *_WITHOUT_DEFAULT)
 # The same as in `celery_fleet.config.settings`, which refuses them when a process starts.
 UNPINNABLE: Final = ("include", "imports")
@@ -220,20 +227,8 @@ def check_misplaced(model: Model) -> Iterator[Problem]:
 
 def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
     """Refuse values of another type than Celery reads, and numbers without a meaning."""
-    if (
-        name in _NUMBERS
-        and item is not None
-        and (isinstance(item, bool) or not isinstance(item, (int, float)))
-    ):
-        is_quoted = isinstance(item, str) and re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", item)
-        example = item.strip() if is_quoted and isinstance(item, str) else "300"
-        yield Problem(
-            path,
-            "has to be a number, and Celery does not convert text to one",
-            f"write {example}, without quotes"
-            + ("" if is_quoted else " or unit; times are in seconds"),
-            hosts=hosts,
-        )
+    if name in _NUMBERS:
+        yield from _number(item, path, hosts)
     elif name in _SWITCHES and item is not None and not isinstance(item, bool):
         yield Problem(
             path,
@@ -248,7 +243,7 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
             f"write [{', '.join(item.replace(',', ' ').split())}]",
             hosts=hosts,
         )
-    elif name == "worker_pool" and isinstance(item, str) and not _POOL.fullmatch(item):
+    if name == "worker_pool" and isinstance(item, str) and not _POOL.fullmatch(item):
         near = suggestion(item, _POOLS)
         yield Problem(
             path,
@@ -257,18 +252,35 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
             value=item,
             hosts=hosts,
         )
-    elif name in _NOT_NEGATIVE and isinstance(item, (int, float)) and item < 0:
+    if name in _NOT_NEGATIVE and isinstance(item, (int, float)) and item < 0:
         yield Problem(
             path, "can't be negative", "write 0 or more, or remove it", value=str(item), hosts=hosts
         )
 
 
+def _number(item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    """Refuse anything but a number or nothing."""
+    if item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)):
+        return
+    is_quoted = isinstance(item, str) and re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", item)
+    example = item.strip() if is_quoted and isinstance(item, str) else "300"
+    yield Problem(
+        path,
+        "has to be a number, and Celery does not convert text to one",
+        f"write {example}, without quotes"
+        + ("" if is_quoted else " or unit; times are in seconds"),
+        hosts=hosts,
+    )
+
+
 def _options(
     name: str, item: object, hosts: tuple[str, ...], is_allowed: Callable[[str], bool]
 ) -> Iterator[Problem]:
-    """Refuse options of a connection that are almost the name of a known one, because nothing would read them."""
-    for option in as_mapping(item):
+    """Refuse numbers that are text, and options that are almost the name of a known one: nothing would read them."""
+    for option, value in as_mapping(item).items():
         path = dotted((VARIABLE, name, safe_key(option)))
+        if option in _TRANSPORT_NUMBERS:
+            yield from _number(value, path, hosts)
         near = next((known for known in TRANSPORT if near_miss(option, known)), "")
         if near and option not in TRANSPORT and not is_allowed(path):
             yield Problem(

@@ -32,6 +32,8 @@ Path = tuple[object, ...]
 
 CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 
+# Variables of one role that all hosts of the fleet read: each process connects to Redis, and knows all queues.
+_OF_ALL_HOSTS: Final = ("celery_worker_instances", "redis_passwords")
 # Lists with their own check of the elements (`commands`).
 _OWN_ELEMENTS: Final = ("celery_release_commands",)
 # Variables for the command line: `-e name=value` turns every value into text, which their roles accept.
@@ -144,15 +146,19 @@ def _from_command_line(given: object, option: Option) -> object:
 
 
 def check_required(model: Model) -> Iterator[Problem]:
-    """Report variables that a role requires and its hosts have no value for."""
+    """Report variables that a role requires and hosts that read them have no value for."""
     failed = {(failure.path[0], failure.host) for failure in model.failures}
     for role in model.specs.roles.values():
         for name, option in role.options.items():
             if option.get("required") is not True:
                 continue
+            readers = model.hosts_of_role(role.name)
+            who = f"the role {role.name} needs"
+            if readers and name in _OF_ALL_HOSTS:
+                readers, who = model.members("fleet"), "all hosts of the fleet need"
             hosts = tuple(
                 host
-                for host in model.hosts_of_role(role.name)
+                for host in readers
                 if name not in model.hosts[host] and (name, host) not in failed
             )
             if hosts:
@@ -165,7 +171,7 @@ def check_required(model: Model) -> Iterator[Problem]:
                 )
                 yield Problem(
                     variable=name,
-                    message=f"is not set; the role {role.name} needs it",
+                    message=f"is not set; {who} it",
                     remedy=f"set it ({wanted}{f' with {keys}' if keys else ''}) in the inventory's "
                     f"group_vars{_where(model, name)}",
                     hosts=hosts,

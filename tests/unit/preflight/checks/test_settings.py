@@ -198,6 +198,13 @@ def test_a_misspelt_option_of_a_connection_is_refused(
     assert found({**variables, ALLOWED: [one.variable]}, setting, {option: 43200}) == []
 
 
+def test_a_number_of_a_connection_that_is_text_is_refused(variables: dict[str, Any]) -> None:
+    (one,) = found(variables, "broker_transport_options", {"visibility_timeout": "43200"})
+    assert one.variable == "celery_app_settings.broker_transport_options.visibility_timeout"
+    assert one.severity is Severity.ERROR
+    assert one.remedy == "write 43200, without quotes"
+
+
 def test_every_option_of_a_connection_passes(variables: dict[str, Any]) -> None:
     options = {name: 43200 for name in settings.TRANSPORT if name != "global_keyprefix"}
     assert found(variables, "broker_transport_options", {**options, "a_providers_own": 1}) == []
