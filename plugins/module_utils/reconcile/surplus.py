@@ -68,10 +68,11 @@ class Surplus:
         """
         patterns = [(part, p) for part, wanted in self.parts for p in wanted.owned.units]
         names = systemd.listed([pattern for _, pattern in patterns], self.host.run)
+        surplus = set(names) - set(wanted)
+        # Timers and sockets come first, because they could start their services again.
         self.units = {
             name: next(part for part, p in patterns if fnmatch.fnmatchcase(name, p))
-            for name in names
-            if name not in set(wanted)
+            for name in sorted(surplus, key=lambda name: (name.endswith(".service"), name))
         }
 
     def keep_existing(self, states: Mapping[str, systemd.UnitState]) -> None:

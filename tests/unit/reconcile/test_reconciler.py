@@ -1363,6 +1363,15 @@ def test_a_removed_worker_is_stopped_and_disabled_and_its_files_are_deleted(
     assert host.systemd.units["other-worker@old.service"].state["ActiveState"] == "active"
 
 
+def test_a_socket_is_stopped_before_the_service_that_it_would_start_again(running: Host) -> None:
+    names = ["shop-exporter.service", "shop-exporter.socket"]
+    for name in names:
+        running.systemd.add(name, running=True)
+    running.reconcile({**worker(running), "owned": {"units": names}})
+    stops = [f"systemctl stop {name}" for name in reversed(names)]
+    assert running.systemd.did("stop") == stops
+
+
 def test_nginx_stops_listening_for_a_site_that_is_removed(running: Host) -> None:
     running.systemd.add("nginx.service", running=True)
     site = running.root / "etc/nginx/conf.d/shop-metrics.conf"
