@@ -175,11 +175,14 @@ class InstalledApplication:
     def content(self, path: str) -> Iterator[TreeEntry]:
         """Yield the content of one of these paths, and say of each entry whether it stays."""
         # Preflight lets no directory be declared in the others, where only programs of the fleet write.
-        can_be_kept = bool(self.manifest.data.get(path))
-        declared = self.manifest.directories - self.manifest.data.keys() if can_be_kept else set()
-        # The fleet's own. Earlier manifests list it only among the directories. A later version drops this line.
-        declared -= {f"{self.paths.state}/metrics"}
+        declared = self._directories() if self.manifest.data.get(path) else set()
         return content(self.host, path, self._owners_of(path), declared)
+
+    def _directories(self) -> set[str]:
+        """Return directories that stay unless they are empty; of the application's user only declared ones."""
+        own = self.manifest.directories - self.manifest.data.keys()
+        # The fleet's own. Earlier manifests list it only among the directories. A later version drops this line.
+        return own - {f"{self.paths.state}/metrics"}
 
     def directories(self) -> list[str]:
         """Return the directories to remove if they are empty; those of a package stay."""
@@ -202,6 +205,16 @@ class InstalledApplication:
         top = os.lstat(self.host.at(path)).st_uid
         return {os.geteuid(), top} | {account.number for account in found if account is not None}
 
+    def _owns_what_stays(self, number: int) -> bool:
+        """Return whether a user, by its ID, owns a directory of `celery_app_directories` that will stay."""
+        listed = self._directories()
+        return any(
+            self.host.is_mount(path)
+            or any(f"{path}/{name}" not in listed for name in os.listdir(self.host.at(path)))
+            for path in listed
+            if os.path.isdir(self.host.at(path)) and os.lstat(self.host.at(path)).st_uid == number
+        )
+
     def accounts(self) -> tuple[list[Account], list[Account], dict[str, str]]:
         """Return users and groups to remove, and those that stay with the reason."""
         users: list[Account] = []
@@ -213,7 +226,7 @@ class InstalledApplication:
                 continue
             if account.comment != self.manifest.users[name]:
                 stay[f"user {name}"] = "was there before the fleet"
-            elif kept:
+            elif kept := kept or self._owns_what_stays(account.number):
                 stay[f"user {name}"] = "owns what is kept"
             else:
                 users.append(account)

@@ -52,7 +52,8 @@ from tests.facts import facts
 from tests.support.fake_systemd import FakeSystemd
 
 ALL = ("redis", "worker", "beat", "web", "web_site", "flower", "flower_site", "firewall", "logs")
-OURS = os.getuid()
+#: ID of the users that a deploy makes.
+OURS = 4321
 
 
 class FakeAccounts(accounts.Accounts):
@@ -976,6 +977,28 @@ def test_a_declared_directory_in_the_state_keeps_its_content(ground: Ground) -> 
         *("/var/lib/shop", media, f"{media}/2026", f"{media}/2026/a.jpg"),
         *("/var/log/shop", logs, f"{logs}/a.log"),
     ]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "inner/"])
+def test_the_owner_of_a_declared_directory_stays_if_the_directory_does(
+    ground: Ground, name: str
+) -> None:
+    """Another user could get its number, and with it these files. An inner directory goes if it is declared, too."""
+    media = "/srv/shop/media"
+    ground.deploy("shop")
+    if name == "a.jpg":
+        ground.write(f"{media}/{name}")
+    else:
+        (ground.base / media[1:] / name).mkdir(parents=True)
+    os.chown(ground.base / media[1:], OURS, OURS)
+    ground.enlist("shop", directories=[media, f"{media}/inner"])
+    ground.stop()
+    stays = name == "a.jpg"
+    assert (look(ground.there()).stay.get("user shop") == "owns what is kept") is stays
+    ground.remover().remove()
+    assert (ground.base / media[1:]).exists() is stays
+    assert ("shop" in ground.accounts.users) is stays
+    assert ("shop" in ground.accounts.groups) is stays
 
 
 def test_the_fleets_own_directory_in_the_state_goes(ground: Ground) -> None:
