@@ -7,8 +7,8 @@ The credential ``backup.json`` says what to do:
 
 Each instance gives a snapshot, which is checked, and encrypted if there is a key for that. All of them, with their
 checksums, go to the target as one directory. Then older ones are removed. A backup ends before it fills the disk, which
-it may share with Redis. What happened is in the file of :mod:`celery_fleet.common.backup_record`. A backup that fails
-leaves all earlier ones as they are; the exit status is 1. Only the standard library.
+it may share with Redis. What happened is in the file of :mod:`celery_fleet.common.backup_record`. A backup that fails,
+or is ended by SIGTERM, leaves all earlier ones as they are; the exit status is 1. Only the standard library.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,13 @@ USAGE = "usage: redis_backup.py APP"
 SETUP = "backup.json"
 #: Where Redis has its data.
 DATA = Path("/var/lib/celery-fleet-redis")
-_FAULTS = (OSError, SnapshotError, TargetError)
+
+
+class BackupEndedError(Exception):
+    """systemd ends the backup: it takes too long, or its unit is stopped; the message is one line."""
+
+
+_FAULTS = (OSError, SnapshotError, TargetError, BackupEndedError)
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ def back_up(setup: BackupSetup, places: BackupPlaces, now: float) -> BackupRecor
     """Make a backup, store it, and return its record.
 
     Raises:
-        OSError, SnapshotError, TargetError: It failed; the target is as before.
+        OSError, SnapshotError, TargetError, BackupEndedError: It failed; the target is as before.
     """
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     name = f"{setup.app}-{moment}"
@@ -233,6 +240,13 @@ def _write(path: Path, text: str) -> None:
         stream.write(text)
 
 
+def _end(*_: object) -> None:
+    """Let a backup that has to end remove what it has begun."""
+    raise BackupEndedError(
+        "it was ended before it was done: it took longer than its unit's TimeoutStartSec, or was stopped"
+    )
+
+
 def main(argv: Sequence[str], places: BackupPlaces | None = None) -> int:
     """Make a backup of an application's Redis and return the exit status."""
     if len(argv) != 1:
@@ -282,4 +296,5 @@ def _shares_the_disk(setup: BackupSetup) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main(sys.argv[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import redis
 from celery_fleet.common import backup_record
 from celery_fleet.common.redis_client import ClientError, Server
 from celery_fleet.system import redis_backup, redis_snapshot
+from tests.outage import wait_for
 from tests.programs import required
 from tests.support.redis_server import redis_server
 from tests.unit.redis_backup.servers import (
@@ -55,22 +57,24 @@ def backed_up(
     return redis_backup.main(["shop"], places(tmp_path, servers, **more))
 
 
-def run_program(where: redis_backup.Places, *command: str) -> subprocess.CompletedProcess[str]:
+def run_program(
+    where: redis_backup.BackupPlaces, *command: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command with the environment that systemd gives the program."""
     return subprocess.run(
-        command,
-        env={
-            "PATH": os.environ["PATH"],
-            "STATE_DIRECTORY": str(where.state),
-            "RUNTIME_DIRECTORY": str(where.runtime),
-            "CREDENTIALS_DIRECTORY": str(where.credentials),
-            # With a limit on the size of files, it would leave damaged ones beside the code.
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+        command, env=environment(where), capture_output=True, text=True, check=False
     )
+
+
+def environment(where: redis_backup.BackupPlaces) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "STATE_DIRECTORY": str(where.state),
+        "RUNTIME_DIRECTORY": str(where.runtime),
+        "CREDENTIALS_DIRECTORY": str(where.credentials),
+        # With a limit on the size of files, it would leave damaged ones beside the code.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def record(tmp_path: Path) -> backup_record.BackupRecord:
@@ -356,6 +360,22 @@ def test_a_command_gets_the_backup_and_what_it_is_about(
     assert names(target) == ["said", "shop-20260102T030000Z"]
     assert (target / "said").read_text() == "--quick shop redis1\n"
     assert names(target / "shop-20260102T030000Z") == ["SHA256SUMS", "broker.rdb", "results.rdb"]
+
+
+def test_a_backup_that_systemd_ends_says_so_and_leaves_nothing(
+    instances: Instances, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    command = ["sh", "-c", f"touch {begun}; exec sleep 60"]
+    where = places(tmp_path, instances, command=command)
+    with subprocess.Popen(PROGRAM, env=environment(where), start_new_session=True) as program:
+        wait_for(begun.exists, "the command runs", 20)
+        # As systemd does, which ends all processes of the unit.
+        os.killpg(program.pid, signal.SIGTERM)
+        assert program.wait(20) == 1
+    assert "ended before it was done" in record(tmp_path).error
+    assert record(tmp_path).succeeded == 0
+    assert [path.name for path in where.state.iterdir()] == ["last.json"]
 
 
 def test_a_damaged_record_is_replaced(
