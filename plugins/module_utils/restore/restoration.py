@@ -33,8 +33,10 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore import data_directory
 
 DATA = "/var/lib/celery-fleet-redis"
+CONFIG = "/etc/celery-fleet/redis"
 SNAPSHOT = "snapshot.rdb"
 _KEYS = re.compile(r"(\d+) keys read")
+_APPENDONLY = re.compile("^appendonly (yes|no)$", re.MULTILINE)
 OVERWRITE = "redis_restore_overwrite"
 # Seconds between two looks at a unit that starts.
 _LOOK = 0.5
@@ -74,6 +76,7 @@ class RestoreHost:
 
     Attributes:
         data: The directory with the data of all instances.
+        config: The directory with the deployed configurations of all instances.
         run: Runs a command.
         talk: Asks Redis.
         mounts: Real paths at which something is mounted.
@@ -81,6 +84,7 @@ class RestoreHost:
     """
 
     data: Path = Path(DATA)
+    config: Path = Path(CONFIG)
     run: systemd.Runner = systemd.run
     talk: Talk = talk
     sleep: Callable[[float], None] = time.sleep
@@ -125,6 +129,7 @@ class Restoration:
         keys = self._keys()
         # A run that has begun has refused or accepted this already.
         if not note:
+            self._refuse_settings()
             self._refuse_data(overwrite)
         return {
             "state": "replaced" if note.get("step") == "replaced" else "due",
@@ -267,6 +272,21 @@ class Restoration:
                 f"{self._own} is {kind}, so a restore can't put another directory in its place. Nothing was changed. "
                 f"Stop {self._instance.unit}, make it a plain directory with the same content, and run the same "
                 f"command again. For Redis's data on a disk of its own, mount the disk at {self._host.data}."
+            )
+
+    def _refuse_settings(self) -> None:
+        """Refuse an instance that was deployed with another `appendonly`: it would ignore the new data.
+
+        Raises:
+            UserError: It was.
+        """
+        path = self._host.config / self._instance.name / "redis.conf"
+        deployed = _APPENDONLY.search(path.read_text()) if path.is_file() else None
+        wanted = "yes" if self._instance.appendonly else "no"
+        if deployed and deployed[1] != wanted:
+            raise UserError(
+                f"{self._instance.unit} was deployed with `appendonly {deployed[1]}`, but the inventory has {wanted}, "
+                "so it would ignore the restored data. Nothing was changed. Run site.yml, then the same command again."
             )
 
     def _refuse_data(self, overwrite: bool) -> None:

@@ -129,6 +129,7 @@ class NewHost:
         }
         host = RestoreHost(
             data=self.data,
+            config=self.data / "config",
             run=self.run,
             talk=self.talk,
             sleep=lambda _: None,
@@ -348,6 +349,20 @@ def test_a_full_disk_is_noticed_while_the_instance_serves(
     one.begin(overwrite=True)
     monkeypatch.setattr(shutil, "copyfile", full)
     assert one.restore(overwrite=True)["loaded"] == len(data[kind])
+
+
+def test_an_append_only_file_that_is_not_deployed_yet_is_refused(
+    new_host: New, backed_up: Any
+) -> None:
+    host = new_host("results")
+    config = host.data / "config/shop-results/redis.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text("appendonly yes\n")
+    with pytest.raises(UserError, match=r"`appendonly yes`, but the inventory has no.*site\.yml"):
+        host.restoration(backed_up[0]).check(overwrite=False)
+    assert host.commands == []
+    config.write_text("appendonly no\n")
+    assert host.restoration(backed_up[0]).check(overwrite=False)["state"] == "due"
 
 
 def test_a_disk_without_room_is_refused_with_the_numbers(new_host: New, backed_up: Any) -> None:
