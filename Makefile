@@ -36,18 +36,22 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 # Only a soak runs these.
 SOAK_ONLY := arm64
 SCENARIOS := $(filter-out $(SOAK_ONLY),$(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
-# These measure times or costs, or need the whole machine; the others run two at a time.
-ALONE := restarts delivery cgroup2 observe
+# restarts measures times, so it runs by itself; the others run two at a time. observe mostly waits for alerts, while
+# the emulated machine of cgroup2 computes.
+ALONE := restarts
+WAITING := observe cgroup2
 # Those that take longest come first, so that none of them runs by itself at the end. noon and failover load all
 # processors, so each of them begins beside a scenario that mostly waits.
-LONGEST := noon change failover moves fleets database_fleets
-PAIRED := $(LONGEST) $(filter-out $(ALONE) $(LONGEST),$(SCENARIOS))
+LONGEST := noon change failover moves fleets database_fleets delivery
+PAIRED := $(LONGEST) $(filter-out $(ALONE) $(WAITING) $(LONGEST),$(SCENARIOS))
+# together: the parts of these scenarios, for check.sh
+together = $(subst $(SPACE),$(COMMA),$(strip $(1:%=molecule:%)))
 COMMA := ,
 SPACE := $(subst x,,x x)
 
 test-all: setup ## every test and scenario, even if one fails; writes docs/tested.md
-	@scripts/check.sh --keep-going fast slow,slow-lint long sanity \
-		$(subst $(SPACE),$(COMMA),$(strip $(PAIRED:%=molecule:%))) $(ALONE:%=molecule:%) tested
+	@scripts/check.sh --keep-going fast long sanity $(call together,$(PAIRED)),slow,slow-lint \
+		$(call together,$(WAITING)) $(ALONE:%=molecule:%) tested
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*

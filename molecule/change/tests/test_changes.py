@@ -157,14 +157,6 @@ def assert_text_says_the_same(*runs: Done) -> None:
         assert [item for item in done.items if not done.says(item)] == []
 
 
-@pytest.mark.usefixtures("settled")
-def test_what_is_set_live_holds(changes: Fleets, fleet: Fleet) -> None:
-    done = changes.site("live", *changes.variables(redis_broker_maxmemory="330mb"))
-    assert done.run.status == 0, done.run.end
-    with resp.session(fleet, "broker", "admin") as admin:
-        assert admin.send("CONFIG", "GET", "maxmemory") == ["maxmemory", str(330 * 1024**2)]
-
-
 # --- a worker leaves -------------------------------------------------------------------------------
 
 
@@ -225,7 +217,6 @@ def edit(fleet: Fleet, name: str, path: str, line: str) -> None:
     fleet.must(name, f"test -e '{path}' && cat >> '{path}' && systemctl daemon-reload", f"{line}\n")
 
 
-@pytest.mark.usefixtures("settled")
 def test_a_manual_edit_that_no_process_has_read_is_undone_without_a_restart(
     changes: Fleets, fleet: Fleet
 ) -> None:
@@ -242,33 +233,26 @@ def test_a_manual_edit_that_no_process_has_read_is_undone_without_a_restart(
     assert changes.restarted(before) == set()
 
 
-@pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("what", ["environment", "drop-in"])
-def test_edit_that_a_process_has_read_restarts_it(changes: Fleets, fleet: Fleet, what: str) -> None:
-    unit = changes.unit("worker1", "discounts")
-    path, line, reason = {
-        "environment": (
-            f"{fleet.of('fleet')['celery_app_config_directory']}/worker-discounts.env",
-            'DEBUG="1"',
-            "environment DEBUG",
-        ),
-        "drop-in": (
-            f"/etc/systemd/system/{unit[1]}.d/10-fleet.conf",
-            "CPUWeight=90",
-            "drop-in 10-fleet.conf",
-        ),
-    }[what]
+def test_edits_that_processes_have_read_restart_them(changes: Fleets, fleet: Fleet) -> None:
+    """One worker has read an edited environment, another one an edited drop-in."""
+    configuration = fleet.of("fleet")["celery_app_config_directory"]
+    environment, drop_in = (changes.unit(name, "discounts") for name in ("worker1", "worker2"))
     files = changes.files()
-    edit(fleet, unit[0], path, line)
-    fleet.must(unit[0], ["systemctl", "restart", unit[1]])
+    edit(fleet, environment[0], f"{configuration}/worker-discounts.env", 'DEBUG="1"')
+    drop_ins = f"/etc/systemd/system/{drop_in[1]}.d"
+    edit(fleet, drop_in[0], f"{drop_ins}/10-fleet.conf", "CPUWeight=90")
+    for name, unit in (environment, drop_in):
+        fleet.must(name, ["systemctl", "restart", unit])
     before = changes.pids()
-    planned = changes.plan(f"hand-{what}-plan")
-    assert planned.of("restart") == {unit}
-    assert any(reason in why for item in planned.items if item.unit == unit for why in item.why)
-    done = changes.site(f"hand-{what}")
+    planned = changes.plan("hand-read-plan")
+    assert planned.of("restart") == {environment, drop_in}
+    reasons = {item.unit: " ".join(item.why) for item in planned.items if item.action == "restart"}
+    assert "environment DEBUG" in reasons[environment]
+    assert "drop-in 10-fleet.conf" in reasons[drop_in]
+    done = changes.site("hand-read")
     assert done.run.status == 0, done.run.end
     assert changes.files() == files
-    assert changes.restarted(before) == {unit}
+    assert changes.restarted(before) == {environment, drop_in}
 
 
 @pytest.mark.usefixtures("settled")
@@ -321,13 +305,6 @@ def test_restart_of_the_workers_of_one_name(changes: Fleets) -> None:
     run = changes.restart("restart-only", "-e", "celery_restart_workers=discounts")
     assert run.status == 0, run.end
     assert changes.restarted(before) == named(changes, "discounts")
-
-
-def test_restart_of_all_workers(changes: Fleets) -> None:
-    before = changes.pids()
-    run = changes.restart("restart-all")
-    assert run.status == 0, run.end
-    assert changes.restarted(before) == all_workers(changes)
 
 
 def test_site_restarts_all_workers_if_asked(changes: Fleets) -> None:
@@ -388,29 +365,19 @@ def remembered(changes: Fleets, name: str) -> tuple[float, int]:
     return datetime.fromisoformat(entry["last"]).timestamp(), entry["runs"]
 
 
-@pytest.mark.usefixtures("settled")
-def test_beat_skips_and_doubles_no_entry(changes: Fleets, fleet: Fleet) -> None:
-    """The probe is due every three seconds.
+def assert_beat_sent_all(changes: Fleets, name: str, since: str, before: tuple[float, int]) -> None:
+    """Compare what beat has logged since a moment with what it has saved.
 
-    The test compares what beat has logged and saved. It does not look at when a worker ran the task, nor at the time
-    between two runs around the restart: a busy machine delays both. If the restart takes longer than the interval, beat
-    sends what was due several times only once, as it should.
+    This does not look at when a worker ran the task, nor at the time between two runs around the restart: a busy
+    machine delays both. If the restart takes longer than the interval, beat sends what was due several times only once,
+    as it should.
     """
-    name = fleet.one("celery_beat")
-    since = units.now(fleet, name)
-    wait_for("beat sends", 10, lambda: changes.beat_logged(name, since, SENDING))
-    before, runs_before = remembered(changes, name)
-    done = changes.site("beat", *changes.variables(celery_beat_loglevel="DEBUG"))
-    assert done.run.status == 0, done.run.end
-    assert done.of("restart") == {("control1", f"{changes.app}-beat.service")}
-    tick = database.last_tick(fleet)
-    wait_for("a worker runs what beat sends", 30, lambda: database.last_tick(fleet) > tick + 2)
+    saved, runs_before = before
     after, runs_after = remembered(changes, name)
-
     sent = changes.beat_logged(name, since, SENDING)
     # The new beat continues with what the old one has saved: no run is forgotten, and none counted that was not sent.
-    counted = [moment for moment in sent if before + TOLERANCE < moment < after + TOLERANCE]
-    assert len(counted) == runs_after - runs_before, (sent, before, after)
+    counted = [moment for moment in sent if saved + TOLERANCE < moment < after + TOLERANCE]
+    assert len(counted) == runs_after - runs_before, (sent, saved, after)
     # None is sent before it is due.
     gaps = [later - earlier for earlier, later in pairwise(sent)]
     assert min(gaps) > PROBE - TOLERANCE, gaps
@@ -423,14 +390,26 @@ def test_beat_skips_and_doubles_no_entry(changes: Fleets, fleet: Fleet) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_web_process_fails_no_request(changes: Fleets, requests_meanwhile: Any) -> None:
-    web = changes.fleet.of("celery_producers")["celery_producer_web"]
+def test_beat_skips_and_doubles_no_entry_and_the_web_process_fails_no_request(
+    changes: Fleets, fleet: Fleet, requests_meanwhile: Any
+) -> None:
+    """One run restarts both. The probe is due every three seconds."""
+    name = fleet.one("celery_beat")
+    web = fleet.of("celery_producers")["celery_producer_web"]
     arguments = changes.variables(
-        celery_producer_web={**web, "environment": {"SOME_SWITCH": "restart"}}
+        celery_beat_loglevel="DEBUG",
+        celery_producer_web={**web, "environment": {"SOME_SWITCH": "restart"}},
     )
+    since = units.now(fleet, name)
+    wait_for("beat sends", 10, lambda: changes.beat_logged(name, since, SENDING))
+    before = remembered(changes, name)
     with requests_meanwhile() as answers:
-        done = changes.site("web", *arguments)
+        done = changes.site("beat-and-web", *arguments)
     assert done.run.status == 0, done.run.end
-    assert done.of("restart") == {("control1", f"{changes.app}-web.service")}
+    restarted = {("control1", f"{changes.app}-{part}.service") for part in ("beat", "web")}
+    assert done.of("restart") == restarted
     assert len(answers) > 20
     assert set(answers) == {200}
+    tick = database.last_tick(fleet)
+    wait_for("a worker runs what beat sends", 30, lambda: database.last_tick(fleet) > tick + 2)
+    assert_beat_sent_all(changes, name, since, before)

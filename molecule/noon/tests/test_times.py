@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
+import pytest
 from deploys import Deployed, Deploys
 from ground import Case, Ground
 
@@ -18,6 +19,7 @@ def seconds_of(run: Callable[[], Deployed]) -> float:
     return round(time.monotonic() - began, 1)
 
 
+@pytest.mark.soak
 def test_times_of_a_deploy_and_a_way_back(ground: Ground, deploys: Deploys) -> None:
     """The canary is not observed, which would only add its seconds. The page shows these times beside the goals."""
     case = Case("times", ground.results / "times")
