@@ -252,7 +252,7 @@ class ActionModule(FleetAction):
 
 
 def _versions(flavor: str, claims: dict[str, Any]) -> list[str]:
-    """Return the packages of servers whose versions matter on a host."""
+    """Return the packages of servers of which a host needs the versions."""
     found = {"redis": ["redis-server"], "valkey": ["valkey-server", "redis-server"]}.get(flavor, [])
     if claims.get("nginx"):
         found.append("nginx-common")

@@ -56,7 +56,7 @@ class Simulation:
     Attributes:
         kind: Where the schedule is: `FILE`, `DATABASE` or `REDBEAT`.
         now: The true time.
-        shown: The clock of the host whose beat is running.
+        shown: The clock of the host on which beat runs.
         faults: How often each fault has happened.
         sent: By entry, when its messages arrived, by the clock of the host that sent them, and the true time.
     """

@@ -31,7 +31,7 @@ class HostPaths:
     records: str = fingerprint.RECORDS
     # Counters of units, which the runtime writes when a process ends.
     ends: str = f"{fingerprint.STATE}/ends"
-    # A file for each application, whose time is that of the last run that changed something on the host.
+    # A file for each application. Its time is that of the last run that changed something on the host.
     changed: str = f"{fingerprint.STATE}/changed"
     # Directories besides `units` in which others have files, too.
     others: tuple[str, ...] = (

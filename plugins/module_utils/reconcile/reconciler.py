@@ -241,7 +241,7 @@ class HostReconciler:
             self.report.warnings += self.unit_plan.unknown
 
     def note_change(self) -> None:
-        """Touch the file whose time is that of the last change on this host, if this call has changed something."""
+        """Touch the file that has the time of the last change on this host, if this call has changed something."""
         manifest_path = self.options.manifest
         changed = self.report.changes or self.report.done
         if self.check or not manifest_path or not changed:

@@ -290,7 +290,7 @@ class Restoration:
             )
 
     def _refuse_data(self, overwrite: bool) -> None:
-        """Refuse an instance that has data, or whose primary has data that it has not.
+        """Refuse an instance that has data, or that lacks data of its primary.
 
         Raises:
             UserError: It has some, or it is not known.

@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_o
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 
 FORMAT = 1
-# The kinds of instances whose data lasts.
+# The kinds of instances with data that lasts.
 KINDS = ("broker", "results")
 
 

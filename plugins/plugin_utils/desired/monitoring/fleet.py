@@ -83,7 +83,7 @@ class MonitoredFleet:
 
     Attributes:
         app: The application's name, and the label of all its metrics.
-        collector: The host whose exporter asks Redis.
+        collector: The host with the exporter that asks Redis.
         replicas: Number of replicas that a primary of Redis should have; 0 with one host of Redis.
         beats: Beat's hosts, of which one sends; none if one of them has no exporter.
         beat_interval: Seconds after which beat looks at its schedule again.

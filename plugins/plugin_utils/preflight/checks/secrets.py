@@ -201,7 +201,7 @@ def _cache_password(model: Model) -> Iterator[Problem]:
 
 
 def _user_of_redis(model: Model, host: str, user: str, wanted: str) -> Iterator[Problem]:
-    """Refuse a feature whose user in Redis has no password.
+    """Refuse a feature without a password for its user in Redis.
 
     Args:
         model: The inventory.
