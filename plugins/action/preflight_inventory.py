@@ -79,6 +79,7 @@ class ActionModule(FleetAction):
             platform.python_version(),
             base_directory(variables.get("ansible_config_file")),
             settings,
+            needs_source=not variables.get("__celery_release_goes_back"),
         )
         names = fleet_names(hostvars)
         model = build(self._specs(), groups, of_host, renderer, control, names)

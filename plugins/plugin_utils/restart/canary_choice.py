@@ -17,19 +17,21 @@ def candidates(
 
     Args:
         workers: All workers of the fleet, in the order of the inventory.
-        name: Name of a worker in the inventory, or its node, to choose this one.
+        name: Name of a worker in the inventory, or its node, to choose this one. If it does not restart, for example
+            because a run that was killed has done that, it is as if there was no name.
         forks: Hosts that Ansible begins with; the others only begin when one of these has ended. None for all.
 
     Raises:
-        RollError: No worker of this name restarts, or its host begins later.
+        RollError: There is no worker of this name, or its host begins later.
     """
+    workers = list(workers)
     found = [worker for worker in workers if worker.kind == "restart"]
     hosts = list(dict.fromkeys(worker.host for worker in found))
-    named = [worker for worker in found if name in ("", worker.name, worker.node)]
-    if found and not named:
+    if found and name and not any(name in (worker.name, worker.node) for worker in workers):
         raise RollError(
-            f"celery_canary_worker is {name}, and no worker of this name restarts; name another one, or none"
+            f"celery_canary_worker is {name}, and there is no worker of this name; name another one, or none"
         )
+    named = [worker for worker in found if name in (worker.name, worker.node)] or found
     first = [worker for worker in named if worker.host in hosts[:forks]]
     if named and not first:
         raise RollError(

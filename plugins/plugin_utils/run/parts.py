@@ -148,10 +148,11 @@ _SKIPPED_BY_MOLECULE = {"molecule-notest", "notest"}
 
 
 def options_for_a_part(variables: Mapping[str, Any]) -> list[str]:
-    """Return the options by which a run leaves out hosts or plays."""
+    """Return the options by which a run leaves out hosts, plays or workers."""
     given = {
         "--limit": variables.get("ansible_limit"),
         "--tags": "all" not in variables["ansible_run_tags"],
         "--skip-tags": set(variables["ansible_skip_tags"]) - _SKIPPED_BY_MOLECULE,
+        "-e celery_restart_workers": variables.get("celery_restart_workers"),
     }
     return [option for option, used in given.items() if used]

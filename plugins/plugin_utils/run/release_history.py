@@ -249,8 +249,8 @@ def require_way_back(release: str, current: str, hosts: Hosts, *, accepted: bool
     """Refuse a deploy that could not be undone.
 
     Raises:
-        ChoiceError: The new release lists one-way migrations that the one that serves does not know, or a host that is
-            new or was away does not keep the one that serves.
+        ChoiceError: One of the two lists one-way migrations that the other does not know, or a host that is new or was
+            away does not keep the one that serves.
     """
     if not current or accepted:
         return
@@ -261,6 +261,7 @@ def require_way_back(release: str, current: str, hosts: Hosts, *, accepted: bool
             "If this deploy fails after them, the fleet goes back to code that may not work with the database. None of "
             "them has run, and running processes are not affected. To deploy it all the same: -e accept_one_way=true."
         )
+    require_two_way(current, release, hosts, accepted=accepted)
     lacking = hosts.without(current)
     if release != current and lacking:
         raise ChoiceError(
@@ -295,7 +296,7 @@ def _entries_that_served(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def require_two_way(current: str, target: str, hosts: Hosts, *, accepted: bool) -> None:
-    """Refuse to go back across a migration that can't be undone.
+    """Refuse an older release that does not know a migration that can't be undone.
 
     Raises:
         ChoiceError: The target does not know a one-way migration of the current release.

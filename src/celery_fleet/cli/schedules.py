@@ -71,7 +71,7 @@ def resets_edited(application: Application) -> bool:
     Raises:
         CommandError: As for `in_database`.
     """
-    found = application.settings("beat") if in_database(application) else {}
+    found = application.settings("schedule") if in_database(application) else {}
     return found.get("beat_schedule_on_edit") == "reset"
 
 

@@ -118,7 +118,8 @@ def test_commands_ask_if_a_user_may_lose_something(
 def test_sync_asks_if_the_inventory_lets_it_reset_what_users_edited(
     place: Path, call: Call, project: Project
 ) -> None:
-    path = place / "etc/shop/credentials/beat.json"
+    """What is beat's own says `keep`, as beat does not read it."""
+    path = place / "etc/shop/credentials/schedule.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"beat_schedule_on_edit": "reset"}))
     project.edited = "reset"
     project.ask("sync")

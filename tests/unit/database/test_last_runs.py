@@ -127,6 +127,32 @@ def test_a_users_new_time_makes_nothing_due_at_once(project: Project, edit: str)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seen", [True, False], ids=["beat saw it off", "beat did not"])
+def test_a_row_that_the_admin_pages_switch_on_again_is_not_due_at_once(
+    project: Project, seen: bool
+) -> None:
+    """Their actions change rows without noting when."""
+    said = project.python(
+        f"{PROJECT}\n"
+        "from django_celery_beat.models import PeriodicTasks\n"
+        "def act(**what):\n"
+        "    PeriodicTask.objects.update(**what)\n"
+        "    PeriodicTasks.update_changed()\n"
+        "refused[0] = False\n"
+        "long_ago = now - timedelta(days=3)\n"
+        "PeriodicTask.objects.update(last_run_at=due, date_changed=long_ago)\n"
+        "beat = start()\n"
+        "tick(beat)\n"
+        "act(enabled=False, last_run_at=None)\n"
+        f"tick(beat) if {seen} else None\n"
+        "act(enabled=True)\n"
+        "tick(beat)\n"
+        "print(len(sent), of('nightly').last_run_at >= now)"
+    )
+    assert said.splitlines()[-1] == "0 True"
+
+
+@pytest.mark.slow
 def test_a_project_without_time_zones(project: Project) -> None:
     """Its missed runs are sent once, and a beat that takes over can save what the broker knows."""
     project.environment["WITHOUT_ZONES"] = "yes"

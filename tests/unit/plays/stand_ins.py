@@ -27,7 +27,12 @@ WORKER = "flexiprice-worker@discounts.service"
 
 
 def facts(args: Variables, variables: Variables) -> Variables:
-    """Return a host's facts; with `HELD` in the environment, the fleet has gone back to the earlier release."""
+    """Return a host's facts.
+
+    With `HELD` in the environment, the fleet has gone back to the earlier release; `DOWN` names a host that is down.
+    """
+    if variables["inventory_hostname"] == os.environ.get("DOWN"):
+        return {"changed": False, "ansible_facts": {"fleet": {"reachable": False, "reason": "x"}}}
     found = {**FACTS, **DEBIAN[252], "systemd_version": 252}
     if "HELD" in os.environ:
         found["record"] = {"current": EARLIER, "hold": {"release": EARLIER, "tasks": KNOWN}}
@@ -114,6 +119,13 @@ def restored(args: Variables, variables: Variables) -> Variables:
     return {"changed": args["do"] not in ("room", "prepare"), "instances": found}
 
 
+def built(args: Variables, variables: Variables) -> Variables:
+    """Build a release or, unless the environment says that it fails, Flower's virtualenv."""
+    if str(args.get("user")).endswith("-flower") and "UNBUILT" in os.environ:
+        return {"failed": True, "msg": "no index"}
+    return {"changed": True}
+
+
 def changed(args: Variables, variables: Variables) -> Variables:
     """Tell that something changed."""
     return {"changed": True}
@@ -130,13 +142,14 @@ ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
     "send_canaries": lambda args, variables: {"changed": False, "bad": []},
     "wait_for_services": waited,
     "redis_restore": restored,
+    "release": built,
     "release_history": chosen,
     "release_commands": lambda args, variables: {
         "changed": False,
         "marks": {},
         "mark": {"state": "done"},
     },
-    **dict.fromkeys(("database_schedule", "pause_workers", "release", "service_report"), changed),
+    **dict.fromkeys(("database_schedule", "pause_workers", "service_report"), changed),
 }
 
 

@@ -39,6 +39,18 @@ def test_a_deploy_that_passes_restarts_the_workers_once(walk: Any) -> None:
     assert history(found) == ["look", "deploy", "check", "note", "record"]
     results = [c["args"]["result"] for c in found.calls if c["args"].get("do") == "record"]
     assert results == ["deployed"]
+    # Flower is set up after the check of the release, and then checked as well.
+    checks = [
+        (number, call["args"]["units"])
+        for number, call in enumerate(found.calls)
+        if call["action"] == "wait_for_services"
+        and call["task"].endswith("verify : Wait for every service")
+        and call["host"] == "control1"
+    ]
+    (flower,) = (number for number, call in enumerate(found.calls) if call["part"] == "flower")
+    names = ["flexiprice-flower.service" in units for _, units in checks]
+    assert names == [False, True]
+    assert checks[0][0] < flower < checks[1][0]
     # The plan says what is observed, and the pending migrations are asked for before a worker restarts.
     assert "discounts@worker1, discounts@worker2" in found.done.stdout
     assert "is the canary: the others wait while it is observed for 60 s" in found.done.stdout
@@ -62,6 +74,7 @@ def test_nothing_is_held_before_the_plan_is_confirmed(walk: Any, playbook: str) 
         ("deploy_app", "--tags=verify"),
         ("deploy_app", "--limit=worker1"),
         ("rollback_app", "--skip-tags=flower"),
+        ("deploy_app", "-e celery_restart_workers=discounts"),
     ],
 )
 def test_neither_takes_a_part_of_the_fleet(walk: Any, playbook: str, option: str) -> None:
@@ -127,6 +140,28 @@ def test_a_web_process_that_does_not_answer_has_everything_go_back(walk: Any) ->
     }
     results = [c["args"]["result"] for c in found.calls if c["args"].get("do") == "record"]
     assert results == ["rolled back"]
+
+
+@pytest.mark.long
+def test_a_host_that_is_down_does_not_keep_the_others_from_going_back(walk: Any) -> None:
+    found: Walk = walk(playbook="deploy_app", REFUSED=REASON, DOWN="worker2")
+    told = " ".join((found.done.stdout + found.done.stderr).split())
+    assert f"The fleet is back at release {EARLIER} and holds it" in told
+    assert rolls(found) == [True, False]
+    assert "worker2" not in found.recorded
+    assert "worker1" in found.recorded
+    assert {call["action"] for call in found.calls if call["host"] == "worker2"} == {"host_facts"}
+
+
+@pytest.mark.long
+def test_a_release_that_serves_is_recorded_before_flower_fails(walk: Any) -> None:
+    found: Walk = walk(playbook="deploy_app", UNBUILT="flower")
+    assert found.done.returncode == 2, found.done.stdout
+    assert "no index" in found.done.stdout
+    results = [c["args"]["result"] for c in found.calls if c["args"].get("do") == "record"]
+    assert results == ["deployed"]
+    assert rolls(found) == [True]
+    assert {"worker1", "control1"} <= found.recorded
 
 
 @pytest.mark.parametrize("part", ["celery_runtime", "redis"])

@@ -1041,6 +1041,13 @@ def test_a_source_of_another_kind_passes(variables: Variables, source: dict[str,
     assert problems({**variables, S: source, "celery_app_module": "shop.celery"}) == []
 
 
+def test_a_run_that_goes_back_needs_no_source(variables: Variables) -> None:
+    variables["celery_app_source"] = {"archive": "dist/shop.tar.gz"}
+    assert only(problems(variables)).variable == "celery_app_source.archive"
+    back = Control("2.19.14", "3.11.2", ROOT, needs_source=False)
+    assert problems(variables, control=back) == []
+
+
 def test_a_package_without_a_version_is_a_warning(variables: Variables) -> None:
     found = only(problems({**variables, S: {"pip": "shop>=1.2"}}))
     assert (found.variable, found.severity) == (f"{S}.pip", Severity.WARNING)

@@ -16,6 +16,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.canary i
     limits,
 )
 
+from celery_fleet.worker import task_counts
+
 MIB = 2**20
 LIMITS = CanaryLimits(seconds=60, min_tasks=20)
 
@@ -216,12 +218,13 @@ def test_a_release_without_a_task_that_runs_is_refused_at_once() -> None:
     assert "has no task" not in one.verdict().refusals[0]
 
 
-def test_each_release_has_celery_s_own_tasks() -> None:
+@pytest.mark.parametrize("name", ["celery.chunks", task_counts.OTHER])
+def test_no_release_lacks_celery_s_own_tasks_and_those_that_are_counted_together(name: str) -> None:
     """Its note leaves them out."""
     one = Observation(LIMITS, seen(pays(1000)))
     for number in (0, 1):
         new = Figures({}, 1, 1, frozenset({"pay"}))
-        one.add(10 * number, new, seen({"celery.chunks": Count(number)}))
+        one.add(10 * number, new, seen({name: Count(number)}))
     assert not one.failing()
     assert "has no task" not in one.verdict().refusals[0]
 

@@ -52,7 +52,7 @@ FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or 
 
 def check_source(model: Model) -> Iterator[Problem]:
     """Check that there is exactly one kind of source, and that its parts exist, as far as this can be checked here."""
-    hosts_that_build = model.hosts_of_role("celery_release")
+    hosts_that_build = model.hosts_of_role("celery_release") if model.control.needs_source else ()
     for value, hosts in model.distinct(_NAME, hosts_that_build):
         if not isinstance(value, Mapping):
             continue

@@ -110,12 +110,14 @@ class Control:
 
     Attributes:
         settings: Values of the settings that `preflight/checks/control.py` refuses, by their names in ansible.cfg.
+        needs_source: Whether the run may build a release. One that goes back does not.
     """
 
     ansible_version: str
     python_version: str
     base_dir: Path
     settings: Mapping[str, str] = field(default_factory=dict)
+    needs_source: bool = True
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ logger = logging.getLogger("celery_fleet.beat")
 #: Seconds until the next attempt to read the whole schedule after a failure.
 AGAIN = 30.0
 
+#: For at most this time a row is new: beat looks for changes every few seconds.
+_MOMENT = timedelta(minutes=1)
+
 #: The name of the database in statuses and logs.
 NAME = "the schedule's database"
 
@@ -68,6 +71,8 @@ def hold_all() -> None:
 def _enabled_rows(scheduler: Any) -> list[Any]:
     found = list(scheduler.Model.objects.enabled())
     for row in found:
+        # Switching a row off takes its last run from it.
+        row.was_switched_off = not row.last_run_at and row.total_run_count > 0
         _count_from_last_change(row)
     return found
 
@@ -183,20 +188,26 @@ def guard(service: Any, tell: Callable[[str | None], None], *, standby: bool = F
 
 
 def _count_from_new_times(scheduler: Any) -> None:
-    """Let an entry to which a user has given a new time count from now, as a new one does.
+    """Let an entry with a user's new time, or one that was switched on again, count from now, as a new one does.
 
-    Otherwise a time between its last run and now, which did not exist then, would be due at once. An interval that
-    begins at its `start_time` still does.
+    Otherwise a time between its last run and now, at which it was not due, would be due at once. django_celery_beat
+    counts one that was switched on from its row's last change, but its admin pages do not note that as one. An interval
+    that begins at its `start_time` still does.
     """
     read = scheduler.all_as_schedule
 
     def read_again() -> Any:
-        # None before the first time.
-        before = {entry.model.pk: entry for entry in (scheduler._schedule or {}).values()}  # noqa: SLF001  # what it knows
+        knows = scheduler._schedule  # noqa: SLF001  # what it knows; None before the first time
+        before = {entry.model.pk: entry for entry in (knows or {}).values()}
         found = read()
         for entry in found.values():
             known = before.get(entry.model.pk)
-            new = known is not None and differs(known.schedule, entry.schedule)
+            if known is None:
+                # A new row counts from its creation, which is now.
+                old = maybe_make_aware(entry.last_run_at) < datetime.now(UTC) - _MOMENT
+                new = knows is not None and old
+            else:
+                new = differs(known.schedule, entry.schedule) or entry.model.was_switched_off
             if new and not _begins_at_start_time(entry.model):
                 last_runs.count_from_now(scheduler.app, entry)
                 entry.save()

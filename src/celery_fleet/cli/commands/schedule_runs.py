@@ -131,7 +131,8 @@ def history(context: Context, entry: str | None, count: int) -> None:
 def run(context: Context, entry: str, anyway: bool) -> None:
     """Send the task of ENTRY once now, as beat does, and print its id.
 
-    It has the entry's arguments and options. A disabled entry is sent too. When the entry is due next stays as it is.
+    It has the entry's arguments and options. In a database, a disabled entry is sent too. When the entry is due next
+    stays as it is.
     """
     application = context.application
     component = "schedule" if in_database(application) else "beat"
