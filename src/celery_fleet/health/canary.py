@@ -35,8 +35,9 @@ def canary(
         if state == "no answer" and setup.workers[node].pool == "solo":
             state = "busy"
         value[node] = {"state": state, "seconds": seconds}
-        if state == "no answer":
-            parts.append((WARNING, f"{node} did not return its test task"))
+        if state in ("no answer", "failed"):
+            verb = "return" if state == "no answer" else "run"
+            parts.append((WARNING, f"{node} did not {verb} its test task"))
         elif seconds is not None:
             answered.append(seconds)
             text = f"{node} took {seconds:.1f} s"

@@ -174,7 +174,7 @@ class Probe:
             meta = {"status": "SUCCESS", "result": {}}
         if meta["status"] in ("PENDING", "RECEIVED", "STARTED"):
             return False
-        report.state = "answered"
+        report.state = "answered" if meta["status"] == "SUCCESS" else "failed"
         report.seconds = round(time.monotonic() - self._sent[node.name], 3)
         if meta["status"] != "SUCCESS":
             report.errors.append(

@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from celery_fleet.common.errors import FleetError, one_line
@@ -205,16 +206,30 @@ def task(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     found = history.search(
         compat_broker.result_client(app, WAIT), identity, float(request.get("seconds") or 1)
     )
-    meta = stored(app.backend, identity)
-    return {"id": identity, **found, "result": {key: meta[key] for key in ("state", "done")}}
+    result = None
+    with suppress(FleetError):
+        meta = stored(app.backend, identity)
+        result = {key: meta[key] for key in ("state", "done")}
+    return {"id": identity, **found, "result": result}
 
 
 def stored(backend: Any, identity: str) -> dict[str, Any]:
-    """Return a task's stored state, result, error and traceback; the class of its exception is not needed."""
+    """Return a task's stored state, result, error and traceback; the class of its exception is not needed.
+
+    Raises:
+        FleetError: Only the application can read it.
+    """
     from celery import states
+    from kombu.exceptions import ContentDisallowed, DecodeError
 
     raw = backend.get(backend.get_key_for_task(identity))
-    meta = {} if not raw else backend.decode(raw)
+    try:
+        meta = {} if not raw else backend.decode(raw)
+    except (ContentDisallowed, DecodeError):
+        raise FleetError(
+            "the application stores its results in another format than JSON; read this one with "
+            f"celery-fleet exec -- celery result {identity}"
+        ) from None
     state = str(meta.get("status") or states.PENDING)
     value, error = meta.get("result"), None
     if state in states.EXCEPTION_STATES:

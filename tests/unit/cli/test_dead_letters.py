@@ -105,6 +105,17 @@ def test_list_shows_dead_letters(
     assert json.loads(call("dead-letters", "--format", "json", "list").stdout) == [LETTER, bare]
 
 
+def test_a_list_may_be_read_slowly(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a pager: the limit is for the answer, and not for what prints it."""
+    answering(monkeypatch, Answers(LETTER))
+    show_table = command.show_table
+    monkeypatch.setattr(command, "show_table", lambda found: (time.sleep(1.2), show_table(found)))
+    done = call("--timeout", "1", "dead-letters", "list")
+    assert (done.exit_code, "6f1e" in done.stdout) == (0, True)
+
+
 def test_without_dead_letters(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = answering(monkeypatch, Answers())
     monkeypatch.setattr(confirming, "has_terminal", lambda: True)

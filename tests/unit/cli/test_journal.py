@@ -366,6 +366,14 @@ def test_a_journal_that_can_not_be_read(
 
 
 @pytest.mark.usefixtures("answer")
+def test_a_host_without_workers(fleet: Path, call: Call) -> None:
+    """journalctl would fail: no unit of its journal has such a name."""
+    path = fleet / "etc/shop/cli.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "host": "control1"}))
+    assert "no worker runs on control1" in call("task", ID).stderr
+
+
+@pytest.mark.usefixtures("answer")
 def test_an_application_that_logs_to_files(fleet: Path, call: Call) -> None:
     path = fleet / "etc/shop/cli.json"
     logs = {"destination": "file", "directory": "/var/log/shop"}

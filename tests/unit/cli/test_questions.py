@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 
+from celery_fleet.cli.commands import results
 from celery_fleet.cli.commands.inspect import METHODS
+from celery_fleet.common.errors import FleetError
 from celery_fleet.ops import questions
 from celery_fleet.supervision import broker
 from tests.support.redis_server import redis_server
@@ -211,6 +214,26 @@ def test_the_error_of_a_task_names_the_file(
             return stored
 
     assert questions.stored(Backend(), "1")["error"] == text
+
+
+def test_a_result_in_another_format_is_left_to_the_application() -> None:
+    """The operator's own application knows only the inventory's settings. The history does not need the result."""
+    backend = Celery(backend="cache+memory://").backend
+    backend.set(backend.get_key_for_task("1"), "status: SUCCESS\n")
+    with pytest.raises(FleetError, match="celery-fleet exec -- celery result 1"):
+        questions.stored(backend, "1")
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("2026-01-02T03:00:00.123456-05:00", "2026-01-02 08:00:00 UTC"),
+        ("2026-01-02T03:00:00", "2026-01-02 03:00:00 UTC"),
+        ("soon", "soon"),
+    ],
+)
+def test_when_a_task_ended_is_in_utc(stored: str, shown: str) -> None:
+    assert results.done_at(stored) == shown
 
 
 #: Data that looks like logins in URLs.

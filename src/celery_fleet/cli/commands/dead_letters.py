@@ -155,7 +155,6 @@ def show_letter(one: Mapping[str, Any]) -> None:
 
 @command(
     name="list",
-    bound=True,
     examples=(
         "sudo celery-fleet dead-letters list",
         "sudo celery-fleet dead-letters list --queue mail --older-than 2h",
@@ -170,7 +169,9 @@ def list_(context: Context, ids: Sequence[str], payload: bool, **choice: Any) ->
 
     The content of their messages is only shown with --payload.
     """
-    found = chosen(context, payload, ids=ids, **choice)
+    # Only the question is limited: a pager reads as slowly as its user.
+    with context.within("list"):
+        found = chosen(context, payload, ids=ids, **choice)
     if context.json:
         output.as_json(found)
     elif payload and found:
@@ -181,7 +182,6 @@ def list_(context: Context, ids: Sequence[str], payload: bool, **choice: Any) ->
 
 
 @command(
-    bound=True,
     examples=(
         "sudo celery-fleet dead-letters show 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
         "sudo celery-fleet dead-letters show 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6 --payload",
@@ -194,7 +194,8 @@ def show(context: Context, ids: Sequence[str], payload: bool) -> None:
 
     Status 1: there is no dead letter with such an id.
     """
-    found = chosen(context, payload, ids=ids)
+    with context.within("show"):
+        found = chosen(context, payload, ids=ids)
     if context.json:
         output.as_json(found)
     else:

@@ -141,6 +141,8 @@ def line(
         return [
             "zgrep",
             "--no-filename",
+            # After a power loss, a file may have bytes that are no text.
+            "--text",
             "--fixed-strings",
             "--regexp",
             task,

@@ -24,6 +24,8 @@ from celery_fleet.common.redis_client import Client, ClientError, Server
 KINDS = ("broker", "results", "cache")
 #: Both work with Redis and with Valkey, and read REDISCLI_AUTH.
 CLIENTS = ("redis-cli", "valkey-cli")
+#: The directory for a socket. It can be written to on a full disk.
+RUNTIME = "/run"
 
 
 def split(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -156,7 +158,7 @@ class Tunnel:
             OSError: It can't be run.
         """
         # The directory makes the socket accessible only to root.
-        with tempfile.TemporaryDirectory(prefix="celery-fleet-") as directory:
+        with tempfile.TemporaryDirectory(prefix="celery-fleet-", dir=RUNTIME) as directory:
             path = f"{directory}/redis"
             server = await asyncio.start_unix_server(self._lead, path)
             client = await asyncio.create_subprocess_exec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -57,6 +58,16 @@ def ask_for(context: Context, identity: str, wait: float) -> dict[str, Any]:
     return found
 
 
+def done_at(text: str) -> str:
+    """Return when a task ended, in UTC. Celery stores it in the application's time zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return output.printable(text)
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return f"{aware.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def show_outcome(found: Mapping[str, Any]) -> None:
     """Print how a task ended: its result, or its error with the traceback."""
     if found["ok"]:
@@ -97,7 +108,7 @@ def result(context: Context, task_id: str, wait: float) -> None:
     if context.json:
         output.as_json(found)
     else:
-        output.say(f"{found['state']}" + (f" at {found['done']} UTC" if found["done"] else ""))
+        output.say(f"{found['state']}" + (f" at {done_at(found['done'])}" if found["done"] else ""))
         if found["ready"]:
             show_outcome(found)
     if (found["ready"] or wait) and not found["ok"]:

@@ -100,6 +100,8 @@ def from_journal(application: Application, task_id: str) -> tuple[list[journal.R
     of = f"the journal of {application.host}"
     if application.log_directory is not None:
         return [], f"{of} was not searched, because {application.name} logs to files"
+    if not any(node.endswith(f"@{application.host}") for node in application.workers):
+        return [], f"no worker runs on {application.host}"
     try:
         runs = journal.read(application, task_id, JOURNAL)
     except CommandError as error:

@@ -565,6 +565,7 @@ def reported(**states: tuple[str, float | None]) -> Any:
         (("answered", 5.0), ("answered", 0.02), WARNING, "mail@worker1 took 5.0 s"),
         (("answered", 15.0), ("answered", 0.02), BAD, "mail@worker1 took 15.0 s"),
         (("no answer", None), ("busy", None), WARNING, "mail@worker1 did not return its test task"),
+        (("failed", 0.02), ("busy", None), WARNING, "mail@worker1 did not run its test task"),
         # A solo pool can't say that it runs a task.
         (
             ("draining", None),

@@ -320,6 +320,7 @@ def test_a_canary_that_fails_is_reported(fleet: Fleet) -> None:
     report = probe.run(request())
 
     assert report["errors"] == [f"{NODE}: the canary ended as REVOKED: expired"]
+    assert report["nodes"][NODE]["state"] == "failed"
 
 
 def test_scheduled_tasks_have_a_worker(fleet: Fleet) -> None:
