@@ -39,6 +39,7 @@ faulthandler.register(signal.SIGUSR2)
 
 SHOP = """
 import os, time
+from billiard.exceptions import TimeLimitExceeded
 from celery import Celery, signals
 from kombu.asynchronous.hub import Hub
 
@@ -87,6 +88,12 @@ def limited(number):
     write("ledger", f"start {number}")
     time.sleep(600)
     write("ledger", f"end {number}")
+
+
+@app.task
+def asks_another(number, seconds=0):
+    # As `result.get()` raises it if the other task has reached its hard time limit.
+    raise TimeLimitExceeded(1)
 
 
 turn = Hub.fire_timers

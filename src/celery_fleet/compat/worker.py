@@ -65,7 +65,7 @@ def view_worker(worker: Any) -> WorkerView:
         queues = tuple(queue.name for queue in consumer.task_consumer.queues)
         # Don't use the property, which creates a missing qos. Only the loop's own thread may do that.
         qos = channel._qos
-        full = qos is not None and not qos.can_consume()
+        full = (qos is not None and not qos.can_consume()) or _waits_for_a_greenlet(worker.pool)
         if hasattr(channel, "_brpop_sent_at"):
             sent = channel._brpop_sent_at
             poll_age = None if sent is None else time.monotonic() - sent
@@ -83,6 +83,11 @@ def view_worker(worker: Any) -> WorkerView:
         poll_limit=poll_limit,
         restarts=getattr(consumer, "restart_count", 0),
     )
+
+
+def _waits_for_a_greenlet(pool: Any) -> bool:
+    """Return whether the loop may wait for a free greenlet with a task that it has fetched, and so fetches none."""
+    return bool(getattr(pool, "is_green", False)) and running_tasks() >= pool.num_processes
 
 
 def sends_task_events(consumer: Any) -> bool:

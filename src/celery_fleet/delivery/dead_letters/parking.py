@@ -32,6 +32,7 @@ from typing import Any
 from celery import signals
 
 from celery_fleet.compat.mixin import Mixin
+from celery_fleet.compat.pools import PREFORK, kind_of
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.deaths import (
@@ -182,8 +183,10 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             died = Deaths(self.delivery, self._writer, self._waiting).count
             if self.delivery.failed:
                 failed = FailedTasks(self, self.delivery, self._writer).failed
+        # In other pools no task has a process of its own that could wait while it sends.
+        waited = sending.was_waiting if kind_of(self.pool) == PREFORK else not_counted
         for task in self.app.tasks.values() if self.delivery.dead_letters or promised else ():
-            adapter.use_request(task, died, sending.was_waiting, sending.was_cut_off, failed)
+            adapter.use_request(task, died, waited, sending.was_cut_off, failed)
         super().update_strategies()
 
     def on_close(self) -> None:

@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from celery_fleet.common.errors import error_text
+from celery_fleet.compat.tasks import running_task
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -88,8 +89,9 @@ class Breaker:
 
     @property
     def concerned(self) -> bool:
-        """Return whether the caller is the guarded thread; False in a child of the pool."""
-        return self._guarded == (os.getpid(), threading.get_ident())
+        """Return whether the caller is the guarded thread; False in a child of the pool and in a solo pool's task."""
+        here = (os.getpid(), threading.get_ident())
+        return self._guarded == here and running_task() is None
 
     # --- open or not ---
 

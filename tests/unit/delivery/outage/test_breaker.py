@@ -69,6 +69,16 @@ def test_a_child_of_the_pool_is_not_affected(breaker: Breaker) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_task_of_a_solo_pool_is_not_affected(
+    breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in the guarded thread, and may retry for as long as the application lets it."""
+    breaker.trip("too slow")
+    monkeypatch.setattr("celery_fleet.delivery.outage.breaker.running_task", object)
+    breaker.check()
+    assert not breaker.concerned
+
+
 def test_another_thread_does_not_open_it(breaker: Breaker) -> None:
     other = threading.Thread(target=breaker.trip, args=("too slow",))
     other.start()

@@ -73,6 +73,15 @@ def test_remote_control_survives_the_loss_of_its_own_connection(tmp_path: Path) 
         assert "Traceback" not in worker.log
 
 
+@pytest.mark.parametrize("pool", ["gevent", pytest.param("threads", marks=pytest.mark.long)])
+def test_a_time_limit_of_another_task_is_an_error_like_any_other(tmp_path: Path, pool: str) -> None:
+    with working(tmp_path, "-P", pool, "-c", "2") as worker:
+        worker.send(1, 0, task="asks_another")
+        wait_for(lambda: worker.times("failed") == {0: 1}, "the task fails")
+        wait_for(lambda: worker.unacked == 0, "nothing unacked")
+        assert worker.exit()[0] == 0
+
+
 @pytest.mark.long
 def test_tasks_that_are_acknowledged_early_run_once_as_well(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", conf={"worker_prefetch_multiplier": 8}) as w:

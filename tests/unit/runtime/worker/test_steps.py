@@ -179,7 +179,7 @@ def fake_worker(**channel: Any) -> Any:
         task_consumer=SimpleNamespace(channel=made, queues=queues),
     )
     blueprint = SimpleNamespace(state=bootsteps.RUN)
-    return SimpleNamespace(consumer=consumer, blueprint=blueprint, pool_cls=object)
+    return SimpleNamespace(consumer=consumer, blueprint=blueprint, pool_cls=object, pool=None)
 
 
 def test_a_workers_state_is_read_from_its_consumer() -> None:
@@ -225,6 +225,20 @@ def test_reading_the_state_does_not_create_the_channels_qos() -> None:
     assert not compat_worker.view_worker(fake_worker(_qos=None)).full
     full = SimpleNamespace(can_consume=lambda: False)
     assert compat_worker.view_worker(fake_worker(_qos=full)).full
+
+
+def test_a_loop_that_waits_for_a_free_greenlet_may_fetch_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Running tasks that are acknowledged already do not count for kombu's limit."""
+    fake = fake_worker()
+    fake.pool = SimpleNamespace(is_green=True, num_processes=2)
+    monkeypatch.setattr(worker_state, "active_requests", {1})
+    assert not compat_worker.view_worker(fake).full
+    monkeypatch.setattr(worker_state, "active_requests", {1, 2})
+    assert compat_worker.view_worker(fake).full
+    fake.pool.is_green = False
+    assert not compat_worker.view_worker(fake).full
 
 
 def test_celery_still_has_the_attributes_that_are_read() -> None:
