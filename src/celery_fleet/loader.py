@@ -132,7 +132,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             if settings.scheduler == REDBEAT:
                 from celery_fleet.beat import on_broker
 
-                on_broker.prepare(self.app, NOTIFIER)
+                on_broker.prepare(self.app, NOTIFIER, standby=settings.standby)
             if settings.scheduler != PERSISTENT:
                 schedule_file.remove_left(os.environ.get(schedule_file.DIRECTORY_VARIABLE))
             beat.install(

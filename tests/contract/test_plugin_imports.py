@@ -38,8 +38,8 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 }
 # Maximum bytes of all files that a module sends, little more than they have, so that growth is noticed.
 LARGEST = {
-    "reconcile": 233_000,
-    "release": 85_500,
+    "reconcile": 233_500,
+    "release": 86_000,
     "remove_application": 151_500,
     "redis_restore": 77_000,
 }

@@ -93,7 +93,22 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
     found += _eager(identity, told, demands)
     found += _foreign(identity, _versions(whole), demands)
     found += unstorable(identity, told, in_effect(told["schedule"], inventory, policy), scheduler)
+    found += _without_sun(identity, told, inventory)
     return found
+
+
+def _without_sun(identity: str, told: Mapping[str, Any], inventory: Mapping[str, Any]) -> list[str]:
+    """Return solar entries that beat can't use; it would not start. An older note does not tell."""
+    solar = sorted(name for name, entry in inventory.items() if entry and entry.get("solar"))
+    if not solar or not told.get("no_solar"):
+        return []
+    named = ", ".join(solar)
+    return [
+        (
+            f"celery_beat_schedule has solar entries ({named}), but of release {identity} {told['no_solar']}. Add "
+            "celery[solar] to its requirements, or give these entries crontabs."
+        )
+    ]
 
 
 def _read(note: str) -> dict[str, Any]:

@@ -108,9 +108,12 @@ def spec(schedule: Any) -> dict[str, Any]:
 
 def _field(schedule: Any, field: str) -> str:
     value = getattr(schedule, f"_orig_{field}")
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return ",".join(map(str, sorted(value) if isinstance(value, (set, frozenset)) else value))
-    return str(value)
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    if isinstance(value, (str, int)):
+        return str(value)
+    # A set, a range, or another iterable of numbers.
+    return ",".join(map(str, sorted(getattr(schedule, field))))
 
 
 def plain(value: Any) -> Any:

@@ -90,6 +90,8 @@ def take_over(
     """
     sent = leadership.sent()
     on_broker = redbeat.holds(service)
+    if on_broker:
+        redbeat.write_declared(service)
     names = beat.names(redbeat.events(app)) if on_broker else service.scheduler.schedule
     # An entry that is added again later has missed nothing. Applications make entries with ever new names.
     leadership.forget(sent.keys() - set(names))

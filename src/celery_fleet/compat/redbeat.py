@@ -184,6 +184,23 @@ def skip_broken() -> None:
     RedBeatSchedulerEntry.from_key = staticmethod(from_key)
 
 
+def write_when_leading() -> None:
+    """Let a scheduler write the declared entries only when `write_declared` is called; repeatable.
+
+    What a beat writes that stands by, the one that sends reads at once. Its host may have been down in a deploy.
+    """
+    from redbeat.schedulers import RedBeatScheduler
+
+    if not hasattr(RedBeatScheduler, "write_declared"):
+        RedBeatScheduler.write_declared = RedBeatScheduler.setup_schedule
+        RedBeatScheduler.setup_schedule = lambda scheduler: None
+
+
+def write_declared(service: Any) -> None:
+    """Write the declared entries, and delete those that are no longer declared."""
+    service.scheduler.write_declared()
+
+
 def count_from_new_times() -> None:
     """Let a declared entry with a new time count from beat's start, as a new one does; repeatable."""
     from redbeat.schedulers import RedBeatScheduler

@@ -21,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,8 @@ def _told(app: Any, request: CheckRequest) -> tuple[dict[str, Any], list[str]]:
         "no_database": redact(available.missing()),
         # The same for a schedule on the broker.
         "no_redbeat": redbeat.missing(),
+        # The same for a solar entry of the inventory.
+        "no_solar": "" if find_spec("ephem") else "there is no ephem in its virtualenv",
         "default_queue": str(app.conf.task_default_queue),
         "routes": described.plain(app.conf.task_routes),
         "pinned": [name for name in _ROUTING if name in pinned],

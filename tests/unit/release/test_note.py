@@ -384,6 +384,16 @@ def test_entries_that_redbeat_cannot_hold_are_refused() -> None:
     assert refused(note({"e": entry()}), scheduler="redbeat") == []
 
 
+@pytest.mark.parametrize("told", [{}, {"no_solar": ""}, {"no_solar": "there is no ephem"}])
+def test_a_solar_entry_of_the_inventory_needs_its_package(told: dict[str, Any]) -> None:
+    """Without it beat would not start."""
+    sun = {"event": "sunset", "latitude": 48, "longitude": 16}
+    found = refused(note({}, **told), schedule={"evening": {"task": "shop.add", "solar": sun}})
+    found = [words for words in found if "solar" in words]
+    assert len(found) == bool(told.get("no_solar"))
+    assert all("(evening)" in words and "celery[solar]" in words for words in found)
+
+
 @pytest.mark.parametrize("told", [{}, {"no_redbeat": ""}, {"no_redbeat": "there is no redbeat"}])
 def test_a_release_without_redbeat_is_refused_only_if_its_schedule_needs_it(
     told: dict[str, Any],

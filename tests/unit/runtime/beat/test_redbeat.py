@@ -172,6 +172,21 @@ def test_another_beat_continues_when_one_ends(
             assert set(server.client.hgetall(BEAT_SENT)) == {b"tick"}
 
 
+def test_a_beat_that_stands_by_does_not_change_the_schedule(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    """Its host was down when the schedule was deployed."""
+    new, outdated = beats
+    with new.running(tick=SECOND, hourly=HOURLY):
+        wait_for(lambda: new.arrived("shop.tick") >= 1, 30)
+        with outdated.running(hourly={**HOURLY, "interval": 1800}):
+            wait_for(lambda: "another beat sends" in outdated.log, 30)
+            number = new.arrived("shop.tick")
+            wait_for(lambda: new.arrived("shop.tick") >= number + 3, 30)
+            assert b'"every": 3600.0' in server.client.hget("redbeat:hourly", "definition")
+            assert names(outdated) == {"tick", "hourly"}
+
+
 def test_beat_waits_for_the_broker_and_survives_its_outage(
     server: Server, beats: tuple[RealBeat, RealBeat]
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.schedules import solar
+from celery.schedules import crontab, solar
 
 from celery_fleet.beat import described
 from tests.unit.runtime.conftest import Run
@@ -342,6 +342,13 @@ def test_the_applications_schedule_is_reported(run: Run, source: Path) -> None:
     assert queues["float"] == (None, "routed", False)
     assert queues["interval"] == (None, "own", True)
     assert queues["delta"] == (None, "celery", False)
+
+
+def test_a_crontab_of_a_range_or_a_set_is_reported_as_text() -> None:
+    """A database gets this text."""
+    told = described.spec(crontab(minute=0, hour=range(8, 11), day_of_week={5, 1}))["crontab"]
+    assert (told["minute"], told["hour"], told["day_of_week"]) == ("0", "8,9,10", "1,5")
+    assert crontab(**told) == crontab(minute=0, hour="8-10", day_of_week="mon,fri")
 
 
 def test_a_solar_schedule_is_reported_as_in_the_inventory() -> None:
