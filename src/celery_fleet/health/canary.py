@@ -17,6 +17,9 @@ from celery_fleet.health.text import combined
 #: Seconds for test tasks and questions together.
 TIMEOUT = 30.0
 
+#: States of a worker that is not well, with what to say of it.
+_LOST = {"no answer": "did not return its test task", "failed": "did not run its test task"}
+
 
 def canary(
     setup: Setup, send: Callable[[Setup, Sequence[str]], Mapping[str, Any]] | None = None
@@ -35,9 +38,8 @@ def canary(
         if state == "no answer" and setup.workers[node].pool == "solo":
             state = "busy"
         value[node] = {"state": state, "seconds": seconds}
-        if state in ("no answer", "failed"):
-            verb = "return" if state == "no answer" else "run"
-            parts.append((WARNING, f"{node} did not {verb} its test task"))
+        if state in _LOST:
+            parts.append((WARNING, f"{node} {_LOST[state]}"))
         elif seconds is not None:
             answered.append(seconds)
             text = f"{node} took {seconds:.1f} s"

@@ -226,10 +226,8 @@ def stored(backend: Any, identity: str) -> dict[str, Any]:
     try:
         meta = {} if not raw else backend.decode(raw)
     except (ContentDisallowed, DecodeError):
-        raise FleetError(
-            "the application stores its results in another format than JSON; read this one with "
-            f"celery-fleet exec -- celery result {identity}"
-        ) from None
+        text = "the application stores results in another format than JSON; read this one with"
+        raise FleetError(f"{text} celery-fleet exec -- celery result {identity}") from None
     state = str(meta.get("status") or states.PENDING)
     value, error = meta.get("result"), None
     if state in states.EXCEPTION_STATES:
