@@ -87,7 +87,8 @@ def view_worker(worker: Any) -> WorkerView:
 
 def _waits_for_a_greenlet(pool: Any) -> bool:
     """Return whether the loop may wait for a free greenlet with a task that it has fetched, and so fetches none."""
-    return bool(getattr(pool, "is_green", False)) and running_tasks() >= pool.num_processes
+    # Older versions of Celery have other meanings of `num_processes`.
+    return bool(getattr(pool, "is_green", False)) and running_tasks() >= pool._pool.size
 
 
 def sends_task_events(consumer: Any) -> bool:

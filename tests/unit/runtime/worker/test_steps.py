@@ -232,7 +232,7 @@ def test_a_loop_that_waits_for_a_free_greenlet_may_fetch_nothing(
 ) -> None:
     """Running tasks that are acknowledged already do not count for kombu's limit."""
     fake = fake_worker()
-    fake.pool = SimpleNamespace(is_green=True, num_processes=2)
+    fake.pool = SimpleNamespace(is_green=True, _pool=SimpleNamespace(size=2))
     monkeypatch.setattr(worker_state, "active_requests", {1})
     assert not compat_worker.view_worker(fake).full
     monkeypatch.setattr(worker_state, "active_requests", {1, 2})
