@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache
+from packaging.utils import canonicalize_name
 
 
 def name_of(*parts: str) -> str:
@@ -55,11 +56,13 @@ def lacking(path: Path, pins: Iterable[str]) -> str:
         # Ignore incomplete copies.
         with suppress(tarfile.TarError), tarfile.open(tar) as opened:
             there |= {
-                "==".join(_plain(part) for part in name.split("-")[:2])
+                "==".join(canonicalize_name(part) for part in name.split("-")[:2])
                 for name in opened.getnames()
             }
     missing = [
-        pin for pin in pins if "==".join(_plain(part) for part in pin.split("==")) not in there
+        pin
+        for pin in pins
+        if "==".join(canonicalize_name(part) for part in pin.split("==")) not in there
     ]
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
@@ -68,10 +71,6 @@ def lacking(path: Path, pins: Iterable[str]) -> str:
         + ". Run the playbook celery_fleet.core.wheelhouse on a host of this platform that reaches the package index. "
         "Nothing was changed."
     )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[-_.]+", "-", text).lower()
 
 
 @contextmanager

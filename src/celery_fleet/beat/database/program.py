@@ -227,7 +227,7 @@ class Schedule:
                 differing = self.store.switch(steps, self.rows, on=on)
         action, why = ("enable", "it is disabled") if on else ("disable", "it is enabled")
         items = [{"entry": name, "action": action, "why": [why]} for name in differing]
-        return {"items": items, "notes": [], "of": len(steps)}
+        return {"items": items, "notes": []}
 
     def _known(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in self.declared]
@@ -307,9 +307,6 @@ def told(
     return {
         "items": [planning.item(step, vary.get(step.name, ())) for step in steps if step.action],
         "notes": [text for text in notes if text],
-        "of": sum(
-            step.state not in (planning.USERS, planning.LEFT, planning.LEFT_OUT) for step in steps
-        ),
     }
 
 
@@ -319,9 +316,7 @@ def carry_out(schedule: Schedule, given: argparse.Namespace, text: str) -> dict[
 
     if given.do == "declared":
         return {"declared": digests(schedule.declared)}
-    edited = current.current_settings().schedule_edited
-    if given.reset or given.keep:
-        edited = planning.RESET if given.reset else planning.KEEP
+    edited = planning.RESET if given.reset else current.current_settings().schedule_edited
     if given.do == "list":
         return schedule.entries(given.count, json.loads(given.fired))
     if given.do == "reset":
@@ -360,7 +355,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("do", choices=verbs)
     parser.add_argument("--name", action="append", default=[], dest="names")
     parser.add_argument("--reset", action="store_true")
-    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--fired", default="{}")
