@@ -32,7 +32,8 @@ from tests.unit.redis_backup.servers import (
     running,
 )
 
-PROGRAM = (sys.executable, "-S", "-I", redis_backup.__file__, "shop")
+# Without -B, a run with a limit on the size of files would leave damaged ones beside the code. -I ignores the variable.
+PROGRAM = (sys.executable, "-S", "-I", "-B", redis_backup.__file__, "shop")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,6 @@ def environment(where: redis_backup.BackupPlaces) -> dict[str, str]:
         "STATE_DIRECTORY": str(where.state),
         "RUNTIME_DIRECTORY": str(where.runtime),
         "CREDENTIALS_DIRECTORY": str(where.credentials),
-        # With a limit on the size of files, it would leave damaged ones beside the code.
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
