@@ -20,12 +20,19 @@ def three(ground: Ground) -> None:
     wait_until_whole(ground)
 
 
+#: Maximum seconds of load: each of three hosts is installed again, which took up to four minutes.
+LONGEST = 1800.0
+
+
 # From Redis 7 to Valkey 8, and from that to Redis 8. Valkey could not follow Redis 8, whose data it can't read.
 @pytest.mark.parametrize("flavor", ["valkey", "redis"])
 def test_one_host_after_another_gets_another_server(ground: Ground, flavor: str) -> None:
     before = pids(ground)
     summary = ground.measure(
-        f"hosts changed to {flavor}", FLEET, lambda case: change(ground, case, flavor)
+        f"hosts changed to {flavor}",
+        FLEET,
+        lambda case: change(ground, case, flavor),
+        longest=LONGEST,
     )
     assert_delivered(summary, judge.was_sent_twice(changed(flavor)), *died(changed(flavor)))
     assert_none_replaced(ground, before, pids(ground))
