@@ -36,13 +36,13 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 # Only a soak runs these.
 SOAK_ONLY := arm64
 SCENARIOS := $(filter-out $(SOAK_ONLY),$(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
-# restarts measures times, so it runs by itself; the others run two at a time. observe mostly waits for alerts, while
+# These measure times, so they run by themselves; the others run two at a time. observe mostly waits for alerts, while
 # the emulated machine of cgroup2 computes.
-ALONE := restarts
+ALONE := restarts delivery
 WAITING := observe cgroup2
 # Those that take longest come first, so that none of them runs by itself at the end. noon and failover load all
 # processors, so each of them begins beside a scenario that mostly waits.
-LONGEST := noon change failover moves fleets database_fleets delivery
+LONGEST := noon change failover moves fleets database_fleets
 PAIRED := $(LONGEST) $(filter-out $(ALONE) $(WAITING) $(LONGEST),$(SCENARIOS))
 # together: the parts of these scenarios, for check.sh
 together = $(subst $(SPACE),$(COMMA),$(strip $(1:%=molecule:%)))

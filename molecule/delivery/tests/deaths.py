@@ -29,11 +29,6 @@ PAUSE = 3.0
 #: Seconds between two faults of a run if repeats could be attributed to either: the judge picks the first.
 GAP = judge.LASTING + judge.UNDER_WAY
 
-#: Seconds until everything that a killed worker held is back: the most for the median, and for each of them. Its unit
-#: hands that back, which took up to 2.1 s while several workers started, each for 10 to 20 s. Without the hand-back it
-#: would wait until its lease has ended.
-USUALLY_BACK, BACK = 2.0, 5.0
-
 #: Maximum seconds of load: 200 kills take about eleven minutes.
 LONGEST = 1800.0
 

@@ -6,11 +6,9 @@ import random
 
 import pytest
 from deaths import (
-    BACK,
     PAUSE,
     PROCESS_KILLED,
     REST,
-    USUALLY_BACK,
     WORKER_KILLED,
     Recoveries,
     assert_delivered,
@@ -57,8 +55,7 @@ def test_processes_killed_in_turn(ground: Ground, numbers: random.Random) -> Non
     with ground.loaded("--rich"):
         summary, recoveries = counted(ground, "processes killed in turn", FLEET, act)
     assert_delivered(summary, *died(WORKER_KILLED), *died(PROCESS_KILLED))
-    assert recoveries.p50 <= USUALLY_BACK, recoveries.as_dict()
-    assert recoveries.longest <= BACK, recoveries.as_dict()
+    assert recoveries.longest <= 2.0, recoveries.as_dict()
     assert_revoked(summary)
 
 

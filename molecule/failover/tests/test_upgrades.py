@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from deaths import assert_delivered, assert_none_replaced, died, pids
+from deaths import LONGEST, assert_delivered, assert_none_replaced, died, pids
 from ground import FLEET, Ground
 from replicas import wait_until_whole
 from upgrades import change, changed
@@ -18,10 +18,6 @@ def three(ground: Ground) -> None:
     """Deploy three hosts of Redis, if no test before has done that."""
     ground.site(ground.results / "deploy.log")
     wait_until_whole(ground)
-
-
-#: Maximum seconds of load: each of three hosts is installed again, which took up to four minutes.
-LONGEST = 1800.0
 
 
 # From Redis 7 to Valkey 8, and from that to Redis 8. Valkey could not follow Redis 8, whose data it can't read.
