@@ -102,13 +102,9 @@ def _without_sun(identity: str, told: Mapping[str, Any], inventory: Mapping[str,
     solar = sorted(name for name, entry in inventory.items() if entry and entry.get("solar"))
     if not solar or not told.get("no_solar"):
         return []
-    named = ", ".join(solar)
-    return [
-        (
-            f"celery_beat_schedule has solar entries ({named}), but of release {identity} {told['no_solar']}. Add "
-            "celery[solar] to its requirements, or give these entries crontabs."
-        )
-    ]
+    entries, why = ", ".join(solar), told["no_solar"]
+    words = f"celery_beat_schedule has solar entries ({entries}), but of release {identity} {why}."
+    return [f"{words} Add celery[solar] to its requirements, or give these entries crontabs."]
 
 
 def _read(note: str) -> dict[str, Any]:

@@ -167,6 +167,11 @@ def _cell(cell: Any) -> Text:
     return text("-" if cell is None else cell)
 
 
+def utc(moment: datetime) -> str:
+    """Return a moment, which has a time zone, as text: ``2026-01-02 03:00:00 UTC``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """Return how long ago a moment was: ``3 d 4 h``, ``12 s``."""
     if moment is None:

@@ -243,7 +243,7 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
             f"write [{', '.join(item.replace(',', ' ').split())}]",
             hosts=hosts,
         )
-    if name == "worker_pool" and isinstance(item, str) and not _POOL.fullmatch(item):
+    elif name == "worker_pool" and isinstance(item, str) and not _POOL.fullmatch(item):
         near = suggestion(item, _POOLS)
         yield Problem(
             path,

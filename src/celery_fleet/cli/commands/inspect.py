@@ -192,7 +192,7 @@ def _moment(seconds: Any) -> str | None:
 
     if not isinstance(seconds, (int, float)):
         return None
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return output.utc(datetime.fromtimestamp(seconds, UTC))
 
 
 def tree(value: Any, indent: int) -> list[str]:

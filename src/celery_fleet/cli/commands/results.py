@@ -64,8 +64,7 @@ def done_at(text: str) -> str:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return output.printable(text)
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return f"{aware.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return output.utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def show_outcome(found: Mapping[str, Any]) -> None:
