@@ -194,8 +194,7 @@ def disown(consumer: Any, message: Any) -> None:
 
 def at_work(pool: Any) -> int:
     """Return the number of tasks that the pool has: they run or are about to."""
-    jobs = getattr(getattr(pool, "_pool", None), "_cache", ())
-    return max(len(jobs), len(worker_state.reserved_requests))
+    return max(intake_of(pool).at_work(), len(worker_state.reserved_requests))
 
 
 def load(consumer: Any) -> Load:

@@ -26,7 +26,7 @@ from kombu.utils.eventio import READ
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.task_errors import reported
 
-PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
+PREFORK, THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
 def kind_of(pool: Any) -> str | None:
@@ -35,7 +35,7 @@ def kind_of(pool: Any) -> str | None:
     if hasattr(getattr(pool, "_pool", None), "outbound_buffer"):  # prefork with an event loop
         return PREFORK
     if "thread" in modules:
-        return _THREADS
+        return THREADS
     if "solo" in modules:
         return _SOLO
     # Don't support eventlet, which its own authors advise against. Such a worker stops as in stock Celery.
@@ -57,6 +57,13 @@ class PoolIntake:
     def shut(self) -> None:
         """Start no further tasks. One that starts anyway runs to its end. Safe in any thread or signal handler."""
         self.closed = True
+
+    def connect(self) -> None:
+        """Have the event loop hear of this pool on a new connection."""
+
+    def at_work(self) -> int:
+        """Return the number of tasks that the pool was given and has not ended."""
+        return len(getattr(getattr(self.pool, "_pool", None), "_cache", ()))
 
     def drop(self) -> None:
         """Forget the tasks of a lost connection that have not started; kombu puts their messages back."""
@@ -121,15 +128,27 @@ class _Prefork(PoolIntake):
 
 
 class _Threads(PoolIntake):
-    """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started."""
+    """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started.
 
-    def __init__(self, pool: Any, hub: Any) -> None:
-        super().__init__(pool)
+    Celery does not count a thread pool's slots. Requests that wait for one (compat/tasks.py) get it here.
+    """
+
+    def __init__(self, pool: Any, semaphore: Any, hub: Any) -> None:
+        super().__init__(pool, semaphore)
         self._hub = hub
+        #: Counts the tasks that ended, until the event loop reads it.
+        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Celery keeps only a weak reference to the futures, so keep a strong one.
         self._futures: dict[Any, Future[Any]] = {}
         self._submit = pool.on_apply
         pool.on_apply, pool.flush = self._apply, self.drop
+
+    def connect(self) -> None:
+        if self._semaphore is not None:
+            self._hub.add_reader(self._ended, self._free)
+
+    def at_work(self) -> int:
+        return len(self._futures)
 
     def _apply(self, target: Any, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         target, options = reported(target, options, hub=self._hub)
@@ -137,12 +156,21 @@ class _Threads(PoolIntake):
         request = _request_of(accept_callback)
         if request is not None:
             self._futures[request] = result.f
-            result.f.add_done_callback(lambda _: self._futures.pop(request, None))
+            result.f.add_done_callback(lambda _: self._done(request))
         return result
+
+    def _done(self, request: Any) -> None:
+        # In the task's thread.
+        self._futures.pop(request, None)
+        os.eventfd_write(self._ended, 1)
+
+    def _free(self) -> None:
+        for _ in range(os.eventfd_read(self._ended)):
+            self._semaphore.release()
 
     def take(self) -> list[Any]:
         # Threads may end at the same time, so copy in one step. cancel() returns False if a task has started.
-        return [
+        return super().take() + [
             request
             for request, future in self._futures.copy().items()
             if not request.acknowledged and future.cancel()
@@ -277,8 +305,8 @@ def intake_of(pool: Any, semaphore: Any = None, hub: Any = None) -> PoolIntake:
         kind = kind_of(pool)
         if kind == PREFORK:
             intake = _Prefork(pool, semaphore)
-        elif kind == _THREADS:
-            intake = _Threads(pool, hub)
+        elif kind == THREADS:
+            intake = _Threads(pool, semaphore, hub)
         elif kind == _SOLO:
             intake = _Solo(pool)
         elif kind == GREENLETS:

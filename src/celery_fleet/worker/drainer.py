@@ -143,7 +143,7 @@ class Drainer:
         self._drains = worker.why_not_drained(consumer) is None
         queues.note_queues(consumer, self.is_paused, self._arrived)
         self._choose_queues = queues.skip_queues(consumer, self.is_paused)
-        intake.pool_intake(consumer)
+        intake.pool_intake(consumer).connect()
         intake.keep_buckets(consumer)
         if consumer.hub is None and self._drains:
             self._waker = self._waker or LoopWaker()

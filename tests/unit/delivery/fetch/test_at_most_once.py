@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -192,4 +193,26 @@ def test_a_lost_connection_drops_no_task_that_waits_in_the_pool(
         cut(worker)
         worker.done(numbers)
         assert worker.times("start") == dict.fromkeys(numbers, 1)
+        assert worker.exit()[0] == 0
+
+
+@pytest.mark.slow
+def test_threads_take_no_more_tasks_than_they_run(tmp_path: Path) -> None:
+    """An executor would queue all that it gets, and a killed worker would lose them."""
+    conf = {"task_acks_late": False, "worker_prefetch_multiplier": 1}
+    delivery = {**DELIVERY, "profile": "at_most_once"}
+    with working(tmp_path, "-P", "threads", "-c", "2", conf=conf, delivery=delivery) as worker:
+        client = worker.server.client
+        long = worker.send(20, 2)
+        wait_for(lambda: len(worker.times("start")) == 2, "two have begun")
+        # Two run; two more are fetched and unacknowledged.
+        wait_for(lambda: worker.unacked == 2, "no more are acknowledged")
+        assert client.llen(QUEUE) == len(long) - 4
+        client.delete(QUEUE)
+
+        quick = worker.send(40, 0, first=100)
+        begin = time.monotonic()
+        worker.done(quick)
+        # An event loop that nothing wakes looks once a second.
+        assert time.monotonic() - begin < 10
         assert worker.exit()[0] == 0
