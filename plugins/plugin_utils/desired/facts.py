@@ -1,7 +1,6 @@
 """Types of an application's facts: what the functions of this package need to know about it, as one mapping.
 
-The role celery_app defines it as `__celery_app_facts`. Ansible renders a key when it is read, so keys that a function
-does not need cost nothing.
+The role celery_app defines it as `__celery_app_facts`, and the role preflight renders it, once for each host and run.
 """
 
 from __future__ import annotations
