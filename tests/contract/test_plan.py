@@ -11,6 +11,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import
 from scripts import playbooks
 from tests.contract.test_repository import ROOT
 
+VARIABLES = "celery_fleet.core.celery_app"
+
+
+def roles_of(play: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a play's roles, except the one that holds the variables of the others and has no tasks."""
+    return [role for role in play.get("roles", []) if role != VARIABLES]
+
 
 def groups_of(play: dict[str, Any]) -> tuple[str, ...]:
     """Return the arguments of the lookup `fleet_hosts`."""
@@ -21,7 +28,7 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
     plays = playbooks.plays(ROOT / "playbooks/site.yml")
     found = {}
     for play in plays:
-        for role in play.get("roles", []):
+        for role in roles_of(play):
             name = role["role"].removeprefix("celery_fleet.core.")
             if name == "fleet":
                 continue
@@ -93,7 +100,7 @@ def test_a_play_that_ends_without_its_part_has_nothing_else() -> None:
         for play in found:
             assert groups_of(play) == named[part].groups
             assert {*play["tags"]} <= {*named[part].tags}
-            roles = [role["role"] for role in play.get("roles", [])]
+            roles = [role["role"] for role in roles_of(play)]
             roles += [task["ansible.builtin.import_role"]["name"] for task in play.get("tasks", [])]
             assert roles == [f"celery_fleet.core.{part.removesuffix('_surplus')}"]
 
@@ -121,6 +128,19 @@ def test_with_any_tags_a_run_has_the_lease_a_plan_and_a_confirmation() -> None:
         assert plays[name]["tags"] == ["always"], name
 
 
+def test_each_play_has_the_variables_of_its_roles() -> None:
+    """Two roles import them, and `prometheus` reads none."""
+    others = {f"celery_fleet.core.{name}" for name in ("preflight", "fleet_remove", "prometheus")}
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for play in playbooks.plays(path):
+            used = {
+                item.get("role") or item.get("ansible.builtin.import_role", {}).get("name")
+                for item in steps(play)
+            }
+            if used - others - {None, VARIABLES}:
+                assert play.get("roles", [])[:1] == [VARIABLES], f"{path.name}: {play['name']}"
+
+
 def with_preflight() -> list[str]:
     found = []
     for path in sorted((ROOT / "playbooks").glob("*.yml")):
@@ -132,7 +152,7 @@ def with_preflight() -> list[str]:
 
 def steps(play: dict[str, Any]) -> list[dict[str, Any]]:
     """Return roles and tasks of a play. Those of a block have its conditions too; what they note needs no others."""
-    found = [*play.get("roles", [])]
+    found = roles_of(play)
     for item in play.get("tasks", []):
         inner = [{**item, **one} for one in item.get("block", [])]
         found += [one for one in inner if "celery_fleet.core.release_history" not in one] or [item]

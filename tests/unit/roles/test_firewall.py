@@ -25,6 +25,7 @@ PLAY = """
   pre_tasks:
     - celery_fleet.core.host_facts:
   roles:
+    - celery_fleet.core.celery_app
     - {role: celery_fleet.core.firewall}
 """
 

@@ -25,6 +25,7 @@ PLAY = """
     - name: Know the host
       ansible.builtin.set_fact: {fleet: "{{ facts | default({}) }}", cacheable: true}
   roles:
+    - celery_fleet.core.celery_app
     - {role: celery_fleet.core.pki}
   post_tasks:
     - name: Note

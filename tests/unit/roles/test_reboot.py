@@ -16,6 +16,7 @@ PLAY = """
 - hosts: {host}
   gather_facts: false
   any_errors_fatal: true
+  roles: [celery_fleet.core.celery_app]
   tasks:
     - import_role:
         name: celery_fleet.core.celery_pause

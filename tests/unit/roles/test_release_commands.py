@@ -29,6 +29,7 @@ PLAY: list[dict[str, Any]] = [
         "hosts": "celery_workers",
         "gather_facts": False,
         "any_errors_fatal": True,
+        "roles": ["celery_fleet.core.celery_app"],
         "tasks": [
             {
                 "name": "Look",
