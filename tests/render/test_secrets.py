@@ -48,8 +48,17 @@ def test_files_marked_as_secret_are_closed_to_other_users(fleet: Fleet) -> None:
                 assert int(item["mode"], 8) & 0o007 == 0, item["dest"]
 
 
+def printed(fleet: Fleet) -> list[str]:
+    return [name for name, secret in fleet.secrets.items() if secret in fleet.output]
+
+
 def test_no_secret_is_printed(fleet: Fleet) -> None:
-    assert [name for name, secret in fleet.secrets.items() if secret in fleet.output] == []
+    assert printed(fleet) == []
+
+
+def test_no_address_of_a_redis_outside_is_printed(outside: Fleet) -> None:
+    assert "celery_app_broker_url " in outside.secrets
+    assert printed(outside) == []
 
 
 def test_each_host_has_its_own_key(fleet: Fleet) -> None:

@@ -26,7 +26,7 @@ from kombu.utils.eventio import READ
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.task_errors import reported
 
-PREFORK, THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
+PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
 def kind_of(pool: Any) -> str | None:
@@ -35,7 +35,7 @@ def kind_of(pool: Any) -> str | None:
     if hasattr(getattr(pool, "_pool", None), "outbound_buffer"):  # prefork with an event loop
         return PREFORK
     if "thread" in modules:
-        return THREADS
+        return _THREADS
     if "solo" in modules:
         return _SOLO
     # Don't support eventlet, which its own authors advise against. Such a worker stops as in stock Celery.
@@ -60,6 +60,10 @@ class PoolIntake:
 
     def connect(self) -> None:
         """Have the event loop hear of this pool on a new connection."""
+
+    def when_free(self, begin: Callable[[Any], object], request: Any) -> None:
+        """Call ``begin`` with a request, in a pool that queues what it gets: once it has no more than it runs."""
+        begin(request)
 
     def at_work(self) -> int:
         """Return the number of tasks that the pool was given and has not ended."""
@@ -128,27 +132,45 @@ class _Prefork(PoolIntake):
 
 
 class _Threads(PoolIntake):
-    """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started.
+    """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started."""
 
-    Celery does not count a thread pool's slots. Requests that wait for one (compat/tasks.py) get it here.
-    """
-
-    def __init__(self, pool: Any, semaphore: Any, hub: Any) -> None:
-        super().__init__(pool, semaphore)
+    def __init__(self, pool: Any, hub: Any) -> None:
+        super().__init__(pool)
         self._hub = hub
-        #: Counts the tasks that ended, until the event loop reads it.
-        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Celery keeps only a weak reference to the futures, so keep a strong one.
         self._futures: dict[Any, Future[Any]] = {}
+        self._waiting: deque[tuple[Callable[[Any], object], Any]] = deque()
+        #: Wakes the event loop, also from other threads.
+        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._submit = pool.on_apply
         pool.on_apply, pool.flush = self._apply, self.drop
 
     def connect(self) -> None:
-        if self._semaphore is not None:
-            self._hub.add_reader(self._ended, self._free)
+        if self._hub is not None:
+            self._hub.add_reader(self._ended, self._heard)
 
     def at_work(self) -> int:
         return len(self._futures)
+
+    def when_free(self, begin: Callable[[Any], object], request: Any) -> None:
+        self._waiting.append((begin, request))
+        self._admit()
+
+    def _heard(self) -> None:
+        os.eventfd_read(self._ended)
+        self._admit()
+
+    def _can_admit(self) -> bool:
+        return bool(self._waiting) and len(self._futures) < self.pool.limit
+
+    def _admit(self) -> None:
+        try:
+            while self._can_admit():
+                begin, request = self._waiting.popleft()
+                begin(request)
+        finally:
+            if self._can_admit():  # one could not begin; the loop goes on with the others
+                os.eventfd_write(self._ended, 1)
 
     def _apply(self, target: Any, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         target, options = reported(target, options, hub=self._hub)
@@ -164,17 +186,13 @@ class _Threads(PoolIntake):
         self._futures.pop(request, None)
         os.eventfd_write(self._ended, 1)
 
-    def _free(self) -> None:
-        for _ in range(os.eventfd_read(self._ended)):
-            self._semaphore.release()
-
     def take(self) -> list[Any]:
         # Threads may end at the same time, so copy in one step. cancel() returns False if a task has started.
-        return super().take() + [
-            request
-            for request, future in self._futures.copy().items()
-            if not request.acknowledged and future.cancel()
-        ]
+        given = self._futures.copy().items()
+        taken = [one for one, future in given if not one.acknowledged and future.cancel()]
+        taken += [request for _, request in self._waiting]
+        self._waiting.clear()
+        return taken
 
 
 class _Solo(PoolIntake):
@@ -305,8 +323,8 @@ def intake_of(pool: Any, semaphore: Any = None, hub: Any = None) -> PoolIntake:
         kind = kind_of(pool)
         if kind == PREFORK:
             intake = _Prefork(pool, semaphore)
-        elif kind == THREADS:
-            intake = _Threads(pool, semaphore, hub)
+        elif kind == _THREADS:
+            intake = _Threads(pool, hub)
         elif kind == _SOLO:
             intake = _Solo(pool)
         elif kind == GREENLETS:

@@ -14,7 +14,7 @@ from celery._state import get_current_worker_task
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
-from celery_fleet.compat.pools import THREADS, kind_of
+from celery_fleet.compat.pools import intake_of
 
 logger = logging.getLogger("celery_fleet")
 
@@ -106,21 +106,17 @@ def before_each_task(may_begin: Callable[[Any], bool]) -> None:
                 process(request)
                 return
             worker_state.task_ready(request)
-            with suppress(AttributeError):  # gevent has no slots to release
+            with suppress(AttributeError):  # only prefork has slots to release
                 sender._quick_release()
             if not request.acknowledged:
                 # What Celery calls for a task whose rate limit was reached.
                 again = partial(sender.consumer._limit_move_to_pool, request)
                 sender.consumer.hold(request.message, again)
 
-        def with_a_slot(request: Any) -> None:
-            if kind_of(sender.pool) == THREADS:
-                # Such a pool queues what it gets. Acknowledged at once, that would be the whole queue of the broker.
-                sender.semaphore.acquire(process_task, request)
-            else:
-                process_task(request)
-
-        sender._process_task = with_a_slot
+        # Threads would queue all that they get: acknowledged at once, that is the whole queue of the broker.
+        sender._process_task = lambda request: intake_of(sender.pool).when_free(
+            process_task, request
+        )
 
     signals.worker_init.connect(wrap, weak=False, dispatch_uid="celery_fleet.before_each_task")
 
