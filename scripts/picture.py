@@ -111,9 +111,10 @@ Ansible runs modules, plugins send scripts</text>
 def deploy(playbook: str) -> list[tuple[str, str]]:
     """Return the roles of a playbook in order, each with the names of its parts, if it has several."""
     found: list[tuple[str, list[str]]] = []
-    # After a quotation mark it is a lookup, in `hosts` of a play.
+    # After a quotation mark it is a lookup, in `hosts` of a play. The role celery_app has no tasks.
     for role, part in re.findall(
-        r"(?<!')(?<!playbook: )celery_fleet\.core\.(\w+)(?:\n +tasks_from: (\w+))?", playbook
+        r"(?<!')(?<!playbook: )celery_fleet\.core\.(?!celery_app\b)(\w+)(?:\n +tasks_from: (\w+))?",
+        playbook,
     ):
         if not found or found[-1][0] != role:
             found.append((role, []))
