@@ -160,17 +160,14 @@ class _Threads(PoolIntake):
         os.eventfd_read(self._ended)
         self._admit()
 
-    def _can_admit(self) -> bool:
-        return bool(self._waiting) and len(self._futures) < self.pool.limit
-
     def _admit(self) -> None:
-        try:
-            while self._can_admit():
-                begin, request = self._waiting.popleft()
+        while self._waiting and len(self._futures) < self.pool.limit:
+            begin, request = self._waiting.popleft()
+            try:
                 begin(request)
-        finally:
-            if self._can_admit():  # one could not begin; the loop goes on with the others
-                os.eventfd_write(self._ended, 1)
+            except BaseException:
+                os.eventfd_write(self._ended, 1)  # the loop goes on with the others
+                raise
 
     def _apply(self, target: Any, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         target, options = reported(target, options, hub=self._hub)

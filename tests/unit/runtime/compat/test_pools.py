@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -281,3 +282,34 @@ def test_an_error_callback_that_fails_is_logged(caplog: pytest.LogCaptureFixture
 
     solo.apply_async(target, callback=print, error_callback=failing)
     assert "the result store does not answer" in caplog.text
+
+
+def test_a_task_that_can_not_begin_stops_no_other_one_that_waits_for_a_thread() -> None:
+    app = Celery("shop", set_as_current=False)
+    pool = Threads(limit=1, app=app)
+    readers: dict[int, Callable[[], None]] = {}
+    intake = pools.intake_of(pool, hub=SimpleNamespace(add_reader=readers.__setitem__))
+    intake.connect()
+    ((ended, heard),) = readers.items()
+    began, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        go.wait(30)
+
+    def fails(_: Any) -> None:
+        raise OSError("no such luck")
+
+    intake.when_free(lambda about: begin(pool, work, about), request(app, 0))
+    assert began.wait(30)
+    ran: list[str] = []
+    intake.when_free(fails, request(app, 1))
+    intake.when_free(lambda about: ran.append(about.id), request(app, 2))
+    assert ran == []
+    go.set()
+    for told in (pytest.raises(OSError, match="no such luck"), nullcontext()):
+        assert select.select([ended], [], [], 30)[0]
+        with told:
+            heard()
+    assert ran == ["t2"]
+    pool.on_stop()
