@@ -62,7 +62,7 @@ class PoolIntake:
         """Have the event loop hear of this pool on a new connection."""
 
     def when_free(self, begin: Callable[[Any], object], request: Any) -> None:
-        """Call ``begin`` with a request, in a pool that queues what it gets: once it has no more than it runs."""
+        """Call ``begin`` with a request; a pool that queues what it gets waits until it can run the task."""
         begin(request)
 
     def at_work(self) -> int:
@@ -179,9 +179,10 @@ class _Threads(PoolIntake):
         return result
 
     def _done(self, request: Any) -> None:
-        # In the task's thread.
+        # In the task's thread. If this sees no request that waits, `_admit` sees that the thread is free.
         self._futures.pop(request, None)
-        os.eventfd_write(self._ended, 1)
+        if self._waiting:
+            os.eventfd_write(self._ended, 1)
 
     def take(self) -> list[Any]:
         # Threads may end at the same time, so copy in one step. cancel() returns False if a task has started.
