@@ -7,6 +7,7 @@ there. The private attributes are in celery/worker/ and celery/concurrency/asynp
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from celery.worker import state as worker_state
 from kombu.transport.redis import Channel
+from kombu.utils.eventio import READ
 
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.pools import PoolIntake, intake_of
@@ -42,8 +44,7 @@ class Load:
 
 def pool_intake(consumer: Any) -> PoolIntake:
     """Return the intake of a worker's pool."""
-    semaphore = getattr(consumer.controller, "semaphore", None)
-    return intake_of(consumer.pool, semaphore, getattr(consumer, "hub", None))
+    return intake_of(consumer.pool, getattr(consumer, "hub", None))
 
 
 def shut(pool: Any) -> None:
@@ -205,3 +206,33 @@ def load(consumer: Any) -> Load:
         return Load(running, 0, polling=False)
     unacked = set(channel.qos._delivered) - channel.qos._dirty
     return Load(running, len(unacked), polling=bool(channel._in_poll))
+
+
+class LoopWaker:
+    """Wakes the loop of a gevent worker (celery/worker/loops.py, synloop) while it waits for the broker.
+
+    The loop waits two seconds at a time inside kombu's poller, and checks only in between whether it should stop.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._told = False
+
+    def connect(self, consumer: Any) -> None:
+        """Enable this object to end the waits of a new connection."""
+        cycle = consumer.task_consumer.channel.connection.cycle
+        cycle.poller.register(self._reader, READ)
+
+        def end_it() -> None:
+            if self._told:
+                self._told = False
+                os.read(self._reader, 16)
+                raise TimeoutError  # as if the wait had timed out; synloop then starts its next round
+
+        minors.kombu.before_each_wait(cycle, end_it)
+
+    def __call__(self) -> None:
+        """Wake the loop; may be called in any greenlet."""
+        if not self._told:
+            self._told = True
+            os.write(self._writer, b"!")

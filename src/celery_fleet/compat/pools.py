@@ -21,9 +21,7 @@ from typing import Any, NamedTuple
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import state as worker_state
 from celery.worker.request import Request
-from kombu.utils.eventio import READ
 
-from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.task_errors import reported
 
 PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
@@ -50,9 +48,8 @@ class PoolIntake:
     #: Called in the event loop when a task has ended that prevented the loop from noticing the signal.
     on_freed: Callable[[], object] | None = None
 
-    def __init__(self, pool: Any, semaphore: Any = None) -> None:
+    def __init__(self, pool: Any) -> None:
         self.pool = pool
-        self._semaphore = semaphore
 
     def shut(self) -> None:
         """Start no further tasks. One that starts anyway runs to its end. Safe in any thread or signal handler."""
@@ -80,23 +77,7 @@ class PoolIntake:
 
         One that is acknowledged already stays and runs (delivery/fetch/at_most_once.py): no other worker can get it.
         """
-        requests: list[Any] = []
-        semaphore = self._semaphore
-        if semaphore is not None:  # holds the requests that wait for a slot of the pool
-            requests += [request for _, args, _ in semaphore._waiting for request in args]
-            semaphore._waiting.clear()
-        buffer: Any = getattr(getattr(self.pool, "_pool", None), "outbound_buffer", ())
-        for job in list(buffer):
-            request = _request_of(job._accept_callback)
-            # A child will run a job if the first byte of it has been written.
-            if job._accepted or job._write_to or request is None or request.acknowledged:
-                continue
-            buffer.remove(job)
-            job.discard()
-            if semaphore is not None:
-                semaphore.release()
-            requests.append(request)
-        return requests
+        return []
 
 
 def _request_of(accept_callback: Any) -> Any | None:
@@ -104,12 +85,64 @@ def _request_of(accept_callback: Any) -> Any | None:
     return request if isinstance(request, Request) else None
 
 
-class _Prefork(PoolIntake):
-    """Controls celery/concurrency/asynpool.py: a buffer of jobs, and pipes to the processes."""
+class _Queued(PoolIntake):
+    """Controls a pool that queues what it gets: a request that may wait for a place in it waits here instead."""
 
-    def __init__(self, pool: Any, semaphore: Any) -> None:
-        super().__init__(pool, semaphore)
+    def __init__(self, pool: Any, hub: Any) -> None:
+        super().__init__(pool)
+        self._hub = hub
+        self._waiting: deque[tuple[Callable[[Any], object], Any]] = deque()
+        #: Wakes the event loop, also from other threads.
+        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def connect(self) -> None:
+        if self._hub is not None:
+            self._hub.add_reader(self._ended, self._heard)
+
+    def when_free(self, begin: Callable[[Any], object], request: Any) -> None:
+        self._waiting.append((begin, request))
+        self._admit()
+
+    def _freed(self) -> None:
+        # Threads call this, too. If it sees no request that waits, `_admit` sees the free place.
+        if self._waiting:
+            os.eventfd_write(self._ended, 1)
+
+    def _heard(self) -> None:
+        os.eventfd_read(self._ended)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self.at_work() < self.pool.num_processes:
+            begin, request = self._waiting.popleft()
+            try:
+                begin(request)
+            except BaseException:
+                self._freed()  # the loop goes on with the others
+                raise
+
+    def take(self) -> list[Any]:
+        taken = [request for _, request in self._waiting]
+        self._waiting.clear()
+        return taken
+
+
+class _Prefork(_Queued):
+    """Controls celery/concurrency/asynpool.py: a buffer of jobs, and pipes to the processes.
+
+    Its semaphore lets in one job too many after each process that has ended, and more after a lost connection.
+    """
+
+    def __init__(self, pool: Any, hub: Any) -> None:
+        super().__init__(pool, hub)
+        #: The semaphore, which also holds requests that wait for it.
+        self._slots = pool._pool._putlock
+        self._release, self._slots.release = self._slots.release, self._released
         self._flush_all, pool.flush = pool.flush, self._flush
+
+    def _released(self) -> None:
+        self._release()
+        self._freed()  # the job is about to leave the pool's cache
 
     def _flush(self) -> None:
         """Forget what `AsynPool.flush` forgets, except the jobs that no other worker can get.
@@ -117,6 +150,7 @@ class _Prefork(PoolIntake):
         It forgets all that have not started, but the messages of some are acknowledged already
         (delivery/fetch/at_most_once.py). Before Celery 5.6 it also forgets those that run, with their time limits.
         """
+        self._waiting.clear()
         inner = self.pool._pool
         jobs = dict(inner._cache)
         self._flush_all()
@@ -130,44 +164,35 @@ class _Prefork(PoolIntake):
             if not given:
                 inner.outbound_buffer.append(job)
 
+    def take(self) -> list[Any]:
+        requests = super().take()
+        requests += [request for _, args, _ in self._slots._waiting for request in args]
+        self._slots._waiting.clear()
+        buffer: Any = self.pool._pool.outbound_buffer
+        for job in list(buffer):
+            request = _request_of(job._accept_callback)
+            # A child will run a job if the first byte of it has been written.
+            if job._accepted or job._write_to or request is None or request.acknowledged:
+                continue
+            buffer.remove(job)
+            job.discard()
+            self._slots.release()
+            requests.append(request)
+        return requests
 
-class _Threads(PoolIntake):
+
+class _Threads(_Queued):
     """Controls celery/concurrency/thread.py: an executor's queue with futures that know whether they have started."""
 
     def __init__(self, pool: Any, hub: Any) -> None:
-        super().__init__(pool)
-        self._hub = hub
+        super().__init__(pool, hub)
         # Celery keeps only a weak reference to the futures, so keep a strong one.
         self._futures: dict[Any, Future[Any]] = {}
-        self._waiting: deque[tuple[Callable[[Any], object], Any]] = deque()
-        #: Wakes the event loop, also from other threads.
-        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._submit = pool.on_apply
         pool.on_apply, pool.flush = self._apply, self.drop
 
-    def connect(self) -> None:
-        if self._hub is not None:
-            self._hub.add_reader(self._ended, self._heard)
-
     def at_work(self) -> int:
         return len(self._futures)
-
-    def when_free(self, begin: Callable[[Any], object], request: Any) -> None:
-        self._waiting.append((begin, request))
-        self._admit()
-
-    def _heard(self) -> None:
-        os.eventfd_read(self._ended)
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and len(self._futures) < self.pool.limit:
-            begin, request = self._waiting.popleft()
-            try:
-                begin(request)
-            except BaseException:
-                os.eventfd_write(self._ended, 1)  # the loop goes on with the others
-                raise
 
     def _apply(self, target: Any, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         target, options = reported(target, options, hub=self._hub)
@@ -179,18 +204,15 @@ class _Threads(PoolIntake):
         return result
 
     def _done(self, request: Any) -> None:
-        # In the task's thread. If this sees no request that waits, `_admit` sees that the thread is free.
+        # In the task's thread.
         self._futures.pop(request, None)
-        if self._waiting:
-            os.eventfd_write(self._ended, 1)
+        self._freed()
 
     def take(self) -> list[Any]:
         # Threads may end at the same time, so copy in one step. cancel() returns False if a task has started.
         given = self._futures.copy().items()
         taken = [one for one, future in given if not one.acknowledged and future.cancel()]
-        taken += [request for _, request in self._waiting]
-        self._waiting.clear()
-        return taken
+        return taken + super().take()
 
 
 class _Solo(PoolIntake):
@@ -314,13 +336,13 @@ class _Gevent(PoolIntake):
         return [waiter.request for waiter in waiting]
 
 
-def intake_of(pool: Any, semaphore: Any = None, hub: Any = None) -> PoolIntake:
+def intake_of(pool: Any, hub: Any = None) -> PoolIntake:
     """Return the pool's `PoolIntake`. The first call creates it, and must come after the pool has started."""
     intake: PoolIntake | None = pool.__dict__.get("fleet_intake")
     if intake is None:
         kind = kind_of(pool)
         if kind == PREFORK:
-            intake = _Prefork(pool, semaphore)
+            intake = _Prefork(pool, hub)
         elif kind == _THREADS:
             intake = _Threads(pool, hub)
         elif kind == _SOLO:
@@ -328,7 +350,7 @@ def intake_of(pool: Any, semaphore: Any = None, hub: Any = None) -> PoolIntake:
         elif kind == GREENLETS:
             intake = _Gevent(pool)
         else:
-            intake = PoolIntake(pool, semaphore)
+            intake = PoolIntake(pool)
         pool.fleet_intake = intake
     return intake
 
@@ -368,33 +390,3 @@ def _is_empty(pipe: Any) -> bool:
         return fcntl.ioctl(pipe.fileno(), termios.FIONREAD, b"\0" * 4) == b"\0" * 4
     except OSError:
         return False
-
-
-class LoopWaker:
-    """Wakes the loop of a gevent worker (celery/worker/loops.py, synloop) while it waits for the broker.
-
-    The loop waits two seconds at a time inside kombu's poller, and checks only in between whether it should stop.
-    """
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._told = False
-
-    def connect(self, consumer: Any) -> None:
-        """Enable this object to end the waits of a new connection."""
-        cycle = consumer.task_consumer.channel.connection.cycle
-        cycle.poller.register(self._reader, READ)
-
-        def end_it() -> None:
-            if self._told:
-                self._told = False
-                os.read(self._reader, 16)
-                raise TimeoutError  # as if the wait had timed out; synloop then starts its next round
-
-        minors.kombu.before_each_wait(cycle, end_it)
-
-    def __call__(self) -> None:
-        """Wake the loop; may be called in any greenlet."""
-        if not self._told:
-            self._told = True
-            os.write(self._writer, b"!")

@@ -113,8 +113,8 @@ def before_each_task(may_begin: Callable[[Any], bool]) -> None:
                 again = partial(sender.consumer._limit_move_to_pool, request)
                 sender.consumer.hold(request.message, again)
 
-        # Threads would queue all that they get: acknowledged at once, that is the whole queue of the broker.
-        sender._process_task = lambda request: intake_of(sender.pool).when_free(
+        # Some pools would queue all that they get: acknowledged at once, that is the whole queue of the broker.
+        sender._process_task = lambda request: intake_of(sender.pool, sender.hub).when_free(
             process_task, request
         )
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.compat import intake, queues, worker
-from celery_fleet.compat.pools import LoopWaker
 from celery_fleet.delivery.outage import give_back
 from celery_fleet.worker.drain_record import DrainProgress, DrainRecord
 
@@ -87,7 +86,7 @@ class Drainer:
         self._reopen: Callable[[], None] | None = None
         self._pool: Any = None
         self._timer: Any = None  # Celery's timer, which outlives a connection
-        self._waker: LoopWaker | None = None
+        self._waker: intake.LoopWaker | None = None
         self._stop_ticking: Callable[[], None] | None = None
         #: Messages that only this object holds, oldest first, each with the time of its first failed attempt.
         self._held: list[tuple[Any, float | None]] = []
@@ -146,7 +145,7 @@ class Drainer:
         intake.pool_intake(consumer).connect()
         intake.keep_buckets(consumer)
         if consumer.hub is None and self._drains:
-            self._waker = self._waker or LoopWaker()
+            self._waker = self._waker or intake.LoopWaker()
             self._waker.connect(consumer)
         if self._mode is Mode.PAUSED and self._clock() >= self._until:
             self._ended("while it had no broker")

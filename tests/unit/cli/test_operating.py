@@ -174,6 +174,17 @@ def test_only_root_may_run_these_commands(
     assert done.stderr.endswith(f"sudo celery-fleet {' '.join(argv)}\n")
 
 
+def test_a_task_may_be_sent_to_an_exchange(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then no queue is known. Here the store of results can't be asked for the result."""
+    answer = {"id": ID, "task": TASKS[1], "queue": None, "ignored": False}
+    monkeypatch.setattr(ask, "in_release", lambda *_, **__: {"ok": True, "answer": answer})
+    done = call("run", "system_health_check")
+    assert done.exit_code == 3
+    assert done.stderr.startswith(f"{TASKS[1]} was sent to its exchange as {ID}\n"), done.stderr
+
+
 @pytest.mark.parametrize("argv", [("tasks",), ("run", "x"), ("monitor",), ("result", ID)])
 def test_a_release_that_only_root_may_see_does_not_count_as_missing(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]

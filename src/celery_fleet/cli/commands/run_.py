@@ -212,7 +212,8 @@ def _wait(context: Context, sent: Mapping[str, Any], whole: float) -> None:
     identity = sent["id"]
     later = f"{sent['task']} continues: celery-fleet result {identity}"
     if not context.json:
-        output.say(f"{sent['task']} was sent to {sent['queue']} as {identity}", err=True)
+        there = sent["queue"] or "its exchange"
+        output.say(f"{sent['task']} was sent to {there} as {identity}", err=True)
     try:
         found = results.ask_for(context, identity, max(context.left(whole), 0))
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,25 +199,33 @@ def test_a_lost_connection_drops_no_task_that_waits_in_the_pool(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fetch", [{}, DELIVERY], ids=["stock", "atomic"])
-def test_threads_take_no_more_tasks_than_they_run(tmp_path: Path, fetch: dict[str, Any]) -> None:
-    """An executor would queue all that it gets, and a killed worker would lose them."""
+@pytest.mark.parametrize(
+    "options",
+    [("-P", "threads"), ("-P", "prefork"), ("-P", "prefork", "--max-tasks-per-child", "1")],
+    ids=["threads", "prefork", "renewed"],
+)
+def test_a_pool_takes_no_more_tasks_than_it_runs(
+    tmp_path: Path, options: tuple[str, ...], fetch: dict[str, Any]
+) -> None:
+    """A killed worker would lose the others. Prefork takes more after a lost connection, and if a process has ended."""
     conf = {"task_acks_late": False, "worker_prefetch_multiplier": 1}
     delivery = {**fetch, "profile": "at_most_once"}
-    with working(tmp_path, "-P", "threads", "-c", "2", conf=conf, delivery=delivery) as worker:
+    with working(tmp_path, *options, "-c", "2", conf=conf, delivery=delivery) as worker:
         client = worker.server.client
-        long = worker.send(100, 4)
+        long = worker.send(100, 2)
 
-        def runs_all_that_it_took() -> bool:
+        def runs_all_that_it_took(begun: int) -> bool:
             taken = len(long) - client.llen(QUEUE) - worker.unacked
-            return worker.unacked == 2 and taken == len(worker.times("start")) >= 2
+            return worker.unacked == 2 and taken == len(worker.times("start")) >= begun
 
-        wait_for(runs_all_that_it_took, "two run, and two more are fetched")
-        # The threads have not noticed that.
+        wait_for(partial(runs_all_that_it_took, 2), "two run, and two more are fetched")
+        # The pool has not noticed that.
         cut(worker)
-        wait_for(runs_all_that_it_took, "no more run than before")
+        wait_for(partial(runs_all_that_it_took, 6), "no more run than before")
         client.delete(QUEUE)
 
-        quick = worker.send(40, 0, first=len(long))
+        # A new process for each takes a while.
+        quick = worker.send(8 if "--max-tasks-per-child" in options else 40, 0, first=len(long))
         begin = time.monotonic()
         worker.done(quick)
         # Of the long ones, two run and two wait. An event loop that nothing wakes looks once a second.

@@ -22,6 +22,7 @@ from celery.concurrency.thread import TaskPool as Threads
 from celery.exceptions import WorkerShutdown
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 from celery_fleet.compat import pools
 
@@ -111,7 +112,8 @@ class Prefork:
     """The parts of prefork's pool that a lost connection uses; before Celery 5.6 it forgets all jobs."""
 
     def __init__(self) -> None:
-        self._pool = SimpleNamespace(_cache={}, outbound_buffer=deque())
+        slots = LaxBoundedSemaphore(2)
+        self._pool = SimpleNamespace(_cache={}, outbound_buffer=deque(), _putlock=slots)
         self.flushed = 0
 
     def job(self, about: Any, process: Any = None, accepted: bool = False) -> Any:
