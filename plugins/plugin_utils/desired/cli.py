@@ -101,8 +101,6 @@ def application(
         "redis": {"ca": facts["redis_ca"], "client": dict(facts["client"]), "instances": redis},
         "schedule": f"/run/{app}-beat/schedule.json",
         "schedule_state": f"{facts['state']}/beat/celerybeat-schedule",
-        # The zone that the inventory sets, or None.
-        "timezone": facts["settings"].get("timezone"),
         "slice": slice_unit(app),
         "logs": {"destination": facts["logs"], "directory": log_directory(app)},
     }

@@ -53,7 +53,7 @@ class Application:
         workers: Queues by node name, for all hosts.
         queues: All queues that the inventory names.
         slos: SLOs by worker, each with `kind` (wait or failures), `budget` (share of tasks), `seconds` and `words`.
-        external: Those of them that only processes outside of the fleet consume.
+        external: Queues that only processes outside of the fleet consume.
         clients: Options of the applications outside of the fleet that use these Redis servers, by name.
         client: `certificate` and `key` to present to Redis, if it asks for them.
         schedule: The file in which the running beat lists what it has loaded; it only exists on beat's host.

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import click
 
+from celery_fleet.cli.output import printable
 from celery_fleet.cli.wrapper import named
 
 #: Something is wrong, and the output says what.
@@ -28,8 +29,6 @@ class CommandError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it in the form of all messages of the command."""
-        from celery_fleet.cli.output import printable  # rich takes long to load
-
         click.echo(printable(f"celery-fleet: {self.message}"), err=True, file=file)
 
 

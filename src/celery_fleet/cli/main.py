@@ -128,6 +128,6 @@ def run() -> None:
             prog_name="celery-fleet", obj=GlobalOptions(began=time.monotonic() - max(age, 0.0))
         )
     except BrokenPipeError:
-        # The reader of the output (head, less) has closed it.
+        # Standard error is closed; click itself handles a closed standard output.
         sys.stderr.close()
         sys.exit(UNKNOWN)

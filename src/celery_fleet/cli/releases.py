@@ -26,8 +26,10 @@ def record(name: str) -> dict[str, Any]:
     path = DIRECTORY / f"{name}.json"
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
-        for entry in (found.get("hold"), *(found.get("history") or ())):
-            _require(entry)
+        if found.get("hold") is not None:
+            _require(found["hold"], "release", "by", "why")
+        for entry in found.get("history") or ():
+            _require(entry, "release", "by", "why", "result", "what")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -38,12 +40,11 @@ def record(name: str) -> dict[str, Any]:
     return found
 
 
-def _require(entry: Mapping[str, Any] | None) -> None:
+def _require(entry: Mapping[str, Any], *names: str) -> None:
     """Raise KeyError, TypeError or ValueError for a hold or an entry of the history that can't be shown."""
-    if entry is not None:
-        float(entry["at"])
-        for name in ("release", "by", "why"):
-            str(entry[name])
+    float(entry["at"])
+    for name in names:
+        str(entry[name])
 
 
 def kept(root: Path) -> list[str] | None:

@@ -56,7 +56,8 @@ def meant(application: Application, names: Sequence[str]) -> list[str]:
             here = f"; this host has {', '.join(have)}" if have else ""
             elsewhere = {"beat": "celery_beat", "flower": "flower", "web": "celery_producers"}
             hosts = application.in_group(elsewhere.get(name, ""))
-            where = f"it is on {', '.join(hosts)}" if hosts else application.on(own)
+            others = ", ".join(host for host in hosts if host != application.host)
+            where = f"it is on {others or 'no host'}" if hosts else application.on(own)
             raise CommandError(
                 f"{application.host} has no {name} of {application.name}; {where}{here}", USAGE
             )

@@ -41,7 +41,7 @@ class Stream:
             )
         except PermissionError:
             raise need_root(f"read {python}") from None
-        except OSError as error:
+        except (OSError, KeyError) as error:  # KeyError: the user is missing
             raise CommandError(f"{python} can't be run: {error}; run site.yml again") from None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(

@@ -14,7 +14,7 @@ PATTERN = "/etc/celery-fleet/*/cli.json"
 
 
 def named(argv: list[str], environ: dict[str, str], option: str = "--app") -> str:
-    """Return the application that the command line or the environment names; empty if none."""
+    """Return an option's value from the command line, or else CELERY_FLEET_APP; empty if neither is given."""
     own = argv[: argv.index("--")] if "--" in argv else argv
     for number, word in enumerate(own):
         if word.startswith(f"{option}="):

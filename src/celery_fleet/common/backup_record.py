@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.common import json_file
-from celery_fleet.common.small_file import content
+from celery_fleet.common.pauses import LATEST
+from celery_fleet.common.small_file import DAMAGED, content
 
 FORMAT = 1
 NAME = "last.json"
@@ -55,16 +56,19 @@ def read(path: Path) -> BackupRecord | None:
         raw: Mapping[str, Any] = json.loads(content(path))
         if raw["format"] != FORMAT:
             raise ValueError(f"its format is {raw['format']}, not {FORMAT}")
+        tried, succeeded = float(raw["tried"]), float(raw["succeeded"])
+        if not (0 <= tried < LATEST and 0 <= succeeded < LATEST):
+            raise ValueError("it has a time that no clock shows")
         return BackupRecord(
-            float(raw["tried"]),
-            float(raw["succeeded"]),
+            tried,
+            succeeded,
             str(raw["name"]),
             int(raw["bytes"]),
             str(raw["error"]),
         )
     except FileNotFoundError:
         return None
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 

@@ -16,11 +16,6 @@ class Identity:
     ticks: int
     started: float
 
-    @property
-    def start_id(self) -> str:
-        """Identify the process on this host until the next boot, even if its process number is used again."""
-        return f"{self.pid}-{self.ticks}"
-
 
 def read_start_ticks(pid: int) -> int:
     """Return a process's start time in clock ticks since boot, field 22 of proc(5)'s stat; 0 if unknown.

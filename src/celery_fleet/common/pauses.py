@@ -49,7 +49,7 @@ class Pause:
     def words(self) -> str:
         """Return what is paused, in words: ``queue mail``."""
         kind, _, name = self.target.partition(":")
-        return f"{kind} {shown(name)}" if name else "all workers"
+        return f"{kind} {shown(name)}" if name else "every worker"
 
     @property
     def reason(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
 import pwd
@@ -19,8 +18,7 @@ def as_user(name: str) -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     entry = pwd.getpwnam(name)
-    group = grp.getgrgid(entry.pw_gid)
-    return {"user": entry.pw_uid, "group": group.gr_gid, "extra_groups": []}
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
 def apart(user: str, runtime: Path, **environment: str) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from celery_fleet.common import client_certificate, pauses
-from celery_fleet.common import redis_client as health_redis
+from celery_fleet.common import client_certificate, pauses, redis_client
 from celery_fleet.common.pauses import Pause
 from celery_fleet.common.redis_client import Client, ClientError, Server
 from celery_fleet.common.text import count
@@ -32,7 +31,7 @@ def server(setup: Setup, kind: str) -> Server:
             else ("result_backend", "redis_backend_use_ssl", "result_backend_transport_options")
         )
         options = client_certificate.resolved(pins.get(tls) or {}, os.environ)
-        found = health_redis.server_of(str(pins[url]), options, pins.get(transport))
+        found = redis_client.server_of(str(pins[url]), options, pins.get(transport))
         if kind != "cache":
             return found
         # A user has the same login on each instance, but no setting of Celery names the cache, which has no replicas.
@@ -120,9 +119,9 @@ def described(where: Server) -> tuple[dict[str, str], float]:
             client.ask("PING")
             # Users of services that others run may not ask for this.
             with contextlib.suppress(ClientError):
-                about = health_redis.information(client.ask("INFO", "memory"))
+                about = redis_client.information(client.ask("INFO", "memory"))
             if about and where.sentinels:
-                about |= health_redis.information(client.ask("INFO", "replication"))
+                about |= redis_client.information(client.ask("INFO", "replication"))
     return about, time.monotonic() - began
 
 
@@ -130,7 +129,7 @@ def sentinels(where: Server) -> list[tuple[str, str]]:
     """Return what is wrong with the Sentinels of an instance."""
     number = len(where.sentinels)
     try:
-        found, enough = health_redis.usable_sentinels(where)
+        found, enough = redis_client.usable_sentinels(where)
     except (OSError, ClientError):
         # Either the primary was found by one that has gone since, or the rights are those of an older run.
         return []

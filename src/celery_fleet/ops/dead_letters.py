@@ -21,6 +21,7 @@ from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, parsed
 from celery_fleet.delivery.dead_letters.store import PAGE, Choice, DeadLetterStore
+from celery_fleet.ops.replies import redis_of
 
 #: Seconds of the request's timeout to keep for returning the answer.
 MARGIN = 1.5
@@ -55,9 +56,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _store(connection: Any) -> DeadLetterStore:
-    if connection.transport.driver_type != "redis":
-        raise FleetError("dead letters are only kept in Redis, and this broker is another one")
-    return DeadLetterStore(connection.default_channel.client)
+    return DeadLetterStore(redis_of(connection, "dead letters"))
 
 
 def _choice(given: Mapping[str, Any]) -> Choice:

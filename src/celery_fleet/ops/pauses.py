@@ -21,13 +21,13 @@ from celery_fleet.common import pauses
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.pauses import Pause
 from celery_fleet.delivery.keys import PAUSES
-from celery_fleet.ops.replies import WAIT, collecting
+from celery_fleet.ops.replies import redis_of, told
 
 
 def listed(app: Any) -> list[dict[str, Any]]:
     """Return the pauses that the broker keeps, as data."""
     with app.connection_for_write() as connection:
-        return [_shown(pause) for pause in _read(_client(connection))]
+        return [_shown(pause) for pause in _read(redis_of(connection, "pauses"))]
 
 
 def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if do not in ("list", "pause", "resume", "ask"):
         raise FleetError(f"{do} is not an action for pauses: use list, pause, resume or ask")
     with app.connection_for_write() as connection:
-        client = _client(connection)
+        client = redis_of(connection, "pauses")
         before = {pause.target: pause for pause in _read(client)}
         changed = [one for one in targets if (one in before) == (do == "resume")]
         if do == "pause":
@@ -58,12 +58,6 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"pauses": left, "changed": changed, "workers": replies, "unheard": unheard}
 
 
-def _client(connection: Any) -> Any:
-    if connection.transport.driver_type != "redis":
-        raise FleetError("pauses are only kept in Redis, and this broker is another one")
-    return connection.default_channel.client
-
-
 def _read(client: Any) -> list[Pause]:
     return pauses.parse(client.hgetall(PAUSES))
 
@@ -75,12 +69,6 @@ def _shown(pause: Pause) -> dict[str, Any]:
 def _tell(app: Any, expected: Iterable[str]) -> tuple[dict[str, Any], str | None]:
     """Have all workers read the pauses; return their replies, or why they can't be asked."""
     try:
-        with collecting(map(str, expected)) as (found, collect):
-            app.control.broadcast("fleet_pauses", reply=True, timeout=WAIT, callback=collect)
+        return told(app, "fleet_pauses", map(str, expected)), None
     except Exception as exc:  # noqa: BLE001  # the pause is kept all the same
         return {}, one_line(exc)
-    replies = {
-        node: dict(reply) if isinstance(reply, Mapping) else {"error": one_line(reply)}
-        for node, reply in found.items()
-    }
-    return replies, None

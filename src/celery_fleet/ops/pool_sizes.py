@@ -11,7 +11,7 @@ set, and workers notice a reset within `celery_fleet.worker.orders.INTERVAL` sec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,7 @@ from celery_fleet.common import pool_sizes
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.pool_sizes import HIGHEST, LOWEST, PoolSize
 from celery_fleet.delivery.keys import POOL_SIZES
-from celery_fleet.ops.replies import WAIT, collecting
+from celery_fleet.ops.replies import redis_of, told
 
 #: Seconds that workers get to start processes, and between two questions how many there are.
 PATIENCE = 4.0
@@ -29,7 +29,7 @@ INTERVAL = 0.2
 def listed(app: Any) -> list[dict[str, Any]]:
     """Return the sizes that the broker keeps, as data."""
     with app.connection_for_write() as connection:
-        return _read(_client(connection))
+        return _read(redis_of(connection, "pool sizes"))
 
 
 def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if do not in ("list", "reset"):
         raise FleetError(f"{do} is not an action for pool sizes: use list, set or reset")
     with app.connection_for_write() as connection:
-        client = _client(connection)
+        client = redis_of(connection, "pool sizes")
         changed = [node for node in nodes if do == "reset" and client.hdel(POOL_SIZES, node)]
         left = _read(client)
     awaited = [node for node in changed if node in request.get("expected", ())]
@@ -62,12 +62,12 @@ def _set(app: Any, request: Mapping[str, Any], nodes: list[str]) -> dict[str, An
         raise FleetError(f"a worker has {LOWEST} to {HIGHEST} processes, not {processes}")
     by, why = str(request.get("by") or ""), str(request.get("why") or "")
     try:
-        before = _ask(app, nodes)
+        before = told(app, "fleet_pool_sizes", nodes)
     except Exception as exc:
         raise FleetError(f"the workers could not be asked: {one_line(exc)}") from exc
     refused = {node: reason for node in nodes if (reason := _refusal(before.get(node)))}
     with app.connection_for_write() as connection:
-        client = _client(connection)
+        client = redis_of(connection, "pool sizes")
         changed = [] if refused else nodes
         for node in changed:
             inventory = str(before[node]["inventory"])
@@ -87,7 +87,7 @@ def _answer(
     unheard, end = None, time.monotonic() + PATIENCE
     while changed:
         try:
-            replies |= _ask(app, awaited)
+            replies |= told(app, "fleet_pool_sizes", awaited)
         except Exception as exc:  # noqa: BLE001  # the sizes are kept, or reset, all the same
             unheard = one_line(exc)
         if unheard or time.monotonic() > end or all(_obeyed(replies.get(n)) for n in awaited):
@@ -117,24 +117,8 @@ def _refusal(reply: Mapping[str, Any] | None) -> str:
     return str(reply.get("why_not") or reply.get("error") or "")
 
 
-def _client(connection: Any) -> Any:
-    if connection.transport.driver_type != "redis":
-        raise FleetError("pool sizes are only kept in Redis, and this broker is another one")
-    return connection.default_channel.client
-
-
 def _read(client: Any) -> list[dict[str, Any]]:
     return [
         {**asdict(size), "words": size.words}
         for size in pool_sizes.parse(client.hgetall(POOL_SIZES)).values()
     ]
-
-
-def _ask(app: Any, nodes: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Have all workers read the sizes; return their replies."""
-    with collecting(nodes) as (found, collect):
-        app.control.broadcast("fleet_pool_sizes", reply=True, timeout=WAIT, callback=collect)
-    return {
-        node: dict(reply) if isinstance(reply, Mapping) else {"error": one_line(reply)}
-        for node, reply in found.items()
-    }

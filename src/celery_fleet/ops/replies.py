@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from celery_fleet.common.errors import FleetError, one_line
+
 #: Seconds that workers get to answer.
 WAIT = 2.0
 
@@ -33,3 +35,24 @@ def collecting(
 
     with contextlib.suppress(_AllThereError):
         yield found, collect
+
+
+def told(app: Any, command: str, awaited: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Send a command to all workers; return their replies by node, of which ``error`` is Celery's own."""
+    with collecting(awaited) as (found, collect):
+        app.control.broadcast(command, reply=True, timeout=WAIT, callback=collect)
+    return {
+        node: dict(reply) if isinstance(reply, Mapping) else {"error": one_line(reply)}
+        for node, reply in found.items()
+    }
+
+
+def redis_of(connection: Any, what: str) -> Any:
+    """Return the client of the broker, on which ``what`` is kept.
+
+    Raises:
+        FleetError: The broker is not Redis.
+    """
+    if connection.transport.driver_type != "redis":
+        raise FleetError(f"{what} are only kept in Redis, and this broker is another one")
+    return connection.default_channel.client

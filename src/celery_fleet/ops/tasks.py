@@ -45,12 +45,7 @@ def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     task, args, kwargs = wanted(app, request)
     options = {"queue": request["queue"]} if request.get("queue") else {}
     queue, _ = beat.queue_of(app, task.name, options, args, kwargs)
-    consumed = request.get("consumed")
-    if consumed is not None and queue is not None and queue not in consumed:
-        raise RequestError(
-            f"{task.name} goes to the queue {queue}, which no worker of the inventory consumes; consumed are"
-            f" {', '.join(consumed) or 'none'}: add --queue, or --anyway"
-        )
+    _require_consumed(task.name, queue, request, "add --queue, or --anyway")
     sent = task.apply_async(args, kwargs, **options)
     # The application's task_ignore_result is the value of tasks that don't set their own.
     ignored = bool(task.ignore_result)
@@ -88,14 +83,20 @@ def send_entry(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     name = str(request.get("entry"))
     entry = _entry(app, name)
     queue, _ = beat.queue_of(app, entry.task, entry.options or {}, entry.args, entry.kwargs)
+    _require_consumed(name, queue, request, "add --anyway")
+    sent = Scheduler(app, lazy=True).apply_async(entry, advance=False)
+    return {"id": str(sent.id), "entry": name, "task": entry.task, "queue": queue}
+
+
+def _require_consumed(
+    what: str, queue: str | None, request: Mapping[str, Any], remedy: str
+) -> None:
     consumed = request.get("consumed")
     if consumed is not None and queue is not None and queue not in consumed:
         raise RequestError(
-            f"{name} goes to the queue {queue}, which no worker of the inventory consumes; consumed are"
-            f" {', '.join(consumed) or 'none'}: add --anyway"
+            f"{what} goes to the queue {queue}, which no worker of the inventory consumes; consumed are"
+            f" {', '.join(consumed) or 'none'}: {remedy}"
         )
-    sent = Scheduler(app, lazy=True).apply_async(entry, advance=False)
-    return {"id": str(sent.id), "entry": name, "task": entry.task, "queue": queue}
 
 
 def _entry(app: Any, name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from celery.app.task import Task
@@ -26,25 +25,13 @@ class Canary(Task):  # type: ignore[misc]  # Celery ships no types
         """Ignore ``task_annotations``: a ``*`` there is not meant for the canary."""
 
 
-def answer(request: Any) -> dict[str, Any]:
-    """Return which worker runs the task: node, main process (number, start) and release."""
-    main = identity.main()
-    return {
-        "node": getattr(request, "hostname", None) or os.environ.get("CELERY_FLEET_NODE"),
-        "pid": main.pid,
-        "start_id": main.start_id,
-        "started": main.started,
-        "release": os.environ.get("CELERY_FLEET_RELEASE"),
-    }
-
-
-def run(task: Any) -> dict[str, Any]:
-    """Answer a canary; the task is bound, so it is the first argument."""
-    return answer(task.request)
+def run() -> dict[str, int]:
+    """Answer a canary with the number of the worker's main process."""
+    return {"pid": identity.main().pid}
 
 
 def register(app: Any) -> None:
     """Add the canary to an app; a second call does nothing."""
     if NAME not in app.tasks:
         # Not shared: it belongs to the worker's app, not to every app of the process.
-        app.task(run, bind=True, base=Canary, name=NAME, lazy=False, shared=False)
+        app.task(run, base=Canary, name=NAME, lazy=False, shared=False)

@@ -246,13 +246,13 @@ class Drainer:
 
     def pause(self, seconds: float) -> DrainStatus:
         """Hand back tasks and fetch none for some seconds from now; this replaces the end of an earlier pause."""
+        # With gevent a tick may come while tasks are handed back, so set its end first.
+        self._until = self._clock() + seconds
         if self._mode is Mode.CONSUMING:
             self._mode = Mode.PAUSED
             self._handed_back = 0
             self._shut()
             logger.info("paused for %.0f s, %d handed back", seconds, self._handed_back)
-        if self._mode is Mode.PAUSED:
-            self._until = self._clock() + seconds
         return self.look()
 
     def resume(self) -> DrainStatus:

@@ -249,7 +249,8 @@ class HistoryWriter(Periodic):
             return self._failed(error)
         except Exception as error:  # noqa: BLE001  # no error may stop tasks
             return self._failed(error)
-        self._told = False
+        if records:
+            self._told = False
         return INTERVAL
 
     def _trim_if_due(self) -> None:

@@ -24,10 +24,12 @@ class Orders:
     """What operators want of a worker, as the broker has it.
 
     Attributes:
+        name: The remote control command that makes a worker read it.
         what: It in words, for logs.
         log: Where changes and errors are logged.
     """
 
+    name: str
     what: str
     log: logging.Logger
 
@@ -104,6 +106,6 @@ class Orders:
             return {"later": True}
         return self.reply(state.consumer)
 
-    def listen(self, name: str) -> None:
-        """Add the remote control command of this name."""
-        Panel.register(name=name)(self.command)
+    def register(self) -> None:
+        """Add the remote control command."""
+        Panel.register(name=self.name)(self.command)

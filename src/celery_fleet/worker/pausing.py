@@ -26,6 +26,7 @@ logger = logging.getLogger("celery_fleet.pausing")
 class Pausing(Orders):
     """Which of a worker's queues are paused."""
 
+    name = "fleet_pauses"
     what = "the pauses"
     log = logger
 
@@ -97,7 +98,3 @@ class Pausing(Orders):
     def reply(self, consumer: Any) -> dict[str, Any]:
         """Return how many tasks of paused queues still run."""
         return {"paused": self.running()}
-
-    def register(self) -> None:
-        """Add the remote control command."""
-        self.listen("fleet_pauses")

@@ -46,6 +46,7 @@ class Scaling(Orders):
         downs: How often it has shrunk.
     """
 
+    name = "fleet_pool_sizes"
     what = "the pool sizes"
     log = logger
 
@@ -162,7 +163,7 @@ class Scaling(Orders):
         bounds = {} if limits is None else {"min": limits.lowest, "max": limits.highest}
         return {**bounds, "blocked": self.blocked, "ups": self.ups, "downs": self.downs}
 
-    def as_dict(self, consumer: Any) -> dict[str, Any]:
+    def reply(self, consumer: Any) -> dict[str, Any]:
         """Return what ``inspect stats`` and the reply to ``fleet_pool_sizes`` show."""
         limits = self.limits
         return {
@@ -174,14 +175,6 @@ class Scaling(Orders):
             "highest": None if limits is None else limits.highest,
             "missing": self._memory.missing if self.blocked else self._refused or "",
         }
-
-    def reply(self, consumer: Any) -> dict[str, Any]:
-        """Return the size of the pool."""
-        return self.as_dict(consumer)
-
-    def register(self) -> None:
-        """Add the remote control command."""
-        self.listen("fleet_pool_sizes")
 
 
 def install(
@@ -232,7 +225,7 @@ def install(
 
         def info(self, consumer: Any) -> dict[str, Any]:
             """Return what ``inspect stats`` shows."""
-            return {"fleet_pool": scaling.as_dict(consumer)}
+            return {"fleet_pool": scaling.reply(consumer)}
 
     app.steps["worker"].add(PoolSizeStep)
     app.steps["consumer"].add(ScalingStep)

@@ -49,7 +49,6 @@ def document(root: Path, name: str = "shop", **more: Any) -> dict[str, Any]:
         },
         "schedule": str(root / "schedule.json"),
         "schedule_state": str(root / "celerybeat-schedule"),
-        "timezone": None,
         "slice": f"{name}.slice",
         "logs": {"destination": "journal", "directory": f"/var/log/{name}"},
         **more,

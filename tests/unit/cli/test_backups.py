@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -50,8 +51,13 @@ def test_an_old_one_is_a_problem(redis_host: Path, call: Call) -> None:
     said = call("status").output
     assert "Last good backup of Redis: shop-x, dated in the future; the last one failed" in said
     assert "Problem: the time of the last good backup of Redis is ahead of the clock: full" in said
-    redis_host.write_text("{")
-    assert "Problem: the last backup of Redis is unknown" in call("status").output
+    for damaged in ("{", "[]"):
+        redis_host.write_text(damaged)
+        assert "Problem: the last backup of Redis is unknown" in call("status").output
+    whole = {"format": 1, "tried": 1, "succeeded": 1, "name": "x", "bytes": 1, "error": ""}
+    for name, value in (("succeeded", 1e20), ("tried", math.nan), ("bytes", math.inf)):
+        redis_host.write_text(json.dumps({**whole, name: value}))
+        assert "Problem: the last backup of Redis is unknown" in call("status").output
 
 
 def test_before_the_first_one_nothing_is_wrong(redis_host: Path, call: Call) -> None:

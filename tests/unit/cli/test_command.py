@@ -117,6 +117,7 @@ def test_status_if_all_is_well(place: Path, call: Call, monkeypatch: pytest.Monk
             "expected": ["mail@worker1", "bulk@worker1"],
             "queues": ["bulk", "mail", "slow"],
             "dead_letters": True,
+            "detailed": False,
         }
     ]
     assert "Dead letters" not in done.stdout
@@ -801,6 +802,9 @@ def test_logs_of_units_on_other_hosts(place: Path, call: Call) -> None:
     assert "it is on redis1" in call("logs", "broker").stderr
     # Only several hosts of Redis have Sentinels.
     assert "it is on no host" in call("logs", "sentinel").stderr
+    document = host.document(place, host="redis1", units=["redis@shop-broker.service"])
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    assert "redis1 has no cache of shop; it is on no host" in call("logs", "cache").stderr
     unit = "shop-sentinel.service"
     there = host.application(place, units=[unit])
     assert logs.wanted(there, ("sentinel",)) == [unit]
@@ -967,7 +971,7 @@ def test_next_due_reads_files_of_the_applications_user_safely(place: Path) -> No
     assert status.next_due(found) == entry
     path.write_text(json.dumps({"entries": [entry], "stands_by": True}))
     assert status.next_due(found) is None
-    for harm in (text + " " * LARGEST, "[" * 100_000, '{"entries": [{"due": 1}]}'):
+    for harm in (text + " " * LARGEST, "[" * 100_000, '{"entries": [{"due": 1}]}', "[]"):
         path.write_text(harm)
         assert status.next_due(found) is None
     path.unlink()

@@ -89,7 +89,11 @@ def test_a_damaged_record_is_named(call: Call, place: Path, record: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "damaged", ["{", "[1]", '{"hold": {"release": "x"}}', '{"hold": "x"}', '{"history": [3]}']
+    "damaged",
+    [
+        *("{", "[1]", '{"hold": {"release": "x"}}', '{"hold": "x"}', '{"history": [3]}'),
+        '{"history": [{"at": 1, "release": "x", "by": "ana", "why": ""}]}',
+    ],
 )
 def test_status_goes_on_with_a_damaged_record(
     call: Call, place: Path, record: Any, damaged: str

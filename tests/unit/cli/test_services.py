@@ -205,6 +205,14 @@ def test_unknown_names_are_refused(systemd: Systemd, call: Call, name: str) -> N
     assert systemd.log() == []
 
 
+def test_a_host_is_not_sent_to_itself(systemd: Systemd, place: Path, call: Call) -> None:
+    """A producer without a web process is in the group of those that may have one."""
+    document = host.document(place, host="control1", units=["shop-beat.service"])
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    words = "control1 has no web of shop; it is on no host; this host has beat"
+    assert words in call("stop", "web").stderr
+
+
 def test_only_root_may_stop_units(
     systemd: Systemd, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,6 +270,26 @@ def test_records_that_do_not_fit_are_reported_once(caplog: pytest.LogCaptureFixt
     ]
 
 
+def test_an_error_is_logged_once_until_something_is_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    history = writer.History()
+    answers: list[Any] = [OSError("away"), OSError("away"), None]
+
+    def xadd(*_: object) -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    stream = writer.HistoryWriter("mail@h", history, SimpleNamespace(xadd=xadd), 1 << 20)
+    for _ in range(3):
+        history._keep(writer.Record("7-7", "shop.add", "mail", None, None, None, 2.0))
+        stream.turn()
+        stream.turn()  # nothing to write
+    assert answers == []
+    assert len(caplog.records) == 1
+
+
 def test_a_search_ends_in_time_and_reports_how_far_it_got() -> None:
     data = reader.zlib.compress(json.dumps({"node": NODE, "release": None, "tasks": []}).encode())
 

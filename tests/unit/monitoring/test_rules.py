@@ -118,6 +118,14 @@ def test_tasks_that_fail_at_once_raise_an_alert(tmp_path: Path, up: str, fires: 
     check(tmp_path, rule, series, fires=fires)
 
 
+def test_a_worker_has_the_queues_of_all_its_hosts() -> None:
+    facts, variables, instances = given()
+    facts["nodes"]["mail@worker2"] = {**facts["nodes"]["mail@worker2"], "queues": ["mail", "odd"]}
+    found = monitoring_fleet.fleet(facts, variables, instances, runbook="")
+    (mail,) = [worker for worker in found.workers if worker.name == "mail"]
+    assert mail.queues == ["mail", "mail.high", "odd"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("down", "firing"),

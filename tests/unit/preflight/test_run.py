@@ -118,6 +118,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("redis_pasword", "x", "redis_pasword", "not a variable of the role redis", "redis_passwords"),
     ("celery_app_zz", "x", "celery_app_zz", "of the role celery_app", "preflight_allowed_variables"),
     ("celery_app_name", "My Shop", "celery_app_name", "can't be the name", "begin with a letter"),
+    (W, {"web": {}}, f"{W}.web", "`celery-fleet restart web` means", "web-tasks: {queues: [web]}"),
     ("celery_app_name", "a" * 26, "celery_app_name", "can't be the name", "25 characters"),
     ("celery_app_user", "root", "celery_app_user", "belongs to the system", "choose a name"),
     ("celery_app_user", "valkey", "celery_app_user", "belongs to the system", "choose a name"),

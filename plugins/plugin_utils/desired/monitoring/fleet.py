@@ -226,14 +226,15 @@ def fleet(
         )
         drains.append(drain_timeout(options))
         name = node["worker"]
-        before = workers[name].hosts if name in workers else ()
+        before = workers.get(name)
         here = [node["host"]] if node["host"] in hosts else []
         if not here or not facts["metrics"]:
             uncounted.update(node["queues"])
         workers[name] = MonitoredWorker(
             name,
-            [*before, *here],
-            node["queues"],
+            [*(before.hosts if before else ()), *here],
+            # A host may have its own queues.
+            list(dict.fromkeys([*(before.queues if before else ()), *node["queues"]])),
             objectives(options.get("slo") or {}),
         )
     beats = groups.get("celery_beat", ())

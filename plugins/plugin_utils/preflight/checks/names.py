@@ -28,6 +28,8 @@ _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 _LONGEST_WITH_EXPORTER: Final = 32 - len("-exporter")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# Components of an application that the operator's command names like workers.
+_SERVICES: Final = frozenset({"beat", "flower", "web"})
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # The upper bound of a certificate's common name (RFC 5280): no certificate is made for a longer one.
 _LONGEST_HOST = 64
@@ -249,6 +251,13 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
             )
             if "queues" not in options:
                 continue
+        if name in _SERVICES:
+            yield Problem(
+                dotted(path),
+                f"can't be the name of a worker: `celery-fleet restart {name}` means the application's {name} process",
+                f"choose another name, as in {name}-tasks: {{queues: [{name}]}}",
+                hosts=hosts,
+            )
         for queue in as_strings(options.get("queues", [name])):
             yield from _queue(model, (*path, "queues"), queue, hosts)
     for value, hosts in model.distinct("celery_app_task_routes"):

@@ -128,7 +128,7 @@ def show_table(found: Iterable[Mapping[str, Any]]) -> None:
         output.say("No dead letters.")
         return
     output.table(
-        count(len(rows), "dead letter").capitalize(),
+        count(len(rows), "dead letter"),
         ("id", "task", "queue", "reason", "times", "last seen", "node"),
         rows,
         right=("times",),

@@ -15,7 +15,6 @@ from celery_fleet.cli.options import Context, command
     name="exec",
     formats=False,
     timeout=False,
-    context_settings={"ignore_unknown_options": False},
     examples=(
         "sudo celery-fleet exec -- python manage.py shell",
         "sudo celery-fleet exec --as operator -- celery inspect active",

@@ -14,7 +14,7 @@ import click
 
 from celery_fleet.cli import output, units
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError, need_root
+from celery_fleet.cli.errors import BAD, CommandError, need_root
 from celery_fleet.cli.options import Context, command
 from celery_fleet.common import systemctl
 from celery_fleet.health import result as health_result
@@ -132,7 +132,7 @@ def start(unit: str, seconds: float) -> str:
             f"{unit} did not end in time, and still runs: systemctl status {unit}"
         ) from None
     except OSError as error:
-        raise CommandError(f"systemd can't be asked: {error}", UNKNOWN) from None
+        raise CommandError(f"systemd can't be asked: {error}") from None
     return " ".join(done.stderr.split())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -188,8 +189,6 @@ def rows_of(method: str, node: str, reply: Any) -> list[tuple[Any, ...]]:
 
 
 def _moment(seconds: Any) -> str | None:
-    from datetime import UTC, datetime
-
     if not isinstance(seconds, (int, float)):
         return None
     return output.utc(datetime.fromtimestamp(seconds, UTC))

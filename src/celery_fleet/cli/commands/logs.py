@@ -14,6 +14,7 @@ from celery_fleet.cli.application import Application
 from celery_fleet.cli.commands.results import checked_id
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command, known
+from celery_fleet.cli.output import say
 
 #: Directories of journald's files.
 JOURNALS = ("/var/log/journal", "/run/log/journal")
@@ -74,10 +75,8 @@ def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
         if part == "sentinel":
             # Only several hosts of Redis have Sentinels.
             hosts = [host for host, _ in application.redis["broker"].sentinels]
-        raise CommandError(
-            f"{application.host} has no {part} of {app}; it is on {', '.join(hosts) or 'no host'}",
-            USAGE,
-        )
+        others = ", ".join(host for host in hosts if host != application.host) or "no host"
+        raise CommandError(f"{application.host} has no {part} of {app}; it is on {others}", USAGE)
     return units
 
 
@@ -242,8 +241,6 @@ def logs(
 
 def printed(words: list[str]) -> int:
     """Print a program's output without control characters, which journalctl leaves out itself; return its status."""
-    from celery_fleet.cli.output import say  # rich takes long to load
-
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
     ) as program:

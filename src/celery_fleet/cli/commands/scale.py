@@ -178,7 +178,7 @@ def _judge(found: Mapping[str, Any], processes: int | None) -> None:
             wrong.append(f"{node} has not obeyed: {why}")
         elif reply["processes"] != processes:
             missing = reply.get("missing")
-            more = f"{missing}; it tries again every few seconds" if missing else "others follow"
-            wrong.append(f"{node} has {reply['processes']} of {processes} processes yet: {more}")
+            more = f"{missing}; it tries again every few seconds" if missing else "it follows"
+            wrong.append(f"{node} has {reply['processes']} processes, not {processes} yet: {more}")
     if wrong:
         raise CommandError("; ".join(wrong), BAD)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -159,7 +158,7 @@ def change(
             " the entries that the inventory and the code declare",
             USAGE,
         )
-    if not Path(application.directory / "credentials" / "schedule.json").is_file():
+    if not (application.directory / "credentials" / "schedule.json").is_file():
         raise CommandError("the declared entries are not on this host yet; run site.yml")
     if question is not None and not dry:
         coming = answer(context, *words, "--dry-run")

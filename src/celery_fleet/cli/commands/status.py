@@ -15,7 +15,7 @@ from celery_fleet.cli.application import Application
 from celery_fleet.cli.commands import pauses, scale
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
-from celery_fleet.common.small_file import content
+from celery_fleet.common.small_file import DAMAGED, content
 
 
 @dataclass
@@ -114,7 +114,7 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
                 expected=list(application.workers),
                 queues=list(application.queues),
                 dead_letters=True,
-                **({"detailed": True} if detailed else {}),
+                detailed=detailed,
             )
     except CommandError as error:
         found.unknown = error.message
@@ -176,7 +176,7 @@ def next_due(application: Application) -> dict[str, Any] | None:
         entries = [] if document.get("stands_by") else document["entries"]
         first = min(entries, key=lambda entry: str(entry["due"]))
         return {name: first[name] for name in ("name", "task", "queue", "due")}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, *DAMAGED):
         return None
 
 

@@ -96,13 +96,14 @@ def instance(kind: str, connection: ExporterConnection) -> Iterator[MetricSample
         for name, text in zip(sections, about, strict=True)
         if not isinstance(text, ClientError)
     }
-    if "memory" in found:
-        memory = found["memory"]
-        used, limit = float(memory["used_memory"]), float(memory["maxmemory"])
+    memory = found.get("memory", {})
+    if "used_memory" in memory:
+        used = float(memory["used_memory"])
         yield MetricSample("celery_fleet_redis_memory_used_bytes", used, (kind,))
-        # One that evicts is always full.
-        if memory["maxmemory_policy"] == "noeviction":
-            yield MetricSample("celery_fleet_redis_memory_max_bytes", limit, (kind,))
+    # One that evicts is always full. Some services don't tell their limit.
+    if "maxmemory" in memory and memory.get("maxmemory_policy") == "noeviction":
+        limit = float(memory["maxmemory"])
+        yield MetricSample("celery_fleet_redis_memory_max_bytes", limit, (kind,))
     if found.get("replication", {}).get("role") == "slave":
         # It was the primary when the connection was opened.
         connection.close()

@@ -318,6 +318,15 @@ def test_only_instances_that_sentinels_know_have_replicas(
     assert connections_of(replace(setup))[kind].has_replicas is replicated
 
 
+def test_a_service_may_not_tell_its_limit(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["PONG", "used_memory:1024\r\nmaxmemory_policy:noeviction"]
+    monkeypatch.setattr(ExporterConnection, "ask_all", lambda *_: answers)
+    found = parsed(text(instance("broker", host.connection)))
+    assert found["celery_fleet_redis_up"] == {labels(redis="broker"): 1}
+    assert found["celery_fleet_redis_memory_used_bytes"] == {labels(redis="broker"): 1024}
+    assert "celery_fleet_redis_memory_max_bytes" not in found
+
+
 def test_an_instance_that_evicts_has_no_limit_to_be_full_at(broker: Broker, host: Host) -> None:
     broker.admin.config_set("maxmemory-policy", "allkeys-lru")
     try:

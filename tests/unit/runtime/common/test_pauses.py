@@ -83,7 +83,7 @@ def test_the_oldest_pause_counts() -> None:
 @pytest.mark.parametrize(
     ("pause", "words", "reason"),
     [
-        (Pause("all"), "all workers", ""),
+        (Pause("all"), "every worker", ""),
         (Pause("queue:mail", by="ana"), "queue mail", "by ana"),
         (Pause("host:h", why="disk"), "host h", "disk"),
         (Pause("worker:w@h", by="ana", why="disk"), "worker w@h", "by ana: disk"),

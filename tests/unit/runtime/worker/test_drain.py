@@ -801,6 +801,21 @@ def test_a_pause_ends_by_itself_unless_renewed(worker: Worker) -> None:
     assert worker.drainer.status.mode is Mode.CONSUMING
 
 
+def test_a_tick_while_tasks_are_handed_back_does_not_end_a_pause(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gevent other greenlets run meanwhile."""
+    shut = worker.drainer._shut
+
+    def slowly() -> None:
+        shut()
+        worker.tick()
+
+    monkeypatch.setattr(worker.drainer, "_shut", slowly)
+    worker.take("limited")
+    assert worker.drainer.pause(10).mode is Mode.PAUSED
+
+
 def test_a_pause_lasts_through_a_reconnect(worker: Worker) -> None:
     worker.drainer.pause(60)
     worker.lose_connection()
