@@ -372,7 +372,7 @@ def section(zones: Sequence[str] = ZONES) -> str:
         (
             "What is sent around each change, in local time. Times in bold are shown by the clock for the second time.",
             table(["Zone and change", *names], first),
-            f"The whole of {YEAR}: slots / missed / sent without a slot, the last two for both schedulers together.",
+            f"The whole of {YEAR}: slots / missed / sent without a slot, the last two of both schedulers added up.",
             table(["Zone", *names], second),
         )
     )
