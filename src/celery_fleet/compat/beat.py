@@ -320,7 +320,7 @@ def loaded(
 def events_before(service: Any) -> Events:
     """Return the same as `events` before the first tick, which makes the heap again."""
     if redbeat.holds(service):
-        return redbeat.events(service.app)
+        return redbeat.events_when_leading(service)
     service.scheduler.populate_heap()
     try:
         return events(service) or []

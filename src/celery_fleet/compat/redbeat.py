@@ -196,6 +196,22 @@ def write_when_leading() -> None:
         RedBeatScheduler.setup_schedule = lambda scheduler: None
 
 
+def events_when_leading(service: Any) -> list[tuple[float, Any]]:
+    """Return `events` with the declared entries that are not on the broker yet, which `write_declared` will add.
+
+    Raises:
+        redis.exceptions.RedisError: The broker does not answer.
+    """
+    app, scheduler = service.app, service.scheduler
+    found = events(app)
+    names = {str(entry.name) for _, entry in found}
+    for name, fields in (app.conf.beat_schedule or {}).items():
+        if name not in names:
+            declared = scheduler._maybe_entry(name, fields)
+            found.append((declared.score, declared))
+    return found
+
+
 def write_declared(service: Any) -> None:
     """Write the declared entries, and delete those that are no longer declared."""
     service.scheduler.write_declared()

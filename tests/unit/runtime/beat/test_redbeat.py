@@ -187,6 +187,19 @@ def test_a_beat_that_stands_by_does_not_change_the_schedule(
             assert names(outdated) == {"tick", "hourly"}
 
 
+def test_a_beat_that_stands_by_shows_what_it_would_write(
+    server: Server, beats: tuple[RealBeat, RealBeat]
+) -> None:
+    """In a deploy it starts before the one that sends, which then writes the new entries."""
+    older, new = beats
+    with older.running(tick=SECOND):
+        wait_for(lambda: older.arrived("shop.tick") >= 1, 30)
+        with new.running(tick=SECOND, hourly=HOURLY):
+            wait_for(lambda: "another beat sends" in new.log, 30)
+            assert names(new) == {"tick", "hourly"}
+            assert not server.client.exists("redbeat:hourly")
+
+
 def test_beat_waits_for_the_broker_and_survives_its_outage(
     server: Server, beats: tuple[RealBeat, RealBeat]
 ) -> None:
