@@ -41,8 +41,8 @@ class Rule:
         summary: One sentence, in which `$label` is a label of the expression.
         section: Section of the runbook.
         calm: Series with which it is silent, as near to firing as possible.
-        fires: Changes to these series, with each of which it fires.
-        quiet: Changes to the first of these, with each of which it is silent all the same.
+        fires: Changes to `calm`; it fires with each of them.
+        quiet: Further changes to the first case of `fires`; it stays silent with each of them.
         found: Labels of what the expression then returns.
         labels: Further labels, in which `$label` is a label of the expression.
         keep: Seconds for which it goes on firing.

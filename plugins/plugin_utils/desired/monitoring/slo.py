@@ -73,13 +73,14 @@ def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
     for slo, workers in _slos(fleet).items():
         for alert, (severity, burns) in ALERTS.items():
             least = min(burn.factor for burn in burns)
+            rate = "the allowed rate" if least == 1 else f"{plain(least)} times the allowed rate"
             yield Rule(
                 alert,
                 severity,
                 " or ".join(f"({_burns(fleet, workers, slo, burn)})" for burn in burns),
                 MINUTE,
                 3 * MINUTE,
-                f"The worker $worker uses its error budget ({slo.words}) {plain(least)} times too fast or more.",
+                f"The worker $worker uses its error budget ({slo.words}) at {rate} or faster.",
                 "an-slo-burns",
                 # All windows see the same share here.
                 calm=_tasks(fleet, workers[0], slo, 0.99 * least * slo.budget),
@@ -91,7 +92,7 @@ def rules(fleet: MonitoredFleet) -> Iterator[Rule]:
 
 
 def unmeasured(fleet: MonitoredFleet) -> Iterator[Rule]:
-    """Yield the alert of workers whose SLO of waits judges a minority, as most tasks say no time of sending."""
+    """Yield the alert for workers of which the wait SLO covers less than half of the tasks."""
     workers = [name for slo, names in _slos(fleet).items() if slo.kind == "wait" for name in names]
     if not workers:
         return
@@ -107,7 +108,7 @@ def unmeasured(fleet: MonitoredFleet) -> Iterator[Rule]:
         f"{unknown} > {known} and {unknown} >= {FEWEST}",
         5 * MINUTE,
         7 * MINUTE,
-        "Most tasks of the worker $worker do not say when they were sent, so its SLO of waits judges only the others.",
+        "Most tasks of the worker $worker do not say when they were sent, so its SLO for waits covers only the others.",
         "an-slo-is-not-measured",
         calm={series[0]: at(0, 99), series[1]: at(0, 100)},
         fires=({series[0]: at(0, 101)},),

@@ -67,7 +67,7 @@ def scrape(fleet: MonitoredFleet, variables: Mapping[str, Any]) -> dict[str, Any
 
 
 def alertmanager() -> dict[str, Any]:
-    """Return an example for Alertmanager: who is told is for the reader to say, what silences what is not."""
+    """Return an example configuration for Alertmanager. Replace its receivers; keep the inhibition rules."""
     return {
         "route": {
             "receiver": "team",

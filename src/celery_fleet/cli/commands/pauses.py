@@ -290,7 +290,7 @@ def _refused(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tell_refused(found: Mapping[str, Any], told: Iterable[str] = ()) -> set[str]:
-    """Report workers that can't be paused, but for those that were told of; return their nodes."""
+    """Report workers that can't be paused, except those already reported; return the nodes of all of them."""
     refused = _refused(found)
     for node in sorted(refused.keys() - set(told)):
         output.say(f"celery-fleet: {node} does not obey pauses: {refused[node]}", err=True)

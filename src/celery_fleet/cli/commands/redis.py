@@ -58,7 +58,7 @@ def login(application: Application, instance: Instance, user: str) -> Login:
     """Return the login of a user, from a file that only root may read.
 
     Raises:
-        CommandError: They are not on this host.
+        CommandError: It is not on this host, or this user may not read it.
     """
     if user == "operator":
         setting = "broker_url" if instance.kind == "broker" else "result_backend"

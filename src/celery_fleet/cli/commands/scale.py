@@ -48,7 +48,7 @@ def scale(
     Surplus processes end after their task. The number outlasts crashes, reboots and deploys, until --reset or
     until `concurrency` or `autoscale` changes in the inventory. A worker with `autoscale` keeps it as well.
 
-    Status 1: a worker can't be scaled, or has not so many processes yet; or --reset, and it was not scaled.
+    Status 1: a worker can't be scaled, or does not have that many processes yet; or, with --reset, it was not scaled.
     """
     application = context.application
     if reset == (processes is not None):
@@ -172,7 +172,9 @@ def _judge(found: Mapping[str, Any], processes: int | None) -> None:
     for node in found["changed"] if processes is not None else ():
         reply = found["workers"].get(node, {"later": True})
         if reply.get("later"):
-            wrong.append(f"{node} did not answer again: it has the number within half a minute")
+            wrong.append(
+                f"{node} has not answered since the change; it follows within half a minute"
+            )
         elif "processes" not in reply:
             why = reply.get("why_not") or reply.get("error")
             wrong.append(f"{node} has not obeyed: {why}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from celery_fleet.cli import confirm, output, units
 from celery_fleet.cli.application import Application, choose
@@ -76,12 +77,14 @@ for such a schedule.
 @due_option
 @click.pass_context
 def schedule(current: click.Context, /, count: int, **said: Any) -> None:
-    """Show the schedule, or pass the options before a subcommand's name on to it."""
+    """Show the schedule, or pass the global options before a subcommand's name on to it."""
     given = (current.find_object(GlobalOptions) or GlobalOptions()).and_then(**said)
     if current.invoked_subcommand is None:
         entries(Context(choose(given.app), given.json, given.began, given.timeout), count)
-    else:
-        current.obj = given
+        return
+    if current.get_parameter_source("count") is ParameterSource.COMMANDLINE:
+        raise CommandError(f"-n comes after {current.invoked_subcommand}", USAGE)
+    current.obj = given
 
 
 @command(name="list", examples=("sudo celery-fleet schedule list -n 3",))
