@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_fleet.compat.pools import PREFORK, kind_of
+from celery_fleet.compat.pools import ENDS, PREFORK, kind_of
 
 
 def why_fixed(pool: Any) -> str | None:
@@ -91,5 +91,6 @@ def _end(pool: Any, number: int) -> None:
         pool._all_inqueues.discard(process.inqW_fd)
         pool._busy_workers.discard(process.inqW_fd)
         process._controlled_termination = True
+        setattr(process, ENDS, True)
         pool._processes -= 1
         pool._putlock.shrink(1)

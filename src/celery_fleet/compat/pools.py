@@ -7,22 +7,23 @@ Call everything but `PoolIntake.shut` only in the event loop's own thread or in 
 
 from __future__ import annotations
 
-import fcntl
 import os
-import termios
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
 from celery_fleet.compat.task_errors import reported
+
+#: The attribute of a process that ends after its task.
+ENDS = "fleet_ends"
 
 PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
@@ -103,6 +104,9 @@ class _Queued(PoolIntake):
         self._waiting.append((begin, request))
         self._admit()
 
+    def _busy(self) -> int:
+        return self.at_work()
+
     def _freed(self) -> None:
         # Threads call this, too. If it sees no request that waits, `_admit` sees the free place.
         if self._waiting:
@@ -113,7 +117,7 @@ class _Queued(PoolIntake):
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self.at_work() < self.pool.num_processes:
+        while self._waiting and self._busy() < self.pool.num_processes:
             begin, request = self._waiting.popleft()
             try:
                 begin(request)
@@ -164,6 +168,16 @@ class _Prefork(_Queued):
             if not given:
                 inner.outbound_buffer.append(job)
 
+    def when_free(self, begin: Callable[[Any], object], request: Any) -> None:
+        # The pool may be growing, and has not forked its new processes yet. So let the loop decide.
+        self._waiting.append((begin, request))
+        self._freed()
+
+    def _busy(self) -> int:
+        # Processes that end after their task (compat/pool_size.py) count no more, and neither do their jobs.
+        jobs = self.pool._pool._cache.values()
+        return sum(not hasattr(job._write_to, ENDS) for job in jobs)
+
     def take(self) -> list[Any]:
         requests = super().take()
         requests += [request for _, args, _ in self._slots._waiting for request in args]
@@ -176,8 +190,9 @@ class _Prefork(_Queued):
                 continue
             buffer.remove(job)
             job.discard()
-            self._slots.release()
             requests.append(request)
+        # Each that waited in front of the pool had a slot, too.
+        self._slots.value = max(self._slots.initial_value - self._busy(), 0)
         return requests
 
 
@@ -353,40 +368,3 @@ def intake_of(pool: Any, hub: Any = None) -> PoolIntake:
             intake = PoolIntake(pool)
         pool.fleet_intake = intake
     return intake
-
-
-class Given(NamedTuple):
-    """A task that prefork's pool has given to a process."""
-
-    job: int
-    task_id: str
-    pid: int
-
-
-def lost_on_the_way(pool: Any) -> list[Given]:
-    """Return the tasks that prefork's pool has written to a living process, which neither has them nor can read them.
-
-    A task is also here for the moment in which the process has read it and has not said so yet. Other pools have none.
-    """
-    inner: Any = getattr(pool, "_pool", None)
-    buffer = getattr(inner, "outbound_buffer", None)
-    if buffer is None:
-        return []
-    return [
-        Given(number, str(job.correlation_id), job._write_to.pid)
-        for number, job in list(inner._cache.items())
-        if not job._accepted
-        and job._write_to is not None
-        and job not in buffer
-        and (job._writer is None or job._writer() not in inner._active_writers)
-        and job._write_to._is_alive()
-        and _is_empty(job._write_to.inq._reader)
-    ]
-
-
-def _is_empty(pipe: Any) -> bool:
-    """Return whether nothing waits in a pipe; False if it is closed."""
-    try:
-        return fcntl.ioctl(pipe.fileno(), termios.FIONREAD, b"\0" * 4) == b"\0" * 4
-    except OSError:
-        return False

@@ -208,7 +208,7 @@ class HistoryWriter(Periodic):
         self._client = client
         self._size = size
         self._trim_at = time.monotonic() + TRIM
-        self._told = False
+        self._told = self._failing = False
         self._refused = False
         self._overflow_told = False
         #: Whether there was anything that could not be written.
@@ -228,7 +228,7 @@ class HistoryWriter(Periodic):
         """Stop, and write the rest unless the server hangs or has just failed."""
         self.stop()
         self._history.close()
-        if not self._told and (self._thread is None or not self._thread.is_alive()):
+        if not self._failing and (self._thread is None or not self._thread.is_alive()):
             self._write(self._history.take(older=0.0))
 
     def _write(self, records: list[Record]) -> float:
@@ -249,6 +249,7 @@ class HistoryWriter(Periodic):
             return self._failed(error)
         except Exception as error:  # noqa: BLE001  # no error may stop tasks
             return self._failed(error)
+        self._failing = False
         if records:
             self._told = False
         return INTERVAL
@@ -268,7 +269,7 @@ class HistoryWriter(Periodic):
     def _failed(self, error: Exception) -> float:
         """Log the first error in a row; return the seconds until the next attempt."""
         full = isinstance(error, OutOfMemoryError)
-        self.has_gaps = True
+        self.has_gaps = self._failing = True
         # Such as a server that forbids the command: it will not allow it later either.
         self._refused = isinstance(error, NoPermissionError) or (
             isinstance(error, ResponseError) and str(error).lower().startswith("unknown command")

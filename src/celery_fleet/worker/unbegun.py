@@ -14,7 +14,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from celery_fleet.compat import pools
+from celery_fleet.compat import lost_jobs
 
 logger = logging.getLogger("celery_fleet.worker")
 
@@ -30,11 +30,11 @@ class UnbegunTasks:
     """Counts for how many looks tasks have been on their way; use it in the event loop's own thread."""
 
     def __init__(self) -> None:
-        self._looks: dict[pools.Given, int] = {}
+        self._looks: dict[lost_jobs.Given, int] = {}
 
     def look(self, pool: Any) -> None:
         """End the processes that have waited for their task for too long."""
-        lost = pools.lost_on_the_way(pool)
+        lost = lost_jobs.lost_on_the_way(pool)
         self._looks = {given: self._looks.get(given, 0) + 1 for given in lost}
         for given, looks in self._looks.items():
             if looks >= LOOKS:

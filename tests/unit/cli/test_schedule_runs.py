@@ -271,7 +271,10 @@ def test_with_several_beats_the_history_does_not_know_what_was_missed(
 
 def test_a_number_before_the_subcommand_is_refused(call: Call) -> None:
     done = call("schedule", "-n", "5", "next")
-    assert (done.exit_code, done.stderr) == (2, "celery-fleet: -n comes after next\n")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "celery-fleet: -n comes after next, if that takes it: see --help\n",
+    )
 
 
 def test_a_history_without_runs(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

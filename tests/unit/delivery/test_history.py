@@ -290,6 +290,25 @@ def test_an_error_is_logged_once_until_something_is_written(
     assert len(caplog.records) == 1
 
 
+def test_the_end_is_written_if_the_server_is_back() -> None:
+    history = writer.History()
+    record = writer.Record("7-7", "shop.add", "mail", None, None, None, 2.0)
+    answers: list[Any] = [OSError("away"), None]
+
+    def xadd(*_: object) -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    stream = writer.HistoryWriter("mail@h", history, SimpleNamespace(xadd=xadd), 1 << 20)
+    history._keep(record)
+    stream.turn()
+    stream.turn()  # it trims the stream then
+    history._keep(record)
+    stream.end()
+    assert answers == []
+
+
 def test_a_search_ends_in_time_and_reports_how_far_it_got() -> None:
     data = reader.zlib.compress(json.dumps({"node": NODE, "release": None, "tasks": []}).encode())
 

@@ -16,6 +16,7 @@ from celery_fleet.common import pauses
 from celery_fleet.config.settings import parse
 from celery_fleet.delivery.keys import PAUSES
 from celery_fleet.ops import pauses as answers
+from celery_fleet.ops import replies
 from celery_fleet.ops.app import make_app
 from tests.unit.delivery.pools import ATOMIC, NOTHING, POOLS, SLOTS, Shop, shop, until
 from tests.unit.delivery.test_drain_pools import control
@@ -51,7 +52,7 @@ class Operator:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine an answer may be late."""
-    monkeypatch.setattr(answers, "WAIT", 10.0)
+    monkeypatch.setattr(replies, "WAIT", 10.0)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from celery_fleet.common.pool_sizes import PoolSize
 from celery_fleet.config.settings import parse
 from celery_fleet.delivery.keys import POOL_SIZES, SENT
 from celery_fleet.ops import pool_sizes as answers
+from celery_fleet.ops import replies
 from celery_fleet.ops.app import make_app
 from tests.unit.delivery.pools import ATOMIC, NOTHING, SLOTS, Shop, shop, until
 from tests.unit.delivery.test_drain_pools import control
@@ -58,7 +59,7 @@ def resized(log: str) -> list[tuple[int, int, str]]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine an answer may be late."""
-    monkeypatch.setattr(answers, "WAIT", 10.0)
+    monkeypatch.setattr(replies, "WAIT", 10.0)
 
 
 @pytest.mark.slow

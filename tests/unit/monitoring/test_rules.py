@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitori
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
     objectives,
+    rules,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.files import (
     RULES,
@@ -124,6 +125,8 @@ def test_a_worker_has_the_queues_of_all_its_hosts() -> None:
     found = monitoring_fleet.fleet(facts, variables, instances, runbook="")
     (mail,) = [worker for worker in found.workers if worker.name == "mail"]
     assert mail.queues == ["mail", "mail.high", "odd"]
+    # Only these hosts know whether it has a consumer.
+    assert rules._hosts_of(found, "mail.high") == ("worker1",)
 
 
 @pytest.mark.slow

@@ -66,13 +66,13 @@ class MonitoredWorker:
     """A worker of the inventory, on all its hosts.
 
     Attributes:
-        hosts: Its hosts that have an exporter.
-        queues: Queues that it consumes.
+        hosts: Its hosts that have an exporter, each with the queues that it consumes there.
+        queues: Queues that it consumes on any host.
         slos: Its SLOs.
     """
 
     name: str
-    hosts: Sequence[str]
+    hosts: Mapping[str, Sequence[str]]
     queues: Sequence[str]
     slos: Sequence[Objective]
 
@@ -227,13 +227,12 @@ def fleet(
         drains.append(drain_timeout(options))
         name = node["worker"]
         before = workers.get(name)
-        here = [node["host"]] if node["host"] in hosts else []
+        here = {node["host"]: node["queues"]} if node["host"] in hosts else {}
         if not here or not facts["metrics"]:
             uncounted.update(node["queues"])
         workers[name] = MonitoredWorker(
             name,
-            [*(before.hosts if before else ()), *here],
-            # A host may have its own queues.
+            {**(before.hosts if before else {}), **here},
             list(dict.fromkeys([*(before.queues if before else ()), *node["queues"]])),
             objectives(options.get("slo") or {}),
         )

@@ -277,7 +277,10 @@ def _hosts_of(fleet: MonitoredFleet, queue: str) -> tuple[str, ...]:
     """Return the hosts with workers that consume a queue."""
     return tuple(
         dict.fromkeys(
-            host for worker in fleet.workers if queue in worker.queues for host in worker.hosts
+            host
+            for worker in fleet.workers
+            for host, queues in worker.hosts.items()
+            if queue in queues
         )
     )
 

@@ -83,7 +83,9 @@ def schedule(current: click.Context, /, count: int, **said: Any) -> None:
         entries(Context(choose(given.app), given.json, given.began, given.timeout), count)
         return
     if current.get_parameter_source("count") is ParameterSource.COMMANDLINE:
-        raise CommandError(f"-n comes after {current.invoked_subcommand}", USAGE)
+        raise CommandError(
+            f"-n comes after {current.invoked_subcommand}, if that takes it: see --help", USAGE
+        )
     current.obj = given
 
 

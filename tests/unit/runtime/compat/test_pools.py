@@ -111,6 +111,8 @@ def test_a_lost_connection_drops_tasks_that_threads_have_not_begun() -> None:
 class Prefork:
     """The parts of prefork's pool that a lost connection uses; before Celery 5.6 it forgets all jobs."""
 
+    num_processes = 2
+
     def __init__(self) -> None:
         slots = LaxBoundedSemaphore(2)
         self._pool = SimpleNamespace(_cache={}, outbound_buffer=deque(), _putlock=slots)
@@ -150,6 +152,52 @@ def test_a_lost_connection_drops_no_job_of_prefork_that_is_acknowledged_or_runs(
     assert pool.flushed == 1
     assert list(pool._pool._cache.values()) == [runs, written, died, waits]
     assert list(pool._pool.outbound_buffer) == [died, waits]
+
+
+@pytest.fixture
+def full() -> tuple[Prefork, Any, list[Any], list[Any]]:
+    """Return a pool of two processes with its intake, the two jobs that run, and three requests, of which one waits."""
+    app = Celery("shop", set_as_current=False)
+    pool = Prefork()
+    intake = pools.intake_of(pool, hub=SimpleNamespace(add_reader=lambda *_: None))
+    jobs: list[Any] = []
+
+    def begin(about: Any) -> None:
+        process = SimpleNamespace(_is_alive=lambda: True)
+        jobs.append(pool.job(about, process, accepted=True))
+
+    requests = [request(app, number) for number in range(3)]
+    for one in requests:
+        pool._pool._putlock.acquire(lambda one=one: intake.when_free(begin, one))
+    intake._heard()
+    assert len(jobs) == 2
+    return pool, intake, jobs, requests
+
+
+def end(pool: Prefork, job: Any) -> None:
+    # Like billiard's ResultHandler.
+    pool._pool._putlock.release()
+    job._set(None, (True, None))
+
+
+def test_a_request_that_is_taken_back_leaves_its_slot(full: Any) -> None:
+    pool, intake, jobs, requests = full
+    end(pool, jobs[0])  # the third one has this slot now, and the loop has not begun it
+    assert intake.take() == [requests[2]]
+    assert pool._pool._putlock.value == 1
+    end(pool, jobs[1])
+    assert pool._pool._putlock.value == 2
+
+
+def test_a_job_of_a_process_that_ends_takes_no_place(full: Any) -> None:
+    pool, intake, jobs, _ = full
+    jobs[1]._write_to.fleet_ends = True
+    pool.num_processes = 1
+    intake._admit()
+    assert len(jobs) == 2
+    end(pool, jobs[0])
+    intake._heard()
+    assert len(jobs) == 3
 
 
 def test_solo_notices_the_signal_after_its_task_and_begins_no_other() -> None:

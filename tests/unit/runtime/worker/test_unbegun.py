@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from celery_fleet.compat import pools
+from celery_fleet.compat import lost_jobs
 from celery_fleet.worker import unbegun
 
-ONE, TWO = pools.Given(1, "one", 101), pools.Given(2, "two", 102)
+ONE, TWO = lost_jobs.Given(1, "one", 101), lost_jobs.Given(2, "two", 102)
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
-def look(monkeypatch: pytest.MonkeyPatch, *rounds: list[pools.Given]) -> None:
+def look(monkeypatch: pytest.MonkeyPatch, *rounds: list[lost_jobs.Given]) -> None:
     tasks = unbegun.UnbegunTasks()
     for lost in rounds:
-        monkeypatch.setattr(pools, "lost_on_the_way", lambda _, lost=lost: lost)
+        monkeypatch.setattr(lost_jobs, "lost_on_the_way", lambda _, lost=lost: lost)
         tasks.look(None)
 
 
