@@ -82,6 +82,7 @@ def call(place: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
         command: list[str],
         timeout: float,
         request: Mapping[str, Any] | None = None,
+        errors: bool = False,
     ) -> Any:
         assert (component, command[0]) == ("beat", "python")
         done = subprocess.run(

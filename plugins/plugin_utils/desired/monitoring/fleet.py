@@ -226,14 +226,14 @@ def fleet(
         )
         drains.append(drain_timeout(options))
         name = node["worker"]
-        before = workers.get(name)
+        before = workers.get(name, MonitoredWorker(name, {}, (), ()))
         here = {node["host"]: node["queues"]} if node["host"] in hosts else {}
         if not here or not facts["metrics"]:
             uncounted.update(node["queues"])
         workers[name] = MonitoredWorker(
             name,
-            {**(before.hosts if before else {}), **here},
-            list(dict.fromkeys([*(before.queues if before else ()), *node["queues"]])),
+            {**before.hosts, **here},
+            list(dict.fromkeys([*before.queues, *node["queues"]])),
             objectives(options.get("slo") or {}),
         )
     beats = groups.get("celery_beat", ())

@@ -173,7 +173,8 @@ def run(
     if os.geteuid() != 0:
         raise need_root("run tasks as the application's user" if here else "send tasks")
     if here:
-        done = _calling(context, {**request, "do": "apply"}, timeout or WAIT, errors=True)
+        request["do"] = "apply"
+        done = answered(context, "producer", request, timeout or WAIT, errors=True)
         _finish(context, done)
         return
     whole = timeout or (context.bound() if asynchronous else WAIT)
@@ -181,22 +182,37 @@ def run(
     sending = max(whole, context.bound())
     with context.within("run", sending):
         # Stop before that limit, because only exec also stops the process.
-        sent = _calling(context, request, max(context.left(sending) - ENDING, 1))
+        sent = answered(context, "producer", request, max(context.left(sending) - ENDING, 1))
     if asynchronous or sent["ignored"]:
         _only_sent(context, sent)
         return
     _wait(context, sent, whole)
 
 
-def _calling(
-    context: Context, request: Mapping[str, Any], seconds: float, errors: bool = False
+def answered(
+    context: Context,
+    component: str,
+    request: Mapping[str, Any],
+    seconds: float,
+    errors: bool = False,
 ) -> dict[str, Any]:
+    """Return the answer of `celery_fleet.ops.tasks`, which runs in the release as a component.
+
+    Raises:
+        CommandError: It could not do that, or not in time.
+    """
     program = ["python", "-m", "celery_fleet.ops.tasks"]
-    found = ask.in_release(context.application, "producer", program, seconds, request, errors)
+    found = ask.in_release(context.application, component, program, seconds, request, errors)
     if not found["ok"]:
         raise CommandError(found["error"], USAGE if found.get("usage") else UNKNOWN)
     answer: dict[str, Any] = found["answer"]
     return answer
+
+
+def say_sent(sent: Mapping[str, Any], err: bool = False) -> None:
+    """Print where a task was sent, and its id."""
+    there = sent["queue"] or "its exchange"
+    output.say(f"{sent['task']} was sent to {there} as {sent['id']}", err=err)
 
 
 def _only_sent(context: Context, sent: Mapping[str, Any]) -> None:
@@ -212,8 +228,7 @@ def _wait(context: Context, sent: Mapping[str, Any], whole: float) -> None:
     identity = sent["id"]
     later = f"{sent['task']} continues: celery-fleet result {identity}"
     if not context.json:
-        there = sent["queue"] or "its exchange"
-        output.say(f"{sent['task']} was sent to {there} as {identity}", err=True)
+        say_sent(sent, err=True)
     try:
         found = results.ask_for(context, identity, max(context.left(whole), 0))
     except KeyboardInterrupt:

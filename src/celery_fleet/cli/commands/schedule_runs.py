@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from celery_fleet.cli import ask, journal, output
-from celery_fleet.cli.commands.run_ import consumed
-from celery_fleet.cli.errors import UNKNOWN, USAGE, CommandError
+from celery_fleet.cli import journal, output
+from celery_fleet.cli.commands.run_ import answered, consumed, say_sent
+from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.options import Context, command, count_option
 from celery_fleet.cli.schedules import (
     IMPORT,
@@ -137,12 +137,8 @@ def run(context: Context, entry: str, anyway: bool) -> None:
     application = context.application
     component = "schedule" if in_database(application) else "beat"
     request = {"do": "entry", "entry": entry, "consumed": consumed(application, None, anyway)}
-    program = ["python", "-m", "celery_fleet.ops.tasks"]
-    found = ask.in_release(application, component, program, context.bound(IMPORT), request)
-    if not found["ok"]:
-        raise CommandError(found["error"], USAGE if found.get("usage") else UNKNOWN)
-    sent = found["answer"]
+    sent = answered(context, component, request, context.bound(IMPORT))
     if context.json:
         output.as_json(sent)
         return
-    output.say(f"{sent['task']} was sent to {sent['queue'] or 'its exchange'} as {sent['id']}")
+    say_sent(sent)
