@@ -29,8 +29,13 @@ _ARCHIVE = re.compile(
     r"\.(?:whl|zip|tar|tgz|tbz|txz|tlz|tar\.(?:gz|bz2|xz|lz|lzma))(?:\[[^]]*\])?$", re.IGNORECASE
 )
 
-# Where Poetry and PDM look for plugins and for an interpreter of a project.
-_PLUGINS = (".poetry", ".pdm-plugins", ".pdm-python", ".venv")
+# Tools run what they find in a project, with the rights of the user who runs Ansible: its plugins, interpreter, build
+# backend and hooks. So Poetry gets no directory with plugins or a virtualenv, and the others only get these files.
+_POETRY_RUNS = (".poetry", ".venv")
+_READ = ("pyproject.toml", "uv.lock", "uv.toml", "pdm.lock")
+
+# What PDM runs on each command, from `tool.pdm.scripts`.
+_HOOK = re.compile(r"(?:pre|post)_(?:invoke|lock|export|use)")
 
 # Seconds for a tool. It resolves nothing and needs no network.
 _TIMEOUT = 120
@@ -46,6 +51,8 @@ class LockTool:
         export: Arguments that print the requirements.
         chosen: Returns arguments for extras and groups.
         remedy: Command that writes a matching lock.
+        needs: Returns whether a file of the source is copied for the tool.
+        code: Returns the settings of a `pyproject.toml` that make the tool run code in spite of that.
         plugin: Package that brings the command `export`, if the tool itself does not have it.
         unhashed: Argument that a tool needs for a lock with projects of the source, because these have no hashes.
         member: Option that selects a member of a workspace, if the tool has workspaces.
@@ -56,6 +63,8 @@ class LockTool:
     export: tuple[str, ...]
     chosen: Callable[[list[str], list[str]], list[str]]
     remedy: str
+    needs: Callable[[Path], bool]
+    code: Callable[[Mapping[str, Any]], list[str]]
     plugin: str = ""
     unhashed: str = ""
     member: str = ""
@@ -80,6 +89,31 @@ def _each(flag: str, names: Iterable[str]) -> list[str]:
     return [word for name in names for word in (flag, name)]
 
 
+def _is_metadata(file: Path) -> bool:
+    return file.name in _READ or _ARCHIVE.search(file.name) is not None
+
+
+def _table(content: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    table: Any = content
+    for name in names:
+        table = table.get(name) if isinstance(table, Mapping) else None
+    return table if isinstance(table, Mapping) else {}
+
+
+def _archived_backend(content: Mapping[str, Any]) -> list[str]:
+    path = _table(content, "build-system").get("backend-path") or ()
+    return ["build-system.backend-path"] if any(_ARCHIVE.search(str(each)) for each in path) else []
+
+
+def _hooks(content: Mapping[str, Any]) -> list[str]:
+    scripts = _table(content, "tool", "pdm", "scripts")
+    options = _table(content, "tool", "pdm", "options")
+    return [
+        *(f"tool.pdm.scripts.{name}" for name in scripts if _HOOK.fullmatch(name)),
+        *(f"tool.pdm.options.{name}" for name in options if name in ("lock", "export")),
+    ]
+
+
 TOOLS = {
     "uv.lock": LockTool(
         "uv",
@@ -87,9 +121,13 @@ TOOLS = {
         (
             *("export", "--locked", "--offline", "--no-dev", "--no-editable", "--no-header"),
             *("--no-annotate", "--no-progress", "--quiet", "--format", "requirements-txt"),
+            # With its cache, it could get a build backend offline.
+            *("--no-build", "--no-cache"),
         ),
         lambda extras, groups: [*_each("--extra", extras), *_each("--group", groups)],
         "uv lock",
+        _is_metadata,
+        _archived_backend,
         member="--package",
     ),
     "poetry.lock": LockTool(
@@ -98,6 +136,8 @@ TOOLS = {
         ("export", "--no-interaction", "--format", "requirements.txt"),
         lambda extras, groups: [*_each("--extras", extras), *_each("--with", groups)],
         "poetry lock",
+        lambda file: set(file.parts).isdisjoint(_POETRY_RUNS),
+        lambda content: [],
         plugin="poetry-plugin-export",
     ),
     "pdm.lock": LockTool(
@@ -106,6 +146,8 @@ TOOLS = {
         ("export", "--format", "requirements", "--production"),
         lambda extras, groups: _each("--group", [*extras, *groups]),
         "pdm lock",
+        _is_metadata,
+        _hooks,
         unhashed="--no-hashes",
     ),
 }
@@ -139,12 +181,13 @@ def export(
         return {}
     copy = scratch / "locked"
     for file in files:
-        # The tools would run a project's plugins, with the rights of the user who runs Ansible.
-        if not set(file.parts).isdisjoint(_PLUGINS):
+        if not tool.needs(file):
             continue
         target = copy / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(directory / file, target, follow_symlinks=False)
+        if file.name == requirements_file.PROJECT:
+            _refuse_code(tool, target, file)
     project = copy / lock.parent
     chosen = tool.chosen(
         [str(extra) for extra in source.get("extras") or []],
@@ -169,6 +212,27 @@ def export(
     packages = "".join(line for line in lines if not is_local(line))
     made = {lock.parent / EXPORTED: packages.encode()}
     return made | ({lock.parent / PROJECTS: projects.encode()} if projects else {})
+
+
+def _refuse_code(tool: LockTool, path: Path, file: Path) -> None:
+    """Refuse a `pyproject.toml` that makes the tool run code or take other arguments.
+
+    Args:
+        tool: The tool, which will read it.
+        path: Where it is.
+        file: Its name in the source.
+    """
+    try:
+        names = tool.code(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"celery_app_source.requirements: {file} is not valid TOML: {error}"
+        ) from None
+    if names:
+        raise UserError(
+            f"celery_app_source.requirements: {file} sets {', '.join(names)}, with which {tool.program} could run code "
+            "of the application on the control node. Remove that, or export a requirements file and name it."
+        )
 
 
 def _member(lock: Path, place: Path, source: Mapping[str, Any]) -> str:

@@ -1,48 +1,21 @@
-"""Locks of uv, Poetry and PDM as requirements; the long tests run the real tools, which pip installs once."""
+"""Locks of uv, Poetry and PDM as requirements, with a stand-in for uv."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tarfile
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lock_files
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.requirements import read
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import Packed, pack
 
-from scripts.testhosts.fleet import cache_directory, pip_cache
+from tests.unit.run.locks import packed, source
 
 FILES = {"app.py": "x = 1\n", "pyproject.toml": "", "lib/pyproject.toml": ""}
 HASHED = "celery==5.5.0 \\\n    --hash=sha256:aa\n"
-
-
-def source(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def packed(root: Path, **wanted: Any) -> tuple[Packed, dict[str, str]]:
-    """The packed source, and what was added to its files."""
-    scratch = root.parent / f"scratch{len(list(root.parent.iterdir()))}"
-    scratch.mkdir()
-    made = pack({"path": str(root), **wanted}, root, scratch, "")
-    with tarfile.open(fileobj=BytesIO(made.archive)) as opened:
-        added = {
-            member.name: stream.read().decode()
-            for member in opened
-            if ".celery-fleet" in member.name and (stream := opened.extractfile(member))
-        }
-    return made, added
 
 
 @pytest.fixture
@@ -186,155 +159,33 @@ def test_a_tool_that_refuses(tool: Path) -> None:
     assert "type `uv lock` and commit the result" in str(caught.value)
 
 
-# --- the real tools -----------------------------------------------------------------------------------------
-
-LIBRARY = """\
-[project]
-name = "small"
-version = "1"
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-"""
-PROJECT = """\
-[project]
-name = "shop"
-version = "0.1"
-requires-python = ">=3.11,<4"
-"""
-#: As PDM writes it.
-ROOT = "file:" + "///${PROJECT_ROOT}"
-UV = f'{PROJECT}dependencies = ["small"]\n[tool.uv.sources]\nsmall = {{path = "lib"}}\n'
-POETRY = (
-    f'{PROJECT}dynamic = ["dependencies"]\n[tool.poetry]\npackage-mode = false\n'
-    '[tool.poetry.dependencies]\nsmall = {path = "lib"}\n'
-)
-PDM = f'{PROJECT}dependencies = ["small @ {ROOT}/lib"]\n[tool.pdm]\ndistribution = false\n'
-PDM_LOCK = """\
-[metadata]
-groups = ["default"]
-strategy = ["inherit_metadata"]
-lock_version = "4.5.0"
-content_hash = "sha256:{}"
-
-[[metadata.targets]]
-requires_python = ">=3.11,<4"
-
-[[package]]
-name = "small"
-version = "1"
-path = "./lib"
-summary = ""
-groups = ["default"]
-"""
-#: PDM 2.29 does not start with hishel 2.
-INSTALLED = ("uv", "poetry", "poetry-plugin-export", "pdm", "hishel[httpx]<2")
-
-
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """The directory with the tools."""
-    made = cache_directory() / "lock-tools"
-    if not (made / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", made], check=True, timeout=120)
-        install = ["install", "--quiet", "--cache-dir", pip_cache(), *INSTALLED]
-        subprocess.run([made / "bin/python", "-m", "pip", *install], check=True, timeout=600)
-        (made / "complete").touch()
-    return made / "bin"
-
-
-def locked(programs: Path, root: Path, lock: str) -> None:
-    """Write the lock as a user would; PDM's by hand, because PDM asks the index even for nothing."""
-    if lock == "pdm.lock":
-        script = (
-            "from pdm.core import Core; "
-            "print(Core().create_project('.').pyproject.content_hash('sha256'))"
-        )
-        run = [programs / "python", "-c", script]
-        done = subprocess.run(
-            run, cwd=root, capture_output=True, text=True, check=True, timeout=120
-        )
-        (root / lock).write_text(PDM_LOCK.format(done.stdout.split()[-1]))
-        return
-    offline = ["--offline"] if lock == "uv.lock" else []
-    command = [programs / lock.removesuffix(".lock"), "lock", *offline]
-    subprocess.run(command, cwd=root, capture_output=True, check=True, timeout=120)
-
-
-@pytest.mark.long
 @pytest.mark.parametrize(
-    ("lock", "project"), [("uv.lock", UV), ("poetry.lock", POETRY), ("pdm.lock", PDM)]
+    ("lock", "pyproject", "named"),
+    [
+        ("pdm.lock", "[tool.pdm.scripts]\npre_invoke = 'x'", "tool.pdm.scripts.pre_invoke"),
+        ("pdm.lock", "[tool.pdm]\noptions = {export = ['-o', 'x']}", "tool.pdm.options.export"),
+        ("pdm.lock", "[tool.pdm", "is not valid TOML"),
+        ("uv.lock", "[build-system]\nbackend-path = ['./x.zip']", "build-system.backend-path"),
+    ],
 )
-def test_the_real_tool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, lock: str, project: str
+def test_settings_that_run_code_are_refused(
+    tmp_path: Path, lock: str, pyproject: str, named: str
 ) -> None:
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    files = {"app.py": "", "pyproject.toml": project, "lib/pyproject.toml": LIBRARY}
-    root = source(tmp_path / "app", {**files, "lib/small.py": "x = 1\n"})
-    locked(programs, root, lock)
-    before = sorted(root.rglob("*"))
-    _, added = packed(root, requirements=lock)
-    # Where the source was while it was packed is nowhere on a host.
-    assert str(tmp_path) not in str(added)
-    (line,) = added[".celery-fleet/projects.txt"].splitlines()
-    assert "lib" in line
-    assert sorted(root.rglob("*")) == before
-    # pip understands it.
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--dry-run",
-            "--no-deps",
-            "--requirement",
-            "/dev/stdin",
-        ],
-        cwd=root,
-        env={**os.environ, "PROJECT_ROOT": str(root)},
-        input=line,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
+    files = {**FILES, lock: "", "lib/pyproject.toml": pyproject}
+    with pytest.raises(UserError, match=r"lib/pyproject\.toml") as caught:
+        packed(source(tmp_path / "app", files), requirements=lock)
+    assert named in str(caught.value)
+
+
+def test_other_scripts_of_a_project_and_settings_of_another_tool_stay(tool: Path) -> None:
+    text = "[tool.pdm.scripts]\npre_invoke = 'x'\n[build-system]\nbackend-path = ['build']\n"
+    assert packed(
+        source(tool / "app", {"pyproject.toml": text, "uv.lock": ""}), requirements="uv.lock"
     )
-    assert "Would install small-1" in done.stdout, done.stderr
-    # One that no longer matches.
-    stale = project.replace('">=3.11,<4"', '">=3.12,<4"')
-    (root / "pyproject.toml").write_text(stale)
-    with pytest.raises(UserError, match="If the lock does not match"):
-        packed(root, requirements=lock)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("root_is_project", [False, True])
-def test_the_real_uv_exports_a_member_of_a_workspace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, root_is_project: bool
-) -> None:
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    workspace = '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n'
-    library = LIBRARY.replace('version = "1"', 'version = "1"\nrequires-python = ">=3.11,<4"')
-    shop = f"{PROJECT}dependencies = ['small', 'near']\n"
-    files = {
-        "pyproject.toml": (PROJECT.replace("shop", "root") if root_is_project else "") + workspace,
-        "apps/shop/pyproject.toml": shop
-        + "[tool.uv.sources]\nsmall = {workspace = true}\nnear = {path = '../../near'}\n",
-        "apps/shop/app.py": "",
-        "apps/mail/pyproject.toml": library.replace("small", "mail"),
-        "libs/small/pyproject.toml": library,
-        "libs/small/small.py": "",
-        "near/pyproject.toml": library.replace("small", "near"),
-        "near/near.py": "",
-    }
-    root = source(tmp_path / "app", files)
-    locked(programs, root, "uv.lock")
-    _, added = packed(root, requirements="uv.lock", directory="apps/shop")
-    assert sorted(added[".celery-fleet/projects.txt"].splitlines()) == ["./libs/small", "./near"]
-    # The build runs pip beside the lock.
-    assert all((root / line).is_dir() for line in added[".celery-fleet/projects.txt"].split())
+    assert (
+        lock_files.TOOLS["pdm.lock"].code({"tool": {"pdm": {"scripts": {"post_install": "x"}}}})
+        == []
+    )
 
 
 # --- a project without a lock ----------------------------------------------------------------------------
