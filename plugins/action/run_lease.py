@@ -2,7 +2,7 @@
 
 It is delegated to the host that keeps the lease. `state: present` takes the lease, or fails and says who has it; a
 background process then renews it until the run ends. `state: absent` returns it at once. `state: look` takes none. The
-answer brings the record of the fleet's releases, which is on the same host, or a copy of it.
+answer brings the record of the fleet's releases: that of the same host, or a newer copy.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class ActionModule(FleetAction):
         """
         if args["state"] == "look" or (self._task.check_mode and args["state"] == "present"):
             looked = self._ask(str(args["app"]), "look", "")
-            return {"directory": "", "releases": looked["record"] or _copied(variables)}
+            return {"directory": "", "releases": self._newest(looked["record"], variables)}
         if self._task.check_mode:
             return {"directory": str(args.get("directory", ""))}
         if args["state"] == "present":
             host = str(self._task.delegate_to or variables["inventory_hostname"])
             directory, releases = self._acquire(str(args["app"]), host)
-            return {"directory": str(directory), "releases": releases or _copied(variables)}
+            return {"directory": str(directory), "releases": self._newest(releases, variables)}
         self._release(str(args["app"]), Path(args["directory"]))
         return {"directory": str(args["directory"])}
 
@@ -87,11 +87,23 @@ class ActionModule(FleetAction):
         lease.note(directory, released=True)
         self._ask(app, "release", str(token))
 
+    def _newest(self, record: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the newest record of the fleet's releases.
 
-def _copied(variables: dict[str, Any]) -> dict[str, Any]:
-    """Return the newest copy of the record, which a new host of the lease does not have; empty if there is none."""
-    hosts = variables["hostvars"].values()
-    facts = [(host.get("ansible_facts") or {}).get("fleet") or {} for host in hosts]
-    copies: list[Any] = [fact.get("record") for fact in facts]
-    sound = filter(release_record.is_sound, copies)
-    return dict(max(sound, key=release_record.changed, default={}))
+        The lease's host has none if it is new, and an old one if it was away while another host kept the lease.
+
+        Args:
+            record: That of the lease's host; empty if it has none.
+            variables: Those of the task; each host's facts have its copy.
+        """
+        hosts = variables["hostvars"].values()
+        facts = [(host.get("ansible_facts") or {}).get("fleet") or {} for host in hosts]
+        copies: list[Any] = [fact.get("record") for fact in facts]
+        sound = filter(release_record.is_sound, copies)
+        newest = dict(max([record, *sound], key=release_record.changed))
+        if record and newest != record:
+            self._display.warning(
+                "the record of the releases on the host of the lease is older than a copy on another host; this run "
+                "takes the copy"
+            )
+        return newest

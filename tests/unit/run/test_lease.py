@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,15 +58,25 @@ def test_a_record_that_is_damaged_is_not_taken_for_none(tmp_path: Path, text: st
     assert "Traceback" not in error.value.stderr
 
 
-def test_a_new_host_of_the_lease_gets_the_newest_copy_of_the_record() -> None:
+@pytest.mark.parametrize("own", ["none", "old", "new", "other"])
+def test_the_newest_record_of_the_releases_counts(own: str) -> None:
+    """The host of the lease may be new, or have been away while another host kept the lease."""
     entry = {"release": "a" * 12, "by": "ana", "at": 5, "why": "slow"}
-    old = {"current": "a" * 12, "hold": None, "history": [entry]}
-    new = {**old, "hold": {**entry, "at": 9}}
+    old = {"current": "a" * 12, "hold": {**entry, "at": 6}, "history": [entry]}
+    new = {**old, "hold": None, "history": [entry, {**entry, "at": 9}]}
+    # Written in the same second as the newest copy.
+    other = {**new, "current": "b" * 12}
     records = {"h1": None, "h2": old, "h3": new, "h4": {}}
     hosts = {name: {"ansible_facts": {"fleet": {"record": one}}} for name, one in records.items()}
     variables = {"hostvars": {**hosts, "of another fleet": {}}}
-    assert run_lease._copied(variables) == new
-    assert run_lease._copied({"hostvars": {"h1": hosts["h1"]}}) == {}
+    its: dict[str, Any] = {"none": {}, "old": old, "new": new, "other": other}[own]
+    warned: list[str] = []
+    action = SimpleNamespace(_display=SimpleNamespace(warning=warned.append))
+    found = run_lease.ActionModule._newest(action, its, variables)  # type: ignore[arg-type]  # a stand-in
+    assert found == (other if own == "other" else new)
+    assert bool(warned) == (own == "old")
+    alone = {"hostvars": {"h1": hosts["h1"]}}
+    assert run_lease.ActionModule._newest(action, its, alone) == its  # type: ignore[arg-type]  # a stand-in
 
 
 # -- on the host -------------------------------------------------------------------------------------------
