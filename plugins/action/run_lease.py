@@ -100,7 +100,7 @@ class ActionModule(FleetAction):
         facts = [(host.get("ansible_facts") or {}).get("fleet") or {} for host in hosts]
         copies: list[Any] = [fact.get("record") for fact in facts]
         sound = filter(release_record.is_sound, copies)
-        newest = dict(max([record, *sound], key=release_record.changed))
+        newest: dict[str, Any] = max([record, *sound], key=release_record.changed)
         if record and newest != record:
             self._display.warning(
                 "the record of the releases on the host of the lease is older than a copy on another host; this run "

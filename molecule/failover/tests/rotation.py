@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
-from ground import Case, Ground, end_of
+from ground import QUICK, Case, Ground, end_of, playbook
 from replicas import run, wait_until_whole
 from support import resp
 from support.inventory import inventory_sources
@@ -61,6 +64,22 @@ def forget_refusals(ground: Ground) -> None:
             assert {entry["reason"] for entry in found} <= {"auth"}, found
             with resp.session(ground.fleet, kind, "admin", host) as admin:
                 admin.send("ACL", "LOG", "RESET")
+
+
+def replace_authority(ground: Ground, log: Path, generation: int) -> None:
+    """Replace the authority at once, as after its key was stolen.
+
+    A server that has restarted trusts no other one until all have.
+    """
+    shutil.rmtree(Path(ground.fleet.of("redis")["pki_directory"]) / "hosts")
+    given = ("-e", json.dumps({**QUICK, "pki_ca_generation": generation}))
+    with playbook("site.yml", *given, log=log, sources=inventory_sources()) as process:
+        status = process.wait()
+    assert status == 0, end_of(log)
+    for kind in ("broker", "results"):
+        asked = ["celery-fleet", "redis", "--as", "admin", kind, "--", "info", "replication"]
+        said = ground.fleet.must("redis1", asked)
+        assert said.count("state=online") == len(ground.fleet.hosts("redis")) - 1, said
 
 
 def rotate_certificates(ground: Ground, case: Case) -> None:

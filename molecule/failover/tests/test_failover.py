@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from deaths import GAP, assert_delivered, assert_none_replaced, died, pids
 from ground import FLEET, Case, Ground
 from replicas import (
@@ -24,8 +26,15 @@ from replicas import (
     reboot_hosts,
     replace,
     shrink,
+    wait_until_whole,
 )
-from rotation import REVOKED, ROTATED, rotate_certificates, rotate_passwords
+from rotation import (
+    REVOKED,
+    ROTATED,
+    replace_authority,
+    rotate_certificates,
+    rotate_passwords,
+)
 
 from scripts.restarts import judge
 
@@ -100,6 +109,13 @@ def test_keys_and_certificates_are_rotated(ground: Ground) -> None:
     )
     assert_delivered(summary)
     assert_none_replaced(ground, before, pids(ground))
+
+
+def test_a_stolen_authority_is_replaced_at_once(ground: Ground, tmp_path: Path) -> None:
+    """Twice, so that the next tests begin with the inventory's authority."""
+    for generation in (2, 1):
+        replace_authority(ground, tmp_path / f"site-{generation}.log", generation)
+    wait_until_whole(ground)
 
 
 def test_a_lost_host_is_replaced(ground: Ground) -> None:

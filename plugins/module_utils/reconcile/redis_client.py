@@ -37,11 +37,16 @@ class RedisRefusedError(RedisError):
     """The server answered with an error."""
 
 
+class RedisUntrustedError(RedisError):
+    """The server shows a certificate that is not valid for the CA."""
+
+
 def talk(access: RedisAccess, commands: Sequence[Command]) -> list[object]:
     """Send commands over TLS. Unlike redis-cli, this checks the server's name in its certificate.
 
     Raises:
-        RedisError: The server can't be reached or verified, or it refuses the login or a command.
+        RedisError: The server can't be reached or verified (then a `RedisUntrustedError`), or it refuses the login or a
+            command.
     """
     where = f"Redis at {access.host}:{access.port}, user {access.user}"
     try:
@@ -65,6 +70,8 @@ def talk(access: RedisAccess, commands: Sequence[Command]) -> list[object]:
                 except (RedisError, ValueError):
                     raise RedisError(f"{where}: it gave no answer to {_what(command)}") from None
             return answers[1:]
+    except ssl.SSLCertVerificationError as error:
+        raise RedisUntrustedError(f"{where}: {error}") from None
     except TimeoutError:
         raise RedisError(f"{where}: it did not answer within {_PATIENCE:.0f} s") from None
     except OSError as error:

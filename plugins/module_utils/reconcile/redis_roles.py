@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     Command,
     RedisError,
+    RedisUntrustedError,
     Talk,
 )
 
@@ -46,6 +47,21 @@ def is_connected(found: Mapping[str, str], replicas: int = 1) -> bool:
         if _REPLICA.fullmatch(key)
     )
     return found.get("role") == "master" and online >= replicas
+
+
+def untrusted(access: RedisAccess, talk: Talk) -> str:
+    """Return the first host, in the order of the Sentinels, with a certificate that is not trusted; empty without one.
+
+    A host's Sentinel shows the same certificate as its servers, or an older one, because it restarts after them.
+    """
+    for place in access.sentinels:
+        try:
+            talk(replace(access, host=place.host, port=place.port), [["PING"]])
+        except RedisUntrustedError:
+            return place.host
+        except RedisError:
+            continue
+    return ""
 
 
 def hand_over(

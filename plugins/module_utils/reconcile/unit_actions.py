@@ -1,8 +1,7 @@
 """Starts, restarts and reloads units, and changes the settings of a running Redis.
 
 Runs on the host, inside the `reconcile` module, as root. systemctl is called with --no-block, then polled until the
-units
-run: even if this run is killed, systemd finishes what was begun.
+units run: even if this run is killed, systemd finishes what was begun.
 """
 
 from __future__ import annotations
@@ -37,6 +36,9 @@ _RELOAD_PATIENCE = 5.0
 
 # A warning about a unit, with an error.
 _ONLY_NEW = "{} only takes new passwords since its restart: {}"
+
+# Another one, with a host.
+_UNTRUSTED = "{} has not waited for its replication: the certificate of {} is not valid here until it restarts too"
 
 
 class UnitActions:
@@ -191,13 +193,18 @@ class UnitActions:
                     )
 
     def await_replication(self, unit: Unit) -> None:
-        """Wait until a replica has its primary's data, or a primary has a replica."""
+        """Wait until a replica has its primary's data, or a primary has a replica.
+
+        After a change of authorities at once, or if certificates have expired, a server that has restarted can't
+        replicate with those that still have to. Then it doesn't wait, so that their turns come.
+        """
         access = unit.redis
         if access is None or not access.sentinels:
             return
         deadline = self.host.clock() + unit.timeout
         found: Mapping[str, str] = {}
         copies = Copies()
+        asked = False
         while not redis_roles.is_connected(found, max(1, access.replicas)):
             # A copy of much data takes its time.
             if copies.goes_on(found):
@@ -208,6 +215,11 @@ class UnitActions:
                 raise self.host.failure(unit, state, what)
             with contextlib.suppress(RedisError):
                 found = redis_roles.replication(access, self.host.talk)
+            if found and not asked and not redis_roles.is_connected(found, max(1, access.replicas)):
+                asked = True
+                if host := redis_roles.untrusted(access, self.host.talk):
+                    self.warnings.append(_UNTRUSTED.format(unit.name, host))
+                    return
             self.host.sleep(0.2)
 
     # -- waiting -------------------------------------------------------------------------------------------

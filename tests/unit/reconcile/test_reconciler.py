@@ -45,6 +45,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconc
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     Command,
     RedisError,
+    RedisUntrustedError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     HostReport,
@@ -71,6 +72,7 @@ class FakeRedis:
         replication: Its answers to `INFO replication`, one after another; the last one stays.
         lists: The lengths of its lists.
         primaries: The ports of the primaries that a Sentinel names, one after another; the last one stays.
+        untrusted: Hosts with a certificate that is not valid here.
         before: Called with each command before it is carried out.
     """
 
@@ -81,6 +83,7 @@ class FakeRedis:
         self.replication = [""]
         self.lists: dict[str, int] = {}
         self.primaries = [6379]
+        self.untrusted: set[str] = set()
         self.before: Callable[[str], None] = lambda command: None
 
     def add(self, name: str, password: str, commands: str) -> None:
@@ -95,6 +98,8 @@ class FakeRedis:
         }
 
     def __call__(self, access: RedisAccess, commands: Sequence[Command]) -> list[object]:
+        if access.host in self.untrusted:
+            raise RedisUntrustedError(f"Redis at {access.host}: certificate verify failed")
         return [self._answer(list(command)) for command in commands]
 
     def _answer(self, words: list[str]) -> object:
@@ -1803,8 +1808,9 @@ def test_a_primary_moves_before_it_restarts_and_copies_everything_afterwards(
     asked, pause = "INFO replication", "CLIENT PAUSE 5000 WRITE"
     where = "SENTINEL GET-MASTER-ADDR-BY-NAME shop-broker"
     before = [asked, where, pause, "SENTINEL FAILOVER shop-broker", where, pause, where]
-    assert host.redis.commands == [*before, asked, asked]
-    assert restarted == [False] * len(before) + [True] * 2
+    # It asks each Sentinel once whether waiting is of use.
+    assert host.redis.commands == [*before, asked, *["PING"] * 3, asked]
+    assert restarted == [False] * len(before) + [True] * 5
     # It starts as a replica of the new primary.
     assert Path(host.path("role.conf")).read_text() == "replicaof redis1 6380\n"
 
@@ -1853,6 +1859,28 @@ def test_a_primary_without_a_replica_is_waited_for(with_redis: Host) -> None:
     host.redis.replication = [COPYING]
     with pytest.raises(ReconcileError, match="no connection to its primary"):
         host.reconcile(wanted)
+
+
+@pytest.mark.parametrize("state", [ALONE, COPYING])
+def test_a_server_does_not_wait_for_those_with_a_certificate_that_is_not_valid(
+    with_redis: Host, state: str
+) -> None:
+    """They still have to restart, after a change of authorities at once or if certificates have expired."""
+    host = with_redis
+    host.redis.replication, host.redis.untrusted = [state], {"redis3"}
+    report = host.reconcile(replicated(host, databases="2"))
+    assert [(item.unit, item.action) for item in report.done] == [(REDIS, "restart")]
+    assert [
+        one
+        for one in report.warnings
+        if "waited for its replication: the certificate of redis3" in one
+    ]
+    # Also in the next run, if this one ends here.
+    assert host.reconcile(replicated(host, databases="2")).done == []
+    # With valid ones, it waits: those that restart later may have the only data.
+    host.redis.untrusted = set()
+    with pytest.raises(ReconcileError, match="has no connection to its"):
+        host.reconcile(replicated(host, databases="2"))
 
 
 # The worker's previous rules, in addition to its new ones.
