@@ -75,10 +75,12 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
     RedisAccess,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore import staging
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
-    Restoration,
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.host import (
     RestoredInstance,
     RestoreHost,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
+    Restoration,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 

@@ -5,6 +5,7 @@ Runs on the host, inside the `reconcile` module. Sentinels decide which replica 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -84,7 +85,7 @@ def hand_over(
     for place in access.sentinels:
         sentinel = replace(access, host=place.host, port=place.port)
         try:
-            before = _primary(sentinel, talk)
+            before = primary_of(sentinel, talk)
             talk(access, [_PAUSE])
             talk(sentinel, [["SENTINEL", "FAILOVER", access.primary]])
             return _next_primary(access, sentinel, before, talk, clock, sleep)
@@ -103,7 +104,7 @@ def _next_primary(
     sleep: Callable[[float], None],
 ) -> tuple[str, int]:
     deadline = clock() + _PATIENCE
-    while (now := _primary(sentinel, talk)) == before:
+    while (now := primary_of(sentinel, talk)) == before:
         if clock() > deadline:
             raise RedisError(
                 f"no replica was the primary {_PATIENCE:.0f} s after SENTINEL FAILOVER"
@@ -113,7 +114,22 @@ def _next_primary(
     return now
 
 
-def _primary(sentinel: RedisAccess, talk: Talk) -> tuple[str, int]:
+def primary_elsewhere(access: RedisAccess, talk: Talk) -> str:
+    """Return the host that a Sentinel names as the primary, if it is another one; empty otherwise."""
+    for place in access.sentinels:
+        with contextlib.suppress(RedisError):
+            host, _ = primary_of(replace(access, host=place.host, port=place.port), talk)
+            if host != access.host:
+                return host
+    return ""
+
+
+def primary_of(sentinel: RedisAccess, talk: Talk) -> tuple[str, int]:
+    """Return host and port of the primary that a Sentinel names.
+
+    Raises:
+        RedisError: It does not answer, or knows no primary.
+    """
     [answer] = talk(sentinel, [["SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinel.primary]])
     if not isinstance(answer, list) or len(answer) != 2:
         raise RedisError(f"Sentinel at {sentinel.host} knows no primary {sentinel.primary}")

@@ -147,10 +147,7 @@ def restored(
                 "appendonly": bool(one["appendonly"]),
                 "flavor": flavor,
                 "timeout": unit["timeout"],
-                # No Sentinel runs while data is restored.
-                "access": {
-                    key: value for key, value in unit["redis"].items() if key != "sentinels"
-                },
+                "access": unit["redis"],
             }
         )
     return found

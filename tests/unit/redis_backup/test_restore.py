@@ -16,16 +16,20 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
+    SentinelPlace,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore import (
-    data_directory,
-    restoration,
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore import data_directory
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore import host as restore_host
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore.host import (
+    RestoredInstance,
+    RestoreHost,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
-    RestoredInstance,
-    RestoreHost,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.staging import (
     RESERVE,
@@ -429,6 +433,37 @@ def test_an_instance_that_keeps_its_data_must_be_the_primary(new_host: New, back
         one.refuse_replica()
 
 
+def test_data_of_a_primary_elsewhere_is_not_given_up(new_host: New, backed_up: Any) -> None:
+    """The first host does not run, or was cut off and still believes that it is the primary."""
+    backup, _ = backed_up
+    host = new_host("results")
+    places = tuple(SentinelPlace(f"redis{number}", 26379) for number in (1, 2, 3))
+    port = host.server.port
+    access = RedisAccess("redis1", port, "", "", "", primary="shop-results", sentinels=places)
+    named = {"redis1": "redis1", "redis2": "redis2", "redis3": None}
+    own = host.talk
+
+    def talk(access: RedisAccess, commands: Sequence[Sequence[str]]) -> list[object]:
+        if commands[0][0] != "SENTINEL":
+            return own(access, commands)
+        if named[access.host] is None:
+            raise RedisError("it did not answer")
+        return [[named[access.host], "6379"]]
+
+    host.talk = talk  # type: ignore[method-assign]  # it answers for Sentinels, too
+    one = host.restoration(backup, access=access)
+    refusal = (
+        r"The Sentinels name redis2 as the primary, but redis@shop-results\.service is not its"
+    )
+    with pytest.raises(UserError, match=refusal):
+        one.check(overwrite=True)
+    host.server.stop()
+    with pytest.raises(UserError, match=refusal):
+        one.check(overwrite=True)
+    named["redis2"] = "redis1"
+    assert one.check(overwrite=True)["state"] == "due"
+
+
 def test_only_a_restore_that_has_not_begun_is_discarded(new_host: New, backed_up: Any) -> None:
     backup, _ = backed_up
     hosts = {kind: new_host(kind) for kind in KINDS}
@@ -546,4 +581,4 @@ def test_a_backup_may_be_the_current_directory(
 
 
 def test_the_module_knows_the_place_of_redis() -> None:
-    assert str(redis_backup.DATA) == restoration.DATA
+    assert str(redis_backup.DATA) == restore_host.DATA
