@@ -279,6 +279,12 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      f"{SET}.redis_backend_use_ssl.ssl_cert_reqs", "turns off a check", "remove it"),
     (SET, {"CELERY_REDIS_BACKEND_USE_SSL": {"ssl_check_hostname": False}},
      f"{SET}.CELERY_REDIS_BACKEND_USE_SSL.ssl_check_hostname", "turns off a check", "remove it"),
+    (SET, {"broker_transport_options": {"sentinel_kwargs": {"socket_timeout": 5}}},
+     f"{SET}.broker_transport_options.sentinel_kwargs", "log in to Sentinels", "remove it"),
+    (SET, {"result_backend_transport_options": {"sentinel_kwargs": {"ssl": False}}},
+     f"{SET}.result_backend_transport_options.sentinel_kwargs", "check their certificates", "remove it"),
+    (SET, {"result_backend_transport_options": None},
+     f"{SET}.result_backend_transport_options", "log in to Sentinels", "remove it"),
     # restarts
     ("celery_restart_min_capacity", 0, "celery_restart_min_capacity", "below 1", "from 1 to 100"),
     ("celery_restart_min_capacity", 101, "celery_restart_min_capacity", "above 100", "1 to 100"),

@@ -22,11 +22,13 @@ _TLS: Final = re.compile(r"(celery_)?(broker|redis_backend)_use_ssl", re.IGNOREC
 # In the scheme of a URL, or in the full name of a class; the second is of results as messages.
 _REDIS: Final = re.compile(r"redis|sentinel", re.IGNORECASE)
 _RPC: Final = re.compile(r"^(rpc|amqp|celery\.backends\.rpc(\.[^:]*)?)(:|$)", re.IGNORECASE)
+_TRANSPORTS: Final = ("broker_transport_options", "result_backend_transport_options")
+_SENTINELS: Final = "sentinel_kwargs"
 _CHECKED: Final = re.compile(r"(cert_)?required", re.IGNORECASE)
 
 
 def check_connections(model: Model) -> Iterator[Problem]:
-    """Refuse another broker, another Redis for results, and TLS that verifies less."""
+    """Refuse another broker, another Redis for results, TLS that verifies less, and other options for Sentinels."""
     for value, hosts in model.distinct(_SETTINGS):
         for name, item in as_mapping(value).items():
             yield from (replace(problem, hosts=hosts) for problem in refusals(model, name, item))
@@ -66,6 +68,14 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
                 "remove it; with pki_source: external the fleet trusts your own authority",
                 value=model.show(weak, shown),
             )
+    elif name in _TRANSPORTS and (not isinstance(item, Mapping) or _SENTINELS in item):
+        # Options are merged one by one, so either value replaces all that the fleet sets for Sentinels.
+        replaced = (*path, _SENTINELS) if isinstance(item, Mapping) else path
+        yield Problem(
+            dotted(replaced),
+            "replaces the options with which clients log in to Sentinels and check their certificates",
+            "remove it; the fleet sets the login, TLS and time limits of these connections itself",
+        )
 
 
 def _is_kind(kind: re.Pattern[str], value: object) -> bool:

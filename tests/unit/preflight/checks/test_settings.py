@@ -206,7 +206,8 @@ def test_a_number_of_a_connection_that_is_text_is_refused(variables: dict[str, A
 
 
 def test_every_option_of_a_connection_passes(variables: dict[str, Any]) -> None:
-    options = {name: 43200 for name in settings.TRANSPORT if name != "global_keyprefix"}
+    refused = ("global_keyprefix", "sentinel_kwargs")
+    options = {name: 43200 for name in settings.TRANSPORT if name not in refused}
     assert found(variables, "broker_transport_options", {**options, "a_providers_own": 1}) == []
     assert set(SentinelChannel.from_transport_options) <= set(settings.TRANSPORT)
 
