@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 import click
@@ -11,6 +12,9 @@ from celery_fleet.cli.application import Application
 from celery_fleet.cli.options import known
 
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
+
+# Bash gets a name unquoted, and the application's code names its tasks: nothing in it may have a meaning for a shell.
+_PLAIN = re.compile(r"[\w.:@,+-]+", re.ASCII)
 
 
 def listed(names: Callable[[Application], Iterable[str]]) -> Completion:
@@ -66,4 +70,6 @@ def workers(context: click.Context, parameter: click.Parameter, typed: str) -> l
 
 
 def _beginning(typed: str, names: Iterable[str]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if name.startswith(typed)]
+    return [
+        name for name in dict.fromkeys(names) if name.startswith(typed) and _PLAIN.fullmatch(name)
+    ]

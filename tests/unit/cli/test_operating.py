@@ -349,6 +349,30 @@ def test_completion_suggests_values(released: Path, words: str, expected: list[s
     assert [line.partition(",")[2] for line in done.output.splitlines()] == expected
 
 
+def test_completion_leaves_out_names_that_a_shell_would_read(released: Path) -> None:
+    """The script for bash puts a name on root's command line as it is, and the application's code chooses it."""
+    path = released / "opt/shop/current/release.json"
+    odd = (
+        "mail.a;id",
+        "mail.$(id)",
+        "mail.`id`",
+        "mail.a b",
+        "mail.a\nid",
+        "mail.a\n",
+        "mail.ä",
+        "mail.*",
+    )
+    fine = ["mail.send", "mail.Send_2:x@y,z+w-v"]
+    path.write_text(json.dumps({"directory": "source", "tasks": [*odd, *fine]}))
+    environment = {
+        "COMP_WORDS": "celery-fleet run mail.",
+        "COMP_CWORD": "2",
+        "_CELERY_FLEET_COMPLETE": "bash_complete",
+    }
+    done = CliRunner().invoke(cli, [], prog_name="celery-fleet", env=environment)
+    assert sorted(done.output.splitlines()) == sorted(f"plain,{name}" for name in fine)
+
+
 # --- purge ---
 
 
