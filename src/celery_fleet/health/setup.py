@@ -19,7 +19,7 @@ from celery_fleet.health.result import BAD, GOOD, WARNING
 FORMAT = 1
 
 #: Files of the application's environment, in its directory: one that every user may read, and one only for root.
-ENVIRONMENT = ("exec.env", "credentials/exec.env")
+PUBLIC, SECRET = "exec.env", "credentials/exec.env"
 
 #: Names of thresholds for values that get worse as they get lower.
 LOW = frozenset(
@@ -104,15 +104,20 @@ class Setup:
     @cached_property
     def environment(self) -> Mapping[str, str]:
         """The application's environment; empty if this host does not run the application."""
-        found: dict[str, str] = {}
-        for name in ENVIRONMENT:
-            with contextlib.suppress(FileNotFoundError):
-                found |= environment((self.directory / name).read_text(encoding="utf-8"))
-        return found
+        return self._variables(PUBLIC) | self._variables(SECRET)
+
+    def _variables(self, name: str) -> dict[str, str]:
+        with contextlib.suppress(FileNotFoundError):
+            return environment((self.directory / name).read_text(encoding="utf-8"))
+        return {}
 
     def secrets(self) -> set[str]:
         """All values that no message may contain."""
-        found = secrets_in(dict(self.operator or {}))
+        secret = self._variables(SECRET)
+        found = secrets_in(dict(self.operator or {})) | secrets_in(secret)
+        for value in secret.values():
+            # A message of one line may contain one of a key's.
+            found.update((value, *value.splitlines()))
         for url in self.databases().values():
             found.update(health_database.secrets_of(url))
         return found

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import (
+    environment_file,
+)
 
 from celery_fleet.common import json_file, systemctl
 from celery_fleet.health import checks as health_checks
@@ -192,6 +195,26 @@ def test_nothing_secret_is_in_the_result_or_the_journal(
         assert "***" in text
         for secret in (PASSWORD, 'p"w$rd', r"p\"w$rd", "p%22w%24rd"):
             assert secret not in text
+
+
+def test_values_of_the_secret_environment_are_not_repeated(
+    tmp_path: Path, checks: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A driver or the application may print any of them as its last words."""
+    (tmp_path / "credentials").mkdir()
+    given = {
+        "API_TOKEN": "t0k3n",
+        "KEY": "-----BEGIN\nc29tZQ\n",
+        "CACHE": "redis://:p%40ss@h",
+        "ON": "yes",
+    }
+    (tmp_path / "credentials/exec.env").write_text(environment_file(given))
+    (tmp_path / "exec.env").write_text(environment_file({"STAGE": "production"}))
+    checks(a=lambda setup: Finding(BAD, "t0k3n c29tZQ p@ss yes production", {"deep": ["t0k3n"]}))
+    health.check(read(tmp_path, checks=["a"]), tmp_path)
+    for text in ((tmp_path / "shop.json").read_text(), capsys.readouterr().out):
+        assert "*** *** *** yes production" in text
+        assert "t0k3n" not in text
 
 
 def test_a_damaged_result_counts_as_missing(tmp_path: Path, checks: Callable[..., None]) -> None:
