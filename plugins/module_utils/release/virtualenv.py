@@ -280,15 +280,15 @@ def _hand_over(build: Build, wheels: Path, limit: Limit, user: pwd.struct_passwd
     tar runs as the application's user, who owns the wheels: a link among them must not lead to root's files.
     """
     target = Path(build.hand_over)
+    owner = target.parent.stat()
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         names = sorted(path.name for path in wheels.glob("*.whl"))
         command = ["tar", "--create", "--file", "-", "--directory", str(wheels), "--", *names]
         if not names:
             command = ["tar", "--create", "--file", "-", "--files-from", "/dev/null"]
         run(command, limit, "packing the wheels", user, stdout=stream)
-    # The user who logs in to the host fetches it.
-    owner = target.parent.stat()
-    os.chown(target, owner.st_uid, owner.st_gid)
+        # The user who logs in to the host fetches it, and could have put a link in its place by now.
+        os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
 
 
 def _packages(wheels: Path) -> list[dict[str, str]]:

@@ -381,6 +381,31 @@ def test_a_link_among_the_wheels_is_not_passed_on(place: Place, tmp_path: Path) 
     assert [package["name"] for package in found] == ["b"]
 
 
+def test_the_archive_is_given_away_even_if_its_name_leads_elsewhere_by_then(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory belongs to the user who logs in, who may replace the name while tar runs."""
+    handed, made, roots = (tmp_path / name for name in ("handed.tar", "wheels", "root's"))
+    made.mkdir()
+    roots.touch()
+    pack, given = virtualenv.run, []
+
+    def replaced(*args: Any, **options: Any) -> Any:
+        done = pack(*args, **options)
+        handed.rename(tmp_path / "archive")
+        handed.symlink_to(roots)
+        return done
+
+    def note(target: int | Path, *_: int) -> None:
+        given.append(Path(f"/dev/fd/{target}" if isinstance(target, int) else target).resolve())
+
+    monkeypatch.setattr(virtualenv, "run", replaced)
+    monkeypatch.setattr(os, "chown", note)
+    monkeypatch.setattr(os, "fchown", note)
+    virtualenv._hand_over(place.wanted(hand_over=str(handed)), made, Limit(20), USER)
+    assert given == [tmp_path / "archive"]
+
+
 def test_a_project_of_the_source_is_built_in_a_copy(place: Place, tmp_path: Path) -> None:
     """Building writes next to the code, and the release's code belongs to root before any package's code runs."""
     files = setup_py("open('written', 'w').close()")
