@@ -18,7 +18,8 @@ from typing import IO, Any
 # From <linux/prctl.h>.
 _PR_SET_CHILD_SUBREAPER = 36
 
-_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+# The whole environment of what a host runs as another user: root's may have passwords of proxies and indexes.
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
 
 class BuildError(Exception):
@@ -146,7 +147,7 @@ def run(
         with leaving_no_process():
             done = subprocess.run(
                 list(command),
-                env={**_ENVIRONMENT, **(environment or {})},
+                env={**ENVIRONMENT, **(environment or {})},
                 cwd=directory,
                 user=user.pw_uid,
                 group=user.pw_gid,

@@ -18,8 +18,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.redact import (
     printable,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import ENVIRONMENT
 
 _PYTHON = "/usr/bin/python3"
+# What a probe gets besides PYTHONPATH; `env` has to remove what root has.
+_OWN = (*(f"{name}={value}" for name, value in ENVIRONMENT.items()), "PYTHONDONTWRITEBYTECODE=1")
 # Seconds that a unit must have been up to count as serving, if systemd had to restart it.
 _STABLE_FOR = 10
 
@@ -107,7 +110,7 @@ def probe(python: str, runtime: str, user: str) -> str:
     return "cd / && " + shlex.join(
         [
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"),
-            *("env", f"PYTHONPATH={runtime}", "PYTHONDONTWRITEBYTECODE=1", python),
+            *("env", "-i", *_OWN, f"PYTHONPATH={runtime}", python),
             *("-m", "celery_fleet.ops.probe"),
         ]
     )
@@ -130,7 +133,7 @@ def deployed_probe(configuration: str, root: str, user: str) -> str:
         # The runtime of a worker that an earlier version deployed has the probe at this path.
         '[ -f "$runtime/celery_fleet/ops/probe.py" ] || module=celery_fleet.probe; cd / && '
         'exec setpriv --reuid="$3" --regid="$3" --clear-groups -- '
-        'env PYTHONPATH="$runtime" PYTHONDONTWRITEBYTECODE=1 "$python" -m "$module"; '
+        f'env -i {shlex.join(_OWN)} PYTHONPATH="$runtime" "$python" -m "$module"; '
         "done; exit 99"
     )
     return shlex.join(["/bin/sh", "-c", script, "sh", configuration, root, user])

@@ -324,7 +324,13 @@ def interpreter(wanted: str) -> dict[str, object]:
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
     try:
         answer = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, cwd="/"
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
+            cwd="/",
+            # Root's may have passwords of proxies and package indexes, which are not for a program of the application.
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
         )
         lines = answer.stdout.decode("utf-8", "replace").splitlines()
     except (OSError, subprocess.TimeoutExpired):

@@ -16,6 +16,9 @@ from typing import Any
 # As in module_utils/release/note.py, which is not on the host.
 _NOTE = "virtualenv.json"
 
+# Root's may have passwords of proxies and package indexes, which are not for a program of the application.
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+
 _INTERPRETER = (
     "import os, sys, sysconfig; "
     "print(os.path.realpath(sys.executable), sysconfig.get_config_var('SOABI'), sysconfig.get_platform())"
@@ -32,6 +35,7 @@ def platform(python: str) -> str:
         done = subprocess.run(
             command,
             cwd="/",
+            env=_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, wheels
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import virtualenvs
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import facts, virtualenvs
 
 from tests.unit.plugins.test_action_remedies import action
 
@@ -173,6 +174,22 @@ def test_the_platform_names_interpreter_and_distribution() -> None:
     assert told[1].startswith("cpython-3")
     assert "ID=debian" in told
     assert virtualenvs.platform("/nowhere/python3") == ""
+
+
+@pytest.mark.parametrize("name", ["virtualenvs", "facts"])
+def test_an_interpreter_gets_nothing_of_roots_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It may belong to the application, and `environment:` or sudo may have added passwords."""
+    python, seen = tmp_path / "python3", tmp_path / "seen"
+    python.write_text(f"#!/bin/sh\nenv >{seen}\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("HTTPS_PROXY", "http://u:s3cr3t@proxy")
+    # Only root can become another user, and that one could not write here.
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    {"virtualenvs": virtualenvs.platform, "facts": facts.interpreter}[name](str(python))
+    assert "LANG=C.UTF-8" in seen.read_text().splitlines()
+    assert "s3cr3t" not in seen.read_text()
 
 
 def test_only_complete_virtualenvs_are_listed(tmp_path: Path) -> None:

@@ -82,6 +82,44 @@ def test_workers_are_asked_with_the_runtime_that_they_run_with(
         assert (done.returncode, done.stdout) == (0, f"{runtime} {expected}\n")
 
 
+@pytest.mark.parametrize("deployed", [False, True])
+def test_a_probe_gets_nothing_of_roots_environment(tmp_path: Path, deployed: bool) -> None:
+    """The release's code can read it, and `environment:` or sudo may have added passwords."""
+    runtime, programs = tmp_path / "runtime", tmp_path / "bin"
+    python = tmp_path / "pins/worker-mail/venv/bin/python"
+    for path, text in (
+        (python, "exec /usr/bin/env"),
+        (programs / "setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    (tmp_path / "worker-mail.env").write_text(f'PYTHONPATH="{runtime}"\n')
+    command = (
+        host_scripts.deployed_probe(str(tmp_path), str(tmp_path), "shop")
+        if deployed
+        else host_scripts.probe(str(python), str(runtime), "shop")
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env={"PATH": f"{programs}:/usr/bin:/bin", "HTTPS_PROXY": "http://u:s3cr3t@proxy"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    for name in ("PWD", "_", "SHLVL", "OLDPWD"):
+        # The shell that is our Python here sets them.
+        found.pop(name, None)
+    assert found == {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",
+        "PYTHONPATH": str(runtime),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
 def test_requests_to_the_serving_script() -> None:
     command, stdin = host_scripts.serving(
         journals=["no-such.service"], schedule="/run/x.json", release="/r.json", timeout=3
