@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import files
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
     Unit,
@@ -163,13 +165,8 @@ def put(target: str, content: bytes, mode: int) -> None:
     Raises:
         OSError: It can't be written.
     """
-    fresh = f"{target}.{os.getpid()}"
     owner = os.stat(os.path.dirname(target))
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    with os.fdopen(handle, "wb") as stream:
-        os.fchown(handle, owner.st_uid, owner.st_gid)
-        stream.write(content)
-    os.replace(fresh, target)
+    files.replace(Path(target), content, mode, owner.st_uid, owner.st_gid)
 
 
 def _read_anew(name: str, wanted: Mapping[str, str], unit: Unit) -> dict[str, str]:

@@ -260,7 +260,9 @@ def outcome(status: Path, ended: int, unit: str, output: str | None = None) -> i
     Raises:
         ExecError: The command never ran.
     """
-    text = status.read_text(encoding="utf-8", errors="replace")[:8].strip()
+    with status.open("rb") as stream:
+        # The command's user can write to it as much as the disk holds.
+        text = stream.read(8).strip()
     if text.isdigit():
         return int(text) & 0xFF
     if ended == 255:

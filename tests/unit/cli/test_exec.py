@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,26 @@ def unit_command(place: Place, terminal: bool) -> list[str]:
     return module.unit_command(
         app, request, release=place.release, unit="u", status=status, terminal=terminal
     )
+
+
+def test_a_status_file_of_any_size_is_read_in_part(tmp_path: Path) -> None:
+    """The command's user can write to it, and root reads it."""
+    status = tmp_path / "status"
+    status.write_bytes(b"3\n" + b" " * (8 << 20))
+    tracemalloc.start()
+    try:
+        assert module.outcome(status, 3, "u") == 3
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_status_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    # A digit for str.isdigit, and not for int.
+    status.write_text("²")
+    with pytest.raises(ExecError, match="journalctl -u u -n 20"):
+        module.outcome(status, 1, "u")
 
 
 def test_a_terminal_passes_through(place: Place) -> None:

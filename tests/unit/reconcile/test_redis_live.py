@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -561,6 +562,20 @@ def test_a_new_key_is_loaded_without_a_restart_or_a_lost_connection(
     server.apply({"tls-key-file": str(server.directory / "host.key")})
     with pytest.raises(RedisError, match=r"its new key can't be put at /nowhere/host\.key"):
         stage(str(server.directory / "new.key"), "/nowhere/host.key")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_that_the_servers_user_has_made_holds_up_nothing(tmp_path: Path) -> None:
+    """The directory is that user's, so root may open no name there that it can guess."""
+    target = tmp_path / "host.key"
+    for name in (f"host.key.{os.getpid()}", "host.key.new"):
+        os.mkfifo(tmp_path / name)
+    redis_live.put(str(target), b"key", 0o400)
+    assert (target.stat().st_mode & 0o777, target.read_bytes()) == (0o400, b"key")
+    os.unlink(target)
+    os.mkfifo(target)
+    redis_live.put(str(target), b"key", 0o400)
+    assert target.read_bytes() == b"key"
 
 
 def test_the_client_shows_a_certificate_if_the_server_asks_for_one(
