@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -16,6 +17,9 @@ EX_CONFIG = 78
 OWN_COMPONENTS = frozenset({"worker", "beat", "flower"})
 
 COMPONENT_VARIABLE = "CELERY_FLEET_COMPONENT"
+
+#: What the operating system says if this process or its host has too little of something, such as file descriptors.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
 class FleetError(Exception):
@@ -35,6 +39,19 @@ def one_line(text: object) -> str:
 def error_text(error: object, secrets: Iterable[str] = ()) -> str:
     """Return an error in one line without secrets; its type if it has no text."""
     return redact(one_line(error) or type(error).__name__, secrets)
+
+
+def is_shortage(exc: BaseException | None) -> bool:
+    """Return whether a shortage of this process or its host caused an error, so that no server is to blame.
+
+    redis-py raises its own error while it handles that of the operating system. Errors behind the latter don't count:
+    a task may have been handling one of them when it called redis-py.
+    """
+    while exc is not None:
+        if isinstance(exc, OSError):
+            return exc.errno in _SHORTAGES
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def tell_of_connections(environ: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 
 from celery_fleet.common import redis_client
-from celery_fleet.common.errors import error_text
+from celery_fleet.common.errors import error_text, is_shortage
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import broker
 
@@ -22,10 +21,6 @@ TIMEOUT = 3.0
 #: Seconds after which the broker counts as not answering, wherever the probe hangs: name resolution
 #: has no timeout.
 DEADLINE = 8.0
-
-#: Errors of this process, such as too many open files. The broker did not cause them, so they must not excuse a hang.
-_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-
 
 #: The key that the probe prepares to write to and never does; every user of a broker may write it.
 ROOM = "fleet:room"
@@ -167,7 +162,8 @@ def _failures(
         try:
             ping(endpoint, queueing)
         except (RedisError, OSError) as exc:
-            if _is_ours(exc):
+            # The broker did not cause it, so it must not excuse a hang.
+            if is_shortage(exc):
                 raise
             found.append((endpoint, exc))
         else:
@@ -177,14 +173,6 @@ def _failures(
 
 def _told(failures: list[tuple[broker.Endpoint, Exception]]) -> str | None:
     return "; ".join(f"{endpoint.address}: {error_text(exc)}" for endpoint, exc in failures) or None
-
-
-def _is_ours(exc: BaseException | None) -> bool:
-    while exc is not None:
-        if isinstance(exc, OSError) and exc.errno in _OUR_OWN:
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
 
 
 def _ask_any_transport(app: Any) -> str | None:

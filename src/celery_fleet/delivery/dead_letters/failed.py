@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from typing import Any
 
+from celery_fleet.common.errors import is_shortage
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
@@ -51,7 +52,7 @@ class FailedTasks:
                 return False
             self._writer.park(message, FAILED, described(exc))
         except Exception as error:  # noqa: BLE001  # the task has failed already; its worker must not end as well
-            away = sending.is_away(error)
+            away = sending.is_away(error) or is_shortage(error)
             logger.error(
                 "failed task %s[%s] can't be kept (%s): %s",
                 task,

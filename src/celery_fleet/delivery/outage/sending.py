@@ -9,9 +9,11 @@ worker dies or is stopped, the hand-back or the lease returns its message.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +26,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.states import FAILURE
 from redis import exceptions as redis_errors
 
-from celery_fleet.common.errors import error_text
+from celery_fleet.common.errors import error_text, is_shortage
 from celery_fleet.compat import tasks
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
@@ -47,13 +49,28 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
 _AWAY = (
     BrokerAwayError,
-    OSError,
+    ConnectionError,
+    TimeoutError,
+    socket.gaierror,
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
     redis_errors.OutOfMemoryError,
     redis_errors.ReadOnlyError,
     redis_errors.MasterDownError,
     redis_errors.TryAgainError,
+)
+
+#: Errors of the network that have no class in Python. Others of the operating system, such as a full or read-only file
+#: system below a result store, would stay the same.
+_UNREACHABLE = frozenset(
+    {
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENETRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EADDRNOTAVAIL,
+    }
 )
 
 #: Temporary error replies of Redis, for which redis-py has no classes: MASTERDOWN and TRYAGAIN have none in redis-py
@@ -98,12 +115,15 @@ def is_away(exc: BaseException | None) -> bool:
     """Return whether an error means that the broker can't take a message now, but will later.
 
     A missing right does not count: it would stay the same however long a task waits. A refused password counts, because
-    it was right when this worker started. It has been revoked, and the task runs again in the next worker.
+    it was right when this worker started. It has been revoked, and the task runs again in the next worker. A shortage
+    of this process does not count: a process that has leaked its file descriptors would wait for ever.
     """
+    if is_shortage(exc):
+        return False
     while exc is not None:
         if isinstance(exc, redis_errors.AuthorizationError):
             return False
-        if isinstance(exc, _AWAY):
+        if isinstance(exc, _AWAY) or (isinstance(exc, OSError) and exc.errno in _UNREACHABLE):
             return True
         if isinstance(exc, redis_errors.ResponseError) and _SOON.search(str(exc)):
             return True

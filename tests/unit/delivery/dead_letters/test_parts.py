@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from celery import signals
 from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
+from redis import exceptions as redis_errors
 
 from celery_fleet.compat.minors import celery56
 from celery_fleet.delivery import keys
@@ -112,11 +114,12 @@ class Writer(letter_writer.LetterWriter):
         super().__init__(OPTIONS, "mail@host")
         self.parked: list[dict[str, Any]] = []
         self.fails = 0
+        self.error: Exception = ConnectionError("away")
 
     def park(self, message: Any, reason: str, detail: str, *args: Any, **more: Any) -> None:
         if self.fails:
             self.fails -= 1
-            raise ConnectionError("away")
+            raise self.error
         self.parked.append(
             {"tag": message.delivery_tag, "reason": reason, "detail": detail, **more}
         )
@@ -408,13 +411,15 @@ def test_a_suspect_that_waits_too_long_is_offered_to_other_workers(
 
 
 @pytest.mark.parametrize(
-    ("there", "held", "fails", "kept", "rejected"),
+    ("there", "held", "error", "kept", "rejected"),
     [
-        (0, True, 0, True, []),
-        (9, True, 0, True, []),
-        (10, True, 0, False, []),
-        (0, False, 0, True, [{"requeue": True}]),
-        (0, True, 1, True, [{"requeue": True}]),
+        (0, True, None, True, []),
+        (9, True, None, True, []),
+        (10, True, None, False, []),
+        (0, False, None, True, [{"requeue": True}]),
+        (0, True, redis_errors.ConnectionError("away"), True, [{"requeue": True}]),
+        # A shortage of this worker may end, and then the task is kept.
+        (0, True, OSError(errno.EMFILE, "Too many open files"), True, [{"requeue": True}]),
     ],
 )
 def test_a_failed_task_is_kept_while_there_is_room(
@@ -422,7 +427,7 @@ def test_a_failed_task_is_kept_while_there_is_room(
     caplog: pytest.LogCaptureFixture,
     there: int,
     held: bool,
-    fails: int,
+    error: Exception | None,
     kept: bool,
     rejected: list[Any],
 ) -> None:
@@ -431,7 +436,8 @@ def test_a_failed_task_is_kept_while_there_is_room(
     actions: list[Callable[[Any], bool]] = []
     monkeypatch.setattr(internals, "instead_of_ack", lambda _, action: actions.append(action))
     writer, message = Writer(), Message()
-    writer.fails = fails
+    if error is not None:
+        writer.fails, writer.error = 1, error
     message.held = held
     tasks = failed.FailedTasks(Consumer(), Options(dead_letters=True, failed=10), writer)
     tasks.failed(SimpleNamespace(message=message), ValueError("no"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -323,6 +326,32 @@ def test_the_next_of_several_brokers_is_tried(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_a_task")
+def test_a_process_without_file_descriptors_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(seconds: float) -> None:
+        raise AssertionError("the task waits, although no broker is away")
+
+    server = Server(tmp_path / "redis")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with Connection(f"redis://127.0.0.1:{server.port}") as connection:
+            producer = PatientProducer(Producer(connection), "t")
+            producer.publish("body", routing_key="mail")
+            connection.collect()
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "sleep", wait)
+                with pytest.raises(OperationalError, match="Too many open files"):
+                    producer.publish("body", routing_key="mail")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        server.end()
+
+
+@pytest.mark.usefixtures("in_a_task")
 def test_a_lost_connection_while_a_queue_is_declared_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +432,21 @@ def caused(exc: Exception, cause: Exception) -> Exception:
     return exc
 
 
+def during(exc: Exception, *handled: Exception) -> Exception:
+    """Return an error that was raised while others were handled, each of which was raised in the same way."""
+    for outer, inner in zip((exc, *handled), handled, strict=False):
+        outer.__context__ = inner
+    return exc
+
+
+def shortage(number: int = errno.EMFILE) -> Exception:
+    """Return the error of redis-py in a process that has no file descriptors left."""
+    return during(
+        redis_errors.ConnectionError("Error 24 connecting to redis:6379."),
+        OSError(number, os.strerror(number)),
+    )
+
+
 def said(reply: str) -> Exception:
     """Return the error that redis-py makes of a reply."""
     error: Exception = DefaultParser.parse_error(reply)
@@ -440,6 +484,30 @@ def said(reply: str) -> Exception:
         (caused(OperationalError("x"), redis_errors.AuthenticationError("who?")), True),
         (BrokerAwayError("away"), True),
         (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), True),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), True),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), True),
+        (OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), True),
+        # The task retries because of a shortage, while the broker is away.
+        (
+            during(
+                redis_errors.ConnectionError("refused"),
+                ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+                OSError(errno.EMFILE, "Too many open files"),
+            ),
+            True,
+        ),
+        # The task retries because a service did not answer, and its arguments can't be encoded.
+        (during(ValueError("not JSON"), ConnectionResetError()), False),
+        # A process without file descriptors never gets any.
+        (shortage(), False),
+        (shortage(errno.ENOMEM), False),
+        (caused(OperationalError("x"), shortage()), False),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+        # A result store in files.
+        (OSError(errno.EROFS, "Read-only file system"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
         # These errors don't go away, however long a task waits.
         (caused(OperationalError("x"), redis_errors.NoPermissionError("NOPERM")), False),
         (caused(OperationalError("x"), redis_errors.AuthorizationError("not you")), False),
