@@ -51,6 +51,23 @@ class Message(virtual.Message):  # type: ignore[misc]  # see stock
             self.delivery_tag = fetched.tag
             self.properties = {**self.properties, "delivery_tag": fetched.tag}
 
+    def ack(self, multiple: bool = False) -> None:
+        """Acknowledge the message."""
+        channel = self.channel
+        super().ack(multiple=multiple)
+        self._leave_next(channel)
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject the message."""
+        channel = self.channel
+        super().reject(requeue=requeue)
+        self._leave_next(channel)
+
+    def _leave_next(self, channel: Any) -> None:
+        """Have the next connection forget a message that it adopted while this one still waited for Redis."""
+        if self.channel is not channel:
+            self.channel.qos._quick_ack(self.delivery_tag)
+
 
 class QoS(stock.QoS):  # type: ignore[misc]  # see stock
     """The messages that a channel holds."""

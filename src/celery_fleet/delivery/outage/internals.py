@@ -50,6 +50,9 @@ def adopt(channel: Any, message: Any) -> None:
     qos = channel.qos
     qos._dirty.discard(message.delivery_tag)
     qos._delivered[message.delivery_tag] = message
+    # A thread may have acknowledged it just now, and not have seen this channel yet.
+    if message.acknowledged:
+        qos._quick_ack(message.delivery_tag)
 
 
 # --- the lost connection ---

@@ -541,6 +541,55 @@ def test_a_message_that_was_acknowledged_on_the_lost_connection_is_not_held_on_t
         assert outage.held(channel) == set()
 
 
+@pytest.mark.parametrize("end", ["ack", "reject", "requeue"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_message_that_the_next_connection_adopts_while_it_is_acknowledged_leaves_that_as_well(
+    server: Server, monkeypatch: pytest.MonkeyPatch, fails: bool, end: str
+) -> None:
+    """A greenlet waits for the old primary, while the consumer finds the new one."""
+    carry = AckCarryOver(Pending(None))
+    HOOKS.keep, HOOKS.ack_failed = carry.keep, carry.ack_failed
+    HOOKS.requeue_failed = carry.requeue_failed
+    send(server.url, "mail", 1)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(consuming(server.url, "mail"))
+        second = stack.enter_context(Connection(server.url)).default_channel
+        consumer = SimpleNamespace(task_consumer=SimpleNamespace(channel=second))
+        (one,) = first.drain()
+        monkeypatch.setattr(outage, "running", lambda: [SimpleNamespace(message=one)])
+        monkeypatch.setattr(intake, "take_out", lambda _: [])
+        run = one.channel.run
+
+        def meanwhile(*args: Any) -> Any:
+            assert carry.lost(SimpleNamespace(task_consumer=first.consumer, hub=None))
+            carry.connected(consumer)
+            assert outage.held(second) == {one.delivery_tag}
+            if fails:
+                raise RedisConnectionError("of the test")
+            return run(*args)
+
+        monkeypatch.setattr(one.channel, "run", meanwhile)
+        if end == "ack":
+            one.ack()
+        else:
+            one.reject(requeue=end == "requeue")
+        assert outage.held(second) == set()
+        carry.retry(consumer)
+        assert held(server) == []
+    assert server.client.llen("mail") == (end == "requeue")
+
+
+def test_a_message_that_a_thread_acknowledges_while_it_is_adopted_is_not_held(
+    server: Server, mail: Consuming
+) -> None:
+    send(server.url, "mail", 1)
+    (one,) = mail.drain()
+    one.ack()
+    with Connection(server.url) as connection:
+        outage.adopt(connection.default_channel, one)
+        assert outage.held(connection.default_channel) == set()
+
+
 def test_if_the_keep_hook_fails_everything_is_put_back(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
