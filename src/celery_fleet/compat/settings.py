@@ -48,6 +48,13 @@ def replace_changes(conf: Any, changes: dict[str, Any]) -> None:
     conf.__dict__["maps"] = [changes, *conf.__dict__["defaults"]]
 
 
+def override(conf: Any, name: str, value: Any) -> None:
+    """Change a setting for this process, also one that the inventory has pinned (`celery_fleet.config.pins`)."""
+    repin = getattr(changes_of(conf), "repin", None)
+    if repin is None or not repin(name, value):
+        conf[name] = value
+
+
 def censor_table(conf: Any, mask: Callable[[Any], Any]) -> None:
     """Pass every dump that ``conf`` makes of itself through ``mask``.
 

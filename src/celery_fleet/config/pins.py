@@ -176,10 +176,12 @@ class PinnedChanges(_Guarded):
             self.note(name, value)
         return True
 
-    def repin(self, name: str, value: Any) -> None:
-        """Give a pinned setting another value."""
-        for key in [key for key in self if self._canonical.get(key) == name]:
+    def repin(self, name: str, value: Any) -> bool:
+        """Give a pinned setting another value; return whether it is pinned."""
+        keys = [key for key in self if self._canonical.get(key) == name]
+        for key in keys:
             self._put(key, freeze(value, name))
+        return bool(keys)
 
     def note(self, name: str, wanted: Any) -> None:
         """Remember the application's value of a pinned setting, for the log."""

@@ -27,7 +27,7 @@ from celery.states import FAILURE
 from redis import exceptions as redis_errors
 
 from celery_fleet.common.errors import error_text, is_shortage
-from celery_fleet.compat import tasks
+from celery_fleet.compat import settings, tasks
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import internals, soft_limit
@@ -281,7 +281,8 @@ class Producers(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships 
         """Enlarge the pool of producers before the first one is made; None and 0 mean that there is no limit."""
         conf = worker.app.conf
         if conf.broker_pool_limit:
-            conf.broker_pool_limit = max(conf.broker_pool_limit, worker.concurrency)
+            limit = max(conf.broker_pool_limit, worker.concurrency)
+            settings.override(conf, "broker_pool_limit", limit)
 
 
 def install(app: Any, options: Options) -> None:

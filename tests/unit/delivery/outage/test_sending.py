@@ -122,12 +122,17 @@ def put_back_at_the_limit(
 
 
 @pytest.mark.slow
-def test_more_greenlets_than_celery_has_producers_can_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize("conf", [{}, {"broker_pool_limit": 10}], ids=["default", "pinned"])
+def test_more_greenlets_than_celery_has_producers_can_wait(
+    tmp_path: Path, conf: dict[str, int]
+) -> None:
     results = Server(tmp_path / "results")
     with ExitStack() as stack:
         stack.callback(results.end)
         options = (*outage.pool("gevent"), "-c", "40")
-        worker = stack.enter_context(working(tmp_path, *options, delivery=DELIVERY, shop=SHOP))
+        worker = stack.enter_context(
+            working(tmp_path, *options, delivery=DELIVERY, conf=conf, shop=SHOP)
+        )
         send(worker, results, "many hard")
         worker.done(list(range(40)), "start")
         away(worker.server, "killed", 20, (tmp_path / "outage").touch)
