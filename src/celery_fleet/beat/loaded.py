@@ -31,6 +31,9 @@ TICK = "tick"
 #: Seconds between two updates of its time.
 TICK_INTERVAL = 2.0
 
+#: Seconds between two looks at all entries. Each takes time, and Celery ticks once for each entry that it sends.
+LOOK_INTERVAL = 1.0
+
 
 class Writer:
     """Writes the file whenever an entry or a due time has changed."""
@@ -75,3 +78,23 @@ class Tick:
         self._noted = now
         with contextlib.suppress(OSError):
             self.path.touch()
+
+
+class Looks:
+    """Decides after which ticks beat looks at all of its entries.
+
+    That is once in :data:`LOOK_INTERVAL` while tick follows tick, and always before a longer pause.
+    """
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+        #: Whether beat has ticked since without looking.
+        self.behind = False
+
+    def due(self, pause: float) -> bool:
+        """Return whether it is time after a tick; ``pause`` has the seconds until the next one."""
+        now = time.monotonic()
+        self.behind = pause < LOOK_INTERVAL and now - self._last < LOOK_INTERVAL
+        if not self.behind:
+            self._last = now
+        return not self.behind

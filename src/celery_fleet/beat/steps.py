@@ -16,7 +16,7 @@ from celery import signals
 
 from celery_fleet.beat import missed as missed_runs
 from celery_fleet.beat import standby as election
-from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
+from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Looks, Tick, Writer
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.missed import MissedRuns
 from celery_fleet.beat.schedule_file import ScheduleFile
@@ -193,16 +193,20 @@ def watch_service(
     counters = None if metrics is None else BeatMetrics(Path(metrics), runs.skipped)
     own = _declared(app)
     routes: dict[Any, Any] = {}
+    looks = Looks()
 
     def note() -> None:
         progress.last = time.monotonic()
+        # During a tick, an entry may be out of the heap, to be sent.
+        looks.behind = False
 
     told = [False]
 
-    def note_all() -> None:
-        progress.last = time.monotonic()
-        tick.note()
+    def look(at_all: bool) -> None:
         try:
+            if not at_all:
+                progress.scheduled = beat.next_due(service) or progress.scheduled
+                return
             events = beat.events(service)
             if events is None:
                 return
@@ -221,6 +225,11 @@ def watch_service(
                 told[0] = True
                 logger.exception("beat's schedule can't be shown")
 
+    def note_tick(pause: float) -> None:
+        progress.last = time.monotonic()
+        tick.note()
+        look(at_all=looks.due(pause))
+
     def note_send(entry: Any, sent: bool) -> None:
         # A stop in the middle of a send makes it fail, because it closes the schedule's file.
         name = str(entry.name)
@@ -233,11 +242,13 @@ def watch_service(
             counters.count(entry, sent, progress.planned(name))
 
     def note_stop() -> None:
-        progress.stopping = True
+        if looks.behind:
+            look(at_all=True)
+        looks.behind, progress.stopping = False, True
         if counters is not None:
             counters.write()
 
-    beat.on_tick(service, note, note_all)
+    beat.on_tick(service, note, note_tick)
     beat.on_stop(service, note_stop)
     beat.on_send(service, note_send)
     question = broker.question(app)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
@@ -27,16 +28,21 @@ stock: Any = kombu_redis
 json: Any = kombu_json
 
 
-def on_tick(service: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Call ``before`` and ``after`` around each tick, in beat's own thread."""
+def on_tick(service: Any, before: Callable[[], None], after: Callable[[float], None]) -> None:
+    """Call ``before`` and ``after`` around each tick, in beat's own thread.
+
+    ``after`` gets the seconds until the next tick; infinity after an error.
+    """
     tick = service.scheduler.tick
 
     def timed_tick(*args: Any, **kwargs: Any) -> Any:
+        pause: Any = math.inf
         before()
         try:
-            return tick(*args, **kwargs)
+            pause = tick(*args, **kwargs)
+            return pause
         finally:
-            after()
+            after(pause or 0.0)
 
     service.scheduler.tick = timed_tick  # Service.start looks it up on the instance each time
 
@@ -261,6 +267,14 @@ def scheduled(held: Events) -> tuple[int, float, str] | None:
         return None
     due, entry = held[0]
     return len(held), due, str(entry.name)
+
+
+def next_due(service: Any) -> tuple[int, float, str] | None:
+    """Return the same as `scheduled`, without a look at each entry; None if the scheduler has no heap."""
+    heap = getattr(service.scheduler, "_heap", None)
+    if not heap:
+        return None
+    return len(heap), float(heap[0].time), str(heap[0].entry.name)
 
 
 def beat_entry(app: Any, name: str, entry: Any) -> Any:

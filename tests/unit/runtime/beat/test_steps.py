@@ -4,6 +4,8 @@ import atexit
 import json
 import stat
 import time
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,6 +186,76 @@ def test_the_loaded_schedule_is_written_with_time_zone_queue_and_source(
     assert code["local"].endswith(" 08:00:00")
     # The application's own function is not asked again at each tick.
     assert asked == ["t"]
+
+
+@dataclass
+class Crowd:
+    """A beat with 100 entries that are due, at a time that stands still."""
+
+    service: Any
+    now: list[float]
+    directory: Path
+
+    def tick(self, number: int = 1) -> None:
+        for _ in range(number):
+            assert self.service.scheduler.tick() == 0
+
+    def listed(self) -> int:
+        """Return how many of the entries have run, by the file."""
+        found = json.loads((self.directory / "schedule.json").read_text())["entries"]
+        assert len(found) == 100
+        return sum(entry["runs"] for entry in found)
+
+
+@pytest.fixture
+def crowd(app: Celery, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    now = [100.0]
+    monkeypatch.setattr(loaded.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    app.conf.beat_schedule = {
+        f"e{n}": {"task": "t", "schedule": schedule(3600)} for n in range(100)
+    }
+    service = Service(app, scheduler_cls=Scheduler)
+    for entry in service.scheduler.schedule.values():
+        entry.last_run_at -= timedelta(hours=1)
+    service.scheduler.apply_async = lambda *_, **__: None
+    beat.watch_service(app, service, Notifier(manager.address), metrics=str(tmp_path / "beat.json"))
+    return Crowd(service, now, tmp_path)
+
+
+def test_beat_does_not_look_at_all_entries_for_each_that_it_sends(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it can't send a thousand entries in a minute."""
+    looks: list[int] = []
+    stock = compat_beat.events
+    monkeypatch.setattr(compat_beat, "events", lambda service: looks.append(1) or stock(service))
+    crowd.tick(20)
+    assert (crowd.listed(), len(looks)) == (1, 1)
+    crowd.now[0] += loaded.LOOK_INTERVAL
+    crowd.tick(20)
+    assert (crowd.listed(), len(looks)) == (21, 2)
+
+
+def test_beat_lists_its_entries_before_it_pauses(crowd: Crowd) -> None:
+    crowd.tick(100)
+    assert crowd.service.scheduler.tick() > loaded.LOOK_INTERVAL
+    assert crowd.listed() == 100
+
+
+def test_a_beat_that_is_stopped_lists_its_entries_once_more(crowd: Crowd) -> None:
+    crowd.tick(20)
+    crowd.service.sync()
+    assert crowd.listed() == 20
+    assert len(json.loads((crowd.directory / "beat.json").read_text())["entries"]) == 100
+
+
+def test_beat_knows_the_next_entry_without_a_look_at_all(crowd: Crowd) -> None:
+    crowd.tick(3)
+    found = compat_beat.next_due(crowd.service)
+    assert found == compat_beat.scheduled(compat_beat.events(crowd.service) or [])
+    assert found is not None
+    assert found[0] == 100
 
 
 def test_a_beat_without_entries_also_ticks(
