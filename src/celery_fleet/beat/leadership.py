@@ -30,6 +30,9 @@ ATTEMPT = 1.0
 #: How keys begin that beat may write and that are no queues. An application may choose an entry's queue.
 RESERVED = ("fleet:", KEYS)
 
+#: At least so many bytes are kept about the latest messages of an entry's run; at most twice as many.
+REMEMBERED = 4000
+
 # Become the leader if there is none, or stay it.
 _TAKE = """
 local now = redis.call('get', KEYS[1])
@@ -59,17 +62,19 @@ return 1
 """
 
 # 0: not the leader. 1: sent, now or by an earlier attempt. What is stored is the time of the last run, and the lists
-# that have its message: an exchange may have several queues.
+# that have its messages: an exchange may have several queues, and a task may send itself several times. There may be
+# thousands, and only the latest can come again.
 _SEND = f"""{_SAVE_RUN}
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
-if KEYS[4] then save(KEYS[4], KEYS[5], ARGV[5], ARGV[6]) end
+if KEYS[4] then save(KEYS[4], KEYS[5], ARGV[6], ARGV[7]) end
 local last = redis.call('hget', KEYS[2], ARGV[2]) or ''
 local run = ARGV[3] .. '\\0'
 if string.sub(last, 1, #run) ~= run then last = run end
-local list = '\\0' .. KEYS[3] .. '\\0'
-if string.find(last, list, 1, true) then return 1 end
-redis.call('lpush', KEYS[3], ARGV[4])
-redis.call('hset', KEYS[2], ARGV[2], last .. list)
+local pushed = '\\0' .. KEYS[3] .. '\\0' .. ARGV[4] .. '\\0'
+if string.find(last, pushed, 1, true) then return 1 end
+if #last > {2 * REMEMBERED} then last = run .. string.sub(last, -{REMEMBERED}) end
+redis.call('lpush', KEYS[3], ARGV[5])
+redis.call('hset', KEYS[2], ARGV[2], last .. pushed)
 return 1
 """
 
@@ -111,7 +116,13 @@ class Leadership:
             logger.warning("another beat takes over in %.0f s: %s", LEASE, exc)
 
     def send(
-        self, entry: str, time: str, queue: str, message: str, run: RunToSave | None = None
+        self,
+        entry: str,
+        time: str,
+        queue: str,
+        identity: str,
+        message: str,
+        run: RunToSave | None = None,
     ) -> bool:
         """Push an entry's message, unless this beat is no longer the leader.
 
@@ -119,11 +130,12 @@ class Leadership:
             entry: The entry's name.
             time: The time of this run, which differs from that of any other.
             queue: The list to push to.
+            identity: What tells the message from others of this run, also when it is sent again.
             message: The message as kombu writes it.
             run: What is written in the same step, if the schedule is on the broker.
 
         Returns:
-            Whether it was sent, by this call or by an earlier one with the same entry and time.
+            Whether it was sent, by this call or by an earlier one with the same entry, time, queue and identity.
 
         Raises:
             redis.exceptions.RedisError: The broker does not answer, or refuses; or too few replicas have the message,
@@ -133,7 +145,7 @@ class Leadership:
         if queue.startswith(RESERVED):
             raise ValueError(f"no queue may begin with {' or '.join(RESERVED)}: {queue}")
         keys: tuple[str, ...] = (BEAT_LEADER, BEAT_SENT, queue)
-        arguments: tuple[Any, ...] = (self._token, entry, time, message)
+        arguments: tuple[Any, ...] = (self._token, entry, time, identity, message)
         if run is not None:
             keys += (run.entry, run.schedule)
             arguments += (run.meta, run.due)

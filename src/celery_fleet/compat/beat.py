@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import signal
@@ -175,7 +176,7 @@ def send_for_each(
 
 def send_by(
     service: Any,
-    send: Callable[[str, str, str, str, RunToSave | None], bool],
+    send: Callable[[str, str, str, str, str, RunToSave | None], bool],
     refused: Callable[[str], None],
     run_of: Callable[[str], RunToSave] | None = None,
 ) -> None:
@@ -183,8 +184,8 @@ def send_by(
 
     Args:
         service: Beat's service.
-        send: Gets the entry's name, the time of its run, the key of the queue's list, the message, and what to save;
-            returns whether the message may be sent.
+        send: Gets the entry's name, the time of its run, the key of the queue's list, what identifies the message, the
+            message, and what to save; returns whether the message may be sent.
         refused: Called with the entry's name if it may not.
         run_of: Returns what to save by the entry's name, if the schedule is on the broker.
     """
@@ -222,7 +223,7 @@ def send_by(
         name = sending[0]
         priority = channel._get_message_priority(message, reverse=False)
         key, run = channel._q_for_pri(queue, priority), None if run_of is None else run_of(name)
-        if not send(name, times[name], key, json.dumps(message), run):
+        if not send(name, times[name], key, _identity(message), json.dumps(message), run):
             refused(name)
         return None
 
@@ -233,6 +234,13 @@ def send_by(
     scheduler.reserve, scheduler.apply_async = reserve_noted, apply_noted
     scheduler.should_sync = should_sync_between_sends
     stock.Channel._put = put_by
+
+
+def _identity(message: Mapping[str, Any]) -> str:
+    """Return what kombu's further attempts to send a message have in common, and other messages don't have."""
+    known = (message.get("headers") or {}).get("id")
+    # In older messages of Celery the body has the id.
+    return str(known or hashlib.sha256(repr(message["body"]).encode()).hexdigest())
 
 
 #: The entries of a scheduler with the Unix times at which they are due next, the first one first.

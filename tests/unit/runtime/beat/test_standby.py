@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
-from celery import Celery, _state
+from celery import Celery, Task, _state
 from celery.beat import PersistentScheduler, Service
 from celery.schedules import crontab
 
@@ -80,12 +80,12 @@ def test_there_is_one_leader_until_it_gives_up(server: Server) -> None:
 
 def test_only_the_leader_can_send(server: Server) -> None:
     one, two = (Leadership(server.client, token) for token in ("one", "two"))
-    assert not one.send("nightly", "1.5", "celery", "{}")
+    assert not one.send("nightly", "1.5", "celery", "a", "{}")
     assert one.take()
-    assert one.send("nightly", "1.5", "celery", "{}")
+    assert one.send("nightly", "1.5", "celery", "a", "{}")
     server.client.delete(BEAT_LEADER)
     assert two.take()
-    assert not one.send("nightly", "2.5", "celery", "{}")
+    assert not one.send("nightly", "2.5", "celery", "a", "{}")
     assert server.client.lrange("celery", 0, -1) == [b"{}"]
     assert two.sent() == {"nightly": 1.5}
 
@@ -100,11 +100,11 @@ def test_the_rights_of_a_beat_on_a_host_suffice(server: Server) -> None:
     )
     leader = Leadership(beat, "one")
     assert leader.take()
-    assert leader.send("nightly", "1.5", "mail", "{}")
-    assert leader.send("nightly", "1.5", "mail\x06\x163", "{}")
+    assert leader.send("nightly", "1.5", "mail", "a", "{}")
+    assert leader.send("nightly", "1.5", "mail\x06\x163", "a", "{}")
     assert leader.sent() == {"nightly": 1.5}
     with pytest.raises(redis.exceptions.NoPermissionError):
-        leader.send("nightly", "2.5", "other", "{}")
+        leader.send("nightly", "2.5", "other", "a", "{}")
     with pytest.raises(redis.exceptions.NoPermissionError):
         beat.lrange("mail", 0, -1)
     leader.give_up()
@@ -148,12 +148,58 @@ def test_a_message_whose_answer_was_lost_is_not_sent_again(server: Server) -> No
     assert leader.take()
     # An exchange may have several queues.
     for queue in ("a", "b", "a", "b"):
-        assert leader.send("nightly", "1.5", queue, "{}")
+        assert leader.send("nightly", "1.5", queue, "a", "{}")
     assert [server.client.llen(queue) for queue in ("a", "b")] == [1, 1]
     for queue in ("b", "a"):
-        assert leader.send("nightly", "2.5", queue, "{}")
+        assert leader.send("nightly", "2.5", queue, "a", "{}")
     assert [server.client.llen(queue) for queue in ("a", "b")] == [2, 2]
     assert leader.sent() == {"nightly": 2.5}
+
+
+def test_a_task_may_send_itself_several_times_in_a_run(server: Server) -> None:
+    leader = Leadership(server.client, "one")
+    assert leader.take()
+    # kombu may send a message again at once, because the answer was lost.
+    for identity in ("a", "a", "b", "a", "ab", "b"):
+        assert leader.send("nightly", "1.5", "q", identity, "{}")
+    assert server.client.llen("q") == 3
+    assert leader.sent() == {"nightly": 1.5}
+
+
+def test_what_is_stored_about_a_run_with_many_messages_is_bounded(server: Server) -> None:
+    leader = Leadership(server.client, "one")
+    assert leader.take()
+    for number in range(500):
+        for _ in range(2):
+            assert leader.send("nightly", "1.5", "q", f"{number:036}", "{}")
+    assert server.client.llen("q") == 500
+    assert len(server.client.hget(BEAT_SENT, "nightly")) < 2.5 * leadership.REMEMBERED
+    assert leader.sent() == {"nightly": 1.5}
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_beat_sends_each_message_of_a_task_that_sends_itself_several_times(
+    host: OneHost, server: Server, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
+    monkeypatch.setattr(stock.Channel, "_put", stock.Channel._put)
+    leader = Leadership(server.client, "one")
+    assert leader.take()
+    service = host.start()
+    service.app.conf.task_protocol = protocol
+
+    class ForEach(Task):  # type: ignore[type-arg]  # not generic at runtime
+        name = "t"
+
+        def apply_async(self, *args: Any, **options: Any) -> None:  # type: ignore[override]  # no result
+            for tenant in ("a", "b", "c"):
+                super().apply_async((tenant,), **options)
+
+    service.app.register_task(ForEach())
+    standby.take_over(service.app, service, leader, {})
+    entry = service.scheduler.schedule["e"]
+    service.scheduler.reserve(entry)
+    service.scheduler.apply_entry(entry, producer=service.scheduler.producer)
+    assert server.client.llen("celery") == 3
 
 
 @pytest.mark.slow
