@@ -177,10 +177,6 @@ class SimulatedBroker:
         """Return a hash."""
         return self._host.simulation.client.hgetall(name)
 
-    def hdel(self, name: str, field: str) -> Any:
-        """Remove a field of a hash."""
-        return self._host.simulation.client.hdel(name, field)
-
 
 @dataclass
 class SimulatedHost:

@@ -84,6 +84,12 @@ for at = 2, #ARGV, 2 do redis.call('hset', KEYS[2], ARGV[at], ARGV[at + 1] .. '\
 return 1
 """
 
+_FORGET = """
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+for at = 2, #ARGV do redis.call('hdel', KEYS[2], ARGV[at]) end
+return 1
+"""
+
 
 class Leadership:
     """A beat's part in the election of the leader.
@@ -191,13 +197,13 @@ class Leadership:
             self._client.eval(_NOTE, 2, BEAT_LEADER, BEAT_SENT, self._token, *pairs)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Forget when entries ran that no longer exist.
+        """Forget when entries ran that no longer exist, unless this beat is no longer the leader.
 
         Raises:
             redis.exceptions.RedisError: The broker does not answer.
         """
-        for name in names:
-            self._client.hdel(BEAT_SENT, name)
+        if gone := tuple(names):
+            self._client.eval(_FORGET, 2, BEAT_LEADER, BEAT_SENT, self._token, *gone)
 
 
 class Renewal(Periodic):

@@ -141,6 +141,7 @@ class BeatMetrics:
         """Take over the names of all entries after a tick, and write the file if it is time to."""
         zero = dict.fromkeys(COUNTERS, 0)
         self._entries = {name: self._entries.get(name) or dict(zero) for name in sorted(names)}
+        self._tried.intersection_update(self._entries)
         if time.monotonic() - self._written >= INTERVAL:
             self.write()
 

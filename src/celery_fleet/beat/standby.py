@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -27,6 +28,10 @@ logger = logging.getLogger("celery_fleet.beat")
 
 #: Seconds for connecting to the broker, and for each answer.
 TIMEOUT = 3.0
+
+#: Seconds for which the broker keeps the time of an entry that is gone. It also is the time between two looks for such
+#: entries. An entry that is only switched off is saved in its database by then.
+KEPT = 3600.0
 
 #: What a beat says that does not send.
 STANDING_BY = "standing by: another beat sends"
@@ -92,7 +97,7 @@ def take_over(
     on_broker = redbeat.holds(service)
     if on_broker:
         redbeat.write_declared(service)
-    names = beat.names(redbeat.events(app)) if on_broker else service.scheduler.schedule
+    names = redbeat.names(app) if on_broker else service.scheduler.schedule
     # An entry that is added again later has missed nothing. Applications make entries with ever new names.
     leadership.forget(sent.keys() - set(names))
     run_of = None
@@ -104,7 +109,33 @@ def take_over(
     runs = missed.install(app, service, wanted)
     # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
     beat.send_by(service, leadership.send, partial(_no_longer, service), run_of)
+    _forget_now_and_then(app, service, leadership)
     return runs
+
+
+def _forget_now_and_then(app: Any, service: Any, leadership: Leadership) -> None:
+    """Forget entries that are gone while beat runs: applications make entries with ever new names."""
+    looked = time.monotonic()
+
+    def look(pause: float) -> None:
+        nonlocal looked
+        # After an error, the entry that was to be sent is missing in the heap.
+        if pause == math.inf or time.monotonic() - looked < KEPT:
+            return
+        looked = time.monotonic()
+        try:
+            names = (
+                redbeat.names(app)
+                if redbeat.holds(service)
+                else beat.names(beat.events(service) or [])
+            )
+            old = time.time() - KEPT
+            known = {name for name, moment in leadership.sent().items() if moment < old}
+            leadership.forget(known - set(names))
+        except redbeat.AWAY as exc:
+            logger.debug("entries that are gone can't be forgotten now: %s", exc)
+
+    beat.on_tick(service, lambda: None, look)
 
 
 def _continue(app: Any, service: Any, leadership: Leadership, sent: Mapping[str, float]) -> None:

@@ -211,6 +211,7 @@ def send_by(
             raise
         finally:
             sending.clear()
+            times.pop(str(entry.name), None)
             if should_sync():
                 scheduler._do_sync()
 
@@ -323,6 +324,9 @@ def loaded(
     """
     inventory = frozenset(own)
     cache = {} if known is None else known
+    if len(cache) > len(held):  # applications make entries with ever new names
+        for key in cache.keys() - {_route_key(entry) for _, entry in held}:
+            del cache[key]
     return [
         Loaded(
             name=str(entry.name),
@@ -371,8 +375,12 @@ def _moment(due: float, zone: tzinfo) -> datetime:
     return datetime.fromtimestamp(round(due), zone)
 
 
+def _route_key(entry: Any) -> tuple[Any, ...]:
+    return entry.name, entry.task, repr(entry.options)
+
+
 def _queue_of(app: Any, entry: Any, known: dict[Any, Any]) -> str | None:
-    key = (entry.name, entry.task, repr(entry.options))
+    key = _route_key(entry)
     if key not in known:
         try:
             known[key] = queue_of(app, entry.task, entry.options or {}, entry.args, entry.kwargs)[0]

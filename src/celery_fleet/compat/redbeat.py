@@ -156,6 +156,18 @@ def events(app: Any) -> list[tuple[float, Any]]:
     return entries
 
 
+def names(app: Any) -> list[str]:
+    """Return the names of all entries, also of those that are switched off.
+
+    Raises:
+        redis.exceptions.RedisError: The broker does not answer.
+    """
+    from redbeat.schedulers import ensure_conf
+
+    keys = getattr(app, _CLIENT).zrange(ensure_conf(app).schedule_key, 0, -1)
+    return [key.removeprefix(KEYS) for key in keys]
+
+
 def _is_broken(error: Exception) -> bool:
     """Return whether an error is one of an entry, and not one of the broker."""
     if isinstance(error, AWAY):
@@ -320,17 +332,21 @@ def hold_runs(service: Any, save: Callable[[RunToSave], bool]) -> Callable[[str]
 
     def saved_apply(entry: Any, *args: Any, **kwargs: Any) -> Any:
         name = str(entry.name)
-        sent.discard(name)
         try:
             result = apply_async(entry, *args, **kwargs)
         except Exception as error:
             if not _is_lost_connection(error):
                 save(run_to_save(taken[name]))
             raise
-        # A task's own apply_async may send nothing.
-        if name not in sent:
-            save(run_to_save(taken[name]))
-        return result
+        else:
+            # A task's own apply_async may send nothing.
+            if name not in sent:
+                save(run_to_save(taken[name]))
+            return result
+        finally:
+            # Applications make entries with ever new names.
+            taken.pop(name, None)
+            sent.discard(name)
 
     scheduler.reserve, scheduler.apply_async = reserve, saved_apply
     return run_of
