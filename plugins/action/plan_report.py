@@ -25,6 +25,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     going_back,
     plan,
     release_record,
+    second_beat,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
@@ -83,7 +84,7 @@ class ActionModule(FleetAction):
             if str(host) not in hosts and str(host) not in missing
         ]
         tags = variables["ansible_run_tags"], variables["ansible_skip_tags"]
-        words = plan.second_beat(items, left_out, *tags, missing)
+        words = second_beat.refusal(items, left_out, *tags, missing)
         words = words or (going_back.refusal(whole.items, back) if back else "")
         if words:
             raise AnsibleActionFail(words)

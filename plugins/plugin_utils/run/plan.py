@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import FleetWorker
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS, parts_in
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS
 
 # Longer reasons are shortened in the text but not in the JSON.
 _WHY_LENGTH = 160
@@ -155,52 +155,6 @@ class Plan:
         same = len(self.hosts) - changed
         rest = f", {same} as the inventory says" if same else ""
         return f"Plan: {count(changed, 'host')} to change{rest}."
-
-
-def second_beat(
-    items: Iterable[PlanItem],
-    left_out: Sequence[str],
-    run: Iterable[str],
-    skip: Iterable[str],
-    missing: Iterable[str] = (),
-) -> str:
-    """Return why beat must not move to a new host in this run: an old one may keep running. Empty if it may move.
-
-    Args:
-        items: Items of the plan.
-        left_out: Hosts of the fleet that `--limit` leaves out.
-        run: Tags of the run.
-        skip: Tags that it skips.
-        missing: Hosts that could not be reached.
-    """
-    beats = [
-        item
-        for item in items
-        if item.part == "celery_beat" and item.action == "start" and item.why == ("new",)
-    ]
-    ends = any(part.name == "celery_runtime_surplus" for part in parts_in(run, skip))
-    down = list(missing)
-    if not beats or (ends and not left_out and not down):
-        return ""
-    where = f"{', '.join(item.host for item in beats)} would get its beat"
-    if not ends:
-        return (
-            f"{where}, but --skip-tags leaves out the step that stops the old one: with two beats, each entry of the "
-            "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
-        )
-    if not left_out:
-        unit = beats[0].subject.removesuffix(".service")
-        return (
-            f"{where}, but the old one may still run on {', '.join(down)}, which can't be reached: with two beats, "
-            "each entry of the schedule is sent twice. Nothing was changed. Run the same command again once that host "
-            "is back; or remove it from hosts.yml. If it comes back with a beat, stop the beat there: "
-            f"systemctl disable --now {unit}."
-        )
-    return (
-        f"{where}, but the old one may still run on {', '.join(left_out)}, which --limit leaves out: with two beats, "
-        "each entry of the schedule is sent twice. Nothing was changed. Run the same command without --limit, or add "
-        "these hosts to it."
-    )
 
 
 class UnwrittenError(UserError):

@@ -24,7 +24,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import 
     redis_notes,
     redis_pauses,
     scale_notes,
-    second_beat,
     with_forced,
 )
 
@@ -293,34 +292,6 @@ def test_only_approved_changes_may_be_made() -> None:
 def test_a_file_that_is_no_plan_is_refused_as_approval(approved: Any) -> None:
     with pytest.raises(ApprovedError, match="not a plan of format 1"):
         beyond(approved, as_json(RESTART))
-
-
-BEAT = PlanItem("control1", "celery_beat", "shop-beat.service", "start", ("new",))
-
-
-def test_beat_only_moves_to_a_new_host_if_it_ends_on_the_old_one() -> None:
-    assert second_beat([RESTART, BEAT], [], ["all"], []) == ""
-    assert second_beat([RESTART, BEAT], [], ["celery_beat"], []) == ""
-    words = second_beat([BEAT], ["worker1", "worker2"], ["all"], [])
-    assert "control1 would get its beat" in words
-    assert "worker1, worker2, which --limit leaves out" in words
-    assert "without --limit" in words
-    # This is the tag of another role, whose components end in the same play.
-    assert "without --skip-tags" in second_beat([BEAT], [], ["all"], ["flower"])
-
-
-def test_beat_only_moves_to_a_new_host_if_no_host_is_down() -> None:
-    words = second_beat([RESTART, BEAT], [], ["all"], [], ["worker1"])
-    assert "control1 would get its beat" in words
-    assert "worker1, which can't be reached" in words
-    assert "systemctl disable --now shop-beat." in words
-    assert second_beat([RESTART], [], ["all"], [], ["worker1"]) == ""
-
-
-def test_a_beat_that_was_already_on_its_host_is_not_a_second_one() -> None:
-    stopped = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
-    again = PlanItem(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))
-    assert second_beat([stopped, again, RESTART], ["worker1"], ["all"], ["flower"]) == ""
 
 
 def test_the_plan_says_what_operators_have_paused() -> None:
