@@ -170,6 +170,8 @@ class Proxy:
         self.delay = 0.0
         #: The first connection that carries these bytes ends before they arrive.
         self.cut_at: bytes | None = None
+        #: The first connection that carries these bytes ends when they have arrived, and before there is a reply.
+        self.lose_reply_to: bytes | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._sockets: list[socket.socket] = []
@@ -193,6 +195,12 @@ class Proxy:
                     self.cut_at = None
                     break
                 time.sleep(self.delay)
+                if self.lose_reply_to is not None and self.lose_reply_to in data:
+                    self.lose_reply_to = None
+                    source.shutdown(socket.SHUT_RDWR)
+                    sink.sendall(data)
+                    time.sleep(0.5)
+                    break
                 sink.sendall(data)
         except OSError:
             pass

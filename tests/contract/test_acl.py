@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from kombu.transport.redis import Channel
 
-from celery_fleet.delivery.scripts import HEAD, PUT_BACK, TAIL
+from celery_fleet.delivery import keys as fleet_keys
+from celery_fleet.delivery.scripts import BEGIN, HEAD, PUT_BACK, TAIL
 from celery_fleet.supervision import broker
 
 QUEUE = "discounts"
@@ -35,9 +36,10 @@ def rules() -> list[str]:
 
 
 def test_a_worker_may_run_every_command_of_its_drain() -> None:
-    calls = re.findall(r"redis\.p?call\('(\w+)'", PUT_BACK.text)
+    scripts = PUT_BACK.text + BEGIN.text
+    calls = re.findall(r"redis\.p?call\('(\w+)'", scripts)
     # One script pushes at the end that its argument names, another one raises an error.
-    assert len(calls) + 2 == PUT_BACK.text.count("redis."), "a call that this test can't parse"
+    assert len(calls) + 2 == scripts.count("redis."), "a call that this test can't parse"
     needed = {call.lower() for call in (*calls, HEAD, TAIL)} | SCRIPT
     granted = {rule.removeprefix("+") for rule in rules() if rule.startswith("+")}
     assert needed <= granted, "messages could not be handed back: grant it in desired/acl.py"
@@ -47,6 +49,7 @@ def test_a_worker_may_run_every_command_of_its_drain() -> None:
 def test_a_worker_may_use_every_key_of_its_drain() -> None:
     lists = [f"{QUEUE}{Channel.sep}{step}" for step in Channel.priority_steps if step]
     keys = [Channel.unacked_key, Channel.unacked_index_key, QUEUE, f"w@h.dq2{Channel.sep}9", *lists]
+    keys.append(f"{fleet_keys.CLAIM}1")
     patterns = [rule.removeprefix("~") for rule in rules() if rule.startswith("~")]
     assert not [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns)]
 

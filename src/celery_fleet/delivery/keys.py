@@ -6,6 +6,10 @@ from __future__ import annotations
 DEAD_LETTERS = "fleet:dead-letters"
 DEAD_LETTERS_INDEX = "fleet:dead-letters:index"
 
+#: Begins the key of a claim, a random number that only one process knows: it has removed a message, whose task may
+#: begin there. The value is the message's tag; see `celery_fleet.delivery.fetch.at_most_once`.
+CLAIM = "fleet:claim:"
+
 #: The hash of pauses, see `celery_fleet.common.pauses`.
 PAUSES = "fleet:pauses"
 

@@ -78,6 +78,22 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """)
 
+#: Acknowledges a message whose task is about to begin, and notes that. So the script can be repeated if its reply was
+#: lost. The note comes first, because an error undoes nothing; the first ZREM is for a Redis at its memory limit.
+#: KEYS: unacked, unacked_index, claim, claims that are no longer needed. ARGV: tag, seconds to keep the claim.
+#: Returns 1 if the message was held under this tag or is claimed already, otherwise 0.
+BEGIN = Script("""
+redis.call('ZREM', KEYS[2], '')
+if #KEYS > 3 then redis.call('DEL', unpack(KEYS, 4)) end
+if redis.call('GET', KEYS[3]) then return 1 end
+if redis.call('HGET', KEYS[1], ARGV[1]) then
+  redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0
+""")
+
 
 #: The ends of a list: consumers pop at the head, and messages arrive at the tail.
 HEAD, TAIL = "RPUSH", "LPUSH"
@@ -89,14 +105,16 @@ HEAD, TAIL = "RPUSH", "LPUSH"
 #: fetch gets its old permissions before its workers drain.
 #: KEYS: unacked, unacked_index, lists. ARGV: tag; message; `HEAD` or `TAIL`; a Unix time, or "". A message that was
 #: fetched or renewed after that time stays: if its tag is not unique to one delivery, another worker has it by now.
+#: Optionally the claim of a `BEGIN` without an answer: if there is this claim, the message is put back instead.
 #: Returns 1, or 0 if the message was no longer held.
 PUT_BACK = Script("""
-if ARGV[4] ~= '' then
+local claimed = ARGV[5] and redis.call('GET', ARGV[5])
+if ARGV[4] ~= '' and not claimed then
   local taken = redis.call('ZSCORE', KEYS[2], ARGV[1])
   if not taken or tonumber(taken) > tonumber(ARGV[4]) then return 0 end
 end
 redis.call('ZREM', KEYS[2], '')
-local held = redis.call('HGET', KEYS[1], ARGV[1])
+local held = claimed or redis.call('HGET', KEYS[1], ARGV[1])
 if held then
   local done, refused = false, redis.error_reply('ERR there is no list for it')
   for i = 3, #KEYS do
@@ -104,6 +122,10 @@ if held then
     if type(answer) == 'number' then done = true else refused = answer end
   end
   if not done then return refused end
+end
+if claimed then
+  redis.call('DEL', ARGV[5])
+  return 1
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])

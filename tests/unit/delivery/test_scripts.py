@@ -15,6 +15,7 @@ from kombu.transport.redis import Channel
 from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.scripts import (
     ACK,
+    BEGIN,
     FETCH,
     HEAD,
     PUT_ASIDE,
@@ -220,6 +221,62 @@ def test_a_message_for_several_lists_goes_to_those_that_accept_it(broker: redis.
     assert broker.exists(*NAMES) == 0
 
 
+def begin(client: Any, claim: str = "claim", *known: str) -> Any:
+    return run(client, BEGIN, [*NAMES, claim, *known], [TAG, 100])
+
+
+def test_a_task_may_begin_if_its_message_is_removed_and_also_when_asked_again(
+    broker: redis.Redis,
+) -> None:
+    broker.lpush("mail", "1")
+    take(broker, "mail")
+    assert begin(broker) == 1
+    assert not broker.exists(*NAMES)
+    assert begin(broker) == 1
+    assert broker.ttl("claim") in range(90, 101)
+    assert begin(broker, "another's") == 0
+    assert begin(broker, "next", "claim") == 0
+    assert broker.keys() == []
+
+
+def test_a_task_that_another_worker_has_may_not_begin(broker: redis.Redis) -> None:
+    broker.lpush("mail", "1")
+    take(broker, "mail")
+    assert put_back(broker, item="1") == 1
+    assert begin(broker) == 0
+    # With the stock fetch it keeps its tag.
+    take(broker, "mail")
+    assert begin(broker, "another's") == 1
+    assert begin(broker) == 0
+    assert broker.keys() == [b"another's"]
+
+
+def test_a_message_whose_task_was_claimed_and_did_not_begin_goes_back_once(
+    broker: redis.Redis,
+) -> None:
+    broker.lpush("mail", "1")
+    take(broker, "mail")
+    assert begin(broker) == 1
+    calls = [([*NAMES, "mail"], [TAG, "1", HEAD, tried, "claim"]) for tried in ("", "7.0")]
+    assert run_each(broker, PUT_BACK, calls) == [1, 0]
+    assert broker.lrange("mail", 0, -1) == [b"1"]
+    assert begin(broker) == 0
+    # With the stock fetch the next claim may be for the same tag, which an attempt without an answer must not take.
+    take(broker, "mail")
+    assert begin(broker, "next") == 1
+    assert run_each(broker, PUT_BACK, calls) == [0, 0]
+    # An uncertain time does not matter if there is a claim.
+    assert run_each(broker, PUT_BACK, [([*NAMES, "mail"], [TAG, "1", HEAD, "7.0", "next"])]) == [1]
+
+
+def test_a_message_that_was_not_claimed_goes_back_as_usual(broker: redis.Redis) -> None:
+    broker.lpush("mail", "1")
+    take(broker, "mail")
+    call = ([*NAMES, "mail"], [TAG, "1", HEAD, "", "claim"])
+    assert run_each(broker, PUT_BACK, [call, call]) == [1, 0]
+    assert broker.keys() == [b"mail"]
+
+
 def test_each_call_has_its_own_reply(broker: redis.Redis) -> None:
     broker.script_flush()
     broker.set("wrong", "no list")
@@ -256,17 +313,20 @@ def test_only_some_messages_that_were_set_aside_are_kept(broker: redis.Redis) ->
 
 
 def test_all_scripts_work_at_the_memory_limit(broker: redis.Redis) -> None:
-    broker.lpush("mail", "1", "2", "3")
-    for script in (FETCH, ACK, PUT_BACK, PUT_ASIDE):
+    broker.lpush("mail", "1", "2", "3", "4")
+    for script in (FETCH, ACK, BEGIN, PUT_BACK, PUT_ASIDE):
         broker.script_load(script.text)
     full(broker)
     assert take(broker, "mail", tag="a") == [0, b"1"]
     assert take(broker, "mail", tag="b") == [0, b"2"]
-    assert take(broker, "mail", tag="c") == [0, b"3", 1]
+    assert take(broker, "mail", tag="c") == [0, b"3"]
+    assert take(broker, "mail") == [0, b"4", 1]
+    assert begin(broker) == 1
+    assert run(broker, PUT_BACK, [*NAMES, "mail"], [TAG, "4", HEAD, "", "claim"]) == 1
     assert run(broker, ACK, NAMES, ["a"]) == 1
     assert put_back(broker, item="2", tag="b") == 1
     assert run(broker, PUT_ASIDE, [*NAMES, "aside"], ["c", "3", 10]) == 1
-    assert broker.lrange("mail", 0, -1) == [b"2"]
+    assert broker.lrange("mail", 0, -1) == [b"4", b"2"]
     assert broker.lrange("aside", 0, -1) == [b"3"]
 
 

@@ -80,20 +80,10 @@ def instead_of_ack(message: Any, action: Callable[[Any], bool]) -> None:
     message.ack = ack
 
 
-def remove(message: Any) -> bool:
-    """Acknowledge a message; return whether it was still in ``unacked``.
-
-    Raises:
-        redis.exceptions.RedisError, OSError: Redis did not confirm it.
-    """
-    channel, tag = message.channel, message.delivery_tag
-    with client(channel) as redis:
-        # Don't use MULTI, which Redis refuses at its memory limit.
-        removed = bool(redis.hdel(channel.unacked_key, tag))
-        redis.zrem(channel.unacked_index_key, tag)
-    channel.qos._quick_ack(tag)
+def mark_acknowledged(message: Any) -> None:
+    """Make kombu forget a message that was acknowledged."""
+    message.channel.qos._quick_ack(message.delivery_tag)
     message._state = "ACK"
-    return removed
 
 
 def raw(message: Any) -> dict[str, Any]:

@@ -55,6 +55,7 @@ from celery_fleet.delivery.dead_letters.waiting import RETRY, Waiting, put_back
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import sending
+from celery_fleet.delivery.outage.give_back import give_back
 from celery_fleet.delivery.scripts import HEAD
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -65,6 +66,9 @@ TURN = 0.5
 #: Seconds after which such a task is offered to other workers. If a worker kept them, it would run one after another
 #: while other workers have none.
 OFFER = 5.0
+
+#: Seconds after which a new connection consumes.
+SOON = 1.0
 
 #: Seconds that a stopping worker waits for the results and signals of dead letters.
 FLUSH = 5.0
@@ -92,9 +96,12 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     hostname: str
     strategies: Mapping[str, Any]
     connection_errors: tuple[type[BaseException], ...]
+    timer: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._waiting = Waiting(self)
+        #: Messages that Redis may have removed for this process, each with the Unix time when its connection closed.
+        self._claimed: list[tuple[Any, float | None]] = []
         super().__init__(*args, **kwargs)
         self._writer = LetterWriter(self.delivery, self.hostname)
         self._unknown = UnknownTasks(self, self.delivery, self._writer, self._waiting)
@@ -188,10 +195,14 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         for task in self.app.tasks.values() if self.delivery.dead_letters or promised else ():
             adapter.use_request(task, died, waited, sending.was_cut_off, failed)
         super().update_strategies()
+        if self._claimed:
+            # There is no consumer on the new connection yet.
+            self.timer.call_after(SOON, self._return_claimed, ())
 
     def on_close(self) -> None:
         """Forget the waiting messages, because the connection closes and kombu puts them back with the others."""
-        self._waiting.forget()
+        now = time.time()
+        self._claimed += [(message, now) for message in self._waiting.forget()]
         super().on_close()
 
     # --- for at_most_once ---
@@ -199,6 +210,27 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     def hold(self, message: Any, again: Callable[[], object]) -> None:
         """Hold a message that can't be acknowledged now, and call a function in a few seconds."""
         self._waiting.hold(message, RETRY, lambda _: again())
+
+    def _return_claimed(self) -> None:
+        """Put back messages that Redis has removed on an earlier connection, and that have not begun here."""
+        claimed, self._claimed = self._claimed, []
+        if not claimed:
+            return
+        try:
+            answers = give_back(self, claimed)
+        except Exception as exc:  # noqa: BLE001  # the messages must not be lost
+            answers = [exc] * len(claimed)
+        for one, answer in zip(claimed, answers, strict=True):
+            if isinstance(answer, Exception):
+                logger.warning(
+                    "a message that this worker has not begun can't be put back now (%s): the next attempt is in"
+                    " %.0f s",
+                    described(answer),
+                    RETRY,
+                )
+                self._claimed.append(one)
+        if self._claimed:
+            self.timer.call_after(RETRY, self._return_claimed, ())
 
     # --- for a drain ---
 

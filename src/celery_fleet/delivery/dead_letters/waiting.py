@@ -13,6 +13,7 @@ from typing import Any
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters.letters import described
 from celery_fleet.delivery.messages import list_of
+from celery_fleet.delivery.outage.give_back import claim_of
 from celery_fleet.delivery.scripts import PUT_BACK, run
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -85,10 +86,16 @@ class Waiting:
                 messages.append(held.message)
         return messages
 
-    def forget(self) -> None:
-        """Forget all messages, because their connection closes and kombu puts them back with the others."""
+    def forget(self) -> list[Any]:
+        """Forget all messages, because their connection closes and kombu puts them back with the others.
+
+        Returns:
+            Those that Redis may have removed for this process, so that kombu can't find them.
+        """
+        messages = [held.message for held in self._held.values()]
         for held in list(self._held.values()):
             self._let_go(held, decrement=False)
+        return [message for message in messages if claim_of(message)]
 
     def _let_go(self, held: WaitingMessage, decrement: bool = True) -> None:
         self._held.pop(held.message.delivery_tag, None)

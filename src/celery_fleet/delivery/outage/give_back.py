@@ -12,6 +12,12 @@ from celery_fleet.delivery.messages import list_of, redelivered
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, run_each
 
 
+def claim_of(message: Any) -> str | None:
+    """Return the claim on a message whose task was about to begin when Redis did not answer; None if there is none."""
+    claim: str | None = getattr(message, "claim", None)
+    return claim
+
+
 def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[Any]:
     """Put messages back at the heads of their queues, so that the oldest comes first.
 
@@ -40,6 +46,9 @@ def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[A
         # The atomic fetch gives each delivery its own tag, so it is certain who holds the message.
         certain = tried is None or getattr(message, "list_key", None)
         arguments = [message.delivery_tag, payload, HEAD, "" if certain else repr(tried)]
+        claim = claim_of(message)
+        if claim is not None:
+            arguments.append(claim)
         calls[number] = names, arguments
     with channel.conn_or_acquire() as client:
         answers.update(zip(calls, run_each(client, PUT_BACK, calls.values()), strict=True))

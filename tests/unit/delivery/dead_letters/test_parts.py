@@ -85,6 +85,9 @@ class Consumer:
     def on_close(self) -> None:
         self.stock.append("close")
 
+    def update_strategies(self) -> None:
+        self.stock.append("strategies")
+
     def create_task_handler(self) -> Callable[[Any], Any]:
         return lambda message: self.stock.append(message.delivery_tag)
 
@@ -99,6 +102,7 @@ class Message:
         self.payload = ((), {}, {})
         self.channel = SimpleNamespace(closed=False, connection=self)
         self.list_key = "mail"
+        self.claim: str | None = None
         self.acknowledged = False
         self.rejected: list[dict[str, Any]] = []
         self.held = True
@@ -161,6 +165,43 @@ def test_a_lost_connection_clears_waiting_messages_and_leaves_the_prefetch_to_ce
     waits.hold(Message(), 7.0, pytest.fail)
     waits.forget()
     assert (consumer.qos.raised, consumer.timer.entries, waits.take()) == (1, [], [])
+
+
+def test_a_message_that_redis_may_have_removed_goes_back_on_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis did not answer when its task was about to begin, so kombu may not find it."""
+    answers: list[Any] = [
+        redis_errors.ConnectionError("away"),
+        [redis_errors.NoPermissionError("NOPERM")],
+        [1],
+    ]
+    given: list[Any] = []
+
+    def give_back(_: Any, messages: list[tuple[Any, float]]) -> list[Any]:
+        given.append([message for message, _ in messages])
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    monkeypatch.setattr(parking, "give_back", give_back)
+    consumer, _ = made(Options(profile="at_most_once"))
+    consumer.app, consumer.pool = SimpleNamespace(tasks={}), None
+    claimed = Message("claimed")
+    claimed.claim = "fleet:claim:1"
+    for message in (Message("held"), claimed):
+        consumer.hold(message, pytest.fail)
+    consumer.on_close()
+    consumer.update_strategies()
+    for _ in range(5):
+        consumer.timer.run()
+    assert given == [[claimed]] * 3
+    assert consumer.timer.entries == []
+    assert caplog.text.count("can't be put back now") == 2
+    consumer.on_close()
+    consumer.update_strategies()
+    assert consumer.timer.entries == []
 
 
 @pytest.mark.parametrize("lost", ["connection", "message"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from celery_fleet.delivery.scripts import BEGIN
 from tests.outage import DELIVERY, QUEUE, Server, Worker, cut, wait_for, working
 from tests.outage import SHOP as PLAIN
 
@@ -163,6 +164,33 @@ def test_a_task_whose_acknowledgement_is_refused_begins_later(tmp_path: Path) ->
         client.config_set("min-replicas-to-write", 0)
         worker.done([0])
         assert worker.unacked == 0
+        assert worker.exit()[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fetch", [{}, DELIVERY], ids=["stock", "atomic"])
+@pytest.mark.parametrize("again", ["asks", "connects"])
+def test_a_task_begins_once_although_the_reply_to_its_acknowledgement_is_lost(
+    tmp_path: Path, fetch: dict[str, Any], again: str
+) -> None:
+    delivery = {**fetch, "profile": "at_most_once"}
+    conf = {"task_acks_late": False}
+    options = ("-P", "threads", "-c", "1")
+    with working(tmp_path, *options, conf=conf, delivery=delivery, proxied=True) as worker:
+        assert worker.proxy is not None
+        worker.done(worker.send(1, 0))  # Redis knows the script now
+        with worker.app() as app:
+            app.send_task("shop.work", (1,), countdown=15)
+        wait_for(lambda: worker.unacked == 1, "it waits for its time")
+        worker.proxy.lose_reply_to = BEGIN.sha.encode()
+        wait_for(lambda: "does not start now" in worker.log, "it got no answer")
+        assert worker.unacked == 0
+        if again == "connects":
+            cut(worker)
+        worker.done([1])
+        wait_for(lambda: worker.unacked == 0 and not worker.server.client.llen(QUEUE), "all done")
+        assert worker.times("start") == {0: 1, 1: 1}
+        assert len(worker.server.client.keys("fleet:claim:*")) <= 1
         assert worker.exit()[0] == 0
 
 
