@@ -13,7 +13,7 @@ from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import FAILED, described
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.outage import sending
+from celery_fleet.delivery.outage.away import is_away
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -52,7 +52,7 @@ class FailedTasks:
                 return False
             self._writer.park(message, FAILED, described(exc))
         except Exception as error:  # noqa: BLE001  # the task has failed already; its worker must not end as well
-            away = sending.is_away(error) or is_shortage(error)
+            away = is_away(error) or is_shortage(error)
             logger.error(
                 "failed task %s[%s] can't be kept (%s): %s",
                 task,

@@ -9,11 +9,8 @@ worker dies or is stopped, the hand-back or the lease returns its message.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,12 +23,12 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.states import FAILURE
 from redis import exceptions as redis_errors
 
-from celery_fleet.common.errors import error_text, is_shortage
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat import settings, tasks
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.outage import internals, soft_limit
-from celery_fleet.delivery.outage.breaker import BrokerAwayError
+from celery_fleet.delivery.outage.away import is_away
 from celery_fleet.delivery.outage.shared_memory import shared_memory
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -46,39 +43,6 @@ _LONG_AGO = 1e-9
 
 #: Pause in seconds before the second attempt, and longest pause between two attempts.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
-
-_AWAY = (
-    BrokerAwayError,
-    ConnectionError,
-    TimeoutError,
-    socket.gaierror,
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.OutOfMemoryError,
-    redis_errors.ReadOnlyError,
-    redis_errors.MasterDownError,
-    redis_errors.TryAgainError,
-)
-
-#: Errors of the network that have no class in Python. Others of the operating system, such as a full or read-only file
-#: system below a result store, would stay the same.
-_UNREACHABLE = frozenset(
-    {
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENETRESET,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.EADDRNOTAVAIL,
-    }
-)
-
-#: Temporary error replies of Redis, for which redis-py has no classes: MASTERDOWN and TRYAGAIN have none in redis-py
-#: 5.2. Before version 7, Redis wraps the reply to a script's command in an error of the script.
-_SOON = re.compile(
-    r"^(BUSY|MASTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS) "
-    r"|^(ERR )?Error running script .* -(OOM|READONLY|MASTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS) "
-)
 
 #: Methods of the result store that are called when a task is sent: they start a chord or subscribe to results.
 _AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_call")
@@ -109,26 +73,6 @@ def _attempts() -> memoryview[float]:
 
 class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Celery ships no types
     """The soft time limit was reached while the task waited. Unless the task handles this, it runs again."""
-
-
-def is_away(exc: BaseException | None) -> bool:
-    """Return whether an error means that the broker can't take a message now, but will later.
-
-    A missing right does not count: it would stay the same however long a task waits. A refused password counts, because
-    it was right when this worker started. It has been revoked, and the task runs again in the next worker. A shortage
-    of this process does not count: a process that has leaked its file descriptors would wait for ever.
-    """
-    if is_shortage(exc):
-        return False
-    while exc is not None:
-        if isinstance(exc, redis_errors.AuthorizationError):
-            return False
-        if isinstance(exc, _AWAY) or (isinstance(exc, OSError) and exc.errno in _UNREACHABLE):
-            return True
-        if isinstance(exc, redis_errors.ResponseError) and _SOON.search(str(exc)):
-            return True
-        exc = exc.__cause__
-    return False
 
 
 def patiently(

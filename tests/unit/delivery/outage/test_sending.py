@@ -26,9 +26,10 @@ from redis.connection import DefaultParser
 
 from celery_fleet.common import identity
 from celery_fleet.delivery.outage import sending
+from celery_fleet.delivery.outage.away import is_away
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.outage.results import ShutdownDeadline
-from celery_fleet.delivery.outage.sending import PatientProducer, is_away
+from celery_fleet.delivery.outage.sending import PatientProducer
 from celery_fleet.delivery.outage.shared_memory import PREFIX
 from scripts.ports import free_port
 from scripts.restarts import origin
