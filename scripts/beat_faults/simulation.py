@@ -363,7 +363,7 @@ class SimulatedHost:
         self.simulation.after(seconds, thaw)
 
     def _renew(self, beat: SimulatedBeat) -> None:
-        if beat.leadership.take():
+        if beat.leadership.stay():
             self.simulation.expires = None
         else:
             self.end(RESTART, in_order=True)

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from celery_fleet.common.periodic import Periodic
 from celery_fleet.compat import primary
 from celery_fleet.compat.redbeat import KEYS, RunToSave
-from celery_fleet.delivery.keys import BEAT_LEADER, BEAT_SENT
+from celery_fleet.delivery.keys import BEAT_LAST_LEADER, BEAT_LEADER, BEAT_SENT
 
 logger = logging.getLogger("celery_fleet.beat")
 
@@ -33,11 +33,13 @@ RESERVED = ("fleet:", KEYS)
 #: At least so many bytes are kept about the latest messages of an entry's run; at most twice as many.
 REMEMBERED = 4000
 
-# Become the leader if there is none, or stay it.
+# Become the leader if there is none, or stay it. To stay, another one must not have been the leader in between.
 _TAKE = """
 local now = redis.call('get', KEYS[1])
 if now and now ~= ARGV[1] then return 0 end
+if ARGV[3] == '1' and redis.call('get', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
+redis.call('set', KEYS[2], ARGV[1])
 return 1
 """
 
@@ -106,13 +108,27 @@ class Leadership:
         self._replicas = replicas
 
     def take(self) -> bool:
-        """Become the leader if there is none, or stay it; return whether this beat is the leader.
+        """Become the leader if there is none; return whether this beat is the leader.
 
         Raises:
             redis.exceptions.RedisError: The broker does not answer.
         """
-        milliseconds = int(LEASE * 1000)
-        return bool(self._client.eval(_TAKE, 1, BEAT_LEADER, self._token, milliseconds))
+        return self._take(stay=False)
+
+    def stay(self) -> bool:
+        """Renew the leader's lease; return whether this beat still is the leader.
+
+        A lease that has ended is renewed only if no other beat was the leader since. That one has sent entries, which
+        this one would send again.
+
+        Raises:
+            redis.exceptions.RedisError: The broker does not answer.
+        """
+        return self._take(stay=True)
+
+    def _take(self, *, stay: bool) -> bool:
+        keys, milliseconds = (BEAT_LEADER, BEAT_LAST_LEADER), int(LEASE * 1000)
+        return bool(self._client.eval(_TAKE, 2, *keys, self._token, milliseconds, int(stay)))
 
     def give_up(self) -> None:
         """Let another beat become the leader at once; if the broker does not answer, it waits for the lease."""
@@ -222,7 +238,7 @@ class Renewal(Periodic):
     def turn(self) -> float:
         """Renew the lease; return the seconds until the next time."""
         try:
-            is_leader = self._leadership.take()
+            is_leader = self._leadership.stay()
         except RedisError as exc:
             # Without the broker no beat can send, and none can become the leader.
             logger.debug("the leader's lease can't be renewed now: %s", exc)

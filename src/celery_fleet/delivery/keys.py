@@ -13,9 +13,10 @@ CLAIM = "fleet:claim:"
 #: The hash of pauses, see `celery_fleet.common.pauses`.
 PAUSES = "fleet:pauses"
 
-#: Of several beats: the token of the one that sends, and the hash of when each entry was last sent, by its name; see
-#: `celery_fleet.beat.leadership`.
+#: Of several beats: the token of the one that sends, that of the one that did so last, and the hash of when each entry
+#: was last sent, by its name; see `celery_fleet.beat.leadership`.
 BEAT_LEADER = "fleet:beat:leader"
+BEAT_LAST_LEADER = "fleet:beat:last-leader"
 BEAT_SENT = "fleet:beat:sent"
 
 #: The hash of pool sizes that operators have set, see `celery_fleet.common.pool_sizes`.

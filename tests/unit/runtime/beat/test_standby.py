@@ -78,6 +78,22 @@ def test_there_is_one_leader_until_it_gives_up(server: Server) -> None:
     assert two.take()
 
 
+def test_a_lease_that_has_ended_is_renewed_unless_another_one_was_the_leader(
+    server: Server,
+) -> None:
+    one, two = (Leadership(server.client, token) for token in ("one", "two"))
+    assert one.take()
+    server.client.delete(BEAT_LEADER)
+    assert one.stay()
+    server.client.delete(BEAT_LEADER)
+    assert two.take()
+    assert not one.stay()
+    two.give_up()
+    # What the other one has sent, this one would send again. In its next process it begins with those times.
+    assert not one.stay()
+    assert one.take()
+
+
 def test_only_the_leader_can_send(server: Server) -> None:
     one, two = (Leadership(server.client, token) for token in ("one", "two"))
     assert not one.send("nightly", "1.5", "celery", "a", "{}")
