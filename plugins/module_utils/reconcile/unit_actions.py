@@ -38,7 +38,10 @@ _RELOAD_PATIENCE = 5.0
 _ONLY_NEW = "{} only takes new passwords since its restart: {}"
 
 # Another one, with a host.
-_UNTRUSTED = "{} has not waited for its replication: the certificate of {} is not valid here until it restarts too"
+_UNTRUSTED = (
+    "{} has not waited for its replication: the Sentinel on {} shows a certificate that is not valid here"
+    " until it restarts, so other servers may, too"
+)
 
 
 class UnitActions:

@@ -1873,7 +1873,7 @@ def test_a_server_does_not_wait_for_those_with_a_certificate_that_is_not_valid(
     assert [
         one
         for one in report.warnings
-        if "waited for its replication: the certificate of redis3" in one
+        if "waited for its replication: the Sentinel on redis3" in one
     ]
     # Also in the next run, if this one ends here.
     assert host.reconcile(replicated(host, databases="2")).done == []
