@@ -75,12 +75,10 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
     RedisAccess,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore import staging
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.host import (
-    RestoredInstance,
-    RestoreHost,
-)
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
+    RestoredInstance,
+    RestoreHost,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 

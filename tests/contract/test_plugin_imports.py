@@ -38,10 +38,10 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 }
 # Maximum bytes of all files that a module sends, little more than they have, so that growth is noticed.
 LARGEST = {
-    "reconcile": 233_500,
+    "reconcile": 235_000,
     "release": 86_000,
-    "remove_application": 151_500,
-    "redis_restore": 77_000,
+    "remove_application": 152_000,
+    "redis_restore": 78_500,
 }
 
 # Names of modules below `plugins`, such as `module_utils.text`, with their text; of packages, with `.__init__`.

@@ -5,7 +5,6 @@ Runs on the host, inside the `reconcile` module. Sentinels decide which replica 
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -51,10 +50,7 @@ def is_connected(found: Mapping[str, str], replicas: int = 1) -> bool:
 
 
 def untrusted(access: RedisAccess, talk: Talk) -> str:
-    """Return the first host, in the order of the Sentinels, with a certificate that is not trusted; empty without one.
-
-    A host's Sentinel shows the same certificate as its servers, or an older one, because it restarts after them.
-    """
+    """Return the first host with a Sentinel whose certificate is not valid; empty if there is none."""
     for place in access.sentinels:
         try:
             talk(replace(access, host=place.host, port=place.port), [["PING"]])
@@ -85,7 +81,7 @@ def hand_over(
     for place in access.sentinels:
         sentinel = replace(access, host=place.host, port=place.port)
         try:
-            before = primary_of(sentinel, talk)
+            before = _primary(sentinel, talk)
             talk(access, [_PAUSE])
             talk(sentinel, [["SENTINEL", "FAILOVER", access.primary]])
             return _next_primary(access, sentinel, before, talk, clock, sleep)
@@ -104,7 +100,7 @@ def _next_primary(
     sleep: Callable[[float], None],
 ) -> tuple[str, int]:
     deadline = clock() + _PATIENCE
-    while (now := primary_of(sentinel, talk)) == before:
+    while (now := _primary(sentinel, talk)) == before:
         if clock() > deadline:
             raise RedisError(
                 f"no replica was the primary {_PATIENCE:.0f} s after SENTINEL FAILOVER"
@@ -114,22 +110,7 @@ def _next_primary(
     return now
 
 
-def primary_elsewhere(access: RedisAccess, talk: Talk) -> str:
-    """Return the host that a Sentinel names as the primary, if it is another one; empty otherwise."""
-    for place in access.sentinels:
-        with contextlib.suppress(RedisError):
-            host, _ = primary_of(replace(access, host=place.host, port=place.port), talk)
-            if host != access.host:
-                return host
-    return ""
-
-
-def primary_of(sentinel: RedisAccess, talk: Talk) -> tuple[str, int]:
-    """Return host and port of the primary that a Sentinel names.
-
-    Raises:
-        RedisError: It does not answer, or knows no primary.
-    """
+def _primary(sentinel: RedisAccess, talk: Talk) -> tuple[str, int]:
     [answer] = talk(sentinel, [["SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinel.primary]])
     if not isinstance(answer, list) or len(answer) != 2:
         raise RedisError(f"Sentinel at {sentinel.host} knows no primary {sentinel.primary}")

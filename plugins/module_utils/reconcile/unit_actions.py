@@ -198,8 +198,8 @@ class UnitActions:
     def await_replication(self, unit: Unit) -> None:
         """Wait until a replica has its primary's data, or a primary has a replica.
 
-        After a change of authorities at once, or if certificates have expired, a server that has restarted can't
-        replicate with those that still have to. Then it doesn't wait, so that their turns come.
+        If certificates have expired, or their authority was replaced at once, a restarted server can't replicate with
+        those that still have to restart. Then this returns, so that their turns come.
         """
         access = unit.redis
         if access is None or not access.sentinels:

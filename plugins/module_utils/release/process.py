@@ -18,7 +18,7 @@ from typing import IO, Any
 # From <linux/prctl.h>.
 _PR_SET_CHILD_SUBREAPER = 36
 
-# The whole environment of what a host runs as another user: root's may have passwords of proxies and indexes.
+# All that other users' processes get: root's environment may have passwords.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
 

@@ -3,40 +3,100 @@
 Runs on the host, inside the `redis_restore` module, as root. The snapshot and a note of what was done are beside the
 instance's data, in `<instance>.restore`, until all instances are restored.
 
-Everything that needs room on the disk is done while the instance still serves.
+Everything that needs room on the disk is done while the instance still serves. The file is long because its parts would
+all travel with the module anyway, and each with its own imports.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import mounts
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    redis_roles,
-    systemd,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
+    Talk,
+    talk,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore import data_directory
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.host import (
-    RestoredInstance,
-    RestoreHost,
-)
 
+DATA = "/var/lib/celery-fleet-redis"
+CONFIG = "/etc/celery-fleet/redis"
 SNAPSHOT = "snapshot.rdb"
 _KEYS = re.compile(r"(\d+) keys read")
 _APPENDONLY = re.compile("^appendonly (yes|no)$", re.MULTILINE)
 OVERWRITE = "redis_restore_overwrite"
 # Seconds between two looks at a unit that starts.
 _LOOK = 0.5
+
+
+@dataclass(frozen=True)
+class RestoredInstance:
+    """The instance to restore.
+
+    Attributes:
+        name: Its name, such as `shop-broker`.
+        sha256: Checksum of the snapshot.
+        size: The snapshot's size in bytes.
+        appendonly: Whether it writes an append-only file.
+        flavor: `redis` or `valkey`, also the Unix user that owns its data.
+        timeout: Seconds until it has to serve.
+        access: A login that may ask for INFO.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    appendonly: bool
+    flavor: str
+    timeout: float
+    access: RedisAccess
+
+    @property
+    def unit(self) -> str:
+        """Return the name of its unit."""
+        return f"redis@{self.name}.service"
+
+
+@dataclass
+class RestoreHost:
+    """The host; tests replace its parts.
+
+    Attributes:
+        data: The directory with the data of all instances.
+        config: The directory with the deployed configurations of all instances.
+        run: Runs a command.
+        talk: Asks Redis.
+        mounts: Real paths at which something is mounted.
+        free: Returns how many bytes are free in a directory.
+    """
+
+    data: Path = Path(DATA)
+    config: Path = Path(CONFIG)
+    run: systemd.Runner = systemd.run
+    talk: Talk = talk
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    owner: Callable[[Path, str], None] = field(
+        default=lambda path, user: shutil.chown(path, user, user)
+    )
+    mounts: frozenset[str] = field(default_factory=mounts.mount_points)
+    free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
 
 
 class Restoration:
@@ -240,19 +300,16 @@ class Restoration:
         unit = self._instance.unit
         held = ""
         about = self._role()
-        if about.get("role") == "slave" and about.get("master_link_status") != "up":
-            raise UserError(
-                f"{unit} has not copied the data of its primary, which the restore would replace without keeping it. "
-                "Nothing was changed. Run the same command again when `celery-fleet health` finds all replicas."
-            )
-        access = self._instance.access
-        if about.get("role") != "slave" and (
-            primary := redis_roles.primary_elsewhere(access, self._host.talk)
-        ):
+        if about.get("role") != "slave" and (primary := self._other_primary()):
             raise UserError(
                 f"The Sentinels name {primary} as the primary, but {unit} is not its replica. The restore would "
                 "replace that primary's data without keeping it. Nothing was changed. Start the unit, and run the same "
                 "command again when `celery-fleet health` finds all replicas."
+            )
+        if about.get("role") == "slave" and about.get("master_link_status") != "up":
+            raise UserError(
+                f"{unit} has not copied the data of its primary, which the restore would replace without keeping it. "
+                "Nothing was changed. Run the same command again when `celery-fleet health` finds all replicas."
             )
         if overwrite:
             return
@@ -327,6 +384,18 @@ class Restoration:
         if not self._instance.access.primary or self._state().active != "active":
             return {}
         return self._information("replication")
+
+    def _other_primary(self) -> str:
+        """Return the host that a Sentinel names as the primary, if it is another one; empty otherwise."""
+        access = self._instance.access
+        command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", access.primary)
+        for place in access.sentinels:
+            with contextlib.suppress(RedisError):
+                sentinel = replace(access, host=place.host, port=place.port)
+                (named,) = self._host.talk(sentinel, [command])
+                if isinstance(named, list) and named[0] != access.host:
+                    return str(named[0])
+        return ""
 
     def _ask(self, *command: str) -> object:
         try:

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.host import (
-    RestoreHost,
-)
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
+    RestoreHost,
 )
 
 _MIB = 2**20

@@ -22,14 +22,14 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
     RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore import data_directory
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore import host as restore_host
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.host import (
-    RestoredInstance,
-    RestoreHost,
+from ansible_collections.celery_fleet.core.plugins.module_utils.restore import (
+    data_directory,
+    restoration,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
+    RestoredInstance,
+    RestoreHost,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.staging import (
     RESERVE,
@@ -581,4 +581,4 @@ def test_a_backup_may_be_the_current_directory(
 
 
 def test_the_module_knows_the_place_of_redis() -> None:
-    assert str(redis_backup.DATA) == restore_host.DATA
+    assert str(redis_backup.DATA) == restoration.DATA
