@@ -3,8 +3,8 @@
 Runs on the host, inside the `redis_restore` module, as root. The snapshot and a note of what was done are beside the
 instance's data, in `<instance>.restore`, until all instances are restored.
 
-Everything that needs room on the disk is done while the instance still serves. The file is long because its parts would
-all travel with the module anyway, and each with its own imports.
+Everything that needs room on the disk is done while the instance still serves. All of it travels with the module. So
+it is a single file: another one would only add its imports.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def reach_the_limit() -> None:
         # Python ignores errors in the first, and turns them into a TypeError in the second, which kombu calls.
         ("redis/connection.py", "__del__"),
         ("inspect.py", "getfullargspec"),
-        ("outage/sending.py", "is_away"),
+        ("outage/away.py", "is_away"),
     ],
 )
 def test_a_limit_that_is_reached_anywhere_in_an_attempt_puts_the_task_back(
