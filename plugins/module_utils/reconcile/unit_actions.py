@@ -209,6 +209,11 @@ class UnitActions:
         copies = Copies()
         asked = False
         while not redis_roles.is_connected(found, max(1, access.replicas)):
+            if found and not asked:
+                asked = True
+                if host := redis_roles.untrusted(access, self.host.talk):
+                    self.warnings.append(_UNTRUSTED.format(unit.name, host))
+                    return
             # A copy of much data takes its time.
             if copies.goes_on(found):
                 deadline = self.host.clock() + unit.timeout
@@ -218,11 +223,6 @@ class UnitActions:
                 raise self.host.failure(unit, state, what)
             with contextlib.suppress(RedisError):
                 found = redis_roles.replication(access, self.host.talk)
-            if found and not asked and not redis_roles.is_connected(found, max(1, access.replicas)):
-                asked = True
-                if host := redis_roles.untrusted(access, self.host.talk):
-                    self.warnings.append(_UNTRUSTED.format(unit.name, host))
-                    return
             self.host.sleep(0.2)
 
     # -- waiting -------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ def refusal(
     skip: Iterable[str],
     missing: Iterable[str] = (),
 ) -> str:
-    """Return why beat must not move to a new host or send alone in this run: another one may keep running.
+    """Return why this run must not move beat to a new host, or leave one of several; empty if it may.
 
-    It is empty if that is all right.
+    Another beat may keep running, and then both send.
 
     Args:
         items: Items of the plan.

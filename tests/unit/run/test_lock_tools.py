@@ -58,7 +58,7 @@ INSTALLED = ("uv", "poetry", "poetry-plugin-export", "pdm", "hishel[httpx]<2")
 
 
 @pytest.fixture(scope="session")
-def programs() -> Path:
+def installed() -> Path:
     """The directory with the tools."""
     made = cache_directory() / "lock-tools"
     if not (made / "complete").exists():
@@ -67,6 +67,14 @@ def programs() -> Path:
         subprocess.run([made / "bin/python", "-m", "pip", *install], check=True, timeout=600)
         (made / "complete").touch()
     return made / "bin"
+
+
+@pytest.fixture
+def programs(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, where a run finds the tools."""
+    monkeypatch.setenv("PATH", f"{installed}:{os.environ['PATH']}")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    return installed
 
 
 def locked(programs: Path, root: Path, lock: str) -> None:
@@ -91,11 +99,7 @@ def locked(programs: Path, root: Path, lock: str) -> None:
 @pytest.mark.parametrize(
     ("lock", "project"), [("uv.lock", UV), ("poetry.lock", POETRY), ("pdm.lock", PDM)]
 )
-def test_the_real_tool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, lock: str, project: str
-) -> None:
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+def test_the_real_tool(tmp_path: Path, programs: Path, lock: str, project: str) -> None:
     files = {"app.py": "", "pyproject.toml": project, "lib/pyproject.toml": LIBRARY}
     root = source(tmp_path / "app", {**files, "lib/small.py": "x = 1\n"})
     locked(programs, root, lock)
@@ -144,10 +148,8 @@ BACKEND = '[build-system]\nrequires = []\nbuild-backend = "evil"\nbackend-path =
     ("lock", "project"), [("uv.lock", UV), ("poetry.lock", POETRY), ("pdm.lock", PDM)]
 )
 def test_the_real_tool_runs_no_code_of_the_application(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, lock: str, project: str
+    tmp_path: Path, programs: Path, lock: str, project: str
 ) -> None:
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     files = {"app.py": "", "pyproject.toml": project, "lib/pyproject.toml": LIBRARY}
     root = source(tmp_path / "app", files)
     locked(programs, root, lock)
@@ -178,10 +180,8 @@ def test_the_real_tool_runs_no_code_of_the_application(
 @pytest.mark.long
 @pytest.mark.parametrize("root_is_project", [False, True])
 def test_the_real_uv_exports_a_member_of_a_workspace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, root_is_project: bool
+    tmp_path: Path, programs: Path, root_is_project: bool
 ) -> None:
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     workspace = '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n'
     library = LIBRARY.replace('version = "1"', 'version = "1"\nrequires-python = ">=3.11,<4"')
     shop = f"{PROJECT}dependencies = ['small', 'near']\n"
