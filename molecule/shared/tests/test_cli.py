@@ -109,11 +109,15 @@ def test_exec_passes_status_input_signals_and_a_terminal_through(fleet: Fleet) -
         (("exec", "--", "no-such-command"), 127),
     ):
         assert call(fleet, name, *argv).status == status, argv
-    interrupt = "timeout --preserve-status --signal=INT 2"
-    assert call(fleet, name, "exec", "--", "sleep", "60", before=interrupt).status == 130
+    app = fleet.expected[name]["celery_app_name"]
+    # Without -m, a shell's background processes ignore the signal.
+    interrupted = (
+        f"celery-fleet exec -- sleep 60 & until systemctl --quiet is-active '{app}-exec-*'; do sleep 0.1; done;"
+        " kill -INT $!; wait $!"
+    )
+    assert fleet.execute(name, f"timeout 60 bash -mc {shlex.quote(interrupted)}").status == 130
     terminal = "script --quiet --return --command 'celery-fleet exec -- sh -c \"test -t 0 && tty\"' /dev/null"
     assert "/dev/pts/" in fleet.must(name, terminal)
-    app = fleet.expected[name]["celery_app_name"]
     left = f"systemctl list-units --all --no-legend '{app}-exec-*'; ls /run/celery-fleet-exec"
     assert fleet.must(name, left).strip() == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -117,6 +118,8 @@ for found in (
 
 def run() -> None:
     """Run the command line; a user's mistake never shows a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # In a locale without UTF-8 a character such as an arrow must not end a command that has changed something.

@@ -34,6 +34,9 @@ from types import FrameType
 from typing import IO
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # During the imports Ctrl-C ends this process without a traceback. main() restores the handler.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is above it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -277,8 +280,13 @@ def outcome(status: Path, ended: int, unit: str, output: str | None = None) -> i
 
 def main(argv: Sequence[str]) -> int:
     """Run the requested command; errors are one line."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return run(arguments(argv))
+    except KeyboardInterrupt:
+        # Only before the command runs: then this process forwards the signal.
+        return 128 + signal.SIGINT
     except ExecError as error:
         print(f"celery-fleet exec: {error}", file=sys.stderr, flush=True)
         return error.status
