@@ -6,6 +6,7 @@ import io
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,10 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(
     )
     done = subprocess.run(
         [sys.executable, "-S", "-I", str(script)],
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
+        # A process started in the background may have inherited that the signal is ignored.
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL
+        ),
         capture_output=True,
         text=True,
         check=False,
