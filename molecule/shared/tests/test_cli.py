@@ -110,12 +110,12 @@ def test_exec_passes_status_input_signals_and_a_terminal_through(fleet: Fleet) -
     ):
         assert call(fleet, name, *argv).status == status, argv
     app = fleet.expected[name]["celery_app_name"]
-    # Without -m, a shell's background processes ignore the signal.
-    interrupted = (
-        f"celery-fleet exec -- sleep 60 & until systemctl --quiet is-active '{app}-exec-*'; do sleep 0.1; done;"
-        " kill -INT $!; wait $!"
+    interrupt = (
+        f"(until systemctl --quiet is-active '{app}-exec-*'; do sleep 0.1; done; kill -INT $$)"
+        ' & exec "$@"'
     )
-    assert fleet.execute(name, f"timeout 60 bash -mc {shlex.quote(interrupted)}").status == 130
+    before = f"timeout 60 sh -c {shlex.quote(interrupt)} sh"
+    assert call(fleet, name, "exec", "--", "sleep", "60", before=before).status == 130
     terminal = "script --quiet --return --command 'celery-fleet exec -- sh -c \"test -t 0 && tty\"' /dev/null"
     assert "/dev/pts/" in fleet.must(name, terminal)
     left = f"systemctl list-units --all --no-legend '{app}-exec-*'; ls /run/celery-fleet-exec"

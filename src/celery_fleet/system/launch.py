@@ -14,6 +14,12 @@ Every mistake ends it with one line and status 78 (EX_CONFIG).
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the command has taken its place, Ctrl-C ends this process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 import os
 import re
