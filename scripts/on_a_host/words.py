@@ -16,9 +16,9 @@ delivered inventories, and of inventories that also use all other options. To ch
 
 `<app>` is `celery_app_name`, `<worker>` a key of `celery_worker_instances`, `<directory>` one of
 `celery_app_directories`, `<id>` a release, `<virtualenv>` the name of a virtualenv, which releases with the same
-packages share, and `<version>` the runtime's version. *Option* names the variable for a thing that a fleet does not
-have by default. *By* is the role that puts it there, on [its hosts](#roles-and-hosts). If no owner is listed, it is
-root; if no mode is listed, it is 0644 for a file and 0755 for a directory.
+packages share, and `<version>` the runtime's version with its hash. *Option* names the variable for a thing that a
+fleet does not have by default. *By* is the role that puts it there, on [its hosts](#roles-and-hosts). If no owner is
+listed, it is root; if no mode is listed, it is 0644 for a file and 0755 for a directory.
 
 These lists leave out Debian's packages ([dependencies](dependencies.md#on-the-hosts)), the files in a release and in
 the runtime, and the files that processes and runs write while they work. [Data](#data) has the places of most of them,

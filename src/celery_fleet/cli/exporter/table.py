@@ -36,8 +36,9 @@ SOURCES = (
         ("worker:<worker>",),
         "Each worker counts its own tasks and writes `/var/lib/<app>/metrics/worker-<worker>.json` every 10 s. The "
         "counts go on after a restart. A worker has at most 200 pairs of a task's name and its queue, and 50 "
-        "exceptions for each of them; the rest is counted as `other`. Gauges are left out if the file is older than "
-        "30 s. On a full disk the figures stand still, and only the file's time changes.",
+        "exceptions for each of them; the rest is counted as `other`. Gauges except `celery_fleet_task_metrics` are "
+        "left out if the file is older than 30 s. On a full disk the figures stand still, and only the file's time "
+        "changes.",
         "one small file for each worker",
         (
             _counted("received", "Tasks that the worker has received."),
@@ -269,7 +270,7 @@ SOURCES = (
         "Certificates",
         ("certificates",),
         "The certificates that the [health check](health.md) looks at. They are read again only if a file has changed. "
-        "That of the web site is as the last health check saw it.",
+        "For the web site's own, the exporter repeats what the last health check saw.",
         "one system call for each file",
         (
             Metric(
