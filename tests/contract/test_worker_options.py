@@ -108,7 +108,7 @@ def samples(option: Option) -> list[Any]:
     if option.kind == "list":
         return [["/srv/a", "/srv/b"]]
     if option.kind in ("int", "float"):
-        return [end for end in (option.lowest, option.highest) if end is not None] or [1]
+        return [end for end in (option.lowest, option.highest) if end is not None]
     texts = [text for text in re.findall(r"[\w.%]+", option.like) if option.fits(text)]
     return [*option.choices, *texts]
 
