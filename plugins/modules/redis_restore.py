@@ -71,9 +71,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import built
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore import staging
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
@@ -86,18 +84,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.transport import
 def restorations(instances: list[dict[str, Any]], host: RestoreHost) -> dict[str, Restoration]:
     """Return the restore of each instance, by its name."""
     return {
-        one["name"]: Restoration(
-            RestoredInstance(
-                name=str(one["name"]),
-                sha256=str(one["sha256"]),
-                size=int(one["size"]),
-                appendonly=bool(one["appendonly"]),
-                flavor=str(one["flavor"]),
-                timeout=float(one["timeout"]),
-                access=RedisAccess(**{**one["access"], "port": int(one["access"]["port"])}),
-            ),
-            host,
-        )
+        one["name"]: Restoration(built(RestoredInstance, one, one["name"]), host)
         for one in instances
     }
 

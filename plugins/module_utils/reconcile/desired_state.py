@@ -272,11 +272,15 @@ def parse(raw: Mapping[str, Any]) -> DesiredState:
         DesiredStateError: A key is unknown or a value has the wrong type; the message names it.
     """
     given = {key: value for key, value in raw.items() if value is not None}
-    return _built(DesiredState, given, "")
+    return built(DesiredState, given, "")
 
 
-def _built(kind: type[_Kind], item: Mapping[str, Any], where: str) -> _Kind:
-    """Build an object of a data class from a dictionary with its fields as keys, each read by the field's type."""
+def built(kind: type[_Kind], item: Mapping[str, Any], where: str) -> _Kind:
+    """Build an object of a data class from a dictionary with its fields as keys, each read by the field's type.
+
+    Raises:
+        DesiredStateError: A key is unknown or missing, or a value has the wrong type.
+    """
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]  # only data classes are passed
     if unknown := sorted(item.keys() - known.keys()):
         raise DesiredStateError(
@@ -309,7 +313,7 @@ def _items(kind: type[_Kind]) -> Callable[[Any, str], tuple[_Kind, ...]]:
                 raise DesiredStateError(
                     f"{where}: each item must be a dictionary, not {type(item).__name__}"
                 )
-        return tuple(_built(kind, item, f"{where}[{n}]") for n, item in enumerate(value))
+        return tuple(built(kind, item, f"{where}[{n}]") for n, item in enumerate(value))
 
     return read
 
@@ -340,7 +344,7 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any] | None:
 
 def _redis(value: Any, where: str) -> RedisAccess | None:
     item = _mapping(value, where)
-    return None if item is None else _built(RedisAccess, item, where)
+    return None if item is None else built(RedisAccess, item, where)
 
 
 def _on_change(value: Any, where: str) -> OnChange:
@@ -363,8 +367,9 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "Port": _port,
     "OnChange": _on_change,
     "Mapping[str, Any] | None": _mapping,
+    "RedisAccess": lambda value, where: built(RedisAccess, _mapping(value, where) or {}, where),
     "RedisAccess | None": _redis,
-    "Owned": lambda value, where: _built(Owned, _mapping(value, where) or {}, where),
+    "Owned": lambda value, where: built(Owned, _mapping(value, where) or {}, where),
     **{
         f"tuple[{kind.__name__}, ...]": _items(kind)
         for kind in (

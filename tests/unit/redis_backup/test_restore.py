@@ -7,16 +7,16 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
-    SentinelPlace,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
@@ -28,7 +28,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.restore import (
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
     Restoration,
-    RestoredInstance,
     RestoreHost,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.restore.staging import (
@@ -36,6 +35,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.restore.staging 
     discard,
     refuse_full,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.transport import pack, unpack
+from ansible_collections.celery_fleet.core.plugins.modules.redis_restore import restorations
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_backup import restored
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import backup_files
 
@@ -117,8 +118,10 @@ class NewHost:
         self.server.client.set_response_callback("INFO", lambda answer: answer.decode())
         return [self.server.client.execute_command(*command) for command in commands]
 
-    def restoration(self, backup: Path, **more: Any) -> Restoration:
-        """Copy the snapshot as the role does, and return the restore of the instance."""
+    def restoration(
+        self, backup: Path, access: Mapping[str, Any] = MappingProxyType({}), **more: Any
+    ) -> Restoration:
+        """Copy the snapshot as the role does, and return the restore of the instance, as the module makes it."""
         staging = self.data / f"shop-{self.kind}.restore"
         staging.mkdir(exist_ok=True)
         shutil.copy(backup / f"{self.kind}.rdb", staging / "snapshot.rdb")
@@ -129,7 +132,14 @@ class NewHost:
             "appendonly": self.kind == "broker",
             "flavor": "redis",
             "timeout": 20.0,
-            "access": RedisAccess("127.0.0.1", self.server.port, "", "", ""),
+            "access": {
+                "host": "127.0.0.1",
+                "port": str(self.server.port),
+                "ca": "",
+                "user": "",
+                "password": "",
+                **access,
+            },
         }
         host = RestoreHost(
             data=self.data,
@@ -142,7 +152,8 @@ class NewHost:
             mounts=self.mounts,
             free=lambda path: self.room,
         )
-        return Restoration(RestoredInstance(**{**given, **more}), host)
+        (made,) = restorations(unpack(pack([{**given, **more}])), host).values()
+        return made
 
     def content(self) -> dict[bytes, Any]:
         return content(self.server.client)
@@ -425,8 +436,7 @@ def test_keys_that_are_missing_are_noticed(
 def test_an_instance_that_keeps_its_data_must_be_the_primary(new_host: New, backed_up: Any) -> None:
     backup, _ = backed_up
     host = new_host("results")
-    access = RedisAccess("127.0.0.1", host.server.port, "", "", "", primary="shop-results")
-    one = host.restoration(backup, access=access)
+    one = host.restoration(backup, {"primary": "shop-results"})
     one.refuse_replica()
     host.server.client.execute_command("REPLICAOF", "127.0.0.1", 1)
     with pytest.raises(UserError, match=r"redis@shop-results\.service keeps its data, and another"):
@@ -437,9 +447,7 @@ def test_data_of_a_primary_elsewhere_is_not_given_up(new_host: New, backed_up: A
     """The first host does not run, or was cut off and still believes that it is the primary."""
     backup, _ = backed_up
     host = new_host("results")
-    places = tuple(SentinelPlace(f"redis{number}", 26379) for number in (1, 2, 3))
-    port = host.server.port
-    access = RedisAccess("redis1", port, "", "", "", primary="shop-results", sentinels=places)
+    places = [{"host": f"redis{number}", "port": 26379} for number in (1, 2, 3)]
     named = {"redis1": "redis1", "redis2": "redis2", "redis3": None}
     own = host.talk
 
@@ -451,7 +459,8 @@ def test_data_of_a_primary_elsewhere_is_not_given_up(new_host: New, backed_up: A
         return [[named[access.host], "6379"]]
 
     host.talk = talk  # type: ignore[method-assign]  # it answers for Sentinels, too
-    one = host.restoration(backup, access=access)
+    access = {"host": "redis1", "primary": "shop-results", "sentinels": places}
+    one = host.restoration(backup, access)
     refusal = (
         r"The Sentinels name redis2 as the primary, but redis@shop-results\.service is not its"
     )
