@@ -51,8 +51,8 @@ class LockTool:
         export: Arguments that print the requirements.
         chosen: Returns arguments for extras and groups.
         remedy: Command that writes a matching lock.
-        needs: Returns whether a file of the source is copied for the tool.
-        code: Returns the settings of a `pyproject.toml` that make the tool run code in spite of that.
+        needs: Returns whether a file is copied for the tool, from the source and its name there.
+        code: Returns the settings of a `pyproject.toml` that make the tool run code in spite of that, if there are any.
         plugin: Package that brings the command `export`, if the tool itself does not have it.
         unhashed: Argument that a tool needs for a lock with projects of the source, because these have no hashes.
         member: Option that selects a member of a workspace, if the tool has workspaces.
@@ -63,8 +63,8 @@ class LockTool:
     export: tuple[str, ...]
     chosen: Callable[[list[str], list[str]], list[str]]
     remedy: str
-    needs: Callable[[Path], bool]
-    code: Callable[[Mapping[str, Any]], list[str]]
+    needs: Callable[[Path, Path], bool]
+    code: Callable[[Mapping[str, Any]], list[str]] | None = None
     plugin: str = ""
     unhashed: str = ""
     member: str = ""
@@ -89,8 +89,10 @@ def _each(flag: str, names: Iterable[str]) -> list[str]:
     return [word for name in names for word in (flag, name)]
 
 
-def _is_metadata(file: Path) -> bool:
-    return file.name in _READ or _ARCHIVE.search(file.name) is not None
+def _is_metadata(source: Path, file: Path) -> bool:
+    # Through a link to a directory, the tool finds only what is copied.
+    is_link = (source / file).is_symlink() and (source / file).is_dir()
+    return is_link or file.name in _READ or _ARCHIVE.search(file.name) is not None
 
 
 def _table(content: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
@@ -136,8 +138,7 @@ TOOLS = {
         ("export", "--no-interaction", "--format", "requirements.txt"),
         lambda extras, groups: [*_each("--extras", extras), *_each("--with", groups)],
         "poetry lock",
-        lambda file: set(file.parts).isdisjoint(_POETRY_RUNS),
-        lambda content: [],
+        lambda source, file: set(file.parts).isdisjoint(_POETRY_RUNS),
         plugin="poetry-plugin-export",
     ),
     "pdm.lock": LockTool(
@@ -180,14 +181,23 @@ def export(
     if tool is None:
         return {}
     copy = scratch / "locked"
+    links = []
     for file in files:
-        if not tool.needs(file):
+        if not tool.needs(directory, file):
             continue
         target = copy / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(directory / file, target, follow_symlinks=False)
-        if file.name == requirements_file.PROJECT:
-            _refuse_code(tool, target, file)
+        # What a link to a file leads to may have a name that is not copied.
+        found = Path(os.path.realpath(directory / file))
+        inside = found.is_file() and found.is_relative_to(os.path.realpath(directory))
+        shutil.copy2(found if inside else directory / file, target, follow_symlinks=False)
+        if target.is_symlink():
+            links.append(target)
+        elif file.name == requirements_file.PROJECT:
+            _refuse_code(tool, target, file, lock)
+    for link in links:
+        if not Path(os.path.realpath(link)).is_relative_to(os.path.realpath(copy)):
+            link.unlink()
     project = copy / lock.parent
     chosen = tool.chosen(
         [str(extra) for extra in source.get("extras") or []],
@@ -214,17 +224,24 @@ def export(
     return made | ({lock.parent / PROJECTS: projects.encode()} if projects else {})
 
 
-def _refuse_code(tool: LockTool, path: Path, file: Path) -> None:
+def _refuse_code(tool: LockTool, path: Path, file: Path, lock: Path) -> None:
     """Refuse a `pyproject.toml` that makes the tool run code or take other arguments.
 
     Args:
         tool: The tool, which will read it.
         path: Where it is.
         file: Its name in the source.
+        lock: That of the lock.
     """
+    if tool.code is None:
+        return
     try:
         names = tool.code(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
+        if file.parent != lock.parent:
+            # A template or a test's file. The tool must not read what was not checked.
+            path.unlink()
+            return
         raise UserError(
             f"celery_app_source.requirements: {file} is not valid TOML: {error}"
         ) from None

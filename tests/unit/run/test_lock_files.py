@@ -164,7 +164,6 @@ def test_a_tool_that_refuses(tool: Path) -> None:
     [
         ("pdm.lock", "[tool.pdm.scripts]\npre_invoke = 'x'", "tool.pdm.scripts.pre_invoke"),
         ("pdm.lock", "[tool.pdm]\noptions = {export = ['-o', 'x']}", "tool.pdm.options.export"),
-        ("pdm.lock", "[tool.pdm", "is not valid TOML"),
         ("uv.lock", "[build-system]\nbackend-path = ['./x.zip']", "build-system.backend-path"),
     ],
 )
@@ -189,6 +188,50 @@ def test_other_scripts_of_a_project_and_settings_of_another_tool_stay(tool: Path
 
 
 # --- a project without a lock ----------------------------------------------------------------------------
+
+
+def test_a_template_of_a_project_is_left_out(tool: Path) -> None:
+    (tool / "bin/uv").write_text(f'#!/bin/sh\nfind . -name "*.toml" | sort > {tool}/called\n')
+    files = {**FILES, "uv.lock": "", "templates/new/pyproject.toml": "{% if celery %}"}
+    packed(source(tool / "app", files), requirements="uv.lock")
+    assert (tool / "called").read_text().split() == ["./lib/pyproject.toml", "./pyproject.toml"]
+    with pytest.raises(UserError, match=r"pyproject\.toml is not valid TOML"):
+        packed(source(tool / "app", {"pyproject.toml": "{%"}), requirements="uv.lock")
+
+
+def test_poetry_gets_templates_and_no_link_stops_a_run(tool: Path) -> None:
+    (tool / "bin/poetry").write_text(f"#!/bin/sh\nfind . | sort > {tool}/called\n")
+    (tool / "bin/poetry").chmod(0o755)
+    root = source(tool / "app", {**FILES, "poetry.lock": "", "t/pyproject.toml": "{%"})
+    (root / "loop").symlink_to("loop")
+    packed(root, requirements="poetry.lock")
+    assert {"./t/pyproject.toml"} < set((tool / "called").read_text().split())
+
+
+def test_links_of_a_source_lead_to_the_files_that_are_copied(tool: Path) -> None:
+    """A link out of the copy would show the tool files that must not be copied."""
+    (tool / "bin/uv").write_text(
+        f'#!/bin/sh\ncd ../..\nfind -L . -name "*.toml" -o -name ".py*" | sort > {tool}/called\n'
+    )
+    shop = "apps/shop/"
+    files = {"lib/pyproject.toml": "", "lib/.python-version": "", f"{shop}uv.lock": ""}
+    root = source(tool / "app", {**files, f"{shop}project.cfg": ""})
+    for name, target in (
+        ("pyproject.toml", "project.cfg"),
+        ("lib", "../../lib"),
+        ("absolute", str(root / "lib")),
+        ("climbs", f"../../../../../../../../../../../../..{root / 'lib'}"),
+        ("outside", "../../../outside"),
+        ("loop", "loop"),
+    ):
+        (root / shop / name).symlink_to(target)
+    source(tool / "outside", {"pyproject.toml": ""})
+    packed(root, requirements="uv.lock", directory="apps/shop")
+    assert (tool / "called").read_text().split() == [
+        "./apps/shop/lib/pyproject.toml",
+        "./apps/shop/pyproject.toml",
+        "./lib/pyproject.toml",
+    ]
 
 
 @pytest.mark.parametrize(("extras", "line"), [([], ".\n"), (["web", "mail"], ".[web,mail]\n")])
