@@ -30,16 +30,17 @@ class ActionModule(FleetAction):
 
         If another run has the lease, the task fails.
         """
+        app = str(args["app"])
         if args["state"] == "look" or (self._task.check_mode and args["state"] == "present"):
-            looked = self._ask(str(args["app"]), "look", "")
-            return {"directory": "", "releases": self._newest(looked["record"], variables)}
+            looked = self._ask(app, "look", "")
+            return {"directory": "", "releases": self._newest(looked["record"], app, variables)}
         if self._task.check_mode:
             return {"directory": str(args.get("directory", ""))}
         if args["state"] == "present":
             host = str(self._task.delegate_to or variables["inventory_hostname"])
-            directory, releases = self._acquire(str(args["app"]), host)
-            return {"directory": str(directory), "releases": self._newest(releases, variables)}
-        self._release(str(args["app"]), Path(args["directory"]))
+            directory, releases = self._acquire(app, host)
+            return {"directory": str(directory), "releases": self._newest(releases, app, variables)}
+        self._release(app, Path(args["directory"]))
         return {"directory": str(args["directory"])}
 
     def _ask(self, app: str, do: lease.Do, token: str, who: str = "") -> lease.Answer:
@@ -87,18 +88,22 @@ class ActionModule(FleetAction):
         lease.note(directory, released=True)
         self._ask(app, "release", str(token))
 
-    def _newest(self, record: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    def _newest(
+        self, record: dict[str, Any], app: str, variables: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return the newest record of the fleet's releases.
 
         The lease's host has none if it is new, and an old one if it was away while another host kept the lease.
 
         Args:
             record: That of the lease's host; empty if it has none.
+            app: celery_app_name. A cache of facts may have those of other fleets in the inventory.
             variables: Those of the task; each host's facts have its copy.
         """
         hosts = variables["hostvars"].values()
         facts = [(host.get("ansible_facts") or {}).get("fleet") or {} for host in hosts]
-        copies: list[Any] = [fact.get("record") for fact in facts]
+        own = [fact for fact in facts if (fact.get("claims") or {}).get("app") == app]
+        copies: list[Any] = [fact.get("record") for fact in own]
         sound = filter(release_record.is_sound, copies)
         newest: dict[str, Any] = max([record, *sound], key=release_record.changed)
         if record and newest != record:

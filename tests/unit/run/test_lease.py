@@ -67,16 +67,21 @@ def test_the_newest_record_of_the_releases_counts(own: str) -> None:
     # Written in the same second as the newest copy.
     other = {**new, "current": "b" * 12}
     records = {"h1": None, "h2": old, "h3": new, "h4": {}}
-    hosts = {name: {"ansible_facts": {"fleet": {"record": one}}} for name, one in records.items()}
-    variables = {"hostvars": {**hosts, "of another fleet": {}}}
+    hosts = {name: _facts("shop", one) for name, one in records.items()}
+    blog = _facts("blog", {**new, "history": [{**entry, "at": 20}]})
+    variables = {"hostvars": {**hosts, "without facts": {}, "of another fleet": blog}}
     its: dict[str, Any] = {"none": {}, "old": old, "new": new, "other": other}[own]
     warned: list[str] = []
     action = SimpleNamespace(_display=SimpleNamespace(warning=warned.append))
-    found = run_lease.ActionModule._newest(action, its, variables)  # type: ignore[arg-type]  # a stand-in
+    found = run_lease.ActionModule._newest(action, its, "shop", variables)  # type: ignore[arg-type]  # a stand-in
     assert found == (other if own == "other" else new)
     assert bool(warned) == (own == "old")
     alone = {"hostvars": {"h1": hosts["h1"]}}
-    assert run_lease.ActionModule._newest(action, its, alone) == its  # type: ignore[arg-type]  # a stand-in
+    assert run_lease.ActionModule._newest(action, its, "shop", alone) == its  # type: ignore[arg-type]  # a stand-in
+
+
+def _facts(app: str, record: object) -> dict[str, Any]:
+    return {"ansible_facts": {"fleet": {"claims": {"app": app}, "record": record}}}
 
 
 # -- on the host -------------------------------------------------------------------------------------------
