@@ -34,6 +34,10 @@ _STOP_SLACK = 15.0
 # Seconds within which a reloaded daemon must have new processes.
 _RELOAD_PATIENCE = 5.0
 
+# Seconds after which a server without replication looks for certificates that are not valid. A Sentinel that hangs
+# would hold up each restart otherwise.
+_REPLICATION_PATIENCE = 5.0
+
 # A warning about a unit, with an error.
 _ONLY_NEW = "{} only takes new passwords since its restart: {}"
 
@@ -205,15 +209,18 @@ class UnitActions:
         if access is None or not access.sentinels:
             return
         deadline = self.host.clock() + unit.timeout
+        patience = self.host.clock() + min(_REPLICATION_PATIENCE, unit.timeout / 2)
         found: Mapping[str, str] = {}
         copies = Copies()
         asked = False
         while not redis_roles.is_connected(found, max(1, access.replicas)):
-            if found and not asked:
+            now = self.host.clock()
+            if found and not asked and now > patience:
                 asked = True
                 if host := redis_roles.untrusted(access, self.host.talk):
                     self.warnings.append(_UNTRUSTED.format(unit.name, host))
                     return
+                deadline += self.host.clock() - now
             # A copy of much data takes its time.
             if copies.goes_on(found):
                 deadline = self.host.clock() + unit.timeout

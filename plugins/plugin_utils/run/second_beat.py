@@ -41,21 +41,22 @@ def refusal(
         if new
         else f"the beat of {hosts} would send without asking others"
     )
+    other = "the old one" if new else "another one, if there was any,"
     if not ends:
         return (
-            f"{where}, but --skip-tags leaves out the step that stops the old one: with two beats, each entry of the "
+            f"{where}, but --skip-tags leaves out the step that stops {other}: with two beats, each entry of the "
             "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
         )
     if not left_out:
         unit = beats[0].subject.removesuffix(".service")
         return (
-            f"{where}, but the old one may still run on {', '.join(down)}, which can't be reached: with two beats, "
+            f"{where}, but {other} may still run on {', '.join(down)}, which can't be reached: with two beats, "
             "each entry of the schedule is sent twice. Nothing was changed. Run the same command again once that host "
             "is back; or remove it from hosts.yml. If it comes back with a beat, stop the beat there: "
             f"systemctl disable --now {unit}."
         )
     return (
-        f"{where}, but the old one may still run on {', '.join(left_out)}, which --limit leaves out: with two beats, "
+        f"{where}, but {other} may still run on {', '.join(left_out)}, which --limit leaves out: with two beats, "
         "each entry of the schedule is sent twice. Nothing was changed. Run the same command without --limit, or add "
         "these hosts to it."
     )
