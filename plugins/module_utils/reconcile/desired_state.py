@@ -269,7 +269,7 @@ def parse(raw: Mapping[str, Any]) -> DesiredState:
     """Build `DesiredState` from plain data.
 
     Raises:
-        DesiredStateError: A key is unknown or a value has the wrong type; the message names it.
+        DesiredStateError: A key is unknown or missing, or a value has the wrong type; the message names it.
     """
     given = {key: value for key, value in raw.items() if value is not None}
     return built(DesiredState, given, "")
@@ -279,7 +279,7 @@ def built(kind: type[_Kind], item: Mapping[str, Any], where: str) -> _Kind:
     """Build an object of a data class from a dictionary with its fields as keys, each read by the field's type.
 
     Raises:
-        DesiredStateError: A key is unknown or missing, or a value has the wrong type.
+        DesiredStateError: See `parse`.
     """
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]  # only data classes are passed
     if unknown := sorted(item.keys() - known.keys()):
@@ -367,7 +367,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "Port": _port,
     "OnChange": _on_change,
     "Mapping[str, Any] | None": _mapping,
-    "RedisAccess": lambda value, where: built(RedisAccess, _mapping(value, where) or {}, where),
+    "RedisAccess": _redis,
     "RedisAccess | None": _redis,
     "Owned": lambda value, where: built(Owned, _mapping(value, where) or {}, where),
     **{

@@ -34,8 +34,7 @@ _STOP_SLACK = 15.0
 # Seconds within which a reloaded daemon must have new processes.
 _RELOAD_PATIENCE = 5.0
 
-# Seconds after which a server without replication looks for certificates that are not valid. A Sentinel that hangs
-# would hold up each restart otherwise.
+# Seconds without replication before Sentinels are asked why: one that hangs would hold up each restart.
 _REPLICATION_PATIENCE = 5.0
 
 # A warning about a unit, with an error.
