@@ -367,8 +367,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "Port": _port,
     "OnChange": _on_change,
     "Mapping[str, Any] | None": _mapping,
-    "RedisAccess": _redis,
-    "RedisAccess | None": _redis,
+    **dict.fromkeys(("RedisAccess", "RedisAccess | None"), _redis),
     "Owned": lambda value, where: built(Owned, _mapping(value, where) or {}, where),
     **{
         f"tuple[{kind.__name__}, ...]": _items(kind)
