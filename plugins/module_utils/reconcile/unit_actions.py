@@ -34,7 +34,7 @@ _STOP_SLACK = 15.0
 # Seconds within which a reloaded daemon must have new processes.
 _RELOAD_PATIENCE = 5.0
 
-# Seconds without replication before Sentinels are asked why: one that hangs would hold up each restart.
+# Seconds without replication before Sentinels are asked why: one may hang.
 _REPLICATION_PATIENCE = 5.0
 
 # A warning about a unit, with an error.
