@@ -7,6 +7,7 @@ units run: even if this run is killed, systemd finishes what was begun.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -211,11 +212,10 @@ class UnitActions:
         patience = self.host.clock() + min(_REPLICATION_PATIENCE, unit.timeout / 2)
         found: Mapping[str, str] = {}
         copies = Copies()
-        asked = False
         while not redis_roles.is_connected(found, max(1, access.replicas)):
             now = self.host.clock()
-            if found and not asked and now > patience:
-                asked = True
+            if found and now > patience:
+                patience = math.inf
                 if host := redis_roles.untrusted(access, self.host.talk):
                     self.warnings.append(_UNTRUSTED.format(unit.name, host))
                     return

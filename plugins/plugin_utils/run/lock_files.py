@@ -187,10 +187,13 @@ def export(
             continue
         target = copy / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        # What a link to a file leads to may have a name that is not copied.
-        found = Path(os.path.realpath(directory / file))
-        inside = found.is_file() and found.is_relative_to(os.path.realpath(directory))
-        shutil.copy2(found if inside else directory / file, target, follow_symlinks=False)
+        original = directory / file
+        if original.is_symlink():
+            found = Path(os.path.realpath(original))
+            # What a link to a file leads to may have a name that is not copied.
+            if found.is_file() and found.is_relative_to(os.path.realpath(directory)):
+                original = found
+        shutil.copy2(original, target, follow_symlinks=False)
         if target.is_symlink():
             links.append(target)
         elif file.name == requirements_file.PROJECT:

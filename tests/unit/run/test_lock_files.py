@@ -187,16 +187,18 @@ def test_other_scripts_of_a_project_and_settings_of_another_tool_stay(tool: Path
     )
 
 
-# --- a project without a lock ----------------------------------------------------------------------------
-
-
 def test_a_template_of_a_project_is_left_out(tool: Path) -> None:
     (tool / "bin/uv").write_text(f'#!/bin/sh\nfind . -name "*.toml" | sort > {tool}/called\n')
     files = {**FILES, "uv.lock": "", "templates/new/pyproject.toml": "{% if celery %}"}
     packed(source(tool / "app", files), requirements="uv.lock")
     assert (tool / "called").read_text().split() == ["./lib/pyproject.toml", "./pyproject.toml"]
-    with pytest.raises(UserError, match=r"pyproject\.toml is not valid TOML"):
-        packed(source(tool / "app", {"pyproject.toml": "{%"}), requirements="uv.lock")
+
+
+@pytest.mark.parametrize("lock", ["uv.lock", "pdm.lock"])
+def test_a_project_that_is_no_toml_is_refused(tmp_path: Path, lock: str) -> None:
+    root = source(tmp_path / "app", {lock: "", "pyproject.toml": "[tool.pdm"})
+    with pytest.raises(UserError, match=r": pyproject\.toml is not valid TOML"):
+        packed(root, requirements=lock)
 
 
 def test_poetry_gets_templates_and_no_link_stops_a_run(tool: Path) -> None:
@@ -232,6 +234,9 @@ def test_links_of_a_source_lead_to_the_files_that_are_copied(tool: Path) -> None
         "./apps/shop/pyproject.toml",
         "./lib/pyproject.toml",
     ]
+
+
+# --- a project without a lock ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("extras", "line"), [([], ".\n"), (["web", "mail"], ".[web,mail]\n")])
