@@ -3,7 +3,7 @@
 #
 # usage: check.sh [--keep-going] PART...
 #   --keep-going    run the other parts even if one fails
-#   lint            every static check; quick-lint: all but ansible-lint, slow-lint: that
+#   lint            every static check; quick-lint: all but ansible-lint, slow-lint: that, and mypy for the tests
 #   fast            quick-lint and the tests without hosts, in parallel, except the slow ones
 #   slow            these slow ones
 #   long            the rest, which takes minutes: real workers of every pool, killed, frozen and cut off, and fleets
@@ -135,9 +135,12 @@ quick_lint() {
   return "$failed"
 }
 
-# This takes a minute of processor time, because Ansible reads every playbook.
+# These take a minute of processor time: Ansible reads every playbook, and mypy all tests with all that they import.
 slow_lint() {
-  timed ansible-lint ansible-lint --offline --nocolor -q
+  local failed=0
+  timed ansible-lint ansible-lint --offline --nocolor -q || failed=1
+  timed 'mypy, tests' mypy --config-file tests/mypy.ini || failed=1
+  return "$failed"
 }
 
 lint() {

@@ -674,8 +674,8 @@ def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> No
         given = {name: host.variables[name] for name in APP}
         text = whole(host, unit)
         # Units for which the inventory disables it get it here.
-        found = parse(text if "/hand_back.py" in text else text + with_hand_back(**given))
-        found = found["Service"]
+        sections = parse(text if "/hand_back.py" in text else text + with_hand_back(**given))
+        found = sections["Service"]
         *_, command, _ = found["ExecStopPost"]
         assert "hand_back.py" in command
         options = dict(itertools.pairwise(command.split()))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-FACTS = {
+FACTS: dict[str, Any] = {
     "reachable": True,
     "reason": "",
     "hostname": "somehost",

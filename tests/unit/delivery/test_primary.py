@@ -252,17 +252,17 @@ def test_a_beat_waits_for_a_replica_and_sends_nothing_twice(
     client = compat_broker.client(endpoint, 5)
     leader = Leadership(client, "one", replicas=1)
     assert leader.take()
-    assert leader.send("entry", "1", "mail", "{}")
+    assert leader.send("entry", "1", "mail", "one", "{}")
     freeze(servers, frozen)
     before = client.llen("mail")
     for _ in range(2):
         with pytest.raises(RedisConnectionError, match="0 of 1 replicas"):
-            leader.send("entry", "2", "mail", "{}")
+            leader.send("entry", "2", "mail", "two", "{}")
     for one in frozen:
         one.signal(signal.SIGCONT)
-    assert leader.send("entry", "2", "mail", "{}")
+    assert leader.send("entry", "2", "mail", "two", "{}")
     assert client.llen("mail") == before + 1
-    assert not Leadership(client, "two", replicas=1).send("entry", "3", "mail", "{}")
+    assert not Leadership(client, "two", replicas=1).send("entry", "3", "mail", "three", "{}")
     leader.give_up()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
     fleet as monitoring_fleet,
 )
@@ -66,13 +67,15 @@ def hostvars(**everywhere: Any) -> dict[str, dict[str, Any]]:
     return {host: {**shared, **own} for host, own in HOSTVARS.items()}
 
 
-def given(groups: dict[str, list[str]] = GROUPS, **everywhere: Any) -> tuple[Any, ...]:
+def given(
+    groups: dict[str, list[str]] = GROUPS, **everywhere: Any
+) -> tuple[Facts, dict[str, dict[str, Any]], dict[str, Any]]:
     """Return the arguments for a fleet: facts, variables, workers."""
     variables = hostvars(**everywhere)
     nodes = workers.nodes(variables, groups["celery_workers"], INSTANCES)
     queues = sorted({*workers.queues(INSTANCES), "external"})
     found = facts(groups=groups, nodes=nodes, queues=queues, external=["external"], metrics=True)
-    return (found, variables, INSTANCES)
+    return found, variables, INSTANCES
 
 
 def made(

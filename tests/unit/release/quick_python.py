@@ -33,7 +33,7 @@ if __name__ == "__main__":
         quietly, in_parallel = sys.argv[4:5], sys.argv[5:7]
         assert (quietly, in_parallel) == (["-q"], ["-j", "0"])
         sys.argv = ["compileall", *quietly, *sys.argv[7:]]
-        sys.exit(not compileall.main())
+        sys.exit(not compileall.main())  # type: ignore[attr-defined]  # typeshed leaves it out
     assert sys.argv[1:3] == ["-m", "venv"]
     venv.create(sys.argv[3], with_pip=False, symlinks=True)
     pip = next(Path(sys.argv[3]).glob("lib/python3.*/site-packages")) / "pip"

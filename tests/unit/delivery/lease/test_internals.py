@@ -177,7 +177,7 @@ def test_the_client_uses_the_applications_tls_and_user(tmp_path: Path) -> None:
 
 def test_a_sentinels_client_asks_the_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SentinelChannel, "__init__", lambda *_: None)
-    channel = SentinelChannel()
+    channel: Any = SentinelChannel()
     channel.master_name, channel.min_other_sentinels = "main", 1
     info = SimpleNamespace(
         hostname="s1",

@@ -159,7 +159,7 @@ def full() -> tuple[Prefork, Any, list[Any], list[Any]]:
     """Return a pool of two processes with its intake, the two jobs that run, and three requests, of which one waits."""
     app = Celery("shop", set_as_current=False)
     pool = Prefork()
-    intake = pools.intake_of(pool, hub=SimpleNamespace(add_reader=lambda *_: None))
+    intake: Any = pools.intake_of(pool, hub=SimpleNamespace(add_reader=lambda *_: None))
     jobs: list[Any] = []
 
     def begin(about: Any) -> None:
@@ -236,7 +236,7 @@ class Hub:
 
 
 @contextmanager
-def raising(kind: str) -> Iterator[Callable[[BaseException, Any], list[Any]]]:
+def raising(kind: str) -> Iterator[Callable[..., list[Any]]]:
     """Give a function that runs a task that raises, and returns what its request was told."""
     app = Celery("shop", set_as_current=False)
     pool = {"threads": Threads, "solo": Solo, "gevent": Greenlets}[kind](limit=1, app=app)

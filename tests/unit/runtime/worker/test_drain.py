@@ -288,7 +288,7 @@ class Worker:
                 "correlation_id": id_,
             },
         }
-        message = self.channel.Message(payload, channel=self.channel)
+        message: Any = self.channel.Message(payload, channel=self.channel)
         message.accept = None
         message.queue = "q"
         self.channel.qos.append(message, message.delivery_tag)
