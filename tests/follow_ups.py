@@ -228,7 +228,8 @@ def survives(
         "result_backend": f"redis://127.0.0.1:{results.port}/0",
         "worker_prefetch_multiplier": 1,
         "result_backend_always_retry": True,
-        "result_backend_max_retries": 10,
+        "result_backend_max_retries": 18,
+        "result_backend_max_sleep_between_retries_ms": 2000,
     }
     numbers = list(range(len(KINDS)))
     once = dict.fromkeys(numbers, 1)

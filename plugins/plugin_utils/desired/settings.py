@@ -120,8 +120,11 @@ def process_settings(
             "interval_step": 0.2,
             "interval_max": 2,
         },
+        # Celery draws each pause at random, from 0 to the longest. With many short ones, their sum of about 12 s is
+        # hardly ever less than the time until Redis has restarted or Sentinels have chosen a new primary.
         "result_backend_always_retry": True,
-        "result_backend_max_retries": 10,
+        "result_backend_max_retries": 18,
+        "result_backend_max_sleep_between_retries_ms": 2000,
         "redis_socket_timeout": socket_timeout,
         "redis_socket_connect_timeout": 3,
         "redis_socket_keepalive": True,
@@ -147,7 +150,7 @@ def process_settings(
             result_backend_transport_options={
                 "retry_policy": {"timeout": 15.0 if results.options else 5.0}
             },
-            result_backend_max_retries=11 if results.options else 8,
+            result_backend_max_retries=18 if results.options else 8,
         )
     if component == "operator":
         # A person waits for the answer and prefers an early error. With these settings Celery's own commands give up

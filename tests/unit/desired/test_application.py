@@ -34,6 +34,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
 )
 from celery import Celery
 from celery.app.routes import MapRoute
+from celery.utils.time import get_exponential_backoff_interval
 from kombu import Connection
 
 from celery_fleet.common import redis_client as health_redis
@@ -208,6 +209,21 @@ def test_a_producer_without_the_result_store_gives_up_in_time() -> None:
     assert app.conf.result_backend_transport_options["result_chord_ordered"] is False
     # Workers wait for the result store, because a result that is not written is lost.
     assert "result_backend_transport_options" not in settings("worker")
+
+
+def test_a_result_is_stored_also_if_the_primary_fails() -> None:
+    """The pauses are added up as Celery's backend draws them. Sentinels need 3 s to notice, and some to choose."""
+    pins = settings("worker")
+    base = Celery("shop", set_as_current=False, fixups=[]).conf
+    factor = base.result_backend_base_sleep_between_retries_ms
+    longest = pins["result_backend_max_sleep_between_retries_ms"]
+
+    def waited() -> float:
+        retries = range(1, pins["result_backend_max_retries"] + 1)
+        return sum(get_exponential_backoff_interval(factor, n, longest, True) for n in retries)
+
+    assert sum(waited() >= 7000 for _ in range(1000)) >= 980
+    assert pins["result_backend_max_retries"] * longest <= 40_000
 
 
 def test_a_promise_on_delivery_sets_celerys_settings() -> None:
