@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 from celery import bootsteps
 from celery.exceptions import Reject, SoftTimeLimitExceeded
-from celery.states import FAILURE
+from celery.states import FAILURE, STARTED
 from redis import exceptions as redis_errors
 
 from celery_fleet.common.errors import error_text
@@ -250,15 +250,17 @@ def _patient_sender(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _patient_backend(backend: Any) -> Any:
-    """Make the calls on which later tasks depend wait for the result store."""
+    """Make the calls on which later tasks depend wait for the result store, and let tasks begin without it."""
 
     def patient(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         task = tasks.running_task()
-        if task is None or not _is_needed(name, task.request, args):
+        begins = name == "store_result" and STARTED in args[2:3]
+        if task is None or not (begins or _is_needed(name, task.request, args)):
             return call(*args, **kwargs)
         token = _METHOD.set(_METHOD.get() or name)
+        attempt = partial(call, *args, **kwargs)
         try:
-            return patiently(lambda: call(*args, **kwargs), "the result store")
+            return _begin(attempt, task) if begins else patiently(attempt, "the result store")
         finally:
             _METHOD.reset(token)
 
@@ -343,6 +345,25 @@ def _until_dispatched(
             if claimed:
                 with suppress(SoftTimeLimitExceeded):  # the task itself has ended
                     time.sleep(LONGEST_PAUSE)
+
+
+def _begin(attempt: Callable[[], Any], task: Any) -> Any:
+    """Note that a task starts (``task_track_started``), if the result store takes it.
+
+    Celery would treat an error as the end of the task, and acknowledge it although it has not run.
+    """
+    try:
+        return attempt()
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as exc:  # noqa: BLE001  # a result store that is no Redis has errors of its own
+        logger.warning(
+            "the result store does not note that task %s[%s] has started: %s",
+            task.name,
+            task.request.id,
+            error_text(exc),
+        )
+        return None
 
 
 def _is_needed(name: str, request: Any, args: tuple[Any, ...]) -> bool:

@@ -278,6 +278,36 @@ def test_follow_ups_that_need_the_result_store_wait_for_it(tmp_path: Path, fault
     assert worker.times("end") == dict.fromkeys(range(5), 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize("fault", ["full", "down"])
+def test_tasks_run_although_the_result_store_does_not_note_that_they_start(
+    tmp_path: Path, fault: str, pool: str
+) -> None:
+    """Celery takes an error there for the end of the task, and acknowledges it."""
+    with ExitStack() as stack:
+        results = Server(tmp_path / "results")
+        stack.callback(results.end)
+        conf = {
+            "result_backend": f"redis://127.0.0.1:{results.port}/0",
+            "result_backend_transport_options": {"retry_policy": {"max_retries": 1}},
+            "result_backend_always_retry": True,
+            "result_backend_max_retries": 1,
+            "task_track_started": True,
+        }
+        worker = stack.enter_context(
+            working(tmp_path, "-P", pool, "-c", "2", delivery=DELIVERY, conf=conf)
+        )
+        if fault == "full":
+            results.client.config_set("maxmemory", 1)
+        else:
+            results.kill()
+        numbers = worker.send(4, 0.1)
+        worker.done(numbers)
+        settled(worker)
+    assert worker.times("end") == dict.fromkeys(numbers, 1)
+
+
 class DatabaseError(Exception):
     """The error of a result store that is no Redis."""
 
