@@ -1,7 +1,7 @@
 """Let a worker end even if the result store hangs.
 
 A child of the pool stores the result of its task itself. It retries for as long as the settings say, which may be hours
-and is useful while the worker runs. When the worker has been told to end, the child gets :data:`AFTER` more seconds.
+and is useful while the worker runs. When the worker has been told to end, the child tries for :data:`AFTER` seconds.
 Then it gives up the result and logs the task. The task is acknowledged nevertheless, because it has ended and would
 otherwise run twice.
 """
@@ -13,7 +13,9 @@ import mmap
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,14 +31,17 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Answer = TypeVar("Answer")
 
-#: Seconds after which results that can't be stored are given up, counted from when the worker was told to end. An
-#: attempt lasts as long as redis_socket_connect_timeout and redis_socket_timeout.
+#: Seconds after which a result that can't be stored is given up, counted from when its task has ended or the worker was
+#: told to end, whichever is later. An attempt lasts as long as redis_socket_connect_timeout and redis_socket_timeout.
 AFTER = 20.0
 
 #: Seconds that the event loop waits when it reads a result.
 READ = 2.0
 
 _TIME = struct.Struct("d")
+
+#: When this thread or greenlet began to store a result, by the deadline's clock; 0 if it stores none.
+_BEGAN = ContextVar("celery_fleet_storing_began", default=0.0)
 
 
 class GivenUpError(Exception):
@@ -65,8 +70,17 @@ class ShutdownDeadline:
 
     @property
     def over(self) -> bool:
-        """Return whether there is no time left to store results."""
-        return bool(self.given) and self._clock() - self.given > self._after
+        """Return whether there is no time left to store the result that this thread is storing."""
+        return bool(self.given) and self._clock() - max(self.given, _BEGAN.get()) > self._after
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Note when this thread began to store a result."""
+        token = _BEGAN.set(self._clock())
+        try:
+            yield
+        finally:
+            _BEGAN.reset(token)
 
     def check(self) -> None:
         """Check that there is time left to store results.
@@ -100,19 +114,20 @@ def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool
         return not deadline.over and bool(safe(exc))
 
     def store_in_time(task_id: Any, result: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return store(task_id, result, state, *args, **kwargs)
-        except Exception as exc:
-            if not deadline.over:
-                raise
-            logger.error(
-                "the result of task %s (%s) is not stored, because the worker ends and the result store does not"
-                " answer: %s",
-                task_id,
-                state,
-                error_text(exc),
-            )
-            return result
+        with deadline.storing():
+            try:
+                return store(task_id, result, state, *args, **kwargs)
+            except Exception as exc:
+                if not deadline.over:
+                    raise
+                logger.error(
+                    "the result of task %s (%s) is not stored, because the worker ends and the result store does not"
+                    " answer: %s",
+                    task_id,
+                    state,
+                    error_text(exc),
+                )
+                return result
 
     def get_in_time(key: Any) -> Any:
         return within(READ, partial(get, key)) if concerned() else get(key)
