@@ -7,6 +7,7 @@ parts that may themselves be broken.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +23,19 @@ SENTINEL_TIMEOUT = 1.0
 SENTINEL_PORT = 26379
 
 
+#: Errors that Redis soon stops giving. Before version 7 it wraps that of a script's command in an error of the script.
+_TEMPORARY = re.compile(
+    r"(ERR Error running script .* -)?(LOADING|BUSY|MASTERDOWN|TRYAGAIN|READONLY|NOREPLICAS)\b"
+)
+
+
 class ClientError(Exception):
     """An error that Redis returned."""
+
+    @property
+    def temporary(self) -> bool:
+        """Whether Redis soon stops giving it."""
+        return _TEMPORARY.match(str(self)) is not None
 
 
 class ProtocolError(ClientError):

@@ -56,9 +56,6 @@ ANSWER, AGAIN = 3.0, 0.2
 #: Seconds until the last of the pool's processes must be gone. systemd has already killed them.
 GONE = 1.0
 
-#: Beginnings of errors that Redis soon stops giving.
-_SOON = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "READONLY")
-
 #: Errors that will be the same at the next attempt: a certificate that is not the CA's, a file that does not exist.
 _FOR_GOOD = (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError)
 
@@ -252,7 +249,7 @@ def _carry_out(broker: BrokerServers, work: Return, outcome: Outcome) -> None:
         except (OSError, ClientError) as error:
             outcome.trouble = f"Redis at {address}: {one_line(error)}"
             if isinstance(error, _FOR_GOOD) or (
-                isinstance(error, ClientError) and not str(error).startswith(_SOON)
+                isinstance(error, ClientError) and not error.temporary
             ):
                 return
         else:

@@ -218,13 +218,18 @@ class Return:
             kind, command = self._command(held)
             moved.append((tag, kind))
             commands.append(command)
+        again: ClientError | None = None
         for (tag, kind), answer in zip(moved, client.ask_all(commands), strict=True):
-            if isinstance(answer, ClientError):
+            if isinstance(answer, ClientError) and answer.temporary:
+                again = answer
+            elif isinstance(answer, ClientError):
                 self._leave(tag, str(answer))
             else:
                 # PARK returns a list, in which the first item is like the result of PUT_BACK.
                 done = int(answer[0] if isinstance(answer, list) else answer)
                 self._note(kind, done)
+        if again is not None:
+            raise again
 
     def _command(self, held: UnackedMessage) -> tuple[str, tuple[str, ...]]:
         """Return the outcome of a message, and the command for it."""

@@ -21,6 +21,7 @@ import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
+from celery_fleet.common.redis_client import ClientError
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.hand_back import put_back as returning
@@ -531,6 +532,40 @@ def test_messages_are_handed_back_if_redis_comes_back_in_time(
     back.join()
     assert dead.names() == ["one"]
     dead.begun.close()
+
+
+def test_messages_are_handed_back_once_a_new_primary_has_its_replica(
+    dead: Dead, server: Server
+) -> None:
+    """It refuses to write until then. Redis 7 says so itself, older ones by an error of the script."""
+    dead.take(message("one"))
+    admin = client(server.port, "admin")
+    admin.config_set("min-replicas-to-write", 1)
+    back = threading.Timer(1, admin.config_set, ("min-replicas-to-write", 0))
+    back.start()
+    try:
+        assert dead.hand_back(seconds=60) == "<6>handed back 1 task, none of them had begun"
+    finally:
+        back.join()
+    assert dead.names() == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "temporary"),
+    [
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        (
+            "ERR Error running script (call to f_0): @user_script:1: @user_script: 1: -NOREPLICAS Not enough",
+            True,
+        ),
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("NOPERM this user has no permissions to run the 'evalsha' command", False),
+        ("ERR Error running script (call to f_0): @user_script:1: -OOM command not allowed", False),
+        ("NOREPLICASATALL", False),
+    ],
+)
+def test_errors_that_redis_soon_stops_giving(text: str, temporary: bool) -> None:
+    assert ClientError(text).temporary is temporary
 
 
 @pytest.mark.slow
