@@ -150,7 +150,7 @@ def process_settings(
             result_backend_transport_options={
                 "retry_policy": {"timeout": 15.0 if results.options else 5.0}
             },
-            result_backend_max_retries=18 if results.options else 8,
+            result_backend_max_retries=18 if results.options else 13,
         )
     if component == "operator":
         # A person waits for the answer and prefers an early error. With these settings Celery's own commands give up
