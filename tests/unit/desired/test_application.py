@@ -217,7 +217,7 @@ def test_a_producer_without_the_result_store_gives_up_in_time() -> None:
         # Sentinels need 3 s to notice that a primary is away, and some to choose another one.
         pytest.param("worker", 7, id="a worker outlasts a failover"),
         # systemd starts a Redis that has died after 2 s.
-        pytest.param("producer", 4, id="a producer outlasts a restart"),
+        pytest.param("producer", 3, id="a producer outlasts a restart"),
     ],
 )
 def test_attempts_to_reach_the_result_store_take_long_enough(
