@@ -67,8 +67,7 @@ class FollowingConnection(_Connection):  # type: ignore[misc]  # see above
         Raises:
             redis.exceptions.ConnectionError: No Sentinel knows a primary, or it can't be reached.
         """
-        known = _known.get(self.connection_pool.service_name)
-        if self._sock and known not in (None, (self.host, self.port)):
+        if self.is_left:
             self.disconnect()
         try:
             super().connect()
@@ -78,6 +77,12 @@ class FollowingConnection(_Connection):  # type: ignore[misc]  # see above
             raise RedisConnectionError(
                 f"no Sentinel answers that knows the primary {name}"
             ) from None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether another connection of this process has found a new primary."""
+        known = _known.get(self.connection_pool.service_name)
+        return bool(self._sock) and known not in (None, (self.host, self.port))
 
     def connect_to(self, address: tuple[str, int]) -> None:
         """Connect to an address that a Sentinel has named."""
@@ -160,6 +165,22 @@ def put(channel: Any, queue: str, message: Any, **kwargs: Any) -> None:
         require_copies(found, wanted)
 
 
+def receive_one(channel: Any, client: Any) -> Any:
+    """Receive remote control or an event as kombu does.
+
+    redis-py connects before it reads. On a connection to a new primary nothing is subscribed, so the process would wait
+    for ever. After an error kombu subscribes again.
+
+    Raises:
+        redis.exceptions.ConnectionError: The connection has ended, or there is a new primary.
+    """
+    if getattr(client.connection, "is_left", False):
+        client.connection.disconnect()
+        channel._in_listen = None
+        raise RedisConnectionError("the primary has moved")
+    return _base._receive_one(channel, client)
+
+
 @contextmanager
 def conn_or_acquire(channel: Any, client: Any = None) -> Iterator[Any]:
     """Yield the client with which `put` pushes, otherwise what kombu yields."""
@@ -172,5 +193,6 @@ def install() -> None:
     _channel.connection_class_ssl = FollowingConnection
     _backend.connection_class_ssl = FollowingConnection
     _channel._put, _channel.conn_or_acquire, _channel.only_client = put, conn_or_acquire, None
+    _channel._receive_one = receive_one
     # With kombu 5.7, an application may send many messages in one step, which would end after the wait.
     _channel.supports_batch_publish = False

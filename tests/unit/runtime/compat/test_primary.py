@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.compat import primary
 
@@ -78,3 +79,20 @@ def test_a_sentinel_that_is_behind_ends_no_connection(
     connected(OLD)
     assert new.has_ended()
     assert primary._known == {"shop-broker": OLD}
+
+
+def test_a_connection_that_only_listens_ends_when_the_primary_has_moved(
+    connected: Callable[..., Made],
+) -> None:
+    """Otherwise redis-py would read from a new one, on which nothing is subscribed."""
+    old = connected(OLD)
+    connected(NEW)
+    read: list[object] = []
+    channel = SimpleNamespace(_in_listen=old.connection)
+    client = SimpleNamespace(
+        connection=old.connection, parse_response=lambda: read.append(old.connection.connect())
+    )
+    with pytest.raises(RedisConnectionError, match="the primary has moved"):
+        primary.receive_one(channel, client)
+    assert read == []
+    assert channel._in_listen is old.connection._sock is None
