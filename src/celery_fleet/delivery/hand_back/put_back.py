@@ -192,6 +192,7 @@ class Return:
             chunk = running[start : start + CHUNK]
             values = client.ask_all(("HGET", self._record.unacked, tag) for tag in chunk)
             for tag, value in zip(chunk, values, strict=True):
+                _require_final(value)
                 with suppress(ValueError):
                     held = UnackedMessage.parse(tag, value, self._record)
                     crashes[tag] = dead_letters.header(held.raw, keys.CRASHES)
@@ -207,6 +208,7 @@ class Return:
             if value is None:
                 client.ask("ZREM", self._record.index, tag)
                 continue
+            _require_final(value)
             if isinstance(value, ClientError):
                 self._leave(tag, str(value))
                 continue
@@ -269,6 +271,16 @@ class Return:
 
 def _evaluation(script: Script, names: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
     return ("EVALSHA", script.sha, str(len(names)), *names, *arguments)
+
+
+def _require_final(answer: Any) -> None:
+    """Check that an answer will be the same at the next attempt.
+
+    Raises:
+        ClientError: It is an error that Redis soon stops giving.
+    """
+    if isinstance(answer, ClientError) and answer.temporary:
+        raise answer
 
 
 def _sound(answers: Iterable[Any]) -> list[int]:

@@ -3,7 +3,7 @@
 A child of the pool stores the result of its task itself. It retries for as long as the settings say, which may be hours
 and is useful while the worker runs. When the worker has been told to end, the child tries for :data:`AFTER` seconds.
 Then it gives up the result and logs the task. The task is acknowledged nevertheless, because it has ended and would
-otherwise run twice.
+otherwise run twice. A result on which other tasks depend is not given up (`sending.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import mmap
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from celery.backends.redis import RedisBackend
+from celery.exceptions import BackendStoreError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -31,8 +33,9 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Answer = TypeVar("Answer")
 
-#: Seconds after which a result that can't be stored is given up, counted from when its task has ended or the worker was
-#: told to end, whichever is later. An attempt lasts as long as redis_socket_connect_timeout and redis_socket_timeout.
+#: Seconds after which a result that can't be stored is given up, counted from the first attempt or from when the worker
+#: was told to end, whichever is later. An attempt lasts as long as redis_socket_connect_timeout and
+#: redis_socket_timeout.
 AFTER = 20.0
 
 #: Seconds that the event loop waits when it reads a result.
@@ -89,7 +92,10 @@ class ShutdownDeadline:
             GivenUpError: There is no time left.
         """
         if self.over:
-            raise GivenUpError("the worker ends, and the result store does not answer")
+            # kombu calls this while it handles the store's error, and a task that sends something waits for that.
+            raise GivenUpError(
+                "the worker ends, and the result store does not answer"
+            ) from sys.exc_info()[1]
 
 
 def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool]) -> Any:
@@ -118,7 +124,8 @@ def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool
             try:
                 return store(task_id, result, state, *args, **kwargs)
             except Exception as exc:
-                if not deadline.over:
+                # BackendStoreError: Celery's own attempts are over. It would store a failure next, for as long.
+                if not (deadline.over or (deadline.given and isinstance(exc, BackendStoreError))):
                     raise
                 logger.error(
                     "the result of task %s (%s) is not stored, because the worker ends and the result store does not"

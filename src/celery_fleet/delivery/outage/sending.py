@@ -56,7 +56,7 @@ _RENEW_CLAIM = ContextVar[Callable[[], object] | None]("celery_fleet_renew_claim
 #: Seconds for which the claim on a chord outlives its process, and for which another attempt waits for it at most.
 CLAIM = 15
 
-#: The backend's method that is being retried.
+#: The backend's method that is being called; Celery does not retry it.
 _METHOD = ContextVar("celery_fleet_method", default="")
 
 
@@ -347,23 +347,27 @@ def _until_dispatched(
                     time.sleep(LONGEST_PAUSE)
 
 
-def _begin(attempt: Callable[[], Any], task: Any) -> Any:
+def _begin(attempt: Callable[[], object], task: Any) -> None:
     """Note that a task starts (``task_track_started``), if the result store takes it.
 
     Celery would treat an error as the end of the task, and acknowledge it although it has not run.
+
+    Raises:
+        PutBackError: The task's soft time limit was reached, because the result store hangs.
     """
-    try:
-        return attempt()
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception as exc:  # noqa: BLE001  # a result store that is no Redis has errors of its own
-        logger.warning(
-            "the result store does not note that task %s[%s] has started: %s",
-            task.name,
-            task.request.id,
-            error_text(exc),
-        )
-        return None
+    with _Attempts(waiting=False) as attempts, soft_limit.noted() as limit:
+        try:
+            attempt()
+        except MemoryError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # a result store that is no Redis has errors of its own
+            logger.warning(
+                "the result store does not note that task %s[%s] has started: %s",
+                task.name,
+                task.request.id,
+                error_text(exc),
+            )
+        _stop_at(limit, attempts, task)
 
 
 def _is_needed(name: str, request: Any, args: tuple[Any, ...]) -> bool:

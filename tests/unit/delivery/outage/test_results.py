@@ -6,9 +6,11 @@ import logging
 
 import pytest
 from celery import Celery
+from celery.exceptions import BackendStoreError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery.outage import results
+from celery_fleet.delivery.outage.away import is_away
 
 #: Seconds of each attempt.
 ATTEMPT = 4.0
@@ -67,3 +69,41 @@ def test_a_worker_that_ends_gives_up_a_result_after_a_while(
     assert ("the result of task 1 (SUCCESS) is not stored" in caplog.text) is not stored
     if not stored:
         assert results.AFTER < clock.now - began <= results.AFTER + ATTEMPT
+
+
+def test_a_worker_that_ends_stores_no_failure_after_a_success(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Celery's own attempts are over before the deadline is."""
+    deadline = results.ShutdownDeadline()
+    app = Celery("shop", set_as_current=False, backend="redis://127.0.0.1:1/0")
+    app.conf.update(result_backend_always_retry=True, result_backend_max_retries=2)
+    backend = results.bound(app.backend, deadline, lambda: False)
+
+    def store(*_: object, **__: object) -> None:
+        raise RedisConnectionError("refused")
+
+    monkeypatch.setattr(backend, "_store_result", store)
+    monkeypatch.setattr(backend, "_sleep", lambda _: None)
+    with pytest.raises(BackendStoreError):
+        backend.store_result("1", 4, "SUCCESS")
+    deadline.give()
+    assert backend.store_result("1", 4, "SUCCESS") == 4
+    assert "the result of task 1 (SUCCESS) is not stored" in caplog.text
+
+
+def test_a_task_of_a_worker_that_ends_waits_to_start_a_chord() -> None:
+    """For that, it has to see that the result store is away."""
+    deadline = results.ShutdownDeadline(after=0)
+    deadline.give()
+
+    def fail() -> None:
+        try:
+            raise RedisConnectionError("refused")
+        except RedisConnectionError:
+            deadline.check()
+            raise
+
+    with pytest.raises(results.GivenUpError) as caught:
+        fail()
+    assert is_away(caught.value)

@@ -308,6 +308,43 @@ def test_tasks_run_although_the_result_store_does_not_note_that_they_start(
     assert worker.times("end") == dict.fromkeys(numbers, 1)
 
 
+LIMITED = (
+    SHOP
+    + """
+
+@app.task(soft_time_limit=2)
+def limited(number):
+    write(f"end {number}")
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_soft_limit_that_passes_before_a_task_begins_puts_it_back(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        results = Server(tmp_path / "results")
+        stack.callback(results.end)
+        conf = {
+            "result_backend": f"redis://127.0.0.1:{results.port}/0",
+            "redis_socket_timeout": 5,
+            "task_track_started": True,
+        }
+        worker = stack.enter_context(
+            working(
+                tmp_path, "-P", "prefork", "-c", "1", delivery=DELIVERY, conf=conf, shop=LIMITED
+            )
+        )
+        worker.send(1, 0, task="limited")
+        worker.done([0])
+        results.signal(signal.SIGSTOP)
+        worker.send(1, 0, first=1, task="limited")
+        wait_for(lambda: "Soft time limit (2s) exceeded" in worker.log, "the limit has passed")
+        results.signal(signal.SIGCONT)
+        worker.done([1])
+        settled(worker)
+    assert worker.times("end") == {0: 1, 1: 1}
+
+
 class DatabaseError(Exception):
     """The error of a result store that is no Redis."""
 
