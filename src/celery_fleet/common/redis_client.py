@@ -22,7 +22,6 @@ TIMEOUT = 3.0
 SENTINEL_TIMEOUT = 1.0
 SENTINEL_PORT = 26379
 
-
 #: Errors that Redis soon stops giving. Before version 7 it wraps that of a script's command in an error of the script.
 _TEMPORARY = re.compile(
     r"(ERR Error running script .* -)?(LOADING|BUSY|MASTERDOWN|TRYAGAIN|READONLY|NOREPLICAS)\b"

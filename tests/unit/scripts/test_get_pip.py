@@ -1,4 +1,4 @@
-"""Where the virtualenvs of `make sanity` get their pip from."""
+"""The pip that `make sanity` installs in its virtualenvs."""
 
 from __future__ import annotations
 

@@ -191,8 +191,8 @@ class Return:
         for start in range(0, len(running), CHUNK):
             chunk = running[start : start + CHUNK]
             values = client.ask_all(("HGET", self._record.unacked, tag) for tag in chunk)
+            _require_final(values)
             for tag, value in zip(chunk, values, strict=True):
-                _require_final(value)
                 with suppress(ValueError):
                     held = UnackedMessage.parse(tag, value, self._record)
                     crashes[tag] = dead_letters.header(held.raw, keys.CRASHES)
@@ -202,13 +202,13 @@ class Return:
 
     def _move(self, client: MessageClient, tags: Sequence[str]) -> None:
         values = client.ask_all(("HGET", self._record.unacked, tag) for tag in tags)
+        _require_final(values)
         commands: list[tuple[str, ...]] = []
         moved: list[tuple[str, str]] = []
         for tag, value in zip(tags, values, strict=True):
             if value is None:
                 client.ask("ZREM", self._record.index, tag)
                 continue
-            _require_final(value)
             if isinstance(value, ClientError):
                 self._leave(tag, str(value))
                 continue
@@ -220,18 +220,16 @@ class Return:
             kind, command = self._command(held)
             moved.append((tag, kind))
             commands.append(command)
-        again: ClientError | None = None
-        for (tag, kind), answer in zip(moved, client.ask_all(commands), strict=True):
-            if isinstance(answer, ClientError) and answer.temporary:
-                again = answer
-            elif isinstance(answer, ClientError):
-                self._leave(tag, str(answer))
+        answers = client.ask_all(commands)
+        for (tag, kind), answer in zip(moved, answers, strict=True):
+            if isinstance(answer, ClientError):
+                if not answer.temporary:
+                    self._leave(tag, str(answer))
             else:
                 # PARK returns a list, in which the first item is like the result of PUT_BACK.
                 done = int(answer[0] if isinstance(answer, list) else answer)
                 self._note(kind, done)
-        if again is not None:
-            raise again
+        _require_final(answers)
 
     def _command(self, held: UnackedMessage) -> tuple[str, tuple[str, ...]]:
         """Return the outcome of a message, and the command for it."""
@@ -273,14 +271,15 @@ def _evaluation(script: Script, names: Sequence[str], arguments: Sequence[str]) 
     return ("EVALSHA", script.sha, str(len(names)), *names, *arguments)
 
 
-def _require_final(answer: Any) -> None:
-    """Check that an answer will be the same at the next attempt.
+def _require_final(answers: Iterable[Any]) -> None:
+    """Check that none of the answers would be another one soon.
 
     Raises:
-        ClientError: It is an error that Redis soon stops giving.
+        ClientError: One of the answers is an error that Redis soon stops giving.
     """
-    if isinstance(answer, ClientError) and answer.temporary:
-        raise answer
+    for answer in answers:
+        if isinstance(answer, ClientError) and answer.temporary:
+            raise answer
 
 
 def _sound(answers: Iterable[Any]) -> list[int]:
