@@ -30,13 +30,14 @@ STALE = 15.0
 
 #: KEYS: lists. ARGV: the header. Returns for each list when the message at its head was sent (Unix time), ``""`` if it
 #: does not say, and nil if the list is empty: false in Lua, where a nil would end the answer. The header comes after
-#: the arguments, in which quotation marks have a backslash before them. Its hyphens would be operators of the pattern.
+#: the arguments, in which quotation marks have a backslash before them. Its hyphens would be operators of the pattern,
+#: and without the ``^``, a message that lacks it would be searched from each of its characters.
 HEADS = Script("""
 local header = string.gsub(ARGV[1], '%p', '%%%0')
 local found = {}
 for i = 1, #KEYS do
   local item = redis.call('LRANGE', KEYS[i], -1, -1)[1]
-  found[i] = item and (string.match(item, '.*"' .. header .. '": ?(%d+%.?%d*)') or '') or false
+  found[i] = item and (string.match(item, '^.*"' .. header .. '": ?(%d+%.?%d*)') or '') or false
 end
 return found
 """)

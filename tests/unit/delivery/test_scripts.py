@@ -347,3 +347,12 @@ def test_the_heads_of_lists_say_when_they_were_sent(broker: redis.Redis) -> None
         broker.lpush(name, json.dumps({"body": "", "headers": headers}))
         broker.lpush(name, json.dumps({"headers": {keys.SENT: 5}}))
     assert run(broker, HEADS, ["mail", "bulk", "empty"], [keys.SENT]) == [b"1234.567", b"", None]
+
+
+def test_a_large_message_that_does_not_say_when_it_was_sent_costs_redis_little(
+    broker: redis.Redis,
+) -> None:
+    broker.lpush("mail", json.dumps({"body": "x" * 30_000, "headers": {}}))
+    began = time.monotonic()
+    assert run(broker, HEADS, ["mail"], [keys.SENT]) == [b""]
+    assert time.monotonic() - began < 0.5
