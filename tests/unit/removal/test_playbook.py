@@ -158,13 +158,19 @@ def test_messages_that_were_handed_back_end_the_run_with_redis_up(ground: Ground
 
 
 @pytest.mark.parametrize(
-    "given", ["fleet_remove_discard_messages=true", '{"fleet_remove_keep": ["redis_data"]}']
+    ("given", "recorded"),
+    [
+        ("fleet_remove_discard_messages=true", ["redis1 record"]),
+        # Nothing was decided about them, so another removal must not take them for given up.
+        ('{"fleet_remove_keep": ["redis_data"]}', []),
+    ],
 )
-def test_messages_may_be_given_up_or_kept(ground: Ground, given: str) -> None:
+def test_messages_may_be_given_up_or_kept(ground: Ground, given: str, recorded: list[str]) -> None:
     ground.found["redis1"]["messages"] = ground.messages = WAITING
     run = ground.run("-e", given)
     assert run.status == 0, run.text
     assert len(run.of("remove")) == 2
+    assert run.of("record") == recorded
 
 
 def test_refusals_come_before_anything_else(ground: Ground) -> None:
