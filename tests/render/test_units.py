@@ -18,6 +18,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
     WORKER as OPTIONS,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    MOST_PROCESSES,
+)
 
 from celery_fleet.system import hand_back
 from tests import systemd
@@ -356,6 +359,15 @@ def test_a_worker_survives_the_oom_kill_of_a_task_and_is_replaced_when_it_hangs(
         service = parse(whole(host, unit))["Service"]
         assert service["OOMPolicy"] == ["continue"]
         assert service["WatchdogSec"] == ["30"]
+
+
+def test_a_worker_with_all_processes_that_preflight_allows_has_enough_file_descriptors(
+    fleet: Fleet,
+) -> None:
+    for host, unit, _ in workers(fleet):
+        (limit,) = parse(whole(host, unit))["Service"]["LimitNOFILE"]
+        # Five for each process of the pool, and as many as systemd gives by default for everything else.
+        assert int(limit) > 5 * MOST_PROCESSES + 1024
 
 
 def test_a_worker_has_the_limits_of_the_inventory(fleet: Fleet) -> None:

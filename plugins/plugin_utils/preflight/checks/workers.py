@@ -45,7 +45,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 EXTERNAL: Final = "celery_app_external_queues"
 METRICS: Final = "celery_app_metrics"
 # Processes or threads of one worker: Celery can't handle more files, and each needs memory.
-_MOST: Final = 1000
+MOST_PROCESSES: Final = 1000
 # 64 GiB, more than one process gets. A number of bytes, written by mistake, is above it.
 _TOO_MANY_KIB: Final = 64 * 2**20
 _GREENLETS: Final = ("gevent", "eventlet")
@@ -236,10 +236,10 @@ def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
 
 def _processes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     number = as_number(options.get("concurrency"))
-    if number is not None and number > _MOST and options.get("pool") not in _GREENLETS:
+    if number is not None and number > MOST_PROCESSES and options.get("pool") not in _GREENLETS:
         yield (
             "concurrency",
-            f"is more than the {_MOST} processes or threads that one worker can have",
+            f"is more than the {MOST_PROCESSES} processes or threads that one worker can have",
             "write as many as the host has room for; for thousands of waiting tasks write pool: gevent",
         )
 
