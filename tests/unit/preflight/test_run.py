@@ -1759,6 +1759,22 @@ def test_an_entry_of_the_code_can_be_switched_off_by_its_name(variables: Variabl
     assert problems(variables) == []
 
 
+def test_a_schedule_that_systemd_cannot_pass_to_beat_is_refused(variables: Variables) -> None:
+    entry = {"task": "app.tasks.clean", "interval": 3600, "queue": "discounts"}
+
+    def entries(number: int) -> dict[str, Any]:
+        return {f"tenant-{one}": dict(entry) for one in range(number)}
+
+    assert problems({**variables, "celery_beat_schedule": entries(8000)}) == []
+    found = only(problems({**variables, "celery_beat_schedule": entries(11_000)}))
+    assert (found.variable, found.message.split(", but")[0]) == (
+        "celery_beat_schedule",
+        "has 11000 entries of 923 kB",
+    )
+    entry |= {"missed": "each", "missed_limit": 5}
+    assert only(problems({**variables, "celery_beat_schedule": entries(7000)}))
+
+
 def test_valid_release_commands_pass(variables: Variables) -> None:
     variables[R] = [
         MIGRATE | {"when": "release", "hosts": "one", "timeout": 300},

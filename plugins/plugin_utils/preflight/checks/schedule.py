@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zoneinfo
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,6 +12,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
     ENTRY,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings import (
+    missed_policies,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.schedule_times import (
     CRONTAB_WIDTHS,
     LARGEST_NUMBER,
@@ -38,6 +42,10 @@ Path = tuple[object, ...]
 
 # How similar a text has to be to a zone's name for that to be suggested.
 _LIKE_A_ZONE: Final = 0.75
+
+# Beat gets its schedule as a credential. systemd gives a unit at most 1 MiB of these (systemd.exec(5)), and beat needs
+# some for its other settings and the secret environment.
+_MOST_BYTES: Final = 800_000
 
 _KINDS: Final = ("crontab", "interval", "solar")
 
@@ -233,8 +241,20 @@ def check_zone(model: Model) -> Iterator[Problem]:
 
 
 def check_schedule(model: Model) -> Iterator[Problem]:
-    """Check that each entry has a task and exactly one well-formed time."""
+    """Check that each entry has a task and exactly one well-formed time, and that beat can get all entries."""
     for value, hosts in model.distinct("celery_beat_schedule"):
+        entries = {name: as_mapping(entry) for name, entry in as_mapping(value).items()}
+        size = sum(
+            len(json.dumps(part, default=str)) for part in (entries, missed_policies(entries))
+        )
+        if size > _MOST_BYTES:
+            yield Problem(
+                "celery_beat_schedule",
+                f"has {len(entries)} entries of {size // 1000} kB, but systemd can pass only {_MOST_BYTES // 1000} kB "
+                "of them to beat",
+                "declare some in the application's code, or let one task send what many entries send now",
+                hosts=hosts,
+            )
         for name, entry in as_mapping(value).items():
             if entry is UNKNOWN:
                 continue
