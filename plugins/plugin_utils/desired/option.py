@@ -74,7 +74,7 @@ class Option:
     @property
     def bounds(self) -> str:
         """The range of a number in words; an empty string if there is none."""
-        low, high = (None if n is None else f"{n:g}" for n in (self.lowest, self.highest))
+        low, high = (None if n is None else _plain(n) for n in (self.lowest, self.highest))
         if low is not None and high is not None:
             return f"{low} to {high}"
         return f"{low} or more" if low is not None else f"{high} or less" if high else ""
@@ -107,8 +107,13 @@ class Option:
 def outside(number: float, lowest: float | None, highest: float | None) -> str:
     """Return how a number violates a range, such as `below 1`; an empty string if it does not."""
     if lowest is not None and number < lowest:
-        return f"below {lowest:g}"
-    return f"above {highest:g}" if highest is not None and number > highest else ""
+        return f"below {_plain(lowest)}"
+    return f"above {_plain(highest)}" if highest is not None and number > highest else ""
+
+
+def _plain(number: float) -> str:
+    """Return all digits of a bound, which the format `g` rounds to six."""
+    return f"{number:.15g}"
 
 
 def as_number(value: object) -> float | None:

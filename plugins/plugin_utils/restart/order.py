@@ -102,7 +102,7 @@ class FleetWorker:
 
 @dataclass(frozen=True)
 class Policy:
-    """CanaryLimits of a roll.
+    """Limits of a roll.
 
     Attributes:
         min_capacity: Percentage of a queue's processes that keep consuming.
@@ -154,7 +154,7 @@ class RollSnapshot:
 
     Attributes:
         workers: All workers of the fleet, as they were when the roll began, in the order of the inventory.
-        policy: CanaryLimits of the roll.
+        policy: Limits of the roll.
         joined: Hosts that are ready for their turns. There may be more hosts than Ansible has forks.
         active: Running turns, by node.
         ended: Ended turns, by node.

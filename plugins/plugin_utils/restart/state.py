@@ -48,7 +48,7 @@ class RollState:
 
         Args:
             workers: All workers of the fleet.
-            policy: CanaryLimits of the roll.
+            policy: Limits of the roll.
             report: File for the report, written whenever a host leaves; empty for none.
 
         Raises:
