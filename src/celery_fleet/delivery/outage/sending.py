@@ -41,6 +41,9 @@ SLOW = 1.0
 #: Instead of the time of the first attempt if the task waits already; 0 would mean that there is no attempt.
 _LONG_AGO = 1e-9
 
+#: The number of PIDs on 64-bit Linux (PID_MAX_LIMIT).
+_PIDS = 1 << 22
+
 #: Pause in seconds before the second attempt, and longest pause between two attempts.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
@@ -67,8 +70,11 @@ def _counts_for_chord() -> bool:
 
 @cache
 def _attempts() -> memoryview[float]:
-    """Return, for each possible PID of Linux, since when its task has tried to reach Redis, or 0; see `_Attempts`."""
-    return memoryview(shared_memory("WAITING", 8 << 22)).cast("d")
+    """Return for each PID since when its task has tried to reach Redis (monotonic), `_LONG_AGO`, or 0; see `_Attempts`.
+
+    All processes of a pool share it.
+    """
+    return memoryview(shared_memory("WAITING", 8 * _PIDS)).cast("d")
 
 
 class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Celery ships no types
@@ -339,8 +345,10 @@ def _until_dispatched(
         while True:
             count(request, *args, **kwargs)
             claim = patiently(lambda: backend.client.get(key), "the result store")
-            if claim == b"done" or not (claim or claimed):
+            if claim == b"done":
                 return
+            if not claim and not claimed:
+                return  # no process has claimed the chord: this was not its last member
             claimed = bool(claim)
             if claimed:
                 with suppress(SoftTimeLimitExceeded):  # the task itself has ended
