@@ -161,99 +161,101 @@ def use_request(
     if getattr(base, "celery_fleet", False):
         return
 
-    def put_back(self: Any) -> None:
-        worker_state.task_ready(self)
-        self.reject(requeue=True)
+    class Request(base):  # type: ignore[misc]  # Celery ships no types
+        celery_fleet = True
+        waited_to_send = False
+        failure: BaseException | None = None
 
-    def on_failure(
-        self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
-    ) -> Any:
-        exc = _error(exc_info)
-        if isinstance(exc, MemoryError):
-            # Celery would end the worker for a MemoryError.
-            exc_info.exception = OutOfMemoryError(str(exc) or "the task ran out of memory")
-        elif not isinstance(exc, (Exception, SystemExit, KeyboardInterrupt)):
-            exc_info.exception = minors.celery.storable(exc)
-        elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
-            # The time limit was reached before the retry could be sent (Task.retry).
-            exc.requeue = self.task.acks_late
-        elif (
-            isinstance(exc, TimeLimitExceeded)
-            and self.task.acks_late
-            and self.worker_pid
-            and was_waiting(self.worker_pid)
-        ):
-            self.waited_to_send = True
-            put_back(self)
-            return None
-        lost = _lost(self, exc_info)
-        if lost is not None and died(self, lost, exc_info):
-            return None
-        if lost is not None and runs_again_for_chord(self):
-            put_back(self)
-            return None
-        with _ending(self, exc if lost is None else lost):
-            if lost is not None:
-                if minors.celery.retry_lost(self, lost, exc_info):
-                    return None
-                if lost is not exc:
-                    minors.celery.report_lost(exc_info, lost)
-            if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
-                self.failure = exc if lost is None else lost
-            return base.on_failure(self, exc_info, send_failed_event, return_ok)
+        def on_failure(
+            self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+        ) -> Any:
+            exc = _error(exc_info)
+            if self._waits_at_its_limit(exc):
+                self.waited_to_send = True
+                _put_back(self)
+                return None
+            _adapt_error(self, exc_info)
+            lost = _lost(self, exc_info)
+            if lost is not None and died(self, lost, exc_info):
+                return None
+            if lost is not None and runs_again_for_chord(self):
+                _put_back(self)
+                return None
+            with _ending(self, exc if lost is None else lost):
+                if lost is not None:
+                    if minors.celery.retry_lost(self, lost, exc_info):
+                        return None
+                    if lost is not exc:
+                        minors.celery.report_lost(exc_info, lost)
+                if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
+                    self.failure = exc if lost is None else lost
+                return super().on_failure(exc_info, send_failed_event, return_ok)
 
-    def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
-        # With prefork, a hard limit calls on_failure first (billiard/pool.py); with greenlets, only this method.
-        if self.waited_to_send:
-            return None
-        if not soft and self.task.acks_late and was_cut_off():
-            put_back(self)
-            return None
-        if soft:
-            return base.on_timeout(self, soft, timeout)
-        self.failure = TimeLimitExceeded(timeout)
-        ends = minors.celery.acknowledges_failed(self.task, timeout=True)
-        with _ending(self, self.failure):
-            answer = base.on_timeout(self, soft, timeout)
-            if self.task.acks_late and not ends and not self.acknowledged:
-                self.reject(requeue=True)  # Celery does this since 5.7
-            return answer
+        def _waits_at_its_limit(self, exc: BaseException) -> bool:
+            if not isinstance(exc, TimeLimitExceeded) or not self.task.acks_late:
+                return False
+            return bool(self.worker_pid) and was_waiting(self.worker_pid)
 
-    def announce_revoked(self: Any, *what: Any) -> None:
-        # Otherwise an expired task would become a dead letter, or stay in `unacked`, while the result store is away.
-        with _ending(self, Reject("it was revoked or has expired", requeue=True)):
-            base._announce_revoked(self, *what)
+        def on_timeout(self, soft: bool, timeout: float) -> Any:
+            # With prefork, a hard limit calls on_failure first (billiard/pool.py); with greenlets, only this method.
+            if self.waited_to_send:
+                return None
+            if not soft and self.task.acks_late and was_cut_off():
+                _put_back(self)
+                return None
+            if soft:
+                return super().on_timeout(soft, timeout)
+            self.failure = TimeLimitExceeded(timeout)
+            ends = minors.celery.acknowledges_failed(self.task, timeout=True)
+            with _ending(self, self.failure):
+                answer = super().on_timeout(soft, timeout)
+                if self.task.acks_late and not ends and not self.acknowledged:
+                    self.reject(requeue=True)  # Celery does this since 5.7
+                return answer
 
-    def acknowledge(self: Any) -> None:
-        exc = self.failure
-        # A task may have succeeded before its process died.
-        done = isinstance(exc, WorkerLostError) and succeeded(self)
-        if failed is not None and exc is not None and not self.acknowledged and not done:
-            failed(self, exc)
-        base.acknowledge(self)
+        def acknowledge(self) -> None:
+            exc = self.failure
+            # A task may have succeeded before its process died.
+            done = isinstance(exc, WorkerLostError) and succeeded(self)
+            if failed is not None and exc is not None and not self.acknowledged and not done:
+                failed(self, exc)
+            super().acknowledge()
 
-    def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
-        """Retry a task after its process died, as Celery does; if the retry can't be sent, put the message back."""
-        failure, self.failure = self.failure, None
-        if base._retry_worker_lost(self, exc, exc_info):
+        def _announce_revoked(self, *what: Any) -> None:
+            # Otherwise an expired task would become a dead letter, or stay in `unacked`, if the result store is away.
+            with _ending(self, Reject("it was revoked or has expired", requeue=True)):
+                super()._announce_revoked(*what)
+
+        def _retry_worker_lost(self, exc: BaseException, exc_info: Any) -> bool:
+            """Retry a task after its process died, as Celery does; if the retry can't be sent, put the message back."""
+            failure, self.failure = self.failure, None
+            if super()._retry_worker_lost(exc, exc_info):
+                return True
+            self.failure = failure
+            if not self.task.acks_late or self.acknowledged:
+                return False  # there is no message any more
+            self.reject(requeue=True)
             return True
-        self.failure = failure
-        if not self.task.acks_late or self.acknowledged:
-            return False  # there is no message any more
-        self.reject(requeue=True)
-        return True
 
-    added = {
-        "celery_fleet": True,
-        "waited_to_send": False,
-        "failure": None,
-        "on_failure": on_failure,
-        "on_timeout": on_timeout,
-        "acknowledge": acknowledge,
-        "_announce_revoked": announce_revoked,
-        "_retry_worker_lost": retry_worker_lost,
-    }
-    task.Request = type("Request", (base,), added)
+    task.Request = Request
+
+
+def _put_back(request: Any) -> None:
+    worker_state.task_ready(request)
+    request.reject(requeue=True)
+
+
+def _adapt_error(request: Any, exc_info: Any) -> None:
+    """Replace or complete an error that Celery would handle wrongly."""
+    exc = _error(exc_info)
+    if isinstance(exc, MemoryError):
+        # Celery would end the worker.
+        exc_info.exception = OutOfMemoryError(str(exc) or "the task ran out of memory")
+    elif not isinstance(exc, (Exception, SystemExit, KeyboardInterrupt)):
+        exc_info.exception = minors.celery.storable(exc)
+    elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
+        # The time limit was reached before the retry could be sent (Task.retry).
+        exc.requeue = request.task.acks_late
 
 
 @contextmanager
