@@ -8,7 +8,8 @@ The broker keeps them in the hash `celery_fleet.delivery.keys.PAUSES`, so they o
     "worker:mail@worker1"   a worker on one host
     "queue:mail"            a queue, in every worker that consumes it
 
-Each value is ``{"since": <Unix time>, "by": "ana", "why": "the provider is down"}``. Standard library only.
+A newline and the reason follow, so that the pauses of several people don't replace each other. Each value is
+``{"since": <Unix time>, "by": "ana", "why": "the provider is down"}``. Standard library only.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Pause:
     def entry(self) -> tuple[str, str]:
         """Return the field and value of the hash."""
         value = asdict(self)
-        return value.pop("target"), json.dumps(value)
+        return f"{value.pop('target')}\n{self.reason}", json.dumps(value)
 
     def stops(self, node: str, queue: str) -> bool:
         """Return whether a node must not fetch from a queue. A worker's second instance is paused with the worker."""
@@ -84,7 +85,8 @@ def parse(entries: Mapping[Any, Any]) -> list[Pause]:
     """Return the pauses in the broker's hash, the oldest first; a damaged value still pauses its target."""
     found = []
     for field, value in entries.items():
-        name = field.decode(errors="replace") if isinstance(field, bytes) else str(field)
+        text = field.decode(errors="replace") if isinstance(field, bytes) else str(field)
+        name, _, _ = text.partition("\n")
         if name.partition(":")[0] in KINDS:
             found.append(_one(name, value))
     return sorted(found, key=lambda pause: (pause.since, pause.target))

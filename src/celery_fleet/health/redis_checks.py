@@ -181,7 +181,7 @@ def queues(setup: Setup) -> Finding:
             continue
         parts.append((judge(length, bounds), f"{length} tasks wait in {queue}"))
     total = sum(lengths.values())
-    words = "".join(f"; paused: {one.words}" for one in paused)
+    words = "".join(dict.fromkeys(f"; paused: {one.words}" for one in paused))
     return combined(parts, f"{total} tasks wait in {len(lengths)} queues{words}", lengths)
 
 

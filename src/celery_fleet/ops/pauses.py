@@ -2,7 +2,7 @@
 
     {"do": "list"}
     {"do": "pause", "targets": ["queue:mail"], "by": "ana", "why": "the provider is down", "expected": ["mail@worker1"]}
-    {"do": "resume", "targets": ["queue:mail"], "expected": […]}
+    {"do": "resume", "targets": ["queue:mail"], "by": "ana", "why": null, "expected": […]}
     {"do": "ask", "expected": […]}
 
 ``ask`` has the workers read the pauses again and say how many tasks of paused queues still run. With a full broker no
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from celery_fleet.common import pauses
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.pauses import Pause
+from celery_fleet.common.text import shown
 from celery_fleet.delivery.keys import PAUSES
 from celery_fleet.ops.replies import redis_of, told
 
@@ -45,17 +46,39 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         raise FleetError(f"{do} is not an action for pauses: use list, pause, resume or ask")
     with app.connection_for_write() as connection:
         client = redis_of(connection, "pauses")
-        before = {pause.target: pause for pause in _read(client)}
-        changed = [one for one in targets if (one in before) == (do == "resume")]
-        if do == "pause":
-            by, why = str(request.get("by") or ""), str(request.get("why") or "")
-            for one in changed:  # an earlier pause keeps its reason
-                client.hset(PAUSES, *Pause(one, time.time(), by, why).entry)
-        elif do == "resume" and targets:
-            client.hdel(PAUSES, *targets)
+        change = {"pause": _pause, "resume": _resume}.get(do)
+        by, why = shown(request.get("by") or ""), request.get("why")
+        why = None if why is None else shown(why)
+        changed = [one for one in targets if change and change(client, one, by, why)]
         left = [_shown(pause) for pause in _read(client)]
     replies, unheard = ({}, None) if do == "list" else _tell(app, request.get("expected") or ())
     return {"pauses": left, "changed": changed, "workers": replies, "unheard": unheard}
+
+
+def _pause(client: Any, target: str, by: str, why: str | None) -> bool:
+    """Pause a target; return False if the same person has paused it for the same reason before."""
+    pause = Pause(target, time.time(), by, why or "")
+    if any(replace(one, since=pause.since) == pause for one in _read(client)):
+        return False
+    client.hset(PAUSES, *pause.entry)
+    return True
+
+
+def _resume(client: Any, target: str, by: str, why: str | None) -> bool:
+    """End a person's own pause of a target, or else another person's; return False if there is none.
+
+    If there are several, none is ended without a reason, because others may rely on theirs.
+    """
+    found = [
+        (field, pause)
+        for field, value in client.hgetall(PAUSES).items()
+        for pause in pauses.parse({field: value})
+        if pause.target == target and why in (None, pause.why)
+    ]
+    fields = [field for field, pause in found if pause.by == by] or [field for field, _ in found]
+    if not fields or (why is None and len(fields) > 1):
+        return False
+    return bool(client.hdel(PAUSES, *fields))
 
 
 def _read(client: Any) -> list[Pause]:

@@ -257,7 +257,7 @@ def resumed(call: Call) -> Iterator[None]:
     yield
     for pause in found(call("status", "--json"), 1)["pauses"]:
         kind, _, name = pause["target"].partition(":")
-        call("resume", f"--{kind}={name}" if name else "--all")
+        call("resume", f"--{kind}={name}" if name else "--all", "--why", pause["why"])
 
 
 @pytest.mark.usefixtures("resumed")
@@ -281,9 +281,10 @@ def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPa
     # The worker is fine; the problem is another queue, which is not consumed.
     assert "mail" not in " ".join(report["problems"])
 
-    # A second pause of the same queue waits for running tasks, and changes nothing in the first.
+    # The same pause again waits for running tasks, and changes nothing in the first.
     threading.Timer(1, (fleet.directory / "go").touch).start()
-    answer = found(call("pause", "--queue", "mail", "--why", "x", "--wait", "30", "--json"))
+    why = ("--why", "the provider is down")
+    answer = found(call("pause", "--queue", "mail", *why, "--wait", "30", "--json"))
     assert answer["workers"][NODE] == {"paused": {"mail": 0}}
     assert answer["changed"] == []
     assert answer["pauses"] == report["pauses"]
@@ -296,6 +297,51 @@ def test_pause_and_resume(fleet: Fleet, call: Call, monkeypatch: pytest.MonkeyPa
     done = call("resume", "--worker", NODE.partition("@")[0])
     assert done.stdout == f"Worker {NODE.partition('@')[0]} is no longer paused.\n"
     assert found(call("result", waiting, "--wait", "20", "--json"))["ok"]
+
+
+REBOOT = ("resume", "--queue", "mail", "--why", "reboot_hosts.yml")
+
+
+@pytest.mark.usefixtures("resumed")
+@pytest.mark.parametrize("other", ["bob", "ana"])
+def test_no_one_ends_the_pause_of_another(
+    call: Call, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Ana's playbook pauses a queue, and meanwhile Bob or, with the same login, another person."""
+    monkeypatch.setenv("SUDO_USER", "ana")
+    call("pause", "--queue", "mail", "--why", "reboot_hosts.yml")
+    monkeypatch.setenv("SUDO_USER", other)
+    done = call("pause", "--queue", "mail", "--why", "disk")
+    assert (done.exit_code, done.stdout.partition("\n")[0]) == (0, "Queue mail is paused.")
+    monkeypatch.setenv("SUDO_USER", "cara")
+    done = call("resume", "--queue", "mail")
+    assert done.exit_code == 1
+    assert "queue mail is paused more than once; choose a pause with --why" in done.stderr
+
+    monkeypatch.setenv("SUDO_USER", "ana")
+    done = call(*REBOOT)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("A pause of queue mail has ended, another one remains.\n")
+    left = found(call("status", "--json"), 1)["pauses"]
+    assert [(one["by"], one["why"]) for one in left] == [(other, "disk")]
+    done = call(*REBOOT)
+    assert done.exit_code == 1
+    assert "queue mail was not paused for this reason; paused is queue mail" in done.stderr
+    monkeypatch.setenv("SUDO_USER", "cara")
+    assert call("resume", "--queue", "mail").stdout == "Queue mail is no longer paused.\n"
+
+
+@pytest.mark.usefixtures("resumed")
+def test_of_several_pauses_the_persons_own_ends(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ana", "bob", "cara"):
+        monkeypatch.setenv("SUDO_USER", name)
+        call("pause", "--queue", "mail", "--why", "disk")
+    monkeypatch.setenv("SUDO_USER", "bob")
+    answer = found(call("resume", "--queue", "mail", "--json"))
+    assert [one["by"] for one in answer["pauses"]] == ["ana", "cara"]
+    assert answer["workers"][NODE]["paused"].keys() == {"mail"}
 
 
 @pytest.mark.parametrize(

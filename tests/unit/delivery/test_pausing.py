@@ -42,7 +42,8 @@ class Operator:
         self._app = make_app(parse(made.fleet.settings("operator"), "settings"))
 
     def __call__(self, do: str, *targets: str) -> dict[str, Any]:
-        request = {"do": do, "targets": targets, "by": "ana", "why": "tests", "expected": [NODE]}
+        why = "tests" if do == "pause" else None
+        request = {"do": do, "targets": targets, "by": "ana", "why": why, "expected": [NODE]}
         return answers.answer(self._app, request)
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""A host of Redis reboots only while each primary has all its replicas: the role's own tasks in Ansible."""
+"""Reboots of hosts: the role's own tasks in Ansible.
+
+A host of Redis reboots only while each primary has all its replicas. Afterwards only the run's own pause ends.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ PLAY = """
   tasks:
     - import_role:
         name: celery_fleet.core.celery_pause
-        tasks_from: replicas
+        tasks_from: {tasks}
         rolespec_validate: false
-    - debug: {{msg: it may reboot}}
+    - debug: {{msg: it goes on}}
 """
 # A file for each answer; the last one stays.
 COMMAND = """#!/bin/sh
@@ -30,6 +33,7 @@ echo "$*" >> {directory}/calls
 for file in {directory}/answers/*; do break; done
 cat "$file"
 [ "$(ls {directory}/answers | wc -l)" = 1 ] || rm "$file"
+exit {status}
 """
 ONLINE = "slave{}:ip=redis{},port=6379,state=online,offset=7,lag=0\n"
 BOTH = "role:master\n" + ONLINE.format(0, 2) + ONLINE.format(1, 3)
@@ -37,12 +41,21 @@ COPYING = BOTH.replace("redis3,port=6379,state=online", "redis3,port=6379,state=
 
 
 def run(
-    directory: Path, answers: list[str], host: str = "redis1", timeout: int = 20
+    directory: Path,
+    answers: list[str],
+    *options: str,
+    host: str = "redis1",
+    timeout: int = 20,
+    tasks: str = "replicas",
+    status: int = 0,
 ) -> tuple[int, str, list[str]]:
-    """Wait for the replicas on a host; return the exit status, the output, and the commands that it ran."""
+    """Run tasks of the role on a host; return the exit status, the output, and the commands that they ran.
+
+    The commands end with `status`.
+    """
     (directory / "bin").mkdir()
     command = directory / "bin/celery-fleet"
-    command.write_text(COMMAND.format(directory=directory))
+    command.write_text(COMMAND.format(directory=directory, status=status))
     command.chmod(0o755)
     (directory / "answers").mkdir()
     for number, answer in enumerate(answers):
@@ -54,6 +67,7 @@ def run(
         "celery_app_module": "app",
         "celery_app_source": {"path": "app"},
         "celery_worker_instances": {"one": {}},
+        "celery_worker_host_instances": ["one"],
         # Nothing is asked of the health check, which may be off.
         "celery_health_enabled": False,
         "celery_pause_reboot_timeout": timeout,
@@ -62,11 +76,12 @@ def run(
     groups = {"redis": {"hosts": redis}, "celery_workers": {"hosts": {"worker1": {}}}}
     inventory = {"all": {"vars": shared}, "fleet": {"children": groups}}
     (directory / "hosts.yml").write_text(json.dumps(inventory))
-    (directory / "play.yml").write_text(PLAY.format(host=host))
+    (directory / "play.yml").write_text(PLAY.format(host=host, tasks=tasks))
     done = ansible(
         "ansible-playbook",
         f"--inventory={directory}/hosts.yml",
         str(directory / "play.yml"),
+        *options,
         ANSIBLE_COLLECTIONS_PATH=replaced(directory),
         PATH=f"{directory}/bin:{os.environ['PATH']}",
     )
@@ -82,7 +97,7 @@ def run(
 def test_a_host_of_redis_waits_while_a_replica_copies(tmp_path: Path) -> None:
     status, output, calls = run(tmp_path, [COPYING, BOTH])
     assert status == 0, output
-    assert "it may reboot" in output
+    assert "it goes on" in output
     words = [f"--app shop redis {kind} -- info replication" for kind in ("broker", "results")]
     assert calls == [words[0], *words]
 
@@ -93,7 +108,7 @@ def test_without_all_replicas_a_host_of_redis_does_not_reboot(tmp_path: Path, an
     status, output, _ = run(tmp_path, [answer], timeout=1)
     assert status != 0
     assert "A primary of Redis still lacks a replica after 1 s" in output
-    assert "it may reboot" not in output
+    assert "it goes on" not in output
 
 
 @pytest.mark.slow
@@ -108,3 +123,32 @@ def test_it_waits_before_and_after_a_reboot() -> None:
     waits = [task.get("ansible.builtin.import_tasks") == "replicas.yml" for task in tasks]
     (reboot,) = [at for at, task in enumerate(tasks) if "ansible.builtin.reboot" in task]
     assert (waits[0], any(waits[reboot:])) == (True, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "answer", "goes_on"),
+    [
+        (0, '{"changed": ["host:worker1"], "pauses": []}', True),
+        # Another person has ended this pause, and perhaps made another one.
+        (1, '{"changed": [], "pauses": [{"target": "host:worker1", "why": "disk"}]}', True),
+        (1, '{"changed": ["host:worker1"], "pauses": []}', False),
+        (3, "", False),
+    ],
+    ids=["ended", "ended before", "a worker does not obey", "silent"],
+)
+def test_after_a_reboot_only_its_own_pause_ends(
+    tmp_path: Path, status: int, answer: str, goes_on: bool
+) -> None:
+    ended, output, calls = run(
+        tmp_path,
+        [answer],
+        "--start-at-task=reboot | Resume the workers",
+        host="worker1",
+        tasks="reboot",
+        status=status,
+    )
+    assert calls == ["--app shop --format json resume --why reboot_hosts.yml --host=worker1"], (
+        output
+    )
+    assert ("it goes on" in output, ended == 0) == (goes_on, goes_on), output

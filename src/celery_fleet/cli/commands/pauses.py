@@ -117,35 +117,50 @@ def pause(
     examples=(
         "sudo celery-fleet resume --queue mail",
         "sudo celery-fleet resume --all",
+        "sudo celery-fleet resume --host worker2 --why 'database work'",
     ),
 )
 @_with_targets
 @click.option("--all", "every", is_flag=True, help="What `pause --all` has paused.")
+@click.option("--why", metavar="TEXT", help="Only the pause with this reason.")
 def resume(
     context: Context,
     queues: tuple[str, ...],
     workers: tuple[str, ...],
     hosts: tuple[str, ...],
     every: bool,
+    why: str | None,
 ) -> None:
     """End pauses, so that the workers fetch tasks again.
 
     Each pause is ended by the option that made it: `--queue mail` does not end a pause of the worker that consumes it.
+    Something that several people have paused stays paused until the last pause ends. This ends yours, if there is one.
 
-    Status 1: what was named is not paused.
+    Status 1: what was named is not paused, or more than one pause could be meant.
     """
     application = context.application
     chosen = _chosen(application, queues, workers, hosts, every, known=False)
     if not chosen:
         raise CommandError("what to resume? --queue, --worker, --host or --all", USAGE)
-    found = _ask(context, "resume", targets=chosen)
-    lines = [f"{_words(one)} is no longer paused." for one in found["changed"]]
+    found = _ask(context, "resume", targets=chosen, by=operator(), why=why)
+    still = {one["target"] for one in found["pauses"]}
+    lines = [
+        f"a pause of {_words(one)} has ended, another one remains."
+        if one in still
+        else f"{_words(one)} is no longer paused."
+        for one in found["changed"]
+    ]
     missing = [one for one in chosen if one not in found["changed"]]
     _tell(context, found, lines, affected(application, chosen))
     if missing:
-        have = ", ".join(str(one["words"]) for one in found["pauses"])
+        if why is None and (several := [one for one in missing if one in still]):
+            names = ", ".join(map(_words, several))
+            raise CommandError(f"{names} is paused more than once; choose a pause with --why", BAD)
+        reason = "" if why is None else " for this reason"
+        have = ", ".join(dict.fromkeys(str(one["words"]) for one in found["pauses"]))
         raise CommandError(
-            f"{', '.join(map(_words, missing))} was not paused; paused is {have or 'nothing'}", BAD
+            f"{', '.join(map(_words, missing))} was not paused{reason}; paused is {have or 'nothing'}",
+            BAD,
         )
     if _tell_refused(found):
         raise click.exceptions.Exit(BAD)

@@ -47,6 +47,15 @@ def test_a_hash_with_damaged_entries_is_read() -> None:
     assert json.loads(late.entry[1]) == {"since": 20.0, "by": "ana", "why": "why"}
 
 
+def test_pauses_of_several_people_do_not_replace_each_other() -> None:
+    every = [
+        Pause("host:h", 1.0, "ana", "disk"),
+        Pause("host:h", 2.0, "bo", "disk"),
+        Pause("host:h", 3.0, "bo", "memory"),
+    ]
+    assert pauses.parse(dict(one.entry for one in every)) == every
+
+
 def test_a_reason_is_one_short_line() -> None:
     _, value = Pause("all", 1.0, "a\nb", "x\nWATCHDOG=trigger\x1b[2J" + "y" * 300).entry
     (found,) = pauses.parse({"all": value})

@@ -237,7 +237,8 @@ def test_queues_of_all_priorities_are_counted(running: Running, tmp_path: Path) 
 @pytest.mark.parametrize("target", ["queue:mail", "all"])
 def test_a_paused_queue_may_grow(running: Running, tmp_path: Path, target: str) -> None:
     running.admin("LPUSH", "mail", *"12345678")
-    running.admin("HSET", PAUSES, *Pause(target, 1.0, "ana").entry)
+    for by in ("ana", "bo"):
+        running.admin("HSET", PAUSES, *Pause(target, 1.0, by).entry)
     bounds = {"queue_length": {"warning": 5, "bad": 100}}
     try:
         found = redis_checks.queues(setup(running, tmp_path, bounds))
