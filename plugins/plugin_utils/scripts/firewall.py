@@ -19,11 +19,13 @@ import sys
 from typing import Any
 
 # Stop its own timer first, which would run it a second time after a manual start. An empty copy means that there was no
-# table; without a copy, the table was confirmed or has been rolled back.
+# table; without a copy, the table was confirmed or has been rolled back. If the copy equals the table, the new one is
+# not written yet, because another application's run may hold the host's lock for long: then keep the copy for `back`.
 ROLLBACK = """
 systemctl stop "$4"
-[ -e "$2" ] || exit 0
+cat "$1" | cmp -s - "$2" && exit 0
 if [ -s "$2" ]; then mv -f "$2" "$1" && exec systemctl restart "$3"; exit 1; fi
+[ -e "$2" ] || exit 0
 rm -f "$1" "$2"
 exec systemctl disable --now "$3"
 """
@@ -42,24 +44,24 @@ def copy_of(file: str) -> str:
     return f"{file}.before"
 
 
+def rollback(app: str, file: str) -> list[str]:
+    """Return the command that restores the previous table or its absence, as long as there is a copy."""
+    units = [f"{app}-firewall.service", f"{app}-firewall-rollback.timer"]
+    return ["/bin/sh", "-c", ROLLBACK, "sh", file, copy_of(file), *units]
+
+
 def arm(app: str, file: str, seconds: float) -> str:
     """Let systemd restore the table on disk, or its absence, after so many seconds."""
-    unit, copy = f"{app}-firewall-rollback", copy_of(file)
-    rollback = ["/bin/sh", "-c", ROLLBACK, "sh", file, copy]
-    rollback += [f"{app}-firewall.service", f"{unit}.timer"]
     # The table of a run that was killed was never confirmed, so roll it back first.
-    if not run("systemctl", "is-active", f"{unit}.timer"):
-        run("systemctl", "start", f"{unit}.service")
-    elif os.path.exists(copy):
-        # The host has rebooted since.
-        run(*rollback)
-    save(file, copy)
+    back(app, file)
+    save(file, copy_of(file))
     # By default the description is the script, whose lines systemd takes for sections of the timer's file when it reads
     # that again. Then the timer would be broken.
     description = f"--description={app}: rolls back a firewall table that is not confirmed"
-    options = ["--quiet", "--collect", f"--unit={unit}", description, "--service-type=oneshot"]
+    unit = f"--unit={app}-firewall-rollback"
+    options = ["--quiet", "--collect", unit, description, "--service-type=oneshot"]
     delay = [f"--on-active={seconds:g}s", "--timer-property=AccuracySec=1s"]
-    return run("systemd-run", *options, *delay, *rollback)
+    return run("systemd-run", *options, *delay, *rollback(app, file))
 
 
 def save(file: str, copy: str) -> None:
@@ -73,12 +75,19 @@ def save(file: str, copy: str) -> None:
 
 
 def keep(app: str, file: str) -> str:
-    """Cancel the rollback; this fails if it has begun."""
+    """Cancel the rollback, which does nothing without a copy; this fails if it has begun."""
     error = run("systemctl", "stop", f"{app}-firewall-rollback.timer")
-    if not error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(copy_of(file))
-    return error
+    try:
+        os.unlink(copy_of(file))
+    except FileNotFoundError:
+        return error
+    return ""
+
+
+def back(app: str, file: str) -> str:
+    """Begin the rollback. After a reboot, or if the timer came before the new table, systemd has no unit for it."""
+    error = run("systemctl", "start", f"{app}-firewall-rollback.service")
+    return run(*rollback(app, file)) if error and os.path.exists(copy_of(file)) else error
 
 
 def silent(host: str, port: int, timeout: float) -> dict[str, Any] | None:
@@ -111,7 +120,7 @@ def main() -> None:
     elif asked["do"] == "keep":
         answer = {"error": keep(asked["app"], asked["file"])}
     else:
-        answer = {"error": run("systemctl", "start", f"{asked['app']}-firewall-rollback.service")}
+        answer = {"error": back(asked["app"], asked["file"])}
     json.dump(answer, sys.stdout)
 
 

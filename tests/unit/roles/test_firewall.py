@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ printf '%s\\0' "$@" > {directory}/armed
 SYSTEMCTL = """#!/bin/sh
 echo "systemctl $*" >> {directory}/calls
 case "$*" in
-    is-active*) [ -e {directory}/pending ] || exit 3 ;;
+    "stop shop-firewall-rollback.timer") [ -e {directory}/armed ] || exit 5 ;;
     "start shop-firewall-rollback.service") exec xargs -0 -a {directory}/armed env ;;
     "restart shop-firewall.service") exec {nft} -f {directory}/etc/firewall.nft ;;
     "disable --now shop-firewall.service") exec {nft} delete table inet celery_fleet_shop ;;
@@ -128,6 +129,46 @@ def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@dataclass(frozen=True)
+class Trial:
+    """The script on the host of Redis, and the table that it may roll back."""
+
+    lan: Network
+    directory: Path
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "etc/firewall.nft"
+
+    def table(self, *fleet: str) -> str:
+        return firewall.ruleset("shop", redis=PORTS, web=[], fleet=fleet, more=[])
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+        self.lan.load(text)
+
+    def on(self, *command: str, text: str = "") -> str:
+        path = f"{programs(self.directory)}:{os.environ['PATH']}"
+        return self.lan.on(self.lan.host, *command, text=text, PATH=path).stdout
+
+    def ask(self, do: str) -> Any:
+        asked = {"do": do, "app": "shop", "file": str(self.file), "seconds": 60}
+        script = host_scripts.script("firewall")
+        return json.loads(self.on(sys.executable, "-S", "-I", "-c", script, text=json.dumps(asked)))
+
+    def end_timer(self) -> None:
+        """Begin the rollback; then systemd has no unit for it any more."""
+        self.on("systemctl", "start", "shop-firewall-rollback.service")
+        (self.directory / "armed").unlink()
+
+
+@pytest.fixture
+def trial(lan: Network, tmp_path: Path) -> Trial:
+    made = Trial(lan, tmp_path)
+    made.file.parent.mkdir()
+    return made
+
+
 def tables(lan: Network) -> str:
     return lan.on(lan.host, tool("nft"), "list", "tables").stdout
 
@@ -143,7 +184,8 @@ def test_a_table_that_lets_the_fleet_through_is_kept(lan: Network, tmp_path: Pat
     assert "--unit=shop-firewall-rollback --description=shop: rolls back" in options
     assert "--service-type=oneshot --on-active=60s" in options
     assert calls.endswith("systemctl stop shop-firewall-rollback.timer\n")
-    assert "start shop" not in calls
+    assert "restart shop" not in calls
+    assert "disable --now shop" not in calls
 
 
 @pytest.mark.slow
@@ -161,35 +203,14 @@ def test_a_table_that_cuts_a_host_off_is_rolled_back(lan: Network, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_rollback_restores_the_previous_table(lan: Network, tmp_path: Path) -> None:
-    file = tmp_path / "etc/firewall.nft"
-    file.parent.mkdir()
-
-    def table(*fleet: str) -> str:
-        return firewall.ruleset("shop", redis=PORTS, web=[], fleet=fleet, more=[])
-
-    def ask(do: str) -> Any:
-        done = lan.on(
-            lan.host,
-            *(sys.executable, "-S", "-I", "-c"),
-            host_scripts.script("firewall"),
-            text=json.dumps({"do": do, "app": "shop", "file": str(file), "seconds": 60}),
-            PATH=f"{programs(tmp_path)}:{os.environ['PATH']}",
-        )
-        return json.loads(done.stdout)
-
-    def write(text: str) -> None:
-        file.write_text(text)
-        lan.load(text)
-
+def test_a_rollback_restores_the_previous_table(trial: Trial, tmp_path: Path) -> None:
+    lan, file, table, ask, write = trial.lan, trial.file, trial.table, trial.ask, trial.write
     write(table(NEIGHBOUR[0]))
     assert ask("arm") == {"error": ""}
     write(table("192.0.2.1"))
     assert not lan.reaches(NEIGHBOUR[0], PORTS[0])
     # A run that repeats an interrupted one keeps the table from before both.
-    (tmp_path / "pending").touch()
     assert ask("arm") == {"error": ""}
-    (tmp_path / "pending").unlink()
     assert lan.reaches(NEIGHBOUR[0], PORTS[0])
     write(table("192.0.2.1"))
     assert not lan.reaches(NEIGHBOUR[0], PORTS[0])
@@ -218,3 +239,42 @@ def test_a_rollback_restores_the_previous_table(lan: Network, tmp_path: Path) ->
     assert not list(file.parent.iterdir())
     # No files of either are left.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["armed", "bin", "calls", "etc"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [True, False], ids=["no table", "a table"])
+def test_a_timer_that_comes_before_the_new_table_does_not_end_the_trial(
+    trial: Trial, first: bool
+) -> None:
+    """Another application's run may hold the host's lock for longer, so the new table is written afterwards."""
+    old, bad = trial.table(NEIGHBOUR[0]), trial.table("192.0.2.1")
+    good = trial.table(NEIGHBOUR[0], "192.0.2.1")
+    if not first:
+        trial.write(old)
+
+    def wait() -> None:
+        assert trial.ask("arm") == {"error": ""}
+        trial.end_timer()
+
+    # A run that is killed meanwhile leaves the copy to the next one.
+    wait()
+    wait()
+    trial.write(bad)
+    assert not trial.lan.reaches(NEIGHBOUR[0], PORTS[0])
+    assert trial.ask("back") == {"error": ""}
+    assert trial.lan.reaches(NEIGHBOUR[0], PORTS[0])
+    assert [path.read_text() for path in trial.file.parent.iterdir()] == [old] * (not first)
+    wait()
+    trial.write(good)
+    assert trial.ask("keep") == {"error": ""}
+    assert [path.read_text() for path in trial.file.parent.iterdir()] == [good]
+
+
+@pytest.mark.slow
+def test_a_table_that_the_timer_has_rolled_back_is_not_kept(trial: Trial) -> None:
+    trial.write(trial.table(NEIGHBOUR[0]))
+    assert trial.ask("arm") == {"error": ""}
+    trial.write(trial.table("192.0.2.1"))
+    trial.end_timer()
+    assert trial.file.read_text() == trial.table(NEIGHBOUR[0])
+    assert trial.ask("keep") == {"error": "exit status 5"}
