@@ -19,6 +19,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report
     ReconcileError,
 )
 
+# Seconds within which a reloaded daemon must have new processes.
+_RELOAD_PATIENCE = 5.0
+
 
 @dataclass(frozen=True)
 class HostPaths:
@@ -92,6 +95,17 @@ class Host:
             state = self.show([unit.name])[unit.name]
             raise self.failure(unit, state, f"refused `{' '.join(command)}` ({words})")
         raise ReconcileError(f"`{' '.join(command)}` failed: {words}")
+
+    def reload(self, unit: Unit, state: systemd.UnitState) -> None:
+        """Reload a daemon and wait for new processes: nginx keeps its old ones if it can't read its files."""
+        before = self.children(state.main_pid)
+        self.command(["systemctl", "reload", unit.name], unit)
+        deadline = self.clock() + _RELOAD_PATIENCE
+        while before and not self.children(state.main_pid) - before:
+            if self.clock() > deadline:
+                what = f"has no new processes {_RELOAD_PATIENCE:.0f} s after its reload, so it keeps its old files"
+                raise self.failure(unit, state, what)
+            self.sleep(0.1)
 
     def failure(self, unit: Unit, state: systemd.UnitState, what: str) -> ReconcileError:
         """Return an error about a unit, with the end of its journal and what to do next."""

@@ -14,17 +14,19 @@ from pathlib import Path
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     fingerprint,
+    ours,
     systemd,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     DesiredState,
     Part,
+    Unit,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import (
     open_directory,
+    replace,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.ours import is_of_others
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     Change,
     HostReport,
@@ -80,7 +82,7 @@ class Surplus:
         self.units = {
             name: part
             for name, part in self.units.items()
-            if states[name].exists and not is_of_others(states[name].fragment, self.listed)
+            if states[name].exists and not ours.is_of_others(states[name].fragment, self.listed)
         }
 
     def files(self, wanted: DesiredState) -> list[str]:
@@ -90,13 +92,13 @@ class Surplus:
         directory that we share, a file of that name may be another's.
         """
         paths = self.host.paths
-        ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
+        own = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
         found = {
             path
             for pattern in wanted.owned.files
             for path in glob.glob(pattern)
             if (os.path.islink(path) or not os.path.isdir(path))
-            and not (path.startswith(paths.shared) and is_of_others(path, self.listed))
+            and not (path.startswith(paths.shared) and ours.is_of_others(path, self.listed))
         }
         found |= {path for path in wanted.owned.trees if os.path.lexists(path)}
         units = {unit.name for unit in wanted.units}
@@ -107,7 +109,7 @@ class Surplus:
                     fnmatch.fnmatchcase(name, pattern) for pattern in wanted.owned.units
                 ):
                     found.add(path)
-        return sorted(found - ours)
+        return sorted(found - own)
 
     def plan(self, states: Mapping[str, systemd.UnitState]) -> None:
         """Report what will be removed, each unit with its files."""
@@ -143,6 +145,12 @@ class Surplus:
         """Remove the files, and reload systemd if some are unit files, and nginx if some are its sites."""
         paths = self.host.paths
         surplus = [(part, path) for part, wanted in self.parts for path in self.files(wanted)]
+        sites = [path for _, path in surplus if any(part in path for part in _SITES)]
+        if sites and (nginx := self.host.show([_NGINX])[_NGINX]).active == "active":
+            # It would go on listening for them. If this is interrupted, the next run finds them empty and repeats it.
+            for path in sites:
+                replace(Path(path), b"# %b\n" % ours.HEADER, 0o644, -1, -1)
+            self.host.reload(Unit(_NGINX), nginx)
         for part, path in surplus:
             _delete(path)
             self.report.changes.append(Change(part, path))
@@ -154,10 +162,6 @@ class Surplus:
                 os.rmdir(parent)
         if any(path.startswith(paths.units) for _, path in surplus):
             self.host.command(["systemctl", "daemon-reload"])
-        sites = any(part in path for _, path in surplus for part in _SITES)
-        if sites and self.host.show([_NGINX])[_NGINX].active == "active":
-            # Otherwise it would go on listening for the removed site.
-            self.host.command(["systemctl", "try-reload-or-restart", _NGINX])
 
 
 def _delete(path: str) -> None:

@@ -32,9 +32,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report
 # Additional seconds for a unit to stop, beyond systemd's own timeout.
 _STOP_SLACK = 15.0
 
-# Seconds within which a reloaded daemon must have new processes.
-_RELOAD_PATIENCE = 5.0
-
 # Seconds without replication before Sentinels are asked why: one may hang.
 _REPLICATION_PATIENCE = 5.0
 
@@ -96,9 +93,7 @@ class UnitActions:
         state = self.host.show([unit.name])[unit.name]
         known, _ = comparison.known(unit.name, state.invocation, self.records)
         self._mark_unsure(unit.name, state.invocation, known or {})
-        before = self.host.children(state.main_pid)
-        self.host.command(["systemctl", "reload", unit.name], unit)
-        self._await_children(unit, state, before)
+        self.host.reload(unit, state)
         self._record(unit.name, state.invocation)
 
     def set_live(self, unit: Unit, *, finish: bool, waiting: Collection[str] = ()) -> bool:
@@ -232,15 +227,6 @@ class UnitActions:
             self.host.sleep(0.2)
 
     # -- waiting -------------------------------------------------------------------------------------------
-
-    def _await_children(self, unit: Unit, state: systemd.UnitState, before: frozenset[int]) -> None:
-        """Wait for new processes: nginx reloads asynchronously and keeps its old processes if that fails."""
-        deadline = self.host.clock() + _RELOAD_PATIENCE
-        while before and not self.host.children(state.main_pid) - before:
-            if self.host.clock() > deadline:
-                what = f"has no new processes {_RELOAD_PATIENCE:.0f} s after its reload, so it keeps its old files"
-                raise self.host.failure(unit, state, what)
-            self.host.sleep(0.1)
 
     def _wait(self, units: Sequence[Unit], before: Mapping[str, systemd.UnitState]) -> None:
         """Wait until the units run again. systemd limits the time that an old process takes to drain."""

@@ -1381,11 +1381,29 @@ def test_nginx_stops_listening_for_a_site_that_is_removed(running: Host) -> None
     running.systemd.add("nginx.service", running=True)
     site = running.root / "etc/nginx/conf.d/shop-metrics.conf"
     site.parent.mkdir(parents=True)
-    site.write_text(HEADER)
+    site.write_text(f"{HEADER}server {{}}\n")
     wanted = {**worker(running), "owned": {"files": [str(site)]}}
-    running.reconcile(wanted)
+    # The reload may end the run, or fail in nginx later; until it has succeeded, the next run has to repeat it.
+    running.systemd.refused["systemctl reload"] = "other.conf is wrong"
+    with pytest.raises(ReconcileError, match=r"other\.conf is wrong"):
+        running.reconcile(wanted)
+    running.systemd.refused.clear()
+    running.systemd.children[100] = frozenset((101,))
+    with pytest.raises(ReconcileError, match="no new processes"):
+        running.reconcile(wanted)
+    seen = []
+
+    def reload(command: str) -> None:
+        if command == "systemctl reload nginx.service":
+            seen.append(site.read_text())
+            running.systemd.children[100] = frozenset((102,))
+
+    running.systemd.before = reload
+    assert running.reconcile(wanted).changed == [str(site)]
+    assert seen == ["# Written by Celery Fleet\n"]
     assert not site.exists()
-    assert running.systemd.did() == ["systemctl try-reload-or-restart nginx.service"]
+    running.reconcile(wanted)
+    assert running.systemd.did() == ["systemctl reload nginx.service"] * 3
 
 
 def test_a_removed_unit_is_no_longer_listed_as_failed(with_surplus: Host) -> None:
