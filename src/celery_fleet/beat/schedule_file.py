@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dbm
 import io
+import logging
 import pickle
 import shelve
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, Self
 
 from celery_fleet.common import json_file
 from celery_fleet.common.errors import FleetError
+
+logger = logging.getLogger("celery_fleet.beat")
 
 # All pickles since protocol 2 begin with it, and no database of ``shelve`` does.
 _PICKLE = b"\x80"
@@ -49,6 +52,7 @@ class ScheduleFile(dict[str, Any]):
         super().__init__(content)
         self._path = path
         self._saved = False
+        self._told = False
 
     @classmethod
     def open(cls, name: str, writeback: bool = True) -> ScheduleFile:
@@ -66,9 +70,25 @@ class ScheduleFile(dict[str, Any]):
     def sync(self) -> None:
         """Write everything to the disk. After a crash, the file has this content or the one before.
 
-        Raises:
-            OSError: It can't be written.
+        A full or read-only disk must not stop beat: an error is logged once, and the next call tries again.
         """
+        try:
+            self._save()
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                logger.error(
+                    "the schedule %s can't be saved: %s; beat goes on, but a restart may repeat what it sends until"
+                    " then: make room on the disk, or make it writable",
+                    self._path,
+                    error.strerror,
+                )
+            return
+        if self._told:
+            self._told = False
+            logger.warning("the schedule %s is saved again", self._path)
+
+    def _save(self) -> None:
         json_file.replace_bytes(self._path, pickle.dumps(dict(self)), 0o600, durable=True)
         if not self._saved:
             self._saved = True

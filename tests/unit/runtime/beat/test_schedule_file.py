@@ -10,7 +10,7 @@ import subprocess
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +20,10 @@ from celery.schedules import crontab, schedule
 
 from celery_fleet.beat import schedule_file
 from celery_fleet.beat.schedule_file import ScheduleFile
-from celery_fleet.compat.beat import keep_schedule_in
+from celery_fleet.compat.beat import keep_schedule_in, on_send
 from celery_fleet.compat.last_runs import count_from_new_times
 from tests.fleet import wait_for
-from tests.unit.runtime.beat.real import RealBeat
+from tests.unit.runtime.beat.real import RealBeat, counted
 
 
 @pytest.fixture
@@ -135,21 +135,39 @@ def test_a_file_that_can_t_be_read_stays(path: Path) -> None:
     assert path.is_dir()
 
 
-def test_a_full_disk_leaves_what_was_saved(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_what_was_saved_and_does_not_stop_beat(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     beat = scheduler(path)
     before = path.read_bytes()
+    sent: list[bool] = []
+    service: Any = SimpleNamespace(scheduler=beat)
+    beat.send_task = lambda *_, **__: None
+    on_send(service, lambda _, was_sent: sent.append(was_sent))
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
-    beat.reserve(beat.schedule["e"])
-    with pytest.raises(OSError, match="No space left"):
-        beat.sync()
-    assert path.read_bytes() == before
-    with pytest.raises(OSError, match="No space left"):
-        scheduler(path)
-    assert path.read_bytes() == before
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        for _ in range(2):
+            beat.reserve(beat.schedule["e"])
+            # Each send saves the schedule.
+            beat.sync_every_tasks = 1
+            beat.apply_entry(beat.schedule["e"])
+        beat.close()
+        assert sent == [True, True]
+        assert path.read_bytes() == before
+        # One that starts now begins with what was saved.
+        assert scheduler(path).schedule["e"].total_run_count == 0
+        assert path.read_bytes() == before
+    (told, _) = [one for one in caplog.records if "can't be saved" in one.message]
+    assert f"the schedule {path} can't be saved: No space left on device" in told.message
+    beat.sync()
+    beat.sync()
+    assert scheduler(path).schedule["e"].total_run_count == 2
+    assert caplog.text.count("is saved again") == 1
+    assert [one.name for one in path.parent.iterdir()] == ["schedule"]
 
 
 def test_a_beat_that_keeps_its_schedule_elsewhere_removes_the_file(tmp_path: Path) -> None:
@@ -178,3 +196,18 @@ def test_a_beat_that_is_killed_has_saved_every_run(real_beat: RealBeat) -> None:
     # It may have died between sending and saving.
     assert saved.total_run_count >= real_beat.arrived("shop.often") - 1
     assert datetime.now(saved.last_run_at.tzinfo) - saved.last_run_at < timedelta(seconds=30)
+
+
+@pytest.mark.slow
+def test_beat_starts_and_sends_while_its_schedule_can_t_be_saved(real_beat: RealBeat) -> None:
+    # Root can write to any directory, but not this way.
+    blocked = real_beat.directory / "schedule.new"
+    blocked.mkdir()
+    with real_beat.running(often={"task": "shop.often", "interval": 1}):
+        wait_for(lambda: real_beat.arrived("shop.often") > 2)
+        assert not (real_beat.directory / "schedule").exists()
+        blocked.rmdir()
+        wait_for((real_beat.directory / "schedule").exists)
+    counts = counted(real_beat.path)["often"]
+    assert counts == {"sent": real_beat.arrived("shop.often")}
+    assert real_beat.log.count("can't be saved") == real_beat.log.count("is saved again") == 1
