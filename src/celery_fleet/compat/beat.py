@@ -61,6 +61,7 @@ def finish_tick_before_stop(service: Any, limit: float) -> None:
     own: dict[int, Any] = {
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
     }
+    own[signal.SIGHUP] = own[signal.SIGTERM]  # Celery handles no SIGHUP, so it would kill beat
     ticking = False
     asked: Timer | None = None
     tick = service.scheduler.tick

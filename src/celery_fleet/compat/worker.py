@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, platforms
+from celery.apps import worker as program
 from celery.worker import state as worker_state
 from kombu.transport.redis import Channel
 
@@ -144,3 +146,16 @@ def told_to_stop() -> bool:
 def stop_worker() -> None:
     """End the loop by Celery's warm stop, with exit status 0."""
     worker_state.should_stop = 0
+
+
+def end_at_hangup() -> None:
+    """Have SIGHUP do what SIGTERM does in a worker of this process; call this before the worker starts.
+
+    Celery would end the worker, and then start another one in the same process. That one could not report to systemd,
+    which would kill it with its tasks.
+    """
+    program.install_worker_restart_handler = _handle_hangup
+
+
+def _handle_hangup(_worker: Any) -> None:
+    platforms.signals["SIGHUP"] = lambda *_: signal.raise_signal(signal.SIGTERM)

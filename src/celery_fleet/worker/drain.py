@@ -7,9 +7,9 @@ limits, remote control, results and acknowledgements. Celery's own stop keeps su
 ended.
 
 SIGTERM and remote control's ``shutdown`` drain a worker with the pool prefork, threads, solo or gevent and Redis as
-broker. A second SIGTERM is Celery's warm stop, SIGQUIT its cold one. With other pools or brokers, and with a
-``no_ack`` queue, Celery's own stop is used. Remote control's ``fleet_pause`` and ``fleet_resume`` need less: an event
-loop or greenlets, Redis as broker, and no ``no_ack`` queue.
+broker. A second SIGTERM is Celery's warm stop, SIGQUIT its cold one; SIGHUP is the same as SIGTERM. With other pools or
+brokers, and with a ``no_ack`` queue, Celery's own stop is used. Remote control's ``fleet_pause`` and ``fleet_resume``
+need less: an event loop or greenlets, Redis as broker, and no ``no_ack`` queue.
 
 Everything happens in the loop's thread; the signal handler only wakes the loop and stops the pool from starting
 tasks. In a solo pool the loop hears nothing while a task runs: it hands back after that task and before the next one.

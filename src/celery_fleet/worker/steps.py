@@ -142,6 +142,7 @@ def install(
 
         parking.install(app, delivery)
         at_most_once.install(delivery)
+        compat_worker.end_at_hangup()
     ended: Callable[[], Iterable[str]] = tuple  # tasks that wait for the broker to acknowledge them
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery.outage import install as outage_install

@@ -68,6 +68,24 @@ def test_waiting_tasks_go_back_and_running_ones_end(
         assert made.fleet.refused() == []
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_sighup_drains_a_worker_and_ends_it(tmp_path: Path, pool: str) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        worker = made.worker(pool, SHOP_LATE="yes")
+        sent = made.load(1.0, number=6)
+        until(lambda: busy(made, pool))
+
+        worker.process.send_signal(signal.SIGHUP)
+
+        assert worker.wait() == 0, worker.log
+        assert made.account(sent) == NOTHING, worker.log
+        assert made.unacked() == set()
+        assert worker.record["ended"]
+        assert (
+            worker.log.count(" ready.") == 1
+        )  # Celery itself starts another worker in this process
+
+
 @pytest.mark.parametrize("pool", FREE)
 def test_a_task_whose_time_comes_after_it_went_back_does_not_run(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:

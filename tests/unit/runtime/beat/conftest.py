@@ -13,7 +13,8 @@ from tests.unit.runtime.beat.real import RealBeat
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
     """Restore this process's signal handlers after a test that installs beat's."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

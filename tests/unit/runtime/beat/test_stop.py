@@ -18,6 +18,7 @@ from celery_fleet.compat import beat
 from tests.fleet import wait_for
 from tests.unit.runtime.beat.real import RealBeat
 
+#: Celery handles these. SIGHUP does the same.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -49,7 +50,7 @@ def wait_to_be_stopped() -> None:
     pytest.fail("no signal has come")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGHUP])
 def test_the_tick_ends_first(celerys: list[int], number: int) -> None:
     done = []
 
@@ -63,7 +64,7 @@ def test_the_tick_ends_first(celerys: list[int], number: int) -> None:
     assert (done, celerys) == (["sent"], [])
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGHUP])
 def test_between_ticks_celery_stops_beat(celerys: list[int], number: int) -> None:
     tick = guarded(lambda: 5.0)
     assert tick() == 5.0

@@ -5,6 +5,7 @@ Redis and the pool's children are fakes.
 
 from __future__ import annotations
 
+import atexit
 import base64
 import inspect
 import itertools
@@ -27,6 +28,7 @@ from typing import Any, Self
 import pytest
 from billiard.pool import ApplyResult
 from celery import Celery, signals
+from celery.apps import worker as program
 from celery.exceptions import WorkerShutdown
 from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
@@ -990,6 +992,33 @@ def test_a_process_without_celerys_handler_keeps_its_own(late: Worker) -> None:
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def kept_handlers() -> Iterator[None]:
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("kept_handlers")
+def test_sighup_is_sigterm(celerys_handler: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "install_worker_restart_handler"
+    monkeypatch.setattr(program, name, getattr(program, name))
+    at_exit: list[Any] = []  # what would start another worker in this process
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    of_sigterm = signal.getsignal(signal.SIGTERM)
+    compat_worker.end_at_hangup()
+
+    program.Worker.install_platform_tweaks(
+        SimpleNamespace(app=SimpleNamespace(IS_macOS=False), _isatty=False), None
+    )
+    signal.signal(signal.SIGTERM, of_sigterm)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+    assert (celerys_handler, at_exit) == ([signal.SIGTERM], [])
 
 
 @pytest.fixture
