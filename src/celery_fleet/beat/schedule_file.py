@@ -1,31 +1,21 @@
 """Keeps beat's schedule in a file, in place of the module ``shelve`` that Celery uses.
 
-What ``shelve`` does depends on how Python was built. On Debian 12 it saves nothing before it is closed, so a beat that
-was killed went on with the times from its start. On Debian 13 it can't be opened while the disk is full, and Celery
-then removes the file.
+With ``shelve``, a beat that was killed on Debian 12 went on with the times from its start. On Debian 13, Celery removed
+the file if the disk was full.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dbm
-import io
 import logging
 import pickle
-import shelve
 from pathlib import Path
 from typing import Any, Self
 
-from celery_fleet.common import json_file
-from celery_fleet.common.errors import FleetError
+from celery_fleet.common import pickle_file
+from celery_fleet.common.pickle_file import PickleFile, UnreadableError
 
 logger = logging.getLogger("celery_fleet.beat")
-
-# All pickles since protocol 2 begin with it, and no database of ``shelve`` does.
-_PICKLE = b"\x80"
-# Files of the databases of ``shelve``, beside the one with the name itself.
-_OF_SHELVE = (".db", ".dat", ".dir", ".bak", "-wal", "-shm")
-
 
 #: The directory that systemd gives to beat, and the file's name there; its unit's command line has the whole path.
 DIRECTORY_VARIABLE = "STATE_DIRECTORY"
@@ -41,17 +31,15 @@ def remove_left(directory: str | None) -> None:
         return
     # This beat runs all the same if it stays.
     with contextlib.suppress(OSError):
-        for suffix in ("", *_OF_SHELVE):
+        for suffix in ("", *pickle_file.OF_SHELVE):
             Path(directory, f"{NAME}{suffix}").unlink(missing_ok=True)
 
 
-class ScheduleFile(dict[str, Any]):
+class ScheduleFile(PickleFile):
     """The content of the file, which Celery changes in place and saves by ``sync``."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        super().__init__(content)
-        self._path = path
-        self._saved = False
+        super().__init__(path, content)
         self._told = False
 
     @classmethod
@@ -65,7 +53,7 @@ class ScheduleFile(dict[str, Any]):
         try:
             return cls(path, read(path))
         except UnreadableError as exc:
-            raise SystemExit(f"celery_fleet: {exc}") from exc
+            raise SystemExit(f"celery_fleet: the schedule {exc}") from exc
 
     def sync(self) -> None:
         """Write everything to the disk. After a crash, the file has this content or the one before.
@@ -73,7 +61,7 @@ class ScheduleFile(dict[str, Any]):
         A full or read-only disk must not stop beat: an error is logged once, and the next call tries again.
         """
         try:
-            self._save()
+            super().sync()
         except OSError as error:
             if not self._told:
                 self._told = True
@@ -87,20 +75,6 @@ class ScheduleFile(dict[str, Any]):
         if self._told:
             self._told = False
             logger.warning("the schedule %s is saved again", self._path)
-
-    def _save(self) -> None:
-        json_file.replace_bytes(self._path, pickle.dumps(dict(self)), 0o600, durable=True)
-        if not self._saved:
-            self._saved = True
-            for suffix in _OF_SHELVE:
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Do nothing: Celery calls ``sync`` before."""
-
-
-class UnreadableError(FleetError):
-    """The file is there and can't be read. The message says why."""
 
 
 class _Lost:
@@ -133,20 +107,9 @@ def read(path: Path) -> dict[str, Any]:
         UnreadableError: It is there and can't be read.
         Exception: It is damaged.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        data = b""
-    except OSError as exc:
-        raise UnreadableError(f"the schedule {path} can't be read: {exc.strerror}") from exc
-    if data.startswith(_PICKLE):
-        content = dict(_Unpickler(io.BytesIO(data)).load())
-        entries = content.get("entries", {})
+    content = pickle_file.read(path, _Unpickler)
+    if "entries" in content:
         # Celery can't update an entry if its own class is gone.
-        kept = {name: one for name, one in entries.items() if not isinstance(one, _Lost)}
-        return {**content, "entries": kept}
-    # An earlier version of Celery Fleet has written it.
-    if not data and dbm.whichdb(str(path)) is None:
-        return {}
-    with shelve.open(str(path), flag="r") as found:  # noqa: S301  # likewise
-        return dict(found)
+        entries = content["entries"].items()
+        content["entries"] = {name: one for name, one in entries if not isinstance(one, _Lost)}
+    return content

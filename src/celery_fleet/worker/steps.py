@@ -24,7 +24,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import Look, State, Watch
-from celery_fleet.worker import drain, history, metrics, scaling
+from celery_fleet.worker import drain, history, metrics, scaling, state_file
 from celery_fleet.worker.drainer import DrainStatus, Mode
 from celery_fleet.worker.unbegun import INTERVAL, UnbegunTasks
 
@@ -143,6 +143,7 @@ def install(
         parking.install(app, delivery)
         at_most_once.install(delivery)
         compat_worker.end_at_hangup()
+        state_file.install()
     ended: Callable[[], Iterable[str]] = tuple  # tasks that wait for the broker to acknowledge them
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery.outage import install as outage_install
