@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 import redis
 
+from tests.outage import wait_for
 from tests.programs import DURABLE
 from tests.render.conftest import ONE_REDIS, RENDERS
 from tests.render.fleet import Fleet, Host
 from tests.render.units import parse, render, whole
+from tests.support.redis_server import redis_server
 
 DIRECTORY = "/etc/celery-fleet/redis"
 
@@ -210,6 +213,35 @@ def test_applications_of_a_host_may_have_different_directories(flavor: str, dire
     }
     service = parse(template + render("systemd/redis.conf.j2", own))["Service"]
     assert service["ExecStart"] == [f"/usr/bin/{flavor}-server {directory}/%i/redis.conf"]
+
+
+def test_what_a_killed_server_was_writing_is_removed(tmp_path: Path) -> None:
+    """With a large store, each such file may have tens of gigabytes, and Redis removes none."""
+    service = parse(render("systemd/redis@.service.j2", {}))["Service"]
+    data = tmp_path / "shop-results"
+    (data / "appendonlydir").mkdir(parents=True)
+    for path in (data / "role.conf", data / "temp-rewriteaof-bg-7.aof", tmp_path / "temp-other"):
+        path.touch()
+    with redis_server(data, "--save", "900 1", "--rdb-key-save-delay", "20000000") as server:
+        server.client.save()
+        server.client.set("result", "x")
+        server.signal(signal.SIGTERM)
+        wait_for(lambda: list(data.glob("temp-*.rdb")), "it writes its data")
+        server.kill()
+        server.start()
+    assert len(list(data.glob("temp-*"))) == 2
+    for line in service["ExecStartPre"]:
+        if "temp-" in line:
+            line = line.removeprefix("-").replace("/var/lib/celery-fleet-redis/%i", str(data))
+            subprocess.run(shlex.split(line), check=True)
+    assert {path.name for path in data.iterdir()} == {"appendonlydir", "dump.rdb", "role.conf"}
+    assert (tmp_path / "temp-other").exists()
+
+
+def test_a_large_store_has_time_to_write_its_data_as_it_stops() -> None:
+    """Killed before, it would start with what it last saved in the background. A reboot waits for half an hour."""
+    service = parse(render("systemd/redis@.service.j2", {}))["Service"]
+    assert int(service["TimeoutStopSec"][-1].removesuffix("s")) >= 1800
 
 
 @pytest.mark.parametrize(
