@@ -40,7 +40,9 @@ class Store:
         self.redis.script_load(script.text)
         return self.redis.evalsha(script.sha, len(keys), *keys, *args)
 
-    def run_each(self, script: Script, calls: Iterable[Any]) -> list[Any]:
+    def run_each(
+        self, script: Script, calls: Iterable[Any], seconds: float | None = None
+    ) -> list[Any]:
         self.calls.append(script)
         return run_each(self.redis, script, calls)
 

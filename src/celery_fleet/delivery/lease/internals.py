@@ -22,7 +22,7 @@ from redis.retry import Retry
 from celery_fleet.delivery.lease.sweep import Broker
 from celery_fleet.delivery.messages import list_for
 from celery_fleet.delivery.outage import internals as outage
-from celery_fleet.delivery.scripts import run, run_each
+from celery_fleet.delivery.scripts import Script, run, run_each
 
 
 def channel_of(worker: Any) -> Any:
@@ -89,6 +89,29 @@ def _close(client: redis.Redis) -> None:
     client.connection_pool.disconnect()
 
 
+def run_each_within(
+    client: redis.Redis, script: Script, calls: Iterable[Any], seconds: float | None
+) -> list[Any]:
+    """Run a script for each call (`run_each`), with this timeout instead of the client's if it is given.
+
+    A timeout limits the time in which a whole call is sent.
+    """
+    if seconds is None:
+        return run_each(client, script, calls)
+    usual = client.connection_pool.connection_kwargs["socket_timeout"]
+    _reconnect(client, seconds)
+    try:
+        return run_each(client, script, calls)
+    finally:
+        _reconnect(client, usual)
+
+
+def _reconnect(client: redis.Redis, timeout: float) -> None:
+    _close(client)
+    client.connection_pool.reset()  # a connection keeps its timeout
+    client.connection_pool.connection_kwargs["socket_timeout"] = timeout
+
+
 def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
     # As in SentinelChannel._sentinel_managed_pool.
     host, port = params.pop("host", None), params.pop("port", None)
@@ -133,7 +156,7 @@ def broker_of(channel: Any, client: redis.Redis) -> Broker:
 
     return Broker(
         run=partial(run, client),
-        run_each=partial(run_each, client),
+        run_each=partial(run_each_within, client),
         index=channel.unacked_index_key,
         unacked=channel.unacked_key,
         lists=lists,

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeVar
 
+import redis
+
 from celery_fleet.delivery.lease.renewal import LONGEST_ROUND, RENEW, RETRY, ROUNDS, Run
 from celery_fleet.delivery.lease.sweep_scripts import LOOK, MEND, READ
 from celery_fleet.delivery.messages import Owner, number_of, owner_of, redelivered
@@ -44,8 +46,12 @@ BATCH = 100
 
 BATCH_BYTES = 2_000_000
 
-#: Number of answers handled in one round. The rest waits for the next round, so that a round does not delay renewals.
+#: Number of answers handled in one round, which also ends when a renewal is due. The rest waits for the next round, so
+#: that a round does not delay renewals.
 BATCHES = 20
+
+#: Bytes a second at which a larger message has to reach Redis: the client's timeout is for the whole of it.
+SLOWEST = 500_000
 
 #: Number of tags that one call examines to find their owners, which takes Redis about 3 ms.
 LOOKS = 10_000
@@ -89,8 +95,11 @@ class Broker:
     """The Redis from which this process fetches, with the keys of kombu's records and lists."""
 
     run: Run
-    #: Runs a script once for each pair of keys and arguments (`celery_fleet.delivery.scripts.run_each`).
-    run_each: Callable[[Script, Iterable[tuple[Sequence[str], Sequence[Any]]]], list[Any]]
+    #: Runs a script once for each pair of keys and arguments (`celery_fleet.delivery.scripts.run_each`), with a timeout
+    #: in seconds, or the usual one.
+    run_each: Callable[
+        [Script, Iterable[tuple[Sequence[str], Sequence[Any]]], float | None], list[Any]
+    ]
     index: str
     unacked: str
     #: Returns the lists of a message with this exchange and routing key. It raises an exception if it can't find them
@@ -181,7 +190,8 @@ class Sweep:
         """
         more = True
         batches = 0
-        while more and batches < BATCHES:
+        began = self._clock()
+        while more and batches < BATCHES and self._clock() - began < LONGEST_ROUND:
             batches += 1
             counts, expired, owned = self.redis_clock.ask(lambda: self._look(broker, suspicious))
             if self._clock() - self.redis_clock.set_at < RENEWED:
@@ -254,8 +264,22 @@ class Sweep:
             calls.append(([broker.unacked, broker.index, *lists], arguments))
         if not sent:
             return 0
+        size = sum(len(arguments[1]) for _, arguments in calls)
+        seconds = self._time_for(size)
+        try:
+            answers = broker.run_each(PUT_BACK, calls, seconds)
+        except redis.TimeoutError:
+            if seconds is None:
+                raise
+            # Renew it, like a refused one. Otherwise it would come first in each round, and hold up all older ones.
+            broker.run(RENEW, [broker.index], [_bytes(entry.tag) for entry in sent])
+            logger.error(
+                "%d messages of %d bytes could not be put back within %.0f s and are tried again later: %s",
+                *(len(sent), size, seconds, holders(sent)),
+            )
+            return 0
         done, refused = [], []
-        for entry, answer in zip(sent, broker.run_each(PUT_BACK, calls), strict=True):
+        for entry, answer in zip(sent, answers, strict=True):
             if isinstance(answer, Exception):
                 self._keep(entry, answer)
                 refused.append(_bytes(entry.tag))
@@ -267,6 +291,13 @@ class Sweep:
         if done:
             logger.warning("put back %d messages, since %s: %s", len(done), why, holders(done))
         return len(done)
+
+    def _time_for(self, size: int) -> float | None:
+        """Return the timeout for messages of this size; None for the usual one.
+
+        Sending and the answer, which may take as long, must leave time to renew this process's own messages.
+        """
+        return None if size <= BATCH_BYTES else min(size / SLOWEST, self._seconds / ROUNDS / 2)
 
     def _destination(self, entry: UnackedEntry, broker: Broker) -> tuple[bytes, Sequence[str]]:
         try:

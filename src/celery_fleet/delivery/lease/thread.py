@@ -35,7 +35,8 @@ JITTER = 0.2
 #: Seconds after a new connection in which we look for messages that the old one left behind.
 SUSPICIOUS = 60.0
 
-#: Longest and shortest timeout in seconds for connecting, and for each answer.
+#: Longest and shortest timeout in seconds for connecting, for sending, and for each answer. The sweep sends large
+#: messages with a longer one.
 TIMEOUT = 3.0
 SHORTEST_TIMEOUT = 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 import threading
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ import pytest
 from celery.worker import state as worker_state
 from kombu import Connection, Exchange, Queue
 from kombu.transport.redis import SentinelChannel
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_fleet.delivery.lease import internals as hold
 from celery_fleet.delivery.lease.sweep_scripts import READ
 from celery_fleet.delivery.lease.thread import WorkerAccess
 from celery_fleet.delivery.outage.internals import held
+from celery_fleet.delivery.scripts import Script
 from tests.fleet import PASSWORDS
 from tests.support.certificates import Authority
 from tests.support.redis_server import redis_server
@@ -116,6 +119,30 @@ def test_the_client_has_short_timeouts_and_no_retries(connection: Any) -> None:
     assert params["retry"].get_retries() == 0
     assert params["health_check_interval"] == 0
     assert params["username"] == "worker"
+
+
+@pytest.mark.slow
+def test_a_call_may_take_longer_than_the_clients_timeout(tmp_path: Path) -> None:
+    push = Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+    large = (["mail"], [b"x" * 2**26])
+    with redis_server(tmp_path) as server, Connection(server.url) as made:
+        client = hold.client_of(made.channel(), 1)
+
+        def ask(seconds: float | None) -> list[Any]:
+            """Push a message that does not fit into the socket's buffers, to a server that hangs."""
+            server.signal(signal.SIGSTOP)
+            goes_on = threading.Timer(2, server.signal, [signal.SIGCONT])
+            goes_on.start()
+            try:
+                return hold.run_each_within(client, push, [large], seconds)
+            finally:
+                goes_on.join()
+
+        assert client.ping()
+        assert ask(60) == [1]
+        with pytest.raises(RedisTimeoutError):
+            ask(None)
+        assert ask(60) == [2]
 
 
 def test_access_to_the_broker_follows_the_worker(store: Store, connection: Any) -> None:

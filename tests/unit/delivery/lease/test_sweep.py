@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_fleet.delivery.lease import sweep as lease_sweep
 from celery_fleet.delivery.lease import sweep_scripts
@@ -114,6 +115,83 @@ def test_large_messages_come_in_smaller_batches(
     sweep.round(store.broker())
     assert store.names() == tags
     assert store.calls.count(PUT_BACK) == 3
+
+
+def test_a_larger_message_has_more_time(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_sweep, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(lease_sweep, "SLOWEST", 100)
+    for number, (tag, size) in enumerate(zip(tags_of(GONE, 3), (100, 2000, 20_000), strict=True)):
+        store.hold(tag, LEASE + 100 - number, body="x" * size)
+    times: list[float | None] = []
+
+    def run_each(script: Script, calls: Iterable[Any], seconds: float | None) -> list[Any]:
+        times.append(seconds)
+        return store.run_each(script, calls)
+
+    sweep.round(store.broker(run_each=run_each))
+    # Twice the longest time is a third of the lease, so this worker can renew its own messages.
+    longest, large, small = times
+    assert (longest, small) == (LEASE / 6, None)
+    assert large is not None
+    assert 20 < large < 30
+
+
+def test_a_large_message_that_redis_does_not_get_in_time_blocks_no_other(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease_sweep, "BATCH_BYTES", 1000)
+    older, large = tags_of(GONE, 2)
+    store.hold(older, LEASE + 2)
+    store.hold(large, LEASE + 1, body="x" * 2000)
+
+    def run_each(script: Script, calls: Iterable[Any], *seconds: float | None) -> list[Any]:
+        given = list(calls)
+        if any(len(arguments[1]) > 1000 for _, arguments in given):
+            raise RedisTimeoutError
+        return store.run_each(script, given)
+
+    for _ in range(2):
+        sweep.round(store.broker(run_each=run_each))
+    assert store.names() == [older]
+    assert store.held() == {large}
+    assert store.age(large) < LEASE, "it is tried again after a lease, not in each round"
+    assert "could not be put back within 0 s and are tried again later: 1 of gone" in caplog.text
+
+
+def test_a_redis_that_does_not_answer_gets_the_messages_again_in_the_next_round(
+    store: Store, sweep: Sweep
+) -> None:
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 1)
+
+    def run_each(*_: object) -> list[Any]:
+        raise RedisTimeoutError
+
+    with pytest.raises(RedisTimeoutError):
+        sweep.round(store.broker(run_each=run_each))
+    sweep.round(store.broker())
+    assert store.names() == [tag]
+
+
+def test_a_round_ends_when_a_renewal_is_due(
+    store: Store, known: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_sweep, "BATCH", 1)
+    now = 0.0
+    sweep = Sweep(OWN, lambda: known, LEASE, STOCK, clock=lambda: now)
+    sweep.redis_clock.set_at = float("-inf")
+    for number, tag in enumerate(tags_of(GONE, 4)):
+        store.hold(tag, LEASE + 100 - number)
+
+    def run_each(script: Script, calls: Iterable[Any], *_: float | None) -> list[Any]:
+        nonlocal now
+        now += 3
+        return store.run_each(script, calls)
+
+    assert sweep.round(store.broker(run_each=run_each))
+    assert len(store.names()) == 2
 
 
 def test_a_running_message_stays_even_if_its_lease_is_over(
