@@ -25,7 +25,7 @@ from typing import Any
 
 from celery_fleet.common import json_file
 from celery_fleet.common.errors import error_text
-from celery_fleet.common.small_file import DAMAGED, content
+from celery_fleet.common.small_file import DAMAGED, LARGEST_OF_BEAT, content
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class BeatMetrics:
 
     def _read(self) -> None:
         try:
-            found = json.loads(content(self._path))
+            found = json.loads(content(self._path, LARGEST_OF_BEAT))
             entries = {str(name): _counters(counts) for name, counts in found["entries"].items()}
             other = _counters(found.get("other", {}))
             self._alive, self._entries, self._other = float(found["written"]), entries, other

@@ -228,7 +228,10 @@ def watch_service(
     def note_tick(pause: float) -> None:
         progress.last = time.monotonic()
         tick.note()
-        look(at_all=looks.due(pause))
+        due = looks.due(pause)
+        look(at_all=due)
+        if due:
+            looks.ended()
 
     def note_send(entry: Any, sent: bool) -> None:
         # A stop in the middle of a send makes it fail, because it closes the schedule's file.

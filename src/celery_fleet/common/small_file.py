@@ -9,6 +9,10 @@ from pathlib import Path
 #: The largest accepted size in bytes.
 LARGEST = 4 << 20
 
+#: The same for a file with all entries of beat's schedule, such as 20,000 with long names. The exporter, which reads
+#: them at the same time, may use 128 MB of memory.
+LARGEST_OF_BEAT = 10 << 20
+
 #: What can be raised by parsing and checking a document that another user may have written.
 DAMAGED = (
     *(ValueError, LookupError, TypeError, AttributeError),
@@ -16,7 +20,7 @@ DAMAGED = (
 )
 
 
-def content(path: Path) -> bytes:
+def content(path: Path, largest: int = LARGEST) -> bytes:
     """Read a small file. Another user may have replaced it with a pipe without a writer, a link, or a huge file.
 
     Raises:
@@ -27,7 +31,7 @@ def content(path: Path) -> bytes:
     ) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"{path} is not a file")
-        found = file.read(LARGEST + 1)
-    if len(found) > LARGEST:
+        found = file.read(largest + 1)
+    if len(found) > largest:
         raise ValueError(f"{path} is too large")
     return found

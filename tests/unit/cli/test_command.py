@@ -24,7 +24,7 @@ from celery_fleet.cli.commands import logs, redis, status
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
 from celery_fleet.common import systemctl
-from celery_fleet.common.small_file import LARGEST
+from celery_fleet.common.small_file import LARGEST_OF_BEAT
 from scripts.ports import free_port
 from tests.support.certificates import Authority
 from tests.support.redis_server import redis_server
@@ -971,7 +971,7 @@ def test_next_due_reads_files_of_the_applications_user_safely(place: Path) -> No
     assert status.next_due(found) == entry
     path.write_text(json.dumps({"entries": [entry], "stands_by": True}))
     assert status.next_due(found) is None
-    for harm in (text + " " * LARGEST, "[" * 100_000, '{"entries": [{"due": 1}]}', "[]"):
+    for harm in (text + " " * LARGEST_OF_BEAT, "[" * 100_000, '{"entries": [{"due": 1}]}', "[]"):
         path.write_text(harm)
         assert status.next_due(found) is None
     path.unlink()

@@ -15,7 +15,7 @@ from celery_fleet.cli.application import Application
 from celery_fleet.cli.commands import pauses, scale
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
-from celery_fleet.common.small_file import DAMAGED, content
+from celery_fleet.common.small_file import DAMAGED, LARGEST_OF_BEAT, content
 
 
 @dataclass
@@ -171,7 +171,7 @@ def judge(found: StatusReport, application: Application, answer: Mapping[str, An
 def next_due(application: Application) -> dict[str, Any] | None:
     """Return the entry that the running beat sends next; None without such a beat, or if this user may not read it."""
     try:
-        document = json.loads(content(application.schedule))
+        document = json.loads(content(application.schedule, LARGEST_OF_BEAT))
         # A beat that stands by does not know what the one that sends has sent.
         entries = [] if document.get("stands_by") else document["entries"]
         first = min(entries, key=lambda entry: str(entry["due"]))

@@ -13,6 +13,7 @@ from celery_fleet.beat.loaded import NAME
 from celery_fleet.beat.metrics import COUNTERS, shown
 from celery_fleet.cli.exporter.places import MetricPlaces, counted, document
 from celery_fleet.cli.exporter.samples import MetricSample
+from celery_fleet.common.small_file import LARGEST_OF_BEAT
 from celery_fleet.health.fleet import last_tick
 from celery_fleet.health.setup import Setup
 
@@ -40,7 +41,7 @@ def schedule(setup: Setup) -> Iterator[MetricSample]:
         OSError, ValueError, LookupError, TypeError: The file is damaged.
     """
     with contextlib.suppress(FileNotFoundError):
-        yield from _schedule(document(_directory(setup) / NAME))
+        yield from _schedule(document(_directory(setup) / NAME, LARGEST_OF_BEAT))
 
 
 def counts(places: MetricPlaces) -> Iterator[MetricSample]:
@@ -50,7 +51,7 @@ def counts(places: MetricPlaces) -> Iterator[MetricSample]:
         OSError, ValueError, LookupError, TypeError: The file is damaged.
     """
     with contextlib.suppress(FileNotFoundError):
-        yield from _counts(counted(places.beat))
+        yield from _counts(counted(places.beat, LARGEST_OF_BEAT))
 
 
 def _directory(setup: Setup) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from celery_fleet.common import backup_record
-from celery_fleet.common.small_file import content
+from celery_fleet.common.small_file import LARGEST, content
 from celery_fleet.health import result
 
 #: The only format of these files.
@@ -70,14 +70,14 @@ class MetricPlaces:
         return result.path_of(self.app, self.root / result.STATE.relative_to("/"))
 
 
-def document(path: Path) -> dict[str, Any]:
+def document(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     """Return the content of a JSON file.
 
     Raises:
         FileNotFoundError: It is missing.
         OSError, ValueError: It can't be read, or is not what it should be.
     """
-    raw = content(path)
+    raw = content(path, largest)
     found = json.loads(raw, parse_constant=_refuse)
     if _SURROGATE.search(raw):
         found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
@@ -86,14 +86,14 @@ def document(path: Path) -> dict[str, Any]:
     return found
 
 
-def counted(path: Path) -> dict[str, Any]:
+def counted(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     """Return the content of a file with counts.
 
     Raises:
         FileNotFoundError: It is missing.
         OSError, ValueError: It can't be read, or has another format.
     """
-    found = document(path)
+    found = document(path, largest)
     if found.get("format") != FORMAT:
         raise ValueError(f"the format of {path} is not {FORMAT}")
     return found

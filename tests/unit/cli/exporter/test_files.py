@@ -314,6 +314,19 @@ def test_of_thousands_of_entries_a_hundred_are_shown(tmp_path: Path) -> None:
     assert len(found["celery_fleet_beat_entry_due_timestamp_seconds"]) == SHOWN
 
 
+@pytest.mark.slow
+def test_a_schedule_of_many_entries_with_long_names_is_read(tmp_path: Path) -> None:
+    names = [f"{n:0250}" for n in range(20_000)]
+    write(tmp_path / "run/schedule.json", schedule(**dict.fromkeys(names, -90)))
+    counts = {"sent": 4, "failed": 0, "late": 0, "collapsed": 0, "skipped": 0}
+    entries = dict.fromkeys(names, counts)
+    write(MetricPlaces("shop", tmp_path).beat, {"format": 1, "written": 0, "entries": entries})
+    found = beat_of(tmp_path)
+    (overdue,) = found["celery_fleet_beat_overdue_seconds"].values()
+    assert 90 <= overdue < 150
+    assert len(found["celery_fleet_beat_sent_total"]) == SHOWN + 1
+
+
 def test_entries_after_the_first_hundred_are_counted_as_other(tmp_path: Path) -> None:
     zero = {"sent": 0, "failed": 0, "late": 0, "collapsed": 0, "skipped": 0}
     entries = {f"e{n}": {**zero, "sent": 1, "failed": 1} for n in range(SHOWN + 5)}

@@ -21,6 +21,7 @@ from celery_fleet.beat import metrics
 from celery_fleet.beat import steps as beat
 from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.schedule_file import ScheduleFile
+from celery_fleet.common.small_file import LARGEST_OF_BEAT
 from celery_fleet.supervision.notify import Notifier
 from tests.fleet import wait_for
 from tests.unit.runtime.beat.real import RealBeat, counted
@@ -111,6 +112,15 @@ def test_counters_continue_except_those_of_removed_entries(start: Any, path: Pat
     assert counted(path) == {"stays": counts, "new": {}}
 
 
+@pytest.mark.slow
+def test_counters_of_many_entries_with_long_names_continue(start: Any, path: Path) -> None:
+    counts = {"sent": 4, "failed": 3, "late": 2, "collapsed": 1, "skipped": 5}
+    names = [f"{n:0250}" for n in range(20_000)]
+    before(path, 10, **dict.fromkeys(names, counts))
+    tick(start(**{names[-1]: {}}))
+    assert counted(path) == {names[-1]: counts}
+
+
 def test_what_is_counted_for_entries_that_are_not_shown_stays(
     start: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +177,7 @@ def test_a_stop_in_the_middle_of_a_send_changes_no_counters(
         *("", "[]", '{"written": 1}', '{"written": 1, "entries": {"a": 1}}', "[" * 200_000),
         '{"written": 1, "entries": {"a": {"sent": 1e999}}}',
         f'{{"written": {10**400}, "entries": {{}}}}',
-        '{"written": 1, "entries": {}}' + " " * (5 << 20),
+        '{"written": 1, "entries": {}}' + " " * LARGEST_OF_BEAT,
     ],
     ids=lambda text: text[:60],
 )

@@ -237,6 +237,28 @@ def test_beat_does_not_look_at_all_entries_for_each_that_it_sends(
     assert (crowd.listed(), len(looks)) == (21, 2)
 
 
+def test_slow_looks_at_all_entries_leave_beat_most_of_its_time(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 20,000 entries a look lasts most of a second."""
+    looks: list[float] = []
+    stock = compat_beat.events
+
+    def events(service: Any) -> Any:
+        looks.append(crowd.now[0])
+        crowd.now[0] += 0.7
+        return stock(service)
+
+    monkeypatch.setattr(compat_beat, "events", events)
+    for _ in range(90):
+        crowd.tick()
+        crowd.now[0] += 0.1
+    assert looks == [100, pytest.approx(107.7, abs=0.11)]
+    crowd.tick(10)
+    crowd.service.sync()
+    assert crowd.listed() == 100
+
+
 def test_beat_lists_its_entries_before_it_pauses(crowd: Crowd) -> None:
     crowd.tick(100)
     assert crowd.service.scheduler.tick() > loaded.LOOK_INTERVAL
