@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,9 +171,24 @@ def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     return _checked(build) if build.app else {"tasks": [], "versions": {}}
 
 
+def _processes(directory: Path) -> Iterator[tuple[int, str, Path]]:
+    """Yield the processes that run below a directory: ID, program and relative working directory."""
+    real = directory.resolve()
+    for process in (name for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            program = os.readlink(f"/proc/{process}/exe")
+            where = Path(os.readlink(f"/proc/{process}/cwd"))
+        except OSError:
+            continue  # it has just ended
+        if where.is_relative_to(real):
+            yield int(process), program, where.relative_to(real)
+
+
 def _in_use(root: Path) -> set[str]:
     links = [root / "current", *(root / "pins").glob("*")]
-    return {Path(os.readlink(link)).name for link in links if link.is_symlink()}
+    # A command outlives the run that started it, and no link points to its release yet.
+    running = {part for *_, where in _processes(root / "releases") for part in where.parts[:1]}
+    return running | {Path(os.readlink(link)).name for link in links if link.is_symlink()}
 
 
 def prune(root: Path, keep: int, spared: str = "") -> list[str]:
@@ -214,17 +229,13 @@ def _require_unused(path: Path) -> None:
 
     They have only loaded a part of their code, and no restart is planned for them, as the release has the same name.
     """
-    python, real = outlived(str(path)), path.resolve()
-    found = []
-    for process in (name for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            program = os.readlink(f"/proc/{process}/exe")
-            directory = Path(os.readlink(f"/proc/{process}/cwd"))
-        except OSError:
-            continue  # it has just ended
-        # Ignore processes of the new Python: units fail at once, and a shell does not need the virtualenv.
-        if program != python and os.path.basename(program).startswith(("python", "pypy")):
-            found += [int(process)] if directory.is_relative_to(real) else []
+    python = outlived(str(path))
+    # Ignore processes of the new Python: units fail at once, and a shell does not need the virtualenv.
+    found = [
+        process
+        for process, program, _ in _processes(path)
+        if program != python and os.path.basename(program).startswith(("python", "pypy"))
+    ]
     if found:
         raise BuildError(
             f"release {path.name} has to be built again, because its virtualenv does not work with this host's new "

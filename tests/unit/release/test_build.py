@@ -620,7 +620,7 @@ def test_a_release_for_the_hosts_previous_python_is_built_again(place: Place) ->
     packages.rename(packages.with_name("python3.1"))
     old = place.root / "python3.1"
     shutil.copy("/usr/bin/cat", old)
-    with runs_in(place, str(old)) as process, pytest.raises(BuildError) as caught:
+    with runs_in(place.root, str(old)) as process, pytest.raises(BuildError) as caught:
         build(place.wanted())
     assert re.search(
         rf"still run from it: {process}\. Restart the host, or stop", str(caught.value)
@@ -628,15 +628,15 @@ def test_a_release_for_the_hosts_previous_python_is_built_again(place: Place) ->
     assert (venv / "lib/python3.1").is_dir()
     # Processes of the new Python end by themselves, and a user's shell is not ours.
     new = str(venv / "bin/python")
-    with runs_in(place, new, "-c", "input()"), runs_in(place, "/usr/bin/cat"):
+    with runs_in(place.root, new, "-c", "input()"), runs_in(place.root, "/usr/bin/cat"):
         build(place.wanted())
     assert [path.name for path in venv.glob("lib/python3.*")] == [packages.name]
 
 
 @contextmanager
-def runs_in(place: Place, *command: str) -> Iterator[int]:
+def runs_in(root: Path, *command: str) -> Iterator[int]:
     """A process that runs in the code of r1 until it reads a line; its ID."""
-    where = place.root / "releases/r1/source"
+    where = root / "releases/r1/source"
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=where) as process:
         yield process.pid
         process.communicate(b"\n", timeout=20)
@@ -953,6 +953,16 @@ def test_releases_in_use_are_kept(six: Path) -> None:
     assert left(six) == ["r1", "r2", "r6"]
     prune(six, 0)
     assert left(six) == ["r1", "r2"]
+
+
+def test_a_release_in_which_a_process_runs_is_kept(six: Path) -> None:
+    """Such as a migration: its run was killed, and the next one, which builds another release, waits for its end."""
+    (six / "releases/r1/source").mkdir()
+    with runs_in(six, "/usr/bin/cat"):
+        prune(six, 0)
+        assert left(six) == ["r1"]
+    prune(six, 0)
+    assert left(six) == []
 
 
 @pytest.mark.parametrize("linked", [".", "releases", "virtualenvs"])
