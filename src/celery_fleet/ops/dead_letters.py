@@ -20,7 +20,7 @@ from typing import Any
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, parsed
-from celery_fleet.delivery.dead_letters.store import PAGE, Choice, DeadLetterStore
+from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from celery_fleet.ops.replies import redis_of
 
 #: Seconds of the request's timeout to keep for returning the answer.
@@ -80,10 +80,9 @@ def _change(
     store: DeadLetterStore, do: str, ids: tuple[str, ...], seen: Mapping[str, float], end: float
 ) -> dict[str, Any]:
     done, refused, reasons = 0, 0, dict[str, None]()
-    for start in range(0, len(ids), PAGE):
+    for found in store.pages(ids, payload=do == "replay"):
         if time.monotonic() > end:
             return _changed(done, len(ids) - done - refused, refused, reasons, late=True)
-        found = store.read(ids[start : start + PAGE], payload=do == "replay")
         letters = [one for one in found if seen.get(one.id, one.last_seen) == one.last_seen]
         for result in store.replay(letters) if do == "replay" else store.drop(letters):
             if isinstance(result, Exception):

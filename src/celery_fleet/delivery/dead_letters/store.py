@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -45,22 +46,28 @@ return 1
 """
 )
 
-#: Returns documents by their ids. KEYS: dead letters. ARGV: 1 with the messages, 0 without; ids.
+#: Returns documents by their ids, nil for one that is gone. It stops before a document that exceeds the limit, unless
+#: that is the first. KEYS: dead letters. ARGV: 1 with the messages, 0 without; maximum number of bytes; ids.
 READ = Script("""
-local found = {}
-for number = 2, #ARGV do
+local found, room = {}, tonumber(ARGV[2])
+for number = 3, #ARGV do
   local document = redis.call('HGET', KEYS[1], ARGV[number])
   if document then
+    room = room - #document
+    if room <= 0 and number > 3 then break end
     -- The message is the last field. Inside a JSON string the quotation marks would be escaped.
     local start = ARGV[1] == '0' and string.find(document, ', "message": "', 1, true)
-    found[#found + 1] = start and string.sub(document, 1, start - 1) .. '}' or document
+    document = start and string.sub(document, 1, start - 1) .. '}' or document
   end
+  found[#found + 1] = document
 end
 return found
 """)
 
-#: Number of documents or changes in one round trip.
+#: Number of documents or changes in one round trip, and the size of the documents in bytes.
 PAGE = 100
+
+PAGE_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -110,16 +117,20 @@ class DeadLetterStore:
 
     def read(self, ids: Sequence[str], payload: bool = False) -> list[DeadLetter]:
         """Return the existing letters with these ids, without documents that are not dead letters."""
-        found = []
-        for start in range(0, len(ids), PAGE):
-            part = ids[start : start + PAGE]
-            arguments = ["1" if payload else "0", *part]
-            for text in run(self._client, READ, [keys.DEAD_LETTERS], arguments):
-                try:
+        return [letter for page in self.pages(ids, payload) for letter in page]
+
+    def pages(self, ids: Sequence[str], payload: bool) -> Iterator[list[DeadLetter]]:
+        """Yield the same as `read`, one round trip at a time."""
+        start = 0
+        while start < len(ids):
+            arguments = ["1" if payload else "0", PAGE_BYTES, *ids[start : start + PAGE]]
+            texts = run(self._client, READ, [keys.DEAD_LETTERS], arguments)
+            start += len(texts)
+            found = []
+            for text in texts:
+                with suppress(ValueError):
                     found.append(DeadLetter.parse(text))
-                except ValueError:
-                    continue
-        return found
+            yield found
 
     def choose(self, choice: Choice, payload: bool = False) -> list[DeadLetter]:
         """Return the selected letters, the least recently seen first."""

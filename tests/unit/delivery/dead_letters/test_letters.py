@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from celery_fleet.delivery.dead_letters.store import Choice, DeadLetterStore
 from celery_fleet.delivery.messages import FetchedMessage, Owner
 from celery_fleet.delivery.scripts import run
 from celery_fleet.delivery.tags import Tags
+from celery_fleet.ops import dead_letters as letter_answers
 from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
 from tests.support.redis_server import looker, redis_server
@@ -439,6 +441,25 @@ def test_more_than_one_page(worker: redis.Redis, store: DeadLetterStore) -> None
     assert len(store.choose(Choice())) == 250
     assert store.drop(store.choose(Choice())) == [1] * 250
     assert store.count() == 0
+
+
+def test_large_letters_are_read_and_replayed_a_few_at_a_time(
+    worker: redis.Redis, store: DeadLetterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, size in enumerate((3_000_000, 1_500_000, 1_500_000, 8)):
+        park(worker, json.dumps({**message(f"id-{n}"), "body": "x" * size}))
+    pages: list[list[str]] = []
+    replay = store.replay
+
+    def replayed(letters: Sequence[DeadLetter]) -> list[int | Exception]:
+        pages.append([letter.id for letter in letters])
+        return replay(letters)
+
+    monkeypatch.setattr(store, "replay", replayed)
+    ids = ("id-0", "id-1", "gone", "id-2", "id-3")
+    answer = letter_answers._change(store, "replay", ids, {}, math.inf)
+    assert (answer["done"], answer["gone"], answer["left"]) == (4, 1, 0)
+    assert pages == [["id-0"], ["id-1"], ["id-2", "id-3"]]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', "null", "7"])
