@@ -29,6 +29,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
 #: Lists the packages that are only there for builds; the script `facts` reads it, too.
 RECORD = Path("/var/lib/celery-fleet/build-packages")
 
+# dpkg's journal; files with numbers as names are there while it runs, and after it was killed.
+_JOURNAL = Path("/var/lib/dpkg/updates")
+
 # It is gone after the next boot. dpkg has its own locks.
 _LOCK = Path("/run/celery-fleet-packages.lock")
 
@@ -139,6 +142,11 @@ def _remove_recorded(lock: int, limit: Limit) -> None:
 
 
 def _apt(limit: Limit, *words: str) -> str:
+    # apt refuses to work after a dpkg that was killed. While another dpkg runs, this one fails, and apt waits.
+    if any(_JOURNAL.glob("[0-9]*")):
+        finish = ("dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
+        with suppress(CommandFailed):
+            run(finish, limit, "dpkg --configure -a", user_of("root"), environment=_ENVIRONMENT)
     removes = not {"purge", "autoremove"}.isdisjoint(words)
     what = f"{'removing' if removes else 'installing'} Debian packages for the build"
     # A host that has just booted may be busy upgrading itself.

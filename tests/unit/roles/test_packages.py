@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.debian_host import DebianHost
 from tests.render.fleet import ROOT, ansible
 
 # What nginx-common's postinst does with its example site, followed by the start of the service.
@@ -27,6 +28,25 @@ def task(given: dict[str, Any], nginx: Path) -> dict[str, Any]:
     return given
 
 
+def play(directory: Path, tasks: list[dict[str, Any]], **given: Any) -> None:
+    """Run tasks on this machine."""
+    whole = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "tasks": tasks,
+        **given,
+        "vars": {
+            "ansible_become": False,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            **given.get("vars", {}),
+        },
+    }
+    (directory / "play.yml").write_text(yaml.safe_dump([whole]))
+    done = ansible("ansible-playbook", "--inventory=localhost,", str(directory / "play.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "a package that was removed"])
 def test_nginx_never_serves_its_example_site(tmp_path: Path, before: str) -> None:
@@ -44,19 +64,21 @@ def test_nginx_never_serves_its_example_site(tmp_path: Path, before: str) -> Non
     tasks = [task(one, nginx) for one in tasks if "celery_fleet.core.reconcile" not in one]
     for one in tasks:
         one.get("ansible.builtin.file", {}).pop("group", None)
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars": {
-            "ansible_become": False,
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "__fleet_packages": ["nginx-light"],
-        },
-        "tasks": tasks,
-    }
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    done = ansible("ansible-playbook", "--inventory=localhost,", str(tmp_path / "play.yml"))
-    assert done.returncode == 0, done.stdout + done.stderr
+    play(tmp_path, tasks, vars={"__fleet_packages": ["nginx-light"]})
     assert (nginx / "served").read_text() == ""
     assert list((nginx / "sites-enabled").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", ["fleet/tasks/install.yml", "prometheus/tasks/main.yml"])
+def test_packages_are_installed_after_a_dpkg_that_was_killed(tmp_path: Path, tasks: str) -> None:
+    host = DebianHost(tmp_path)
+    host.apt("update")
+    host.interrupt()
+    text = (ROOT / "roles" / tasks).read_text().replace("/var/lib/dpkg", str(host.dpkg))
+    found = yaml.safe_load(text)
+    last = next(at for at, one in enumerate(found) if "ansible.builtin.apt" in one)
+    install = {"ansible.builtin.command": "apt-get --yes install make"}
+    play(tmp_path, [found[last - 1], install], environment=host.environment)
+    assert host.has() == {"make", "tool"}
+    assert (host.root / "etc/tool.conf").read_text() == "as before\n"

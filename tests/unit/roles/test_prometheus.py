@@ -67,7 +67,7 @@ def run(
 def tasks_of(directory: Path) -> list[dict[str, Any]]:
     """Return the role's tasks, for the files below a directory."""
     text = (ROLE / "tasks/main.yml").read_text()
-    for place in ("etc", "proc"):
+    for place in ("etc", "proc", "var"):
         text = text.replace(f"/{place}/", f"{directory}/{place}/")
     return list(yaml.safe_load(text))
 
