@@ -9,9 +9,23 @@ loop's own thread.
 
 from __future__ import annotations
 
+import logging
+import os
+from traceback import walk_tb
 from typing import Any
 
+from billiard import popen_fork, popen_spawn_posix
+
+from celery_fleet.common.errors import error_text
 from celery_fleet.compat.pools import ENDS, PREFORK, kind_of
+
+logger = logging.getLogger("celery_fleet.scaling")
+
+#: The pipes that billiard leaves open if a process does not start.
+_LEFT_OPEN = {
+    popen_fork.Popen._launch.__code__: ("parent_r", "child_w"),
+    popen_spawn_posix.Popen._launch.__code__: ("parent_r",),
+}
 
 
 def why_fixed(pool: Any) -> str | None:
@@ -40,7 +54,7 @@ def resize(consumer: Any, size: int) -> int:
     It is higher than ``size`` if no more processes can be told to end now.
 
     Raises:
-        OSError: The system starts no further process; those that were started stay.
+        OSError, MemoryError: The system starts no further process; those that were started stay.
     """
     pool = consumer.pool
     before = int(pool.num_processes)
@@ -58,16 +72,59 @@ def resize(consumer: Any, size: int) -> int:
     return after
 
 
+def survive_refused_processes(pool: Any) -> None:
+    """Keep a pool going if the system starts no process to replace one that has ended; its own timer tries again.
+
+    Otherwise such an error would end the worker: the loop takes it for a lost connection, and a new connection can't
+    watch a process that has not started. The timer runs every 5 s (AsynPool.timers).
+    """
+    if kind_of(pool) != PREFORK:
+        return
+    inner = pool._pool
+    repopulate = inner._repopulate_pool
+    told = False
+
+    def repopulate_if_possible(exitcodes: Any) -> None:
+        nonlocal told
+        try:
+            repopulate(exitcodes)
+        except (OSError, MemoryError) as exc:
+            _forget_unstarted(inner, exc)
+            if not told:
+                logger.warning(
+                    "%d of the pool's %d processes run, and no other starts: %s",
+                    *(len(inner._pool), inner._processes, error_text(exc)),
+                )
+            told = True
+        else:
+            if told and len(inner._pool) >= inner._processes:
+                logger.info("all processes of the pool run again")
+                told = False
+
+    # Not `maintain_pool`, which would then not release the slots of tasks that were lost with a process.
+    inner._repopulate_pool = repopulate_if_possible
+
+
+def _forget_unstarted(pool: Any, exc: BaseException) -> None:
+    """Clean up after a process that did not start, which billiard can't."""
+    for process in [one for one in pool._pool if one._popen is None]:
+        pool._pool.remove(process)
+        pool._process_cleanup_queues(process)
+    for frame, _ in walk_tb(exc.__traceback__):
+        for name in _LEFT_OPEN.get(frame.f_code, ()):
+            fd = frame.f_locals.get(name)
+            if fd is not None:
+                os.close(fd)
+
+
 def _start(pool: Any, number: int) -> None:
     pool.grow(number)
     try:
-        pool.maintain_pool()
-    except OSError:
-        # billiard can't clean up after a process that did not start.
-        for process in [one for one in pool._pool if one._popen is None]:
-            pool._pool.remove(process)
-            pool._process_cleanup_queues(process)
-        missing = max(0, pool._processes - len(pool._pool))
+        type(pool)._repopulate_pool(pool, [])
+    except (OSError, MemoryError) as exc:
+        _forget_unstarted(pool, exc)
+        # Others may be missing because they could not be replaced.
+        missing = min(number, max(0, pool._processes - len(pool._pool)))
         pool._processes -= missing
         pool._putlock.shrink(missing)
         raise

@@ -72,6 +72,7 @@ class Scaling(Orders):
 
     def started(self, controller: Any, backlog: Backlog) -> None:
         """Note the worker once its pool runs."""
+        pool_size.survive_refused_processes(controller.pool)
         self._inventory = limits_of(self._environ, int(controller.pool.num_processes))
         self._backlog = backlog
         if self._inventory.wait is not None and pool_size.why_fixed(controller.pool) is None:
@@ -133,7 +134,7 @@ class Scaling(Orders):
         if decision.size != look.processes:
             try:
                 after, self._refused = pool_size.resize(consumer, decision.size), None
-            except OSError as exc:
+            except (OSError, MemoryError) as exc:
                 after, text = int(consumer.pool.num_processes), error_text(exc)
                 if text != self._refused:  # it is tried again every few seconds
                     logger.warning("the pool could not grow to %d: %s", decision.size, text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,21 @@ from celery_fleet.delivery.keys import POOL_SIZES, SENT
 from celery_fleet.ops import pool_sizes as answers
 from celery_fleet.ops import replies
 from celery_fleet.ops.app import make_app
-from tests.unit.delivery.pools import ATOMIC, NOTHING, SLOTS, Shop, shop, until
+from tests.unit.delivery.pools import ATOMIC, NOTHING, SLOTS, Shop, Worker, shop, until
 from tests.unit.delivery.test_drain_pools import control
 
 NODE = "w@test"
-#: At most four processes start.
+#: At most SHOP_FORKS processes start, and none while there is a file `refused`, which counts the attempts.
 LIMITED = """
 forks, fork = [], os.fork
 def limited_fork():
-    if len(forks) == 4:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-    forks.append(fork())
-    return forks[-1]
+    if os.path.exists("refused"):
+        with open("refused", "a") as file:
+            file.write("!")
+    elif len(forks) < int(os.environ["SHOP_FORKS"]):
+        forks.append(fork())
+        return forks[-1]
+    raise OSError(int(os.environ["SHOP_ERRNO"]), "no fork")
 os.fork = limited_fork
 # On a busy machine Celery would replace processes that take long to start.
 app.conf.worker_proc_alive_timeout = 60
@@ -212,13 +216,25 @@ def test_a_worker_without_an_answer_or_a_right_is_refused(tmp_path: Path) -> Non
         assert "Traceback" not in worker.log
 
 
+#: The kernel refuses a fork, as at `tasks_max` and without memory.
+ERRORS = pytest.mark.parametrize(
+    "number", [errno.EAGAIN, errno.ENOMEM], ids=["tasks_max", "memory"]
+)
+
+
+@contextmanager
+def limited(directory: Path, number: int, forks: int, more: str) -> Iterator[tuple[Shop, Worker]]:
+    with shop(directory, ATOMIC) as made:
+        with (directory / "shop.py").open("a") as source:
+            source.write(LIMITED + more)
+        environ = {"SHOP_FORKS": str(forks), "SHOP_ERRNO": str(number)}
+        yield made, made.worker("prefork", SHOP_LATE="yes", **environ)
+
+
 @pytest.mark.slow
-def test_a_system_that_starts_no_process(tmp_path: Path) -> None:
-    """The kernel refuses a fork, as at `tasks_max`."""
-    with shop(tmp_path, ATOMIC) as made, scaling(made) as scale:
-        with (tmp_path / "shop.py").open("a") as source:
-            source.write(LIMITED)
-        worker = made.worker("prefork", SHOP_LATE="yes")
+@ERRORS
+def test_a_system_that_starts_no_process(tmp_path: Path, number: int) -> None:
+    with limited(tmp_path, number, 4, "") as (made, worker), scaling(made) as scale:
         scale("set", 8)
         scale.until(4)
         until(lambda: "the pool could not grow to 8: " in worker.log)
@@ -228,3 +244,44 @@ def test_a_system_that_starts_no_process(tmp_path: Path) -> None:
         assert made.account(sent) == NOTHING, worker.log
         scale("set", 1)
         scale.until(1)
+
+
+def pipes(worker: Worker) -> int:
+    found = 0
+    for opened in Path(f"/proc/{worker.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # just closed
+            found += str(opened.readlink()).startswith("pipe:")
+    return found
+
+
+@pytest.mark.slow
+@ERRORS
+def test_a_process_that_is_not_replaced_ends_no_other_task(tmp_path: Path, number: int) -> None:
+    refused = tmp_path / "refused"
+    each_once = "app.conf.worker_max_tasks_per_child = 1"
+    with limited(tmp_path, number, 99, each_once) as (made, worker):
+        held = made.send("held")
+        until(lambda: made.ledger.begun[held])
+        refused.touch()
+        sent = [made.send()]
+        until(refused.read_text)
+        opened = pipes(worker)
+        # Two more attempts, by the pool's timer.
+        until(lambda: len(refused.read_text()) >= 3)
+        assert pipes(worker) <= opened
+        # A new connection looks at all processes of the pool.
+        made.witness.execute_command("CLIENT", "KILL", "USER", "worker")
+        until(lambda: "connection to broker lost" in worker.log)
+        sent += [made.send() for _ in range(5)]
+        assert len(stats(made)["pool"]["processes"]) == SLOTS - 1
+
+        refused.unlink()
+        until(lambda: len(made.ledger.ended) == len(sent))
+        until(lambda: len(stats(made)["pool"]["processes"]) == SLOTS)
+        made.go()
+        until(lambda: made.ledger.ended[held])
+        assert made.account([held, *sent]) == NOTHING, worker.log
+        assert worker.log.count("1 of the pool's 2 processes run, and no other starts: ") == 1
+        assert worker.log.count("all processes of the pool run again") == 1
+        assert worker.log.count("connection to broker lost") == 1
+        assert "Traceback" not in worker.log
