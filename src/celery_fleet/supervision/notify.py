@@ -6,9 +6,13 @@ start can report for the service (``NotifyAccess=main`` refuses them too).
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+
+logger = logging.getLogger("celery_fleet.watch")
 
 SOCKET_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
@@ -22,11 +26,19 @@ class Notifier:
     """The service's connection to its manager; does nothing if there is no manager.
 
     ``watchdog`` is the manager's deadline between two :meth:`feed` calls in seconds; None without a watchdog.
+    ``spare`` is a socket for a process that has opened as many files as it may.
     Only the process that made the notifier can send: a forked child sends nothing.
     """
 
-    def __init__(self, address: str | None, watchdog: float | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        watchdog: float | None = None,
+        spare: socket.socket | None = None,
+    ) -> None:
         self.watchdog = watchdog
+        self._spare = spare
+        self._failed = False
         self._address = address
         self._pid = os.getpid()
         self._status: str | None = None
@@ -38,7 +50,8 @@ class Notifier:
         usec = environ.pop(WATCHDOG_VARIABLE, "")
         pid = environ.pop(WATCHDOG_PID_VARIABLE, "")
         wanted = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
-        return cls(address or None, int(usec) / 1e6 if wanted else None)
+        deadline = int(usec) / 1e6 if wanted else None
+        return cls(address, deadline, _open()) if address else cls(None, deadline)
 
     @property
     def connected(self) -> bool:
@@ -79,9 +92,26 @@ class Notifier:
             address = "\0" + address[1:]
         message = "\n".join(" ".join(part.splitlines()) for part in assignments)
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
-                line.settimeout(SEND_TIMEOUT)
+            with self._line() as line:
                 line.sendto(message.encode(), address)
-        except OSError:
+        except OSError as exc:
+            if not self._failed:
+                self._failed = True
+                logger.error("systemd can't be told anything: %s", exc)
             return False
         return True
+
+    def _line(self) -> AbstractContextManager[socket.socket]:
+        """Return a new socket. A task may have closed the spare one, so that its number may be another file's."""
+        try:
+            return _open()
+        except OSError:  # the process has opened as many files as it may
+            if self._spare is None:
+                raise
+            return nullcontext(self._spare)
+
+
+def _open() -> socket.socket:
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    line.settimeout(SEND_TIMEOUT)
+    return line

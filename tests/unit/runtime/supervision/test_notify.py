@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from celery_fleet.supervision.notify import Notifier
 from tests.unit.runtime.conftest import Manager
@@ -19,6 +24,8 @@ def test_the_address_is_removed_from_the_environment(manager: Manager) -> None:
     assert environ == {}
     assert notifier.watchdog == 30.0
     assert notifier.connected
+    assert notifier._spare is not None
+    notifier._spare.close()
 
 
 def test_the_watchdog_of_another_process_is_ignored() -> None:
@@ -58,6 +65,40 @@ def test_an_abstract_socket_can_be_used() -> None:
 def test_without_a_manager_nothing_happens() -> None:
     assert Notifier(None).feed() is False
     assert Notifier("/nonexistent/notify").feed() is False
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))  # only the standard input
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_process_that_can_open_no_more_files_feeds_its_watchdog(manager: Manager) -> None:
+    notifier = Notifier.take({"NOTIFY_SOCKET": manager.address})
+    with no_more_files():
+        fed = notifier.feed()
+    assert fed
+    assert manager.heard() == ["WATCHDOG=1"]
+
+    # A task may close all files of its process.
+    assert notifier._spare is not None
+    notifier._spare.close()
+    assert notifier.feed()
+    assert manager.heard() == ["WATCHDOG=1"]
+
+
+def test_the_first_failure_is_logged(manager: Manager, caplog: pytest.LogCaptureFixture) -> None:
+    notifier = Notifier(manager.address)
+    with no_more_files():
+        fed = [notifier.feed(), notifier.feed()]
+    assert fed == [False, False]
+    assert [record.message for record in caplog.records] == [
+        "systemd can't be told anything: [Errno 24] Too many open files"
+    ]
 
 
 def test_a_forked_child_sends_nothing(manager: Manager) -> None:
