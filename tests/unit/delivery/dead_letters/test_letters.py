@@ -443,6 +443,7 @@ def test_more_than_one_page(worker: redis.Redis, store: DeadLetterStore) -> None
     assert store.count() == 0
 
 
+@pytest.mark.slow
 def test_large_letters_are_read_and_replayed_a_few_at_a_time(
     worker: redis.Redis, store: DeadLetterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
