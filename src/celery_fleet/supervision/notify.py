@@ -22,6 +22,10 @@ WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 SEND_TIMEOUT = 2.0
 
 
+#: systemd ignores a message of more than 4096 bytes (NOTIFY_BUFFER_MAX).
+LARGEST = 4000
+
+
 class Notifier:
     """The service's connection to its manager; does nothing if there is no manager.
 
@@ -82,6 +86,8 @@ class Notifier:
     def send(self, *assignments: str) -> bool:
         """Send assignments such as ``READY=1`` in one datagram; return False if they could not be sent.
 
+        A long one is cut at its end, so a status comes last.
+
         It never raises and never blocks for longer than :data:`SEND_TIMEOUT` seconds: a service must not
         fail because its manager does.
         """
@@ -90,10 +96,11 @@ class Notifier:
         address = self._address
         if address.startswith("@"):  # Linux's abstract namespace
             address = "\0" + address[1:]
-        message = "\n".join(" ".join(part.splitlines()) for part in assignments)
+        text = "\n".join(" ".join(part.splitlines()) for part in assignments)
+        message = text.encode()[:LARGEST].decode(errors="ignore").encode()
         try:
             with self._line() as line:
-                line.sendto(message.encode(), address)
+                line.sendto(message, address)
         except OSError as exc:
             if not self._failed:
                 self._failed = True

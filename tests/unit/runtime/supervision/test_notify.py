@@ -53,6 +53,17 @@ def test_a_status_is_sent_when_it_changes_and_in_one_line(manager: Manager) -> N
     assert manager.heard() == ["STATUS=a", "STATUS=b READY=1"]
 
 
+def test_a_long_status_does_not_keep_systemd_from_reading_the_message(manager: Manager) -> None:
+    queues = ", ".join(f"kunde-{number:06}.aufträge" for number in range(300))
+
+    Notifier(manager.address).ready(f"consuming {queues}")
+
+    (message,) = manager.heard()
+    assert message.startswith("READY=1\nSTATUS=consuming kunde-000000.aufträge, ")
+    # systemd.git, src/core/manager.c: NOTIFY_BUFFER_MAX is PIPE_BUF.
+    assert 3990 < len(message.encode()) < 4096
+
+
 def test_an_abstract_socket_can_be_used() -> None:
     listener = Manager(f"@fleet-{uuid.uuid4()}")
     try:
