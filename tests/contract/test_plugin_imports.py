@@ -39,7 +39,7 @@ INSIDE_PREFLIGHT: dict[str, frozenset[str]] = {
 # Maximum bytes of all files that a module sends, little more than they have, so that growth is noticed.
 LARGEST = {
     "reconcile": 235_000,
-    "release": 86_500,
+    "release": 87_000,
     "remove_application": 152_000,
     "redis_restore": 78_500,
 }
