@@ -246,6 +246,35 @@ def test_a_large_store_has_time_to_write_its_data_as_it_stops() -> None:
 
 
 @pytest.mark.parametrize(
+    ("maxmemory", "for_a_copy", "for_a_return"),
+    [
+        ("50gb", 12800 << 20, 2560 << 20),
+        ("256MB", 256 << 20, (256 << 20) // 20),
+        (8_000_000, 256 << 20, 1 << 20),
+    ],
+)
+def test_a_primary_keeps_more_for_its_replicas_if_it_has_more_data(
+    tmp_path: Path, maxmemory: object, for_a_copy: int, for_a_return: int
+) -> None:
+    """With Redis's defaults, a copy that took minutes failed at 64 MB of writes, and began again."""
+    own = {"kind": "results", "maxmemory": maxmemory}
+    variables = {
+        "redis_instance": {**dict.fromkeys(("port", "name", "appendonly"), ""), **own},
+        "redis_replication": dict.fromkeys(("host", "min_replicas", "priority"), ""),
+        **dict.fromkeys(("redis_bind", "redis_tls_directory", "redis_config_directory"), ""),
+        "__redis_auth_clients": "",
+    }
+    found = configuration(render("redis/redis.conf.j2", variables))
+    with redis_server(tmp_path) as server:
+        for name in ("client-output-buffer-limit", "repl-backlog-size"):
+            server.client.config_set(name, found[name])
+        limits = server.client.config_get()
+    # Redis calls replicas slaves there.
+    assert f"slave {for_a_copy} 0 0" in limits["client-output-buffer-limit"]
+    assert int(limits["repl-backlog-size"]) == for_a_return
+
+
+@pytest.mark.parametrize(
     ("role", "waits", "starts_with"),
     [
         (None, "", "replicaof redis1 6379\n"),

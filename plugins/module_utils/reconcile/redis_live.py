@@ -3,8 +3,8 @@
 ACL LOAD would close connections of users that did not change (Redis 7.0), so users are set one by one. At first a user
 only gains rights: it keeps its previous rights and password in addition to those in the file, and a user that was
 removed from the file stays. Clients with old settings must be able to work and reconnect until they are restarted.
-`finish` removes the additional rights. Until then the unit's record names these users (`split`, `marks`), so that the
-next run knows about them if this one ends early. A restarted server has the rules in its file and a new record.
+`finish` removes the additional rights. Until then the unit's record names these users (`split`, `marks`), so the
+next run knows them if this one ends early. A restarted server has the rules in its file and a new record.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
     Talk,
 )
 
-# Directives in templates/redis/redis.conf.j2 that CONFIG SET accepts and that don't change the server's address.
+# Directives of redis.conf.j2 that CONFIG SET accepts and that don't change the server's address.
 LIVE = frozenset(
     (
         "acllog-max-len",
         "appendfsync",
-        # The server has already written what it reads with it (`redis_prepare`).
+        # The server has written what it reads with it (`redis_prepare`).
         "appendonly",
+        "client-output-buffer-limit",
         "maxmemory",
         "maxmemory-clients",
         "maxmemory-policy",
         "min-replicas-max-lag",
         "min-replicas-to-write",
+        "repl-backlog-size",
         "replica-priority",
         "save",
         "tcp-keepalive",
@@ -57,7 +59,7 @@ LIVE = frozenset(
 )
 # A directive in login.conf that CONFIG SET accepts. A record has only its fingerprint.
 _FOR_PRIMARY = "masterauth"
-# Directives that name a file; CONFIG SET with the same name reads that file again.
+# Directives that name a file, which CONFIG SET with the same name reads again.
 READ_AGAIN = frozenset(("tls-cert-file", "tls-ca-cert-file"))
 # The server's own key. systemd only passes it on at the start. So a new key is copied to a directory that the running
 # server can read, and set together with its certificate.
@@ -66,8 +68,7 @@ _KEY = "tls-key-file"
 SERVERS = frozenset(("replica", "sentinel"))
 # The user of the operator's command.
 _OPERATOR = "operator"
-# Label in a unit's record for a user that has more rights than its file says. No desired state contains this label, so
-# it always differs.
+# Label in a unit's record for a user that has more rights than its file says. No desired state has it, so it differs.
 _WIDER = "wider"
 #: Until when users keep rights on queues that left.
 EMPTY = "empty"

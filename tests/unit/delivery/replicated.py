@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     RedisAccess,
     SentinelPlace,
@@ -23,8 +22,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 
 from celery_fleet.common.redis_client import Client, ClientError, Server
 from scripts.ports import free_port
-from tests.fleet import PASSWORDS, QUEUES, ROOT
+from tests.fleet import PASSWORDS, QUEUES
 from tests.programs import knows_setinfo, required
+from tests.render.units import render
 from tests.support.certificates import Authority
 
 #: The only name that every machine can resolve, so the servers differ by their ports.
@@ -260,20 +260,13 @@ class Replicated:
 
     def _rendered(self, template: str, config: Path, **variables: Any) -> str:
         """Render a template of the role as Ansible does."""
-        loader = jinja2.FileSystemLoader(ROOT / "templates" / "redis")
-        environment = jinja2.Environment(  # noqa: S701  # it is no HTML
-            loader=loader,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            keep_trailing_newline=True,
-        )
-        return environment.get_template(template).render(
-            redis_bind="127.0.0.1",
-            redis_tls_directory=str(self.tls),
-            redis_config_directory=str(config),
-            __redis_auth_clients="no",
-            **variables,
-        )
+        own = {
+            "redis_bind": "127.0.0.1",
+            "redis_tls_directory": str(self.tls),
+            "redis_config_directory": str(config),
+            "__redis_auth_clients": "no",
+        }
+        return render(f"redis/{template}", {**own, **variables})
 
 
 @contextmanager

@@ -102,6 +102,11 @@ def test_changes_that_can_be_made_live() -> None:
         {"maxmemory": "512mb", "save": "60 1 30 5"}
     )
     assert change(setting_timeout="5") == LiveChange({"timeout": "5"}), "a new one"
+    # These two follow from maxmemory.
+    assert change(setting_client__output__buffer__limit="replica 9 0 0") == LiveChange(
+        {"client-output-buffer-limit": "replica 9 0 0"}
+    )
+    assert change(setting_repl__backlog__size="9") == LiveChange({"repl-backlog-size": "9"})
     assert change(user_worker="2", user_beat="1") == LiveChange(users=("beat", "worker"))
     assert change(user_worker=None) == LiveChange(gone=("worker",))
     assert change(**{"file_host.crt": "2"}) == LiveChange({"tls-cert-file": "/t/host.crt"})
