@@ -116,6 +116,11 @@ def test_its_data_is_in_its_own_directory(conf: dict[str, str], host: Host, name
     assert (conf["daemonize"], conf["supervised"]) == ("no", "systemd")
 
 
+def test_the_oom_kill_of_a_child_that_saves_does_not_stop_it(host: Host, name: str) -> None:
+    service = parse(whole(host, f"redis@{name}.service"))["Service"]
+    assert service["OOMPolicy"] == ["continue"]
+
+
 def test_the_two_instances_share_nothing(host: Host) -> None:
     app = host.variables["celery_app_name"]
     one, two = (
