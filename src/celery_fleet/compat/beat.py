@@ -58,9 +58,7 @@ def finish_tick_before_stop(service: Any, limit: float) -> None:
     A tick sends at most one task. If it takes longer than ``limit`` seconds, as while the broker is away, or if
     a second signal comes, Celery's own handler runs.
     """
-    own: dict[int, Any] = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    own: dict[int, Any] = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     own[signal.SIGHUP] = own[signal.SIGTERM]  # Celery handles no SIGHUP, so it would kill beat
     ticking = False
     asked: Timer | None = None

@@ -19,7 +19,7 @@ from celery_fleet.common.pickle_file import PickleFile, read
 logger = logging.getLogger("celery_fleet")
 
 
-class State(state.Persistent):  # type: ignore[misc]  # Celery ships no types
+class StateInFile(state.Persistent):  # type: ignore[misc]  # Celery ships no types
     """What Celery keeps, in our own file."""
 
     db: Any
@@ -39,8 +39,8 @@ class State(state.Persistent):  # type: ignore[misc]  # Celery ships no types
         if not os.access(directory, os.W_OK):
             errors.refuse(
                 FleetError(
-                    f"the worker can't write its statedb {self.filename}: {directory} is not there, or its user"
-                    " may not write to it, or its unit does not let it (read_write_paths)"
+                    f"the worker can't write its statedb {self.filename}: {directory} is not there, or its permissions"
+                    " or the worker's unit don't allow it (read_write_paths)"
                 ),
                 os.environ,
             )
@@ -57,4 +57,4 @@ class State(state.Persistent):  # type: ignore[misc]  # Celery ships no types
 
 def install() -> None:
     """Use it in this process's workers; call this before they build their blueprints."""
-    state.Persistent = State
+    state.Persistent = StateInFile

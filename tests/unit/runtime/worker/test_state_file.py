@@ -61,7 +61,7 @@ def test_revoked_tasks_survive_a_restart(tmp_path: Path, start: Callable[[Path],
 def test_the_file_of_an_earlier_version_is_taken_over(
     tmp_path: Path, start: Callable[[Path], Any]
 ) -> None:
-    stock: Any = state_file.State.__base__
+    stock: Any = state_file.StateInFile.__base__
     worker_state.revoked.add("a")
     stock(worker_state, str(tmp_path / "state"), LamportClock()).save()
 
