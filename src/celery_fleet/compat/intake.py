@@ -7,8 +7,10 @@ there. The private attributes are in celery/worker/ and celery/concurrency/asynp
 
 from __future__ import annotations
 
+import logging
 import os
 import select
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty
@@ -21,8 +23,13 @@ from kombu.utils.eventio import READ
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.pools import PoolIntake, intake_of
 
+logger = logging.getLogger("celery_fleet.worker")
+
 #: Tokens per second of the bucket of a task that has no rate limit any more.
 UNLIMITED = 1e9
+
+#: Seconds by which the clock must have changed before the waits of tasks are corrected.
+CLOCK_STEP = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,33 @@ def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[
         entry.cancel()
 
     return end
+
+
+def follow_clock(consumer: Any) -> Callable[[], None]:
+    """Return a function to call often: if the clock was set, tasks with an ETA wait for their time on the new clock.
+
+    When a task arrives, the timer converts its ETA to the monotonic clock (kombu/asynchronous/timer.py). That clock
+    does not change when the time is set, and stands still while the machine is suspended.
+    """
+    timer, before = consumer.timer, time.time() - time.monotonic()
+
+    def look() -> None:
+        nonlocal before
+        now = time.time() - time.monotonic()
+        if abs(now - before) < CLOCK_STEP:
+            return
+        found = minors.celery.waiting_requests(timer)
+        logger.warning(
+            "the clock was set, or the machine was suspended (%+.0f s): %d tasks with an ETA wait by the new time",
+            *(now - before, len(found)),
+        )
+        before = now
+        for waiting, request in found:
+            fun, args = waiting.entry.fun, waiting.entry.args
+            minors.celery.cancel(timer, waiting)
+            request._eta_timer_entry = timer.call_at(request.eta, fun, args, priority=6)
+
+    return look
 
 
 def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[], None]:

@@ -202,6 +202,7 @@ def install(
             pulse.beat()
             self.ends = (
                 intake.repeat(consumer.timer, 1.0, pulse.beat),
+                intake.repeat(consumer.timer, 1.0, intake.follow_clock(consumer)),
                 intake.repeat(consumer.timer, INTERVAL, lambda: unbegun.look(consumer.pool)),
             )
 

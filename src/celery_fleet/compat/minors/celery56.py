@@ -15,7 +15,6 @@ from celery import signals, states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
 from celery.worker import state as worker_state
-from celery.worker.request import Request
 
 from celery_fleet.compat.minors import celery57
 from celery_fleet.compat.minors.celery57 import *  # noqa: F403  # everything that is not overridden below
@@ -26,45 +25,28 @@ logger = logging.getLogger("celery_fleet")
 _ANSWERS = frozenset({"ack_log_error", "reject_log_error"})
 
 
-def _waiting(timer: Any) -> list[tuple[Any, Any]]:
-    """Return what waits in the timer with a request, each with its request, as ``inspect scheduled`` does."""
-    found = []
-    for waiting in list(timer.schedule.queue):
-        args = waiting.entry.args or ()
-        if not args or not isinstance(args[0], Request) or waiting.entry.canceled:
-            continue
-        # A greenlet stays in the timer until its entry has returned, which may wait for a slot of the pool.
-        if getattr(waiting, "gr_frame", None) is None:
-            found.append((waiting, args[0]))
-    return found
-
-
 def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
     """Take the requests with an ETA out of the timer, which is the only place that holds them."""
     timer = consumer.timer
     requests, timer.celery_fleet_cleared = getattr(timer, "celery_fleet_cleared", []), []
-    for waiting, request in _waiting(timer):
+    for waiting, request in celery57.waiting_requests(timer):
         if request in spare:
             continue
-        waiting.entry.cancel()
-        # gevent's timer runs the entry in a greenlet, which does not look whether the entry is cancelled.
-        if hasattr(waiting, "cancel"):
-            timer.cancel(waiting)
-        celery57.release(waiting.entry)
+        celery57.cancel(timer, waiting)
         requests.append(request)
     return requests
 
 
 def scheduled(consumer: Any) -> int:
     """Return the number of requests that wait for their ETA, which only the timer holds."""
-    return len(_waiting(consumer.timer))
+    return len(celery57.waiting_requests(consumer.timer))
 
 
 def is_known(identifier: str, consumer: Any) -> bool:
     """Return whether the worker has a request with this id. Requests that wait for their ETA are only in the timer."""
     if identifier in worker_state.requests:
         return True
-    return any(request.id == identifier for _, request in _waiting(consumer.timer))
+    return any(request.id == identifier for _, request in celery57.waiting_requests(consumer.timer))
 
 
 def storable(exc: BaseException) -> BaseException:
@@ -189,7 +171,7 @@ def keep_time_limits(consumer: Any) -> None:
         return
 
     def clear() -> None:
-        held = [request for _, request in _waiting(timer)]
+        held = [request for _, request in celery57.waiting_requests(timer)]
         timer.celery_fleet_cleared = getattr(timer, "celery_fleet_cleared", []) + held
         for entry in timer_entries(timer):
             if getattr(entry.fun, "__self__", None) is not pool or pool is None:

@@ -12,6 +12,7 @@ from typing import Any
 from celery.concurrency import prefork
 from celery.worker import loops
 from celery.worker import state as worker_state
+from celery.worker.request import Request
 from kombu.asynchronous.timer import Entry
 
 
@@ -26,6 +27,28 @@ def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
             consumer.timer.cancel(request._eta_timer_entry)
             release(request._eta_timer_entry)
     return requests
+
+
+def waiting_requests(timer: Any) -> list[tuple[Any, Any]]:
+    """Return what waits in the timer with a request, each with its request, as ``inspect scheduled`` did before 5.7."""
+    found = []
+    for waiting in list(timer.schedule.queue):
+        args = waiting.entry.args or ()
+        if not args or not isinstance(args[0], Request) or waiting.entry.canceled:
+            continue
+        # A greenlet stays in the timer until its entry has returned, which may wait for a slot of the pool.
+        if getattr(waiting, "gr_frame", None) is None:
+            found.append((waiting, args[0]))
+    return found
+
+
+def cancel(timer: Any, waiting: Any) -> None:
+    """Cancel what waits in the timer with a request."""
+    waiting.entry.cancel()
+    # gevent's timer runs the entry in a greenlet, which does not look whether the entry is cancelled.
+    if hasattr(waiting, "cancel"):
+        timer.cancel(waiting)
+    release(waiting.entry)
 
 
 def release(entry: Any) -> None:
