@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import time
 from traceback import walk_tb
 from typing import Any
 
@@ -20,6 +22,9 @@ from celery_fleet.common.errors import error_text
 from celery_fleet.compat.pools import ENDS, PREFORK, kind_of
 
 logger = logging.getLogger("celery_fleet.scaling")
+
+#: Seconds after which a worker ends if its pool has no process and none starts.
+EMPTY = 60.0
 
 #: The pipes that billiard leaves open if a process does not start.
 _LEFT_OPEN = {
@@ -76,30 +81,35 @@ def survive_refused_processes(pool: Any) -> None:
     """Keep a pool going if the system starts no process to replace one that has ended; its own timer tries again.
 
     Otherwise such an error would end the worker: the loop takes it for a lost connection, and a new connection can't
-    watch a process that has not started. The timer runs every 5 s (AsynPool.timers).
+    watch a process that has not started. The timer runs every 5 s (AsynPool.timers). A worker without any process ends
+    nevertheless, so that systemd ends what its tasks have left running, and starts it again.
     """
     if kind_of(pool) != PREFORK:
         return
     inner = pool._pool
     repopulate = inner._repopulate_pool
-    told = False
+    since: float | None = None
 
     def repopulate_if_possible(exitcodes: Any) -> None:
-        nonlocal told
+        nonlocal since
         try:
             repopulate(exitcodes)
         except (OSError, MemoryError) as exc:
             _forget_unstarted(inner, exc)
-            if not told:
+            if since is None:
+                since = time.monotonic()
                 logger.warning(
                     "%d of the pool's %d processes run, and no other starts: %s",
                     *(len(inner._pool), inner._processes, error_text(exc)),
                 )
-            told = True
+            elif not inner._pool and time.monotonic() - since > EMPTY:
+                since = time.monotonic()
+                logger.error("the worker ends, because its pool has no process, and none starts")
+                signal.raise_signal(signal.SIGTERM)
         else:
-            if told and len(inner._pool) >= inner._processes:
+            if since is not None and len(inner._pool) >= inner._processes:
                 logger.info("all processes of the pool run again")
-                told = False
+                since = None
 
     # Not `maintain_pool`, which would then not release the slots of tasks that were lost with a process.
     inner._repopulate_pool = repopulate_if_possible

@@ -285,3 +285,24 @@ def test_a_process_that_is_not_replaced_ends_no_other_task(tmp_path: Path, numbe
         assert worker.log.count("all processes of the pool run again") == 1
         assert worker.log.count("connection to broker lost") == 1
         assert "Traceback" not in worker.log
+
+
+@pytest.mark.slow
+def test_a_worker_whose_pool_stays_empty_ends_and_keeps_its_tasks(tmp_path: Path) -> None:
+    more = """
+app.conf.worker_max_tasks_per_child = 1
+from celery_fleet.compat import pool_size
+pool_size.EMPTY = 6
+"""
+    refused = tmp_path / "refused"
+    with limited(tmp_path, errno.EAGAIN, 99, more) as (made, worker):
+        refused.touch()
+        sent = [made.send(seconds=0.1) for _ in range(10)]
+        until(lambda: len(made.ledger.ended) == SLOTS)
+        assert worker.wait() == 0, worker.log
+        assert "the worker ends, because its pool has no process, and none starts" in worker.log
+        # systemd starts it again.
+        refused.unlink()
+        worker = made.worker("prefork", again=True, SHOP_LATE="yes", SHOP_FORKS="99")
+        until(lambda: len(made.ledger.ended) == len(sent))
+        assert made.account(sent) == NOTHING, worker.log
