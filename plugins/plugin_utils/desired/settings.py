@@ -57,7 +57,7 @@ def _entry(entry: Mapping[str, Any], scheduler: str) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "override"}
 
 
-def missed_policies(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _missed(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what happens to missed runs, for entries that say so."""
     names = ("missed", "missed_limit")
     found = {
@@ -220,7 +220,7 @@ def process_settings(
             document["beat_schedule_on_edit"] = beat["edited"]
             if beat["left_out"]:
                 document["beat_schedule_left_out"] = [*beat["left_out"]]
-            missed = missed_policies(beat["declared"])
+            missed = _missed(beat["declared"])
             if missed:
                 document["beat_missed"] = missed
     if has_redbeat(facts) and component != "flower":

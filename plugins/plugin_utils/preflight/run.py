@@ -89,6 +89,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     secrets.check_secrets,
     schedule.check_scheduler,
     schedule.check_schedule,
+    schedule.check_size,
     schedule.check_database,
     schedule.check_policy,
     schedule.check_zone,

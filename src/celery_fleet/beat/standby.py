@@ -16,7 +16,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from celery_fleet.beat import clock_ahead, missed
+from celery_fleet.beat import missed
 from celery_fleet.beat.leadership import ATTEMPT, Leadership, Renewal
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick
 from celery_fleet.beat.missed import MissedRuns
@@ -110,7 +110,6 @@ def take_over(
     # After that, so that the broker gets the time which a run makes up for: the next leader continues there.
     beat.send_by(service, leadership.send, partial(_no_longer, service), run_of)
     _forget_now_and_then(app, service, leadership)
-    clock_ahead.watch(app, service, leadership.note)
     return runs
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from celery import signals
 
-from celery_fleet.beat import clock_ahead
 from celery_fleet.beat import missed as missed_runs
 from celery_fleet.beat import standby as election
 from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Looks, Tick, Writer
@@ -122,7 +121,6 @@ def install(
             )
         else:
             runs = missed_runs.install(app, sender, missed or {})
-            clock_ahead.watch(app, sender)
         if notifier.connected:
             watch = watch_service(
                 app,

@@ -1,10 +1,8 @@
-# ruff: noqa: SLF001  # reading private attributes is what this module is for
+# reading private attributes is what this module is for
 """When the entries of beat's schedule ran last (celery/beat.py, django_celery_beat/schedulers.py)."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,37 +74,6 @@ def to_be_saved(service: Any, entry: Any, moment: datetime) -> None:
     _unsaved(service).add(entry.name)
 
 
-def count_again_from(service: Any, entries: Sequence[Any], moment: datetime) -> None:
-    """Let entries of a running beat count from a moment, instead of a later one, and save that.
-
-    Args:
-        service: Beat's service.
-        entries: Some of those that `beat.events` has returned.
-        moment: The present, so none of them is due.
-    """
-    scheduler = service.scheduler
-    for entry in entries:
-        if redbeat.holds(service):
-            redbeat.ran_at(entry, moment.astimezone(service.app.timezone))
-            continue
-        _set(service.app, entry, moment)
-        _unsaved(service).add(entry.name)
-        if is_shared(entry):
-            # One of several beats saves no run that is earlier than the row's.
-            rows = type(entry.model)._default_manager.filter(pk=entry.model.pk)
-            rows.update(last_run_at=entry.last_run_at)
-    # The heap can't be made again: `scheduler.schedule` of a database has entries as they were before their last runs.
-    if scheduler._heap:
-        scheduler._heap = [
-            one._replace(time=scheduler._when(one.entry, one.entry.is_due()[1]))
-            if any(one.entry is entry for entry in entries)
-            else one
-            for one in scheduler._heap
-        ]
-        heapq.heapify(scheduler._heap)
-    scheduler.sync()
-
-
 def was_not_sent(service: Any, entry: Any) -> None:
     """Don't save the run for which an entry could not be sent: the next beat, here or elsewhere, makes up for it.
 
@@ -145,7 +112,7 @@ def set_last_run(app: Any, entry: Any, moment: datetime) -> None:
 def _set(app: Any, entry: Any, moment: datetime) -> None:
     entry.last_run_at = moment.astimezone(app.timezone)
     if is_shared(entry):
-        if entry._default_now().tzinfo is None:  # what the entry itself saves
+        if entry._default_now().tzinfo is None:  # noqa: SLF001  # what the entry itself saves
             # A project without time zones can't save a time with one. Its times are in UTC.
             entry.last_run_at = moment.astimezone(UTC).replace(tzinfo=None)
         entry.model.last_run_at = entry.last_run_at

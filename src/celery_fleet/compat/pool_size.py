@@ -88,28 +88,30 @@ def survive_refused_processes(pool: Any) -> None:
         return
     inner = pool._pool
     repopulate = inner._repopulate_pool
-    since: float | None = None
+    told, empty = False, float("inf")
 
     def repopulate_if_possible(exitcodes: Any) -> None:
-        nonlocal since
+        nonlocal told, empty
         try:
             repopulate(exitcodes)
         except (OSError, MemoryError) as exc:
             _forget_unstarted(inner, exc)
-            if since is None:
-                since = time.monotonic()
+            if not told:
                 logger.warning(
                     "%d of the pool's %d processes run, and no other starts: %s",
                     *(len(inner._pool), inner._processes, error_text(exc)),
                 )
-            elif not inner._pool and time.monotonic() - since > EMPTY:
-                since = time.monotonic()
+            told = True
+            empty = float("inf") if inner._pool else min(empty, time.monotonic())
+            if time.monotonic() - empty > EMPTY:
+                empty = float("inf")
                 logger.error("the worker ends, because its pool has no process, and none starts")
                 signal.raise_signal(signal.SIGTERM)
         else:
-            if since is not None and len(inner._pool) >= inner._processes:
+            empty = float("inf")
+            if told and len(inner._pool) >= inner._processes:
                 logger.info("all processes of the pool run again")
-                since = None
+                told = False
 
     # Not `maintain_pool`, which would then not release the slots of tasks that were lost with a process.
     inner._repopulate_pool = repopulate_if_possible

@@ -172,35 +172,6 @@ def test_a_project_without_time_zones(project: Project) -> None:
     assert said.splitlines()[-2:] == ["3 True", "3 True"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("zones", [True, False])
-def test_rows_that_ran_by_a_clock_that_was_ahead_count_from_now(
-    project: Project, zones: bool
-) -> None:
-    """What beat has just sent is not sent again, and what never ran still runs."""
-    if not zones:
-        project.environment["WITHOUT_ZONES"] = "yes"
-    said = project.python(
-        f"{PROJECT}\n"
-        "from celery_fleet.beat import clock_ahead\n"
-        "refused[0] = False\n"
-        "future = saved(now + timedelta(hours=5))\n"
-        "more = {'task': 'shop.clean', 'interval': half_an_hour()}\n"
-        "PeriodicTask.objects.create(name='ahead', **more)\n"
-        "PeriodicTask.objects.create(name='never', one_off=True, **more)\n"
-        "PeriodicTask.objects.exclude(name='nightly').update(last_run_at=future)\n"
-        "beat = start(standing_by=True)\n"
-        "tick(beat)\n"
-        "print(len(sent), of('ahead').last_run_at == future)\n"
-        "clock_ahead.PAUSE = 0\n"
-        "tick(beat)\n"
-        "dues = sorted(one.time - now.timestamp() for one in beat._heap)\n"
-        "print(len(sent), saved(now) <= of('ahead').last_run_at < future, *(round(due / 1800) for due in dues))\n"
-        "print(of('never').enabled, of('never').total_run_count)"
-    )
-    assert said.splitlines()[-3:] == ["1 True", "1 True 1 1 44", "True 0"]
-
-
 def later(time: str, hours: int) -> str:
     """Return code that makes an old entry, the only one, which begins in some hours."""
     return (

@@ -12,9 +12,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
     ENTRY,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings import (
-    missed_policies,
-)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.schedule_times import (
     CRONTAB_WIDTHS,
     LARGEST_NUMBER,
@@ -241,26 +238,29 @@ def check_zone(model: Model) -> Iterator[Problem]:
 
 
 def check_schedule(model: Model) -> Iterator[Problem]:
-    """Check that each entry has a task and exactly one well-formed time, and that beat can get all entries."""
+    """Check that each entry has a task and exactly one well-formed time."""
     for value, hosts in model.distinct("celery_beat_schedule"):
-        entries = {name: as_mapping(entry) for name, entry in as_mapping(value).items()}
-        size = sum(
-            len(json.dumps(part, default=str)) for part in (entries, missed_policies(entries))
-        )
-        if size > _MOST_BYTES:
-            yield Problem(
-                "celery_beat_schedule",
-                f"has {len(entries)} entries of {size // 1000} kB, but systemd can pass only {_MOST_BYTES // 1000} kB "
-                "of them to beat",
-                "declare some in the application's code, or let one task send what many entries send now",
-                hosts=hosts,
-            )
         for name, entry in as_mapping(value).items():
             if entry is UNKNOWN:
                 continue
             path = ("celery_beat_schedule", name)
             for problem in _entry(model, path, entry):
                 yield replace(problem, hosts=hosts)
+
+
+def check_size(model: Model) -> Iterator[Problem]:
+    """Refuse more entries than beat can get, unless they are written to a database."""
+    for host in model.members("celery_beat"):
+        entries = as_mapping(model.value(host, "celery_beat_schedule"))
+        size = len(json.dumps(entries, default=str, skipkeys=True))
+        if size > _MOST_BYTES and model.value(host, "celery_beat_scheduler") != "database":
+            yield Problem(
+                "celery_beat_schedule",
+                f"has {len(entries)} entries of {size // 1000} kB, but systemd can pass only {_MOST_BYTES // 1000} kB "
+                "of them to beat",
+                "declare some in the application's code, or set celery_beat_scheduler: database",
+                hosts=(host,),
+            )
 
 
 def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:

@@ -36,8 +36,8 @@ def waiting_requests(timer: Any) -> list[tuple[Any, Any]]:
         args = waiting.entry.args or ()
         if not args or not isinstance(args[0], Request) or waiting.entry.canceled:
             continue
-        # A greenlet stays in the timer until its entry has returned, which may wait for a slot of the pool.
-        if getattr(waiting, "gr_frame", None) is None:
+        # A greenlet stays in the timer while its entry waits for a slot of the pool, and for a moment after its end.
+        if getattr(waiting, "gr_frame", None) is None and not getattr(waiting, "dead", False):
             found.append((waiting, args[0]))
     return found
 

@@ -154,24 +154,6 @@ def test_a_changed_time_makes_nothing_due_at_once(
     assert beat.arrived("shop.hourly") == 0
 
 
-def test_beat_sends_again_after_a_clock_was_ahead(
-    server: Server, beats: tuple[RealBeat, RealBeat]
-) -> None:
-    beat, _ = beats
-    with beat.running(hourly=HOURLY, tick=SECOND):
-        wait_for(lambda: beat.arrived("shop.tick") >= 1, 30)
-    app = Celery("shop", set_as_current=False, broker=server.url)
-    app.conf.update(redbeat.settings(server.url))
-    redbeat.connect(app)
-    redbeat.ran_at(redbeat.entry(app, "tick"), datetime.now(UTC) + timedelta(days=1))
-    extend(beat, "from celery_fleet.beat import clock_ahead\nclock_ahead.PAUSE = 2")
-    with beat.running(hourly=HOURLY, tick=SECOND):
-        number = beat.arrived("shop.tick")
-        wait_for(lambda: beat.arrived("shop.tick") >= number + 2, 30)
-    assert beat.log.count("by a clock that was ahead") == 1
-    assert beat.arrived("shop.hourly") == 0
-
-
 def test_another_beat_continues_when_one_ends(
     server: Server, beats: tuple[RealBeat, RealBeat]
 ) -> None:

@@ -20,7 +20,7 @@ from celery import Celery, Task, _state
 from celery.beat import PersistentScheduler, Service
 from celery.schedules import crontab
 
-from celery_fleet.beat import clock_ahead, leadership, standby
+from celery_fleet.beat import leadership, standby
 from celery_fleet.beat.leadership import Leadership, Renewal
 from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.compat import beat as compat
@@ -331,24 +331,6 @@ def test_a_clock_that_is_a_little_behind_doubles_nothing(
     host.now = sent - timedelta(seconds=1.5)
     assert host.lead() == sent
     assert Leadership(server.client, "two").sent() == {"e": sent.timestamp()}
-
-
-def test_runs_by_a_clock_that_was_ahead_are_corrected_for_the_next_leader(
-    host: OneHost, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clock_ahead, "PAUSE", 0.0)
-    monkeypatch.setattr(stock.Channel, "_put", stock.Channel._put)
-    note(server, host.now + 5 * HOUR)
-    leader = Leadership(server.client, "one")
-    assert leader.take()
-    service = host.start()
-    standby.take_over(service.app, service, leader, {})
-    assert service.scheduler.schedule["e"].last_run_at == host.now + 5 * HOUR
-    for _ in range(2):
-        service.scheduler.tick()
-    assert leader.sent() == {"e": host.now.timestamp()}
-    assert host.start().scheduler.schedule["e"].last_run_at == host.now
-    assert server.client.llen("celery") == 0
 
 
 def test_only_the_leader_notes_runs(server: Server) -> None:

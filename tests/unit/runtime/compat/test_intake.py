@@ -44,3 +44,24 @@ def test_a_task_waits_for_its_time_on_the_new_clock(
     gevent.sleep(0)
     assert minors.celery.waiting_requests(timer) == []
     timer.clear()
+
+
+def test_a_task_that_has_just_begun_does_not_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gevent's timer has its greenlet for a moment after the end, if others run in the same turn of the loop."""
+    timer = GreenTimer()
+    real = time.time
+    begun: list[Request] = []
+    request = Request.__new__(Request)
+    request._eta = datetime.now(UTC) + timedelta(seconds=0.1)
+    timer.call_at(request.eta, begun.append, (request,))
+    look = intake.follow_clock(SimpleNamespace(timer=timer))
+
+    def step() -> None:
+        monkeypatch.setattr(time, "time", lambda: real() + 3000)
+        look()
+
+    timer.call_after(0.11, step)
+    gevent.spawn(time.sleep, 0.3)  # blocks the loop, so that both expire together
+    gevent.sleep(0.5)
+    assert begun == [request]
+    timer.clear()
