@@ -42,12 +42,12 @@ def test_tasks_with_an_eta_follow_a_clock_that_is_set(tmp_path: Path, pool: str)
             source.write(CLOCK)
         set_clock(made, -3600)
         worker = made.worker(pool, SHOP_LATE="yes")
-        soon, later = made.send(countdown=5), made.send(countdown=3600)
         due = time.time() + 5
+        soon, later = made.send(countdown=5), made.send(countdown=3600)
         until(lambda: worker.log.count("] received") == 2)
         set_clock(made, 0)
         until(lambda: made.ledger.ended[soon])
-        assert time.time() > due - 0.5
+        assert time.time() > due
         set_clock(made, 3595)
         until(lambda: made.ledger.ended[later])
         assert made.account([soon, later]) == NOTHING, worker.log
