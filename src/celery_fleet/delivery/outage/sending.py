@@ -56,6 +56,9 @@ _CUT_OFF = ContextVar("celery_fleet_cut_off", default=False)
 #: Renews the claim on a chord while its body is being sent.
 _RENEW_CLAIM = ContextVar[Callable[[], object] | None]("celery_fleet_renew_claim", default=None)
 
+#: Tokens with which the running task may have claimed its chord (Celery 5.7).
+_TOKENS = ContextVar[tuple[str, ...]]("celery_fleet_tokens", default=())
+
 #: Seconds for which the claim on a chord outlives its process, and for which another attempt waits for it at most.
 CLAIM = 15
 
@@ -70,10 +73,7 @@ def _counts_for_chord() -> bool:
 
 @cache
 def _attempts() -> memoryview[float]:
-    """Return for each PID since when its task has tried to reach Redis (monotonic), `_LONG_AGO`, or 0; see `_Attempts`.
-
-    All processes of a pool share it.
-    """
+    """Return for each PID since when its task has tried to reach Redis, `_LONG_AGO` or 0; see `_Attempts`."""
     return memoryview(shared_memory("WAITING", 8 * _PIDS)).cast("d")
 
 
@@ -282,7 +282,8 @@ def _patient_backend(backend: Any) -> Any:
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
         setattr(backend, name, partial(patient, name, getattr(backend, name)))
     if hasattr(type(backend), "_chord_cleanup_script"):
-        # Only these two functions see a claim and its end.
+        # Only these three functions see a claim and its end.
+        backend._chord_part_return_script = partial(_count, backend)  # noqa: SLF001  # see above
         backend._chord_claim_extend_script = partial(_claim, backend)  # noqa: SLF001  # see above
         backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001  # see above
         count = backend.on_chord_part_return
@@ -294,6 +295,20 @@ def _patient_backend(backend: Any) -> Any:
 def _is_body_cut_off() -> bool:
     """Return whether a process or greenlet was told to end while it sent a chord's body."""
     return _CUT_OFF.get() and _counts_for_chord()
+
+
+def _count(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
+    """Count a member of a chord; the last one claims the chord, so that one process sends the body.
+
+    An earlier attempt may have claimed it without an answer. Celery would wait for that one to send the body.
+    """
+    claim, seconds, token = keys[5], args[6], args[7]
+    _TOKENS.set((*_TOKENS.get(), token))
+    script = type(backend)._chord_part_return_script.func(backend)  # noqa: SLF001  # what is replaced above
+    ready, more, size, claimed = script(keys=keys, args=args, client=client)
+    if size and not claimed and (client.get(claim) or b"").decode() in _TOKENS.get():
+        claimed = client.set(claim, token, xx=True, ex=seconds)
+    return ready, more, size, claimed
 
 
 def _claim(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
@@ -335,6 +350,7 @@ def _until_dispatched(
     The process that counts the last member claims the chord while it sends the body (Celery 5.7). If that process is
     killed, its member's message is put back before the claim ends, and no other process would send the body.
     """
+    _TOKENS.set(())
     again = request.retries or (request.delivery_info or {}).get("redelivered")
     key = request.group and backend.get_key_for_group(request.group, ".c")
     if not (again and key and tasks.running_task()):
