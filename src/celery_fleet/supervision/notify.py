@@ -68,11 +68,12 @@ class Notifier:
         return self.send("READY=1", f"STATUS={status}")
 
     def status(self, text: str) -> bool:
-        """Set the text that ``systemctl status`` shows; it is sent only when it changes."""
+        """Set the text that ``systemctl status`` shows; it is sent only when it changes, or could not be sent."""
         if text == self._status:
             return True
-        self._status = text
-        return self.send(f"STATUS={text}")
+        sent = self.send(f"STATUS={text}")
+        self._status = text if sent else None
+        return sent
 
     def feed(self) -> bool:
         """Prove to the watchdog that the service works."""

@@ -5,6 +5,7 @@ import resource
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_a_status_is_sent_when_it_changes_and_in_one_line(manager: Manager) -> N
     notifier.status("b\nREADY=1")
 
     assert manager.heard() == ["STATUS=a", "STATUS=b READY=1"]
+
+
+def test_a_status_that_could_not_be_sent_is_sent_again(tmp_path: Path) -> None:
+    notifier = Notifier(str(tmp_path / "notify"))
+    assert notifier.status("a") is False
+    manager = Manager(str(tmp_path / "notify"))
+    try:
+        assert notifier.status("a") is True
+        assert manager.heard() == ["STATUS=a"]
+    finally:
+        manager.close()
 
 
 def test_a_long_status_does_not_keep_systemd_from_reading_the_message(manager: Manager) -> None:
