@@ -1,7 +1,7 @@
 """Prepares a running Redis for files that are about to be written, so that it can start with them at any time.
 
-Runs on the host, inside the `reconcile` module, as root, before anything is written. Then the server
-can restart in this run, in the next one, or at a reboot, and this run can log in to it:
+Runs on the host, inside the `reconcile` module, as root, before anything is written. Then the server can restart in
+this run, in the next one, or at a reboot, and this run can log in to it:
 
 - With `appendonly yes` a server only reads its append-only file when it starts, and with `no` only `dump.rdb`. So the
   running server first writes the file that it is going to read.

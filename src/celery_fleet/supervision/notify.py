@@ -21,7 +21,6 @@ WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 #: Seconds to wait while the service manager's queue is full, so that the caller is not blocked.
 SEND_TIMEOUT = 2.0
 
-
 #: systemd ignores a message of more than 4096 bytes (NOTIFY_BUFFER_MAX).
 LARGEST = 4000
 
