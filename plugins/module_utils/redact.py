@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
-    environment_text,
-)
+from .environment_file import environment_text
 
 # Matches to the last @ before a blank: a password may contain any other character.
 _URL_LOGIN = re.compile(r"(?<=://)\S*@")

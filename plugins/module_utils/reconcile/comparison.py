@@ -9,14 +9,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
-    ABSENT,
-    FORMAT,
-    NEVER,
-    RECORDS,
-    read_object,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.text import shortened
+from ..text import shortened
+from .fingerprint import ABSENT, FORMAT, NEVER, RECORDS, read_object
 
 # In the order in which they are shown.
 _KINDS = (

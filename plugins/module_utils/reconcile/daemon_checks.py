@@ -20,14 +20,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Check
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
-    SECRET_DIRECTIVES,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    redacted,
-)
+from . import systemd
+from .desired_state import Check
+from .fingerprint import SECRET_DIRECTIVES
+from .redis_client import redacted
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Seconds that a server without data gets to read its configuration.

@@ -17,18 +17,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    DesiredState,
-    Directory,
-    File,
-    Link,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    Change,
-    HostReport,
-    ReconcileError,
-)
+from . import systemd
+from .desired_state import DesiredState, Directory, File, Link
+from .report import Change, HostReport, ReconcileError
 
 
 @dataclass

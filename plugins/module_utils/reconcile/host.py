@@ -9,15 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    fingerprint,
-    redis_client,
-    systemd,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
+from . import fingerprint, redis_client, systemd
+from .desired_state import Unit
+from .report import ReconcileError
 
 # Seconds within which a reloaded daemon must have new processes.
 _RELOAD_PATIENCE = 5.0

@@ -10,10 +10,8 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import Talk
+from .desired_state import RedisAccess
+from .redis_client import Talk
 
 #: The plan's text if tasks wait in such queues.
 TASKS_WAIT = "tasks wait in queues that the inventory does not name"

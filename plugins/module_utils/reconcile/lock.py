@@ -10,7 +10,7 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import root_lock
+from .. import root_lock
 
 LOCK = Path("/run/celery-fleet-reconcile.lock")
 

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    DesiredState,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import replace
+from .desired_state import DesiredState
+from .files import replace
 
 NAME = "manifest.json"
 FORMAT = 1

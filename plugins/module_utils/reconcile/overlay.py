@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    DesiredState,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
-    TO_COME,
-    Disk,
-)
+from .desired_state import DesiredState
+from .fingerprint import TO_COME, Disk
 
 
 class Overlay(Disk):

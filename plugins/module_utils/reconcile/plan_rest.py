@@ -9,17 +9,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    Part,
-    units_of,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    HostReport,
-    PendingAction,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release import note
+from ..release import note
+from . import systemd
+from .desired_state import Part, units_of
+from .fingerprint import Disk
+from .report import HostReport, PendingAction
 
 
 def add_rest(

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.text import shortened
+from ..text import shortened
 
 ARGUMENTS = "environment CELERY_FLEET_ARGS"
 DELIVERY = "environment CELERY_FLEET_DELIVERY"

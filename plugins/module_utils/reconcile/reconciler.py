@@ -16,45 +16,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    manifest,
-    plan_rest,
-    recorder,
-    releases,
-    systemd,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    DesiredState,
-    Part,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import Files
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
-    exclusive,
-    shared,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.ours import (
-    is_of_others,
-    is_ours,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.overlay import Overlay
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_prepare import (
-    RedisPreparation,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    Change,
-    HostReport,
-    ReconcileError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.surplus import Surplus
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.unit_actions import (
-    UnitActions,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.unit_plan import UnitPlan
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.validation import (
-    Validation,
-)
+from . import manifest, plan_rest, recorder, releases, systemd
+from .desired_state import DesiredState, Part
+from .files import Files
+from .fingerprint import Disk
+from .host import Host
+from .lock import exclusive, shared
+from .ours import is_of_others, is_ours
+from .overlay import Overlay
+from .redis_prepare import RedisPreparation
+from .report import Change, HostReport, ReconcileError
+from .surplus import Surplus
+from .unit_actions import UnitActions
+from .unit_plan import UnitPlan
+from .validation import Validation
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,12 @@ import os
 import secrets
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import fingerprint
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import replace
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import HostPaths
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    Change,
-    HostReport,
-)
+from . import fingerprint
+from .desired_state import Unit
+from .files import replace
+from .fingerprint import Disk
+from .host import HostPaths
+from .report import Change, HostReport
 
 
 def install_program(

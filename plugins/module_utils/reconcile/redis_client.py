@@ -11,9 +11,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-)
+from .desired_state import RedisAccess
 
 # Seconds to connect, and to wait for the answer to each command.
 _PATIENCE = 20.0

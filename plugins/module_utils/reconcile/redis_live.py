@@ -15,23 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import files
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-    Unit,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
-    Disk,
-    directives,
-    users,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.left_queues import (
-    keys_of,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    RedisError,
-    Talk,
-)
+from . import files
+from .desired_state import RedisAccess, Unit
+from .fingerprint import Disk, directives, users
+from .left_queues import keys_of
+from .redis_client import RedisError, Talk
 
 # Directives of redis.conf.j2 that CONFIG SET accepts and that don't change the server's address.
 LIVE = frozenset(

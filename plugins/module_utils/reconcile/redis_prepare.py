@@ -17,24 +17,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    comparison,
-    fingerprint,
-    redis_live,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-    Unit,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    RedisError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import UnitState
+from . import comparison, fingerprint, redis_live
+from .desired_state import RedisAccess, Unit
+from .fingerprint import Disk
+from .host import Host
+from .redis_client import RedisError
+from .report import ReconcileError
+from .systemd import UnitState
 
 # What a server reads when it starts, by its `appendonly`.
 _DATA = {"yes": "appendonlydir/appendonly.aof.manifest", "no": "dump.rdb"}

@@ -9,15 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    Command,
-    RedisError,
-    RedisUntrustedError,
-    Talk,
-)
+from .desired_state import RedisAccess
+from .redis_client import Command, RedisError, RedisUntrustedError, Talk
 
 # Without writes, so that the replica has all of them when it becomes the primary. It is longer than the time between
 # two of our questions, and ends by itself.

@@ -8,15 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Part
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
-    note,
-    suitability,
-)
+from ..release import note, suitability
+from .desired_state import Part
+from .fingerprint import Disk
+from .report import ReconcileError
 
 
 def require_built(parts: Sequence[Part], *, check: bool) -> None:

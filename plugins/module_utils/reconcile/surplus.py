@@ -12,27 +12,12 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    fingerprint,
-    ours,
-    systemd,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    DesiredState,
-    Part,
-    Unit,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import (
-    open_directory,
-    replace,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    Change,
-    HostReport,
-    PendingAction,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ..text import count
+from . import fingerprint, ours, systemd
+from .desired_state import DesiredState, Part, Unit
+from .files import open_directory, replace
+from .host import Host
+from .report import Change, HostReport, PendingAction
 
 _NGINX = "nginx.service"
 #: Directories that it reads, the second one for what sites include.

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
-from ansible_collections.celery_fleet.core.plugins.module_utils.text import shortened
+from ..redact import hide_logins
+from ..text import shortened
+from .fingerprint import Disk
 
 _PROPERTIES = (
     "Id",

@@ -11,23 +11,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    comparison,
-    fingerprint,
-    redis_live,
-    redis_roles,
-    systemd,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.copies import Copies
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import Unit
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    RedisError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
+from . import comparison, fingerprint, redis_live, redis_roles, systemd
+from .copies import Copies
+from .desired_state import Unit
+from .fingerprint import Disk
+from .host import Host
+from .redis_client import RedisError
+from .report import ReconcileError
 
 # Additional seconds for a unit to stop, beyond systemd's own timeout.
 _STOP_SLACK = 15.0

@@ -9,31 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    comparison,
-    fingerprint,
-    left_queues,
-    reasons,
-    recorder,
-    redis_live,
-    systemd,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    Part,
-    Unit,
-    units_of,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    RedisError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    Action,
-    Change,
-    HostReport,
-    PendingAction,
-)
+from . import comparison, fingerprint, left_queues, reasons, recorder, redis_live, systemd
+from .desired_state import Part, Unit, units_of
+from .fingerprint import Disk
+from .host import Host
+from .redis_client import RedisError
+from .report import Action, Change, HostReport, PendingAction
 
 
 class UnitPlan:

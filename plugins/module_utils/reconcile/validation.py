@@ -10,20 +10,12 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable, Mapping, Sequence
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.daemon_checks import (
-    DaemonChecks,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    Part,
-    units_of,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    HostReport,
-    ReconcileError,
-)
+from . import systemd
+from .daemon_checks import DaemonChecks
+from .desired_state import Part, units_of
+from .fingerprint import Disk
+from .host import Host
+from .report import HostReport, ReconcileError
 
 
 class Validation:

@@ -19,26 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import root_lock
-from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
-    environment_text,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import (
-    clean_up,
-    installed,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
-    NOTE,
-    built,
-    one_way,
-    outlived,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.ownership import (
-    give_to_root,
-    refuse_foreign,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.pip import LOG
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
+from .. import root_lock
+from ..environment_file import environment_text
+from .debian import clean_up, installed
+from .note import NOTE, built, one_way, outlived
+from .ownership import give_to_root, refuse_foreign
+from .pip import LOG
+from .process import (
     Build,
     BuildError,
     CommandFailed,
@@ -50,14 +37,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     user_of,
     write_note,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
-    COMPILING,
-    compile_all,
-    packages_of,
-    provide,
-    prune_virtualenvs,
-)
+from .suitability import refusals
+from .virtualenv import COMPILING, compile_all, packages_of, provide, prune_virtualenvs
 
 
 def _checked(build: Build) -> dict[str, Any]:

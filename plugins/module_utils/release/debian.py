@@ -17,14 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import root_lock
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
-    BuildError,
-    CommandFailed,
-    Limit,
-    run,
-    user_of,
-)
+from .. import root_lock
+from .process import BuildError, CommandFailed, Limit, run, user_of
 
 #: Lists the packages that are only there for builds; the script `facts` reads it, too.
 RECORD = Path("/var/lib/celery-fleet/build-packages")

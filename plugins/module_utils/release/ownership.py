@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import BuildError
+from .process import BuildError
 
 
 def give_to_root(directory: Path) -> None:

@@ -8,13 +8,7 @@ import pwd
 import re
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
-    Build,
-    BuildError,
-    CommandFailed,
-    Limit,
-    run,
-)
+from .process import Build, BuildError, CommandFailed, Limit, run
 
 # Beside the releases: what pip printed when the last build failed.
 LOG = "build.log"

@@ -11,14 +11,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.schedulers import unstorable
-from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
-    DEFAULT_QUEUE,
-    lacks,
-    routed,
-    unknown,
-)
+from ..routing import DEFAULT_QUEUE, lacks, routed, unknown
+from .note import NOTE
+from .schedulers import unstorable
 
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 

@@ -21,24 +21,12 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.debian import installed
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.index import settings
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
-    VIRTUALENV_NOTE,
-    works,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.ownership import (
-    give_to_root,
-    links_out,
-    refuse_foreign,
-    refuse_links_out,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.pip import (
-    LOG,
-    explained,
-    pip_wheel,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
+from .debian import installed
+from .index import settings
+from .note import VIRTUALENV_NOTE, works
+from .ownership import give_to_root, links_out, refuse_foreign, refuse_links_out
+from .pip import LOG, explained, pip_wheel
+from .process import (
     Build,
     BuildError,
     CommandFailed,

@@ -12,26 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest, systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import (
-    UNITS,
-    Manifest,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.content import (
-    TreeEntry,
-    content,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
-    ApplicationPaths,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages import purged
+from ..names import firewall_table
+from ..reconcile import manifest, systemd
+from ..reconcile.manifest import UNITS, Manifest
+from ..reconcile.report import ReconcileError
+from . import footprint
+from .accounts import Account
+from .content import TreeEntry, content
+from .footprint import ApplicationPaths
+from .host import RemovalHost
+from .packages import purged
 
 MARK = "fleet.json"
 # File next to the mark during a removal: it was already decided what happens to the messages in Redis.

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
+from .host import RemovalHost
 
 MOUNTED = "is another filesystem, or mounted there"
 DECLARED = "is in celery_app_directories, and not empty"

@@ -9,8 +9,8 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.content import TreeEntry
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
+from .content import TreeEntry
+from .host import RemovalHost
 
 
 class Deletion:

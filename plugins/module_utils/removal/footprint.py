@@ -15,13 +15,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import (
-    UNITS,
-    Manifest,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
+from ..names import slice_unit
+from ..reconcile import systemd
+from ..reconcile.manifest import UNITS, Manifest
+from .host import RemovalHost
 
 STATE = "/var/lib/celery-fleet"
 REDIS_DATA = "/var/lib/celery-fleet-redis"

@@ -11,15 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import mounts
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    redis_client,
-    systemd,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Accounts
+from .. import mounts
+from ..reconcile import redis_client, systemd
+from ..reconcile.report import ReconcileError
+from .accounts import Accounts
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,10 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
-    InstalledApplication,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.content import MOUNTED
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import messages
+from ..names import firewall_table
+from .application import InstalledApplication
+from .content import MOUNTED
+from .messages import messages
 
 
 @dataclass

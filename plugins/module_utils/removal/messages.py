@@ -13,20 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    left_queues,
-    redis_roles,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    RedisError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
-    SETTLED,
-    InstalledApplication,
-)
+from ..reconcile import left_queues, redis_roles
+from ..reconcile.desired_state import RedisAccess
+from ..reconcile.redis_client import RedisError
+from .application import SETTLED, InstalledApplication
 
 # Lists of a broker without tasks: mailboxes, events, and the fleet's own keys.
 _WITHOUT_TASKS = ("*.celery.pidbox", "celeryev.*", "fleet:*")

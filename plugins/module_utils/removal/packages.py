@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
+from .host import RemovalHost
 
 _GOES = re.compile(r"^(?:Remv|Purg) ([^\s:]+)", re.MULTILINE)
 # nginx reads these; its package removes its own site itself.

@@ -6,21 +6,14 @@ may be repeated: the next run finishes an interrupted one.
 
 from __future__ import annotations
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.names import (
-    firewall_table,
-    slice_unit,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import LOCK
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import UNITS
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
-    InstalledApplication,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.deletion import Deletion
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
+from ..names import firewall_table, slice_unit
+from ..reconcile import manifest
+from ..reconcile.lock import LOCK
+from ..reconcile.manifest import UNITS
+from ..reconcile.report import ReconcileError
+from .application import InstalledApplication
+from .deletion import Deletion
+from .host import ended
 
 RUN = "/run/celery-fleet"
 _NGINX = "nginx.service"

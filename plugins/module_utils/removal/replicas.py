@@ -11,27 +11,12 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    fingerprint,
-    redis_roles,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-    SentinelPlace,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    RedisError,
-    Talk,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
-    ReconcileError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
-    InstalledApplication,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
-    admin_password,
-)
+from ..reconcile import fingerprint, redis_roles
+from ..reconcile.desired_state import RedisAccess, SentinelPlace
+from ..reconcile.redis_client import RedisError, Talk
+from ..reconcile.report import ReconcileError
+from .application import InstalledApplication
+from .messages import admin_password
 
 # Seconds within which Sentinels have to know the priorities: they ask each server every ten.
 _PATIENCE = 25.0

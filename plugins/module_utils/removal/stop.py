@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
-    InstalledApplication,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
+from .application import InstalledApplication
+from .host import ended
 
 # Stages in order; each ends on all hosts before the next begins: checks, then senders, then workers, which drain, and
 # Redis when nothing needs it any more.

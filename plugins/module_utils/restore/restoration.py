@@ -21,18 +21,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import mounts
-from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
-    RedisAccess,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
-    RedisError,
-    Talk,
-    talk,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore import data_directory
+from .. import mounts
+from ..errors import UserError
+from ..reconcile import systemd
+from ..reconcile.desired_state import RedisAccess
+from ..reconcile.redis_client import RedisError, Talk, talk
+from . import data_directory
 
 DATA = "/var/lib/celery-fleet-redis"
 CONFIG = "/etc/celery-fleet/redis"

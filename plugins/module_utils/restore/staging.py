@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.module_utils.restore.restoration import (
-    Restoration,
-    RestoreHost,
-)
+from ..errors import UserError
+from .restoration import Restoration, RestoreHost
 
 _MIB = 2**20
 # What Redis and the notes of the restore need besides, in bytes.

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import left_queues
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
-    BACKUP_USER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import REDIS_USER
+
+from .backup_options import BACKUP_USER
+from .exporters import REDIS_USER
 
 # The commands that each component needs, found by running all of Celery with such rights until `ACL LOG` stayed empty.
 _SCRIPTS = "+evalsha +script|load +script|exists"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
+from .option import Option
 
 # fmt: off
 URL: Final[tuple[Option, ...]] = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
+from .option import Option
 
 VARIABLE: Final = "redis_backup"
 # Its user in Redis, and the key of its password in `redis_passwords`.

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Facts,
-    log_directory,
-)
+
+from .facts import Facts, log_directory
 
 FORMAT = 1
 # The component that listens on each port.

@@ -6,18 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Facts,
-    instances,
-    log_directory,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    MEMBER_GROUPS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
-    objectives,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_service import limits
+
+from .facts import Facts, instances, log_directory
+from .groups import MEMBER_GROUPS
+from .monitoring.objectives import objectives
+from .redis_service import limits
 
 FORMAT = 1
 

@@ -10,9 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    DELIVERY,
-)
+from .worker_options import DELIVERY
 
 # Celery's settings for each promise. A task that killed its process is retried like a failed one, so it ends with its
 # last retry. Put back into its queue (`reject`), it would kill one process after another.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+from .facts import Facts
 
 
 def directories(

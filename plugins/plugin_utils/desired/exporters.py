@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Address,
-    Facts,
-    instances,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import path_prefix
+from .facts import Address, Facts, instances
+from .nginx import path_prefix
 
 NODE: Final = "celery_exporter_node_enabled"
 REDIS: Final = "celery_exporter_redis_enabled"

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+
+from .facts import Facts
 
 # What the plan says of a table that no run has confirmed.
 _UNCONFIRMED = "the check of a table that an interrupted run has not confirmed"

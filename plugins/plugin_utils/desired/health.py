@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Facts,
-    instances,
-    log_directory,
-)
+from .facts import Facts, instances, log_directory
 
 FORMAT = 1
 

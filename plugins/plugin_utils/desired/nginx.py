@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import SITE
+from .facts import Facts
+from .producer_options import SITE
 
 _PREFIX = "celery_producer_web_"
 # Variables that only nginx itself can check.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import UNIT
+from .option import Option
+from .unit_options import UNIT
 
 # fmt: off
 WEB: Final[tuple[Option, ...]] = (

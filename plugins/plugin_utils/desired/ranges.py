@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import outside
+from .option import outside
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Facts,
-    RedisServers,
-    has_redbeat,
-    has_standby,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.replication import (
-    DATA,
-    follow,
-    hosts_path,
-    instance_files,
-    sentinel_state,
-)
+from .acl import acl
+from .facts import Facts, RedisServers, has_redbeat, has_standby
+from .replication import DATA, follow, hosts_path, instance_files, sentinel_state
 
 
 def redis_state(

@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Address,
-    Facts,
-)
+from .facts import Address, Facts
 
 # Seconds for connecting to a Sentinel, and for its answer. redis-py then asks the next one.
 SENTINEL_TIMEOUT = 1

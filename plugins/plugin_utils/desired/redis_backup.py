@@ -6,11 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
-    BACKUP_USER,
-    KEPT,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+from .backup_options import BACKUP_USER, KEPT
+from .facts import Facts
 
 FORMAT = 1
 # The kinds of instances with data that lasts.

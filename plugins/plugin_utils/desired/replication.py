@@ -14,13 +14,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import sentinel_acl
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Address,
-    Facts,
-    RedisServers,
-    Replication,
-)
+from .acl import sentinel_acl
+from .facts import Address, Facts, RedisServers, Replication
 
 #: systemd creates the instances' and the Sentinel's data directories in here.
 DATA = "/var/lib/celery-fleet-redis"

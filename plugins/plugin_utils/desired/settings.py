@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
-    SETTINGS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    BeatSchedule,
-    Facts,
-    has_redbeat,
-    has_standby,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_address import (
-    redis_address,
-)
+from .delivery import SETTINGS
+from .facts import BeatSchedule, Facts, has_redbeat, has_standby
+from .redis_address import redis_address
 
 # Settings that are dictionaries of options: an inventory that sets one option keeps the others.
 _MERGED = (

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import (
-    certificate_hook,
-    locations_directory,
-    site_file,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_backup import (
-    owned_by_backups,
-)
+from .nginx import certificate_hook, locations_directory, site_file
+from .redis_backup import owned_by_backups
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    Option,
-    directives,
-)
+from .option import Option, directives
 
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
 _CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")

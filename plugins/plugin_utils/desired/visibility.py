@@ -9,18 +9,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
-    LEASE,
-    SETTINGS,
-    promise_of,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
-    parts as delivery_parts,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
-    drain_timeout,
-    worker_options,
-)
+from .delivery import LEASE, SETTINGS, promise_of
+from .delivery import parts as delivery_parts
+from .workers import drain_timeout, worker_options
 
 # Celery's own timeout in seconds, which applies if tasks have no time limit.
 UNBOUNDED = 3600.0

@@ -13,35 +13,14 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
-    override,
-    variable,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
-    parts as delivery_parts,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import (
-    environment_file,
-    process_environment,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
-    Facts,
-    Workers,
-    log_directory,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
-    seconds,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    as_number,
-    flags,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import (
-    unit_lines,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    WORKER,
-)
+from .delivery import override, variable
+from .delivery import parts as delivery_parts
+from .environment import environment_file, process_environment
+from .facts import Facts, Workers, log_directory
+from .monitoring.objectives import seconds
+from .option import as_number, flags
+from .unit_options import unit_lines
+from .worker_options import WORKER
 
 # Seconds that a stopping worker waits if its tasks have no limit. systemd's own 90 s would kill running tasks.
 DRAIN = 600.0

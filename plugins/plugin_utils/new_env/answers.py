@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
-
+from ..preflight.checks import source
 from .environment import Project
 from .options import BY_NAME, Mistake
 

@@ -13,16 +13,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
-    names,
-    network,
-    source,
-    web_server,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
-    never_a_source,
-)
-
+from ..preflight.checks import names, network, source, web_server
+from ..preflight.model.paths import never_a_source
 from .answers import Answers
 from .environment import FLOWER, PRODUCERS, Database, NewWorker
 from .options import BY_NAME

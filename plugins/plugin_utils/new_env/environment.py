@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from ansible import constants
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import network
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
-    base_directory,
-)
+
+from ..preflight.checks import network
+from ..preflight.model.paths import base_directory
 
 REDIS: Final = "redis"
 WORKERS: Final = "celery_workers"

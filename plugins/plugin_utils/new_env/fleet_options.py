@@ -9,8 +9,7 @@ import ipaddress
 import re
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import network
-
+from ..preflight.checks import network
 from .answers import Answers
 from .environment import BEAT, FLOWER, GROUPS, PRODUCERS, REDIS, Environment, default_members
 from .options import BY_NAME

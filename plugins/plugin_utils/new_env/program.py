@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
+from ..preflight.checks import source
 from . import secret
 from .environment import Environment, Project
 from .files import EXPORTS_FILE, configuration, files, shown_directory

@@ -9,11 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
-    names,
-    source,
-)
-
+from ..preflight.checks import names, source
 from . import application_options, fleet_options
 from .answers import Answers
 from .environment import GROUPS, PRODUCERS, Environment, Project

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from .x509 import (
     LONGEST_CHAIN,
     Certificate,
     CertificateError,
@@ -14,8 +17,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import 
     names,
     serves_clients,
 )
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 
 
 def is_root(certificate: Certificate) -> bool:

@@ -14,13 +14,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import openssl
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import (
-    chain_to,
-    is_root,
-    is_signed_by,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
+from cryptography.hazmat.primitives import serialization
+
+from . import openssl
+from .chain import chain_to, is_root, is_signed_by
+from .wanted import (
     EXTERNAL,
     INTERMEDIATE,
     OWN,
@@ -29,7 +27,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
     authority_key,
     client_pair,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
+from .x509 import (
     FROM_FILE,
     Certificate,
     CertificateError,
@@ -46,7 +44,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import 
     serves_servers,
     title,
 )
-from cryptography.hazmat.primitives import serialization
 
 # What to do, by a word in OpenSSL's reason.
 _REMEDIES = {

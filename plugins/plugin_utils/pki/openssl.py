@@ -17,25 +17,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
-    EXTERNAL,
-    PkiVariables,
-    bundle,
-    joined,
-    signer,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
-    Certificate,
-    CertificateError,
-    alternative_name,
-    certificates,
-    name_fits,
-    pem,
-)
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from .wanted import EXTERNAL, PkiVariables, bundle, joined, signer
+from .x509 import Certificate, CertificateError, alternative_name, certificates, name_fits, pem
 
 ANY, SERVER, CLIENT = "any", "sslserver", "sslclient"
 

@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
-    authority_certificate,
-    certificate_path,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
-    CertificateError,
-    read_text,
-)
+from .wanted import authority_certificate, certificate_path
+from .x509 import CertificateError, read_text
 
 FORMAT = 1
 

@@ -10,20 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import (
-    chain_to,
-    is_trusted,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import (
-    LOST,
-    PUT_BACK,
-    Fault,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.records import (
-    CertificateRecord,
-    read_record,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
+from .chain import chain_to, is_trusted
+from .faults import LOST, PUT_BACK, Fault
+from .records import CertificateRecord, read_record
+from .wanted import (
     EXTERNAL,
     INTERMEDIATE,
     OWN,
@@ -34,7 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
     joined,
     signer,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
+from .x509 import (
     Certificate,
     CertificateError,
     certificates,

@@ -8,14 +8,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import certificate_serves
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
-    alternative_name,
-    certificates,
-    pem,
-    read_text,
-)
 from cryptography.exceptions import UnsupportedAlgorithm
+
+from .chain import certificate_serves
+from .x509 import alternative_name, certificates, pem, read_text
 
 OWN, INTERMEDIATE, EXTERNAL = "own", "intermediate", "external"
 MUTUAL = "mutual"

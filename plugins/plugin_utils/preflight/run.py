@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
+from .checks import (
     ansible_variables,
     certificates,
     clients,
@@ -49,20 +49,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     workers,
     yaml_texts,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import origin
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.render import (
-    secrets_of,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.report import (
-    grouped,
-    scrubbed,
-)
+from .model import origin
+from .model.inventory import Model, Problem, Severity, as_mapping
+from .model.render import secrets_of
+from .model.report import grouped, scrubbed
 
 _INHERITED = re.compile(r"celery_worker_instances\.([^.\[]+)\.([a-z_]+)")
 Check = Callable[[Model], Iterator[Problem]]

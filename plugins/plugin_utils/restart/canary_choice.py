@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
-    FleetWorker,
-    RollError,
-)
+from .order import FleetWorker, RollError
 
 
 def candidates(

@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import routing
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
-    workers as desired_workers,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.kept_release import (
-    is_pattern,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
-    STAND_IN,
-    FleetWorker,
-    Need,
-    Presence,
-)
+
+from ..desired import workers as desired_workers
+from ..desired.kept_release import is_pattern
+from .order import STAND_IN, FleetWorker, Need, Presence
 
 # The need of a worker, by the action of its unit in the plan.
 _NEEDS: Mapping[str, Need] = {

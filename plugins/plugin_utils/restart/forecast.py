@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import text
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import OVERLAPPING
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+
+from ..desired.workers import OVERLAPPING
+from .order import (
     KINDS,
     FleetWorker,
     Kind,

@@ -8,20 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
-    FleetWorker,
-    Kind,
-    Turn,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import RollState
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_restart import (
-    HostAnswer,
-    HostRequest,
-    Postponed,
-    Steps,
-    TurnError,
-    WorkerRestart,
-)
+
+from .order import FleetWorker, Kind, Turn
+from .state import RollState
+from .worker_restart import HostAnswer, HostRequest, Postponed, Steps, TurnError, WorkerRestart
 
 # Seconds between two reads of the shared state, between two lines about a turn, and for which the host waits for a
 # change.

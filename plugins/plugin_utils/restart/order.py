@@ -25,8 +25,9 @@ from math import ceil
 from typing import Literal, get_args
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.ranges import RANGES
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import OVERLAPPING
+
+from ..desired.ranges import RANGES
+from ..desired.workers import OVERLAPPING
 
 Presence = Literal["serving", "inactive", "missing"]
 Need = Literal["", "start", "restart", "remove"]

@@ -19,14 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
-    FleetWorker,
-    Kind,
-    Policy,
-    RollError,
-    Turn,
-)
+from . import order
+from .order import FleetWorker, Kind, Policy, RollError, Turn
 
 # Seconds after which a silent host loses its place in the order. Seconds at the beginning of a phase in which hosts
 # keep their places even if they have not asked yet, and in which the host of the canary does.

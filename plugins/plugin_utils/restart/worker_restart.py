@@ -13,12 +13,9 @@ from typing import Any, Literal
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import text
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import canary
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
-    STAND_IN,
-    FleetWorker,
-    Turn,
-)
+
+from . import canary
+from .order import STAND_IN, FleetWorker, Turn
 
 # Seconds between two looks at the figures of a canary, which writes them every 10 s.
 _LOOK = 5.0

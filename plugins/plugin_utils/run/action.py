@@ -10,10 +10,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils import redact
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    fleet_groups,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, rendering
+
+from ..desired.groups import fleet_groups
+from . import host_scripts, rendering
 
 
 class FleetAction(ActionBase):

@@ -10,7 +10,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.left_q
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
     STILL_ALLOWED,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem, subject
+
+from .plan import PlanItem, subject
 
 # The runtime and Redis, without which processes do not start with what the inventory says now.
 _NEEDED = ("celery_runtime", "redis")

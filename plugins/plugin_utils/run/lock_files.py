@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
+
+from ..desired import requirements_file
 
 #: Where the exported requirements are in a release, beside the lock.
 EXPORTED = ".celery-fleet/requirements.txt"

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
+
+from . import host_scripts
 
 #: Migrations of a new database can be a hundred, so only this many are shown.
 SHOWN = 20

@@ -14,8 +14,9 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import FleetWorker
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS
+
+from ..restart.order import FleetWorker
+from .parts import PARTS
 
 # Longer reasons are shortened in the text but not in the JSON.
 _WHY_LENGTH = 160

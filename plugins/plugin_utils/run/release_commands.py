@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
-    COMMAND,
-)
+
+from ..desired.application_options import COMMAND
 
 DIRECTORY = "/var/lib/celery-fleet/commands"
 

@@ -9,14 +9,9 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
-    SHA256,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_record import (
-    BACK,
-    DEPLOYED,
-    ID,
-)
+
+from ..desired.application_options import SHA256
+from .release_record import BACK, DEPLOYED, ID
 
 
 class ChoiceError(UserError):

@@ -12,9 +12,8 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count, shortened
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
-    left_out_remedy,
-)
+
+from ..preflight.hosts.reachability import left_out_remedy
 
 # A host's answers to `host_facts`, and to `remove_application: {do: look}`.
 Facts = Mapping[str, Any]

@@ -17,9 +17,8 @@ from ansible.release import __version__
 from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import KEYS
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
-    too_old,
-)
+
+from ..preflight.checks.control import too_old
 
 try:
     from ansible.template import generate_ansible_template_vars, trust_as_template

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lock_files import (
-    EXPORTED,
-    is_local,
-)
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
+from ..desired import requirements_file
+from .lock_files import EXPORTED, is_local
 
 _PIN = re.compile(r"([\w.-]+)(?:\[[^]]*\])?==([\w.+!-]+)")
 

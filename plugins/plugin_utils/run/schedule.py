@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
+
+from . import host_scripts
+from .plan import PlanItem
 
 PART = "celery_beat_schedule"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_in
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PlanItem
+from .parts import parts_in
+from .plan import PlanItem
 
 
 def refusal(

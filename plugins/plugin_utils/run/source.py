@@ -17,15 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
-    never_a_source,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
-    archives,
-    lock_files,
-    requirements,
-)
+
+from ..desired import requirements_file
+from ..preflight.model.paths import never_a_source
+from . import archives, lock_files, requirements
 
 # Files that no release needs, for sources without git.
 _LEFT_OUT = {

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import cache
 from packaging.utils import canonicalize_name
+
+from . import cache
 
 
 def name_of(*parts: str) -> str:

@@ -7,23 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    MonitoredFleet,
-    any_of,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
-    CRITICAL,
-    INTERVAL,
-    MINUTE,
-    WARNING,
-    Rule,
-    at,
-    counted,
-    graded,
-    one,
-    while_up,
-)
+from ..health import Threshold
+from .fleet import MonitoredFleet, any_of
+from .rule import CRITICAL, INTERVAL, MINUTE, WARNING, Rule, at, counted, graded, one, while_up
 
 _SECTION: Final = "beat-sends-nothing"
 

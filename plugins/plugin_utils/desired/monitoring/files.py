@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring import (
-    beat_rules,
-    dashboard,
-    host_rules,
-    rules,
-    slo,
-    targets,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    MonitoredFleet,
-    fleet,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
-    INTERVAL,
-    Rule,
-)
+from ..facts import Facts
+from . import beat_rules, dashboard, host_rules, rules, slo, targets
+from .fleet import MonitoredFleet, fleet
+from .rule import INTERVAL, Rule
 
 RULES = "prometheus-rules.yml"
 

@@ -8,22 +8,13 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import health
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
-    VARIABLE,
-    interval,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import others
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
-    Objective,
-    objectives,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
-    drain_timeout,
-    worker_options,
-)
+from .. import health
+from ..backup_options import VARIABLE, interval
+from ..exporters import others
+from ..facts import Facts
+from ..health import Threshold
+from ..workers import drain_timeout, worker_options
+from .objectives import Objective, objectives
 
 # Thresholds of celery_monitoring_thresholds. Those of celery_health_thresholds hold as well.
 THRESHOLDS: Final[Mapping[str, Threshold]] = {

@@ -8,25 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    MonitoredFleet,
-    grouped,
-    quoted,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
-    CRITICAL,
-    INTERVAL,
-    MINUTE,
-    WARNING,
-    Rule,
-    Series,
-    at,
-    counted,
-    graded,
-    one,
-    plain,
-)
+from ..health import Threshold
+from .fleet import MonitoredFleet, grouped, quoted
+from .rule import CRITICAL, INTERVAL, MINUTE, WARNING, Rule, Series, at, counted, graded, one, plain
 
 DAY: Final = 24 * 60 * MINUTE
 # After a boot the result is old until the first check has ended: templates/systemd/health.timer.j2 waits for two

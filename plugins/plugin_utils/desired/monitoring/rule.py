@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 from string import Template
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import Threshold
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    MonitoredFleet,
-    grouped,
-)
+from ..health import Threshold
+from .fleet import MonitoredFleet, grouped
 
 # Seconds between two scrapes, and between two evaluations.
 INTERVAL: Final = 15

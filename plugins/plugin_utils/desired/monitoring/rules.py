@@ -11,12 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    MonitoredFleet,
-    any_of,
-    grouped,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
+from .fleet import MonitoredFleet, any_of, grouped
+from .rule import (
     CRITICAL,
     INTERVAL,
     MINUTE,

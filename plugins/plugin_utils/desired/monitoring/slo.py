@@ -9,27 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    MonitoredFleet,
-    any_of,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
-    Objective,
-    duration,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
-    CRITICAL,
-    MINUTE,
-    WARNING,
-    Rule,
-    Series,
-    at,
-    plain,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rules import (
-    FEWEST,
-    failed_and_ended,
-)
+from .fleet import MonitoredFleet, any_of
+from .objectives import Objective, duration
+from .rule import CRITICAL, MINUTE, WARNING, Rule, Series, at, plain
+from .rules import FEWEST, failed_and_ended
 
 _WAIT: Final = "celery_fleet_task_wait_seconds"
 _UNKNOWN: Final = "celery_fleet_task_wait_unknown_total"

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    MonitoredFleet,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.rule import (
-    CRITICAL,
-    INTERVAL,
-    WARNING,
-)
+from .fleet import MonitoredFleet
+from .rule import CRITICAL, INTERVAL, WARNING
 
 # Labels that say what an alert is about.
 _ABOUT: Final = (

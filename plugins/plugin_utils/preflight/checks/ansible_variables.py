@@ -6,12 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_text,
-)
+from ..model.inventory import Model, Problem, Severity, as_text
 
 _LOCAL: Final = ("local", "ansible.builtin.local")
 # False as YAML and INI files write it.

@@ -7,28 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    FLEET,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover, wanted, x509
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import Fault
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import PkiVariables
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.groups import (
-    is_wrong_address,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.redis_service import (
-    is_used,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    Severity,
-    as_list,
-    as_strings,
-)
+from ...desired.groups import FLEET
+from ...desired.option import as_number
+from ...pki import faults as pki_faults
+from ...pki import rollover, wanted, x509
+from ...pki.faults import Fault
+from ...pki.wanted import PkiVariables
+from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_list, as_strings
+from .groups import is_wrong_address
+from .redis_service import is_used
 
 # Days. A date after the year 9999 would end the run when the certificate is made.
 _LONGEST: Final = 36500

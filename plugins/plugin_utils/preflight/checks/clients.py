@@ -7,29 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.firewall import (
-    check_network,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    suggestion,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    EXTERNAL,
-    external,
-    served,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    as_strings,
-    dotted,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
-    options_of,
-)
+from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, as_strings, dotted
+from ..model.specs import options_of
+from .firewall import check_network
+from .values import suggestion
+from .workers import EXTERNAL, external, served
 
 _CLIENTS: Final = "celery_app_clients"
 _PASSWORDS: Final = "celery_app_client_passwords"

@@ -6,23 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
-    COMMAND,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    kind_of,
-    not_a_mapping,
-    suggestion,
-    unknown_keys,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_list,
-    dotted,
-)
+from ...desired.application_options import COMMAND
+from ...desired.option import as_number
+from ..model.inventory import UNKNOWN, Model, Problem, as_list, dotted
+from .values import kind_of, not_a_mapping, suggestion, unknown_keys
 
 NAME: Final = "celery_release_commands"
 

@@ -7,12 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_mapping,
-    dotted,
-)
+from ..model.inventory import Model, Problem, as_mapping, dotted
 
 _SETTINGS: Final = "celery_app_settings"
 # In each spelling that Celery reads: the current one, Celery 3's, and the one with Django's prefix.

@@ -7,12 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_text,
-)
+from ..model.inventory import Model, Problem, Severity, as_text
 
 ANSIBLE_FROM: Final = (2, 19)
 ANSIBLE_BELOW: Final = (2, 21)

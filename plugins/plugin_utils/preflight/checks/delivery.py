@@ -6,30 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery as desired
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    as_number,
-    parsed,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    DELIVERY,
-    WORKER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
-    drain_timeout,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    each_enabled,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    dotted,
-    each_worker,
-    number_text,
-)
+from ...desired import delivery as desired
+from ...desired.option import as_number, parsed
+from ...desired.worker_options import DELIVERY, WORKER
+from ...desired.workers import drain_timeout
+from ..model.inventory import Model, Problem, Severity, as_mapping, dotted, each_worker, number_text
+from .workers import each_enabled
 
 # The settings that a promise depends on, with the values that keep it. A task that is put back instead of retried is
 # not lost either, and each worker may choose how many tasks it prefetches.

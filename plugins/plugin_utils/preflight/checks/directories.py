@@ -7,18 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
-    DIRECTORY,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import log_directory
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
-    VISIBLE,
-    hidden_by_sandbox,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
-    is_plain_path,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ...desired.application_options import DIRECTORY
+from ...desired.facts import log_directory
+from ..model.inventory import (
     UNKNOWN,
     Model,
     Problem,
@@ -28,6 +19,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
     each_process,
 )
+from .sandbox import VISIBLE, hidden_by_sandbox
+from .web import is_plain_path
 
 VARIABLE: Final = "celery_app_directories"
 # Directories of the fleet itself. The owner of a directory in them could replace files that root or other processes run

@@ -8,24 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
-    is_address,
-    is_port,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    kind_of,
-    safe_key,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    as_text,
-    dotted,
-    each_process,
-)
+from ...desired.option import as_number
+from ..model.inventory import Model, Problem, Severity, as_mapping, as_text, dotted, each_process
+from .network import is_address, is_port
+from .values import kind_of, safe_key
 
 URLS: Final = "celery_app_env_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")

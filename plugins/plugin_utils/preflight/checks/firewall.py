@@ -6,19 +6,8 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
-    is_address,
-    is_loopback,
-    listen_address,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    dotted,
-)
+from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_mapping, dotted
+from .network import is_address, is_loopback, listen_address
 
 _ADDRESS: Final = "firewall_address"
 _CLIENTS: Final = "firewall_redis_clients"

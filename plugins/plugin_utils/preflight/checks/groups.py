@@ -10,29 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    FLEET,
-    MEMBER_GROUPS,
-    group_names,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.ansible_variables import (
-    is_local,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
-    near_miss,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.redis_service import (
-    BROKER,
-    is_used,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    as_text,
-)
+from ...desired.groups import FLEET, MEMBER_GROUPS, group_names
+from ...desired.option import as_number
+from ..model.inventory import Model, Problem, Severity, as_mapping, as_text
+from .ansible_variables import is_local
+from .names import near_miss
+from .redis_service import BROKER, is_used
 
 _OURS: Final = (FLEET, *MEMBER_GROUPS)
 # These are optional, so their absence is not a mistake.

@@ -6,29 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import (
-    QUEUES,
-    THRESHOLDS,
-    Threshold,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    kind_of,
-    not_a_mapping,
-    suggestion,
-    unknown_keys,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    served,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    dotted,
-)
+from ...desired.health import QUEUES, THRESHOLDS, Threshold
+from ...desired.option import as_number
+from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, dotted
+from .values import kind_of, not_a_mapping, suggestion, unknown_keys
+from .workers import served
 
 _THRESHOLDS: Final = "celery_health_thresholds"
 _INTERVAL: Final = "celery_health_interval"

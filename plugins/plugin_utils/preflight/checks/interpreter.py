@@ -7,15 +7,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
-    hidden_by_sandbox,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_list,
-)
+from ..model.inventory import UNKNOWN, Model, Problem, as_list
+from .sandbox import hidden_by_sandbox
 
 _PYTHON = re.compile(r"3\.(?:1[1-9]|[2-9][0-9])")
 # With a hyphen at its end, apt would remove the package.

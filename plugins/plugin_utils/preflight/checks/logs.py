@@ -6,17 +6,9 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
-    LOG_ROTATE,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_mapping,
-    as_text,
-    dotted,
-)
+from ...desired.application_options import LOG_ROTATE
+from ...desired.option import as_number
+from ..model.inventory import Model, Problem, as_mapping, as_text, dotted
 
 _FORMATS: Final = ("celery_app_log_format", "celery_app_task_log_format")
 _ROTATE: Final = "celery_app_log_rotate"

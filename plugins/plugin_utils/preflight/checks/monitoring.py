@@ -6,30 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
-    FLOWER,
-    NODE,
-    REDIS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.fleet import (
-    THRESHOLDS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
-    BUCKETS,
-    LEAST,
-    MOST,
-    duration,
-    percent,
-    seconds,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import health
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_mapping,
-    dotted,
-    each_worker,
-)
+from ...desired.exporters import FLOWER, NODE, REDIS
+from ...desired.monitoring.fleet import THRESHOLDS
+from ...desired.monitoring.objectives import BUCKETS, LEAST, MOST, duration, percent, seconds
+from ..model.inventory import Model, Problem, as_mapping, dotted, each_worker
+from . import health
 
 _METRICS: Final = "celery_app_metrics"
 # Variables that switch other exporters on, by a path on the site.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ..model.inventory import (
     Model,
     Problem,
     Severity,
@@ -19,9 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
     each_worker,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
-    options_of,
-)
+from ..model.specs import options_of
 
 # useradd takes 32 characters, and `<application>-flower` is a user too.
 _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")

@@ -10,25 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
-    NODE,
-    NODE_PORT,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_mapping,
-    as_strings,
-    as_text,
-    number_text,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
-    REDIS_SIZE,
-    redis_bytes,
-)
+from ...desired import firewall
+from ...desired.exporters import NODE, NODE_PORT
+from ...desired.option import as_number
+from ..model.inventory import UNKNOWN, Model, Problem, as_mapping, as_strings, as_text, number_text
+from ..model.sizes import REDIS_SIZE, redis_bytes
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    FLEET,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
-    split_url,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    CERTIFICATE,
-    check_pem,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ...desired.groups import FLEET
+from ..model.inventory import (
     UNKNOWN,
     Model,
     Problem,
@@ -26,6 +17,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_text,
     dotted,
 )
+from .network import split_url
+from .values import CERTIFICATE, check_pem
 
 NAME: Final = "celery_app_package_index"
 _LIKE: Final = "https://packages.example.org/simple"

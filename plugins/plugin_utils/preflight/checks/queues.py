@@ -11,29 +11,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
     Routes,
     queue_of,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
-    queue_fits,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    kind_of,
-    not_a_mapping,
-    suggestion,
-    unknown_keys,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    EXTERNAL,
-    consumed,
-    served,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    as_text,
-    dotted,
-)
+
+from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, as_text, dotted
+from .names import queue_fits
+from .values import kind_of, not_a_mapping, suggestion, unknown_keys
+from .workers import EXTERNAL, consumed, served
 
 # The keys that Celery copies from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Other
 # keys would become properties of the message without effect.

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    Option,
-    as_number,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import (
-    PRODUCER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.ranges import (
-    RANGES,
-    Range,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    WORKER_VARIABLES,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-)
+from ...desired.option import Option, as_number
+from ...desired.producer_options import PRODUCER
+from ...desired.ranges import RANGES, Range
+from ...desired.worker_options import WORKER_VARIABLES
+from ..model.inventory import Model, Problem
 
 
 def check_ranges(model: Model) -> Iterator[Problem]:

@@ -8,20 +8,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
-    BACKUP,
-    PRIVATE_KEY,
-    PUBLIC_KEY,
-    VARIABLE,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
-    hidden_by_sandbox,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    check_pem,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ...desired.backup_options import BACKUP, PRIVATE_KEY, PUBLIC_KEY, VARIABLE
+from ...desired.option import as_number
+from ..model.inventory import (
     UNKNOWN,
     Model,
     Problem,
@@ -31,6 +20,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_text,
     dotted,
 )
+from .sandbox import hidden_by_sandbox
+from .values import check_pem
 
 _EXAMPLE: Final = "write it as in {to: /mnt/backup/shop, every: 1h, keep: 48}"
 _DATA: Final = PurePosixPath("/var/lib/celery-fleet-redis")

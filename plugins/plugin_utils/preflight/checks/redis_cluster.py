@@ -6,15 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.environment import (
-    URLS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_mapping,
-    dotted,
-)
+from ..model.inventory import Model, Problem, as_mapping, dotted
+from .environment import URLS
 
 # kombu talks to one server, or to the one that Sentinel names. It treats a cluster's reply "MOVED" as an error, and the
 # keys of one command would be in different slots. See kombu.transport.TRANSPORT_ALIASES and BACKEND_ALIASES of

@@ -8,27 +8,11 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    FLEET,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
-    is_loopback,
-    split_url,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.secrets import (
-    is_placeholder,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    CERTIFICATE,
-    check_pem,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    Severity,
-    as_text,
-)
+from ...desired.groups import FLEET
+from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_text
+from .network import is_loopback, split_url
+from .secrets import is_placeholder
+from .values import CERTIFICATE, check_pem
 
 BROKER: Final = "celery_app_broker_url"
 RESULTS: Final = "celery_app_results_url"

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    dotted,
-)
+from ..model.inventory import Model, Problem, as_list, as_mapping, dotted
 
 # docs/upgrading.md has the same table.
 VARIABLES: Final = {

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    suggestion,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    CONNECTION,
-    ENCRYPTED,
-    Model,
-    Problem,
-    RenderFailure,
-    dotted,
-)
+from ..model.inventory import CONNECTION, ENCRYPTED, Model, Problem, RenderFailure, dotted
+from .values import suggestion
 
 _OF_FACTS: Final = ("ansible_facts", "ansible_")
 

@@ -6,12 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_text,
-)
+from ...desired.option import as_number
+from ..model.inventory import Model, Problem, as_text
 
 _HOSTS: Final = ("celery_app_broker_host", "celery_app_results_host")
 

@@ -10,26 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import ATOMIC
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import requirements_file
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.delivery import (
-    is_atomic,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
-    expand_home,
-    is_file,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    as_text,
-    dotted,
-    each_worker,
-)
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from ...desired import requirements_file
+from ..model.inventory import Model, Problem, as_list, as_mapping, as_text, dotted, each_worker
+from .delivery import is_atomic
+from .source import expand_home, is_file
 
 _SOURCE: Final = "celery_app_source"
 # The first redis-py that any supported kombu works with, and the first that kombu 5.7 works with.

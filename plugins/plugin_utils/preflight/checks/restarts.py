@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import OVERLAPPING
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    suggestion,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_strings,
-    dotted,
-    each_worker,
-)
+from ...desired.workers import OVERLAPPING
+from ..model.inventory import Model, Problem, as_strings, dotted, each_worker
+from .values import suggestion
 
 
 def check_restarts(model: Model) -> Iterator[Problem]:

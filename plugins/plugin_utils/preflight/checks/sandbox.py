@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    as_list,
-    as_mapping,
-)
+from ..model.inventory import as_list, as_mapping
 
 # What templates/systemd/_service.j2 hides, by directive.
 _HIDDEN: Final = {

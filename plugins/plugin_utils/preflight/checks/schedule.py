@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
-    ENTRY,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.schedule_times import (
+from ...desired.application_options import ENTRY
+from ...desired.option import as_number
+from ..model.inventory import UNKNOWN, Model, Problem, as_mapping, dotted
+from .schedule_times import (
     CRONTAB_WIDTHS,
     LARGEST_NUMBER,
     PERIODS,
@@ -21,19 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     check_interval,
     check_solar,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    kind_of,
-    not_a_mapping,
-    suggestion,
-    unknown_keys,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_mapping,
-    dotted,
-)
+from .values import kind_of, not_a_mapping, suggestion, unknown_keys
 
 Path = tuple[object, ...]
 

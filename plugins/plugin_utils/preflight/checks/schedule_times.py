@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import crontab
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    kind_of,
-    not_a_mapping,
-    suggestion,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    dotted,
-)
+from ...desired.option import as_number
+from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_mapping, dotted
+from . import crontab
+from .values import kind_of, not_a_mapping, suggestion
 
 Path = tuple[object, ...]
 

@@ -7,37 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import (
-    REPLICATION_USERS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
-    BACKUP_USER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.backup_options import (
-    VARIABLE as BACKUP,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
-    REDIS,
-    REDIS_USER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
-    allowed,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    dotted,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.redact import (
-    is_secret_name,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
-    Option,
-    options_of,
-)
+from ...desired.acl import REPLICATION_USERS
+from ...desired.backup_options import BACKUP_USER
+from ...desired.backup_options import VARIABLE as BACKUP
+from ...desired.exporters import REDIS, REDIS_USER
+from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, dotted
+from ..model.redact import is_secret_name
+from ..model.specs import Option, options_of
+from .names import allowed
 
 SHORTEST: Final = 16
 _PLACEHOLDER = re.compile(

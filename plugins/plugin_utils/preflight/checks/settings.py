@@ -6,27 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    WORKER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.connections import (
-    refusals,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
-    allowed,
-    near_miss,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    safe_key,
-    suggestion,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    dotted,
-)
+from ...desired.worker_options import WORKER
+from ..model.inventory import Model, Problem, Severity, as_mapping, dotted
+from .connections import refusals
+from .names import allowed, near_miss
+from .values import safe_key, suggestion
 
 VARIABLE: Final = "celery_app_settings"
 # The oldest and newest minor that `celery_fleet.compat.versions` supports. Tests compare them, and the names below with

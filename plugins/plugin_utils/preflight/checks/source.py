@@ -8,30 +8,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
-    SHA256,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.requirements_file import (
-    LOCKS,
-    NAME,
-    PROJECT,
-    lines,
-    places,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    as_text,
-    dotted,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.paths import (
-    never_a_source,
-)
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
+from ...desired.application_options import SHA256
+from ...desired.requirements_file import LOCKS, NAME, PROJECT, lines, places
+from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_mapping, as_text, dotted
+from ..model.paths import never_a_source
 
 _KINDS: Final = ("path", "git", "archive", "pip")
 # Keys that only some kinds have.

@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_mapping,
-)
+from ..model.inventory import Model, Problem, as_mapping
 
 VARIABLE: Final = "celery_worker_instances"
 _ENABLED: Final = "celery_worker_host_instances"

@@ -6,31 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    Option,
-    as_number,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.unit_options import (
-    RESERVED,
-    UNIT,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import WORKER
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
-    VISIBLE,
-    hidden_by_sandbox,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    kind_of,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    as_strings,
-    dotted,
-    each_process,
-)
+from ...desired.option import Option, as_number
+from ...desired.unit_options import RESERVED, UNIT
+from ...desired.worker_options import WORKER
+from ..model.inventory import Model, Problem, as_list, as_mapping, as_strings, dotted, each_process
+from .sandbox import VISIBLE, hidden_by_sandbox
+from .values import kind_of
 
 _MIB: Final = 2**20
 # A process with Celery needs more than this before it runs its first task.

@@ -6,15 +6,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.groups import (
-    SUFFIXES,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    Severity,
-    as_text,
-)
+from ..model.inventory import Model, Problem, Severity, as_text
+from .groups import SUFFIXES
 
 # Ends of files that are not meant to be read: copies by people and editors, examples and notes.
 _EXPECTED: Final = (

@@ -15,18 +15,10 @@ from typing import Final
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.vault import is_encrypted
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import origin
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNKNOWN,
-    Model,
-    Problem,
-    dotted,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
-    ELEMENTS,
-    Option,
-    options_of,
-)
+
+from ..model import origin
+from ..model.inventory import UNKNOWN, Model, Problem, dotted
+from ..model.specs import ELEMENTS, Option, options_of
 
 Path = tuple[object, ...]
 

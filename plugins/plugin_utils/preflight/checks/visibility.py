@@ -5,26 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import visibility
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    as_number,
-    parsed,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    WORKER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.delivery import (
-    has_part,
-    promise_of,
-    renews,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_mapping,
-    each_worker,
-    number_text,
-)
+from ...desired import visibility
+from ...desired.option import as_number, parsed
+from ...desired.worker_options import WORKER
+from ..model.inventory import Model, Problem, as_mapping, each_worker, number_text
+from .delivery import has_part, promise_of, renews
 
 # Seconds below which a lease, renewed every five, would not outlast an ordinary pause of Redis or of a host.
 _SHORTEST_LEASE: Final = 15.0

@@ -9,30 +9,13 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.producer_options import (
-    SITE,
-    STATIC,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
-    is_request_path,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
-    check_options,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web_server import (
-    socket_fault,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Model,
-    Problem,
-    as_list,
-    as_mapping,
-    as_strings,
-    as_text,
-    dotted,
-)
+from ...desired import firewall
+from ...desired.option import as_number
+from ...desired.producer_options import SITE, STATIC
+from ..model.inventory import Model, Problem, as_list, as_mapping, as_strings, as_text, dotted
+from .network import is_request_path
+from .units import check_options
+from .web_server import socket_fault
 
 _WEB: Final = "celery_producer_web_"
 _NAMES: Final = f"{_WEB}server_names"

@@ -6,30 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.monitoring.objectives import (
-    seconds,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
-    as_number,
-    parsed,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
-    AUTOSCALE,
-    WORKER,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
-    consumed_queues,
-    drain_timeout,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
-    LEAST_MEMORY,
-    check_options,
-    memory_bytes,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    suggestion,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ...desired.monitoring.objectives import seconds
+from ...desired.option import as_number, parsed
+from ...desired.worker_options import AUTOSCALE, WORKER
+from ...desired.workers import consumed_queues, drain_timeout
+from ..model.inventory import (
     UNKNOWN,
     Model,
     Problem,
@@ -41,6 +22,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     each_worker,
     number_text,
 )
+from .units import LEAST_MEMORY, check_options, memory_bytes
+from .values import suggestion
 
 EXTERNAL: Final = "celery_app_external_queues"
 METRICS: Final = "celery_app_metrics"

@@ -9,15 +9,9 @@ from collections.abc import Iterator, Mapping
 from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
     environment_text,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import written
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    UNITS,
-    Model,
-    Problem,
-    Severity,
-    as_mapping,
-    dotted,
-)
+
+from ..model import written
+from ..model.inventory import UNITS, Model, Problem, Severity, as_mapping, dotted
 
 Path = tuple[str, ...]
 

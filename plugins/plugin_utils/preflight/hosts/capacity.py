@@ -6,28 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import processes
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import openssl, wanted
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.certificates import (
-    pki_settings,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
-    version,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
-    redis_memory,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.units import (
-    memory_bytes,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.web import (
-    CERTIFICATES,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
-    each_enabled,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+from ...desired.option import as_number
+from ...desired.workers import processes
+from ...pki import openssl, wanted
+from ..checks.certificates import pki_settings
+from ..checks.control import version
+from ..checks.network import redis_memory
+from ..checks.units import memory_bytes
+from ..checks.web import CERTIFICATES
+from ..checks.workers import each_enabled
+from ..model.inventory import (
     UNITS,
     Model,
     Problem,
@@ -37,12 +25,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_strings,
     as_text,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
-    redis_bytes,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
-    ROLE_GROUPS,
-)
+from ..model.sizes import redis_bytes
+from ..model.specs import ROLE_GROUPS
 
 _MIB: Final = 2**20
 

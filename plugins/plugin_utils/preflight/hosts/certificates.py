@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Problem,
-    as_mapping,
-)
+from ..model.inventory import Problem, as_mapping
 
 
 def check_client_keys(

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Problem,
-    Severity,
-    as_list,
-    as_mapping,
-    as_strings,
-)
+from ..model.inventory import Problem, Severity, as_list, as_mapping, as_strings
 
 
 def check_connections(facts: Mapping[str, object]) -> Iterator[Problem]:

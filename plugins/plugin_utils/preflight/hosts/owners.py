@@ -7,19 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.exporters import (
-    NODE,
-    NODE_UNIT,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Problem,
-    Severity,
-    as_list,
-    as_mapping,
-    as_strings,
-)
+from ...desired.exporters import NODE, NODE_UNIT
+from ...desired.nginx import site_file
+from ...desired.option import as_number
+from ..model.inventory import Problem, Severity, as_list, as_mapping, as_strings
 
 # The variable that sets each port.
 _PORTS: Final = {

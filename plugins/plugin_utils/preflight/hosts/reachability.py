@@ -9,42 +9,18 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    MEMBER_GROUPS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import as_number
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
-    version,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.interpreter import (
-    ANOTHER_PYTHON,
-    PYTHON,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.sandbox import (
-    hidden_by_sandbox,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
-    check_capacity,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.connections import (
-    check_connections,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.owners import (
-    check_owners,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.redis_service import (
-    check_redis_service,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Problem,
-    Severity,
-    as_mapping,
-    as_strings,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.report import (
-    grouped,
-)
+from ...desired.groups import MEMBER_GROUPS
+from ...desired.option import as_number
+from ...pki import rollover
+from ..checks.control import version
+from ..checks.interpreter import ANOTHER_PYTHON, PYTHON
+from ..checks.sandbox import hidden_by_sandbox
+from ..model.inventory import Problem, Severity, as_mapping, as_strings
+from ..model.report import grouped
+from .capacity import check_capacity
+from .connections import check_connections
+from .owners import check_owners
+from .redis_service import check_redis_service
 
 # Others may work, but are not tested.
 TESTED: Final = {"debian": ("12", "13")}

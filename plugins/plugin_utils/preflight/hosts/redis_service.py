@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.redis_service import limits
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
-    version,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Problem,
-    Severity,
-    as_mapping,
-)
+from ...desired.redis_service import limits
+from ..checks.control import version
+from ..model.inventory import Problem, Severity, as_mapping
 
 # The first with BLMOVE and client tracking.
 _FROM: Final = (6, 2)

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Problem,
-    as_list,
-    as_mapping,
-    as_strings,
-)
+from ..model.inventory import Problem, as_list, as_mapping, as_strings
 
 
 def check_first_primary(facts: Mapping[str, object], redis: Sequence[str]) -> Iterator[Problem]:

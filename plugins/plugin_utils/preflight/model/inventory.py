@@ -10,13 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    group_names,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.redact import (
-    one_line,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import Specs
+from ...desired.groups import group_names
+from .redact import one_line
+from .specs import Specs
 
 # Ansible's variables that say which machine a host is, and where its inventory is.
 CONNECTION: Final = (

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    dotted,
-)
+from .inventory import dotted
 
 try:
     from ansible._internal._datatag._tags import Origin as _Origin

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 
 from ansible.errors import AnsibleError, AnsibleTemplatePluginError, AnsibleUndefinedVariable
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.groups import (
-    FLEET,
-    MEMBER_GROUPS,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+
+from ...desired.groups import FLEET, MEMBER_GROUPS
+from . import redact
+from .inventory import (
     ACCESS,
     CONNECTION,
     ENCRYPTED,
@@ -26,10 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Model,
     RenderFailure,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
-    RoleSpec,
-    Specs,
-)
+from .specs import RoleSpec, Specs
 
 Render = Callable[[object], object]
 MakeRender = Callable[[dict[str, object]], Render]

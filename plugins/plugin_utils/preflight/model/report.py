@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
-    Problem,
-)
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.redact import scrub
+from .inventory import Problem
+from .redact import scrub
 
 _MOST_HOSTS = 6
 _MOST_PLACES = 3

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
+from . import redact
 
 # The groups of hosts on which `site.yml` runs each role. Other roles get their variables from the roles that call them,
 # so the inventory need not set any.

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import origin
+
+from . import origin
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
