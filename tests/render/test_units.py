@@ -604,13 +604,15 @@ def test_the_web_process_has_as_long_to_stop_as_a_request_may_take(fleet: Fleet)
 WORKER: dict[str, Any] = {
     "celery_app_runtime": "/rt",
     "drain": 5.0,
+    "exact": False,
     "may_quit": True,
     "directives": directives(OPTIONS, {}),
 }
 
 
 def drop_in(**options: Any) -> dict[str, list[str]]:
-    switches = {name: options.pop(name) for name in ("may_quit", "hand_back") if name in options}
+    names = {"may_quit", "hand_back", "exact"} & options.keys()
+    switches = {name: options.pop(name) for name in names}
     given = {**WORKER, "directives": directives(OPTIONS, options), **switches}
     return parse(render("systemd/worker.conf.j2", given))["Service"]
 
@@ -649,6 +651,10 @@ def test_a_path_with_a_space_is_one_path(tmp_path: Path) -> None:
 def test_the_threads_pool_is_not_made_to_quit() -> None:
     assert drop_in()["ExecStop"][0].endswith(" --drain 5")
     assert drop_in(may_quit=False)["ExecStop"][0].endswith(" --drain 5 --no-quit")
+
+
+def test_a_drain_that_the_inventory_sets_also_counts_for_a_process_that_runs() -> None:
+    assert drop_in(exact=True)["ExecStop"][0].endswith(" --drain 5 --exact")
 
 
 APP: dict[str, Any] = {

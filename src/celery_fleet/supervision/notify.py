@@ -6,6 +6,7 @@ start can report for the service (``NotifyAccess=main`` refuses them too).
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -17,6 +18,10 @@ logger = logging.getLogger("celery_fleet.watch")
 SOCKET_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
 WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
+#: How a worker is to be stopped: {"drain": seconds, "quit": whether SIGQUIT has a use after it}.
+STOP_VARIABLE = "CELERY_FLEET_STOP"
+#: Seconds that stop.py gets after the drain; the template of the worker's unit adds as many.
+STOP_SLACK = 30.0
 
 #: Seconds to wait while the service manager's queue is full, so that the caller is not blocked.
 SEND_TIMEOUT = 2.0
@@ -30,6 +35,7 @@ class Notifier:
 
     ``watchdog`` is the manager's deadline between two :meth:`feed` calls in seconds; None without a watchdog.
     ``spare`` is a socket for a process that has opened as many files as it may.
+    ``drain`` is the time in seconds that the service may take to stop; None for that of its unit's file.
     Only the process that made the notifier can send: a forked child sends nothing.
     """
 
@@ -38,8 +44,10 @@ class Notifier:
         address: str | None,
         watchdog: float | None = None,
         spare: socket.socket | None = None,
+        drain: float | None = None,
     ) -> None:
         self.watchdog = watchdog
+        self._drain = drain
         self._spare = spare
         self._failed = False
         self._address = address
@@ -54,7 +62,8 @@ class Notifier:
         pid = environ.pop(WATCHDOG_PID_VARIABLE, "")
         wanted = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
         deadline = int(usec) / 1e6 if wanted else None
-        return cls(address, deadline, _open()) if address else cls(None, deadline)
+        drain = json.loads(environ.get(STOP_VARIABLE, "{}")).get("drain")
+        return cls(address, deadline, _open(), drain) if address else cls(None, deadline)
 
     @property
     def connected(self) -> bool:
@@ -79,9 +88,15 @@ class Notifier:
         return self.send("WATCHDOG=1")
 
     def stopping(self, status: str) -> bool:
-        """Report that the service is stopping, by itself or on request."""
+        """Report that the service is stopping, by itself or on request, and how long its drain may take.
+
+        Its unit's file may already have the timeout of a new process with a shorter drain.
+        """
         self._status = status
-        return self.send("STOPPING=1", f"STATUS={status}")
+        more = []
+        if self._drain is not None:
+            more = [f"EXTEND_TIMEOUT_USEC={(self._drain + STOP_SLACK) * 1e6:.0f}"]
+        return self.send("STOPPING=1", *more, f"STATUS={status}")
 
     def send(self, *assignments: str) -> bool:
         """Send assignments such as ``READY=1`` in one datagram; return False if they could not be sent.

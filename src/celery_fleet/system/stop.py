@@ -8,12 +8,17 @@ SIGQUIT is not always useful. With the threads pool it would return tasks that s
 run twice. With gevent it returns nothing. For these pools `--no-quit` only waits. It is also unnecessary if the unit
 itself returns what a dead process held (`--hand-back`). But a process that started before its unit did so, or that
 could not prepare for it, has left no record for that, and still gets SIGQUIT.
+
+The unit's file may be newer than the process: a deploy writes it before the restart. So launch.py notes what the
+process started with. A shorter drain would end tasks that the process still allows to run; it counts only with
+`--exact`, because the inventory then sets `drain_timeout` itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import select
 import signal
@@ -37,6 +42,16 @@ _SLICE = 5.0
 def runtime_directory() -> str:
     """Return the unit's runtime directory; empty if it has none."""
     return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+
+
+def started_with() -> tuple[float, bool | None]:
+    """Return the drain in seconds that the process started with, and whether SIGQUIT has a use; 0, None if unknown."""
+    try:
+        with open(os.path.join(runtime_directory(), "stop.json"), encoding="utf-8") as stream:
+            found = json.load(stream)
+        return float(found["drain"]), bool(found["quit"])
+    except (OSError, ValueError, TypeError, KeyError):  # of an older version, or damaged by a task
+        return 0.0, None
 
 
 def is_handed_back() -> bool:
@@ -86,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--shutdown-drain", type=float, default=60.0, help="the same while the host shuts down"
     )
+    parser.add_argument("--exact", action="store_true", help="never wait for longer than --drain")
     parser.add_argument("--no-quit", action="store_true")
     parser.add_argument("--hand-back", action="store_true", help="the unit does it at its end")
     options = parser.parse_args(argv)
@@ -98,12 +114,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         start = time.monotonic()
+        drain, quits = started_with()
+        if options.exact or drain < options.drain:
+            drain = options.drain
+        if quits is None:
+            quits = not options.no_quit
         note_stopping()
         signal.pidfd_send_signal(process, signal.SIGTERM)
-        if wait_for_drain(process, options.drain, options.shutdown_drain):
+        if wait_for_drain(process, drain, options.shutdown_drain):
             return 0
         print(f"tasks still run after {time.monotonic() - start:.0f} s of drain", flush=True)
-        if not (options.no_quit or (options.hand_back and is_handed_back())):
+        if quits and not (options.hand_back and is_handed_back()):
             signal.pidfd_send_signal(process, signal.SIGQUIT)
             if wait(process, _AFTER_QUIT):
                 return 0

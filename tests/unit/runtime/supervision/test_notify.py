@@ -44,6 +44,21 @@ def test_messages_arrive(manager: Manager) -> None:
     assert manager.heard() == ["READY=1\nSTATUS=up", "WATCHDOG=1", "STOPPING=1\nSTATUS=going"]
 
 
+def test_a_worker_asks_for_the_drain_that_it_started_with(manager: Manager) -> None:
+    """Its unit's file may already have the timeout of a shorter one."""
+    environ = {
+        "NOTIFY_SOCKET": manager.address,
+        "CELERY_FLEET_STOP": '{"drain": 3600.0, "quit": true}',
+    }
+
+    notifier = Notifier.take(environ)
+    notifier.stopping("draining")
+
+    assert notifier._spare is not None
+    notifier._spare.close()
+    assert manager.heard() == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=3630000000\nSTATUS=draining"]
+
+
 def test_a_status_is_sent_when_it_changes_and_in_one_line(manager: Manager) -> None:
     notifier = Notifier(manager.address)
 
